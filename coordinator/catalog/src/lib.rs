@@ -1,0 +1,41 @@
+//! Iceberg tables: where they are, what a query has to read of them, and appending to them.
+//!
+//! ```text
+//! Catalog (SQLite) ─┐
+//!                   ├─▶ Table, pinned to a snapshot ── plan(&Predicate) ──▶ FilePlan: data files,
+//! metadata file,   ─┘        ▲                                               and what was pruned
+//! table folder               └── append(&[DataFile]): one atomic commit
+//! ```
+//!
+//! Contract: `plan` never leaves out a file that may hold a matching row, and what would be read
+//! wrongly (delete files, unknown types, encryption) is refused by name. All bytes go through the
+//! caller's object stores.
+//!
+//! The only crate that links `iceberg`, which carries an arrow of another version: no type of
+//! either is in this API. It reads and writes metadata alone; Parquet is its caller's.
+
+mod convert;
+mod error;
+mod location;
+mod manifest;
+mod open;
+mod plan;
+mod predicate;
+mod prune;
+mod scalar;
+mod sql;
+mod storage;
+mod table;
+mod types;
+mod write;
+
+pub use error::{Cause, Error, Result};
+pub use location::Location;
+pub use plan::{DataFile, FilePlan, Pruned, Pruning};
+pub use predicate::{CompareOp, Predicate};
+pub use prune::Reason;
+pub use scalar::Scalar;
+pub use sql::Catalog;
+pub use storage::Stores;
+pub use table::Table;
+pub use types::{Field, MappedField, PartitionField, Schema, SortField, Transform, Type};

@@ -1,0 +1,77 @@
+//! Iceberg's absolute paths, as an object store and a path within it.
+//!
+//! A location is not a URL: nothing in it is percent-encoded, so `a%20b` and `a b` are two files.
+
+use object_store::path::Path;
+use url::Url;
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The root of the store: `file:///` or `s3://bucket/`. The schemes s3a and s3n become s3.
+    pub store: Url,
+    pub path: Path,
+}
+
+impl Location {
+    /// Takes `/a/b`, `file:/a/b`, `file:///a/b`, `s3://bucket/key` and other schemes of that form.
+    /// Err (invalid): a relative path, or one that object stores cannot hold (`//`, `..`).
+    pub fn parse(location: &str) -> Result<Location> {
+        let invalid = |why: &str| Error::Invalid(format!("cannot use location {location}: {why}"));
+        let (store, path) = match location.split_once(':') {
+            _ if location.starts_with('/') => ("file:///".to_string(), location),
+            Some(("file", rest)) => {
+                let rest = rest.strip_prefix("//").unwrap_or(rest);
+                let path = rest.strip_prefix("localhost").unwrap_or(rest);
+                if !path.starts_with('/') {
+                    return Err(invalid("a file has an absolute path"));
+                }
+                ("file:///".to_string(), path)
+            }
+            Some((scheme, rest)) => {
+                let rest = rest.strip_prefix("//").ok_or_else(|| invalid("expected a scheme followed by ://"))?;
+                let scheme = match scheme {
+                    "s3a" | "s3n" => "s3",
+                    other => other,
+                };
+                let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+                if path.starts_with('/') {
+                    return Err(invalid("object stores here take no empty path segment"));
+                }
+                (format!("{scheme}://{authority}/"), path)
+            }
+            None => return Err(invalid("it is relative; pass an absolute path or a URL")),
+        };
+        let store = Url::parse(&store).map_err(|error| invalid(&error.to_string()))?;
+        let path = Path::parse(path).map_err(|error| invalid(&error.to_string()))?;
+        Ok(Location { store, path })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_splits_store_and_path() {
+        let check = |location: &str, expect: Option<(&str, &str)>| {
+            let parsed = Location::parse(location).ok();
+            let parsed = parsed.as_ref().map(|l| (l.store.as_str(), l.path.as_ref()));
+            assert_eq!(parsed, expect, "{location}");
+        };
+        check("/a/b c.avro", Some(("file:///", "a/b c.avro")));
+        check("file:///a/b", Some(("file:///", "a/b")));
+        check("file:/a/b/", Some(("file:///", "a/b")));
+        check("file://localhost/a", Some(("file:///", "a")));
+        check("file://a/b", None);
+        check("s3://bucket/a%20b/c=1", Some(("s3://bucket/", "a%20b/c=1")));
+        check("s3a://bucket/a:b", Some(("s3://bucket/", "a:b")));
+        check("s3://bucket", Some(("s3://bucket/", "")));
+        check("memory://x/a", Some(("memory://x/", "a")));
+        check("s3://bucket//a", None);
+        check("/a/../b", None);
+        check("a/b", None);
+        check("s3:bucket", None);
+    }
+}

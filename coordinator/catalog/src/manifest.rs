@@ -1,0 +1,219 @@
+//! One manifest: whether to read it, and which of its files to keep.
+
+use iceberg::spec as ice;
+
+use crate::convert;
+use crate::error::{Error, Result};
+use crate::plan::{DataFile, FilePlan, Pruned};
+use crate::prune::{Bound, Node, Nulls, Range, Reason, SpecField};
+use crate::table::Table;
+use crate::types::{PartitionField, Transform};
+
+/// A predicate as it applies to the manifests of one partition spec.
+#[derive(Debug)]
+pub(crate) struct Pruner {
+    table: String,
+    spec: ice::PartitionSpecRef,
+    fields: Vec<SpecField>,
+    /// Of the partition values, by the current schema; `None` where the column is gone.
+    types: Vec<Option<ice::PrimitiveType>>,
+    node: Node,
+    column_ids: Vec<i32>,
+}
+
+impl Pruner {
+    /// Err: the table has no such spec.
+    pub(crate) fn new(table: &Table, spec_id: i32, bound: &Bound) -> Result<Pruner> {
+        let spec = table.metadata().partition_spec_by_id(spec_id);
+        let spec = spec.ok_or_else(|| {
+            let why = format!("a manifest names partition spec {spec_id}, which it does not have");
+            Error::corrupt(table.metadata_location(), why)
+        })?;
+        let schema = table.metadata().current_schema();
+        let fields: Vec<_> = spec.fields().iter().map(|f| spec_field(f, schema)).collect();
+        let types = spec.fields().iter().map(|field| {
+            let source = schema.field_by_id(field.source_id)?;
+            let ty = field.transform.result_type(&source.field_type).ok()?;
+            ty.as_primitive_type().cloned()
+        });
+        Ok(Pruner {
+            table: table.name().to_string(),
+            types: types.collect(),
+            spec: spec.clone(),
+            node: bound.project(&fields),
+            column_ids: bound.column_ids().collect(),
+            fields,
+        })
+    }
+
+    /// Why none of the manifest's files can match, by its partition summaries.
+    pub(crate) fn excluded_manifest(&self, manifest: &ice::ManifestFile) -> Option<&Reason> {
+        let summaries = manifest.partitions.as_ref()?;
+        if summaries.len() != self.fields.len() {
+            return None;
+        }
+        let ranges = summaries.iter().zip(&self.types).zip(&self.fields);
+        let ranges: Vec<_> =
+            ranges.map(|((summary, ty), field)| summary_range(summary, ty.as_ref(), field.field.transform)).collect();
+        self.node.excluded(&ranges)
+    }
+
+    /// Why no row of the file can match: by its partition values if those suffice.
+    fn excluded_file(&self, file: &DataFile) -> Option<&Reason> {
+        let fields = self.fields.iter().map(|field| &field.field);
+        let mut ranges: Vec<_> = fields
+            .map(|field| {
+                let value = file.partition.iter().find(|(name, _)| *name == field.name);
+                value.map_or_else(Range::unknown, |(_, value)| Range::of_partition(value.as_ref(), field.transform))
+            })
+            .collect();
+        if let Some(reason) = self.node.excluded(&ranges) {
+            return Some(reason);
+        }
+        let columns = self.column_ids.iter();
+        ranges.extend(columns.map(|id| Range::of_column(file, *id)));
+        self.node.excluded(&ranges)
+    }
+
+    fn unsupported(&self, feature: String, next: &'static str) -> Error {
+        Error::Unsupported { table: self.table.clone(), feature, next }
+    }
+
+    fn unreadable(&self, location: &str, error: iceberg::Error) -> Error {
+        let unknown = |field: &SpecField| field.field.transform == Transform::Unknown;
+        match self.fields.iter().find(|field| unknown(field)) {
+            Some(field) => self.unsupported(
+                format!("partition field {} by an unknown transform", field.field.name),
+                "use a version that knows the transform, or rewrite the table without it",
+            ),
+            None => Error::from_iceberg(location, error),
+        }
+    }
+}
+
+/// The live files of a manifest that the pruner keeps, and what it booked for the others.
+pub(crate) fn select(bytes: &[u8], location: &str, pruner: &Pruner) -> Result<FilePlan> {
+    let manifest = ice::Manifest::parse_avro(bytes).map_err(|error| pruner.unreadable(location, error))?;
+    let partition = partition_types(&manifest, location, pruner)?;
+    let mut plan = FilePlan::default();
+    for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
+        let file = convert::data_file(entry.data_file(), &partition);
+        plan.pruning.files_total += 1;
+        if let Some(reason) = pruner.excluded_file(&file) {
+            plan.pruning.book(Pruned { reason: reason.clone(), manifests: 0, files: 1, bytes: Some(file.size_bytes) });
+            continue;
+        }
+        refuse_unreadable(entry.data_file(), location, pruner)?;
+        plan.pruning.files_kept += 1;
+        plan.pruning.bytes_kept += file.size_bytes;
+        plan.files.push(file);
+    }
+    Ok(plan)
+}
+
+/// Live delete files: of positions, deletion vectors, of equality.
+pub(crate) fn count_deletes(bytes: &[u8], location: &str) -> Result<[u64; 3]> {
+    let manifest = ice::Manifest::parse_avro(bytes).map_err(|error| Error::from_iceberg(location, error))?;
+    let mut counts = [0; 3];
+    for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
+        let kind = match (entry.content_type(), entry.file_format()) {
+            (ice::DataContentType::EqualityDeletes, _) => 2,
+            (_, ice::DataFileFormat::Puffin) => 1,
+            _ => 0,
+        };
+        counts[kind] += 1;
+    }
+    Ok(counts)
+}
+
+/// Names and types of the manifest's partition values; `None` for one that cannot be read.
+fn partition_types(
+    manifest: &ice::Manifest,
+    location: &str,
+    pruner: &Pruner,
+) -> Result<Vec<Option<(String, ice::Type)>>> {
+    let metadata = manifest.metadata();
+    let spec = metadata.partition_spec();
+    let parts = |spec: &ice::PartitionSpec| -> Vec<_> {
+        let fields = spec.fields().iter();
+        fields.map(|f| (f.source_id, f.transform)).collect()
+    };
+    if parts(spec) != parts(&pruner.spec) {
+        let id = pruner.spec.spec_id();
+        let why = format!("its partition spec is not the table's spec {id}");
+        return Err(Error::corrupt(location, why));
+    }
+    let partition_type =
+        spec.partition_type(metadata.schema()).map_err(|error| Error::from_iceberg(location, error))?;
+    let fields = partition_type.fields().iter();
+    Ok(fields
+        .map(|field| {
+            let name = is_avro_name(&field.name).then(|| field.name.clone())?;
+            Some((name, (*field.field_type).clone()))
+        })
+        .collect())
+}
+
+fn refuse_unreadable(file: &ice::DataFile, manifest: &str, pruner: &Pruner) -> Result<()> {
+    if file.content_type() != ice::DataContentType::Data {
+        let why = format!("it lists delete file {} among data files", file.file_path());
+        return Err(Error::corrupt(manifest, why));
+    }
+    if file.file_format() != ice::DataFileFormat::Parquet {
+        let format = file.file_format();
+        return Err(pruner.unsupported(
+            format!("data files in format {format} ({})", file.file_path()),
+            "rewrite the table's data files as Parquet",
+        ));
+    }
+    if file.key_metadata().is_some() {
+        return Err(pruner.unsupported(
+            format!("encrypted data files ({})", file.file_path()),
+            "rewrite the table without encryption",
+        ));
+    }
+    Ok(())
+}
+
+fn spec_field(field: &ice::PartitionField, schema: &ice::Schema) -> SpecField {
+    let column = schema.name_by_field_id(field.source_id);
+    SpecField {
+        source_id: field.source_id,
+        field: PartitionField {
+            name: field.name.clone(),
+            column: column.unwrap_or("dropped column").to_string(),
+            transform: convert::transform(field.transform),
+        },
+    }
+}
+
+/// What a manifest's summary says about the values of one partition field.
+pub(crate) fn summary_range(
+    summary: &ice::FieldSummary,
+    ty: Option<&ice::PrimitiveType>,
+    transform: Transform,
+) -> Range {
+    let decode = |bytes: &Option<ice::ByteBuf>| {
+        let datum = ice::Datum::try_from_bytes(bytes.as_ref()?, ty?.clone()).ok()?;
+        convert::scalar(datum.data_type(), datum.literal())
+    };
+    let may_be_nan = matches!(ty, None | Some(ice::PrimitiveType::Float | ice::PrimitiveType::Double));
+    let nan = may_be_nan && summary.contains_nan != Some(false);
+    // By the specification the lower bound is absent only where no value is left but NULL and NaN.
+    let empty = summary.lower_bound.is_none() && summary.upper_bound.is_none();
+    let nulls = match summary.contains_null {
+        false => Nulls::None,
+        true if empty && !nan => Nulls::All,
+        true => Nulls::Maybe,
+    };
+    let range = Range { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan };
+    range.widened(transform)
+}
+
+/// What Avro takes as a field name: writers spell others differently, and iceberg would then read
+/// every value as NULL.
+fn is_avro_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+    starts_well && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}

@@ -1,0 +1,182 @@
+//! Tables without a catalog: a metadata file, or the folder of a table.
+//!
+//! A folder is only a guess at the current version: the highest number in `metadata/`, unless
+//! `version-hint.text` says otherwise. A commit that failed half-way can leave a higher one behind.
+
+use futures::StreamExt;
+
+use crate::error::{Error, Result};
+use crate::storage::Stores;
+use crate::table::Table;
+
+const METADATA_SUFFIXES: [&str; 3] = [".metadata.json.gz", ".gz.metadata.json", ".metadata.json"];
+
+impl Table {
+    /// Opens `…/metadata/00001-….metadata.json`, or the table folder above it.
+    ///
+    /// Err: as for a table of a catalog; invalid where the folder's current version is ambiguous.
+    pub async fn open(location: &str, stores: &Stores) -> Result<Table> {
+        let location = location.trim_end_matches('/');
+        if METADATA_SUFFIXES.iter().any(|suffix| location.ends_with(suffix)) {
+            let folder = location.rsplit('/').nth(2).unwrap_or(location);
+            return Table::load(folder, location, stores).await;
+        }
+        let metadata_location = current_metadata(location, stores).await?;
+        let folder = location.rsplit('/').next().unwrap_or(location);
+        Table::load(folder, &metadata_location, stores).await
+    }
+}
+
+async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
+    let hint = match stores.read(&format!("{folder}/metadata/version-hint.text")).await {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).trim().to_string()),
+        Err(Error::NotFound { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let names = metadata_files(folder, stores).await?;
+    let chosen = match &hint {
+        Some(hint) => hinted(hint, &names),
+        None => newest(&names),
+    };
+    match chosen[..] {
+        [name] => Ok(format!("{folder}/metadata/{name}")),
+        [] => Err(Error::NotFound {
+            what: format!("an Iceberg table in {folder}"),
+            hint: Some(match hint {
+                Some(hint) => format!("version-hint.text names {hint}, which is not there"),
+                None => "expected metadata/*.metadata.json in it".to_string(),
+            }),
+        }),
+        [one, other, ..] => Err(Error::Invalid(format!(
+            "folder {folder} has two newest metadata files, {one} and {other}\n\
+             hint: pass the path of the right one"
+        ))),
+    }
+}
+
+/// The names of the metadata files with their versions.
+async fn metadata_files(folder: &str, stores: &Stores) -> Result<Vec<(u64, String)>> {
+    let (store, path) = stores.locate(&format!("{folder}/metadata"))?;
+    let mut objects = store.list(Some(&path));
+    let mut names = Vec::new();
+    while let Some(object) = objects.next().await {
+        let object = object.map_err(|error| Error::from_object_store(folder, error))?;
+        let inside = object.location.prefix_match(&path).map(Iterator::count);
+        let name = object.location.filename().unwrap_or_default();
+        if let (Some(1), Some(version)) = (inside, version(name)) {
+            names.push((version, name.to_string()));
+        }
+    }
+    Ok(names)
+}
+
+fn newest(names: &[(u64, String)]) -> Vec<&str> {
+    let newest = names.iter().map(|(version, _)| *version).max();
+    of_version(newest, names)
+}
+
+/// A hint is a version, or a file's name with or without its suffix.
+fn hinted<'a>(hint: &str, names: &'a [(u64, String)]) -> Vec<&'a str> {
+    if let Ok(version) = hint.parse() {
+        return of_version(Some(version), names);
+    }
+    let names = names.iter().map(|(_, name)| name.as_str());
+    names.filter(|name| *name == hint || stem(name) == Some(hint)).collect()
+}
+
+fn of_version(wanted: Option<u64>, names: &[(u64, String)]) -> Vec<&str> {
+    let matching = names.iter().filter(|(version, _)| Some(*version) == wanted);
+    matching.map(|(_, name)| name.as_str()).collect()
+}
+
+fn stem(name: &str) -> Option<&str> {
+    METADATA_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix))
+}
+
+/// The version in `v12.metadata.json` or `00012-….metadata.json`.
+fn version(name: &str) -> Option<u64> {
+    let stem = stem(name)?;
+    let digits = match stem.strip_prefix('v') {
+        Some(digits) => digits,
+        None => stem.split('-').next()?,
+    };
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::local_stores;
+
+    #[test]
+    fn version_of_metadata_files() {
+        let check = |name, expect| assert_eq!(version(name), expect, "{name}");
+        check("v12.metadata.json", Some(12));
+        check("v12.gz.metadata.json", Some(12));
+        check("v12.metadata.json.gz", Some(12));
+        check("00012-9c4f.metadata.json", Some(12));
+        check("snap-12.avro", None);
+        check("x.metadata.json", None);
+        check("version-hint.text", None);
+    }
+
+    #[tokio::test]
+    async fn current_metadata_follows_hint_then_number() {
+        let check = async |files: &[(&str, &str)], expect: Result<&str, &str>| {
+            let folder = tempfile::tempdir().unwrap();
+            let metadata = folder.path().join("metadata");
+            std::fs::create_dir_all(metadata.join("below")).unwrap();
+            std::fs::write(metadata.join("below/v99.metadata.json"), "{}").unwrap();
+            for (name, content) in files {
+                std::fs::write(metadata.join(name), content).unwrap();
+            }
+            let folder = folder.path().to_str().unwrap();
+            let found = current_metadata(folder, &local_stores()).await;
+            match (found, expect) {
+                (Ok(found), Ok(expect)) => assert_eq!(found, format!("{folder}/metadata/{expect}")),
+                (Err(error), Err(expect)) => {
+                    assert!(error.to_string().contains(expect), "{error}");
+                }
+                (found, expect) => panic!("{files:?}: {found:?}, expected {expect:?}"),
+            }
+        };
+        let (v2, v10) = (("v2.metadata.json", "{}"), ("v10.metadata.json", "{}"));
+        let (a, b) = (("00003-a.metadata.json", "{}"), ("00003-b.metadata.json", "{}"));
+        check(&[v2, v10], Ok("v10.metadata.json")).await;
+        check(&[v2, v10, ("version-hint.text", "2\n")], Ok("v2.metadata.json")).await;
+        check(&[a, b, ("version-hint.text", "00003-b")], Ok("00003-b.metadata.json")).await;
+        check(&[v2, a, b], Err("two newest metadata files")).await;
+        check(&[v2, ("version-hint.text", "7")], Err("names 7, which is not there")).await;
+        check(&[], Err("expected metadata/*.metadata.json")).await;
+    }
+
+    #[tokio::test]
+    async fn open_refuses_what_it_would_read_wrongly() {
+        let check = async |metadata: &str, expect: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("v1.metadata.json");
+            std::fs::write(&file, metadata).unwrap();
+            let error = Table::open(file.to_str().unwrap(), &local_stores()).await;
+            let error = error.unwrap_err();
+            assert!(error.to_string().contains(expect), "{error}");
+        };
+        let column = |column: &str| {
+            format!(
+                r#"{{"format-version": 3, "current-schema-id": 1, "schemas": [{{"schema-id": 1,
+                "type": "struct", "fields": [{column}]}}]}}"#
+            )
+        };
+        check(r#"{"format-version": 4}"#, "format version 4").await;
+        let variant = column(r#"{"id": 1, "name": "v", "required": false, "type": "variant"}"#);
+        check(&variant, "column v of type variant").await;
+        let nested = column(
+            r#"{"id": 1, "name": "l", "required": false, "type": {"type": "list",
+            "element-id": 2, "element-required": false, "element": "geometry(srid:4326)"}}"#,
+        );
+        check(&nested, "of type geometry(srid:4326)").await;
+        let default = column(r#"{"id": 1, "name": "d", "required": true, "type": "int", "initial-default": 7}"#);
+        check(&default, "column d with an initial default").await;
+        check("{}", "cannot make sense of").await;
+        check("not json", "cannot make sense of").await;
+    }
+}

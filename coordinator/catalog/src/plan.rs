@@ -1,0 +1,260 @@
+//! From a snapshot to the data files that a query has to read.
+//!
+//! ```text
+//! manifest list ──▶ manifests ──▶ data files
+//!      │ partition     │ partition values, then
+//!      │ summaries     │ column bounds and counts
+//!      ▼               ▼
+//!   unread          left out, each with the Reason
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::spec as ice;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::manifest::{self, Pruner};
+use crate::predicate::Predicate;
+use crate::prune::{Bound, Reason};
+use crate::scalar::Scalar;
+use crate::storage::Stores;
+use crate::table::Table;
+
+/// Manifests in flight at once.
+const MANIFEST_READS_MAX: usize = 16;
+
+/// A data file as its manifest describes it. Maps are by field id, nested fields included; what a
+/// writer did not record is absent. Counts are of values, sizes of bytes on disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Absolute, as written in the manifest: for `Location::parse`.
+    pub path: String,
+    pub size_bytes: u64,
+    pub record_count: u64,
+    pub column_sizes: BTreeMap<i32, u64>,
+    /// NULL and NaN included.
+    pub value_counts: BTreeMap<i32, u64>,
+    pub null_counts: BTreeMap<i32, u64>,
+    pub nan_counts: BTreeMap<i32, u64>,
+    /// At most the smallest value that is neither NULL nor NaN; it may be truncated.
+    pub lower_bounds: BTreeMap<i32, Scalar>,
+    /// At least the largest such value.
+    pub upper_bounds: BTreeMap<i32, Scalar>,
+    /// By the names of the partition fields, in the order of the spec; `None` is NULL. A field is
+    /// absent if its value cannot be read, as when manifests spell its name in another way.
+    pub partition: Vec<(String, Option<Scalar>)>,
+    /// Where row groups start, ascending; empty when unknown.
+    pub split_offsets: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilePlan {
+    /// In the order of the manifests.
+    pub files: Vec<DataFile>,
+    pub pruning: Pruning,
+}
+
+/// What the metadata saved. Only live data files are counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruning {
+    pub manifests_total: u64,
+    pub manifests_read: u64,
+    pub files_total: u64,
+    pub files_kept: u64,
+    /// Of all files; `None` where unread manifests hide it and the snapshot's summary does not tell.
+    pub bytes_total: Option<u64>,
+    pub bytes_kept: u64,
+    /// One entry a reason, in the order of first use. A file counts for the first that excluded it.
+    pub by_reason: Vec<Pruned>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    pub reason: Reason,
+    /// Whole manifests that were not read; their files are among `files`.
+    pub manifests: u64,
+    pub files: u64,
+    /// `None` where unread manifests hide it.
+    pub bytes: Option<u64>,
+}
+
+impl Pruning {
+    pub(crate) fn book(&mut self, pruned: Pruned) {
+        let known = self.by_reason.iter_mut().find(|known| known.reason == pruned.reason);
+        match known {
+            Some(known) => {
+                known.manifests += pruned.manifests;
+                known.files += pruned.files;
+                known.bytes = known.bytes.zip(pruned.bytes).map(|(a, b)| a + b);
+            }
+            None => self.by_reason.push(pruned),
+        }
+    }
+
+    /// Sets the bytes of all files, and with them those of the one reason that hides some, if one.
+    fn set_bytes_total(&mut self, summary_bytes: Option<u64>) {
+        let known: u64 = self.by_reason.iter().filter_map(|pruned| pruned.bytes).sum();
+        let known = self.bytes_kept + known;
+        let mut hiding = self.by_reason.iter_mut().filter(|p| p.bytes.is_none());
+        let first = hiding.next();
+        self.bytes_total = match first {
+            None => Some(known),
+            Some(_) => summary_bytes.filter(|bytes| *bytes >= known),
+        };
+        if let (Some(only), None) = (first, hiding.next()) {
+            only.bytes = self.bytes_total.map(|total| total - known);
+        }
+    }
+}
+
+impl Table {
+    /// The data files of the pinned snapshot that may hold a row matching the predicate.
+    ///
+    /// Err: unsupported (live delete files, files that are not Parquet, encryption), not found,
+    /// unreachable or corrupt metadata, invalid (a column that the table does not have).
+    pub async fn plan(&self, predicate: &Predicate) -> Result<FilePlan> {
+        let bound = Bound::new(predicate, self.schema())?;
+        let Some(snapshot) = self.metadata().current_snapshot() else {
+            let mut plan = FilePlan::default();
+            plan.pruning.set_bytes_total(None);
+            return Ok(plan);
+        };
+        let manifests = self.manifests(snapshot).await?;
+        let (deletes, data): (Vec<_>, Vec<_>) = manifests
+            .into_iter()
+            .filter(|manifest| live_files(manifest) != Some(0))
+            .partition(|manifest| manifest.content == ice::ManifestContentType::Deletes);
+        self.refuse_deletes(deletes).await?;
+
+        let mut plan = FilePlan::default();
+        let reads = self.choose_manifests(data, &bound, &mut plan.pruning)?;
+        let selections =
+            stream::iter(reads).map(|(manifest, pruner)| self.select(manifest, pruner)).buffered(MANIFEST_READS_MAX);
+        let mut plan = selections
+            .try_fold(plan, async |mut plan, selection: FilePlan| {
+                plan.merge(selection);
+                Ok(plan)
+            })
+            .await?;
+        plan.pruning.set_bytes_total(files_bytes(snapshot));
+        Ok(plan)
+    }
+
+    /// The manifests to read; those that partition summaries exclude are booked instead.
+    fn choose_manifests(
+        &self,
+        manifests: Vec<ice::ManifestFile>,
+        bound: &Bound,
+        pruning: &mut Pruning,
+    ) -> Result<Vec<(ice::ManifestFile, Arc<Pruner>)>> {
+        let mut pruners: HashMap<i32, Arc<Pruner>> = HashMap::new();
+        let mut reads = Vec::new();
+        for manifest in manifests {
+            let spec_id = manifest.partition_spec_id;
+            let pruner = match pruners.get(&spec_id) {
+                Some(pruner) => Arc::clone(pruner),
+                None => {
+                    let pruner = Arc::new(Pruner::new(self, spec_id, bound)?);
+                    Arc::clone(pruners.entry(spec_id).or_insert(pruner))
+                }
+            };
+            pruning.manifests_total += 1;
+            // One that does not count its files is read, so that they can be.
+            match (live_files(&manifest), pruner.excluded_manifest(&manifest)) {
+                (Some(files), Some(reason)) => {
+                    pruning.files_total += files;
+                    pruning.book(Pruned { reason: reason.clone(), manifests: 1, files, bytes: None });
+                }
+                _ => reads.push((manifest, pruner)),
+            }
+        }
+        Ok(reads)
+    }
+
+    async fn select(&self, manifest: ice::ManifestFile, pruner: Arc<Pruner>) -> Result<FilePlan> {
+        let location = manifest.manifest_path;
+        if manifest.key_metadata.is_some() {
+            return Err(self.encrypted(&location));
+        }
+        let bytes = self.stores().read(&location).await?;
+        in_background(location.clone(), move || manifest::select(&bytes, &location, &pruner)).await
+    }
+
+    /// The manifests of a snapshot, live or not.
+    pub(crate) async fn manifests(&self, snapshot: &ice::Snapshot) -> Result<Vec<ice::ManifestFile>> {
+        let location = snapshot.manifest_list();
+        let bytes = self.stores().read(location).await?;
+        let version = self.metadata().format_version();
+        let list = ice::ManifestList::parse_with_version(&bytes, version)
+            .map_err(|error| Error::from_iceberg(location, error))?;
+        Ok(list.entries().to_vec())
+    }
+
+    async fn refuse_deletes(&self, manifests: Vec<ice::ManifestFile>) -> Result<()> {
+        let stores: &Stores = self.stores();
+        let counts = stream::iter(manifests)
+            .map(async |manifest| {
+                let location = manifest.manifest_path;
+                let bytes = stores.read(&location).await?;
+                in_background(location.clone(), move || manifest::count_deletes(&bytes, &location)).await
+            })
+            .buffered(MANIFEST_READS_MAX);
+        let [positions, vectors, equalities] = counts
+            .try_fold([0; 3], async |mut sum, counts| {
+                sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+                Ok(sum)
+            })
+            .await?;
+        if positions + vectors + equalities == 0 {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            table: self.name().to_string(),
+            feature: format!(
+                "live delete files ({positions} of positions, {vectors} deletion vectors, \
+                 {equalities} of equality)"
+            ),
+            next: "compact the table so that its data files are rewritten without deleted rows",
+        })
+    }
+}
+
+impl FilePlan {
+    fn merge(&mut self, other: FilePlan) {
+        self.files.extend(other.files);
+        let pruning = &mut self.pruning;
+        pruning.manifests_read += 1;
+        pruning.files_total += other.pruning.files_total;
+        pruning.files_kept += other.pruning.files_kept;
+        pruning.bytes_kept += other.pruning.bytes_kept;
+        for pruned in other.pruning.by_reason {
+            pruning.book(pruned);
+        }
+    }
+}
+
+/// Decoding is CPU work: off the threads that drive I/O. A panic within is the file's fault.
+async fn in_background<T: Send + 'static>(
+    location: String,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::corrupt(location, error)),
+    }
+}
+
+fn live_files(manifest: &ice::ManifestFile) -> Option<u64> {
+    let added = manifest.added_files_count?;
+    let existing = manifest.existing_files_count?;
+    Some(u64::from(added) + u64::from(existing))
+}
+
+/// The bytes of all data files, as the snapshot's summary has it.
+fn files_bytes(snapshot: &ice::Snapshot) -> Option<u64> {
+    let properties = &snapshot.summary().additional_properties;
+    properties.get("total-files-size")?.parse().ok()
+}

@@ -1,0 +1,108 @@
+//! Which files cannot hold a matching row, from metadata alone.
+//!
+//! ```text
+//! Predicate ── bind ──▶ Bound ── project ──▶ Node            once a plan, once a partition spec
+//!                                              │
+//!      manifest summary, partition values, ──▶ Range ── Node::excluded ──▶ the Reason, or keep
+//!      column bounds                                       once a manifest and a file
+//! ```
+//!
+//! Contract: a file that holds a matching row is never excluded, whatever its metadata lacks.
+//! No I/O and no iceberg types. It rewrites no predicate and does not tell whether all rows match.
+
+mod bind;
+mod range;
+mod transform;
+
+#[cfg(test)]
+mod proof;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::predicate::CompareOp;
+use crate::scalar::Scalar;
+use crate::types::PartitionField;
+
+pub(crate) use bind::{Bound, SpecField};
+pub(crate) use range::{Nulls, Range};
+
+/// What excluded a file: what EXPLAIN names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    Partition(PartitionField),
+    /// The bounds or the counts of this column.
+    Column(String),
+    /// The predicate is false for every row.
+    Contradiction,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Partition(field) => write!(f, "{field}"),
+            Reason::Column(column) => write!(f, "{column} bounds"),
+            Reason::Contradiction => write!(f, "a condition that is never true"),
+        }
+    }
+}
+
+/// One condition on one value: a column's, or a partition field's. NULL meets none but `IsNull`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Op {
+    Compare(CompareOp, Scalar),
+    /// Any of these, in `Scalar::compare`'s order.
+    In(Vec<Scalar>),
+    StartsWith(String),
+    IsNull,
+    NotNull,
+}
+
+/// A predicate over numbered ranges: the fields of one partition spec, then the columns it names.
+#[derive(Debug)]
+pub(crate) enum Node {
+    Keep,
+    Drop,
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    /// What one condition implies about several ranges: a match needs all of them.
+    Tests(Vec<Test>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Test {
+    /// Index of its range.
+    pub(crate) range: usize,
+    pub(crate) op: Op,
+    pub(crate) reason: Reason,
+}
+
+impl Node {
+    /// Why no row within these ranges can match; `None` where one might. An OR is booked to its
+    /// first branch. Ranges beyond the slice are unknown.
+    pub(crate) fn excluded(&self, ranges: &[Range]) -> Option<&Reason> {
+        match self {
+            Node::Keep => None,
+            Node::Drop => Some(&Reason::Contradiction),
+            Node::And(children) => children.iter().find_map(|child| child.excluded(ranges)),
+            Node::Or(children) => {
+                let mut reason = &Reason::Contradiction;
+                for (i, child) in children.iter().enumerate() {
+                    let excluded = child.excluded(ranges)?;
+                    if i == 0 {
+                        reason = excluded;
+                    }
+                }
+                Some(reason)
+            }
+            Node::Tests(tests) => tests
+                .iter()
+                .find(|test| {
+                    let range = ranges.get(test.range);
+                    range.is_some_and(|range| !range.admits(&test.op))
+                })
+                .map(|test| &test.reason),
+        }
+    }
+}

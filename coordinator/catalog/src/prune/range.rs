@@ -1,0 +1,297 @@
+//! What is known about a set of values, and whether a condition can hold for any of them.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use crate::plan::DataFile;
+use crate::predicate::CompareOp;
+use crate::prune::Op;
+use crate::scalar::Scalar;
+use crate::types::Transform;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nulls {
+    None,
+    Maybe,
+    All,
+}
+
+/// The values of a column in a file, or of a partition field in a file or a manifest. A bound that
+/// is absent is unknown; one that is present may be wider than the values, never narrower.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Range {
+    pub(crate) lower: Option<Scalar>,
+    pub(crate) upper: Option<Scalar>,
+    pub(crate) nulls: Nulls,
+    /// NaN may be among the values; bounds say nothing about it.
+    pub(crate) nan: bool,
+}
+
+impl Range {
+    pub(crate) fn unknown() -> Range {
+        Range { lower: None, upper: None, nulls: Nulls::Maybe, nan: true }
+    }
+
+    /// What a data file's metrics say about one of its columns. A column without metrics may hold
+    /// anything: the file may have been written without them.
+    pub(crate) fn of_column(file: &DataFile, id: i32) -> Range {
+        let count = |counts: &BTreeMap<i32, u64>| counts.get(&id).copied();
+        let values = count(&file.value_counts).unwrap_or(file.record_count);
+        let nulls = match count(&file.null_counts) {
+            Some(0) => Nulls::None,
+            Some(nulls) if nulls == values => Nulls::All,
+            _ => Nulls::Maybe,
+        };
+        Range {
+            lower: file.lower_bounds.get(&id).cloned(),
+            upper: file.upper_bounds.get(&id).cloned(),
+            nulls,
+            nan: count(&file.nan_counts) != Some(0),
+        }
+    }
+
+    /// A file's value of one partition field: the same for all of its rows.
+    pub(crate) fn of_partition(value: Option<&Scalar>, transform: Transform) -> Range {
+        let range = Range {
+            lower: value.cloned(),
+            upper: value.cloned(),
+            nulls: if value.is_some() { Nulls::None } else { Nulls::All },
+            nan: value.is_some_and(Scalar::is_nan),
+        };
+        range.widened(transform)
+    }
+
+    /// Room for partition values that writers have computed wrongly.
+    pub(crate) fn widened(mut self, transform: Transform) -> Range {
+        match transform {
+            // Some rounded times before 1970 towards 1970 instead of down: 0 may have to be -1.
+            Transform::Year | Transform::Month | Transform::Day | Transform::Hour => {
+                self.lower = self.lower.map(|lower| match lower {
+                    Scalar::Int(value @ ..=0) => Scalar::Int(value.saturating_sub(1)),
+                    Scalar::Date(value @ ..=0) => Scalar::Date(value.saturating_sub(1)),
+                    value => value,
+                });
+            }
+            // Some wrapped around at the smallest numbers: the largest may have to be those.
+            Transform::Truncate(width) => {
+                let wrapped = match &self.upper {
+                    Some(Scalar::Int(upper)) => i64::from(*upper) > i64::from(i32::MAX) - i64::from(width),
+                    Some(Scalar::Long(upper)) => *upper > i64::MAX - i64::from(width),
+                    _ => false,
+                };
+                if wrapped {
+                    self.lower = None;
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// Whether the condition can hold for any of the values.
+    pub(crate) fn admits(&self, op: &Op) -> bool {
+        match op {
+            Op::IsNull => return self.nulls != Nulls::None,
+            _ if self.nulls == Nulls::All => return false,
+            Op::NotNull => true,
+            Op::Compare(op, value) => self.admits_compare(*op, value),
+            Op::In(values) => {
+                let below = |value: &Scalar| match &self.lower {
+                    Some(lower) => value.compare(lower) == Some(Ordering::Less),
+                    None => false,
+                };
+                let first = values.partition_point(below);
+                values.get(first).is_some_and(|value| !self.is_above(value))
+            }
+            Op::StartsWith(prefix) => self.admits_prefix(prefix),
+        }
+    }
+
+    fn admits_compare(&self, op: CompareOp, value: &Scalar) -> bool {
+        // Engines disagree on where NaN sorts and whether zeros differ by sign: believe none of them.
+        let float = value.is_float();
+        if float && self.nan && op != CompareOp::Eq {
+            return true;
+        }
+        let lower = self.lower.as_ref().and_then(|lower| lower.compare(value));
+        let upper = self.upper.as_ref().and_then(|upper| upper.compare(value));
+        let above = lower == Some(Ordering::Greater);
+        let below = upper == Some(Ordering::Less);
+        // Whether an equal bound is the least or the greatest value in every order in use.
+        let ordered = !float && !matches!(value, Scalar::Uuid(_));
+        let from = ordered && lower == Some(Ordering::Equal);
+        let until = ordered && upper == Some(Ordering::Equal);
+        match op {
+            CompareOp::Eq => !above && !below,
+            CompareOp::NotEq => !(from && until),
+            CompareOp::LtEq => !above,
+            CompareOp::GtEq => !below,
+            CompareOp::Lt => !above && !from,
+            CompareOp::Gt => !below && !until,
+        }
+    }
+
+    /// Whether the value lies above all of the values.
+    fn is_above(&self, value: &Scalar) -> bool {
+        let upper = self.upper.as_ref();
+        upper.is_some_and(|upper| value.compare(upper) == Some(Ordering::Greater))
+    }
+
+    fn admits_prefix(&self, prefix: &str) -> bool {
+        let below = match &self.upper {
+            Some(Scalar::String(upper)) => upper.as_str() < prefix,
+            _ => false,
+        };
+        let above = match &self.lower {
+            Some(Scalar::String(lower)) => lower.as_str() > prefix && !lower.starts_with(prefix),
+            _ => false,
+        };
+        !below && !above
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(lower: Option<Scalar>, upper: Option<Scalar>) -> Range {
+        Range { lower, upper, nulls: Nulls::Maybe, nan: false }
+    }
+
+    #[test]
+    fn admits_by_bounds() {
+        let ten_to_twenty = range(Some(Scalar::Int(10)), Some(Scalar::Int(20)));
+        let check = |op, value: Scalar, expect| {
+            let op = Op::Compare(op, value);
+            assert_eq!(ten_to_twenty.admits(&op), expect, "{op:?}");
+        };
+        for (value, [eq, ne, lt, le, gt, ge]) in [
+            (9, [false, true, false, false, true, true]),
+            (10, [true, true, false, true, true, true]),
+            (15, [true, true, true, true, true, true]),
+            (20, [true, true, true, true, false, true]),
+            (21, [false, true, true, true, false, false]),
+        ] {
+            for value in [Scalar::Int(value), Scalar::Long(i64::from(value))] {
+                check(CompareOp::Eq, value.clone(), eq);
+                check(CompareOp::NotEq, value.clone(), ne);
+                check(CompareOp::Lt, value.clone(), lt);
+                check(CompareOp::LtEq, value.clone(), le);
+                check(CompareOp::Gt, value.clone(), gt);
+                check(CompareOp::GtEq, value.clone(), ge);
+            }
+        }
+    }
+
+    #[test]
+    fn admits_lists() {
+        let check = |range: Range, values: &[i32], expect| {
+            let op = Op::In(values.iter().copied().map(Scalar::Int).collect());
+            assert_eq!(range.admits(&op), expect, "{range:?} {values:?}");
+        };
+        let ten_to_twenty = || range(Some(Scalar::Int(10)), Some(Scalar::Int(20)));
+        check(ten_to_twenty(), &[1, 9, 21, 30], false);
+        check(ten_to_twenty(), &[1, 9, 15, 30], true);
+        check(ten_to_twenty(), &[20], true);
+        check(ten_to_twenty(), &[], false);
+        check(range(None, Some(Scalar::Int(20))), &[21], false);
+        check(range(None, Some(Scalar::Int(20))), &[1, 21], true);
+        check(range(None, None), &[1], true);
+    }
+
+    #[test]
+    fn admits_what_bounds_cannot_tell() {
+        let check = |range: Range, op: Op, expect| {
+            assert_eq!(range.admits(&op), expect, "{range:?} {op:?}");
+        };
+        let double = |value| Some(Scalar::Double(value));
+        let one_to_two = || range(double(1.0), double(2.0));
+        let maybe_nan = || Range { nan: true, ..one_to_two() };
+        let above = |value| Op::Compare(CompareOp::Gt, Scalar::Double(value));
+        let equals = |value| Op::Compare(CompareOp::Eq, Scalar::Double(value));
+        check(one_to_two(), above(5.0), false);
+        check(maybe_nan(), above(5.0), true);
+        check(maybe_nan(), equals(5.0), false);
+        check(range(double(f64::NAN), double(f64::NAN)), equals(5.0), true);
+        // -0.0 < 0.0 in a total order, equal in IEEE 754.
+        let zero = range(double(-0.0), double(0.0));
+        check(zero.clone(), Op::Compare(CompareOp::Lt, Scalar::Double(0.0)), true);
+        check(zero.clone(), Op::Compare(CompareOp::NotEq, Scalar::Double(0.0)), true);
+        check(zero, equals(-0.0), true);
+        // A bound of another kind says nothing.
+        let date = range(Some(Scalar::Date(5)), Some(Scalar::Date(6)));
+        check(date, Op::Compare(CompareOp::Eq, Scalar::Timestamp(0)), true);
+    }
+
+    #[test]
+    fn admits_by_nulls() {
+        let check = |nulls, op: Op, expect| {
+            let range = Range { nulls, ..range(None, None) };
+            assert_eq!(range.admits(&op), expect, "{nulls:?} {op:?}");
+        };
+        let equals = || Op::Compare(CompareOp::Eq, Scalar::Int(1));
+        for (nulls, [is_null, not_null, compare]) in
+            [(Nulls::None, [false, true, true]), (Nulls::Maybe, [true, true, true]), (Nulls::All, [true, false, false])]
+        {
+            check(nulls, Op::IsNull, is_null);
+            check(nulls, Op::NotNull, not_null);
+            check(nulls, equals(), compare);
+            check(nulls, Op::In(vec![Scalar::Int(1)]), compare);
+            check(nulls, Op::StartsWith("a".into()), compare);
+        }
+    }
+
+    #[test]
+    fn admits_prefixes_within_truncated_bounds() {
+        let string = |value: &str| Some(Scalar::String(value.into()));
+        let range = range(string("ab"), string("ad"));
+        for (prefix, expect) in [
+            ("", true),
+            ("a", true),
+            ("ab", true),
+            ("abzz", true),
+            ("ac", true),
+            ("ad", true),
+            ("ada", false),
+            ("aa", false),
+            ("b", false),
+        ] {
+            let op = Op::StartsWith(prefix.into());
+            assert_eq!(range.admits(&op), expect, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn of_column_reads_counts() {
+        let check = |values: Option<u64>, nulls: Option<u64>, expect| {
+            let file = DataFile {
+                record_count: 10,
+                value_counts: values.map(|n| (1, n)).into_iter().collect(),
+                null_counts: nulls.map(|n| (1, n)).into_iter().collect(),
+                ..DataFile::default()
+            };
+            assert_eq!(Range::of_column(&file, 1).nulls, expect, "{values:?} {nulls:?}");
+        };
+        check(Some(10), Some(0), Nulls::None);
+        check(Some(10), Some(3), Nulls::Maybe);
+        check(Some(10), Some(10), Nulls::All);
+        check(None, Some(10), Nulls::All);
+        check(Some(10), None, Nulls::Maybe);
+        check(None, None, Nulls::Maybe);
+    }
+
+    #[test]
+    fn widened_makes_room_for_known_writers() {
+        let check = |value: Scalar, transform, expect: Option<Scalar>| {
+            let range = Range::of_partition(Some(&value), transform);
+            assert_eq!(range.lower, expect, "{value:?} {transform}");
+            assert_eq!(range.upper, Some(value));
+        };
+        check(Scalar::Int(0), Transform::Month, Some(Scalar::Int(-1)));
+        check(Scalar::Int(1), Transform::Month, Some(Scalar::Int(1)));
+        check(Scalar::Date(-3), Transform::Day, Some(Scalar::Date(-4)));
+        check(Scalar::Int(-3), Transform::Identity, Some(Scalar::Int(-3)));
+        check(Scalar::Int(i32::MAX - 5), Transform::Truncate(10), None);
+        check(Scalar::Int(100), Transform::Truncate(10), Some(Scalar::Int(100)));
+    }
+}

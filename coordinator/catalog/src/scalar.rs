@@ -1,0 +1,158 @@
+//! One typed value: a literal of a predicate, a bound of a column, a partition value.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::Type;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Scalar {
+    Boolean(bool),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Double(f64),
+    Decimal {
+        unscaled: i128,
+        precision: u32,
+        scale: u32,
+    },
+    /// Days since 1970-01-01.
+    Date(i32),
+    /// Microseconds since midnight.
+    Time(i64),
+    /// Microseconds since 1970-01-01, no zone.
+    Timestamp(i64),
+    /// Microseconds since 1970-01-01 UTC.
+    Timestamptz(i64),
+    /// Nanoseconds since 1970-01-01, no zone.
+    TimestampNs(i64),
+    /// Nanoseconds since 1970-01-01 UTC.
+    TimestamptzNs(i64),
+    String(String),
+    /// Big-endian.
+    Uuid(u128),
+    Fixed(Vec<u8>),
+    Binary(Vec<u8>),
+}
+
+impl Scalar {
+    /// Orders values of one kind, and across the promotions that Iceberg allows (int and long, float
+    /// and double). `None` where there is no order to rely on: other kinds, decimals of another
+    /// scale, NaN, and unequal UUIDs, which writers have ordered both signed and unsigned.
+    /// Zeros of either sign are equal.
+    pub fn compare(&self, other: &Scalar) -> Option<Ordering> {
+        use Scalar::*;
+        match (self, other) {
+            (Boolean(a), Boolean(b)) => Some(a.cmp(b)),
+            (Int(a), Int(b)) | (Date(a), Date(b)) => Some(a.cmp(b)),
+            (Long(a), Long(b))
+            | (Time(a), Time(b))
+            | (Timestamp(a), Timestamp(b))
+            | (Timestamptz(a), Timestamptz(b))
+            | (TimestampNs(a), TimestampNs(b))
+            | (TimestamptzNs(a), TimestamptzNs(b)) => Some(a.cmp(b)),
+            (Int(a), Long(b)) => Some(i64::from(*a).cmp(b)),
+            (Long(a), Int(b)) => Some(a.cmp(&i64::from(*b))),
+            (Float(a), Float(b)) => a.partial_cmp(b),
+            (Double(a), Double(b)) => a.partial_cmp(b),
+            (Float(a), Double(b)) => f64::from(*a).partial_cmp(b),
+            (Double(a), Float(b)) => a.partial_cmp(&f64::from(*b)),
+            (Decimal { scale, .. }, Decimal { scale: other, .. }) if scale != other => None,
+            (Decimal { unscaled: a, .. }, Decimal { unscaled: b, .. }) => Some(a.cmp(b)),
+            (String(a), String(b)) => Some(a.cmp(b)),
+            (Uuid(a), Uuid(b)) => (a == b).then_some(Ordering::Equal),
+            (Fixed(a) | Binary(a), Fixed(b) | Binary(b)) => Some(a.cmp(b)),
+            _ => None,
+        }
+    }
+
+    /// Whether a column of this type can hold the value, promotions either way included.
+    pub fn fits(&self, ty: &Type) -> bool {
+        match (self, ty) {
+            (Scalar::Decimal { scale, .. }, Type::Decimal { scale: other, .. }) => scale == other,
+            (Scalar::Boolean(_), Type::Boolean)
+            | (Scalar::Int(_) | Scalar::Long(_), Type::Int | Type::Long)
+            | (Scalar::Float(_) | Scalar::Double(_), Type::Float | Type::Double)
+            | (Scalar::Date(_), Type::Date)
+            | (Scalar::Time(_), Type::Time)
+            | (Scalar::Timestamp(_), Type::Timestamp)
+            | (Scalar::Timestamptz(_), Type::Timestamptz)
+            | (Scalar::TimestampNs(_), Type::TimestampNs)
+            | (Scalar::TimestamptzNs(_), Type::TimestamptzNs)
+            | (Scalar::String(_), Type::String)
+            | (Scalar::Uuid(_), Type::Uuid)
+            | (Scalar::Fixed(_) | Scalar::Binary(_), Type::Fixed(_) | Type::Binary) => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_nan(&self) -> bool {
+        match self {
+            Scalar::Float(value) => value.is_nan(),
+            Scalar::Double(value) => value.is_nan(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_float(&self) -> bool {
+        matches!(self, Scalar::Float(_) | Scalar::Double(_))
+    }
+
+    /// The value `step` away, for kinds whose values can be counted; `None` past the kind's end.
+    pub(crate) fn step(&self, step: i8) -> Option<Scalar> {
+        let narrow = |value: i32| value.checked_add(i32::from(step));
+        let wide = |value: i64| value.checked_add(i64::from(step));
+        Some(match *self {
+            Scalar::Int(v) => Scalar::Int(narrow(v)?),
+            Scalar::Date(v) => Scalar::Date(narrow(v)?),
+            Scalar::Long(v) => Scalar::Long(wide(v)?),
+            Scalar::Time(v) => Scalar::Time(wide(v)?),
+            Scalar::Timestamp(v) => Scalar::Timestamp(wide(v)?),
+            Scalar::Timestamptz(v) => Scalar::Timestamptz(wide(v)?),
+            Scalar::TimestampNs(v) => Scalar::TimestampNs(wide(v)?),
+            Scalar::TimestamptzNs(v) => Scalar::TimestamptzNs(wide(v)?),
+            Scalar::Decimal { unscaled, precision, scale } => {
+                Scalar::Decimal { unscaled: unscaled.checked_add(i128::from(step))?, precision, scale }
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compare_orders_one_kind_and_its_promotions() {
+        let decimal = |unscaled, scale| Scalar::Decimal { unscaled, precision: 9, scale };
+        let check = |a: Scalar, b: Scalar, expect: Option<Ordering>| {
+            assert_eq!(a.compare(&b), expect, "{a:?} {b:?}");
+            assert_eq!(b.compare(&a), expect.map(Ordering::reverse), "{b:?} {a:?}");
+        };
+        check(Scalar::Int(-1), Scalar::Long(0), Some(Ordering::Less));
+        check(Scalar::Float(0.5), Scalar::Double(0.25), Some(Ordering::Greater));
+        check(Scalar::Double(-0.0), Scalar::Double(0.0), Some(Ordering::Equal));
+        check(Scalar::Double(f64::NAN), Scalar::Double(0.0), None);
+        check(decimal(100, 2), decimal(99, 2), Some(Ordering::Greater));
+        check(decimal(100, 2), decimal(1, 0), None);
+        check(Scalar::Date(1), Scalar::Timestamp(2), None);
+        check(Scalar::Timestamp(1), Scalar::Timestamptz(1), None);
+        check(Scalar::String("é".into()), Scalar::String("z".into()), Some(Ordering::Greater));
+        check(Scalar::Binary(vec![0x80]), Scalar::Fixed(vec![0x7f]), Some(Ordering::Greater));
+        check(Scalar::Uuid(1), Scalar::Uuid(1), Some(Ordering::Equal));
+        check(Scalar::Uuid(1), Scalar::Uuid(2), None);
+    }
+
+    #[test]
+    fn step_stops_at_the_end_of_a_kind() {
+        let check = |value: Scalar, step, expect| assert_eq!(value.step(step), expect);
+        check(Scalar::Int(5), -1, Some(Scalar::Int(4)));
+        check(Scalar::Int(i32::MAX), 1, None);
+        check(Scalar::Date(i32::MIN), -1, None);
+        check(Scalar::Double(1.0), 1, None);
+        check(Scalar::String("a".into()), 1, None);
+    }
+}

@@ -1,0 +1,263 @@
+//! Iceberg's storage traits over `object_store`: every byte of metadata goes through the caller's
+//! stores, so that its credentials, limits and counters apply.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use iceberg::io::{
+    FileIO, FileIOBuilder, FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig,
+    StorageFactory,
+};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Serialize, Serializer};
+use url::Url;
+
+use crate::error::{Cause, Error, Result};
+use crate::location::Location;
+
+type Resolve = dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync;
+
+/// Where the stores come from: given a store's root (`file:///`, `s3://bucket/`), the store.
+/// It is asked once a file, so it should keep what it has built.
+#[derive(Clone)]
+pub struct Stores(Arc<Resolve>);
+
+impl Stores {
+    pub fn new(resolve: impl Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync + 'static) -> Self {
+        Stores(Arc::new(resolve))
+    }
+
+    pub(crate) fn locate(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let Location { store, path } = Location::parse(location)?;
+        match (self.0)(&store) {
+            Ok(store) => Ok((store, path)),
+            Err(source) => Err(Error::unreachable(location, source)),
+        }
+    }
+
+    pub(crate) fn file_io(&self) -> FileIO {
+        FileIOBuilder::new(Arc::new(self.clone())).build()
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stores")
+    }
+}
+
+/// A metadata file larger than this is taken for a mistake.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+impl Stores {
+    /// A whole metadata file.
+    pub(crate) async fn read(&self, location: &str) -> Result<Bytes> {
+        let (store, path) = self.locate(location)?;
+        let failed = |error| Error::from_object_store(location, error);
+        let object = store.get(&path).await.map_err(failed)?;
+        if object.meta.size > FILE_BYTES_MAX {
+            let size = object.meta.size;
+            return Err(Error::corrupt(location, format!("it has {size} bytes, more than any metadata file should")));
+        }
+        object.bytes().await.map_err(failed)
+    }
+
+    fn locate_for_iceberg(&self, location: &str) -> iceberg::Result<(Arc<dyn ObjectStore>, Path)> {
+        self.locate(location).map_err(|error| {
+            let kind = iceberg::ErrorKind::Unexpected;
+            iceberg::Error::new(kind, "cannot resolve the location").with_source(error)
+        })
+    }
+}
+
+fn for_iceberg(error: object_store::Error) -> iceberg::Error {
+    iceberg::Error::new(iceberg::ErrorKind::Unexpected, "storage failed").with_source(error)
+}
+
+/// iceberg can send its storage to other processes; a resolver lives in this one.
+impl Serialize for Stores {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        Err(S::Error::custom("a store resolver cannot be serialized"))
+    }
+}
+
+impl StorageFactory for Stores {
+    fn build(&self, _: &StorageConfig) -> iceberg::Result<Arc<dyn Storage>> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    // What `#[typetag::serde]` would add, without registering the type for deserialization.
+    fn typetag_name(&self) -> &'static str {
+        "Stores"
+    }
+
+    fn typetag_deserialize(&self) {}
+}
+
+#[async_trait]
+impl Storage for Stores {
+    async fn exists(&self, location: &str) -> iceberg::Result<bool> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        match store.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(for_iceberg(error)),
+        }
+    }
+
+    async fn metadata(&self, location: &str) -> iceberg::Result<FileMetadata> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        let object = store.head(&path).await.map_err(for_iceberg)?;
+        Ok(FileMetadata { size: object.size })
+    }
+
+    async fn read(&self, location: &str) -> iceberg::Result<Bytes> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        let object = store.get(&path).await.map_err(for_iceberg)?;
+        object.bytes().await.map_err(for_iceberg)
+    }
+
+    async fn reader(&self, location: &str) -> iceberg::Result<Box<dyn FileRead>> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        Ok(Box::new(Object { store, path }))
+    }
+
+    async fn write(&self, location: &str, bytes: Bytes) -> iceberg::Result<()> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        store.put(&path, bytes.into()).await.map_err(for_iceberg)?;
+        Ok(())
+    }
+
+    async fn writer(&self, location: &str) -> iceberg::Result<Box<dyn FileWrite>> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        Ok(Box::new(Upload { object: Object { store, path }, bytes: BytesMut::new() }))
+    }
+
+    async fn delete(&self, location: &str) -> iceberg::Result<()> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        store.delete(&path).await.map_err(for_iceberg)
+    }
+
+    async fn delete_prefix(&self, location: &str) -> iceberg::Result<()> {
+        let (store, path) = self.locate_for_iceberg(location)?;
+        let paths = store.list(Some(&path)).map_ok(|object| object.location);
+        let deleted = store.delete_stream(paths.boxed());
+        deleted.try_for_each(async |_| Ok(())).await.map_err(for_iceberg)
+    }
+
+    async fn delete_stream(&self, locations: BoxStream<'static, String>) -> iceberg::Result<()> {
+        let mut locations = locations;
+        while let Some(location) = locations.next().await {
+            Storage::delete(self, &location).await?;
+        }
+        Ok(())
+    }
+
+    fn new_input(&self, location: &str) -> iceberg::Result<InputFile> {
+        Ok(InputFile::new(Arc::new(self.clone()), location.to_string()))
+    }
+
+    fn new_output(&self, location: &str) -> iceberg::Result<OutputFile> {
+        Ok(OutputFile::new(Arc::new(self.clone()), location.to_string()))
+    }
+
+    fn typetag_name(&self) -> &'static str {
+        "Stores"
+    }
+
+    fn typetag_deserialize(&self) {}
+}
+
+struct Object {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+}
+
+#[async_trait]
+impl FileRead for Object {
+    async fn read(&self, range: Range<u64>) -> iceberg::Result<Bytes> {
+        let bytes = self.store.get_range(&self.path, range).await;
+        bytes.map_err(for_iceberg)
+    }
+}
+
+/// A metadata file on its way: small, so one request at the end, which makes it atomic.
+struct Upload {
+    object: Object,
+    bytes: BytesMut,
+}
+
+#[async_trait]
+impl FileWrite for Upload {
+    async fn write(&mut self, bytes: Bytes) -> iceberg::Result<()> {
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> iceberg::Result<()> {
+        let bytes = std::mem::take(&mut self.bytes).freeze();
+        let Object { store, path } = &self.object;
+        store.put(path, bytes.into()).await.map_err(for_iceberg)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use object_store::local::LocalFileSystem;
+
+    use super::*;
+
+    /// The local file system alone.
+    pub(crate) fn local_stores() -> Stores {
+        let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+        Stores::new(move |url| match url.scheme() {
+            "file" => Ok(Arc::clone(&local)),
+            other => Err(format!("no store for {other}").into()),
+        })
+    }
+
+    #[tokio::test]
+    async fn iceberg_reads_and_writes_through_the_stores() {
+        let folder = tempfile::tempdir().unwrap();
+        let io = local_stores().file_io();
+        let file = |name: &str| format!("file://{}/{name}", folder.path().display());
+
+        let output = io.new_output(file("a b/100%.avro")).unwrap();
+        output.write("whole".into()).await.unwrap();
+        let mut writer = io.new_output(file("parts")).unwrap().writer().await.unwrap();
+        writer.write("in ".into()).await.unwrap();
+        writer.write("parts".into()).await.unwrap();
+        assert!(!io.exists(file("parts")).await.unwrap(), "closing makes it visible");
+        writer.close().await.unwrap();
+
+        assert!(folder.path().join("a b/100%.avro").exists(), "names are taken as they are");
+        let input = io.new_input(file("parts")).unwrap();
+        assert_eq!(input.metadata().await.unwrap().size, 8);
+        assert_eq!(input.read().await.unwrap(), "in parts");
+        assert_eq!(input.reader().await.unwrap().read(3..5).await.unwrap(), "pa");
+
+        io.delete(file("parts")).await.unwrap();
+        io.delete_prefix(file("a b")).await.unwrap();
+        assert!(!io.exists(file("parts")).await.unwrap());
+        assert!(!io.exists(file("a b/100%.avro")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn read_errors_say_what_to_do() {
+        let check = async |location: &str, expect: fn(&Error) -> bool| {
+            let error = local_stores().read(location).await.unwrap_err();
+            assert!(expect(&error), "{location}: {error:?}");
+        };
+        check("/no/such/file", |e| matches!(e, Error::NotFound { .. })).await;
+        check("relative", |e| matches!(e, Error::Invalid(_))).await;
+        check("s3://bucket/a", |e| matches!(e, Error::Unreachable { .. })).await;
+    }
+}

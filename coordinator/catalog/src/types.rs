@@ -1,0 +1,159 @@
+//! Schemas and partition specs as plain data: Iceberg's words, no library's types.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A column type of the Iceberg specification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Type {
+    Boolean,
+    Int,
+    Long,
+    Float,
+    Double,
+    Decimal {
+        precision: u32,
+        scale: u32,
+    },
+    Date,
+    /// Microseconds since midnight.
+    Time,
+    /// Microseconds, no zone.
+    Timestamp,
+    /// Microseconds, UTC.
+    Timestamptz,
+    TimestampNs,
+    TimestamptzNs,
+    String,
+    Uuid,
+    /// So many bytes.
+    Fixed(u64),
+    Binary,
+    Struct(Vec<Field>),
+    /// Its element.
+    List(Box<Field>),
+    /// Its key and its value.
+    Map(Box<Field>, Box<Field>),
+}
+
+/// A column, or a part of a nested one. `id` names it for ever; `name` may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    pub id: i32,
+    pub name: String,
+    pub required: bool,
+    pub ty: Type,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Schema {
+    pub fields: Vec<Field>,
+}
+
+impl Schema {
+    /// The top-level column of exactly this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+/// How a partition value is made from a column's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transform {
+    Identity,
+    /// Hash into so many buckets.
+    Bucket(u32),
+    /// Width: a multiple for numbers, characters for strings, bytes for binary.
+    Truncate(u32),
+    Year,
+    Month,
+    Day,
+    Hour,
+    Void,
+    /// One that this version does not know: its values say nothing.
+    Unknown,
+}
+
+/// One field of a partition spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionField {
+    /// The partition field's own name, such as `l_shipmonth`.
+    pub name: String,
+    /// The column that it is made from.
+    pub column: String,
+    pub transform: Transform,
+}
+
+/// One column of a sort order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortField {
+    pub column: String,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+/// Names under which files without field ids hold a field: `schema.name-mapping.default`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedField {
+    #[serde(rename = "field-id")]
+    pub id: Option<i32>,
+    pub names: Vec<String>,
+    #[serde(default)]
+    pub fields: Vec<MappedField>,
+}
+
+impl fmt::Display for Transform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Transform::Identity => write!(f, "identity"),
+            Transform::Bucket(buckets) => write!(f, "bucket[{buckets}]"),
+            Transform::Truncate(width) => write!(f, "truncate[{width}]"),
+            Transform::Year => write!(f, "year"),
+            Transform::Month => write!(f, "month"),
+            Transform::Day => write!(f, "day"),
+            Transform::Hour => write!(f, "hour"),
+            Transform::Void => write!(f, "void"),
+            Transform::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
+impl fmt::Display for PartitionField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}({})", self.name, self.transform, self.column)
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Boolean => write!(f, "boolean"),
+            Type::Int => write!(f, "int"),
+            Type::Long => write!(f, "long"),
+            Type::Float => write!(f, "float"),
+            Type::Double => write!(f, "double"),
+            Type::Decimal { precision, scale } => write!(f, "decimal({precision}, {scale})"),
+            Type::Date => write!(f, "date"),
+            Type::Time => write!(f, "time"),
+            Type::Timestamp => write!(f, "timestamp"),
+            Type::Timestamptz => write!(f, "timestamptz"),
+            Type::TimestampNs => write!(f, "timestamp_ns"),
+            Type::TimestamptzNs => write!(f, "timestamptz_ns"),
+            Type::String => write!(f, "string"),
+            Type::Uuid => write!(f, "uuid"),
+            Type::Fixed(bytes) => write!(f, "fixed[{bytes}]"),
+            Type::Binary => write!(f, "binary"),
+            Type::Struct(fields) => {
+                write!(f, "struct<")?;
+                for (i, field) in fields.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { ", " };
+                    write!(f, "{comma}{}: {}", field.name, field.ty)?;
+                }
+                write!(f, ">")
+            }
+            Type::List(element) => write!(f, "list<{}>", element.ty),
+            Type::Map(key, value) => write!(f, "map<{}, {}>", key.ty, value.ty),
+        }
+    }
+}

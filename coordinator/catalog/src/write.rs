@@ -1,0 +1,279 @@
+//! New tables, and data files appended to them in one atomic commit.
+//!
+//! An append is made for the snapshot that its table was loaded at: if the table has moved on, it
+//! fails with a conflict and changes nothing, so that two loaders cannot both fill an empty table.
+//! It does not merge manifests, check that the files exist, or look for them in the table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use iceberg::spec as ice;
+use iceberg::{MetadataLocation, TableCreation};
+use uuid::Uuid;
+
+use crate::convert;
+use crate::error::{Error, Result};
+use crate::plan::DataFile;
+use crate::scalar::Scalar;
+use crate::sql::Catalog;
+use crate::table::Table;
+use crate::types::{PartitionField, Schema, SortField};
+
+impl Catalog {
+    /// Creates an empty table in format version 2, below the warehouse; the namespace need not exist.
+    /// Field ids need only be unique: the table assigns its own, found in its `schema()`.
+    ///
+    /// Err: exists already, invalid (a bad schema, an unknown column, a transform that does not take
+    /// the column's type), unreachable.
+    pub async fn create_table(
+        &self,
+        namespace: &str,
+        name: &str,
+        schema: &Schema,
+        partition: &[PartitionField],
+        sort: &[SortField],
+    ) -> Result<Table> {
+        let folder = namespace.replace('.', "/");
+        let location = format!("{}/{folder}/{name}", self.warehouse());
+        let full_name = format!("{namespace}.{name}");
+        let metadata = new_metadata(name, &location, schema, partition, sort)?;
+        let metadata_location = MetadataLocation::new_with_metadata(&location, &metadata);
+        write_metadata(&metadata, &metadata_location, self).await?;
+        let metadata_location = metadata_location.to_string();
+        self.insert(namespace, name, &metadata_location).await?;
+        let table = Table::new(&full_name, &metadata_location, metadata, self.stores())?;
+        Ok(table.register(namespace, name))
+    }
+
+    /// Commits the files as one snapshot on top of the table's, and returns the table at it.
+    /// Partition values go by name and must be all those of `partition_fields()`.
+    ///
+    /// Err: conflict, commit unknown, invalid (a value that does not fit its column), unreachable.
+    pub async fn append(&self, table: &Table, files: &[DataFile]) -> Result<Table> {
+        let Some((namespace, name)) = table.registered() else {
+            return Err(Error::Invalid(format!(
+                "table {} was not loaded from a catalog, so nothing can be appended to it",
+                table.name()
+            )));
+        };
+        let metadata = table.metadata();
+        if metadata.format_version() != ice::FormatVersion::V2 {
+            return Err(Error::Unsupported {
+                table: table.name().to_string(),
+                feature: format!("format version {} to write", metadata.format_version()),
+                next: "append to a table in format version 2",
+            });
+        }
+        let snapshot = write_snapshot(table, files).await?;
+        let from = table.metadata_location();
+        let failed = |error| Error::from_iceberg(from, error);
+        let metadata = ice::TableMetadata::clone(metadata)
+            .into_builder(Some(from.to_string()))
+            .set_branch_snapshot(snapshot, ice::MAIN_BRANCH)
+            .and_then(|builder| builder.build())
+            .map_err(failed)?
+            .metadata;
+        let to = match MetadataLocation::from_str(from) {
+            Ok(location) => location.with_next_version().with_new_metadata(&metadata),
+            // Not named by this rule: registered from elsewhere.
+            Err(_) => MetadataLocation::new_with_metadata(table.location(), &metadata),
+        };
+        write_metadata(&metadata, &to, self).await?;
+        let to = to.to_string();
+        self.swap(namespace, name, from, &to).await?;
+        let table = Table::new(table.name(), &to, metadata, self.stores())?;
+        Ok(table.register(namespace, name))
+    }
+}
+
+fn new_metadata(
+    name: &str,
+    location: &str,
+    schema: &Schema,
+    partition: &[PartitionField],
+    sort: &[SortField],
+) -> Result<ice::TableMetadata> {
+    let invalid = |error: iceberg::Error| Error::Invalid(format!("cannot create table {name}: {}", error.message()));
+    let source_id = |column: &str| match schema.field(column) {
+        Some(field) => Ok(field.id),
+        None => Err(Error::Invalid(format!(
+            "cannot create table {name}: it has no column {column} to partition or sort by"
+        ))),
+    };
+    let mut spec = ice::UnboundPartitionSpec::builder();
+    for field in partition {
+        let transform = convert::to_transform(field.transform);
+        spec = spec.add_partition_field(source_id(&field.column)?, &field.name, transform).map_err(invalid)?;
+    }
+    let mut order = ice::SortOrder::builder();
+    for field in sort {
+        order.with_sort_field(ice::SortField {
+            source_id: source_id(&field.column)?,
+            transform: ice::Transform::Identity,
+            direction: match field.descending {
+                true => ice::SortDirection::Descending,
+                false => ice::SortDirection::Ascending,
+            },
+            null_order: match field.nulls_first {
+                true => ice::NullOrder::First,
+                false => ice::NullOrder::Last,
+            },
+        });
+    }
+    let creation = TableCreation::builder()
+        .name(name.to_string())
+        .location(location.to_string())
+        .schema(convert::to_schema(schema).map_err(invalid)?)
+        .partition_spec(spec.build())
+        .sort_order(order.build_unbound().map_err(invalid)?)
+        .build();
+    let builder = ice::TableMetadataBuilder::from_table_creation(creation).map_err(invalid)?;
+    Ok(builder.build().map_err(invalid)?.metadata)
+}
+
+async fn write_metadata(metadata: &ice::TableMetadata, location: &MetadataLocation, catalog: &Catalog) -> Result<()> {
+    let written = metadata.write_to(&catalog.stores().file_io(), location).await;
+    written.map_err(|error| Error::from_iceberg(&location.to_string(), error))
+}
+
+/// Writes a manifest of the files and the list of it and all manifests before.
+async fn write_snapshot(table: &Table, files: &[DataFile]) -> Result<ice::Snapshot> {
+    let metadata = table.metadata();
+    let commit_id = Uuid::now_v7();
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let snapshot_id = ((high ^ low) & i64::MAX as u64) as i64;
+
+    let parent = metadata.current_snapshot();
+    let parent_id = parent.map(|parent| parent.snapshot_id());
+    let mut manifests = match parent {
+        Some(parent) => table.manifests(parent).await?,
+        None => Vec::new(),
+    };
+    let manifest = format!("{}/metadata/{commit_id}-m0.avro", table.location());
+    manifests.push(write_manifest(table, files, &manifest, snapshot_id).await?);
+
+    let list = format!("{}/metadata/snap-{snapshot_id}-0-{commit_id}.avro", table.location());
+    let failed = |error| Error::from_iceberg(&list, error);
+    let sequence_number = metadata.next_sequence_number();
+    let output = table.stores().file_io().new_output(&list).map_err(failed)?;
+    let mut writer =
+        ice::ManifestListWriter::v2(output.writer().await.map_err(failed)?, snapshot_id, parent_id, sequence_number);
+    writer.add_manifests(manifests.into_iter()).map_err(failed)?;
+    writer.close().await.map_err(failed)?;
+
+    Ok(ice::Snapshot::builder()
+        .with_snapshot_id(snapshot_id)
+        .with_parent_snapshot_id(parent_id)
+        .with_sequence_number(sequence_number)
+        .with_timestamp_ms(now_unix_ms().max(metadata.last_updated_ms()))
+        .with_schema_id(metadata.current_schema_id())
+        .with_summary(summary(files, parent.map(|parent| parent.summary())))
+        .with_manifest_list(list)
+        .build())
+}
+
+async fn write_manifest(
+    table: &Table,
+    files: &[DataFile],
+    location: &str,
+    snapshot_id: i64,
+) -> Result<ice::ManifestFile> {
+    let metadata = table.metadata();
+    let failed = |error| Error::from_iceberg(location, error);
+    let output = table.stores().file_io().new_output(location).map_err(failed)?;
+    let schema = metadata.current_schema().clone();
+    let spec = ice::PartitionSpec::clone(metadata.default_partition_spec());
+    let mut writer = ice::ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec).build_v2_data();
+    for file in files {
+        let file = to_data_file(table, file)?;
+        // Inherited from the manifest once it is committed.
+        const SEQUENCE_NUMBER_UNASSIGNED: i64 = -1;
+        writer.add_file(file, SEQUENCE_NUMBER_UNASSIGNED).map_err(failed)?;
+    }
+    writer.write_manifest_file().await.map_err(failed)
+}
+
+fn to_data_file(table: &Table, file: &DataFile) -> Result<ice::DataFile> {
+    let invalid = |why: String| Error::Invalid(format!("cannot add file {}: {why}", file.path));
+    let metadata = table.metadata();
+    let spec_type = metadata.default_partition_type();
+    let by_name: HashMap<_, _> = file.partition.iter().map(|(name, v)| (name, v)).collect();
+    let mut partition = Vec::with_capacity(spec_type.fields().len());
+    for field in spec_type.fields() {
+        let value = by_name
+            .get(&field.name)
+            .ok_or_else(|| invalid(format!("it has no value of partition field {}", field.name)))?;
+        partition.push(match value {
+            Some(value) => Some(
+                partition_literal(value, &field.field_type)
+                    .ok_or_else(|| invalid(format!("{value:?} is no value of partition field {}", field.name)))?,
+            ),
+            None => None,
+        });
+    }
+    let bounds = |bounds: &BTreeMap<i32, Scalar>| -> Result<HashMap<i32, ice::Datum>> {
+        let datums = bounds.iter().map(|(id, bound)| {
+            let field = metadata.current_schema().field_by_id(*id);
+            let ty = field.and_then(|field| field.field_type.as_primitive_type());
+            let datum = ty.and_then(|ty| convert::to_datum(bound, ty));
+            let datum = datum.ok_or_else(|| invalid(format!("{bound:?} is no bound of field {id}")));
+            Ok((*id, datum?))
+        });
+        datums.collect()
+    };
+    let counts = |counts: &BTreeMap<i32, u64>| counts.iter().map(|(id, n)| (*id, *n)).collect();
+    let offsets = file.split_offsets.iter().map(|offset| *offset as i64);
+    ice::DataFileBuilder::default()
+        .content(ice::DataContentType::Data)
+        .file_path(file.path.clone())
+        .file_format(ice::DataFileFormat::Parquet)
+        .partition(ice::Struct::from_iter(partition))
+        .partition_spec_id(metadata.default_partition_spec_id())
+        .record_count(file.record_count)
+        .file_size_in_bytes(file.size_bytes)
+        .column_sizes(counts(&file.column_sizes))
+        .value_counts(counts(&file.value_counts))
+        .null_value_counts(counts(&file.null_counts))
+        .nan_value_counts(counts(&file.nan_counts))
+        .lower_bounds(bounds(&file.lower_bounds)?)
+        .upper_bounds(bounds(&file.upper_bounds)?)
+        .split_offsets((!file.split_offsets.is_empty()).then(|| offsets.collect()))
+        .build()
+        .map_err(|error| invalid(error.to_string()))
+}
+
+fn partition_literal(value: &Scalar, ty: &ice::Type) -> Option<ice::Literal> {
+    let datum = convert::to_datum(value, ty.as_primitive_type()?)?;
+    Some(ice::Literal::Primitive(datum.literal().clone()))
+}
+
+/// What the snapshot added, and the totals if its parent has them.
+fn summary(files: &[DataFile], parent: Option<&ice::Summary>) -> ice::Summary {
+    let added = [
+        ("data-files", files.len() as u64),
+        ("records", files.iter().map(|file| file.record_count).sum()),
+        ("files-size", files.iter().map(|file| file.size_bytes).sum()),
+    ];
+    let mut properties = HashMap::new();
+    for (what, count) in added {
+        let total = format!("total-{what}");
+        let before: Option<u64> = match parent {
+            Some(parent) => {
+                let total = parent.additional_properties.get(&total);
+                total.and_then(|total| total.parse().ok())
+            }
+            None => Some(0),
+        };
+        properties.insert(format!("added-{what}"), count.to_string());
+        if let Some(before) = before {
+            properties.insert(total, (before + count).to_string());
+        }
+    }
+    ice::Summary { operation: ice::Operation::Append, additional_properties: properties }
+}
+
+fn now_unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,353 @@
+//! The command line's shape: commands, flags, their bounds, and the layer of settings that flags make.
+//!
+//! Non-goals: nothing is opened, run or printed here; help and usage errors are clap's own.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+
+use super::exit::Exit;
+use super::output::Format;
+use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+
+/// Statements longer than this are refused rather than held in memory.
+pub const SQL_BYTES_MAX: u64 = 16 << 20;
+/// Largest scale factor of the demo's data: about a terabyte as text.
+const SCALE_FACTOR_MAX: f64 = 1000.0;
+
+const QUERY_EXAMPLES: &str = "\
+Examples:
+  gust query \"SELECT count(*) FROM 'data/*.parquet'\"
+  gust query --setup tables.sql --on processes --functions 4 \"SELECT * FROM orders LIMIT 10\"
+  gust query --catalog lake --format csv --report none < query.sql > rows.csv
+  gust query --timeout 30s --report json --report-file report.json - < query.sql";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  gust explain \"SELECT count(*) FROM 'data/*.parquet'\"
+  gust explain --catalog lake --on processes - < query.sql";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  gust demo
+  gust demo --sf 0.1 --queries 1,6 --functions 2
+  gust demo --home /data/gust-demo --sf 10 --on auto";
+
+/// SQL over a data lake, run by functions that exist only while the query runs
+#[derive(Debug, Parser)]
+#[command(name = "gust", version, after_help = Exit::HELP)]
+pub struct Cli {
+    /// Say more on stderr: -v what is done, -vv every event. The variable GUST_LOG sets a finer filter
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run statements; rows go to stdout, progress and report to stderr
+    #[command(after_help = format!("{QUERY_EXAMPLES}\n\n{}", Exit::HELP))]
+    Query(QueryArgs),
+    /// Show how a statement would run, and why, without running it
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(SourceArgs),
+    /// Make TPC-H data as Iceberg tables, if it is not there yet, and run queries over it through functions
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+    /// Be a function: serve the Lambda Runtime API that the environment names
+    #[command(hide = true)]
+    Bootstrap,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// How rows are written to stdout
+    ///
+    /// Several statements follow each other: tables and CSV with an empty line between them, JSON as one array a line,
+    /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
+    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub format: Format,
+    /// What is said about each statement after its rows
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text, value_name = "FORMAT")]
+    pub report: ReportFormat,
+    /// Write the report to this file instead of stderr
+    #[arg(long, value_name = "PATH")]
+    pub report_file: Option<PathBuf>,
+}
+
+/// What is to be run, against which tables, and where.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Statements, separated by `;`. `-` or none reads them from stdin
+    pub sql: Option<String>,
+    /// Run this file's statements first, e.g. CREATE EXTERNAL TABLE; may be given several times
+    #[arg(long, value_name = "FILE.sql")]
+    pub setup: Vec<PathBuf>,
+    /// Use the tables of this catalog from the configuration by their bare names
+    #[arg(long, value_name = "NAME")]
+    pub catalog: Option<String>,
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Configuration file [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags that stand above the configuration.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where to run [default: auto]
+    #[arg(long, value_enum, value_name = "TARGET")]
+    pub on: Option<Target>,
+    /// Run locally when functions fail, although --on names them
+    #[arg(long)]
+    pub allow_fallback: bool,
+    /// Most functions at a time [default: 4]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
+    pub functions: Option<u32>,
+    /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Scale factor: 1 is about 1 GB as text
+    #[arg(long = "sf", value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_scale_factor)]
+    pub scale_factor: f64,
+    /// Folder that keeps the data, so that the next demo finds it
+    #[arg(long, value_name = "DIR", default_value = "gust-demo")]
+    pub home: PathBuf,
+    /// Numbers of the TPC-H queries to run
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,3,6,12,18",
+        value_parser = value_parser!(u8).range(1..=22))]
+    pub queries: Vec<u8>,
+    /// Most functions at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
+    pub functions: u32,
+    /// Where to run
+    #[arg(long, value_enum, value_name = "TARGET", default_value_t = Target::Processes)]
+    pub on: Target,
+}
+
+/// How the report on a statement is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A few lines for people
+    Text,
+    /// One JSON object a line and statement
+    Json,
+    /// No report
+    None,
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first. On an error call [`clap::Error::exit`]; help is one of them.
+    pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(arguments)?;
+        if let Command::Query(QueryArgs { report: ReportFormat::None, report_file: Some(_), .. }) = cli.command {
+            let message = "--report-file needs a report: use --report text or --report json";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(cli)
+    }
+
+    /// Filter of the log on stderr where GUST_LOG sets none.
+    pub fn log_filter(&self) -> &'static str {
+        match self.verbose {
+            0 => "error",
+            1 => "warn,gust=info,fragment_fn=info",
+            _ => "info,gust=debug,gust_catalog=debug,gust_protocol=debug,fragment_fn=debug",
+        }
+    }
+}
+
+impl SourceArgs {
+    /// The statements' text. Only an omitted SQL on a terminal is an error: nobody would know that it waits.
+    pub fn read_sql(&self, stdin: impl Read, stdin_is_terminal: bool) -> Result<String, SqlError> {
+        match self.sql.as_deref() {
+            Some(sql) if sql != "-" => return Ok(sql.to_owned()),
+            None if stdin_is_terminal => return Err(SqlError::Missing),
+            _ => {}
+        }
+        let mut sql = String::new();
+        stdin.take(SQL_BYTES_MAX + 1).read_to_string(&mut sql)?;
+        if sql.len() as u64 > SQL_BYTES_MAX { Err(SqlError::TooLong) } else { Ok(sql) }
+    }
+}
+
+/// There is no SQL to run.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    #[error("no SQL was given\nhint: pass it as an argument, or pipe it in; see `gust query --help`")]
+    Missing,
+    #[error("the SQL on stdin is longer than {SQL_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("cannot read the SQL from stdin: {0}")]
+    Unreadable(#[from] std::io::Error),
+}
+
+impl RunArgs {
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            on: self.on,
+            functions_max: self.functions,
+            // the flag can only allow: its absence leaves the setting alone
+            allow_fallback: self.allow_fallback.then_some(true),
+            timeout: self.timeout,
+        }
+    }
+}
+
+impl DemoArgs {
+    pub fn overrides(&self) -> Overrides {
+        Overrides { on: Some(self.on), functions_max: Some(self.functions), ..Overrides::default() }
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| format!("{error}; write e.g. 500ms, 30s or 5min"))?;
+    if is_timeout(timeout) {
+        Ok(timeout)
+    } else {
+        Err(format!("a time-out is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
+    }
+}
+
+fn parse_scale_factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if factor > 0.0 && factor <= SCALE_FACTOR_MAX {
+        Ok(factor)
+    } else {
+        Err(format!("a scale factor is above zero and at most {SCALE_FACTOR_MAX}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(["gust"].iter().chain(line))
+    }
+
+    fn query(line: &[&str]) -> QueryArgs {
+        match read(&[&["query"], line].concat()).expect("valid arguments").command {
+            Command::Query(query) => query,
+            other => panic!("not a query: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_query_has_defaults() {
+        let query = query(&["SELECT 1"]);
+        assert_eq!(query.source.sql.as_deref(), Some("SELECT 1"));
+        assert_eq!(query.format, Format::Table);
+        assert_eq!(query.report, ReportFormat::Text);
+        assert_eq!(query.source.run.overrides(), Overrides::default(), "flags that are not given override nothing");
+    }
+
+    #[test]
+    fn a_query_takes_every_flag() {
+        let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
+                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv";
+        let query = query(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(query.source.setup, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
+        assert_eq!(query.source.catalog.as_deref(), Some("lake"));
+        assert_eq!(query.source.config, Some("lake.toml".into()));
+        assert_eq!(query.format, Format::Ndjson);
+        assert_eq!(query.report, ReportFormat::Json);
+        assert_eq!(query.report_file, Some("report.json".into()));
+        let overrides = Overrides {
+            on: Some(Target::InProcess),
+            functions_max: Some(8),
+            allow_fallback: Some(true),
+            timeout: Some(Duration::from_secs(90)),
+        };
+        assert_eq!(query.source.run.overrides(), overrides);
+    }
+
+    #[test]
+    fn the_demo_has_defaults_and_flags() {
+        let demo = |line: &[&str]| match read(&[&["demo"], line].concat()).expect("valid arguments").command {
+            Command::Demo(demo) => demo,
+            other => panic!("not a demo: {other:?}"),
+        };
+        let plain = demo(&[]);
+        assert_eq!((plain.scale_factor, plain.queries), (1.0, vec![1, 3, 6, 12, 18]));
+        let flags =
+            demo(&["--sf", "0.01", "--home", "/data", "--queries", "1,22", "--functions", "2", "--on", "local"]);
+        assert_eq!((flags.scale_factor, &flags.home, &flags.queries), (0.01, &PathBuf::from("/data"), &vec![1, 22]));
+        let overrides = Overrides { on: Some(Target::Local), functions_max: Some(2), ..Overrides::default() };
+        assert_eq!(flags.overrides(), overrides);
+    }
+
+    #[test]
+    fn bad_arguments_are_usage_errors() {
+        #[track_caller]
+        fn check(line: &[&str], expect: &str) {
+            let error = read(line).expect_err("bad arguments");
+            assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()));
+            assert!(error.to_string().contains(expect), "for {line:?}: {error}");
+        }
+        check(&[], "Usage: gust");
+        check(&["qery"], "'query'");
+        check(&["query", "--fromat", "csv"], "'--format'");
+        check(&["query", "--format", "xml"], "possible values: table, csv, json, ndjson, arrow");
+        check(&["query", "--on", "lambda"], "possible values: auto, local, in-process, processes");
+        check(&["query", "--functions", "0"], "1..=10000");
+        check(&["query", "--timeout", "soon"], "write e.g. 500ms, 30s or 5min");
+        check(&["query", "--timeout", "0s"], "above zero and at most 1day");
+        check(&["query", "--timeout", "25h"], "above zero and at most 1day");
+        check(&["query", "--report", "none", "--report-file", "x", "SELECT 1"], "--report-file needs a report");
+        check(&["query", "SELECT 1", "SELECT 2"], "unexpected argument 'SELECT 2'");
+        check(&["demo", "--sf", "0"], "above zero and at most 1000");
+        check(&["demo", "--sf", "nan"], "above zero and at most 1000");
+        check(&["demo", "--queries", "23"], "1..=22");
+    }
+
+    #[test]
+    fn every_help_has_examples() {
+        for (line, expect) in [
+            (vec!["query", "--help"], "gust query --catalog"),
+            (vec!["explain", "--help"], "gust explain \""),
+            (vec!["demo", "--help"], "gust demo --sf 0.1"),
+            (vec!["--help"], "124  the time-out passed"),
+        ] {
+            let help = read(&line).expect_err("help is an error of clap's");
+            assert_eq!(help.exit_code(), i32::from(Exit::Done.code()));
+            assert!(help.to_string().contains(expect), "for {line:?}: {help}");
+            assert!(!help.to_string().contains("bootstrap"), "a hidden command shows: {help}");
+        }
+    }
+
+    #[test]
+    fn sql_comes_from_the_argument_or_stdin() {
+        #[track_caller]
+        fn check(sql: Option<&str>, stdin_is_terminal: bool, expect: Result<&str, &str>) {
+            let mut query = query(&[]);
+            query.source.sql = sql.map(str::to_owned);
+            let got = query.source.read_sql("from stdin".as_bytes(), stdin_is_terminal);
+            assert_eq!(got.as_deref().map_err(|error| error.to_string()), expect.map_err(str::to_owned));
+        }
+        check(Some("SELECT 1"), true, Ok("SELECT 1"));
+        check(Some("-"), true, Ok("from stdin"));
+        check(None, false, Ok("from stdin"));
+        let missing = "no SQL was given\nhint: pass it as an argument, or pipe it in; see `gust query --help`";
+        check(None, true, Err(missing));
+        let endless = query(&["-"]).source.read_sql(std::io::repeat(b'x'), false).expect_err("too long").to_string();
+        assert_eq!(endless, "the SQL on stdin is longer than 16777216 bytes");
+    }
+}

@@ -1,0 +1,98 @@
+//! `gust demo`: TPC-H as Iceberg tables, made once, and a handful of its queries run through functions.
+
+use std::io::stdout;
+use std::sync::{Arc, Mutex};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::args::{DemoArgs, ReportFormat};
+use super::output::{Format, Output};
+use super::progress::Progress;
+use super::{Reports, Stop, configuration, statements};
+use crate::cli::exit::Exit;
+use crate::config::{CatalogConfig, CatalogKind};
+use crate::demo::queries;
+use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
+use crate::session::{QueryError, Session};
+
+/// Makes or finds the tables, then runs the queries one after the other.
+pub(super) async fn demo(args: DemoArgs) -> Result<(), Stop> {
+    let mut config = configuration(None, &args.overrides())?;
+    let tables = tables(&args).await?;
+    let DemoTables { database, warehouse, namespace } = tables;
+    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
+    config.catalogs.insert(CATALOG.to_owned(), catalog);
+    let session = Session::new(config)?;
+    let ended = tokio::select! {
+        ended = run(&session, &args, &namespace) => ended,
+        _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
+    };
+    session.close().await;
+    ended
+}
+
+async fn run(session: &Session, args: &DemoArgs, namespace: &str) -> Result<(), Stop> {
+    session.use_catalog(CATALOG).await?;
+    session.use_schema(CATALOG, namespace);
+    let progress = Progress::on_stderr();
+    for number in &args.queries {
+        eprintln!("TPC-H query {number}");
+        let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
+        let reports = Reports::open(ReportFormat::Text, None)?;
+        statements(session, queries::query(usize::from(*number)), &output, &progress, reports).await?;
+    }
+    eprintln!(
+        "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",
+        args.home.display(),
+        args.home.join("gust.toml").display(),
+    );
+    Ok(())
+}
+
+/// The tables, with a bar while they are made.
+async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
+    let failed = |message: String| Stop { exit: Exit::QueryFailed, message };
+    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos} rows").map_err(Stop::usage)?;
+    let bar: Arc<Mutex<Option<ProgressBar>>> = Arc::default();
+    let shown = Arc::clone(&bar);
+    let on_step = Arc::new(move |table: crate::demo::table::TpchTable, step| {
+        let mut bar = shown.lock().expect("no holder panics");
+        match step {
+            Step::Reused => {}
+            Step::Started { rows_about } => {
+                let made = ProgressBar::new(rows_about).with_style(style.clone()).with_message(table.name().to_owned());
+                *bar = Some(made);
+            }
+            Step::Wrote { rows } => {
+                if let Some(bar) = bar.as_ref() {
+                    bar.inc(rows);
+                }
+            }
+            Step::Committed { files, size_bytes } => {
+                if let Some(bar) = bar.take() {
+                    bar.finish_and_clear();
+                }
+                let size = humansize::format_size(size_bytes, humansize::BINARY);
+                eprintln!("made {}: {files} files, {size}", table.name());
+            }
+        }
+    });
+    let making = ensure_tables(&args.home, args.scale_factor, on_step);
+    let tables = tokio::select! {
+        made = making => made.map_err(|error| failed(crate::session::with_causes(&error)))?,
+        _ = tokio::signal::ctrl_c() => return Err(QueryError::Interrupted.into()),
+    };
+    write_configuration(args, &tables).map_err(|error| failed(format!("{}: {error}", args.home.display())))?;
+    Ok(tables)
+}
+
+/// A `gust.toml` beside the data, so that `gust query` finds the tables too.
+fn write_configuration(args: &DemoArgs, tables: &DemoTables) -> std::io::Result<()> {
+    let path = args.home.join("gust.toml");
+    if path.exists() {
+        return Ok(());
+    }
+    let database = toml::Value::String(tables.database.display().to_string());
+    let warehouse = toml::Value::String(tables.warehouse.clone());
+    std::fs::write(path, format!("[catalogs.{CATALOG}]\ntype = \"sqlite\"\npath = {database}\nwarehouse = {warehouse}\n"))
+}

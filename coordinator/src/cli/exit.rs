@@ -1,0 +1,54 @@
+//! What the program's exit code says.
+
+/// The end of a run, as a script sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    /// The SQL or the data is at fault.
+    QueryFailed = 1,
+    /// Flags or configuration are at fault; nothing has run. What clap exits with, too.
+    Usage = 2,
+    /// Functions failed and a fallback to the coordinator was not allowed.
+    FunctionsFailed = 3,
+    /// The statement's time-out passed. As `timeout(1)` has it.
+    TimedOut = 124,
+    /// Ctrl-C. As shells have it: 128 and the signal's number.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The table for `--help`.
+    pub const HELP: &str = "\
+Exit codes:
+  0    done
+  1    the query failed: SQL or data
+  2    wrong usage or configuration
+  3    functions failed, and a fallback was not allowed
+  124  the time-out passed
+  130  interrupted";
+
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_names_every_code() {
+        let exits =
+            [Exit::Done, Exit::QueryFailed, Exit::Usage, Exit::FunctionsFailed, Exit::TimedOut, Exit::Interrupted];
+        let named: Vec<u8> =
+            Exit::HELP.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+        assert_eq!(named, exits.map(Exit::code));
+    }
+}

@@ -1,0 +1,216 @@
+//! The command line: reads arguments and configuration, runs statements, writes rows to stdout and words to stderr.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+
+use futures::stream;
+use tracing_subscriber::EnvFilter;
+
+pub mod args;
+mod demo;
+pub mod exit;
+pub mod output;
+pub mod progress;
+
+use crate::cli::args::{Cli, Command, QueryArgs, ReportFormat, SourceArgs};
+use crate::cli::exit::Exit;
+use crate::cli::output::{Output, OutputError, StreamError};
+use crate::cli::progress::Progress;
+use crate::config::{Config, ConfigFile, Overrides};
+use crate::report::Report;
+use crate::session::{QueryError, Running, Session};
+
+/// Why a command ended early: what to say, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    exit: Exit,
+    message: String,
+}
+
+impl Stop {
+    fn usage(error: impl std::fmt::Display) -> Self {
+        Self { exit: Exit::Usage, message: error.to_string() }
+    }
+}
+
+impl From<QueryError> for Stop {
+    fn from(error: QueryError) -> Self {
+        let exit = match &error {
+            QueryError::Sql(_) | QueryError::Data(_) | QueryError::Resources(_) => Exit::QueryFailed,
+            QueryError::Functions(_) => Exit::FunctionsFailed,
+            QueryError::TimedOut(_) => Exit::TimedOut,
+            QueryError::Interrupted => Exit::Interrupted,
+            QueryError::Setup(_) => Exit::Usage,
+        };
+        Self { exit, message: error.to_string() }
+    }
+}
+
+/// Runs the program and returns its exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::read(arguments) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if !matches!(cli.command, Command::Bootstrap) {
+        let filter = EnvFilter::try_from_env("GUST_LOG").unwrap_or_else(|_| EnvFilter::new(cli.log_filter()));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Query(args) => query(args).await,
+            Command::Explain(args) => explain(args).await,
+            Command::Demo(args) => demo::demo(args).await,
+            Command::Bootstrap => bootstrap().await,
+        }
+    });
+    // A reader that stopped reading must not hold the program up.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => Exit::Done.into(),
+        Err(stop) => fail(&stop),
+    }
+}
+
+fn fail(stop: &Stop) -> ExitCode {
+    eprintln!("error: {}", stop.message);
+    stop.exit.into()
+}
+
+async fn bootstrap() -> Result<(), Stop> {
+    let ended = fragment_fn::bootstrap::run().await;
+    ended.map_err(|error| Stop {
+        exit: if error.exit_code() == 2 { Exit::Usage } else { Exit::QueryFailed },
+        message: error.to_string(),
+    })
+}
+
+/// The configuration of all three layers.
+fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, Stop> {
+    let folder = std::env::current_dir().map_err(Stop::usage)?;
+    let file = ConfigFile::find(named, &folder).map_err(Stop::usage)?;
+    Config::load(file.as_ref(), std::env::vars(), overrides).map_err(Stop::usage)
+}
+
+/// A session with the setup files' statements run.
+async fn open(source: &SourceArgs) -> Result<Session, Stop> {
+    let config = configuration(source.config.as_deref(), &source.run.overrides())?;
+    let session = Session::new(config)?;
+    if let Some(catalog) = &source.catalog {
+        session.use_catalog(catalog).await?;
+    }
+    for path in &source.setup {
+        let sql = std::fs::read_to_string(path)
+            .map_err(|e| Stop::usage(format!("--setup {}: {e}", path.display())))?;
+        for statement in session.parse(&sql)? {
+            let mut running = session.run(statement).await?;
+            while running.next().await?.is_some() {}
+            running.finish().await;
+        }
+    }
+    Ok(session)
+}
+
+async fn explain(source: SourceArgs) -> Result<(), Stop> {
+    let sql = source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
+    let session = open(&source).await?;
+    for statement in session.parse(&sql)? {
+        let text = session.explain(statement).await?;
+        match writeln!(stdout(), "{text}") {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(Stop::usage(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn query(args: QueryArgs) -> Result<(), Stop> {
+    let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
+    let reports = Reports::open(args.report, args.report_file.as_deref())?;
+    let session = open(&args.source).await?;
+    let progress = Progress::on_stderr();
+    let output = Output::new(progress.clear_before_writing(stdout()), args.format);
+    let ended = tokio::select! {
+        ended = statements(&session, &sql, &output, &progress, reports) => ended,
+        _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
+    };
+    session.close().await;
+    ended
+}
+
+/// Runs all statements of a text, one after the other; the first that fails ends it.
+pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
+    session: &Session,
+    sql: &str,
+    output: &Output<W>,
+    progress: &Progress,
+    mut reports: Reports,
+) -> Result<(), Stop> {
+    for statement in session.parse(sql)? {
+        let mut running = session.run(statement).await?;
+        let following = progress.follow(running.events().clone());
+        let written = write(&mut running, output).await;
+        drop(following);
+        let events = running.finish().await;
+        reports.write(&Report::from_events(&events.snapshot()))?;
+        match written {
+            Ok(_) => {}
+            Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
+            Err(StreamError::Output(error)) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+            Err(StreamError::Query(error)) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn write<W: Write + std::fmt::Debug + Send + 'static>(
+    running: &mut Running,
+    output: &Output<W>,
+) -> Result<u64, StreamError<QueryError>> {
+    let schema = running.schema().clone();
+    // Statements that only change the session have nothing to show.
+    if schema.fields().is_empty() && running.is_silent() {
+        while running.next().await.map_err(StreamError::Query)?.is_some() {}
+        return Ok(0);
+    }
+    let rows = stream::unfold(running, |running| async {
+        let next = running.next().await.transpose()?;
+        Some((next, running))
+    });
+    output.write_stream(schema, rows).await
+}
+
+/// Where reports go.
+pub(crate) struct Reports {
+    format: ReportFormat,
+    file: Option<File>,
+}
+
+impl Reports {
+    pub(crate) fn open(format: ReportFormat, path: Option<&Path>) -> Result<Self, Stop> {
+        let create = |path: &Path| {
+            File::create(path).map_err(|e| Stop::usage(format!("--report-file {}: {e}", path.display())))
+        };
+        Ok(Self { format, file: path.map(create).transpose()? })
+    }
+
+    fn write(&mut self, report: &Report) -> Result<(), Stop> {
+        let text = match self.format {
+            ReportFormat::None => return Ok(()),
+            ReportFormat::Text => format!("{report}\n\n"),
+            ReportFormat::Json => serde_json::to_string(report).map_err(Stop::usage)? + "\n",
+        };
+        let written = match &mut self.file {
+            Some(file) => file.write_all(text.as_bytes()),
+            None => std::io::stderr().write_all(text.as_bytes()),
+        };
+        written.map_err(|error| Stop::usage(format!("cannot write the report: {error}")))
+    }
+}

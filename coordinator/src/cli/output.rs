@@ -1,0 +1,226 @@
+//! A statement's rows, written in the format that the user chose.
+//!
+//! ```text
+//! query stream ─► bounded channel ─► blocking thread: RowWriter ─► stdout
+//! ```
+//!
+//! Rows are written as they come and none is ever left out; memory is bounded whatever the size of the result. Several
+//! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a
+//! line, newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A statement without columns
+//! (`CREATE EXTERNAL TABLE`) writes nothing.
+//!
+//! Non-goals: widths of terminals, colours and paging; `| less -S` does that.
+
+mod formats;
+mod table;
+
+use std::fmt::Debug;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+/// Batches between the query and the writing thread: one being written, one ready.
+const BATCHES_QUEUED_MAX: usize = 2;
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A drawn table, for people; NULL is written as NULL
+    Table,
+    /// RFC 4180 with a header; NULL is empty, nested values are JSON text
+    Csv,
+    /// One array of objects
+    Json,
+    /// One object a line
+    Ndjson,
+    /// Arrow IPC stream
+    Arrow,
+}
+
+/// Why rows could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// Nobody reads any more (`| head`): end quietly, with success.
+    #[error("the reader of the rows has gone")]
+    ReaderGone,
+    #[error("cannot write the rows: {0}")]
+    Write(io::Error),
+    /// The format cannot express the rows: choose another.
+    #[error("cannot write the rows in this format: {0}")]
+    Encode(ArrowError),
+    /// The query ended early; what was written is not marked as complete.
+    #[error("the rows end early")]
+    Incomplete,
+}
+
+impl From<ArrowError> for OutputError {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::IoError(_, error) => Self::Write(error),
+            error => Self::Encode(error),
+        }
+    }
+}
+
+impl From<io::Error> for OutputError {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// Why a query's rows did not all arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError<E: std::error::Error + 'static> {
+    #[error(transparent)]
+    Query(E),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Where rows go; lives as long as the output and serves one statement after the other. Cloning shares the output.
+#[derive(Debug)]
+pub struct Output<W> {
+    writer: Arc<Mutex<RowWriter<W>>>,
+}
+
+impl<W: Write + Debug + Send + 'static> Output<W> {
+    pub fn new(out: W, format: Format) -> Self {
+        Self { writer: Arc::new(Mutex::new(RowWriter::new(out, format))) }
+    }
+
+    /// Writes one statement's rows as they come and returns their number.
+    ///
+    /// A blocking thread does the writing, so that a reader that stops reading holds up neither the runtime nor a
+    /// time-out: dropping the future frees the caller, and the thread ends with the write that it is in.
+    pub async fn write_stream<E>(
+        &self,
+        schema: SchemaRef,
+        stream: impl Stream<Item = Result<RecordBatch, E>>,
+    ) -> Result<u64, StreamError<E>>
+    where
+        E: std::error::Error + 'static,
+    {
+        let (sender, mut receiver) = mpsc::channel::<Message>(BATCHES_QUEUED_MAX);
+        let writer = Arc::clone(&self.writer);
+        let written = tokio::task::spawn_blocking(move || {
+            let batches = std::iter::from_fn(|| match receiver.blocking_recv() {
+                Some(Message::Batch(batch)) => Some(Ok(batch)),
+                Some(Message::Complete) => None,
+                None => Some(Err(OutputError::Incomplete)),
+            });
+            let mut writer = writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            writer.write_rows(&schema, batches)
+        });
+        let mut stream = std::pin::pin!(stream);
+        let mut failure = None;
+        while let Some(batch) = stream.next().await {
+            match batch {
+                // a closed channel means that the writer has failed: its own error says why
+                Ok(batch) => match sender.send(Message::Batch(batch)).await {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
+                Err(error) => failure = Some(StreamError::Query(error)),
+            }
+            break;
+        }
+        if failure.is_none() {
+            let _closed_if_failed = sender.send(Message::Complete).await;
+        }
+        drop(sender);
+        let written = written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        failure.map_or_else(|| written.map_err(StreamError::Output), Err)
+    }
+}
+
+enum Message {
+    Batch(RecordBatch),
+    /// Every batch has been sent; without it the query has failed or was dropped.
+    Complete,
+}
+
+/// Writes statements' rows to one output. Blocks where the output does.
+#[derive(Debug)]
+pub struct RowWriter<W> {
+    out: Watched<W>,
+    format: Format,
+    is_first: bool,
+}
+
+impl<W: Write> RowWriter<W> {
+    pub fn new(out: W, format: Format) -> Self {
+        Self { out: Watched { out, is_reader_gone: false }, format, is_first: true }
+    }
+
+    /// Writes one statement's rows and returns their number. After an error of `batches` the output is left unfinished.
+    pub fn write_rows(
+        &mut self,
+        schema: &SchemaRef,
+        batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+    ) -> Result<u64, OutputError> {
+        let mut rows = 0;
+        let batches = batches.inspect(|batch| rows += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64));
+        match self.write(schema, batches) {
+            Ok(()) => Ok(rows),
+            // some encoders turn the error into text, hence the watch
+            Err(_) if self.out.is_reader_gone => Err(OutputError::ReaderGone),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(
+        &mut self,
+        schema: &SchemaRef,
+        mut batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+    ) -> Result<(), OutputError> {
+        if schema.fields().is_empty() {
+            return batches.try_for_each(|batch| batch.map(drop));
+        }
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        if !is_first && matches!(self.format, Format::Table | Format::Csv) {
+            self.out.write_all(b"\n")?;
+        }
+        match self.format {
+            Format::Table => table::write(&mut self.out, schema, batches, &table::Block::default())?,
+            Format::Csv => formats::write_csv(&mut self.out, schema, batches)?,
+            Format::Json => formats::write_json(&mut self.out, schema, batches)?,
+            Format::Ndjson => formats::write_ndjson(&mut self.out, schema, batches)?,
+            Format::Arrow => formats::write_arrow(&mut self.out, schema, batches)?,
+        }
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Remembers whether the other end of a pipe was closed.
+#[derive(Debug)]
+struct Watched<W> {
+    out: W,
+    is_reader_gone: bool,
+}
+
+impl<W> Watched<W> {
+    fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.is_reader_gone |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.out.write(bytes);
+        self.watch(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.out.flush();
+        self.watch(result)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Rows for other programs: CSV, JSON, newline-delimited JSON, Arrow IPC. Each streams batch by batch.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, StringArray, new_empty_array};
+use datafusion::arrow::csv;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::json::writer::{
+    EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder,
+};
+use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::OutputError;
+
+/// A header, even for no rows. CSV knows no nested values: they are written as JSON text.
+pub(super) fn write_csv(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    let shape = Shape::new(schema, |field| field.data_type().is_nested(), str::to_owned);
+    let mut writer = csv::Writer::new(out);
+    writer.write(&shape.apply(&RecordBatch::new_empty(schema.clone()))?)?;
+    for batch in batches {
+        writer.write(&shape.apply(&batch?)?)?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_json(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    write_objects::<JsonArray>(out, schema, batches)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+pub(super) fn write_ndjson(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    write_objects::<LineDelimited>(out, schema, batches)
+}
+
+/// Objects with every column, NULL as null. JSON knows neither NaN nor infinity: they are null. Column names that come
+/// twice get a number, since most readers keep only the last value of a name; values that JSON cannot hold (maps with
+/// keys other than text, unions) are text.
+fn write_objects<F: JsonFormat>(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    let shape = Shape::new(schema, |field| !is_json(field), unique_names());
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(out);
+    for batch in batches {
+        writer.write(&shape.apply(&batch?)?)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// The schema, even for no rows.
+pub(super) fn write_arrow(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    let mut writer = StreamWriter::try_new(out, schema)?;
+    for batch in batches {
+        writer.write(&batch?)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// How a result's columns are changed to fit a format.
+struct Shape {
+    schema: SchemaRef,
+    /// For each column, whether it is turned into text.
+    is_text: Vec<bool>,
+}
+
+impl Shape {
+    fn new(schema: &Schema, is_text: impl Fn(&FieldRef) -> bool, mut name: impl FnMut(&str) -> String) -> Self {
+        let is_text: Vec<bool> = schema.fields().iter().map(is_text).collect();
+        let fields = schema.fields().iter().zip(&is_text).map(|(field, is_text)| {
+            let data_type = if *is_text { DataType::Utf8 } else { field.data_type().clone() };
+            // nullable, whatever was promised: a writer has no reason to refuse a batch
+            Field::new(name(field.name()), data_type, true)
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Self { schema, is_text }
+    }
+
+    fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let columns = batch.schema_ref().fields().iter().zip(batch.columns()).zip(&self.is_text);
+        let columns = columns.map(|((field, column), is_text)| match is_text {
+            true => to_text(field, column),
+            false => Ok(Arc::clone(column)),
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns.collect::<Result<_, _>>()?, &options)
+    }
+}
+
+fn is_json(field: &FieldRef) -> bool {
+    make_encoder(field, &new_empty_array(field.data_type()), &EncoderOptions::default()).is_ok()
+}
+
+/// JSON where JSON can hold it, else the same text as in a table.
+fn to_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let options = EncoderOptions::default().with_explicit_nulls(true);
+    if let Ok(mut encoder) = make_encoder(field, column, &options) {
+        let texts = (0..column.len()).map(|row| {
+            let mut text = Vec::new();
+            (!encoder.is_null(row)).then(|| encoder.encode(row, &mut text));
+            (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+        });
+        return Ok(Arc::new(texts.collect::<StringArray>()));
+    }
+    let format = FormatOptions::new().with_display_error(true);
+    let formatter = ArrayFormatter::try_new(column, &format)?;
+    let texts = (0..column.len()).map(|row| (!column.is_null(row)).then(|| formatter.value(row).to_string()));
+    Ok(Arc::new(texts.collect::<StringArray>()))
+}
+
+/// Gives a name that was seen before the first number, from 2, that makes it new.
+fn unique_names() -> impl FnMut(&str) -> String {
+    let mut seen = HashSet::new();
+    move |name| {
+        let numbered = (2..).map(|number| format!("{name}_{number}"));
+        let new = std::iter::once(name.to_owned()).chain(numbered).find(|name| !seen.contains(name));
+        let new = new.expect("the numbers do not end");
+        seen.insert(new.clone());
+        new
+    }
+}

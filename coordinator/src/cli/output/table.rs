@@ -1,0 +1,88 @@
+//! Rows as a drawn table.
+//!
+//! A column's width is known only after its last row, and a result need not fit into memory. So the rows of a long
+//! result come in several blocks, each a whole table with its own header and widths, one right after the other.
+
+use std::fmt;
+use std::io::Write;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::arrow::util::pretty::pretty_format_batches_with_options;
+
+use super::OutputError;
+
+/// NULL differs from an empty text; a value that cannot be shown says why in its place.
+const FORMAT: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
+
+/// Bounds of one drawn block; a single row is drawn whatever its size.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub rows_max: usize,
+    /// Text of all cells. The drawing holds it about three times.
+    pub text_bytes_max: usize,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { rows_max: 10_000, text_bytes_max: 16 << 20 }
+    }
+}
+
+pub(super) fn write(
+    out: &mut impl Write,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+    block: &Block,
+) -> Result<(), OutputError> {
+    // the empty batch draws the header of a result without rows
+    let mut pending = vec![RecordBatch::new_empty(schema.clone())];
+    let (mut rows, mut text_bytes) = (0, 0);
+    for batch in batches {
+        let batch = batch?;
+        let formatters = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &FORMAT))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut start = 0;
+        for row in 0..batch.num_rows() {
+            let row_bytes = text_bytes_of(&formatters, row)?;
+            if rows > 0 && (rows == block.rows_max || text_bytes + row_bytes > block.text_bytes_max) {
+                pending.push(batch.slice(start, row - start));
+                draw(out, &pending)?;
+                pending.truncate(1);
+                (rows, text_bytes, start) = (0, 0, row);
+            }
+            rows += 1;
+            text_bytes += row_bytes;
+        }
+        if start < batch.num_rows() {
+            pending.push(batch.slice(start, batch.num_rows() - start));
+        }
+    }
+    // never empty: a block is drawn only when another row follows it
+    draw(out, &pending)
+}
+
+fn draw(out: &mut impl Write, batches: &[RecordBatch]) -> Result<(), OutputError> {
+    Ok(writeln!(out, "{}", pretty_format_batches_with_options(batches, &FORMAT)?)?)
+}
+
+fn text_bytes_of(columns: &[ArrayFormatter<'_>], row: usize) -> Result<usize, ArrowError> {
+    let mut length = Length(0);
+    columns.iter().try_for_each(|column| column.value(row).write(&mut length))?;
+    Ok(length.0)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
+}

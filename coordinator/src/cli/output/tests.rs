@@ -1,0 +1,319 @@
+use std::sync::mpsc as std_mpsc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListArray, MapBuilder,
+    MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
+use datafusion::arrow::ipc::reader::StreamReader;
+
+use super::*;
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
+    let columns = columns.into_iter().map(|(_, column)| column).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns of one length")
+}
+
+fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
+    batch(vec![("n", Arc::new(Int64Array::from_iter_values(range)))])
+}
+
+/// What `write_rows` makes of each statement's batches, one statement after the other.
+fn written(format: Format, statements: &[&[RecordBatch]]) -> String {
+    let mut writer = RowWriter::new(Vec::new(), format);
+    for batches in statements {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let counted = writer.write_rows(&batches[0].schema(), batches.iter().cloned().map(Ok)).expect("a valid result");
+        assert_eq!(counted, rows as u64);
+    }
+    String::from_utf8(writer.out.out).expect("every format but arrow is text")
+}
+
+#[track_caller]
+fn check(format: Format, batch: &RecordBatch, expect: &str) {
+    assert_eq!(written(format, &[std::slice::from_ref(batch)]), expect, "as {format:?}");
+}
+
+fn plain() -> RecordBatch {
+    let text: ArrayRef = Arc::new(StringArray::from(vec![Some("a,\"b\"\nc"), Some(""), None]));
+    let decimal = Decimal128Array::from(vec![Some(150), Some(-5), None]).with_precision_and_scale(10, 2);
+    let moment = TimestampMicrosecondArray::from(vec![Some(0), Some(1_500_000), None]);
+    batch(vec![
+        ("i", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
+        ("text", text),
+        ("f", Arc::new(Float64Array::from(vec![Some(0.1), Some(f64::NAN), None]))),
+        ("d", Arc::new(decimal.expect("a valid scale"))),
+        ("b", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
+        ("at", Arc::new(moment)),
+    ])
+}
+
+#[test]
+fn scalars_and_nulls() {
+    let table = "\
++------+-------+------+-------+-------+-------------------------+
+| i    | text  | f    | d     | b     | at                      |
++------+-------+------+-------+-------+-------------------------+
+| 1    | a,\"b\" | 0.1  | 1.50  | true  | 1970-01-01T00:00:00     |
+|      | c     |      |       |       |                         |
+| NULL |       | NaN  | -0.05 | false | 1970-01-01T00:00:01.500 |
+| 3    | NULL  | NULL | NULL  | NULL  | NULL                    |
++------+-------+------+-------+-------+-------------------------+
+";
+    check(Format::Table, &plain(), table);
+    let csv = "\
+i,text,f,d,b,at
+1,\"a,\"\"b\"\"\nc\",0.1,1.50,true,1970-01-01T00:00:00
+,,NaN,-0.05,false,1970-01-01T00:00:01.500
+3,,,,,
+";
+    check(Format::Csv, &plain(), csv);
+    let rows = [
+        r#"{"i":1,"text":"a,\"b\"\nc","f":0.1,"d":1.50,"b":true,"at":"1970-01-01T00:00:00"}"#,
+        r#"{"i":null,"text":"","f":null,"d":-0.05,"b":false,"at":"1970-01-01T00:00:01.500"}"#,
+        r#"{"i":3,"text":null,"f":null,"d":null,"b":null,"at":null}"#,
+    ];
+    check(Format::Json, &plain(), &format!("[{}]\n", rows.join(",")));
+    check(Format::Ndjson, &plain(), &format!("{}\n", rows.join("\n")));
+}
+
+#[test]
+fn empty_results_keep_their_shape() {
+    let empty = RecordBatch::new_empty(plain().schema());
+    let table = "\
++---+------+---+---+---+----+
+| i | text | f | d | b | at |
++---+------+---+---+---+----+
++---+------+---+---+---+----+
+";
+    check(Format::Table, &empty, table);
+    check(Format::Csv, &empty, "i,text,f,d,b,at\n");
+    check(Format::Json, &empty, "[]\n");
+    check(Format::Ndjson, &empty, "");
+}
+
+#[test]
+fn names_may_come_twice() {
+    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let twice = batch(vec![("id", column(1)), ("id", column(2)), ("id_2", column(3)), ("id", column(4))]);
+    let table = "\
++----+----+------+----+
+| id | id | id_2 | id |
++----+----+------+----+
+| 1  | 2  | 3    | 4  |
++----+----+------+----+
+";
+    check(Format::Table, &twice, table);
+    check(Format::Csv, &twice, "id,id,id_2,id\n1,2,3,4\n");
+    check(Format::Ndjson, &twice, "{\"id\":1,\"id_2\":2,\"id_2_2\":3,\"id_3\":4}\n");
+}
+
+fn nested() -> RecordBatch {
+    let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+    let fields = Fields::from(vec![Field::new("x", DataType::Utf8View, true)]);
+    let inner: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a\"b"), None]));
+    let record = StructArray::new(fields, vec![inner], None);
+    let mut map = MapBuilder::new(Some(MapFieldNames::default()), Int32Builder::new(), StringBuilder::new());
+    map.keys().append_value(7);
+    map.values().append_value("seven");
+    map.append(true).expect("keys and values are of one length");
+    map.append(false).expect("an absent map");
+    batch(vec![("list", Arc::new(list)), ("record", Arc::new(record)), ("map", Arc::new(map.finish()))])
+}
+
+#[test]
+fn nested_values() {
+    let table = "\
++-----------+-----------+------------+
+| list      | record    | map        |
++-----------+-----------+------------+
+| [1, NULL] | {x: a\"b}  | {7: seven} |
+| NULL      | {x: NULL} | NULL       |
++-----------+-----------+------------+
+";
+    check(Format::Table, &nested(), table);
+    let csv = "\
+list,record,map
+\"[1,null]\",\"{\"\"x\"\":\"\"a\\\"\"b\"\"}\",{7: seven}
+,\"{\"\"x\"\":null}\",
+";
+    check(Format::Csv, &nested(), csv);
+    let rows = "\
+{\"list\":[1,null],\"record\":{\"x\":\"a\\\"b\"},\"map\":\"{7: seven}\"}
+{\"list\":null,\"record\":{\"x\":null},\"map\":null}
+";
+    check(Format::Ndjson, &nested(), rows);
+}
+
+#[test]
+fn statements_follow_each_other() {
+    let one = numbers(1..2);
+    let two = [numbers(2..3), numbers(3..4)];
+    let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    let statements: [&[RecordBatch]; 3] = [std::slice::from_ref(&one), &[none], &two];
+    let table = "\
++---+
+| n |
++---+
+| 1 |
++---+
+
++---+
+| n |
++---+
+| 2 |
+| 3 |
++---+
+";
+    assert_eq!(written(Format::Table, &statements), table);
+    assert_eq!(written(Format::Csv, &statements), "n\n1\n\nn\n2\n3\n");
+    assert_eq!(written(Format::Json, &statements), "[{\"n\":1}]\n[{\"n\":2},{\"n\":3}]\n");
+    assert_eq!(written(Format::Ndjson, &statements), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+}
+
+#[test]
+fn arrow_streams_are_read_back() {
+    let mut writer = RowWriter::new(Vec::new(), Format::Arrow);
+    let empty = RecordBatch::new_empty(nested().schema());
+    writer.write_rows(&nested().schema(), [Ok(nested()), Ok(nested())].into_iter()).expect("a valid result");
+    writer.write_rows(&empty.schema(), std::iter::empty()).expect("a valid empty result");
+    let mut bytes = writer.out.out.as_slice();
+    let first = StreamReader::try_new(&mut bytes, None).expect("a stream");
+    assert_eq!(first.collect::<Result<Vec<_>, _>>().expect("two batches"), [nested(), nested()]);
+    let second = StreamReader::try_new(&mut bytes, None).expect("another stream");
+    assert_eq!(second.schema(), empty.schema());
+    assert_eq!(second.count(), 0);
+}
+
+#[test]
+fn long_tables_come_in_blocks_and_lose_no_row() {
+    #[track_caller]
+    fn check(rows_max: usize, text_bytes_max: usize, batches: &[RecordBatch], expect: &[&[i64]]) {
+        let mut out = Vec::new();
+        let limits = table::Block { rows_max, text_bytes_max };
+        table::write(&mut out, &batches[0].schema(), batches.iter().cloned().map(Ok), &limits).expect("a valid result");
+        let text = String::from_utf8(out).expect("tables are text");
+        let blocks: Vec<Vec<i64>> = text
+            .split("| n")
+            .skip(1)
+            .map(|block| block.split(['|', '\n', ' ']).filter_map(|cell| cell.parse().ok()).collect())
+            .collect();
+        assert_eq!(blocks, expect, "{text}");
+    }
+    check(3, 1000, &[numbers(0..3)], &[&[0, 1, 2]]);
+    check(3, 1000, &[numbers(0..7)], &[&[0, 1, 2], &[3, 4, 5], &[6]]);
+    check(3, 1000, &[numbers(0..2), numbers(2..2), numbers(2..6)], &[&[0, 1, 2], &[3, 4, 5]]);
+    check(10, 4, &[numbers(8..13)], &[&[8, 9, 10], &[11, 12]]);
+    check(10, 1, &[numbers(10..12)], &[&[10], &[11]]);
+    check(10, 1, &[numbers(0..0)], &[&[]]);
+}
+
+/// A pipe whose reader goes after so many bytes.
+#[derive(Debug)]
+struct Closing(usize);
+
+impl Write for Closing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0 == 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const FORMATS: [Format; 5] = [Format::Table, Format::Csv, Format::Json, Format::Ndjson, Format::Arrow];
+
+#[test]
+fn a_reader_that_goes_is_no_failure_to_write() {
+    for format in FORMATS {
+        for bytes in [0, 1, 20] {
+            let mut writer = RowWriter::new(Closing(bytes), format);
+            let result = writer.write_rows(&plain().schema(), (0..10).map(|_| Ok(plain())));
+            assert!(matches!(result, Err(OutputError::ReaderGone)), "{format:?} after {bytes}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn an_output_that_fails_is_named() {
+    #[derive(Debug)]
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    for format in FORMATS {
+        let mut writer = RowWriter::new(Full, format);
+        let error = writer.write_rows(&plain().schema(), [Ok(plain())].into_iter()).expect_err("a full disk");
+        assert!(error.to_string().contains("no storage space"), "{format:?}: {error}");
+    }
+}
+
+/// Shares what is written, and counts as a reader that goes when its receiver does.
+#[derive(Debug)]
+struct Sent(std_mpsc::Sender<Vec<u8>>);
+
+impl Write for Sent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn sent(receiver: &std_mpsc::Receiver<Vec<u8>>) -> String {
+    String::from_utf8(receiver.try_iter().flatten().collect()).expect("text")
+}
+
+fn stream(batches: Vec<Result<RecordBatch, ArrowError>>) -> impl Stream<Item = Result<RecordBatch, ArrowError>> {
+    futures::stream::iter(batches)
+}
+
+#[tokio::test]
+async fn streams_are_written_whole() {
+    let (sender, receiver) = std_mpsc::channel();
+    let output = Output::new(Sent(sender), Format::Json);
+    let batches = (0..10).map(|n| Ok(numbers(n..n + 1))).collect();
+    let rows = output.write_stream(numbers(0..0).schema(), stream(batches)).await.expect("a valid result");
+    assert_eq!(rows, 10);
+    let rows = output.write_stream(numbers(0..0).schema(), stream(vec![])).await.expect("an empty result");
+    assert_eq!(rows, 0);
+    let objects: Vec<String> = (0..10).map(|n| format!("{{\"n\":{n}}}")).collect();
+    assert_eq!(sent(&receiver), format!("[{}]\n[]\n", objects.join(",")));
+}
+
+#[tokio::test]
+async fn a_failed_query_leaves_its_rows_unfinished() {
+    let (sender, receiver) = std_mpsc::channel();
+    let output = Output::new(Sent(sender), Format::Json);
+    let batches = vec![Ok(numbers(0..1)), Err(ArrowError::DivideByZero), Ok(numbers(1..2))];
+    let error = output.write_stream(numbers(0..0).schema(), stream(batches)).await.expect_err("a failed query");
+    assert!(matches!(error, StreamError::Query(ArrowError::DivideByZero)), "{error:?}");
+    assert_eq!(sent(&receiver), "[{\"n\":0}");
+}
+
+#[tokio::test]
+async fn an_endless_query_ends_with_its_reader() {
+    let (sender, receiver) = std_mpsc::channel();
+    drop(receiver);
+    let output = Output::new(Sent(sender), Format::Csv);
+    let endless = futures::stream::repeat_with(|| Ok::<_, ArrowError>(numbers(0..1)));
+    let error = output.write_stream(numbers(0..0).schema(), endless).await.expect_err("nobody reads");
+    assert!(matches!(error, StreamError::Output(OutputError::ReaderGone)), "{error:?}");
+}

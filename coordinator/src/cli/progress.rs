@@ -1,0 +1,287 @@
+//! A progress bar on stderr, made from a query's events; nothing at all where stderr is no terminal.
+//!
+//! The bar is drawn at most ten times a second, never for a statement that ends before the first drawing, and it is
+//! gone before the first row, the report or an error is written. It only reads the event log: a slow terminal holds up
+//! no fragment.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::event::{AttemptOutcome, EventLog, QueryEvent};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where progress is shown; one a program. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    target: fn() -> ProgressDrawTarget,
+    is_shown: bool,
+    /// The bar on the screen, if there is one. Held while it is drawn, so that nothing is drawn once it is cleared.
+    bar: Arc<Mutex<Option<ProgressBar>>>,
+}
+
+impl Progress {
+    /// A bar on stderr, if that is a terminal.
+    pub fn on_stderr() -> Self {
+        let target = ProgressDrawTarget::stderr;
+        Self { target, is_shown: !target().is_hidden(), bar: Arc::default() }
+    }
+
+    /// No bar: for a log on stderr, which a bar would tear apart.
+    pub fn hidden() -> Self {
+        Self { target: ProgressDrawTarget::hidden, is_shown: false, bar: Arc::default() }
+    }
+
+    /// Shows one statement's progress until the guard is dropped. Needs a tokio runtime.
+    pub fn follow(&self, events: EventLog) -> Following {
+        let task = self.is_shown.then(|| {
+            *self.lock() = Some(ProgressBar::with_draw_target(Some(0), (self.target)()));
+            tokio::spawn(self.clone().poll(events))
+        });
+        Following { progress: self.clone(), task }
+    }
+
+    /// Takes the bar off the screen before anything is written to `out`.
+    pub fn clear_before_writing<W: Write>(&self, out: W) -> Clearing<W> {
+        Clearing { progress: self.clone(), out }
+    }
+
+    async fn poll(self, events: EventLog) {
+        let mut ticks = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut tally, mut seen) = (Tally::default(), 0);
+        while !tally.is_over {
+            ticks.tick().await;
+            let news = events.since(seen);
+            seen += news.len();
+            news.iter().for_each(|stamped| tally.add(&stamped.event));
+            match &*self.lock() {
+                Some(bar) => tally.draw(bar),
+                None => return,
+            }
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.lock().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One statement's progress; dropping it clears the bar.
+#[derive(Debug)]
+#[must_use]
+pub struct Following {
+    progress: Progress,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        self.progress.clear();
+    }
+}
+
+/// Writes to `out` with the bar off the screen: rows and bar may share a terminal.
+#[derive(Debug)]
+pub struct Clearing<W> {
+    progress: Progress,
+    out: W,
+}
+
+impl<W: Write> Write for Clearing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.progress.clear();
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What the bar shows.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    is_planned: bool,
+    /// Of all stages that have started.
+    fragments: u64,
+    adopted: u64,
+    attempts_failed: u64,
+    bytes_read: u64,
+    is_over: bool,
+}
+
+impl Tally {
+    fn add(&mut self, event: &QueryEvent) {
+        match event {
+            QueryEvent::Planned { .. } => self.is_planned = true,
+            QueryEvent::StageStarted { fragments, .. } => {
+                self.is_planned = true;
+                self.fragments += u64::from(*fragments);
+            }
+            QueryEvent::AttemptStarted { .. } => {}
+            QueryEvent::AttemptEnded { outcome, .. } => match outcome {
+                AttemptOutcome::Done { usage, .. } => self.bytes_read += usage.bytes_read,
+                AttemptOutcome::FragmentFailed { usage, .. } => {
+                    self.bytes_read += usage.bytes_read;
+                    self.attempts_failed += 1;
+                }
+                AttemptOutcome::InvokeFailed { .. } => self.attempts_failed += 1,
+                AttemptOutcome::Cancelled => {}
+            },
+            QueryEvent::FragmentAdopted { .. } => self.adopted += 1,
+            QueryEvent::FellBack { .. } => (self.fragments, self.adopted) = (0, 0),
+            QueryEvent::CoordinatorRead { usage } => self.bytes_read += usage.bytes_read,
+            QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => self.is_over = true,
+        }
+    }
+
+    fn draw(&self, bar: &ProgressBar) {
+        let template = if self.fragments > 0 { "{bar:32} {msg}, {elapsed}" } else { "{spinner} {msg}, {elapsed}" };
+        let style = ProgressStyle::with_template(template).expect("both templates are valid");
+        bar.set_style(style.progress_chars("=> "));
+        bar.update(|state| {
+            state.set_len(self.fragments.max(1));
+            state.set_pos(self.adopted.min(self.fragments));
+        });
+        bar.set_message(self.message());
+    }
+
+    fn message(&self) -> String {
+        let mut message = match (self.is_planned, self.fragments) {
+            (false, _) => "planning".to_owned(),
+            (true, 0) => "running locally".to_owned(),
+            (true, fragments) => format!("{}/{fragments} fragments", self.adopted),
+        };
+        if self.bytes_read > 0 {
+            message += &format!(", {} read", HumanBytes(self.bytes_read));
+        }
+        match self.attempts_failed {
+            0 => {}
+            1 => message += ", 1 failed attempt",
+            failed => message += &format!(", {failed} failed attempts"),
+        }
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
+
+    use super::*;
+    use crate::invoker::{Billing, InvokeErrorKind};
+
+    fn id(index: u32) -> FragmentId {
+        FragmentId { query: "q".to_owned(), stage: 0, index }
+    }
+
+    fn usage(bytes_read: u64) -> Usage {
+        Usage { bytes_read, ..Usage::default() }
+    }
+
+    fn stage(fragments: u32) -> QueryEvent {
+        QueryEvent::StageStarted { stage: 0, fragments, bytes_planned: 0 }
+    }
+
+    fn ended(outcome: AttemptOutcome) -> QueryEvent {
+        let billing = Billing::Bounded { at_most: Duration::ZERO };
+        QueryEvent::AttemptEnded { id: id(0), attempt: 0, outcome, billing, wall: Duration::ZERO }
+    }
+
+    fn done(bytes_read: u64) -> QueryEvent {
+        ended(AttemptOutcome::Done { usage: usage(bytes_read), cold: None })
+    }
+
+    fn adopted(index: u32) -> QueryEvent {
+        let (rows, result_bytes, inline, read) = (1, 1, true, Duration::ZERO);
+        QueryEvent::FragmentAdopted { id: id(index), attempt: 0, rows, result_bytes, inline, read }
+    }
+
+    #[test]
+    fn the_message_follows_the_events() {
+        #[track_caller]
+        fn check(events: &[QueryEvent], expect: &str) {
+            let mut tally = Tally::default();
+            events.iter().for_each(|event| tally.add(event));
+            assert_eq!(tally.message(), expect);
+        }
+        check(&[], "planning");
+        check(&[QueryEvent::CoordinatorRead { usage: usage(2048) }], "planning, 2.00 KiB read");
+        check(&[stage(4)], "0/4 fragments");
+        check(&[stage(4), stage(2), done(1 << 20), adopted(0)], "1/6 fragments, 1.00 MiB read");
+        let kind = FragmentErrorKind::Storage;
+        let failed = ended(AttemptOutcome::FragmentFailed { kind, message: String::new(), usage: usage(512) });
+        let kind = InvokeErrorKind::Crashed;
+        let crashed = ended(AttemptOutcome::InvokeFailed { kind, message: String::new(), log_tail: String::new() });
+        check(&[stage(4), failed.clone()], "0/4 fragments, 512 B read, 1 failed attempt");
+        check(&[stage(4), failed, crashed.clone()], "0/4 fragments, 512 B read, 2 failed attempts");
+        check(&[stage(4), ended(AttemptOutcome::Cancelled)], "0/4 fragments");
+        let fell_back = QueryEvent::FellBack { reason: String::new() };
+        check(&[stage(4), adopted(0), crashed, fell_back], "running locally, 1 failed attempt");
+    }
+
+    /// A bar that draws nothing but counts as shown.
+    fn shown() -> Progress {
+        Progress { is_shown: true, ..Progress::hidden() }
+    }
+
+    fn bar(progress: &Progress) -> Option<(u64, Option<u64>, String)> {
+        progress.lock().as_ref().map(|bar| (bar.position(), bar.length(), bar.message()))
+    }
+
+    async fn one_poll() {
+        tokio::time::sleep(POLL_INTERVAL + POLL_INTERVAL / 2).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bar_follows_the_log_and_goes_with_its_guard() {
+        let (progress, events) = (shown(), EventLog::start());
+        let following = progress.follow(events.clone());
+        one_poll().await;
+        assert_eq!(bar(&progress), Some((0, Some(1), "planning".to_owned())));
+        events.push(stage(2));
+        events.push(adopted(0));
+        one_poll().await;
+        assert_eq!(bar(&progress), Some((1, Some(2), "1/2 fragments".to_owned())));
+        drop(following);
+        assert_eq!(bar(&progress), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_clear_the_bar_and_it_stays_away() {
+        let (progress, events) = (shown(), EventLog::start());
+        let mut out = progress.clear_before_writing(Vec::new());
+        let following = progress.follow(events.clone());
+        one_poll().await;
+        assert!(bar(&progress).is_some());
+        out.write_all(b"row").expect("a vector takes everything");
+        events.push(stage(2));
+        one_poll().await;
+        assert_eq!(bar(&progress), None);
+        drop(following);
+        let _next = progress.follow(EventLog::start());
+        assert!(bar(&progress).is_some(), "the next statement has its own bar");
+        assert_eq!(out.out, b"row");
+    }
+
+    #[tokio::test]
+    async fn a_hidden_bar_has_no_task() {
+        let following = Progress::hidden().follow(EventLog::start());
+        assert!(following.task.is_none());
+    }
+}

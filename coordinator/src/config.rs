@@ -1,0 +1,237 @@
+//! Settings: `gust.toml` < `GUST_*` environment < flags, and defaults that are safe on a laptop.
+//!
+//! Reading is pure: [`Config::load`] takes the file's text, the environment and the flags' overrides. Only
+//! [`ConfigFile::find`] touches the disk. A key that does not exist is an error with the nearest one that does, never
+//! ignored: a mistyped limit would be no limit. The credentials of S3 come from the `AWS_*` environment, unless given.
+//!
+//! Non-goals: whether a file, folder or store that is named here exists is for its first user to find out.
+
+mod error;
+mod node;
+mod units;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use node::Node;
+
+pub use error::{ConfigError, Origin, Setting};
+pub use units::{FUNCTIONS_MAX, Secret, TIMEOUT_MAX, is_timeout};
+
+/// All settings, checked.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where statements run. Default `auto`.
+    pub on: Target,
+    /// Most functions that one query uses at a time, 1 to [`FUNCTIONS_MAX`]. Default 4: what a laptop has in cores, and
+    /// with the default memory of a function no more than a laptop has in memory. Raise it for a platform that scales.
+    #[serde(deserialize_with = "units::count")]
+    pub functions_max: u32,
+    /// Whether a statement with an explicit target may run locally when functions fail. Default false: who asks for
+    /// functions wants to know when they do not work.
+    pub allow_fallback: bool,
+    /// `timeout_seconds`: a statement is stopped after this long. Default 300: well above an interactive query and well
+    /// below the 900 seconds that a function can live.
+    #[serde(rename = "timeout_seconds", deserialize_with = "units::seconds")]
+    pub timeout: Duration,
+    /// Size of the coordinator's memory pool; above it operators spill. Default 2 GiB, fixed, so that the same query
+    /// behaves the same on every machine: small enough for a laptop, large enough for the final steps of most queries.
+    #[serde(deserialize_with = "units::bytes")]
+    pub memory_bytes_max: u64,
+    /// Size of one function's memory pool. Default 2 GiB: about the memory at which Lambda gives one whole core
+    /// (1,769 MB).
+    #[serde(deserialize_with = "units::bytes")]
+    pub function_memory_bytes: u64,
+    /// What one function may spill to its temporary folder. Default 512 MiB, which Lambda gives for free.
+    #[serde(deserialize_with = "units::bytes")]
+    pub function_temp_bytes: u64,
+    /// Where operators spill. None is the system's temporary folder.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub temp_folder: Option<PathBuf>,
+    /// Where functions leave results that are too large for their response: a folder or a URL (`file://`, `s3://`) that
+    /// they all can reach. None is a private folder under the temporary folder.
+    #[serde(deserialize_with = "units::optional_location")]
+    pub exchange: Option<String>,
+    /// Compressed bytes of the projected columns that one fragment should read. Default 64 MiB: long enough to pay for
+    /// its invocation, short enough to stay well inside the burst (about 300 MiB) of a Lambda function's network.
+    #[serde(deserialize_with = "units::bytes")]
+    pub fragment_bytes_target: u64,
+    /// Iceberg catalogs by the name that `--catalog` takes.
+    pub catalogs: BTreeMap<String, CatalogConfig>,
+    pub s3: S3Config,
+    pub process: ProcessConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            on: Target::Auto,
+            functions_max: 4,
+            allow_fallback: false,
+            timeout: Duration::from_secs(300),
+            memory_bytes_max: 2 << 30,
+            function_memory_bytes: 2 << 30,
+            function_temp_bytes: 512 << 20,
+            temp_folder: None,
+            exchange: None,
+            fragment_bytes_target: 64 << 20,
+            catalogs: BTreeMap::new(),
+            s3: S3Config::default(),
+            process: ProcessConfig::default(),
+        }
+    }
+}
+
+/// Where a statement runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Functions where the numbers say that they pay, else locally
+    #[default]
+    Auto,
+    /// In the coordinator alone
+    Local,
+    /// Functions inside the coordinator's process, for tests
+    InProcess,
+    /// Functions as child processes of the coordinator
+    Processes,
+}
+
+/// An Iceberg catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogConfig {
+    #[serde(rename = "type")]
+    pub kind: CatalogKind,
+    /// The SQLite file.
+    #[serde(deserialize_with = "units::path")]
+    pub path: PathBuf,
+    /// Folder or URL under which the tables lie.
+    #[serde(deserialize_with = "units::location")]
+    pub warehouse: String,
+}
+
+/// What kind of catalog it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatalogKind {
+    /// SQL catalog in a SQLite file.
+    Sqlite,
+}
+
+/// The S3 service. Without keys the `AWS_*` environment counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3Config {
+    /// `http://` or `https://` URL of a service that is not AWS's own.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// Whether requests may go unencrypted. Default false.
+    pub allow_http: bool,
+    /// Whether the bucket stands in the URL's path instead of its host name. Default false.
+    pub path_style: bool,
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<Secret>,
+}
+
+/// Functions as child processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// The function's binary. None is this very program.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub program: Option<PathBuf>,
+}
+
+/// What flags set; None leaves the setting to the environment, the file and the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub on: Option<Target>,
+    pub functions_max: Option<u32>,
+    pub allow_fallback: Option<bool>,
+    pub timeout: Option<Duration>,
+}
+
+/// A configuration file that has been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// As the user named it: errors say it, and relative paths in the file start from its folder.
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl ConfigFile {
+    /// The file that `--config` names, which must exist; else `gust.toml` in `folder`, if there is one.
+    pub fn find(named: Option<&Path>, folder: &Path) -> Result<Option<Self>, ConfigError> {
+        let path = named.map_or_else(|| folder.join("gust.toml"), Path::to_owned);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Self { path, text })),
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ConfigError::Unreadable { path, source }),
+        }
+    }
+}
+
+impl Config {
+    /// Lays the layers over each other: file, then environment, then flags.
+    pub fn load(
+        file: Option<&ConfigFile>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut tree = match file {
+            Some(file) => Node::from_toml(&file.path, &file.text)?,
+            None => Node::empty(),
+        };
+        tree.overlay(environment);
+        let mut config = Self::deserialize(&tree).map_err(error::Fault::into_error)?;
+        config.s3.check(&tree)?;
+        config.apply(overrides);
+        Ok(config)
+    }
+
+    fn apply(&mut self, overrides: &Overrides) {
+        let Overrides { on, functions_max, allow_fallback, timeout } = *overrides;
+        self.on = on.unwrap_or(self.on);
+        self.functions_max = functions_max.unwrap_or(self.functions_max);
+        self.allow_fallback = allow_fallback.unwrap_or(self.allow_fallback);
+        self.timeout = timeout.unwrap_or(self.timeout);
+    }
+}
+
+impl S3Config {
+    /// What no single setting shows.
+    fn check(&self, tree: &Node) -> Result<(), ConfigError> {
+        let setting = |key: &str| Setting::new(format!("s3.{key}"), tree.origin_of(&["s3", key]));
+        let conflict = |key: &str, reason, hint| ConfigError::Conflict { setting: setting(key), reason, hint };
+        if let Some(endpoint) = &self.endpoint {
+            let url = url::Url::parse(endpoint).ok().filter(url::Url::has_host);
+            match url.as_ref().map(url::Url::scheme) {
+                Some("https") => {}
+                Some("http") if self.allow_http => {}
+                Some("http") => {
+                    let hint = "set `s3.allow_http = true` if that is meant";
+                    return Err(conflict("endpoint", "it is not encrypted", hint));
+                }
+                _ => {
+                    let expected = "an http:// or https:// URL".to_owned();
+                    let (value, hint) = (format!("{endpoint:?}"), String::new());
+                    return Err(ConfigError::InvalidValue { setting: setting("endpoint"), value, expected, hint });
+                }
+            }
+        }
+        let hint = "set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment";
+        match (&self.access_key_id, &self.secret_access_key) {
+            (Some(_), None) => Err(conflict("access_key_id", "it stands without a secret", hint)),
+            (None, Some(_)) => Err(conflict("secret_access_key", "it stands without a key id", hint)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

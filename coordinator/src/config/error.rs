@@ -1,0 +1,195 @@
+//! What can be wrong with a configuration, said so that the reader can mend it: the key, the value, the place, the hint.
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+
+use serde::de::{Error, Expected, Unexpected};
+
+use super::node::VARIABLE_PREFIX;
+use crate::nearest::nearest;
+
+/// Where a setting was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { path: PathBuf, line: usize },
+    Environment { variable: String },
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("by default"),
+            Self::File { path, line } => write!(f, "in {} line {line}", path.display()),
+            Self::Environment { variable } => write!(f, "in the environment variable `{variable}`"),
+        }
+    }
+}
+
+/// A setting and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// With the tables that it stands in, e.g. `s3.endpoint`.
+    pub key: String,
+    pub origin: Origin,
+}
+
+impl Setting {
+    pub(super) fn new(key: impl Into<String>, origin: Origin) -> Box<Self> {
+        Box::new(Self { key: key.into(), origin })
+    }
+}
+
+impl Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.key, self.origin)
+    }
+}
+
+/// Every kind is the user's to mend; nothing has been run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{} line {line} is not valid TOML: {reason}", path.display())]
+    Syntax { path: PathBuf, line: usize, reason: String },
+    #[error("unknown key {setting}\nhint: {hint}")]
+    UnknownKey { setting: Box<Setting>, hint: String },
+    #[error("unknown environment variable `{variable}`\nhint: {hint}")]
+    UnknownVariable { variable: String, hint: String },
+    #[error("missing key `{}`; its table stands {}", setting.key, setting.origin)]
+    MissingKey { setting: Box<Setting> },
+    #[error("invalid value {value} for {setting}: expected {expected}{hint}")]
+    InvalidValue { setting: Box<Setting>, value: String, expected: String, hint: String },
+    #[error("{setting} does not fit the other settings: {reason}\nhint: {hint}")]
+    Conflict { setting: Box<Setting>, reason: &'static str, hint: &'static str },
+}
+
+/// serde's view of an error, before the key's path and place are known.
+#[derive(Debug)]
+pub(super) struct Fault {
+    problem: Problem,
+    /// Innermost first.
+    keys: Vec<String>,
+    found: Option<Box<(Origin, String)>>,
+}
+
+#[derive(Debug)]
+enum Problem {
+    UnknownKey { name: String, valid: &'static [&'static str] },
+    MissingKey { name: &'static str },
+    UnknownValue { name: String, valid: &'static [&'static str] },
+    WrongValue { expected: String },
+}
+
+impl Fault {
+    fn new(problem: Problem) -> Self {
+        Self { problem, keys: Vec::new(), found: None }
+    }
+
+    /// Adds the place and the value; the innermost place stays.
+    pub fn at(mut self, origin: &Origin, value: impl FnOnce() -> String) -> Self {
+        self.found.get_or_insert_with(|| Box::new((origin.clone(), value())));
+        self
+    }
+
+    /// Adds the table's key on the way out.
+    pub fn under(mut self, key: &str) -> Self {
+        self.keys.push(key.to_owned());
+        self
+    }
+
+    pub fn hide_value(mut self) -> Self {
+        if let Some(found) = &mut self.found {
+            found.1 = "(hidden)".to_owned();
+        }
+        self
+    }
+
+    pub fn into_error(self) -> ConfigError {
+        let (origin, value) = self.found.map_or_else(|| (Origin::Default, String::new()), |found| *found);
+        let mut keys = self.keys;
+        keys.reverse();
+        match self.problem {
+            Problem::UnknownKey { name, valid } => unknown_key(&keys, &name, valid, origin),
+            Problem::MissingKey { name } => {
+                ConfigError::MissingKey { setting: Setting::new(dotted(&keys, name), origin) }
+            }
+            Problem::UnknownValue { name, valid } => {
+                let hint = nearest(&name, valid.iter().copied());
+                let hint = hint.map(|near| format!("\nhint: did you mean \"{near}\"?")).unwrap_or_default();
+                let expected = format!("one of {}", quoted(valid.iter(), '"'));
+                ConfigError::InvalidValue { setting: Setting::new(keys.join("."), origin), value, expected, hint }
+            }
+            Problem::WrongValue { expected } => {
+                let (setting, hint) = (Setting::new(keys.join("."), origin), String::new());
+                ConfigError::InvalidValue { setting, value, expected, hint }
+            }
+        }
+    }
+}
+
+fn unknown_key(tables: &[String], name: &str, valid: &[&str], origin: Origin) -> ConfigError {
+    if let Origin::Environment { variable } = origin {
+        // one underscore where two belong: `s3_endpoint` for `s3__endpoint`
+        let nested =
+            valid.iter().find_map(|key| Some(format!("{key}__{}", name.strip_prefix(key)?.strip_prefix('_')?)));
+        let near = nearest(name, valid.iter().copied()).map(str::to_owned).or(nested);
+        let as_variable = |key: &str| {
+            let keys = tables.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join("__");
+            format!("{VARIABLE_PREFIX}{}", keys.to_uppercase())
+        };
+        let hint = match near {
+            Some(near) => format!("did you mean `{}`?", as_variable(&near)),
+            None => format!("valid variables are {}", quoted(valid.iter().map(|key| as_variable(key)), '`')),
+        };
+        return ConfigError::UnknownVariable { variable, hint };
+    }
+    let hint = match nearest(name, valid.iter().copied()) {
+        Some(near) => format!("did you mean `{}`?", dotted(tables, near)),
+        None => format!("valid keys are {}", quoted(valid.iter().map(|key| dotted(tables, key)), '`')),
+    };
+    ConfigError::UnknownKey { setting: Setting::new(dotted(tables, name), origin), hint }
+}
+
+fn dotted(tables: &[String], key: &str) -> String {
+    tables.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".")
+}
+
+fn quoted(names: impl Iterator<Item = impl Display>, quote: char) -> String {
+    names.map(|name| format!("{quote}{name}{quote}")).collect::<Vec<_>>().join(", ")
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.problem)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Error for Fault {
+    fn custom<T: Display>(message: T) -> Self {
+        Self::new(Problem::WrongValue { expected: message.to_string() })
+    }
+
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(Problem::WrongValue { expected: expected.to_string() })
+    }
+
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(Problem::WrongValue { expected: expected.to_string() })
+    }
+
+    fn unknown_variant(name: &str, valid: &'static [&'static str]) -> Self {
+        Self::new(Problem::UnknownValue { name: name.to_owned(), valid })
+    }
+
+    fn unknown_field(name: &str, valid: &'static [&'static str]) -> Self {
+        Self::new(Problem::UnknownKey { name: name.to_owned(), valid })
+    }
+
+    fn missing_field(name: &'static str) -> Self {
+        Self::new(Problem::MissingKey { name })
+    }
+}

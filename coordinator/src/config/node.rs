@@ -1,0 +1,247 @@
+//! Settings as a tree that remembers where each of them was written.
+//!
+//! ```text
+//! gust.toml ─► from_toml ─┐
+//!                         ├─► one tree ─► serde ─► Config, or the first Fault with key, value and place
+//! GUST_*    ─► overlay ───┘
+//! ```
+//!
+//! Serde derives the set of valid keys from `Config` itself; this module only adds to serde's errors what serde cannot
+//! know. Non-goals: arrays and dates (no setting is one), and settings that depend on each other (`Config` checks those).
+
+use std::collections::{BTreeMap, btree_map};
+use std::path::{Path, PathBuf};
+
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Fault, Origin};
+use super::units;
+
+/// Every variable that begins with it is a setting, but for the reserved ones.
+pub const VARIABLE_PREFIX: &str = "GUST_";
+/// Variables with the prefix that are not settings: `GUST_LOG` is the filter of the log on stderr.
+const VARIABLES_RESERVED: [&str; 1] = ["GUST_LOG"];
+
+/// A setting, or a table of them, and where its key was written.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub origin: Origin,
+    value: Value,
+}
+
+#[derive(Debug)]
+enum Value {
+    Table(BTreeMap<String, Node>),
+    String(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    /// A variable's value, whose type is whatever the setting takes.
+    Untyped(String),
+    /// What no setting can be.
+    Other(String),
+}
+
+impl Node {
+    pub fn empty() -> Self {
+        Self { origin: Origin::Default, value: Value::Table(BTreeMap::new()) }
+    }
+
+    /// The tree of a TOML file; `path` is for errors and for relative paths in it.
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            ConfigError::Syntax { path: path.to_owned(), line, reason: error.message().to_owned() }
+        })?;
+        Ok(Self { origin: Origin::Default, value: Self::table(path, text, table.get_ref()) })
+    }
+
+    fn table(path: &Path, text: &str, table: &DeTable<'_>) -> Value {
+        let nodes = table.iter().map(|(key, value)| {
+            let origin = Origin::File { path: path.to_owned(), line: line_of(text, key.span().start) };
+            let value = match value.get_ref() {
+                DeValue::Table(table) => Self::table(path, text, table),
+                DeValue::String(value) => Value::String(value.to_string()),
+                DeValue::Boolean(value) => Value::Boolean(*value),
+                DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
+                    .map_or_else(|_| Value::Other(value.to_string()), Value::Integer),
+                DeValue::Float(value) => {
+                    value.as_str().parse().map_or_else(|_| Value::Other(value.to_string()), Value::Float)
+                }
+                DeValue::Datetime(value) => Value::Other(value.to_string()),
+                DeValue::Array(_) => Value::Other("[...]".to_owned()),
+            };
+            (key.get_ref().to_string(), Self { origin, value })
+        });
+        Value::Table(nodes.collect())
+    }
+
+    /// Lays the `GUST_*` variables over the tree; two underscores go one table deeper. Empty ones count as unset.
+    pub fn overlay(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
+        // sorted, so that the outcome does not depend on the environment's order
+        let variables: BTreeMap<String, String> = environment.into_iter().collect();
+        for (variable, value) in variables {
+            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
+            if value.is_empty() || VARIABLES_RESERVED.contains(&variable.as_str()) {
+                continue;
+            }
+            let keys: Vec<String> = name.to_lowercase().split("__").map(str::to_owned).collect();
+            let origin = Origin::Environment { variable };
+            self.set(&keys, Self { origin, value: Value::Untyped(value) });
+        }
+    }
+
+    fn set(&mut self, keys: &[String], node: Node) {
+        // a value where a table belongs stays, so that it is reported instead of lost
+        let (Value::Table(nodes), [first, rest @ ..]) = (&mut self.value, keys) else { return };
+        if rest.is_empty() {
+            nodes.insert(first.clone(), node);
+        } else {
+            let table = || Self { origin: node.origin.clone(), value: Value::Table(BTreeMap::new()) };
+            nodes.entry(first.clone()).or_insert_with(table).set(rest, node);
+        }
+    }
+
+    /// Where the setting at `keys` was written.
+    pub fn origin_of(&self, keys: &[&str]) -> Origin {
+        match (&self.value, keys) {
+            (Value::Table(nodes), [first, rest @ ..]) => {
+                nodes.get(*first).map_or(Origin::Default, |node| node.origin_of(rest))
+            }
+            _ => self.origin.clone(),
+        }
+    }
+
+    /// Adds to a fault where this is written and what it says.
+    fn locate<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        outcome.map_err(|fault| fault.at(&self.origin, || self.text()))
+    }
+
+    /// The value as its writer would recognise it.
+    fn text(&self) -> String {
+        match &self.value {
+            Value::Table(_) => "[table]".to_owned(),
+            Value::String(text) | Value::Untyped(text) => format!("{text:?}"),
+            Value::Integer(value) => value.to_string(),
+            Value::Float(value) => value.to_string(),
+            Value::Boolean(value) => value.to_string(),
+            Value::Other(text) => text.clone(),
+        }
+    }
+
+    /// What a path or location of a file means, seen from the file's folder; None if this is no such thing.
+    fn place(&self, name: &str) -> Option<PathBuf> {
+        let (Value::String(text), Origin::File { path, .. }) = (&self.value, &self.origin) else { return None };
+        let is_path = name == units::PATH || (name == units::LOCATION && !text.contains("://"));
+        (is_path && !text.is_empty()).then(|| path.parent().unwrap_or(Path::new("")).join(text))
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+impl<'de> Deserializer<'de> for &'de Node {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let outcome = match &self.value {
+            Value::Table(nodes) => visitor.visit_map(TableAccess { rest: nodes.iter(), next: None }),
+            Value::String(value) => visitor.visit_str(value),
+            Value::Integer(value) => visitor.visit_i64(*value),
+            Value::Float(value) => visitor.visit_f64(*value),
+            Value::Boolean(value) => visitor.visit_bool(*value),
+            Value::Other(text) => Err(Fault::invalid_type(Unexpected::Other(text), &visitor)),
+            Value::Untyped(text) => match (text.parse::<i64>(), text.parse::<f64>(), text.parse::<bool>()) {
+                (Ok(value), _, _) => visitor.visit_i64(value),
+                (_, Ok(value), _) => visitor.visit_f64(value),
+                (_, _, Ok(value)) => visitor.visit_bool(value),
+                _ => visitor.visit_str(text),
+            },
+        };
+        self.locate(outcome)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Untyped(text) => self.locate(visitor.visit_str(text)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        match self.place(name) {
+            Some(place) => self.locate(visitor.visit_str(&place.to_string_lossy())),
+            None if name == units::SECRET => self.deserialize_str(visitor).map_err(Fault::hide_value),
+            None => self.deserialize_str(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Table(_) => self.deserialize_any(visitor),
+            _ => self.locate(Err(Fault::invalid_type(Unexpected::Other("this value"), &"a table"))),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        valid: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let outcome = match &self.value {
+            Value::String(text) | Value::Untyped(text) => {
+                let text: StrDeserializer<'_, Fault> = text.as_str().into_deserializer();
+                visitor.visit_enum(text)
+            }
+            _ => Err(Fault::unknown_variant("", valid)),
+        };
+        self.locate(outcome)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple tuple_struct
+        identifier ignored_any
+    }
+}
+
+struct TableAccess<'de> {
+    rest: btree_map::Iter<'de, String, Node>,
+    next: Option<(&'de str, &'de Node)>,
+}
+
+impl<'de> MapAccess<'de> for TableAccess<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some((key, node)) = self.rest.next() else { return Ok(None) };
+        self.next = Some((key, node));
+        let name: StrDeserializer<'_, Fault> = key.as_str().into_deserializer();
+        node.locate(seed.deserialize(name).map(Some))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let (key, node) = self.next.take().expect("serde asks for a value only after its key");
+        seed.deserialize(node).map_err(|fault| fault.under(key))
+    }
+}

@@ -1,0 +1,284 @@
+use super::*;
+
+fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let file = ConfigFile { path: "lake/gust.toml".into(), text: file.to_owned() };
+    let environment = environment.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+    Config::load(Some(&file), environment, &Overrides::default())
+}
+
+#[test]
+fn nothing_set_is_the_default() {
+    let none = Config::load(None, [], &Overrides::default()).expect("defaults");
+    assert_eq!(none, Config::default());
+    let unrelated = [("PATH", "/bin"), ("GUST_LOG", "debug"), ("GUSTO", "1"), ("GUST_ON", "")];
+    assert_eq!(load("", &unrelated).expect("nothing is set"), Config::default());
+}
+
+#[test]
+fn a_file_sets_everything() {
+    let file = r#"
+        on = "in-process"
+        functions_max = 16
+        allow_fallback = true
+        timeout_seconds = 1.5
+        memory_bytes_max = "1GiB"
+        function_memory_bytes = 1_000_000
+        function_temp_bytes = "1 GB"
+        temp_folder = "tmp"
+        exchange = "s3://bucket/exchange"
+        fragment_bytes_target = 0x100
+        [catalogs.lake]
+        type = "sqlite"
+        path = "/data/catalog.db"
+        warehouse = "warehouse"
+        [s3]
+        endpoint = "http://127.0.0.1:9000"
+        region = "eu-central-1"
+        allow_http = true
+        path_style = true
+        access_key_id = "id"
+        secret_access_key = "key"
+        [process]
+        program = "bin/bootstrap"
+    "#;
+    let lake = CatalogConfig {
+        kind: CatalogKind::Sqlite,
+        path: "/data/catalog.db".into(),
+        warehouse: "lake/warehouse".to_owned(),
+    };
+    let expect = Config {
+        on: Target::InProcess,
+        functions_max: 16,
+        allow_fallback: true,
+        timeout: Duration::from_millis(1500),
+        memory_bytes_max: 1 << 30,
+        function_memory_bytes: 1_000_000,
+        function_temp_bytes: 1_000_000_000,
+        temp_folder: Some("lake/tmp".into()),
+        exchange: Some("s3://bucket/exchange".to_owned()),
+        fragment_bytes_target: 256,
+        catalogs: BTreeMap::from([("lake".to_owned(), lake)]),
+        s3: S3Config {
+            endpoint: Some("http://127.0.0.1:9000".to_owned()),
+            region: Some("eu-central-1".to_owned()),
+            allow_http: true,
+            path_style: true,
+            access_key_id: Some("id".to_owned()),
+            secret_access_key: Some(Secret::new("key")),
+        },
+        process: ProcessConfig { program: Some("lake/bin/bootstrap".into()) },
+    };
+    assert_eq!(load(file, &[]).expect("a valid file"), expect);
+    assert!(!format!("{expect:?}").contains("\"key\""), "the secret shows");
+}
+
+#[test]
+fn later_layers_win() {
+    let file = "on = 'local'\nfunctions_max = 2\ntimeout_seconds = 1\n[s3]\nregion = 'a'\npath_style = true";
+    let environment = [
+        ("GUST_FUNCTIONS_MAX", "3"),
+        ("GUST_TIMEOUT_SECONDS", "2"),
+        ("GUST_ALLOW_FALLBACK", "true"),
+        ("GUST_MEMORY_BYTES_MAX", "3GiB"),
+        ("GUST_EXCHANGE", "relative"),
+        ("GUST_S3__REGION", "7"),
+        ("GUST_CATALOGS__DEV__TYPE", "sqlite"),
+        ("GUST_CATALOGS__DEV__PATH", "dev.db"),
+        ("GUST_CATALOGS__DEV__WAREHOUSE", "s3://dev"),
+    ];
+    let overrides =
+        Overrides { timeout: Some(Duration::from_secs(3)), allow_fallback: Some(false), ..Overrides::default() };
+    let file = ConfigFile { path: "gust.toml".into(), text: file.to_owned() };
+    let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let config = Config::load(Some(&file), environment, &overrides).expect("three valid layers");
+    assert_eq!(config.on, Target::Local, "the file");
+    assert!(config.s3.path_style, "the file, beside a variable of the same table");
+    assert_eq!(config.functions_max, 3, "the environment");
+    assert_eq!(config.memory_bytes_max, 3 << 30);
+    assert_eq!(config.exchange.as_deref(), Some("relative"), "a variable's path is relative to the working folder");
+    assert_eq!(config.s3.region.as_deref(), Some("7"), "text stays text");
+    assert_eq!(config.catalogs["dev"].warehouse, "s3://dev");
+    assert_eq!(config.timeout, Duration::from_secs(3), "the flags");
+    assert!(!config.allow_fallback, "the flags");
+}
+
+#[test]
+fn bad_files_say_what_is_wrong_and_where() {
+    #[track_caller]
+    fn check(file: &str, expect: &str) {
+        let error = load(file, &[]).expect_err("a bad file").to_string();
+        assert_eq!(error, expect, "for {file:?}");
+    }
+    check(
+        "on = 'local'\n\nfunctons_max = 4",
+        "unknown key `functons_max` in lake/gust.toml line 3\nhint: did you mean `functions_max`?",
+    );
+    check("timeout = 4", "unknown key `timeout` in lake/gust.toml line 1\nhint: did you mean `timeout_seconds`?");
+    check(
+        "[s3]\nregion = 'a'\nendpont = ''",
+        "unknown key `s3.endpont` in lake/gust.toml line 3\nhint: did you mean `s3.endpoint`?",
+    );
+    check(
+        "[process]\ncommand = ''",
+        "unknown key `process.command` in lake/gust.toml line 2\nhint: valid keys are `process.program`",
+    );
+    check(
+        "[catalogs.lake]\ntype = 'sqlite'\npath = 'a'\nwarehose = 'b'",
+        "unknown key `catalogs.lake.warehose` in lake/gust.toml line 4\nhint: did you mean `catalogs.lake.warehouse`?",
+    );
+    check(
+        "\n[catalogs.lake]\ntype = 'sqlite'\npath = 'a'",
+        "missing key `catalogs.lake.warehouse`; its table stands in lake/gust.toml line 2",
+    );
+    check(
+        "[catalogs.lake]\ntype = 'sqlit'\npath = 'a'\nwarehouse = 'b'",
+        "invalid value \"sqlit\" for `catalogs.lake.type` in lake/gust.toml line 2: expected one of \"sqlite\"\nhint: did you mean \"sqlite\"?",
+    );
+    check(
+        "on = 'everywhere'",
+        "invalid value \"everywhere\" for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+    );
+    check(
+        "on = 1",
+        "invalid value 1 for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+    );
+    for count in ["0", "-1", "10001", "'4'", "4.0", "[4]", "true", "99999999999999999999"] {
+        let shown = count.replace('\'', "\"").replace("[4]", "[...]").replace("4.0", "4");
+        check(
+            &format!("functions_max = {count}"),
+            &format!(
+                "invalid value {shown} for `functions_max` in lake/gust.toml line 1: expected a whole number from 1 to 10000"
+            ),
+        );
+    }
+    for seconds in ["0", "-1", "86401", "nan", "1e300", "-0.5"] {
+        let error = load(&format!("timeout_seconds = {seconds}"), &[]).expect_err("not a timeout").to_string();
+        assert!(error.ends_with("expected seconds above zero, at most 86400"), "{error}");
+    }
+    check(
+        "memory_bytes_max = '2 gigs'",
+        "invalid value \"2 gigs\" for `memory_bytes_max` in lake/gust.toml line 1: expected bytes above zero, such as 536870912, \"512MiB\" or \"2GB\"",
+    );
+    check(
+        "allow_fallback = 'yes'",
+        "invalid value \"yes\" for `allow_fallback` in lake/gust.toml line 1: expected a boolean",
+    );
+    check(
+        "temp_folder = 's3://bucket'",
+        "invalid value \"s3://bucket\" for `temp_folder` in lake/gust.toml line 1: expected a path on this machine",
+    );
+    check(
+        "exchange = 'gs://bucket'",
+        "invalid value \"gs://bucket\" for `exchange` in lake/gust.toml line 1: expected a folder, or a URL that starts with file:// or s3://",
+    );
+    check(
+        "exchange = 1979-05-27",
+        "invalid value 1979-05-27 for `exchange` in lake/gust.toml line 1: expected a folder, or a URL that starts with file:// or s3://",
+    );
+    check("s3 = true", "invalid value true for `s3` in lake/gust.toml line 1: expected a table");
+    check(
+        "[on]\nx = 1",
+        "invalid value [table] for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+    );
+    check(
+        "[functions_max]",
+        "invalid value [table] for `functions_max` in lake/gust.toml line 1: expected a whole number from 1 to 10000",
+    );
+    check("[s3]\nregion = 1", "invalid value 1 for `s3.region` in lake/gust.toml line 2: expected a string");
+    check(
+        "[s3]\nsecret_access_key = 12345",
+        "invalid value (hidden) for `s3.secret_access_key` in lake/gust.toml line 2: expected a string",
+    );
+    check(
+        "[s3]\nendpoint = 'localhost:9000'",
+        "invalid value \"localhost:9000\" for `s3.endpoint` in lake/gust.toml line 2: expected an http:// or https:// URL",
+    );
+    check(
+        "[s3]\nendpoint = 'http://localhost:9000'",
+        "`s3.endpoint` in lake/gust.toml line 2 does not fit the other settings: it is not encrypted\nhint: set `s3.allow_http = true` if that is meant",
+    );
+    check(
+        "[s3]\nsecret_access_key = 'x'",
+        "`s3.secret_access_key` in lake/gust.toml line 2 does not fit the other settings: it stands without a key id\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
+    );
+}
+
+#[test]
+fn broken_toml_names_the_line() {
+    #[track_caller]
+    fn check(file: &str, expect: &str) {
+        let error = load(file, &[]).expect_err("no TOML").to_string();
+        assert!(error.starts_with(expect), "for {file:?}: {error}");
+    }
+    check("on = 'local'\nfunctions_max 4", "lake/gust.toml line 2 is not valid TOML: ");
+    check("on = 'local'\non = 'auto'", "lake/gust.toml line 2 is not valid TOML: duplicate key");
+    check("\n\non = 'local", "lake/gust.toml line 3 is not valid TOML: ");
+}
+
+#[test]
+fn bad_variables_say_what_is_wrong_and_where() {
+    #[track_caller]
+    fn check(variable: &str, value: &str, expect: &str) {
+        let error = load("[s3]\nregion = 'a'", &[(variable, value)]).expect_err("a bad variable").to_string();
+        assert_eq!(error, expect, "for {variable}={value}");
+    }
+    check(
+        "GUST_FUNCTONS_MAX",
+        "4",
+        "unknown environment variable `GUST_FUNCTONS_MAX`\nhint: did you mean `GUST_FUNCTIONS_MAX`?",
+    );
+    check(
+        "GUST_S3__ENDPONT",
+        "x",
+        "unknown environment variable `GUST_S3__ENDPONT`\nhint: did you mean `GUST_S3__ENDPOINT`?",
+    );
+    check(
+        "GUST_S3_ENDPOINT",
+        "x",
+        "unknown environment variable `GUST_S3_ENDPOINT`\nhint: did you mean `GUST_S3__ENDPOINT`?",
+    );
+    check(
+        "GUST_PROCESS__COMMAND",
+        "x",
+        "unknown environment variable `GUST_PROCESS__COMMAND`\nhint: valid variables are `GUST_PROCESS__PROGRAM`",
+    );
+    check(
+        "GUST_FUNCTIONS_MAX",
+        "four",
+        "invalid value \"four\" for `functions_max` in the environment variable `GUST_FUNCTIONS_MAX`: expected a whole number from 1 to 10000",
+    );
+    check(
+        "GUST_ON",
+        "process",
+        "invalid value \"process\" for `on` in the environment variable `GUST_ON`: expected one of \"auto\", \"local\", \"in-process\", \"processes\"\nhint: did you mean \"processes\"?",
+    );
+    check(
+        "GUST_ALLOW_FALLBACK",
+        "yes",
+        "invalid value \"yes\" for `allow_fallback` in the environment variable `GUST_ALLOW_FALLBACK`: expected a boolean",
+    );
+    check("GUST_S3", "x", "invalid value \"x\" for `s3` in the environment variable `GUST_S3`: expected a table");
+    check(
+        "GUST_ON__NOW",
+        "x",
+        "invalid value [table] for `on` in the environment variable `GUST_ON__NOW`: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+    );
+    check(
+        "GUST_S3__SECRET_ACCESS_KEY",
+        "x",
+        "`s3.secret_access_key` in the environment variable `GUST_S3__SECRET_ACCESS_KEY` does not fit the other settings: it stands without a key id\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
+    );
+}
+
+#[test]
+fn the_file_is_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gust.toml");
+    assert_eq!(ConfigFile::find(None, folder.path()).expect("no file is no error"), None);
+    let error = ConfigFile::find(Some(&path), folder.path()).expect_err("a named file must exist").to_string();
+    assert!(error.starts_with(&format!("cannot read the configuration file {}: ", path.display())), "{error}");
+    std::fs::write(&path, "on = 'local'").expect("a writable folder");
+    let file = ConfigFile { path: path.clone(), text: "on = 'local'".to_owned() };
+    assert_eq!(ConfigFile::find(None, folder.path()).expect("readable"), Some(file.clone()));
+    assert_eq!(ConfigFile::find(Some(&path), Path::new("elsewhere")).expect("readable"), Some(file));
+}

@@ -1,0 +1,209 @@
+//! How single settings are read: counts, sizes, durations, places and secrets, each with its bounds.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserializer;
+use serde::de::{Deserialize, Error, Visitor};
+
+/// Upper bound of `functions_max`: ten times the concurrent executions that an AWS account has by default.
+pub const FUNCTIONS_MAX: u32 = 10_000;
+/// Upper bound of `timeout_seconds`: a day.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Newtype names by which [`super::node`] knows the settings that it must treat specially.
+pub(super) const PATH: &str = "gust::Path";
+pub(super) const LOCATION: &str = "gust::Location";
+pub(super) const SECRET: &str = "gust::Secret";
+
+/// A setting whose value never appears in a log or an error.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one who must present it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(SECRET, Text("a string", |_| true)).map(Self)
+    }
+}
+
+/// A number of functions.
+pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct Count;
+    impl Visitor<'_> for Count {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from 1 to {FUNCTIONS_MAX}")
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<u32, E> {
+            let valid = u32::try_from(value).ok().filter(|count| (1..=FUNCTIONS_MAX).contains(count));
+            valid.ok_or_else(|| invalid(&self))
+        }
+    }
+    deserializer.deserialize_any(Count)
+}
+
+/// A number of bytes, plain or with a unit.
+pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Bytes;
+    impl Visitor<'_> for Bytes {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes above zero, such as 536870912, \"512MiB\" or \"2GB\"")
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
+            u64::try_from(value).ok().filter(|bytes| *bytes > 0).ok_or_else(|| invalid(&self))
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
+            parse_bytes(value).filter(|bytes| *bytes > 0).ok_or_else(|| invalid(&self))
+        }
+    }
+    deserializer.deserialize_any(Bytes)
+}
+
+/// `512`, `512B`, `512MiB`, `2 GB`: whole numbers only; MiB are powers of 1,024 and MB of 1,000, letter case does not count.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Seconds, whole or not.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Seconds;
+    impl Visitor<'_> for Seconds {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "seconds above zero, at most {}", TIMEOUT_MAX.as_secs())
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<Duration, E> {
+            let value = u64::try_from(value).map(Duration::from_secs).ok();
+            value.filter(|value| is_timeout(*value)).ok_or_else(|| invalid(&self))
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<Duration, E> {
+            let value = Duration::try_from_secs_f64(value).ok();
+            value.filter(|value| is_timeout(*value)).ok_or_else(|| invalid(&self))
+        }
+    }
+    deserializer.deserialize_any(Seconds)
+}
+
+/// Whether a statement may be given this long.
+pub fn is_timeout(value: Duration) -> bool {
+    !value.is_zero() && value <= TIMEOUT_MAX
+}
+
+/// A file or folder of this machine. In a configuration file a relative one starts from the file's own folder.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let visitor = Text("a path on this machine", |text| !text.is_empty() && !text.contains("://"));
+    deserializer.deserialize_newtype_struct(PATH, visitor).map(PathBuf::from)
+}
+
+pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    path(deserializer).map(Some)
+}
+
+/// A folder of this machine (like [`path()`]) or a URL of a store that functions can reach.
+pub(super) fn location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let visitor = Text("a folder, or a URL that starts with file:// or s3://", |text| match text.split_once("://") {
+        Some((scheme, rest)) => ["file", "s3"].contains(&scheme) && !rest.is_empty(),
+        None => !text.is_empty(),
+    });
+    deserializer.deserialize_newtype_struct(LOCATION, visitor)
+}
+
+pub(super) fn optional_location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    location(deserializer).map(Some)
+}
+
+/// Text that passes a test; the first field says what is expected.
+struct Text(&'static str, fn(&str) -> bool);
+
+impl Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<String, E> {
+        if (self.1)(value) { Ok(value.to_owned()) } else { Err(invalid(&self)) }
+    }
+}
+
+/// The node that holds the value adds it to the error.
+fn invalid<'de, E: Error>(expected: &impl Visitor<'de>) -> E {
+    E::invalid_value(serde::de::Unexpected::Other("this value"), expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        #[track_caller]
+        fn check(text: &str, expect: Option<u64>) {
+            assert_eq!(parse_bytes(text), expect, "for {text:?}");
+        }
+        check("512", Some(512));
+        check("512B", Some(512));
+        check("1KiB", Some(1024));
+        check("1kb", Some(1000));
+        check("512MiB", Some(512 << 20));
+        check(" 2 GiB ", Some(2 << 30));
+        check("2GB", Some(2_000_000_000));
+        check("1TiB", Some(1 << 40));
+        check("1TB", Some(1_000_000_000_000));
+        check("", None);
+        check("GiB", None);
+        check("1.5GiB", None);
+        check("-1", None);
+        check("2 gigs", None);
+        check("2M", None);
+        check("99999999999TiB", None);
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(hidden)");
+    }
+}

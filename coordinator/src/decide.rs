@@ -1,0 +1,228 @@
+//! Local or functions, and why. Pure: the same workload, fleet and model always give the same decision.
+//!
+//! The fastest distributed query is the one that runs on a single node; functions have to earn their overhead in pipes.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Target;
+
+/// What a query is about to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Parquet scans in the plan.
+    pub scans: usize,
+    /// Files, or runs of row groups, that can be read apart.
+    pub units: usize,
+    /// Compressed bytes of the projected columns.
+    pub bytes: u64,
+}
+
+/// The functions at hand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fleet {
+    pub functions_max: usize,
+    /// Whether the last that was heard of them was good.
+    pub healthy: bool,
+    /// Whether they run on the coordinator's machine and share its cores and its pipe.
+    pub shares_machine: bool,
+}
+
+/// Seconds and bytes per second that the estimates are made from. Sources stand at each field's default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeModel {
+    /// Planning a stage and a round trip to one warm function, with result.
+    pub stage_overhead: Duration,
+    /// What each further fragment adds on the coordinator.
+    pub fragment_overhead: Duration,
+    /// Compressed bytes a second that one core filters and aggregates.
+    pub core_bytes_per_second: f64,
+    /// Bytes a second from storage into the coordinator.
+    pub pipe_bytes_per_second: f64,
+    /// Bytes a second from storage into one function.
+    pub function_pipe_bytes_per_second: f64,
+    pub cores: usize,
+    /// Cores of one function.
+    pub function_cores: f64,
+}
+
+impl TimeModel {
+    /// A laptop with functions as its own processes.
+    pub fn laptop(cores: usize) -> Self {
+        Self {
+            // `lab tax`, four warm fragments, on two cores (ARCHITECTURE.md, Measurements).
+            stage_overhead: Duration::from_millis(4),
+            fragment_overhead: Duration::from_micros(500),
+            // TPC-H Q1 and Q6 at scale factor 1 on one core: 60 to 200 MB of compressed columns a second.
+            core_bytes_per_second: 120e6,
+            // A page cache or an NVMe disk: never the bound.
+            pipe_bytes_per_second: 2e9,
+            function_pipe_bytes_per_second: 2e9,
+            cores,
+            function_cores: 1.0,
+        }
+    }
+}
+
+/// Where the query runs and the numbers that made it so.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    pub place: Place,
+    pub reason: Reason,
+    pub workload: Workload,
+    /// None where nothing had to be estimated.
+    pub estimate: Option<Estimate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Local,
+    Functions,
+}
+
+/// Predicted wall times.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Estimate {
+    pub local_seconds: f64,
+    pub functions_seconds: f64,
+    /// With how many functions.
+    pub functions: usize,
+}
+
+/// Why. [`std::fmt::Display`] puts it in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    #[error("asked for by --on")]
+    Requested,
+    #[error("no functions are configured")]
+    NoFunctions,
+    #[error("no function is healthy")]
+    NoneHealthy,
+    #[error("the plan has no Parquet scan")]
+    NoScan,
+    #[error("the work is too small for the overhead of functions")]
+    TooSmall,
+    #[error("there are fewer scan units than it takes to use two functions")]
+    FewerUnits,
+    #[error("local is estimated to be faster")]
+    LocalFaster,
+    #[error("functions are estimated to be faster")]
+    FunctionsFaster,
+    #[error("{0}")]
+    PlanNotSupported(String),
+}
+
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = match self.place {
+            Place::Local => "local",
+            Place::Functions => "functions",
+        };
+        write!(f, "{place}: {}", self.reason)?;
+        if let Some(Estimate { local_seconds, functions_seconds, functions }) = self.estimate {
+            write!(f, " (estimated {local_seconds:.3} s local, {functions_seconds:.3} s on {functions} functions)")?;
+        }
+        Ok(())
+    }
+}
+
+impl Decision {
+    /// A local run for a reason that needs no estimate.
+    pub fn local(reason: Reason, workload: Workload) -> Self {
+        Self { place: Place::Local, reason, workload, estimate: None }
+    }
+}
+
+/// Decides for `target`; an explicit target wins unless there is nothing to send.
+pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &TimeModel) -> Decision {
+    let decision = |place, reason, estimate| Decision { place, reason, workload, estimate };
+    let local = |reason| decision(Place::Local, reason, None);
+    if workload.scans == 0 {
+        return local(Reason::NoScan);
+    }
+    let Some(fleet) = fleet.filter(|fleet| fleet.functions_max > 0) else {
+        return local(if target == Target::Local { Reason::Requested } else { Reason::NoFunctions });
+    };
+    let estimate = estimate(&workload, &fleet, model);
+    match target {
+        Target::Local => return decision(Place::Local, Reason::Requested, Some(estimate)),
+        Target::InProcess | Target::Processes => {
+            return decision(Place::Functions, Reason::Requested, Some(estimate));
+        }
+        Target::Auto => {}
+    }
+    let (place, reason) = if !fleet.healthy {
+        (Place::Local, Reason::NoneHealthy)
+    } else if estimate.local_seconds < model.stage_overhead.as_secs_f64() {
+        (Place::Local, Reason::TooSmall)
+    } else if workload.units < 2 {
+        (Place::Local, Reason::FewerUnits)
+    } else if estimate.functions_seconds < estimate.local_seconds {
+        (Place::Functions, Reason::FunctionsFaster)
+    } else {
+        (Place::Local, Reason::LocalFaster)
+    };
+    decision(place, reason, Some(estimate))
+}
+
+fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) -> Estimate {
+    let bytes = workload.bytes as f64;
+    let functions = fleet.functions_max.min(workload.units).max(1);
+    let seconds = |pipes: f64, cores: f64| {
+        let reading = bytes / pipes;
+        let computing = bytes / (cores * model.core_bytes_per_second);
+        reading.max(computing)
+    };
+    let local_seconds = seconds(model.pipe_bytes_per_second, model.cores as f64);
+    let n = functions as f64;
+    let (pipes, cores) = if fleet.shares_machine {
+        let pipes = (n * model.function_pipe_bytes_per_second).min(model.pipe_bytes_per_second);
+        (pipes, (n * model.function_cores).min(model.cores as f64))
+    } else {
+        (n * model.function_pipe_bytes_per_second, n * model.function_cores)
+    };
+    let overhead = model.stage_overhead.as_secs_f64() * workload.scans as f64
+        + model.fragment_overhead.as_secs_f64() * (functions * workload.scans) as f64;
+    Estimate { local_seconds, functions_seconds: seconds(pipes, cores) + overhead, functions }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn laptop() -> Fleet {
+        Fleet { functions_max: 4, healthy: true, shares_machine: true }
+    }
+
+    fn cloud() -> Fleet {
+        Fleet { functions_max: 100, healthy: true, shares_machine: false }
+    }
+
+    fn check(target: Target, (scans, units, bytes): (usize, usize, u64), fleet: Option<Fleet>, expect: (Place, Reason)) {
+        let workload = Workload { scans, units, bytes };
+        let decision = decide(target, workload, fleet, &TimeModel::laptop(2));
+        assert_eq!((decision.place, decision.reason), expect, "{target:?} {workload:?} {fleet:?}");
+    }
+
+    #[test]
+    fn each_reason() {
+        use Place::{Functions, Local};
+        let much = (1, 400, 20 * GB);
+        check(Target::Auto, much, Some(cloud()), (Functions, Reason::FunctionsFaster));
+        check(Target::Auto, much, Some(laptop()), (Local, Reason::LocalFaster));
+        check(Target::Auto, much, None, (Local, Reason::NoFunctions));
+        check(Target::Auto, much, Some(Fleet { healthy: false, ..cloud() }), (Local, Reason::NoneHealthy));
+        check(Target::Auto, (0, 0, 0), Some(cloud()), (Local, Reason::NoScan));
+        check(Target::Auto, (1, 8, 10_000), Some(cloud()), (Local, Reason::TooSmall));
+        check(Target::Auto, (1, 1, 20 * GB), Some(cloud()), (Local, Reason::FewerUnits));
+        check(Target::Processes, (1, 8, 10_000), Some(laptop()), (Functions, Reason::Requested));
+        check(Target::Processes, (0, 0, 0), Some(laptop()), (Local, Reason::NoScan));
+        check(Target::Local, much, Some(laptop()), (Local, Reason::Requested));
+        check(Target::Local, much, None, (Local, Reason::Requested));
+    }
+}

@@ -1,0 +1,162 @@
+//! Where a coordinator plan meets its functions: a leaf whose rows come from a stage's fragments.
+
+use std::fmt::Formatter;
+use std::sync::{Arc, Mutex};
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
+use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+};
+use futures::{StreamExt, TryStreamExt};
+
+mod query;
+mod run;
+
+pub use query::{Exchange, QueryContext};
+
+use crate::planner::Stage;
+use run::{Answers, StageRun};
+
+/// Runs a stage's fragments on functions and yields their rows.
+///
+/// Output partition `p` of `n` gets fragments `p`, `p + n`, `p + 2n`, … in the order in which they finish, or merged where
+/// the stage is sorted. All fragments start with the first partition that is executed; dropping every stream cancels what has
+/// not finished. Needs a [`QueryContext`] as a session extension.
+#[derive(Debug)]
+pub struct RemoteFragmentExec {
+    stage: Arc<Stage>,
+    properties: Arc<PlanProperties>,
+    /// What the stage is expected to put out; nothing exact, for rows of it may be combined still.
+    statistics: Arc<Statistics>,
+    /// The running stage's answers, each partition's taken once.
+    started: Mutex<Option<Vec<Option<Answers>>>>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl RemoteFragmentExec {
+    /// Takes the place of `subtree` in the coordinator's plan.
+    pub fn new(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Self {
+        let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
+        let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
+        Self {
+            stage,
+            properties: Arc::clone(subtree.properties()),
+            statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
+            started: Mutex::default(),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    pub fn stage(&self) -> &Arc<Stage> {
+        &self.stage
+    }
+
+    fn partitions(&self) -> usize {
+        self.properties.output_partitioning().partition_count()
+    }
+
+    /// Starts the stage with the first call; hands out each partition's answers once.
+    fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(Answers, Arc<QueryContext>)> {
+        let query = context.session_config().get_extension::<QueryContext>().ok_or_else(|| {
+            DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
+        })?;
+        let mut started = self.started.lock().expect("no holder panics");
+        let answers = match started.as_mut() {
+            Some(answers) => answers,
+            None => started.insert(StageRun::start(&self.stage, &query, self.partitions())?),
+        };
+        let taken = answers.get_mut(partition).and_then(Option::take);
+        let answers = taken.ok_or_else(|| {
+            DataFusionError::Internal(format!("partition {partition} of stage {} was run twice", self.stage.index))
+        })?;
+        Ok((answers, query))
+    }
+}
+
+impl DisplayAs for RemoteFragmentExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let fragments = self.stage.fragments.len();
+        write!(f, "RemoteFragmentExec: stage={}, fragments={fragments}", self.stage.index)?;
+        if let Some(order) = self.properties.output_ordering().filter(|_| self.stage.sorted) {
+            write!(f, ", merged=[{order}]")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for RemoteFragmentExec {
+    fn name(&self) -> &str {
+        "RemoteFragmentExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    /// A recursive query runs its plan again: the stage starts anew.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self {
+            stage: Arc::clone(&self.stage),
+            properties: Arc::clone(&self.properties),
+            statistics: Arc::clone(&self.statistics),
+            started: Mutex::default(),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (answers, query) = self.answers(partition, &context)?;
+        let schema = self.schema();
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let order = self.properties.output_ordering().filter(|_| self.stage.sorted);
+        if let Some(order) = order {
+            let streams = answers.each_fragment(&query, &schema);
+            let reservation = datafusion::execution::memory_pool::MemoryConsumer::new("remote fragment merge")
+                .register(context.memory_pool());
+            return StreamingMergeBuilder::new()
+                .with_streams(streams)
+                .with_schema(schema)
+                .with_expressions(order)
+                .with_metrics(metrics)
+                .with_batch_size(context.session_config().batch_size())
+                .with_reservation(reservation)
+                .build();
+        }
+        let counted = answers.as_they_finish(&query, &schema).inspect_ok(move |batch| {
+            batch.record_output(&metrics);
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted.boxed())))
+    }
+
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        match args.partition() {
+            None => Ok(Arc::clone(&self.statistics)),
+            Some(_) => Ok(Arc::new(Statistics::new_unknown(&self.schema()))),
+        }
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

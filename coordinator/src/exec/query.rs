@@ -1,0 +1,81 @@
+//! What a query lends to all of its stages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gust_protocol::{Limits, StoreAccess};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use futures::TryStreamExt;
+
+use crate::scheduler::{AttemptContext, Scheduler};
+
+/// Made at the door, carried all the way as a session extension.
+#[derive(Debug)]
+pub struct QueryContext {
+    pub id: String,
+    pub scheduler: Scheduler,
+    pub attempts: AttemptContext,
+    pub exchange: Exchange,
+    /// Per attempt; a stage lowers `inline_bytes_max` where its fragments are many.
+    pub limits: Limits,
+    /// Session settings that a function must share.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Where results go that do not fit a response.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    pub access: StoreAccess,
+    /// Key prefix inside the store, without slashes at its ends.
+    pub prefix: String,
+    pub store: Arc<dyn ObjectStore>,
+}
+
+impl Exchange {
+    /// Deletes everything that a query's attempts wrote, adopted or not. Returns how many objects there were.
+    pub async fn clean(&self, query: &str) -> object_store::Result<usize> {
+        let prefix = Path::parse(&self.prefix).unwrap_or_default();
+        let folder: Path = prefix.parts().chain(Path::from(query).parts()).collect();
+        let found: Vec<Path> = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await?;
+        for path in &found {
+            match self.store.delete(path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found.len())
+    }
+}
+
+impl QueryContext {
+    /// Results of a stage that may wait in memory at once, over all of its fragments.
+    const RESULTS_HELD_BYTES_MAX: u64 = 256 << 20;
+
+    /// The limits of one of `fragments` fragments.
+    pub fn fragment_limits(&self, fragments: usize) -> Limits {
+        let share = Self::RESULTS_HELD_BYTES_MAX / fragments.max(1) as u64;
+        Limits { inline_bytes_max: self.limits.inline_bytes_max.min(share), ..self.limits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn a_query_is_cleaned_and_no_other() {
+        let store = Arc::new(InMemory::new());
+        for key in ["x/q1/0/00000-0.arrows", "x/q1/1/00003-1.arrows", "x/q10/0/00000-0.arrows", "q1/a"] {
+            store.put(&Path::from(key), "rows".into()).await.expect("in memory");
+        }
+        let access = StoreAccess { url: "memory:///".into(), options: BTreeMap::new() };
+        let exchange = Exchange { access, prefix: "x".into(), store: store.clone() };
+        assert_eq!(exchange.clean("q1").await.expect("in memory"), 2);
+        let left: Vec<String> =
+            store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("in memory");
+        assert_eq!(left, ["q1/a", "x/q10/0/00000-0.arrows"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! A running stage: its fragments' tasks, and the answers on their way to the operators above.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
+use gust_protocol::{AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, StagePlan, exchange};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::query::QueryContext;
+use crate::event::QueryEvent;
+use crate::planner::Stage;
+use crate::planner::stage::EXCHANGE;
+use crate::scheduler::FragmentFailure;
+
+/// The tasks of a stage; they are aborted when the last partition's answers are dropped.
+#[derive(Debug)]
+pub(super) struct StageRun {
+    _tasks: JoinSet<()>,
+}
+
+/// A fragment's result and the attempt that it came from.
+type Answer = std::result::Result<(FragmentId, FragmentResult, u32), FragmentFailure>;
+
+/// The answers of one output partition: a receiver for each of its fragments.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// One channel a fragment where rows are merged, one for all where they are not.
+    channels: Vec<mpsc::Receiver<Answer>>,
+    run: Arc<StageRun>,
+}
+
+impl StageRun {
+    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`.
+    pub(super) fn start(
+        stage: &Arc<Stage>,
+        query: &Arc<QueryContext>,
+        partitions: usize,
+    ) -> Result<Vec<Option<Answers>>> {
+        let fragments = stage.fragments.len();
+        let bytes_planned = stage.weight_bytes();
+        query.attempts.events.push(QueryEvent::StageStarted {
+            stage: stage.index,
+            fragments: fragments as u32,
+            bytes_planned,
+        });
+        let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
+        let plan = Arc::new(stage.stage_plan(output, query.options.clone())?);
+        let mut tasks = JoinSet::new();
+        let mut channels: Vec<Vec<mpsc::Receiver<Answer>>> = (0..partitions).map(|_| Vec::new()).collect();
+        let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
+        let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
+        let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
+        for index in 0..fragments {
+            let sender = if stage.sorted {
+                let (sender, receiver) = mpsc::channel(1);
+                channels[index % partitions].push(receiver);
+                sender
+            } else {
+                senders[index % partitions].clone()
+            };
+            let (stage, query, plan) = (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan));
+            tasks.spawn(async move {
+                let answer = run_fragment(&stage, &query, &plan, index).await;
+                // Nobody listens any more where a LIMIT was reached.
+                let _ = sender.send(answer).await;
+            });
+        }
+        if !stage.sorted {
+            channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
+        }
+        let run = Arc::new(StageRun { _tasks: tasks });
+        Ok(channels.into_iter().map(|channels| Some(Answers { channels, run: Arc::clone(&run) })).collect())
+    }
+}
+
+async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, index: usize) -> Answer {
+    let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
+    let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
+    let limits = query.fragment_limits(stage.fragments.len());
+    let fragment = Fragment { id: id.clone(), inputs, limits };
+    let request = |attempt, deadline_unix_ms| InvokeRequest {
+        version: PROTOCOL_VERSION,
+        fingerprint: fingerprint().to_owned(),
+        fragment: fragment.clone(),
+        attempt,
+        deadline_unix_ms,
+        access: AccessTable(vec![stage.access.clone(), query.exchange.access.clone()]),
+        stage: plan.clone(),
+    };
+    let (result, attempt) = query.scheduler.run(&query.attempts, &fragment, request).await?;
+    Ok((id, result, attempt))
+}
+
+impl Answers {
+    /// All rows of the partition, a fragment's as soon as it has finished.
+    pub(super) fn as_they_finish(
+        self,
+        query: &Arc<QueryContext>,
+        schema: &SchemaRef,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let streams = self.channels.into_iter().map(|channel| rows(channel, Arc::clone(&self.run), query, schema));
+        stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
+    }
+
+    /// The rows of each fragment of the partition by itself.
+    pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
+        let stream = |channel| {
+            let rows = rows(channel, Arc::clone(&self.run), query, schema);
+            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)) as SendableRecordBatchStream
+        };
+        self.channels.into_iter().map(stream).collect()
+    }
+}
+
+/// Adopts each answer that a channel brings: reads it, checks it, and yields its rows. Holds the stage's tasks alive.
+fn rows(
+    channel: mpsc::Receiver<Answer>,
+    run: Arc<StageRun>,
+    query: &Arc<QueryContext>,
+    schema: &SchemaRef,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let (query, schema) = (Arc::clone(query), Arc::clone(schema));
+    let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
+        channel.recv().await.map(|answer| (answer, (channel, run)))
+    });
+    answers
+        .then(move |answer| adopt(answer, Arc::clone(&query), Arc::clone(&schema)))
+        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
+}
+
+async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Vec<RecordBatch>> {
+    let external = |error: Box<dyn std::error::Error + Send + Sync>| DataFusionError::External(error);
+    let (id, result, attempt) = answer.map_err(|failure| external(Box::new(failure)))?;
+    let reading = Instant::now();
+    let part = *result.part();
+    let inline = matches!(result, FragmentResult::Inline { .. });
+    let batches = exchange::read(&id, result, &schema, query.exchange.store.as_ref())
+        .await
+        .map_err(|error| external(Box::new(error)))?;
+    query.attempts.events.push(QueryEvent::FragmentAdopted {
+        id,
+        attempt,
+        rows: part.rows,
+        result_bytes: part.bytes,
+        inline,
+        read: reading.elapsed(),
+    });
+    batches.into_iter().map(|batch| under(&schema, &batch)).collect()
+}
+
+/// The batch under the stage's own field names and metadata.
+fn under(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
+}

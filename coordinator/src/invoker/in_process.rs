@@ -1,0 +1,96 @@
+//! Functions as tasks of this process: no isolation, no start, the same bytes.
+//!
+//! Requests and responses cross the wire's encoding and limits like anywhere else, so that what works here is not refused
+//! elsewhere. Non-goals: memory limits and stopping a handler that blocks its thread (its slot stays taken until it ends).
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fragment_fn::{Environment, handler};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use gust_protocol::InvokeRequest;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::framing::{self, Framed};
+use super::{Billing, Invocation, Invoker};
+
+/// A function: request bytes and the platform's deadline in, response bytes out.
+pub type Handler = Arc<dyn Fn(Bytes, SystemTime) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
+/// Runs attempts as tasks, `concurrency_max` at a time.
+pub struct InProcess {
+    handler: Handler,
+    slots: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InProcess").field("slots_free", &self.slots.available_permits()).finish_non_exhaustive()
+    }
+}
+
+impl InProcess {
+    /// Runs fragments in `environment`.
+    pub fn new(environment: Arc<Environment>, concurrency_max: usize) -> Self {
+        let handler: Handler = Arc::new(move |payload, deadline| {
+            let environment = Arc::clone(&environment);
+            async move { handler::handle(&environment, payload, deadline).await }.boxed()
+        });
+        Self::with_handler(handler, concurrency_max)
+    }
+
+    /// Runs any handler.
+    pub fn with_handler(handler: Handler, concurrency_max: usize) -> Self {
+        Self { handler, slots: Arc::new(Semaphore::new(concurrency_max.max(1))) }
+    }
+}
+
+#[async_trait]
+impl Invoker for InProcess {
+    async fn invoke(&self, request: InvokeRequest) -> Invocation {
+        let framed = match Framed::new(&request) {
+            Ok(framed) => framed,
+            Err(error) => return framing::not_sent(error),
+        };
+        drop(request);
+        let slot = match timeout_at(framed.deadline, Arc::clone(&self.slots).acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
+            Err(_) => return framing::not_sent(framed.waited()),
+        };
+        let started = Instant::now();
+        let (handler, payload) = (Arc::clone(&self.handler), framed.payload.clone());
+        let (stop_at, stop_at_wall) = (framed.stop_at, framed.stop_at_wall);
+        // A task of its own, so that the attempt goes on where the caller goes away, and a panic ends there.
+        let attempt = tokio::spawn(async move {
+            let answer = timeout_at(stop_at, handler(payload, stop_at_wall)).await;
+            drop(slot);
+            answer
+        });
+        // Bounded here, too: a handler that blocks its thread never sees the bound inside.
+        let outcome = match timeout_at(stop_at, attempt).await {
+            Ok(Ok(Ok(answer))) => framed.response(&answer),
+            Ok(Ok(Err(_))) | Err(_) => Err(framed.timed_out()),
+            Ok(Err(ended)) => Err(match ended.try_into_panic() {
+                Ok(panic) => framed.crashed(format_args!("panicked: {}", panic_message(&*panic))),
+                Err(_) => framing::stopped(),
+            }),
+        };
+        let duration = started.elapsed();
+        let billing = match &outcome {
+            Err(error) if error.kind == super::InvokeErrorKind::TimedOut => Billing::Bounded { at_most: duration },
+            _ => Billing::Metered { duration, init: Duration::ZERO },
+        };
+        Invocation { outcome, billing, cold: Some(false), log_tail: String::new() }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}

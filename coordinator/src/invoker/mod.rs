@@ -1,0 +1,90 @@
+//! Invokers: each runs exactly ONE attempt somewhere.
+//!
+//! The scheduler owns retries, so that every attempt is seen and priced; an invoker never tries again. Whatever goes wrong
+//! is a typed outcome, never a panic. To add an invoker, implement [`Invoker`] and add it to the conformance suite in
+//! the tests crate.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gust_protocol::{FragmentResponse, InvokeRequest};
+
+mod framing;
+mod in_process;
+mod processes;
+
+pub use in_process::{Handler, InProcess};
+pub use processes::{Processes, ProcessesConfig};
+
+/// Runs one attempt of one fragment.
+#[async_trait]
+pub trait Invoker: Debug + Send + Sync + 'static {
+    /// One attempt, never a retry. A platform failure is an outcome and is billed like any other.
+    ///
+    /// Dropping the future frees the caller only; the attempt may go on until its deadline.
+    async fn invoke(&self, request: InvokeRequest) -> Invocation;
+}
+
+/// What became of one attempt.
+#[derive(Debug)]
+pub struct Invocation {
+    pub outcome: Result<FragmentResponse, InvokeError>,
+    pub billing: Billing,
+    /// Whether the platform had to start an environment for it; None where it does not tell.
+    pub cold: Option<bool>,
+    /// The end of what the function wrote to stderr during the attempt; empty if it succeeded.
+    pub log_tail: String,
+}
+
+/// What the platform will charge for, as far as it is known. Unknown is never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Billing {
+    /// Measured from outside: start of the invocation to its answer, and the environment's start where there was one.
+    Metered { duration: Duration, init: Duration },
+    /// No answer came: at most until the deadline.
+    Bounded { at_most: Duration },
+}
+
+/// The platform's failure, as opposed to the fragment's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvokeError {
+    pub kind: InvokeErrorKind,
+    pub message: String,
+}
+
+impl InvokeError {
+    pub fn new(kind: InvokeErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The kind says what the caller can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InvokeErrorKind {
+    /// The request is larger than the platform takes.
+    RequestTooLarge,
+    /// The response was larger than the platform carries.
+    ResponseTooLarge,
+    /// The function's process ended before it answered.
+    Crashed,
+    /// No answer before the deadline; the platform has stopped the attempt.
+    TimedOut,
+    /// The environment did not come up.
+    InitFailed,
+    /// The answer was not a response of this protocol.
+    Protocol,
+    /// The invoker has been shut down.
+    Stopped,
+}
+
+impl InvokeErrorKind {
+    /// Whether another attempt can succeed with nothing else changed.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Crashed | Self::InitFailed => true,
+            Self::RequestTooLarge | Self::ResponseTooLarge | Self::TimedOut | Self::Protocol | Self::Stopped => false,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One child process: started, given one invocation at a time, stopped.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use fragment_fn::bootstrap::FOLDER_VARIABLE;
+use tempfile::TempDir;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::ProcessesConfig;
+use super::log_tail::LogTail;
+use super::runtime_api::{Mailbox, RuntimeApi, Said, Work};
+use crate::invoker::framing::{self, Framed};
+use crate::invoker::{InvokeError, InvokeErrorKind};
+
+/// AWS Lambda gives up on an environment that has not asked for its first invocation by then.
+const INIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a child may take from its answer to its next question.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// A child process. Dropping it kills the process.
+#[derive(Debug)]
+pub(super) struct Environment {
+    // Fields drop in this order: the process is killed before its folder goes.
+    child: Child,
+    mailbox: Mailbox,
+    log: LogTail,
+    folder: TempDir,
+    /// Held open: its end tells the child that this process is gone, however that came about.
+    _stdin: Option<ChildStdin>,
+}
+
+/// What came of waiting for a child.
+enum Heard {
+    Said(Said),
+    Exited(Option<ExitStatus>),
+    Late,
+    Stopped,
+}
+
+/// How a child came through an invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    Alive,
+    /// Ended, or in no state to be trusted with another invocation.
+    Spent,
+}
+
+impl Environment {
+    /// Starts a child; returns when it has asked for its first invocation.
+    ///
+    /// # Errors
+    /// Why it did not, and what it wrote to stderr.
+    pub async fn start(
+        config: &ProcessesConfig,
+        api: &RuntimeApi,
+        framed: &Framed,
+        stop: &CancellationToken,
+    ) -> Result<Self, (InvokeError, String)> {
+        let mut environment = Self::spawn(config, api).map_err(|error| {
+            let message = format!("cannot start the function program `{}`: {error}", config.program.display());
+            (InvokeError::new(InvokeErrorKind::InitFailed, message), String::new())
+        })?;
+        let init_end = Instant::now() + INIT_MAX;
+        let failed = |reason: String| {
+            let message = format!("function program `{}` did not start: {reason}", config.program.display());
+            InvokeError::new(InvokeErrorKind::InitFailed, message)
+        };
+        let error = loop {
+            match environment.hear(init_end.min(framed.deadline), stop).await {
+                Heard::Said(Said::Ready) => return Ok(environment),
+                Heard::Said(Said::InitFailed(report)) => break failed(report),
+                Heard::Said(Said::Answered(_) | Said::TooLarge | Said::Failed(_)) => {}
+                Heard::Exited(status) => break failed(describe(status)),
+                Heard::Late if init_end <= framed.deadline => {
+                    break failed(format!("it asked for no invocation within {} s", INIT_MAX.as_secs()));
+                }
+                Heard::Late => break framed.waited(),
+                Heard::Stopped => break framing::stopped(),
+            }
+        };
+        Err((error, environment.stop().await))
+    }
+
+    fn spawn(config: &ProcessesConfig, api: &RuntimeApi) -> std::io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("gust-function-").tempdir()?;
+        let (url, mailbox) = api.open();
+        let mut command = Command::new(&config.program);
+        command
+            .args(&config.args)
+            .env("AWS_LAMBDA_FUNCTION_NAME", "gust")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", (config.memory_bytes >> 20).to_string())
+            .env("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/gust")
+            .env("AWS_LAMBDA_LOG_STREAM_NAME", "local")
+            .envs(config.env.iter().map(|(name, value)| (name, value)))
+            .env("AWS_LAMBDA_RUNTIME_API", url)
+            .env(FOLDER_VARIABLE, folder.path())
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C in a terminal reaches this process only, which then stops its children in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take().ok_or_else(|| std::io::Error::other("its stderr is not a pipe"))?;
+        let log = LogTail::follow(stderr, child.id().unwrap_or_default());
+        // Taken, because waiting for a child closes the stdin that it still has.
+        let stdin = child.stdin.take();
+        Ok(Self { child, mailbox, log, folder, _stdin: stdin })
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Prepares a child that has served before for the next invocation.
+    pub fn renew(&mut self) {
+        self.mailbox.clear();
+        self.log.clear();
+    }
+
+    /// Runs one invocation on a ready child, to the end or until the platform stops it.
+    pub async fn run(
+        &mut self,
+        framed: &Framed,
+        stop: &CancellationToken,
+    ) -> (Result<bytes::Bytes, InvokeError>, Condition) {
+        self.mailbox.give(Work { payload: framed.payload.clone(), deadline: framed.stop_at_wall }).await;
+        loop {
+            return match self.hear(framed.stop_at, stop).await {
+                Heard::Said(Said::Ready) => continue,
+                Heard::Said(Said::Answered(answer)) => (Ok(answer), Condition::Alive),
+                Heard::Said(Said::TooLarge) => (Err(framed.response_too_large()), Condition::Alive),
+                Heard::Said(Said::Failed(report)) => (Err(framed.crashed(report)), Condition::Alive),
+                Heard::Said(Said::InitFailed(report)) => (Err(framed.crashed(report)), Condition::Spent),
+                Heard::Exited(status) => (Err(framed.crashed(describe(status))), Condition::Spent),
+                Heard::Late => (Err(framed.timed_out()), Condition::Spent),
+                Heard::Stopped => (Err(framing::stopped()), Condition::Spent),
+            };
+        }
+    }
+
+    /// Waits until the child asks for its next invocation: only then is it free, as on AWS Lambda.
+    pub async fn becomes_ready(&mut self, stop: &CancellationToken) -> bool {
+        matches!(self.hear(Instant::now() + READY_MAX, stop).await, Heard::Said(Said::Ready))
+    }
+
+    /// The end of what the child wrote to stderr since [`Self::renew`].
+    pub fn log_tail(&self) -> String {
+        self.log.text()
+    }
+
+    /// Kills the process if it still runs, waits for its end, removes its folder. Returns the end of its stderr.
+    pub async fn stop(mut self) -> String {
+        // Fails only for a process that has ended.
+        let _ = self.child.kill().await;
+        self.log.drain().await;
+        let log_tail = self.log.text();
+        if let Err(error) = self.folder.close() {
+            tracing::debug!(%error, "temporary folder of a function not removed");
+        }
+        log_tail
+    }
+
+    async fn hear(&mut self, until: Instant, stop: &CancellationToken) -> Heard {
+        tokio::select! {
+            // What a child said before it ended comes first.
+            biased;
+            said = self.mailbox.hear() => Heard::Said(said),
+            status = self.child.wait() => Heard::Exited(status.ok()),
+            () = stop.cancelled() => Heard::Stopped,
+            () = sleep_until(until) => Heard::Late,
+        }
+    }
+}
+
+fn describe(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "its process ended".to_owned(), |status| format!("its process ended with {status}"))
+}

@@ -1,0 +1,216 @@
+//! Functions as child processes that speak the real AWS Lambda Runtime API with this process.
+//!
+//! ```text
+//!  invoke ─► slot (processes_max) ─► warm child, most recently used ─┐
+//!                              └──► new child: init ────────────────┴─► next ─► response | error | exit | deadline
+//! ```
+//!
+//! One child is one environment with one invocation at a time. What breaks an environment on Lambda ends a child here; the
+//! next attempt gets a new one. Children end with this process, even where it is killed: their stdin is a pipe from it.
+//! Non-goals: retries, memory limits enforced by the system, anything but Unix.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::join_all;
+use gust_protocol::{FragmentResponse, InvokeRequest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::environment::{Condition, Environment};
+use self::runtime_api::RuntimeApi;
+use super::framing::{self, Framed};
+use super::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+
+mod environment;
+mod log_tail;
+mod runtime_api;
+
+/// Which program is the function, and how many of it.
+#[derive(Clone)]
+pub struct ProcessesConfig {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+    /// Children at once; each is started when it is first needed.
+    pub processes_max: usize,
+    /// What each child is told that it may use, in whole MiB. It keeps to that by itself.
+    pub memory_bytes: u64,
+    /// Added to this process's environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// Runs attempts in child processes. Dropping it kills them; [`Self::shutdown`] also waits for their end.
+pub struct Processes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ProcessesConfig,
+    api: RuntimeApi,
+    slots: Arc<Semaphore>,
+    /// Warm children, the most recently used last.
+    idle: Mutex<Vec<Environment>>,
+    attempts: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Processes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ProcessesConfig { program, processes_max, .. } = &self.shared.config;
+        f.debug_struct("Processes")
+            .field("program", program)
+            .field("processes_max", processes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Processes {
+    /// Opens the Runtime API on loopback. Starts no child.
+    ///
+    /// # Errors
+    /// No port could be opened.
+    pub async fn start(config: ProcessesConfig) -> std::io::Result<Self> {
+        let slots = Arc::new(Semaphore::new(config.processes_max.max(1)));
+        let shared = Shared {
+            config,
+            api: RuntimeApi::start().await?,
+            slots,
+            idle: Mutex::default(),
+            attempts: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Kills every child and waits until all have ended. Attempts under way end as [`InvokeErrorKind::Stopped`].
+    pub async fn shutdown(&self) {
+        self.stop();
+        self.shared.attempts.wait().await;
+        let idle = std::mem::take(&mut *self.shared.idle.lock().expect("no holder panics"));
+        join_all(idle.into_iter().map(Environment::stop)).await;
+    }
+
+    fn stop(&self) {
+        self.shared.slots.close();
+        self.shared.stop.cancel();
+        self.shared.attempts.close();
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.stop();
+        self.shared.idle.lock().expect("no holder panics").clear();
+    }
+}
+
+#[async_trait]
+impl Invoker for Processes {
+    async fn invoke(&self, request: InvokeRequest) -> Invocation {
+        let framed = match Framed::new(&request) {
+            Ok(framed) => framed,
+            Err(error) => return framing::not_sent(error),
+        };
+        drop(request);
+        let slots = Arc::clone(&self.shared.slots);
+        let slot = match timeout_at(framed.deadline, slots.acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
+            Err(_) => return framing::not_sent(framed.waited()),
+        };
+        // A task of its own: an invocation cannot be recalled, so it keeps its slot where the caller goes away.
+        let (reply, invocation) = oneshot::channel();
+        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply));
+        invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
+    }
+}
+
+impl Shared {
+    async fn attempt(self: Arc<Self>, framed: Framed, slot: OwnedSemaphorePermit, reply: oneshot::Sender<Invocation>) {
+        if self.stop.is_cancelled() {
+            // Shut down between slot and start. Fails where the caller has gone away, here and below.
+            let _ = reply.send(framing::not_sent(framing::stopped()));
+            return;
+        }
+        let init_started = Instant::now();
+        let warm = self.take_warm();
+        let cold = warm.is_none();
+        let started = match warm {
+            Some(environment) => Ok(environment),
+            None => Environment::start(&self.config, &self.api, &framed, &self.stop).await,
+        };
+        let init = if cold { init_started.elapsed() } else { Duration::ZERO };
+        let mut environment = match started {
+            Ok(environment) => environment,
+            Err((error, log_tail)) => {
+                let billing = Billing::Metered { duration: Duration::ZERO, init };
+                let _ = reply.send(Invocation { outcome: Err(error), billing, cold: Some(true), log_tail });
+                return;
+            }
+        };
+        let run_started = Instant::now();
+        let (answer, condition) = environment.run(&framed, &self.stop).await;
+        let duration = run_started.elapsed();
+        let mut kept = None;
+        let log_tail = match condition {
+            Condition::Spent => environment.stop().await,
+            Condition::Alive => {
+                let log_tail = environment.log_tail();
+                kept = Some(environment);
+                log_tail
+            }
+        };
+        let invocation = conclude(&framed, answer, cold, Billing::Metered { duration, init }, log_tail);
+        let _ = reply.send(invocation);
+        if let Some(environment) = kept {
+            self.keep_warm(environment).await;
+        }
+        drop(slot);
+    }
+
+    /// A child that waits for work. One that has ended while nobody looked is no attempt's fault and is passed over.
+    fn take_warm(&self) -> Option<Environment> {
+        let mut idle = self.idle.lock().expect("no holder panics");
+        while let Some(mut environment) = idle.pop() {
+            if environment.is_alive() {
+                environment.renew();
+                return Some(environment);
+            }
+        }
+        None
+    }
+
+    async fn keep_warm(&self, mut environment: Environment) {
+        if environment.becomes_ready(&self.stop).await && !self.stop.is_cancelled() {
+            self.idle.lock().expect("no holder panics").push(environment);
+        } else {
+            environment.stop().await;
+        }
+    }
+}
+
+/// Makes an attempt's outcome of what the platform saw.
+fn conclude(
+    framed: &Framed,
+    answer: Result<Bytes, InvokeError>,
+    cold: bool,
+    billing: Billing,
+    log_tail: String,
+) -> Invocation {
+    let outcome = answer.and_then(|answer| framed.response(&answer));
+    let billing = match (&outcome, billing) {
+        (Err(InvokeError { kind: InvokeErrorKind::TimedOut, .. }), Billing::Metered { duration, init }) => {
+            Billing::Bounded { at_most: duration + init }
+        }
+        (_, billing) => billing,
+    };
+    let succeeded = matches!(&outcome, Ok(FragmentResponse { outcome: Ok(_), .. }));
+    let log_tail = if succeeded { String::new() } else { log_tail };
+    Invocation { outcome, billing, cold: Some(cold), log_tail }
+}

@@ -1,0 +1,22 @@
+//! The coordinator: plans a query, decides where it runs, schedules its fragments, finishes it and reports.
+//!
+//! ```text
+//!  cli ─► session ─► planner ─► decide ─► exec::RemoteFragmentExec ─► scheduler ─► invoker ⇢ function
+//!                                              ▲                                                │
+//!                              final operators ┴──────────── exchange.read ◄───── result ◄──────┘
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod decide;
+pub mod demo;
+pub mod event;
+pub mod exec;
+pub mod explain;
+pub mod invoker;
+pub mod nearest;
+pub mod planner;
+pub mod report;
+pub mod scheduler;
+pub mod session;
+pub mod tables;

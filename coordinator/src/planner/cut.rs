@@ -1,0 +1,96 @@
+//! Pass 2: where a plan is cut into what functions run and what the coordinator finishes.
+//!
+//! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
+//! projection, partial aggregate, per-partition sort and limit. What needs several partitions is the boundary above it: a
+//! hash repartition, a gather, a merge, a join.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
+use gust_protocol::plan::file_scan;
+
+use super::stage::is_parquet;
+
+/// Replaces each maximal partition-local subtree by what `stage` makes of it; the rest of the plan stays as it is.
+///
+/// `stage` gets the subtree that the functions run; it has the schema and the partitions of what it replaces.
+pub fn cut(
+    plan: &Arc<dyn ExecutionPlan>,
+    stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if is_fragment(plan) {
+        return stage(Arc::clone(plan));
+    }
+    let fetch = gathered_rows_max(plan);
+    let mut children = Vec::new();
+    for child in plan.children() {
+        children.push(match fetch {
+            Some(fetch) if is_fragment(child) => stage(limited(child, fetch))?,
+            _ => cut(child, stage)?,
+        });
+    }
+    if children.is_empty() {
+        return Ok(Arc::clone(plan));
+    }
+    replace_children_if_necessary(Arc::clone(plan), children)
+}
+
+/// Whether the whole tree under `plan` is one scan with partition-local operators above it.
+fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(scan) = file_scan(plan) {
+        return is_parquet(scan);
+    }
+    let children = plan.children();
+    is_partition_local(plan) && children.len() == 1 && is_fragment(children[0])
+}
+
+fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        return *aggregate.mode() == AggregateMode::Partial;
+    }
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        return sort.preserve_partitioning();
+    }
+    plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<PartialSortExec>()
+        || plan.is::<UnnestExec>()
+        || plan.is::<CooperativeExec>()
+}
+
+/// The most rows that a gather lets through: no partition has to send more.
+fn gathered_rows_max(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let gathers = plan.is::<CoalescePartitionsExec>() || plan.is::<SortPreservingMergeExec>();
+    plan.fetch().filter(|_| gathers)
+}
+
+/// `plan` with at most `fetch` rows a partition.
+fn limited(plan: &Arc<dyn ExecutionPlan>, fetch: usize) -> Arc<dyn ExecutionPlan> {
+    if plan.fetch().is_some_and(|own| own <= fetch) {
+        return Arc::clone(plan);
+    }
+    // A sort with a fetch keeps only the first rows in memory; a limit above it would sort everything first.
+    if plan.is::<SortExec>()
+        && let Some(sort) = plan.with_fetch(Some(fetch))
+    {
+        return sort;
+    }
+    Arc::new(LocalLimitExec::new(Arc::clone(plan), fetch))
+}
+
+/// Whether each partition of `plan` comes in a declared order, which a stage must then keep.
+pub fn is_sorted(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.output_ordering().is_some()
+}

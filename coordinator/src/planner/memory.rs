@@ -1,0 +1,90 @@
+//! How much memory a plan is expected to hold at once: an estimate for EXPLAIN, from statistics where there are any.
+//!
+//! Counted are row groups being decoded and operators that hold their input: hash joins (their build side), sorts without a
+//! limit, aggregates. Not counted: batches in flight, and what the page cache holds.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::stage::Stage;
+
+/// Arrow bytes for one byte of compressed Parquet. TPC-H lineitem (zstd) decodes to about five times its size.
+const EXPANSION: u64 = 5;
+
+/// Bytes assumed for one value of a type without a fixed width.
+const VARIABLE_WIDTH_BYTES: usize = 32;
+
+/// One place where memory is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The operator that holds most of it.
+    pub what: String,
+    pub bytes: u64,
+}
+
+/// What the coordinator is expected to hold for `plan`: the sum, named after its largest part.
+pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> Need {
+    let mut needs = Vec::new();
+    collect(plan, &mut needs);
+    sum(needs)
+}
+
+/// What the heaviest fragment of a stage is expected to hold.
+pub fn fragment_need(stage: &Stage) -> Need {
+    let fragments = 0..stage.fragments.len();
+    let heaviest = fragments.map(|fragment| stage.fragment_weight_bytes(fragment)).max().unwrap_or_default();
+    let unit = stage.units.iter().map(|unit| unit.weight_bytes).max().unwrap_or_default();
+    let lanes = stage.fragments.iter().map(Vec::len).max().unwrap_or_default() as u64;
+    let mut needs = vec![Need { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
+    let mut held = Vec::new();
+    collect(&stage.plan, &mut held);
+    let held_max = heaviest * EXPANSION;
+    needs.extend(held.into_iter().map(|need| Need { bytes: need.bytes.min(held_max), ..need }));
+    sum(needs)
+}
+
+fn sum(needs: Vec<Need>) -> Need {
+    let bytes = needs.iter().map(|need| need.bytes).sum();
+    let largest = needs.into_iter().max_by_key(|need| need.bytes);
+    Need { what: largest.map_or_else(|| "nothing held".to_owned(), |need| need.what), bytes }
+}
+
+fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<Need>) {
+    let children = plan.children();
+    let held: Option<&Arc<dyn ExecutionPlan>> = if plan.is::<HashJoinExec>()
+        || plan.is::<CrossJoinExec>()
+        || plan.is::<NestedLoopJoinExec>()
+        || (plan.is::<SortExec>() && plan.fetch().is_none())
+    {
+        children.first().copied()
+    } else if plan.is::<AggregateExec>() {
+        // Its groups, not its input: as many as it is expected to put out.
+        Some(plan)
+    } else {
+        None
+    };
+    if let Some(held) = held {
+        needs.push(Need { what: plan.name().to_owned(), bytes: output_bytes(held) });
+    }
+    for child in children {
+        collect(child, needs);
+    }
+}
+
+/// What a plan is expected to put out in all.
+fn output_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let Ok(statistics) = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()) else { return 0 };
+    let width = row_bytes(&plan.schema());
+    statistics.num_rows.get_value().map_or(0, |rows| (*rows as u64).saturating_mul(width as u64))
+}
+
+fn row_bytes(schema: &Schema) -> usize {
+    let width = |data_type: &DataType| data_type.primitive_width().unwrap_or(VARIABLE_WIDTH_BYTES);
+    schema.fields().iter().map(|field| width(field.data_type())).sum()
+}

@@ -1,0 +1,19 @@
+//! From a physical plan to stages of fragments: pure passes, in this order.
+//!
+//! 1. [`spread`]: before DataFusion's own rules, gives every scan as many partitions as the coordinator has, so that the
+//!    rules put gathers, merges and partial aggregates where fragments will end.
+//! 2. [`cut`]: after them, finds each scan's maximal partition-local subtree.
+//! 3. [`units`]: takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes.
+//! 4. [`pack`]: packs the units, largest first, into fragments and lanes.
+//!
+//! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
+//! no I/O; footers that were read anyway are looked up in a cache.
+
+pub mod cut;
+pub mod memory;
+pub mod pack;
+pub mod spread;
+pub mod stage;
+pub mod units;
+
+pub use stage::{Planned, Stage, plan_stages};

@@ -1,0 +1,59 @@
+//! Pass 1: every Parquet scan gets a fixed number of partitions, some perhaps empty.
+//!
+//! DataFusion gives a single small file a single partition and then plans no gather above it; a stage needs one, since its
+//! fragments are many. Scans whose order or partitioning is declared are left alone: both hang on the file groups.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use gust_protocol::plan::file_scan;
+
+use super::stage::is_parquet;
+
+/// The pass as a rule, to run before DataFusion's own.
+#[derive(Debug)]
+pub struct SpreadScans {
+    /// At least 2: one partition would be planned without a gather.
+    pub partitions: usize,
+}
+
+impl PhysicalOptimizerRule for SpreadScans {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| match file_scan(&node) {
+            Some(scan) if is_parquet(scan) && !keeps_groups(scan) => {
+                Ok(Transformed::yes(DataSourceExec::from_data_source(spread(scan, self.partitions)) as _))
+            }
+            _ => Ok(Transformed::no(node)),
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "spread_scans"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a scan's meaning hangs on which files lie in which group.
+pub fn keeps_groups(scan: &FileScanConfig) -> bool {
+    !scan.output_ordering.is_empty() || scan.output_partitioning.is_some() || scan.preserve_order
+}
+
+fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
+    let mut groups = vec![Vec::new(); partitions];
+    let files = scan.file_groups.iter().flat_map(|group| group.iter().cloned());
+    for (position, file) in files.enumerate() {
+        groups[position % partitions].push(file);
+    }
+    let groups = groups.into_iter().map(FileGroup::new).collect();
+    FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups).build()
+}

@@ -1,0 +1,150 @@
+//! Pass 3: a scan's files as scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
+
+use std::collections::BTreeMap;
+
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::parquet::CachedParquetMetaData;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+
+/// What a table's metadata tells about a data file, attached to its `PartitionedFile` by the table provider.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Compressed bytes by Iceberg field id.
+    pub column_bytes: BTreeMap<i32, u64>,
+    /// Where row groups begin, ascending.
+    pub split_offsets: Vec<u64>,
+}
+
+/// One data file or a run of its row groups.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// With its `range` set where it is a run of row groups.
+    pub file: PartitionedFile,
+    /// Compressed bytes of the projected columns: exact from a footer, else from the manifest, else a share of the size.
+    pub weight_bytes: u64,
+}
+
+/// A row group as the cutting sees it.
+struct Piece {
+    start: u64,
+    weight_bytes: u64,
+}
+
+/// The units of one file group's files, each file cut into runs of at least `unit_bytes_min`.
+pub fn units<'a>(
+    scan: &FileScanConfig,
+    files: impl IntoIterator<Item = &'a PartitionedFile>,
+    footers: &FileMetadataCache,
+    unit_bytes_min: impl Fn(u64) -> u64,
+) -> Vec<Unit> {
+    let columns = Columns::of(scan);
+    let pieces: Vec<(&PartitionedFile, Vec<Piece>)> =
+        files.into_iter().map(|file| (file, pieces(file, &columns, footers))).collect();
+    let total = pieces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.weight_bytes).sum();
+    let least = unit_bytes_min(total);
+    pieces.into_iter().flat_map(|(file, pieces)| runs(file, &pieces, least)).collect()
+}
+
+/// The projected columns of a scan, and what part of the table they are.
+struct Columns {
+    names: Vec<String>,
+    ids: Vec<i32>,
+    share: f64,
+}
+
+impl Columns {
+    fn of(scan: &FileScanConfig) -> Self {
+        let fields = scan.file_schema().fields();
+        let projection = scan.file_source().projection();
+        let projected = projection.map_or_else(|| (0..fields.len()).collect(), |p| p.column_indices());
+        let share = projected.len() as f64 / fields.len().max(1) as f64;
+        let projected = || projected.iter().filter_map(|index| fields.get(*index));
+        Self {
+            names: projected().map(|field| field.name().clone()).collect(),
+            ids: projected().filter_map(|f| f.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()).collect(),
+            share,
+        }
+    }
+
+    /// Top-level columns are matched by name here: a weight may be a little off, a result may not.
+    fn bytes_in(&self, group: &RowGroupMetaData) -> u64 {
+        let columns = group.columns().iter();
+        let mine = columns.filter(|c| c.column_path().parts().first().is_some_and(|root| self.names.contains(root)));
+        mine.map(|column| u64::try_from(column.compressed_size()).unwrap_or_default()).sum()
+    }
+}
+
+fn pieces(file: &PartitionedFile, columns: &Columns, footers: &FileMetadataCache) -> Vec<Piece> {
+    if let Some(footer) = footer(file, footers) {
+        let groups = footer.row_groups().iter();
+        return groups.map(|group| Piece { start: start_of(group), weight_bytes: columns.bytes_in(group) }).collect();
+    }
+    let size = file.object_meta.size;
+    let facts = file.extensions.get::<FileFacts>();
+    let weight_bytes = match facts {
+        Some(facts) if !facts.column_bytes.is_empty() => {
+            columns.ids.iter().filter_map(|id| facts.column_bytes.get(id)).sum()
+        }
+        _ => (size as f64 * columns.share) as u64,
+    };
+    let starts = facts.map(|facts| facts.split_offsets.as_slice()).unwrap_or_default();
+    if starts.len() < 2 {
+        return vec![Piece { start: 0, weight_bytes }];
+    }
+    let ends = starts.iter().skip(1).copied().chain([size]);
+    let spans: Vec<u64> = starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(*start)).collect();
+    let whole: u64 = spans.iter().sum::<u64>().max(1);
+    let part = |span: u64| (u128::from(weight_bytes) * u128::from(span) / u128::from(whole)) as u64;
+    starts.iter().zip(spans).map(|(start, span)| Piece { start: *start, weight_bytes: part(span) }).collect()
+}
+
+/// The footer of exactly this file, if it was read before.
+pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std::sync::Arc<ParquetMetaData>> {
+    let cached = footers.get(&file.object_meta.location)?;
+    if !cached.is_valid_for(&file.object_meta) {
+        return None;
+    }
+    Some(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata().clone())
+}
+
+/// Where DataFusion takes a row group to begin when it compares it to a range.
+fn start_of(group: &RowGroupMetaData) -> u64 {
+    let first = group.column(0);
+    let offset = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
+    u64::try_from(offset).unwrap_or_default()
+}
+
+/// Neighbouring row groups together until they weigh enough.
+fn runs(file: &PartitionedFile, pieces: &[Piece], unit_bytes_min: u64) -> Vec<Unit> {
+    let mut runs: Vec<Piece> = Vec::new();
+    for piece in pieces {
+        match runs.last_mut() {
+            Some(run) if run.weight_bytes < unit_bytes_min => run.weight_bytes += piece.weight_bytes,
+            _ => runs.push(Piece { start: piece.start, weight_bytes: piece.weight_bytes }),
+        }
+    }
+    // A light rest joins the run before it.
+    if let [.., _, last] = runs.as_slice()
+        && last.weight_bytes < unit_bytes_min / 2
+        && let Some(rest) = runs.pop()
+        && let Some(run) = runs.last_mut()
+    {
+        run.weight_bytes += rest.weight_bytes;
+    }
+    let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.start).chain([file.object_meta.size]).collect();
+    let whole = runs.len() < 2;
+    let unit = |(position, (run, end)): (usize, (Piece, u64))| {
+        let start = if position == 0 { 0 } else { run.start };
+        let file = file.clone();
+        let range = (i64::try_from(start), i64::try_from(end));
+        let file = match range {
+            (Ok(start), Ok(end)) if !whole => file.with_range(start, end),
+            _ => file,
+        };
+        Unit { file, weight_bytes: run.weight_bytes }
+    };
+    runs.into_iter().zip(ends).enumerate().map(unit).collect()
+}

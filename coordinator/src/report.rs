@@ -1,0 +1,198 @@
+//! What a query did, folded from its events. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter};
+use std::time::Duration;
+
+use gust_protocol::{Requests, Usage};
+use humansize::{BINARY, format_size};
+use serde::Serialize;
+
+use crate::decide::Decision;
+use crate::event::{AttemptOutcome, QueryEvent, Stamped};
+
+/// The report on one statement. Times are in seconds, sizes in bytes.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// None for statements that have no plan, such as CREATE EXTERNAL TABLE.
+    pub decision: Option<Decision>,
+    /// Why the functions' work was given up and the query ran locally after all.
+    pub fell_back: Option<String>,
+    pub failed: Option<String>,
+    pub stages: usize,
+    pub fragments: usize,
+    /// Fragments whose rows came from a function and were used.
+    pub fragments_adopted: usize,
+    pub attempts: usize,
+    /// Attempts that did not succeed, by what became of them.
+    pub attempts_failed: BTreeMap<String, usize>,
+    pub cold_starts: usize,
+    pub functions: Side,
+    pub coordinator: Side,
+    /// Bytes of all adopted results, and how many of them needed an object in the exchange.
+    pub result_bytes: u64,
+    pub results_in_exchange: usize,
+    /// Rows that the functions sent, and rows of the final result.
+    pub rows_from_functions: u64,
+    pub rows: u64,
+    pub memory_peak_bytes: u64,
+    pub spilled_bytes: u64,
+    pub seconds: Phases,
+}
+
+/// What one side asked of storage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Side {
+    pub requests: Requests,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+}
+
+impl Side {
+    fn add(&mut self, usage: &Usage) {
+        self.requests += usage.requests;
+        self.bytes_read += usage.bytes_read;
+        self.bytes_written += usage.bytes_written;
+    }
+}
+
+/// Wall time by phase. They follow each other, except that reading overlaps with what is invoked later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Phases {
+    /// Text to physical plan and decision.
+    pub plan: f64,
+    /// First attempt's start to last attempt's end.
+    pub invoke: f64,
+    /// Fetching, checking and decoding results, summed.
+    pub read: f64,
+    /// Last result read (or, without functions, the plan) to the last row.
+    pub finish: f64,
+    pub total: f64,
+}
+
+impl Report {
+    /// Folds a query's events.
+    pub fn from_events(events: &[Stamped]) -> Self {
+        let mut report = Self::default();
+        let mut times = Times::default();
+        for Stamped { at, event } in events {
+            times.total = *at;
+            report.add(*at, event, &mut times);
+        }
+        report.seconds = times.phases();
+        report
+    }
+
+    fn add(&mut self, at: Duration, event: &QueryEvent, times: &mut Times) {
+        match event {
+            QueryEvent::Planned { decision } => {
+                times.planned = at;
+                self.decision = Some(decision.clone());
+            }
+            QueryEvent::StageStarted { fragments, .. } => {
+                self.stages += 1;
+                self.fragments += *fragments as usize;
+            }
+            QueryEvent::AttemptStarted { .. } => {
+                self.attempts += 1;
+                times.first_attempt.get_or_insert(at);
+            }
+            QueryEvent::AttemptEnded { outcome, .. } => {
+                times.last_attempt = at;
+                self.end_attempt(outcome);
+            }
+            QueryEvent::FragmentAdopted { rows, result_bytes, inline, read, .. } => {
+                self.fragments_adopted += 1;
+                self.rows_from_functions += rows;
+                self.result_bytes += result_bytes;
+                self.results_in_exchange += usize::from(!inline);
+                times.read += *read;
+                times.last_adoption = Some(at);
+            }
+            QueryEvent::FellBack { reason } => self.fell_back = Some(reason.clone()),
+            QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
+            QueryEvent::Finished { rows } => self.rows = *rows,
+            QueryEvent::Failed { message } => self.failed = Some(message.clone()),
+        }
+    }
+
+    fn end_attempt(&mut self, outcome: &AttemptOutcome) {
+        let failed = match outcome {
+            AttemptOutcome::Done { usage, cold } => {
+                self.functions.add(usage);
+                self.cold_starts += usize::from(cold.unwrap_or(false));
+                self.memory_peak_bytes = self.memory_peak_bytes.max(usage.memory_peak_bytes);
+                self.spilled_bytes += usage.spilled_bytes;
+                return;
+            }
+            AttemptOutcome::FragmentFailed { kind, usage, .. } => {
+                self.functions.add(usage);
+                format!("{kind:?}")
+            }
+            AttemptOutcome::InvokeFailed { kind, .. } => format!("{kind:?}"),
+            AttemptOutcome::Cancelled => "Cancelled".to_owned(),
+        };
+        *self.attempts_failed.entry(failed).or_default() += 1;
+    }
+}
+
+#[derive(Default)]
+struct Times {
+    planned: Duration,
+    first_attempt: Option<Duration>,
+    last_attempt: Duration,
+    read: Duration,
+    last_adoption: Option<Duration>,
+    total: Duration,
+}
+
+impl Times {
+    fn phases(&self) -> Phases {
+        let invoke = self.first_attempt.map_or(Duration::ZERO, |first| self.last_attempt.saturating_sub(first));
+        let finishing_since = self.last_adoption.unwrap_or(self.planned);
+        Phases {
+            plan: self.planned.as_secs_f64(),
+            invoke: invoke.as_secs_f64(),
+            read: self.read.as_secs_f64(),
+            finish: self.total.saturating_sub(finishing_since).as_secs_f64(),
+            total: self.total.as_secs_f64(),
+        }
+    }
+}
+
+impl Display for Report {
+    /// A few lines for people; nothing about what did not happen.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let size = |bytes: u64| format_size(bytes, BINARY);
+        if let Some(decision) = &self.decision {
+            writeln!(f, "decision   {decision}")?;
+        }
+        if let Some(reason) = &self.fell_back {
+            writeln!(f, "fell back  ran locally after functions failed: {}", reason.lines().next().unwrap_or_default())?;
+        }
+        if self.attempts > 0 {
+            write!(f, "functions  {} fragments in {} stages, {} attempts", self.fragments, self.stages, self.attempts)?;
+            write!(f, ", {} adopted, {} cold", self.fragments_adopted, self.cold_starts)?;
+            for (kind, count) in &self.attempts_failed {
+                write!(f, ", {count} {kind}")?;
+            }
+            writeln!(f)?;
+            let Side { requests, bytes_read, .. } = &self.functions;
+            write!(f, "           read {} in {} requests", size(*bytes_read), requests.total())?;
+            write!(f, ", sent {} rows in {}", self.rows_from_functions, size(self.result_bytes))?;
+            write!(f, ", peak memory {}", size(self.memory_peak_bytes))?;
+            if self.spilled_bytes > 0 {
+                write!(f, ", spilled {}", size(self.spilled_bytes))?;
+            }
+            writeln!(f)?;
+        }
+        let Side { requests, bytes_read, .. } = &self.coordinator;
+        writeln!(f, "here       read {} in {} requests, {} rows", size(*bytes_read), requests.total(), self.rows)?;
+        let Phases { plan, invoke, read, finish, total } = self.seconds;
+        write!(f, "time       {total:.3} s: plan {plan:.3}")?;
+        if self.attempts > 0 {
+            write!(f, ", invoke {invoke:.3}, read {read:.3}")?;
+        }
+        write!(f, ", finish {finish:.3}")
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a statement did not run, by what its user can do next.
+
+use std::error::Error;
+use std::time::Duration;
+
+use datafusion::common::DataFusionError;
+use gust_protocol::exchange::ExchangeError;
+use gust_protocol::FragmentErrorKind;
+
+use super::with_causes;
+use crate::scheduler::{FailureCause, FragmentFailure};
+
+/// A statement's failure. Messages are whole: they name the thing, the reason and mostly the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The text is not SQL, or names what does not exist.
+    #[error("{0}")]
+    Sql(String),
+    /// The query failed over its data: a file is missing, changed or broken, or an expression cannot be computed.
+    #[error("{0}")]
+    Data(String),
+    /// Memory or temporary space did not suffice.
+    #[error("{0}")]
+    Resources(String),
+    /// Functions failed and nothing else was allowed.
+    #[error("{0}")]
+    Functions(String),
+    #[error("the statement was stopped after {}\nhint: allow more with --timeout", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    #[error("interrupted")]
+    Interrupted,
+    /// The session itself could not be set up.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl QueryError {
+    /// Sorts an engine's error by its innermost telling cause.
+    pub fn from_engine(error: DataFusionError) -> Self {
+        if let Some(failure) = find::<FragmentFailure>(&error) {
+            return Self::from_fragment(failure);
+        }
+        if let Some(refused) = find::<ExchangeError>(&error) {
+            return Self::Functions(refused.to_string());
+        }
+        if let Some(table) = find::<gust_catalog::Error>(&error) {
+            return Self::Data(with_causes(table));
+        }
+        let classified = fragment_fn::classify(&error);
+        let hint = hint(classified.kind);
+        let message = format!("{}{hint}", classified.message);
+        match classified.kind {
+            FragmentErrorKind::OutOfMemory | FragmentErrorKind::DiskFull => Self::Resources(message),
+            FragmentErrorKind::Execution if is_sql(&error) => Self::Sql(message),
+            _ => Self::Data(message),
+        }
+    }
+
+    fn from_fragment(failure: &FragmentFailure) -> Self {
+        let message = failure.to_string();
+        let FailureCause::Fragment(error) = &failure.cause else { return Self::Functions(message) };
+        let message = format!("{message}{}", hint(error.kind));
+        use FragmentErrorKind as Kind;
+        match error.kind {
+            Kind::FileMissing | Kind::FileChanged | Kind::FileCorrupt | Kind::SchemaMismatch | Kind::Execution => {
+                Self::Data(message)
+            }
+            Kind::OutOfMemory | Kind::DiskFull => Self::Resources(message),
+            Kind::VersionMismatch
+            | Kind::MalformedRequest
+            | Kind::PlanDecode
+            | Kind::AccessDenied
+            | Kind::Storage
+            | Kind::StorageThrottled
+            | Kind::DeadlineExceeded
+            | Kind::ResultTooLarge
+            | Kind::Panic => Self::Functions(message),
+        }
+    }
+
+    /// Whether the same statement could succeed without functions.
+    pub fn may_succeed_locally(&self) -> bool {
+        matches!(self, Self::Functions(_) | Self::Resources(_))
+    }
+}
+
+/// A next step for those kinds that have one, on a line of its own.
+fn hint(kind: FragmentErrorKind) -> &'static str {
+    match kind {
+        FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => {
+            "\nhint: a file of the table is gone or is not the one that was planned; run the query again"
+        }
+        FragmentErrorKind::FileCorrupt => "\nhint: a file is truncated or is not Parquet; write it again",
+        FragmentErrorKind::SchemaMismatch => "\nhint: the table's files disagree about a column; rewrite the odd one",
+        FragmentErrorKind::OutOfMemory => {
+            "\nhint: raise memory_bytes_max (coordinator) or function_memory_bytes, or use more functions"
+        }
+        FragmentErrorKind::DiskFull => "\nhint: free space in the temporary folder, or set temp_folder",
+        FragmentErrorKind::AccessDenied => "\nhint: check the credentials and the bucket's policy",
+        FragmentErrorKind::Storage => "\nhint: check the endpoint, the region and the network",
+        _ => "",
+    }
+}
+
+fn is_sql(error: &DataFusionError) -> bool {
+    matches!(
+        error.find_root(),
+        DataFusionError::Plan(_) | DataFusionError::SQL(..) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_)
+    )
+}
+
+/// The first cause of a type, however deep.
+fn find<'a, E: Error + 'static>(error: &'a DataFusionError) -> Option<&'a E> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    for _ in 0..32 {
+        let current = cause?;
+        if let Some(found) = current.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = fragment_fn::inner_cause(current);
+    }
+    None
+}
+

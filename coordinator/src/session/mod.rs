@@ -1,0 +1,173 @@
+//! The door: SQL text in, running queries out. Holds the tables, the stores and the functions of one process.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::catalog::CatalogProvider;
+use datafusion::common::Result as EngineResult;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use gust_catalog::Catalog;
+
+mod error;
+mod functions;
+mod plan;
+mod run;
+mod statement;
+
+pub use error::QueryError;
+pub(crate) use plan::Ready;
+pub use run::Running;
+
+use crate::config::{CatalogConfig, CatalogKind, Config, Target};
+use crate::nearest::nearest;
+use crate::planner::pack::Packing;
+use crate::tables::catalog::IcebergCatalog;
+use crate::tables::iceberg::IcebergFactory;
+use crate::tables::stores::Stores;
+use functions::FunctionPool;
+
+/// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
+const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
+
+/// What a session is made of. Cloning shares it.
+#[derive(Clone)]
+pub struct Session {
+    context: SessionContext,
+    config: Arc<Config>,
+    stores: Stores,
+    functions: Arc<FunctionPool>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Opens a session. Starts no function: they start with the first query that needs them.
+    ///
+    /// # Errors
+    /// [`QueryError::Setup`] where a folder or store that the settings name cannot be used.
+    pub fn new(config: Config) -> Result<Self, QueryError> {
+        let stores = Stores::new(config.s3.clone());
+        let context = context(&config, &stores).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
+        let functions = Arc::new(FunctionPool::new(&config, &stores)?);
+        Ok(Self { context, config: Arc::new(config), stores, functions })
+    }
+
+    /// DataFusion's own context: tables can be registered with it directly.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Makes a configured catalog the one in which bare names are looked up.
+    ///
+    /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
+    pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
+        let setup = |e: &dyn std::error::Error| QueryError::Setup(format!("catalog `{name}`: {}", with_causes(e)));
+        let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
+            let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
+            let hint = near.map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
+            return Err(QueryError::Setup(format!("there is no catalog `{name}` in the configuration\nhint: {hint}")));
+        };
+        let catalog = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await.map_err(|e| setup(&e))?;
+        let listed = IcebergCatalog::list(&catalog).await.map_err(|e| setup(&e))?;
+        let namespaces = listed.schema_names();
+        let default = match namespaces.as_slice() {
+            [only] => only.clone(),
+            _ => "default".to_owned(),
+        };
+        self.context.register_catalog(name, Arc::new(listed));
+        self.use_schema(name, &default);
+        Ok(())
+    }
+
+    /// Bare names are looked up here from now on.
+    pub fn use_schema(&self, catalog: &str, schema: &str) {
+        let state = self.context.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        catalog.clone_into(&mut options.catalog.default_catalog);
+        schema.clone_into(&mut options.catalog.default_schema);
+    }
+
+    fn target(&self) -> Target {
+        self.config.on
+    }
+
+    fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    fn packing(&self) -> Packing {
+        Packing {
+            fragment_bytes_target: self.config.fragment_bytes_target,
+            functions_max: self.config.functions_max as usize,
+            // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
+            functions: (self.target() != Target::Auto).then_some(self.config.functions_max as usize),
+            lanes_max: self.functions.lanes(),
+        }
+    }
+
+    /// Ends all function processes and removes what they left. To be called before the program ends.
+    pub async fn close(&self) {
+        self.functions.close().await;
+    }
+}
+
+fn context(config: &Config, stores: &Stores) -> EngineResult<SessionContext> {
+    let pool = GreedyMemoryPool::new(usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX));
+    // Names the three largest consumers when the pool is exhausted.
+    let pool = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
+    let temp_folder: PathBuf = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![temp_folder])),
+        )
+        .with_object_store_registry(Arc::new(stores.clone()))
+        // A listing that is kept would hide files that came or went between two queries.
+        .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
+        .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
+        .build_arc()?;
+    let settings = SessionConfig::new().with_information_schema(true);
+    let iceberg = Arc::new(IcebergFactory { stores: stores.clone() });
+    let state = SessionStateBuilder::new()
+        .with_config(settings)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_table_factory("ICEBERG".to_owned(), iceberg)
+        .build();
+    Ok(SessionContext::new_with_state(state).enable_url_table())
+}
+
+/// An error and everything that it came from, on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    for _ in 0..16 {
+        let Some(current) = cause else { break };
+        let next = current.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = current.source();
+    }
+    text
+}

@@ -1,0 +1,172 @@
+//! One optimized logical plan, two physical plans, one decision.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::DataFusionError;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use gust_catalog::Pruning;
+use gust_protocol::plan::file_scan;
+use url::Url;
+
+use super::Session;
+use super::error::QueryError;
+use crate::config::Target;
+use crate::decide::{Decision, Place, Reason, TimeModel, Workload, decide};
+use crate::planner::spread::SpreadScans;
+use crate::planner::stage::{Surroundings, is_parquet};
+use crate::planner::units::units;
+use crate::planner::{Planned, plan_stages};
+use crate::tables::pruning::PruningNotes;
+
+/// A query that is ready to run.
+pub(crate) struct Ready {
+    pub(crate) state: SessionState,
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    /// The stages of `plan`; none where it runs locally.
+    pub(crate) planned: Option<Planned>,
+    pub(crate) decision: Decision,
+    /// What table metadata saved, by table.
+    pub(crate) pruning: Vec<(String, Pruning)>,
+}
+
+impl Session {
+    /// Plans a query for where it is decided to run.
+    pub(crate) async fn ready(&self, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+        let mut state = self.context.state();
+        let notes = PruningNotes::default();
+        state.config_mut().set_extension(Arc::new(notes.clone()));
+        let ready = match self.target() {
+            Target::Local => self.ready_locally(state, logical).await,
+            Target::Auto => self.ready_by_numbers(state, logical, &notes).await,
+            target @ (Target::InProcess | Target::Processes) => self.ready_for(target, state, logical).await,
+        };
+        Ok(Ready { pruning: notes.take(), ..ready? })
+    }
+
+    /// Stock planning, nothing else: `--on local` costs nothing.
+    async fn ready_locally(&self, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+        let plan = state.create_physical_plan(logical).await.map_err(QueryError::from_engine)?;
+        let decision = Decision::local(Reason::Requested, Workload::default());
+        Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() })
+    }
+
+    async fn ready_by_numbers(
+        &self,
+        state: SessionState,
+        logical: &LogicalPlan,
+        notes: &PruningNotes,
+    ) -> Result<Ready, QueryError> {
+        let optimized = state.optimize(logical).map_err(QueryError::from_engine)?;
+        let planner = state.query_planner();
+        let plan = planner.create_physical_plan(&optimized, &state).await.map_err(QueryError::from_engine)?;
+        let workload = self.workload(&plan).map_err(QueryError::from_engine)?;
+        let decision = self.decide(Target::Auto, workload);
+        if decision.place == Place::Local {
+            return Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() });
+        }
+        // Planning once more notes once more.
+        notes.take();
+        match self.distribute(&state, &optimized).await {
+            Ok((state, planned)) => Ok(Ready { state, plan: Arc::clone(&planned.plan), planned: Some(planned), decision, pruning: Vec::new() }),
+            Err(DataFusionError::NotImplemented(why)) => {
+                let decision = Decision::local(Reason::PlanNotSupported(why), workload);
+                Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() })
+            }
+            Err(error) => Err(QueryError::from_engine(error)),
+        }
+    }
+
+    async fn ready_for(&self, target: Target, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+        let optimized = state.optimize(logical).map_err(QueryError::from_engine)?;
+        match self.distribute(&state, &optimized).await {
+            Ok((state, planned)) => {
+                let workload = Workload {
+                    scans: planned.stages.len(),
+                    units: planned.stages.iter().map(|stage| stage.units.len()).sum(),
+                    bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
+                };
+                let decision = self.decide(target, workload);
+                Ok(Ready { state, plan: Arc::clone(&planned.plan), planned: Some(planned), decision, pruning: Vec::new() })
+            }
+            Err(DataFusionError::NotImplemented(why)) if self.config.allow_fallback => {
+                let mut ready = self.ready_locally(state, logical).await?;
+                ready.decision.reason = Reason::PlanNotSupported(why);
+                Ok(ready)
+            }
+            Err(DataFusionError::NotImplemented(why)) => Err(QueryError::Functions(format!(
+                "functions cannot run this query: {why}\nhint: use --on local, or --allow-fallback"
+            ))),
+            Err(error) => Err(QueryError::from_engine(error)),
+        }
+    }
+
+    fn decide(&self, target: Target, workload: Workload) -> Decision {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        decide(target, workload, self.functions.fleet(), &TimeModel::laptop(cores))
+    }
+
+    /// What the Parquet scans of a physical plan will read.
+    fn workload(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Workload> {
+        let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
+        let mut workload = Workload::default();
+        let fragment_bytes_target = self.config.fragment_bytes_target;
+        plan.apply(|node| {
+            if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
+                // Local plans cut files anywhere; here each file counts once.
+                let mut files: Vec<_> = scan.file_groups.iter().flat_map(|group| group.iter()).cloned().collect();
+                files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
+                files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+                let units = units(scan, &files, footers.as_ref(), |_| fragment_bytes_target / 4);
+                workload.scans += 1;
+                workload.units += units.len();
+                workload.bytes += units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(workload)
+    }
+
+    /// The distributed physical plan and its stages.
+    async fn distribute(&self, state: &SessionState, optimized: &LogicalPlan) -> Result<(SessionState, Planned)> {
+        let state = distributed_state(state);
+        let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
+        let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
+        let access = |url: &str| {
+            let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
+            self.stores.access(&url)
+        };
+        let surroundings = Surroundings { packing: self.packing(), footers: footers.as_ref(), access: &access };
+        let planned = plan_stages(&plan, &surroundings)?;
+        Ok((state, planned))
+    }
+}
+
+/// The stock rules without the one that undoes two-phase aggregates, and scans that stay as the planner spreads them.
+fn distributed_state(state: &SessionState) -> SessionState {
+    let partitions = state.config().target_partitions().max(2);
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
+    let stock = PhysicalOptimizer::new().rules;
+    rules.extend(stock.into_iter().filter(|rule| rule.name() != "CombinePartialFinalAggregate"));
+    let config = distributed_config(state.config().clone(), partitions);
+    SessionStateBuilder::new_from_existing(state.clone())
+        .with_config(config)
+        .with_physical_optimizer_rules(rules)
+        .build()
+}
+
+fn distributed_config(config: SessionConfig, partitions: usize) -> SessionConfig {
+    let mut config = config.with_target_partitions(partitions).with_repartition_file_scans(false);
+    let options = config.options_mut();
+    // A round robin between a scan and its partial aggregate would send raw rows to the coordinator.
+    options.optimizer.enable_round_robin_repartition = false;
+    // Such a filter is filled by the coordinator's build side while the fragments run elsewhere.
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    config
+}

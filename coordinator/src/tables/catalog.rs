@@ -1,0 +1,65 @@
+//! A configured Iceberg catalog as a catalog of the engine: its namespaces are schemas.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, Result};
+use gust_catalog::Catalog;
+
+use super::iceberg::IcebergTable;
+
+/// The tables of a catalog by namespace, as they were listed when it was opened; each is loaded when it is used.
+#[derive(Debug)]
+pub struct IcebergCatalog {
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    catalog: Catalog,
+    name: String,
+    tables: Vec<String>,
+}
+
+impl IcebergCatalog {
+    pub async fn list(catalog: &Catalog) -> gust_catalog::Result<Self> {
+        let mut namespaces = BTreeMap::new();
+        for name in catalog.namespaces().await? {
+            let tables = catalog.tables(&name).await?;
+            let namespace = Namespace { catalog: catalog.clone(), name: name.clone(), tables };
+            namespaces.insert(name, Arc::new(namespace));
+        }
+        Ok(Self { namespaces })
+    }
+}
+
+impl CatalogProvider for IcebergCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.namespaces.keys().cloned().collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        Some(Arc::clone(self.namespaces.get(name)?) as _)
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for Namespace {
+    fn table_names(&self) -> Vec<String> {
+        self.tables.clone()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if !self.table_exist(name) {
+            return Ok(None);
+        }
+        let table = self.catalog.load(&self.name, name).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        Ok(Some(Arc::new(IcebergTable::new(table))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.tables.iter().any(|table| table == name)
+    }
+}

@@ -1,0 +1,127 @@
+//! The engine's filters in Iceberg's words, as far as files can be chosen by them. What cannot be said is "always true".
+
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::{InList, Like};
+use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Operator};
+use gust_catalog::{CompareOp, Predicate, Schema};
+
+use super::schema::scalar;
+
+/// All of `filters` at once.
+pub(super) fn predicate(filters: &[Expr], schema: &Schema) -> Predicate {
+    Predicate::And(filters.iter().map(|filter| convert(filter, schema)).collect())
+}
+
+fn convert(expr: &Expr, schema: &Schema) -> Predicate {
+    known(expr, schema).unwrap_or(Predicate::AlwaysTrue)
+}
+
+fn known(expr: &Expr, schema: &Schema) -> Option<Predicate> {
+    let sub = |expr: &Expr| convert(expr, schema);
+    Some(match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => Predicate::And(vec![sub(left), sub(right)]),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => Predicate::Or(vec![sub(left), sub(right)]),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (column(left), column(right)) {
+            (Some(name), None) => compare(name, compare_op(*op)?, right, schema)?,
+            (None, Some(name)) => compare(name, compare_op(op.swap()?)?, left, schema)?,
+            _ => return None,
+        },
+        Expr::Not(inner) => Predicate::Not(Box::new(sub(inner))),
+        Expr::IsNull(inner) => Predicate::IsNull { column: column(inner)?.to_owned(), negated: false },
+        Expr::IsNotNull(inner) => Predicate::IsNull { column: column(inner)?.to_owned(), negated: true },
+        Expr::Between(Between { expr, negated, low, high }) => {
+            let name = column(expr)?;
+            let within = Predicate::And(vec![
+                compare(name, CompareOp::GtEq, low, schema)?,
+                compare(name, CompareOp::LtEq, high, schema)?,
+            ]);
+            if *negated { Predicate::Not(Box::new(within)) } else { within }
+        }
+        Expr::InList(InList { expr, list, negated }) => in_list(column(expr)?, list, *negated, schema)?,
+        Expr::Like(like) => starts_with(like)?,
+        Expr::Literal(ScalarValue::Boolean(Some(true)), _) => Predicate::AlwaysTrue,
+        Expr::Literal(ScalarValue::Boolean(_), _) => Predicate::AlwaysFalse,
+        Expr::Column(column) => Predicate::Compare {
+            column: column.name.clone(),
+            op: CompareOp::Eq,
+            value: scalar(&ScalarValue::Boolean(Some(true)), &schema.field(&column.name)?.ty)?,
+        },
+        _ => return None,
+    })
+}
+
+/// A column by itself. A cast around it is not looked through: it may change the order of values.
+fn column(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Column(column) => Some(&column.name),
+        _ => None,
+    }
+}
+
+fn literal(expr: &Expr) -> Option<&ScalarValue> {
+    match expr {
+        Expr::Literal(value, _) => Some(value),
+        Expr::Cast(Cast { expr, .. }) => literal(expr),
+        _ => None,
+    }
+}
+
+fn compare_op(op: Operator) -> Option<CompareOp> {
+    Some(match op {
+        Operator::Eq => CompareOp::Eq,
+        Operator::NotEq => CompareOp::NotEq,
+        Operator::Lt => CompareOp::Lt,
+        Operator::LtEq => CompareOp::LtEq,
+        Operator::Gt => CompareOp::Gt,
+        Operator::GtEq => CompareOp::GtEq,
+        _ => return None,
+    })
+}
+
+fn compare(name: &str, op: CompareOp, value: &Expr, schema: &Schema) -> Option<Predicate> {
+    let Expr::Literal(value, _) = value else { return None };
+    if value.is_null() {
+        return Some(Predicate::AlwaysFalse);
+    }
+    let value = exact(value, name, schema)?;
+    Some(Predicate::Compare { column: name.to_owned(), op, value })
+}
+
+/// The literal in the column's kind, if nothing is lost on the way.
+fn exact(value: &ScalarValue, name: &str, schema: &Schema) -> Option<gust_catalog::Scalar> {
+    let ty = &schema.field(name)?.ty;
+    let converted = scalar(value, ty)?;
+    let back = super::schema::engine_scalar(&converted, &value.data_type());
+    // Kinds without a way back are compared bytewise and cannot lose anything.
+    back.is_none_or(|back| back == *value).then_some(converted)
+}
+
+fn in_list(name: &str, list: &[Expr], negated: bool, schema: &Schema) -> Option<Predicate> {
+    let mut values = Vec::with_capacity(list.len());
+    for item in list {
+        let value = literal(item)?;
+        if value.is_null() {
+            // `x NOT IN (…, NULL)` is never true; in a positive list a NULL adds nothing.
+            if negated {
+                return Some(Predicate::AlwaysFalse);
+            }
+            continue;
+        }
+        values.push(exact(value, name, schema)?);
+    }
+    Some(Predicate::In { column: name.to_owned(), values, negated })
+}
+
+/// `LIKE 'abc%'` without further wildcards.
+fn starts_with(like: &Like) -> Option<Predicate> {
+    let (ScalarValue::Utf8(Some(pattern)) | ScalarValue::Utf8View(Some(pattern)) | ScalarValue::LargeUtf8(Some(pattern))) =
+        literal(&like.pattern)?
+    else {
+        return None;
+    };
+    let prefix = pattern.strip_suffix('%')?;
+    if like.case_insensitive || like.escape_char.is_some() || prefix.contains(['%', '_', '\\']) {
+        return None;
+    }
+    Some(Predicate::StartsWith { column: column(&like.expr)?.to_owned(), prefix: prefix.to_owned(), negated: like.negated })
+}

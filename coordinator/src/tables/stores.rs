@@ -1,0 +1,98 @@
+//! Object stores by URL, opened when first asked for, all requests counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use fragment_fn::connect;
+use fragment_fn::metering::{Counters, CountingStore};
+use gust_protocol::StoreAccess;
+use object_store::ObjectStore;
+use url::{Position, Url};
+
+use crate::config::S3Config;
+
+/// The coordinator's stores. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    s3: S3Config,
+    counters: Arc<Counters>,
+    open: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
+}
+
+impl Stores {
+    pub fn new(s3: S3Config) -> Self {
+        Self { s3, counters: Arc::default(), open: Arc::default() }
+    }
+
+    /// Everything that the coordinator itself has asked its stores for.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How anyone reaches the store of `url`: this coordinator or a function.
+    pub fn access(&self, url: &Url) -> Result<StoreAccess> {
+        match url.scheme() {
+            "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
+            "s3" | "s3a" => {
+                let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
+                Ok(StoreAccess { url: format!("s3://{bucket}/"), options: s3_options(&self.s3) })
+            }
+            scheme => Err(plan_error(format!(
+                "`{url}`: scheme `{scheme}` is not supported\nhint: use a local path, file:// or s3://"
+            ))),
+        }
+    }
+
+    /// The store of `url`, opened once.
+    pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let access = self.access(url)?;
+        let mut open = self.open.lock().expect("no holder panics");
+        if let Some(store) = open.get(&access.url) {
+            return Ok(Arc::clone(store));
+        }
+        let store = connect(&access).map_err(plan_error)?;
+        let store: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
+        open.insert(access.url, Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// The same stores as the Iceberg catalog asks for them.
+    pub fn for_catalog(&self) -> gust_catalog::Stores {
+        let stores = self.clone();
+        gust_catalog::Stores::new(move |url| stores.open(url).map_err(Into::into))
+    }
+}
+
+fn plan_error(message: String) -> DataFusionError {
+    DataFusionError::Plan(message)
+}
+
+fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            options.insert(key.to_owned(), value);
+        }
+    };
+    set("aws_endpoint", s3.endpoint.clone());
+    set("aws_region", s3.region.clone());
+    set("aws_allow_http", s3.allow_http.then(|| "true".to_owned()));
+    set("aws_virtual_hosted_style_request", (!s3.path_style && s3.endpoint.is_none()).then(|| "true".to_owned()));
+    set("aws_access_key_id", s3.access_key_id.clone());
+    set("aws_secret_access_key", s3.secret_access_key.as_ref().map(|secret| secret.reveal().to_owned()));
+    options
+}
+
+impl ObjectStoreRegistry for Stores {
+    /// A store that was put here by hand is counted like any other.
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
+        self.open.lock().expect("no holder panics").insert(url[..Position::BeforePath].to_owned() + "/", counted)
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        self.open(url)
+    }
+}

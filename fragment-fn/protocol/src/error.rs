@@ -1,0 +1,98 @@
+//! What can go wrong inside a function, by what the caller can do next.
+
+use serde::{Deserialize, Serialize};
+
+/// A fragment's failure as the function saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct FragmentError {
+    pub kind: FragmentErrorKind,
+    /// Lowercase, no full stop; names the file where one is to blame.
+    pub message: String,
+}
+
+impl FragmentError {
+    pub fn new(kind: FragmentErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The kind says what the caller can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FragmentErrorKind {
+    /// The function speaks another protocol version or knows other SQL functions: deploy a matching one.
+    VersionMismatch,
+    /// The request could not be understood: a bug, not a passing fault.
+    MalformedRequest,
+    /// The plan could not be decoded: a bug, not a passing fault.
+    PlanDecode,
+    /// A data file that was planned is not there any more: plan again.
+    FileMissing,
+    /// A data file is not the one that was planned (size or etag differ): plan again.
+    FileChanged,
+    /// A data file is truncated or is not Parquet: repair the table.
+    FileCorrupt,
+    /// A data file's columns do not fit the table's: repair the table.
+    SchemaMismatch,
+    /// The store refused the function's credentials.
+    AccessDenied,
+    /// The store answered with an error or not at all; it may answer the next time.
+    Storage,
+    /// The store asked to slow down (503 SlowDown, 429).
+    StorageThrottled,
+    /// The memory pool was exhausted even with spilling: use smaller fragments or larger functions.
+    OutOfMemory,
+    /// The temporary folder is full.
+    DiskFull,
+    /// The deadline passed before the fragment was done.
+    DeadlineExceeded,
+    /// The result fits neither the response nor is there an exchange to put it in.
+    ResultTooLarge,
+    /// The query itself is at fault (division by zero, an invalid cast).
+    Execution,
+    /// The function panicked while it ran the fragment.
+    Panic,
+}
+
+impl FragmentErrorKind {
+    /// Every kind, for tests that must cover them all.
+    pub const ALL: [Self; 16] = [
+        Self::VersionMismatch,
+        Self::MalformedRequest,
+        Self::PlanDecode,
+        Self::FileMissing,
+        Self::FileChanged,
+        Self::FileCorrupt,
+        Self::SchemaMismatch,
+        Self::AccessDenied,
+        Self::Storage,
+        Self::StorageThrottled,
+        Self::OutOfMemory,
+        Self::DiskFull,
+        Self::DeadlineExceeded,
+        Self::ResultTooLarge,
+        Self::Execution,
+        Self::Panic,
+    ];
+
+    /// Whether another attempt at the same fragment can succeed with nothing else changed.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Storage | Self::StorageThrottled | Self::Panic => true,
+            Self::VersionMismatch
+            | Self::MalformedRequest
+            | Self::PlanDecode
+            | Self::FileMissing
+            | Self::FileChanged
+            | Self::FileCorrupt
+            | Self::SchemaMismatch
+            | Self::AccessDenied
+            | Self::OutOfMemory
+            | Self::DiskFull
+            | Self::DeadlineExceeded
+            | Self::ResultTooLarge
+            | Self::Execution => false,
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The contract between the coordinator and a function: what a fragment is, how its plan and its results travel, what
+//! can go wrong, and what it used.
+//!
+//! ```text
+//!  coordinator                                              function
+//!  InvokeRequest ── wire::encode_request ──► bytes ──► wire::decode_request ─► InvokeRequest
+//!  FragmentResponse ◄─ wire::decode_response ◄─ bytes ◄── wire::encode_response ── FragmentResponse
+//!                     results too large for a response: exchange::write ─► object ─► exchange::read
+//! ```
+//!
+//! Every byte that crosses carries [`version::PROTOCOL_VERSION`] and a fingerprint of the functions that both sides know;
+//! they are checked before anything else is decoded.
+//!
+//! Non-goals: this crate does no network I/O beyond `dyn ObjectStore`, names no platform, and never retries.
+
+mod error;
+pub mod exchange;
+mod fragment;
+pub mod plan;
+mod result;
+mod usage;
+pub mod version;
+pub mod wire;
+
+pub use error::{FragmentError, FragmentErrorKind};
+pub use fragment::{
+    AccessId, AccessTable, ColumnMatching, FragmentId, Fragment, Input, InvokeRequest, LeafId, LeafSpec, Limits,
+    ObjectRef, Output, ScanUnit, StagePlan, StoreAccess,
+};
+pub use result::{FragmentResponse, FragmentResult, Part};
+pub use usage::{Requests, Spans, Usage};
+pub use wire::Base64;

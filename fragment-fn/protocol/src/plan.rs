@@ -1,0 +1,110 @@
+//! The plan codec: a physical plan whose scans have been emptied, as datafusion-proto bytes.
+//!
+//! The plan travels once a stage; the files travel with each fragment. What the encoding loses about a scan (etags, how
+//! columns are matched) travels in [`crate::LeafSpec`] and [`crate::ScanUnit`], and [`decode`] hands each placeholder to
+//! the caller to be rebuilt.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DataFusionError, Result, ScalarValue, Statistics};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
+use datafusion_proto::physical_plan::{
+    DeduplicatingProtoConverter, DefaultPhysicalExtensionCodec, PhysicalPlanDecodeContext,
+    PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::PhysicalPlanNode;
+use prost::Message;
+
+use crate::{Base64, LeafId};
+
+/// Encodes a fragment's plan without its files and statistics.
+///
+/// # Errors
+/// Whatever datafusion-proto cannot encode: the caller then keeps the query local and says why.
+pub fn encode(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
+    let emptied = for_each_scan(plan, &mut |_, scan| Ok(with_files(scan, vec![FileGroup::default()])))?;
+    physical_plan_to_bytes_with_proto_converter(
+        emptied,
+        &DefaultPhysicalExtensionCodec {},
+        &DeduplicatingProtoConverter {},
+    )
+}
+
+/// Decodes a fragment's plan; `bind` turns each placeholder (by its position in a pre-order walk) into a real scan.
+///
+/// `scalars` are the values of the scalar subqueries that the plan refers to by position; the coordinator ran them before.
+/// Every store that the scans name must be registered in `context` before.
+pub fn decode(
+    bytes: &[u8],
+    context: &TaskContext,
+    scalars: &[Base64],
+    bind: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<FileScanConfig>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let node = PhysicalPlanNode::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    let codec = DefaultPhysicalExtensionCodec {};
+    let mut decoding = PhysicalPlanDecodeContext::new(context, &codec);
+    if !scalars.is_empty() {
+        let results = ScalarSubqueryResults::new(scalars.len());
+        for (index, value) in scalars.iter().enumerate() {
+            results.set(SubqueryIndex::new(index), decode_scalar(value)?)?;
+        }
+        decoding = decoding.with_scalar_subquery_results(results);
+    }
+    let plan = DeduplicatingProtoConverter {}.proto_to_execution_plan(&node, &decoding)?;
+    for_each_scan(&plan, bind)
+}
+
+pub fn encode_scalar(value: &ScalarValue) -> Result<Base64> {
+    let message = datafusion_proto::protobuf::ScalarValue::try_from(value)?;
+    Ok(Base64(message.encode_to_vec().into()))
+}
+
+pub fn decode_scalar(bytes: &Base64) -> Result<ScalarValue> {
+    let message = datafusion_proto::protobuf::ScalarValue::decode(&*bytes.0)
+        .map_err(|e| DataFusionError::External(Box::new(e)))?;
+    Ok(ScalarValue::try_from(&message)?)
+}
+
+/// The scans of a plan, in the order that numbers its leaves.
+pub fn scans(plan: &Arc<dyn ExecutionPlan>) -> Vec<FileScanConfig> {
+    let mut found = Vec::new();
+    let visited = for_each_scan(plan, &mut |_, scan| {
+        found.push(scan.clone());
+        Ok(scan.clone())
+    });
+    debug_assert!(visited.is_ok(), "a visit that changes nothing cannot fail");
+    found
+}
+
+/// `scan` over other files, without the statistics of the old ones.
+pub fn with_files(scan: &FileScanConfig, files: Vec<FileGroup>) -> FileScanConfig {
+    let unknown = Statistics::new_unknown(scan.file_source().table_schema().table_schema());
+    FileScanConfigBuilder::from(scan.clone()).with_file_groups(files).with_statistics(unknown).build()
+}
+
+fn for_each_scan(
+    plan: &Arc<dyn ExecutionPlan>,
+    rewrite: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<FileScanConfig>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut leaf: LeafId = 0;
+    let rewritten = Arc::clone(plan).transform_down(|node| {
+        let Some(scan) = file_scan(&node) else { return Ok(Transformed::no(node)) };
+        let scan = rewrite(leaf, scan)?;
+        leaf += 1;
+        Ok(Transformed::yes(DataSourceExec::from_data_source(scan) as Arc<dyn ExecutionPlan>))
+    })?;
+    Ok(rewritten.data)
+}
+
+/// The file scan that `node` is, if it is one.
+pub fn file_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    let source = node.downcast_ref::<DataSourceExec>()?.data_source();
+    source.downcast_ref::<FileScanConfig>()
+}

@@ -1,0 +1,64 @@
+//! What a function metered about one attempt: the facts that the report, the cost and the time model are made from.
+
+use serde::{Deserialize, Serialize};
+
+/// One attempt's consumption, measured inside the function.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Storage requests that the function sent.
+    pub requests: Requests,
+    /// Body bytes read from and written to storage.
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+    /// Rows of the fragment's result.
+    pub rows_out: u64,
+    /// Largest reservation of the memory pool, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Bytes that operators spilled to the temporary folder.
+    pub spilled_bytes: u64,
+    /// CPU time of the whole process during the attempt, in microseconds; 0 where the platform does not tell.
+    pub cpu_us: u64,
+    pub spans: Spans,
+    /// Whether this was the environment's first attempt.
+    pub cold: bool,
+}
+
+/// Storage requests by kind, as price books name them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    pub get: u64,
+    pub head: u64,
+    pub list: u64,
+    /// PUT, POST and COPY, each part of a multipart upload included.
+    pub put: u64,
+    pub delete: u64,
+}
+
+impl Requests {
+    pub const fn total(self) -> u64 {
+        self.get + self.head + self.list + self.put + self.delete
+    }
+}
+
+impl std::ops::AddAssign for Requests {
+    fn add_assign(&mut self, other: Self) {
+        self.get += other.get;
+        self.head += other.head;
+        self.list += other.list;
+        self.put += other.put;
+        self.delete += other.delete;
+    }
+}
+
+/// Wall time of the attempt's steps inside the function, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spans {
+    /// Request bytes to an executable plan.
+    pub decode_us: u64,
+    /// The plan's start to its last batch.
+    pub execute_us: u64,
+    /// Encoding the result and writing it to the exchange.
+    pub write_us: u64,
+    /// Everything, from the request's first byte to the response's last.
+    pub total_us: u64,
+}

@@ -1,0 +1,24 @@
+//! Which coordinator works with which function: both must agree on [`PROTOCOL_VERSION`] and on [`fingerprint`].
+
+use std::sync::LazyLock;
+
+use datafusion::execution::SessionStateDefaults;
+
+/// Raised with every change of the wire; the golden bytes in `testdata/` fail until it is.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Engine version and the set of SQL functions that a plan may name, e.g. `datafusion-55.2.0/functions-1a2b3c4d`.
+///
+/// Two binaries with equal fingerprints decode each other's plans.
+pub fn fingerprint() -> &'static str {
+    static FINGERPRINT: LazyLock<String> = LazyLock::new(|| {
+        let mut names: Vec<String> = Vec::new();
+        names.extend(SessionStateDefaults::default_scalar_functions().iter().map(|f| format!("s:{}", f.name())));
+        names.extend(SessionStateDefaults::default_aggregate_functions().iter().map(|f| format!("a:{}", f.name())));
+        names.extend(SessionStateDefaults::default_window_functions().iter().map(|f| format!("w:{}", f.name())));
+        names.sort_unstable();
+        let functions = crc32fast::hash(names.join(",").as_bytes());
+        format!("datafusion-{}/functions-{functions:08x}", datafusion::DATAFUSION_VERSION)
+    });
+    &FINGERPRINT
+}

@@ -1,0 +1,119 @@
+//! The function as a process: asks the Lambda Runtime API for an invocation, answers it, and again.
+//!
+//! Payloads pass through as bytes: the handler decodes them once. A process whose Runtime API is gone ends; so does, where
+//! [`FOLDER_VARIABLE`] is set, one whose parent is gone. Non-goal: what a payload means.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use lambda_runtime::tower::layer::layer_fn;
+use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
+use lambda_runtime_api_client::body::Body;
+use lambda_runtime_api_client::{PooledClient, build_request};
+use tracing_subscriber::EnvFilter;
+
+use crate::environment::{Environment, Settings};
+use crate::handler;
+
+/// A folder of this process's own. If set, stdin is a pipe from the parent: at its end, folder and process go. Lambda does
+/// not set it.
+pub const FOLDER_VARIABLE: &str = "GUST_FUNCTION_FOLDER";
+
+/// What every Lambda environment defines and the runtime cannot do without.
+const LAMBDA_VARIABLES: [&str; 4] = [
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+];
+
+/// Why the process ended.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// Nobody to work for: started by hand.
+    #[error(
+        "this is gust's function: it runs fragments of queries on AWS Lambda or as a child of `gust`, and {variable} is not set\nhint: run `gust query`, which starts it"
+    )]
+    NotInLambda { variable: &'static str },
+    /// The Runtime API is gone or refuses to talk.
+    #[error("lambda runtime api: {0}")]
+    RuntimeApi(Error),
+}
+
+impl BootstrapError {
+    /// 2 where the user started the wrong program, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotInLambda { .. } => 2,
+            Self::RuntimeApi(_) => 1,
+        }
+    }
+}
+
+/// Serves fragments until the Runtime API is gone.
+pub async fn run() -> Result<(), BootstrapError> {
+    let environment = Arc::new(Environment::new(Settings::default()));
+    let handler = move |payload, deadline| {
+        let environment = Arc::clone(&environment);
+        async move { handler::handle(&environment, payload, deadline).await }
+    };
+    serve(handler).await
+}
+
+/// Serves any handler: request bytes and the platform's deadline in, response bytes out.
+///
+/// A panic of the handler ends the process: its state is not trusted with another invocation.
+pub async fn serve<H, F>(handler: H) -> Result<(), BootstrapError>
+where
+    H: Fn(Bytes, SystemTime) -> F,
+    F: Future<Output = Bytes>,
+{
+    let absent = LAMBDA_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_none());
+    if let Some(variable) = absent {
+        return Err(BootstrapError::NotInLambda { variable });
+    }
+    log_to_stderr();
+    exit_with_parent();
+    let client = PooledClient::builder().build();
+    let (handler, client) = (&handler, &client);
+    let answer = move |invocation: LambdaInvocation| async move {
+        let LambdaInvocation { body, context, .. } = invocation;
+        let answer = handler(body, context.deadline()).await;
+        post(client, &context.request_id, answer).await
+    };
+    // The runtime's own service would parse the payload and serialize the answer: the layer takes its place.
+    let replaced = service_fn(|_: LambdaEvent<()>| async { Ok::<_, Error>(()) });
+    let runtime = Runtime::new(replaced).layer(layer_fn(|_| service_fn(answer)));
+    runtime.run().await.map_err(BootstrapError::RuntimeApi)
+}
+
+async fn post(client: &PooledClient, request_id: &str, answer: Bytes) -> Result<(), Error> {
+    let bytes = answer.len();
+    let uri = format!("/2018-06-01/runtime/invocation/{request_id}/response");
+    let request = build_request().method("POST").uri(uri).header("content-type", "application/json");
+    let response = client.call(request.body(Body::from(answer))?).await?;
+    if !response.status().is_success() {
+        tracing::error!(request_id, bytes, status = %response.status(), "response refused");
+    }
+    Ok(())
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fragment_fn=info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails where the program has a subscriber already, and then that one is right.
+    let _ = subscriber.without_time().with_target(false).try_init();
+}
+
+/// A killed parent cannot stop its children, and a busy child does not look at the Runtime API.
+fn exit_with_parent() {
+    let Some(folder) = std::env::var_os(FOLDER_VARIABLE) else { return };
+    #[expect(clippy::disallowed_methods, reason = "nobody is left to answer, and a busy runtime would not end")]
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = std::fs::remove_dir_all(folder);
+        std::process::exit(1);
+    });
+}

@@ -1,0 +1,134 @@
+//! From an engine's error to a kind that says what the caller can do next.
+
+use std::error::Error;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+use gust_protocol::exchange::ExchangeError;
+use gust_protocol::{FragmentError, FragmentErrorKind as Kind};
+
+/// Finds the innermost cause that tells something and keeps the whole message.
+pub fn classify(error: &DataFusionError) -> FragmentError {
+    let mut kind = Kind::Execution;
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut depth = 0;
+    while let Some(current) = cause.filter(|_| depth < CAUSES_MAX) {
+        if let Some(found) = kind_of(current) {
+            kind = found;
+        }
+        cause = inner_cause(current);
+        depth += 1;
+    }
+    FragmentError::new(kind, error.strip_backtrace())
+}
+
+/// A chain of causes is followed this far.
+const CAUSES_MAX: usize = 32;
+
+/// The cause, also where a library wraps it without calling it `source`.
+pub fn inner_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(ParquetError::External(inner)) = error.downcast_ref::<ParquetError>() {
+        return Some(inner.as_ref());
+    }
+    match error.downcast_ref::<ArrowError>() {
+        Some(ArrowError::ExternalError(inner)) => return Some(inner.as_ref()),
+        Some(ArrowError::IoError(_, inner)) => return Some(inner),
+        _ => {}
+    }
+    match error.downcast_ref::<DataFusionError>() {
+        Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => Some(inner.as_ref()),
+        Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
+        _ => error.source(),
+    }
+}
+
+fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
+    if let Some(error) = error.downcast_ref::<object_store::Error>() {
+        return Some(of_store(error));
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        use std::io::ErrorKind;
+        return match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Kind::DiskFull),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<ParquetError>() {
+        return match error {
+            ParquetError::External(_) => None,
+            _ => Some(Kind::FileCorrupt),
+        };
+    }
+    match error.downcast_ref::<DataFusionError>()? {
+        DataFusionError::ResourcesExhausted(message) if message.contains("disk space") => Some(Kind::DiskFull),
+        DataFusionError::ResourcesExhausted(_) => Some(Kind::OutOfMemory),
+        DataFusionError::Execution(message) if is_schema_mismatch(message) => Some(Kind::SchemaMismatch),
+        _ => None,
+    }
+}
+
+/// Our own column matching and DataFusion's name-based one tell only by their text.
+fn is_schema_mismatch(message: &str) -> bool {
+    message.starts_with("schema mismatch:")
+        || message.starts_with("Cannot cast column")
+        || (message.starts_with("Non-nullable column") && message.contains("is missing"))
+}
+
+fn of_store(error: &object_store::Error) -> Kind {
+    use object_store::Error;
+    match error {
+        Error::NotFound { .. } => Kind::FileMissing,
+        Error::Precondition { .. } => Kind::FileChanged,
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Kind::AccessDenied,
+        other if is_throttled(other) => Kind::StorageThrottled,
+        _ => Kind::Storage,
+    }
+}
+
+/// object_store keeps the status of a refused request only in its message.
+fn is_throttled(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    ["SlowDown", "503 Service Unavailable", "429 Too Many Requests"].iter().any(|sign| text.contains(sign))
+}
+
+/// A result that could not be written.
+pub(crate) fn classify_write(error: &ExchangeError) -> FragmentError {
+    let kind = match error {
+        ExchangeError::Store { source, .. } => of_store(source),
+        ExchangeError::Write { .. } => Kind::Storage,
+        ExchangeError::Arrow(_)
+        | ExchangeError::Length { .. }
+        | ExchangeError::Checksum { .. }
+        | ExchangeError::Schema { .. } => Kind::Execution,
+    };
+    FragmentError::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: DataFusionError, expect: Kind) {
+        assert_eq!(classify(&error).kind, expect, "{error}");
+    }
+
+    #[test]
+    fn every_cause_is_found_however_deep() {
+        let missing = || object_store::Error::NotFound { path: "a".into(), source: "gone".into() };
+        let changed = object_store::Error::Precondition { path: "a".into(), source: "other etag".into() };
+        let slow = object_store::Error::Generic { store: "S3", source: "503 Service Unavailable: SlowDown".into() };
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        check(missing().into(), Kind::FileMissing);
+        check(DataFusionError::from(missing()).context("while opening"), Kind::FileMissing);
+        let wrapped = ParquetError::External(Box::new(DataFusionError::from(missing())));
+        check(DataFusionError::ParquetError(Box::new(wrapped)), Kind::FileMissing);
+        check(changed.into(), Kind::FileChanged);
+        check(slow.into(), Kind::StorageThrottled);
+        check(full.into(), Kind::DiskFull);
+        check(ParquetError::EOF("footer".into()).into(), Kind::FileCorrupt);
+        check(DataFusionError::ResourcesExhausted("failed to allocate".into()), Kind::OutOfMemory);
+        check(ArrowError::DivideByZero.into(), Kind::Execution);
+        check(DataFusionError::Execution("schema mismatch: x".into()), Kind::SchemaMismatch);
+    }
+}

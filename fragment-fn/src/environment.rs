@@ -1,0 +1,108 @@
+//! What one environment keeps between attempts: store clients and Parquet footers. Never results.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
+use datafusion::execution::cache::default_cache::DefaultCache;
+use gust_protocol::StoreAccess;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore};
+use url::Url;
+
+/// Sizes of what an environment keeps.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Parquet footers and page indexes held between attempts.
+    pub metadata_cache_bytes_max: usize,
+    /// Where operators spill; `/tmp` on Lambda.
+    pub temp_folder: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { metadata_cache_bytes_max: 64 << 20, temp_folder: std::env::temp_dir() }
+    }
+}
+
+/// One function environment. Attempts share it; it never blocks one on another.
+pub struct Environment {
+    pub(crate) settings: Settings,
+    pub(crate) footers: Arc<FileMetadataCache>,
+    clients: Mutex<BTreeMap<StoreAccess, Arc<dyn ObjectStore>>>,
+    used: AtomicBool,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Environment").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Store clients kept at once; beyond it the cache starts anew (each holds a connection pool).
+const CLIENTS_MAX: usize = 64;
+
+impl Environment {
+    pub fn new(settings: Settings) -> Self {
+        let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(settings.metadata_cache_bytes_max));
+        Self { settings, footers, clients: Mutex::default(), used: AtomicBool::new(false) }
+    }
+
+    /// True once: for the first attempt.
+    pub(crate) fn is_cold(&self) -> bool {
+        !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// The client for a store, made once an environment.
+    pub(crate) fn client(&self, access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
+        let mut clients = self.clients.lock().expect("no holder panics");
+        if let Some(client) = clients.get(access) {
+            return Ok(Arc::clone(client));
+        }
+        let client = connect(access)?;
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(access.clone(), Arc::clone(&client));
+        Ok(client)
+    }
+}
+
+/// Opens a store: `file:///` or `s3://bucket/`.
+///
+/// S3 takes credentials and region from the environment where `access` does not name them.
+///
+/// # Errors
+/// A message that names the store and what is wrong with its settings.
+pub fn connect(access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
+    let invalid = |reason: String| format!("store `{}`: {reason}", access.url);
+    let url = Url::parse(&access.url).map_err(|e| invalid(e.to_string()))?;
+    match url.scheme() {
+        "file" => Ok(Arc::new(LocalFileSystem::new())),
+        "s3" | "s3a" => {
+            // The scheduler owns retries across attempts; inside one attempt a short bounded retry rides out a reset.
+            let retry = object_store::RetryConfig {
+                max_retries: 3,
+                retry_timeout: std::time::Duration::from_secs(15),
+                ..Default::default()
+            };
+            let bucket = url.host_str().ok_or_else(|| invalid("no bucket in the URL".to_owned()))?;
+            let client = ClientOptions::new().with_connect_timeout(std::time::Duration::from_secs(5));
+            let mut builder = AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                .with_client_options(client)
+                .with_retry(retry);
+            for (key, value) in &access.options {
+                let key: AmazonS3ConfigKey =
+                    key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;
+                builder = builder.with_config(key, value);
+            }
+            Ok(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
+        }
+        scheme => Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
+    }
+}

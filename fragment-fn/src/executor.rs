@@ -1,0 +1,280 @@
+//! Runs one fragment: decodes its plan, binds its inputs, and writes what comes out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::DateTime;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::execution::TaskContext;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
+use futures::StreamExt;
+use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
+use gust_protocol::{
+    ColumnMatching, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafSpec, ObjectRef,
+    Output, ScanUnit, Usage, plan,
+};
+use object_store::ObjectStore;
+use url::Url;
+
+use crate::classify::{classify, classify_write};
+use crate::columns::FieldIdMatching;
+use crate::environment::Environment;
+use crate::footer::FooterOnce;
+use crate::memory::PeakPool;
+use crate::metering::{Counters, CountingStore};
+use crate::pinned::PinnedStore;
+
+/// What one attempt meters while it runs; readable at any moment, also when the attempt is given up.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) counters: Arc<Counters>,
+    memory: Arc<PeakPool>,
+    usage: std::sync::Mutex<Usage>,
+}
+
+impl Meter {
+    pub(crate) fn new(request: &InvokeRequest) -> Self {
+        let memory_bytes_max = usize::try_from(request.fragment.limits.memory_bytes_max).unwrap_or(usize::MAX);
+        Self { counters: Arc::default(), memory: PeakPool::new(memory_bytes_max), usage: std::sync::Mutex::default() }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Usage)) {
+        change(&mut self.usage.lock().expect("no holder panics"));
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let mut usage = *self.usage.lock().expect("no holder panics");
+        usage.requests = self.counters.requests();
+        usage.bytes_read = self.counters.bytes_read();
+        usage.bytes_written = self.counters.bytes_written();
+        usage.memory_peak_bytes = self.memory.peak_bytes();
+        usage
+    }
+}
+
+/// Runs the fragment to its end. Dropping the future cancels it.
+pub(crate) async fn execute(
+    environment: &Environment,
+    request: &InvokeRequest,
+    meter: &Meter,
+) -> Result<FragmentResult, FragmentError> {
+    let started = Instant::now();
+    let stores = connect_stores(environment, request, meter)?;
+    let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
+    let plan = decode(environment, request, &context, &stores)
+        .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
+    meter.note(|usage| usage.spans.decode_us = micros(started));
+    run(request, meter, &context, plan, &stores).await
+}
+
+async fn run(
+    request: &InvokeRequest,
+    meter: &Meter,
+    context: &Arc<TaskContext>,
+    plan: Arc<dyn ExecutionPlan>,
+    stores: &[Store],
+) -> Result<FragmentResult, FragmentError> {
+    let Output::Gather { access, prefix } = &request.stage.output;
+    let exchange = Arc::clone(&store(stores, *access)?.counted);
+    let target = (*access, exchange, result_path(prefix, &request.fragment.id, request.attempt));
+    let inline_bytes_max = request.fragment.limits.inline_bytes_max;
+    let mut writer = ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target)
+        .map_err(|e| classify_write(&e))?;
+    let mut batches = execute_stream(Arc::clone(&plan), Arc::clone(context)).map_err(|e| classify(&e))?;
+    loop {
+        let executing = Instant::now();
+        let next = batches.next().await;
+        meter.note(|usage| usage.spans.execute_us += micros(executing));
+        let Some(batch) = next else { break };
+        let batch = batch.map_err(|e| classify(&e))?;
+        let writing = Instant::now();
+        writer.write(&batch).await.map_err(|e| classify_write(&e))?;
+        meter.note(|usage| {
+            usage.rows_out += batch.num_rows() as u64;
+            usage.spans.write_us += micros(writing);
+        });
+    }
+    let writing = Instant::now();
+    let result = writer.finish().await.map_err(|e| classify_write(&e))?;
+    let spilled_bytes = spilled_bytes(&plan);
+    meter.note(|usage| {
+        usage.spans.write_us += micros(writing);
+        usage.spilled_bytes = spilled_bytes;
+    });
+    Ok(result)
+}
+
+/// A store of the request's access table, as this attempt sees it.
+struct Store {
+    url: Url,
+    /// For the exchange.
+    counted: Arc<dyn ObjectStore>,
+    /// For the inputs.
+    pinned: Arc<dyn ObjectStore>,
+    /// Tells stores apart in the environment's footer cache, which knows only keys.
+    salt: u32,
+}
+
+fn store(stores: &[Store], access: u16) -> Result<&Store, FragmentError> {
+    let unknown = || format!("the request names store {access}, its access table has {}", stores.len());
+    stores.get(usize::from(access)).ok_or_else(|| FragmentError::new(FragmentErrorKind::MalformedRequest, unknown()))
+}
+
+fn connect_stores(
+    environment: &Environment,
+    request: &InvokeRequest,
+    meter: &Meter,
+) -> Result<Vec<Store>, FragmentError> {
+    let invalid = |e: String| FragmentError::new(FragmentErrorKind::MalformedRequest, e);
+    let mut stores = Vec::with_capacity(request.access.0.len());
+    for (index, access) in request.access.0.iter().enumerate() {
+        let client = environment.client(access).map_err(invalid)?;
+        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client, Arc::clone(&meter.counters)));
+        let objects = inputs(request).filter(|object| usize::from(object.access) == index);
+        let pinned = PinnedStore::new(Arc::clone(&counted), objects).map_err(|e| invalid(e.to_string()))?;
+        let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
+        let salt = crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
+        stores.push(Store { url, counted, pinned: Arc::new(pinned), salt });
+    }
+    Ok(stores)
+}
+
+fn inputs(request: &InvokeRequest) -> impl Iterator<Item = &ObjectRef> {
+    let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(lanes))| lanes);
+    lanes.flatten().map(|unit| &unit.file)
+}
+
+fn task_context(
+    environment: &Environment,
+    request: &InvokeRequest,
+    meter: &Meter,
+    stores: &[Store],
+) -> Result<Arc<TaskContext>> {
+    let mut config = SessionConfig::new();
+    for (key, value) in &request.stage.options {
+        config.options_mut().set(key, value)?;
+    }
+    let runtime = runtime(environment, request, meter)?;
+    for store in stores {
+        runtime.register_object_store(&store.url, Arc::clone(&store.pinned));
+    }
+    Ok(Arc::new(TaskContext::new(
+        Some(request.fragment.id.to_string()),
+        request.fragment.id.query.clone(),
+        config,
+        SessionStateDefaults::default_scalar_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        SessionStateDefaults::default_higher_order_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        SessionStateDefaults::default_aggregate_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        SessionStateDefaults::default_window_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        runtime,
+    )))
+}
+
+fn runtime(environment: &Environment, request: &InvokeRequest, meter: &Meter) -> Result<Arc<RuntimeEnv>> {
+    let folder = environment.settings.temp_folder.clone();
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::clone(&meter.memory) as _)
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![folder]))
+                .with_max_temp_directory_size(request.fragment.limits.temp_bytes_max),
+        )
+        .with_cache_manager(
+            CacheManagerConfig::default()
+                .with_file_metadata_cache(Some(Arc::clone(&environment.footers)))
+                .with_metadata_cache_limit(environment.settings.metadata_cache_bytes_max),
+        )
+        .build_arc()
+}
+
+fn decode(
+    environment: &Environment,
+    request: &InvokeRequest,
+    context: &Arc<TaskContext>,
+    stores: &[Store],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
+    let mut factories: HashMap<u16, Arc<FooterOnce>> = HashMap::new();
+    plan::decode(&request.stage.plan.0, context, &request.stage.scalars, &mut |leaf, scan| {
+        let missing = |what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
+        let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing("input"))?;
+        let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing("spec"))?;
+        let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
+        let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
+        let factory = factories.entry(access).or_insert_with(|| {
+            Arc::new(FooterOnce::new(Arc::clone(&store.pinned), Arc::clone(&environment.footers)))
+        });
+        bind(scan, spec, lanes, Arc::clone(factory), store.salt)
+    })
+}
+
+/// Turns a placeholder into a scan of this fragment's lanes.
+fn bind(
+    scan: &FileScanConfig,
+    spec: &LeafSpec,
+    lanes: &[Vec<ScanUnit>],
+    footers: Arc<FooterOnce>,
+    salt: u32,
+) -> Result<FileScanConfig> {
+    let groups = lanes
+        .iter()
+        .map(|lane| Ok(FileGroup::new(lane.iter().map(|unit| partitioned_file(unit, salt)).collect::<Result<_>>()?)))
+        .collect::<Result<Vec<_>>>()?;
+    let scan = plan::with_files(scan, groups);
+    let source = scan
+        .file_source()
+        .downcast_ref::<ParquetSource>()
+        .ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?
+        .clone()
+        .with_parquet_file_reader_factory(footers);
+    let mut builder = FileScanConfigBuilder::from(scan).with_source(Arc::new(source));
+    if let ColumnMatching::FieldId { required_ids } = &spec.matching {
+        let matching = FieldIdMatching { required_ids: required_ids.clone() };
+        builder = builder.with_expr_adapter(Some(Arc::new(matching)));
+    }
+    Ok(builder.build())
+}
+
+fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {
+    let object = &unit.file;
+    // The footer cache compares size and modification time; store and etag stand in for the time.
+    let identity = crc32fast::hash(object.etag.as_deref().unwrap_or_default().as_bytes());
+    let version = i64::from(identity) << 16 | i64::from(salt & 0xffff);
+    let mut file = PartitionedFile::new_from_meta(object_store::ObjectMeta {
+        location: object_store::path::Path::parse(&object.path)?,
+        last_modified: DateTime::from_timestamp_micros(version).unwrap_or_default(),
+        size: object.size_bytes,
+        e_tag: object.etag.clone(),
+        version: None,
+    });
+    file.metadata_size_hint = object.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    for value in &unit.partition_values {
+        file.partition_values.push(plan::decode_scalar(value)?);
+    }
+    Ok(match unit.range {
+        Some((start, end)) => file.with_range(signed(start)?, signed(end)?),
+        None => file,
+    })
+}
+
+fn signed(offset: u64) -> Result<i64> {
+    i64::try_from(offset).map_err(|e| DataFusionError::External(Box::new(e)))
+}
+
+/// Bytes spilled by all operators of a finished plan.
+fn spilled_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let own = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or_default() as u64;
+    own + plan.children().into_iter().map(spilled_bytes).sum::<u64>()
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

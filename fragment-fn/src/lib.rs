@@ -1,0 +1,25 @@
+//! The stateless function: bytes in, bytes out, nothing kept but what makes the next attempt cheaper.
+//!
+//! ```text
+//!  payload ─► handler ─► executor ─► [pinned ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
+//!             deadline    decode, bind   the planned object,  requests and
+//!             and panics  inputs, run    or none              bytes counted
+//! ```
+//!
+//! Non-goals: it never names `lambda_runtime` outside [`bootstrap`], links neither `iceberg` nor the coordinator, and keeps no
+//! state that a result depends on.
+
+pub mod bootstrap;
+mod classify;
+mod columns;
+mod environment;
+mod executor;
+mod footer;
+pub mod handler;
+pub mod metering;
+mod memory;
+mod pinned;
+
+pub use classify::{classify, inner_cause};
+pub use columns::FieldIdMatching;
+pub use environment::{Environment, Settings, connect};

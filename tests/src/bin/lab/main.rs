@@ -1,0 +1,132 @@
+//! `lab`: the measurements. Workloads stand in `tests/lab.toml`, fixed before measuring; every figure comes with its raw
+//! samples (`--json`), its validity checks, and its aim.
+//!
+//! ```text
+//! cargo run --release -p gust-tests --bin lab -- tax --check
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+mod compression;
+mod fanout;
+mod local;
+mod stats;
+mod tax;
+mod workload;
+
+#[derive(Parser)]
+#[command(name = "lab", about = "Measurements; see ARCHITECTURE.md")]
+struct Lab {
+    #[command(subcommand)]
+    measurement: Measurement,
+    /// Print raw samples and results as JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    /// Exit with 1 where the worst acceptable bound is missed or a validity check fails
+    #[arg(long, global = true)]
+    check: bool,
+    /// Workloads and parameters
+    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/lab.toml"))]
+    workload: PathBuf,
+    /// Where generated data is kept between runs
+    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab"))]
+    cache: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Measurement {
+    /// Loopback tax: the same tiny query locally and through warm function processes
+    Tax,
+    /// Many fragments through the scheduler to an invoker that only frames
+    Fanout {
+        #[arg(long, default_value_t = 10_000)]
+        fragments: usize,
+    },
+    /// `--on local` against a stock SessionContext
+    Local,
+    /// Codecs for results on the wire
+    Compression,
+}
+
+/// What every measurement hands back.
+#[derive(Serialize)]
+struct Outcome {
+    name: &'static str,
+    /// Lines for people, without the verdict.
+    #[serde(skip)]
+    table: Vec<String>,
+    /// Raw samples and derived figures.
+    samples: serde_json::Value,
+    bounds: Vec<Bound>,
+    /// What would make the figures worthless, each with whether it held.
+    validity: Vec<(String, bool)>,
+}
+
+/// A figure against its aim and the worst that is acceptable; smaller is better.
+#[derive(Serialize)]
+struct Bound {
+    what: String,
+    measured: f64,
+    aim: f64,
+    worst: f64,
+    unit: &'static str,
+}
+
+impl Bound {
+    fn verdict(&self) -> &'static str {
+        match self.measured {
+            m if m <= self.aim => "aim met",
+            m if m <= self.worst => "aim missed, acceptable",
+            _ => "worst acceptable bound missed",
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let lab = Lab::parse();
+    match measure(&lab).await {
+        Ok(outcome) => show(&lab, &outcome),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
+    let workload = workload::read(&lab.workload)?;
+    let cache: &Path = &lab.cache;
+    std::fs::create_dir_all(cache)?;
+    match &lab.measurement {
+        Measurement::Tax => tax::measure(&workload.tax, cache).await,
+        Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
+        Measurement::Local => local::measure(&workload.local, cache).await,
+        Measurement::Compression => compression::measure(&workload.compression, cache).await,
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the program's output")]
+fn show(lab: &Lab, outcome: &Outcome) -> ExitCode {
+    if lab.json {
+        println!("{}", serde_json::to_string(outcome).expect("plain data"));
+    } else {
+        for line in &outcome.table {
+            println!("{line}");
+        }
+        for bound in &outcome.bounds {
+            let Bound { what, measured, aim, worst, unit } = bound;
+            println!("{what}: {measured:.2} {unit} (aim {aim}, worst {worst}): {}", bound.verdict());
+        }
+        for (check, held) in &outcome.validity {
+            println!("valid: {check}: {}", if *held { "yes" } else { "NO" });
+        }
+    }
+    let acceptable = outcome.bounds.iter().all(|bound| bound.measured <= bound.worst);
+    let valid = outcome.validity.iter().all(|(_, held)| *held);
+    if lab.check && !(acceptable && valid) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,224 @@
+//! A function that misbehaves on request, and the invokers that run it.
+//!
+//! The request's query id says what to do, so that one function serves every case in every invoker:
+//!
+//! | query id | the function |
+//! |---|---|
+//! | `echo` | answers with its process id and temporary folder |
+//! | `error:KIND` | answers with that fragment error |
+//! | `size:BYTES` | answers with a response of that length |
+//! | `misaddressed` | answers for another fragment |
+//! | `garbage` | answers with JSON that is no response |
+//! | `gate:PATH` | makes the file `PATH.entered`, waits for the file `PATH.open`, echoes |
+//! | `hang:PATH` | makes the file `PATH.entered`, never answers |
+//! | `panic`, `exit:CODE`, `kill` | does that (`kill` is SIGKILL to itself) |
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use gust::invoker::{InProcess, Invocation, Invoker, Processes, ProcessesConfig};
+use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
+use gust_protocol::{
+    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult,
+    InvokeRequest, Limits, Output, Part, StagePlan, Usage, wire,
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+/// Longest wait of a test for something that must happen. Far above what it takes: only a failing test gets there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an echo tells about the function that answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echo {
+    pub process_id: u32,
+    pub temp_folder: PathBuf,
+}
+
+/// The function: does what the request's query id says.
+#[expect(clippy::disallowed_methods, reason = "ending without a word is what it is asked for")]
+pub async fn answer(payload: Bytes, _deadline: SystemTime) -> Bytes {
+    let request = wire::decode_request(&payload).expect("the suite sends valid requests");
+    let query = request.fragment.id.query.as_str();
+    eprintln!("fault fired: {query}");
+    let (fault, argument) = query.split_once(':').unwrap_or((query, ""));
+    match fault {
+        "echo" => echo(&request),
+        "error" => {
+            let kind = serde_json::from_value(argument.into()).expect("a kind's name");
+            respond(&request, Err(FragmentError::new(kind, format!("asked for {argument}"))))
+        }
+        "size" => sized(&request, argument.parse().expect("a length in bytes")),
+        "misaddressed" => {
+            let mut other = request;
+            other.fragment.id.index += 1;
+            echo(&other)
+        }
+        "garbage" => Bytes::from_static(b"{\"garbage\":true}"),
+        "gate" => {
+            touch(Path::new(&format!("{argument}.entered")));
+            wait_for(|| Path::new(&format!("{argument}.open")).exists()).await;
+            echo(&request)
+        }
+        "hang" => {
+            touch(Path::new(&format!("{argument}.entered")));
+            std::future::pending().await
+        }
+        "panic" => panic!("asked to panic"),
+        "exit" => std::process::exit(argument.parse().expect("an exit code")),
+        "kill" => {
+            let this = std::process::id().to_string();
+            let _ = std::process::Command::new("kill").args(["-KILL", &this]).status();
+            std::future::pending().await
+        }
+        _ => panic!("unknown fault `{query}`"),
+    }
+}
+
+fn echo(request: &InvokeRequest) -> Bytes {
+    let echo = Echo { process_id: std::process::id(), temp_folder: std::env::temp_dir() };
+    let bytes = serde_json::to_vec(&echo).expect("an echo is JSON");
+    let part = Part { bytes: bytes.len() as u64, rows: request.fragment.id.index.into(), crc32: 0 };
+    respond(request, Ok(FragmentResult::Inline { part, bytes: Base64(bytes.into()) }))
+}
+
+fn sized(request: &InvokeRequest, bytes: usize) -> Bytes {
+    let with_message =
+        |length: usize| respond(request, Err(FragmentError::new(FragmentErrorKind::Execution, "x".repeat(length))));
+    let answer = with_message(bytes - with_message(0).len());
+    assert_eq!(answer.len(), bytes);
+    answer
+}
+
+fn respond(request: &InvokeRequest, outcome: Result<FragmentResult, FragmentError>) -> Bytes {
+    let InvokeRequest { fragment, attempt, .. } = request;
+    let response = FragmentResponse {
+        version: PROTOCOL_VERSION,
+        id: fragment.id.clone(),
+        attempt: *attempt,
+        outcome,
+        usage: Usage::default(),
+    };
+    wire::encode_response(&response).expect("a response is JSON")
+}
+
+fn touch(path: &Path) {
+    std::fs::write(path, "").expect("the test's folder is writable");
+}
+
+/// Who answered; panics where nobody did.
+pub fn echo_of(invocation: &Invocation) -> Echo {
+    let outcome = &invocation.outcome.as_ref().unwrap_or_else(|error| panic!("{error}: {invocation:?}")).outcome;
+    let Ok(FragmentResult::Inline { bytes, .. }) = outcome else { panic!("{outcome:?}") };
+    serde_json::from_slice(&bytes.0).expect("an echo is JSON")
+}
+
+/// Polls until `holds`; panics where it never does.
+pub async fn wait_for(holds: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "waited {} s in vain", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A request for the function, due in a minute.
+pub fn request(query: &str) -> InvokeRequest {
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + PATIENCE;
+    InvokeRequest {
+        version: PROTOCOL_VERSION,
+        fingerprint: fingerprint().to_owned(),
+        fragment: Fragment {
+            id: FragmentId { query: query.to_owned(), stage: 1, index: 7 },
+            inputs: Vec::new(),
+            limits: Limits { memory_bytes_max: 1 << 20, temp_bytes_max: 1 << 20, inline_bytes_max: 1 << 20 },
+        },
+        attempt: 2,
+        deadline_unix_ms: deadline.as_millis() as u64,
+        access: AccessTable::default(),
+        stage: StagePlan {
+            plan: Base64::default(),
+            leaves: Vec::new(),
+            output: Output::Gather { access: 0, prefix: String::new() },
+            options: BTreeMap::new(),
+            scalars: Vec::new(),
+        },
+    }
+}
+
+/// `request` with another deadline.
+pub fn due_in(mut request: InvokeRequest, left: Duration) -> InvokeRequest {
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + left;
+    request.deadline_unix_ms = deadline.as_millis() as u64;
+    request
+}
+
+/// `request` filled up to an exact length on the wire.
+pub fn padded(mut request: InvokeRequest, bytes: usize) -> InvokeRequest {
+    request.stage.options.insert("padding".to_owned(), String::new());
+    let bare = wire::encode_request(&request).expect("a request is JSON").len();
+    request.stage.options.insert("padding".to_owned(), "x".repeat(bytes - bare));
+    request
+}
+
+/// An invoker under test and what its kind promises.
+#[derive(Debug)]
+pub struct Subject {
+    pub invoker: Arc<dyn Invoker>,
+    /// Environments are started, and seen to be.
+    pub starts: bool,
+    /// For gates; its name marks the subject's processes.
+    pub folder: TempDir,
+}
+
+impl Subject {
+    /// The function as tasks of the test.
+    pub fn in_process(concurrency_max: usize) -> Self {
+        let handler = Arc::new(|payload, deadline| answer(payload, deadline).boxed());
+        let invoker = Arc::new(InProcess::with_handler(handler, concurrency_max));
+        Self { invoker, starts: false, folder: TempDir::new().expect("a temporary folder") }
+    }
+
+    /// `program MODE MARK` as child processes.
+    pub async fn processes(program: &str, mode: &str, processes_max: usize) -> (Self, Arc<Processes>) {
+        let folder = TempDir::new().expect("a temporary folder");
+        let config = processes_config(program.as_ref(), mode, folder.path(), processes_max);
+        let processes = Arc::new(Processes::start(config).await.expect("a free port"));
+        (Self { invoker: Arc::clone(&processes) as Arc<dyn Invoker>, starts: true, folder }, processes)
+    }
+
+    /// A path for a gate.
+    pub fn gate(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn process_count(&self) -> usize {
+        processes_marked(self.folder.path())
+    }
+}
+
+pub fn processes_config(program: &Path, mode: &str, mark: &Path, processes_max: usize) -> ProcessesConfig {
+    ProcessesConfig {
+        program: program.to_owned(),
+        args: vec![mode.into(), mark.into()],
+        processes_max,
+        memory_bytes: 512 << 20,
+        env: Vec::new(),
+    }
+}
+
+/// Running processes whose last argument is `mark`.
+pub fn processes_marked(mark: &Path) -> usize {
+    let mut ending = mark.as_os_str().as_encoded_bytes().to_vec();
+    ending.push(0);
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    // A process that ends while it is looked at has no command line any more.
+    processes
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+        .filter(|line| line.ends_with(&ending))
+        .count()
+}

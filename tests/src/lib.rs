@@ -1,0 +1,8 @@
+//! What the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
+
+pub mod compare;
+pub mod invokers;
+pub mod python;
+pub mod query;
+pub mod s3;
+pub mod tpch;

@@ -1,0 +1,107 @@
+//! Runs Python scripts of the tests, with packages pinned in `tests/python/requirements.txt`.
+//!
+//! The packages are installed once into a virtual environment that is kept under the target folder by the hash of
+//! the requirements. Where that cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints;
+//! with `CI=true` it is an error instead, so that a skipped test cannot go unseen there.
+
+use std::env;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use anyhow::{Context, bail, ensure};
+
+/// Two tests of one process must not install the same packages at once.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// How a run of a script went.
+#[derive(Debug)]
+pub enum Run {
+    /// It ended with status 0 and printed this.
+    Done { stdout: String },
+    /// There is no Python 3, or its packages cannot be had.
+    Skipped { reason: String },
+}
+
+/// The folder of the scripts, `tests/python`.
+pub fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
+}
+
+/// Runs `tests/python/SCRIPT` with `arguments`; the environment is kept under `cache`, a test's `CARGO_TARGET_TMPDIR`.
+///
+/// # Errors
+/// When the script fails (the message ends with what it wrote to stderr), and instead of a skip where `CI=true`.
+pub fn run<A: AsRef<std::ffi::OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
+    let python = match environment(cache)? {
+        Environment::Ready(python) => python,
+        Environment::Missing(reason) => {
+            let is_ci = env::var("CI").is_ok_and(|value| value == "true");
+            ensure!(!is_ci, "{script} would be skipped, and CI does not skip: {reason}");
+            return Ok(Run::Skipped { reason });
+        }
+    };
+    let mut command = Command::new(&python);
+    command.arg(scripts().join(script)).args(arguments);
+    let output = command.output().with_context(|| format!("cannot run {}", python.display()))?;
+    if !output.status.success() {
+        bail!("{script} failed with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let stdout = String::from_utf8(output.stdout).with_context(|| format!("{script} printed no text"))?;
+    Ok(Run::Done { stdout })
+}
+
+enum Environment {
+    /// Its interpreter.
+    Ready(PathBuf),
+    Missing(String),
+}
+
+fn environment(cache: &Path) -> anyhow::Result<Environment> {
+    let requirements = scripts().join("requirements.txt");
+    let text = fs::read_to_string(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let folder = cache.join(format!("python-{:016x}", hasher.finish()));
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !folder.exists() {
+        fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        // Installed elsewhere and moved when whole: its interpreter finds its packages beside itself.
+        let unfinished = tempfile::Builder::new().prefix("python-unfinished-").tempdir_in(cache)?;
+        if let Err(reason) = install(unfinished.path(), &requirements) {
+            return Ok(Environment::Missing(reason));
+        }
+        let finished = unfinished.keep();
+        if let Err(error) = fs::rename(&finished, &folder) {
+            drop(fs::remove_dir_all(&finished));
+            ensure!(folder.exists(), "cannot move the environment to {}: {error}", folder.display());
+        }
+    }
+    Ok(Environment::Ready(interpreter(&folder)))
+}
+
+fn install(folder: &Path, requirements: &Path) -> Result<(), String> {
+    let step = |what: &str, command: &mut Command| match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{what} failed: {}", last_lines(&output))),
+        Err(error) => Err(format!("{what} failed: {error}")),
+    };
+    step("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    let mut pip = Command::new(interpreter(folder));
+    pip.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements);
+    step("pip install", &mut pip)
+}
+
+fn interpreter(folder: &Path) -> PathBuf {
+    folder.join("bin").join("python")
+}
+
+/// The end of what a command wrote, where its reason stands.
+fn last_lines(output: &Output) -> String {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("; ")
+}

@@ -1,0 +1,53 @@
+//! Running statements through a session, and asking its report what really happened.
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::prelude::SessionContext;
+use gust::config::{Config, Target};
+use gust::report::Report;
+use gust::session::{QueryError, Session};
+
+/// A session on `target` whose functions, if they are processes, run the real function binary.
+pub fn session(target: Target, functions_max: u32, bootstrap: &str) -> Session {
+    let mut config = Config { on: target, functions_max, ..Config::default() };
+    config.process.program = Some(bootstrap.into());
+    Session::new(config).expect("a session with default settings")
+}
+
+/// Runs one text of statements and returns the rows and the report of the last.
+pub async fn run(session: &Session, sql: &str) -> Result<(Vec<RecordBatch>, Report), QueryError> {
+    let mut last = None;
+    for statement in session.parse(sql)? {
+        let mut running = session.run(statement).await?;
+        let mut rows = Vec::new();
+        let ended = loop {
+            match running.next().await {
+                Ok(Some(batch)) => rows.push(batch),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let events = running.finish().await;
+        ended?;
+        last = Some((rows, Report::from_events(&events.snapshot())));
+    }
+    Ok(last.expect("parse returns at least one statement"))
+}
+
+/// The same statements through DataFusion alone, with none of our settings: the independent judge.
+pub async fn plain(setup: &[String], sql: &str) -> Vec<RecordBatch> {
+    let context = SessionContext::new();
+    for statement in setup {
+        context.sql(statement).await.expect("setup").collect().await.expect("setup");
+    }
+    context.sql(sql).await.expect("plan").collect().await.expect("rows")
+}
+
+/// Fails unless every fragment of the report came from a function and was used, and nothing was done locally instead.
+#[track_caller]
+pub fn assert_remote(report: &Report, what: &str) {
+    assert!(report.fragments > 0, "{what}: no fragment was planned: {report:?}");
+    assert_eq!(report.fragments_adopted, report.fragments, "{what}: not every fragment was adopted: {report:?}");
+    assert_eq!(report.fell_back, None, "{what}: fell back");
+    let decision = report.decision.as_ref().expect("a decision");
+    assert_eq!(decision.place, gust::decide::Place::Functions, "{what}: {decision}");
+}

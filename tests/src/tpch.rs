@@ -1,0 +1,70 @@
+//! TPC-H tables for tests: bare Parquet, made once and kept.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use gust::demo::generate::{Layout, generate};
+use gust::demo::table::TpchTable;
+
+/// The scale of the tests' tables: 60,000 rows of lineitem.
+pub const SCALE: f64 = 0.01;
+/// Files of every table but nation and region, which have one.
+pub const FILES: usize = 4;
+/// Small, so that a file has several row groups to be cut at.
+pub const ROW_GROUP_ROWS: usize = 4096;
+/// Raise it whenever the files of this module or of the generator change, so that kept ones are made anew.
+const LAYOUT_VERSION: u32 = 1;
+
+/// Where the tables are: a folder of Parquet files each.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    folder: PathBuf,
+}
+
+impl Tables {
+    /// The folder of a table.
+    pub fn folder(&self, table: TpchTable) -> PathBuf {
+        self.folder.join(table.name())
+    }
+
+    /// The folder that holds a folder of each table's name.
+    pub fn root(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `CREATE EXTERNAL TABLE` for each of the tables, in DataFusion's SQL.
+    pub fn create_statements(&self) -> Vec<String> {
+        let create = |table: TpchTable| {
+            let location = self.folder(table);
+            format!("CREATE EXTERNAL TABLE {} STORED AS PARQUET LOCATION '{}/'", table.name(), location.display())
+        };
+        TpchTable::ALL.map(create).to_vec()
+    }
+}
+
+/// The tables at [`SCALE`], made under `cache` unless they are there; a test gives its `CARGO_TARGET_TMPDIR`.
+///
+/// Several processes may ask at once: each makes them in a folder of its own, and the first to finish wins.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn tables(cache: &Path) -> anyhow::Result<Tables> {
+    let folder = cache.join(format!("tpch-sf{SCALE}-v{LAYOUT_VERSION}"));
+    if !folder.exists() {
+        fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let unfinished = tempfile::Builder::new().prefix("tpch-unfinished-").tempdir_in(cache)?;
+        for table in TpchTable::ALL {
+            let layout = Layout::bare(FILES, ROW_GROUP_ROWS);
+            let folder = unfinished.path().join(table.name());
+            generate(table, SCALE, &folder, &layout, &|_| ControlFlow::Continue(()))?;
+        }
+        let finished = unfinished.keep();
+        if let Err(error) = fs::rename(&finished, &folder) {
+            drop(fs::remove_dir_all(&finished));
+            anyhow::ensure!(folder.exists(), "cannot move the tables to {}: {error}", folder.display());
+        }
+    }
+    Ok(Tables { folder })
+}

@@ -1,0 +1,290 @@
+//! Proves the harness itself: the S3 server, the tables that tests share, and DuckDB as a judge.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use gust::demo::queries;
+use gust::demo::table::TpchTable;
+use gust_tests::compare::{Rule, compare, read_arrow_file};
+use gust_tests::python::{self, Run};
+use gust_tests::s3::{Operation, S3Server};
+use gust_tests::tpch;
+use object_store::path::Path as Key;
+use object_store::{
+    Attribute, Attributes, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    UpdateVersion, WriteMultipart,
+};
+use tokio::net::TcpStream;
+
+fn cache() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn server() -> (S3Server, Arc<dyn ObjectStore>) {
+    let server = S3Server::start().expect("a server on loopback");
+    let store = server.store().expect("a client of it");
+    (server, store)
+}
+
+async fn get(store: &dyn ObjectStore, key: &str, options: GetOptions) -> object_store::Result<Bytes> {
+    store.get_opts(&Key::from(key), options).await?.bytes().await
+}
+
+async fn head(store: &dyn ObjectStore, key: &str, options: GetOptions) -> object_store::Result<ObjectMeta> {
+    Ok(store.get_opts(&Key::from(key), GetOptions { head: true, ..options }).await?.meta)
+}
+
+#[tokio::test]
+async fn ranges_are_served_to_the_byte_and_noted() {
+    let (server, store) = server();
+    // Longer than a piece of the body, and not a multiple of one.
+    let object: Bytes = (0..3_000_001_u32).map(|index| (index * 7 % 251) as u8).collect::<Vec<_>>().into();
+    store.put(&Key::from("a/object"), object.clone().into()).await.unwrap();
+    store.put(&Key::from("a/short"), Bytes::from_static(b"0123456789").into()).await.unwrap();
+    server.take_requests();
+
+    let size = object.len() as u64;
+    for (key, range, expect) in [
+        ("a/object", None, 0..size),
+        ("a/object", Some(GetRange::Bounded(0..1)), 0..1),
+        ("a/object", Some(GetRange::Bounded(1_048_570..2_097_160)), 1_048_570..2_097_160),
+        ("a/object", Some(GetRange::Bounded(size - 1..size + 100)), size - 1..size),
+        ("a/object", Some(GetRange::Offset(2_999_999)), 2_999_999..size),
+        ("a/object", Some(GetRange::Suffix(5)), size - 5..size),
+        ("a/short", Some(GetRange::Suffix(10)), 0..10),
+        ("a/short", Some(GetRange::Suffix(524_288)), 0..10),
+    ] {
+        let what = format!("{key} {range:?}");
+        let got = get(&store, key, GetOptions { range, ..Default::default() }).await.unwrap();
+        let whole = if key == "a/object" { object.as_ref() } else { b"0123456789".as_slice() };
+        assert_eq!(got, whole[expect.start as usize..expect.end as usize], "{what}");
+        let request = server.take_requests().pop().unwrap();
+        assert_eq!((request.operation, request.bytes, request.refused), (Operation::Get, expect, None), "{what}");
+        assert_eq!(request.key, key);
+    }
+
+    let beyond = GetOptions { range: Some(GetRange::Bounded(10..20)), ..Default::default() };
+    get(&store, "a/short", beyond).await.unwrap_err();
+    assert_eq!(server.take_requests().pop().unwrap().refused, Some(416));
+    let many = store.get_ranges(&Key::from("a/short"), &[0..2, 8..10]).await.unwrap();
+    assert_eq!(many, [Bytes::from_static(b"01"), Bytes::from_static(b"89")]);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_404() {
+    let (server, store) = server();
+    let error = get(&store, "absent", GetOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    let error = head(&store, "absent", GetOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    let refused: Vec<_> = server.requests().into_iter().map(|request| (request.operation, request.refused)).collect();
+    assert_eq!(refused, [(Operation::Get, Some(404)), (Operation::Head, Some(404))]);
+}
+
+#[tokio::test]
+async fn a_replaced_object_fails_its_old_etag() {
+    let (server, store) = server();
+    let key = Key::from("data/file.parquet");
+    let old = store.put(&key, Bytes::from_static(b"old").into()).await.unwrap().e_tag.unwrap();
+    let if_match = |etag: &str| GetOptions { if_match: Some(etag.to_owned()), ..Default::default() };
+    let if_none_match = |etag: &str| GetOptions { if_none_match: Some(etag.to_owned()), ..Default::default() };
+    assert_eq!(head(&store, "data/file.parquet", GetOptions::default()).await.unwrap().e_tag.unwrap(), old);
+    assert_eq!(get(&store, "data/file.parquet", if_match(&old)).await.unwrap(), "old");
+    let error = get(&store, "data/file.parquet", if_none_match(&old)).await.unwrap_err();
+    assert!(matches!(error, Error::NotModified { .. }), "{error}");
+
+    let new = store.put(&key, Bytes::from_static(b"new").into()).await.unwrap().e_tag.unwrap();
+    assert_ne!(old, new);
+    server.take_requests();
+    let error = get(&store, "data/file.parquet", if_match(&old)).await.unwrap_err();
+    assert!(matches!(error, Error::Precondition { .. }), "{error}");
+    assert_eq!(server.take_requests().pop().unwrap().refused, Some(412));
+    let error = head(&store, "data/file.parquet", if_match(&old)).await.unwrap_err();
+    assert!(matches!(error, Error::Precondition { .. }), "{error}");
+    assert_eq!(get(&store, "data/file.parquet", if_none_match(&old)).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn writes_keep_their_conditions() {
+    let (_server, store) = server();
+    let key = Key::from("catalog/pointer");
+    let put = async |mode: PutMode| {
+        let options = PutOptions { mode, ..Default::default() };
+        store.put_opts(&key, Bytes::from_static(b"x").into(), options).await
+    };
+    let update = |e_tag: Option<String>| PutMode::Update(UpdateVersion { e_tag, version: None });
+    let first = put(PutMode::Create).await.unwrap();
+    let error = put(PutMode::Create).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
+    put(update(first.e_tag)).await.unwrap();
+    let error = put(update(Some("\"another\"".to_owned()))).await.unwrap_err();
+    assert!(matches!(error, Error::Precondition { .. }), "{error}");
+
+    // Of many who would create, one does.
+    let contended = Key::from("catalog/contended");
+    let create = PutOptions { mode: PutMode::Create, ..Default::default() };
+    let tries = (0..20).map(|_| store.put_opts(&contended, Bytes::from_static(b"y").into(), create.clone()));
+    let results = futures::future::join_all(tries).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+}
+
+#[tokio::test]
+async fn listings_come_in_order_in_pages_with_etags() {
+    let (server, store) = server();
+    let mut keys: Vec<String> = (0..1_100).map(|index| format!("many/part={}/{index:05}.parquet", index % 3)).collect();
+    // A key beside keys below it, which a folder of files could not hold; and one longer than a file's name may be.
+    keys.extend(["many/part=0".to_owned(), format!("many/{}end", "long/".repeat(80)), "other".to_owned()]);
+    let store = &store;
+    futures::stream::iter(&keys)
+        .map(|key| Key::from(key.as_str()))
+        .map(|key| async move { store.put(&key, Bytes::from_static(b"z").into()).await })
+        .buffer_unordered(16)
+        .try_collect::<Vec<_>>()
+        .await
+        .unwrap();
+    server.take_requests();
+
+    let listed: Vec<_> = store.list(Some(&Key::from("many"))).try_collect().await.unwrap();
+    let mut expect: Vec<&str> = keys.iter().filter(|key| key.starts_with("many/")).map(String::as_str).collect();
+    expect.sort_unstable();
+    assert_eq!(listed.iter().map(|meta| meta.location.as_ref()).collect::<Vec<_>>(), expect);
+    assert!(listed.iter().all(|meta| meta.size == 1 && meta.e_tag.is_some()));
+    assert_eq!(server.take_requests().len(), 2, "a page holds a thousand keys");
+
+    let shallow = store.list_with_delimiter(Some(&Key::from("many"))).await.unwrap();
+    let folders: Vec<&str> = shallow.common_prefixes.iter().map(Key::as_ref).collect();
+    assert_eq!(folders, ["many/long", "many/part=0", "many/part=1", "many/part=2"]);
+    assert_eq!(shallow.objects.len(), 1);
+    let after = store.list_with_offset(Some(&Key::from("many")), &Key::from("many/part=2/01000.parquet"));
+    let after: Vec<_> = after.map_ok(|meta| meta.location.to_string()).try_collect().await.unwrap();
+    assert!(after.iter().all(|key| key.as_str() > "many/part=2/01000.parquet") && !after.is_empty());
+}
+
+#[tokio::test]
+async fn deletions_copies_and_attributes() {
+    let (server, store) = server();
+    let options = PutOptions {
+        attributes: Attributes::from_iter([
+            (Attribute::ContentType, "application/vnd.apache.parquet"),
+            (Attribute::Metadata("owner".into()), "gust"),
+        ]),
+        ..Default::default()
+    };
+    let from = Key::from("from");
+    store.put_opts(&from, Bytes::from_static(b"body").into(), options.clone()).await.unwrap();
+    store.copy(&from, &Key::from("to")).await.unwrap();
+    store.delete(&from).await.unwrap();
+    let copied = store.get(&Key::from("to")).await.unwrap();
+    assert_eq!(copied.attributes, options.attributes);
+    assert_eq!(copied.bytes().await.unwrap(), "body");
+
+    let doomed = futures::stream::iter([Ok(Key::from("to")), Ok(Key::from("absent"))]).boxed();
+    store.delete_stream(doomed).try_collect::<Vec<_>>().await.unwrap();
+    let left: Vec<_> = store.list(None).try_collect().await.unwrap();
+    assert_eq!(left, []);
+    assert!(server.requests().iter().any(|request| request.operation == Operation::DeleteMany));
+}
+
+#[tokio::test]
+async fn multipart_uploads_appear_whole_or_not_at_all() {
+    let (server, store) = server();
+    let key = Key::from("big/object");
+    let body: Vec<u8> = (0..11_000_000_u32).map(|index| (index % 253) as u8).collect();
+    let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(&key).await.unwrap(), 5 << 20);
+    upload.write(&body);
+    upload.wait_for_capacity(0).await.unwrap();
+    let error = head(&store, "big/object", GetOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "it is not complete yet: {error}");
+    let etag = upload.finish().await.unwrap().e_tag.unwrap();
+    assert!(etag.ends_with("-3\""), "{etag}");
+    assert_eq!(get(&store, "big/object", GetOptions::default()).await.unwrap(), body);
+    let parts = server.requests().into_iter().filter(|request| request.operation == Operation::UploadPart);
+    assert_eq!(parts.map(|request| request.bytes.end).sum::<u64>(), body.len() as u64);
+
+    let abandoned = WriteMultipart::new(store.put_multipart(&Key::from("big/abandoned")).await.unwrap());
+    abandoned.abort().await.unwrap();
+    let error = head(&store, "big/abandoned", GetOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+
+    // Parts below the minimum are refused, as on S3.
+    let mut small = store.put_multipart(&Key::from("big/small")).await.unwrap();
+    small.put_part(Bytes::from_static(b"too small").into()).await.unwrap();
+    small.put_part(Bytes::from_static(b"the last may be").into()).await.unwrap();
+    small.complete().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let (server, _) = server();
+    let stranger = object_store::aws::AmazonS3Builder::new()
+        .with_bucket_name("gust-test")
+        .with_endpoint(server.endpoint())
+        .with_region("us-east-1")
+        .with_access_key_id("gust-test-key")
+        .with_secret_access_key("not the secret")
+        .with_allow_http(true)
+        .build()
+        .unwrap();
+    let error = stranger.get(&Key::from("anything")).await.unwrap_err();
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error}");
+    assert_eq!(server.requests(), []);
+}
+
+#[tokio::test]
+async fn a_dropped_server_is_gone() {
+    let server = S3Server::start().unwrap();
+    let address = server.endpoint().trim_start_matches("http://").to_owned();
+    TcpStream::connect(&address).await.unwrap();
+    drop(server);
+    // Its threads end in their own time.
+    for _ in 0..1000 {
+        if TcpStream::connect(&address).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the server still answers");
+}
+
+#[test]
+fn shared_tables_are_made_once_and_whole() {
+    let tables = tpch::tables(cache()).unwrap();
+    for table in TpchTable::ALL {
+        let files: Vec<_> = fs::read_dir(tables.folder(table)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(files.len(), if table.is_scaled() { tpch::FILES } else { 1 }, "{}", table.name());
+    }
+    let made = fs::metadata(tables.root()).unwrap().modified().unwrap();
+    let again = tpch::tables(cache()).unwrap();
+    assert_eq!(fs::metadata(again.root()).unwrap().modified().unwrap(), made);
+}
+
+#[tokio::test]
+async fn datafusion_and_duckdb_agree_on_every_query() {
+    let tables = tpch::tables(cache()).unwrap();
+    let folder = tempfile::tempdir_in(cache()).unwrap();
+    let mut arguments = vec![tables.root().to_owned(), folder.path().join("judged")];
+    for n in 1..=queries::COUNT {
+        let file = folder.path().join(format!("q{n:02}.sql"));
+        fs::write(&file, queries::query(n)).unwrap();
+        arguments.push(file);
+    }
+    if let Run::Skipped { reason } = python::run(cache(), "tpch_judge.py", &arguments).unwrap() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let context = datafusion::prelude::SessionContext::new();
+    for statement in tables.create_statements() {
+        context.sql(&statement).await.unwrap();
+    }
+    for n in 1..=queries::COUNT {
+        let results = context.sql(queries::query(n)).await.unwrap().collect().await.unwrap();
+        let judged = read_arrow_file(&arguments[1].join(format!("q{n:02}.arrow"))).unwrap();
+        compare(&judged, &results, Rule::other_engine().in_any_order())
+            .unwrap_or_else(|difference| panic!("Q{n}: {difference}"));
+        assert!(!judged.is_empty(), "Q{n}: a result has a batch, if only for its columns");
+    }
+}

@@ -1,0 +1,44 @@
+//! All 22 TPC-H queries, everywhere, against DataFusion alone on the same files.
+
+use std::path::Path;
+
+use gust::config::Target;
+use gust::demo::queries;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::query::{assert_remote, plain, run, session};
+use gust_tests::tpch;
+
+/// Every query on one target.
+async fn check(target: Target, functions_max: u32) {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let setup = tables.create_statements();
+    let session = session(target, functions_max, env!("CARGO_BIN_EXE_bootstrap_under_test"));
+    for statement in &setup {
+        run(&session, statement).await.expect("setup");
+    }
+    for number in 1..=queries::COUNT {
+        let what = format!("query {number} on {target:?}");
+        let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let expected = plain(&setup, queries::query(number)).await;
+        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        if target != Target::Local {
+            assert_remote(&report, &what);
+        }
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local() {
+    check(Target::Local, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_process() {
+    check(Target::InProcess, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_processes() {
+    check(Target::Processes, 4).await;
+}
