@@ -203,7 +203,12 @@ mod tests {
         Fleet { functions_max: 100, healthy: true, shares_machine: false }
     }
 
-    fn check(target: Target, (scans, units, bytes): (usize, usize, u64), fleet: Option<Fleet>, expect: (Place, Reason)) {
+    fn check(
+        target: Target,
+        (scans, units, bytes): (usize, usize, u64),
+        fleet: Option<Fleet>,
+        expect: (Place, Reason),
+    ) {
         let workload = Workload { scans, units, bytes };
         let decision = decide(target, workload, fleet, &TimeModel::laptop(2));
         assert_eq!((decision.place, decision.reason), expect, "{target:?} {workload:?} {fleet:?}");

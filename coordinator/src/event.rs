@@ -12,28 +12,69 @@ use crate::invoker::{Billing, InvokeErrorKind};
 #[derive(Debug, Clone)]
 pub enum QueryEvent {
     /// The statement has a physical plan and a place to run.
-    Planned { decision: Decision },
+    Planned {
+        decision: Decision,
+    },
     /// A stage was handed to the scheduler.
-    StageStarted { stage: u32, fragments: u32, bytes_planned: u64 },
+    StageStarted {
+        stage: u32,
+        fragments: u32,
+        bytes_planned: u64,
+    },
     /// Booked BEFORE the invoker is called: a lost answer still leaves its line.
-    AttemptStarted { id: FragmentId, attempt: u32 },
-    AttemptEnded { id: FragmentId, attempt: u32, outcome: AttemptOutcome, billing: Billing, wall: Duration },
+    AttemptStarted {
+        id: FragmentId,
+        attempt: u32,
+    },
+    AttemptEnded {
+        id: FragmentId,
+        attempt: u32,
+        outcome: AttemptOutcome,
+        billing: Billing,
+        wall: Duration,
+    },
     /// The one attempt of a fragment whose rows are used.
-    FragmentAdopted { id: FragmentId, attempt: u32, rows: u64, result_bytes: u64, inline: bool, read: Duration },
+    FragmentAdopted {
+        id: FragmentId,
+        attempt: u32,
+        rows: u64,
+        result_bytes: u64,
+        inline: bool,
+        read: Duration,
+    },
     /// `auto` gave up on functions; the query ran locally.
-    FellBack { reason: String },
+    FellBack {
+        reason: String,
+    },
     /// The coordinator's own storage requests and bytes, counted at its stores.
-    CoordinatorRead { usage: Usage },
-    Finished { rows: u64 },
-    Failed { message: String },
+    CoordinatorRead {
+        usage: Usage,
+    },
+    Finished {
+        rows: u64,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone)]
 pub enum AttemptOutcome {
-    Done { usage: Usage, cold: Option<bool> },
-    FragmentFailed { kind: FragmentErrorKind, message: String, usage: Usage },
-    InvokeFailed { kind: InvokeErrorKind, message: String, log_tail: String },
+    Done {
+        usage: Usage,
+        cold: Option<bool>,
+    },
+    FragmentFailed {
+        kind: FragmentErrorKind,
+        message: String,
+        usage: Usage,
+    },
+    InvokeFailed {
+        kind: InvokeErrorKind,
+        message: String,
+        log_tail: String,
+    },
     /// The query no longer needed it.
     Cancelled,
 }

@@ -6,6 +6,8 @@
 //!                              final operators ┴──────────── exchange.read ◄───── result ◄──────┘
 //! ```
 
+#![warn(clippy::unwrap_used)]
+
 pub mod cli;
 pub mod config;
 pub mod decide;

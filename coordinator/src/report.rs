@@ -160,6 +160,10 @@ impl Times {
     }
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 impl Display for Report {
     /// A few lines for people; nothing about what did not happen.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -168,10 +172,16 @@ impl Display for Report {
             writeln!(f, "decision   {decision}")?;
         }
         if let Some(reason) = &self.fell_back {
-            writeln!(f, "fell back  ran locally after functions failed: {}", reason.lines().next().unwrap_or_default())?;
+            writeln!(
+                f,
+                "fell back  ran locally after functions failed: {}",
+                reason.lines().next().unwrap_or_default()
+            )?;
         }
         if self.attempts > 0 {
-            write!(f, "functions  {} fragments in {} stages, {} attempts", self.fragments, self.stages, self.attempts)?;
+            let (fragments, stages, attempts) = (self.fragments, self.stages, self.attempts);
+            write!(f, "functions  {}", counted(fragments, "fragment"))?;
+            write!(f, " in {}, {}", counted(stages, "stage"), counted(attempts, "attempt"))?;
             write!(f, ", {} adopted, {} cold", self.fragments_adopted, self.cold_starts)?;
             for (kind, count) in &self.attempts_failed {
                 write!(f, ", {count} {kind}")?;

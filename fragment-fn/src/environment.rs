@@ -92,10 +92,8 @@ pub fn connect(access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
             };
             let bucket = url.host_str().ok_or_else(|| invalid("no bucket in the URL".to_owned()))?;
             let client = ClientOptions::new().with_connect_timeout(std::time::Duration::from_secs(5));
-            let mut builder = AmazonS3Builder::from_env()
-                .with_bucket_name(bucket)
-                .with_client_options(client)
-                .with_retry(retry);
+            let mut builder =
+                AmazonS3Builder::from_env().with_bucket_name(bucket).with_client_options(client).with_retry(retry);
             for (key, value) in &access.options {
                 let key: AmazonS3ConfigKey =
                     key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;

@@ -8,11 +8,11 @@ use chrono::DateTime;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
@@ -86,8 +86,8 @@ async fn run(
     let exchange = Arc::clone(&store(stores, *access)?.counted);
     let target = (*access, exchange, result_path(prefix, &request.fragment.id, request.attempt));
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
-    let mut writer = ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target)
-        .map_err(|e| classify_write(&e))?;
+    let mut writer =
+        ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
     let mut batches = execute_stream(Arc::clone(&plan), Arc::clone(context)).map_err(|e| classify(&e))?;
     loop {
         let executing = Instant::now();
@@ -209,9 +209,9 @@ fn decode(
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing("spec"))?;
         let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
         let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
-        let factory = factories.entry(access).or_insert_with(|| {
-            Arc::new(FooterOnce::new(Arc::clone(&store.pinned), Arc::clone(&environment.footers)))
-        });
+        let factory = factories
+            .entry(access)
+            .or_insert_with(|| Arc::new(FooterOnce::new(Arc::clone(&store.pinned), Arc::clone(&environment.footers))));
         bind(scan, spec, lanes, Arc::clone(factory), store.salt)
     })
 }

@@ -9,6 +9,8 @@
 //! Non-goals: it never names `lambda_runtime` outside [`bootstrap`], links neither `iceberg` nor the coordinator, and keeps no
 //! state that a result depends on.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod bootstrap;
 mod classify;
 mod columns;
@@ -16,8 +18,8 @@ mod environment;
 mod executor;
 mod footer;
 pub mod handler;
-pub mod metering;
 mod memory;
+pub mod metering;
 mod pinned;
 
 pub use classify::{classify, inner_cause};

@@ -60,8 +60,11 @@ impl PinnedStore {
 
     /// One GET of one range, verified against the pin.
     async fn fetch(&self, location: &Path, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
-        let options =
-            GetOptions { range: Some(GetRange::Bounded(range.clone())), if_match: pin.etag.clone(), ..Default::default() };
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range.clone())),
+            if_match: pin.etag.clone(),
+            ..Default::default()
+        };
         let result = self.inner.get_opts(location, options).await?;
         if result.meta.size != pin.size_bytes {
             return Err(Error::Precondition {

@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("queries", type=pathlib.Path, nargs="+")
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     connection = connect(arguments.tables)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for query in arguments.queries:
         judge(connection, query, arguments.output)
 

@@ -62,7 +62,14 @@ pub enum Difference {
     #[error(
         "row {row}, column {column}: expected {expected}, got {actual}\n  expected row: {expected_row}\n  actual row:   {actual_row}"
     )]
-    Cell { row: usize, column: String, expected: String, actual: String, expected_row: String, actual_row: String },
+    Cell {
+        row: usize,
+        column: String,
+        expected: Box<str>,
+        actual: Box<str>,
+        expected_row: Box<str>,
+        actual_row: Box<str>,
+    },
     #[error("cannot read a value of column {column}: {reason}")]
     Unreadable { column: String, reason: String },
 }
@@ -106,10 +113,10 @@ pub fn compare(expected: &[RecordBatch], actual: &[RecordBatch], rule: Rule) -> 
             return Err(Difference::Cell {
                 row,
                 column: schema.field(index).name().clone(),
-                expected: expected[index].to_string(),
-                actual: actual[index].to_string(),
-                expected_row: show(expected),
-                actual_row: show(actual),
+                expected: expected[index].to_string().into(),
+                actual: actual[index].to_string().into(),
+                expected_row: show(expected).into(),
+                actual_row: show(actual).into(),
             });
         }
     }

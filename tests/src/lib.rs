@@ -5,4 +5,5 @@ pub mod invokers;
 pub mod python;
 pub mod query;
 pub mod s3;
+pub mod stats;
 pub mod tpch;

@@ -5,12 +5,12 @@
 //! with `CI=true` it is an error instead, so that a skipped test cannot go unseen there.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
@@ -35,13 +35,11 @@ pub fn scripts() -> PathBuf {
 ///
 /// # Errors
 /// When the script fails (the message ends with what it wrote to stderr), and instead of a skip where `CI=true`.
-pub fn run<A: AsRef<std::ffi::OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
+pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
     let python = match environment(cache)? {
         Environment::Ready(python) => python,
         Environment::Missing(reason) => {
-            let is_ci = env::var("CI").is_ok_and(|value| value == "true");
-            ensure!(!is_ci, "{script} would be skipped, and CI does not skip: {reason}");
-            return Ok(Run::Skipped { reason });
+            return skip(script, reason, env::var("CI").is_ok_and(|value| value == "true"));
         }
     };
     let mut command = Command::new(&python);
@@ -52,6 +50,11 @@ pub fn run<A: AsRef<std::ffi::OsStr>>(cache: &Path, script: &str, arguments: &[A
     }
     let stdout = String::from_utf8(output.stdout).with_context(|| format!("{script} printed no text"))?;
     Ok(Run::Done { stdout })
+}
+
+fn skip(script: &str, reason: String, is_ci: bool) -> anyhow::Result<Run> {
+    ensure!(!is_ci, "{script} would be skipped, and CI does not skip: {reason}");
+    Ok(Run::Skipped { reason })
 }
 
 enum Environment {
@@ -104,4 +107,17 @@ fn last_lines(output: &Output) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_skipped_unseen_in_ci() {
+        let skipped = skip("judge.py", "no python3".to_owned(), false).unwrap();
+        assert!(matches!(skipped, Run::Skipped { reason } if reason == "no python3"));
+        let error = skip("judge.py", "no python3".to_owned(), true).unwrap_err();
+        assert_eq!(error.to_string(), "judge.py would be skipped, and CI does not skip: no python3");
+    }
 }

@@ -44,21 +44,30 @@ impl Tables {
     }
 }
 
-/// The tables at [`SCALE`], made under `cache` unless they are there; a test gives its `CARGO_TARGET_TMPDIR`.
+/// The tables at [`SCALE`], as [`tables_at`] makes them.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn tables(cache: &Path) -> anyhow::Result<Tables> {
+    tables_at(cache, SCALE, FILES, ROW_GROUP_ROWS)
+}
+
+/// The tables at a scale factor, made under `cache` unless they are there; a test gives its `CARGO_TARGET_TMPDIR`.
+/// Each table but nation and region has `files` files, and a row group at most `row_group_rows` rows.
 ///
 /// Several processes may ask at once: each makes them in a folder of its own, and the first to finish wins.
 ///
 /// # Errors
 /// When the files cannot be written.
-pub fn tables(cache: &Path) -> anyhow::Result<Tables> {
-    let folder = cache.join(format!("tpch-sf{SCALE}-v{LAYOUT_VERSION}"));
+pub fn tables_at(cache: &Path, scale: f64, files: usize, row_group_rows: usize) -> anyhow::Result<Tables> {
+    let folder = cache.join(format!("tpch-sf{scale}-{files}x{row_group_rows}-v{LAYOUT_VERSION}"));
     if !folder.exists() {
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let unfinished = tempfile::Builder::new().prefix("tpch-unfinished-").tempdir_in(cache)?;
+        let layout = Layout::bare(files, row_group_rows);
         for table in TpchTable::ALL {
-            let layout = Layout::bare(FILES, ROW_GROUP_ROWS);
             let folder = unfinished.path().join(table.name());
-            generate(table, SCALE, &folder, &layout, &|_| ControlFlow::Continue(()))?;
+            generate(table, scale, &folder, &layout, &|_| ControlFlow::Continue(()))?;
         }
         let finished = unfinished.keep();
         if let Err(error) = fs::rename(&finished, &folder) {

@@ -288,3 +288,12 @@ async fn datafusion_and_duckdb_agree_on_every_query() {
         assert!(!judged.is_empty(), "Q{n}: a result has a batch, if only for its columns");
     }
 }
+
+#[test]
+fn a_script_that_fails_says_why() {
+    match python::run(cache(), "tpch_judge.py", &["no/such/folder", "unused", "unused.sql"]) {
+        Ok(Run::Skipped { reason }) => eprintln!("skipped: {reason}"),
+        Ok(Run::Done { stdout }) => panic!("it had nothing to judge, and printed {stdout:?}"),
+        Err(error) => assert!(error.to_string().contains("no/such/folder"), "{error}"),
+    }
+}

@@ -2,8 +2,6 @@
 //!
 //! To add an invoker, give it a line in [`conformance!`].
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,11 @@ use std::path::Path;
 use gust::config::Target;
 use gust::demo::queries;
 use gust_tests::compare::{Rule, compare};
-use gust_tests::query::{assert_remote, plain, run, session};
+use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;
+
+/// At this scale no part is of query 17's brand and container: its join has nothing to look up and drops lineitem's rows.
+const STOPS_EARLY: [usize; 1] = [17];
 
 /// Every query on one target.
 async fn check(target: Target, functions_max: u32) {
@@ -21,8 +24,10 @@ async fn check(target: Target, functions_max: u32) {
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
         let expected = plain(&setup, queries::query(number)).await;
         compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
-        if target != Target::Local {
-            assert_remote(&report, &what);
+        match target {
+            Target::Local => assert_eq!(report.attempts, 0, "{what}: functions were used"),
+            _ if STOPS_EARLY.contains(&number) => assert_partly_remote(&report, &what),
+            _ => assert_remote(&report, &what),
         }
     }
     session.close().await;

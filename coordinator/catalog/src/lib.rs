@@ -14,6 +14,8 @@
 //! The only crate that links `iceberg`, which carries an arrow of another version: no type of
 //! either is in this API. It reads and writes metadata alone; Parquet is its caller's.
 
+#![warn(clippy::unwrap_used)]
+
 mod convert;
 mod error;
 mod location;

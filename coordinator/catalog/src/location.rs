@@ -16,7 +16,7 @@ pub struct Location {
 
 impl Location {
     /// Takes `/a/b`, `file:/a/b`, `file:///a/b`, `s3://bucket/key` and other schemes of that form.
-    /// Err (invalid): a relative path, or one that object stores cannot hold (`//`, `..`).
+    /// Err (invalid): a relative path, `..`, or an empty segment (`//`) outside the file system.
     pub fn parse(location: &str) -> Result<Location> {
         let invalid = |why: &str| Error::Invalid(format!("cannot use location {location}: {why}"));
         let (store, path) = match location.split_once(':') {
@@ -37,11 +37,16 @@ impl Location {
                 };
                 let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
                 if path.starts_with('/') {
-                    return Err(invalid("object stores here take no empty path segment"));
+                    return Err(invalid("it has an empty path segment"));
                 }
                 (format!("{scheme}://{authority}/"), path)
             }
             None => return Err(invalid("it is relative; pass an absolute path or a URL")),
+        };
+        // Only file systems take `//` for `/`.
+        let path = match store.as_str() {
+            "file:///" => path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"),
+            _ => path.to_string(),
         };
         let store = Url::parse(&store).map_err(|error| invalid(&error.to_string()))?;
         let path = Path::parse(path).map_err(|error| invalid(&error.to_string()))?;
@@ -62,7 +67,7 @@ mod tests {
         };
         check("/a/b c.avro", Some(("file:///", "a/b c.avro")));
         check("file:///a/b", Some(("file:///", "a/b")));
-        check("file:/a/b/", Some(("file:///", "a/b")));
+        check("file:/a//b/", Some(("file:///", "a/b")));
         check("file://localhost/a", Some(("file:///", "a")));
         check("file://a/b", None);
         check("s3://bucket/a%20b/c=1", Some(("s3://bucket/", "a%20b/c=1")));

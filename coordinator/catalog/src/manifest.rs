@@ -212,8 +212,24 @@ pub(crate) fn summary_range(
 
 /// What Avro takes as a field name: writers spell others differently, and iceberg would then read
 /// every value as NULL.
-fn is_avro_name(name: &str) -> bool {
+pub(crate) fn is_avro_name(name: &str) -> bool {
     let mut chars = name.chars();
     let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
     starts_well && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_avro_name_takes_what_manifests_do_not_respell() {
+        let check = |name, expect| assert_eq!(is_avro_name(name), expect, "{name}");
+        check("l_shipmonth", true);
+        check("_1", true);
+        check("1st", false);
+        check("event-day", false);
+        check("prix_\u{e9}t\u{e9}", false);
+        check("", false);
+    }
 }

@@ -41,7 +41,7 @@ async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
     match chosen[..] {
         [name] => Ok(format!("{folder}/metadata/{name}")),
         [] => Err(Error::NotFound {
-            what: format!("an Iceberg table in {folder}"),
+            what: format!("Iceberg table in {folder}"),
             hint: Some(match hint {
                 Some(hint) => format!("version-hint.text names {hint}, which is not there"),
                 None => "expected metadata/*.metadata.json in it".to_string(),

@@ -258,3 +258,33 @@ fn files_bytes(snapshot: &ice::Snapshot) -> Option<u64> {
     let properties = &snapshot.summary().additional_properties;
     properties.get("total-files-size")?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_total_is_known_or_none() {
+        let check = |by_reason: &[Option<u64>], summary, expect_total, expect: &[Option<u64>]| {
+            let mut pruning = Pruning { bytes_kept: 10, ..Pruning::default() };
+            for (i, bytes) in by_reason.iter().enumerate() {
+                pruning.book(Pruned {
+                    reason: Reason::Column(i.to_string()),
+                    manifests: u64::from(bytes.is_none()),
+                    files: 1,
+                    bytes: *bytes,
+                });
+            }
+            pruning.set_bytes_total(summary);
+            let bytes: Vec<_> = pruning.by_reason.iter().map(|p| p.bytes).collect();
+            assert_eq!((pruning.bytes_total, &bytes[..]), (expect_total, expect), "{by_reason:?}");
+        };
+        check(&[], None, Some(10), &[]);
+        check(&[Some(5)], Some(99), Some(15), &[Some(5)]);
+        check(&[Some(5), None], Some(99), Some(99), &[Some(5), Some(84)]);
+        check(&[Some(5), None], None, None, &[Some(5), None]);
+        check(&[None, None], Some(99), Some(99), &[None, None]);
+        // A summary that cannot be right.
+        check(&[Some(5), None], Some(14), None, &[Some(5), None]);
+    }
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::Type;
 
+/// Serialized bounds must keep every bit of a float, which not every JSON reader does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Scalar {
     Boolean(bool),

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::convert;
 use crate::error::{Error, Result};
+use crate::manifest::is_avro_name;
 use crate::plan::DataFile;
 use crate::scalar::Scalar;
 use crate::sql::Catalog;
@@ -41,7 +42,8 @@ impl Catalog {
         let metadata_location = MetadataLocation::new_with_metadata(&location, &metadata);
         write_metadata(&metadata, &metadata_location, self).await?;
         let metadata_location = metadata_location.to_string();
-        self.insert(namespace, name, &metadata_location).await?;
+        let inserted = self.insert(namespace, name, &metadata_location).await;
+        self.discard_if_rejected(inserted, &metadata_location).await?;
         let table = Table::new(&full_name, &metadata_location, metadata, self.stores())?;
         Ok(table.register(namespace, name))
     }
@@ -57,14 +59,8 @@ impl Catalog {
                 table.name()
             )));
         };
+        refuse_unwritable(table)?;
         let metadata = table.metadata();
-        if metadata.format_version() != ice::FormatVersion::V2 {
-            return Err(Error::Unsupported {
-                table: table.name().to_string(),
-                feature: format!("format version {} to write", metadata.format_version()),
-                next: "append to a table in format version 2",
-            });
-        }
         let snapshot = write_snapshot(table, files).await?;
         let from = table.metadata_location();
         let failed = |error| Error::from_iceberg(from, error);
@@ -81,9 +77,38 @@ impl Catalog {
         };
         write_metadata(&metadata, &to, self).await?;
         let to = to.to_string();
-        self.swap(namespace, name, from, &to).await?;
+        let swapped = self.swap(namespace, name, from, &to).await;
+        self.discard_if_rejected(swapped, &to).await?;
         let table = Table::new(table.name(), &to, metadata, self.stores())?;
         Ok(table.register(namespace, name))
+    }
+}
+
+impl Catalog {
+    /// Removes the metadata file of a commit that certainly did not happen, as far as it can: in a
+    /// folder that is opened without a catalog it would pass for a version of the table.
+    async fn discard_if_rejected(&self, commit: Result<()>, metadata_location: &str) -> Result<()> {
+        if let Err(Error::Conflict { .. } | Error::AlreadyExists { .. }) = commit {
+            let removed = self.stores().file_io().delete(metadata_location).await;
+            drop(removed);
+        }
+        commit
+    }
+}
+
+fn refuse_unwritable(table: &Table) -> Result<()> {
+    let unsupported = |feature: String, next| Error::Unsupported { table: table.name().to_string(), feature, next };
+    let version = table.metadata().format_version();
+    if version != ice::FormatVersion::V2 {
+        return Err(unsupported(format!("format version {version} to write"), "append to a table in format version 2"));
+    }
+    let spec = table.metadata().default_partition_spec();
+    match spec.fields().iter().find(|field| !is_avro_name(&field.name)) {
+        Some(field) => Err(unsupported(
+            format!("partition field {:?} to write", field.name),
+            "append with the engine that created the table",
+        )),
+        None => Ok(()),
     }
 }
 
@@ -103,6 +128,13 @@ fn new_metadata(
     };
     let mut spec = ice::UnboundPartitionSpec::builder();
     for field in partition {
+        if !is_avro_name(&field.name) {
+            return Err(Error::Invalid(format!(
+                "cannot create table {name}: partition field {:?} is not of ASCII letters, digits \
+                 and underscores",
+                field.name
+            )));
+        }
         let transform = convert::to_transform(field.transform);
         spec = spec.add_partition_field(source_id(&field.column)?, &field.name, transform).map_err(invalid)?;
     }

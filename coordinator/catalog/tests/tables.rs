@@ -4,14 +4,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use gust_catalog::{
-    Catalog, CompareOp, DataFile, Error, Field, FilePlan, Location, PartitionField, Predicate, Scalar, Schema,
-    SortField, Stores, Table, Transform, Type,
+    Catalog, CompareOp, DataFile, Error, Field, FilePlan, Location, MappedField, PartitionField, Predicate, Scalar,
+    Schema, SortField, Stores, Table, Transform, Type,
 };
 use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
 use iceberg::spec as ice;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use tempfile::TempDir;
 
@@ -282,6 +283,8 @@ async fn a_commit_against_an_older_snapshot_conflicts() {
     assert!(matches!(&error, Error::Conflict { table } if table == "sales.eu.orders"), "{error}");
     let table = fixture.catalog.load(NAMESPACE, "orders").await.unwrap();
     assert_eq!(table.plan(&Predicate::AlwaysTrue).await.unwrap().files, files);
+    let folder = Table::open(table.location(), &stores()).await.unwrap();
+    assert_eq!(folder.snapshot_id(), table.snapshot_id(), "the loser left no version behind");
 }
 
 #[tokio::test]
@@ -316,6 +319,8 @@ async fn bad_input_is_named() {
     check(error, "table sales.eu.orders already exists");
     let error = create(field("d", "none", Transform::Day)).await;
     check(error, "no column none to partition or sort by");
+    let error = create(field("the-day", "day", Transform::Day)).await;
+    check(error, "is not of ASCII letters");
     let error = create(field("h", "day", Transform::Hour)).await;
     check(error, "cannot create table orders");
 
@@ -333,6 +338,10 @@ async fn bad_input_is_named() {
     })
     .await;
     check(error, "is no bound of field 1");
+
+    let bare = Table::open(table.location(), &stores()).await.unwrap();
+    let error = catalog.append(&bare, &[]).await.unwrap_err();
+    check(error, "table orders was not loaded from a catalog");
 
     std::fs::remove_file(table.metadata_location().trim_start_matches("file://")).unwrap();
     let error = catalog.load(NAMESPACE, "orders").await.unwrap_err();
@@ -409,6 +418,26 @@ async fn older_catalog_tables_and_gzipped_metadata_are_read() {
     assert_eq!(paths(&plan), ["a", "b"]);
 }
 
+#[tokio::test]
+async fn a_name_mapping_is_handed_on() {
+    let fixture = Fixture::new().await;
+    let table = fixture.orders().await;
+    assert_eq!(table.name_mapping(), None);
+    let map = async |json: &str| {
+        let property = ("schema.name-mapping.default".to_string(), json.to_string());
+        let set = |builder: ice::TableMetadataBuilder| builder.set_properties([property].into()).unwrap();
+        fixture.evolve(&table, set).await
+    };
+    let table = map(r#"[{"field-id": 1, "names": ["id", "ident"]}, {"names": ["x"]}]"#).await;
+    let field = |id, names: &[&str]| MappedField {
+        id,
+        names: names.iter().map(|name| name.to_string()).collect(),
+        fields: vec![],
+    };
+    let expect = [field(Some(1), &["id", "ident"]), field(None, &["x"])];
+    assert_eq!(table.name_mapping(), Some(&expect[..]));
+}
+
 fn ice_file(content: ice::DataContentType, format: ice::DataFileFormat, key: Option<Vec<u8>>) -> ice::DataFile {
     let partition = [Some(ice::Literal::int(1)), Some(ice::Literal::int(0))];
     ice::DataFileBuilder::default()
@@ -471,6 +500,38 @@ async fn add_manifest(fixture: &Fixture, table: &Table, entries: Vec<ice::DataFi
         .build();
     let commit = |builder: ice::TableMetadataBuilder| builder.set_branch_snapshot(snapshot, ice::MAIN_BRANCH).unwrap();
     fixture.evolve(table, commit).await
+}
+
+#[tokio::test]
+async fn tables_live_in_object_stores_and_are_used_from_other_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let stores = Stores::new(move |url| match url.as_str() {
+        "s3://bucket/" => Ok(Arc::clone(&bucket)),
+        other => Err(format!("no store for {other}").into()),
+    });
+    let database = folder.path().join("catalog.db");
+    // Spawned: every future has to be one that a runtime can move between threads.
+    let work = async move {
+        let catalog = Catalog::create_sqlite(&database, "demo", "s3a://bucket/wh", stores.clone()).await.unwrap();
+        catalog.create_namespace("n").await.unwrap();
+        let table = catalog.create_table("n", "t", &schema(), &[], &[]).await.unwrap();
+        let mut file = file("a", (1, 9), 40, "ann");
+        file.partition = vec![];
+        let table = catalog.append(&table, &[file.clone()]).await.unwrap();
+        assert!(table.metadata_location().starts_with("s3a://bucket/wh/n/t/metadata/"));
+        for table in [
+            catalog.load("n", "t").await.unwrap(),
+            Table::open("s3://bucket/wh/n/t", &stores).await.unwrap(),
+            Table::open(table.metadata_location(), &stores).await.unwrap(),
+        ] {
+            let plan = table.plan(&Predicate::AlwaysTrue).await.unwrap();
+            assert_eq!(plan.files, [file.clone()]);
+        }
+        let error = Table::open("s3://other/wh/n/t", &stores).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    };
+    tokio::spawn(work).await.unwrap();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
 use crate::session::{QueryError, Session};
 
 /// Makes or finds the tables, then runs the queries one after the other.
-pub(super) async fn demo(args: DemoArgs) -> Result<(), Stop> {
+pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop> {
     let mut config = configuration(None, &args.overrides())?;
     let tables = tables(&args).await?;
     let DemoTables { database, warehouse, namespace } = tables;
@@ -24,22 +24,21 @@ pub(super) async fn demo(args: DemoArgs) -> Result<(), Stop> {
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = Session::new(config)?;
     let ended = tokio::select! {
-        ended = run(&session, &args, &namespace) => ended,
+        ended = Box::pin(run(&session, &args, &namespace, &progress)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
     ended
 }
 
-async fn run(session: &Session, args: &DemoArgs, namespace: &str) -> Result<(), Stop> {
+async fn run(session: &Session, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
     session.use_catalog(CATALOG).await?;
     session.use_schema(CATALOG, namespace);
-    let progress = Progress::on_stderr();
     for number in &args.queries {
         eprintln!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(session, queries::query(usize::from(*number)), &output, &progress, reports).await?;
+        statements(session, queries::query(usize::from(*number)), &output, progress, reports).await?;
     }
     eprintln!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",
@@ -94,5 +93,8 @@ fn write_configuration(args: &DemoArgs, tables: &DemoTables) -> std::io::Result<
     }
     let database = toml::Value::String(tables.database.display().to_string());
     let warehouse = toml::Value::String(tables.warehouse.clone());
-    std::fs::write(path, format!("[catalogs.{CATALOG}]\ntype = \"sqlite\"\npath = {database}\nwarehouse = {warehouse}\n"))
+    std::fs::write(
+        path,
+        format!("[catalogs.{CATALOG}]\ntype = \"sqlite\"\npath = {database}\nwarehouse = {warehouse}\n"),
+    )
 }

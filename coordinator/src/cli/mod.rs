@@ -56,18 +56,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     if !matches!(cli.command, Command::Bootstrap) {
-        let filter = EnvFilter::try_from_env("GUST_LOG").unwrap_or_else(|_| EnvFilter::new(cli.log_filter()));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let filter = match std::env::var("GUST_LOG") {
+            Ok(filter) => EnvFilter::try_new(filter),
+            Err(_) => Ok(EnvFilter::new(cli.log_filter())),
+        };
+        match filter {
+            Ok(filter) => tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init(),
+            Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
+        }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
     };
+    let progress = if cli.verbose == 0 { Progress::on_stderr() } else { Progress::hidden() };
     let ended = runtime.block_on(async {
         match cli.command {
-            Command::Query(args) => query(args).await,
-            Command::Explain(args) => explain(args).await,
-            Command::Demo(args) => demo::demo(args).await,
+            Command::Query(args) => Box::pin(query(args, progress)).await,
+            Command::Explain(args) => Box::pin(explain(args)).await,
+            Command::Demo(args) => Box::pin(demo::demo(args, progress)).await,
             Command::Bootstrap => bootstrap().await,
         }
     });
@@ -94,9 +101,11 @@ async fn bootstrap() -> Result<(), Stop> {
 
 /// The configuration of all three layers.
 fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, Stop> {
-    let folder = std::env::current_dir().map_err(Stop::usage)?;
-    let file = ConfigFile::find(named, &folder).map_err(Stop::usage)?;
-    Config::load(file.as_ref(), std::env::vars(), overrides).map_err(Stop::usage)
+    let file = ConfigFile::find(named, Path::new("")).map_err(Stop::usage)?;
+    // Variables that are not Unicode cannot be settings of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
 }
 
 /// A session with the setup files' statements run.
@@ -107,8 +116,7 @@ async fn open(source: &SourceArgs) -> Result<Session, Stop> {
         session.use_catalog(catalog).await?;
     }
     for path in &source.setup {
-        let sql = std::fs::read_to_string(path)
-            .map_err(|e| Stop::usage(format!("--setup {}: {e}", path.display())))?;
+        let sql = std::fs::read_to_string(path).map_err(|e| Stop::usage(format!("--setup {}: {e}", path.display())))?;
         for statement in session.parse(&sql)? {
             let mut running = session.run(statement).await?;
             while running.next().await?.is_some() {}
@@ -131,14 +139,13 @@ async fn explain(source: SourceArgs) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn query(args: QueryArgs) -> Result<(), Stop> {
+async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
     let session = open(&args.source).await?;
-    let progress = Progress::on_stderr();
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = statements(&session, &sql, &output, &progress, reports) => ended,
+        ended = Box::pin(statements(&session, &sql, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
@@ -163,7 +170,9 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
-            Err(StreamError::Output(error)) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+            Err(StreamError::Output(error)) => {
+                return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() });
+            }
             Err(StreamError::Query(error)) => return Err(error.into()),
         }
     }
@@ -180,11 +189,14 @@ async fn write<W: Write + std::fmt::Debug + Send + 'static>(
         while running.next().await.map_err(StreamError::Query)?.is_some() {}
         return Ok(0);
     }
-    let rows = stream::unfold(running, |running| async {
+    let deadline = running.deadline();
+    let rows = stream::unfold(&mut *running, |running| async {
         let next = running.next().await.transpose()?;
         Some((next, running))
     });
-    output.write_stream(schema, rows).await
+    // Also a reader that has stopped reading must not outlive the statement's time-out.
+    let written = tokio::time::timeout_at(deadline.into(), output.write_stream(schema, rows)).await;
+    written.unwrap_or_else(|_| Err(StreamError::Query(running.timed_out())))
 }
 
 /// Where reports go.
@@ -195,9 +207,8 @@ pub(crate) struct Reports {
 
 impl Reports {
     pub(crate) fn open(format: ReportFormat, path: Option<&Path>) -> Result<Self, Stop> {
-        let create = |path: &Path| {
-            File::create(path).map_err(|e| Stop::usage(format!("--report-file {}: {e}", path.display())))
-        };
+        let create =
+            |path: &Path| File::create(path).map_err(|e| Stop::usage(format!("--report-file {}: {e}", path.display())));
         Ok(Self { format, file: path.map(create).transpose()? })
     }
 

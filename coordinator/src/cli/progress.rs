@@ -151,14 +151,14 @@ impl Tally {
     }
 
     fn draw(&self, bar: &ProgressBar) {
-        let template = if self.fragments > 0 { "{bar:32} {msg}, {elapsed}" } else { "{spinner} {msg}, {elapsed}" };
+        let template = if self.fragments > 0 { "[{bar:32}] {msg}, {elapsed}" } else { "{spinner} {msg}, {elapsed}" };
         let style = ProgressStyle::with_template(template).expect("both templates are valid");
         bar.set_style(style.progress_chars("=> "));
+        bar.set_message(self.message());
         bar.update(|state| {
             state.set_len(self.fragments.max(1));
             state.set_pos(self.adopted.min(self.fragments));
         });
-        bar.set_message(self.message());
     }
 
     fn message(&self) -> String {

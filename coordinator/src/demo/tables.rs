@@ -101,9 +101,9 @@ pub async fn ensure_tables(home: &Path, scale: f64, on_step: OnStep) -> Result<D
     let at_home = |source| TablesError::Home { path: home.to_owned(), source };
     let home = std::path::absolute(home).map_err(at_home)?;
     fs::create_dir_all(&home).map_err(at_home)?;
-    let _lock = lock(&home.join("lock")).await.map_err(at_home)?;
+    let lock = lock(&home.join("lock")).await.map_err(at_home)?;
 
-    let maker = Maker::open(&home, scale, on_step).await?;
+    let maker = Maker::open(&home, scale, on_step, lock).await?;
     for table in TpchTable::ALL {
         maker.ensure(table).await?;
     }
@@ -123,10 +123,12 @@ struct Maker {
     on_step: OnStep,
     catalog: Catalog,
     tables: DemoTables,
+    /// Shared with the threads that write: they outlive a dropped future by a batch.
+    lock: Arc<File>,
 }
 
 impl Maker {
-    async fn open(home: &Path, scale: f64, on_step: OnStep) -> Result<Self, TablesError> {
+    async fn open(home: &Path, scale: f64, on_step: OnStep, lock: File) -> Result<Self, TablesError> {
         let Some(home_text) = home.to_str() else {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "its name is not Unicode");
             return Err(TablesError::Home { path: home.to_owned(), source });
@@ -138,7 +140,7 @@ impl Maker {
         let opened = Catalog::create_sqlite(&database, CATALOG, &warehouse, stores).await;
         let catalog = opened.map_err(|source| TablesError::Catalog { home: home.to_owned(), source })?;
         let tables = DemoTables { database, warehouse, namespace: namespace(scale) };
-        Ok(Self { home: home.to_owned(), scale, on_step, catalog, tables })
+        Ok(Self { home: home.to_owned(), scale, on_step, catalog, tables, lock: Arc::new(lock) })
     }
 
     async fn ensure(&self, table: TpchTable) -> Result<(), TablesError> {
@@ -176,10 +178,11 @@ impl Maker {
     }
 
     async fn generate(&self, table: TpchTable, folder: PathBuf) -> Result<Vec<GeneratedFile>, TablesError> {
-        let (scale, on_step) = (self.scale, Arc::clone(&self.on_step));
+        let (scale, on_step, lock) = (self.scale, Arc::clone(&self.on_step), Arc::clone(&self.lock));
         let is_dropped = Arc::new(AtomicBool::new(false));
         let _stop = StopOnDrop(Arc::clone(&is_dropped));
         let generating = tokio::task::spawn_blocking(move || {
+            let _lock = lock;
             generate(table, scale, &folder, &Layout::demo(table, scale), &|rows| {
                 on_step(table, Step::Wrote { rows });
                 if is_dropped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -348,9 +351,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let scale = 0.001;
         let unnoted: OnStep = Arc::new(|_, _| ());
-        let maker = Maker::open(&std::path::absolute(home.path()).unwrap(), scale, unnoted).await.unwrap();
+        let held = lock(&home.path().join("lock")).await.unwrap();
+        let maker = Maker::open(home.path(), scale, unnoted, held).await.unwrap();
         // One run ended between the creation of a table and its commit, another before the creation.
         maker.create(TpchTable::Region).await.unwrap();
+        drop(maker);
         let folder = home.path().join("warehouse").join(namespace(scale));
         let leftovers = [folder.join("region/data/part-00099.parquet"), folder.join("nation/data/part-00099.parquet")];
         for leftover in &leftovers {
@@ -365,6 +370,31 @@ mod tests {
             let plan = table.plan(&Predicate::AlwaysTrue).await.unwrap();
             assert_eq!(plan.files.iter().map(|file| file.record_count).sum::<u64>(), rows, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_future_stops_the_work() {
+        let home = tempfile::tempdir().unwrap();
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let (wrote, mut writing) = tokio::sync::mpsc::unbounded_channel();
+        let gate = Mutex::new(gate);
+        let on_step: OnStep = Arc::new(move |table, step| {
+            if matches!(step, Step::Wrote { .. }) {
+                let _ = wrote.send(table);
+                // Until the other end is gone.
+                let _ = gate.lock().unwrap().recv();
+            }
+        });
+        let home_path = home.path().to_owned();
+        let making = tokio::spawn(async move { ensure_tables(&home_path, 0.001, on_step).await });
+        assert_eq!(writing.recv().await, Some(TpchTable::Region));
+        making.abort();
+        assert!(making.await.unwrap_err().is_cancelled());
+        drop(release);
+        // The first run's threads let go of the home before the second begins.
+        let (_, made) = steps(home.path(), 0.001).await;
+        assert!(made.iter().all(|(_, step)| *step != Step::Reused));
+        assert_eq!(writing.recv().await, None, "the first run wrote on");
     }
 
     #[tokio::test]

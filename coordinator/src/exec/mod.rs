@@ -10,9 +10,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
 mod query;
@@ -143,7 +141,7 @@ impl ExecutionPlan for RemoteFragmentExec {
                 .with_reservation(reservation)
                 .build();
         }
-        let counted = answers.as_they_finish(&query, &schema).inspect_ok(move |batch| {
+        let counted = answers.in_any_order(&query, &schema).inspect_ok(move |batch| {
             batch.record_output(&metrics);
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted.boxed())))

@@ -102,7 +102,7 @@ async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, ind
 
 impl Answers {
     /// All rows of the partition, a fragment's as soon as it has finished.
-    pub(super) fn as_they_finish(
+    pub(super) fn in_any_order(
         self,
         query: &Arc<QueryContext>,
         schema: &SchemaRef,

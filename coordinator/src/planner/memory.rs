@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use datafusion::physical_plan::ExecutionPlan;
 
 use super::stage::Stage;
 
@@ -41,7 +41,8 @@ pub fn fragment_need(stage: &Stage) -> Need {
     let heaviest = fragments.map(|fragment| stage.fragment_weight_bytes(fragment)).max().unwrap_or_default();
     let unit = stage.units.iter().map(|unit| unit.weight_bytes).max().unwrap_or_default();
     let lanes = stage.fragments.iter().map(Vec::len).max().unwrap_or_default() as u64;
-    let mut needs = vec![Need { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
+    let mut needs =
+        vec![Need { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
     let mut held = Vec::new();
     collect(&stage.plan, &mut held);
     let held_max = heaviest * EXPANSION;

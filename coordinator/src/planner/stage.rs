@@ -12,9 +12,7 @@ use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use gust_protocol::plan::{encode, encode_scalar, scans};
-use gust_protocol::{
-    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, ScanUnit, StagePlan, StoreAccess,
-};
+use gust_protocol::{Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, ScanUnit, StagePlan, StoreAccess};
 
 use super::cut::{cut, is_sorted};
 use super::pack::{Packing, pack};

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use gust_protocol::{Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
+use gust_protocol::{
+    Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest,
+};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
-use crate::invoker::{Billing, InvokeError, InvokeErrorKind, Invocation, Invoker};
+use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
 
 /// Attempts at one fragment, the first included.
 pub const ATTEMPTS_MAX: usize = 4;
@@ -136,12 +138,8 @@ fn stopped(message: &str) -> Invocation {
 
 /// Checks that an answer belongs to the question.
 fn settle(invocation: Invocation, id: &FragmentId, attempt: u32) -> Result<FragmentResult, FragmentFailure> {
-    let failure = |cause| FragmentFailure {
-        id: id.clone(),
-        attempts: attempt + 1,
-        cause,
-        log_tail: invocation.log_tail.clone(),
-    };
+    let failure =
+        |cause| FragmentFailure { id: id.clone(), attempts: attempt + 1, cause, log_tail: invocation.log_tail.clone() };
     let response: FragmentResponse = invocation.outcome.map_err(|error| failure(FailureCause::Invoke(error)))?;
     let result = response.outcome.map_err(|error| failure(FailureCause::Fragment(error)))?;
     if response.id != *id || response.attempt != attempt {

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use datafusion::common::DataFusionError;
-use gust_protocol::exchange::ExchangeError;
 use gust_protocol::FragmentErrorKind;
+use gust_protocol::exchange::ExchangeError;
 
 use super::with_causes;
 use crate::scheduler::{FailureCause, FragmentFailure};
@@ -105,12 +105,15 @@ fn hint(kind: FragmentErrorKind) -> &'static str {
 fn is_sql(error: &DataFusionError) -> bool {
     matches!(
         error.find_root(),
-        DataFusionError::Plan(_) | DataFusionError::SQL(..) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_)
+        DataFusionError::Plan(_)
+            | DataFusionError::SQL(..)
+            | DataFusionError::SchemaError(..)
+            | DataFusionError::NotImplemented(_)
     )
 }
 
 /// The first cause of a type, however deep.
-fn find<'a, E: Error + 'static>(error: &'a DataFusionError) -> Option<&'a E> {
+fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     for _ in 0..32 {
         let current = cause?;
@@ -121,4 +124,3 @@ fn find<'a, E: Error + 'static>(error: &'a DataFusionError) -> Option<&'a E> {
     }
     None
 }
-

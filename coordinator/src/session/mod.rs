@@ -83,13 +83,13 @@ impl Session {
         let setup = |e: &dyn std::error::Error| QueryError::Setup(format!("catalog `{name}`: {}", with_causes(e)));
         let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
             let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
-            let hint = near.map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
+            let hint = near
+                .map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
             return Err(QueryError::Setup(format!("there is no catalog `{name}` in the configuration\nhint: {hint}")));
         };
         let catalog = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await.map_err(|e| setup(&e))?;
         let listed = IcebergCatalog::list(&catalog).await.map_err(|e| setup(&e))?;
-        let namespaces = listed.schema_names();
-        let default = match namespaces.as_slice() {
+        let default = match listed.schema_names().as_slice() {
             [only] => only.clone(),
             _ => "default".to_owned(),
         };
@@ -146,7 +146,9 @@ fn context(config: &Config, stores: &Stores) -> EngineResult<SessionContext> {
         .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
         .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
         .build_arc()?;
-    let settings = SessionConfig::new().with_information_schema(true);
+    let mut settings = SessionConfig::new().with_information_schema(true);
+    // Errors then tell where in the text they are.
+    settings.options_mut().sql_parser.collect_spans = true;
     let iceberg = Arc::new(IcebergFactory { stores: stores.clone() });
     let state = SessionStateBuilder::new()
         .with_config(settings)

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DataFusionError;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -74,7 +74,13 @@ impl Session {
         // Planning once more notes once more.
         notes.take();
         match self.distribute(&state, &optimized).await {
-            Ok((state, planned)) => Ok(Ready { state, plan: Arc::clone(&planned.plan), planned: Some(planned), decision, pruning: Vec::new() }),
+            Ok((state, planned)) => Ok(Ready {
+                state,
+                plan: Arc::clone(&planned.plan),
+                planned: Some(planned),
+                decision,
+                pruning: Vec::new(),
+            }),
             Err(DataFusionError::NotImplemented(why)) => {
                 let decision = Decision::local(Reason::PlanNotSupported(why), workload);
                 Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() })
@@ -93,7 +99,13 @@ impl Session {
                     bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
                 };
                 let decision = self.decide(target, workload);
-                Ok(Ready { state, plan: Arc::clone(&planned.plan), planned: Some(planned), decision, pruning: Vec::new() })
+                Ok(Ready {
+                    state,
+                    plan: Arc::clone(&planned.plan),
+                    planned: Some(planned),
+                    decision,
+                    pruning: Vec::new(),
+                })
             }
             Err(DataFusionError::NotImplemented(why)) if self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;

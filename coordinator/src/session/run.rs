@@ -44,7 +44,7 @@ impl Session {
     pub async fn run(&self, statement: Statement) -> Result<Running, QueryError> {
         let deadline = Instant::now() + self.timeout();
         let events = EventLog::start();
-        let started = tokio::time::timeout_at(deadline.into(), self.start(statement, events, deadline));
+        let started = tokio::time::timeout_at(deadline.into(), Box::pin(self.start(statement, events, deadline)));
         started.await.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
     }
 
@@ -143,6 +143,17 @@ impl Running {
         &self.events
     }
 
+    /// When the statement is stopped.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The statement is over: its time has passed.
+    pub fn timed_out(&mut self) -> QueryError {
+        self.stream = None;
+        self.failed(QueryError::TimedOut(self.session.timeout()))
+    }
+
     /// The next rows; None at the end.
     ///
     /// # Errors
@@ -150,10 +161,7 @@ impl Running {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
         let next = tokio::time::timeout_at(self.deadline.into(), stream.next()).await;
-        let Ok(next) = next else {
-            self.stream = None;
-            return Err(self.failed(QueryError::TimedOut(self.session.timeout())));
-        };
+        let Ok(next) = next else { return Err(self.timed_out()) };
         match next {
             Some(Ok(batch)) => {
                 self.rows += batch.num_rows() as u64;

@@ -1,7 +1,6 @@
 //! SQL text to statements, and a statement to a logical plan with errors that name what is near.
 
-use datafusion::common::{Diagnostic, TableReference};
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, TableReference};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -22,10 +21,17 @@ impl Session {
     /// # Errors
     /// [`QueryError::Sql`] with line and column of the first word that does not fit.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>, QueryError> {
-        let failed = |e: DataFusionError| QueryError::Sql(e.strip_backtrace());
+        let failed = |error: DataFusionError| {
+            QueryError::Sql(match error.find_root() {
+                DataFusionError::SQL(parser, _) => parser.to_string(),
+                _ => error.strip_backtrace(),
+            })
+        };
         let statements = DFParserBuilder::new(sql).build().map_err(failed)?.parse_statements().map_err(failed)?;
         if statements.is_empty() {
-            return Err(QueryError::Sql("there is no statement\nhint: give SQL, or - to read it from stdin".to_owned()));
+            return Err(QueryError::Sql(
+                "there is no statement\nhint: give SQL, or - to read it from stdin".to_owned(),
+            ));
         }
         if statements.len() > STATEMENTS_MAX {
             return Err(QueryError::Sql(format!("{} statements; at most {STATEMENTS_MAX} are run", statements.len())));
@@ -41,7 +47,8 @@ impl Session {
             Ok(plan) => plan,
             Err(error) => {
                 let references = references.unwrap_or_default();
-                return Err(self.unknown_table(&references).await.unwrap_or_else(|| sql_error(&error)));
+                let unknown = self.unknown_table(&references).await;
+                return Err(unknown.unwrap_or_else(|| sort_out(error)));
             }
         };
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
@@ -100,10 +107,21 @@ fn is_not_found(error: &DataFusionError) -> bool {
 
 /// An error of parsing or planning, with the position where the engine knows it.
 fn sql_error(error: &DataFusionError) -> QueryError {
-    let position = error.diagnostic().and_then(|diagnostic: &Diagnostic| diagnostic.span).map(|span| span.start);
+    let position = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
+    let at = position.map_or_else(String::new, |at| format!(" at Line: {}, Column: {}", at.line, at.column));
     let message = error.strip_backtrace();
-    match (position, QueryError::from_engine(DataFusionError::Plan(message.clone()))) {
-        (Some(at), _) => QueryError::Sql(format!("{message} at Line: {}, Column: {}", at.line, at.column)),
-        (None, sorted) => sorted,
+    let message = message.trim_start_matches("Error during planning: ").trim_start_matches("Schema error: ");
+    // The first line is the message, what follows lists what there would have been.
+    let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
+    let hint = if rest.is_empty() { String::new() } else { format!("\nhint: {rest}") };
+    QueryError::Sql(format!("{}{at}{hint}", first.trim_end_matches('.')))
+}
+
+/// Planning reads listings and footers, too: only what is the text's fault is told as such.
+fn sort_out(error: DataFusionError) -> QueryError {
+    let told = sql_error(&error);
+    match QueryError::from_engine(error) {
+        QueryError::Sql(_) => told,
+        other => other,
     }
 }

@@ -114,8 +114,9 @@ fn in_list(name: &str, list: &[Expr], negated: bool, schema: &Schema) -> Option<
 
 /// `LIKE 'abc%'` without further wildcards.
 fn starts_with(like: &Like) -> Option<Predicate> {
-    let (ScalarValue::Utf8(Some(pattern)) | ScalarValue::Utf8View(Some(pattern)) | ScalarValue::LargeUtf8(Some(pattern))) =
-        literal(&like.pattern)?
+    let (ScalarValue::Utf8(Some(pattern))
+    | ScalarValue::Utf8View(Some(pattern))
+    | ScalarValue::LargeUtf8(Some(pattern))) = literal(&like.pattern)?
     else {
         return None;
     };
@@ -123,5 +124,9 @@ fn starts_with(like: &Like) -> Option<Predicate> {
     if like.case_insensitive || like.escape_char.is_some() || prefix.contains(['%', '_', '\\']) {
         return None;
     }
-    Some(Predicate::StartsWith { column: column(&like.expr)?.to_owned(), prefix: prefix.to_owned(), negated: like.negated })
+    Some(Predicate::StartsWith {
+        column: column(&like.expr)?.to_owned(),
+        prefix: prefix.to_owned(),
+        negated: like.negated,
+    })
 }

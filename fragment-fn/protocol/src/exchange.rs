@@ -187,3 +187,107 @@ fn decode(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Vec<RecordBa
     }
     Ok(batches)
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
+    use datafusion::arrow::datatypes::{DataType, Field};
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStoreExt, PutPayload};
+
+    use super::*;
+
+    fn id() -> FragmentId {
+        FragmentId { query: "q".to_owned(), stage: 0, index: 7 }
+    }
+
+    fn batch(rows: i64) -> RecordBatch {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        let words: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("word {row}"))));
+        RecordBatch::try_from_iter([("n", numbers), ("w", words)]).expect("equal lengths")
+    }
+
+    async fn written(batches: &[RecordBatch], inline_bytes_max: u64) -> (Arc<InMemory>, FragmentResult) {
+        let store = Arc::new(InMemory::new());
+        let target = (1, Arc::clone(&store) as _, result_path("x", &id(), 2));
+        let mut writer =
+            ResultWriter::new(&batch(0).schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
+        for batch in batches {
+            writer.write(batch).await.expect("in memory");
+        }
+        let result = writer.finish().await.expect("in memory");
+        (store, result)
+    }
+
+    #[tokio::test]
+    async fn rows_come_back_inline_or_through_an_object() {
+        for (sizes, inline_bytes_max, inline) in
+            [(vec![], 10_000, true), (vec![3, 0, 5], 10_000, true), (vec![1000, 2000], 500, false), (vec![], 0, false)]
+        {
+            let batches: Vec<RecordBatch> = sizes.iter().map(|rows| batch(*rows)).collect();
+            let (store, result) = written(&batches, inline_bytes_max).await;
+            assert_eq!(matches!(result, FragmentResult::Inline { .. }), inline, "{sizes:?}");
+            assert_eq!(result.part().rows, sizes.iter().sum::<i64>() as u64);
+            let back = read(&id(), result, &batch(0).schema(), store.as_ref()).await.expect("what was written");
+            assert_eq!(back, batches, "{sizes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn columns_may_be_missing_but_rows_are_not() {
+        let empty = Schema::empty();
+        let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(42));
+        let rows = RecordBatch::try_new_with_options(Arc::new(empty.clone()), vec![], &options).expect("no columns");
+        let target = (0, Arc::new(InMemory::new()) as _, result_path("x", &id(), 0));
+        let mut writer = ResultWriter::new(&empty, COMPRESSION, 10_000, target).expect("no columns");
+        writer.write(&rows).await.expect("in memory");
+        let result = writer.finish().await.expect("in memory");
+        let back = read(&id(), result, &empty, &InMemory::new()).await.expect("what was written");
+        assert_eq!(back.iter().map(RecordBatch::num_rows).sum::<usize>(), 42);
+    }
+
+    #[tokio::test]
+    async fn torn_and_swapped_bytes_are_refused() {
+        let schema = batch(0).schema();
+        let (store, result) = written(&[batch(1000)], 0).await;
+        let FragmentResult::Object { object, part } = result else { panic!("inline") };
+        let path = Path::from(object.path.clone());
+        let whole = store.get(&path).await.expect("written").bytes().await.expect("in memory");
+        let swap = |at: usize| {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 1;
+            bytes
+        };
+        let other = Schema::new(vec![Field::new("n", DataType::Int32, true)]);
+        for (bytes, schema, expect) in [
+            (whole[..whole.len() - 1].to_vec(), schema.as_ref(), "bytes long"),
+            (swap(0), schema.as_ref(), "checksum"),
+            (swap(whole.len() / 2), schema.as_ref(), "checksum"),
+            (whole.to_vec(), &other, "other columns"),
+        ] {
+            store.put(&path, PutPayload::from(bytes)).await.expect("in memory");
+            let result = FragmentResult::Object { object: object.clone(), part };
+            let error = read(&id(), result, schema, store.as_ref()).await.expect_err(expect);
+            assert!(error.to_string().contains(expect), "{error}");
+        }
+        store.delete(&path).await.expect("in memory");
+        let gone = read(&id(), FragmentResult::Object { object, part }, &schema, store.as_ref()).await;
+        assert!(matches!(gone, Err(ExchangeError::Store { .. })), "{gone:?}");
+    }
+
+    /// A stream written by the first release decodes for ever, or the protocol's version is raised.
+    #[tokio::test]
+    async fn the_stream_is_what_it_was() {
+        let (_, result) = written(&[batch(3)], 10_000).await;
+        let FragmentResult::Inline { bytes, .. } = &result else { panic!("not inline") };
+        let golden = include_bytes!("../testdata/result.arrows");
+        assert_eq!(&bytes.0[..], golden);
+        assert_eq!(decode(&id(), Bytes::from_static(golden), &batch(0).schema()).expect("golden bytes"), [batch(3)]);
+    }
+
+    #[test]
+    fn keys_carry_the_attempt() {
+        assert_eq!(result_path("a/b", &id(), 2).as_ref(), "a/b/q/0/00007-2.arrows");
+        assert_eq!(result_path("", &id(), 0).as_ref(), "q/0/00007-0.arrows");
+    }
+}

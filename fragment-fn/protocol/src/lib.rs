@@ -13,6 +13,8 @@
 //!
 //! Non-goals: this crate does no network I/O beyond `dyn ObjectStore`, names no platform, and never retries.
 
+#![warn(clippy::unwrap_used)]
+
 mod error;
 pub mod exchange;
 mod fragment;
@@ -24,7 +26,7 @@ pub mod wire;
 
 pub use error::{FragmentError, FragmentErrorKind};
 pub use fragment::{
-    AccessId, AccessTable, ColumnMatching, FragmentId, Fragment, Input, InvokeRequest, LeafId, LeafSpec, Limits,
+    AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, Input, InvokeRequest, LeafId, LeafSpec, Limits,
     ObjectRef, Output, ScanUnit, StagePlan, StoreAccess,
 };
 pub use result::{FragmentResponse, FragmentResult, Part};

@@ -42,10 +42,13 @@ pub enum WireError {
     #[error("{0}")]
     Malformed(#[from] serde_json::Error),
     #[error(
-        "version mismatch: the coordinator speaks protocol {theirs_version} with {theirs_fingerprint}, this function {PROTOCOL_VERSION} with {}\nhint: deploy the function of the coordinator's release", fingerprint()
+        "version mismatch: the coordinator speaks protocol {theirs_version} with {theirs_fingerprint}, this function {PROTOCOL_VERSION} with {}\nhint: deploy the function of the coordinator's release",
+        fingerprint()
     )]
     Version { theirs_version: u32, theirs_fingerprint: String },
-    #[error("version mismatch: the function answered in protocol {theirs}, this coordinator speaks {PROTOCOL_VERSION}\nhint: deploy the function of the coordinator's release")]
+    #[error(
+        "version mismatch: the function answered in protocol {theirs}, this coordinator speaks {PROTOCOL_VERSION}\nhint: deploy the function of the coordinator's release"
+    )]
     ResponseVersion { theirs: u32 },
 }
 
@@ -96,4 +99,127 @@ pub fn decode_response(payload: &[u8]) -> Result<FragmentResponse, WireError> {
         return Err(WireError::ResponseVersion { theirs: header.version });
     }
     Ok(serde_json::from_slice(payload)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        AccessTable, ColumnMatching, Fragment, FragmentId, FragmentResult, Input, LeafSpec, Limits, ObjectRef, Output,
+        Part, Requests, ScanUnit, Spans, StagePlan, StoreAccess, Usage,
+    };
+
+    fn request() -> InvokeRequest {
+        let file = |etag: Option<&str>| ObjectRef {
+            access: 0,
+            path: "lake/t/part-0.parquet".to_owned(),
+            size_bytes: 1234,
+            etag: etag.map(str::to_owned),
+            footer_bytes: etag.map(|_| 321),
+        };
+        let ranged = ScanUnit {
+            file: file(Some("e1")),
+            range: Some((0, 617)),
+            partition_values: vec![Base64(Bytes::from_static(b"\x01v"))],
+        };
+        let whole = ScanUnit { file: file(None), range: None, partition_values: Vec::new() };
+        let s3 = BTreeMap::from([("aws_region".to_owned(), "eu-central-1".to_owned())]);
+        InvokeRequest {
+            version: PROTOCOL_VERSION,
+            fingerprint: "datafusion-0.0.0/functions-00000000".to_owned(),
+            fragment: Fragment {
+                id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
+                inputs: vec![(0, Input::Scan(vec![vec![ranged], vec![whole]]))],
+                limits: Limits { memory_bytes_max: 1, temp_bytes_max: 2, inline_bytes_max: 3 },
+            },
+            attempt: 1,
+            deadline_unix_ms: 1_700_000_000_000,
+            access: AccessTable(vec![
+                StoreAccess { url: "s3://lake/".to_owned(), options: s3 },
+                StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() },
+            ]),
+            stage: StagePlan {
+                plan: Base64(Bytes::from_static(b"plan")),
+                leaves: vec![
+                    LeafSpec { matching: ColumnMatching::Name },
+                    LeafSpec { matching: ColumnMatching::FieldId { required_ids: vec![7] } },
+                ],
+                scalars: vec![Base64(Bytes::from_static(b"scalar"))],
+                output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },
+                options: BTreeMap::from([("datafusion.execution.batch_size".to_owned(), "4096".to_owned())]),
+            },
+        }
+    }
+
+    fn responses() -> Vec<FragmentResponse> {
+        let part = Part { bytes: 4, rows: 2, crc32: 0xdead_beef };
+        let object = ObjectRef {
+            access: 1,
+            path: "x/q1/2/00003-1.arrows".to_owned(),
+            size_bytes: 4,
+            etag: None,
+            footer_bytes: None,
+        };
+        let usage = Usage {
+            requests: Requests { get: 1, head: 2, list: 3, put: 4, delete: 5 },
+            bytes_read: 6,
+            bytes_written: 7,
+            rows_out: 8,
+            memory_peak_bytes: 9,
+            spilled_bytes: 10,
+            cpu_us: 11,
+            spans: Spans { decode_us: 12, execute_us: 13, write_us: 14, total_us: 15 },
+            cold: true,
+        };
+        let outcomes = [
+            Ok(FragmentResult::Inline { part, bytes: Base64(Bytes::from_static(b"rows")) }),
+            Ok(FragmentResult::Object { object, part }),
+            Err(FragmentError::new(FragmentErrorKind::FileChanged, "s3://lake/t: other etag")),
+        ];
+        let id = FragmentId { query: "q1".to_owned(), stage: 2, index: 3 };
+        let respond =
+            |outcome| FragmentResponse { version: PROTOCOL_VERSION, id: id.clone(), attempt: 1, outcome, usage };
+        outcomes.map(respond).to_vec()
+    }
+
+    /// Whoever changes these bytes raises [`PROTOCOL_VERSION`] and writes the files anew.
+    #[test]
+    fn the_wire_is_what_it_was() {
+        let golden = include_str!("../testdata/request.json").trim_end();
+        assert_eq!(std::str::from_utf8(&encode_request(&request()).expect("plain data")), Ok(golden));
+        assert_eq!(serde_json::from_str::<InvokeRequest>(golden).expect("golden bytes"), request());
+        let golden: Vec<&str> = include_str!("../testdata/responses.ndjson").lines().collect();
+        assert_eq!(golden.len(), responses().len());
+        for (golden, response) in golden.into_iter().zip(responses()) {
+            assert_eq!(std::str::from_utf8(&encode_response(&response).expect("plain data")), Ok(golden));
+            assert_eq!(decode_response(golden.as_bytes()).expect("golden bytes"), response);
+        }
+    }
+
+    #[test]
+    fn a_version_is_checked_before_the_rest() {
+        let check = |payload: &str, expect: &str| {
+            let error = decode_request(payload.as_bytes()).expect_err(payload);
+            assert!(error.to_string().contains(expect), "{payload}: {error}");
+        };
+        check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
+        check(r#"{"version":1,"fingerprint":"other engine"}"#, "protocol 1 with other engine");
+        check(r#"{"version":1}"#, "missing field `fingerprint`");
+        check("rows", "expected value");
+        let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
+        assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");
+    }
+
+    #[test]
+    fn the_largest_inline_result_fits_a_payload() {
+        let bytes = Base64(vec![0; INLINE_BYTES_MAX as usize].into());
+        let part = Part { bytes: u64::MAX, rows: u64::MAX, crc32: u32::MAX };
+        let mut response = responses().swap_remove(0);
+        response.outcome = Ok(FragmentResult::Inline { part, bytes });
+        let encoded = encode_response(&response).expect("plain data");
+        assert!(encoded.len() <= PAYLOAD_BYTES_MAX, "{} bytes", encoded.len());
+        assert!(encoded.len() > PAYLOAD_BYTES_MAX - 2 * ENVELOPE_BYTES, "{} bytes: room is wasted", encoded.len());
+    }
 }

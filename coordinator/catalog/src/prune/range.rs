@@ -91,8 +91,8 @@ impl Range {
     /// Whether the condition can hold for any of the values.
     pub(crate) fn admits(&self, op: &Op) -> bool {
         match op {
-            Op::IsNull => return self.nulls != Nulls::None,
-            _ if self.nulls == Nulls::All => return false,
+            Op::IsNull => self.nulls != Nulls::None,
+            _ if self.nulls == Nulls::All => false,
             Op::NotNull => true,
             Op::Compare(op, value) => self.admits_compare(*op, value),
             Op::In(values) => {

@@ -14,8 +14,8 @@ use object_store::path::Path as StorePath;
 use serde_json::json;
 
 use super::Outcome;
-use super::stats::median;
 use super::workload::Compression;
+use gust_tests::stats::median;
 
 const CODECS: [(&str, Option<CompressionType>); 3] =
     [("none", None), ("lz4", Some(CompressionType::LZ4_FRAME)), ("zstd", Some(CompressionType::ZSTD))];
@@ -53,7 +53,9 @@ pub async fn measure(compression: &Compression, cache: &Path) -> anyhow::Result<
             let (encode_ms, decode_ms) = (median(&encode), median(&decode));
             let carried = encode_ms + decode_ms + bytes as f64 / compression.pipe_bytes_per_second * 1000.0;
             table.push(format!("{name:<5} {bytes:>9}  {encode_ms:>9.2}  {decode_ms:>9.2}  {carried:>10.2}  {query}"));
-            samples.push(json!({ "query": query, "codec": name, "bytes": bytes, "encode_ms": encode, "decode_ms": decode }));
+            samples.push(
+                json!({ "query": query, "codec": name, "bytes": bytes, "encode_ms": encode, "decode_ms": decode }),
+            );
         }
     }
     Ok(Outcome {

@@ -11,9 +11,9 @@ use gust_tests::query::run_with_events;
 use gust_tests::tpch;
 use serde_json::json;
 
-use super::stats::{geometric_mean, median, median_interval};
 use super::workload::Local;
 use super::{Bound, Outcome};
+use gust_tests::stats::{geometric_mean, median, median_interval};
 
 pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let tables = tpch::tables_at(cache, local.scale, local.files, local.row_group_rows)?;

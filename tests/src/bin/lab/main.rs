@@ -14,7 +14,6 @@ use serde::Serialize;
 mod compression;
 mod fanout;
 mod local;
-mod stats;
 mod tax;
 mod workload;
 

@@ -9,9 +9,9 @@ use gust::session::Session;
 use gust_tests::query::run_with_events;
 use serde_json::json;
 
-use super::stats::{median, median_interval};
 use super::workload::Tax;
 use super::{Bound, Outcome};
+use gust_tests::stats::{median, median_interval};
 
 pub async fn measure(tax: &Tax, cache: &Path) -> anyhow::Result<Outcome> {
     let bootstrap = sibling("bootstrap_under_test")?;

@@ -1,0 +1,241 @@
+//! What goes wrong on the command line: each with its message, its exit code, and nothing left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use gust_tests::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
+use tempfile::TempDir;
+
+/// A folder with a configuration of its own and some Parquet in it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new(configuration: &str) -> Self {
+        let place = Self { folder: TempDir::with_prefix("gust-bad-input-").expect("a temporary folder") };
+        std::fs::write(place.path("gust.toml"), configuration).expect("written");
+        std::fs::create_dir(place.path("tmp")).expect("made");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The program in this folder, on functions that are the real function binary.
+    fn gust(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_remove("GUST_LOG")
+            .env("TMPDIR", self.path("tmp"))
+            .env("GUST_PROCESS__PROGRAM", env!("CARGO_BIN_EXE_bootstrap_under_test"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A Parquet file of `rows` rows made by a query of DataFusion's.
+    async fn parquet(&self, name: &str, select: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        let copy = format!("COPY ({select}) TO '{}' STORED AS PARQUET", path.display());
+        gust_tests::query::plain(&[], &copy).await;
+    }
+
+    /// What is left in the temporary folder.
+    fn left(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.path("tmp")).expect("readable");
+        entries.map(|entry| entry.expect("readable").path()).collect()
+    }
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, expect: &[&str]) {
+    let words = String::from_utf8_lossy(&output.stderr);
+    for part in expect {
+        assert!(words.contains(part), "`{part}` is not in:\n{words}");
+    }
+    assert_eq!(output.status.code(), Some(code), "{words}");
+    assert!(!words.contains("panicked"), "{words}");
+}
+
+#[track_caller]
+fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
+    let output = place.gust(arguments).output().expect("it starts");
+    check(&output, code, expect);
+    assert_eq!(output.stdout, b"", "rows of a failed statement");
+    assert_eq!(place.left(), Vec::<PathBuf>::new(), "something is left in the temporary folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_and_names() {
+    let place = Place::new("");
+    place.parquet("data/a.parquet", "SELECT 1 AS k").await;
+    std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE orders STORED AS PARQUET LOCATION 'data/'")
+        .expect("written");
+    let query = |sql: &'static str| ["query", "--setup", "setup.sql", sql];
+    fails(&place, &["query", "SELECT * FROM 'nowhere/*.parquet'"], 1, &["nowhere/*.parquet", "hint: check the path"]);
+    fails(&place, &["query", "SELECT * FROM 'nowhere.parquet'"], 1, &["`nowhere.parquet`: there is no such file"]);
+    fails(&place, &query("SELECT * FROM order"), 1, &["Line: 1, Column: 15"]);
+    fails(&place, &query("SELECT * FROM ordres"), 1, &["no table `ordres`", "did you mean `orders`?"]);
+    fails(&place, &query("SELECT\n  missing FROM orders"), 1, &["missing", "Line: 2, Column: 3"]);
+    fails(&place, &query("SELEC 1"), 1, &["SELEC", "Line: 1, Column: 1"]);
+    fails(&place, &query(""), 1, &["there is no statement"]);
+    fails(&place, &query("INSERT INTO orders VALUES (2)"), 1, &["gust reads"]);
+    fails(&place, &["query", "--setup", "absent.sql", "SELECT 1"], 2, &["absent.sql"]);
+    fails(&place, &["query", "--catalog", "lake", "SELECT 1"], 2, &["no catalog `lake`"]);
+    fails(&place, &query("SELECT 1 / (k - 1) FROM orders"), 1, &["ivide by zero"]);
+}
+
+#[test]
+fn configuration() {
+    let place = Place::new("functons_max = 3\n");
+    fails(&place, &["query", "SELECT 1"], 2, &["functons_max", "line 1", "did you mean `functions_max`?"]);
+    let place = Place::new("timeout_seconds = \"soon\"\n");
+    fails(&place, &["query", "SELECT 1"], 2, &["timeout_seconds", "soon"]);
+    let place = Place::new("");
+    let output = place.gust(&["query", "SELECT 1"]).env("GUST_FUNCTONS_MAX", "3").output().expect("it starts");
+    check(&output, 2, &["GUST_FUNCTONS_MAX", "GUST_FUNCTIONS_MAX"]);
+}
+
+#[test]
+fn an_endpoint_that_nobody_listens_at() {
+    let settings = format!(
+        "[s3]\nendpoint = \"http://127.0.0.1:1\"\nallow_http = true\npath_style = true\nregion = \"{REGION}\"\n\
+         access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key = \"{SECRET_ACCESS_KEY}\"\n"
+    );
+    let place = Place::new(&settings);
+    fails(&place, &["query", "SELECT * FROM 's3://lake/t/'"], 1, &["127.0.0.1:1", "hint: check the endpoint"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_and_odd_files() {
+    let place = Place::new("");
+    place.parquet("cut/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    let whole = std::fs::read(place.path("cut/a.parquet")).expect("readable");
+    std::fs::write(place.path("cut/a.parquet"), &whole[..whole.len() / 2]).expect("written");
+    place.parquet("odd/a.parquet", "SELECT 1 AS k").await;
+    place.parquet("odd/b.parquet", "SELECT 'one' AS k").await;
+    for on in ["local", "in-process", "processes"] {
+        fails(
+            &place,
+            &["query", "--on", on, "SELECT sum(k) FROM 'cut/'"],
+            1,
+            &["cut/a.parquet", "truncated or is not Parquet"],
+        );
+        fails(&place, &["query", "--on", on, "SELECT max(k) FROM 'odd/'"], 1, &["k", "odd/"]);
+    }
+}
+
+/// Rows that no operator can hold in a few megabytes: distinct and wide.
+const WIDE: &str = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 20) AS v FROM generate_series(1, 60000)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_little_memory_and_disk() {
+    let place = Place::new("");
+    place.parquet("t/a.parquet", WIDE).await;
+    place.parquet("t/b.parquet", WIDE).await;
+    let sort = "SELECT * FROM 't/' ORDER BY v, k LIMIT 50000";
+    let run = |on: &str, settings: &[(&str, &str)]| {
+        let mut command = place.gust(&["query", "--on", on, "--format", "csv", sort]);
+        command.envs(settings.iter().copied()).output().expect("it starts")
+    };
+    let output = run("local", &[("GUST_MEMORY_BYTES_MAX", "100000")]);
+    check(&output, 1, &["memory_bytes_max"]);
+    let output = run("processes", &[("GUST_FUNCTION_MEMORY_BYTES", "100000")]);
+    check(&output, 1, &["fragment", "function_memory_bytes"]);
+    let output =
+        run("processes", &[("GUST_FUNCTION_MEMORY_BYTES", "20000000"), ("GUST_FUNCTION_TEMP_BYTES", "100000")]);
+    check(&output, 1, &["fragment", "free space in the temporary folder"]);
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_of_another_release() {
+    let place = Place::new("");
+    place.parquet("t/a.parquet", "SELECT 1 AS k").await;
+    let mut command = place.gust(&["query", "--on", "processes", "SELECT sum(k) FROM 't/'"]);
+    let output = command.env("GUST_TEST_OTHER_RELEASE", "1").output().expect("it starts");
+    check(&output, 3, &["version mismatch", "hint: deploy the function of the coordinator's release"]);
+    // Allowed, the coordinator does it alone, and says so.
+    let mut command = place.gust(&["query", "--on", "processes", "--allow-fallback", "SELECT sum(k) FROM 't/'"]);
+    let output = command.env("GUST_TEST_OTHER_RELEASE", "1").output().expect("it starts");
+    check(&output, 0, &["fell back"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains('1'));
+}
+
+/// More work than anybody waits for.
+const ENDLESS: &str =
+    "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1";
+
+#[test]
+fn a_time_out() {
+    let place = Place::new("");
+    let started = Instant::now();
+    fails(&place, &["query", "--timeout", "300ms", ENDLESS], 124, &["stopped after 300ms", "--timeout"]);
+    assert!(started.elapsed() < Duration::from_secs(30), "it took {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_nothing() {
+    let place = Place::new("");
+    place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    let endless = "SELECT count(*) FROM (SELECT sum(k) AS s FROM 't/') t, generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = s - 1";
+    let mut command = place.gust(&["query", "--on", "processes", endless]);
+    // Marks the children: their environment is ours.
+    let mark = place.path("mark");
+    let running =
+        command.env("GUST_TEST_MARK", &mark).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    wait_until("a function process has started", || processes_marked(&mark) > 1);
+    let interrupted = Command::new("kill").args(["-INT", &running.id().to_string()]).status().expect("kill");
+    assert!(interrupted.success());
+    let output = running.wait_with_output().expect("it ends");
+    check(&output, 130, &["interrupted"]);
+    wait_until("every child is gone", || processes_marked(&mark) == 0);
+    assert_eq!(place.left(), Vec::<PathBuf>::new(), "something is left in the temporary folder");
+}
+
+/// Running processes that have the mark in their environment.
+fn processes_marked(mark: &Path) -> usize {
+    let mark = [b"GUST_TEST_MARK=", mark.as_os_str().as_encoded_bytes()].concat();
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let environments = processes.filter_map(|process| std::fs::read(process.path().join("environ")).ok());
+    environments.filter(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark)).count()
+}
+
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not so after 20 s: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Rows to stdout, words to stderr, in every format, also when the rows come from functions.
+#[tokio::test(flavor = "multi_thread")]
+async fn formats() {
+    let place = Place::new("");
+    place.parquet("t/a.parquet", "SELECT 1 AS k, 'x' AS v").await;
+    for (format, expect) in [
+        ("table", "| 1 | x |"),
+        ("csv", "k,v\n1,x\n"),
+        ("json", r#"[{"k":1,"v":"x"}]"#),
+        ("ndjson", r#"{"k":1,"v":"x"}"#),
+    ] {
+        let output = place.gust(&["query", "--on", "processes", "--format", format, "SELECT * FROM 't/'"]).output();
+        let output = output.expect("it starts");
+        check(&output, 0, &["1 adopted"]);
+        let rows = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(rows.contains(expect), "{format}: {rows}");
+    }
+    let report: &Path = &place.path("report.json");
+    let arguments =
+        ["query", "--on", "in-process", "--report", "json", "--report-file", "report.json", "SELECT * FROM 't/'"];
+    check(&place.gust(&arguments).output().expect("it starts"), 0, &[]);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).expect("written")).expect("JSON");
+    assert_eq!((&report["fragments_adopted"], &report["rows"]), (&1.into(), &1.into()), "{report}");
+}

@@ -1,0 +1,203 @@
+//! One fragment through the real handler: what it asks storage for, and how it fails.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
+use fragment_fn::{Environment, Settings, handler};
+use gust::planner::pack::Packing;
+use gust::planner::plan_stages;
+use gust::planner::stage::Surroundings;
+use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
+use gust_protocol::{
+    AccessTable, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits, Output,
+    StoreAccess, wire,
+};
+use gust_tests::query::plain;
+use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use tempfile::TempDir;
+
+const MANY: &str = "SELECT value AS k, md5(CAST(value AS VARCHAR)) AS v FROM generate_series(1, 200000)";
+
+/// A Parquet file on disk, with several row groups.
+async fn parquet(folder: &TempDir, select: &str) -> PathBuf {
+    let path = folder.path().join("a.parquet");
+    let copy = format!(
+        "COPY ({select}) TO '{}' STORED AS PARQUET OPTIONS ('format.max_row_group_size' '20000')",
+        path.display()
+    );
+    plain(&[], &copy).await;
+    path
+}
+
+/// A stage over one object as a store lists it: its rows, sorted or not, in `lanes` lanes.
+async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, sorted: bool) -> InvokeRequest {
+    let meta: ObjectMeta = store.get_opts(key, head()).await.expect("it is there").meta;
+    let schema = DFParquetMetadata::new(store.as_ref(), &meta).fetch_schema().await.expect("a footer");
+    let source = Arc::new(ParquetSource::new(Arc::new(schema)));
+    let url = ObjectStoreUrl::parse(&access.url).expect("a store");
+    let groups = vec![FileGroup::new(vec![PartitionedFile::new_from_meta(meta)]), FileGroup::default()];
+    let scan = FileScanConfigBuilder::new(url, source).with_file_groups(groups).build();
+    let mut plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+    if sorted {
+        plan = sort_by_last(plan);
+    }
+    let context = SessionContext::new();
+    let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
+    let packing = Packing { fragment_bytes_target: 1 << 30, functions_max: 1, functions: Some(1), lanes_max: 2 };
+    let reach = |_: &str| Ok(access.clone());
+    let planned = plan_stages(&plan, &Surroundings { packing, footers: footers.as_ref(), access: &reach });
+    let stage = Arc::clone(&planned.expect("a plan").stages[0]);
+    let local = StoreAccess { url: "file:///".to_owned(), options: Default::default() };
+    InvokeRequest {
+        version: PROTOCOL_VERSION,
+        fingerprint: fingerprint().to_owned(),
+        fragment: Fragment {
+            id: FragmentId { query: "test".to_owned(), stage: 0, index: 0 },
+            inputs: stage.inputs(0).expect("inputs"),
+            limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 64 << 20 },
+        },
+        attempt: 0,
+        deadline_unix_ms: u64::MAX / 2,
+        access: AccessTable(vec![access.clone(), local]),
+        stage: stage
+            .stage_plan(Output::Gather { access: 1, prefix: "nowhere".to_owned() }, Default::default())
+            .expect("a stage plan"),
+    }
+}
+
+fn head() -> object_store::GetOptions {
+    object_store::GetOptions { head: true, ..Default::default() }
+}
+
+fn sort_by_last(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::sorts::sort::SortExec;
+    let by = col("v", &plan.schema()).expect("a column");
+    let order = LexOrdering::new([PhysicalSortExpr::new_default(by)]).expect("one column");
+    Arc::new(SortExec::new(order, plan).with_preserve_partitioning(true))
+}
+
+async fn answer(environment: &Arc<Environment>, request: &InvokeRequest, left: Duration) -> FragmentResponse {
+    let payload = wire::encode_request(request).expect("plain data");
+    let answer = handler::handle(environment, payload, SystemTime::now() + left).await;
+    wire::decode_response(&answer).expect("a response")
+}
+
+fn environment() -> Arc<Environment> {
+    Arc::new(Environment::new(Settings::default()))
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The server's own account: no HEAD, no LIST, the footer once an environment, and no byte twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_is_asked_once() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = parquet(&folder, MANY).await;
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a store");
+    let key = Key::from("t/a.parquet");
+    store.put(&key, std::fs::read(&path).expect("readable").into()).await.expect("put");
+    let options = [
+        ("aws_endpoint", server.endpoint()),
+        ("aws_region", REGION),
+        ("aws_allow_http", "true"),
+        ("aws_access_key_id", ACCESS_KEY_ID),
+        ("aws_secret_access_key", SECRET_ACCESS_KEY),
+    ];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let url = format!("s3://{}/", gust_tests::s3::BUCKET);
+    let request = request(Arc::clone(&store), StoreAccess { url, options }, &key, false).await;
+    let lanes = match &request.fragment.inputs[0].1 {
+        gust_protocol::Input::Scan(lanes) => lanes.len(),
+    };
+    assert_eq!(lanes, 1, "a file without a known footer is one unit");
+    let environment = environment();
+    let mut gets = Vec::new();
+    for attempt in 0..2 {
+        server.take_requests();
+        let response = answer(&environment, &request, MINUTE).await;
+        let asked = server.take_requests();
+        assert_eq!(response.outcome.as_ref().map(|result| result.part().rows), Ok(200_000), "{response:?}");
+        assert!(asked.iter().all(|request| request.operation == Operation::Get), "{asked:?}");
+        let mut ranges: Vec<_> = asked.iter().map(|request| request.bytes.clone()).collect();
+        ranges.sort_by_key(|range| range.start);
+        for pair in ranges.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "attempt {attempt}: bytes were read twice: {ranges:?}");
+        }
+        assert_eq!(response.usage.requests.get, asked.len() as u64, "what was metered is what was asked");
+        assert_eq!(response.usage.bytes_read, ranges.iter().map(|range| range.end - range.start).sum::<u64>());
+        assert_eq!(response.usage.cold, attempt == 0);
+        gets.push(asked.len());
+    }
+    assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
+}
+
+/// A fault between plan and read, or a limit, and the kind of error that it must be.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_has_its_kind() {
+    type Fault = fn(&Path, &mut InvokeRequest);
+    let faults: [(Kind, &str, Fault); 9] = [
+        (Kind::FileMissing, "a.parquet", |path, _| std::fs::remove_file(path).expect("removed")),
+        (Kind::FileChanged, "a.parquet", |path, _| {
+            let mut bytes = std::fs::read(path).expect("readable");
+            bytes.push(0);
+            std::fs::write(path, bytes).expect("written");
+        }),
+        (Kind::FileChanged, "bytes, ", |path, request| {
+            // As from an Iceberg manifest: no etag, only a size.
+            let gust_protocol::Input::Scan(lanes) = &mut request.fragment.inputs[0].1;
+            lanes.iter_mut().flatten().for_each(|unit| unit.file.etag = None);
+            let mut bytes = std::fs::read(path).expect("readable");
+            bytes.push(0);
+            std::fs::write(path, bytes).expect("written");
+        }),
+        (Kind::OutOfMemory, "allocate", |_, request| request.fragment.limits.memory_bytes_max = 100_000),
+        (Kind::DiskFull, "disk space", |_, request| {
+            request.fragment.limits.memory_bytes_max = 8_000_000;
+            request.fragment.limits.temp_bytes_max = 10_000;
+        }),
+        (Kind::VersionMismatch, "protocol", |_, request| request.version = 99),
+        (Kind::VersionMismatch, "another engine", |_, request| request.fingerprint = "another engine".to_owned()),
+        (Kind::PlanDecode, "", |_, request| request.stage.plan = gust_protocol::Base64("no plan".into())),
+        (Kind::MalformedRequest, "access table", |_, request| request.access.0.truncate(1)),
+    ];
+    for (kind, expect, fault) in faults {
+        let folder = TempDir::new().expect("a temporary folder");
+        let path = parquet(&folder, MANY).await;
+        let access = StoreAccess { url: "file:///".to_owned(), options: Default::default() };
+        let key = Key::from_absolute_path(&path).expect("absolute");
+        let mut request = request(Arc::new(LocalFileSystem::new()), access, &key, true).await;
+        fault(&path, &mut request);
+        let response = answer(&environment(), &request, MINUTE).await;
+        let error = response.outcome.expect_err(expect);
+        assert_eq!(error.kind, kind, "{error:?}");
+        assert!(error.message.contains(expect), "`{expect}` is not in: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_earlier_deadline_counts() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = parquet(&folder, MANY).await;
+    let access = StoreAccess { url: "file:///".to_owned(), options: Default::default() };
+    let key = Key::from_absolute_path(&path).expect("absolute");
+    let mut request = request(Arc::new(LocalFileSystem::new()), access, &key, true).await;
+    let response = answer(&environment(), &request, Duration::ZERO).await;
+    assert_eq!(response.outcome.expect_err("no time").kind, Kind::DeadlineExceeded);
+    request.deadline_unix_ms = 1;
+    let response = answer(&environment(), &request, MINUTE).await;
+    assert_eq!(response.outcome.expect_err("no time").kind, Kind::DeadlineExceeded);
+}

@@ -1,0 +1,7 @@
+//! All suites, one binary.
+
+mod bad_input;
+mod fragment;
+mod harness;
+mod invokers;
+mod tpch;
