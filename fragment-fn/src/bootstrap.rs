@@ -4,6 +4,7 @@
 //! [`FOLDER_VARIABLE`] is set, one whose parent is gone. Non-goal: what a payload means.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -75,7 +76,10 @@ where
         return Err(BootstrapError::NotInLambda { variable });
     }
     log_to_stderr();
-    exit_with_parent();
+    let folder = std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from);
+    if let Some(folder) = folder.clone() {
+        exit_with_parent(folder);
+    }
     let client = PooledClient::builder().build();
     let (handler, client) = (&handler, &client);
     let answer = move |invocation: LambdaInvocation| async move {
@@ -86,7 +90,12 @@ where
     // The runtime's own service would parse the payload and serialize the answer: the layer takes its place.
     let replaced = service_fn(|_: LambdaEvent<()>| async { Ok::<_, Error>(()) });
     let runtime = Runtime::new(replaced).layer(layer_fn(|_| service_fn(answer)));
-    runtime.run().await.map_err(BootstrapError::RuntimeApi)
+    let ended = runtime.run().await.map_err(BootstrapError::RuntimeApi);
+    // An idle process may notice the end of the Runtime API before that of its stdin.
+    if let Some(folder) = folder {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    ended
 }
 
 async fn post(client: &PooledClient, request_id: &str, answer: Bytes) -> Result<(), Error> {
@@ -108,8 +117,7 @@ fn log_to_stderr() {
 }
 
 /// A killed parent cannot stop its children, and a busy child does not look at the Runtime API.
-fn exit_with_parent() {
-    let Some(folder) = std::env::var_os(FOLDER_VARIABLE) else { return };
+fn exit_with_parent(folder: PathBuf) {
     #[expect(clippy::disallowed_methods, reason = "nobody is left to answer, and a busy runtime would not end")]
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

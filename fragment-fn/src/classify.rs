@@ -51,6 +51,8 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
         use std::io::ErrorKind;
         return match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Kind::DiskFull),
+            // The spill limit's own error, by the time the writer has wrapped it.
+            _ if error.to_string().contains("used disk space") => Some(Kind::DiskFull),
             _ => None,
         };
     }

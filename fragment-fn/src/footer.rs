@@ -103,7 +103,7 @@ impl AsyncFileReader for Reader {
                 .with_page_index_policy(Some(PageIndexPolicy::Optional))
                 .fetch_metadata()
                 .await
-                .map_err(external)
+                .map_err(|error| external(error.context(format!("file `{}`", self.object.location))))
         }
         .boxed()
     }

@@ -66,12 +66,7 @@ impl PinnedStore {
             ..Default::default()
         };
         let result = self.inner.get_opts(location, options).await?;
-        if result.meta.size != pin.size_bytes {
-            return Err(Error::Precondition {
-                path: location.to_string(),
-                source: format!("it has {} bytes, {} were planned", result.meta.size, pin.size_bytes).into(),
-            });
-        }
+        pin.check_size(location, &result)?;
         let bytes = result.bytes().await?;
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
@@ -91,11 +86,21 @@ impl PinnedStore {
 }
 
 impl Pin {
+    fn check_size(&self, location: &Path, result: &GetResult) -> Result<()> {
+        if result.meta.size == self.size_bytes {
+            return Ok(());
+        }
+        Err(Error::Precondition {
+            path: location.to_string(),
+            source: format!("it has {} bytes, {} were planned", result.meta.size, self.size_bytes).into(),
+        })
+    }
+
     /// The part of `range` that has to be fetched, and the part that the tail already holds.
     fn split(&self, range: &Range<u64>) -> (Option<Range<u64>>, Option<Bytes>) {
         let tail = self.tail.lock().expect("no holder panics");
         match tail.as_ref() {
-            Some((start, bytes)) if range.end > *start => {
+            Some((start, bytes)) if range.end > *start && range.end <= self.size_bytes => {
                 let from = range.start.max(*start);
                 let held = bytes.slice((from - start) as usize..(range.end - start) as usize);
                 let missing = (range.start < from).then_some(range.start..from);
@@ -122,7 +127,9 @@ impl ObjectStore for PinnedStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let pin = self.pin(location)?;
         let options = GetOptions { if_match: pin.etag.clone(), ..options };
-        self.inner.get_opts(location, options).await
+        let result = self.inner.get_opts(location, options).await?;
+        pin.check_size(location, &result)?;
+        Ok(result)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

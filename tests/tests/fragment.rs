@@ -27,7 +27,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 
-const MANY: &str = "SELECT value AS k, md5(CAST(value AS VARCHAR)) AS v FROM generate_series(1, 200000)";
+const MANY: &str = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 5) AS v FROM generate_series(1, 200000)";
 
 /// A Parquet file on disk, with several row groups.
 async fn parquet(folder: &TempDir, select: &str) -> PathBuf {
@@ -166,7 +166,7 @@ async fn each_failure_has_its_kind() {
         }),
         (Kind::OutOfMemory, "allocate", |_, request| request.fragment.limits.memory_bytes_max = 100_000),
         (Kind::DiskFull, "disk space", |_, request| {
-            request.fragment.limits.memory_bytes_max = 8_000_000;
+            request.fragment.limits.memory_bytes_max = 24_000_000;
             request.fragment.limits.temp_bytes_max = 10_000;
         }),
         (Kind::VersionMismatch, "protocol", |_, request| request.version = 99),

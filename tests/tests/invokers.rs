@@ -121,6 +121,7 @@ async fn times_out(subject: impl AsyncFn(usize) -> Subject) {
     assert_eq!(failure(&invocation), InvokeErrorKind::TimedOut);
     assert!(gate.with_extension("entered").exists(), "the function had begun");
     assert!(matches!(invocation.billing, Billing::Bounded { at_most } if at_most >= SOON));
+    assert_eq!(subject.process_count(), 0, "what hangs is stopped");
     let after = usable(&subject).await;
     assert_eq!(before.process_id != after.process_id, subject.starts, "what hangs is replaced where it can be");
 
@@ -223,9 +224,13 @@ async fn an_idle_process_that_ends_fails_no_attempt() {
     let (subject, _) = Subject::processes(FUNCTION, "function", 1).await;
     let before = usable(&subject).await;
     assert!(Command::new("kill").args(["-KILL", &before.process_id.to_string()]).status().unwrap().success());
-    // Its parent has not looked yet, so it stays as a zombie.
-    let state = format!("/proc/{}/stat", before.process_id);
-    wait_for(|| std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") Z "))).await;
+    // Gone, or a zombie without threads where its parent has not looked yet.
+    let (state, threads) = ["stat", "task"].map(|file| format!("/proc/{}/{file}", before.process_id)).into();
+    wait_for(|| {
+        let ended = std::fs::read_to_string(&state).map_or(true, |state| state.contains(") Z "));
+        ended && std::fs::read_dir(&threads).map_or(true, |threads| threads.count() <= 1)
+    })
+    .await;
     assert_ne!(usable(&subject).await.process_id, before.process_id);
 }
 

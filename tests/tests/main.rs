@@ -3,5 +3,7 @@
 mod bad_input;
 mod fragment;
 mod harness;
+mod iceberg;
 mod invokers;
+mod shapes;
 mod tpch;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::storage::Stores;
-use crate::types::{MappedField, PartitionField, Schema};
+use crate::types::{MappedField, PartitionField, Schema, Transform};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
@@ -68,6 +68,19 @@ impl Table {
                 transform: convert::transform(field.transform),
             })
             .collect()
+    }
+
+    /// Ids of the current columns that any spec, old or new, partitions by identity: files of other writers may keep
+    /// their values in the partition metadata only.
+    pub fn identity_partition_ids(&self) -> Vec<i32> {
+        let schema = self.metadata.current_schema();
+        let fields = self.metadata.partition_specs_iter().flat_map(|spec| spec.fields());
+        let identity = fields.filter(|field| convert::transform(field.transform) == Transform::Identity);
+        let mut ids: Vec<i32> = identity.map(|field| field.source_id).collect();
+        ids.retain(|id| schema.field_by_id(*id).is_some());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// How files without field ids name the table's fields; `None`: no such file can be read.

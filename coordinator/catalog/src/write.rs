@@ -59,6 +59,9 @@ impl Catalog {
                 table.name()
             )));
         };
+        if files.is_empty() {
+            return Err(Error::Invalid(format!("no data files to append to table {}", table.name())));
+        }
         refuse_unwritable(table)?;
         let metadata = table.metadata();
         let snapshot = write_snapshot(table, files).await?;

@@ -339,6 +339,8 @@ async fn bad_input_is_named() {
     .await;
     check(error, "is no bound of field 1");
 
+    let error = catalog.append(&table, &[]).await.unwrap_err();
+    check(error, "no data files to append to table sales.eu.orders");
     let bare = Table::open(table.location(), &stores()).await.unwrap();
     let error = catalog.append(&bare, &[]).await.unwrap_err();
     check(error, "table orders was not loaded from a catalog");

@@ -4,11 +4,12 @@ use std::io::stdout;
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Handle;
 
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{Format, Output};
 use super::progress::Progress;
-use super::{Reports, Stop, configuration, statements};
+use super::{Reports, Stop, configuration, session_on, statements};
 use crate::cli::exit::Exit;
 use crate::config::{CatalogConfig, CatalogKind};
 use crate::demo::queries;
@@ -16,13 +17,13 @@ use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
 use crate::session::{QueryError, Session};
 
 /// Makes or finds the tables, then runs the queries one after the other.
-pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop> {
+pub(super) async fn demo(args: DemoArgs, progress: Progress, workers: &Handle) -> Result<(), Stop> {
     let mut config = configuration(None, &args.overrides())?;
     let tables = tables(&args).await?;
     let DemoTables { database, warehouse, namespace } = tables;
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
     config.catalogs.insert(CATALOG.to_owned(), catalog);
-    let session = Session::new(config)?;
+    let session = session_on(workers, config)?;
     let ended = tokio::select! {
         ended = Box::pin(run(&session, &args, &namespace, &progress)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),

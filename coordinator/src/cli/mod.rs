@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
+use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
@@ -65,21 +66,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
         }
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
+    // Queries have threads of their own: while they compute, this one still hears signals and time-outs.
+    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (workers, control) = match (workers, control) {
+        (Ok(workers), Ok(control)) => (workers, control),
+        (Err(error), _) | (_, Err(error)) => return fail(&Stop::usage(format!("cannot start: {error}"))),
     };
     let progress = if cli.verbose == 0 { Progress::on_stderr() } else { Progress::hidden() };
-    let ended = runtime.block_on(async {
+    let ended = control.block_on(async {
         match cli.command {
-            Command::Query(args) => Box::pin(query(args, progress)).await,
-            Command::Explain(args) => Box::pin(explain(args)).await,
-            Command::Demo(args) => Box::pin(demo::demo(args, progress)).await,
+            Command::Query(args) => Box::pin(query(args, progress, workers.handle())).await,
+            Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
+            Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
             Command::Bootstrap => bootstrap().await,
         }
     });
     // A reader that stopped reading must not hold the program up.
-    runtime.shutdown_background();
+    workers.shutdown_background();
+    control.shutdown_background();
     match ended {
         Ok(()) => Exit::Done.into(),
         Err(stop) => fail(&stop),
@@ -108,10 +113,16 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
     Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
 }
 
+/// A session whose queries run on `workers`.
+fn session_on(workers: &Handle, config: Config) -> Result<Session, QueryError> {
+    let _inside = workers.enter();
+    Session::new(config)
+}
+
 /// A session with the setup files' statements run.
-async fn open(source: &SourceArgs) -> Result<Session, Stop> {
+async fn open(source: &SourceArgs, workers: &Handle) -> Result<Session, Stop> {
     let config = configuration(source.config.as_deref(), &source.run.overrides())?;
-    let session = Session::new(config)?;
+    let session = session_on(workers, config)?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
@@ -126,9 +137,9 @@ async fn open(source: &SourceArgs) -> Result<Session, Stop> {
     Ok(session)
 }
 
-async fn explain(source: SourceArgs) -> Result<(), Stop> {
+async fn explain(source: SourceArgs, workers: &Handle) -> Result<(), Stop> {
     let sql = source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
-    let session = open(&source).await?;
+    let session = open(&source, workers).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
@@ -139,10 +150,10 @@ async fn explain(source: SourceArgs) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
+async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<(), Stop> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
-    let session = open(&args.source).await?;
+    let session = open(&args.source, workers).await?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
         ended = Box::pin(statements(&session, &sql, &output, &progress, reports)) => ended,

@@ -9,7 +9,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
@@ -32,9 +32,17 @@ pub struct RemoteFragmentExec {
     properties: Arc<PlanProperties>,
     /// What the stage is expected to put out; nothing exact, for rows of it may be combined still.
     statistics: Arc<Statistics>,
-    /// The running stage's answers, each partition's taken once.
-    started: Mutex<Option<Vec<Option<Answers>>>>,
+    started: Mutex<Started>,
     metrics: ExecutionPlanMetricsSet,
+}
+
+/// The latest run of the stage: an operator that spills, or a recursive query, may run its input again.
+#[derive(Debug, Default)]
+struct Started {
+    /// Runs so far; keeps the attempts of one run apart from those of another.
+    runs: u32,
+    /// Each partition's answers, taken once.
+    answers: Vec<Option<Answers>>,
 }
 
 impl RemoteFragmentExec {
@@ -59,19 +67,19 @@ impl RemoteFragmentExec {
         self.properties.output_partitioning().partition_count()
     }
 
-    /// Starts the stage with the first call; hands out each partition's answers once.
+    /// Starts the stage with the first call, and anew when a partition is asked for again.
     fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(Answers, Arc<QueryContext>)> {
         let query = context.session_config().get_extension::<QueryContext>().ok_or_else(|| {
             DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
         })?;
         let mut started = self.started.lock().expect("no holder panics");
-        let answers = match started.as_mut() {
-            Some(answers) => answers,
-            None => started.insert(StageRun::start(&self.stage, &query, self.partitions())?),
-        };
-        let taken = answers.get_mut(partition).and_then(Option::take);
+        if started.answers.get(partition).is_none_or(Option::is_none) {
+            started.answers = StageRun::start(&self.stage, &query, self.partitions(), started.runs)?;
+            started.runs += 1;
+        }
+        let taken = started.answers.get_mut(partition).and_then(Option::take);
         let answers = taken.ok_or_else(|| {
-            DataFusionError::Internal(format!("partition {partition} of stage {} was run twice", self.stage.index))
+            DataFusionError::Internal(format!("stage {} has no partition {partition}", self.stage.index))
         })?;
         Ok((answers, query))
     }
@@ -112,13 +120,16 @@ impl ExecutionPlan for RemoteFragmentExec {
         Ok(self)
     }
 
-    /// A recursive query runs its plan again: the stage starts anew.
+    /// A recursive query runs its plan again: the stage starts anew, and its attempts go on being counted.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self {
             stage: Arc::clone(&self.stage),
             properties: Arc::clone(&self.properties),
             statistics: Arc::clone(&self.statistics),
-            started: Mutex::default(),
+            started: Mutex::new(Started {
+                runs: self.started.lock().expect("no holder panics").runs,
+                answers: Vec::new(),
+            }),
             metrics: ExecutionPlanMetricsSet::new(),
         }))
     }
@@ -129,7 +140,11 @@ impl ExecutionPlan for RemoteFragmentExec {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let order = self.properties.output_ordering().filter(|_| self.stage.sorted);
         if let Some(order) = order {
-            let streams = answers.each_fragment(&query, &schema);
+            let mut streams = answers.each_fragment(&query, &schema);
+            // A merge of nothing is refused, and of one is a detour.
+            if streams.len() < 2 {
+                return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
+            }
             let reservation = datafusion::execution::memory_pool::MemoryConsumer::new("remote fragment merge")
                 .register(context.memory_pool());
             return StreamingMergeBuilder::new()

@@ -19,7 +19,7 @@ use super::query::QueryContext;
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
-use crate::scheduler::FragmentFailure;
+use crate::scheduler::{ATTEMPTS_MAX, FragmentFailure};
 
 /// The tasks of a stage; they are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -39,11 +39,12 @@ pub(super) struct Answers {
 }
 
 impl StageRun {
-    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`.
+    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`; `run` counts from 0.
     pub(super) fn start(
         stage: &Arc<Stage>,
         query: &Arc<QueryContext>,
         partitions: usize,
+        run: u32,
     ) -> Result<Vec<Option<Answers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
@@ -69,7 +70,7 @@ impl StageRun {
             };
             let (stage, query, plan) = (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan));
             tasks.spawn(async move {
-                let answer = run_fragment(&stage, &query, &plan, index).await;
+                let answer = run_fragment(&stage, &query, &plan, index, run).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
             });
@@ -82,7 +83,7 @@ impl StageRun {
     }
 }
 
-async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, index: usize) -> Answer {
+async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, index: usize, run: u32) -> Answer {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
     let limits = query.fragment_limits(stage.fragments.len());
@@ -96,7 +97,9 @@ async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, ind
         access: AccessTable(vec![stage.access.clone(), query.exchange.access.clone()]),
         stage: plan.clone(),
     };
-    let (result, attempt) = query.scheduler.run(&query.attempts, &fragment, request).await?;
+    // Attempts of different runs never share a number, and so never a result object.
+    let first_attempt = run * ATTEMPTS_MAX;
+    let (result, attempt) = query.scheduler.run(&query.attempts, &fragment, first_attempt, request).await?;
     Ok((id, result, attempt))
 }
 

@@ -42,7 +42,7 @@ pub fn units<'a>(
 ) -> Vec<Unit> {
     let columns = Columns::of(scan);
     let pieces: Vec<(&PartitionedFile, Vec<Piece>)> =
-        files.into_iter().map(|file| (file, pieces(file, &columns, footers))).collect();
+        files.into_iter().map(|file| (file, in_order(pieces(file, &columns, footers)))).collect();
     let total = pieces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.weight_bytes).sum();
     let least = unit_bytes_min(total);
     pieces.into_iter().flat_map(|(file, pieces)| runs(file, &pieces, least)).collect()
@@ -99,6 +99,14 @@ fn pieces(file: &PartitionedFile, columns: &Columns, footers: &FileMetadataCache
     let whole: u64 = spans.iter().sum::<u64>().max(1);
     let part = |span: u64| (u128::from(weight_bytes) * u128::from(span) / u128::from(whole)) as u64;
     starts.iter().zip(spans).map(|(start, span)| Piece { start: *start, weight_bytes: part(span) }).collect()
+}
+
+/// Row groups that do not lie in order cannot be told apart by ranges: then the file is one piece.
+fn in_order(pieces: Vec<Piece>) -> Vec<Piece> {
+    if pieces.is_sorted_by(|a, b| a.start < b.start) {
+        return pieces;
+    }
+    vec![Piece { start: 0, weight_bytes: pieces.iter().map(|piece| piece.weight_bytes).sum() }]
 }
 
 /// The footer of exactly this file, if it was read before.

@@ -17,7 +17,7 @@ use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
 
 /// Attempts at one fragment, the first included.
-pub const ATTEMPTS_MAX: usize = 4;
+pub const ATTEMPTS_MAX: u32 = 4;
 
 /// Bounds and destination of all attempts of a process.
 #[derive(Debug, Clone)]
@@ -83,11 +83,12 @@ impl Scheduler {
 
     /// Runs one fragment until an attempt succeeds, none can, or the future is dropped.
     ///
-    /// `request` builds the request of an attempt from its number and deadline (milliseconds since the Unix epoch).
+    /// Attempts are numbered from `first_attempt`. `request` builds the request of an attempt from its number and deadline (milliseconds since the Unix epoch).
     pub async fn run(
         &self,
         context: &AttemptContext,
         fragment: &Fragment,
+        first_attempt: u32,
         request: impl Fn(u32, u64) -> InvokeRequest,
     ) -> Result<(FragmentResult, u32), FragmentFailure> {
         let deadline_unix_ms = unix_ms(context.deadline);
@@ -95,9 +96,9 @@ impl Scheduler {
             .with_min_delay(Duration::from_millis(50))
             .with_max_delay(Duration::from_secs(2))
             .with_jitter()
-            .with_max_times(ATTEMPTS_MAX - 1)
+            .with_max_times(ATTEMPTS_MAX as usize - 1)
             .build();
-        let mut attempt = 0;
+        let mut attempt = first_attempt;
         loop {
             let span = tracing::debug_span!("attempt", fragment = %fragment.id, attempt);
             let request = request(attempt, deadline_unix_ms);
@@ -108,7 +109,9 @@ impl Scheduler {
             };
             attempt += 1;
             let delay = if failure.cause.is_retryable() { delays.next() } else { None };
-            let Some(delay) = delay else { return Err(FragmentFailure { attempts: attempt, ..failure }) };
+            let Some(delay) = delay else {
+                return Err(FragmentFailure { attempts: attempt - first_attempt, ..failure });
+            };
             tokio::time::sleep(delay).await;
         }
     }

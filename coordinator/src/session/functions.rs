@@ -1,13 +1,14 @@
 //! The functions of a process: started with the first query that needs them, ended with the session.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fragment_fn::{Environment, Settings};
 use gust_protocol::wire::INLINE_BYTES_MAX;
 use gust_protocol::{Limits, StoreAccess};
 use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
-use tempfile::TempDir;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -23,9 +24,11 @@ use crate::tables::stores::Stores;
 pub(super) struct FunctionPool {
     config: Config,
     exchange: Exchange,
-    /// The private exchange folder, removed with the session; None where the settings name another.
-    _folder: Option<TempDir>,
+    /// Where in-process functions spill.
+    folder: PathBuf,
     started: Mutex<Option<Started>>,
+    /// Whether the last that was heard of functions was good.
+    healthy: AtomicBool,
 }
 
 struct Started {
@@ -34,24 +37,24 @@ struct Started {
 }
 
 impl FunctionPool {
-    pub(super) fn new(config: &Config, stores: &Stores) -> Result<Self, QueryError> {
+    pub(super) fn new(config: &Config, stores: &Stores, folder: &Path) -> Result<Self, QueryError> {
         let setup = |what: &str, e: &dyn std::fmt::Display| QueryError::Setup(format!("exchange: {what}: {e}"));
-        let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
-        let mut folder = None;
         let url = match &config.exchange {
             Some(url) if url.contains("://") => Url::parse(url).map_err(|e| setup(url, &e))?,
-            Some(path) => folder_url(std::path::Path::new(path)).map_err(|e| setup(path, &e))?,
-            None => {
-                let made = tempfile::Builder::new().prefix("gust-exchange-").tempdir_in(&temp_folder);
-                let made = made.map_err(|e| setup(&temp_folder.display().to_string(), &e))?;
-                folder_url(folder.insert(made).path()).map_err(|e| setup("private folder", &e))?
-            }
+            Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,
+            None => folder_url(&folder.join("exchange")).map_err(|e| setup("private folder", &e))?,
         };
         let access: StoreAccess = stores.access(&url).map_err(|e| setup(url.as_str(), &e))?;
         let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(|e| setup(url.as_str(), &e))?;
         let prefix = StorePath::from_url_path(url.path()).map_err(|e| setup(url.as_str(), &e))?.to_string();
         let exchange = Exchange { access, prefix, store };
-        Ok(Self { config: config.clone(), exchange, _folder: folder, started: Mutex::default() })
+        Ok(Self {
+            config: config.clone(),
+            exchange,
+            folder: folder.to_owned(),
+            started: Mutex::default(),
+            healthy: AtomicBool::new(true),
+        })
     }
 
     pub(super) fn exchange(&self) -> &Exchange {
@@ -61,7 +64,13 @@ impl FunctionPool {
     /// What `decide` needs to know; starts nothing.
     pub(super) fn fleet(&self) -> Option<Fleet> {
         let functions_max = self.config.functions_max as usize;
-        Some(Fleet { functions_max, healthy: true, shares_machine: true })
+        let healthy = self.healthy.load(Ordering::Relaxed);
+        Some(Fleet { functions_max, healthy, shares_machine: true })
+    }
+
+    /// What a query found out about the functions.
+    pub(super) fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
     }
 
     /// Lanes of one function: its cores. Processes share this machine's cores, so one each.
@@ -87,22 +96,21 @@ impl FunctionPool {
         let mut processes = None;
         let invoker: Arc<dyn Invoker> = match target {
             Target::InProcess => {
-                let settings = Settings { temp_folder: self.temp_folder(), ..Settings::default() };
+                let settings = Settings { temp_folder: self.folder.clone(), ..Settings::default() };
                 Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
             }
             Target::Local | Target::Auto | Target::Processes => {
                 let made = Processes::start(self.processes_config()?).await;
-                let made = made.map_err(|e| QueryError::Functions(format!("cannot start functions: {e}")))?;
+                let made = made.map_err(|e| {
+                    self.set_healthy(false);
+                    QueryError::Functions(format!("cannot start functions: {e}"))
+                })?;
                 processes.insert(Arc::new(made)).clone()
             }
         };
         let scheduler = Scheduler::new(invoker, functions_max);
         *started = Some(Started { scheduler: scheduler.clone(), processes });
         Ok(scheduler)
-    }
-
-    fn temp_folder(&self) -> std::path::PathBuf {
-        self.config.temp_folder.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     fn processes_config(&self) -> Result<ProcessesConfig, QueryError> {
@@ -132,7 +140,7 @@ impl FunctionPool {
 }
 
 /// The URL of a folder, which is made if it is not there.
-fn folder_url(folder: &std::path::Path) -> std::io::Result<Url> {
+fn folder_url(folder: &Path) -> std::io::Result<Url> {
     std::fs::create_dir_all(folder)?;
     let folder = folder.canonicalize()?;
     Url::from_directory_path(&folder).map_err(|()| std::io::Error::other("not an absolute path"))

@@ -1,8 +1,8 @@
 //! The door: SQL text in, running queries out. Holds the tables, the stores and the functions of one process.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use datafusion::catalog::CatalogProvider;
@@ -14,6 +14,8 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 mod error;
 mod functions;
@@ -43,6 +45,12 @@ pub struct Session {
     config: Arc<Config>,
     stores: Stores,
     functions: Arc<FunctionPool>,
+    /// Where queries are planned and run.
+    workers: Handle,
+    /// Queries that may have left something in the exchange, cleaned when the functions have ended.
+    unsettled: Arc<Mutex<Vec<String>>>,
+    /// Spilled batches and the private exchange; removed with the session.
+    folder: Arc<TempDir>,
 }
 
 impl std::fmt::Debug for Session {
@@ -54,13 +62,29 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Opens a session. Starts no function: they start with the first query that needs them.
     ///
+    /// Queries run on the tokio runtime in whose context this is called. Who follows them from another runtime is not held up
+    /// by an operator that computes for minutes without a pause: its time-outs and signals still come.
+    ///
     /// # Errors
     /// [`QueryError::Setup`] where a folder or store that the settings name cannot be used.
     pub fn new(config: Config) -> Result<Self, QueryError> {
+        let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
+        let folder = folder.map_err(|e| {
+            QueryError::Setup(format!("temporary folder `{}`: {e}\nhint: set temp_folder", temp_folder.display()))
+        })?;
         let stores = Stores::new(config.s3.clone());
-        let context = context(&config, &stores).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
-        let functions = Arc::new(FunctionPool::new(&config, &stores)?);
-        Ok(Self { context, config: Arc::new(config), stores, functions })
+        let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
+        let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
+        Ok(Self {
+            context,
+            config: Arc::new(config),
+            stores,
+            functions,
+            workers: Handle::current(),
+            unsettled: Arc::default(),
+            folder: Arc::new(folder),
+        })
     }
 
     /// DataFusion's own context: tables can be registered with it directly.
@@ -126,20 +150,43 @@ impl Session {
     }
 
     /// Ends all function processes and removes what they left. To be called before the program ends.
+    ///
+    /// Does not wait for operators that are still busy, and removes their files all the same.
     pub async fn close(&self) {
-        self.functions.close().await;
+        let session = self.clone();
+        let closing = self.workers.spawn(async move {
+            session.functions.close().await;
+            let unsettled = std::mem::take(&mut *session.unsettled.lock().expect("no holder panics"));
+            for query in unsettled {
+                session.clean(&query).await;
+            }
+        });
+        if let Err(error) = closing.await {
+            tracing::warn!(%error, "functions were not ended in order");
+        }
+        if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");
+        }
     }
 }
 
-fn context(config: &Config, stores: &Stores) -> EngineResult<SessionContext> {
+impl Session {
+    /// Deletes what a query's attempts wrote.
+    async fn clean(&self, query: &str) {
+        if let Err(error) = self.functions.exchange().clean(query).await {
+            tracing::warn!(query, %error, "the exchange could not be cleaned");
+        }
+    }
+}
+
+fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<SessionContext> {
     let pool = GreedyMemoryPool::new(usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX));
     // Names the three largest consumers when the pool is exhausted.
     let pool = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
-    let temp_folder: PathBuf = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))
         .with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![temp_folder])),
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
         )
         .with_object_store_registry(Arc::new(stores.clone()))
         // A listing that is kept would hide files that came or went between two queries.

@@ -7,12 +7,14 @@ use std::time::{Instant, SystemTime};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use gust_protocol::Usage;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Session;
@@ -22,6 +24,7 @@ use crate::config::Target;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::explain;
+use crate::invoker::InvokeErrorKind;
 use crate::scheduler::AttemptContext;
 
 /// A statement on its way: its rows, and what happened so far.
@@ -44,8 +47,16 @@ impl Session {
     pub async fn run(&self, statement: Statement) -> Result<Running, QueryError> {
         let deadline = Instant::now() + self.timeout();
         let events = EventLog::start();
-        let started = tokio::time::timeout_at(deadline.into(), Box::pin(self.start(statement, events, deadline)));
-        started.await.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
+        let session = self.clone();
+        let starting = self.on_workers(async move { session.start(statement, events, deadline).await });
+        let started = tokio::time::timeout_at(deadline.into(), starting).await;
+        started.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
+    }
+
+    /// Runs a future where queries run; dropping the answer drops it.
+    async fn on_workers<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let task = AbortOnDropHandle::new(self.workers.spawn(future));
+        task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
@@ -70,7 +81,14 @@ impl Session {
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
+                let locations = match &logical {
+                    LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) => create.locations.clone(),
+                    _ => Vec::new(),
+                };
+                let done = match self.context.execute_logical_plan(logical).await {
+                    Ok(done) => done,
+                    Err(error) => return Err(self.name_culprit(error, &locations).await),
+                };
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
             query => running.begin(query).await?,
@@ -80,11 +98,15 @@ impl Session {
 
     /// How a statement would run, in words.
     pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
-        let logical = match self.logical_plan(statement).await? {
-            LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
-            logical => logical,
+        let session = self.clone();
+        let explaining = async move {
+            let logical = match session.logical_plan(statement).await? {
+                LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
+                logical => logical,
+            };
+            session.explain_plan(&logical).await
         };
-        self.explain_plan(&logical).await
+        self.on_workers(explaining).await
     }
 
     async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
@@ -173,28 +195,56 @@ impl Running {
             }
             Some(Err(error)) => {
                 self.stream = None;
-                let error = self.failed(QueryError::from_engine(error));
-                self.fall_back(error).await?;
+                self.fall_back(QueryError::from_engine(error)).await?;
                 Box::pin(self.next()).await
             }
         }
     }
 
     /// Cleans up and closes the event log. To be called whether the statement succeeded, failed or was given up.
+    ///
+    /// What attempts that are still busy write later is removed when the session is closed.
     pub async fn finish(mut self) -> EventLog {
         self.stream = None;
-        let wrote = self.events.snapshot().into_iter().any(|stamped| match stamped.event {
-            QueryEvent::FragmentAdopted { inline, .. } => !inline,
-            QueryEvent::AttemptEnded { outcome, .. } => !matches!(outcome, AttemptOutcome::Done { .. }),
-            _ => false,
-        });
-        if wrote && let Err(error) = self.session.functions.exchange().clean(&self.id).await {
-            tracing::warn!(query = self.id, %error, "the exchange could not be cleaned");
+        let settled = self.settled();
+        if !settled.wrote_nothing {
+            let (session, id) = (self.session.clone(), self.id.clone());
+            self.session.on_workers(async move { session.clean(&id).await }).await;
+        }
+        if settled.all_ended {
+            self.session.unsettled.lock().expect("no holder panics").retain(|query| *query != self.id);
+        }
+        if let Some(healthy) = settled.healthy {
+            self.session.functions.set_healthy(healthy);
         }
         let (now, before) = (self.session.coordinator_usage(), self.before);
         self.events.push(QueryEvent::CoordinatorRead { usage: difference(now, before) });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
+    }
+
+    /// What the attempts so far tell.
+    fn settled(&self) -> Settled {
+        let (mut started, mut ended, mut wrote_nothing, mut healthy) = (0, 0, 0, None);
+        for stamped in self.events.snapshot() {
+            match stamped.event {
+                QueryEvent::AttemptStarted { .. } => started += 1,
+                QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
+                QueryEvent::AttemptEnded { outcome, .. } => {
+                    ended += 1;
+                    match outcome {
+                        AttemptOutcome::Done { usage, .. } => {
+                            wrote_nothing += usize::from(usage.bytes_written == 0);
+                            healthy = Some(true);
+                        }
+                        AttemptOutcome::InvokeFailed { kind: InvokeErrorKind::InitFailed, .. } => healthy = Some(false),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        Settled { all_ended: ended == started, wrote_nothing: wrote_nothing == started, healthy }
     }
 
     /// Starts a query where it is decided to run.
@@ -209,33 +259,33 @@ impl Running {
                 self.stream = Some(stream);
                 Ok(())
             }
-            Err(error) => {
-                let error = self.failed(error);
-                self.fall_back(error).await
-            }
+            Err(error) => self.fall_back(error).await,
         }
     }
 
-    async fn execute(&self, ready: Ready, remote: bool) -> Result<SendableRecordBatchStream, QueryError> {
+    async fn execute(&mut self, ready: Ready, remote: bool) -> Result<SendableRecordBatchStream, QueryError> {
         let Ready { state, plan, .. } = ready;
         let mut context = TaskContext::from(&state);
         if remote {
+            self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
             let query = self.session.query_context(&self.id, &self.events, self.deadline).await?;
             let config = context.session_config().clone().with_extension(Arc::new(query));
             context = context.with_session_config(config);
         }
-        execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)
+        start_stream(plan, context)
     }
 
     /// Runs the statement locally instead, if that is allowed, can help and no row has been seen yet.
     async fn fall_back(&mut self, error: QueryError) -> Result<(), QueryError> {
         let allowed = self.rows == 0 && error.may_succeed_locally();
-        let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(error) };
+        let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
         self.events.push(QueryEvent::FellBack { reason: error.to_string() });
         let state = self.session.context.state();
-        let plan = state.create_physical_plan(&logical).await.map_err(QueryError::from_engine)?;
-        let stream = execute_stream(plan, Arc::new(TaskContext::from(&state))).map_err(QueryError::from_engine)?;
-        self.stream = Some(stream);
+        let locally = async move {
+            let plan = state.create_physical_plan(&logical).await.map_err(QueryError::from_engine)?;
+            start_stream(plan, TaskContext::from(&state))
+        };
+        self.stream = Some(self.session.on_workers(locally).await.map_err(|error| self.failed(error))?);
         Ok(())
     }
 
@@ -243,6 +293,31 @@ impl Running {
         self.events.push(QueryEvent::Failed { message: error.to_string() });
         error
     }
+}
+
+/// What a query's attempts have left behind.
+struct Settled {
+    /// No attempt can write any more.
+    all_ended: bool,
+    wrote_nothing: bool,
+    /// Whether functions came up at all; None where none was asked.
+    healthy: Option<bool>,
+}
+
+/// Runs a plan in a task of its own: an operator that computes for minutes without a pause must not hold up a time-out.
+fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<SendableRecordBatchStream, QueryError> {
+    let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
+    let sender = rows.tx();
+    let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
+    rows.spawn(async move {
+        while let Some(batch) = stream.next().await {
+            if sender.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    Ok(rows.build())
 }
 
 fn difference(now: Usage, before: Usage) -> Usage {

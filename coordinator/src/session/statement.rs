@@ -8,6 +8,7 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use super::Session;
 use super::error::QueryError;
 use crate::nearest::nearest;
+use crate::tables::probe::{Probed, probe};
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
@@ -63,6 +64,9 @@ impl Session {
         for reference in references {
             match self.context.table_provider(reference.clone()).await {
                 Ok(_) => {}
+                Err(error) if is_path(reference.table()) => {
+                    return Some(self.name_culprit(error, &[reference.table().to_owned()]).await);
+                }
                 Err(error) if is_not_found(&error) => return Some(self.not_found(reference)),
                 Err(error) => return Some(QueryError::from_engine(error)),
             }
@@ -72,11 +76,6 @@ impl Session {
 
     fn not_found(&self, reference: &TableReference) -> QueryError {
         let name = reference.table();
-        if name.contains('/') || name.ends_with(".parquet") {
-            return QueryError::Data(format!(
-                "`{name}`: there is no such file, and no file matches it\nhint: check the path; a folder needs a slash at its end"
-            ));
-        }
         let known = self.table_names();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let hint = match nearest(name, known.iter().copied()) {
@@ -89,6 +88,22 @@ impl Session {
         QueryError::Sql(format!("there is no table `{reference}`\nhint: {hint}"))
     }
 
+    /// The engine's error about the files of a table, with the file that is to blame where one is.
+    pub(super) async fn name_culprit(&self, error: DataFusionError, locations: &[String]) -> QueryError {
+        for location in locations {
+            match probe(&self.context.state(), location).await {
+                Ok(Probed::Fine) => {}
+                Ok(Probed::Nothing) => {
+                    return QueryError::Data(format!(
+                        "`{location}`: there is no such file, and no file matches it\nhint: check the path; a folder needs a slash at its end"
+                    ));
+                }
+                Err(culprit) => return QueryError::from_engine(culprit),
+            }
+        }
+        QueryError::from_engine(error.context(format!("table over {}", locations.join(", "))))
+    }
+
     /// Names of the tables of all catalogs, without their schemas.
     fn table_names(&self) -> Vec<String> {
         let catalogs = self.context.catalog_names().into_iter().filter_map(|name| self.context.catalog(&name));
@@ -98,6 +113,10 @@ impl Session {
         });
         schemas.flat_map(|schema| schema.table_names()).take(NAMES_MAX).collect()
     }
+}
+
+fn is_path(name: &str) -> bool {
+    name.contains('/') || name.ends_with(".parquet")
 }
 
 fn is_not_found(error: &DataFusionError) -> bool {

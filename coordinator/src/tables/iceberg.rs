@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DataFusionError, Result, Statistics, plan_err};
+use datafusion::common::{ColumnStatistics, DataFusionError, Result, Statistics, not_impl_err, plan_err};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -19,7 +19,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::FieldIdMatching;
-use gust_catalog::{DataFile, Location, Table, Transform};
+use gust_catalog::{DataFile, Location, Table};
 use object_store::ObjectMeta;
 use url::Url;
 
@@ -38,9 +38,7 @@ pub struct IcebergTable {
 
 impl IcebergTable {
     pub fn new(table: Table) -> Self {
-        let identity = table.partition_fields().into_iter().filter(|field| field.transform == Transform::Identity);
-        let required_ids: Vec<i32> =
-            identity.filter_map(|field| Some(table.schema().field(&field.column)?.id)).collect();
+        let required_ids = table.identity_partition_ids();
         Self { schema: arrow_schema(table.schema(), required_ids.clone()), table, required_ids }
     }
 
@@ -51,7 +49,11 @@ impl IcebergTable {
         let count = groups.len();
         for (position, file) in files.iter().enumerate() {
             let location = Location::parse(&file.path).map_err(external)?;
-            store = ObjectStoreUrl::parse(&location.store)?;
+            let found = ObjectStoreUrl::parse(&location.store)?;
+            if position > 0 && found != store {
+                return not_impl_err!("table `{}` has data files in {store} and in {found}", self.table.name());
+            }
+            store = found;
             groups[position % count].push(self.partitioned_file(file, location));
         }
         let groups = groups.into_iter().map(FileGroup::new).collect();

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod iceberg;
 mod predicate;
+pub mod probe;
 pub mod pruning;
 mod schema;
 pub mod stores;

@@ -2,7 +2,7 @@
 
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, Like};
-use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Operator};
+use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use gust_catalog::{CompareOp, Predicate, Schema};
 
 use super::schema::scalar;
@@ -61,7 +61,6 @@ fn column(expr: &Expr) -> Option<&str> {
 fn literal(expr: &Expr) -> Option<&ScalarValue> {
     match expr {
         Expr::Literal(value, _) => Some(value),
-        Expr::Cast(Cast { expr, .. }) => literal(expr),
         _ => None,
     }
 }

@@ -37,7 +37,7 @@ impl Stores {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
                 let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
-                Ok(StoreAccess { url: format!("s3://{bucket}/"), options: s3_options(&self.s3) })
+                Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(&self.s3) })
             }
             scheme => Err(plan_error(format!(
                 "`{url}`: scheme `{scheme}` is not supported\nhint: use a local path, file:// or s3://"

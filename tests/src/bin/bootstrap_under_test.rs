@@ -1,6 +1,6 @@
 //! The function binary as the tests start it: the same few lines as fragment-fn's own `bootstrap`.
 //!
-//! With `GUST_TEST_OTHER_RELEASE` it is a function of another release: it finds another engine's name in each request.
+//! With `TEST_OTHER_RELEASE` it is a function of another release: it finds another engine's name in each request.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use fragment_fn::{Environment, Settings, bootstrap, handler};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let served = match std::env::var_os("GUST_TEST_OTHER_RELEASE") {
+    let served = match std::env::var_os("TEST_OTHER_RELEASE") {
         None => bootstrap::run().await,
         Some(_) => {
             let environment = Arc::new(Environment::new(Settings::default()));

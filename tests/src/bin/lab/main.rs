@@ -13,6 +13,7 @@ use serde::Serialize;
 
 mod compression;
 mod fanout;
+mod judge;
 mod local;
 mod tax;
 mod workload;
@@ -49,6 +50,11 @@ enum Measurement {
     Local,
     /// Codecs for results on the wire
     Compression,
+    /// The 22 TPC-H queries through functions against DuckDB
+    Judge {
+        #[arg(long = "sf", default_value_t = 1.0)]
+        scale: f64,
+    },
 }
 
 /// What every measurement hands back.
@@ -105,6 +111,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Local => local::measure(&workload.local, cache).await,
+        Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
 }
