@@ -54,9 +54,13 @@ impl Session {
     }
 
     /// Runs a future where queries run; dropping the answer drops it.
-    async fn on_workers<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+    fn on_workers<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
         let task = AbortOnDropHandle::new(self.workers.spawn(future));
-        task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
     }
 
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
