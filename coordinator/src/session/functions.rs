@@ -131,6 +131,10 @@ impl FunctionPool {
         })
     }
 
+    pub(super) async fn have_started(&self) -> bool {
+        self.started.lock().await.is_some()
+    }
+
     pub(super) async fn close(&self) {
         let started = self.started.lock().await.take();
         if let Some(processes) = started.and_then(|started| started.processes) {

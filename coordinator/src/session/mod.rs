@@ -38,6 +38,9 @@ use functions::FunctionPool;
 /// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
 
+/// Cleaning up may take this long where every thread is busy with something that cannot be stopped.
+const CLEANING_MAX: Duration = Duration::from_secs(5);
+
 /// What a session is made of. Cloning shares it.
 #[derive(Clone)]
 pub struct Session {
@@ -154,15 +157,18 @@ impl Session {
     /// Does not wait for operators that are still busy, and removes their files all the same.
     pub async fn close(&self) {
         let session = self.clone();
-        let closing = self.workers.spawn(async move {
+        let closing = async move {
             session.functions.close().await;
             let unsettled = std::mem::take(&mut *session.unsettled.lock().expect("no holder panics"));
             for query in unsettled {
                 session.clean(&query).await;
             }
-        });
-        if let Err(error) = closing.await {
-            tracing::warn!(%error, "functions were not ended in order");
+        };
+        // Workers that compute without a pause cannot help; the children then end when they lose their parent.
+        if self.functions.have_started().await
+            && tokio::time::timeout(CLEANING_MAX, self.on_workers(closing)).await.is_err()
+        {
+            tracing::warn!("the functions were not ended in order: every thread is busy");
         }
         if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
             tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");

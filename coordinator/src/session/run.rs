@@ -17,9 +17,9 @@ use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::Session;
 use super::error::QueryError;
 use super::plan::Ready;
+use super::{CLEANING_MAX, Session};
 use crate::config::Target;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::QueryContext;
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// Runs a future where queries run; dropping the answer drops it.
-    fn on_workers<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
+    pub(super) fn on_workers<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -213,7 +213,10 @@ impl Running {
         let settled = self.settled();
         if !settled.wrote_nothing {
             let (session, id) = (self.session.clone(), self.id.clone());
-            self.session.on_workers(async move { session.clean(&id).await }).await;
+            let cleaning = self.session.on_workers(async move { session.clean(&id).await });
+            if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
+                tracing::warn!(query = self.id, "the exchange was not cleaned: every thread is busy");
+            }
         }
         if settled.all_ended {
             self.session.unsettled.lock().expect("no holder panics").retain(|query| *query != self.id);

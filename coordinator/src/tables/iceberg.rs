@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DataFusionError, Result, Statistics, not_impl_err, plan_err};
 use datafusion::datasource::TableType;
@@ -18,6 +19,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
 use fragment_fn::FieldIdMatching;
 use gust_catalog::{DataFile, Location, Table};
 use object_store::ObjectMeta;
@@ -43,9 +45,9 @@ impl IcebergTable {
     }
 
     /// One group a core, as DataFusion's own listing would make them.
-    fn scan_config(&self, files: &[DataFile], partitions: usize) -> Result<FileScanConfigBuilder> {
+    fn scan_config(&self, files: &[DataFile], settings: &SessionConfig) -> Result<FileScanConfigBuilder> {
         let mut store = ObjectStoreUrl::local_filesystem();
-        let mut groups = vec![Vec::new(); partitions.clamp(1, files.len().max(1))];
+        let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
         for (position, file) in files.iter().enumerate() {
             let location = Location::parse(&file.path).map_err(external)?;
@@ -57,9 +59,11 @@ impl IcebergTable {
             groups[position % count].push(self.partitioned_file(file, location));
         }
         let groups = groups.into_iter().map(FileGroup::new).collect();
-        let source = Arc::new(ParquetSource::new(Arc::clone(&self.schema)));
+        let options =
+            TableParquetOptions { global: settings.options().execution.parquet.clone(), ..Default::default() };
+        let source = ParquetSource::new(Arc::clone(&self.schema)).with_table_parquet_options(options);
         let matching = FieldIdMatching { required_ids: self.required_ids.clone() };
-        Ok(FileScanConfigBuilder::new(store, source)
+        Ok(FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(self.statistics(files))
             .with_expr_adapter(Some(Arc::new(matching))))
@@ -143,7 +147,7 @@ impl TableProvider for IcebergTable {
             notes.note(self.table.name(), plan.pruning);
         }
         let scan = self
-            .scan_config(&plan.files, state.config().target_partitions())?
+            .scan_config(&plan.files, state.config())?
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
