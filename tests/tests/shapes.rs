@@ -27,7 +27,7 @@ const ORDERED: &[&str] = &[
 const UNORDERED: &[&str] = &[
     "SELECT count(l_orderkey), sum(l_quantity), min(l_shipdate), max(l_comment), avg(l_tax) FROM lineitem",
     "SELECT count(*) FROM lineitem WHERE l_discount > 0.05",
-    "SELECT l_shipmode, avg(l_quantity), avg(CAST(l_quantity AS DOUBLE)) d, stddev(l_tax) FROM lineitem GROUP BY 1",
+    "SELECT l_shipmode, avg(l_quantity), avg(CAST(l_tax AS DOUBLE)), stddev(l_tax) FROM lineitem GROUP BY 1",
     "SELECT count(DISTINCT l_suppkey), count(DISTINCT l_partkey) FROM lineitem",
     "SELECT l_returnflag, count(DISTINCT l_suppkey), sum(l_quantity) FROM lineitem GROUP BY 1",
     "SELECT approx_distinct(l_orderkey) FROM lineitem WHERE l_quantity > 10",
