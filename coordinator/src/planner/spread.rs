@@ -1,7 +1,8 @@
 //! Pass 1: every Parquet scan gets a fixed number of partitions, some perhaps empty.
 //!
 //! DataFusion gives a single small file a single partition and then plans no gather above it; a stage needs one, since its
-//! fragments are many. Scans whose order or partitioning is declared are left alone: both hang on the file groups.
+//! fragments are many. The order that files were written in is forgotten: it holds within a file group only, and would bind a
+//! fragment to a group; where an order is needed, the rules put a sort. Scans that must keep their groups are left alone.
 
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl PhysicalOptimizerRule for SpreadScans {
 
 /// Whether a scan's meaning hangs on which files lie in which group.
 pub fn keeps_groups(scan: &FileScanConfig) -> bool {
-    !scan.output_ordering.is_empty() || scan.output_partitioning.is_some() || scan.preserve_order
+    scan.output_partitioning.is_some() || scan.preserve_order
 }
 
 fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
@@ -55,5 +56,5 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         groups[position % partitions].push(file);
     }
     let groups = groups.into_iter().map(FileGroup::new).collect();
-    FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups).build()
+    FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups).with_output_ordering(Vec::new()).build()
 }
