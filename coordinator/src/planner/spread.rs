@@ -27,7 +27,7 @@ pub struct SpreadScans {
 impl PhysicalOptimizerRule for SpreadScans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| match file_scan(&node) {
-            Some(scan) if is_parquet(scan) && !keeps_groups(scan) => {
+            Some(scan) if is_parquet(scan) && scan.output_partitioning.is_none() => {
                 Ok(Transformed::yes(DataSourceExec::from_data_source(spread(scan, self.partitions)) as _))
             }
             _ => Ok(Transformed::no(node)),
@@ -56,5 +56,9 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         groups[position % partitions].push(file);
     }
     let groups = groups.into_iter().map(FileGroup::new).collect();
-    FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups).with_output_ordering(Vec::new()).build()
+    FileScanConfigBuilder::from(scan.clone())
+        .with_file_groups(groups)
+        .with_output_ordering(Vec::new())
+        .with_preserve_order(false)
+        .build()
 }
