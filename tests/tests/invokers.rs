@@ -54,7 +54,7 @@ async fn succeeds(subject: impl AsyncFn(usize) -> Subject) {
             assert!(duration > Duration::ZERO);
             init
         }
-        Billing::Bounded { .. } => panic!("{invocation:?}"),
+        Billing::Reported { .. } | Billing::Bounded { .. } => panic!("{invocation:?}"),
     };
     assert_eq!(init(&first) > Duration::ZERO, subject.starts);
     assert_eq!(init(&second), Duration::ZERO);

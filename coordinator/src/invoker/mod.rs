@@ -40,6 +40,8 @@ pub struct Invocation {
 /// What the platform will charge for, as far as it is known. Unknown is never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Billing {
+    /// What the platform itself wrote into its log: billed duration, of which `init` where it billed a start.
+    Reported { duration: Duration, init: Duration, memory_mb: u32 },
     /// Measured from outside: start of the invocation to its answer, and the environment's start where there was one.
     Metered { duration: Duration, init: Duration },
     /// No answer came: at most until the deadline.
@@ -69,10 +71,20 @@ pub enum InvokeErrorKind {
     ResponseTooLarge,
     /// The function's process ended before it answered.
     Crashed,
+    /// The platform killed the function for its memory: use smaller fragments or larger functions.
+    OutOfMemory,
     /// No answer before the deadline; the platform has stopped the attempt.
     TimedOut,
     /// The environment did not come up.
     InitFailed,
+    /// The platform runs as many as it will for now; nothing was started. Try again, more slowly.
+    Throttled,
+    /// The platform could not be reached or failed by itself.
+    Unavailable,
+    /// Credentials or permissions do not allow it.
+    AccessDenied,
+    /// No such function, version or region.
+    NotDeployed,
     /// The answer was not a response of this protocol.
     Protocol,
     /// The invoker has been shut down.
@@ -83,8 +95,15 @@ impl InvokeErrorKind {
     /// Whether another attempt can succeed with nothing else changed.
     pub const fn is_retryable(self) -> bool {
         match self {
-            Self::Crashed | Self::InitFailed => true,
-            Self::RequestTooLarge | Self::ResponseTooLarge | Self::TimedOut | Self::Protocol | Self::Stopped => false,
+            Self::Crashed | Self::InitFailed | Self::Throttled | Self::Unavailable => true,
+            Self::RequestTooLarge
+            | Self::ResponseTooLarge
+            | Self::OutOfMemory
+            | Self::TimedOut
+            | Self::AccessDenied
+            | Self::NotDeployed
+            | Self::Protocol
+            | Self::Stopped => false,
         }
     }
 }
