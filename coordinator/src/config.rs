@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::invoker::{CLONES_MAX, FunctionName};
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
@@ -27,6 +28,8 @@ pub use units::{FUNCTIONS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 pub struct Config {
     /// Where statements run. Default `auto`.
     pub on: Target,
+    /// What `auto` uses where functions pay. Default `processes`.
+    pub invoker: InvokerKind,
     /// Most functions that one query uses at a time, 1 to [`FUNCTIONS_MAX`]. Default 4: what a laptop has in cores, and
     /// with the default memory of a function no more than a laptop has in memory. Raise it for a platform that scales.
     #[serde(deserialize_with = "units::count")]
@@ -64,12 +67,14 @@ pub struct Config {
     pub catalogs: BTreeMap<String, CatalogConfig>,
     pub s3: S3Config,
     pub process: ProcessConfig,
+    pub lambda: LambdaConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             on: Target::Auto,
+            invoker: InvokerKind::Processes,
             functions_max: 4,
             allow_fallback: false,
             timeout: Duration::from_secs(300),
@@ -82,6 +87,7 @@ impl Default for Config {
             catalogs: BTreeMap::new(),
             s3: S3Config::default(),
             process: ProcessConfig::default(),
+            lambda: LambdaConfig::default(),
         }
     }
 }
@@ -99,6 +105,17 @@ pub enum Target {
     InProcess,
     /// Functions as child processes of the coordinator
     Processes,
+    /// Functions deployed on AWS Lambda
+    Lambda,
+}
+
+/// Functions that `auto` may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InvokerKind {
+    #[default]
+    Processes,
+    Lambda,
 }
 
 /// An Iceberg catalog.
@@ -147,6 +164,21 @@ pub struct ProcessConfig {
     pub program: Option<PathBuf>,
 }
 
+/// Functions on AWS Lambda. `terraform output -raw gust_toml` prints it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LambdaConfig {
+    /// Deployed functions, each as `NAME:ALIAS` or ARN. Equal ones are clones: attempts go round them, for new environments come
+    /// per function (1,000 every 10 seconds).
+    pub functions: Vec<FunctionName>,
+    /// None is the environment's or the profile's.
+    pub region: Option<String>,
+    /// `http://` or `https://` URL of a service that is not AWS's own.
+    pub endpoint: Option<String>,
+    /// Which of the functions to use, by memory size. None is the smallest with a whole core.
+    pub memory_mb: Option<u32>,
+}
+
 /// What flags set; None leaves the setting to the environment, the file and the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -190,8 +222,18 @@ impl Config {
         tree.overlay(environment);
         let mut config = Self::deserialize(&tree).map_err(error::Fault::into_error)?;
         config.s3.check(&tree)?;
+        config.lambda.check(config.s3.allow_http, &tree)?;
         config.apply(overrides);
         Ok(config)
+    }
+
+    /// Which functions a query uses if it uses any.
+    pub fn functions_on(&self) -> Target {
+        match (self.on, self.invoker) {
+            (Target::Auto | Target::Local, InvokerKind::Processes) => Target::Processes,
+            (Target::Auto | Target::Local, InvokerKind::Lambda) => Target::Lambda,
+            (explicit, _) => explicit,
+        }
     }
 
     fn apply(&mut self, overrides: &Overrides) {
@@ -208,27 +250,51 @@ impl S3Config {
     fn check(&self, tree: &Node) -> Result<(), ConfigError> {
         let setting = |key: &str| Setting::new(format!("s3.{key}"), tree.origin_of(&["s3", key]));
         let conflict = |key: &str, reason, hint| ConfigError::Conflict { setting: setting(key), reason, hint };
-        if let Some(endpoint) = &self.endpoint {
-            let url = url::Url::parse(endpoint).ok().filter(url::Url::has_host);
-            match url.as_ref().map(url::Url::scheme) {
-                Some("https") => {}
-                Some("http") if self.allow_http => {}
-                Some("http") => {
-                    let hint = "set `s3.allow_http = true` if that is meant";
-                    return Err(conflict("endpoint", "it is not encrypted", hint));
-                }
-                _ => {
-                    let expected = "an http:// or https:// URL".to_owned();
-                    let (value, hint) = (format!("{endpoint:?}"), String::new());
-                    return Err(ConfigError::InvalidValue { setting: setting("endpoint"), value, expected, hint });
-                }
-            }
-        }
+        check_endpoint(self.endpoint.as_deref(), self.allow_http, || setting("endpoint"))?;
         let hint = "set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment";
         match (&self.access_key_id, &self.secret_access_key) {
             (Some(_), None) => Err(conflict("access_key_id", "it stands without a secret", hint)),
             (None, Some(_)) => Err(conflict("secret_access_key", "it stands without a key id", hint)),
             _ => Ok(()),
+        }
+    }
+}
+
+impl LambdaConfig {
+    fn check(&self, allow_http: bool, tree: &Node) -> Result<(), ConfigError> {
+        let setting = |key: &str| Setting::new(format!("lambda.{key}"), tree.origin_of(&["lambda", key]));
+        if self.functions.len() > CLONES_MAX {
+            let expected = format!("at most {CLONES_MAX} functions");
+            let value = format!("{} functions", self.functions.len());
+            return Err(ConfigError::InvalidValue {
+                setting: setting("functions"),
+                value,
+                expected,
+                hint: String::new(),
+            });
+        }
+        check_endpoint(self.endpoint.as_deref(), allow_http, || setting("endpoint"))
+    }
+}
+
+fn check_endpoint(
+    endpoint: Option<&str>,
+    allow_http: bool,
+    setting: impl FnOnce() -> Box<Setting>,
+) -> Result<(), ConfigError> {
+    let Some(endpoint) = endpoint else { return Ok(()) };
+    let url = url::Url::parse(endpoint).ok().filter(url::Url::has_host);
+    match url.as_ref().map(url::Url::scheme) {
+        Some("https") => Ok(()),
+        Some("http") if allow_http => Ok(()),
+        Some("http") => {
+            let hint = "set `s3.allow_http = true` if that is meant";
+            Err(ConfigError::Conflict { setting: setting(), reason: "it is not encrypted", hint })
+        }
+        _ => {
+            let expected = "an http:// or https:// URL".to_owned();
+            let (value, hint) = (format!("{endpoint:?}"), String::new());
+            Err(ConfigError::InvalidValue { setting: setting(), value, expected, hint })
         }
     }
 }

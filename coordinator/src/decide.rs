@@ -63,6 +63,22 @@ impl TimeModel {
             function_cores: 1.0,
         }
     }
+
+    /// A coordinator of `cores` in AWS's network or near it, with functions on Lambda of `function_cores` each.
+    pub fn lambda(cores: usize, function_cores: usize) -> Self {
+        Self {
+            // A warm synchronous invocation and S3's first byte: 30 to 50 ms for four workers in comparable engines.
+            stage_overhead: Duration::from_millis(60),
+            fragment_overhead: Duration::from_micros(500),
+            core_bytes_per_second: 120e6,
+            // An instance's or a laptop's one pipe, not saturated by few requests; `gust calibrate` is to measure it.
+            pipe_bytes_per_second: 300e6,
+            // Within the burst of about 150 MiB that a warm function has (Skyrise, arXiv 2501.07771): 1.2 GiB/s.
+            function_pipe_bytes_per_second: 1.2e9,
+            cores,
+            function_cores: function_cores as f64,
+        }
+    }
 }
 
 /// Where the query runs and the numbers that made it so.
@@ -101,6 +117,8 @@ pub enum Reason {
     NoFunctions,
     #[error("no function is healthy")]
     NoneHealthy,
+    #[error("functions cannot be used: {0}")]
+    Unavailable(String),
     #[error("the plan has no Parquet scan")]
     NoScan,
     #[error("the work is too small for the overhead of functions")]
@@ -149,7 +167,7 @@ pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &
     let estimate = estimate(&workload, &fleet, model);
     match target {
         Target::Local => return decision(Place::Local, Reason::Requested, Some(estimate)),
-        Target::InProcess | Target::Processes => {
+        Target::InProcess | Target::Processes | Target::Lambda => {
             return decision(Place::Functions, Reason::Requested, Some(estimate));
         }
         Target::Auto => {}

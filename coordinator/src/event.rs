@@ -21,6 +21,11 @@ pub enum QueryEvent {
         fragments: u32,
         bytes_planned: u64,
     },
+    /// A stage's plan goes through the exchange, for it is too large to travel with each fragment.
+    PlanPublished {
+        stage: u32,
+        bytes: u64,
+    },
     /// Booked BEFORE the invoker is called: a lost answer still leaves its line.
     AttemptStarted {
         id: FragmentId,

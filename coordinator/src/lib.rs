@@ -8,6 +8,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod decide;

@@ -32,6 +32,8 @@ pub struct Report {
     /// Bytes of all adopted results, and how many of them needed an object in the exchange.
     pub result_bytes: u64,
     pub results_in_exchange: usize,
+    /// Stages whose plan was too large to travel with each fragment.
+    pub plans_in_exchange: usize,
     /// Rows that the functions sent, and rows of the final result.
     pub rows_from_functions: u64,
     pub rows: u64,
@@ -93,6 +95,7 @@ impl Report {
                 self.stages += 1;
                 self.fragments += *fragments as usize;
             }
+            QueryEvent::PlanPublished { .. } => self.plans_in_exchange += 1,
             QueryEvent::AttemptStarted { .. } => {
                 self.attempts += 1;
                 times.first_attempt.get_or_insert(at);

@@ -94,6 +94,14 @@ fn is_throttled(error: &object_store::Error) -> bool {
     ["SlowDown", "503 Service Unavailable", "429 Too Many Requests"].iter().any(|sign| text.contains(sign))
 }
 
+/// What the exchange answered: nothing there is a file of the user's.
+pub(crate) fn classify_exchange(error: &object_store::Error) -> Kind {
+    match of_store(error) {
+        Kind::FileMissing | Kind::FileChanged => Kind::Storage,
+        kind => kind,
+    }
+}
+
 /// A result that could not be written.
 pub(crate) fn classify_write(error: &ExchangeError) -> FragmentError {
     let kind = match error {

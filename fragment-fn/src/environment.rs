@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
 use gust_protocol::StoreAccess;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore};
@@ -34,6 +35,8 @@ pub struct Environment {
     pub(crate) settings: Settings,
     pub(crate) footers: Arc<FileMetadataCache>,
     clients: Mutex<BTreeMap<StoreAccess, Arc<dyn ObjectStore>>>,
+    /// The last plan that came through the exchange: a stage's attempts follow each other.
+    plan: Mutex<Option<(String, u32, Bytes)>>,
     used: AtomicBool,
 }
 
@@ -49,12 +52,22 @@ const CLIENTS_MAX: usize = 64;
 impl Environment {
     pub fn new(settings: Settings) -> Self {
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(settings.metadata_cache_bytes_max));
-        Self { settings, footers, clients: Mutex::default(), used: AtomicBool::new(false) }
+        Self { settings, footers, clients: Mutex::default(), plan: Mutex::default(), used: AtomicBool::new(false) }
     }
 
     /// True once: for the first attempt.
     pub(crate) fn is_cold(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// The plan that was read from `path` last, if it is that one.
+    pub(crate) fn plan(&self, path: &str, crc32: u32) -> Option<Bytes> {
+        let plan = self.plan.lock().expect("no holder panics");
+        plan.as_ref().filter(|kept| kept.0 == path && kept.1 == crc32).map(|kept| kept.2.clone())
+    }
+
+    pub(crate) fn keep_plan(&self, path: &str, crc32: u32, plan: Bytes) {
+        *self.plan.lock().expect("no holder panics") = Some((path.to_owned(), crc32, plan));
     }
 
     /// The client for a store, made once an environment.
@@ -63,7 +76,7 @@ impl Environment {
         if let Some(client) = clients.get(access) {
             return Ok(Arc::clone(client));
         }
-        let client = connect(access)?;
+        let client = connect(access, None)?;
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
@@ -74,11 +87,14 @@ impl Environment {
 
 /// Opens a store: `file:///` or `s3://bucket/`.
 ///
-/// S3 takes credentials and region from the environment where `access` does not name them.
+/// S3 takes the region from the environment where `access` does not name it, and so credentials where `credentials` is None.
 ///
 /// # Errors
 /// A message that names the store and what is wrong with its settings.
-pub fn connect(access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
+pub fn connect(
+    access: &StoreAccess,
+    credentials: Option<AwsCredentialProvider>,
+) -> Result<Arc<dyn ObjectStore>, String> {
     let invalid = |reason: String| format!("store `{}`: {reason}", access.url);
     let url = Url::parse(&access.url).map_err(|e| invalid(e.to_string()))?;
     match url.scheme() {
@@ -98,6 +114,9 @@ pub fn connect(access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
                 let key: AmazonS3ConfigKey =
                     key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;
                 builder = builder.with_config(key, value);
+            }
+            if let Some(credentials) = credentials {
+                builder = builder.with_credentials(credentials);
             }
             Ok(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
         }

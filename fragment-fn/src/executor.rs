@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use chrono::DateTime;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
@@ -19,18 +20,21 @@ use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
 use gust_protocol::{
     ColumnMatching, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafSpec, ObjectRef,
-    Output, ScanUnit, Usage, plan,
+    Output, PlanRef, ScanUnit, Usage, plan,
 };
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use crate::classify::{classify, classify_write};
+use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FieldIdMatching;
 use crate::environment::Environment;
 use crate::footer::FooterOnce;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
 use crate::pinned::PinnedStore;
+
+/// A plan in the exchange is read whole.
+const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 /// What one attempt meters while it runs; readable at any moment, also when the attempt is given up.
 #[derive(Debug)]
@@ -69,7 +73,8 @@ pub(crate) async fn execute(
     let started = Instant::now();
     let stores = connect_stores(environment, request, meter)?;
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
-    let plan = decode(environment, request, &context, &stores)
+    let encoded = plan_bytes(environment, request, &stores).await?;
+    let plan = decode(environment, request, &encoded, &context, &stores)
         .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
     meter.note(|usage| usage.spans.decode_us = micros(started));
     run(request, meter, &context, plan, &stores).await
@@ -195,15 +200,47 @@ fn runtime(environment: &Environment, request: &InvokeRequest, meter: &Meter) ->
         .build_arc()
 }
 
+/// The encoded plan: from the request, or from the exchange once an environment.
+async fn plan_bytes(
+    environment: &Environment,
+    request: &InvokeRequest,
+    stores: &[Store],
+) -> Result<Bytes, FragmentError> {
+    let (object, crc32) = match &request.stage.plan {
+        PlanRef::Inline(plan) => return Ok(plan.0.clone()),
+        PlanRef::Object { object, crc32 } => (object, *crc32),
+    };
+    let failed = |kind, reason: &dyn std::fmt::Display| {
+        FragmentError::new(kind, format!("plan of stage {} at `{}`: {reason}", request.fragment.id.stage, object.path))
+    };
+    if object.size_bytes > PLAN_BYTES_MAX {
+        return Err(failed(FragmentErrorKind::MalformedRequest, &format_args!("{} bytes long", object.size_bytes)));
+    }
+    if let Some(plan) = environment.plan(&object.path, crc32) {
+        return Ok(plan);
+    }
+    let path = object_store::path::Path::parse(&object.path)
+        .map_err(|error| failed(FragmentErrorKind::MalformedRequest, &error))?;
+    let exchange = &store(stores, object.access)?.counted;
+    let read = async { exchange.get(&path).await?.bytes().await }.await;
+    let plan = read.map_err(|error| failed(classify_exchange(&error), &error))?;
+    if plan.len() as u64 != object.size_bytes || crc32fast::hash(&plan) != crc32 {
+        return Err(failed(FragmentErrorKind::Storage, &"not what the coordinator wrote"));
+    }
+    environment.keep_plan(&object.path, crc32, plan.clone());
+    Ok(plan)
+}
+
 fn decode(
     environment: &Environment,
     request: &InvokeRequest,
+    encoded: &[u8],
     context: &Arc<TaskContext>,
     stores: &[Store],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let mut factories: HashMap<u16, Arc<FooterOnce>> = HashMap::new();
-    plan::decode(&request.stage.plan.0, context, &request.stage.scalars, &mut |leaf, scan| {
+    plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
         let missing = |what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
         let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing("input"))?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing("spec"))?;

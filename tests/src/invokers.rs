@@ -12,6 +12,7 @@
 //! | `gate:PATH` | makes the file `PATH.entered`, waits for the file `PATH.open`, echoes |
 //! | `hang:PATH` | makes the file `PATH.entered`, never answers |
 //! | `panic`, `exit:CODE`, `kill` | does that (`kill` is SIGKILL to itself) |
+//! | `memory:MIB` | holds that much memory, waits a second, echoes |
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,14 +21,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use gust::invoker::{InProcess, Invocation, Invoker, Processes, ProcessesConfig};
+use gust::invoker::{InProcess, Invocation, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult,
-    InvokeRequest, Limits, Output, Part, StagePlan, Usage, wire,
+    InvokeRequest, Limits, Output, Part, PlanRef, StagePlan, Usage, wire,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+
+use crate::localstack::{self, Setup};
 
 /// Longest wait of a test for something that must happen. Far above what it takes: only a failing test gets there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,6 +70,14 @@ pub async fn answer(payload: Bytes, _deadline: SystemTime) -> Bytes {
         "hang" => {
             touch(Path::new(&format!("{argument}.entered")));
             std::future::pending().await
+        }
+        "memory" => {
+            let mebibytes: usize = argument.parse().expect("a size in MiB");
+            // Written, so that the pages are really there.
+            let held = vec![1u8; mebibytes << 20];
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(held.iter().step_by(4096).all(|byte| *byte == 1));
+            echo(&request)
         }
         "panic" => panic!("asked to panic"),
         "exit" => std::process::exit(argument.parse().expect("an exit code")),
@@ -141,7 +152,7 @@ pub fn request(query: &str) -> InvokeRequest {
         deadline_unix_ms: deadline.as_millis() as u64,
         access: AccessTable::default(),
         stage: StagePlan {
-            plan: Base64::default(),
+            plan: PlanRef::Inline(Base64::default()),
             leaves: Vec::new(),
             output: Output::Gather { access: 0, prefix: String::new() },
             options: BTreeMap::new(),
@@ -189,6 +200,19 @@ impl Subject {
         let config = processes_config(program.as_ref(), mode, folder.path(), processes_max);
         let processes = Arc::new(Processes::start(config).await.expect("a free port"));
         (Self { invoker: Arc::clone(&processes) as Arc<dyn Invoker>, starts: true, folder }, processes)
+    }
+
+    /// `program MODE MARK` on Lambda, in LocalStack. None where that cannot run here.
+    pub async fn lambda(program: &str, mode: &str, concurrency_max: usize, setup: Setup) -> Option<Self> {
+        let localstack = localstack::shared()?;
+        let folder = TempDir::new().expect("a temporary folder");
+        let mark = folder.path().to_str().expect("a plain path");
+        let package = localstack::package_of(program, &[mode, mark]);
+        let function = localstack.deploy("faulty", package, setup).await;
+        let sdk = localstack.sdk().await;
+        let deployment = describe(&sdk, &localstack.lambda(&[function]).functions, None).await.expect("it is deployed");
+        let invoker = Arc::new(Lambda::new(&sdk, deployment.clones, concurrency_max));
+        Some(Self { invoker, starts: true, folder })
     }
 
     /// A path for a gate.

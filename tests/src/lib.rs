@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod invokers;
+pub mod localstack;
 pub mod python;
 pub mod query;
 pub mod s3;

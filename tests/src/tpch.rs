@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use gust::demo::generate::{Layout, generate};
 use gust::demo::table::TpchTable;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 /// The scale of the tests' tables: 60,000 rows of lineitem.
 pub const SCALE: f64 = 0.01;
@@ -36,11 +38,27 @@ impl Tables {
 
     /// `CREATE EXTERNAL TABLE` for each of the tables, in DataFusion's SQL.
     pub fn create_statements(&self) -> Vec<String> {
+        Self::create_statements_at(&self.folder.display().to_string())
+    }
+
+    /// The same for tables that lie elsewhere in the same layout.
+    fn create_statements_at(root: &str) -> Vec<String> {
         let create = |table: TpchTable| {
-            let location = self.folder(table);
-            format!("CREATE EXTERNAL TABLE {} STORED AS PARQUET LOCATION '{}/'", table.name(), location.display())
+            format!("CREATE EXTERNAL TABLE {0} STORED AS PARQUET LOCATION '{root}/{0}/'", table.name())
         };
         TpchTable::ALL.map(create).to_vec()
+    }
+
+    /// Copies all files into a store whose URL is `url`, and returns the statements that create the tables there.
+    pub async fn upload(&self, store: &dyn ObjectStore, url: &str) -> anyhow::Result<Vec<String>> {
+        for table in TpchTable::ALL {
+            for file in fs::read_dir(self.folder(table))? {
+                let file = file?;
+                let key = Key::from(format!("{}/{}", table.name(), file.file_name().to_string_lossy()));
+                store.put(&key, fs::read(file.path())?.into()).await?;
+            }
+        }
+        Ok(Self::create_statements_at(url))
     }
 }
 

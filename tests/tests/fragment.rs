@@ -17,8 +17,8 @@ use gust::planner::plan_stages;
 use gust::planner::stage::Surroundings;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits, Output,
-    StoreAccess, wire,
+    AccessTable, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits,
+    ObjectRef, Output, PlanRef, StoreAccess, wire,
 };
 use gust_tests::query::plain;
 use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
@@ -74,6 +74,15 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
             .stage_plan(Output::Gather { access: 1, prefix: "nowhere".to_owned() }, Default::default())
             .expect("a stage plan"),
     }
+}
+
+fn inline(plan: &'static str) -> PlanRef {
+    PlanRef::Inline(Base64(plan.into()))
+}
+
+fn object(path: &str) -> PlanRef {
+    let object = ObjectRef { access: 1, path: path.to_owned(), size_bytes: 7, etag: None, footer_bytes: None };
+    PlanRef::Object { object, crc32: 0 }
 }
 
 fn head() -> object_store::GetOptions {
@@ -149,7 +158,7 @@ async fn storage_is_asked_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_failure_has_its_kind() {
     type Fault = fn(&Path, &mut InvokeRequest);
-    let faults: [(Kind, &str, Fault); 9] = [
+    let faults: [(Kind, &str, Fault); 10] = [
         (Kind::FileMissing, "a.parquet", |path, _| std::fs::remove_file(path).expect("removed")),
         (Kind::FileChanged, "a.parquet", |path, _| {
             let mut bytes = std::fs::read(path).expect("readable");
@@ -171,7 +180,8 @@ async fn each_failure_has_its_kind() {
         }),
         (Kind::VersionMismatch, "protocol", |_, request| request.version = 99),
         (Kind::VersionMismatch, "another engine", |_, request| request.fingerprint = "another engine".to_owned()),
-        (Kind::PlanDecode, "", |_, request| request.stage.plan = gust_protocol::Base64("no plan".into())),
+        (Kind::PlanDecode, "", |_, request| request.stage.plan = inline("no plan")),
+        (Kind::Storage, "plan of stage 0 at `nowhere/plan`", |_, request| request.stage.plan = object("nowhere/plan")),
         (Kind::MalformedRequest, "access table", |_, request| request.access.0.truncate(1)),
     ];
     for (kind, expect, fault) in faults {

@@ -12,13 +12,26 @@ use gust::invoker::{Billing, Invocation, InvokeErrorKind, Invoker, Processes};
 use gust_protocol::wire::PAYLOAD_BYTES_MAX;
 use gust_protocol::{FragmentErrorKind, FragmentResult};
 use gust_tests::invokers::{Echo, Subject, due_in, echo_of, padded, processes_marked, request, wait_for};
+use gust_tests::localstack::Setup;
 
 const FUNCTION: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
 
 /// Time for a function that will never answer.
 const SOON: Duration = Duration::from_millis(500);
 
+/// For functions that Lambda itself must stop: long enough for a busy machine.
+const SHORT: Setup = Setup { memory_mb: 2048, timeout_seconds: 5, concurrency: None };
+
 const FREE: Billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
+
+/// The most that an attempt can cost, as time.
+fn charged(invocation: &Invocation) -> Duration {
+    match invocation.billing {
+        Billing::Reported { duration, .. } => duration,
+        Billing::Metered { duration, init } => duration + init,
+        Billing::Bounded { at_most } => at_most,
+    }
+}
 
 macro_rules! conformance {
     ($($invoker:ident($slots:ident) = $subject:expr;)*) => { $(
@@ -32,19 +45,21 @@ macro_rules! conformance {
     (@cases |$slots:ident| $subject:expr; $($case:ident),*) => { $(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            super::$case(async |$slots: usize| $subject).await;
+            let subject = async |$slots: usize| -> Option<Subject> { $subject };
+            super::$case(subject).await;
         }
     )* };
 }
 
 conformance! {
-    in_process(slots) = Subject::in_process(slots);
-    processes(slots) = Subject::processes(FUNCTION, "function", slots).await.0;
-    processes_of_any_lambda_function(slots) = Subject::processes(FUNCTION, "stock", slots).await.0;
+    in_process(slots) = Some(Subject::in_process(slots));
+    processes(slots) = Some(Subject::processes(FUNCTION, "function", slots).await.0);
+    processes_of_any_lambda_function(slots) = Some(Subject::processes(FUNCTION, "stock", slots).await.0);
+    lambda(slots) = Subject::lambda(FUNCTION, "function", slots, SHORT).await;
 }
 
-async fn succeeds(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn succeeds(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let first = subject.invoker.invoke(request("echo")).await;
     let second = subject.invoker.invoke(request("echo")).await;
     assert_eq!(echo_of(&first), echo_of(&second), "a warm environment is used again");
@@ -54,15 +69,19 @@ async fn succeeds(subject: impl AsyncFn(usize) -> Subject) {
             assert!(duration > Duration::ZERO);
             init
         }
-        Billing::Reported { .. } | Billing::Bounded { .. } => panic!("{invocation:?}"),
+        Billing::Reported { duration, init, memory_mb } => {
+            assert!(duration > Duration::ZERO && memory_mb == 2048);
+            init
+        }
+        Billing::Bounded { .. } => panic!("{invocation:?}"),
     };
     assert_eq!(init(&first) > Duration::ZERO, subject.starts);
     assert_eq!(init(&second), Duration::ZERO);
     assert_eq!(first.log_tail, "");
 }
 
-async fn fails_by_every_kind(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn fails_by_every_kind(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     for kind in FragmentErrorKind::ALL {
         let name = serde_json::to_value(kind).unwrap();
@@ -74,8 +93,8 @@ async fn fails_by_every_kind(subject: impl AsyncFn(usize) -> Subject) {
     assert_eq!(before, usable(&subject).await, "a fragment's failure is not its environment's");
 }
 
-async fn keeps_payload_limits(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn keeps_payload_limits(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     echo_of(&subject.invoker.invoke(padded(request("echo"), PAYLOAD_BYTES_MAX)).await);
     let invocation = subject.invoker.invoke(padded(request("echo"), PAYLOAD_BYTES_MAX + 1)).await;
@@ -92,8 +111,8 @@ async fn keeps_payload_limits(subject: impl AsyncFn(usize) -> Subject) {
     assert_eq!(before, usable(&subject).await, "a refused response is no reason for a new environment");
 }
 
-async fn refuses_answers_that_are_none(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn refuses_answers_that_are_none(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let check = async |fault: &str, expect: &str| {
         let invocation = subject.invoker.invoke(request(fault)).await;
         assert_eq!(failure(&invocation), InvokeErrorKind::Protocol);
@@ -104,24 +123,24 @@ async fn refuses_answers_that_are_none(subject: impl AsyncFn(usize) -> Subject) 
     usable(&subject).await;
 }
 
-async fn panics(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn panics(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let invocation = subject.invoker.invoke(request("panic")).await;
     assert_eq!(failure(&invocation), InvokeErrorKind::Crashed);
     assert!(told(&invocation).contains("asked to panic"), "{invocation:?}");
-    assert!(matches!(invocation.billing, Billing::Metered { duration, .. } if duration > Duration::ZERO));
+    assert!(charged(&invocation) > Duration::ZERO);
     usable(&subject).await;
 }
 
-async fn times_out(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn times_out(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     let gate = subject.gate("hang");
     let invocation = subject.invoker.invoke(due_in(request(&format!("hang:{}", gate.display())), SOON)).await;
     assert_eq!(failure(&invocation), InvokeErrorKind::TimedOut);
     assert!(gate.with_extension("entered").exists(), "the function had begun");
-    assert!(matches!(invocation.billing, Billing::Bounded { at_most } if at_most >= SOON));
-    assert_eq!(subject.process_count(), 0, "what hangs is stopped");
+    assert!(charged(&invocation) >= SOON, "{invocation:?}");
+    wait_for(|| subject.process_count() == 0).await;
     let after = usable(&subject).await;
     assert_eq!(before.process_id != after.process_id, subject.starts, "what hangs is replaced where it can be");
 
@@ -130,8 +149,8 @@ async fn times_out(subject: impl AsyncFn(usize) -> Subject) {
     assert_eq!(invocation.billing, FREE);
 }
 
-async fn waits_until_the_deadline_only(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn waits_until_the_deadline_only(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let gate = subject.gate("busy");
     let busy = tokio::spawn({
         let (invoker, request) = (Arc::clone(&subject.invoker), request(&format!("gate:{}", gate.display())));
@@ -146,8 +165,8 @@ async fn waits_until_the_deadline_only(subject: impl AsyncFn(usize) -> Subject) 
     echo_of(&busy.await.unwrap());
 }
 
-async fn survives_a_caller_that_leaves(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(1).await;
+async fn survives_a_caller_that_leaves(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(1).await else { return };
     let gate = subject.gate("left");
     let entered = gate.with_extension("entered");
     tokio::select! {
@@ -165,8 +184,8 @@ async fn survives_a_caller_that_leaves(subject: impl AsyncFn(usize) -> Subject) 
     assert_eq!(invocation.cold, Some(false), "the attempt was left to end, not killed");
 }
 
-async fn answers_fifty_at_once(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(4).await;
+async fn answers_fifty_at_once(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(4).await else { return };
     let invocations = join_all((0..50).map(|index| {
         let mut request = request("echo");
         request.fragment.id.index = index;
@@ -187,8 +206,8 @@ async fn answers_fifty_at_once(subject: impl AsyncFn(usize) -> Subject) {
     assert!(functions.len() <= 4);
 }
 
-async fn runs_as_many_as_allowed(subject: impl AsyncFn(usize) -> Subject) {
-    let subject = subject(3).await;
+async fn runs_as_many_as_allowed(subject: impl AsyncFn(usize) -> Option<Subject>) {
+    let Some(subject) = subject(3).await else { return };
     let gates = ["a", "b", "c", "d"].map(|name| subject.gate(name));
     let entered = || gates.iter().filter(|gate| gate.with_extension("entered").exists()).count();
     let open = async {

@@ -5,5 +5,6 @@ mod fragment;
 mod harness;
 mod iceberg;
 mod invokers;
+mod lambda;
 mod shapes;
 mod tpch;

@@ -37,6 +37,13 @@ Examples:
   gust demo --sf 0.1 --queries 1,6 --functions 2
   gust demo --home /data/gust-demo --sf 10 --on auto";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  gust doctor
+  gust doctor --on lambda --config gust.toml
+
+It exits with 0 where all is well, else with 3.";
+
 /// SQL over a data lake, run by functions that exist only while the query runs
 #[derive(Debug, Parser)]
 #[command(name = "gust", version, after_help = Exit::HELP)]
@@ -59,9 +66,22 @@ pub enum Command {
     /// Make TPC-H data as Iceberg tables, if it is not there yet, and run queries over it through functions
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
+    /// Look after credentials, buckets, functions and catalogs, and say what to do
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Be a function: serve the Lambda Runtime API that the environment names
     #[command(hide = true)]
     Bootstrap,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Functions to look after [default: those that `auto` uses]
+    #[arg(long, value_enum, value_name = "TARGET")]
+    pub on: Option<Target>,
+    /// Configuration file [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -306,7 +326,7 @@ mod tests {
         check(&["qery"], "'query'");
         check(&["query", "--fromat", "csv"], "'--format'");
         check(&["query", "--format", "xml"], "possible values: table, csv, json, ndjson, arrow");
-        check(&["query", "--on", "lambda"], "possible values: auto, local, in-process, processes");
+        check(&["query", "--on", "spark"], "possible values: auto, local, in-process, processes, lambda");
         check(&["query", "--functions", "0"], "1..=10000");
         check(&["query", "--timeout", "soon"], "write e.g. 500ms, 30s or 5min");
         check(&["query", "--timeout", "0s"], "above zero and at most 1day");
@@ -324,6 +344,7 @@ mod tests {
             (vec!["query", "--help"], "gust query --catalog"),
             (vec!["explain", "--help"], "gust explain \""),
             (vec!["demo", "--help"], "gust demo --sf 0.1"),
+            (vec!["doctor", "--help"], "gust doctor --on lambda"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

@@ -16,13 +16,14 @@ pub mod exit;
 pub mod output;
 pub mod progress;
 
-use crate::cli::args::{Cli, Command, QueryArgs, ReportFormat, SourceArgs};
+use crate::aws;
+use crate::cli::args::{Cli, Command, DoctorArgs, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
 use crate::config::{Config, ConfigFile, Overrides};
 use crate::report::Report;
-use crate::session::{QueryError, Running, Session};
+use crate::session::{Check, QueryError, Running, Session};
 
 /// Why a command ended early: what to say, and the exit code.
 #[derive(Debug)]
@@ -79,6 +80,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Query(args) => Box::pin(query(args, progress, workers.handle())).await,
             Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
+            Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
             Command::Bootstrap => bootstrap().await,
         }
     });
@@ -119,10 +121,18 @@ fn session_on(workers: &Handle, config: Config) -> Result<Session, QueryError> {
     Session::new(config)
 }
 
+/// A session as configured.
+async fn session(named: Option<&Path>, overrides: &Overrides, workers: &Handle) -> Result<Session, Stop> {
+    let mut config = configuration(named, overrides)?;
+    if config.s3.region.is_none() {
+        config.s3.region = aws::default_region().await;
+    }
+    Ok(session_on(workers, config)?)
+}
+
 /// A session with the setup files' statements run.
 async fn open(source: &SourceArgs, workers: &Handle) -> Result<Session, Stop> {
-    let config = configuration(source.config.as_deref(), &source.run.overrides())?;
-    let session = session_on(workers, config)?;
+    let session = session(source.config.as_deref(), &source.run.overrides(), workers).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
@@ -135,6 +145,28 @@ async fn open(source: &SourceArgs, workers: &Handle) -> Result<Session, Stop> {
         }
     }
     Ok(session)
+}
+
+async fn doctor(args: DoctorArgs, workers: &Handle) -> Result<(), Stop> {
+    let overrides = Overrides { on: args.on, ..Overrides::default() };
+    let session = session(args.config.as_deref(), &overrides, workers).await?;
+    let checks = session.examine().await;
+    session.close().await;
+    let mut ailing = 0;
+    for Check { what, outcome } in &checks {
+        let (verdict, text) = match outcome {
+            Ok(text) => ("ok  ", text),
+            Err(text) => ("FAIL", text),
+        };
+        ailing += usize::from(outcome.is_err());
+        let text = text.replace('\n', "\n                     ");
+        let line = writeln!(stdout(), "{verdict} {what:<15} {text}");
+        line.map_err(Stop::usage)?;
+    }
+    match ailing {
+        0 => Ok(()),
+        _ => Err(Stop { exit: Exit::FunctionsFailed, message: format!("{ailing} of {} checks failed", checks.len()) }),
+    }
 }
 
 async fn explain(source: SourceArgs, workers: &Handle) -> Result<(), Stop> {

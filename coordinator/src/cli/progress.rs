@@ -133,7 +133,7 @@ impl Tally {
                 self.is_planned = true;
                 self.fragments += u64::from(*fragments);
             }
-            QueryEvent::AttemptStarted { .. } => {}
+            QueryEvent::PlanPublished { .. } | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {
                 AttemptOutcome::Done { usage, .. } => self.bytes_read += usage.bytes_read,
                 AttemptOutcome::FragmentFailed { usage, .. } => {

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! Serde derives the set of valid keys from `Config` itself; this module only adds to serde's errors what serde cannot
-//! know. Non-goals: arrays and dates (no setting is one), and settings that depend on each other (`Config` checks those).
+//! know. A list in a variable is separated by commas. Non-goals: dates (no setting is one), and settings that depend on each other (`Config` checks those).
 
 use std::collections::{BTreeMap, btree_map};
 use std::path::{Path, PathBuf};
 
-use serde::de::value::StrDeserializer;
+use serde::de::value::{SeqDeserializer, StrDeserializer};
 use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use toml::de::{DeTable, DeValue};
 
@@ -38,6 +38,7 @@ enum Value {
     Integer(i64),
     Float(f64),
     Boolean(bool),
+    List(Vec<Node>),
     /// A variable's value, whose type is whatever the setting takes.
     Untyped(String),
     /// What no setting can be.
@@ -61,21 +62,30 @@ impl Node {
     fn table(path: &Path, text: &str, table: &DeTable<'_>) -> Value {
         let nodes = table.iter().map(|(key, value)| {
             let origin = Origin::File { path: path.to_owned(), line: line_of(text, key.span().start) };
-            let value = match value.get_ref() {
-                DeValue::Table(table) => Self::table(path, text, table),
-                DeValue::String(value) => Value::String(value.to_string()),
-                DeValue::Boolean(value) => Value::Boolean(*value),
-                DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
-                    .map_or_else(|_| Value::Other(value.to_string()), Value::Integer),
-                DeValue::Float(value) => {
-                    value.as_str().parse().map_or_else(|_| Value::Other(value.to_string()), Value::Float)
-                }
-                DeValue::Datetime(value) => Value::Other(value.to_string()),
-                DeValue::Array(_) => Value::Other("[...]".to_owned()),
-            };
-            (key.get_ref().to_string(), Self { origin, value })
+            (key.get_ref().to_string(), Self { origin, value: Self::value(path, text, value.get_ref()) })
         });
         Value::Table(nodes.collect())
+    }
+
+    fn value(path: &Path, text: &str, value: &DeValue<'_>) -> Value {
+        match value {
+            DeValue::Table(table) => Self::table(path, text, table),
+            DeValue::String(value) => Value::String(value.to_string()),
+            DeValue::Boolean(value) => Value::Boolean(*value),
+            DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
+                .map_or_else(|_| Value::Other(value.to_string()), Value::Integer),
+            DeValue::Float(value) => {
+                value.as_str().parse().map_or_else(|_| Value::Other(value.to_string()), Value::Float)
+            }
+            DeValue::Datetime(value) => Value::Other(value.to_string()),
+            DeValue::Array(items) => {
+                let items = items.iter().map(|item| {
+                    let origin = Origin::File { path: path.to_owned(), line: line_of(text, item.span().start) };
+                    Self { origin, value: Self::value(path, text, item.get_ref()) }
+                });
+                Value::List(items.collect())
+            }
+        }
     }
 
     /// Lays the `GUST_*` variables over the tree; two underscores go one table deeper. Empty ones count as unset.
@@ -127,6 +137,7 @@ impl Node {
             Value::Integer(value) => value.to_string(),
             Value::Float(value) => value.to_string(),
             Value::Boolean(value) => value.to_string(),
+            Value::List(_) => "[list]".to_owned(),
             Value::Other(text) => text.clone(),
         }
     }
@@ -153,6 +164,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Integer(value) => visitor.visit_i64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Boolean(value) => visitor.visit_bool(*value),
+            Value::List(items) => visitor.visit_seq(SeqDeserializer::new(items.iter())),
             Value::Other(text) => Err(Fault::invalid_type(Unexpected::Other(text), &visitor)),
             Value::Untyped(text) => match (text.parse::<i64>(), text.parse::<f64>(), text.parse::<bool>()) {
                 (Ok(value), _, _) => visitor.visit_i64(value),
@@ -203,6 +215,16 @@ impl<'de> Deserializer<'de> for &'de Node {
         }
     }
 
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Untyped(text) => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                self.locate(visitor.visit_seq(SeqDeserializer::new(items)))
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -220,8 +242,16 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple tuple_struct
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct
         identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Fault> for &'de Node {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
     }
 }
 

@@ -18,6 +18,7 @@ fn nothing_set_is_the_default() {
 fn a_file_sets_everything() {
     let file = r#"
         on = "in-process"
+        invoker = "lambda"
         functions_max = 16
         allow_fallback = true
         timeout_seconds = 1.5
@@ -40,6 +41,11 @@ fn a_file_sets_everything() {
         secret_access_key = "key"
         [process]
         program = "bin/bootstrap"
+        [lambda]
+        functions = ["gust:live", "arn:aws:lambda:eu-central-1:123456789012:function:gust-1"]
+        region = "eu-central-1"
+        endpoint = "https://lambda.example"
+        memory_mb = 2048
     "#;
     let lake = CatalogConfig {
         kind: CatalogKind::Sqlite,
@@ -48,6 +54,7 @@ fn a_file_sets_everything() {
     };
     let expect = Config {
         on: Target::InProcess,
+        invoker: InvokerKind::Lambda,
         functions_max: 16,
         allow_fallback: true,
         timeout: Duration::from_millis(1500),
@@ -67,6 +74,14 @@ fn a_file_sets_everything() {
             secret_access_key: Some(Secret::new("key")),
         },
         process: ProcessConfig { program: Some("lake/bin/bootstrap".into()) },
+        lambda: LambdaConfig {
+            functions: ["gust:live", "arn:aws:lambda:eu-central-1:123456789012:function:gust-1"]
+                .map(|name| name.parse().expect("a name"))
+                .to_vec(),
+            region: Some("eu-central-1".to_owned()),
+            endpoint: Some("https://lambda.example".to_owned()),
+            memory_mb: Some(2048),
+        },
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);
     assert!(!format!("{expect:?}").contains("\"key\""), "the secret shows");
@@ -82,6 +97,7 @@ fn later_layers_win() {
         ("GUST_MEMORY_BYTES_MAX", "3GiB"),
         ("GUST_EXCHANGE", "relative"),
         ("GUST_S3__REGION", "7"),
+        ("GUST_LAMBDA__FUNCTIONS", "a:live, b"),
         ("GUST_CATALOGS__DEV__TYPE", "sqlite"),
         ("GUST_CATALOGS__DEV__PATH", "dev.db"),
         ("GUST_CATALOGS__DEV__WAREHOUSE", "s3://dev"),
@@ -97,6 +113,8 @@ fn later_layers_win() {
     assert_eq!(config.memory_bytes_max, 3 << 30);
     assert_eq!(config.exchange.as_deref(), Some("relative"), "a variable's path is relative to the working folder");
     assert_eq!(config.s3.region.as_deref(), Some("7"), "text stays text");
+    let functions: Vec<String> = config.lambda.functions.iter().map(ToString::to_string).collect();
+    assert_eq!(functions, ["a:live", "b"], "a list in a variable");
     assert_eq!(config.catalogs["dev"].warehouse, "s3://dev");
     assert_eq!(config.timeout, Duration::from_secs(3), "the flags");
     assert!(!config.allow_fallback, "the flags");
@@ -136,14 +154,14 @@ fn bad_files_say_what_is_wrong_and_where() {
     );
     check(
         "on = 'everywhere'",
-        "invalid value \"everywhere\" for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+        "invalid value \"everywhere\" for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
     check(
         "on = 1",
-        "invalid value 1 for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+        "invalid value 1 for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
     for count in ["0", "-1", "10001", "'4'", "4.0", "[4]", "true", "99999999999999999999"] {
-        let shown = count.replace('\'', "\"").replace("[4]", "[...]").replace("4.0", "4");
+        let shown = count.replace('\'', "\"").replace("[4]", "[list]").replace("4.0", "4");
         check(
             &format!("functions_max = {count}"),
             &format!(
@@ -175,10 +193,14 @@ fn bad_files_say_what_is_wrong_and_where() {
         "exchange = 1979-05-27",
         "invalid value 1979-05-27 for `exchange` in lake/gust.toml line 1: expected a folder, or a URL that starts with file:// or s3://",
     );
+    check(
+        "[lambda]\nfunctions = ['gust:live',\n 'arn:aws:s3:::lake']",
+        "invalid value \"arn:aws:s3:::lake\" for `lambda.functions` in lake/gust.toml line 3: expected NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS",
+    );
     check("s3 = true", "invalid value true for `s3` in lake/gust.toml line 1: expected a table");
     check(
         "[on]\nx = 1",
-        "invalid value [table] for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+        "invalid value [table] for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
     check(
         "[functions_max]",
@@ -261,7 +283,7 @@ fn bad_variables_say_what_is_wrong_and_where() {
     check(
         "GUST_ON__NOW",
         "x",
-        "invalid value [table] for `on` in the environment variable `GUST_ON__NOW`: expected one of \"auto\", \"local\", \"in-process\", \"processes\"",
+        "invalid value [table] for `on` in the environment variable `GUST_ON__NOW`: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
     check(
         "GUST_S3__SECRET_ACCESS_KEY",

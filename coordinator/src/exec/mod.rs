@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 mod query;
 mod run;
 
-pub use query::{Exchange, QueryContext};
+pub use query::{Exchange, QueryContext, StoreCredentials};
 
 use crate::planner::Stage;
 use run::{Answers, StageRun};

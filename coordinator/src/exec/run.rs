@@ -11,11 +11,14 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
-use gust_protocol::{AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, StagePlan, exchange};
-use tokio::sync::mpsc;
+use gust_protocol::{
+    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, ObjectRef, Output, PlanRef, StagePlan, exchange,
+};
+use object_store::ObjectStoreExt;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 
-use super::query::QueryContext;
+use super::query::{Exchange, QueryContext};
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
@@ -54,7 +57,10 @@ impl StageRun {
             bytes_planned,
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
-        let plan = Arc::new(stage.stage_plan(output, query.options.clone())?);
+        let plan = Arc::new(TravellingPlan {
+            stage_plan: stage.stage_plan(output, query.options.clone())?,
+            published: OnceCell::new(),
+        });
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Answer>>> = (0..partitions).map(|_| Vec::new()).collect();
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
@@ -83,18 +89,67 @@ impl StageRun {
     }
 }
 
-async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, index: usize, run: u32) -> Answer {
+/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
+///
+/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
+const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// A stage's plan on its way to the functions.
+#[derive(Debug)]
+struct TravellingPlan {
+    stage_plan: StagePlan,
+    published: OnceCell<StagePlan>,
+}
+
+impl TravellingPlan {
+    /// The plan as requests carry it. The first fragment to ask writes a large one into the exchange.
+    async fn published(
+        &self,
+        query: &QueryContext,
+        id: &FragmentId,
+    ) -> std::result::Result<&StagePlan, FragmentFailure> {
+        let plan = match &self.stage_plan.plan {
+            PlanRef::Inline(plan) if plan.0.len() > PLAN_INLINE_BYTES_MAX => &plan.0,
+            _ => return Ok(&self.stage_plan),
+        };
+        let publish = || async {
+            let Exchange { prefix, store, .. } = &query.exchange;
+            let path = exchange::plan_path(prefix, &id.query, id.stage);
+            // Before it is written, so that it is not forgotten if the query ends meanwhile.
+            query.attempts.events.push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
+            store
+                .put(&path, plan.clone().into())
+                .await
+                .map_err(|error| FragmentFailure::unpublished(id, &path, &error))?;
+            let object = ObjectRef {
+                access: EXCHANGE,
+                path: path.to_string(),
+                size_bytes: plan.len() as u64,
+                etag: None,
+                footer_bytes: None,
+            };
+            let plan = PlanRef::Object { object, crc32: crc32fast::hash(plan) };
+            Ok(StagePlan { plan, ..self.stage_plan.clone() })
+        };
+        self.published.get_or_try_init(publish).await
+    }
+}
+
+async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &TravellingPlan, index: usize, run: u32) -> Answer {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
+    let plan = plan.published(query, &id).await?;
     let limits = query.fragment_limits(stage.fragments.len());
     let fragment = Fragment { id: id.clone(), inputs, limits };
+    let stores = [&stage.access, &query.exchange.access];
+    let access = AccessTable(stores.map(|access| query.credentials.apply(access)).to_vec());
     let request = |attempt, deadline_unix_ms| InvokeRequest {
         version: PROTOCOL_VERSION,
         fingerprint: fingerprint().to_owned(),
         fragment: fragment.clone(),
         attempt,
         deadline_unix_ms,
-        access: AccessTable(vec![stage.access.clone(), query.exchange.access.clone()]),
+        access: access.clone(),
         stage: plan.clone(),
     };
     // Attempts of different runs never share a number, and so never a result object.

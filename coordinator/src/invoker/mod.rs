@@ -12,9 +12,11 @@ use gust_protocol::{FragmentResponse, InvokeRequest};
 
 mod framing;
 mod in_process;
+mod lambda;
 mod processes;
 
 pub use in_process::{Handler, InProcess};
+pub use lambda::{CLONES_MAX, Deployment, DescribeError, FunctionName, Lambda, PinnedFunction, describe};
 pub use processes::{Processes, ProcessesConfig};
 
 /// Runs one attempt of one fragment.

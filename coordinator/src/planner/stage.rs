@@ -12,7 +12,9 @@ use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use gust_protocol::plan::{encode, encode_scalar, scans};
-use gust_protocol::{Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, ScanUnit, StagePlan, StoreAccess};
+use gust_protocol::{
+    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
+};
 
 use super::cut::{cut, is_sorted};
 use super::pack::{Packing, pack};
@@ -106,7 +108,7 @@ impl Stage {
     /// What travels with every fragment. `options` are the session's settings that matter to a function.
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
-            plan: self.encoded.clone(),
+            plan: PlanRef::Inline(self.encoded.clone()),
             leaves: vec![LeafSpec { matching: self.matching.clone() }],
             scalars: scalars(&self.plan)?,
             output,

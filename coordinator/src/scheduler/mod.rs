@@ -10,6 +10,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use gust_protocol::{
     Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest,
 };
+use object_store::path::Path;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
@@ -42,6 +43,13 @@ impl FragmentFailure {
     pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));
         Self { id, attempts: 0, cause, log_tail: String::new() }
+    }
+
+    /// A fragment whose stage's plan could not be written into the exchange.
+    pub fn unpublished(id: &FragmentId, path: &Path, error: &object_store::Error) -> Self {
+        let message = format!("cannot write the plan to `{path}` in the exchange: {error}");
+        let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::Storage, message));
+        Self { id: id.clone(), attempts: 0, cause, log_tail: String::new() }
     }
 }
 

@@ -3,37 +3,68 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use aws_config::SdkConfig;
 use fragment_fn::{Environment, Settings};
 use gust_protocol::wire::INLINE_BYTES_MAX;
 use gust_protocol::{Limits, StoreAccess};
 use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
 use super::error::QueryError;
+use crate::aws;
 use crate::config::{Config, Target};
 use crate::decide::Fleet;
 use crate::exec::Exchange;
-use crate::invoker::{InProcess, Invoker, Processes, ProcessesConfig};
+use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use crate::scheduler::Scheduler;
 use crate::tables::stores::Stores;
+
+/// A deployment is looked at again by the first query after this long, so that an upgrade is seen.
+const DESCRIBED_FOR: Duration = Duration::from_secs(60);
+
+/// Of a Lambda function's memory, what its pool may hold: the rest is for the program, decoders and what no pool sees.
+const LAMBDA_POOL_PERCENT: u64 = 60;
 
 /// Starts functions on demand and knows where they leave large results.
 pub(super) struct FunctionPool {
     config: Config,
+    /// Which functions: `auto` and `local` have been resolved.
+    target: Target,
     exchange: Exchange,
     /// Where in-process functions spill.
     folder: PathBuf,
-    started: Mutex<Option<Started>>,
+    started: Mutex<Started>,
+    sdk: OnceCell<SdkConfig>,
     /// Whether the last that was heard of functions was good.
     healthy: AtomicBool,
 }
 
+/// What runs now. Queries under way keep what they began with.
+#[derive(Default)]
 struct Started {
+    local: Option<(Scheduler, Option<Arc<Processes>>)>,
+    lambda: Option<Deployed>,
+}
+
+#[derive(Clone)]
+struct Deployed {
+    deployment: Arc<Deployment>,
     scheduler: Scheduler,
-    processes: Option<Arc<Processes>>,
+    invoker: Arc<Lambda>,
+    described: Instant,
+}
+
+/// What one function has, and how many there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub fleet: Fleet,
+    /// Lanes of one function: its cores.
+    pub lanes: usize,
+    pub limits: Limits,
 }
 
 impl FunctionPool {
@@ -50,9 +81,11 @@ impl FunctionPool {
         let exchange = Exchange { access, prefix, store };
         Ok(Self {
             config: config.clone(),
+            target: config.functions_on(),
             exchange,
             folder: folder.to_owned(),
             started: Mutex::default(),
+            sdk: OnceCell::new(),
             healthy: AtomicBool::new(true),
         })
     }
@@ -61,11 +94,8 @@ impl FunctionPool {
         &self.exchange
     }
 
-    /// What `decide` needs to know; starts nothing.
-    pub(super) fn fleet(&self) -> Option<Fleet> {
-        let functions_max = self.config.functions_max as usize;
-        let healthy = self.healthy.load(Ordering::Relaxed);
-        Some(Fleet { functions_max, healthy, shares_machine: true })
+    pub(super) fn target(&self) -> Target {
+        self.target
     }
 
     /// What a query found out about the functions.
@@ -73,44 +103,98 @@ impl FunctionPool {
         self.healthy.store(healthy, Ordering::Relaxed);
     }
 
-    /// Lanes of one function: its cores. Processes share this machine's cores, so one each.
-    pub(super) fn lanes(&self) -> usize {
-        1
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        Limits {
-            memory_bytes_max: self.config.function_memory_bytes,
-            temp_bytes_max: self.config.function_temp_bytes,
-            inline_bytes_max: INLINE_BYTES_MAX,
+    /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
+    pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
+        let functions_max = self.config.functions_max;
+        let healthy = self.healthy.load(Ordering::Relaxed);
+        let inline_bytes_max = INLINE_BYTES_MAX;
+        if self.target != Target::Lambda {
+            let fleet = Fleet { functions_max: functions_max as usize, healthy, shares_machine: true };
+            let limits = Limits {
+                memory_bytes_max: self.config.function_memory_bytes,
+                temp_bytes_max: self.config.function_temp_bytes,
+                inline_bytes_max,
+            };
+            // Processes share this machine's cores, so one each.
+            return Ok(Capacity { fleet, lanes: 1, limits });
         }
+        let deployment = self.deployed().await?.deployment;
+        let functions_max = functions_max.min(deployment.concurrency_quota.unwrap_or(u32::MAX)) as usize;
+        let fleet = Fleet { functions_max, healthy, shares_machine: false };
+        let limits = Limits {
+            memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * LAMBDA_POOL_PERCENT / 100,
+            temp_bytes_max: u64::from(deployment.temp_mb) << 20,
+            inline_bytes_max,
+        };
+        Ok(Capacity { fleet, lanes: deployment.cores(), limits })
     }
 
     /// The scheduler over running functions.
-    pub(super) async fn scheduler(&self, target: Target) -> Result<Scheduler, QueryError> {
+    pub(super) async fn scheduler(&self) -> Result<Scheduler, QueryError> {
+        if self.target == Target::Lambda {
+            return Ok(self.deployed().await?.scheduler);
+        }
         let mut started = self.started.lock().await;
-        if let Some(started) = started.as_ref() {
-            return Ok(started.scheduler.clone());
+        if let Some((scheduler, _)) = &started.local {
+            return Ok(scheduler.clone());
         }
         let functions_max = self.config.functions_max as usize;
-        let mut processes = None;
-        let invoker: Arc<dyn Invoker> = match target {
-            Target::InProcess => {
-                let settings = Settings { temp_folder: self.folder.clone(), ..Settings::default() };
-                Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
-            }
-            Target::Local | Target::Auto | Target::Processes => {
-                let made = Processes::start(self.processes_config()?).await;
-                let made = made.map_err(|e| {
-                    self.set_healthy(false);
-                    QueryError::Functions(format!("cannot start functions: {e}"))
-                })?;
-                processes.insert(Arc::new(made)).clone()
-            }
+        let (invoker, processes): (Arc<dyn Invoker>, _) = if self.target == Target::InProcess {
+            let settings = Settings { temp_folder: self.folder.clone(), ..Settings::default() };
+            (Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max)), None)
+        } else {
+            let made = Processes::start(self.processes_config()?).await.map_err(|e| {
+                self.set_healthy(false);
+                QueryError::Functions(format!("cannot start functions: {e}"))
+            })?;
+            let made = Arc::new(made);
+            (Arc::clone(&made) as _, Some(made))
         };
         let scheduler = Scheduler::new(invoker, functions_max);
-        *started = Some(Started { scheduler: scheduler.clone(), processes });
+        started.local = Some((scheduler.clone(), processes));
         Ok(scheduler)
+    }
+
+    /// The SDK's settings for Lambda.
+    pub(super) async fn sdk(&self) -> &SdkConfig {
+        let Config { s3, lambda, .. } = &self.config;
+        let region = lambda.region.as_deref().or_else(|| lambda.functions.iter().find_map(|f| f.region.as_deref()));
+        // On the heap, as below: the SDK's futures are large, and few.
+        self.sdk.get_or_init(|| Box::pin(aws::sdk_config(s3, region, lambda.endpoint.as_deref()))).await
+    }
+
+    /// What is deployed on Lambda, asked for anew.
+    pub(super) async fn describe(&self) -> Result<Deployment, QueryError> {
+        if self.exchange.access.url.starts_with("file:") {
+            let message =
+                "functions on Lambda need an exchange in S3\nhint: set exchange = \"s3://BUCKET/PREFIX\" in gust.toml";
+            return Err(QueryError::Setup(message.to_owned()));
+        }
+        let lambda = &self.config.lambda;
+        let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
+        described.map_err(|error| QueryError::Functions(error.to_string()))
+    }
+
+    async fn deployed(&self) -> Result<Deployed, QueryError> {
+        let mut started = self.started.lock().await;
+        if let Some(deployed) = started.lambda.as_ref().filter(|deployed| deployed.described.elapsed() < DESCRIBED_FOR)
+        {
+            return Ok(deployed.clone());
+        }
+        let deployment = self.describe().await?;
+        let described = Instant::now();
+        let deployed = match started.lambda.take() {
+            Some(same) if *same.deployment == deployment => Deployed { described, ..same },
+            // Another version: new queries go there, those under way end where they began.
+            _ => {
+                let functions_max = self.config.functions_max as usize;
+                let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
+                let scheduler = Scheduler::new(Arc::clone(&invoker) as _, functions_max);
+                Deployed { deployment: Arc::new(deployment), scheduler, invoker, described }
+            }
+        };
+        started.lambda = Some(deployed.clone());
+        Ok(deployed)
     }
 
     fn processes_config(&self) -> Result<ProcessesConfig, QueryError> {
@@ -132,13 +216,17 @@ impl FunctionPool {
     }
 
     pub(super) async fn have_started(&self) -> bool {
-        self.started.lock().await.is_some()
+        let started = self.started.lock().await;
+        started.local.is_some() || started.lambda.is_some()
     }
 
     pub(super) async fn close(&self) {
-        let started = self.started.lock().await.take();
-        if let Some(processes) = started.and_then(|started| started.processes) {
+        let Started { local, lambda } = std::mem::take(&mut *self.started.lock().await);
+        if let Some(processes) = local.and_then(|(_, processes)| processes) {
             processes.shutdown().await;
+        }
+        if let Some(deployed) = lambda {
+            deployed.invoker.shutdown().await;
         }
     }
 }

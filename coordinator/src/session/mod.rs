@@ -17,12 +17,14 @@ use gust_catalog::Catalog;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
+mod doctor;
 mod error;
 mod functions;
 mod plan;
 mod run;
 mod statement;
 
+pub use doctor::Check;
 pub use error::QueryError;
 pub(crate) use plan::Ready;
 pub use run::Running;
@@ -33,7 +35,7 @@ use crate::planner::pack::Packing;
 use crate::tables::catalog::IcebergCatalog;
 use crate::tables::iceberg::IcebergFactory;
 use crate::tables::stores::Stores;
-use functions::FunctionPool;
+use functions::{Capacity, FunctionPool};
 
 /// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
@@ -142,13 +144,13 @@ impl Session {
         self.config.timeout
     }
 
-    fn packing(&self) -> Packing {
+    fn packing(&self, capacity: &Capacity) -> Packing {
         Packing {
             fragment_bytes_target: self.config.fragment_bytes_target,
-            functions_max: self.config.functions_max as usize,
+            functions_max: capacity.fleet.functions_max,
             // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
-            functions: (self.target() != Target::Auto).then_some(self.config.functions_max as usize),
-            lanes_max: self.functions.lanes(),
+            functions: (self.target() != Target::Auto).then_some(capacity.fleet.functions_max),
+            lanes_max: capacity.lanes,
         }
     }
 

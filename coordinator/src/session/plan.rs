@@ -17,6 +17,7 @@ use url::Url;
 
 use super::Session;
 use super::error::QueryError;
+use super::functions::Capacity;
 use crate::config::Target;
 use crate::decide::{Decision, Place, Reason, TimeModel, Workload, decide};
 use crate::planner::spread::SpreadScans;
@@ -45,7 +46,7 @@ impl Session {
         let ready = match self.target() {
             Target::Local => self.ready_locally(state, logical).await,
             Target::Auto => self.ready_by_numbers(state, logical, &notes).await,
-            target @ (Target::InProcess | Target::Processes) => self.ready_for(target, state, logical).await,
+            target => self.ready_for(target, state, logical).await,
         };
         Ok(Ready { pruning: notes.take(), ..ready? })
     }
@@ -67,13 +68,22 @@ impl Session {
         let planner = state.query_planner();
         let plan = planner.create_physical_plan(&optimized, &state).await.map_err(QueryError::from_engine)?;
         let workload = self.workload(&plan).map_err(QueryError::from_engine)?;
-        let decision = self.decide(Target::Auto, workload);
-        if decision.place == Place::Local {
+        let local = |reason| Decision::local(reason, workload);
+        if workload.scans == 0 {
+            // Nobody needs to ask what is deployed.
+            let decision = local(Reason::NoScan);
             return Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() });
         }
+        let (decision, capacity) = match self.functions.capacity().await {
+            Ok(capacity) => (self.decide(Target::Auto, workload, Some(&capacity)), Some(capacity)),
+            Err(error) => (local(Reason::Unavailable(error.to_string())), None),
+        };
+        let Some(capacity) = capacity.filter(|_| decision.place == Place::Functions) else {
+            return Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() });
+        };
         // Planning once more notes once more.
         notes.take();
-        match self.distribute(&state, &optimized).await {
+        match self.distribute(&state, &optimized, &capacity).await {
             Ok((state, planned)) => Ok(Ready {
                 state,
                 plan: Arc::clone(&planned.plan),
@@ -91,14 +101,23 @@ impl Session {
 
     async fn ready_for(&self, target: Target, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
         let optimized = state.optimize(logical).map_err(QueryError::from_engine)?;
-        match self.distribute(&state, &optimized).await {
+        let capacity = match self.functions.capacity().await {
+            Ok(capacity) => capacity,
+            Err(QueryError::Functions(why)) if self.config.allow_fallback => {
+                let mut ready = self.ready_locally(state, logical).await?;
+                ready.decision.reason = Reason::PlanNotSupported(why);
+                return Ok(ready);
+            }
+            Err(error) => return Err(error),
+        };
+        match self.distribute(&state, &optimized, &capacity).await {
             Ok((state, planned)) => {
                 let workload = Workload {
                     scans: planned.stages.len(),
                     units: planned.stages.iter().map(|stage| stage.units.len()).sum(),
                     bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
                 };
-                let decision = self.decide(target, workload);
+                let decision = self.decide(target, workload, Some(&capacity));
                 Ok(Ready {
                     state,
                     plan: Arc::clone(&planned.plan),
@@ -119,9 +138,13 @@ impl Session {
         }
     }
 
-    fn decide(&self, target: Target, workload: Workload) -> Decision {
+    fn decide(&self, target: Target, workload: Workload, capacity: Option<&Capacity>) -> Decision {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        decide(target, workload, self.functions.fleet(), &TimeModel::laptop(cores))
+        let model = match self.functions.target() {
+            Target::Lambda => TimeModel::lambda(cores, capacity.map_or(1, |capacity| capacity.lanes)),
+            _ => TimeModel::laptop(cores),
+        };
+        decide(target, workload, capacity.map(|capacity| capacity.fleet), &model)
     }
 
     /// What the Parquet scans of a physical plan will read.
@@ -146,15 +169,24 @@ impl Session {
     }
 
     /// The distributed physical plan and its stages.
-    async fn distribute(&self, state: &SessionState, optimized: &LogicalPlan) -> Result<(SessionState, Planned)> {
+    async fn distribute(
+        &self,
+        state: &SessionState,
+        optimized: &LogicalPlan,
+        capacity: &Capacity,
+    ) -> Result<(SessionState, Planned)> {
         let state = distributed_state(state);
         let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
         let access = |url: &str| {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
+            if url.scheme() == "file" && self.functions.target() == Target::Lambda {
+                let why = "functions on Lambda cannot read this machine's files; put the table into S3";
+                return Err(DataFusionError::NotImplemented(why.to_owned()));
+            }
             self.stores.access(&url)
         };
-        let surroundings = Surroundings { packing: self.packing(), footers: footers.as_ref(), access: &access };
+        let surroundings = Surroundings { packing: self.packing(capacity), footers: footers.as_ref(), access: &access };
         let planned = plan_stages(&plan, &surroundings)?;
         Ok((state, planned))
     }

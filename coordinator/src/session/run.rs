@@ -22,7 +22,7 @@ use super::plan::Ready;
 use super::{CLEANING_MAX, Session};
 use crate::config::Target;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
-use crate::exec::QueryContext;
+use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
 use crate::invoker::InvokeErrorKind;
 use crate::scheduler::AttemptContext;
@@ -129,18 +129,29 @@ impl Session {
         }
     }
 
-    async fn query_context(&self, id: &str, events: &EventLog, deadline: Instant) -> Result<QueryContext, QueryError> {
-        let target = match self.target() {
-            Target::Auto => Target::Processes,
-            target => target,
-        };
+    /// With what functions reach S3: their own role on Lambda, the coordinator's credentials on its own machine.
+    async fn store_credentials(&self) -> Result<StoreCredentials, QueryError> {
+        if self.functions.target() == Target::Lambda {
+            return Ok(StoreCredentials::Own);
+        }
+        let lent = self.stores.lendable().await;
+        lent.map(StoreCredentials::Lent).map_err(|error| QueryError::Functions(error.to_string()))
+    }
+
+    pub(super) async fn query_context(
+        &self,
+        id: &str,
+        events: &EventLog,
+        deadline: Instant,
+    ) -> Result<QueryContext, QueryError> {
         let left = deadline.saturating_duration_since(Instant::now());
         Ok(QueryContext {
             id: id.to_owned(),
-            scheduler: self.functions.scheduler(target).await?,
+            scheduler: self.functions.scheduler().await?,
             attempts: AttemptContext { events: events.clone(), deadline: SystemTime::now() + left },
             exchange: self.functions.exchange().clone(),
-            limits: self.functions.limits(),
+            limits: self.functions.capacity().await?.limits,
+            credentials: self.store_credentials().await?,
             options: function_options(self.context.state().config()),
         })
     }
@@ -232,9 +243,10 @@ impl Running {
 
     /// What the attempts so far tell.
     fn settled(&self) -> Settled {
-        let (mut started, mut ended, mut wrote_nothing, mut healthy) = (0, 0, 0, None);
+        let (mut started, mut ended, mut wrote_nothing, mut published, mut healthy) = (0, 0, 0, false, None);
         for stamped in self.events.snapshot() {
             match stamped.event {
+                QueryEvent::PlanPublished { .. } => published = true,
                 QueryEvent::AttemptStarted { .. } => started += 1,
                 QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
                 QueryEvent::AttemptEnded { outcome, .. } => {
@@ -251,7 +263,7 @@ impl Running {
                 _ => {}
             }
         }
-        Settled { all_ended: ended == started, wrote_nothing: wrote_nothing == started, healthy }
+        Settled { all_ended: ended == started, wrote_nothing: !published && wrote_nothing == started, healthy }
     }
 
     /// Starts a query where it is decided to run.

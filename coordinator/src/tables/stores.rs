@@ -9,26 +9,36 @@ use fragment_fn::connect;
 use fragment_fn::metering::{Counters, CountingStore};
 use gust_protocol::StoreAccess;
 use object_store::ObjectStore;
+use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use url::{Position, Url};
 
+use crate::aws::{ChainCredentials, NoCredentials};
 use crate::config::S3Config;
+use crate::exec::StoreCredentials;
 
 /// The coordinator's stores. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Stores {
     s3: S3Config,
+    /// Where the configuration names no keys.
+    credentials: Arc<ChainCredentials>,
     counters: Arc<Counters>,
     open: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
 }
 
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
-        Self { s3, counters: Arc::default(), open: Arc::default() }
+        Self { s3, credentials: Arc::default(), counters: Arc::default(), open: Arc::default() }
     }
 
     /// Everything that the coordinator itself has asked its stores for.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The credentials of the environment, for stores whose keys the configuration does not name.
+    pub fn credentials(&self) -> &ChainCredentials {
+        &self.credentials
     }
 
     /// How anyone reaches the store of `url`: this coordinator or a function.
@@ -52,10 +62,25 @@ impl Stores {
         if let Some(store) = open.get(&access.url) {
             return Ok(Arc::clone(store));
         }
-        let store = connect(&access).map_err(plan_error)?;
+        let is_own = self.s3.access_key_id.is_none();
+        let credentials = is_own.then(|| Arc::clone(&self.credentials) as AwsCredentialProvider);
+        let store = connect(&access, credentials).map_err(plan_error)?;
         let store: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
         open.insert(access.url, Arc::clone(&store));
         Ok(store)
+    }
+
+    /// The credentials of now as object_store's settings, for functions on this machine; nothing where the configuration
+    /// names keys (they travel with each store), or where no store of S3 is in use.
+    pub async fn lendable(&self) -> std::result::Result<BTreeMap<String, String>, NoCredentials> {
+        let uses_s3 = self.open.lock().expect("no holder panics").keys().any(|url| url.starts_with("s3"));
+        if !uses_s3 || self.s3.access_key_id.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let AwsCredential { key_id, secret_key, token } = &*self.credentials.current().await?;
+        let values = [Some(key_id), Some(secret_key), token.as_ref()];
+        let pairs = StoreCredentials::KEYS.into_iter().zip(values);
+        Ok(pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect())
     }
 
     /// The same stores as the Iceberg catalog asks for them.

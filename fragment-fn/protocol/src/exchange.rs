@@ -53,6 +53,12 @@ pub fn result_path(prefix: &str, id: &FragmentId, attempt: u32) -> Path {
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
+/// Where a stage's plan lies if it does not travel inline.
+pub fn plan_path(prefix: &str, query: &str, stage: u32) -> Path {
+    let key = format!("{query}/{stage}/plan");
+    Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
+}
+
 /// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max` and one multipart part in memory.
 pub struct ResultWriter {
     encoder: StreamWriter<Vec<u8>>,

@@ -25,8 +25,7 @@ pub struct InvokeRequest {
 /// The sub-plan that all fragments of a stage run, encoded once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePlan {
-    /// [`crate::plan::encode`]: a physical plan whose leaves are placeholders without files.
-    pub plan: Base64,
+    pub plan: PlanRef,
     /// What the plan's encoding loses about each leaf, in the order in which a pre-order walk meets them.
     pub leaves: Vec<LeafSpec>,
     /// Values of the scalar subqueries that the plan refers to by position, each [`crate::plan::encode_scalar`].
@@ -35,6 +34,16 @@ pub struct StagePlan {
     pub output: Output,
     /// DataFusion session options that differ from the defaults, e.g. `datafusion.execution.batch_size`.
     pub options: BTreeMap<String, String>,
+}
+
+/// Where [`crate::plan::encode`]'s bytes are: a physical plan whose leaves are placeholders without files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanRef {
+    /// In the request itself.
+    Inline(Base64),
+    /// In an object that all fragments of the stage read, for it would not fit each request.
+    Object { object: ObjectRef, crc32: u32 },
 }
 
 /// The sidecar of one leaf.

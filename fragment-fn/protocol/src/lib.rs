@@ -27,7 +27,7 @@ pub mod wire;
 pub use error::{FragmentError, FragmentErrorKind};
 pub use fragment::{
     AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, Input, InvokeRequest, LeafId, LeafSpec, Limits,
-    ObjectRef, Output, ScanUnit, StagePlan, StoreAccess,
+    ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
 };
 pub use result::{FragmentResponse, FragmentResult, Part};
 pub use usage::{Requests, Spans, Usage};

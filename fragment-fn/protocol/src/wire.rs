@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::{
         AccessTable, ColumnMatching, Fragment, FragmentId, FragmentResult, Input, LeafSpec, Limits, ObjectRef, Output,
-        Part, Requests, ScanUnit, Spans, StagePlan, StoreAccess, Usage,
+        Part, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -141,7 +141,7 @@ mod tests {
                 StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() },
             ]),
             stage: StagePlan {
-                plan: Base64(Bytes::from_static(b"plan")),
+                plan: PlanRef::Inline(Base64(Bytes::from_static(b"plan"))),
                 leaves: vec![
                     LeafSpec { matching: ColumnMatching::Name },
                     LeafSpec { matching: ColumnMatching::FieldId { required_ids: vec![7] } },
@@ -190,6 +190,12 @@ mod tests {
         let golden = include_str!("../testdata/request.json").trim_end();
         assert_eq!(std::str::from_utf8(&encode_request(&request()).expect("plain data")), Ok(golden));
         assert_eq!(serde_json::from_str::<InvokeRequest>(golden).expect("golden bytes"), request());
+        let object =
+            ObjectRef { access: 1, path: "x/q1/2/plan".to_owned(), size_bytes: 4, etag: None, footer_bytes: None };
+        let plan = PlanRef::Object { object, crc32: 9 };
+        let golden = include_str!("../testdata/plan_object.json").trim_end();
+        assert_eq!(serde_json::to_string(&plan).expect("plain data"), golden);
+        assert_eq!(serde_json::from_str::<PlanRef>(golden).expect("golden bytes"), plan);
         let golden: Vec<&str> = include_str!("../testdata/responses.ndjson").lines().collect();
         assert_eq!(golden.len(), responses().len());
         for (golden, response) in golden.into_iter().zip(responses()) {
@@ -205,8 +211,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":1,"fingerprint":"other engine"}"#, "protocol 1 with other engine");
-        check(r#"{"version":1}"#, "missing field `fingerprint`");
+        check(r#"{"version":2,"fingerprint":"other engine"}"#, "protocol 2 with other engine");
+        check(r#"{"version":2}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
 use gust::event::EventLog;
-use gust::exec::{Exchange, QueryContext};
+use gust::exec::{Exchange, QueryContext, StoreCredentials};
 use gust::invoker::{Billing, Invocation, Invoker};
 use gust::planner::pack::Packing;
 use gust::planner::plan_stages;
@@ -141,6 +141,7 @@ fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryCon
         scheduler: Scheduler::new(Arc::clone(framing) as _, in_flight),
         attempts: AttemptContext { events, deadline: SystemTime::now() + Duration::from_secs(300) },
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
+        credentials: StoreCredentials::Own,
         limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
         options: Default::default(),
     }

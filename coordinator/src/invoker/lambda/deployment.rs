@@ -1,0 +1,286 @@
+//! What is deployed: equal functions (clones) at the published versions that their names stand for now.
+//!
+//! A name with an alias is resolved once, and the version is what is invoked: an upgrade under way cannot mix two releases in one query.
+
+use std::fmt::{Display, Formatter};
+use std::str::FromStr;
+
+use aws_config::SdkConfig;
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationOutput as Described;
+use futures::future::try_join_all;
+use serde::de::{Deserialize, Deserializer, Error, Unexpected};
+
+/// Most functions that a configuration can name.
+pub const CLONES_MAX: usize = 1_000;
+
+/// vCPUs come with memory: one whole one at 1,769 MB, and six at most (AWS Lambda, configure memory).
+const MEMORY_MB_PER_CORE: u32 = 1_769;
+const CORES_MAX: u32 = 6;
+
+/// A function as the configuration names it: `NAME`, `NAME:ALIAS`, or an ARN with or without alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionName {
+    /// Where the ARN says it.
+    pub region: Option<String>,
+    /// Without qualifier.
+    pub name: String,
+    pub qualifier: Option<String>,
+}
+
+impl FromStr for FunctionName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let invalid = || {
+            format!(
+                "`{text}` is no function\nhint: write NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS"
+            )
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let (region, account, name, qualifier) = match parts.as_slice() {
+            ["arn", _, "lambda", region, account, "function", rest @ ..] => match rest {
+                [name] => (Some(*region), Some(*account), *name, None),
+                [name, qualifier] => (Some(*region), Some(*account), *name, Some(*qualifier)),
+                _ => return Err(invalid()),
+            },
+            [name] => (None, None, *name, None),
+            [name, qualifier] => (None, None, *name, Some(*qualifier)),
+            _ => return Err(invalid()),
+        };
+        let is_word = |word: &str| {
+            !word.is_empty()
+                && word.len() <= 140
+                && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_$".contains(&b))
+        };
+        if ![region, account, Some(name), qualifier].into_iter().flatten().all(is_word) {
+            return Err(invalid());
+        }
+        let name = match (region, account) {
+            (Some(region), Some(account)) => format!("arn:{}:lambda:{region}:{account}:function:{name}", parts[1]),
+            _ => name.to_owned(),
+        };
+        Ok(Self { region: region.map(str::to_owned), name, qualifier: qualifier.map(str::to_owned) })
+    }
+}
+
+impl<'de> Deserialize<'de> for FunctionName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let expected = "NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS";
+        text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+    }
+}
+
+impl Display for FunctionName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        self.qualifier.as_ref().map_or(Ok(()), |qualifier| write!(f, ":{qualifier}"))
+    }
+}
+
+/// One function at one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedFunction {
+    pub name: String,
+    /// A number; `$LATEST` where none was ever published, and then an upgrade may mix releases.
+    pub version: String,
+}
+
+/// Equal functions, and what each has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    pub clones: Vec<PinnedFunction>,
+    pub memory_mb: u32,
+    pub temp_mb: u32,
+    pub timeout_seconds: u32,
+    pub arch: String,
+    /// Concurrent executions that the account allows; None where that could not be asked.
+    pub concurrency_quota: Option<u32>,
+}
+
+impl Deployment {
+    /// Whole cores of one function, at least one.
+    pub fn cores(&self) -> usize {
+        (self.memory_mb / MEMORY_MB_PER_CORE).clamp(1, CORES_MAX) as usize
+    }
+}
+
+impl Display for Deployment {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { clones, memory_mb, temp_mb, timeout_seconds, arch, .. } = self;
+        write!(f, "{} of {memory_mb} MB, {temp_mb} MB temporary, {timeout_seconds} s, {arch}:", clones.len())?;
+        clones.iter().try_for_each(|PinnedFunction { name, version }| write!(f, " {name}:{version}"))?;
+        let unpinned = clones.iter().any(|clone| clone.version == "$LATEST");
+        f.write_str(if unpinned { " (not published: an upgrade can break a running query)" } else { "" })
+    }
+}
+
+/// Why it is not known what is deployed.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    #[error(
+        "no function is configured for Lambda\nhint: put what `terraform output -raw gust_toml` prints into gust.toml, or set lambda.functions"
+    )]
+    NoneConfigured,
+    #[error(
+        "no AWS region is set for Lambda\nhint: set lambda.region in gust.toml, or AWS_REGION, or a region in the AWS profile"
+    )]
+    NoRegion,
+    #[error(
+        "function `{function}` is in {theirs}, but Lambda is asked in {ours}\nhint: set lambda.region to {theirs}, or name the function of {ours}"
+    )]
+    OtherRegion { function: String, theirs: String, ours: String },
+    #[error("function `{function}`: {reason}{hint}")]
+    Refused { function: String, reason: String, hint: &'static str },
+    #[error("function `{function}` cannot be invoked: it is {state}{reason}")]
+    NotActive { function: String, state: String, reason: String },
+    #[error("no function of {memory_mb} MB is configured\nhint: lambda.memory_mb must be one of {found}")]
+    NoSuchSize { memory_mb: u32, found: String },
+}
+
+/// Asks Lambda what `functions` are; those of one memory size and architecture are taken, `memory_mb` where it is given.
+pub async fn describe(
+    config: &SdkConfig,
+    functions: &[FunctionName],
+    memory_mb: Option<u32>,
+) -> Result<Deployment, DescribeError> {
+    if functions.is_empty() {
+        return Err(DescribeError::NoneConfigured);
+    }
+    let ours = config.region().map(ToString::to_string).ok_or(DescribeError::NoRegion)?;
+    for function in functions {
+        if let Some(theirs) = function.region.clone().filter(|theirs| *theirs != ours) {
+            return Err(DescribeError::OtherRegion { function: function.to_string(), theirs, ours });
+        }
+    }
+    let client = Client::new(config);
+    let described = try_join_all(functions.iter().map(|function| describe_one(&client, function))).await?;
+    let mut deployment = choose(described, memory_mb)?;
+    // Without the right to ask, throttles will tell.
+    let limit = client.get_account_settings().send().await.ok().and_then(|settings| settings.account_limit);
+    deployment.concurrency_quota = limit.and_then(|limit| u32::try_from(limit.concurrent_executions).ok());
+    Ok(deployment)
+}
+
+async fn describe_one(client: &Client, function: &FunctionName) -> Result<Deployment, DescribeError> {
+    let request = client.get_function_configuration().function_name(&function.name);
+    let answer = request.set_qualifier(function.qualifier.clone()).send().await;
+    let described = answer.map_err(|error| {
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let reason = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            _ => DisplayErrorContext(&error).to_string(),
+        };
+        let hint = match status {
+            Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
+            Some(_) => "\nhint: check the credentials and that they may lambda:GetFunctionConfiguration",
+            None => "\nhint: check the credentials, the network, the region and lambda.endpoint",
+        };
+        DescribeError::Refused { function: function.to_string(), reason, hint }
+    })?;
+    pinned(function, &described)
+}
+
+fn pinned(function: &FunctionName, described: &Described) -> Result<Deployment, DescribeError> {
+    let state = described.state().map_or("Active", |state| state.as_str());
+    // An idle function is woken by its first invocation.
+    if !["Active", "Inactive"].contains(&state) {
+        let reason = described.state_reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Err(DescribeError::NotActive { function: function.to_string(), state: state.to_owned(), reason });
+    }
+    let unsigned = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default();
+    let version = described.version().unwrap_or("$LATEST").to_owned();
+    Ok(Deployment {
+        clones: vec![PinnedFunction { name: function.name.clone(), version }],
+        memory_mb: unsigned(described.memory_size()),
+        temp_mb: unsigned(described.ephemeral_storage().map(|storage| storage.size())),
+        timeout_seconds: unsigned(described.timeout()),
+        arch: described.architectures().first().map_or("x86_64", |arch| arch.as_str()).to_owned(),
+        concurrency_quota: None,
+    })
+}
+
+/// The functions of one size: the one asked for, else the smallest with a whole core, else the largest; clones together.
+fn choose(described: Vec<Deployment>, memory_mb: Option<u32>) -> Result<Deployment, DescribeError> {
+    let mut sizes: Vec<u32> = described.iter().map(|one| one.memory_mb).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let whole_core = sizes.iter().copied().find(|size| *size >= MEMORY_MB_PER_CORE).or(sizes.last().copied());
+    let wanted = memory_mb.or(whole_core).unwrap_or_default();
+    let mut chosen = described.into_iter().filter(|one| one.memory_mb == wanted);
+    let Some(mut first) = chosen.next() else {
+        let found = sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(DescribeError::NoSuchSize { memory_mb: wanted, found });
+    };
+    for other in chosen.filter(|other| other.arch == first.arch) {
+        first.clones.extend(other.clones);
+        first.temp_mb = first.temp_mb.min(other.temp_mb);
+        first.timeout_seconds = first.timeout_seconds.min(other.timeout_seconds);
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_refused() {
+        #[track_caller]
+        fn check(text: &str, expect: Option<(Option<&str>, &str, Option<&str>)>) {
+            let parsed = text.parse::<FunctionName>();
+            let seen = parsed.as_ref().ok().map(|f| (f.region.as_deref(), f.name.as_str(), f.qualifier.as_deref()));
+            assert_eq!(seen, expect, "{text}");
+            if let Ok(parsed) = &parsed {
+                assert_eq!(parsed.to_string(), text);
+            }
+        }
+        let arn = "arn:aws:lambda:eu-central-1:123456789012:function:gust-arm64-2048-0";
+        check("gust", Some((None, "gust", None)));
+        check("gust:live", Some((None, "gust", Some("live"))));
+        check("gust:$LATEST", Some((None, "gust", Some("$LATEST"))));
+        check(arn, Some((Some("eu-central-1"), arn, None)));
+        check(&format!("{arn}:live"), Some((Some("eu-central-1"), arn, Some("live"))));
+        for bad in ["", "a:b:c", "a b", "gust:", "arn:aws:s3:::bucket", "arn:aws:lambda:::function:x", "x/y"] {
+            check(bad, None);
+        }
+    }
+
+    fn one(name: &str, memory_mb: u32, arch: &str) -> Deployment {
+        let clones = vec![PinnedFunction { name: name.to_owned(), version: "1".to_owned() }];
+        Deployment {
+            clones,
+            memory_mb,
+            temp_mb: 512,
+            timeout_seconds: 60,
+            arch: arch.to_owned(),
+            concurrency_quota: None,
+        }
+    }
+
+    #[test]
+    fn clones_are_of_one_size() {
+        let all = || {
+            vec![
+                one("s", 512, "arm64"),
+                one("m0", 2048, "arm64"),
+                one("x", 2048, "x86_64"),
+                one("m1", 2048, "arm64"),
+                one("l", 8192, "arm64"),
+            ]
+        };
+        let check = |described: Vec<Deployment>, memory_mb, expect: &[&str], cores| {
+            let chosen = choose(described, memory_mb).expect("a size");
+            let names: Vec<&str> = chosen.clones.iter().map(|clone| clone.name.as_str()).collect();
+            assert_eq!((names.as_slice(), chosen.cores()), (expect, cores));
+        };
+        check(all(), None, &["m0", "m1"], 1);
+        check(all(), Some(512), &["s"], 1);
+        check(all(), Some(8192), &["l"], 4);
+        check(vec![one("s", 512, "arm64"), one("t", 1024, "arm64")], None, &["t"], 1);
+        let error = choose(all(), Some(1)).expect_err("no such size").to_string();
+        assert_eq!(error, "no function of 1 MB is configured\nhint: lambda.memory_mb must be one of 512, 2048, 8192");
+    }
+}

@@ -1,0 +1,159 @@
+//! Functions on AWS Lambda: one synchronous invocation an attempt.
+//!
+//! ```text
+//! deployment::describe ─► pinned clones ─► Lambda::invoke ─► aws-sdk-lambda ⇢ outcome: response | failure, billing from the log's tail
+//! ```
+//!
+//! An invocation cannot be recalled: where the caller goes away, the attempt keeps its slot until it has ended. The SDK's retries are
+//! off, for the scheduler owns them. Non-goals: deploying (Terraform does), and starting functions ahead of time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::config::retry::RetryConfig;
+use aws_sdk_lambda::primitives::Blob;
+use aws_sdk_lambda::types::{InvocationType, LogType};
+use gust_protocol::{FragmentResponse, InvokeRequest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod deployment;
+mod outcome;
+mod report_line;
+
+pub use deployment::{CLONES_MAX, Deployment, DescribeError, FunctionName, PinnedFunction, describe};
+
+use super::framing::{self, Framed};
+use super::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+
+/// An answer may come this much later than the function's own end: the network's share.
+const ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Runs attempts on deployed functions, each at the version that it had when it was described.
+pub struct Lambda {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    /// Equal functions; attempts go round.
+    clones: Vec<PinnedFunction>,
+    next: AtomicUsize,
+    slots: Arc<Semaphore>,
+    attempts: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Lambda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lambda").field("clones", &self.shared.clones).finish_non_exhaustive()
+    }
+}
+
+impl Lambda {
+    /// At most `concurrency_max` invocations at once, over all clones.
+    pub fn new(config: &aws_config::SdkConfig, clones: Vec<PinnedFunction>, concurrency_max: usize) -> Self {
+        let config = aws_sdk_lambda::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        let shared = Shared {
+            client: Client::from_conf(config),
+            clones,
+            next: AtomicUsize::new(0),
+            slots: Arc::new(Semaphore::new(concurrency_max.max(1))),
+            attempts: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Gives up waiting for whatever is still out: the functions go on until they end by themselves.
+    pub async fn shutdown(&self) {
+        self.shared.slots.close();
+        self.shared.stop.cancel();
+        self.shared.attempts.close();
+        self.shared.attempts.wait().await;
+    }
+}
+
+#[async_trait]
+impl Invoker for Lambda {
+    async fn invoke(&self, request: InvokeRequest) -> Invocation {
+        let framed = match Framed::new(&request) {
+            Ok(framed) => framed,
+            Err(error) => return framing::not_sent(error),
+        };
+        drop(request);
+        let slots = Arc::clone(&self.shared.slots);
+        let slot = match timeout_at(framed.deadline, slots.acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
+            Err(_) => return framing::not_sent(framed.waited()),
+        };
+        let (reply, invocation) = oneshot::channel();
+        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply));
+        invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
+    }
+}
+
+impl Shared {
+    async fn attempt(self: Arc<Self>, framed: Framed, slot: OwnedSemaphorePermit, reply: oneshot::Sender<Invocation>) {
+        let started = Instant::now();
+        let invocation = tokio::select! {
+            answered = timeout_at(framed.stop_at + ANSWER_DELAY_MAX, self.call(&framed)) => answered.ok(),
+            () = self.stop.cancelled() => {
+                let at_most = framed.stop_at.saturating_duration_since(started);
+                Some(bounded(framing::stopped(), at_most))
+            }
+        };
+        let late = || bounded(framed.timed_out(), framed.stop_at.saturating_duration_since(started));
+        // Fails where the caller has gone away.
+        let _ = reply.send(invocation.unwrap_or_else(late));
+        drop(slot);
+    }
+
+    async fn call(&self, framed: &Framed) -> Invocation {
+        let clone = &self.clones[self.next.fetch_add(1, Ordering::Relaxed) % self.clones.len()];
+        let started = Instant::now();
+        let request = self.client.invoke().function_name(&clone.name).qualifier(&clone.version);
+        let request = request.invocation_type(InvocationType::RequestResponse).log_type(LogType::Tail);
+        let answer = match request.payload(Blob::new(framed.payload.clone())).send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let (error, may_have_run) = outcome::refusal(&clone.name, &error);
+                return if may_have_run {
+                    bounded(error, framed.stop_at.saturating_duration_since(started))
+                } else {
+                    framing::not_sent(error)
+                };
+            }
+        };
+        let log = outcome::log_tail(answer.log_result());
+        let payload = answer.payload().map(AsRef::as_ref).unwrap_or_default();
+        let outcome = match answer.function_error() {
+            None => framed.response(payload),
+            Some(_) => Err(outcome::function_failure(framed, payload, &log)),
+        };
+        let billing = outcome::billing(&log, started.elapsed());
+        let cold = match billing {
+            Billing::Reported { init, .. } => Some(!init.is_zero()),
+            Billing::Metered { .. } | Billing::Bounded { .. } => None,
+        };
+        let succeeded = matches!(&outcome, Ok(FragmentResponse { outcome: Ok(_), .. }));
+        Invocation { outcome, billing, cold, log_tail: if succeeded { String::new() } else { log } }
+    }
+}
+
+fn bounded(error: InvokeError, at_most: Duration) -> Invocation {
+    Invocation { outcome: Err(error), billing: Billing::Bounded { at_most }, cold: None, log_tail: String::new() }
+}
+
+impl From<DescribeError> for InvokeError {
+    fn from(error: DescribeError) -> Self {
+        Self::new(InvokeErrorKind::NotDeployed, error.to_string())
+    }
+}

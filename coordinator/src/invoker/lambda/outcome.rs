@@ -1,0 +1,116 @@
+//! What Lambda answers, as an attempt's outcome. Pure: the wire is elsewhere.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_lambda::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_lambda::operation::invoke::InvokeError as ServiceError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde::Deserialize;
+
+use super::report_line::{ReportLine, init_failed};
+use crate::aws::NoCredentials;
+use crate::invoker::framing::Framed;
+use crate::invoker::{Billing, InvokeError, InvokeErrorKind as Kind};
+use crate::session::with_causes;
+
+/// What a function error's payload says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct FunctionError {
+    error_type: String,
+    error_message: String,
+}
+
+/// The end of an invocation's log, decoded.
+pub(super) fn log_tail(encoded: Option<&str>) -> String {
+    let bytes: Vec<u8> = encoded.and_then(|encoded| BASE64_STANDARD.decode(encoded).ok()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What the function's failure was: Lambda tells by type, message and log.
+pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> InvokeError {
+    let FunctionError { error_type, error_message } = serde_json::from_slice(payload).unwrap_or_default();
+    let report = ReportLine::find(log);
+    if error_type == "Function.ResponseSizeTooLarge" {
+        return framed.response_too_large();
+    }
+    if error_type == "Sandbox.Timedout" || error_message.contains("Task timed out after") {
+        return framed.timed_out();
+    }
+    let told = if error_message.is_empty() { error_type } else { error_message };
+    if init_failed(log) {
+        return InvokeError::new(Kind::InitFailed, format!("the function's environment did not start: {told}"));
+    }
+    let is_killed = told.contains("signal: killed");
+    if let Some(report) = report.filter(|report| is_killed && report.is_memory_exhausted()) {
+        let message = format!(
+            "the function was killed for its memory: it used all of its {} MB\nhint: use smaller fragments (fragment_bytes_target) or a function with more memory",
+            report.memory_mb
+        );
+        return InvokeError::new(Kind::OutOfMemory, message);
+    }
+    framed.crashed(told)
+}
+
+/// What is charged for an invocation that came back, `took` being the time from outside.
+pub(super) fn billing(log: &str, took: Duration) -> Billing {
+    match ReportLine::find(log) {
+        Some(ReportLine { billed, init, memory_mb, .. }) => {
+            Billing::Reported { duration: billed, init: init.unwrap_or_default(), memory_mb }
+        }
+        None => Billing::Metered { duration: took, init: Duration::ZERO },
+    }
+}
+
+/// A call that Lambda refused or did not answer, and whether anything can have run.
+pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> (InvokeError, bool) {
+    if let Some(credentials) = cause::<CredentialsError>(error) {
+        return (InvokeError::new(Kind::AccessDenied, NoCredentials::from(credentials).to_string()), false);
+    }
+    let failed = |kind, what: &str| InvokeError::new(kind, format!("function `{function}`: {what}"));
+    let Some(response) = error.raw_response() else {
+        let refused = cause::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        let hint = "check the network, the region and lambda.endpoint";
+        let what = format!("Lambda could not be reached: {}\nhint: {hint}", with_causes(error));
+        return (failed(Kind::Unavailable, &what), !refused);
+    };
+    let (status, code) = (response.status().as_u16(), error.code().unwrap_or("no code"));
+    let told = format!("{code} ({status}): {}", error.message().unwrap_or("no message"));
+    let kind = match (status, code) {
+        (_, "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidSignatureException") | (401 | 403, _) => {
+            Kind::AccessDenied
+        }
+        (404, _) => Kind::NotDeployed,
+        (413, _) => Kind::RequestTooLarge,
+        (429, _) => Kind::Throttled,
+        // A function that is being created or updated, and Lambda's own failures.
+        (409 | 500.., _) => Kind::Unavailable,
+        _ => Kind::Protocol,
+    };
+    let hint = match kind {
+        Kind::AccessDenied => "\nhint: check the credentials (`gust doctor`) and that they may lambda:InvokeFunction",
+        Kind::NotDeployed => {
+            "\nhint: deploy it (`terraform -chdir=infra apply`) and name it under [lambda], in its own region"
+        }
+        _ => "",
+    };
+    // A server error can hide an invocation that ran; a refusal cannot.
+    (failed(kind, &format!("{told}{hint}")), status >= 500)
+}
+
+/// The first cause of a type.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut cause = Some(error);
+    for _ in 0..32 {
+        let current = cause?;
+        if let Some(found) = current.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = current.source();
+    }
+    None
+}

@@ -1,0 +1,148 @@
+//! What only Lambda can show: its own failures, throttles, and queries over deployed functions with tables in S3.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use gust::config::{Config, InvokerKind, Target};
+use gust::demo::queries;
+use gust::invoker::{Billing, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
+use gust::session::Session;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::invokers::{Subject, echo_of, request, wait_for};
+use gust_tests::localstack::{self, LocalStack, Setup};
+use gust_tests::query::{assert_partly_remote, assert_remote, plain, run};
+use gust_tests::tpch;
+
+const FAULTY: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
+const FUNCTION: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_function_is_told_apart() {
+    let setup = Setup { memory_mb: 256, ..Setup::default() };
+    let Some(subject) = Subject::lambda(FAULTY, "function", 1, setup).await else { return };
+    let cases = [
+        ("exit:3", Kind::Crashed, "exit status 3"),
+        ("kill", Kind::Crashed, "killed"),
+        ("panic", Kind::Crashed, "exit status 101"),
+        ("memory:400", Kind::OutOfMemory, "all of its 256 MB"),
+    ];
+    for (fault, kind, expect) in cases {
+        let invocation = subject.invoker.invoke(request(fault)).await;
+        let error = invocation.outcome.as_ref().expect_err(fault);
+        assert_eq!(error.kind, kind, "{fault}: {invocation:?}");
+        assert!(error.message.contains(expect), "{fault}: {error}");
+        assert!(invocation.log_tail.contains(&format!("fault fired: {fault}")), "{invocation:?}");
+        assert!(matches!(invocation.billing, Billing::Reported { memory_mb: 256, .. }), "{invocation:?}");
+        let next = subject.invoker.invoke(request("echo")).await;
+        echo_of(&next);
+        assert_eq!(next.cold, Some(true), "a new environment follows {fault}");
+    }
+    echo_of(&subject.invoker.invoke(request("memory:100")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_is_told_as_such() {
+    for mode in ["init-exit", "init-error"] {
+        let Some(subject) = Subject::lambda(FAULTY, mode, 1, Setup::default()).await else { return };
+        let invocation = subject.invoker.invoke(request("echo")).await;
+        let error = invocation.outcome.as_ref().expect_err(mode);
+        assert_eq!(error.kind, Kind::InitFailed, "{mode}: {invocation:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reserved_concurrency_throttles_and_nothing_is_charged() {
+    let setup = Setup { concurrency: Some(3), ..Setup::default() };
+    let Some(subject) = Subject::lambda(FAULTY, "function", 50, setup).await else { return };
+    let gates = ["a", "b", "c"].map(|name| subject.gate(name));
+    let busy = gates.iter().map(|gate| subject.invoker.invoke(request(&format!("gate:{}", gate.display()))));
+    let meanwhile = async {
+        wait_for(|| gates.iter().all(|gate| gate.with_extension("entered").exists())).await;
+        let invocation = subject.invoker.invoke(request("echo")).await;
+        let error = invocation.outcome.as_ref().expect_err("three run already");
+        assert_eq!(error.kind, Kind::Throttled, "{invocation:?}");
+        assert!(error.kind.is_retryable());
+        let free = std::time::Duration::ZERO;
+        assert_eq!(invocation.billing, Billing::Metered { duration: free, init: free });
+        gates.iter().for_each(|gate| std::fs::write(gate.with_extension("open"), "").expect("writable"));
+    };
+    let (invocations, ()) = tokio::join!(join_all(busy), meanwhile);
+    invocations.iter().for_each(|invocation| drop(echo_of(invocation)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_go_round_the_clones_and_a_missing_one_is_named() {
+    let Some(localstack) = localstack::shared() else { return };
+    let package = localstack::package_of(FAULTY, &["function", "clone"]);
+    let mut clones = Vec::new();
+    for _ in 0..2 {
+        let deployed = localstack.deploy("clone", package.clone(), Setup::default()).await;
+        let name = deployed.trim_end_matches(":live").to_owned();
+        clones.push(PinnedFunction { name, version: "1".to_owned() });
+    }
+    clones.push(PinnedFunction { name: "absent".to_owned(), version: "1".to_owned() });
+    let lambda = Lambda::new(&localstack.sdk().await, clones, 4);
+    let mut processes = std::collections::BTreeSet::new();
+    for round in 0..6 {
+        let invocation = lambda.invoke(request("echo")).await;
+        if round % 3 == 2 {
+            let error = invocation.outcome.expect_err("not deployed");
+            assert_eq!(error.kind, Kind::NotDeployed);
+            assert!(error.message.contains("`absent`") && error.message.contains("terraform"), "{error}");
+        } else {
+            processes.insert(echo_of(&invocation).process_id);
+        }
+    }
+    assert_eq!(processes.len(), 2, "each clone has an environment of its own");
+}
+
+/// A session whose functions are deployed, with TPC-H tables in S3.
+async fn tpch_session(localstack: &LocalStack, functions: &[String], functions_max: u32) -> (Session, Vec<String>) {
+    let tables = tpch::tables(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let bucket = localstack.bucket("lake").await;
+    let exchange = localstack.bucket("exchange").await;
+    let config = Config {
+        on: Target::Lambda,
+        invoker: InvokerKind::Lambda,
+        functions_max,
+        exchange: Some(format!("s3://{exchange}/results")),
+        s3: localstack.s3(),
+        lambda: localstack.lambda(functions),
+        ..Config::default()
+    };
+    let session = Session::new(config).expect("a session");
+    let store = session.stores().open(&format!("s3://{bucket}/").parse().expect("a url")).expect("a store");
+    let setup = tables.upload(store.as_ref(), &format!("s3://{bucket}")).await.expect("uploaded");
+    for statement in &setup {
+        run(&session, statement).await.expect("setup");
+    }
+    (session, tables.create_statements())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_on_lambda_equals_local() {
+    let Some(localstack) = localstack::shared() else { return };
+    let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
+    let function = localstack.deploy("gust", zip, Setup::default()).await;
+    let (session, judge) = tpch_session(localstack, &[function], 4).await;
+    for number in 1..=queries::COUNT {
+        let what = format!("query {number} on Lambda");
+        let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let expected = plain(&judge, queries::query(number)).await;
+        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        if number == 17 { assert_partly_remote(&report, &what) } else { assert_remote(&report, &what) }
+    }
+    let checks = session.examine().await;
+    assert!(checks.iter().all(|check| check.outcome.is_ok()), "{checks:#?}");
+    let exchange = session.config().exchange.clone().expect("an exchange");
+    session.close().await;
+    assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "nothing is left in the exchange");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_attempts_at_once_on_one_function() {
+    let Some(subject) = Subject::lambda(FAULTY, "function", 50, Setup::default()).await else { return };
+    let invoker = Arc::clone(&subject.invoker);
+    let invocations = join_all((0..50).map(|_| invoker.invoke(request("echo")))).await;
+    invocations.iter().for_each(|invocation| drop(echo_of(invocation)));
+}
