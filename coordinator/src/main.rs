@@ -1,5 +1,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gust::cli::main(std::env::args_os())
+    gust::cli::main(std::env::args_os().collect())
 }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,6 +17,8 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{Environment, EphemeralStorage, FunctionCode, LastUpdateStatus, Runtime, State};
 use gust::config::{LambdaConfig, S3Config, Secret};
+use gust::tables::stores::Stores;
+use object_store::ObjectStore;
 
 /// Any region does.
 pub const REGION: &str = "eu-central-1";
@@ -114,6 +116,12 @@ impl LocalStack {
 
     pub async fn sdk(&self) -> SdkConfig {
         gust::aws::sdk_config(&self.s3(), Some(REGION), Some(&self.endpoint)).await
+    }
+
+    /// A bucket as a store.
+    pub fn store(&self, bucket: &str) -> Arc<dyn ObjectStore> {
+        let url = format!("s3://{bucket}/").parse().expect("a bucket's name");
+        Stores::new(self.s3()).open(&url).expect("plain settings")
     }
 
     /// A bucket of the test's own.

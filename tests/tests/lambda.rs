@@ -111,8 +111,7 @@ async fn tpch_session(localstack: &LocalStack, functions: &[String], functions_m
         ..Config::default()
     };
     let session = Session::new(config).expect("a session");
-    let store = session.stores().open(&format!("s3://{bucket}/").parse().expect("a url")).expect("a store");
-    let setup = tables.upload(store.as_ref(), &format!("s3://{bucket}")).await.expect("uploaded");
+    let setup = tables.upload(localstack.store(&bucket).as_ref(), &format!("s3://{bucket}")).await.expect("uploaded");
     for statement in &setup {
         run(&session, statement).await.expect("setup");
     }

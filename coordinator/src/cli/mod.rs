@@ -51,8 +51,8 @@ impl From<QueryError> for Stop {
     }
 }
 
-/// Runs the program and returns its exit code.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the program and returns its exit code. Not generic, so that it is compiled here and not once more in each binary.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => error.exit(),

@@ -104,28 +104,28 @@ impl Session {
             return Err("no AWS region is set for S3\nhint: set s3.region in gust.toml, or AWS_REGION".to_owned());
         }
         let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(s3.endpoint.is_some()).build();
-        let answer = aws_sdk_s3::Client::from_conf(config).head_bucket().bucket(bucket).send().await;
+        // Not HeadBucket: it needs the right to list the whole bucket.
+        let answer = aws_sdk_s3::Client::from_conf(config).get_bucket_location().bucket(bucket).send().await;
         let (status, theirs) = match &answer {
-            Ok(answer) => (200, answer.bucket_region().map(str::to_owned)),
+            // The oldest region has no name here.
+            Ok(answer) => (200, answer.location_constraint().map_or("us-east-1", |region| region.as_str()).to_owned()),
             Err(error) => {
                 let Some(response) = error.raw_response() else { return Err(DisplayErrorContext(error).to_string()) };
-                let region = response.headers().get("x-amz-bucket-region").map(str::to_owned);
-                (response.status().as_u16(), region)
+                let region = response.headers().get("x-amz-bucket-region").unwrap_or_default();
+                (response.status().as_u16(), region.to_owned())
             }
         };
         let functions_region = match self.functions.target() {
             Target::Lambda => self.functions.sdk().await.region().map(ToString::to_string),
             _ => s3.region.clone(),
         };
-        if let (Some(theirs), Some(ours)) = (&theirs, &functions_region)
-            && theirs != ours
-        {
+        if let Some(ours) = functions_region.filter(|ours| !theirs.is_empty() && *ours != theirs) {
             return Err(format!(
                 "bucket `{bucket}` is in {theirs}, the functions are in {ours}: results would cross regions, slowly and for money\nhint: set s3.region to {theirs}, or use an exchange in {ours}"
             ));
         }
         match status {
-            200 => Ok(format!("{bucket} in {}", theirs.or(functions_region).unwrap_or_default())),
+            200 => Ok(format!("{bucket} in {theirs}")),
             404 => Err(format!(
                 "bucket `{bucket}` does not exist\nhint: create it (`terraform -chdir=infra apply`), or correct `exchange`"
             )),

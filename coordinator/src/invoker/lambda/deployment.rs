@@ -12,6 +12,9 @@ use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurat
 use futures::future::try_join_all;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
+use super::outcome::no_credentials;
+use crate::aws::NoCredentials;
+
 /// Most functions that a configuration can name.
 pub const CLONES_MAX: usize = 1_000;
 
@@ -132,6 +135,8 @@ pub enum DescribeError {
         "function `{function}` is in {theirs}, but Lambda is asked in {ours}\nhint: set lambda.region to {theirs}, or name the function of {ours}"
     )]
     OtherRegion { function: String, theirs: String, ours: String },
+    #[error("{0}")]
+    NoCredentials(NoCredentials),
     #[error("function `{function}`: {reason}{hint}")]
     Refused { function: String, reason: String, hint: &'static str },
     #[error("function `{function}` cannot be invoked: it is {state}{reason}")]
@@ -168,6 +173,9 @@ async fn describe_one(client: &Client, function: &FunctionName) -> Result<Deploy
     let request = client.get_function_configuration().function_name(&function.name);
     let answer = request.set_qualifier(function.qualifier.clone()).send().await;
     let described = answer.map_err(|error| {
+        if let Some(none) = no_credentials(&error) {
+            return DescribeError::NoCredentials(none);
+        }
         let status = error.raw_response().map(|response| response.status().as_u16());
         let reason = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),

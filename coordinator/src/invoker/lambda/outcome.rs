@@ -68,8 +68,8 @@ pub(super) fn billing(log: &str, took: Duration) -> Billing {
 
 /// A call that Lambda refused or did not answer, and whether anything can have run.
 pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> (InvokeError, bool) {
-    if let Some(credentials) = cause::<CredentialsError>(error) {
-        return (InvokeError::new(Kind::AccessDenied, NoCredentials::from(credentials).to_string()), false);
+    if let Some(none) = no_credentials(error) {
+        return (InvokeError::new(Kind::AccessDenied, none.to_string()), false);
     }
     let failed = |kind, what: &str| InvokeError::new(kind, format!("function `{function}`: {what}"));
     let Some(response) = error.raw_response() else {
@@ -100,6 +100,11 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
     };
     // A server error can hide an invocation that ran; a refusal cannot.
     (failed(kind, &format!("{told}{hint}")), status >= 500)
+}
+
+/// What is wrong with the credentials, if a call failed for them.
+pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> Option<NoCredentials> {
+    cause::<CredentialsError>(error).map(NoCredentials::from)
 }
 
 /// The first cause of a type.

@@ -1,0 +1,232 @@
+//! What is deployed: Terraform's code and LocalStack's own checks, the rights that the policies give, and a stack from apply to destroy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use gust::demo::queries;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::localstack::{self, LocalStack, REGION};
+use gust_tests::query::plain;
+use gust_tests::tpch;
+use tempfile::TempDir;
+
+const GUST: &str = env!("CARGO_BIN_EXE_gust_under_test");
+const FUNCTION: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
+
+/// Runs a script of the project; what it skips it says itself, and with `CI=true` it fails instead.
+fn script(path: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(localstack::root().join(path)).args(arguments).output().expect("a script");
+    let told = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
+    assert!(output.status.success(), "{path} failed:\n{told}");
+    told.lines().filter(|line| line.starts_with("skipped")).for_each(|line| eprintln!("{path}: {line}"));
+    output
+}
+
+#[test]
+fn terraform_is_formatted_valid_tested_and_scanned() {
+    script("infra/check", &[]);
+}
+
+#[test]
+fn localstack_runs_any_function_as_lambda_does() {
+    script("localstack/check", &[]);
+}
+
+/// Rights of the coordinator and of a function: action, source file that needs it, and the call in it.
+const COORDINATOR: [(&str, &str, &str); 8] = [
+    ("lambda:InvokeFunction", "coordinator/src/invoker/lambda/mod.rs", ".invoke()"),
+    (
+        "lambda:GetFunctionConfiguration",
+        "coordinator/src/invoker/lambda/deployment.rs",
+        ".get_function_configuration()",
+    ),
+    ("lambda:GetAccountSettings", "coordinator/src/invoker/lambda/deployment.rs", ".get_account_settings()"),
+    ("s3:GetBucketLocation", "coordinator/src/session/doctor.rs", ".get_bucket_location()"),
+    ("s3:ListBucket", "coordinator/src/exec/query.rs", "store.list("),
+    ("s3:DeleteObject", "coordinator/src/exec/query.rs", "store.delete("),
+    ("s3:PutObject", "coordinator/src/exec/run.rs", "store.put("),
+    ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
+];
+const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
+    ("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
+    ("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "put"),
+    ("s3:AbortMultipartUpload", "fragment-fn/protocol/src/exchange.rs", "abort"),
+];
+/// What the Lambda service itself does with the function's role: writes its log, and networks of its own where it is in a VPC.
+const BY_LAMBDA: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];
+
+/// All actions that a module's policies name.
+fn granted(module: &str) -> BTreeSet<String> {
+    let folder = localstack::root().join("infra/modules").join(module);
+    let mut actions = BTreeSet::new();
+    for file in std::fs::read_dir(&folder).expect("a module").flatten() {
+        let text = std::fs::read_to_string(file.path()).expect("text");
+        let words = text.split('"').skip(1).step_by(2);
+        let is_action = |word: &&str| {
+            word.split_once(':').is_some_and(|(service, action)| {
+                ["s3", "lambda", "logs", "kms", "ec2"].contains(&service)
+                    && action.starts_with(|c: char| c.is_ascii_uppercase() || c == '*')
+            })
+        };
+        actions.extend(words.filter(is_action).map(str::to_owned));
+    }
+    actions
+}
+
+#[test]
+fn policies_give_what_the_code_calls_and_nothing_else() {
+    let root = localstack::root();
+    for (module, rights, besides) in [
+        ("coordinator", COORDINATOR.as_slice(), [].as_slice()),
+        ("function", FUNCTION_RIGHTS.as_slice(), BY_LAMBDA.as_slice()),
+    ] {
+        for (action, file, call) in rights {
+            let source = std::fs::read_to_string(root.join(file)).expect("a source file");
+            assert!(source.contains(call), "{module} has {action} for `{call}` in {file}, which is not there");
+        }
+        let called = rights.iter().map(|(action, ..)| *action).chain(besides.iter().copied());
+        let called: BTreeSet<String> = called.map(str::to_owned).collect();
+        assert_eq!(granted(module), called, "{module}: granted on the left, called on the right");
+    }
+}
+
+/// Each call of an AWS service in the coordinator is one that the table above knows.
+#[test]
+fn every_call_of_a_service_has_a_right() {
+    let verbs = ["get_", "list_", "put_", "create_", "delete_", "update_", "head_", "invoke", "tag_", "describe_"];
+    let known: BTreeSet<&str> = COORDINATOR
+        .iter()
+        .map(|(_, _, call)| call.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut folders = vec![localstack::root().join("coordinator/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let source = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            if !source.contains("aws_sdk_") {
+                continue;
+            }
+            // An SDK operation takes no argument itself: `.get_bucket_location()`.
+            for part in source.split("()").filter_map(|part| part.rsplit_once('.')) {
+                let name = part.1;
+                if verbs.iter().any(|verb| name.starts_with(verb))
+                    && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                {
+                    assert!(
+                        known.contains(name),
+                        "`.{name}()` in {} has no right in the table",
+                        entry.path().display()
+                    );
+                    found.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(found.len() >= 4, "the search finds calls: {found:?}");
+}
+
+/// A copy of `infra/` in which Terraform may write.
+struct Stack<'a> {
+    localstack: &'a LocalStack,
+    folder: TempDir,
+    variables: Vec<String>,
+}
+
+impl Stack<'_> {
+    fn terraform(&self, verb: &[&str]) -> String {
+        let folder = self.folder.path().join("infra/examples/localstack");
+        let mut command = Command::new(localstack::root().join("infra/terraform"));
+        command.arg(format!("-chdir={}", folder.display())).args(verb);
+        if ["apply", "destroy"].contains(&verb[0]) {
+            command
+                .args(["-auto-approve", "-no-color"])
+                .args(self.variables.iter().map(|variable| format!("-var={variable}")));
+        }
+        let output = command.output().expect("terraform");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "terraform {verb:?} against {}: {stderr}", self.localstack.endpoint);
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
+    let Some(localstack) = localstack::shared() else { return };
+    if Command::new("terraform").arg("version").output().is_err() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "terraform is not installed, and CI does not skip");
+        eprintln!("skipped: terraform is not installed");
+        return;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let copied = Command::new("cp").arg("-r").arg(localstack::root().join("infra")).arg(folder.path()).status();
+    assert!(copied.expect("cp").success());
+    let zip = folder.path().join("function.zip");
+    std::fs::write(&zip, localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"))).expect("writable");
+    let arch = std::env::consts::ARCH.replace("aarch64", "arm64");
+    let name = format!("apply-{}", std::process::id());
+    let variables = vec![
+        format!("endpoint={}", localstack.endpoint),
+        format!("region={REGION}"),
+        format!("name={name}"),
+        format!("table_bucket={name}-lake"),
+        format!("functions=[{{ memory_mb = 2048, arch = \"{arch}\", clones = 2 }}]"),
+        format!("packages={{ {arch} = \"{}\" }}", zip.display()),
+    ];
+    let stack = Stack { localstack, folder, variables };
+    stack.terraform(&["init", "-no-color"]);
+    stack.terraform(&["apply"]);
+    let applied = inventory(localstack, &name);
+    assert_eq!(applied["functions"].len(), 2, "{applied:?}");
+    assert!(applied.values().all(|names| !names.is_empty()), "every kind of thing is there to be missed: {applied:?}");
+
+    let config = stack.folder.path().join("gust.toml");
+    std::fs::write(&config, stack.terraform(&["output", "-raw", "gust_toml"])).expect("writable");
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let store = localstack.store(&format!("{name}-lake"));
+    let setup = tables.upload(store.as_ref(), &format!("s3://{name}-lake")).await.expect("uploaded");
+    let setup_file = stack.folder.path().join("tables.sql");
+    std::fs::write(&setup_file, setup.join(";\n")).expect("writable");
+    let gust = |arguments: &[&str]| {
+        let mut command = Command::new(GUST);
+        // As a user of LocalStack has it: any keys do.
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").args(arguments);
+        command.arg("--config").arg(&config);
+        let output = command.output().expect("gust");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    };
+    let doctor = String::from_utf8(gust(&["doctor"]).stdout).expect("text");
+    assert!(doctor.contains("ok   function 2"), "{doctor}");
+    for number in [1, 3, 6, 12, 18] {
+        let arguments = ["query", "--on", "lambda", "--format", "arrow", "--report", "json", "--setup"];
+        let setup_file = setup_file.display().to_string();
+        let output = gust(&[arguments.as_slice(), &[setup_file.as_str(), queries::query(number)]].concat());
+        let report: serde_json::Value = serde_json::from_slice(&output.stderr).expect("a report");
+        assert_eq!(report["fragments_adopted"], report["fragments"], "{report}");
+        assert!(report["fragments"].as_u64() > Some(0) && report["fell_back"].is_null(), "{report}");
+        let rows = datafusion::arrow::ipc::reader::StreamReader::try_new(output.stdout.as_slice(), None).expect("rows");
+        let rows: Vec<_> = rows.collect::<Result<_, _>>().expect("rows");
+        let expected = plain(&tables.create_statements(), queries::query(number)).await;
+        compare(&expected, &rows, Rule::same_engine())
+            .unwrap_or_else(|difference| panic!("query {number}: {difference}"));
+    }
+
+    stack.terraform(&["destroy"]);
+    let left = inventory(localstack, &name);
+    assert!(left.len() == 6 && left.values().all(Vec::is_empty), "left behind: {left:?}");
+}
+
+/// Names of the things in LocalStack that are a stack's, by kind; others come and go with other tests.
+fn inventory(localstack: &LocalStack, stack: &str) -> BTreeMap<String, Vec<String>> {
+    let script = localstack::root().join("tests/python/inventory.py");
+    let output = Command::new("python3").arg(script).args([&localstack.endpoint, REGION]).output().expect("Python 3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let all: BTreeMap<String, Vec<String>> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let own = |names: Vec<String>| names.into_iter().filter(|name| name.contains(stack)).collect();
+    all.into_iter().map(|(kind, names)| (kind, own(names))).collect()
+}
