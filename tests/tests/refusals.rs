@@ -50,6 +50,9 @@ async fn service(answer: Answer) -> String {
             "/2016-08-19/account-settings/" | "/2016-08-19/account-settings" => {
                 r#"{"AccountLimit":{"ConcurrentExecutions":10}}"#.into_response()
             }
+            path if method == Method::GET && answer.status == 200 && path.ends_with("/aliases/live") => {
+                r#"{"Name":"live","FunctionVersion":"7"}"#.into_response()
+            }
             path if method == Method::GET && answer.status == 200 && path.contains("/functions/gust") => {
                 r#"{"FunctionName":"gust","Version":"7","MemorySize":2048,"Timeout":60,"State":"Active",
                     "Architectures":["arm64"],"EphemeralStorage":{"Size":512}}"#
@@ -246,7 +249,7 @@ async fn what_is_missing_for_lambda_is_named() {
     plain_parquet(&table).await;
     for (configuration, code, expect) in cases {
         let output =
-            gust(folder.path(), &configuration, &["query", "--on", "lambda", "SELECT count(*) FROM 't/a.parquet'"]);
+            gust(folder.path(), &configuration, &["query", "--on", "lambda", "SELECT sum(x) FROM 't/a.parquet'"]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains(expect), "`{expect}` is not in: {stderr}");
         assert_eq!(output.status.code(), Some(code), "{stderr}");
@@ -255,7 +258,7 @@ async fn what_is_missing_for_lambda_is_named() {
 
     // `auto` goes on without functions, and says why.
     let configuration = format!("invoker = 'lambda'\n{}", keys(&missing));
-    let output = gust(folder.path(), &configuration, &["query", "SELECT count(*) FROM 't/a.parquet'"]);
+    let output = gust(folder.path(), &configuration, &["query", "SELECT sum(x) FROM 't/a.parquet'"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && stderr.contains("local: functions cannot be used: function `gust:live`"),

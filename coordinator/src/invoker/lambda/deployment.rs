@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
-use aws_sdk_lambda::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_lambda::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationOutput as Described;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures::future::try_join_all;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
@@ -170,25 +171,39 @@ pub async fn describe(
 }
 
 async fn describe_one(client: &Client, function: &FunctionName) -> Result<Deployment, DescribeError> {
-    let request = client.get_function_configuration().function_name(&function.name);
-    let answer = request.set_qualifier(function.qualifier.clone()).send().await;
-    let described = answer.map_err(|error| {
-        if let Some(none) = no_credentials(&error) {
-            return DescribeError::NoCredentials(none);
+    let is_version = |qualifier: &String| qualifier == "$LATEST" || qualifier.bytes().all(|b| b.is_ascii_digit());
+    let qualifier = match &function.qualifier {
+        Some(alias) if !is_version(alias) => {
+            let alias = client.get_alias().function_name(&function.name).name(alias).send().await;
+            alias.map_err(|error| refused(function, &error))?.function_version
         }
-        let status = error.raw_response().map(|response| response.status().as_u16());
-        let reason = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            _ => DisplayErrorContext(&error).to_string(),
-        };
-        let hint = match status {
-            Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
-            Some(_) => "\nhint: check the credentials and that they may lambda:GetFunctionConfiguration",
-            None => "\nhint: check the credentials, the network, the region and lambda.endpoint",
-        };
-        DescribeError::Refused { function: function.to_string(), reason, hint }
-    })?;
+        version => version.clone(),
+    };
+    let request = client.get_function_configuration().function_name(&function.name).set_qualifier(qualifier);
+    let described = request.send().await.map_err(|error| refused(function, &error))?;
     pinned(function, &described)
+}
+
+fn refused<E>(function: &FunctionName, error: &SdkError<E, HttpResponse>) -> DescribeError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    if let Some(none) = no_credentials(error) {
+        return DescribeError::NoCredentials(none);
+    }
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let reason = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => DisplayErrorContext(error).to_string(),
+    };
+    let hint = match status {
+        Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
+        Some(_) => {
+            "\nhint: check the credentials and that they may lambda:GetAlias and lambda:GetFunctionConfiguration"
+        }
+        None => "\nhint: check the credentials, the network, the region and lambda.endpoint",
+    };
+    DescribeError::Refused { function: function.to_string(), reason, hint }
 }
 
 fn pinned(function: &FunctionName, described: &Described) -> Result<Deployment, DescribeError> {
