@@ -12,11 +12,12 @@ use tracing_subscriber::EnvFilter;
 
 pub mod args;
 mod demo;
+mod exchange;
 pub mod exit;
 pub mod output;
 pub mod progress;
 
-use crate::cli::args::{Cli, Command, QueryArgs, ReportFormat, SourceArgs};
+use crate::cli::args::{Cli, Command, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
@@ -79,6 +80,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Query(args) => Box::pin(query(args, progress, workers.handle())).await,
             Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
+            Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,
             Command::Bootstrap => bootstrap().await,
         }
     });

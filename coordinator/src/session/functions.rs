@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use fragment_fn::{Environment, Settings};
 use gust_protocol::wire::INLINE_BYTES_MAX;
@@ -11,13 +10,14 @@ use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
 use tokio::sync::Mutex;
 use url::Url;
+use uuid::Uuid;
 
 use super::error::QueryError;
 use crate::config::{Config, Target};
 use crate::decide::Fleet;
 use crate::exec::Exchange;
 use crate::invoker::{InProcess, Invoker, Processes, ProcessesConfig};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Breaker, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use crate::tables::stores::Stores;
 
 /// Starts functions on demand and knows where they leave large results.
@@ -27,8 +27,7 @@ pub(super) struct FunctionPool {
     /// Where in-process functions spill.
     folder: PathBuf,
     started: Mutex<Option<Started>>,
-    /// Whether the last that was heard of functions was good.
-    healthy: AtomicBool,
+    health: Arc<Breaker>,
 }
 
 struct Started {
@@ -53,7 +52,7 @@ impl FunctionPool {
             exchange,
             folder: folder.to_owned(),
             started: Mutex::default(),
-            healthy: AtomicBool::new(true),
+            health: Arc::default(),
         })
     }
 
@@ -64,13 +63,8 @@ impl FunctionPool {
     /// What `decide` needs to know; starts nothing.
     pub(super) fn fleet(&self) -> Option<Fleet> {
         let functions_max = self.config.functions_max as usize;
-        let healthy = self.healthy.load(Ordering::Relaxed);
+        let healthy = self.health.health().allows();
         Some(Fleet { functions_max, healthy, shares_machine: true })
-    }
-
-    /// What a query found out about the functions.
-    pub(super) fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Ordering::Relaxed);
     }
 
     /// Lanes of one function: its cores. Processes share this machine's cores, so one each.
@@ -102,13 +96,18 @@ impl FunctionPool {
             Target::Local | Target::Auto | Target::Processes => {
                 let made = Processes::start(self.processes_config()?).await;
                 let made = made.map_err(|e| {
-                    self.set_healthy(false);
+                    self.health.failed(e.to_string());
                     QueryError::Functions(format!("cannot start functions: {e}"))
                 })?;
                 processes.insert(Arc::new(made)).clone()
             }
         };
-        let scheduler = Scheduler::new(invoker, functions_max);
+        // Both targets share this machine.
+        let settings = SchedulerSettings {
+            speculation: SpeculationPolicy::SAME_MACHINE,
+            ..SchedulerSettings::new(functions_max, Uuid::new_v4().as_u64_pair().1)
+        };
+        let scheduler = Scheduler::new(invoker, Arc::clone(&self.health), settings);
         *started = Some(Started { scheduler: scheduler.clone(), processes });
         Ok(scheduler)
     }

@@ -120,8 +120,12 @@ impl Session {
     }
 
     fn decide(&self, target: Target, workload: Workload) -> Decision {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        decide(target, workload, self.functions.fleet(), &TimeModel::laptop(cores))
+        decide(target, workload, self.functions.fleet(), &self.model())
+    }
+
+    /// How long things take here.
+    pub(super) fn model(&self) -> TimeModel {
+        TimeModel::laptop(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// What the Parquet scans of a physical plan will read.
