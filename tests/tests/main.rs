@@ -1,6 +1,7 @@
 //! All suites, one binary.
 
 mod bad_input;
+mod fleet;
 mod fragment;
 mod harness;
 mod iceberg;

@@ -16,6 +16,8 @@ mod fault;
 mod invoker;
 mod pipe;
 mod platform;
+mod trial;
+mod trusting;
 mod truth;
 mod world;
 
@@ -23,5 +25,6 @@ pub use fault::{Fault, FaultPlan};
 pub use invoker::{Served, SimInvoker};
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
+pub use trial::{Adoption, Trial, trial, trial_in_full};
 pub use truth::{Truth, schema};
 pub use world::{Ended, Query, QueryOutcome, World, run_virtually};
