@@ -40,8 +40,8 @@ pub struct TimeModel {
     pub core_bytes_per_second: f64,
     /// Bytes a second from storage into the coordinator.
     pub pipe_bytes_per_second: f64,
-    /// Bytes a second from storage into one function.
-    pub function_pipe_bytes_per_second: f64,
+    /// From storage into one function.
+    pub function_pipe: Pipe,
     pub cores: usize,
     /// Cores of one function.
     pub function_cores: f64,
@@ -58,7 +58,7 @@ impl TimeModel {
             core_bytes_per_second: 120e6,
             // A page cache or an NVMe disk: never the bound.
             pipe_bytes_per_second: 2e9,
-            function_pipe_bytes_per_second: 2e9,
+            function_pipe: Pipe::steady(2e9),
             cores,
             function_cores: 1.0,
         }
@@ -73,11 +73,62 @@ impl TimeModel {
             core_bytes_per_second: 120e6,
             // An instance's or a laptop's one pipe, not saturated by few requests; `gust calibrate` is to measure it.
             pipe_bytes_per_second: 300e6,
-            // Within the burst of about 150 MiB that a warm function has (Skyrise, arXiv 2501.07771): 1.2 GiB/s.
-            function_pipe_bytes_per_second: 1.2e9,
+            function_pipe: Pipe::LAMBDA,
             cores,
             function_cores: function_cores as f64,
         }
+    }
+}
+
+/// How fast bytes come: quickly at first, where there is a burst, and then steadily.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pipe {
+    pub burst_bytes: u64,
+    pub burst_bytes_per_second: f64,
+    pub bytes_per_second: f64,
+}
+
+impl Pipe {
+    /// A function on AWS Lambda whose environment has just worked: half of the 300 MiB that a new one has (arXiv 2501.07771).
+    pub const LAMBDA: Self =
+        Self { burst_bytes: 150 << 20, burst_bytes_per_second: 1.2 * GIB, bytes_per_second: 75.0 * MIB };
+
+    pub const fn steady(bytes_per_second: f64) -> Self {
+        Self { burst_bytes: 0, burst_bytes_per_second: bytes_per_second, bytes_per_second }
+    }
+
+    pub fn seconds(&self, bytes: u64) -> f64 {
+        let quick = bytes.min(self.burst_bytes);
+        quick as f64 / self.burst_bytes_per_second + (bytes - quick) as f64 / self.bytes_per_second
+    }
+}
+
+const MIB: f64 = (1 << 20) as f64;
+const GIB: f64 = (1 << 30) as f64;
+
+impl TimeModel {
+    /// What one fragment should take from its invocation to its answer.
+    pub fn fragment_time(&self, bytes: u64) -> Duration {
+        self.stage_overhead + Duration::from_secs_f64(self.function_seconds(bytes))
+    }
+
+    /// One function, once it runs: reading and computing overlap.
+    fn function_seconds(&self, bytes: u64) -> f64 {
+        let computing = bytes as f64 / (self.function_cores * self.core_bytes_per_second);
+        self.function_pipe.seconds(bytes).max(computing)
+    }
+
+    /// Bytes that a fragment should read: `wanted`, or what a function's burst carries where that makes the stage faster.
+    ///
+    /// Fragments inside the burst are worth it while there are functions for them: a second wave on the same functions finds
+    /// their bursts used up.
+    pub fn fragment_bytes(&self, total: u64, wanted: u64, functions_max: usize) -> u64 {
+        let seconds = |target: u64| {
+            let fragments = total.div_ceil(target.max(1)).clamp(1, functions_max.max(1) as u64);
+            self.function_seconds(total.div_ceil(fragments)) + self.fragment_overhead.as_secs_f64() * fragments as f64
+        };
+        let burst = self.function_pipe.burst_bytes;
+        if burst > 0 && seconds(burst) < seconds(wanted) { burst } else { wanted }
     }
 }
 
@@ -189,22 +240,19 @@ pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &
 fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) -> Estimate {
     let bytes = workload.bytes as f64;
     let functions = fleet.functions_max.min(workload.units).max(1);
-    let seconds = |pipes: f64, cores: f64| {
-        let reading = bytes / pipes;
-        let computing = bytes / (cores * model.core_bytes_per_second);
-        reading.max(computing)
-    };
-    let local_seconds = seconds(model.pipe_bytes_per_second, model.cores as f64);
+    let seconds = |reading: f64, cores: f64| reading.max(bytes / (cores * model.core_bytes_per_second));
+    let local_reading = bytes / model.pipe_bytes_per_second;
+    let local_seconds = seconds(local_reading, model.cores as f64);
     let n = functions as f64;
-    let (pipes, cores) = if fleet.shares_machine {
-        let pipes = (n * model.function_pipe_bytes_per_second).min(model.pipe_bytes_per_second);
-        (pipes, (n * model.function_cores).min(model.cores as f64))
+    let reading = model.function_pipe.seconds(workload.bytes.div_ceil(functions as u64));
+    let (reading, cores) = if fleet.shares_machine {
+        (reading.max(local_reading), (n * model.function_cores).min(model.cores as f64))
     } else {
-        (n * model.function_pipe_bytes_per_second, n * model.function_cores)
+        (reading, n * model.function_cores)
     };
     let overhead = model.stage_overhead.as_secs_f64() * workload.scans as f64
         + model.fragment_overhead.as_secs_f64() * (functions * workload.scans) as f64;
-    Estimate { local_seconds, functions_seconds: seconds(pipes, cores) + overhead, functions }
+    Estimate { local_seconds, functions_seconds: seconds(reading, cores) + overhead, functions }
 }
 
 #[cfg(test)]
@@ -247,5 +295,32 @@ mod tests {
         check(Target::Processes, (0, 0, 0), Some(laptop()), (Local, Reason::NoScan));
         check(Target::Local, much, Some(laptop()), (Local, Reason::Requested));
         check(Target::Local, much, None, (Local, Reason::Requested));
+    }
+
+    #[test]
+    fn fragments_stay_inside_the_burst_where_that_is_faster() {
+        let lambda = TimeModel {
+            function_pipe: Pipe::LAMBDA,
+            core_bytes_per_second: 1e9,
+            function_cores: 2.0,
+            ..TimeModel::laptop(2)
+        };
+        #[track_caller]
+        fn check(model: &TimeModel, wanted: u64, functions_max: usize, expect: u64) {
+            assert_eq!(model.fragment_bytes(30 * GB, wanted, functions_max), expect, "{wanted} {functions_max}");
+        }
+        let (small, burst, large) = (64 << 20, 150 << 20, 1 << 30);
+        check(&lambda, large, 1000, burst);
+        check(&lambda, small, 1000, burst);
+        check(&TimeModel { fragment_overhead: Duration::ZERO, ..lambda }, small, 1000, small);
+        check(&lambda, large, 20, large);
+        check(&TimeModel::laptop(2), large, 1000, large);
+    }
+
+    #[test]
+    fn a_pipe_is_quick_at_first() {
+        let pipe = Pipe { burst_bytes: 100, burst_bytes_per_second: 100.0, bytes_per_second: 10.0 };
+        assert_eq!((pipe.seconds(50), pipe.seconds(100), pipe.seconds(200)), (0.5, 1.0, 11.0));
+        assert_eq!(Pipe::steady(10.0).seconds(20), 2.0);
     }
 }

@@ -1,9 +1,10 @@
 //! The one append-only stream of what happened to a query. Report, progress bar and (later) cost and history read it.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
+use tokio::time::Instant;
 
 use crate::decide::Decision;
 use crate::invoker::{Billing, InvokeErrorKind};
@@ -30,6 +31,7 @@ pub enum QueryEvent {
     AttemptStarted {
         id: FragmentId,
         attempt: u32,
+        cause: AttemptCause,
     },
     AttemptEnded {
         id: FragmentId,
@@ -61,6 +63,16 @@ pub enum QueryEvent {
     Failed {
         message: String,
     },
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptCause {
+    First,
+    /// Another one failed or was throttled.
+    Retry,
+    /// Another one is slow, and runs on.
+    Speculative,
 }
 
 /// How an attempt ended.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
-use gust_protocol::{Requests, Usage};
+use gust_protocol::{FragmentId, Requests, Usage};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 use crate::decide::Decision;
-use crate::event::{AttemptOutcome, QueryEvent, Stamped};
+use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 
 /// The report on one statement. Times are in seconds, sizes in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -24,6 +24,12 @@ pub struct Report {
     /// Fragments whose rows came from a function and were used.
     pub fragments_adopted: usize,
     pub attempts: usize,
+    /// Attempts that were made because another had failed or was throttled, and because another was slow.
+    pub attempts_retried: usize,
+    pub attempts_speculative: usize,
+    /// Attempts whose result was not used, and the time that they ran: what retries and speculation cost.
+    pub attempts_wasted: usize,
+    pub wasted_seconds: f64,
     /// Attempts that did not succeed, by what became of them.
     pub attempts_failed: BTreeMap<String, usize>,
     pub cold_starts: usize,
@@ -81,6 +87,8 @@ impl Report {
             times.total = *at;
             report.add(*at, event, &mut times);
         }
+        report.attempts_wasted = times.unused.len();
+        report.wasted_seconds = times.unused.values().map(Duration::as_secs_f64).sum();
         report.seconds = times.phases();
         report
     }
@@ -96,15 +104,22 @@ impl Report {
                 self.fragments += *fragments as usize;
             }
             QueryEvent::PlanPublished { .. } => self.plans_in_exchange += 1,
-            QueryEvent::AttemptStarted { .. } => {
+            QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
+                match cause {
+                    AttemptCause::First => {}
+                    AttemptCause::Retry => self.attempts_retried += 1,
+                    AttemptCause::Speculative => self.attempts_speculative += 1,
+                }
                 times.first_attempt.get_or_insert(at);
             }
-            QueryEvent::AttemptEnded { outcome, .. } => {
+            QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
                 times.last_attempt = at;
+                times.unused.insert((id.clone(), *attempt), *wall);
                 self.end_attempt(outcome);
             }
-            QueryEvent::FragmentAdopted { rows, result_bytes, inline, read, .. } => {
+            QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
+                times.unused.remove(&(id.clone(), *attempt));
                 self.fragments_adopted += 1;
                 self.rows_from_functions += rows;
                 self.result_bytes += result_bytes;
@@ -144,6 +159,8 @@ struct Times {
     planned: Duration,
     first_attempt: Option<Duration>,
     last_attempt: Duration,
+    /// Attempts that have ended and were not adopted, with the time that they ran.
+    unused: BTreeMap<(FragmentId, u32), Duration>,
     read: Duration,
     last_adoption: Option<Duration>,
     total: Duration,
@@ -190,6 +207,12 @@ impl Display for Report {
                 write!(f, ", {count} {kind}")?;
             }
             writeln!(f)?;
+            if self.attempts_wasted > 0 {
+                let (retried, speculative, wasted) =
+                    (self.attempts_retried, self.attempts_speculative, self.attempts_wasted);
+                write!(f, "           {} wasted over {:.3} s", counted(wasted, "attempt"), self.wasted_seconds)?;
+                writeln!(f, "; {retried} retried, {speculative} speculative")?;
+            }
             let Side { requests, bytes_read, .. } = &self.functions;
             write!(f, "           read {} in {} requests", size(*bytes_read), requests.total())?;
             write!(f, ", sent {} rows in {}", self.rows_from_functions, size(self.result_bytes))?;

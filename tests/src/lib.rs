@@ -1,6 +1,7 @@
 //! What the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
 
 pub mod compare;
+pub mod fleet;
 pub mod invokers;
 pub mod localstack;
 pub mod python;

@@ -54,7 +54,13 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
     }
     let context = SessionContext::new();
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-    let packing = Packing { fragment_bytes_target: 1 << 30, functions_max: 1, functions: Some(1), lanes_max: 2 };
+    let packing = Packing {
+        model: gust::decide::TimeModel::laptop(1),
+        fragment_bytes_target: 1 << 30,
+        functions_max: 1,
+        functions: Some(1),
+        lanes_max: 2,
+    };
     let reach = |_: &str| Ok(access.clone());
     let planned = plan_stages(&plan, &Surroundings { packing, footers: footers.as_ref(), access: &reach });
     let stage = Arc::clone(&planned.expect("a plan").stages[0]);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod deploy;
+mod fleet;
 mod fragment;
 mod harness;
 mod iceberg;

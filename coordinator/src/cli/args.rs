@@ -43,6 +43,10 @@ Examples:
   gust doctor --on lambda --config gust.toml
 
 It exits with 0 where all is well, else with 3.";
+const GC_EXAMPLES: &str = "\
+Examples:
+  gust exchange gc --dry-run
+  gust exchange gc --older-than 1day --config gust.toml";
 
 /// SQL over a data lake, run by functions that exist only while the query runs
 #[derive(Debug, Parser)]
@@ -69,9 +73,32 @@ pub enum Command {
     /// Look after credentials, buckets, functions and catalogs, and say what to do
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Look after the store in which functions leave large results
+    #[command(subcommand)]
+    Exchange(ExchangeCommand),
     /// Be a function: serve the Lambda Runtime API that the environment names
     #[command(hide = true)]
     Bootstrap,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ExchangeCommand {
+    /// Remove what queries have left behind whose coordinator could not clean up after itself
+    #[command(after_help = GC_EXAMPLES)]
+    Gc(GcArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Only of queries that began, and wrote, longer ago than this; more than the longest query takes
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub older_than: Duration,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Configuration file, which names the exchange [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -315,6 +342,18 @@ mod tests {
     }
 
     #[test]
+    fn the_exchange_is_cleaned_with_care() {
+        let gc = |line: &[&str]| match read(&[&["exchange", "gc"], line].concat()).expect("valid arguments").command {
+            Command::Exchange(ExchangeCommand::Gc(gc)) => gc,
+            other => panic!("not a gc: {other:?}"),
+        };
+        let plain = gc(&[]);
+        assert_eq!((plain.older_than, plain.dry_run, plain.config), (Duration::from_secs(3600), false, None));
+        let flags = gc(&["--older-than", "2days", "--dry-run", "--config", "lake.toml"]);
+        assert_eq!((flags.older_than, flags.dry_run), (Duration::from_secs(172_800), true));
+    }
+
+    #[test]
     fn bad_arguments_are_usage_errors() {
         #[track_caller]
         fn check(line: &[&str], expect: &str) {
@@ -336,6 +375,8 @@ mod tests {
         check(&["demo", "--sf", "0"], "above zero and at most 1000");
         check(&["demo", "--sf", "nan"], "above zero and at most 1000");
         check(&["demo", "--queries", "23"], "1..=22");
+        check(&["exchange"], "Usage: gust exchange");
+        check(&["exchange", "gc", "--older-than", "soon"], "'soon' for '--older-than <DURATION>'");
     }
 
     #[test]
@@ -345,6 +386,7 @@ mod tests {
             (vec!["explain", "--help"], "gust explain \""),
             (vec!["demo", "--help"], "gust demo --sf 0.1"),
             (vec!["doctor", "--help"], "gust doctor --on lambda"),
+            (vec!["exchange", "gc", "--help"], "gust exchange gc --dry-run"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

@@ -12,12 +12,13 @@ use tracing_subscriber::EnvFilter;
 
 pub mod args;
 mod demo;
+mod exchange;
 pub mod exit;
 pub mod output;
 pub mod progress;
 
 use crate::aws;
-use crate::cli::args::{Cli, Command, DoctorArgs, QueryArgs, ReportFormat, SourceArgs};
+use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
@@ -81,6 +82,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
             Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
+            Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,
             Command::Bootstrap => bootstrap().await,
         }
     });

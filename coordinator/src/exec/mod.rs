@@ -13,9 +13,11 @@ use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStrea
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
+mod leftovers;
 mod query;
 mod run;
 
+pub use leftovers::Leftovers;
 pub use query::{Exchange, QueryContext, StoreCredentials};
 
 use crate::planner::Stage;

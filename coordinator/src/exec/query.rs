@@ -9,14 +9,16 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use futures::TryStreamExt;
 
-use crate::scheduler::{AttemptContext, Scheduler};
+use crate::decide::TimeModel;
+use crate::scheduler::QueryAttempts;
 
 /// Made at the door, carried all the way as a session extension.
 #[derive(Debug)]
 pub struct QueryContext {
     pub id: String,
-    pub scheduler: Scheduler,
-    pub attempts: AttemptContext,
+    pub attempts: QueryAttempts,
+    /// What tells how long a fragment should take.
+    pub model: TimeModel,
     pub exchange: Exchange,
     pub credentials: StoreCredentials,
     /// Per attempt; a stage lowers `inline_bytes_max` where its fragments are many.

@@ -1,7 +1,6 @@
 //! A running stage: its fragments' tasks, and the answers on their way to the operators above.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -10,6 +9,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, ObjectRef, Output, PlanRef, StagePlan, exchange,
@@ -17,12 +17,13 @@ use gust_protocol::{
 use object_store::ObjectStoreExt;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::query::{Exchange, QueryContext};
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
-use crate::scheduler::{ATTEMPTS_MAX, FragmentFailure};
+use crate::scheduler::{FragmentAttempts, FragmentFailure, StageAttempts};
 
 /// The tasks of a stage; they are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -31,7 +32,14 @@ pub(super) struct StageRun {
 }
 
 /// A fragment's result and the attempt that it came from.
-type Answer = std::result::Result<(FragmentId, FragmentResult, u32), FragmentFailure>;
+type Answer = std::result::Result<Answered, FragmentFailure>;
+
+struct Answered {
+    result: FragmentResult,
+    attempt: u32,
+    /// Where another result comes from if this one cannot be read.
+    attempts: FragmentAttempts,
+}
 
 /// The answers of one output partition: a receiver for each of its fragments.
 #[derive(Debug)]
@@ -51,16 +59,18 @@ impl StageRun {
     ) -> Result<Vec<Option<Answers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
-        query.attempts.events.push(QueryEvent::StageStarted {
+        query.attempts.events().push(QueryEvent::StageStarted {
             stage: stage.index,
             fragments: fragments as u32,
             bytes_planned,
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
         let plan = Arc::new(TravellingPlan {
-            stage_plan: stage.stage_plan(output, query.options.clone())?,
+            stage_plan: Arc::new(stage.stage_plan(output, query.options.clone())?),
             published: OnceCell::new(),
         });
+        let expected = (0..fragments).map(|index| query.model.fragment_time(stage.fragment_weight_bytes(index)));
+        let attempts = query.attempts.stage(expected.collect());
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Answer>>> = (0..partitions).map(|_| Vec::new()).collect();
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
@@ -74,9 +84,10 @@ impl StageRun {
             } else {
                 senders[index % partitions].clone()
             };
-            let (stage, query, plan) = (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan));
+            let (stage, query, plan, attempts) =
+                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), attempts.clone());
             tasks.spawn(async move {
-                let answer = run_fragment(&stage, &query, &plan, index, run).await;
+                let answer = run_fragment(&stage, &query, &plan, &attempts, (index, run)).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
             });
@@ -97,8 +108,8 @@ const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
 /// A stage's plan on its way to the functions.
 #[derive(Debug)]
 struct TravellingPlan {
-    stage_plan: StagePlan,
-    published: OnceCell<StagePlan>,
+    stage_plan: Arc<StagePlan>,
+    published: OnceCell<Arc<StagePlan>>,
 }
 
 impl TravellingPlan {
@@ -107,7 +118,7 @@ impl TravellingPlan {
         &self,
         query: &QueryContext,
         id: &FragmentId,
-    ) -> std::result::Result<&StagePlan, FragmentFailure> {
+    ) -> std::result::Result<&Arc<StagePlan>, FragmentFailure> {
         let plan = match &self.stage_plan.plan {
             PlanRef::Inline(plan) if plan.0.len() > PLAN_INLINE_BYTES_MAX => &plan.0,
             _ => return Ok(&self.stage_plan),
@@ -116,7 +127,7 @@ impl TravellingPlan {
             let Exchange { prefix, store, .. } = &query.exchange;
             let path = exchange::plan_path(prefix, &id.query, id.stage);
             // Before it is written, so that it is not forgotten if the query ends meanwhile.
-            query.attempts.events.push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
+            query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
             store
                 .put(&path, plan.clone().into())
                 .await
@@ -129,33 +140,43 @@ impl TravellingPlan {
                 footer_bytes: None,
             };
             let plan = PlanRef::Object { object, crc32: crc32fast::hash(plan) };
-            Ok(StagePlan { plan, ..self.stage_plan.clone() })
+            Ok(Arc::new(StagePlan { plan, ..StagePlan::clone(&self.stage_plan) }))
         };
         self.published.get_or_try_init(publish).await
     }
 }
 
-async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &TravellingPlan, index: usize, run: u32) -> Answer {
+async fn run_fragment(
+    stage: &Stage,
+    query: &QueryContext,
+    plan: &TravellingPlan,
+    attempts: &StageAttempts,
+    (index, run): (usize, u32),
+) -> Answer {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
-    let plan = plan.published(query, &id).await?;
+    let plan = Arc::clone(plan.published(query, &id).await?);
     let limits = query.fragment_limits(stage.fragments.len());
+    let plan_bytes = match &plan.plan {
+        PlanRef::Inline(plan) => plan.0.len() as u64,
+        PlanRef::Object { .. } => 0,
+    };
+    let bytes = limits.inline_bytes_max + plan_bytes;
     let fragment = Fragment { id: id.clone(), inputs, limits };
     let stores = [&stage.access, &query.exchange.access];
     let access = AccessTable(stores.map(|access| query.credentials.apply(access)).to_vec());
-    let request = |attempt, deadline_unix_ms| InvokeRequest {
+    let request = move |attempt, deadline_unix_ms| InvokeRequest {
         version: PROTOCOL_VERSION,
         fingerprint: fingerprint().to_owned(),
         fragment: fragment.clone(),
         attempt,
         deadline_unix_ms,
         access: access.clone(),
-        stage: plan.clone(),
+        stage: StagePlan::clone(&plan),
     };
-    // Attempts of different runs never share a number, and so never a result object.
-    let first_attempt = run * ATTEMPTS_MAX;
-    let (result, attempt) = query.scheduler.run(&query.attempts, &fragment, first_attempt, request).await?;
-    Ok((id, result, attempt))
+    let mut attempts = attempts.fragment(id, run, bytes, request);
+    let (result, attempt) = attempts.result().await?;
+    Ok(Answered { result, attempt, attempts })
 }
 
 impl Answers {
@@ -197,22 +218,33 @@ fn rows(
         .boxed()
 }
 
+/// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
 async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Vec<RecordBatch>> {
     let external = |error: Box<dyn std::error::Error + Send + Sync>| DataFusionError::External(error);
-    let (id, result, attempt) = answer.map_err(|failure| external(Box::new(failure)))?;
-    let reading = Instant::now();
-    let part = *result.part();
-    let inline = matches!(result, FragmentResult::Inline { .. });
-    let batches = exchange::read(&id, result, &schema, query.exchange.store.as_ref())
-        .await
-        .map_err(|error| external(Box::new(error)))?;
-    query.attempts.events.push(QueryEvent::FragmentAdopted {
-        id,
+    let Answered { mut result, mut attempt, mut attempts } = answer.map_err(|failure| external(Box::new(failure)))?;
+    let (batches, part, inline, read) = loop {
+        let reading = Instant::now();
+        let part = *result.part();
+        let inline = matches!(result, FragmentResult::Inline { .. });
+        match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
+            Ok(batches) => break (batches, part, inline, reading.elapsed()),
+            // What a function is would not change.
+            Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
+                return Err(external(Box::new(error)));
+            }
+            Err(error) => {
+                let again = attempts.refuse(error.to_string()).await;
+                (result, attempt) = again.map_err(|failure| external(Box::new(failure)))?;
+            }
+        }
+    };
+    query.attempts.events().push(QueryEvent::FragmentAdopted {
+        id: attempts.id().clone(),
         attempt,
         rows: part.rows,
         result_bytes: part.bytes,
         inline,
-        read: reading.elapsed(),
+        read,
     });
     batches.into_iter().map(|batch| under(&schema, &batch)).collect()
 }

@@ -3,11 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::decide::TimeModel;
+
 /// How many fragments a stage may have and how large they should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Packing {
-    /// Projected compressed bytes that one fragment should read.
+    /// Projected compressed bytes that one fragment should read, unless the model finds a function's burst to be faster.
     pub fragment_bytes_target: u64,
+    pub model: TimeModel,
     /// Most fragments.
     pub functions_max: usize,
     /// If set, this many fragments, unless there are fewer units.
@@ -31,7 +34,11 @@ fn fragments(weights: &[u64], packing: &Packing) -> usize {
     let total: u64 = weights.iter().sum();
     let wanted = match packing.functions {
         Some(functions) => functions,
-        None => usize::try_from(total.div_ceil(packing.fragment_bytes_target.max(1))).unwrap_or(usize::MAX),
+        None => {
+            let wanted = packing.fragment_bytes_target.max(1);
+            let target = packing.model.fragment_bytes(total, wanted, packing.functions_max.min(weights.len()));
+            usize::try_from(total.div_ceil(target)).unwrap_or(usize::MAX)
+        }
     };
     wanted.clamp(1, packing.functions_max.max(1)).min(weights.len())
 }
@@ -55,7 +62,8 @@ mod tests {
     use super::*;
 
     fn check(weights: &[u64], functions: Option<usize>, lanes_max: usize, expect: &[&[&[usize]]]) {
-        let packing = Packing { fragment_bytes_target: 10, functions_max: 3, functions, lanes_max };
+        let packing =
+            Packing { fragment_bytes_target: 10, model: TimeModel::laptop(1), functions_max: 3, functions, lanes_max };
         assert_eq!(pack(weights, &packing), expect, "{weights:?} {packing:?}");
     }
 
@@ -73,7 +81,13 @@ mod tests {
     #[test]
     fn every_unit_is_packed_once_and_no_bin_is_twice_the_mean_plus_the_largest() {
         let weights: Vec<u64> = (0..500).map(|i| (i * 7919) % 101).collect();
-        let packing = Packing { fragment_bytes_target: 700, functions_max: 64, functions: None, lanes_max: 4 };
+        let packing = Packing {
+            fragment_bytes_target: 700,
+            model: TimeModel::laptop(1),
+            functions_max: 64,
+            functions: None,
+            lanes_max: 4,
+        };
         let packed = pack(&weights, &packing);
         let mut seen: Vec<usize> = packed.iter().flatten().flatten().copied().collect();
         seen.sort_unstable();

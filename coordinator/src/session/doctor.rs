@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::error::DisplayErrorContext;
 use datafusion::arrow::datatypes::Schema;
@@ -26,7 +26,6 @@ use crate::config::{CatalogConfig, CatalogKind, Target};
 use crate::event::EventLog;
 use crate::exec::Exchange;
 use crate::planner::stage::EXCHANGE;
-use crate::scheduler::AttemptContext;
 use crate::tables::catalog::IcebergCatalog;
 
 /// Functions that are tried by themselves.
@@ -146,7 +145,7 @@ impl Session {
 
     async fn try_probe(&self, id: &FragmentId) -> Result<String, QueryError> {
         let events = EventLog::start();
-        let deadline = std::time::Instant::now() + PROBE_MAX.min(self.config.timeout);
+        let deadline = Instant::now() + PROBE_MAX.min(self.config.timeout);
         let query = self.query_context(&id.query, &events, deadline).await?;
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
         let stage = StagePlan {
@@ -159,7 +158,7 @@ impl Session {
         let fragment =
             Fragment { id: id.clone(), inputs: Vec::new(), limits: Limits { inline_bytes_max: 0, ..query.limits } };
         let access = query.credentials.apply(&query.exchange.access);
-        let request = |attempt, deadline_unix_ms| InvokeRequest {
+        let request = move |attempt, deadline_unix_ms| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
             fragment: fragment.clone(),
@@ -168,9 +167,9 @@ impl Session {
             access: AccessTable(vec![access.clone(), access.clone()]),
             stage: stage.clone(),
         };
-        let context = AttemptContext { events, deadline: SystemTime::now() + PROBE_MAX };
-        let started = std::time::Instant::now();
-        let answer = query.scheduler.run(&context, &fragment, 0, request).await;
+        let started = Instant::now();
+        let stage = query.attempts.stage(vec![PROBE_MAX]);
+        let answer = stage.fragment(id.clone(), 0, 0, request).result().await;
         let (result, _) = answer.map_err(|failure| QueryError::Functions(failure.to_string()))?;
         let took = started.elapsed();
         let rows = exchange::read(id, result, &empty.schema(), query.exchange.store.as_ref()).await;

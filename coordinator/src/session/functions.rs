@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
@@ -13,6 +12,7 @@ use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
+use uuid::Uuid;
 
 use super::error::QueryError;
 use crate::aws;
@@ -20,7 +20,7 @@ use crate::config::{Config, Target};
 use crate::decide::Fleet;
 use crate::exec::Exchange;
 use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Breaker, EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use crate::tables::stores::Stores;
 
 /// A deployment is looked at again by the first query after this long, so that an upgrade is seen.
@@ -39,8 +39,7 @@ pub(super) struct FunctionPool {
     folder: PathBuf,
     started: Mutex<Started>,
     sdk: OnceCell<SdkConfig>,
-    /// Whether the last that was heard of functions was good.
-    healthy: AtomicBool,
+    health: Arc<Breaker>,
 }
 
 /// What runs now. Queries under way keep what they began with.
@@ -86,7 +85,7 @@ impl FunctionPool {
             folder: folder.to_owned(),
             started: Mutex::default(),
             sdk: OnceCell::new(),
-            healthy: AtomicBool::new(true),
+            health: Arc::default(),
         })
     }
 
@@ -98,15 +97,10 @@ impl FunctionPool {
         self.target
     }
 
-    /// What a query found out about the functions.
-    pub(super) fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Ordering::Relaxed);
-    }
-
     /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
     pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
         let functions_max = self.config.functions_max;
-        let healthy = self.healthy.load(Ordering::Relaxed);
+        let healthy = self.health.health().allows();
         let inline_bytes_max = INLINE_BYTES_MAX;
         if self.target != Target::Lambda {
             let fleet = Fleet { functions_max: functions_max as usize, healthy, shares_machine: true };
@@ -144,13 +138,18 @@ impl FunctionPool {
             (Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max)), None)
         } else {
             let made = Processes::start(self.processes_config()?).await.map_err(|e| {
-                self.set_healthy(false);
+                self.health.failed(e.to_string());
                 QueryError::Functions(format!("cannot start functions: {e}"))
             })?;
             let made = Arc::new(made);
             (Arc::clone(&made) as _, Some(made))
         };
-        let scheduler = Scheduler::new(invoker, functions_max);
+        // Both targets share this machine.
+        let settings = SchedulerSettings {
+            speculation: SpeculationPolicy::SAME_MACHINE,
+            ..SchedulerSettings::new(functions_max, seed())
+        };
+        let scheduler = Scheduler::new(invoker, Arc::clone(&self.health), settings);
         started.local = Some((scheduler.clone(), processes));
         Ok(scheduler)
     }
@@ -189,7 +188,9 @@ impl FunctionPool {
             _ => {
                 let functions_max = self.config.functions_max as usize;
                 let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
-                let scheduler = Scheduler::new(Arc::clone(&invoker) as _, functions_max);
+                let mut settings = SchedulerSettings::new(functions_max, seed());
+                settings.limits.ramp = Some(EnvironmentRamp::lambda(deployment.clones.len() as u32));
+                let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::clone(&self.health), settings);
                 Deployed { deployment: Arc::new(deployment), scheduler, invoker, described }
             }
         };
@@ -229,6 +230,11 @@ impl FunctionPool {
             deployed.invoker.shutdown().await;
         }
     }
+}
+
+/// Of the waits between attempts: another one each time.
+fn seed() -> u64 {
+    Uuid::new_v4().as_u64_pair().1
 }
 
 /// The URL of a folder, which is made if it is not there.

@@ -30,6 +30,7 @@ pub(crate) use plan::Ready;
 pub use run::Running;
 
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
+use crate::exec::Exchange;
 use crate::nearest::nearest;
 use crate::planner::pack::Packing;
 use crate::tables::catalog::IcebergCatalog;
@@ -105,6 +106,11 @@ impl Session {
         &self.stores
     }
 
+    /// Where functions leave results that are too large for their response.
+    pub fn exchange(&self) -> &Exchange {
+        self.functions.exchange()
+    }
+
     /// Makes a configured catalog the one in which bare names are looked up.
     ///
     /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
@@ -147,6 +153,7 @@ impl Session {
     fn packing(&self, capacity: &Capacity) -> Packing {
         Packing {
             fragment_bytes_target: self.config.fragment_bytes_target,
+            model: self.model(capacity.lanes),
             functions_max: capacity.fleet.functions_max,
             // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
             functions: (self.target() != Target::Auto).then_some(capacity.fleet.functions_max),
@@ -184,6 +191,11 @@ impl Session {
         if let Err(error) = self.functions.exchange().clean(query).await {
             tracing::warn!(query, %error, "the exchange could not be cleaned");
         }
+    }
+
+    /// Nothing of a query's attempts can turn up in the exchange any more.
+    fn has_settled(&self, query: &str) {
+        self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
     }
 }
 

@@ -139,12 +139,17 @@ impl Session {
     }
 
     fn decide(&self, target: Target, workload: Workload, capacity: Option<&Capacity>) -> Decision {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let model = match self.functions.target() {
-            Target::Lambda => TimeModel::lambda(cores, capacity.map_or(1, |capacity| capacity.lanes)),
-            _ => TimeModel::laptop(cores),
-        };
+        let model = self.model(capacity.map_or(1, |capacity| capacity.lanes));
         decide(target, workload, capacity.map(|capacity| capacity.fleet), &model)
+    }
+
+    /// How long things take here, with functions of so many cores.
+    pub(super) fn model(&self, function_cores: usize) -> TimeModel {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.functions.target() {
+            Target::Lambda => TimeModel::lambda(cores, function_cores),
+            _ => TimeModel::laptop(cores),
+        }
     }
 
     /// What the Parquet scans of a physical plan will read.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -24,8 +24,7 @@ use crate::config::Target;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
-use crate::invoker::InvokeErrorKind;
-use crate::scheduler::AttemptContext;
+use crate::scheduler::{Clock, QueryAttempts};
 
 /// A statement on its way: its rows, and what happened so far.
 pub struct Running {
@@ -40,6 +39,8 @@ pub struct Running {
     is_silent: bool,
     /// What to run instead if functions fail before the first row.
     fallback: Option<LogicalPlan>,
+    /// None where it has no functions.
+    attempts: Option<QueryAttempts>,
 }
 
 impl Session {
@@ -78,6 +79,7 @@ impl Session {
             rows: 0,
             is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
+            attempts: None,
         };
         match logical {
             LogicalPlan::Explain(explain) => {
@@ -144,13 +146,14 @@ impl Session {
         events: &EventLog,
         deadline: Instant,
     ) -> Result<QueryContext, QueryError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let capacity = self.functions.capacity().await?;
+        let scheduler = self.functions.scheduler().await?;
         Ok(QueryContext {
             id: id.to_owned(),
-            scheduler: self.functions.scheduler().await?,
-            attempts: AttemptContext { events: events.clone(), deadline: SystemTime::now() + left },
+            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into()),
+            model: self.model(capacity.lanes),
             exchange: self.functions.exchange().clone(),
-            limits: self.functions.capacity().await?.limits,
+            limits: capacity.limits,
             credentials: self.store_credentials().await?,
             options: function_options(self.context.state().config()),
         })
@@ -221,19 +224,9 @@ impl Running {
     /// What attempts that are still busy write later is removed when the session is closed.
     pub async fn finish(mut self) -> EventLog {
         self.stream = None;
-        let settled = self.settled();
-        if !settled.wrote_nothing {
-            let (session, id) = (self.session.clone(), self.id.clone());
-            let cleaning = self.session.on_workers(async move { session.clean(&id).await });
-            if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
-                tracing::warn!(query = self.id, "the exchange was not cleaned: every thread is busy");
-            }
-        }
-        if settled.all_ended {
-            self.session.unsettled.lock().expect("no holder panics").retain(|query| *query != self.id);
-        }
-        if let Some(healthy) = settled.healthy {
-            self.session.functions.set_healthy(healthy);
+        if let Some(attempts) = self.attempts.take() {
+            attempts.close();
+            self.clean(attempts).await;
         }
         let (now, before) = (self.session.coordinator_usage(), self.before);
         self.events.push(QueryEvent::CoordinatorRead { usage: difference(now, before) });
@@ -241,9 +234,31 @@ impl Running {
         self.events
     }
 
-    /// What the attempts so far tell.
-    fn settled(&self) -> Settled {
-        let (mut started, mut ended, mut wrote_nothing, mut published, mut healthy) = (0, 0, 0, false, None);
+    /// Removes what the attempts wrote: now, and again when the last of them can write no more.
+    async fn clean(&self, attempts: QueryAttempts) {
+        let (session, id) = (self.session.clone(), self.id.clone());
+        let (all_ended, wrote_nothing) = self.settled();
+        if !wrote_nothing {
+            let cleaning = self.session.on_workers(async move { session.clean(&id).await });
+            if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
+                tracing::warn!(query = self.id, "the exchange was not cleaned: every thread is busy");
+            }
+        }
+        if all_ended {
+            self.session.has_settled(&self.id);
+            return;
+        }
+        let (session, id) = (self.session.clone(), self.id.clone());
+        self.session.workers.spawn(async move {
+            attempts.ended().await;
+            session.clean(&id).await;
+            session.has_settled(&id);
+        });
+    }
+
+    /// Whether no attempt can write any more, and whether none has written anything.
+    fn settled(&self) -> (bool, bool) {
+        let (mut started, mut ended, mut wrote_nothing, mut published) = (0, 0, 0, false);
         for stamped in self.events.snapshot() {
             match stamped.event {
                 QueryEvent::PlanPublished { .. } => published = true,
@@ -251,19 +266,13 @@ impl Running {
                 QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
                 QueryEvent::AttemptEnded { outcome, .. } => {
                     ended += 1;
-                    match outcome {
-                        AttemptOutcome::Done { usage, .. } => {
-                            wrote_nothing += usize::from(usage.bytes_written == 0);
-                            healthy = Some(true);
-                        }
-                        AttemptOutcome::InvokeFailed { kind: InvokeErrorKind::InitFailed, .. } => healthy = Some(false),
-                        _ => {}
-                    }
+                    let nothing = matches!(outcome, AttemptOutcome::Done { usage, .. } if usage.bytes_written == 0);
+                    wrote_nothing += usize::from(nothing);
                 }
                 _ => {}
             }
         }
-        Settled { all_ended: ended == started, wrote_nothing: !published && wrote_nothing == started, healthy }
+        (ended == started, !published && wrote_nothing == started)
     }
 
     /// Starts a query where it is decided to run.
@@ -288,6 +297,7 @@ impl Running {
         if remote {
             self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
             let query = self.session.query_context(&self.id, &self.events, self.deadline).await?;
+            self.attempts = Some(query.attempts.clone());
             let config = context.session_config().clone().with_extension(Arc::new(query));
             context = context.with_session_config(config);
         }
@@ -312,15 +322,6 @@ impl Running {
         self.events.push(QueryEvent::Failed { message: error.to_string() });
         error
     }
-}
-
-/// What a query's attempts have left behind.
-struct Settled {
-    /// No attempt can write any more.
-    all_ended: bool,
-    wrote_nothing: bool,
-    /// Whether functions came up at all; None where none was asked.
-    healthy: Option<bool>,
 }
 
 /// Runs a plan in a task of its own: an operator that computes for minutes without a pause must not hold up a time-out.

@@ -59,6 +59,27 @@ pub fn plan_path(prefix: &str, query: &str, stage: u32) -> Path {
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
+/// Whose result lies at `path`, if that is a key that [`result_path`] makes below `prefix`.
+pub fn result_at(prefix: &str, path: &Path) -> Option<(FragmentId, u32)> {
+    let prefix = Path::parse(prefix).ok()?;
+    let parts: Vec<_> = path.prefix_match(&prefix)?.collect();
+    let [query, stage, name] = parts.as_slice() else { return None };
+    let (index, attempt) = name.as_ref().strip_suffix(".arrows")?.split_once('-')?;
+    let number = |text: &str| text.parse::<u32>().ok();
+    let id = FragmentId { query: query.as_ref().to_owned(), stage: number(stage.as_ref())?, index: number(index)? };
+    let attempt = number(attempt)?;
+    // Exactly what is made, not what merely parses.
+    (result_path(prefix.as_ref(), &id, attempt) == *path).then_some((id, attempt))
+}
+
+/// Whose plan lies at `path`, if that is a key that [`plan_path`] makes below `prefix`.
+pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
+    let parts: Vec<_> = path.prefix_match(&Path::parse(prefix).ok()?)?.collect();
+    let [query, stage, name] = parts.as_slice() else { return None };
+    let stage = stage.as_ref().parse().ok()?;
+    (name.as_ref() == "plan" && plan_path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
+}
+
 /// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max` and one multipart part in memory.
 pub struct ResultWriter {
     encoder: StreamWriter<Vec<u8>>,
@@ -223,6 +244,25 @@ mod tests {
         }
         let result = writer.finish().await.expect("in memory");
         (store, result)
+    }
+
+    #[test]
+    fn keys_are_told_from_what_others_wrote() {
+        for prefix in ["", "a/b"] {
+            assert_eq!(result_at(prefix, &result_path(prefix, &id(), 3)), Some((id(), 3)));
+        }
+        #[track_caller]
+        fn check(path: &str, expect: Option<u32>) {
+            assert_eq!(result_at("x", &Path::from(path)).map(|(_, attempt)| attempt), expect, "{path}");
+        }
+        check("x/q/0/00007-2.arrows", Some(2));
+        check("y/q/0/00007-2.arrows", None);
+        check("x/q/0/7-2.arrows", None);
+        check("x/q/0/00007-2.parquet", None);
+        check("x/q/0/part-00007-2.arrows", None);
+        check("x/q/zero/00007-2.arrows", None);
+        check("x/deeper/q/0/00007-2.arrows", None);
+        check("x/q/00007-2.arrows", None);
     }
 
     #[tokio::test]

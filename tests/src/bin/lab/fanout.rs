@@ -16,13 +16,14 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
+use gust::decide::TimeModel;
 use gust::event::EventLog;
 use gust::exec::{Exchange, QueryContext, StoreCredentials};
 use gust::invoker::{Billing, Invocation, Invoker};
 use gust::planner::pack::Packing;
 use gust::planner::plan_stages;
 use gust::planner::stage::Surroundings;
-use gust::scheduler::{AttemptContext, Scheduler};
+use gust::scheduler::{Clock, Scheduler, Settings as SchedulerSettings};
 use gust_protocol::exchange::ResultWriter;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
@@ -44,8 +45,13 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
     let planned = {
         let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
         let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
-        let packing =
-            Packing { fragment_bytes_target: 1, functions_max: fragments, functions: Some(fragments), lanes_max: 1 };
+        let packing = Packing {
+            fragment_bytes_target: 1,
+            model: TimeModel::laptop(1),
+            functions_max: fragments,
+            functions: Some(fragments),
+            lanes_max: 1,
+        };
         plan_stages(&scan(fragments)?, &Surroundings { packing, footers: footers.as_ref(), access: &access })?
     };
     let task = TaskContext::from(&context.state());
@@ -136,10 +142,12 @@ fn scan(fragments: usize) -> anyhow::Result<Arc<dyn ExecutionPlan>> {
 
 fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryContext {
     let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
+    let scheduler = Scheduler::new(Arc::clone(framing) as _, Arc::default(), SchedulerSettings::new(in_flight, 0));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
     QueryContext {
         id: "lab".to_owned(),
-        scheduler: Scheduler::new(Arc::clone(framing) as _, in_flight),
-        attempts: AttemptContext { events, deadline: SystemTime::now() + Duration::from_secs(300) },
+        attempts: scheduler.query(events, Clock::start(), deadline),
+        model: TimeModel::laptop(1),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,
         limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
@@ -161,7 +169,13 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
     let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config.build());
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
     let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
-    let packing = Packing { fragment_bytes_target: 1 << 20, functions_max: 1, functions: None, lanes_max: 1 };
+    let packing = Packing {
+        fragment_bytes_target: 1 << 20,
+        model: TimeModel::laptop(1),
+        functions_max: 1,
+        functions: None,
+        lanes_max: 1,
+    };
     let planned = plan_stages(&plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })?;
     let stage = &planned.stages[0];
     let environment = Arc::new(Environment::new(Settings::default()));

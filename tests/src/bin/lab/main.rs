@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gust_tests::fleet::Adoption;
 use serde::Serialize;
 
 mod compression;
 mod fanout;
+mod faults;
 mod judge;
 mod local;
 mod tax;
@@ -50,6 +52,18 @@ enum Measurement {
     Local,
     /// Codecs for results on the wire
     Compression,
+    /// Random queries under random faults, in virtual time
+    Faults {
+        /// How many histories
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// Show everything that happens in one of them
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        /// Read whatever was written last, unchecked: the seeds must then fail
+        #[arg(long)]
+        without_adoption: bool,
+    },
     /// The 22 TPC-H queries through functions against DuckDB
     Judge {
         #[arg(long = "sf", default_value_t = 1.0)]
@@ -110,6 +124,16 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
+        Measurement::Faults { seeds, seed, without_adoption } => {
+            let adoption = if *without_adoption { Adoption::Off } else { Adoption::On };
+            // The histories have runtimes of their own.
+            tokio::task::block_in_place(|| match seed {
+                Some(seed) => Ok(std::thread::scope(|scope| {
+                    scope.spawn(|| faults::reproduce(*seed, adoption)).join().expect("what panics is shown")
+                })),
+                None => Ok(faults::measure(&workload.faults, *seeds, adoption)),
+            })
+        }
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,

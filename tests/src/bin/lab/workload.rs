@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub struct Workload {
     pub tax: Tax,
     pub fanout: Fanout,
+    pub faults: Faults,
     pub local: Local,
     pub compression: Compression,
 }
@@ -36,6 +37,12 @@ pub struct Fanout {
     pub aim_bytes: u64,
     pub worst_bytes: u64,
     pub executor_fragments: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Faults {
+    pub seeds: u64,
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,41 @@
+//! `gust exchange`: looks after the store in which functions leave large results.
+
+use std::io::{Write, stdout};
+use std::time::SystemTime;
+
+use humansize::{BINARY, format_size};
+use tokio::runtime::Handle;
+
+use super::args::GcArgs;
+use super::{Stop, configuration, session_on};
+use crate::cli::exit::Exit;
+use crate::config::Overrides;
+
+/// Removes what old queries have left, and says what that was.
+pub(super) async fn gc(args: GcArgs, workers: &Handle) -> Result<(), Stop> {
+    let config = configuration(args.config.as_deref(), &Overrides::default())?;
+    let Some(place) = config.exchange.clone() else {
+        return Err(Stop::usage(
+            "no exchange is configured, and a private one is removed with its session\nhint: set `exchange` in gust.toml, or name the file with --config",
+        ));
+    };
+    let session = session_on(workers, config)?;
+    let failed =
+        |error: object_store::Error| Stop { exit: Exit::QueryFailed, message: format!("exchange {place}: {error}") };
+    let exchange = session.exchange();
+    let found = exchange.leftovers(args.older_than, SystemTime::now()).await.map_err(failed)?;
+    if !args.dry_run {
+        exchange.remove(&found).await.map_err(failed)?;
+    }
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    let (objects, queries, size) = (found.paths.len(), found.queries.len(), format_size(found.bytes, BINARY));
+    let mut text = format!("{verb} {objects} objects of {queries} queries, {size}");
+    if found.objects_kept > 0 {
+        text += &format!("; kept {} that are not old enough", found.objects_kept);
+    }
+    if found.objects_foreign > 0 {
+        text += &format!("; left alone {} that gust did not write", found.objects_foreign);
+    }
+    session.close().await;
+    writeln!(stdout(), "{text} in {place}").map_err(Stop::usage)
+}

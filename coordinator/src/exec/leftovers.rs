@@ -1,0 +1,124 @@
+//! What queries that are long over have left in an exchange: a coordinator that was killed cannot clean up after itself.
+//!
+//! Only keys that our functions make are counted, and only those of queries whose id (a UUIDv7) tells their age. Whatever else
+//! lies there is somebody else's.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::TryStreamExt;
+use gust_protocol::exchange::{plan_at, result_at};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use uuid::Uuid;
+
+use super::Exchange;
+
+/// Objects that can be removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    pub queries: BTreeSet<String>,
+    pub paths: Vec<Path>,
+    pub bytes: u64,
+    /// Results of queries that are not old enough.
+    pub objects_kept: usize,
+    /// What no function of ours wrote.
+    pub objects_foreign: usize,
+}
+
+impl Exchange {
+    /// Finds the results of queries that began more than `older_than` before `now` and wrote nothing since.
+    pub async fn leftovers(&self, older_than: Duration, now: SystemTime) -> object_store::Result<Leftovers> {
+        let prefix = Path::parse(&self.prefix).unwrap_or_default();
+        let mut listing = self.store.list(Some(&prefix));
+        let mut found = Leftovers::default();
+        while let Some(object) = listing.try_next().await? {
+            let result = result_at(&self.prefix, &object.location).map(|(id, _)| id.query);
+            let owner = result.or_else(|| plan_at(&self.prefix, &object.location));
+            let Some((query, begun)) = owner.and_then(|query| begun(&query).map(|begun| (query, begun))) else {
+                found.objects_foreign += 1;
+                continue;
+            };
+            if begun.max(written(&object)) + older_than <= now {
+                found.bytes += object.size;
+                found.queries.insert(query);
+                found.paths.push(object.location);
+            } else {
+                found.objects_kept += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Deletes what was found. An object that is gone already is no error.
+    pub async fn remove(&self, leftovers: &Leftovers) -> object_store::Result<()> {
+        for path in &leftovers.paths {
+            match self.store.delete(path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When a query began, if its name is one that a coordinator gives.
+fn begun(query: &str) -> Option<SystemTime> {
+    let id = Uuid::try_parse(query).ok().filter(|id| id.simple().to_string() == query)?;
+    let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    Some(UNIX_EPOCH + Duration::new(seconds, nanos))
+}
+
+fn written(object: &ObjectMeta) -> SystemTime {
+    object.last_modified.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gust_protocol::StoreAccess;
+    use object_store::memory::InMemory;
+    use uuid::{NoContext, Timestamp};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn query_begun(at: SystemTime) -> String {
+        let since = at.duration_since(UNIX_EPOCH).expect("after 1970");
+        Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos())).simple().to_string()
+    }
+
+    #[tokio::test]
+    async fn only_old_results_of_ours_are_removed() {
+        let now = SystemTime::now();
+        let (old, new) = (query_begun(now - 3 * HOUR), query_begun(now + HOUR));
+        let random = Uuid::new_v4().simple();
+        let keys = [
+            format!("x/{old}/0/00000-0.arrows"),
+            format!("x/{old}/1/00003-65536.arrows"),
+            format!("x/{new}/0/00000-0.arrows"),
+            format!("x/{old}/0/00000-0.parquet"),
+            format!("x/{old}/table/data.arrows"),
+            format!("x/{random}/0/00000-0.arrows"),
+            "x/q/0/00000-0.arrows".to_owned(),
+            format!("y/{old}/0/00000-0.arrows"),
+        ];
+        let store = Arc::new(InMemory::new());
+        for key in &keys {
+            store.put(&Path::from(key.as_str()), "rows".into()).await.expect("in memory");
+        }
+        let access = StoreAccess { url: "memory:///".into(), options: Default::default() };
+        let exchange = Exchange { access, prefix: "x".into(), store: store.clone() };
+        let fresh = exchange.leftovers(HOUR, now).await.expect("in memory");
+        assert_eq!((fresh.paths.len(), fresh.objects_kept), (0, 3), "what was written just now is kept");
+        let found = exchange.leftovers(HOUR, now + HOUR + HOUR / 4).await.expect("in memory");
+        assert_eq!(found.queries.iter().collect::<Vec<_>>(), [&old]);
+        assert_eq!((found.paths.len(), found.objects_kept, found.objects_foreign, found.bytes), (2, 1, 4, 8));
+        exchange.remove(&found).await.expect("in memory");
+        let left: Vec<String> =
+            store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("in memory");
+        assert!(left.iter().all(|key| keys[2..].contains(key)) && left.len() == 6, "{left:?}");
+    }
+}

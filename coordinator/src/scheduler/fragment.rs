@@ -1,0 +1,296 @@
+//! One fragment on its way to a result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use gust_protocol::{FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
+
+use super::failure::{FailureCause, FragmentFailure};
+use super::limiter::Slot;
+use super::retry::{Remedy, failure_delays, throttle_delays};
+use super::{Query, StageAttempts};
+use crate::event::AttemptCause;
+use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
+
+/// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
+const GRACE: Duration = Duration::from_secs(2);
+
+type MakeRequest = Box<dyn Fn(u32, u64) -> InvokeRequest + Send + Sync>;
+
+/// A fragment and what its attempts share.
+pub struct FragmentAttempts {
+    stage: StageAttempts,
+    id: FragmentId,
+    bytes: u64,
+    request: MakeRequest,
+    first_number: u32,
+    next_number: u32,
+    /// Attempts that failed, those that were throttled not counted.
+    failed: u32,
+    /// Of those, the ones that ran out of time.
+    timed_out: u32,
+    delays: ExponentialBackoff,
+    throttle_delays: ExponentialBackoff,
+    /// Why the latest attempt brought nothing.
+    last_failure: Option<(FailureCause, String)>,
+}
+
+impl std::fmt::Debug for FragmentAttempts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FragmentAttempts").field("id", &self.id).field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// An attempt that has ended.
+struct Ended {
+    number: u32,
+    /// It had less time than its query.
+    cut_short: bool,
+    took: Duration,
+    invocation: Invocation,
+}
+
+/// What the next attempt is for, and its slot once it is granted; None where the query's deadline came first.
+struct Waiting {
+    cause: AttemptCause,
+    slot: BoxFuture<'static, Option<Slot>>,
+}
+
+impl FragmentAttempts {
+    pub(super) fn new(
+        stage: StageAttempts,
+        id: FragmentId,
+        first_number: u32,
+        bytes: u64,
+        request: MakeRequest,
+        seed: u64,
+    ) -> Self {
+        Self {
+            stage,
+            id,
+            bytes,
+            request,
+            first_number,
+            next_number: first_number,
+            failed: 0,
+            timed_out: 0,
+            delays: failure_delays(seed),
+            throttle_delays: throttle_delays(!seed),
+            last_failure: None,
+        }
+    }
+
+    pub fn id(&self) -> &FragmentId {
+        &self.id
+    }
+
+    /// Runs until an attempt has a result, none can, or the future is dropped. Returns the result and its attempt's number.
+    pub async fn result(&mut self) -> Result<(FragmentResult, u32), FragmentFailure> {
+        let first = if self.next_number == self.first_number { AttemptCause::First } else { AttemptCause::Retry };
+        let mut waiting = Some(self.wait(first, Duration::ZERO));
+        let mut running = FuturesUnordered::new();
+        let (mut running_since, mut is_second) = (None, false);
+        let progress = Arc::clone(&self.stage.progress);
+        let index = self.id.index as usize;
+        loop {
+            let slow = async {
+                match running_since {
+                    Some(since) if !is_second => progress.slow(index, since).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let granted = async {
+                match &mut waiting {
+                    Some(waiting) => (&mut waiting.slot).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(ended) = running.next() => {
+                    let Ended { number, cut_short, took, invocation } = ended;
+                    let cause = match self.settle(invocation, number) {
+                        Ok(result) => {
+                            progress.done(index, took);
+                            return Ok((result, number));
+                        }
+                        Err(cause) => cause,
+                    };
+                    let remedy = Remedy::of(&cause, cut_short && Instant::now() < self.query().deadline);
+                    let delay = self.delay(remedy, !running.is_empty() || waiting.is_some());
+                    match delay {
+                        Ok(Some(delay)) => {
+                            waiting = Some(self.wait(AttemptCause::Retry, delay));
+                            (running_since, is_second) = (None, false);
+                        }
+                        // Another attempt may still succeed.
+                        Ok(None) => {}
+                        Err(budget_spent) => return Err(self.failure(budget_spent)),
+                    }
+                }
+                slot = granted => {
+                    let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
+                    match slot {
+                        Some(slot) => {
+                            running_since.get_or_insert_with(Instant::now);
+                            running.push(self.launch(slot, cause));
+                        }
+                        // The query's deadline came while the fragment stood in line.
+                        None if running.is_empty() => return Err(self.failure(false)),
+                        None => {}
+                    }
+                }
+                () = slow => {
+                    is_second = true;
+                    waiting = Some(self.wait(AttemptCause::Speculative, Duration::ZERO));
+                }
+            }
+        }
+    }
+
+    /// To be called where a result could not be read as promised: the attempt counts as failed, and another is made.
+    pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
+        self.last_failure = Some((FailureCause::Result(reason), String::new()));
+        match self.delay(Remedy::Again, false) {
+            Ok(delay) => tokio::time::sleep(delay.unwrap_or_default()).await,
+            Err(budget_spent) => return Err(self.failure(budget_spent)),
+        }
+        self.result().await
+    }
+
+    fn query(&self) -> &Arc<Query> {
+        &self.stage.query
+    }
+
+    /// Stands in line, after a pause.
+    fn wait(&self, cause: AttemptCause, pause: Duration) -> Waiting {
+        let query = Arc::clone(self.query());
+        let bytes = self.bytes;
+        let slot = async move {
+            let turn = async {
+                tokio::time::sleep(pause).await;
+                query.scheduler.limiter.acquire(query.number, bytes, cause != AttemptCause::First).await
+            };
+            timeout_at(query.deadline, turn).await.ok()
+        };
+        Waiting { cause, slot: slot.boxed() }
+    }
+
+    /// Books an attempt and starts it.
+    fn launch(&mut self, slot: Slot, cause: AttemptCause) -> BoxFuture<'static, Ended> {
+        let (query, id) = (Arc::clone(self.query()), self.id.clone());
+        let number = self.next_number;
+        self.next_number += 1;
+        let started = Instant::now();
+        let expected = self.stage.expected.get(id.index as usize).copied().unwrap_or_default();
+        let time = query.scheduler.retry.time(expected, self.failed, self.timed_out);
+        let deadline = time.map_or(query.deadline, |time| query.deadline.min(started + time));
+        let cut_short = deadline < query.deadline;
+        let request = (self.request)(number, query.clock.unix_ms(deadline));
+        query.ledger.open(&id, number, cause, deadline);
+        query.scheduler.health.started();
+        let (reply, answer) = oneshot::channel();
+        let span = tracing::debug_span!("attempt", fragment = %id, number);
+        let attempt = run(Arc::clone(&query), slot, id.clone(), number, request, reply);
+        query.running.spawn(attempt.instrument(span));
+        async move {
+            let invocation = match timeout_at(deadline + GRACE, answer).await {
+                Ok(Ok(invocation)) => invocation,
+                Ok(Err(_)) => lost(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker")),
+                Err(_) => lost(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline")),
+            };
+            Ended { number, cut_short, took: started.elapsed(), invocation }
+        }
+        .boxed()
+    }
+
+    /// Checks that an answer belongs to the question.
+    fn settle(&mut self, invocation: Invocation, number: u32) -> Result<FragmentResult, FailureCause> {
+        let cause = match invocation.outcome {
+            Ok(FragmentResponse { outcome: Err(error), .. }) => FailureCause::Fragment(error),
+            Ok(FragmentResponse { outcome: Ok(result), id, attempt, .. }) => {
+                if id == self.id && attempt == number {
+                    return Ok(result);
+                }
+                let message = format!("the answer belongs to attempt {attempt} of fragment {id}");
+                FailureCause::Invoke(InvokeError::new(InvokeErrorKind::Protocol, message))
+            }
+            Err(error) => FailureCause::Invoke(error),
+        };
+        self.last_failure = Some((cause.clone(), invocation.log_tail));
+        Err(cause)
+    }
+
+    /// How long to wait before the next attempt, None where there is another to wait for; Err where there will be none, with
+    /// whether that is for want of budget.
+    fn delay(&mut self, remedy: Remedy, others: bool) -> Result<Option<Duration>, bool> {
+        match remedy {
+            Remedy::None => return Err(false),
+            Remedy::AgainLater => return Ok(if others { None } else { self.throttle_delays.next() }),
+            Remedy::Again => {}
+            Remedy::AgainLonger => self.timed_out += 1,
+        }
+        self.failed += 1;
+        if others {
+            return Ok(None);
+        }
+        if self.failed >= self.query().scheduler.retry.attempts_max {
+            return Err(false);
+        }
+        if !self.query().budget.lock().expect("no holder panics").take() {
+            return Err(true);
+        }
+        Ok(self.delays.next())
+    }
+
+    fn failure(&mut self, budget_spent: bool) -> FragmentFailure {
+        let (cause, log_tail) = self.last_failure.take().unwrap_or_else(|| {
+            let message = format!(
+                "fragment {} waited for a free function until its query's deadline\nhint: allow more functions or more time",
+                self.id
+            );
+            (FailureCause::Invoke(InvokeError::new(InvokeErrorKind::TimedOut, message)), String::new())
+        });
+        let attempts = self.next_number - self.first_number;
+        FragmentFailure { id: self.id.clone(), attempts, cause, budget_spent, log_tail }
+    }
+}
+
+/// The attempt itself, which goes on whoever waits for it.
+async fn run(
+    query: Arc<Query>,
+    slot: Slot,
+    id: FragmentId,
+    number: u32,
+    request: InvokeRequest,
+    reply: oneshot::Sender<Invocation>,
+) {
+    let scheduler = &query.scheduler;
+    let invocation = scheduler.invoker.invoke(request).await;
+    match &invocation.outcome {
+        Ok(FragmentResponse { outcome: Ok(_), .. }) => scheduler.limiter.succeeded(),
+        Ok(FragmentResponse { outcome: Err(error), .. }) if error.kind == FragmentErrorKind::StorageThrottled => {
+            scheduler.limiter.throttled();
+        }
+        Err(error) if error.kind == InvokeErrorKind::Throttled => scheduler.limiter.throttled(),
+        _ => {}
+    }
+    scheduler.health.note(&invocation);
+    query.ledger.close(&id, number, &invocation);
+    drop(slot);
+    // Nobody listens where another attempt was faster or the query is over.
+    let _ = reply.send(invocation);
+}
+
+/// What is known of an attempt of which nothing was heard; it stays open in the ledger.
+fn lost(kind: InvokeErrorKind, message: String) -> Invocation {
+    let outcome = Err(InvokeError::new(kind, message));
+    Invocation { outcome, billing: Billing::Bounded { at_most: Duration::ZERO }, cold: None, log_tail: String::new() }
+}

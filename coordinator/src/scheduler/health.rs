@@ -1,0 +1,203 @@
+//! Whether functions are worth asking: a circuit breaker an invoker.
+//!
+//! ```text
+//!           three failures in a row                delay has passed
+//!  closed ─────────────────────────► open ─────────────────────────► half open
+//!    ▲                                ▲                                 │
+//!    └──── a function answered ───────┼──── the probe failed ───────────┤ one query probes
+//!                                     └──────── (delay doubles)         ▼
+//! ```
+//!
+//! It advises `auto`, and forbids nothing: who names a target is always let through, and what comes of it counts. A
+//! fragment's own failure is an answer, and so is a throttle: something is there.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use gust_protocol::{FragmentErrorKind, FragmentResponse};
+use tokio::time::Instant;
+
+use crate::invoker::{Invocation, InvokeErrorKind};
+
+/// Failures in a row that open it.
+const FAILURES_MAX: u32 = 3;
+/// First and longest wait before a probe.
+const DELAY_MIN: Duration = Duration::from_secs(15);
+const DELAY_MAX: Duration = Duration::from_secs(300);
+/// A probe that has not ended by then is forgotten.
+const PROBE_MAX: Duration = Duration::from_secs(60);
+
+/// What an invoker's last attempts say about it.
+#[derive(Debug)]
+pub struct Breaker {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    failures: u32,
+    /// Since when it is open, and for how long.
+    open: Option<(Instant, Duration)>,
+    probing_since: Option<Instant>,
+    last_failure: String,
+}
+
+/// A breaker's state, for people and for `decide`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// The next query may try.
+    HalfOpen {
+        last_failure: String,
+    },
+    /// Not to be asked for this long.
+    Open {
+        probe_in: Duration,
+        last_failure: String,
+    },
+}
+
+impl Health {
+    /// Whether `auto` should count on functions.
+    pub fn allows(&self) -> bool {
+        !matches!(self, Self::Open { .. })
+    }
+}
+
+impl std::fmt::Display for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Good => f.write_str("healthy"),
+            Self::HalfOpen { last_failure } => write!(f, "on probation: {last_failure}"),
+            Self::Open { probe_in, last_failure } => {
+                write!(f, "failing, not asked for another {} s: {last_failure}", probe_in.as_secs().max(1))
+            }
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        let state = State { failures: 0, open: None, probing_since: None, last_failure: String::new() };
+        Self { state: Mutex::new(state) }
+    }
+}
+
+impl Breaker {
+    pub fn health(&self) -> Health {
+        let state = self.state.lock().expect("no holder panics");
+        let Some((since, delay)) = state.open else { return Health::Good };
+        let now = Instant::now();
+        let last_failure = state.last_failure.clone();
+        let probe_at = match state.probing_since {
+            Some(probing) => probing + PROBE_MAX,
+            None => since + delay,
+        };
+        match probe_at.saturating_duration_since(now) {
+            Duration::ZERO => Health::HalfOpen { last_failure },
+            probe_in => Health::Open { probe_in, last_failure },
+        }
+    }
+
+    /// An attempt is about to be made; where the breaker is half open, it is the probe.
+    pub(super) fn started(&self) {
+        if matches!(self.health(), Health::HalfOpen { .. }) {
+            self.state.lock().expect("no holder panics").probing_since = Some(Instant::now());
+        }
+    }
+
+    /// What became of an attempt.
+    pub(super) fn note(&self, invocation: &Invocation) {
+        match &invocation.outcome {
+            Ok(FragmentResponse { outcome: Err(error), .. }) if error.kind == FragmentErrorKind::VersionMismatch => {
+                self.failed(error.message.clone());
+            }
+            Ok(_) => self.answered(),
+            Err(error) => match error.kind {
+                InvokeErrorKind::InitFailed
+                | InvokeErrorKind::Unavailable
+                | InvokeErrorKind::AccessDenied
+                | InvokeErrorKind::NotDeployed
+                | InvokeErrorKind::Protocol => self.failed(error.message.clone()),
+                // A function ran, or could have: the fragment's doing, or the load's.
+                InvokeErrorKind::Crashed
+                | InvokeErrorKind::OutOfMemory
+                | InvokeErrorKind::RequestTooLarge
+                | InvokeErrorKind::ResponseTooLarge
+                | InvokeErrorKind::TimedOut
+                | InvokeErrorKind::Throttled
+                | InvokeErrorKind::Stopped => {}
+            },
+        }
+    }
+
+    /// The functions could not even be asked.
+    pub fn failed(&self, message: String) {
+        let mut state = self.state.lock().expect("no holder panics");
+        state.failures += 1;
+        state.last_failure = message;
+        let was_probe = state.probing_since.take().is_some();
+        state.open = match state.open {
+            Some((_, delay)) if was_probe => Some((Instant::now(), (delay * 2).min(DELAY_MAX))),
+            Some(open) => Some(open),
+            None => (state.failures >= FAILURES_MAX).then(|| (Instant::now(), DELAY_MIN)),
+        };
+    }
+
+    fn answered(&self) {
+        let mut state = self.state.lock().expect("no holder panics");
+        (state.failures, state.open, state.probing_since) = (0, None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(breaker: &Breaker, times: u32) {
+        for _ in 0..times {
+            breaker.started();
+            breaker.failed("no such function".to_owned());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_failures_in_a_row_open_it_and_an_answer_closes_it() {
+        let breaker = Breaker::default();
+        fail(&breaker, 2);
+        breaker.answered();
+        fail(&breaker, 2);
+        assert_eq!(breaker.health(), Health::Good);
+        fail(&breaker, 1);
+        assert!(!breaker.health().allows());
+        assert_eq!(breaker.health().to_string(), "failing, not asked for another 15 s: no such function");
+        tokio::time::advance(DELAY_MIN).await;
+        assert!(breaker.health().allows());
+        breaker.started();
+        breaker.answered();
+        assert_eq!(breaker.health(), Health::Good);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_query_probes_and_a_failed_probe_doubles_the_wait() {
+        let breaker = Breaker::default();
+        fail(&breaker, 3);
+        tokio::time::advance(DELAY_MIN).await;
+        breaker.started();
+        assert!(!breaker.health().allows(), "one probe at a time");
+        breaker.failed("still not there".to_owned());
+        tokio::time::advance(DELAY_MIN).await;
+        assert!(!breaker.health().allows(), "twice the first wait");
+        tokio::time::advance(DELAY_MIN).await;
+        assert!(breaker.health().allows());
+        breaker.started();
+        tokio::time::advance(PROBE_MAX).await;
+        assert!(breaker.health().allows(), "a probe that never ends is forgotten");
+        for _ in 0..10 {
+            breaker.started();
+            breaker.failed("gone".to_owned());
+            tokio::time::advance(DELAY_MAX).await;
+            assert!(breaker.health().allows(), "the wait is bounded");
+        }
+    }
+}

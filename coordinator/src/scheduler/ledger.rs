@@ -1,0 +1,86 @@
+//! A query's attempts in its event log: each is opened BEFORE it is invoked and closed once, by its outcome or with the query.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use gust_protocol::{FragmentId, FragmentResponse};
+use tokio::time::Instant;
+
+use crate::event::{AttemptCause, AttemptOutcome, EventLog, QueryEvent};
+use crate::invoker::{Billing, Invocation};
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    events: EventLog,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    open: BTreeMap<(FragmentId, u32), Open>,
+    is_closed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Ledger {
+    pub(super) fn new(events: EventLog) -> Self {
+        Self { events, books: Mutex::default() }
+    }
+
+    pub(super) fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    pub(super) fn open(&self, id: &FragmentId, attempt: u32, cause: AttemptCause, deadline: Instant) {
+        let open = Open { started: Instant::now(), deadline };
+        let mut books = self.books.lock().expect("no holder panics");
+        self.events.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause });
+        if books.is_closed {
+            // A task that was about to be dropped with its query.
+            self.cancel(id.clone(), attempt, open);
+        } else {
+            books.open.insert((id.clone(), attempt), open);
+        }
+    }
+
+    /// Says nothing where the query has closed its books already.
+    pub(super) fn close(&self, id: &FragmentId, attempt: u32, invocation: &Invocation) {
+        let open = self.books.lock().expect("no holder panics").open.remove(&(id.clone(), attempt));
+        let Some(Open { started, .. }) = open else { return };
+        let outcome = match &invocation.outcome {
+            Ok(FragmentResponse { outcome: Ok(_), usage, .. }) => {
+                AttemptOutcome::Done { usage: *usage, cold: invocation.cold }
+            }
+            Ok(FragmentResponse { outcome: Err(error), usage, .. }) => {
+                AttemptOutcome::FragmentFailed { kind: error.kind, message: error.message.clone(), usage: *usage }
+            }
+            Err(error) => AttemptOutcome::InvokeFailed {
+                kind: error.kind,
+                message: error.message.clone(),
+                log_tail: invocation.log_tail.clone(),
+            },
+        };
+        let (id, billing, wall) = (id.clone(), invocation.billing, started.elapsed());
+        self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
+    }
+
+    /// The query is over. What still runs cannot be recalled, and is booked as if it ran to its deadline.
+    pub(super) fn cancel_open(&self) {
+        let mut books = self.books.lock().expect("no holder panics");
+        books.is_closed = true;
+        for ((id, attempt), open) in std::mem::take(&mut books.open) {
+            self.cancel(id, attempt, open);
+        }
+    }
+
+    fn cancel(&self, id: FragmentId, attempt: u32, Open { started, deadline }: Open) {
+        let (outcome, wall) = (AttemptOutcome::Cancelled, started.elapsed());
+        let billing = Billing::Bounded { at_most: deadline.saturating_duration_since(started) };
+        self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
+    }
+}

@@ -1,0 +1,77 @@
+//! How fast a platform starts environments: a token bucket. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Environments that are idle for longer are counted as gone. Lambda keeps them for minutes and promises nothing.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// The rate at which a platform starts environments.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EnvironmentRamp {
+    /// Clones of the function, each with a rate of its own.
+    pub functions: u32,
+    /// Environments that one clone starts at once.
+    pub burst: u32,
+    pub per_second: f64,
+}
+
+impl EnvironmentRamp {
+    /// AWS Lambda: 1,000 environments per 10 seconds and function (AWS Lambda quotas, read in November 2026).
+    pub const fn lambda(functions: u32) -> Self {
+        Self { functions, burst: 1000, per_second: 100.0 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Ramp {
+    rate: EnvironmentRamp,
+    /// Environments that may be started now.
+    tokens: f64,
+    at: Option<Instant>,
+    /// Environments that are thought to be there.
+    started: usize,
+}
+
+impl Ramp {
+    pub(super) fn new(rate: EnvironmentRamp) -> Self {
+        Self { rate, tokens: f64::from(rate.functions * rate.burst), at: None, started: 0 }
+    }
+
+    /// Whether there are environments for `in_flight` attempts, one of which is about to start.
+    pub(super) fn take(&mut self, in_flight: usize, now: Instant) -> bool {
+        self.refill(in_flight, now);
+        if in_flight <= self.started {
+            return true;
+        }
+        let may_start = self.tokens >= 1.0;
+        if may_start {
+            self.tokens -= 1.0;
+            self.started += 1;
+        }
+        may_start
+    }
+
+    /// When [`Self::take`] could succeed, if it would fail now.
+    pub(super) fn next_at(&self, in_flight: usize, now: Instant) -> Option<Instant> {
+        let missing = 1.0 - self.tokens;
+        let waits = in_flight > self.started && missing > 0.0;
+        // Rounded up to tokio's milliseconds, so that the token is there.
+        waits.then(|| now + Duration::from_secs_f64(missing / self.per_second()) + Duration::from_millis(1))
+    }
+
+    fn refill(&mut self, in_flight: usize, now: Instant) {
+        let since = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.at = Some(now);
+        let full = f64::from(self.rate.functions * self.rate.burst);
+        self.tokens = (self.tokens + since.as_secs_f64() * self.per_second()).min(full);
+        if since >= IDLE_MAX {
+            self.started = in_flight.saturating_sub(1);
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        f64::from(self.rate.functions) * self.rate.per_second
+    }
+}

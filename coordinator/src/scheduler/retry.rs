@@ -1,0 +1,177 @@
+//! When a failed attempt is followed by another, how soon, and how often in all. Pure.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use gust_protocol::FragmentErrorKind;
+
+use super::failure::FailureCause;
+use crate::invoker::InvokeErrorKind;
+
+/// Bounds on trying again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts at one fragment that may fail, throttled ones and speculative ones not counted.
+    pub attempts_max: u32,
+    /// Retries that a query has from the start, and what each of its fragments adds: a query whose every fragment fails is
+    /// not tried four times over.
+    pub budget_base: f64,
+    pub budget_per_fragment: f64,
+    /// A first attempt gets this long, or `time_factor` times what its fragment is expected to take, whichever is more. Each
+    /// that runs out of time doubles it for the next, and the last gets all that the query has left.
+    pub time_min: Duration,
+    pub time_factor: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts_max: 4,
+            budget_base: 10.0,
+            budget_per_fragment: 0.2,
+            time_min: Duration::from_secs(30),
+            time_factor: 10.0,
+        }
+    }
+}
+
+/// What can help after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Nothing that the scheduler could do.
+    None,
+    Again,
+    /// Nothing was started and nothing was wrong: wait and ask once more.
+    AgainLater,
+    /// The attempt's own time was too short, or the function hangs.
+    AgainLonger,
+}
+
+impl Remedy {
+    /// `cut_short`: the attempt had less time than its query.
+    pub(super) fn of(cause: &FailureCause, cut_short: bool) -> Self {
+        match cause {
+            FailureCause::Invoke(error) if error.kind == InvokeErrorKind::Throttled => Self::AgainLater,
+            FailureCause::Invoke(error) if error.kind == InvokeErrorKind::TimedOut && cut_short => Self::AgainLonger,
+            FailureCause::Fragment(error) if error.kind == FragmentErrorKind::DeadlineExceeded && cut_short => {
+                Self::AgainLonger
+            }
+            FailureCause::Invoke(error) if error.kind.is_retryable() => Self::Again,
+            FailureCause::Fragment(error) if error.kind.is_retryable() => Self::Again,
+            // Another attempt writes another object.
+            FailureCause::Result(_) => Self::Again,
+            FailureCause::Invoke(_) | FailureCause::Fragment(_) => Self::None,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Time for an attempt after `timed_out` ones that ran out of theirs; None is all that is left.
+    pub(super) fn time(&self, expected: Duration, failed: u32, timed_out: u32) -> Option<Duration> {
+        if failed + 1 >= self.attempts_max {
+            return None;
+        }
+        let first = self.time_min.max(expected.mul_f64(self.time_factor));
+        Some(first.saturating_mul(1 << timed_out.min(16)))
+    }
+}
+
+/// Waits before another attempt: after a failure 50 to 100 ms, then twice that, at most 4 s.
+pub(super) fn failure_delays(seed: u64) -> ExponentialBackoff {
+    delays(Duration::from_millis(50), seed)
+}
+
+/// The same after throttles, where who waits is cheaper than who asks.
+pub(super) fn throttle_delays(seed: u64) -> ExponentialBackoff {
+    delays(Duration::from_millis(200), seed)
+}
+
+fn delays(first_min: Duration, seed: u64) -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(first_min)
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .with_jitter_seed(seed)
+        .without_max_times()
+        .build()
+}
+
+/// How many retries a query has left.
+#[derive(Debug)]
+pub(super) struct RetryBudget {
+    left: f64,
+}
+
+impl RetryBudget {
+    pub(super) fn new(policy: &RetryPolicy) -> Self {
+        Self { left: policy.budget_base }
+    }
+
+    pub(super) fn add_fragments(&mut self, policy: &RetryPolicy, fragments: usize) {
+        self.left += policy.budget_per_fragment * fragments as f64;
+    }
+
+    /// Takes one, if there is one.
+    pub(super) fn take(&mut self) -> bool {
+        let enough = self.left >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_protocol::FragmentError;
+
+    use super::*;
+    use crate::invoker::InvokeError;
+
+    #[test]
+    fn the_first_retry_comes_within_a_tenth_of_a_second_and_no_two_seeds_agree() {
+        let first: Vec<Duration> = (0..100).filter_map(|seed| failure_delays(seed).next()).collect();
+        assert!(first.iter().all(|delay| (50..=100).contains(&delay.as_millis())), "{first:?}");
+        assert!(first.iter().any(|delay| *delay != first[0]));
+        let all: Vec<Duration> = failure_delays(1).take(20).collect();
+        assert!(all.iter().all(|delay| *delay <= Duration::from_secs(4)), "{all:?}");
+        assert_eq!(all, failure_delays(1).take(20).collect::<Vec<_>>(), "one seed, one history");
+    }
+
+    #[test]
+    fn each_failure_has_its_remedy() {
+        #[track_caller]
+        fn check(cause: FailureCause, cut_short: bool, expect: Remedy) {
+            assert_eq!(Remedy::of(&cause, cut_short), expect, "{cause}");
+        }
+        let invoke = |kind| FailureCause::Invoke(InvokeError::new(kind, "x"));
+        let fragment = |kind| FailureCause::Fragment(FragmentError::new(kind, "x"));
+        check(invoke(InvokeErrorKind::Throttled), true, Remedy::AgainLater);
+        check(invoke(InvokeErrorKind::Crashed), false, Remedy::Again);
+        check(invoke(InvokeErrorKind::TimedOut), true, Remedy::AgainLonger);
+        check(invoke(InvokeErrorKind::TimedOut), false, Remedy::None);
+        check(invoke(InvokeErrorKind::NotDeployed), true, Remedy::None);
+        check(fragment(FragmentErrorKind::StorageThrottled), false, Remedy::Again);
+        check(fragment(FragmentErrorKind::DeadlineExceeded), true, Remedy::AgainLonger);
+        check(fragment(FragmentErrorKind::Execution), true, Remedy::None);
+        check(FailureCause::Result("torn".into()), true, Remedy::Again);
+    }
+
+    #[test]
+    fn time_doubles_and_the_last_attempt_has_all_of_it() {
+        let policy = RetryPolicy::default();
+        let (short, long) = (Duration::from_millis(5), Duration::from_secs(9));
+        assert_eq!(policy.time(short, 0, 0), Some(Duration::from_secs(30)));
+        assert_eq!(policy.time(long, 0, 0), Some(Duration::from_secs(90)));
+        assert_eq!(policy.time(short, 2, 2), Some(Duration::from_secs(120)));
+        assert_eq!(policy.time(short, 3, 0), None);
+    }
+
+    #[test]
+    fn a_budget_ends() {
+        let policy = RetryPolicy::default();
+        let mut budget = RetryBudget::new(&policy);
+        budget.add_fragments(&policy, 10);
+        assert_eq!((0..100).filter(|_| budget.take()).count(), 12);
+    }
+}

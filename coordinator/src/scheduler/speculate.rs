@@ -1,0 +1,192 @@
+//! When a fragment is slow enough to be run a second time. The first attempt to succeed wins; the other is waste.
+//!
+//! What is normal is settled once, when most of the stage is done: the median time, and how the fragments' times relate to
+//! what was expected of them. A fragment that takes a multiple of both is slow. What a stage may spend on second attempts is
+//! bounded.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// When to run a fragment twice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpeculationPolicy {
+    /// Share of a stage's fragments that must be done before any other is called slow.
+    pub done_share: f64,
+    /// A fragment is slow after this many times its normal time …
+    pub slower_than: f64,
+    /// … and at least this long after it.
+    pub later_than: Duration,
+    /// Second attempts may take this share of the stage's time, summed over its fragments; one is always allowed.
+    pub extra_share_max: f64,
+}
+
+impl SpeculationPolicy {
+    /// Functions with a machine, and so a pipe, of their own.
+    pub const ELSEWHERE: Self =
+        Self { done_share: 0.75, slower_than: 1.5, later_than: Duration::from_millis(50), extra_share_max: 0.05 };
+
+    /// Functions that share this machine's cores: a second attempt takes from the first, so only what hangs is worth one.
+    pub const SAME_MACHINE: Self = Self { slower_than: 3.0, later_than: Duration::from_secs(2), ..Self::ELSEWHERE };
+
+    /// No second attempts.
+    pub const NEVER: Self = Self { done_share: f64::INFINITY, ..Self::ELSEWHERE };
+}
+
+/// How far a stage is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    policy: SpeculationPolicy,
+    /// Seconds expected of each fragment.
+    expected: Vec<f64>,
+    state: Mutex<State>,
+    normal: watch::Sender<Option<Normal>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Seconds of each fragment that is done, and its share of what was expected.
+    done: Vec<(f64, f64)>,
+    second_attempts: usize,
+    second_seconds: f64,
+}
+
+/// What is normal for a stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Normal {
+    /// Median seconds of a fragment.
+    seconds: f64,
+    /// Median of seconds over expected seconds.
+    ratio: f64,
+}
+
+impl Progress {
+    pub(super) fn new(policy: SpeculationPolicy, expected: &[Duration]) -> Self {
+        // Nothing is expected to take no time: shares are taken of it.
+        let expected = expected.iter().map(|expected| expected.as_secs_f64().max(0.001)).collect();
+        Self { policy, expected, state: Mutex::default(), normal: watch::Sender::new(None) }
+    }
+
+    /// A fragment has its result, from an attempt that took `took`.
+    pub(super) fn done(&self, index: usize, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let mut state = self.state.lock().expect("no holder panics");
+        state.done.push((seconds, seconds / self.expected[index]));
+        if state.done.len() >= self.most() && self.normal.borrow().is_none() {
+            let normal = Normal {
+                seconds: median(state.done.iter().map(|(seconds, _)| *seconds)),
+                ratio: median(state.done.iter().map(|(_, ratio)| *ratio)),
+            };
+            self.normal.send_replace(Some(normal));
+        }
+    }
+
+    /// As many as must be done, and at least one; with a single fragment nothing can be compared.
+    fn most(&self) -> usize {
+        let most = self.policy.done_share * self.expected.len() as f64;
+        (most as usize).max(1)
+    }
+
+    /// Returns when a fragment whose attempt has run since `since` should get a second one; perhaps never.
+    pub(super) async fn slow(&self, index: usize, since: Instant) {
+        let normal = match self.normal.subscribe().wait_for(Option::is_some).await {
+            Ok(normal) => *normal,
+            Err(_) => None,
+        };
+        let Some(normal) = normal else { return std::future::pending().await };
+        let expected = self.usual_seconds(index, normal);
+        let slow = (expected * self.policy.slower_than).max(expected + self.policy.later_than.as_secs_f64());
+        tokio::time::sleep_until(since + Duration::from_secs_f64(slow)).await;
+        if !self.may_spend(expected, normal) {
+            std::future::pending().await
+        }
+    }
+
+    fn usual_seconds(&self, index: usize, normal: Normal) -> f64 {
+        normal.seconds.max(normal.ratio * self.expected[index])
+    }
+
+    fn may_spend(&self, seconds: f64, normal: Normal) -> bool {
+        let whole: f64 = self.expected.iter().map(|expected| expected * normal.ratio).sum();
+        let mut state = self.state.lock().expect("no holder panics");
+        let fits = state.second_seconds + seconds <= whole * self.policy.extra_share_max;
+        let allowed = fits || state.second_attempts == 0;
+        if allowed {
+            state.second_attempts += 1;
+            state.second_seconds += seconds;
+        }
+        allowed
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn progress(expected: &[Duration]) -> Progress {
+        Progress::new(SpeculationPolicy::ELSEWHERE, expected)
+    }
+
+    /// Seconds after which a fragment that began now is called slow; None within an hour.
+    async fn slow_after(progress: &Progress, index: usize) -> Option<f64> {
+        let since = Instant::now();
+        let slow = tokio::time::timeout(Duration::from_secs(3600), progress.slow(index, since)).await;
+        slow.ok().map(|()| (since.elapsed().as_secs_f64() * 10.0).round() / 10.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_is_a_multiple_of_the_median_once_most_are_done() {
+        let progress = progress(&[SECOND; 8]);
+        for index in 0..5 {
+            progress.done(index, 2 * SECOND);
+        }
+        assert_eq!(slow_after(&progress, 7).await, None, "five of eight are not most");
+        progress.done(5, 2 * SECOND);
+        assert_eq!(slow_after(&progress, 7).await, Some(3.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heavy_fragment_is_given_its_time() {
+        let mut expected = [SECOND; 8];
+        expected[7] = 10 * SECOND;
+        let progress = progress(&expected);
+        for index in 0..6 {
+            progress.done(index, 2 * SECOND);
+        }
+        assert_eq!(slow_after(&progress, 7).await, Some(30.0), "expected ten, and all take twice that");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_spends_a_twentieth_and_always_one() {
+        let few = progress(&[SECOND; 4]);
+        let many = progress(&[SECOND; 100]);
+        for (progress, done, allowed) in [(few, 3, 1), (many, 75, 5)] {
+            for index in 0..done {
+                progress.done(index, SECOND);
+            }
+            let mut second_attempts = 0;
+            while slow_after(&progress, done).await.is_some() {
+                second_attempts += 1;
+            }
+            assert_eq!(second_attempts, allowed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_fragment_alone_is_never_slow() {
+        assert_eq!(slow_after(&progress(&[SECOND]), 0).await, None);
+        let never = Progress::new(SpeculationPolicy::NEVER, &[SECOND; 8]);
+        (0..7).for_each(|index| never.done(index, SECOND));
+        assert_eq!(slow_after(&never, 7).await, None);
+    }
+}

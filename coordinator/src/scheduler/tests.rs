@@ -1,0 +1,310 @@
+//! The scheduler against an invoker that does what each test says, under paused time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+
+use async_trait::async_trait;
+use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
+use gust_protocol::{
+    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentResponse, FragmentResult,
+    Limits as FragmentLimits, Output, Part, PlanRef, StagePlan, Usage,
+};
+
+use super::*;
+use crate::event::{AttemptCause, AttemptOutcome, QueryEvent};
+use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Says what becomes of an attempt, by fragment and number, and after how long.
+type Script = fn(u32, u32) -> (Duration, Fate);
+
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Done,
+    Fragment(FragmentErrorKind),
+    Invoke(InvokeErrorKind),
+}
+
+use Fate::Done;
+
+struct Scripted {
+    script: Script,
+    clock: Clock,
+    in_flight: AtomicU32,
+    in_flight_peak: AtomicU32,
+}
+
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+#[async_trait]
+impl Invoker for Scripted {
+    async fn invoke(&self, request: InvokeRequest) -> Invocation {
+        let InvokeRequest { fragment, attempt, deadline_unix_ms, .. } = request;
+        let (takes, fate) = (self.script)(fragment.id.index, attempt);
+        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        self.in_flight_peak.fetch_max(now, Ordering::Relaxed);
+        let ends = Instant::now() + takes;
+        let deadline = self.clock.moment(deadline_unix_ms);
+        tokio::time::sleep_until(ends.min(deadline)).await;
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let fate = if ends > deadline { Fate::Invoke(InvokeErrorKind::TimedOut) } else { fate };
+        let part = Part { bytes: 0, rows: u64::from(attempt), crc32: 0 };
+        let respond = |outcome| {
+            let (id, usage) = (fragment.id.clone(), Usage::default());
+            Ok(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage })
+        };
+        let outcome = match fate {
+            Done => respond(Ok(FragmentResult::Inline { part, bytes: Base64::default() })),
+            Fate::Fragment(kind) => respond(Err(FragmentError::new(kind, format!("{kind:?}")))),
+            Fate::Invoke(kind) => Err(InvokeError::new(kind, format!("{kind:?}"))),
+        };
+        let billing = Billing::Metered { duration: takes, init: Duration::ZERO };
+        Invocation { outcome, billing, cold: None, log_tail: String::new() }
+    }
+}
+
+/// A query of one stage and what it leaves behind.
+struct Query {
+    scheduler: Scheduler,
+    invoker: Arc<Scripted>,
+    attempts: QueryAttempts,
+    events: EventLog,
+}
+
+impl Query {
+    fn new(in_flight_max: usize, deadline: Duration, script: Script) -> Self {
+        let clock = Clock::start();
+        let (in_flight, in_flight_peak) = Default::default();
+        let invoker = Arc::new(Scripted { script, clock, in_flight, in_flight_peak });
+        let settings = Settings::new(in_flight_max, 7);
+        let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::default(), settings);
+        let events = EventLog::start();
+        let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline);
+        Self { scheduler, invoker, attempts, events }
+    }
+
+    async fn run(&self, fragments: u32) -> Vec<Result<u32, FragmentFailure>> {
+        let stage = self.attempts.stage(vec![SECOND; fragments as usize]);
+        let runs = (0..fragments).map(|index| {
+            let mut fragment = fragment(&stage, index);
+            async move { fragment.result().await.map(|(_, attempt)| attempt) }
+        });
+        futures::future::join_all(runs).await
+    }
+
+    fn causes(&self) -> Vec<(u32, u32, AttemptCause)> {
+        let events = self.events.snapshot().into_iter();
+        let started = events.filter_map(|stamped| match stamped.event {
+            QueryEvent::AttemptStarted { id, attempt, cause } => Some((id.index, attempt, cause)),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    fn ended(&self, wanted: impl Fn(&AttemptOutcome) -> bool) -> usize {
+        let events = self.events.snapshot().into_iter();
+        let is = |event: &QueryEvent| matches!(event, QueryEvent::AttemptEnded { outcome, .. } if wanted(outcome));
+        events.filter(|stamped| is(&stamped.event)).count()
+    }
+}
+
+fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
+    let id = FragmentId { query: "q".to_owned(), stage: 0, index };
+    let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
+    let request = {
+        let id = id.clone();
+        move |attempt, deadline_unix_ms| InvokeRequest {
+            version: PROTOCOL_VERSION,
+            fingerprint: fingerprint().to_owned(),
+            fragment: Fragment { id: id.clone(), inputs: Vec::new(), limits },
+            attempt,
+            deadline_unix_ms,
+            access: AccessTable::default(),
+            stage: StagePlan {
+                plan: PlanRef::Inline(Base64::default()),
+                leaves: Vec::new(),
+                scalars: Vec::new(),
+                output: Output::Gather { access: 0, prefix: String::new() },
+                options: BTreeMap::new(),
+            },
+        }
+    };
+    stage.fragment(id, 0, 1, request)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_help_is_tried_again_at_most_four_times() {
+    let started = Instant::now();
+    let query = Query::new(8, 60 * SECOND, |_, attempt| match attempt {
+        0 => (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Crashed)),
+        _ => (Duration::ZERO, Done),
+    });
+    assert_eq!(query.run(1).await[0].as_ref().expect("the second attempt"), &1);
+    assert!(started.elapsed() <= Duration::from_millis(110), "{:?}", started.elapsed());
+    assert_eq!(query.causes(), [(0, 0, AttemptCause::First), (0, 1, AttemptCause::Retry)]);
+
+    let query =
+        Query::new(8, 60 * SECOND, |_, _| (Duration::ZERO, Fate::Fragment(FragmentErrorKind::StorageThrottled)));
+    let failure = query.run(1).await.remove(0).expect_err("it never works");
+    assert_eq!((failure.attempts, query.causes().len()), (4, 4));
+    assert_eq!(failure.to_string(), "fragment q/0/0 failed after 4 attempts: StorageThrottled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_help_is_told_at_once() {
+    for fate in [Fate::Fragment(FragmentErrorKind::Execution), Fate::Invoke(InvokeErrorKind::NotDeployed)] {
+        let script: Script = match fate {
+            Fate::Fragment(_) => |_, _| (Duration::ZERO, Fate::Fragment(FragmentErrorKind::Execution)),
+            _ => |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::NotDeployed)),
+        };
+        let query = Query::new(8, 60 * SECOND, script);
+        assert_eq!(query.run(1).await.remove(0).expect_err("it never works").attempts, 1, "{fate:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_whose_every_fragment_fails_is_not_tried_four_times_over() {
+    let query = Query::new(100, 60 * SECOND, |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Crashed)));
+    let failures = query.run(100).await;
+    assert!(failures.iter().all(Result::is_err));
+    assert_eq!(query.causes().len(), 100 + 30, "a budget of 10 and a fifth of the fragments");
+    let told = failures.into_iter().filter_map(Result::err).find(|failure| failure.budget_spent);
+    assert!(told.expect("some had no retry").to_string().contains("the query's retries are used up"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttles_are_no_failures_but_end_with_the_deadline() {
+    let query = Query::new(64, 120 * SECOND, |_, attempt| match attempt {
+        0..10 => (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Throttled)),
+        _ => (SECOND, Done),
+    });
+    let results = query.run(4).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let started = Instant::now();
+    let query = Query::new(64, 20 * SECOND, |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Throttled)));
+    let failure = query.run(1).await.remove(0).expect_err("it never works");
+    assert!(matches!(&failure.cause, FailureCause::Invoke(error) if error.kind == InvokeErrorKind::Throttled));
+    assert!(started.elapsed() <= 21 * SECOND, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_platform_with_fewer_functions_is_found_out() {
+    // Takes 20 at a time, though it is asked for 200.
+    static BUSY: AtomicU32 = AtomicU32::new(0);
+    #[derive(Debug)]
+    struct Small;
+    #[async_trait]
+    impl Invoker for Small {
+        async fn invoke(&self, request: InvokeRequest) -> Invocation {
+            let (id, attempt) = (request.fragment.id, request.attempt);
+            let billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
+            let invocation = |outcome| Invocation { outcome, billing, cold: None, log_tail: String::new() };
+            if BUSY.fetch_add(1, Ordering::Relaxed) >= 20 {
+                BUSY.fetch_sub(1, Ordering::Relaxed);
+                return invocation(Err(InvokeError::new(InvokeErrorKind::Throttled, "429")));
+            }
+            tokio::time::sleep(SECOND).await;
+            BUSY.fetch_sub(1, Ordering::Relaxed);
+            let part = Part { bytes: 0, rows: 0, crc32: 0 };
+            let outcome = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
+            let usage = Usage::default();
+            invocation(Ok(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage }))
+        }
+    }
+    let events = EventLog::start();
+    let scheduler = Scheduler::new(Arc::new(Small), Arc::default(), Settings::new(200, 1));
+    let attempts = scheduler.query(events.clone(), Clock::start(), Instant::now() + 300 * SECOND);
+    let stage = attempts.stage(vec![SECOND; 400]);
+    let started = Instant::now();
+    let runs = (0..400).map(|index| {
+        let mut fragment = fragment(&stage, index);
+        async move { fragment.result().await.is_ok() }
+    });
+    assert!(futures::future::join_all(runs).await.into_iter().all(|is_ok| is_ok));
+    let attempts = events.snapshot().iter().filter(|s| matches!(s.event, QueryEvent::AttemptStarted { .. })).count();
+    assert!(started.elapsed() <= 40 * SECOND, "twice the best of 20 s: {:?}", started.elapsed());
+    assert!(attempts <= 1600, "{attempts} attempts for 400 fragments");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_fragment_gets_a_second_attempt_and_the_first_to_succeed_wins() {
+    let started = Instant::now();
+    let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (7, 0) => (20 * SECOND, Done),
+        _ => (SECOND, Done),
+    });
+    let results = query.run(8).await;
+    assert_eq!(*results[7].as_ref().expect("the second attempt"), 1);
+    assert!(started.elapsed() <= Duration::from_millis(2600), "{:?}", started.elapsed());
+    assert_eq!(query.causes().last(), Some(&(7, 1, AttemptCause::Speculative)));
+    // The slow one cannot be recalled: it keeps its slot, and is booked when it ends.
+    assert_eq!(query.invoker.in_flight.load(Ordering::Relaxed), 1);
+    assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Done { .. })), 8);
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Done { .. })), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slow_attempt_may_win_after_all() {
+    let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (7, 0) => (3 * SECOND, Done),
+        (7, _) => (SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
+        _ => (SECOND, Done),
+    });
+    assert_eq!(*query.run(8).await[7].as_ref().expect("the first attempt"), 0);
+    assert_eq!(query.causes().len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_hangs_is_replaced_in_time() {
+    let started = Instant::now();
+    let query = Query::new(1, 600 * SECOND, |_, attempt| match attempt {
+        0 | 1 => (3600 * SECOND, Done),
+        _ => (SECOND, Done),
+    });
+    assert_eq!(*query.run(1).await[0].as_ref().expect("the third attempt"), 2);
+    assert!(started.elapsed() < 100 * SECOND, "30 s, then twice that: {:?}", started.elapsed());
+    let failure = Query::new(1, 20 * SECOND, |_, _| (3600 * SECOND, Done)).run(1).await.remove(0);
+    assert_eq!(failure.expect_err("the query has no more time").attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_is_over_closes_its_books() {
+    let query = Query::new(4, 60 * SECOND, |_, _| (10 * SECOND, Done));
+    let run = tokio::time::timeout(SECOND, query.run(8));
+    assert!(run.await.is_err(), "given up");
+    query.attempts.close();
+    assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Cancelled)), 4);
+    // The next query waits for the slots of the last one, for its functions still run.
+    let started = Instant::now();
+    let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND);
+    fragment(&next.stage(vec![SECOND]), 0).result().await.expect("done");
+    assert!(started.elapsed() >= 18 * SECOND, "{:?}", started.elapsed());
+    query.attempts.ended().await;
+    assert_eq!(query.ended(|_| true), 4, "no attempt is closed twice");
+    assert_eq!(query.invoker.in_flight_peak.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_cannot_be_read_is_made_again() {
+    let query = Query::new(4, 60 * SECOND, |_, _| (SECOND, Done));
+    let stage = query.attempts.stage(vec![SECOND]);
+    let mut fragment = fragment(&stage, 0);
+    let (_, first) = fragment.result().await.expect("done");
+    let (_, second) = fragment.refuse("torn".to_owned()).await.expect("done");
+    assert_eq!((first, second), (0, 1));
+    let mut refused = 1;
+    let failure = loop {
+        refused += 1;
+        match fragment.refuse(format!("torn {refused}")).await {
+            Ok(_) => {}
+            Err(failure) => break failure,
+        }
+    };
+    assert_eq!((refused, failure.to_string().as_str()), (4, "fragment q/0/0 failed after 4 attempts: torn 4"));
+}

@@ -1,0 +1,416 @@
+//! An invoker whose functions exist in virtual time only.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use gust::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+use gust::scheduler::Clock;
+use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
+use gust_protocol::version::PROTOCOL_VERSION;
+use gust_protocol::{
+    Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Input, InvokeRequest,
+    Output, Requests, Usage, wire,
+};
+use object_store::{ObjectStore, ObjectStoreExt};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::fault::{Fault, FaultPlan};
+use super::pipe::Burst;
+use super::platform::Platform;
+use super::truth::{Truth, number, schema};
+
+/// How long a refusal takes.
+const REFUSAL: Duration = Duration::from_millis(10);
+/// The platform stops a function this long after its deadline.
+const GRACE: Duration = Duration::from_secs(1);
+/// A second delivery or a zombie writes at most this much later.
+const LATE_MAX_MS: u64 = 20_000;
+
+/// The platform.
+#[derive(Debug, Clone)]
+pub struct SimInvoker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    seed: u64,
+    platform: Platform,
+    faults: FaultPlan,
+    truth: Truth,
+    exchange: Arc<dyn ObjectStore>,
+    clock: Clock,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    running: usize,
+    /// Warm environments, the most recently used last.
+    idle: Vec<Burst>,
+    /// Environments that may be started now.
+    tokens: f64,
+    tokens_at: Instant,
+    served: Served,
+}
+
+/// What the platform did, as its owner would see it on the bill.
+#[derive(Debug, Clone, Default)]
+pub struct Served {
+    pub invocations: u64,
+    pub throttled: u64,
+    pub cold: u64,
+    pub running_peak: usize,
+    /// Billed time times memory, starts included.
+    pub gigabyte_seconds: f64,
+    pub requests: Requests,
+    /// How often each fault fired.
+    pub fired: BTreeMap<Fault, u64>,
+}
+
+/// An environment with its attempt.
+struct Running {
+    burst: Burst,
+    is_cold: bool,
+}
+
+impl SimInvoker {
+    pub fn new(
+        seed: u64,
+        platform: Platform,
+        faults: FaultPlan,
+        truth: Truth,
+        exchange: Arc<dyn ObjectStore>,
+        clock: Clock,
+    ) -> Self {
+        let started = Instant::now();
+        let tokens = f64::from(platform.functions * platform.ramp_burst);
+        let state = State { running: 0, idle: Vec::new(), tokens, tokens_at: started, served: Served::default() };
+        let state = Mutex::new(state);
+        Self { inner: Arc::new(Inner { seed, platform, faults, truth, exchange, clock, started, state }) }
+    }
+
+    /// Environments that have worked already, with their bursts refilled as far as they are.
+    pub fn warm_up(&self, environments: usize) {
+        let mut burst = Burst::full(&self.inner.platform.pipe);
+        burst.carry(&self.inner.platform.pipe, self.inner.platform.pipe.once_bytes, 1.0);
+        self.inner.lock().idle = vec![burst; environments];
+    }
+
+    pub fn served(&self) -> Served {
+        self.inner.lock().served.clone()
+    }
+
+    /// Functions that have not ended.
+    pub fn running(&self) -> usize {
+        self.inner.lock().running
+    }
+}
+
+#[async_trait]
+impl Invoker for SimInvoker {
+    async fn invoke(&self, request: InvokeRequest) -> Invocation {
+        let sent = wire::encode_request(&request).expect("a request is JSON");
+        let request = wire::decode_request(&sent).expect("what was just encoded");
+        let Some(running) = self.inner.start() else {
+            sleep(REFUSAL).await;
+            let refused = InvokeError::new(InvokeErrorKind::Throttled, "the platform starts no more for now");
+            return unbilled(refused);
+        };
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(Arc::clone(&self.inner).attempt(request, running, reply));
+        answer.await.unwrap_or_else(|_| unbilled(InvokeError::new(InvokeErrorKind::Stopped, "the world has ended")))
+    }
+}
+
+fn unbilled(error: InvokeError) -> Invocation {
+    let billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
+    Invocation { outcome: Err(error), billing, cold: None, log_tail: String::new() }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// An environment for an attempt, unless the platform refuses.
+    fn start(&self) -> Option<Running> {
+        let Platform { concurrent_max, ramp_burst, ramp_per_second, functions, .. } = self.platform;
+        let mut state = self.lock();
+        let clones = f64::from(functions);
+        let refilled = state.tokens + state.tokens_at.elapsed().as_secs_f64() * ramp_per_second * clones;
+        state.tokens = refilled.min(f64::from(ramp_burst) * clones);
+        state.tokens_at = Instant::now();
+        let is_storm = self.faults.is_storm(self.started);
+        if is_storm {
+            *state.served.fired.entry(Fault::ThrottleStorm).or_default() += 1;
+        }
+        let starts = state.idle.is_empty();
+        if is_storm || state.running >= concurrent_max || (starts && state.tokens < 1.0) {
+            state.served.throttled += 1;
+            return None;
+        }
+        state.running += 1;
+        state.served.invocations += 1;
+        state.served.running_peak = state.served.running_peak.max(state.running);
+        if let Some(burst) = state.idle.pop() {
+            return Some(Running { burst, is_cold: false });
+        }
+        state.tokens -= 1.0;
+        state.served.cold += 1;
+        Some(Running { burst: Burst::full(&self.platform.pipe), is_cold: true })
+    }
+
+    async fn attempt(
+        self: Arc<Self>,
+        request: InvokeRequest,
+        mut running: Running,
+        reply: oneshot::Sender<Invocation>,
+    ) {
+        let (id, number_) = (request.fragment.id.clone(), request.attempt);
+        let mut random = SmallRng::seed_from_u64(number(self.seed, (&id, number_)));
+        let deadline = self.clock.moment(request.deadline_unix_ms);
+        let start = if running.is_cold { &self.platform.cold_start_ms } else { &self.platform.warm_start_ms };
+        let start = start.draw_ms(&mut random);
+        sleep(start).await;
+        let began = Instant::now();
+        let fault = self.faults.draw(&mut random);
+        if let Some(fault) = fault {
+            *self.lock().served.fired.entry(fault).or_default() += 1;
+        }
+        let (work, usage) = self.work(&request, &mut running.burst, fault, &mut random);
+        // It gives up by itself at its deadline, unless it hangs.
+        let ends = (began + work).min(deadline);
+        let early = began + ends.saturating_duration_since(began).mul_f64(random.random());
+        let mut reply = Some(reply);
+        let ended = match fault {
+            Some(Fault::Crash) => {
+                sleep_until(early).await;
+                if random.random() {
+                    self.write(&request, self.truth.batches(&id)).await;
+                }
+                Err(InvokeError::new(InvokeErrorKind::Crashed, "the function ended"))
+            }
+            Some(Fault::Kill) => {
+                sleep_until(early).await;
+                self.write_half(&request).await;
+                Err(InvokeError::new(InvokeErrorKind::Crashed, "the function was killed"))
+            }
+            Some(Fault::Hang) => {
+                sleep_until(deadline + GRACE).await;
+                Err(InvokeError::new(InvokeErrorKind::TimedOut, "the function was stopped"))
+            }
+            Some(Fault::LateZombieWrite) => {
+                sleep_until(early).await;
+                let lost = InvokeError::new(InvokeErrorKind::Unavailable, "the connection was lost");
+                self.answer(&mut reply, Err(lost), start, began, running.is_cold);
+                sleep(Duration::from_millis(random.random_range(0..LATE_MAX_MS))).await;
+                self.write(&request, self.truth.lie(&id)).await;
+                Err(InvokeError::new(InvokeErrorKind::Unavailable, "nobody listens"))
+            }
+            Some(Fault::LostAnswer) => {
+                sleep_until(ends).await;
+                self.write(&request, self.truth.batches(&id)).await;
+                Err(InvokeError::new(InvokeErrorKind::Unavailable, "the answer was lost"))
+            }
+            _ => {
+                Ok(self.answer_of(&request, fault, (ends, early, deadline), began + work > deadline, &mut random).await)
+            }
+        };
+        let outcome = ended.map(|outcome| {
+            let (id, attempt) = (id.clone(), number_);
+            through_the_wire(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage })
+        });
+        let is_lost = matches!(fault, Some(Fault::Crash | Fault::Kill | Fault::Hang));
+        let init = if running.is_cold { start } else { Duration::ZERO };
+        self.ended(running.burst, is_lost, usage.requests, init + began.elapsed());
+        self.answer(&mut reply, outcome, start, began, running.is_cold);
+    }
+
+    /// A function that lives to answer.
+    async fn answer_of(
+        self: &Arc<Self>,
+        request: &InvokeRequest,
+        fault: Option<Fault>,
+        (ends, early, deadline): (Instant, Instant, Instant),
+        is_late: bool,
+        random: &mut SmallRng,
+    ) -> Result<FragmentResult, FragmentError> {
+        let id = &request.fragment.id;
+        let failed = |kind| Err(FragmentError::new(kind, format!("{kind:?}")));
+        match fault {
+            Some(Fault::TimeOut) => {
+                sleep_until(deadline).await;
+                failed(FragmentErrorKind::DeadlineExceeded)
+            }
+            Some(Fault::Panic) => {
+                sleep_until(early).await;
+                failed(FragmentErrorKind::Panic)
+            }
+            Some(Fault::SlowDown) => {
+                sleep_until(early).await;
+                failed(FragmentErrorKind::StorageThrottled)
+            }
+            Some(Fault::Reset) => {
+                sleep_until(early).await;
+                failed(FragmentErrorKind::Storage)
+            }
+            _ if is_late => {
+                sleep_until(ends).await;
+                failed(FragmentErrorKind::DeadlineExceeded)
+            }
+            Some(Fault::TruncatedResult) => {
+                sleep_until(ends).await;
+                let result = self.write(request, self.truth.batches(id)).await;
+                Ok(self.damage(request, result, |bytes| bytes.slice(..bytes.len() / 2)).await)
+            }
+            Some(Fault::SwappedResult) => {
+                sleep_until(ends).await;
+                let result = self.write(request, self.truth.batches(id)).await;
+                let other = FragmentId { index: id.index + 1, ..id.clone() };
+                let other = self.encoded(&self.truth.batches(&other)).await;
+                Ok(self.damage(request, result, |_| other).await)
+            }
+            Some(Fault::DuplicateDelivery) => {
+                sleep_until(ends).await;
+                let result = self.write(request, self.truth.batches(id)).await;
+                let late = if random.random() { 0 } else { random.random_range(0..LATE_MAX_MS) };
+                let (twin, request) = (Arc::clone(self), request.clone());
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(late)).await;
+                    twin.write(&request, twin.truth.lie(&request.fragment.id)).await;
+                });
+                Ok(result)
+            }
+            _ => {
+                sleep_until(ends).await;
+                Ok(self.write(request, self.truth.batches(id)).await)
+            }
+        }
+    }
+
+    /// How long the fragment's work takes, and what it asks of storage.
+    fn work(
+        &self,
+        request: &InvokeRequest,
+        burst: &mut Burst,
+        fault: Option<Fault>,
+        random: &mut SmallRng,
+    ) -> (Duration, Usage) {
+        let Platform { pipe, reads_in_flight, read_bytes, cores, core_bytes_per_second, .. } = &self.platform;
+        let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(lanes))| lanes);
+        let (mut bytes, mut gets) = (0, 0);
+        for unit in lanes.flatten() {
+            let length = unit.range.map_or(unit.file.size_bytes, |(start, end)| end - start);
+            bytes += length;
+            // The footer, and the columns.
+            gets += 1 + length.div_ceil(*read_bytes);
+        }
+        let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
+        let first_byte = self.platform.read_ms.draw_ms(random) + self.platform.read_ms.slowest_ms(in_flight, random);
+        let share = if fault == Some(Fault::SlowPipe) { 0.1 } else { 1.0 };
+        let reading = burst.carry(pipe, bytes as f64, share);
+        let computing = Duration::from_secs_f64(bytes as f64 / (cores * core_bytes_per_second));
+        let writing = self.platform.write_ms.draw_ms(random);
+        let puts = u64::from(request.fragment.limits.inline_bytes_max == 0);
+        let requests = Requests { get: gets, put: puts, ..Requests::default() };
+        let usage = Usage { requests, bytes_read: bytes, bytes_written: puts, ..Usage::default() };
+        (first_byte + reading.max(computing) + writing.mul_f64(puts as f64), usage)
+    }
+
+    async fn write(&self, request: &InvokeRequest, batches: Vec<RecordBatch>) -> FragmentResult {
+        let Output::Gather { access, prefix } = &request.stage.output;
+        let path = result_path(prefix, &request.fragment.id, request.attempt);
+        let target = (*access, Arc::clone(&self.exchange), path);
+        let inline_bytes_max = request.fragment.limits.inline_bytes_max;
+        let mut writer = ResultWriter::new(&schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
+        for batch in &batches {
+            writer.write(batch).await.expect("in memory");
+        }
+        writer.finish().await.expect("in memory")
+    }
+
+    /// A stream of batches as bytes.
+    async fn encoded(&self, batches: &[RecordBatch]) -> Bytes {
+        let target = (0, Arc::clone(&self.exchange), object_store::path::Path::from("unused"));
+        let mut writer = ResultWriter::new(&schema(), COMPRESSION, u64::MAX, target).expect("a plain schema");
+        for batch in batches {
+            writer.write(batch).await.expect("in memory");
+        }
+        match writer.finish().await.expect("in memory") {
+            FragmentResult::Inline { bytes, .. } => bytes.0,
+            FragmentResult::Object { .. } => unreachable!("there is no bound"),
+        }
+    }
+
+    /// What a function leaves that is killed while it writes.
+    async fn write_half(&self, request: &InvokeRequest) {
+        let Output::Gather { prefix, .. } = &request.stage.output;
+        let path = result_path(prefix, &request.fragment.id, request.attempt);
+        let whole = self.encoded(&self.truth.batches(&request.fragment.id)).await;
+        self.exchange.put(&path, whole.slice(..whole.len() / 2).into()).await.expect("in memory");
+    }
+
+    /// The result with other bytes than it promises.
+    async fn damage(
+        &self,
+        request: &InvokeRequest,
+        result: FragmentResult,
+        change: impl FnOnce(Bytes) -> Bytes,
+    ) -> FragmentResult {
+        match result {
+            FragmentResult::Inline { part, bytes } => FragmentResult::Inline { part, bytes: Base64(change(bytes.0)) },
+            FragmentResult::Object { object, part } => {
+                let whole = self.encoded(&self.truth.batches(&request.fragment.id)).await;
+                let path = object_store::path::Path::from(object.path.as_str());
+                self.exchange.put(&path, change(whole).into()).await.expect("in memory");
+                FragmentResult::Object { object, part }
+            }
+        }
+    }
+
+    /// Books an attempt's end and keeps its environment.
+    fn ended(&self, burst: Burst, is_lost: bool, requests: Requests, billed: Duration) {
+        let mut state = self.lock();
+        state.running -= 1;
+        if !is_lost {
+            state.idle.push(burst);
+        }
+        state.served.requests += requests;
+        state.served.gigabyte_seconds += whole_ms(billed).as_secs_f64() * f64::from(self.platform.memory_mb) / 1024.0;
+    }
+
+    fn answer(
+        &self,
+        reply: &mut Option<oneshot::Sender<Invocation>>,
+        outcome: Result<FragmentResponse, InvokeError>,
+        start: Duration,
+        began: Instant,
+        is_cold: bool,
+    ) {
+        let Some(reply) = reply.take() else { return };
+        let init = if is_cold { whole_ms(start) } else { Duration::ZERO };
+        let duration = whole_ms(began.elapsed()) + init;
+        let billing = Billing::Reported { duration, init, memory_mb: self.platform.memory_mb };
+        // Nobody listens where the query is over.
+        let _ = reply.send(Invocation { outcome, billing, cold: Some(is_cold), log_tail: String::new() });
+    }
+}
+
+/// AWS bills whole milliseconds.
+fn whole_ms(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+}
+
+fn through_the_wire(response: FragmentResponse) -> FragmentResponse {
+    let answered = wire::encode_response(&response).expect("a response is JSON");
+    wire::decode_response(&answered).expect("what was just encoded")
+}

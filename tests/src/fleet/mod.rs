@@ -1,0 +1,30 @@
+//! A platform of functions that exists in virtual time only: thousands of them in seconds, one seed one history.
+//!
+//! ```text
+//!  world: a runtime with tokio's paused clock
+//!    gust's own planner stage ─► RemoteFragmentExec ─► scheduler ─► SimInvoker ─► environments, pipes, faults
+//!                                        ▲                                             │
+//!                                        └── exchange::read ◄── in-memory store ◄── ResultWriter
+//! ```
+//!
+//! Everything from the stage to the adopted rows is the project's own code; only what AWS would do is simulated. Parameters
+//! come from a [`Platform`]; what an attempt suffers is drawn from the seed and the attempt's name, so that it does not hang
+//! on the order in which tasks run. Not simulated: DataFusion's operators in the function (a fragment's rows are known
+//! beforehand), S3's request rates, prices.
+
+mod fault;
+mod invoker;
+mod pipe;
+mod platform;
+mod trial;
+mod trusting;
+mod truth;
+mod world;
+
+pub use fault::{Fault, FaultPlan};
+pub use invoker::{Served, SimInvoker};
+pub use pipe::Pipe;
+pub use platform::{Platform, Quantiles};
+pub use trial::{Adoption, Trial, trial, trial_in_full};
+pub use truth::{Truth, schema};
+pub use world::{Ended, Query, QueryOutcome, World, run_virtually};

@@ -1,0 +1,76 @@
+//! A function's network: a burst that is partly spent once and for all, partly refilled, and a steady rate.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+/// Parameters of one environment's network.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipe {
+    /// Spent once in an environment's life.
+    pub once_bytes: f64,
+    /// Refilled at the steady rate while it is not used.
+    pub refilled_bytes: f64,
+    pub burst_bytes_per_second: f64,
+    pub bytes_per_second: f64,
+}
+
+/// What is left of one environment's burst.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Burst {
+    once: f64,
+    refilled: f64,
+    at: Instant,
+}
+
+impl Burst {
+    pub(super) fn full(pipe: &Pipe) -> Self {
+        Self { once: pipe.once_bytes, refilled: pipe.refilled_bytes, at: Instant::now() }
+    }
+
+    /// How long `bytes` take from now on, at `share` of the pipe. Nothing else may use it meanwhile.
+    pub(super) fn carry(&mut self, pipe: &Pipe, bytes: f64, share: f64) -> Duration {
+        let idle = self.at.elapsed().as_secs_f64();
+        self.refilled = (self.refilled + idle * pipe.bytes_per_second).min(pipe.refilled_bytes);
+        let (fast, steady) = (pipe.burst_bytes_per_second, pipe.bytes_per_second);
+        // While the burst is drawn on, it is refilled, too.
+        let saved = self.once + self.refilled;
+        let quick = bytes.min(saved * fast / (fast - steady).max(1.0));
+        let seconds = quick / fast + (bytes - quick) / steady;
+        let drawn = quick * (fast - steady) / fast;
+        let from_refilled = drawn.min(self.refilled);
+        self.refilled -= from_refilled;
+        self.once = (self.once - (drawn - from_refilled)).max(0.0);
+        let taken = Duration::from_secs_f64(seconds / share);
+        self.at = Instant::now() + taken;
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: f64 = (1 << 20) as f64;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_spent_and_half_of_it_comes_back() {
+        let pipe = Pipe {
+            once_bytes: 150.0 * MIB,
+            refilled_bytes: 150.0 * MIB,
+            burst_bytes_per_second: 1200.0 * MIB,
+            bytes_per_second: 75.0 * MIB,
+        };
+        let mut burst = Burst::full(&pipe);
+        let mut carry = |mib: f64| (burst.carry(&pipe, mib * MIB, 1.0).as_secs_f64() * 100.0).round() / 100.0;
+        assert_eq!(carry(300.0), 0.25, "a new environment");
+        assert_eq!(carry(75.0), 0.77, "the end of the burst, and then steadily");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(carry(150.0), 0.13, "half of it has come back");
+        assert_eq!(carry(150.0), 1.85);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!((burst.carry(&pipe, 75.0 * MIB, 0.1).as_secs_f64() * 100.0).round(), 63.0, "a slow pipe");
+    }
+}

@@ -1,0 +1,99 @@
+//! What a simulated platform is made of. Every figure is a parameter; the lab's stand in `tests/lab.toml` with their source.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use serde::Deserialize;
+
+use super::pipe::Pipe;
+
+/// AWS Lambda and S3 as a function meets them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Platform {
+    /// Memory of one function; it is billed by it.
+    pub memory_mb: u32,
+    /// Cores that one function's memory buys.
+    pub cores: f64,
+    /// Compressed bytes a second that one core filters and aggregates.
+    pub core_bytes_per_second: f64,
+    /// Environments that run at once.
+    pub concurrent_max: usize,
+    /// Environments that one clone of the function starts at once, and further ones a second.
+    pub ramp_burst: u32,
+    pub ramp_per_second: f64,
+    /// Clones of the function.
+    pub functions: u32,
+    /// From the call to the function's first instruction.
+    pub cold_start_ms: Quantiles,
+    pub warm_start_ms: Quantiles,
+    /// First byte of a GET, and a small PUT.
+    pub read_ms: Quantiles,
+    pub write_ms: Quantiles,
+    /// Reads of one function at once, and the bytes of one read.
+    pub reads_in_flight: u32,
+    pub read_bytes: u64,
+    pub pipe: Pipe,
+}
+
+/// A distribution by some of its quantiles, straight lines between them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Quantiles(Vec<(f64, f64)>);
+
+impl Quantiles {
+    /// Pairs of share (0 to 1, rising) and value.
+    pub fn new(quantiles: Vec<(f64, f64)>) -> Self {
+        Self(quantiles)
+    }
+
+    pub fn draw(&self, random: &mut SmallRng) -> f64 {
+        self.at(random.random())
+    }
+
+    pub fn draw_ms(&self, random: &mut SmallRng) -> Duration {
+        Duration::from_secs_f64(self.draw(random) / 1000.0)
+    }
+
+    /// The slowest of `count` draws.
+    pub fn slowest_ms(&self, count: u32, random: &mut SmallRng) -> Duration {
+        let share: f64 = random.random();
+        // The largest of n uniform draws is distributed like the n-th root of one.
+        Duration::from_secs_f64(self.at(share.powf(1.0 / f64::from(count.max(1)))) / 1000.0)
+    }
+
+    fn at(&self, share: f64) -> f64 {
+        let mut below = self.0.first().copied().unwrap_or((0.0, 0.0));
+        for above in &self.0 {
+            if above.0 >= share {
+                let span = above.0 - below.0;
+                let part = if span > 0.0 { (share - below.0) / span } else { 1.0 };
+                return below.1 + (above.1 - below.1) * part.clamp(0.0, 1.0);
+            }
+            below = *above;
+        }
+        below.1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn draws_have_the_quantiles_that_they_are_made_from() {
+        let quantiles = Quantiles::new(vec![(0.0, 10.0), (0.5, 27.0), (0.95, 74.0), (1.0, 1000.0)]);
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut draws: Vec<f64> = (0..20_000).map(|_| quantiles.draw(&mut random)).collect();
+        draws.sort_by(f64::total_cmp);
+        assert!((draws[10_000] - 27.0).abs() < 1.0, "{}", draws[10_000]);
+        assert!((draws[19_000] - 74.0).abs() < 8.0, "{}", draws[19_000]);
+        let slowest = (0..2000).map(|_| quantiles.slowest_ms(20, &mut random).as_secs_f64() * 1000.0);
+        let above = slowest.filter(|ms| *ms > 74.0).count();
+        // 1 - 0.95^20 = 0.64
+        assert!((1150..1420).contains(&above), "{above}");
+    }
+}

@@ -1,0 +1,243 @@
+//! One seed: random queries under random faults, and what must hold whatever happens.
+//!
+//! Every query equals the fault-free result or fails with a typed error by its deadline; every attempt is booked before it
+//! runs and closed once; one attempt of a fragment is adopted; nothing stays in the exchange.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gust::decide::TimeModel;
+use gust::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use gust::invoker::InvokeErrorKind;
+use gust::planner::pack::Packing;
+use gust::scheduler::Settings;
+use gust::session::QueryError;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::trusting::Trusting;
+use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
+use super::{Fault, FaultPlan, Pipe, Platform, Quantiles};
+
+/// Who hands results to the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adoption {
+    /// One attempt's, checked: as the project does it.
+    On,
+    /// Whatever was written last, unchecked: to show that the trial would notice.
+    Off,
+}
+
+/// What one seed brought.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// What did not hold. Empty is a pass.
+    pub broken: Vec<String>,
+    pub queries_right: usize,
+    /// Queries that failed as they may, by the kind of their error.
+    pub queries_failed: BTreeMap<&'static str, usize>,
+    pub attempts: usize,
+    pub retries: usize,
+    pub second_attempts: usize,
+    pub fired: BTreeMap<Fault, u64>,
+    /// Objects that zombies wrote when their query had been cleaned up, and that gc found.
+    pub late_objects: usize,
+    /// Stands for everything that happened, in its order and at its time.
+    pub history: u64,
+}
+
+/// Runs one seed. Never panics.
+pub fn trial(seed: u64, adoption: Adoption) -> Trial {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, adoption))) {
+        Ok((_, trial)) => trial,
+        Err(panic) => Trial { broken: vec![format!("panicked: {}", message(&*panic))], ..Trial::default() },
+    }
+}
+
+/// The same, with everything that happened.
+pub fn trial_in_full(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
+    run(seed, adoption)
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let world = world(seed, &mut random);
+    let queries: Vec<Query> = (0..random.random_range(1..4)).map(|_| query(&mut random)).collect();
+    let ended = run_virtually(world.run(&queries, |invoker, store| match adoption {
+        Adoption::On => Arc::new(invoker),
+        Adoption::Off => Arc::new(Trusting { inner: invoker, store }),
+    }));
+    let mut trial = Trial { fired: ended.served.fired.clone(), late_objects: ended.late_objects, ..Trial::default() };
+    for (query, outcome) in queries.iter().zip(&ended.queries) {
+        judge(&world, query, outcome, &mut trial);
+    }
+    if ended.orphans > 0 {
+        trial.broken.push(format!("{} objects stayed in the exchange", ended.orphans));
+    }
+    if ended.running > 0 {
+        trial.broken.push(format!("{} functions still run", ended.running));
+    }
+    let log = log(&ended);
+    let mut hasher = DefaultHasher::new();
+    log.hash(&mut hasher);
+    trial.history = hasher.finish();
+    (log, trial)
+}
+
+fn world(seed: u64, random: &mut SmallRng) -> World {
+    let mib = f64::from(1 << 20);
+    let platform = Platform {
+        memory_mb: 2048,
+        cores: 1.0,
+        core_bytes_per_second: 100e6,
+        concurrent_max: random.random_range(2..80),
+        ramp_burst: random.random_range(4..100),
+        ramp_per_second: 10.0,
+        functions: 1,
+        cold_start_ms: Quantiles::new(vec![(0.0, 80.0), (0.9, 300.0), (1.0, 3000.0)]),
+        warm_start_ms: Quantiles::new(vec![(0.0, 5.0), (0.99, 30.0), (1.0, 500.0)]),
+        read_ms: Quantiles::new(vec![(0.0, 10.0), (0.5, 27.0), (0.99, 106.0), (1.0, 2000.0)]),
+        write_ms: Quantiles::new(vec![(0.0, 20.0), (0.99, 200.0), (1.0, 2000.0)]),
+        reads_in_flight: 8,
+        read_bytes: 8 << 20,
+        pipe: Pipe {
+            once_bytes: 150.0 * mib,
+            refilled_bytes: 150.0 * mib,
+            burst_bytes_per_second: 1200.0 * mib,
+            bytes_per_second: 75.0 * mib,
+        },
+    };
+    World {
+        seed,
+        platform,
+        faults: FaultPlan::random(random),
+        settings: Settings::new(random.random_range(1..64), seed),
+        model: TimeModel { core_bytes_per_second: 100e6, ..TimeModel::laptop(1) },
+        // Half of the worlds send everything through the exchange, where the more can go wrong.
+        inline_bytes_max: if random.random() { 0 } else { 1 << 20 },
+        rows_max: 60,
+        warm: random.random_range(0..20),
+    }
+}
+
+fn query(random: &mut SmallRng) -> Query {
+    let files = random.random_range(1..25);
+    let size = |random: &mut SmallRng| 1_u64 << random.random_range(16..28);
+    let typical = size(random);
+    let seconds = if random.random_bool(0.2) { random.random_range(1..20) } else { random.random_range(60..400) };
+    Query {
+        begins: Duration::from_millis(random.random_range(0..10_000)),
+        timeout: Duration::from_secs(seconds),
+        file_bytes: (0..files).map(|_| if random.random_bool(0.9) { typical } else { size(random) }).collect(),
+        packing: Packing {
+            fragment_bytes_target: 1,
+            model: TimeModel::laptop(1),
+            functions_max: files,
+            functions: Some(files),
+            lanes_max: 1,
+        },
+    }
+}
+
+fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial) {
+    let QueryOutcome { id, fragments, rows, took, events } = outcome;
+    match rows {
+        Ok(rows) if *rows == world.truth().rows(id, *fragments) => trial.queries_right += 1,
+        Ok(rows) => {
+            let expect = world.truth().rows(id, *fragments).len();
+            trial.broken.push(format!("query {id}: wrong rows: {} instead of {expect}", rows.len()));
+        }
+        Err(error) => match kind(error) {
+            Some(kind) => *trial.queries_failed.entry(kind).or_default() += 1,
+            None => trial.broken.push(format!("query {id}: not a typed failure of functions: {error}")),
+        },
+    }
+    if *took > query.timeout + Duration::from_secs(1) {
+        trial.broken.push(format!("query {id}: took {took:?} of {:?}", query.timeout));
+    }
+    check_books(id, *fragments, rows.is_ok(), events, trial);
+}
+
+/// The errors that faults may end in.
+fn kind(error: &QueryError) -> Option<&'static str> {
+    match error {
+        QueryError::Functions(_) => Some("functions"),
+        QueryError::TimedOut(_) => Some("timed out"),
+        _ => None,
+    }
+}
+
+/// What the event log must add up to.
+fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped], trial: &mut Trial) {
+    let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut failures: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
+    for Stamped { event, .. } in events {
+        match event {
+            QueryEvent::AttemptStarted { id, attempt, cause } => {
+                trial.attempts += 1;
+                trial.retries += usize::from(*cause == AttemptCause::Retry);
+                trial.second_attempts += usize::from(*cause == AttemptCause::Speculative);
+                if !open.insert((id.index, *attempt)) {
+                    broken(format!("attempt {attempt} of fragment {} was started twice", id.index));
+                }
+            }
+            QueryEvent::AttemptEnded { id, attempt, outcome, .. } => {
+                if !open.contains(&(id.index, *attempt)) || !closed.insert((id.index, *attempt)) {
+                    broken(format!("attempt {attempt} of fragment {} was closed without being open", id.index));
+                }
+                let failed = match outcome {
+                    AttemptOutcome::Done { .. } | AttemptOutcome::Cancelled => false,
+                    AttemptOutcome::InvokeFailed { kind, .. } => *kind != InvokeErrorKind::Throttled,
+                    AttemptOutcome::FragmentFailed { .. } => true,
+                };
+                *failures.entry(id.index).or_default() += u32::from(failed);
+            }
+            QueryEvent::FragmentAdopted { id, attempt, .. } => {
+                if !closed.contains(&(id.index, *attempt)) {
+                    broken(format!("attempt {attempt} of fragment {} was adopted before it ended", id.index));
+                }
+                if !adopted.insert(id.index) {
+                    broken(format!("fragment {} was adopted twice", id.index));
+                }
+            }
+            _ => {}
+        }
+    }
+    if open != closed {
+        broken(format!("{} attempts were never closed", open.len() - closed.len()));
+    }
+    if succeeded && adopted.len() != fragments as usize {
+        broken(format!("{} of {fragments} fragments were adopted", adopted.len()));
+    }
+    // Four that count, and one beside each that was speculative.
+    if let Some((fragment, failed)) = failures.iter().find(|(_, failed)| **failed > 8) {
+        broken(format!("fragment {fragment} failed {failed} times"));
+    }
+}
+
+fn log(ended: &Ended) -> Vec<String> {
+    let line = |query: &QueryOutcome, stamped: &Stamped| {
+        format!("{} {:>10.3} {:?}", &query.id[26..], stamped.at.as_secs_f64(), stamped.event)
+    };
+    let mut log = Vec::new();
+    for query in &ended.queries {
+        log.extend(query.events.iter().map(|stamped| line(query, stamped)));
+        let end = match &query.rows {
+            Ok(rows) => format!("{} rows", rows.len()),
+            Err(error) => error.to_string(),
+        };
+        log.push(format!("{} {:>10.3} {end}", &query.id[26..], query.took.as_secs_f64()));
+    }
+    log.push(format!("{:?}, {} late objects, {} orphans", ended.served, ended.late_objects, ended.orphans));
+    log
+}

@@ -1,0 +1,71 @@
+//! The rows that each fragment has, known without running it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use gust_protocol::FragmentId;
+
+/// Rows of a fragment: its index, and numbers drawn from its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Truth {
+    pub seed: u64,
+    /// Rows that a fragment has at most.
+    pub rows_max: u64,
+}
+
+pub fn schema() -> SchemaRef {
+    let column = |name| Field::new(name, DataType::Int64, true);
+    Arc::new(Schema::new(vec![column("fragment"), column("value")]))
+}
+
+/// A number that always belongs to the same name.
+pub(super) fn number(seed: u64, name: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, name).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Truth {
+    /// Up to three batches; a result that ends after one of them is still a valid stream.
+    pub fn batches(&self, id: &FragmentId) -> Vec<RecordBatch> {
+        let rows = number(self.seed, (id, "rows")) % (self.rows_max + 1);
+        let values: Vec<i64> = (0..rows).map(|row| number(self.seed, (id, row)) as i64).collect();
+        let size = values.len().div_ceil(3).max(1);
+        values.chunks(size).map(|values| batch(id, values)).collect()
+    }
+
+    /// All rows of a query's stage, sorted.
+    pub fn rows(&self, query: &str, fragments: u32) -> Vec<(i64, i64)> {
+        let ids = (0..fragments).map(|index| FragmentId { query: query.to_owned(), stage: 0, index });
+        sorted(ids.flat_map(|id| self.batches(&id)))
+    }
+
+    /// Rows that no fragment has, in a stream that is as valid as any.
+    pub(super) fn lie(&self, id: &FragmentId) -> Vec<RecordBatch> {
+        let mut lie = self.batches(id);
+        lie.extend(self.batches(id));
+        lie.push(batch(id, &[-1]));
+        lie
+    }
+}
+
+fn batch(id: &FragmentId, values: &[i64]) -> RecordBatch {
+    let fragments = Int64Array::from_value(i64::from(id.index), values.len());
+    let columns: Vec<Arc<dyn datafusion::arrow::array::Array>> =
+        vec![Arc::new(fragments), Arc::new(Int64Array::from(values.to_vec()))];
+    RecordBatch::try_new(schema(), columns).expect("two columns of one length")
+}
+
+/// The rows of batches, sorted.
+pub(super) fn sorted(batches: impl IntoIterator<Item = RecordBatch>) -> Vec<(i64, i64)> {
+    let column = |batch: &RecordBatch, index: usize| {
+        let values = batch.column(index).as_any().downcast_ref::<Int64Array>().expect("integers");
+        values.values().to_vec()
+    };
+    let pairs = batches.into_iter().flat_map(|batch| column(&batch, 0).into_iter().zip(column(&batch, 1)));
+    let mut rows: Vec<(i64, i64)> = pairs.collect();
+    rows.sort_unstable();
+    rows
+}

@@ -1,0 +1,203 @@
+//! Queries against a simulated platform, from their stage to their rows, in virtual time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use datafusion::common::Result as EngineResult;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::SessionConfig;
+use futures::TryStreamExt;
+use futures::future::join_all;
+use gust::decide::TimeModel;
+use gust::event::{EventLog, Stamped};
+use gust::exec::{Exchange, QueryContext, StoreCredentials};
+use gust::invoker::Invoker;
+use gust::planner::pack::Packing;
+use gust::planner::plan_stages;
+use gust::planner::stage::Surroundings;
+use gust::scheduler::{Breaker, Clock, Scheduler, Settings};
+use gust::session::QueryError;
+use gust_protocol::{Limits, StoreAccess};
+use object_store::memory::InMemory;
+use object_store::{ObjectMeta, ObjectStore};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::invoker::Served;
+use super::truth::{number, schema, sorted};
+use super::{FaultPlan, Platform, SimInvoker, Truth};
+
+/// When every world begins.
+const BEGINS: SystemTime = UNIX_EPOCH;
+const BEGINS_AFTER: Duration = Duration::from_secs(1_800_000_000);
+
+/// Whatever runs on when the last query is over has ended by then.
+const QUIET_AFTER: Duration = Duration::from_secs(3_600);
+
+/// One platform, one scheduler, and what their queries share.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub seed: u64,
+    pub platform: Platform,
+    pub faults: FaultPlan,
+    pub settings: Settings,
+    pub model: TimeModel,
+    /// Results above it go through the exchange; 0 sends all of them there.
+    pub inline_bytes_max: u64,
+    /// Rows that a fragment has at most.
+    pub rows_max: u64,
+    /// Environments that are warm from the start.
+    pub warm: usize,
+}
+
+/// A query: one stage over some files.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub begins: Duration,
+    /// Time that it has.
+    pub timeout: Duration,
+    pub file_bytes: Vec<u64>,
+    pub packing: Packing,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct QueryOutcome {
+    pub id: String,
+    pub fragments: u32,
+    /// Sorted.
+    pub rows: Result<Vec<(i64, i64)>, QueryError>,
+    pub took: Duration,
+    pub events: Vec<Stamped>,
+}
+
+/// What became of all of them.
+#[derive(Debug)]
+pub struct Ended {
+    pub queries: Vec<QueryOutcome>,
+    pub served: Served,
+    /// Objects that zombies wrote after their query had been cleaned up, which `gust exchange gc` found.
+    pub late_objects: usize,
+    /// Objects that were still there after that.
+    pub orphans: usize,
+    /// Functions that still ran when nothing should.
+    pub running: usize,
+}
+
+/// Runs a future in a time of its own, which passes as fast as nothing happens in it.
+pub fn run_virtually<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime without input or output").block_on(future)
+}
+
+impl World {
+    pub fn truth(&self) -> Truth {
+        Truth { seed: self.seed, rows_max: self.rows_max }
+    }
+
+    /// Runs queries together. `decorate` may stand between the scheduler and the platform.
+    pub async fn run(
+        &self,
+        queries: &[Query],
+        decorate: impl FnOnce(SimInvoker, Arc<dyn ObjectStore>) -> Arc<dyn Invoker>,
+    ) -> Ended {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let clock = Clock::starting_at(BEGINS + BEGINS_AFTER);
+        let (platform, faults) = (self.platform.clone(), self.faults.clone());
+        let invoker = SimInvoker::new(self.seed, platform, faults, self.truth(), Arc::clone(&store), clock);
+        invoker.warm_up(self.warm);
+        let decorated = decorate(invoker.clone(), Arc::clone(&store));
+        let scheduler = Scheduler::new(decorated, Arc::<Breaker>::default(), self.settings);
+        let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
+        let exchange = Exchange { access, prefix: "exchange".to_owned(), store: Arc::clone(&store) };
+        let started = Instant::now();
+        let runs = queries.iter().enumerate().map(|(index, query)| {
+            let (scheduler, exchange) = (scheduler.clone(), exchange.clone());
+            async move {
+                sleep_until(started + query.begins).await;
+                self.query(index, query, &scheduler, exchange, clock).await
+            }
+        });
+        let queries = join_all(runs).await;
+        sleep(QUIET_AFTER).await;
+        let late = exchange.leftovers(Duration::ZERO, SystemTime::now() + QUIET_AFTER).await.expect("in memory");
+        exchange.remove(&late).await.expect("in memory");
+        let left: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("in memory");
+        Ended {
+            queries,
+            served: invoker.served(),
+            late_objects: late.paths.len(),
+            orphans: left.len(),
+            running: invoker.running(),
+        }
+    }
+
+    async fn query(
+        &self,
+        index: usize,
+        query: &Query,
+        scheduler: &Scheduler,
+        exchange: Exchange,
+        clock: Clock,
+    ) -> QueryOutcome {
+        let (started, events) = (Instant::now(), EventLog::start());
+        let deadline = started + query.timeout;
+        let id = self.query_id(index, clock);
+        let context = Arc::new(QueryContext {
+            id: id.clone(),
+            attempts: scheduler.query(events.clone(), clock, deadline),
+            model: self.model,
+            exchange,
+            credentials: StoreCredentials::Own,
+            limits: Limits {
+                memory_bytes_max: 1 << 30,
+                temp_bytes_max: 1 << 30,
+                inline_bytes_max: self.inline_bytes_max,
+            },
+            options: Default::default(),
+        });
+        let planned = plan(query).expect("a plan of one scan");
+        let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
+        let config = SessionConfig::new().with_extension(Arc::clone(&context));
+        let task = Arc::new(TaskContext::default().with_session_config(config));
+        let ended = tokio::time::timeout_at(deadline, collect(planned.plan, task)).await;
+        let rows = match ended {
+            Ok(Ok(batches)) => Ok(sorted(batches)),
+            Ok(Err(error)) => Err(QueryError::from_engine(error)),
+            Err(_) => Err(QueryError::TimedOut(query.timeout)),
+        };
+        let took = started.elapsed();
+        // As a session does it: at once, and again when nothing of the query can write any more.
+        context.attempts.close();
+        context.exchange.clean(&id).await.expect("in memory");
+        let events = events.snapshot();
+        context.attempts.ended().await;
+        context.exchange.clean(&id).await.expect("in memory");
+        QueryOutcome { id, fragments, rows, took, events }
+    }
+
+    /// A UUIDv7 of the world's time and seed.
+    fn query_id(&self, index: usize, clock: Clock) -> String {
+        let random = number(self.seed, ("query", index));
+        let (high, low) = (random >> 52, random & 0x0fff_ffff_ffff_ffff);
+        format!("{:012x}7{high:03x}8{low:015x}", clock.unix_ms(Instant::now()))
+    }
+}
+
+fn plan(query: &Query) -> EngineResult<gust::planner::Planned> {
+    let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
+    let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
+    let groups = vec![FileGroup::new(files), FileGroup::default()];
+    let source = Arc::new(ParquetSource::new(schema()));
+    let url = ObjectStoreUrl::parse("s3://lake/")?;
+    let scan: Arc<dyn ExecutionPlan> =
+        DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build());
+    let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
+    let task = TaskContext::default();
+    let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
+    plan_stages(&scan, &Surroundings { packing: query.packing, footers: footers.as_ref(), access: &access })
+}
