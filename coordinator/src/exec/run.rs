@@ -7,6 +7,7 @@ use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -15,6 +16,7 @@ use gust_protocol::{AccessTable, Fragment, FragmentId, FragmentResult, InvokeReq
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::held::{Held, Share, bytes_of};
 use super::query::QueryContext;
 use crate::event::QueryEvent;
 use crate::planner::Stage;
@@ -27,15 +29,23 @@ pub(super) struct StageRun {
     _tasks: JoinSet<()>,
 }
 
-/// A fragment's result and the attempt that it came from.
-type Answer = std::result::Result<(FragmentId, FragmentResult, u32), FragmentFailure>;
+/// A fragment's result, as it came from one of its attempts.
+#[derive(Debug)]
+struct Answer {
+    id: FragmentId,
+    result: FragmentResult,
+    attempt: u32,
+    /// The encoded rows, if they are in the answer itself.
+    inline: Share,
+}
 
 /// The answers of one output partition: a receiver for each of its fragments.
 #[derive(Debug)]
 pub(super) struct Answers {
     /// One channel a fragment where rows are merged, one for all where they are not.
-    channels: Vec<mpsc::Receiver<Answer>>,
+    channels: Vec<mpsc::Receiver<Result<Answer>>>,
     run: Arc<StageRun>,
+    held: Arc<Held>,
 }
 
 impl StageRun {
@@ -45,6 +55,7 @@ impl StageRun {
         query: &Arc<QueryContext>,
         partitions: usize,
         run: u32,
+        pool: &Arc<dyn MemoryPool>,
     ) -> Result<Vec<Option<Answers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
@@ -55,8 +66,9 @@ impl StageRun {
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
         let plan = Arc::new(stage.stage_plan(output, query.options.clone())?);
+        let held = Held::new(stage.index, pool);
         let mut tasks = JoinSet::new();
-        let mut channels: Vec<Vec<mpsc::Receiver<Answer>>> = (0..partitions).map(|_| Vec::new()).collect();
+        let mut channels: Vec<Vec<mpsc::Receiver<Result<Answer>>>> = (0..partitions).map(|_| Vec::new()).collect();
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
         let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
@@ -68,9 +80,10 @@ impl StageRun {
             } else {
                 senders[index % partitions].clone()
             };
-            let (stage, query, plan) = (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan));
+            let (stage, query, plan, held) =
+                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), Arc::clone(&held));
             tasks.spawn(async move {
-                let answer = run_fragment(&stage, &query, &plan, index, run).await;
+                let answer = run_fragment(&stage, &query, &plan, &held, index, run).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
             });
@@ -79,13 +92,22 @@ impl StageRun {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
         }
         let run = Arc::new(StageRun { _tasks: tasks });
-        Ok(channels.into_iter().map(|channels| Some(Answers { channels, run: Arc::clone(&run) })).collect())
+        let answers = |channels| Some(Answers { channels, run: Arc::clone(&run), held: Arc::clone(&held) });
+        Ok(channels.into_iter().map(answers).collect())
     }
 }
 
-async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, index: usize, run: u32) -> Answer {
+async fn run_fragment(
+    stage: &Stage,
+    query: &QueryContext,
+    plan: &StagePlan,
+    held: &Arc<Held>,
+    index: usize,
+    run: u32,
+) -> Result<Answer> {
+    let failed = |failure: FragmentFailure| DataFusionError::External(Box::new(failure));
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-    let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
+    let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
     let limits = query.fragment_limits(stage.fragments.len());
     let fragment = Fragment { id: id.clone(), inputs, limits };
     let request = |attempt, deadline_unix_ms| InvokeRequest {
@@ -99,8 +121,13 @@ async fn run_fragment(stage: &Stage, query: &QueryContext, plan: &StagePlan, ind
     };
     // Attempts of different runs never share a number, and so never a result object.
     let first_attempt = run * ATTEMPTS_MAX;
-    let (result, attempt) = query.scheduler.run(&query.attempts, &fragment, first_attempt, request).await?;
-    Ok((id, result, attempt))
+    let (result, attempt) =
+        query.scheduler.run(&query.attempts, &fragment, first_attempt, request).await.map_err(failed)?;
+    let inline = held.hold(match &result {
+        FragmentResult::Inline { bytes, .. } => bytes.0.len(),
+        FragmentResult::Object { .. } => 0,
+    })?;
+    Ok(Answer { id, result, attempt, inline })
 }
 
 impl Answers {
@@ -110,47 +137,58 @@ impl Answers {
         query: &Arc<QueryContext>,
         schema: &SchemaRef,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let streams = self.channels.into_iter().map(|channel| rows(channel, Arc::clone(&self.run), query, schema));
+        let Self { channels, run, held } = self;
+        let streams = channels.into_iter().map(|channel| rows(channel, Arc::clone(&run), &held, query, schema));
         stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
     }
 
     /// The rows of each fragment of the partition by itself.
     pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
+        let Self { channels, run, held } = self;
         let stream = |channel| {
-            let rows = rows(channel, Arc::clone(&self.run), query, schema);
+            let rows = rows(channel, Arc::clone(&run), &held, query, schema);
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)) as SendableRecordBatchStream
         };
-        self.channels.into_iter().map(stream).collect()
+        channels.into_iter().map(stream).collect()
     }
 }
 
 /// Adopts each answer that a channel brings: reads it, checks it, and yields its rows. Holds the stage's tasks alive.
 fn rows(
-    channel: mpsc::Receiver<Answer>,
+    channel: mpsc::Receiver<Result<Answer>>,
     run: Arc<StageRun>,
+    held: &Arc<Held>,
     query: &Arc<QueryContext>,
     schema: &SchemaRef,
 ) -> BoxStream<'static, Result<RecordBatch>> {
-    let (query, schema) = (Arc::clone(query), Arc::clone(schema));
+    let (held, query, schema) = (Arc::clone(held), Arc::clone(query), Arc::clone(schema));
     let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
         channel.recv().await.map(|answer| (answer, (channel, run)))
     });
     answers
-        .then(move |answer| adopt(answer, Arc::clone(&query), Arc::clone(&schema)))
-        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .and_then(move |answer| adopt(answer, Arc::clone(&held), Arc::clone(&query), Arc::clone(&schema)))
+        // A batch that goes up is the next operator's to count.
+        .map_ok(|batches| stream::iter(batches.into_iter().map(|(batch, _share)| Ok(batch))))
         .try_flatten()
         .boxed()
 }
 
-async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Vec<RecordBatch>> {
-    let external = |error: Box<dyn std::error::Error + Send + Sync>| DataFusionError::External(error);
-    let (id, result, attempt) = answer.map_err(|failure| external(Box::new(failure)))?;
+async fn adopt(
+    answer: Answer,
+    held: Arc<Held>,
+    query: Arc<QueryContext>,
+    schema: SchemaRef,
+) -> Result<Vec<(RecordBatch, Share)>> {
+    let Answer { id, result, attempt, inline: _inline } = answer;
     let reading = Instant::now();
     let part = *result.part();
     let inline = matches!(result, FragmentResult::Inline { .. });
+    let to_fetch = if inline { 0 } else { part.bytes };
+    let _fetched = held.hold(usize::try_from(to_fetch).unwrap_or(usize::MAX))?;
     let batches = exchange::read(&id, result, &schema, query.exchange.store.as_ref())
         .await
-        .map_err(|error| external(Box::new(error)))?;
+        .map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let shares = batches.iter().map(|batch| held.hold(bytes_of(batch))).collect::<Result<Vec<_>>>()?;
     query.attempts.events.push(QueryEvent::FragmentAdopted {
         id,
         attempt,
@@ -159,7 +197,7 @@ async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> R
         inline,
         read: reading.elapsed(),
     });
-    batches.into_iter().map(|batch| under(&schema, &batch)).collect()
+    batches.iter().map(|batch| under(&schema, batch)).zip(shares).map(|(batch, share)| Ok((batch?, share))).collect()
 }
 
 /// The batch under the stage's own field names and metadata.

@@ -24,7 +24,7 @@ use crate::tables::stores::Stores;
 pub(super) struct FunctionPool {
     config: Config,
     exchange: Exchange,
-    /// Where in-process functions spill.
+    /// Where functions spill.
     folder: PathBuf,
     started: Mutex<Option<Started>>,
     /// Whether the last that was heard of functions was good.
@@ -73,9 +73,12 @@ impl FunctionPool {
         self.healthy.store(healthy, Ordering::Relaxed);
     }
 
-    /// Lanes of one function: its cores. Processes share this machine's cores, so one each.
+    /// Lanes of one function: its cores.
     pub(super) fn lanes(&self) -> usize {
-        1
+        match self.config.on {
+            Target::Processes | Target::Auto => self.config.process.cores as usize,
+            Target::InProcess | Target::Local => 1,
+        }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -127,6 +130,8 @@ impl FunctionPool {
             args,
             processes_max: self.config.functions_max as usize,
             memory_bytes: self.config.function_memory_bytes,
+            cores: self.lanes(),
+            temp_folder: self.folder.clone(),
             env: Vec::new(),
         })
     }

@@ -121,7 +121,8 @@ impl Session {
 
     fn decide(&self, target: Target, workload: Workload) -> Decision {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        decide(target, workload, self.functions.fleet(), &TimeModel::laptop(cores))
+        let model = TimeModel { function_cores: self.functions.lanes() as f64, ..TimeModel::laptop(cores) };
+        decide(target, workload, self.functions.fleet(), &model)
     }
 
     /// What the Parquet scans of a physical plan will read.

@@ -16,6 +16,7 @@ mod fanout;
 mod judge;
 mod local;
 mod tax;
+mod wheel;
 mod workload;
 
 #[derive(Parser)]
@@ -48,6 +49,8 @@ enum Measurement {
     },
     /// `--on local` against a stock SessionContext
     Local,
+    /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
+    Wheel,
     /// Codecs for results on the wire
     Compression,
     /// The 22 TPC-H queries through functions against DuckDB
@@ -111,6 +114,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Local => local::measure(&workload.local, cache).await,
+        Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
