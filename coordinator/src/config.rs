@@ -20,7 +20,7 @@ use crate::invoker::{CLONES_MAX, FunctionName};
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
-pub use units::{FUNCTIONS_MAX, Secret, TIMEOUT_MAX, is_timeout};
+pub use units::{CORES_MAX, FUNCTIONS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -156,12 +156,22 @@ pub struct S3Config {
 }
 
 /// Functions as child processes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
     /// The function's binary. None is this very program.
     #[serde(deserialize_with = "units::optional_path")]
     pub program: Option<PathBuf>,
+    /// Cores of one function, 1 to [`CORES_MAX`]: that many lanes of a fragment run at once. Default 1, for the functions
+    /// share this machine's cores with each other.
+    #[serde(deserialize_with = "units::cores")]
+    pub cores: u32,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self { program: None, cores: 1 }
+    }
 }
 
 /// Functions on AWS Lambda. `terraform output -raw gust_toml` prints it.

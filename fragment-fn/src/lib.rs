@@ -25,3 +25,4 @@ mod pinned;
 pub use classify::{classify, inner_cause};
 pub use columns::FieldIdMatching;
 pub use environment::{Environment, Settings, connect};
+pub use pinned::PinnedStore;

@@ -32,17 +32,18 @@ struct Pin {
 }
 
 /// Serves the pinned objects of one attempt from `inner`; everything else is refused.
+///
+/// Holds the end of every object that it has read the end of, so it should not outlive an attempt.
 #[derive(Debug)]
-pub(crate) struct PinnedStore {
+pub struct PinnedStore {
     inner: Arc<dyn ObjectStore>,
     pins: HashMap<Path, Arc<Pin>>,
 }
 
 impl PinnedStore {
-    pub(crate) fn new<'a>(
-        inner: Arc<dyn ObjectStore>,
-        objects: impl IntoIterator<Item = &'a ObjectRef>,
-    ) -> Result<Self> {
+    /// # Errors
+    /// A path that is none.
+    pub fn new<'a>(inner: Arc<dyn ObjectStore>, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Result<Self> {
         let mut pins = HashMap::new();
         for object in objects {
             let pin = Pin { size_bytes: object.size_bytes, etag: object.etag.clone(), tail: Mutex::default() };
@@ -58,15 +59,18 @@ impl PinnedStore {
         })
     }
 
+    /// One GET of the object as it was planned.
+    async fn get_pinned(&self, location: &Path, pin: &Pin, options: GetOptions) -> Result<GetResult> {
+        let options = GetOptions { if_match: pin.etag.clone(), ..options };
+        let result = self.inner.get_opts(location, options).await.map_err(|error| pin.explain(location, error))?;
+        pin.check_size(location, &result)?;
+        Ok(result)
+    }
+
     /// One GET of one range, verified against the pin.
     async fn fetch(&self, location: &Path, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range.clone())),
-            if_match: pin.etag.clone(),
-            ..Default::default()
-        };
-        let result = self.inner.get_opts(location, options).await?;
-        pin.check_size(location, &result)?;
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..Default::default() };
+        let result = self.get_pinned(location, pin, options).await?;
         let bytes = result.bytes().await?;
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
@@ -94,6 +98,17 @@ impl Pin {
             path: location.to_string(),
             source: format!("it has {} bytes, {} were planned", result.meta.size, self.size_bytes).into(),
         })
+    }
+
+    /// No range beyond the planned size is ever asked for: where a store says so, the object has become shorter.
+    fn explain(&self, location: &Path, error: Error) -> Error {
+        // object_store tells it by its message only: the local file system's, and the status of S3.
+        let text = error.to_string();
+        if ["Requested range was invalid", "416 Range Not Satisfiable"].iter().all(|sign| !text.contains(sign)) {
+            return error;
+        }
+        let source = format!("it is shorter than the {} bytes that were planned", self.size_bytes).into();
+        Error::Precondition { path: location.to_string(), source }
     }
 
     /// The part of `range` that has to be fetched, and the part that the tail already holds.
@@ -126,10 +141,7 @@ fn refused<T>(operation: &'static str) -> Result<T> {
 impl ObjectStore for PinnedStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let pin = self.pin(location)?;
-        let options = GetOptions { if_match: pin.etag.clone(), ..options };
-        let result = self.inner.get_opts(location, options).await?;
-        pin.check_size(location, &result)?;
-        Ok(result)
+        self.get_pinned(location, &pin, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

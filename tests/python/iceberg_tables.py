@@ -191,7 +191,7 @@ def write_rewritten(lake: Lake) -> None:
 
 def write_to_be_damaged(lake: Lake) -> None:
     """One more row with each file, so that no two have one size."""
-    for name in ("vanished", "overwritten"):
+    for name in ("vanished", "overwritten", "shortened"):
         table = lake.create(name, {"id": LongType(), "name": StringType()}, {})
         for number in (1, 2, 3):
             append(table, [{"id": number * 1000 + i, "name": f"{number}" * (i + 1)} for i in range(number * 50)])

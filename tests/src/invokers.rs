@@ -231,6 +231,8 @@ pub fn processes_config(program: &Path, mode: &str, mark: &Path, processes_max: 
         args: vec![mode.into(), mark.into()],
         processes_max,
         memory_bytes: 512 << 20,
+        cores: 1,
+        temp_folder: std::env::temp_dir(),
         env: Vec::new(),
     }
 }

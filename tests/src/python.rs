@@ -57,13 +57,20 @@ fn skip(script: &str, reason: String, is_ci: bool) -> anyhow::Result<Run> {
     Ok(Run::Skipped { reason })
 }
 
-enum Environment {
+/// Where the packages are.
+#[derive(Debug)]
+pub enum Environment {
     /// Its interpreter.
     Ready(PathBuf),
+    /// They cannot be had, and why.
     Missing(String),
 }
 
-fn environment(cache: &Path) -> anyhow::Result<Environment> {
+/// The environment under `cache`, made unless it is there.
+///
+/// # Errors
+/// When its folder cannot be used.
+pub fn environment(cache: &Path) -> anyhow::Result<Environment> {
     let requirements = scripts().join("requirements.txt");
     let text = fs::read_to_string(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
     let mut hasher = DefaultHasher::new();

@@ -130,6 +130,32 @@ async fn broken_and_odd_files() {
     }
 }
 
+/// Planned from a table's metadata, then read: in between a file grows, shrinks, or goes.
+#[test]
+fn files_that_are_not_as_planned() {
+    let place = Place::new("");
+    let demo = ["demo", "--sf", "0.001", "--home", "lake", "--queries", "6", "--on", "local"];
+    check(&place.gust(&demo).output().expect("it starts"), 0, &["made orders"]);
+    let data = std::fs::read_dir(place.path("lake/warehouse/tpch_sf0_001/orders/data")).expect("readable");
+    let file = data.map(|entry| entry.expect("readable").path()).find(|path| path.is_file()).expect("a data file");
+    let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+    let whole = std::fs::read(&file).expect("readable");
+    let longer = [whole.as_slice(), b"x"].concat();
+    let again = "hint: a file of the table is gone or is not the one that was planned; run the query again";
+    for on in ["local", "in-process", "processes"] {
+        let sql = "SELECT max(o_comment) FROM orders";
+        let query = ["query", "--config", "lake/gust.toml", "--catalog", "demo", "--on", on, sql];
+        check(&place.gust(&query).output().expect("it starts"), 0, &[]);
+        for changed in [&longer[..], &whole[..whole.len() / 2], &whole[..9]] {
+            std::fs::write(&file, changed).expect("written");
+            fails(&place, &query, 1, &[&name, "planned", again]);
+        }
+        std::fs::remove_file(&file).expect("removed");
+        fails(&place, &query, 1, &[&name, again]);
+        std::fs::write(&file, &whole).expect("written");
+    }
+}
+
 /// Rows that no operator can hold in a few megabytes: distinct and wide.
 const WIDE: &str = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 20) AS v FROM generate_series(1, 60000)";
 

@@ -244,19 +244,21 @@ async fn failure(session: &Session, sql: &str, what: &str) -> QueryError {
 
 /// Files that are not what the table's metadata says.
 async fn check_damage(session: &Session, lake: &Lake, target: Target, opened: &str) {
-    for table in ["vanished", "overwritten"] {
+    for (table, reason) in [("vanished", "not found"), ("overwritten", "planned"), ("shortened", "planned")] {
         let what = format!("{table} on {target:?} through {opened}");
         let damaged = lake.path(&format!("{table}.damaged"));
         let name = fs::read_to_string(damaged).expect("its name");
         for sql in [format!("SELECT * FROM {table}"), format!("SELECT max(name) AS last FROM {table} WHERE id > 0")] {
             let error = failure(session, &sql, &what).await;
             assert!(matches!(error, QueryError::Data(_)), "{what}: {error:?}");
-            assert!(error.to_string().contains(&name), "{what}: `{name}` is not named: {error}");
+            let error = error.to_string();
+            assert!(error.contains(&name), "{what}: `{name}` is not named: {error}");
+            assert!(error.contains(reason) && error.contains("run the query again"), "{what}: {error}");
         }
     }
 }
 
-/// Removes one file and puts another table file's bytes in the place of one.
+/// Removes one file, and puts the bytes of a larger and of a smaller one in the place of others.
 fn damage(lake: &Lake) {
     let note = |table: &str, file: &Path| {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
@@ -268,6 +270,9 @@ fn damage(lake: &Lake) {
     let files = lake.data_files("overwritten");
     fs::copy(&files[2], &files[1]).expect("copied");
     note("overwritten", &files[1]);
+    let files = lake.data_files("shortened");
+    fs::copy(&files[0], &files[1]).expect("copied");
+    note("shortened", &files[1]);
 }
 
 async fn check(target: Target) {

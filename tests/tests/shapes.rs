@@ -1,12 +1,11 @@
 //! Queries of every shape that a fragment can have, on every target, against DataFusion alone.
 
-use std::path::Path;
-
 use datafusion::arrow::array::RecordBatch;
 use gust::config::Target;
 use gust_tests::compare::{Rule, compare};
-use gust_tests::query::{assert_partly_remote, plain, run, session};
-use gust_tests::tpch;
+use gust_tests::query::{assert_partly_remote, plain, run};
+
+use crate::tpch::open;
 
 /// Ordered: rows are compared in the order in which they come.
 const ORDERED: &[&str] = &[
@@ -49,12 +48,7 @@ const COUNTED: &[&str] =
     &["SELECT * FROM lineitem LIMIT 5", "SELECT l_orderkey FROM lineitem WHERE l_quantity > 5 LIMIT 1000 OFFSET 10"];
 
 async fn check(target: Target, functions_max: u32) {
-    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
-    let setup = tables.create_statements();
-    let session = session(target, functions_max, env!("CARGO_BIN_EXE_bootstrap_under_test"));
-    for statement in &setup {
-        run(&session, statement).await.expect("setup");
-    }
+    let (session, setup) = open(target, functions_max).await;
     let cases =
         [(ORDERED, Some(Rule::same_engine())), (UNORDERED, Some(Rule::same_engine().in_any_order())), (COUNTED, None)];
     for (queries, rule) in cases {

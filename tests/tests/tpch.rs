@@ -4,6 +4,8 @@ use std::path::Path;
 
 use gust::config::Target;
 use gust::demo::queries;
+use gust::report::Report;
+use gust::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;
@@ -11,14 +13,30 @@ use gust_tests::tpch;
 /// At this scale no part is of query 17's brand and container: its join has nothing to look up and drops lineitem's rows.
 const STOPS_EARLY: [usize; 1] = [17];
 
-/// Every query on one target.
-async fn check(target: Target, functions_max: u32) {
+/// A session that knows the tables, and the statements by which DataFusion alone knows them, too.
+pub(crate) async fn open(target: Target, functions_max: u32) -> (Session, Vec<String>) {
     let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let setup = tables.create_statements();
     let session = session(target, functions_max, env!("CARGO_BIN_EXE_bootstrap_under_test"));
     for statement in &setup {
         run(&session, statement).await.expect("setup");
     }
+    (session, setup)
+}
+
+/// Fails unless a query's rows came from functions.
+#[track_caller]
+pub(crate) fn assert_used(number: usize, report: &Report, what: &str) {
+    if STOPS_EARLY.contains(&number) {
+        assert_partly_remote(report, what);
+    } else {
+        assert_remote(report, what);
+    }
+}
+
+/// Every query on one target.
+async fn check(target: Target, functions_max: u32) {
+    let (session, setup) = open(target, functions_max).await;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -26,8 +44,7 @@ async fn check(target: Target, functions_max: u32) {
         compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         match target {
             Target::Local => assert_eq!(report.attempts, 0, "{what}: functions were used"),
-            _ if STOPS_EARLY.contains(&number) => assert_partly_remote(&report, &what),
-            _ => assert_remote(&report, &what),
+            _ => assert_used(number, &report, &what),
         }
     }
     session.close().await;

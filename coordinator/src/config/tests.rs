@@ -41,6 +41,7 @@ fn a_file_sets_everything() {
         secret_access_key = "key"
         [process]
         program = "bin/bootstrap"
+        cores = 6
         [lambda]
         functions = ["gust:live", "arn:aws:lambda:eu-central-1:123456789012:function:gust-1"]
         region = "eu-central-1"
@@ -73,7 +74,7 @@ fn a_file_sets_everything() {
             access_key_id: Some("id".to_owned()),
             secret_access_key: Some(Secret::new("key")),
         },
-        process: ProcessConfig { program: Some("lake/bin/bootstrap".into()) },
+        process: ProcessConfig { program: Some("lake/bin/bootstrap".into()), cores: 6 },
         lambda: LambdaConfig {
             functions: ["gust:live", "arn:aws:lambda:eu-central-1:123456789012:function:gust-1"]
                 .map(|name| name.parse().expect("a name"))
@@ -132,6 +133,10 @@ fn bad_files_say_what_is_wrong_and_where() {
         "unknown key `functons_max` in lake/gust.toml line 3\nhint: did you mean `functions_max`?",
     );
     check("timeout = 4", "unknown key `timeout` in lake/gust.toml line 1\nhint: did you mean `timeout_seconds`?");
+    check(
+        "[process]\ncores = 129",
+        "invalid value 129 for `process.cores` in lake/gust.toml line 2: expected a whole number from 1 to 128",
+    );
     check(
         "[s3]\nregion = 'a'\nendpont = ''",
         "unknown key `s3.endpont` in lake/gust.toml line 3\nhint: did you mean `s3.endpoint`?",

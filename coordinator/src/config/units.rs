@@ -9,6 +9,8 @@ use serde::de::{Deserialize, Error, Visitor};
 
 /// Upper bound of `functions_max`: ten times the concurrent executions that an AWS account has by default.
 pub const FUNCTIONS_MAX: u32 = 10_000;
+/// Upper bound of `process.cores`: what a large machine has.
+pub const CORES_MAX: u32 = 128;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -46,20 +48,30 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// A number of functions.
 pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    struct Count;
-    impl Visitor<'_> for Count {
-        type Value = u32;
+    deserializer.deserialize_any(Count { max: FUNCTIONS_MAX })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a whole number from 1 to {FUNCTIONS_MAX}")
-        }
+/// A number of cores.
+pub(super) fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { max: CORES_MAX })
+}
 
-        fn visit_i64<E: Error>(self, value: i64) -> Result<u32, E> {
-            let valid = u32::try_from(value).ok().filter(|count| (1..=FUNCTIONS_MAX).contains(count));
-            valid.ok_or_else(|| invalid(&self))
-        }
+/// A whole number that is not zero.
+struct Count {
+    max: u32,
+}
+
+impl Visitor<'_> for Count {
+    type Value = u32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from 1 to {}", self.max)
     }
-    deserializer.deserialize_any(Count)
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<u32, E> {
+        let valid = u32::try_from(value).ok().filter(|count| (1..=self.max).contains(count));
+        valid.ok_or_else(|| invalid(&self))
+    }
 }
 
 /// A number of bytes, plain or with a unit.

@@ -13,9 +13,11 @@ use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStrea
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
+mod held;
 mod leftovers;
 mod query;
 mod run;
+mod travel;
 
 pub use leftovers::Leftovers;
 pub use query::{Exchange, QueryContext, StoreCredentials};
@@ -76,7 +78,8 @@ impl RemoteFragmentExec {
         })?;
         let mut started = self.started.lock().expect("no holder panics");
         if started.answers.get(partition).is_none_or(Option::is_none) {
-            started.answers = StageRun::start(&self.stage, &query, self.partitions(), started.runs)?;
+            started.answers =
+                StageRun::start(&self.stage, &query, self.partitions(), started.runs, context.memory_pool())?;
             started.runs += 1;
         }
         let taken = started.answers.get_mut(partition).and_then(Option::take);

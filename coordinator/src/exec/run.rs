@@ -6,20 +6,22 @@ use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, ObjectRef, Output, PlanRef, StagePlan, exchange,
+    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, exchange,
 };
-use object_store::ObjectStoreExt;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::query::{Exchange, QueryContext};
+use super::held::{Held, Share, bytes_of};
+use super::query::QueryContext;
+use super::travel::TravellingPlan;
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
@@ -31,22 +33,23 @@ pub(super) struct StageRun {
     _tasks: JoinSet<()>,
 }
 
-/// A fragment's result and the attempt that it came from.
-type Answer = std::result::Result<Answered, FragmentFailure>;
-
-struct Answered {
+/// A fragment's result, as it came from one of its attempts.
+struct Answer {
     result: FragmentResult,
     attempt: u32,
     /// Where another result comes from if this one cannot be read.
     attempts: FragmentAttempts,
+    /// The encoded rows, if they are in the answer itself.
+    inline: Share,
 }
 
 /// The answers of one output partition: a receiver for each of its fragments.
 #[derive(Debug)]
 pub(super) struct Answers {
     /// One channel a fragment where rows are merged, one for all where they are not.
-    channels: Vec<mpsc::Receiver<Answer>>,
+    channels: Vec<mpsc::Receiver<Result<Answer>>>,
     run: Arc<StageRun>,
+    held: Arc<Held>,
 }
 
 impl StageRun {
@@ -56,6 +59,7 @@ impl StageRun {
         query: &Arc<QueryContext>,
         partitions: usize,
         run: u32,
+        pool: &Arc<dyn MemoryPool>,
     ) -> Result<Vec<Option<Answers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
@@ -65,14 +69,12 @@ impl StageRun {
             bytes_planned,
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
-        let plan = Arc::new(TravellingPlan {
-            stage_plan: Arc::new(stage.stage_plan(output, query.options.clone())?),
-            published: OnceCell::new(),
-        });
+        let plan = Arc::new(TravellingPlan::new(stage.stage_plan(output, query.options.clone())?));
         let expected = (0..fragments).map(|index| query.model.fragment_time(stage.fragment_weight_bytes(index)));
         let attempts = query.attempts.stage(expected.collect());
+        let held = Held::new(stage.index, pool);
         let mut tasks = JoinSet::new();
-        let mut channels: Vec<Vec<mpsc::Receiver<Answer>>> = (0..partitions).map(|_| Vec::new()).collect();
+        let mut channels: Vec<Vec<mpsc::Receiver<Result<Answer>>>> = (0..partitions).map(|_| Vec::new()).collect();
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
         let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
@@ -84,10 +86,10 @@ impl StageRun {
             } else {
                 senders[index % partitions].clone()
             };
-            let (stage, query, plan, attempts) =
-                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), attempts.clone());
+            let (stage, query, plan, attempts, held) =
+                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), attempts.clone(), Arc::clone(&held));
             tasks.spawn(async move {
-                let answer = run_fragment(&stage, &query, &plan, &attempts, (index, run)).await;
+                let answer = run_fragment(&stage, &query, &plan, &attempts, &held, (index, run)).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
             });
@@ -96,53 +98,8 @@ impl StageRun {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
         }
         let run = Arc::new(StageRun { _tasks: tasks });
-        Ok(channels.into_iter().map(|channels| Some(Answers { channels, run: Arc::clone(&run) })).collect())
-    }
-}
-
-/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
-///
-/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
-const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
-
-/// A stage's plan on its way to the functions.
-#[derive(Debug)]
-struct TravellingPlan {
-    stage_plan: Arc<StagePlan>,
-    published: OnceCell<Arc<StagePlan>>,
-}
-
-impl TravellingPlan {
-    /// The plan as requests carry it. The first fragment to ask writes a large one into the exchange.
-    async fn published(
-        &self,
-        query: &QueryContext,
-        id: &FragmentId,
-    ) -> std::result::Result<&Arc<StagePlan>, FragmentFailure> {
-        let plan = match &self.stage_plan.plan {
-            PlanRef::Inline(plan) if plan.0.len() > PLAN_INLINE_BYTES_MAX => &plan.0,
-            _ => return Ok(&self.stage_plan),
-        };
-        let publish = || async {
-            let Exchange { prefix, store, .. } = &query.exchange;
-            let path = exchange::plan_path(prefix, &id.query, id.stage);
-            // Before it is written, so that it is not forgotten if the query ends meanwhile.
-            query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
-            store
-                .put(&path, plan.clone().into())
-                .await
-                .map_err(|error| FragmentFailure::unpublished(id, &path, &error))?;
-            let object = ObjectRef {
-                access: EXCHANGE,
-                path: path.to_string(),
-                size_bytes: plan.len() as u64,
-                etag: None,
-                footer_bytes: None,
-            };
-            let plan = PlanRef::Object { object, crc32: crc32fast::hash(plan) };
-            Ok(Arc::new(StagePlan { plan, ..StagePlan::clone(&self.stage_plan) }))
-        };
-        self.published.get_or_try_init(publish).await
+        let answers = |channels| Some(Answers { channels, run: Arc::clone(&run), held: Arc::clone(&held) });
+        Ok(channels.into_iter().map(answers).collect())
     }
 }
 
@@ -151,11 +108,12 @@ async fn run_fragment(
     query: &QueryContext,
     plan: &TravellingPlan,
     attempts: &StageAttempts,
+    held: &Arc<Held>,
     (index, run): (usize, u32),
-) -> Answer {
+) -> Result<Answer> {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-    let inputs = stage.inputs(index).map_err(|error| FragmentFailure::unplannable(id.clone(), &error))?;
-    let plan = Arc::clone(plan.published(query, &id).await?);
+    let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
+    let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
     let limits = query.fragment_limits(stage.fragments.len());
     let plan_bytes = match &plan.plan {
         PlanRef::Inline(plan) => plan.0.len() as u64,
@@ -175,8 +133,20 @@ async fn run_fragment(
         stage: StagePlan::clone(&plan),
     };
     let mut attempts = attempts.fragment(id, run, bytes, request);
-    let (result, attempt) = attempts.result().await?;
-    Ok(Answered { result, attempt, attempts })
+    let (result, attempt) = attempts.result().await.map_err(failed)?;
+    let inline = held.hold(inline_bytes(&result))?;
+    Ok(Answer { result, attempt, attempts, inline })
+}
+
+fn failed(failure: FragmentFailure) -> DataFusionError {
+    DataFusionError::External(Box::new(failure))
+}
+
+fn inline_bytes(result: &FragmentResult) -> usize {
+    match result {
+        FragmentResult::Inline { bytes, .. } => bytes.0.len(),
+        FragmentResult::Object { .. } => 0,
+    }
 }
 
 impl Answers {
@@ -186,58 +156,71 @@ impl Answers {
         query: &Arc<QueryContext>,
         schema: &SchemaRef,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let streams = self.channels.into_iter().map(|channel| rows(channel, Arc::clone(&self.run), query, schema));
+        let Self { channels, run, held } = self;
+        let streams = channels.into_iter().map(|channel| rows(channel, Arc::clone(&run), &held, query, schema));
         stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
     }
 
     /// The rows of each fragment of the partition by itself.
     pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
+        let Self { channels, run, held } = self;
         let stream = |channel| {
-            let rows = rows(channel, Arc::clone(&self.run), query, schema);
+            let rows = rows(channel, Arc::clone(&run), &held, query, schema);
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)) as SendableRecordBatchStream
         };
-        self.channels.into_iter().map(stream).collect()
+        channels.into_iter().map(stream).collect()
     }
 }
 
 /// Adopts each answer that a channel brings: reads it, checks it, and yields its rows. Holds the stage's tasks alive.
 fn rows(
-    channel: mpsc::Receiver<Answer>,
+    channel: mpsc::Receiver<Result<Answer>>,
     run: Arc<StageRun>,
+    held: &Arc<Held>,
     query: &Arc<QueryContext>,
     schema: &SchemaRef,
 ) -> BoxStream<'static, Result<RecordBatch>> {
-    let (query, schema) = (Arc::clone(query), Arc::clone(schema));
+    let (held, query, schema) = (Arc::clone(held), Arc::clone(query), Arc::clone(schema));
     let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
         channel.recv().await.map(|answer| (answer, (channel, run)))
     });
     answers
-        .then(move |answer| adopt(answer, Arc::clone(&query), Arc::clone(&schema)))
-        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .and_then(move |answer| adopt(answer, Arc::clone(&held), Arc::clone(&query), Arc::clone(&schema)))
+        // A batch that goes up is the next operator's to count.
+        .map_ok(|batches| stream::iter(batches.into_iter().map(|(batch, _share)| Ok(batch))))
         .try_flatten()
         .boxed()
 }
 
 /// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
-async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Vec<RecordBatch>> {
-    let external = |error: Box<dyn std::error::Error + Send + Sync>| DataFusionError::External(error);
-    let Answered { mut result, mut attempt, mut attempts } = answer.map_err(|failure| external(Box::new(failure)))?;
+async fn adopt(
+    answer: Answer,
+    held: Arc<Held>,
+    query: Arc<QueryContext>,
+    schema: SchemaRef,
+) -> Result<Vec<(RecordBatch, Share)>> {
+    let Answer { mut result, mut attempt, mut attempts, inline: mut inline_share } = answer;
     let (batches, part, inline, read) = loop {
         let reading = Instant::now();
         let part = *result.part();
         let inline = matches!(result, FragmentResult::Inline { .. });
+        let to_fetch = if inline { 0 } else { part.bytes };
+        let _fetched = held.hold(usize::try_from(to_fetch).unwrap_or(usize::MAX))?;
         match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
             Ok(batches) => break (batches, part, inline, reading.elapsed()),
             // What a function is would not change.
             Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
-                return Err(external(Box::new(error)));
+                return Err(DataFusionError::External(Box::new(error)));
             }
             Err(error) => {
-                let again = attempts.refuse(error.to_string()).await;
-                (result, attempt) = again.map_err(|failure| external(Box::new(failure)))?;
+                drop(inline_share);
+                (result, attempt) = attempts.refuse(error.to_string()).await.map_err(failed)?;
+                inline_share = held.hold(inline_bytes(&result))?;
             }
         }
     };
+    let shares = batches.iter().map(|batch| held.hold(bytes_of(batch))).collect::<Result<Vec<_>>>()?;
+    drop(inline_share);
     query.attempts.events().push(QueryEvent::FragmentAdopted {
         id: attempts.id().clone(),
         attempt,
@@ -246,7 +229,7 @@ async fn adopt(answer: Answer, query: Arc<QueryContext>, schema: SchemaRef) -> R
         inline,
         read,
     });
-    batches.into_iter().map(|batch| under(&schema, &batch)).collect()
+    batches.iter().map(|batch| under(&schema, batch)).zip(shares).map(|(batch, share)| Ok((batch?, share))).collect()
 }
 
 /// The batch under the stage's own field names and metadata.

@@ -35,7 +35,7 @@ pub(super) struct FunctionPool {
     /// Which functions: `auto` and `local` have been resolved.
     target: Target,
     exchange: Exchange,
-    /// Where in-process functions spill.
+    /// Where functions spill.
     folder: PathBuf,
     started: Mutex<Started>,
     sdk: OnceCell<SdkConfig>,
@@ -109,8 +109,11 @@ impl FunctionPool {
                 temp_bytes_max: self.config.function_temp_bytes,
                 inline_bytes_max,
             };
-            // Processes share this machine's cores, so one each.
-            return Ok(Capacity { fleet, lanes: 1, limits });
+            let lanes = match self.target {
+                Target::Processes => self.config.process.cores as usize,
+                _ => 1,
+            };
+            return Ok(Capacity { fleet, lanes, limits });
         }
         let deployment = self.deployed().await?.deployment;
         let functions_max = functions_max.min(deployment.concurrency_quota.unwrap_or(u32::MAX)) as usize;
@@ -212,6 +215,8 @@ impl FunctionPool {
             args,
             processes_max: self.config.functions_max as usize,
             memory_bytes: self.config.function_memory_bytes,
+            cores: self.config.process.cores as usize,
+            temp_folder: self.folder.clone(),
             env: Vec::new(),
         })
     }

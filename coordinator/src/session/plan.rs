@@ -148,7 +148,7 @@ impl Session {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self.functions.target() {
             Target::Lambda => TimeModel::lambda(cores, function_cores),
-            _ => TimeModel::laptop(cores),
+            _ => TimeModel { function_cores: function_cores as f64, ..TimeModel::laptop(cores) },
         }
     }
 

@@ -226,34 +226,12 @@ impl Running {
         self.stream = None;
         if let Some(attempts) = self.attempts.take() {
             attempts.close();
-            self.clean(attempts).await;
+            clean_after(self.session.clone(), self.id.clone(), attempts, self.settled()).await;
         }
         let (now, before) = (self.session.coordinator_usage(), self.before);
         self.events.push(QueryEvent::CoordinatorRead { usage: difference(now, before) });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
-    }
-
-    /// Removes what the attempts wrote: now, and again when the last of them can write no more.
-    async fn clean(&self, attempts: QueryAttempts) {
-        let (session, id) = (self.session.clone(), self.id.clone());
-        let (all_ended, wrote_nothing) = self.settled();
-        if !wrote_nothing {
-            let cleaning = self.session.on_workers(async move { session.clean(&id).await });
-            if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
-                tracing::warn!(query = self.id, "the exchange was not cleaned: every thread is busy");
-            }
-        }
-        if all_ended {
-            self.session.has_settled(&self.id);
-            return;
-        }
-        let (session, id) = (self.session.clone(), self.id.clone());
-        self.session.workers.spawn(async move {
-            attempts.ended().await;
-            session.clean(&id).await;
-            session.has_settled(&id);
-        });
     }
 
     /// Whether no attempt can write any more, and whether none has written anything.
@@ -322,6 +300,27 @@ impl Running {
         self.events.push(QueryEvent::Failed { message: error.to_string() });
         error
     }
+}
+
+/// Removes what the attempts wrote: now, and again when the last of them can write no more.
+async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all_ended, wrote_nothing): (bool, bool)) {
+    if !wrote_nothing {
+        let (cleaner, query) = (session.clone(), id.clone());
+        let cleaning = session.on_workers(async move { cleaner.clean(&query).await });
+        if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
+            tracing::warn!(query = id, "the exchange was not cleaned: every thread is busy");
+        }
+    }
+    if all_ended {
+        session.has_settled(&id);
+        return;
+    }
+    let workers = session.workers.clone();
+    workers.spawn(async move {
+        attempts.ended().await;
+        session.clean(&id).await;
+        session.has_settled(&id);
+    });
 }
 
 /// Runs a plan in a task of its own: an operator that computes for minutes without a pause must not hold up a time-out.

@@ -19,12 +19,12 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::prelude::SessionConfig;
 use fragment_fn::FieldIdMatching;
 use gust_catalog::{DataFile, Location, Table};
 use object_store::ObjectMeta;
 use url::Url;
 
+use super::planned::AsPlanned;
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::schema::{arrow_schema, engine_scalar};
@@ -45,7 +45,8 @@ impl IcebergTable {
     }
 
     /// One group a core, as DataFusion's own listing would make them.
-    fn scan_config(&self, files: &[DataFile], settings: &SessionConfig) -> Result<FileScanConfigBuilder> {
+    fn scan_config(&self, files: &[DataFile], session: &dyn Session) -> Result<FileScanConfigBuilder> {
+        let settings = session.config();
         let mut store = ObjectStoreUrl::local_filesystem();
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
@@ -61,7 +62,10 @@ impl IcebergTable {
         let groups = groups.into_iter().map(FileGroup::new).collect();
         let options =
             TableParquetOptions { global: settings.options().execution.parquet.clone(), ..Default::default() };
-        let source = ParquetSource::new(Arc::clone(&self.schema)).with_table_parquet_options(options);
+        let readers = AsPlanned { store: session.runtime_env().object_store(&store)? };
+        let source = ParquetSource::new(Arc::clone(&self.schema))
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(Arc::new(readers));
         let matching = FieldIdMatching { required_ids: self.required_ids.clone() };
         Ok(FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(groups)
@@ -147,7 +151,7 @@ impl TableProvider for IcebergTable {
             notes.note(self.table.name(), plan.pruning);
         }
         let scan = self
-            .scan_config(&plan.files, state.config())?
+            .scan_config(&plan.files, state)?
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod iceberg;
+mod planned;
 mod predicate;
 pub mod probe;
 pub mod pruning;

@@ -21,6 +21,9 @@ const INIT_MAX: Duration = Duration::from_secs(10);
 /// How long a child may take from its answer to its next question.
 const READY_MAX: Duration = Duration::from_secs(10);
 
+/// Threads of a child's runtime, at least: one computes without a pause, one keeps the deadline.
+const WORKERS_MIN: usize = 2;
+
 /// A child process. Dropping it kills the process.
 #[derive(Debug)]
 pub(super) struct Environment {
@@ -86,7 +89,7 @@ impl Environment {
     }
 
     fn spawn(config: &ProcessesConfig, api: &RuntimeApi) -> std::io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("gust-function-").tempdir()?;
+        let folder = tempfile::Builder::new().prefix("gust-function-").tempdir_in(&config.temp_folder)?;
         let (url, mailbox) = api.open();
         let mut command = Command::new(&config.program);
         command
@@ -96,6 +99,7 @@ impl Environment {
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", (config.memory_bytes >> 20).to_string())
             .env("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/gust")
             .env("AWS_LAMBDA_LOG_STREAM_NAME", "local")
+            .env("TOKIO_WORKER_THREADS", config.cores.max(WORKERS_MIN).to_string())
             .envs(config.env.iter().map(|(name, value)| (name, value)))
             .env("AWS_LAMBDA_RUNTIME_API", url)
             .env(FOLDER_VARIABLE, folder.path())

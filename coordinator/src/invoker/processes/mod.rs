@@ -41,6 +41,10 @@ pub struct ProcessesConfig {
     pub processes_max: usize,
     /// What each child is told that it may use, in whole MiB. It keeps to that by itself.
     pub memory_bytes: u64,
+    /// Threads that each child computes with, one a lane.
+    pub cores: usize,
+    /// Where each child gets a folder of its own to spill to.
+    pub temp_folder: PathBuf,
     /// Added to this process's environment.
     pub env: Vec<(OsString, OsString)>,
 }

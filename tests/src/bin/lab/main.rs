@@ -18,6 +18,7 @@ mod faults;
 mod judge;
 mod local;
 mod tax;
+mod wheel;
 mod workload;
 
 #[derive(Parser)]
@@ -50,6 +51,8 @@ enum Measurement {
     },
     /// `--on local` against a stock SessionContext
     Local,
+    /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
+    Wheel,
     /// Codecs for results on the wire
     Compression,
     /// Random queries under random faults, in virtual time
@@ -135,6 +138,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
             })
         }
         Measurement::Local => local::measure(&workload.local, cache).await,
+        Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }

@@ -1,0 +1,106 @@
+//! Memory of results that have arrived and wait for the operators above.
+//!
+//! ```text
+//!  answer ─► hold its encoded bytes ─► read, checked ─► hold its decoded bytes ─► a batch goes up, its share is free
+//! ```
+//!
+//! Results cannot spill, and the operators that could make room for them wait for them. So a result may press on others: they
+//! spill, or run out, when they next ask for memory. Only results that would fill the whole pool by themselves are refused.
+//! Not counted: what the invoker holds of a response until it is parsed.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayData, RecordBatch};
+use datafusion::common::Result;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+
+/// What one stage holds of the coordinator's memory pool.
+#[derive(Debug)]
+pub(super) struct Held {
+    reservation: MemoryReservation,
+    bytes_max: usize,
+}
+
+impl Held {
+    pub(super) fn new(stage: u32, pool: &Arc<dyn MemoryPool>) -> Arc<Self> {
+        let bytes_max = match pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
+        };
+        let reservation = MemoryConsumer::new(format!("results of stage {stage}")).register(pool);
+        Arc::new(Self { reservation, bytes_max })
+    }
+
+    /// Counts `bytes` until the share is dropped.
+    ///
+    /// # Errors
+    /// The pool's own, which names who holds most, where the stage's results alone would fill it.
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Share> {
+        if let Err(full) = self.reservation.try_grow(bytes) {
+            if self.reservation.size().saturating_add(bytes) > self.bytes_max {
+                return Err(full);
+            }
+            self.reservation.grow(bytes);
+        }
+        Ok(Share { held: Arc::clone(self), bytes })
+    }
+}
+
+/// Bytes that are counted as long as this lives.
+#[derive(Debug)]
+pub(super) struct Share {
+    held: Arc<Held>,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.held.reservation.shrink(self.bytes);
+    }
+}
+
+/// The lengths of a decoded batch's buffers: each is its own, or a part of the encoded stream.
+pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
+    fn of(data: &ArrayData) -> usize {
+        let own = data.buffers().iter().map(|buffer| buffer.len()).sum::<usize>();
+        let nulls = data.nulls().map_or(0, |nulls| nulls.buffer().len());
+        own + nulls + data.child_data().iter().map(of).sum::<usize>()
+    }
+    batch.columns().iter().map(|column| of(&column.to_data())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+
+    use super::*;
+
+    #[test]
+    fn results_press_on_others_but_never_fill_the_pool_alone() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
+        let operator = MemoryConsumer::new("an operator").register(&pool);
+        operator.try_grow(90).expect("there is room");
+        let held = Held::new(3, &pool);
+        let first = held.hold(60).expect("the operator has to yield");
+        assert_eq!(pool.reserved(), 150);
+        assert!(operator.try_grow(1).is_err(), "now it is the operator's turn to spill");
+        let error = held.hold(41).expect_err("more than the pool").to_string();
+        assert!(error.contains("results of stage 3"), "{error}");
+        drop(first);
+        assert_eq!(pool.reserved(), 90);
+        drop(held.hold(41).expect("the first is gone"));
+        assert_eq!(pool.reserved(), 90);
+    }
+
+    #[test]
+    fn a_batch_is_as_large_as_its_buffers() {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("k", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
+            ("v", Arc::new(StringArray::from(vec!["a", "bc", ""]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("equal lengths");
+        // Three values and a bitmap of one byte; four offsets and three letters.
+        assert_eq!(bytes_of(&batch), 24 + 1 + 16 + 3);
+    }
+}

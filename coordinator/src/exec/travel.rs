@@ -1,0 +1,62 @@
+//! How a stage's plan reaches its functions: in each request, or once through the exchange.
+
+use std::sync::Arc;
+
+use gust_protocol::{FragmentId, ObjectRef, PlanRef, StagePlan, exchange};
+use object_store::ObjectStoreExt;
+use tokio::sync::OnceCell;
+
+use super::query::{Exchange, QueryContext};
+use crate::event::QueryEvent;
+use crate::planner::stage::EXCHANGE;
+use crate::scheduler::FragmentFailure;
+
+/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
+///
+/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
+const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// A stage's plan on its way to the functions.
+#[derive(Debug)]
+pub(super) struct TravellingPlan {
+    stage_plan: Arc<StagePlan>,
+    published: OnceCell<Arc<StagePlan>>,
+}
+
+impl TravellingPlan {
+    pub(super) fn new(stage_plan: StagePlan) -> Self {
+        Self { stage_plan: Arc::new(stage_plan), published: OnceCell::new() }
+    }
+
+    /// The plan as requests carry it. The first fragment to ask writes a large one into the exchange.
+    pub(super) async fn published(
+        &self,
+        query: &QueryContext,
+        id: &FragmentId,
+    ) -> Result<&Arc<StagePlan>, FragmentFailure> {
+        let plan = match &self.stage_plan.plan {
+            PlanRef::Inline(plan) if plan.0.len() > PLAN_INLINE_BYTES_MAX => &plan.0,
+            _ => return Ok(&self.stage_plan),
+        };
+        let publish = || async {
+            let Exchange { prefix, store, .. } = &query.exchange;
+            let path = exchange::plan_path(prefix, &id.query, id.stage);
+            // Before it is written, so that it is not forgotten if the query ends meanwhile.
+            query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
+            store
+                .put(&path, plan.clone().into())
+                .await
+                .map_err(|error| FragmentFailure::unpublished(id, &path, &error))?;
+            let object = ObjectRef {
+                access: EXCHANGE,
+                path: path.to_string(),
+                size_bytes: plan.len() as u64,
+                etag: None,
+                footer_bytes: None,
+            };
+            let plan = PlanRef::Object { object, crc32: crc32fast::hash(plan) };
+            Ok(Arc::new(StagePlan { plan, ..StagePlan::clone(&self.stage_plan) }))
+        };
+        self.published.get_or_try_init(publish).await
+    }
+}

@@ -1,0 +1,140 @@
+//! Beside the published Python wheel of DataFusion: the same queries over the same files, taking turns with a stock
+//! SessionContext and with `--on local` of this build.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use gust::config::{Config, Target};
+use gust::demo::queries;
+use gust::session::Session;
+use gust_tests::python::{self, Environment};
+use gust_tests::query::run;
+use gust_tests::stats::{geometric_mean, median};
+use gust_tests::tpch;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Outcome;
+use super::workload::Local;
+
+/// Who takes turns, as the table names them.
+const SIDES: [&str; 3] = ["wheel", "stock", "local"];
+
+pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
+    let tables = tpch::tables_at(cache, local.scale, local.files, local.row_group_rows)?;
+    let partitions = SessionConfig::new().target_partitions();
+    let mut wheel = Wheel::start(cache, partitions)?;
+    let stock = SessionContext::new();
+    let ours = Session::new(Config { on: Target::Local, ..Config::default() })?;
+    for statement in tables.create_statements() {
+        wheel.run(&statement)?;
+        stock.sql(&statement).await?.collect().await?;
+        run(&ours, &statement).await?;
+    }
+    let mut table = vec![format!(
+        "DataFusion {} in this build, {} from PyPI; {partitions} partitions, scale factor {}",
+        datafusion::DATAFUSION_VERSION,
+        wheel.version,
+        local.scale
+    )];
+    table.push("query  wheel ms  stock ms  local ms  stock / wheel  local / wheel".to_owned());
+    let (mut samples, mut stock_ratios, mut local_ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut same_rows = true;
+    for number in 1..=queries::COUNT {
+        let sql = queries::query(number);
+        let mut times: [Vec<f64>; 3] = Default::default();
+        for round in 0..=local.pairs {
+            let mut rows = [0; 3];
+            for turn in 0..3 {
+                let side = (round + turn) % 3;
+                let started = Instant::now();
+                let (seconds, count) = match SIDES[side] {
+                    "wheel" => wheel.run(sql)?,
+                    "stock" => {
+                        let batches = stock.sql(sql).await?.collect().await?;
+                        (started.elapsed().as_secs_f64(), batches.iter().map(|batch| batch.num_rows()).sum())
+                    }
+                    _ => {
+                        let (batches, _) = run(&ours, sql).await?;
+                        (started.elapsed().as_secs_f64(), batches.iter().map(|batch| batch.num_rows()).sum())
+                    }
+                };
+                rows[side] = count;
+                // The first round only warms up.
+                if round > 0 {
+                    times[side].push(seconds * 1000.0);
+                }
+            }
+            same_rows &= rows[0] == rows[1] && rows[0] == rows[2];
+        }
+        let [wheel_ms, stock_ms, local_ms] = times.each_ref().map(|times| median(times));
+        let (by_stock, by_local) = (stock_ms / wheel_ms, local_ms / wheel_ms);
+        stock_ratios.push(by_stock);
+        local_ratios.push(by_local);
+        table.push(format!(
+            "{number:>5}  {wheel_ms:>8.1}  {stock_ms:>8.1}  {local_ms:>8.1}  {by_stock:>13.3}  {by_local:>13.3}"
+        ));
+        samples.push(json!({ "query": number, "wheel_ms": times[0], "stock_ms": times[1], "local_ms": times[2] }));
+    }
+    wheel.end()?;
+    let (by_stock, by_local) = (geometric_mean(&stock_ratios), geometric_mean(&local_ratios));
+    table.push(format!(
+        "geometric mean of the 22 ratios of medians: stock / wheel {by_stock:.3}, local / wheel {by_local:.3}"
+    ));
+    let samples = json!({ "stock_over_wheel": by_stock, "local_over_wheel": by_local, "queries": samples });
+    let validity = vec![("all sides returned as many rows".to_owned(), same_rows)];
+    Ok(Outcome { name: "wheel", table, samples, bounds: Vec::new(), validity })
+}
+
+/// A Python process that runs statements one after the other.
+struct Wheel {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    seconds: f64,
+    rows: usize,
+}
+
+impl Wheel {
+    fn start(cache: &Path, partitions: usize) -> anyhow::Result<Self> {
+        let python = match python::environment(cache)? {
+            Environment::Ready(python) => python,
+            Environment::Missing(reason) => bail!("DataFusion's wheel is not to be had: {reason}"),
+        };
+        let mut command = Command::new(python);
+        command.arg(python::scripts().join("datafusion_wheel.py")).arg(partitions.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("python")?;
+        let questions = child.stdin.take().context("its stdin is a pipe")?;
+        let mut answers = BufReader::new(child.stdout.take().context("its stdout is a pipe")?);
+        let mut version = String::new();
+        answers.read_line(&mut version)?;
+        Ok(Self { child, questions, answers, version: version.trim().to_owned() })
+    }
+
+    /// Seconds as the wheel's own process measured them, and rows.
+    fn run(&mut self, sql: &str) -> anyhow::Result<(f64, usize)> {
+        writeln!(self.questions, "{}", json!(sql))?;
+        self.questions.flush()?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        let Answer { seconds, rows } =
+            serde_json::from_str(&answer).with_context(|| format!("the wheel failed on: {sql}"))?;
+        Ok((seconds, rows))
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        let Self { mut child, questions, answers, .. } = self;
+        drop((questions, answers));
+        child.wait()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! What EXPLAIN shows: where plans are cut, what functions run, how files are packed, and whose memory would run out first.
+//!
+//! Snapshots lie in `snapshots/`, with sizes, times, estimates and file lists redacted. A change of a plan fails here; to
+//! accept it: `INSTA_UPDATE=always cargo test --release -p gust-tests plans::`, and look at the difference.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gust::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust::demo::tables::{CATALOG, ensure_tables};
+use gust::session::Session;
+use gust_tests::query::{plain, run};
+use gust_tests::tpch;
+use tempfile::TempDir;
+
+const TPCH: &[(&str, &str)] = &[
+    ("aggregate", "SELECT l_returnflag, sum(l_quantity) FROM lineitem WHERE l_shipdate < date '1995-01-01' GROUP BY 1"),
+    ("average", "SELECT avg(l_extendedprice), avg(CAST(l_tax AS DOUBLE)) FROM lineitem"),
+    ("count_distinct", "SELECT l_shipmode, count(DISTINCT l_suppkey) FROM lineitem GROUP BY 1"),
+    ("approx_distinct", "SELECT approx_distinct(l_orderkey) FROM lineitem WHERE l_quantity > 10"),
+    ("top_k", "SELECT o_orderkey FROM orders ORDER BY o_totalprice DESC LIMIT 10"),
+    ("limit", "SELECT l_comment FROM lineitem WHERE l_quantity > 5 LIMIT 20"),
+    ("sort", "SELECT n_name FROM nation ORDER BY n_name"),
+    ("join", "SELECT n_name, count(*) FROM supplier JOIN nation ON s_nationkey = n_nationkey GROUP BY 1"),
+    (
+        "semi_join",
+        "SELECT c_name FROM customer WHERE c_custkey IN (SELECT o_custkey FROM orders WHERE o_totalprice > 4e5)",
+    ),
+    ("window", "SELECT o_orderkey, rank() OVER (PARTITION BY o_custkey ORDER BY o_totalprice) FROM orders"),
+    ("union", "SELECT n_nationkey FROM nation UNION ALL SELECT s_suppkey FROM supplier WHERE s_acctbal > 0"),
+    ("scalar_subquery", "SELECT count(*) FROM orders WHERE o_totalprice > (SELECT avg(o_totalprice) FROM orders)"),
+    ("no_scan", "SELECT 1 + 1"),
+    ("from_statistics", "SELECT count(*) FROM lineitem"),
+];
+
+/// A session whose plans do not depend on the machine's cores.
+async fn session(config: Config) -> Session {
+    let session = Session::new(config).expect("a session");
+    run(&session, "SET datafusion.execution.target_partitions = 2").await.expect("a setting");
+    session
+}
+
+fn config() -> Config {
+    Config { on: Target::InProcess, functions_max: 3, ..Config::default() }
+}
+
+async fn with_tpch(config: Config) -> Session {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let session = session(config).await;
+    for statement in tables.create_statements() {
+        run(&session, &statement).await.expect("setup");
+    }
+    session
+}
+
+async fn explain(session: &Session, sql: &str) -> String {
+    let statement = session.parse(sql).expect("SQL").remove(0);
+    session.explain(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Compares with the snapshot of that name.
+async fn check(session: &Session, name: &str, sql: &str) {
+    let explained = explain(session, sql).await;
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_description(sql);
+    // What is held follows from sizes; what is allowed is a setting.
+    settings.add_filter(r"holds about [\d.]+ (B|[KMG]iB)", "holds about [size]");
+    settings.add_filter(r"[\d.]+ (B|KiB|MiB)\b", "[size]");
+    settings.add_filter(r"[\d.]+ s (local|on)", "[time] $1");
+    settings.add_filter(r": \d+ % of", ": [share] of");
+    settings.add_filter(r"file_groups=\{(\d+) groups?: \[.*?\]\}", "file_groups={$1}");
+    settings.bind(|| insta::assert_snapshot!(name, explained));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_tables() {
+    let session = with_tpch(config()).await;
+    for (name, sql) in TPCH {
+        check(&session, name, sql).await;
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local() {
+    let session = with_tpch(Config { on: Target::Local, ..config() }).await;
+    check(&session, "local", TPCH[0].1).await;
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hive_partitions() {
+    let folder = TempDir::new().expect("a temporary folder");
+    for (year, rows) in [(2022, 10), (2023, 2000), (2024, 3000)] {
+        let copy = format!(
+            "COPY (SELECT value AS k, value % 9 AS g FROM generate_series(1, {rows})) TO '{}/t/year={year}/a.parquet' STORED AS PARQUET",
+            folder.path().display()
+        );
+        plain(&[], &copy).await;
+    }
+    let session = session(config()).await;
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (k BIGINT, g BIGINT, year INT) STORED AS PARQUET PARTITIONED BY (year) LOCATION '{}/t/'",
+        folder.path().display()
+    );
+    run(&session, &create).await.expect("setup");
+    check(&session, "hive_partitions", "SELECT year, g, count(*) FROM t WHERE year >= 2023 AND g < 5 GROUP BY 1, 2")
+        .await;
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn iceberg_table() {
+    let home = TempDir::new().expect("a temporary folder");
+    let tables = ensure_tables(home.path(), 0.001, Arc::new(|_, _| {})).await.expect("the demo's tables");
+    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: tables.database, warehouse: tables.warehouse };
+    let mut config = config();
+    config.catalogs.insert(CATALOG.to_owned(), catalog);
+    let session = session(config).await;
+    session.use_catalog(CATALOG).await.expect("the catalog");
+    let sql = "SELECT l_shipmode, max(l_tax) FROM lineitem WHERE l_shipdate > date '1997-06-01' GROUP BY 1";
+    check(&session, "iceberg_table", sql).await;
+    session.close().await;
+}
+
+/// The line about the coordinator, that about a fragment of the first stage, and the verdict.
+async fn memory(config: Config, sql: &str) -> (String, String, String) {
+    let session = with_tpch(config).await;
+    let explained = explain(&session, sql).await;
+    session.close().await;
+    let line = |start: &str| {
+        let found = explained.lines().find(|line| line.trim_start().starts_with(start));
+        found.unwrap_or_else(|| panic!("no `{start}` in:\n{explained}")).trim_start().to_owned()
+    };
+    (line("coordinator  "), line("a fragment holds"), line("memory  "))
+}
+
+/// A join whose build side is 25 nations of one BIGINT and one text: 25 * (8 + 32) bytes; 25 groups as large are the most.
+const JOIN: &str = "SELECT n_name, count(*) FROM nation JOIN supplier ON n_nationkey = s_nationkey GROUP BY 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_runs_out_of_memory() {
+    let (coordinator, fragment, verdict) = memory(config(), JOIN).await;
+    assert!(coordinator.contains("of 2 GiB allowed"), "{coordinator}");
+    assert!(fragment.contains("of 2 GiB allowed, mostly in decoding row groups"), "{fragment}");
+    assert!(verdict.ends_with("comes closest to its limit: 0 % of 2 GiB"), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinator_runs_out_of_memory() {
+    let config = Config { memory_bytes_max: 1000, ..config() };
+    let (coordinator, _, verdict) = memory(config, JOIN).await;
+    assert!(coordinator.contains("of 1000 B allowed, mostly in HashJoinExec"), "{coordinator}");
+    assert!(verdict.starts_with("memory       the coordinator is expected to spill or to run out: "), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fragment_runs_out_of_memory() {
+    // The second stage reads lineitem, the first one only nation.
+    let sql = "SELECT n_name, l_comment FROM nation JOIN lineitem ON n_nationkey = l_linenumber";
+    let config = Config { function_memory_bytes: 100_000, ..config() };
+    let (_, fragment, verdict) = memory(config, sql).await;
+    assert!(fragment.contains("of 97.66 KiB allowed, mostly in decoding row groups"), "{fragment}");
+    assert!(
+        verdict.starts_with("memory       a fragment of stage 1 is expected to spill or to run out: "),
+        "{verdict}"
+    );
+    // A sort without a limit holds as much again as it decodes.
+    let (_, fragment, _) = memory(config_of(40_000), "SELECT l_comment FROM lineitem ORDER BY l_comment").await;
+    assert!(fragment.contains("SortExec"), "{fragment}");
+}
+
+fn config_of(function_memory_bytes: u64) -> Config {
+    Config { function_memory_bytes, ..config() }
+}

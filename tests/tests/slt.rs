@@ -1,0 +1,206 @@
+//! The SQL files of `tests/slt/`: the same rows from DataFusion alone, which is the judge, and from every target.
+//!
+//! Records with `skipif judge` are about Gust's own words. To write expected rows anew, by the judge and nobody else:
+//! `SLT_WRITE=1 cargo test --release -p gust-tests slt::judge`.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use gust::config::Target;
+use gust::session::{QueryError, Session};
+use gust_protocol::plan::scans;
+use gust_tests::query::{assert_partly_remote, run, session};
+use sqllogictest::{
+    AsyncDB, DBOutput, DefaultColumnType, MakeConnection, Runner, default_normalizer, default_validator,
+    strict_column_validator,
+};
+use tempfile::TempDir;
+
+/// What a file's statements are sent to.
+enum Database {
+    Judge(SessionContext),
+    Gust { session: Session, target: Target },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl From<datafusion::error::DataFusionError> for Failure {
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        Self(error.strip_backtrace())
+    }
+}
+
+impl From<QueryError> for Failure {
+    fn from(error: QueryError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Database {
+    fn judge() -> Self {
+        let context = SessionContext::new_with_config(SessionConfig::new().with_information_schema(true));
+        Self::Judge(context.enable_url_table())
+    }
+
+    fn gust(target: Target) -> Self {
+        Self::Gust { session: session(target, 4, env!("CARGO_BIN_EXE_bootstrap_under_test")), target }
+    }
+}
+
+#[async_trait]
+impl AsyncDB for Database {
+    type Error = Failure;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Failure> {
+        let batches = match self {
+            Self::Judge(context) => context.sql(sql).await?.collect().await?,
+            Self::Gust { session, target } => on_target(session, *target, sql).await?,
+        };
+        Ok(match batches.first() {
+            Some(first) => DBOutput::Rows { types: types(first.schema_ref()), rows: rows(&batches)? },
+            None => DBOutput::StatementComplete(0),
+        })
+    }
+
+    async fn shutdown(&mut self) {
+        if let Self::Gust { session, .. } = self {
+            session.close().await;
+        }
+    }
+
+    fn engine_name(&self) -> &str {
+        match self {
+            Self::Judge(_) => "judge",
+            Self::Gust { target: Target::Local, .. } => "local",
+            Self::Gust { .. } => "functions",
+        }
+    }
+}
+
+/// Runs a statement. Where functions are asked for, they must have read whatever the judge's plan would read.
+async fn on_target(session: &Session, target: Target, sql: &str) -> Result<Vec<RecordBatch>, Failure> {
+    let (mut batches, report) = run(session, sql).await?;
+    if report.decision.is_some() {
+        let plan = session.context().sql(sql).await?.create_physical_plan().await?;
+        match target {
+            Target::Local => assert_eq!(report.attempts, 0, "functions were used: {sql}"),
+            _ if scans(&plan).is_empty() => {}
+            _ => assert_partly_remote(&report, sql),
+        }
+        if batches.is_empty() {
+            batches.push(RecordBatch::new_empty(plan.schema()));
+        }
+    }
+    Ok(batches)
+}
+
+fn types(schema: &Schema) -> Vec<DefaultColumnType> {
+    let of = |data_type: &DataType| match data_type {
+        number if number.is_integer() => DefaultColumnType::Integer,
+        number if number.is_numeric() => DefaultColumnType::FloatingPoint,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DefaultColumnType::Text,
+        DataType::Dictionary(_, values) if values.is_string() => DefaultColumnType::Text,
+        _ => DefaultColumnType::Any,
+    };
+    schema.fields().iter().map(|field| of(field.data_type())).collect()
+}
+
+/// Cells as text. A row with line breaks in it, as EXPLAIN has one, becomes a row a line.
+fn rows(batches: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failure> {
+    let options = FormatOptions::new().with_null("NULL");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options));
+        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|e| Failure(e.to_string()))?;
+        for row in 0..batch.num_rows() {
+            let cells = columns.iter().map(|column| match column.value(row).to_string() {
+                empty if empty.is_empty() => "(empty)".to_owned(),
+                text => text,
+            });
+            let cells: Vec<String> = cells.collect();
+            if cells.iter().any(|cell| cell.contains('\n')) {
+                rows.extend(cells.join(" ").lines().map(|line| vec![line.to_owned()]));
+            } else {
+                rows.push(cells);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("slt")
+}
+
+/// The suites, not the parts that they include.
+fn suites() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder()).expect("tests/slt");
+    let files = entries.map(|entry| entry.expect("readable").path());
+    let mut suites: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|end| end == "slt")).collect();
+    suites.sort();
+    assert!(!suites.is_empty(), "no suite in {}", folder().display());
+    suites
+}
+
+/// The files that the tables lie in.
+async fn data() -> TempDir {
+    let data = TempDir::with_prefix("gust-slt-").expect("a temporary folder");
+    let mut runner = runner(&data, || async { Ok(Database::judge()) });
+    let script = std::fs::read_to_string(folder().join("data.part")).expect("readable");
+    let script = format!("control substitution on\n\n{script}");
+    runner.run_script_with_name_async(&script, "data.part").await.unwrap_or_else(|error| panic!("{error}"));
+    data
+}
+
+fn runner<M: MakeConnection<Conn = Database>>(data: &TempDir, make: M) -> Runner<Database, M> {
+    let mut runner = Runner::new(make);
+    runner.with_column_validator(strict_column_validator);
+    runner.set_var("DATA".to_owned(), data.path().to_string_lossy().into_owned());
+    runner
+}
+
+async fn check(make: fn() -> Database) {
+    let data = data().await;
+    for suite in suites() {
+        let mut runner = runner(&data, || async { Ok(make()) });
+        let outcome = runner.run_file_async(&suite).await;
+        runner.shutdown_async().await;
+        outcome.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn judge() {
+    if std::env::var_os("SLT_WRITE").is_some() {
+        let data = data().await;
+        for suite in suites() {
+            let mut runner = runner(&data, || async { Ok(Database::judge()) });
+            let write =
+                runner.update_test_file(&suite, " ", default_validator, default_normalizer, strict_column_validator);
+            write.await.unwrap_or_else(|error| panic!("{}: {error}", suite.display()));
+        }
+    }
+    check(Database::judge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local() {
+    check(|| Database::gust(Target::Local)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_process() {
+    check(|| Database::gust(Target::InProcess)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_processes() {
+    check(|| Database::gust(Target::Processes)).await;
+}
