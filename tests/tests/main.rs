@@ -1,6 +1,7 @@
 //! All suites, one binary.
 
 mod bad_input;
+mod cloud;
 mod deploy;
 mod fragment;
 mod harness;

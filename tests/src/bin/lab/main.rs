@@ -11,10 +11,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+mod cloud_table;
 mod compression;
+mod concurrency;
+mod cpu;
 mod fanout;
 mod judge;
 mod local;
+mod scaling;
 mod tax;
 mod workload;
 
@@ -54,6 +58,16 @@ enum Measurement {
     Judge {
         #[arg(long = "sf", default_value_t = 1.0)]
         scale: f64,
+    },
+    /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
+    Scaling {
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
+        functions: Vec<u32>,
+    },
+    /// Users at once on shared functions and on the coordinator alone, on cloud-shaped S3
+    Concurrency {
+        #[arg(long, default_value_t = 20)]
+        queries: usize,
     },
 }
 
@@ -112,6 +126,12 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
+        Measurement::Scaling { functions } => {
+            scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
+        }
+        Measurement::Concurrency { queries } => {
+            concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
+        }
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
 }
