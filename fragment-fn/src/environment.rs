@@ -98,8 +98,8 @@ impl Environment {
 
 // The scheduler owns retries across attempts; inside one attempt a short bounded one rides out a reset, a 5xx, or a 503
 // SlowDown. It waits first 100 ms, then a random time up to twice the last, so that many functions do not come back at once:
-// five retries take 0.5 s at least and mostly 1 to 2 s. What S3 still refuses then fails the attempt as throttled, and the
-// scheduler's own, longer, delays come in.
+// five retries take 0.5 s at least, about 1 s mostly and 3.1 s at most. What S3 still refuses then fails the attempt as
+// throttled, which frees its slot and leaves the next attempt to the scheduler.
 const RETRIES_MAX: usize = 5;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
