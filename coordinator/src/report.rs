@@ -184,6 +184,12 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Requests, and how many of them were reads that were sent again.
+fn asked(requests: &Requests) -> String {
+    let hedged = if requests.hedged > 0 { format!(" ({} hedged)", requests.hedged) } else { String::new() };
+    format!("{} requests{hedged}", requests.total())
+}
+
 impl Display for Report {
     /// A few lines for people; nothing about what did not happen.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -214,7 +220,7 @@ impl Display for Report {
                 writeln!(f, "; {retried} retried, {speculative} speculative")?;
             }
             let Side { requests, bytes_read, .. } = &self.functions;
-            write!(f, "           read {} in {} requests", size(*bytes_read), requests.total())?;
+            write!(f, "           read {} in {}", size(*bytes_read), asked(requests))?;
             write!(f, ", sent {} rows in {}", self.rows_from_functions, size(self.result_bytes))?;
             write!(f, ", peak memory {}", size(self.memory_peak_bytes))?;
             if self.spilled_bytes > 0 {
@@ -223,7 +229,7 @@ impl Display for Report {
             writeln!(f)?;
         }
         let Side { requests, bytes_read, .. } = &self.coordinator;
-        writeln!(f, "here       read {} in {} requests, {} rows", size(*bytes_read), requests.total(), self.rows)?;
+        writeln!(f, "here       read {} in {}, {} rows", size(*bytes_read), asked(requests), self.rows)?;
         let Phases { plan, invoke, read, finish, total } = self.seconds;
         write!(f, "time       {total:.3} s: plan {plan:.3}")?;
         if self.attempts > 0 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
@@ -12,8 +13,10 @@ use gust_protocol::StoreAccess;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore};
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
+
+use crate::hedging::Hedger;
 
 /// Sizes of what an environment keeps.
 #[derive(Debug, Clone)]
@@ -34,7 +37,7 @@ impl Default for Settings {
 pub struct Environment {
     pub(crate) settings: Settings,
     pub(crate) footers: Arc<FileMetadataCache>,
-    clients: Mutex<BTreeMap<StoreAccess, Arc<dyn ObjectStore>>>,
+    clients: Mutex<BTreeMap<StoreAccess, Client>>,
     /// The last plan that came through the exchange: a stage's attempts follow each other.
     plan: Mutex<Option<(String, u32, Bytes)>>,
     used: AtomicBool,
@@ -44,6 +47,14 @@ impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Environment").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+/// A store's client and what is known about how fast it answers.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// None where no read is worth sending twice.
+    pub(crate) hedger: Option<Arc<Hedger>>,
 }
 
 /// Store clients kept at once; beyond it the cache starts anew (each holds a connection pool).
@@ -71,19 +82,30 @@ impl Environment {
     }
 
     /// The client for a store, made once an environment.
-    pub(crate) fn client(&self, access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, String> {
+    pub(crate) fn client(&self, access: &StoreAccess) -> Result<Client, String> {
         let mut clients = self.clients.lock().expect("no holder panics");
         if let Some(client) = clients.get(access) {
-            return Ok(Arc::clone(client));
+            return Ok(client.clone());
         }
-        let client = connect(access, None)?;
+        let client = Client { store: connect(access, None)?, hedger: Hedger::for_store(&access.url) };
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
-        clients.insert(access.clone(), Arc::clone(&client));
+        clients.insert(access.clone(), client.clone());
         Ok(client)
     }
 }
+
+// The scheduler owns retries across attempts; inside one attempt a short bounded one rides out a reset, a 5xx, or a 503
+// SlowDown. It waits first 100 ms, then a random time up to twice the last, so that many functions do not come back at once:
+// five retries take 0.5 s at least, about 1 s mostly and 3.1 s at most. What S3 still refuses then fails the attempt as
+// throttled, which frees its slot and leaves the next attempt to the scheduler.
+const RETRIES_MAX: usize = 5;
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// No retry begins later than this after the request's start; also bounds how old its signature gets.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a store: `file:///` or `s3://bucket/`.
 ///
@@ -100,14 +122,13 @@ pub fn connect(
     match url.scheme() {
         "file" => Ok(Arc::new(LocalFileSystem::new())),
         "s3" | "s3a" => {
-            // The scheduler owns retries across attempts; inside one attempt a short bounded retry rides out a reset.
-            let retry = object_store::RetryConfig {
-                max_retries: 3,
-                retry_timeout: std::time::Duration::from_secs(15),
-                ..Default::default()
+            let retry = RetryConfig {
+                max_retries: RETRIES_MAX,
+                retry_timeout: RETRY_TIMEOUT,
+                backoff: BackoffConfig { init_backoff: BACKOFF_MIN, max_backoff: BACKOFF_MAX, base: 2.0 },
             };
             let bucket = url.host_str().ok_or_else(|| invalid("no bucket in the URL".to_owned()))?;
-            let client = ClientOptions::new().with_connect_timeout(std::time::Duration::from_secs(5));
+            let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
             let mut builder =
                 AmazonS3Builder::from_env().with_bucket_name(bucket).with_client_options(client).with_retry(retry);
             for (key, value) in &access.options {

@@ -29,6 +29,7 @@ use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FieldIdMatching;
 use crate::environment::Environment;
 use crate::footer::FooterOnce;
+use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
 use crate::pinned::PinnedStore;
@@ -88,7 +89,7 @@ async fn run(
     stores: &[Store],
 ) -> Result<FragmentResult, FragmentError> {
     let Output::Gather { access, prefix } = &request.stage.output;
-    let exchange = Arc::clone(&store(stores, *access)?.counted);
+    let exchange = Arc::clone(&store(stores, *access)?.hedged);
     let target = (*access, exchange, result_path(prefix, &request.fragment.id, request.attempt));
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
     let mut writer =
@@ -120,8 +121,8 @@ async fn run(
 /// A store of the request's access table, as this attempt sees it.
 struct Store {
     url: Url,
-    /// For the exchange.
-    counted: Arc<dyn ObjectStore>,
+    /// For the exchange: counted, and asked again where it is late.
+    hedged: Arc<dyn ObjectStore>,
     /// For the inputs.
     pinned: Arc<dyn ObjectStore>,
     /// Tells stores apart in the environment's footer cache, which knows only keys.
@@ -142,12 +143,13 @@ fn connect_stores(
     let mut stores = Vec::with_capacity(request.access.0.len());
     for (index, access) in request.access.0.iter().enumerate() {
         let client = environment.client(access).map_err(invalid)?;
-        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client, Arc::clone(&meter.counters)));
+        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(&meter.counters)));
+        let hedged = HedgedStore::wrap(counted, client.hedger, &meter.counters);
         let objects = inputs(request).filter(|object| usize::from(object.access) == index);
-        let pinned = PinnedStore::new(Arc::clone(&counted), objects).map_err(|e| invalid(e.to_string()))?;
+        let pinned = PinnedStore::new(Arc::clone(&hedged), objects).map_err(|e| invalid(e.to_string()))?;
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let salt = crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
-        stores.push(Store { url, counted, pinned: Arc::new(pinned), salt });
+        stores.push(Store { url, hedged, pinned: Arc::new(pinned), salt });
     }
     Ok(stores)
 }
@@ -221,7 +223,7 @@ async fn plan_bytes(
     }
     let path = object_store::path::Path::parse(&object.path)
         .map_err(|error| failed(FragmentErrorKind::MalformedRequest, &error))?;
-    let exchange = &store(stores, object.access)?.counted;
+    let exchange = &store(stores, object.access)?.hedged;
     let read = async { exchange.get(&path).await?.bytes().await }.await;
     let plan = read.map_err(|error| failed(classify_exchange(&error), &error))?;
     if plan.len() as u64 != object.size_bytes || crc32fast::hash(&plan) != crc32 {

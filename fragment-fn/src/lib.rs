@@ -1,9 +1,10 @@
 //! The stateless function: bytes in, bytes out, nothing kept but what makes the next attempt cheaper.
 //!
 //! ```text
-//!  payload ─► handler ─► executor ─► [pinned ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
-//!             deadline    decode, bind   the planned object,  requests and
-//!             and panics  inputs, run    or none              bytes counted
+//!  payload ─► handler ─► executor ─► [pinned ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
+//!             deadline    decode, bind   the planned   late reads   requests and
+//!             and panics  inputs, run    object, or    sent again   bytes counted
+//!                                        none
 //! ```
 //!
 //! Non-goals: it never names `lambda_runtime` outside [`bootstrap`], links neither `iceberg` nor the coordinator, and keeps no
@@ -18,6 +19,7 @@ mod environment;
 mod executor;
 mod footer;
 pub mod handler;
+pub mod hedging;
 mod memory;
 pub mod metering;
 mod pinned;

@@ -27,6 +27,7 @@ pub struct Counters {
     list: AtomicU64,
     put: AtomicU64,
     delete: AtomicU64,
+    hedged: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
 }
@@ -39,7 +40,13 @@ impl Counters {
             list: self.list.load(Relaxed),
             put: self.put.load(Relaxed),
             delete: self.delete.load(Relaxed),
+            hedged: self.hedged.load(Relaxed),
         }
+    }
+
+    /// One of the GETs is a second try at what another has not answered in time.
+    pub fn note_hedge(&self) {
+        self.hedged.fetch_add(1, Relaxed);
     }
 
     pub fn bytes_read(&self) -> u64 {

@@ -25,6 +25,14 @@ fn median_of_sorted(sorted: &[f64]) -> f64 {
     if n % 2 == 1 { sorted[n / 2] } else { f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]) }
 }
 
+/// The sample that a share of all samples does not exceed (nearest rank).
+pub fn quantile(samples: &[f64], share: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+}
+
 pub fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
 }
@@ -39,5 +47,13 @@ mod tests {
         let (median, low, high) = median_interval(&samples);
         assert_eq!((median, low, high), (100.5, 87.0, 115.0));
         assert_eq!(median_interval(&[3.0]).0, 3.0);
+    }
+
+    #[test]
+    fn quantiles_are_samples() {
+        let samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        let of = |share| quantile(&samples, share);
+        assert_eq!((of(0.0), of(0.5), of(0.99), of(1.0)), (1.0, 50.0, 99.0, 100.0));
+        assert!(quantile(&[], 0.5).is_nan());
     }
 }

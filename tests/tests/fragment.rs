@@ -20,8 +20,10 @@ use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits,
     ObjectRef, Output, PlanRef, StoreAccess, wire,
 };
+use gust_tests::cloud;
 use gust_tests::query::plain;
-use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
+use gust_tests::s3::shape::Faults;
+use gust_tests::s3::{Fault, Operation, S3Server, Shape};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -125,16 +127,7 @@ async fn storage_is_asked_once() {
     let store = server.store().expect("a store");
     let key = Key::from("t/a.parquet");
     store.put(&key, std::fs::read(&path).expect("readable").into()).await.expect("put");
-    let options = [
-        ("aws_endpoint", server.endpoint()),
-        ("aws_region", REGION),
-        ("aws_allow_http", "true"),
-        ("aws_access_key_id", ACCESS_KEY_ID),
-        ("aws_secret_access_key", SECRET_ACCESS_KEY),
-    ];
-    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    let url = format!("s3://{}/", gust_tests::s3::BUCKET);
-    let request = request(Arc::clone(&store), StoreAccess { url, options }, &key, false).await;
+    let request = request(Arc::clone(&store), cloud::access(&server, "function"), &key, false).await;
     let lanes = match &request.fragment.inputs[0].1 {
         gust_protocol::Input::Scan(lanes) => lanes.len(),
     };
@@ -158,6 +151,32 @@ async fn storage_is_asked_once() {
         gets.push(asked.len());
     }
     assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
+}
+
+/// A store in trouble that no retry inside the attempt rides out: the kind tells the scheduler to try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_trouble_is_worth_another_attempt() {
+    let troubles = [
+        (Kind::StorageThrottled, Fault::SlowDown, Faults { slow_down: 1.0, ..Faults::default() }),
+        (Kind::Storage, Fault::InternalError, Faults { internal_error: 1.0, ..Faults::default() }),
+        (Kind::Storage, Fault::Truncated, Faults { truncated: 1.0, ..Faults::default() }),
+    ];
+    let check = async |(kind, fault, faults): (Kind, Fault, Faults)| {
+        let folder = TempDir::new().expect("a temporary folder");
+        let path = parquet(&folder, MANY).await;
+        let server = S3Server::start().expect("a server");
+        let store = server.store().expect("a store");
+        let key = Key::from("t/a.parquet");
+        store.put(&key, std::fs::read(&path).expect("readable").into()).await.expect("put");
+        let request = request(store, cloud::access(&server, "function"), &key, false).await;
+        let shape = Shape { seed: 1, scale: 1.0, pipe: None, latency: None, limits: None, faults };
+        server.set_shape(Some(shape));
+        let response = answer(&environment(), &request, MINUTE).await;
+        let error = response.outcome.expect_err("in trouble");
+        assert_eq!((error.kind, error.kind.is_retryable()), (kind, true), "{error:?}");
+        assert!(server.fired()[&fault] > 0);
+    };
+    futures::future::join_all(troubles.map(check)).await;
 }
 
 /// A fault between plan and read, or a limit, and the kind of error that it must be.

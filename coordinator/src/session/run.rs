@@ -346,6 +346,7 @@ fn difference(now: Usage, before: Usage) -> Usage {
     usage.requests.list -= before.requests.list;
     usage.requests.put -= before.requests.put;
     usage.requests.delete -= before.requests.delete;
+    usage.requests.hedged -= before.requests.hedged;
     usage.bytes_read -= before.bytes_read;
     usage.bytes_written -= before.bytes_written;
     usage

@@ -1,4 +1,4 @@
-//! Object stores by URL, opened when first asked for, all requests counted.
+//! Object stores by URL, opened when first asked for, all requests counted, late reads sent again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use fragment_fn::connect;
+use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
 use gust_protocol::StoreAccess;
 use object_store::ObjectStore;
@@ -65,7 +66,7 @@ impl Stores {
         let is_own = self.s3.access_key_id.is_none();
         let credentials = is_own.then(|| Arc::clone(&self.credentials) as AwsCredentialProvider);
         let store = connect(&access, credentials).map_err(plan_error)?;
-        let store: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
+        let store = self.decorated(store, &access.url);
         open.insert(access.url, Arc::clone(&store));
         Ok(store)
     }
@@ -81,6 +82,12 @@ impl Stores {
         let values = [Some(key_id), Some(secret_key), token.as_ref()];
         let pairs = StoreCredentials::KEYS.into_iter().zip(values);
         Ok(pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect())
+    }
+
+    /// The order matters: a read that is sent again is counted twice.
+    fn decorated(&self, store: Arc<dyn ObjectStore>, url: &str) -> Arc<dyn ObjectStore> {
+        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
+        HedgedStore::wrap(counted, Hedger::for_store(url), &self.counters)
     }
 
     /// The same stores as the Iceberg catalog asks for them.
@@ -111,10 +118,11 @@ fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
 }
 
 impl ObjectStoreRegistry for Stores {
-    /// A store that was put here by hand is counted like any other.
+    /// A store that was put here by hand is counted and hedged like any other.
     fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
-        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
-        self.open.lock().expect("no holder panics").insert(url[..Position::BeforePath].to_owned() + "/", counted)
+        let url = url[..Position::BeforePath].to_owned() + "/";
+        let decorated = self.decorated(store, &url);
+        self.open.lock().expect("no holder panics").insert(url, decorated)
     }
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {

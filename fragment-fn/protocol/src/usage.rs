@@ -32,6 +32,9 @@ pub struct Requests {
     /// PUT, POST and COPY, each part of a multipart upload included.
     pub put: u64,
     pub delete: u64,
+    /// Of the GETs, those that were sent again because the first had not answered in time.
+    #[serde(default)]
+    pub hedged: u64,
 }
 
 impl Requests {
@@ -47,6 +50,7 @@ impl std::ops::AddAssign for Requests {
         self.list += other.list;
         self.put += other.put;
         self.delete += other.delete;
+        self.hedged += other.hedged;
     }
 }
 

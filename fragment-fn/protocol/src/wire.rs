@@ -163,7 +163,7 @@ mod tests {
             footer_bytes: None,
         };
         let usage = Usage {
-            requests: Requests { get: 1, head: 2, list: 3, put: 4, delete: 5 },
+            requests: Requests { get: 1, head: 2, list: 3, put: 4, delete: 5, hedged: 1 },
             bytes_read: 6,
             bytes_written: 7,
             rows_out: 8,

@@ -2,55 +2,68 @@
 //!
 //! It speaks the protocol through `s3s` (signatures, XML, ranges) and keeps objects as immutable files of a temporary
 //! folder, so that what a request sees is one object whole, with the ETag that belongs to its bytes, however many
-//! writers there are. Every request is noted, so that a test can read off the server what a program asked for.
+//! writers there are. Every request is noted with who sent it, so that a test can read off the server what a program asked
+//! for. A [`Shape`] gives it the time and the troubles of a cloud.
 //!
 //! ```text
-//!  object_store ──HTTP──▶ axum ─▶ s3s ─▶ service (S3 verbs, notes) ─▶ objects (keys, ETags, conditions, files)
+//!  object_store ──HTTP──▶ axum ─▶ shape ─▶ s3s ─▶ service (S3 verbs, notes) ─▶ objects (keys, ETags, conditions, files)
 //! ```
 //!
 //! Kept of S3: strong consistency, `If-Match` and `If-None-Match` on reads and writes, ranges and suffix ranges,
 //! multipart uploads with their 5 MiB minimum, listings in key order with ETags, pages and delimiters. Not kept: more
-//! than one bucket, versions, ACLs, tags, checksums, and the time that a cloud takes.
+//! than one bucket, versions, ACLs, tags and checksums.
 
+mod connection;
+pub mod identity;
 mod objects;
 mod requests;
 mod service;
+pub mod shape;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
-use axum::extract::Request as HttpRequest;
+use axum::extract::{ConnectInfo, Request as HttpRequest};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::serve::ListenerExt;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
-use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-pub use requests::{Operation, Request};
+pub use requests::{Account, Operation, Request, accounts};
+pub use shape::{Fault, Shape};
 
+use connection::{Breaker, Connections};
+use identity::Identities;
 use requests::RequestLog;
 use service::Service;
+use shape::Shaper;
 
 /// The only bucket.
 pub const BUCKET: &str = "gust-test";
 /// The region that clients sign for; the server takes any.
 pub const REGION: &str = "us-east-1";
-/// The only pair of keys that the server knows.
+/// The keys of who is nobody in particular.
 pub const ACCESS_KEY_ID: &str = "gust-test-key";
 pub const SECRET_ACCESS_KEY: &str = "gust-test-secret";
 
 /// Two threads: the server must answer while the test's own runtime is busy, and shares the machine with it.
 const THREADS: usize = 2;
+/// What they are called, so that their CPU time can be told from everyone else's.
+pub const THREAD_NAME: &str = "s3-server";
+
+/// The shape at this moment; None is a server without one.
+type CurrentShape = Arc<RwLock<Option<Arc<Shaper>>>>;
 
 /// A running server; dropping it stops it and removes its objects.
 pub struct S3Server {
     endpoint: String,
     requests: Arc<RequestLog>,
+    shape: CurrentShape,
     // Dropped before the folder whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
@@ -66,7 +79,7 @@ impl S3Server {
             tempfile::Builder::new().prefix("gust-s3-").tempdir().context("cannot make a folder for objects")?;
         let requests = Arc::new(RequestLog::default());
         let mut service = S3ServiceBuilder::new(Service::new(folder.path(), Arc::clone(&requests)));
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
+        service.set_auth(Identities);
         let service = service.build();
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
@@ -74,12 +87,30 @@ impl S3Server {
         let endpoint = format!("http://{}", listener.local_addr().context("the listener has no address")?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
-            .thread_name("s3-server")
+            .thread_name(THREAD_NAME)
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;
-        runtime.spawn(serve(listener, service));
-        Ok(Self { endpoint, requests, runtime: Some(runtime), _folder: folder })
+        let shape = CurrentShape::default();
+        runtime.spawn(serve(listener, service, Arc::clone(&shape)));
+        Ok(Self { endpoint, requests, shape, runtime: Some(runtime), _folder: folder })
+    }
+
+    /// Takes on a shape from now on, with full buckets, or none. Requests that have begun keep theirs.
+    pub fn set_shape(&self, shape: Option<Shape>) {
+        let shaper = shape.map(|shape| Arc::new(Shaper::new(shape, Arc::clone(&self.requests))));
+        *self.shape.write().unwrap_or_else(PoisonError::into_inner) = shaper;
+    }
+
+    /// How often each fault of the present shape befell a request.
+    pub fn fired(&self) -> BTreeMap<Fault, u64> {
+        current(&self.shape).map(|shaper| shaper.fired()).unwrap_or_default()
+    }
+
+    /// Bytes that went through the pipe of each identity under the present shape, both ways: fewer than were asked for
+    /// where a body was cut or its reader went away.
+    pub fn passed_bytes(&self) -> BTreeMap<String, u64> {
+        current(&self.shape).map(|shaper| shaper.passed_bytes()).unwrap_or_default()
     }
 
     /// `http://127.0.0.1:PORT`; buckets are in the path.
@@ -127,14 +158,23 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service) -> io::Result<()> {
-    // Small answers would wait for the client's delayed acknowledgement, 40 ms a request.
-    let listener = TcpListener::from_std(listener)?.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let answer = move |request: HttpRequest| {
-        let service = service.clone();
-        async move { call(&service, request).await }
+async fn serve(listener: std::net::TcpListener, service: S3Service, shape: CurrentShape) -> io::Result<()> {
+    let listener = Connections(TcpListener::from_std(listener)?);
+    let answer = move |ConnectInfo(breaker): ConnectInfo<Breaker>, request: HttpRequest| {
+        let (service, shaper) = (service.clone(), current(&shape));
+        async move {
+            match shaper {
+                Some(shaper) => shaper.answer(&service, request, &breaker).await,
+                None => call(&service, request).await,
+            }
+        }
     };
-    axum::serve(listener, axum::Router::new().fallback(answer)).await
+    let router = axum::Router::new().fallback(answer);
+    axum::serve(listener, router.into_make_service_with_connect_info::<Breaker>()).await
+}
+
+fn current(shape: &CurrentShape) -> Option<Arc<Shaper>> {
+    shape.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 async fn call(service: &S3Service, request: HttpRequest) -> HttpResponse {

@@ -1,16 +1,17 @@
-//! What a server was asked, in the order in which it answered.
+//! What a server was asked, by whom, in the order in which it answered.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use s3s::S3Result;
+use s3s::{S3Request, S3Result};
 
-/// More than a measurement asks of one server: a bound on the log's memory, about 200 MB.
+/// More than a measurement asks of one server: a bound on the log's memory, about 250 MB.
 const REQUESTS_MAX: usize = 1_000_000;
 
 /// A verb of S3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     Get,
     Head,
@@ -26,16 +27,43 @@ pub enum Operation {
     AbortMultipart,
 }
 
-/// One request that was properly signed and understood.
+/// One request that was properly signed and understood, or that a shaped server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub operation: Operation,
     /// The object's key, or a listing's prefix.
     pub key: String,
-    /// The object's bytes that travelled, in either direction; `0..0` where none did.
+    /// The access key that it was signed with.
+    pub identity: String,
+    /// The object's bytes that were to travel, in either direction; `0..0` where none were.
     pub bytes: Range<u64>,
     /// The HTTP status with which the server refused; `None` where it served.
     pub refused: Option<u16>,
+}
+
+/// What one client asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    pub requests: BTreeMap<Operation, u64>,
+    /// Of them, by the status with which they were refused.
+    pub refused: BTreeMap<u16, u64>,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+}
+
+/// Who asked for what, by identity.
+pub fn accounts(requests: &[Request]) -> BTreeMap<String, Account> {
+    let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
+    for Request { operation, identity, bytes, refused, .. } in requests {
+        let account = accounts.entry(identity.clone()).or_default();
+        *account.requests.entry(*operation).or_default() += 1;
+        if let Some(status) = refused {
+            *account.refused.entry(*status).or_default() += 1;
+        }
+        let side = if *operation == Operation::Get { &mut account.bytes_read } else { &mut account.bytes_written };
+        *side += bytes.end - bytes.start;
+    }
+    accounts
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +73,12 @@ pub(super) struct RequestLog {
 
 impl RequestLog {
     /// Notes a request by its answer, and hands the answer on.
-    pub(super) fn note<T>(&self, operation: Operation, key: String, answer: S3Result<(Range<u64>, T)>) -> S3Result<T> {
+    pub(super) fn note<T>(
+        &self,
+        operation: Operation,
+        (key, identity): (String, String),
+        answer: S3Result<(Range<u64>, T)>,
+    ) -> S3Result<T> {
         let (bytes, refused) = match &answer {
             Ok((bytes, _)) => (bytes.clone(), None),
             Err(error) => {
@@ -53,10 +86,14 @@ impl RequestLog {
                 (0..0, Some(status.map_or(500, |status| status.as_u16())))
             }
         };
+        self.push(Request { operation, key, identity, bytes, refused });
+        answer.map(|(_, output)| output)
+    }
+
+    pub(super) fn push(&self, request: Request) {
         let mut requests = self.lock();
         assert!(requests.len() < REQUESTS_MAX, "{REQUESTS_MAX} requests were noted: take them more often");
-        requests.push(Request { operation, key, bytes, refused });
-        answer.map(|(_, output)| output)
+        requests.push(request);
     }
 
     pub(super) fn all(&self) -> Vec<Request> {
@@ -70,4 +107,9 @@ impl RequestLog {
     fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A key and who asks for it.
+pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> (String, String) {
+    (key.to_owned(), request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default())
 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::BUCKET;
 use super::objects::{Blob, Object, Objects, ReadConditions, Upload, WriteConditions, hex};
-use super::requests::{Operation, RequestLog};
+use super::requests::{Operation, RequestLog, asked};
 
 /// A body is read from its file and sent in pieces of this size.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -284,72 +284,73 @@ fn read(file: File, blob: Arc<Blob>, length: u64) -> impl Stream<Item = std::io:
 #[async_trait::async_trait]
 impl S3 for Service {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::Get, key, self.get(request.input).await).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::Get, asked, self.get(request.input).await).map(S3Response::new)
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::Head, key, self.head(request.input)).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::Head, asked, self.head(request.input)).map(S3Response::new)
     }
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::Put, key, self.put(request.input).await).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::Put, asked, self.put(request.input).await).map(S3Response::new)
     }
 
     async fn list_objects_v2(
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let prefix = request.input.prefix.clone().unwrap_or_default();
-        self.log.note(Operation::List, prefix, self.list(request.input)).map(S3Response::new)
+        let asked = asked(request.input.prefix.as_deref().unwrap_or_default(), &request);
+        self.log.note(Operation::List, asked, self.list(request.input)).map(S3Response::new)
     }
 
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::Copy, key, self.copy(request.input)).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::Copy, asked, self.copy(request.input)).map(S3Response::new)
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::Delete, key, self.delete(request.input)).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::Delete, asked, self.delete(request.input)).map(S3Response::new)
     }
 
     async fn delete_objects(
         &self,
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        self.log.note(Operation::DeleteMany, String::new(), self.delete_many(request.input)).map(S3Response::new)
+        let asked = asked("", &request);
+        self.log.note(Operation::DeleteMany, asked, self.delete_many(request.input)).map(S3Response::new)
     }
 
     async fn create_multipart_upload(
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::CreateMultipart, key, self.create_upload(request.input)).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::CreateMultipart, asked, self.create_upload(request.input)).map(S3Response::new)
     }
 
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::UploadPart, key, self.receive_part(request.input).await).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::UploadPart, asked, self.receive_part(request.input).await).map(S3Response::new)
     }
 
     async fn complete_multipart_upload(
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        let key = request.input.key.clone();
+        let asked = asked(&request.input.key, &request);
         let answer = self.complete_upload(request.input).await;
-        self.log.note(Operation::CompleteMultipart, key, answer).map(S3Response::new)
+        self.log.note(Operation::CompleteMultipart, asked, answer).map(S3Response::new)
     }
 
     async fn abort_multipart_upload(
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        let key = request.input.key.clone();
-        self.log.note(Operation::AbortMultipart, key, self.abort_upload(request.input)).map(S3Response::new)
+        let asked = asked(&request.input.key, &request);
+        self.log.note(Operation::AbortMultipart, asked, self.abort_upload(request.input)).map(S3Response::new)
     }
 }

@@ -12,11 +12,15 @@ use clap::{Parser, Subcommand};
 use gust_tests::fleet::Adoption;
 use serde::Serialize;
 
+mod cloud_table;
 mod compression;
+mod concurrency;
+mod cpu;
 mod fanout;
 mod faults;
 mod judge;
 mod local;
+mod scaling;
 mod tax;
 mod wheel;
 mod workload;
@@ -71,6 +75,16 @@ enum Measurement {
     Judge {
         #[arg(long = "sf", default_value_t = 1.0)]
         scale: f64,
+    },
+    /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
+    Scaling {
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
+        functions: Vec<u32>,
+    },
+    /// Users at once on shared functions and on the coordinator alone, on cloud-shaped S3
+    Concurrency {
+        #[arg(long, default_value_t = 20)]
+        queries: usize,
     },
 }
 
@@ -140,6 +154,12 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
+        Measurement::Scaling { functions } => {
+            scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
+        }
+        Measurement::Concurrency { queries } => {
+            concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
+        }
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
 }

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context;
+use gust_tests::s3::Shape;
 use serde::Deserialize;
+
+use super::cloud_table::CloudTable;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +16,11 @@ pub struct Workload {
     pub faults: Faults,
     pub local: Local,
     pub compression: Compression,
+    /// The S3 that `scaling` and `concurrency` run on, and the table there.
+    pub cloud: Shape,
+    pub cloud_table: CloudTable,
+    pub scaling: Scaling,
+    pub concurrency: Concurrency,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +71,40 @@ pub struct Compression {
     pub scale: f64,
     pub repeats: usize,
     pub pipe_bytes_per_second: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    pub runs: usize,
+    pub one_pipe_seconds_max: f64,
+    pub cpu_share_max: f64,
+    /// Speed-ups that a comparable engine has published, by workers.
+    pub published: Vec<(u32, f64)>,
+    pub judged: Vec<JudgedScaling>,
+}
+
+/// What is asked of the N functions over their speed-up.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgedScaling {
+    pub functions: u32,
+    pub aim_ratio: f64,
+    pub worst_ratio: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    pub functions: u32,
+    /// The first columns of the table, summed.
+    pub columns: usize,
+    /// Queries of each user, one after the other.
+    pub rounds: usize,
+    pub cpu_share_max: f64,
+    /// p99 of functions over p99 of local.
+    pub aim_ratio: f64,
+    pub worst_ratio: f64,
 }
 
 pub fn read(path: &Path) -> anyhow::Result<Workload> {

@@ -1,0 +1,371 @@
+//! A decorator that sends a read once more when it takes too long: the first answer wins, the other is dropped.
+//!
+//! One read in a few hundred meets a store that is slow for it alone, and waits ten times as long as its neighbours; the
+//! query then waits for that read. A second one to the same bytes mostly meets a healthy server.
+//!
+//! ```text
+//!  get ─► first byte due: multiple × latency ──► late: the same GET again, the first answer is used
+//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──► late: a GET of what is missing, which
+//!         is taken from whoever has all of it first
+//! ```
+//!
+//! Only a read that is slow beside this client's own others is sent again: where the pipe is slow, the rate falls, and a
+//! second read would go through the same pipe. It stands outside the decorator that counts, so that both reads are
+//! counted. A body that ends before its range does is an error, late or not. Non-goals: writes, heads and lists; local files; bodies longer than [`REST_BYTES_MAX`].
+
+use std::fmt::{Display, Formatter};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{Either, select};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, RenameOptions, Result, coalesce_ranges,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::metering::Counters;
+
+/// One read in so many may be sent again: 0.5 %.
+pub const READS_PER_HEDGE: u64 = 200;
+/// What a client that has read nothing yet may send again at once: its first reads are those that a query waits for. A
+/// fleet of fresh clients thus sends at most one read more each, and only where one is late.
+const HEDGES_AT_START: u64 = 1;
+/// What a client that has read much without trouble may save up: a store that slows down for everybody is not asked twice.
+const HEDGES_SAVED_MAX: u64 = 8;
+/// The most of a body that is held while two reads race for it.
+const REST_BYTES_MAX: u64 = 64 << 20;
+/// Shorter bodies tell more about latency than about the pipe.
+const RATE_BYTES_MIN: u64 = 64 << 10;
+
+/// How long a read should take, and how much more is too much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expectation {
+    pub latency: Duration,
+    pub bytes_per_second: f64,
+    pub multiple: f64,
+}
+
+impl Default for Expectation {
+    /// Starling (SIGMOD 2020): a read of S3 takes 15 ms + bytes × readers / 150 MB/s. At nine times that, 0.3 % of reads
+    /// are late by S3's published latencies (99 % within 106 ms, 99.99 % within 283 ms), inside the budget of 0.5 %.
+    fn default() -> Self {
+        Self { latency: Duration::from_millis(15), bytes_per_second: 150e6, multiple: 9.0 }
+    }
+}
+
+/// What one client of a store knows about its reads; lives as long as the client.
+#[derive(Debug)]
+pub struct Hedger {
+    expectation: Expectation,
+    /// Reads that have paid for hedges not sent yet.
+    credit: AtomicU64,
+    /// Reads under way: they share the client's pipe.
+    readers: AtomicUsize,
+    /// The pipe's rate, as far as seen.
+    rate: Mutex<Option<f64>>,
+}
+
+impl Hedger {
+    pub fn new(expectation: Expectation) -> Self {
+        let credit = AtomicU64::new(HEDGES_AT_START * READS_PER_HEDGE);
+        Self { expectation, credit, readers: AtomicUsize::new(0), rate: Mutex::default() }
+    }
+
+    /// For the store of a URL, if its reads can be late: a disk is not asked twice.
+    pub fn for_store(url: &str) -> Option<Arc<Self>> {
+        (!url.starts_with("file:")).then(|| Arc::new(Self::new(Expectation::default())))
+    }
+
+    fn earn(&self) {
+        let saved = |credit: u64| Some((credit + 1).min(HEDGES_SAVED_MAX * READS_PER_HEDGE));
+        // Never fails: the closure always has an answer.
+        let _ = self.credit.fetch_update(Relaxed, Relaxed, saved);
+    }
+
+    fn spend(&self) -> bool {
+        self.credit.fetch_update(Relaxed, Relaxed, |credit| credit.checked_sub(READS_PER_HEDGE)).is_ok()
+    }
+
+    fn first_byte_max(&self) -> Duration {
+        self.expectation.latency.mul_f64(self.expectation.multiple)
+    }
+
+    fn last_byte_max(&self, bytes: u64) -> Duration {
+        let Expectation { latency, bytes_per_second, multiple } = self.expectation;
+        let seen = *self.rate.lock().expect("no holder panics");
+        let rate = seen.map_or(bytes_per_second, |seen| seen.min(bytes_per_second));
+        let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64;
+        latency.mul_f64(multiple) + Duration::from_secs_f64(multiple * shared / rate)
+    }
+
+    /// A body has come whole.
+    fn note_rate(&self, bytes: u64, took: Duration) {
+        if bytes < RATE_BYTES_MIN || took < Duration::from_millis(1) {
+            return;
+        }
+        let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64 / took.as_secs_f64();
+        let mut rate = self.rate.lock().expect("no holder panics");
+        // The latest fifth: follows the end of a burst within a few reads, and one odd read hardly.
+        *rate = Some(rate.map_or(shared, |rate| 0.8 * rate + 0.2 * shared));
+    }
+}
+
+/// One read under way.
+#[derive(Debug)]
+struct Reader(Arc<Hedger>);
+
+impl Reader {
+    fn enter(hedger: &Arc<Hedger>) -> Self {
+        hedger.earn();
+        hedger.readers.fetch_add(1, Relaxed);
+        Self(Arc::clone(hedger))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Sends late reads of `inner` again.
+#[derive(Debug)]
+pub struct HedgedStore {
+    inner: Arc<dyn ObjectStore>,
+    hedger: Arc<Hedger>,
+    counters: Arc<Counters>,
+}
+
+impl HedgedStore {
+    /// Counts in `counters` what it sends again; `inner` counts every read.
+    pub fn new(inner: Arc<dyn ObjectStore>, hedger: Arc<Hedger>, counters: Arc<Counters>) -> Self {
+        Self { inner, hedger, counters }
+    }
+
+    /// `store` with its late reads sent again, where a hedger is given.
+    pub fn wrap(
+        store: Arc<dyn ObjectStore>,
+        hedger: Option<Arc<Hedger>>,
+        counters: &Arc<Counters>,
+    ) -> Arc<dyn ObjectStore> {
+        match hedger {
+            Some(hedger) => Arc::new(Self::new(store, hedger, Arc::clone(counters))),
+            None => store,
+        }
+    }
+
+    /// Waits for the first byte, from a second read if need be.
+    async fn answer(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {
+        let mut first = self.inner.get_opts(location, options.clone());
+        match timeout(self.hedger.first_byte_max(), &mut first).await {
+            Ok(answer) => answer,
+            Err(_) if self.hedger.spend() => {
+                self.counters.note_hedge();
+                tracing::debug!(%location, "a read without an answer is sent again");
+                first_success(first, self.inner.get_opts(location, options.clone())).await
+            }
+            Err(_) => first.await,
+        }
+    }
+}
+
+/// The first success of two; the other is dropped. Where both fail, the error of the one that was asked first.
+async fn first_success<T>(
+    asked_first: impl Future<Output = Result<T>> + Unpin,
+    asked_again: impl Future<Output = Result<T>> + Unpin,
+) -> Result<T> {
+    match select(asked_first, asked_again).await {
+        Either::Left((Ok(answer), _)) | Either::Right((Ok(answer), _)) => Ok(answer),
+        Either::Left((Err(error), other)) => other.await.map_err(|_| error),
+        Either::Right((Err(_), other)) => other.await,
+    }
+}
+
+/// A body that is watched while it comes.
+struct Body {
+    inner: Arc<dyn ObjectStore>,
+    counters: Arc<Counters>,
+    reader: Reader,
+    location: Path,
+    /// Asks for the same object again: its etag is a condition.
+    options: GetOptions,
+    stream: BoxStream<'static, Result<Bytes>>,
+    whole: Range<u64>,
+    /// What has not come yet.
+    rest: Range<u64>,
+    /// How much longer it may be waited for; None once the read was hedged or may not be.
+    patience: Option<Duration>,
+    waited: Duration,
+}
+
+impl Body {
+    /// The next bytes; time in which nobody asks for them does not count.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let asked = Instant::now();
+        let next = match self.patience {
+            None => self.stream.next().await,
+            Some(patience) => match timeout(patience, self.stream.next()).await {
+                Ok(next) => next,
+                Err(_) if self.rest_bytes() <= REST_BYTES_MAX && self.reader.0.spend() => {
+                    return self.race().await.map(Some);
+                }
+                Err(_) => {
+                    self.patience = None;
+                    self.stream.next().await
+                }
+            },
+        };
+        let waited = asked.elapsed();
+        self.waited += waited;
+        self.patience = self.patience.map(|patience| patience.saturating_sub(waited));
+        let chunk = next.transpose()?;
+        match &chunk {
+            Some(chunk) => self.rest.start += chunk.len() as u64,
+            None => {
+                // A body that ends early without a word would be taken for a whole one.
+                whole(self.whole_bytes() - self.rest_bytes(), &self.whole, &self.location)?;
+                self.reader.0.note_rate(self.whole_bytes(), self.waited);
+            }
+        }
+        Ok(chunk)
+    }
+
+    fn whole_bytes(&self) -> u64 {
+        self.whole.end - self.whole.start
+    }
+
+    fn rest_bytes(&self) -> u64 {
+        self.rest.end.saturating_sub(self.rest.start)
+    }
+
+    /// What is missing, from this read or from a second one.
+    async fn race(&mut self) -> Result<Bytes> {
+        self.counters.note_hedge();
+        tracing::debug!(location = %self.location, rest = self.rest_bytes(), "a late read is sent again");
+        let (location, rest) = (self.location.clone(), self.rest.clone());
+        let stream = std::mem::replace(&mut self.stream, futures::stream::empty().boxed());
+        let on = async {
+            let bytes = Bytes::from(stream.try_collect::<Vec<_>>().await?.concat());
+            whole(bytes.len() as u64, &rest, &location).map(|()| bytes)
+        };
+        let again = async {
+            let options = GetOptions { range: Some(GetRange::Bounded(rest.clone())), ..self.options.clone() };
+            let bytes = self.inner.get_opts(&location, options).await?.bytes().await?;
+            whole(bytes.len() as u64, &rest, &location).map(|()| bytes)
+        };
+        let bytes = first_success(Box::pin(on), Box::pin(again)).await?;
+        self.rest.start = self.rest.end;
+        self.patience = None;
+        // Says nothing about the pipe's rate.
+        self.whole = self.rest.clone();
+        Ok(bytes)
+    }
+}
+
+fn whole(bytes: u64, range: &Range<u64>, location: &Path) -> Result<()> {
+    let expected = range.end - range.start;
+    if bytes == expected {
+        return Ok(());
+    }
+    let source = format!("{location}: {bytes} bytes came of {expected} asked for").into();
+    Err(Error::Generic { store: "hedged", source })
+}
+
+impl Display for HedgedStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "hedged({})", self.inner)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for HedgedStore {
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if options.head {
+            return self.inner.get_opts(location, options).await;
+        }
+        let reader = Reader::enter(&self.hedger);
+        let asked = Instant::now();
+        let GetResult { payload, meta, range, attributes } = self.answer(location, &options).await?;
+        let payload = match payload {
+            GetResultPayload::Stream(stream) => {
+                let due = self.hedger.last_byte_max(range.end - range.start).saturating_sub(asked.elapsed());
+                // Without an etag the rest might come from another object.
+                let patience = meta.e_tag.is_some().then_some(due);
+                let options = GetOptions { if_match: meta.e_tag.clone(), ..options };
+                let body = Body {
+                    inner: Arc::clone(&self.inner),
+                    counters: Arc::clone(&self.counters),
+                    reader,
+                    location: location.clone(),
+                    options,
+                    stream,
+                    whole: range.clone(),
+                    rest: range.clone(),
+                    patience,
+                    waited: Duration::ZERO,
+                };
+                let chunks = futures::stream::try_unfold(body, |mut body| async move {
+                    Ok(body.next().await?.map(|chunk| (chunk, body)))
+                });
+                GetResultPayload::Stream(chunks.boxed())
+            }
+            file @ GetResultPayload::File(..) => file,
+        };
+        Ok(GetResult { payload, meta, range, attributes })
+    }
+
+    /// One read for ranges that lie close together, each watched by itself.
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        coalesce_ranges(ranges, |range| self.get_range(location, range), OBJECT_STORE_COALESCE_DEFAULT).await
+    }
+
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use std::collections::VecDeque;
+
+use object_store::memory::InMemory;
+
+use super::*;
+
+const KIB: u64 = 1 << 10;
+
+/// What one read of the fake store meets: time to its answer, then to each piece of its body.
+#[derive(Debug, Clone, Copy)]
+struct Slowness {
+    answer: Duration,
+    piece: Duration,
+    fails: bool,
+}
+
+const HEALTHY: Slowness = slowness(20, 1);
+
+const fn slowness(answer_ms: u64, piece_ms: u64) -> Slowness {
+    Slowness { answer: Duration::from_millis(answer_ms), piece: Duration::from_millis(piece_ms), fails: false }
+}
+
+/// One object, whose reads are as slow as a script says; it knows how many are under way and how many came to their end.
+#[derive(Debug, Default)]
+struct SlowStore {
+    inner: InMemory,
+    script: Mutex<VecDeque<Slowness>>,
+    begun: AtomicU64,
+    finished: Arc<AtomicU64>,
+    under_way: Arc<AtomicUsize>,
+    ranges: Mutex<Vec<Option<GetRange>>>,
+}
+
+/// Held by a read until it ends or is dropped.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Display for SlowStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("slow")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for SlowStore {
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let Slowness { answer, piece, fails } =
+            self.script.lock().expect("no holder panics").pop_front().unwrap_or(HEALTHY);
+        self.begun.fetch_add(1, Relaxed);
+        self.under_way.fetch_add(1, Relaxed);
+        let under_way = UnderWay(Arc::clone(&self.under_way));
+        self.ranges.lock().expect("no holder panics").push(options.range.clone());
+        tokio::time::sleep(answer).await;
+        if fails {
+            return Err(Error::Generic { store: "slow", source: "asked to fail".into() });
+        }
+        let mut result = self.inner.get_opts(location, options).await?;
+        result.meta.e_tag = Some("etag".to_owned());
+        let GetResultPayload::Stream(stream) = result.payload else { unreachable!("it lies in memory") };
+        let bytes = stream.try_collect::<Vec<_>>().await?.concat();
+        let pieces: Vec<Bytes> = bytes.chunks(64 * KIB as usize).map(Bytes::copy_from_slice).collect();
+        let finished = Arc::clone(&self.finished);
+        let paced = futures::stream::iter(pieces).then(move |bytes| async move {
+            tokio::time::sleep(piece).await;
+            Ok(bytes)
+        });
+        let end = futures::stream::once(async move {
+            finished.fetch_add(1, Relaxed);
+            drop(under_way);
+            Ok(Bytes::new())
+        });
+        result.payload = GetResultPayload::Stream(paced.chain(end).boxed());
+        Ok(result)
+    }
+
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        unreachable!("only read")
+    }
+
+    fn delete_stream(&self, _: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        unreachable!("only read")
+    }
+
+    fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        unreachable!("only read")
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        unreachable!("only read")
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        unreachable!("only read")
+    }
+}
+
+struct Bench {
+    slow: Arc<SlowStore>,
+    store: HedgedStore,
+    counters: Arc<Counters>,
+    object: Vec<u8>,
+}
+
+const OBJECT: &str = "t/object";
+
+impl Bench {
+    async fn new(script: impl IntoIterator<Item = Slowness>) -> Self {
+        let slow = Arc::new(SlowStore { script: Mutex::new(script.into_iter().collect()), ..Default::default() });
+        let object: Vec<u8> = (0..1024 * KIB).map(|index| (index % 251) as u8).collect();
+        slow.inner.put(&Path::from(OBJECT), object.clone().into()).await.expect("in memory");
+        let counters = Arc::<Counters>::default();
+        let counted = Arc::new(crate::metering::CountingStore::new(Arc::clone(&slow) as _, Arc::clone(&counters)));
+        let hedger = Arc::new(Hedger::new(Expectation::default()));
+        let store = HedgedStore::new(counted, hedger, Arc::clone(&counters));
+        Self { slow, store, counters, object }
+    }
+
+    /// Reads a range, checks its bytes, and returns how long it took in milliseconds.
+    async fn read(&self, range: Range<u64>) -> u64 {
+        let asked = Instant::now();
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..Default::default() };
+        let answer = self.store.get_opts(&Path::from(OBJECT), options).await.expect("readable");
+        let bytes = answer.bytes().await.expect("readable");
+        assert_eq!(bytes, self.object[range.start as usize..range.end as usize]);
+        asked.elapsed().as_millis() as u64
+    }
+
+    /// Reads begun, reads hedged, reads that were dropped before their end.
+    fn counts(&self) -> (u64, u64, u64) {
+        let begun = self.slow.begun.load(Relaxed);
+        assert_eq!(self.counters.requests().get, begun, "both reads are counted");
+        assert_eq!(self.slow.under_way.load(Relaxed), 0, "a loser still reads");
+        (begun, self.counters.requests().hedged, begun - self.slow.finished.load(Relaxed))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healthy_read_is_sent_once() {
+    let bench = Bench::new([]).await;
+    assert_eq!(bench.read(0..100).await, 21);
+    assert_eq!(bench.read(0..1024 * KIB).await, 36);
+    assert_eq!(bench.counts(), (2, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_is_asked_for_again() {
+    let bench = Bench::new([slowness(10_000, 1)]).await;
+    // Nine times 15 ms, then a healthy read.
+    assert_eq!(bench.read(0..100).await, 135 + 21);
+    assert_eq!(bench.counts(), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_first_answer_still_wins_over_a_later_second() {
+    let bench = Bench::new([slowness(140, 1), slowness(5_000, 1)]).await;
+    assert_eq!(bench.read(0..100).await, 141);
+    assert_eq!(bench.counts(), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_finished_by_a_second_read() {
+    let bench = Bench::new([slowness(20, 60)]).await;
+    // Due after 9 × (15 ms + 1 MiB / 150 MB/s) = 197.9 ms, when two of sixteen pieces are there.
+    assert_eq!(bench.read(0..1024 * KIB).await, 197 + 20 + 14 + 1);
+    assert_eq!(bench.counts(), (2, 1, 1));
+    let ranges = bench.slow.ranges.lock().expect("no holder panics").clone();
+    assert_eq!(ranges, [0..1024 * KIB, 128 * KIB..1024 * KIB].map(|range| Some(GetRange::Bounded(range))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_second_read_leaves_the_first() {
+    let bench = Bench::new([slowness(300, 1), Slowness { fails: true, ..HEALTHY }]).await;
+    assert_eq!(bench.read(0..100).await, 301);
+    let both = Slowness { fails: true, ..slowness(300, 1) };
+    let bench = Bench::new([both, both]).await;
+    let error = bench.store.get(&Path::from(OBJECT)).await.expect_err("both fail");
+    assert!(error.to_string().contains("asked to fail"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_its_time_is_not_the_stores_fault() {
+    let bench = Bench::new([]).await;
+    let mut stream = bench.store.get(&Path::from(OBJECT)).await.expect("readable").into_stream();
+    while let Some(chunk) = stream.next().await {
+        chunk.expect("readable");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(bench.counts(), (1, 0, 0));
+}
+
+/// A pipe ten times slower than expected is no reason to send everything twice.
+#[tokio::test(start_paused = true)]
+async fn a_slow_pipe_is_learnt() {
+    let bench = Bench::new((0..100).map(|_| slowness(20, 40))).await;
+    for _ in 0..10 {
+        bench.read(0..1024 * KIB).await;
+    }
+    let (_, hedged, _) = bench.counts();
+    assert!(hedged <= HEDGES_AT_START, "{hedged} hedges of 10 reads through a slow pipe");
+}
+
+/// 5 % of 10,000 reads are slow: ten times what the budget pays for.
+#[tokio::test(start_paused = true)]
+async fn the_budget_holds() {
+    let reads = 10_000;
+    let script = (0..2 * reads).map(|read| if read % 20 == 7 { slowness(1_000, 1) } else { HEALTHY });
+    let bench = Bench::new(script).await;
+    for _ in 0..reads {
+        bench.read(0..100).await;
+    }
+    let (begun, hedged, _) = bench.counts();
+    assert_eq!(begun, reads + hedged, "a hedge is one read more");
+    let most = reads / READS_PER_HEDGE + HEDGES_AT_START;
+    assert!(hedged <= most, "{hedged} hedges of {reads} reads, {most} allowed");
+    assert!(hedged >= most - 1, "{hedged} hedges of {reads} reads, though there were reasons for more");
+}
+
+/// After much reading without trouble no more than a few are sent again at once.
+#[tokio::test(start_paused = true)]
+async fn savings_are_bounded() {
+    let script = (0..4_000).map(|_| HEALTHY).chain((0..100).map(|_| slowness(1_000, 1)));
+    let bench = Bench::new(script).await;
+    for _ in 0..4_000 {
+        bench.read(0..100).await;
+    }
+    for _ in 0..50 {
+        bench.read(0..100).await;
+    }
+    let (_, hedged, _) = bench.counts();
+    assert_eq!(hedged, HEDGES_SAVED_MAX);
+}

@@ -1,0 +1,146 @@
+//! Many users at once: on functions that they share, and on a coordinator that has one pipe for all of them.
+
+use std::time::Instant;
+
+use futures::future::try_join_all;
+use gust::config::{Config, Target};
+use gust::session::Session;
+use gust_tests::cloud;
+use gust_tests::query::run_with_events;
+use gust_tests::s3::{S3Server, Shape, accounts};
+use gust_tests::stats::{median, quantile};
+use serde::Serialize;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::cloud_table::CloudTable;
+use super::cpu::{Cpu, Shares};
+use super::tax::sibling;
+use super::workload::Concurrency;
+use super::{Bound, Outcome};
+
+/// What all users together saw.
+#[derive(Serialize)]
+struct Side {
+    place: &'static str,
+    /// Each query's seconds, from its text to its last row.
+    latencies: Vec<f64>,
+    seconds: f64,
+    cpu: Shares,
+    requests: u64,
+    bytes: u64,
+    pipes: usize,
+    all_as_asked: bool,
+}
+
+impl Side {
+    fn per_second(&self) -> f64 {
+        self.latencies.len() as f64 / self.seconds
+    }
+}
+
+pub async fn measure(
+    concurrency: &Concurrency,
+    shape: &Shape,
+    data: &CloudTable,
+    users: usize,
+) -> anyhow::Result<Outcome> {
+    let server = S3Server::start()?;
+    let create = data.put(&server, "t").await?;
+    let query = data.query(concurrency.columns);
+    let mut sides = Vec::new();
+    for (place, target) in [("functions", Target::Processes), ("local", Target::Local)] {
+        let folder = TempDir::new()?;
+        let config = Config { on: target, functions_max: concurrency.functions, ..Config::default() };
+        server.set_shape(None);
+        let session = cloud::session(&server, config, &sibling("bootstrap_under_test")?, folder.path())?;
+        run_with_events(&session, &create).await?;
+        // Starts every function and reads the footers.
+        run_with_events(&session, &query).await?;
+        server.set_shape(Some(shape.clone()));
+        server.take_requests();
+        let side = side(place, &session, &server, &query, users, concurrency.rounds).await;
+        session.close().await;
+        sides.push(side?);
+    }
+    Ok(outcome(concurrency, users, &sides))
+}
+
+async fn side(
+    place: &'static str,
+    session: &Session,
+    server: &S3Server,
+    query: &str,
+    users: usize,
+    rounds: usize,
+) -> anyhow::Result<Side> {
+    let cpu = Cpu::now()?;
+    let started = Instant::now();
+    let user = async || {
+        let (mut latencies, mut as_asked) = (Vec::new(), true);
+        for _ in 0..rounds {
+            let asked = Instant::now();
+            let (_, report, _) = run_with_events(session, query).await?;
+            latencies.push(asked.elapsed().as_secs_f64());
+            as_asked &=
+                report.fragments_adopted == report.fragments && (report.fragments > 0) == (place == "functions");
+        }
+        anyhow::Ok((latencies, as_asked))
+    };
+    let answers = try_join_all((0..users).map(|_| user())).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu = Cpu::now()?.shares_since(&cpu);
+    let accounts = accounts(&server.take_requests());
+    Ok(Side {
+        place,
+        all_as_asked: answers.iter().all(|(_, as_asked)| *as_asked),
+        latencies: answers.into_iter().flat_map(|(latencies, _)| latencies).collect(),
+        seconds,
+        cpu,
+        requests: accounts.values().flat_map(|account| account.requests.values()).sum(),
+        bytes: server.passed_bytes().values().sum(),
+        pipes: accounts.values().filter(|account| account.bytes_read > 0).count(),
+    })
+}
+
+fn outcome(concurrency: &Concurrency, users: usize, sides: &[Side]) -> Outcome {
+    let mut table = vec![
+        format!("{users} users, {} queries each, one after the other", concurrency.rounds),
+        "place      queries/s  p50 s  p99 s  pipes  requests  MB read  CPU server clients machine".to_owned(),
+    ];
+    let mut validity = Vec::new();
+    for side in sides {
+        let Side { place, latencies, cpu, requests, bytes, pipes, all_as_asked, .. } = side;
+        table.push(format!(
+            "{place:<9}  {:>9.2}  {:>5.2}  {:>5.2}  {pipes:>5}  {requests:>8}  {:>7.1}  {:>10.2} {:>7.2} {:>7.2}",
+            side.per_second(),
+            median(latencies),
+            quantile(latencies, 0.99),
+            *bytes as f64 / 1e6,
+            cpu.server,
+            cpu.clients,
+            cpu.machine,
+        ));
+        let quiet =
+            format!("{place}: server, clients and machine within {:.0} % CPU", 100.0 * concurrency.cpu_share_max);
+        validity.push((quiet, cpu.most() <= concurrency.cpu_share_max));
+        validity.push((format!("{place}: every query ran there"), *all_as_asked));
+    }
+    let p99 = |place: &str| {
+        let side = sides.iter().find(|side| side.place == place);
+        side.map_or(f64::NAN, |side| quantile(&side.latencies, 0.99))
+    };
+    Outcome {
+        name: "concurrency",
+        table,
+        samples: json!(sides),
+        bounds: vec![Bound {
+            what: "p99 on functions over p99 locally".to_owned(),
+            measured: p99("functions") / p99("local"),
+            aim: concurrency.aim_ratio,
+            worst: concurrency.worst_ratio,
+            unit: "",
+        }],
+        validity,
+    }
+}

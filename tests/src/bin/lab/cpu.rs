@@ -1,0 +1,101 @@
+//! Whose CPU time a stretch of a measurement took: the S3 server's, its clients', the whole machine's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use gust_tests::s3;
+use serde::Serialize;
+
+/// CPU time so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Cpu {
+    at: Instant,
+    server: Duration,
+    clients: Duration,
+    machine: Duration,
+}
+
+/// Shares of all cores over a stretch of time, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Shares {
+    pub server: f64,
+    /// This process without the server's threads, and its children.
+    pub clients: f64,
+    /// Everything that runs here, strangers included.
+    pub machine: f64,
+}
+
+impl Cpu {
+    pub fn now() -> anyhow::Result<Self> {
+        let (mut server, mut clients) = (Duration::ZERO, Duration::ZERO);
+        for task in tasks(Path::new("/proc/self"))? {
+            let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+            let side = if name.trim_end() == s3::THREAD_NAME { &mut server } else { &mut clients };
+            *side += run_time(&task);
+        }
+        let own = std::process::id().to_string();
+        for process in fs::read_dir("/proc").context("/proc")?.flatten() {
+            // After the name in brackets: state, then the parent.
+            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            if parent == Some(own.as_str()) {
+                clients += tasks(&process.path())?.iter().map(|task| run_time(task)).sum::<Duration>();
+            }
+        }
+        Ok(Self { at: Instant::now(), server, clients, machine: machine()? })
+    }
+
+    /// What was used since then.
+    pub fn shares_since(&self, then: &Self) -> Shares {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let all = (self.at - then.at).as_secs_f64() * cores;
+        let share = |now: Duration, then: Duration| now.saturating_sub(then).as_secs_f64() / all;
+        Shares {
+            server: share(self.server, then.server),
+            clients: share(self.clients, then.clients),
+            machine: share(self.machine, then.machine),
+        }
+    }
+}
+
+impl Shares {
+    /// The busiest of them.
+    pub fn most(&self) -> f64 {
+        self.server.max(self.clients).max(self.machine)
+    }
+
+    /// The larger of each, for several runs.
+    pub fn or_more(self, other: Self) -> Self {
+        Self {
+            server: self.server.max(other.server),
+            clients: self.clients.max(other.clients),
+            machine: self.machine.max(other.machine),
+        }
+    }
+}
+
+fn tasks(process: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    // A process that has ended meanwhile has none.
+    let Ok(tasks) = fs::read_dir(process.join("task")) else { return Ok(Vec::new()) };
+    Ok(tasks.flatten().map(|task| task.path()).collect())
+}
+
+/// Time on a core, in nanoseconds: the first figure of `schedstat`.
+fn run_time(task: &Path) -> Duration {
+    let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or_default())
+}
+
+/// Busy time of all cores: `/proc/stat`, in hundredths of a second, all columns but idle and waiting for disks.
+fn machine() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> =
+        line.split_whitespace().skip(1).take(8).map(|tick| tick.parse().unwrap_or_default()).collect();
+    let [user, nice, system, _idle, _disk, irq, softirq, steal] = ticks.as_slice() else {
+        anyhow::bail!("/proc/stat begins with `{line}`");
+    };
+    Ok(Duration::from_millis(10 * (user + nice + system + irq + softirq + steal)))
+}

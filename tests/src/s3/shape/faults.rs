@@ -1,0 +1,76 @@
+//! Which requests go wrong, and how: from a seed, the same for the same request in every run. Pure.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde::Deserialize;
+
+/// A way for a request to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// 503 SlowDown, by chance or because the prefix was asked too often.
+    SlowDown,
+    /// 500 InternalError.
+    InternalError,
+    /// The connection is reset before the answer.
+    Reset,
+    /// The connection is reset within the body.
+    ResetInBody,
+    /// The body is shorter than the range that the answer names, and says so nowhere.
+    Truncated,
+}
+
+/// Shares of all requests, each 0 to 1, together at most 1. The last two befall reads only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    pub slow_down: f64,
+    pub internal_error: f64,
+    pub reset: f64,
+    pub reset_in_body: f64,
+    pub truncated: f64,
+}
+
+impl Faults {
+    pub(super) fn draw(&self, rng: &mut StdRng) -> Option<Fault> {
+        let shares = [
+            (self.slow_down, Fault::SlowDown),
+            (self.internal_error, Fault::InternalError),
+            (self.reset, Fault::Reset),
+            (self.reset_in_body, Fault::ResetInBody),
+            (self.truncated, Fault::Truncated),
+        ];
+        let mut drawn: f64 = rng.random();
+        for (share, fault) in shares {
+            if drawn < share {
+                return Some(fault);
+            }
+            drawn -= share;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn shares_are_kept() {
+        let faults =
+            Faults { slow_down: 0.01, internal_error: 0.02, reset: 0.03, reset_in_body: 0.04, truncated: 0.05 };
+        let mut rng = StdRng::seed_from_u64(7);
+        let drawn: Vec<_> = (0..100_000).filter_map(|_| faults.draw(&mut rng)).collect();
+        for (fault, share) in [
+            (Fault::SlowDown, 0.01),
+            (Fault::InternalError, 0.02),
+            (Fault::Reset, 0.03),
+            (Fault::ResetInBody, 0.04),
+            (Fault::Truncated, 0.05),
+        ] {
+            let count = drawn.iter().filter(|drawn| **drawn == fault).count() as f64;
+            assert!((count / 100_000.0 / share - 1.0).abs() < 0.1, "{fault:?}: {count} of 100,000");
+        }
+        assert_eq!((0..1000).filter_map(|_| Faults::default().draw(&mut rng)).count(), 0);
+    }
+}

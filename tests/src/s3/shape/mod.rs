@@ -1,0 +1,226 @@
+//! The time and the troubles of a cloud, laid around the server's answers.
+//!
+//! ```text
+//!  request ─▶ question ─▶ latency ─▶ limits ─▶ faults ─▶ line (upload) ─▶ s3s ─▶ line (body, whole or cut) ─▶
+//!             who, what   quantiles  a prefix  seeded     one pipe for each identity
+//! ```
+//!
+//! Data and rates are scaled by ONE factor, so that a laptop can serve many pipes for as long as a cloud would; latencies
+//! and request rates are not: they are overheads, and their number does not shrink with the data. What a request meets is
+//! drawn from the seed, what it asks for and how often that was asked before: the same in every run, in whatever order
+//! requests come.
+
+mod body;
+mod faults;
+mod latency;
+mod limits;
+mod pipe;
+mod question;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request as HttpRequest;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use s3s::service::S3Service;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+pub use faults::{Fault, Faults};
+pub use latency::Latency;
+pub use limits::RequestLimits;
+pub use pipe::{Bucket, Pipe};
+
+use super::connection::Breaker;
+use super::requests::{Operation, Request, RequestLog};
+use body::{End, shaped};
+use limits::Limiter;
+use question::Question;
+
+/// How the server behaves. What is absent costs nothing.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    pub seed: u64,
+    /// One byte here stands for so many: the pipes below are given in full size.
+    pub scale: f64,
+    /// What each identity has.
+    pub pipe: Option<Pipe>,
+    pub latency: Option<Latency>,
+    pub limits: Option<RequestLimits>,
+    #[serde(default)]
+    pub faults: Faults,
+}
+
+/// A shape in use.
+pub(super) struct Shaper {
+    shape: Shape,
+    started: Instant,
+    log: Arc<RequestLog>,
+    state: Mutex<State>,
+}
+
+struct State {
+    lines: BTreeMap<String, Arc<Line>>,
+    limiter: Option<Limiter>,
+    /// How often each question was asked.
+    asked: HashMap<u64, u64>,
+    fired: BTreeMap<Fault, u64>,
+}
+
+/// The pipe of one identity, and what went through it.
+struct Line {
+    bucket: Option<Mutex<Bucket>>,
+    started: Instant,
+    piece_bytes: u64,
+    passed_bytes: Mutex<u64>,
+}
+
+/// What a request meets.
+struct Fate {
+    latency: Duration,
+    fault: Option<Fault>,
+    /// Where a body is cut, as a share of it.
+    cut: f64,
+}
+
+impl Shaper {
+    pub(super) fn new(shape: Shape, log: Arc<RequestLog>) -> Self {
+        let state = State {
+            lines: BTreeMap::new(),
+            limiter: shape.limits.map(Limiter::new),
+            asked: HashMap::new(),
+            fired: BTreeMap::new(),
+        };
+        Self { shape, started: Instant::now(), log, state: Mutex::new(state) }
+    }
+
+    /// How often each fault befell a request so far.
+    pub(super) fn fired(&self) -> BTreeMap<Fault, u64> {
+        self.lock().fired.clone()
+    }
+
+    /// Bytes that went through the pipe of each identity, both ways.
+    pub(super) fn passed_bytes(&self) -> BTreeMap<String, u64> {
+        let state = self.lock();
+        state.lines.iter().map(|(identity, line)| (identity.clone(), *lock(&line.passed_bytes))).collect()
+    }
+
+    pub(super) async fn answer(&self, service: &S3Service, request: HttpRequest, breaker: &Breaker) -> HttpResponse {
+        let question = Question::of(&request);
+        let fate = self.fate(&question);
+        tokio::time::sleep(fate.latency).await;
+        let fault = self.befalls(&question, &fate);
+        match fault {
+            Some(Fault::SlowDown) => return self.refuse(question, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+            Some(Fault::InternalError) => {
+                return self.refuse(question, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+            }
+            Some(Fault::Reset) => {
+                breaker.break_off();
+                return StatusCode::OK.into_response();
+            }
+            Some(Fault::ResetInBody | Fault::Truncated) | None => {}
+        }
+        let line = self.line(&question.identity);
+        line.pass(question.body_bytes).await;
+        let mut response = super::call(service, request).await;
+        let bytes = response.body().size_hint().exact().or_else(|| content_length(&response)).unwrap_or_default();
+        if bytes == 0 || question.operation == Operation::Head {
+            return response;
+        }
+        let cut = (bytes as f64 * fate.cut) as u64;
+        let (end, length) = match fault {
+            Some(Fault::ResetInBody) => (End::Breaks(cut, breaker.clone()), bytes),
+            Some(Fault::Truncated) => (End::After(cut), cut),
+            _ => (End::Whole, bytes),
+        };
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        response.map(|body| shaped(body, line, end))
+    }
+
+    /// What the request meets: the same for the same question at the same time of asking.
+    fn fate(&self, question: &Question) -> Fate {
+        let mut state = self.lock();
+        let nth = state.asked.entry(question.hash).or_default();
+        *nth += 1;
+        let seed = self.shape.seed ^ question.hash ^ nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let latency = self.shape.latency.as_ref().map_or(0.0, |latency| latency.seconds(rng.random()));
+        let fault = self.shape.faults.draw(&mut rng);
+        Fate { latency: Duration::from_secs_f64(latency), fault, cut: rng.random() }
+    }
+
+    /// The fault that befalls the request, noted.
+    fn befalls(&self, question: &Question, fate: &Fate) -> Option<Fault> {
+        let mut state = self.lock();
+        let now = self.started.elapsed();
+        let limiter = state.limiter.as_mut();
+        let throttled = limiter.is_some_and(|limiter| !limiter.takes(now, question.operation, &question.key));
+        let reads = question.operation == Operation::Get;
+        let fault = match fate.fault {
+            _ if throttled => Some(Fault::SlowDown),
+            Some(Fault::ResetInBody | Fault::Truncated) if !reads => None,
+            fault => fault,
+        };
+        if let Some(fault) = fault {
+            *state.fired.entry(fault).or_default() += 1;
+        }
+        fault
+    }
+
+    fn refuse(&self, question: Question, status: StatusCode, code: &str) -> HttpResponse {
+        let Question { operation, key, identity, .. } = question;
+        self.log.push(Request { operation, key, identity, bytes: 0..0, refused: Some(status.as_u16()) });
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>as shaped</Message></Error>"
+        );
+        (status, [(header::CONTENT_TYPE, "application/xml")], body).into_response()
+    }
+
+    fn line(&self, identity: &str) -> Arc<Line> {
+        let mut state = self.lock();
+        let new = || Arc::new(Line::new(&self.shape, self.started));
+        Arc::clone(state.lines.entry(identity.to_owned()).or_insert_with(new))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Line {
+    fn new(shape: &Shape, started: Instant) -> Self {
+        let pipe = shape.pipe.map(|pipe| pipe.scaled(shape.scale));
+        // About fifty pieces a second: fine enough for streams to share the pipe, coarse enough to cost nothing.
+        let piece_bytes = pipe.map_or(u64::MAX, |pipe| ((pipe.refill_bytes_per_second / 50.0) as u64).max(1024));
+        let bucket = pipe.map(|pipe| Mutex::new(Bucket::new(pipe)));
+        Self { bucket, started, piece_bytes, passed_bytes: Mutex::default() }
+    }
+
+    fn piece_bytes(&self) -> u64 {
+        self.piece_bytes
+    }
+
+    /// Returns when `bytes` have passed.
+    async fn pass(&self, bytes: u64) {
+        *lock(&self.passed_bytes) += bytes;
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| bytes > 0) {
+            let passed = lock(bucket).pass(self.started.elapsed(), bytes);
+            tokio::time::sleep_until(self.started + passed).await;
+        }
+    }
+}
+
+fn content_length(response: &axum::http::Response<Body>) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

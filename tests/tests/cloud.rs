@@ -1,0 +1,170 @@
+//! The cloud-shaped S3 server: each trouble fires, and a client gets through it or notices.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gust::config::{Config, Target};
+use gust_tests::query::{assert_remote, plain, run};
+use gust_tests::s3::shape::{Faults, Latency, Pipe, RequestLimits};
+use gust_tests::s3::{Fault, Operation, S3Server, Shape, accounts, identity};
+use gust_tests::{cloud, tpch};
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use tempfile::TempDir;
+
+const PLAIN: Shape = Shape {
+    seed: 1,
+    scale: 1.0,
+    pipe: None,
+    latency: None,
+    limits: None,
+    faults: Faults { slow_down: 0.0, internal_error: 0.0, reset: 0.0, reset_in_body: 0.0, truncated: 0.0 },
+};
+
+fn object(bytes: usize) -> Bytes {
+    (0..bytes).map(|index| (index * 7 % 251) as u8).collect::<Vec<_>>().into()
+}
+
+/// A server with one object, and a client with the retries that gust has.
+async fn server(name: &str) -> (S3Server, Arc<dyn ObjectStore>) {
+    let server = S3Server::start().expect("a server on loopback");
+    let store = fragment_fn::connect(&cloud::access(&server, name)).expect("a client of it");
+    store.put(&Key::from("t/object"), object(300_000).into()).await.expect("put");
+    server.take_requests();
+    (server, store)
+}
+
+async fn read(store: &dyn ObjectStore, start: u64) -> object_store::Result<Bytes> {
+    let range = Some(GetRange::Bounded(start..start + 100_000));
+    let options = GetOptions { range, ..Default::default() };
+    store.get_opts(&Key::from("t/object"), options).await?.bytes().await
+}
+
+#[tokio::test]
+async fn each_identity_has_a_pipe_and_an_account() {
+    let (server, one) = server("one").await;
+    let two = fragment_fn::connect(&cloud::access(&server, "two")).expect("a client");
+    let rate = 4e6;
+    let pipe =
+        Pipe { burst_once_bytes: 0.0, burst_bytes: 0.0, line_bytes_per_second: 1e9, refill_bytes_per_second: rate };
+    server.set_shape(Some(Shape { scale: 4.0, pipe: Some(pipe), ..PLAIN }));
+    let began = Instant::now();
+    let (a, b, c) = tokio::join!(read(one.as_ref(), 0), read(one.as_ref(), 100_000), read(two.as_ref(), 0));
+    let took = began.elapsed();
+    assert_eq!(a.expect("read"), object(300_000)[..100_000]);
+    assert_eq!(b.expect("read"), object(300_000)[100_000..200_000]);
+    assert_eq!(c.expect("read").len(), 100_000);
+    // Not sooner than the busier pipe allows: a quarter of the rate.
+    assert!(took >= Duration::from_secs_f64(200_000.0 / (rate / 4.0)), "{took:?}");
+    let (one, two) = (identity::access_key("one"), identity::access_key("two"));
+    assert_eq!(server.passed_bytes(), BTreeMap::from([(one.clone(), 200_000), (two.clone(), 100_000)]));
+    let accounts = accounts(&server.take_requests());
+    assert_eq!((accounts[&one].bytes_read, accounts[&two].bytes_read), (200_000, 100_000));
+    assert_eq!(accounts[&one].requests, BTreeMap::from([(Operation::Get, 2)]));
+}
+
+/// A fault, what gust's own client makes of it, and what the server says that it was asked.
+#[tokio::test]
+async fn each_fault_fires_and_a_client_comes_through() {
+    for (faults, fault) in [
+        (Faults { slow_down: 0.4, ..Faults::default() }, Fault::SlowDown),
+        (Faults { internal_error: 0.4, ..Faults::default() }, Fault::InternalError),
+        (Faults { reset: 0.4, ..Faults::default() }, Fault::Reset),
+        (Faults { reset_in_body: 0.4, ..Faults::default() }, Fault::ResetInBody),
+    ] {
+        let (server, store) = server("one").await;
+        server.set_shape(Some(Shape { faults, ..PLAIN }));
+        let starts = (0..10).map(|part| part * 20_000);
+        let reads = futures::future::join_all(starts.clone().map(|start| read(store.as_ref(), start))).await;
+        for (start, bytes) in starts.zip(reads) {
+            let bytes = bytes.unwrap_or_else(|error| panic!("{fault:?} at {start}: {error}"));
+            assert_eq!(bytes, object(300_000)[start as usize..start as usize + 100_000], "{fault:?} at {start}");
+        }
+        let fired = server.fired();
+        assert_eq!(fired.keys().copied().collect::<Vec<_>>(), [fault]);
+        let requests = server.take_requests();
+        let refused = requests.iter().filter(|request| request.refused.is_some()).count() as u64;
+        let noted = match fault {
+            Fault::SlowDown | Fault::InternalError => fired[&fault],
+            Fault::Reset | Fault::ResetInBody | Fault::Truncated => 0,
+        };
+        assert_eq!(refused, noted, "{requests:?}");
+        if fault == Fault::ResetInBody {
+            // Sent again from where it broke off, not from the start.
+            assert_eq!(requests.len() as u64, 10 + fired[&fault]);
+        }
+    }
+}
+
+/// Such a body looks whole to object_store; what comes through gust's own decorators does not.
+#[tokio::test]
+async fn a_truncated_body_is_noticed() {
+    let (server, store) = server("one").await;
+    server.set_shape(Some(Shape { faults: Faults { truncated: 1.0, ..Faults::default() }, ..PLAIN }));
+    let short = read(store.as_ref(), 0).await.expect("taken for whole");
+    assert!(short.len() < 100_000, "{} bytes came", short.len());
+    assert_eq!(server.fired(), BTreeMap::from([(Fault::Truncated, 1)]));
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = Config { on: Target::Local, ..Config::default() };
+    let session = cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref(), folder.path());
+    let session = session.expect("a session");
+    let error = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
+    let error = read(error.as_ref(), 0).await.expect_err("a part of the bytes");
+    assert!(error.to_string().contains("bytes came of 100000 asked for"), "{error}");
+}
+
+#[tokio::test]
+async fn the_same_seed_is_the_same_story() {
+    let faults = Faults { slow_down: 0.2, internal_error: 0.2, reset_in_body: 0.2, ..Faults::default() };
+    let mut stories = Vec::new();
+    for (seed, backwards) in [(1, false), (1, true), (2, false)] {
+        let (server, store) = server("one").await;
+        server.set_shape(Some(Shape { seed, faults, ..PLAIN }));
+        let mut starts: Vec<u64> = (0..20).map(|part| part * 10_000).collect();
+        if backwards {
+            starts.reverse();
+        }
+        futures::future::join_all(starts.into_iter().map(|start| read(store.as_ref(), start))).await;
+        stories.push(server.fired());
+    }
+    assert_eq!(stories[0], stories[1], "in whatever order requests come");
+    assert_ne!(stories[0], stories[2]);
+}
+
+/// Functions with identities of their own read a throttled table through a slow network: the rows are right, and the
+/// server tells who read what.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_gets_through_a_store_that_asks_to_slow_down() {
+    let server = S3Server::start().expect("a server");
+    let upload = server.store().expect("a client");
+    let tables = tpch::tables(env!("CARGO_TARGET_TMPDIR").as_ref()).expect("tables");
+    let files = tables.folder(gust::demo::table::TpchTable::LineItem);
+    for file in std::fs::read_dir(&files).expect("made").map(|file| file.expect("readable").path()) {
+        let key = Key::from(format!("lineitem/{}", file.file_name().unwrap().display()));
+        upload.put(&key, std::fs::read(&file).expect("readable").into()).await.expect("put");
+    }
+    let sql = "SELECT l_returnflag, count(*) AS n, sum(l_quantity) FROM lineitem GROUP BY 1 ORDER BY 1";
+    let create = |location: &str| format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{location}'");
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = Config { on: Target::Processes, functions_max: 4, ..Config::default() };
+    let function = env!("CARGO_BIN_EXE_bootstrap_under_test");
+    let session = cloud::session(&server, config, function.as_ref(), folder.path()).expect("a session");
+    run(&session, &create(&server.url("lineitem/"))).await.expect("a table");
+
+    let latency = Latency { least_ms: 5.0, longer_ms: vec![(0.5, 10.0), (0.01, 30.0)], worst_ms: 100.0 };
+    let limits = RequestLimits { reads_per_second: 25.0, writes_per_second: 25.0, burst: 2.0 };
+    server.set_shape(Some(Shape { latency: Some(latency), limits: Some(limits), ..PLAIN }));
+    server.take_requests();
+    let (rows, report) = run(&session, sql).await.expect("rows");
+    assert_remote(&report, "a throttled store");
+    assert_eq!(rows, plain(&[create(&format!("{}/", files.display()))], sql).await);
+    assert!(server.fired()[&Fault::SlowDown] > 0, "{:?}", server.fired());
+    let accounts = accounts(&server.take_requests());
+    let functions = accounts.iter().filter(|(who, _)| who.starts_with(&identity::access_key("function")));
+    let read: Vec<u64> = functions.map(|(_, account)| account.bytes_read).collect();
+    assert_eq!(read.len(), 4, "{accounts:?}");
+    assert_eq!(read.iter().sum::<u64>(), report.functions.bytes_read, "what was metered is what was served");
+    session.close().await;
+}
