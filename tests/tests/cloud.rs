@@ -30,7 +30,7 @@ fn object(bytes: usize) -> Bytes {
 /// A server with one object, and a client with the retries that gust has.
 async fn server(name: &str) -> (S3Server, Arc<dyn ObjectStore>) {
     let server = S3Server::start().expect("a server on loopback");
-    let store = fragment_fn::connect(&cloud::access(&server, name)).expect("a client of it");
+    let store = fragment_fn::connect(&cloud::access(&server, name), None).expect("a client of it");
     store.put(&Key::from("t/object"), object(300_000).into()).await.expect("put");
     server.take_requests();
     (server, store)
@@ -45,7 +45,7 @@ async fn read(store: &dyn ObjectStore, start: u64) -> object_store::Result<Bytes
 #[tokio::test]
 async fn each_identity_has_a_pipe_and_an_account() {
     let (server, one) = server("one").await;
-    let two = fragment_fn::connect(&cloud::access(&server, "two")).expect("a client");
+    let two = fragment_fn::connect(&cloud::access(&server, "two"), None).expect("a client");
     let rate = 4e6;
     let pipe =
         Pipe { burst_once_bytes: 0.0, burst_bytes: 0.0, line_bytes_per_second: 1e9, refill_bytes_per_second: rate };
