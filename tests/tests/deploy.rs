@@ -46,7 +46,7 @@ const COORDINATOR: [(&str, &str, &str); 9] = [
     ("s3:GetBucketLocation", "coordinator/src/session/doctor.rs", ".get_bucket_location()"),
     ("s3:ListBucket", "coordinator/src/exec/query.rs", "store.list("),
     ("s3:DeleteObject", "coordinator/src/exec/query.rs", "store.delete("),
-    ("s3:PutObject", "coordinator/src/exec/run.rs", "store.put("),
+    ("s3:PutObject", "coordinator/src/exec/travel.rs", "store.put("),
     ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
 ];
 const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
@@ -194,21 +194,23 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
     let setup = tables.upload(store.as_ref(), &format!("s3://{name}-lake")).await.expect("uploaded");
     let setup_file = stack.folder.path().join("tables.sql");
     std::fs::write(&setup_file, setup.join(";\n")).expect("writable");
-    let gust = |arguments: &[&str]| {
+    let gust = |arguments: &[&str], sql: &str| {
         let mut command = Command::new(GUST);
         // As a user of LocalStack has it: any keys do.
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").args(arguments);
-        command.arg("--config").arg(&config);
+        let sql_file = stack.folder.path().join("query.sql");
+        std::fs::write(&sql_file, sql).expect("writable");
+        command.arg("--config").arg(&config).stdin(std::fs::File::open(sql_file).expect("written"));
         let output = command.output().expect("gust");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output
     };
-    let doctor = String::from_utf8(gust(&["doctor"]).stdout).expect("text");
+    let doctor = String::from_utf8(gust(&["doctor"], "").stdout).expect("text");
     assert!(doctor.contains("ok   function 2"), "{doctor}");
     for number in [1, 3, 6, 12, 18] {
         let arguments = ["query", "--on", "lambda", "--format", "arrow", "--report", "json", "--setup"];
         let setup_file = setup_file.display().to_string();
-        let output = gust(&[arguments.as_slice(), &[setup_file.as_str(), queries::query(number)]].concat());
+        let output = gust(&[arguments.as_slice(), &[setup_file.as_str()]].concat(), queries::query(number));
         let report: serde_json::Value = serde_json::from_slice(&output.stderr).expect("a report");
         assert_eq!(report["fragments_adopted"], report["fragments"], "{report}");
         assert!(report["fragments"].as_u64() > Some(0) && report["fell_back"].is_null(), "{report}");

@@ -27,15 +27,15 @@ async fn what_ends_a_function_is_told_apart() {
         ("memory:400", Kind::OutOfMemory, "all of its 256 MB"),
     ];
     for (fault, kind, expect) in cases {
+        let before = echo_of(&subject.invoker.invoke(request("echo")).await);
         let invocation = subject.invoker.invoke(request(fault)).await;
         let error = invocation.outcome.as_ref().expect_err(fault);
         assert_eq!(error.kind, kind, "{fault}: {invocation:?}");
         assert!(error.message.contains(expect), "{fault}: {error}");
         assert!(invocation.log_tail.contains(&format!("fault fired: {fault}")), "{invocation:?}");
         assert!(matches!(invocation.billing, Billing::Reported { memory_mb: 256, .. }), "{invocation:?}");
-        let next = subject.invoker.invoke(request("echo")).await;
-        echo_of(&next);
-        assert_eq!(next.cold, Some(true), "a new environment follows {fault}");
+        let after = echo_of(&subject.invoker.invoke(request("echo")).await);
+        assert_ne!(after.process_id, before.process_id, "a new process follows {fault}");
     }
     echo_of(&subject.invoker.invoke(request("memory:100")).await);
 }

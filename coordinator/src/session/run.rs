@@ -132,12 +132,11 @@ impl Session {
     }
 
     /// With what functions reach S3: their own role on Lambda, the coordinator's credentials on its own machine.
-    async fn store_credentials(&self) -> Result<StoreCredentials, QueryError> {
-        if self.functions.target() == Target::Lambda {
-            return Ok(StoreCredentials::Own);
+    async fn store_credentials(&self) -> StoreCredentials {
+        match self.functions.target() {
+            Target::Lambda => StoreCredentials::Own,
+            _ => StoreCredentials::Lent(self.stores.lendable().await),
         }
-        let lent = self.stores.lendable().await;
-        lent.map(StoreCredentials::Lent).map_err(|error| QueryError::Functions(error.to_string()))
     }
 
     pub(super) async fn query_context(
@@ -154,7 +153,7 @@ impl Session {
             model: self.model(capacity.lanes),
             exchange: self.functions.exchange().clone(),
             limits: capacity.limits,
-            credentials: self.store_credentials().await?,
+            credentials: self.store_credentials().await,
             options: function_options(self.context.state().config()),
         })
     }

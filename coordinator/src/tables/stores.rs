@@ -13,7 +13,7 @@ use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use url::{Position, Url};
 
-use crate::aws::{ChainCredentials, NoCredentials};
+use crate::aws::ChainCredentials;
 use crate::config::S3Config;
 use crate::exec::StoreCredentials;
 
@@ -72,16 +72,23 @@ impl Stores {
     }
 
     /// The credentials of now as object_store's settings, for functions on this machine; nothing where the configuration
-    /// names keys (they travel with each store), or where no store of S3 is in use.
-    pub async fn lendable(&self) -> std::result::Result<BTreeMap<String, String>, NoCredentials> {
+    /// names keys (they travel with each store), where no store of S3 is in use, or where there are none: then functions use their own.
+    pub async fn lendable(&self) -> BTreeMap<String, String> {
         let uses_s3 = self.open.lock().expect("no holder panics").keys().any(|url| url.starts_with("s3"));
         if !uses_s3 || self.s3.access_key_id.is_some() {
-            return Ok(BTreeMap::new());
+            return BTreeMap::new();
         }
-        let AwsCredential { key_id, secret_key, token } = &*self.credentials.current().await?;
+        let current = match self.credentials.current().await {
+            Ok(current) => current,
+            Err(error) => {
+                tracing::debug!(%error, "functions are lent no credentials");
+                return BTreeMap::new();
+            }
+        };
+        let AwsCredential { key_id, secret_key, token } = &*current;
         let values = [Some(key_id), Some(secret_key), token.as_ref()];
         let pairs = StoreCredentials::KEYS.into_iter().zip(values);
-        Ok(pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect())
+        pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect()
     }
 
     /// The order matters: a read that is sent again is counted twice.
