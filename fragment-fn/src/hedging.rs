@@ -5,12 +5,13 @@
 //!
 //! ```text
 //!  get ─► first byte due: multiple × latency ──► late: the same GET again, the first answer is used
-//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──► late: a GET of what is missing, which
-//!         is taken from whoever has all of it first
+//!     ├─► each next byte due: multiple × latency ──┐
+//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──┴─► late: a GET of what is missing, which is
+//!         taken from whoever has all of it first
 //! ```
 //!
-//! Only a read that is slow beside this client's own others is sent again: where the pipe is slow, the rate falls, and a
-//! second read would go through the same pipe. It stands outside the decorator that counts, so that both reads are
+//! Only a body that is slow beside this client's own others is sent again: a second read would go through the same pipe. Until
+//! a first one has shown the pipe's rate, only silence counts. It stands outside the decorator that counts, so that both reads are
 //! counted. A body that ends before its range does is an error, late or not. Non-goals: writes, heads and lists; local files; bodies longer than [`REST_BYTES_MAX`].
 
 use std::fmt::{Display, Formatter};
@@ -96,16 +97,16 @@ impl Hedger {
         self.credit.fetch_update(Relaxed, Relaxed, |credit| credit.checked_sub(READS_PER_HEDGE)).is_ok()
     }
 
-    fn first_byte_max(&self) -> Duration {
+    fn silence_max(&self) -> Duration {
         self.expectation.latency.mul_f64(self.expectation.multiple)
     }
 
-    fn last_byte_max(&self, bytes: u64) -> Duration {
-        let Expectation { latency, bytes_per_second, multiple } = self.expectation;
-        let seen = *self.rate.lock().expect("no holder panics");
-        let rate = seen.map_or(bytes_per_second, |seen| seen.min(bytes_per_second));
+    /// From the question to the last byte; None while the pipe is not known.
+    fn last_byte_max(&self, bytes: u64) -> Option<Duration> {
+        let seen = (*self.rate.lock().expect("no holder panics"))?;
+        let rate = seen.min(self.expectation.bytes_per_second);
         let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64;
-        latency.mul_f64(multiple) + Duration::from_secs_f64(multiple * shared / rate)
+        Some(self.silence_max() + Duration::from_secs_f64(self.expectation.multiple * shared / rate))
     }
 
     /// A body has come whole.
@@ -167,7 +168,7 @@ impl HedgedStore {
     /// Waits for the first byte, from a second read if need be.
     async fn answer(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {
         let mut first = self.inner.get_opts(location, options.clone());
-        match timeout(self.hedger.first_byte_max(), &mut first).await {
+        match timeout(self.hedger.silence_max(), &mut first).await {
             Ok(answer) => answer,
             Err(_) if self.hedger.spend() => {
                 self.counters.note_hedge();
@@ -203,8 +204,10 @@ struct Body {
     whole: Range<u64>,
     /// What has not come yet.
     rest: Range<u64>,
-    /// How much longer it may be waited for; None once the read was hedged or may not be.
+    /// How much longer the last byte may be waited for.
     patience: Option<Duration>,
+    /// Whether it may be sent again at all.
+    may_hedge: bool,
     waited: Duration,
 }
 
@@ -212,18 +215,17 @@ impl Body {
     /// The next bytes; time in which nobody asks for them does not count.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let asked = Instant::now();
-        let next = match self.patience {
-            None => self.stream.next().await,
-            Some(patience) => match timeout(patience, self.stream.next()).await {
-                Ok(next) => next,
-                Err(_) if self.rest_bytes() <= REST_BYTES_MAX && self.reader.0.spend() => {
-                    return self.race().await.map(Some);
-                }
-                Err(_) => {
-                    self.patience = None;
-                    self.stream.next().await
-                }
-            },
+        let silence_max = self.reader.0.silence_max();
+        let due = self.patience.map_or(silence_max, |patience| patience.min(silence_max));
+        let next = match timeout(due, self.stream.next()).await {
+            Ok(next) => next,
+            Err(_) if self.may_hedge && self.rest_bytes() <= REST_BYTES_MAX && self.reader.0.spend() => {
+                return self.race().await.map(Some);
+            }
+            Err(_) => {
+                self.may_hedge = false;
+                self.stream.next().await
+            }
         };
         let waited = asked.elapsed();
         self.waited += waited;
@@ -265,7 +267,7 @@ impl Body {
         };
         let bytes = first_success(Box::pin(on), Box::pin(again)).await?;
         self.rest.start = self.rest.end;
-        self.patience = None;
+        self.may_hedge = false;
         // Says nothing about the pipe's rate.
         self.whole = self.rest.clone();
         Ok(bytes)
@@ -299,9 +301,7 @@ impl ObjectStore for HedgedStore {
         let GetResult { payload, meta, range, attributes } = self.answer(location, &options).await?;
         let payload = match payload {
             GetResultPayload::Stream(stream) => {
-                let due = self.hedger.last_byte_max(range.end - range.start).saturating_sub(asked.elapsed());
-                // Without an etag the rest might come from another object.
-                let patience = meta.e_tag.is_some().then_some(due);
+                let due = self.hedger.last_byte_max(range.end - range.start);
                 let options = GetOptions { if_match: meta.e_tag.clone(), ..options };
                 let body = Body {
                     inner: Arc::clone(&self.inner),
@@ -312,7 +312,9 @@ impl ObjectStore for HedgedStore {
                     stream,
                     whole: range.clone(),
                     rest: range.clone(),
-                    patience,
+                    patience: due.map(|due| due.saturating_sub(asked.elapsed())),
+                    // Without an etag the rest might come from another object.
+                    may_hedge: meta.e_tag.is_some(),
                     waited: Duration::ZERO,
                 };
                 let chunks = futures::stream::try_unfold(body, |mut body| async move {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gust::config::{Config, Target};
-use gust_tests::query::{assert_remote, plain, run};
+use gust_tests::query::{plain, run};
+use gust_tests::s3::identity::{FUNCTION, access_key};
 use gust_tests::s3::shape::{Faults, Latency, Pipe, RequestLimits};
-use gust_tests::s3::{Fault, Operation, S3Server, Shape, accounts, identity};
+use gust_tests::s3::{Fault, Operation, S3Server, Shape, accounts};
 use gust_tests::{cloud, tpch};
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
-use tempfile::TempDir;
 
 const PLAIN: Shape = Shape {
     seed: 1,
@@ -58,7 +58,7 @@ async fn each_identity_has_a_pipe_and_an_account() {
     assert_eq!(c.expect("read").len(), 100_000);
     // Not sooner than the busier pipe allows: a quarter of the rate.
     assert!(took >= Duration::from_secs_f64(200_000.0 / (rate / 4.0)), "{took:?}");
-    let (one, two) = (identity::access_key("one"), identity::access_key("two"));
+    let (one, two) = (access_key("one"), access_key("two"));
     assert_eq!(server.passed_bytes(), BTreeMap::from([(one.clone(), 200_000), (two.clone(), 100_000)]));
     let accounts = accounts(&server.take_requests());
     assert_eq!((accounts[&one].bytes_read, accounts[&two].bytes_read), (200_000, 100_000));
@@ -106,12 +106,10 @@ async fn a_truncated_body_is_noticed() {
     let short = read(store.as_ref(), 0).await.expect("taken for whole");
     assert!(short.len() < 100_000, "{} bytes came", short.len());
     assert_eq!(server.fired(), BTreeMap::from([(Fault::Truncated, 1)]));
-    let folder = TempDir::new().expect("a temporary folder");
     let config = Config { on: Target::Local, ..Config::default() };
-    let session = cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref(), folder.path());
-    let session = session.expect("a session");
-    let error = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
-    let error = read(error.as_ref(), 0).await.expect_err("a part of the bytes");
+    let session = cloud::session(&server, config, "no function".as_ref()).expect("a session");
+    let watched = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
+    let error = read(watched.as_ref(), 0).await.expect_err("a part of the bytes");
     assert!(error.to_string().contains("bytes came of 100000 asked for"), "{error}");
 }
 
@@ -147,22 +145,22 @@ async fn a_query_gets_through_a_store_that_asks_to_slow_down() {
     }
     let sql = "SELECT l_returnflag, count(*) AS n, sum(l_quantity) FROM lineitem GROUP BY 1 ORDER BY 1";
     let create = |location: &str| format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{location}'");
-    let folder = TempDir::new().expect("a temporary folder");
     let config = Config { on: Target::Processes, functions_max: 4, ..Config::default() };
     let function = env!("CARGO_BIN_EXE_bootstrap_under_test");
-    let session = cloud::session(&server, config, function.as_ref(), folder.path()).expect("a session");
+    let session = cloud::session(&server, config, function.as_ref()).expect("a session");
     run(&session, &create(&server.url("lineitem/"))).await.expect("a table");
 
     let latency = Latency { least_ms: 5.0, longer_ms: vec![(0.5, 10.0), (0.01, 30.0)], worst_ms: 100.0 };
-    let limits = RequestLimits { reads_per_second: 25.0, writes_per_second: 25.0, burst: 2.0 };
+    let limits = RequestLimits { reads_per_second: 60.0, writes_per_second: 60.0, burst: 6.0 };
     server.set_shape(Some(Shape { latency: Some(latency), limits: Some(limits), ..PLAIN }));
     server.take_requests();
     let (rows, report) = run(&session, sql).await.expect("rows");
-    assert_remote(&report, "a throttled store");
+    // Whether a request came through in its attempt or in the next is chance: object_store's delays have no seed.
+    assert_eq!((report.fragments_adopted, &report.fell_back), (4, &None), "{report:?}");
     assert_eq!(rows, plain(&[create(&format!("{}/", files.display()))], sql).await);
     assert!(server.fired()[&Fault::SlowDown] > 0, "{:?}", server.fired());
     let accounts = accounts(&server.take_requests());
-    let functions = accounts.iter().filter(|(who, _)| who.starts_with(&identity::access_key("function")));
+    let functions = accounts.iter().filter(|(who, _)| who.starts_with(&access_key(FUNCTION)));
     let read: Vec<u64> = functions.map(|(_, account)| account.bytes_read).collect();
     assert_eq!(read.len(), 4, "{accounts:?}");
     assert_eq!(read.iter().sum::<u64>(), report.functions.bytes_read, "what was metered is what was served");

@@ -1,28 +1,28 @@
 //! The function binary as the tests start it: the same few lines as fragment-fn's own `bootstrap`.
 //!
-//! With `TEST_OTHER_RELEASE` it is a function of another release: it finds another engine's name in each request.
+//! To the tests' S3 server each process is a client of its own. With `TEST_OTHER_RELEASE` it is a function of another
+//! release: it finds another engine's name in each request.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fragment_fn::{Environment, Settings, bootstrap, handler};
+use gust_tests::s3::identity;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let served = match std::env::var_os("TEST_OTHER_RELEASE") {
-        None => bootstrap::run().await,
-        Some(_) => {
-            let environment = Arc::new(Environment::new(Settings::default()));
-            let handler = move |payload: Bytes, deadline| {
-                let environment = Arc::clone(&environment);
-                let payload = String::from_utf8_lossy(&payload).replace(datafusion::DATAFUSION_VERSION, "0.0.0");
-                async move { handler::handle(&environment, payload.into(), deadline).await }
-            };
-            bootstrap::serve(handler).await
+    let environment = Arc::new(Environment::new(Settings::default()));
+    let other_release = std::env::var_os("TEST_OTHER_RELEASE").is_some();
+    let handler = move |payload: Bytes, deadline| {
+        let environment = Arc::clone(&environment);
+        let mut payload = identity::of_this_process(payload);
+        if other_release {
+            payload = String::from_utf8_lossy(&payload).replace(datafusion::DATAFUSION_VERSION, "0.0.0").into();
         }
+        async move { handler::handle(&environment, payload, deadline).await }
     };
-    match served {
+    match bootstrap::serve(handler).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

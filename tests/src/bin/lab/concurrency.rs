@@ -11,7 +11,6 @@ use gust_tests::s3::{S3Server, Shape, accounts};
 use gust_tests::stats::{median, quantile};
 use serde::Serialize;
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::cloud_table::CloudTable;
 use super::cpu::{Cpu, Shares};
@@ -50,10 +49,9 @@ pub async fn measure(
     let query = data.query(concurrency.columns);
     let mut sides = Vec::new();
     for (place, target) in [("functions", Target::Processes), ("local", Target::Local)] {
-        let folder = TempDir::new()?;
         let config = Config { on: target, functions_max: concurrency.functions, ..Config::default() };
         server.set_shape(None);
-        let session = cloud::session(&server, config, &sibling("bootstrap_under_test")?, folder.path())?;
+        let session = cloud::session(&server, config, &sibling("bootstrap_under_test")?)?;
         run_with_events(&session, &create).await?;
         // Starts every function and reads the footers.
         run_with_events(&session, &query).await?;

@@ -8,11 +8,11 @@ use gust::report::Report;
 use gust::session::Session;
 use gust_tests::cloud;
 use gust_tests::query::run_with_events;
-use gust_tests::s3::{Operation, S3Server, Shape, identity};
+use gust_tests::s3::identity::{COORDINATOR, FUNCTION, access_key};
+use gust_tests::s3::{Operation, S3Server, Shape};
 use gust_tests::stats::median;
 use serde::Serialize;
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::cloud_table::CloudTable;
 use super::cpu::{Cpu, Shares};
@@ -86,9 +86,8 @@ impl<'a> Bench<'a> {
     /// Functions that run but have not seen the table; a coordinator that has planned the query before.
     async fn sample(&self, target: Target, functions: u32) -> anyhow::Result<Sample> {
         self.server.set_shape(None);
-        let folder = TempDir::new()?;
         let config = Config { on: target, functions_max: functions, ..Config::default() };
-        let session = cloud::session(&self.server, config, &sibling("bootstrap_under_test")?, folder.path())?;
+        let session = cloud::session(&self.server, config, &sibling("bootstrap_under_test")?)?;
         run_with_events(&session, &self.create).await?;
         run_with_events(&session, &self.create_warm_up).await?;
         run_with_events(&session, WARM_UP).await?;
@@ -106,7 +105,7 @@ impl<'a> Bench<'a> {
         let (batches, report, _) = run_with_events(session, &self.query).await?;
         let seconds = started.elapsed().as_secs_f64();
         let cpu = Cpu::now()?.shares_since(&cpu);
-        let who = identity::access_key(if target == Target::Local { cloud::COORDINATOR } else { "function" });
+        let who = access_key(if target == Target::Local { COORDINATOR } else { FUNCTION });
         let requests = self.server.take_requests();
         let reads = requests.iter().filter(|r| r.operation == Operation::Get && r.identity.starts_with(&who));
         let pipes = self.server.passed_bytes();
