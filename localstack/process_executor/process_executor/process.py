@@ -1,0 +1,137 @@
+"""The function's `bootstrap` as a process of its own group, with a temp folder and a log.
+
+    folder/            one per execution environment
+      tmp/             TMPDIR and HOME of the function; survives a restart of the process, as /tmp does on AWS
+      log              stdout and stderr
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+LOG_FILE_BYTES_MAX = 16 * 1024 * 1024
+MB = 1024 * 1024
+
+
+class CannotStart(Exception):
+    """The `bootstrap` cannot be run; the message is AWS's."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds, in MB rounded up. Memory is the most it ever held; temp is what is there now."""
+
+    memory_mb: int = 0
+    temp_mb: int = 0
+
+
+class Folder:
+    """An environment's files."""
+
+    def __init__(self, name: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"function-{name}-"))
+        self.temp = self.path / "tmp"
+        self.temp.mkdir()
+        self._log = self.path / "log"
+        self._log.touch(mode=0o600)
+        self._read_to = 0
+
+    def open_log(self) -> IO[bytes]:
+        """For the function, to append: so it can be emptied while the function writes."""
+        return open(self._log, "ab", buffering=0)
+
+    def take_log(self) -> str:
+        """What was written since the last call."""
+        with open(self._log, "rb") as log:
+            log.seek(self._read_to)
+            text = log.read(LOG_FILE_BYTES_MAX)
+        self._read_to += len(text)
+        return text.decode(errors="replace")
+
+    def bound_log(self) -> None:
+        """Empties a log that grew beyond all measure."""
+        if self._log.exists() and self._log.stat().st_size > LOG_FILE_BYTES_MAX:
+            os.truncate(self._log, 0)
+            self._read_to = 0
+
+    def temp_mb(self) -> int:
+        total = 0
+        for parent, _, names in os.walk(self.temp):
+            for name in names:
+                try:
+                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+                except OSError:
+                    pass  # deleted meanwhile
+        return -(-total // MB)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class FunctionProcess:
+    """Runs from construction until it exits or is killed; `on_exit` is called once with the reason, in AWS's words."""
+
+    def __init__(
+        self, code: Path, environment: Mapping[str, str], folder: Folder, on_exit: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._peak_mb = 0
+        bootstrap = code / "bootstrap"
+        if not bootstrap.exists():
+            raise CannotStart("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]")
+        try:
+            with folder.open_log() as log:
+                self._process = subprocess.Popen(
+                    [str(bootstrap)],
+                    cwd=code,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise CannotStart(f"fork/exec /var/task/bootstrap: {reason}") from error
+        self._waiter = threading.Thread(target=self._wait, args=(on_exit,), name="function-exit", daemon=True)
+        self._waiter.start()
+
+    def usage(self) -> Usage:
+        """Of the process itself; children that it starts are not counted. After its end: what was last seen."""
+        try:
+            with open(f"/proc/{self._process.pid}/status", encoding="ascii", errors="replace") as status:
+                for line in status:
+                    if line.startswith("VmHWM:"):
+                        self._peak_mb = max(self._peak_mb, -(-int(line.split()[1]) // 1024))
+                        break
+        except OSError:
+            pass
+        return Usage(self._peak_mb, self._folder.temp_mb())
+
+    def kill(self) -> None:
+        """Ends the process and what it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._waiter.join(timeout=5)
+
+    def _wait(self, on_exit: Callable[[str], None]) -> None:
+        on_exit(exit_reason(self._process.wait()))
+
+
+def exit_reason(status: int) -> str:
+    """How AWS words the end of a runtime."""
+    if status == 0:
+        return "Runtime exited without providing a reason"
+    if status > 0:
+        return f"Runtime exited with error: exit status {status}"
+    name = (signal.strsignal(-status) or f"signal {-status}").lower()
+    return f"Runtime exited with error: signal: {name}"
