@@ -1,0 +1,68 @@
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+data "aws_caller_identity" "current" {}
+
+locals {
+  account = {
+    id        = data.aws_caller_identity.current.account_id
+    partition = data.aws_partition.current.partition
+    region    = data.aws_region.current.name
+  }
+
+  # One entry a function: "arm64-2048-0" and what it is made of.
+  functions = merge([
+    for f in var.functions : { for clone in range(f.clones) : "${f.arch}-${f.memory_mb}-${clone}" => f }
+  ]...)
+
+  # A prefix ends with a slash, so that "lake" does not open "lakehouse/".
+  tables = [for t in var.tables : {
+    bucket = t.bucket
+    prefix = trim(t.prefix, "/") == "" ? "" : "${trim(t.prefix, "/")}/"
+  }]
+
+  exchange = {
+    bucket = coalesce(var.exchange_bucket_name, "${var.name}-${local.account.id}-${local.account.region}")
+    prefix = "exchange/"
+  }
+}
+
+module "exchange" {
+  source = "./modules/exchange"
+
+  bucket  = local.exchange.bucket
+  account = local.account
+  tags    = merge(var.tags, { gust = var.name, component = "exchange" })
+}
+
+module "function" {
+  source   = "./modules/function"
+  for_each = local.functions
+
+  name                 = "${var.name}-${each.key}"
+  account              = local.account
+  arch                 = each.value.arch
+  memory_mb            = each.value.memory_mb
+  reserved_concurrency = each.value.reserved_concurrency
+  temp_mb              = each.value.temp_mb
+  timeout_seconds      = each.value.timeout_seconds
+  package              = var.packages[each.value.arch]
+  tables               = local.tables
+  exchange             = local.exchange
+  vpc                  = var.vpc
+  log_retention_days   = var.log_retention_days
+  alarms               = var.alarms
+  alarm_topic_arns     = var.alarm_topic_arns
+  tags                 = merge(var.tags, { gust = var.name, component = "function" })
+}
+
+module "coordinator" {
+  source = "./modules/coordinator"
+
+  name       = "${var.name}-coordinator"
+  account    = local.account
+  functions  = [for key in keys(local.functions) : "${var.name}-${key}"]
+  tables     = local.tables
+  exchange   = local.exchange
+  principals = var.coordinator_principals
+  tags       = merge(var.tags, { gust = var.name, component = "coordinator" })
+}

@@ -1,0 +1,23 @@
+output "role_arn" {
+  value = aws_iam_role.this.arn
+  # A role is of use once it may do something.
+  depends_on = [aws_iam_role_policy_attachment.this]
+}
+
+output "policy_arns" {
+  value = [aws_iam_policy.work.arn, aws_iam_policy.list_tables.arn]
+}
+
+# What the root module has wired, for tests.
+
+output "policies" {
+  value = [aws_iam_policy.work.policy, aws_iam_policy.list_tables.policy]
+}
+
+output "assume_role_policy" {
+  value = aws_iam_role.this.assume_role_policy
+}
+
+output "tags" {
+  value = aws_iam_role.this.tags
+}

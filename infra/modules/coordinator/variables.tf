@@ -1,0 +1,36 @@
+# Checked where users set them, in the root module.
+
+variable "name" {
+  description = "Name of the role and of its policies."
+  type        = string
+}
+
+variable "account" {
+  description = "Where it is: ARNs are spelled out, so that a plan shows whole policies."
+  type        = object({ id = string, partition = string, region = string })
+}
+
+variable "functions" {
+  description = "Names of the functions that it may invoke."
+  type        = list(string)
+}
+
+variable "tables" {
+  description = "What it may read; a prefix is empty or ends with a slash."
+  type        = list(object({ bucket = string, prefix = string }))
+}
+
+variable "exchange" {
+  description = "Where functions leave results; the prefix ends with a slash."
+  type        = object({ bucket = string, prefix = string })
+}
+
+variable "principals" {
+  description = "Who may assume the role: ARNs and services. null is the account itself."
+  type        = list(string)
+  default     = null
+}
+
+variable "tags" {
+  type = map(string)
+}

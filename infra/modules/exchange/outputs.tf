@@ -1,0 +1,10 @@
+output "bucket" {
+  value = aws_s3_bucket.this.bucket
+  # Not before it is protected.
+  depends_on = [aws_s3_bucket_policy.this]
+}
+
+# For tests.
+output "tags" {
+  value = aws_s3_bucket.this.tags
+}

@@ -1,0 +1,12 @@
+# No provider block: run as root module the provider is configured by the environment (AWS_REGION, AWS_PROFILE, …), and a
+# stack that uses this as a module brings its own.
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 5.100"
+    }
+  }
+}
