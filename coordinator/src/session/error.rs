@@ -96,7 +96,12 @@ fn hint(kind: FragmentErrorKind) -> &'static str {
             "\nhint: raise memory_bytes_max (coordinator) or function_memory_bytes, or use more functions"
         }
         FragmentErrorKind::DiskFull => "\nhint: free space in the temporary folder, or set temp_folder",
-        FragmentErrorKind::AccessDenied => "\nhint: check the credentials and the bucket's policy",
+        FragmentErrorKind::AccessDenied => {
+            "\nhint: check the credentials and the bucket's policy; without the right to list, S3 says so of a missing file, too"
+        }
+        FragmentErrorKind::VersionMismatch => {
+            "\nhint: on AWS: `infra/release --function-only`, then `terraform apply` with that package; `gust doctor` shows both versions"
+        }
         FragmentErrorKind::Storage => "\nhint: check the endpoint, the region and the network",
         _ => "",
     }

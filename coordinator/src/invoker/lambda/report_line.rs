@@ -19,6 +19,8 @@ pub(super) struct ReportLine {
     pub init: Option<Duration>,
     pub memory_mb: u32,
     pub memory_used_mb: u32,
+    /// `Error Type: Runtime.OutOfMemory`, where Lambda says so.
+    out_of_memory: bool,
 }
 
 impl ReportLine {
@@ -34,12 +36,13 @@ impl ReportLine {
             init: field("Init Duration").and_then(milliseconds),
             memory_mb: megabytes(field("Memory Size")?)?,
             memory_used_mb: megabytes(field("Max Memory Used")?)?,
+            out_of_memory: field("Error Type") == Some("Runtime.OutOfMemory"),
         })
     }
 
-    /// Whether the function had used all that it has: what a kill for memory looks like, and nothing else says so.
+    /// Whether the function ran out of memory. Not every kill is called by that name, but then all of it was used.
     pub(super) fn is_memory_exhausted(&self) -> bool {
-        self.memory_used_mb >= self.memory_mb
+        self.out_of_memory || self.memory_used_mb >= self.memory_mb
     }
 }
 
@@ -62,7 +65,7 @@ fn megabytes(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Logs as AWS writes them, one file a case.
+    /// Logs in the form that AWS writes, one file a case.
     const WARM: &str = include_str!("testdata/warm.log");
     const COLD: &str = include_str!("testdata/cold.log");
     const TIMED_OUT: &str = include_str!("testdata/timed_out.log");
@@ -98,6 +101,8 @@ mod tests {
         for end in 0..COLD.find("Max Memory Used").expect("a field") {
             check(&COLD[..end], None);
         }
+        let named = "REPORT RequestId: x\tDuration: 1.00 ms\tBilled Duration: 1 ms\tMemory Size: 128 MB\tMax Memory Used: 120 MB\tStatus: error\tError Type: Runtime.OutOfMemory";
+        assert!(ReportLine::find(named).expect("a report").is_memory_exhausted());
         check("", None);
         check("REPORT RequestId: x\tBilled Duration: many ms\tMemory Size: 128 MB\tMax Memory Used: 1 MB", None);
         check("REPORT RequestId: x\tBilled Duration: -1 ms\tMemory Size: 128 MB\tMax Memory Used: 1 MB", None);
