@@ -108,7 +108,7 @@ async fn run_fragment(
     let failed = |failure: FragmentFailure| DataFusionError::External(Box::new(failure));
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
-    let limits = query.fragment_limits(stage.fragments.len());
+    let limits = query.fragment_limits(stage.fragments.len(), held.bytes_max());
     let fragment = Fragment { id: id.clone(), inputs, limits };
     let request = |attempt, deadline_unix_ms| InvokeRequest {
         version: PROTOCOL_VERSION,
