@@ -25,8 +25,10 @@ use object_store::{ObjectMeta, ObjectStore};
 const FOOTER_GUESS_BYTES: usize = 256 << 10;
 
 /// Opens the data files of one attempt over a pinned store. Lanes that open the same file wait for one footer read.
+///
+/// Errors keep their cause, so that [`crate::classify`] finds it.
 #[derive(Debug)]
-pub(crate) struct FooterOnce {
+pub struct FooterOnce {
     store: Arc<dyn ObjectStore>,
     footers: Footers,
     reading: Mutex<HashMap<Path, Arc<tokio::sync::Mutex<()>>>>,
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Footers {
 }
 
 impl FooterOnce {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>) -> Self {
         Self { store, footers: Footers(footers), reading: Mutex::default() }
     }
 }

@@ -57,10 +57,11 @@ async fn functions_have_their_folders_where_the_settings_say() {
     assert_eq!(below(temp.path()), Vec::<String>::new(), "something is left");
 }
 
-/// Seven groups in every file: a lane sends seven partial ones, so the rows on the wire count the lanes that ran.
+/// Seven groups in every file: a lane sends seven partial ones, so the rows on the wire count the lanes that ran. Files are
+/// read by whichever lane is free, so that a slow lane may find none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_runs_as_many_lanes_as_it_has_cores() {
-    let data = table(6, 70, "value AS k, value % 7 AS g").await;
+    let data = table(6, 70_000, "value AS k, value % 7 AS g").await;
     let sql = format!("SELECT g, count(*), sum(k) FROM '{}/' GROUP BY g ORDER BY g", data.path().display());
     let mut results: Vec<Vec<RecordBatch>> = Vec::new();
     for cores in [1, 3] {
@@ -73,22 +74,29 @@ async fn a_function_runs_as_many_lanes_as_it_has_cores() {
         assert!(explained.contains(&format!("; {cores} lanes at most")), "{explained}");
         let (rows, report) = run(&session, &sql).await.expect("rows");
         assert_remote(&report, "two functions");
-        assert_eq!(report.rows_from_functions, u64::from(2 * cores * 7), "{cores} lanes in each of two functions");
+        let lanes = report.rows_from_functions / 7;
+        let expected = if cores == 1 { 2..=2 } else { 3..=6 };
+        assert!(expected.contains(&lanes), "{lanes} lanes ran on two functions of {cores} cores");
         results.push(rows);
         session.close().await;
     }
     assert_eq!(results[0], results[1]);
     let sums: i64 =
         results[0].iter().map(|batch| batch.column(2).as_primitive::<Int64Type>().iter().flatten().sum::<i64>()).sum();
-    assert_eq!(sums, 420 * 421 / 2);
+    assert_eq!(sums, 420_000 * 420_001 / 2);
 }
 
-/// Eight results of about 2 MB each.
+/// About 130 bytes a row.
 const WIDE: &str = "value AS k, md5(CAST(value AS VARCHAR)) AS v, repeat(md5(CAST(value AS VARCHAR)), 2) AS w";
+/// In each of eight files.
+const ROWS: u64 = 40_000;
 
 async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryError> {
-    let data = table(8, 20_000, WIDE).await;
+    let data = table(8, ROWS, WIDE).await;
     let session = Session::new(Config { memory_bytes_max, ..config(Target::InProcess, 8) }).expect("a session");
+    // What a sort sets aside, however many cores there are.
+    let settings = "SET datafusion.execution.target_partitions = 2; SET datafusion.execution.sort_spill_reservation_bytes = 1000000";
+    run(&session, settings).await.expect("settings");
     let ended = run(&session, &sql.replace("$T", &format!("'{}/'", data.path().display()))).await;
     session.close().await;
     let (rows, report) = ended?;
@@ -98,7 +106,7 @@ async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryErro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_larger_than_the_memory_is_refused() {
-    let error = wide_query(1 << 20, "SELECT * FROM $T").await.expect_err("2 MB in 1 MB");
+    let error = wide_query(1 << 20, "SELECT * FROM $T").await.expect_err("5 MB in 1 MB");
     assert!(matches!(error, QueryError::Resources(_)), "{error:?}");
     let error = error.to_string();
     assert!(error.contains("results of stage 0"), "the consumer is not named: {error}");
@@ -107,7 +115,7 @@ async fn a_result_larger_than_the_memory_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_that_wait_make_operators_spill_instead_of_failing() {
-    // More in all than the memory; the sort above holds what it can and spills the rest.
+    // 40 MB in all; the sort above holds what it can and spills the rest.
     let sql = "SELECT k, row_number() OVER (PARTITION BY w ORDER BY v) AS nth FROM $T";
-    assert_eq!(wide_query(16 << 20, sql).await.expect("the sort spills"), 160_000);
+    assert_eq!(wide_query(24 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize);
 }

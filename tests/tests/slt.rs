@@ -4,10 +4,11 @@
 //! `SLT_WRITE=1 cargo test --release -p gust-tests slt::judge`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust::config::Target;
@@ -60,7 +61,11 @@ impl AsyncDB for Database {
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Failure> {
         let batches = match self {
-            Self::Judge(context) => context.sql(sql).await?.collect().await?,
+            Self::Judge(context) => {
+                let frame = context.sql(sql).await?;
+                let schema = Arc::clone(frame.schema().inner());
+                with_columns(frame.collect().await?, &schema)
+            }
             Self::Gust { session, target } => on_target(session, *target, sql).await?,
         };
         Ok(match batches.first() {
@@ -86,19 +91,25 @@ impl AsyncDB for Database {
 
 /// Runs a statement. Where functions are asked for, they must have read whatever the judge's plan would read.
 async fn on_target(session: &Session, target: Target, sql: &str) -> Result<Vec<RecordBatch>, Failure> {
-    let (mut batches, report) = run(session, sql).await?;
-    if report.decision.is_some() {
-        let plan = session.context().sql(sql).await?.create_physical_plan().await?;
-        match target {
-            Target::Local => assert_eq!(report.attempts, 0, "functions were used: {sql}"),
-            _ if scans(&plan).is_empty() => {}
-            _ => assert_partly_remote(&report, sql),
-        }
-        if batches.is_empty() {
-            batches.push(RecordBatch::new_empty(plan.schema()));
-        }
+    let (batches, report) = run(session, sql).await?;
+    if report.decision.is_none() {
+        return Ok(batches);
     }
-    Ok(batches)
+    let plan = session.context().sql(sql).await?.create_physical_plan().await?;
+    match target {
+        Target::Local => assert_eq!(report.attempts, 0, "functions were used: {sql}"),
+        _ if scans(&plan).is_empty() => {}
+        _ => assert_partly_remote(&report, sql),
+    }
+    Ok(with_columns(batches, &plan.schema()))
+}
+
+/// Rows that are none have columns all the same; a statement that only changes the session has not.
+fn with_columns(batches: Vec<RecordBatch>, schema: &SchemaRef) -> Vec<RecordBatch> {
+    if batches.is_empty() && !schema.fields().is_empty() {
+        return vec![RecordBatch::new_empty(Arc::clone(schema))];
+    }
+    batches
 }
 
 fn types(schema: &Schema) -> Vec<DefaultColumnType> {

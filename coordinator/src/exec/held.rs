@@ -31,6 +31,11 @@ impl Held {
         Arc::new(Self { reservation, bytes_max })
     }
 
+    /// The size of the pool.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max as u64
+    }
+
     /// Counts `bytes` until the share is dropped.
     ///
     /// # Errors

@@ -94,9 +94,9 @@ impl QueryContext {
     /// Results of a stage that may wait in memory at once, over all of its fragments.
     const RESULTS_HELD_BYTES_MAX: u64 = 256 << 20;
 
-    /// The limits of one of `fragments` fragments.
-    pub fn fragment_limits(&self, fragments: usize) -> Limits {
-        let share = Self::RESULTS_HELD_BYTES_MAX / fragments.max(1) as u64;
+    /// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
+    pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> Limits {
+        let share = Self::RESULTS_HELD_BYTES_MAX.min(memory_bytes_max / 4) / fragments.max(1) as u64;
         Limits { inline_bytes_max: self.limits.inline_bytes_max.min(share), ..self.limits }
     }
 }

@@ -114,7 +114,7 @@ async fn run_fragment(
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
     let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
-    let limits = query.fragment_limits(stage.fragments.len());
+    let limits = query.fragment_limits(stage.fragments.len(), held.bytes_max());
     let plan_bytes = match &plan.plan {
         PlanRef::Inline(plan) => plan.0.len() as u64,
         PlanRef::Object { .. } => 0,

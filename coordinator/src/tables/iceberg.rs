@@ -62,7 +62,7 @@ impl IcebergTable {
         let groups = groups.into_iter().map(FileGroup::new).collect();
         let options =
             TableParquetOptions { global: settings.options().execution.parquet.clone(), ..Default::default() };
-        let readers = AsPlanned { store: session.runtime_env().object_store(&store)? };
+        let readers = AsPlanned::new(session.runtime_env().object_store(&store)?);
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(readers));

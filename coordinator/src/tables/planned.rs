@@ -3,22 +3,40 @@
 //! Functions see to that for all of their inputs; this is for the coordinator's own reading of Iceberg's data files, of which
 //! a manifest tells the size and nothing else that could be compared.
 
+use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
-use datafusion::datasource::physical_plan::parquet::DefaultParquetFileReaderFactory;
+use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
+use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use fragment_fn::PinnedStore;
+use fragment_fn::{FooterOnce, PinnedStore};
 use gust_protocol::ObjectRef;
 use object_store::ObjectStore;
+use object_store::path::Path;
+
+/// Footers that one scan keeps for the partitions that share a file.
+const FOOTERS_BYTES_MAX: usize = 32 << 20;
 
 /// Opens each file over a store of its own, which serves that file of the planned size and nothing else.
-#[derive(Debug)]
 pub(super) struct AsPlanned {
-    pub(super) store: Arc<dyn ObjectStore>,
+    store: Arc<dyn ObjectStore>,
+    footers: Arc<FileMetadataCache>,
+}
+
+impl AsPlanned {
+    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, footers: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX)) }
+    }
+}
+
+impl Debug for AsPlanned {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AsPlanned").field("store", &self.store).finish_non_exhaustive()
+    }
 }
 
 impl ParquetFileReaderFactory for AsPlanned {
@@ -38,11 +56,7 @@ impl ParquetFileReaderFactory for AsPlanned {
             footer_bytes: None,
         };
         let pinned = PinnedStore::new(Arc::clone(&self.store), [&object]).map_err(DataFusionError::from)?;
-        DefaultParquetFileReaderFactory::new(Arc::new(pinned)).create_reader(
-            partition_index,
-            file,
-            metadata_size_hint,
-            metrics,
-        )
+        let readers = FooterOnce::new(Arc::new(pinned), Arc::clone(&self.footers));
+        readers.create_reader(partition_index, file, metadata_size_hint, metrics)
     }
 }
