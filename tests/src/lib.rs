@@ -1,5 +1,6 @@
 //! What the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
 
+pub mod chaos;
 pub mod cloud;
 pub mod compare;
 pub mod fleet;

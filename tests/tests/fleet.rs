@@ -1,9 +1,13 @@
-//! Queries under faults in virtual time: CI's share of `lab faults`, and the proof that it would notice.
+//! Queries under faults, in virtual time and with real processes: CI's share of `lab faults`, and the proof that it would
+//! notice.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::thread;
 
+use datafusion::prelude::SessionContext;
 use gust_tests::fleet::{Adoption, Fault, Trial, trial};
+use gust_tests::{chaos, tpch};
 
 /// Runs seeds on both cores, in a time of their own.
 fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> {
@@ -49,4 +53,28 @@ fn one_seed_is_one_history() {
         assert_eq!(once.history, again.history, "seed {seed}");
     }
     assert_ne!(trial(1, Adoption::On).history, trial(2, Adoption::On).history);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_processes_keep_the_promise() {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let judge = SessionContext::new();
+    for statement in tables.create_statements() {
+        judge.sql(&statement).await.unwrap();
+    }
+    let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
+    let (mut fired, mut right) = (0, 0);
+    for seed in 0..20 {
+        let trial = chaos::trial(seed, faulty, &tables, &judge).await.unwrap();
+        assert!(
+            trial.broken.is_empty(),
+            "{:?}\nof {}\nreproduce it with: lab faults --process-seed {seed}",
+            trial.broken,
+            trial.sql
+        );
+        fired += trial.fired.values().sum::<usize>();
+        right += usize::from(trial.error.is_none());
+    }
+    assert!(fired >= 5, "only {fired} faults fired");
+    assert!(right >= 15, "only {right} of 20 queries survived");
 }

@@ -1,15 +1,19 @@
 //! A Lambda function that misbehaves on request: `faulty_bootstrap MODE MARK`. For tests only; see `gust_tests::invokers`.
 //!
 //! Modes: `function` behind the project's own adapter, `stock` behind lambda_runtime's, `raw` speaks the Runtime API by hand,
-//! `init-exit`, `init-error` and `init-hang` do not come up, `parent` has two functions of its own and waits to be killed.
+//! `init-exit`, `init-error` and `init-hang` do not come up, `parent` has two functions of its own and waits to be killed,
+//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use fragment_fn::{Environment, Settings};
 use gust::invoker::{Invoker, Processes};
+use gust_tests::chaos;
 use gust_tests::invokers::{answer, echo_of, processes_config, request, wait_for};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
@@ -37,8 +41,23 @@ async fn main() {
         }
         "init-hang" => std::future::pending().await,
         "parent" => parent(Path::new(mark)).await,
-        _ => panic!("unknown mode `{mode}`"),
+        _ => match mode.strip_prefix("chaos-").and_then(|seed| seed.parse().ok()) {
+            Some(seed) => chaos(seed, mark.into()).await,
+            None => panic!("unknown mode `{mode}`"),
+        },
     }
+}
+
+/// The project's own function, and what befalls it.
+async fn chaos(seed: u64, mark: PathBuf) {
+    let settings = Settings { temp_folder: std::env::temp_dir(), ..Settings::default() };
+    let environment = Arc::new(Environment::new(settings));
+    let ended = fragment_fn::bootstrap::serve(move |payload, deadline| {
+        let (environment, mark) = (Arc::clone(&environment), mark.clone());
+        async move { chaos::answer(&environment, seed, &mark, payload, deadline).await }
+    })
+    .await;
+    eprintln!("{ended:?}");
 }
 
 async fn stock(event: LambdaEvent<Value>) -> Result<Value, Error> {

@@ -20,7 +20,7 @@ pub enum Fault {
     Panic,
     /// For some seconds the platform starts nothing.
     ThrottleStorm,
-    /// A tenth of the network.
+    /// A small share of the network.
     SlowPipe,
     /// Storage asks to slow down.
     SlowDown,
@@ -58,12 +58,21 @@ impl Fault {
 }
 
 /// How likely each fault is, and when nothing is started at all.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FaultPlan {
     /// Chance of an attempt to suffer it. Together at most 1; a throttle storm is no attempt's own.
     pub chances: Vec<(Fault, f64)>,
     /// Begin and length of throttle storms, from the world's start.
     pub storms: Vec<(Duration, Duration)>,
+    /// What is left of a slow pipe.
+    pub slow_pipe_share: f64,
+}
+
+impl Default for FaultPlan {
+    /// No faults.
+    fn default() -> Self {
+        Self { chances: Vec::new(), storms: Vec::new(), slow_pipe_share: 0.1 }
+    }
 }
 
 impl FaultPlan {

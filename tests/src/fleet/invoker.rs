@@ -311,13 +311,16 @@ impl Inner {
         for unit in lanes.flatten() {
             let length = unit.range.map_or(unit.file.size_bytes, |(start, end)| end - start);
             bytes += length;
-            // The footer, and the columns.
-            gets += 1 + length.div_ceil(*read_bytes);
+            gets += self.platform.footer_reads + length.div_ceil(*read_bytes);
         }
         let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
-        let first_byte = self.platform.read_ms.draw_ms(random) + self.platform.read_ms.slowest_ms(in_flight, random);
-        let share = if fault == Some(Fault::SlowPipe) { 0.1 } else { 1.0 };
-        let reading = burst.carry(pipe, bytes as f64, share);
+        // A footer first, then the columns: the first of them waits for its first byte, the others while it is carried.
+        let footer = self.platform.read_ms.draw_ms(random).mul_f64(self.platform.footer_reads.min(1) as f64);
+        let first_byte = footer + self.platform.read_ms.slowest_ms(in_flight, random);
+        let waves = gets.div_ceil(u64::from(in_flight.max(1)));
+        let waiting: Duration = (1..waves).map(|_| self.platform.read_ms.draw_ms(random)).sum();
+        let share = if fault == Some(Fault::SlowPipe) { self.faults.slow_pipe_share } else { 1.0 };
+        let reading = burst.carry(pipe, bytes as f64, share).max(waiting);
         let computing = Duration::from_secs_f64(bytes as f64 / (cores * core_bytes_per_second));
         let writing = self.platform.write_ms.draw_ms(random);
         let puts = u64::from(request.fragment.limits.inline_bytes_max == 0);

@@ -31,9 +31,10 @@ pub struct Platform {
     /// First byte of a GET, and a small PUT.
     pub read_ms: Quantiles,
     pub write_ms: Quantiles,
-    /// Reads of one function at once, and the bytes of one read.
+    /// Reads of one function at once, the bytes of one read, and reads of a file before those of its columns.
     pub reads_in_flight: u32,
     pub read_bytes: u64,
+    pub footer_reads: u64,
     pub pipe: Pipe,
 }
 

@@ -72,7 +72,7 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     let mut random = SmallRng::seed_from_u64(seed);
     let world = world(seed, &mut random);
     let queries: Vec<Query> = (0..random.random_range(1..4)).map(|_| query(&mut random)).collect();
-    let ended = run_virtually(world.run(&queries, |invoker, store| match adoption {
+    let ended = run_virtually(world.run(std::slice::from_ref(&queries), |invoker, store| match adoption {
         Adoption::On => Arc::new(invoker),
         Adoption::Off => Arc::new(Trusting { inner: invoker, store }),
     }));
@@ -109,6 +109,7 @@ fn world(seed: u64, random: &mut SmallRng) -> World {
         write_ms: Quantiles::new(vec![(0.0, 20.0), (0.99, 200.0), (1.0, 2000.0)]),
         reads_in_flight: 8,
         read_bytes: 8 << 20,
+        footer_reads: 1,
         pipe: Pipe {
             once_bytes: 150.0 * mib,
             refilled_bytes: 150.0 * mib,

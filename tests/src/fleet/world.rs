@@ -99,10 +99,10 @@ impl World {
         Truth { seed: self.seed, rows_max: self.rows_max }
     }
 
-    /// Runs queries together. `decorate` may stand between the scheduler and the platform.
+    /// Runs the queries of one phase together, and the phases one after the other. `decorate` may stand between the scheduler and the platform.
     pub async fn run(
         &self,
-        queries: &[Query],
+        phases: &[Vec<Query>],
         decorate: impl FnOnce(SimInvoker, Arc<dyn ObjectStore>) -> Arc<dyn Invoker>,
     ) -> Ended {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -114,21 +114,24 @@ impl World {
         let scheduler = Scheduler::new(decorated, Arc::<Breaker>::default(), self.settings);
         let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
         let exchange = Exchange { access, prefix: "exchange".to_owned(), store: Arc::clone(&store) };
-        let started = Instant::now();
-        let runs = queries.iter().enumerate().map(|(index, query)| {
-            let (scheduler, exchange) = (scheduler.clone(), exchange.clone());
-            async move {
-                sleep_until(started + query.begins).await;
-                self.query(index, query, &scheduler, exchange, clock).await
-            }
-        });
-        let queries = join_all(runs).await;
+        let mut outcomes = Vec::new();
+        for queries in phases {
+            let (started, before) = (Instant::now(), outcomes.len());
+            let runs = queries.iter().enumerate().map(|(index, query)| {
+                let (scheduler, exchange) = (scheduler.clone(), exchange.clone());
+                async move {
+                    sleep_until(started + query.begins).await;
+                    self.query(before + index, query, &scheduler, exchange, clock).await
+                }
+            });
+            outcomes.extend(join_all(runs).await);
+        }
         sleep(QUIET_AFTER).await;
         let late = exchange.leftovers(Duration::ZERO, SystemTime::now() + QUIET_AFTER).await.expect("in memory");
         exchange.remove(&late).await.expect("in memory");
         let left: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("in memory");
         Ended {
-            queries,
+            queries: outcomes,
             served: invoker.served(),
             late_objects: late.paths.len(),
             orphans: left.len(),

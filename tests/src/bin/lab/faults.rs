@@ -1,20 +1,22 @@
 //! Random queries under random faults: right, or a typed error in time; never wrong rows, never an orphan.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::path::Path;
 use std::time::Instant;
 
+use datafusion::prelude::SessionContext;
 use gust_tests::fleet::{Adoption, Fault, Trial, trial, trial_in_full};
+use gust_tests::{chaos, tpch};
 use serde_json::json;
 
+use super::tax::sibling;
 use super::workload::Faults;
-use super::{Bound, Outcome};
+use super::{Bound, Outcome, on_all_cores};
 
 /// Many seeds in virtual time, on all cores.
 pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
     let started = Instant::now();
-    let trials = trials(seeds, adoption);
+    let trials: Vec<(u64, Trial)> = on_all_cores(seeds, |seed| (seed, trial(seed, adoption)));
     let seconds = started.elapsed().as_secs_f64();
     let failed: Vec<(u64, &Trial)> =
         trials.iter().filter(|(_, trial)| !trial.broken.is_empty()).map(|(seed, trial)| (*seed, trial)).collect();
@@ -82,27 +84,67 @@ pub fn reproduce(seed: u64, adoption: Adoption) -> Outcome {
     }
 }
 
-fn times(fired: &BTreeMap<Fault, u64>, fault: Fault) -> u64 {
-    fired.get(&fault).copied().unwrap_or_default()
+/// Some seeds with real function processes, one after the other; `only` one of them with what it says.
+pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
+    let faulty = sibling("faulty_bootstrap")?;
+    let tables = tpch::tables(cache)?;
+    let judge = SessionContext::new();
+    for statement in tables.create_statements() {
+        judge.sql(&statement).await?;
+    }
+    let started = Instant::now();
+    let mut trials = Vec::new();
+    for seed in only.map_or(0..seeds, |seed| seed..seed + 1) {
+        trials.push((seed, chaos::trial(seed, &faulty, &tables, &judge).await?));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let failed = trials.iter().filter(|(_, trial)| !trial.broken.is_empty()).count();
+    let errors = trials.iter().filter(|(_, trial)| trial.error.is_some()).count();
+    let attempts: usize = trials.iter().map(|(_, trial)| trial.attempts).sum();
+    let mut fired: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, trial) in &trials {
+        trial.fired.iter().for_each(|(fault, times)| *fired.entry(fault).or_default() += times);
+    }
+    let times = |fault: chaos::Fault| fired.get(format!("{fault:?}").as_str()).copied().unwrap_or_default();
+    let mut table = vec![
+        format!(
+            "{} passed, {failed} failed: {} seeds with real processes in {seconds:.1} s",
+            trials.len() - failed,
+            trials.len()
+        ),
+        format!(
+            "queries: {} right, {errors} as typed errors in time; {attempts} attempts",
+            trials.len() - failed - errors
+        ),
+        format!("fired: {}", chaos::Fault::ALL.map(|fault| format!("{fault:?} {}", times(fault))).join(", ")),
+    ];
+    for (seed, trial) in &trials {
+        if only.is_some() {
+            table.push(format!("{}\n{}", trial.sql, trial.error.as_deref().unwrap_or("right")));
+        }
+        if !trial.broken.is_empty() {
+            table.push(format!("seed {seed}: {}\n  of {}", trial.broken.join("; "), trial.sql));
+            table.push(format!("  reproduce it with: lab faults --process-seed {seed}"));
+        }
+    }
+    Ok(Outcome {
+        name: "faults",
+        table,
+        samples: json!({ "seeds": trials.len(), "seconds": seconds, "fired": fired, "failed": failed, "errors": errors }),
+        bounds: vec![Bound {
+            what: "failed seeds".to_owned(),
+            measured: failed as f64,
+            aim: 0.0,
+            worst: 0.0,
+            unit: "seeds",
+        }],
+        validity: vec![
+            ("every kind of fault fired".to_owned(), chaos::Fault::ALL.into_iter().all(|fault| times(fault) > 0)),
+            (format!("at least {} seeds", faults.process_seeds), trials.len() as u64 >= faults.process_seeds),
+        ],
+    })
 }
 
-fn trials(seeds: u64, adoption: Adoption) -> Vec<(u64, Trial)> {
-    let next = AtomicU64::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                return done;
-            }
-            done.push((seed, trial(seed, adoption)));
-        }
-    };
-    let mut all: Vec<(u64, Trial)> = thread::scope(|scope| {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("a trial never panics")).collect()
-    });
-    all.sort_by_key(|(seed, _)| *seed);
-    all
+fn times(fired: &BTreeMap<Fault, u64>, fault: Fault) -> u64 {
+    fired.get(&fault).copied().unwrap_or_default()
 }

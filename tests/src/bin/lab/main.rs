@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Parser, Subcommand};
 use gust_tests::fleet::Adoption;
@@ -20,7 +21,9 @@ mod fanout;
 mod faults;
 mod judge;
 mod local;
+mod model;
 mod scaling;
+mod tail;
 mod tax;
 mod wheel;
 mod workload;
@@ -59,7 +62,7 @@ enum Measurement {
     Wheel,
     /// Codecs for results on the wire
     Compression,
-    /// Random queries under random faults, in virtual time
+    /// Random queries under random faults, in virtual time or with real processes
     Faults {
         /// How many histories
         #[arg(long, default_value_t = 10_000)]
@@ -70,7 +73,17 @@ enum Measurement {
         /// Read whatever was written last, unchecked: the seeds must then fail
         #[arg(long)]
         without_adoption: bool,
+        /// So many with real function processes instead, in real time
+        #[arg(long, value_name = "SEEDS")]
+        processes: Option<u64>,
+        /// One of those
+        #[arg(long, value_name = "N")]
+        process_seed: Option<u64>,
     },
+    /// Stragglers in virtual time: the tail with and without second attempts, and what they cost
+    Tail,
+    /// A published query at scale factor 1000 in virtual time, and ours beside it
+    Model,
     /// The 22 TPC-H queries through functions against DuckDB
     Judge {
         #[arg(long = "sf", default_value_t = 1.0)]
@@ -141,16 +154,21 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
-        Measurement::Faults { seeds, seed, without_adoption } => {
-            let adoption = if *without_adoption { Adoption::Off } else { Adoption::On };
-            // The histories have runtimes of their own.
-            tokio::task::block_in_place(|| match seed {
-                Some(seed) => Ok(std::thread::scope(|scope| {
-                    scope.spawn(|| faults::reproduce(*seed, adoption)).join().expect("what panics is shown")
-                })),
-                None => Ok(faults::measure(&workload.faults, *seeds, adoption)),
-            })
+        Measurement::Faults { processes: Some(seeds), process_seed, .. } => {
+            faults::with_processes(&workload.faults, *seeds, *process_seed, cache).await
         }
+        Measurement::Faults { process_seed: Some(seed), .. } => {
+            faults::with_processes(&workload.faults, 1, Some(*seed), cache).await
+        }
+        Measurement::Faults { seeds, seed, without_adoption, .. } => {
+            let adoption = if *without_adoption { Adoption::Off } else { Adoption::On };
+            Ok(virtually(|| match seed {
+                Some(seed) => faults::reproduce(*seed, adoption),
+                None => faults::measure(&workload.faults, *seeds, adoption),
+            }))
+        }
+        Measurement::Tail => Ok(virtually(|| tail::measure(&workload.tail, &workload.fleet))),
+        Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
@@ -162,6 +180,32 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         }
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
+}
+
+/// Runs what has runtimes, and a time, of its own.
+fn virtually<T: Send>(measure: impl FnOnce() -> T + Send) -> T {
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| scope.spawn(measure).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `work` for each number below `count`, on all cores, and returns what came of it in order.
+fn on_all_cores<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let next = AtomicU64::new(0);
+    let some = || {
+        let numbers =
+            std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count));
+        numbers.map(|number| (number, work(number))).collect::<Vec<_>>()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(some)).collect();
+        let done =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        done.flatten().collect()
+    });
+    all.sort_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, done)| done).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the program's output")]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use gust_tests::fleet::Platform;
 use gust_tests::s3::Shape;
 use serde::Deserialize;
 
@@ -14,6 +15,11 @@ pub struct Workload {
     pub tax: Tax,
     pub fanout: Fanout,
     pub faults: Faults,
+    /// A platform in virtual time.
+    pub fleet: Platform,
+    pub prices: Prices,
+    pub tail: Tail,
+    pub model: Model,
     pub local: Local,
     pub compression: Compression,
     /// The S3 that `scaling` and `concurrency` run on, and the table there.
@@ -51,6 +57,73 @@ pub struct Fanout {
 #[serde(deny_unknown_fields)]
 pub struct Faults {
     pub seeds: u64,
+    pub process_seeds: u64,
+}
+
+/// Dollars.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prices {
+    pub gigabyte_second: f64,
+    pub million_invocations: f64,
+    pub thousand_gets: f64,
+    pub thousand_puts: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tail {
+    pub queries: u64,
+    pub fragments: Vec<usize>,
+    pub fragment_bytes: u64,
+    pub straggler_share: f64,
+    pub straggler_pipe_share: f64,
+    pub slower_than: Vec<f64>,
+    pub judged_fragments: usize,
+    pub judged_slower_than: f64,
+    pub aim_p99_over_p50: f64,
+    pub worst_p99_over_p50: f64,
+    pub aim_extra_share: f64,
+    pub worst_extra_share: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub lineitem_files: usize,
+    pub lineitem_bytes: u64,
+    pub orders_files: usize,
+    pub orders_bytes: u64,
+    pub q6_lineitem_share: f64,
+    pub q12_lineitem_share: f64,
+    pub q12_orders_share: f64,
+    pub q12_lineitem_shuffled_share: f64,
+    pub q12_orders_shuffled_share: f64,
+    pub q12_partitions: usize,
+    pub runs: u64,
+    pub published: Published,
+    pub error_max: f64,
+    pub our_memory_mb: u32,
+    pub our_functions_max: usize,
+    pub ramp_functions: usize,
+    pub ramp_clones: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    pub q6: Figures,
+    pub q12: Figures,
+}
+
+/// What a query took.
+#[derive(Debug, Clone, Copy, Default, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figures {
+    pub functions: f64,
+    pub seconds: f64,
+    pub cents: f64,
+    pub requests: f64,
 }
 
 #[derive(Deserialize)]

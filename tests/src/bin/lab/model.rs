@@ -1,0 +1,265 @@
+//! Published queries at scale factor 1000 in virtual time, from microbenchmarks alone; then ours on the same bytes.
+//!
+//! Nothing is fitted to a query's time. Where the model is off by more than the workload allows, it says so and claims no cents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gust::decide::{Pipe, TimeModel};
+use gust::planner::pack::Packing;
+use gust::scheduler::{EnvironmentRamp, Settings};
+use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
+use gust_tests::stats::median;
+use serde_json::json;
+
+use super::workload::{Figures, Model, Prices};
+use super::{Bound, Outcome, on_all_cores};
+
+const MIB: u64 = 1 << 20;
+
+/// What our coordinator adds per fragment (`lab fanout`), in the model that packs.
+const FRAGMENT_OVERHEAD: Duration = Duration::from_micros(20);
+
+pub fn measure(model: &Model, fleet: &Platform, prices: &Prices) -> Outcome {
+    let mut table = vec!["query                    functions  seconds    cents  requests".to_owned()];
+    let (mut samples, mut bounds, mut all_right) = (Vec::new(), Vec::new(), true);
+    let published = [("q6", q6(model), model.published.q6), ("q12", q12(model), model.published.q12)];
+    for (name, phases, published) in published {
+        let runs = on_all_cores(model.runs, |seed| theirs(fleet, seed).run(&phases, prices));
+        all_right &= runs.iter().all(|run| run.1);
+        let figures: Vec<Figures> = runs.into_iter().map(|run| run.0).collect();
+        let modelled = middle(&figures);
+        let error = |of: fn(&Figures) -> f64| of(&modelled) / of(&published) - 1.0;
+        let off = error(|figures| figures.seconds);
+        table.push(line(&format!("{name} published"), &published, true));
+        table.push(line(&format!("{name} modelled"), &modelled, off.abs() <= model.error_max));
+        table.push(format!(
+            "  error: functions {:+.0} %, seconds {:+.0} %, requests {:+.1} %{}",
+            100.0 * error(|figures| figures.functions),
+            100.0 * off,
+            100.0 * error(|figures| figures.requests),
+            if off.abs() > model.error_max { "; too far off to claim cents" } else { "" },
+        ));
+        samples.push(json!({ "query": name, "published": published, "modelled": figures }));
+        bounds.push(Bound {
+            what: format!("error of {name}'s seconds"),
+            measured: off.abs(),
+            aim: model.error_max,
+            // A missed aim is a finding, no failure.
+            worst: f64::INFINITY,
+            unit: "of all",
+        });
+    }
+    let trusted = bounds.iter().all(|bound| bound.measured <= model.error_max);
+    for (name, bytes) in ours_of(model) {
+        for (temperature, warm) in [("cold", 0), ("warm", model.our_functions_max)] {
+            let runs = on_all_cores(model.runs, |seed| ours(model, fleet, prices, &bytes, warm, seed));
+            all_right &= runs.iter().all(|run| run.1);
+            let figures: Vec<Figures> = runs.into_iter().map(|run| run.0).collect();
+            table.push(line(&format!("{name}, gust, {temperature}, modelled"), &middle(&figures), trusted));
+            samples.push(json!({ "query": name, "gust": temperature, "modelled": figures }));
+        }
+    }
+    for clones in &model.ramp_clones {
+        let (seconds, throttled, right) = ramp(model, fleet, *clones);
+        all_right &= right;
+        let functions = model.ramp_functions;
+        table.push(format!(
+            "{functions} cold functions over {clones} clones: {seconds:.1} s, {throttled} throttled, modelled"
+        ));
+        samples.push(json!({ "clones": clones, "seconds": seconds, "throttled": throttled }));
+    }
+    Outcome {
+        name: "model",
+        table,
+        samples: json!(samples),
+        bounds,
+        validity: vec![("every modelled query had the right rows".to_owned(), all_right)],
+    }
+}
+
+fn line(name: &str, figures: &Figures, claims_cents: bool) -> String {
+    let Figures { functions, seconds, cents, requests } = figures;
+    let cents = if claims_cents { format!("{cents:>7.2}") } else { "      -".to_owned() };
+    format!("{name:<26} {functions:>7.0}  {seconds:>7.2}  {cents}  {requests:>8.0}")
+}
+
+fn middle(figures: &[Figures]) -> Figures {
+    let of = |value: fn(&Figures) -> f64| median(&figures.iter().map(value).collect::<Vec<_>>());
+    Figures {
+        functions: of(|figures| figures.functions),
+        seconds: of(|figures| figures.seconds),
+        cents: of(|figures| figures.cents),
+        requests: of(|figures| figures.requests),
+    }
+}
+
+/// Their functions: one request an input object, and everything through the exchange.
+fn theirs(fleet: &Platform, seed: u64) -> Setup {
+    Setup {
+        platform: Platform { footer_reads: 0, read_bytes: u64::MAX, ..fleet.clone() },
+        settings: Settings::new(fleet.concurrent_max, seed),
+        inline_bytes_max: 0,
+        warm: 0,
+    }
+}
+
+/// Five lineitem files a worker, and one worker that adds up.
+fn q6(model: &Model) -> Vec<Vec<Query>> {
+    let bytes = share(model.lineitem_bytes, model.q6_lineitem_share) / model.lineitem_files as u64;
+    let workers = workers(model.lineitem_files, 5);
+    vec![vec![stage(vec![bytes; model.lineitem_files], workers)], vec![stage(vec![1024; workers], 1)]]
+}
+
+/// Two scans that shuffle, a join, and one worker that adds up.
+fn q12(model: &Model) -> Vec<Vec<Query>> {
+    let scan = |bytes: u64, columns: f64, files: usize, each: usize| {
+        stage(vec![share(bytes, columns) / files as u64; files], workers(files, each))
+    };
+    let lineitem = scan(model.lineitem_bytes, model.q12_lineitem_share, model.lineitem_files, 5);
+    let orders = scan(model.orders_bytes, model.q12_orders_share, model.orders_files, 3);
+    let producers = workers(model.lineitem_files, 5) + workers(model.orders_files, 3);
+    let shuffled = share(model.lineitem_bytes, model.q12_lineitem_share * model.q12_lineitem_shuffled_share)
+        + share(model.orders_bytes, model.q12_orders_share * model.q12_orders_shuffled_share);
+    // A consumer reads its part of every producer's object.
+    let parts = producers * model.q12_partitions;
+    let join = stage(vec![shuffled / parts as u64; parts], model.q12_partitions);
+    vec![vec![lineitem, orders], vec![join], vec![stage(vec![1024; model.q12_partitions], 1)]]
+}
+
+/// As many workers as their generator plans for some files.
+fn workers(files: usize, each: usize) -> usize {
+    files / each + files % each
+}
+
+fn share(bytes: u64, share: f64) -> u64 {
+    (bytes as f64 * share) as u64
+}
+
+fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
+    let packing = Packing {
+        fragment_bytes_target: 1,
+        model: TimeModel::laptop(1),
+        functions_max: functions,
+        functions: Some(functions),
+        lanes_max: 1,
+    };
+    Query { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing }
+}
+
+/// Where phases of queries run.
+struct Setup {
+    platform: Platform,
+    settings: Settings,
+    inline_bytes_max: u64,
+    /// Environments that are warm from the start.
+    warm: usize,
+}
+
+impl Setup {
+    /// What the phases take, and whether their rows were right.
+    fn run(&self, phases: &[Vec<Query>], prices: &Prices) -> (Figures, bool) {
+        let (ended, all_right) = self.world(phases);
+        (figures(&ended, phases, prices), all_right)
+    }
+
+    fn world(&self, phases: &[Vec<Query>]) -> (Ended, bool) {
+        let world = World {
+            seed: self.settings.seed,
+            platform: self.platform.clone(),
+            faults: FaultPlan::default(),
+            settings: self.settings,
+            model: time_model(&self.platform),
+            inline_bytes_max: self.inline_bytes_max,
+            rows_max: 3,
+            warm: self.warm,
+        };
+        let ended = run_virtually(world.run(phases, |invoker, _| Arc::new(invoker)));
+        let right = |query: &QueryOutcome| {
+            query.rows.as_ref().is_ok_and(|rows| *rows == world.truth().rows(&query.id, query.fragments))
+        };
+        let all_right = ended.queries.iter().all(right);
+        (ended, all_right)
+    }
+}
+
+fn figures(ended: &Ended, phases: &[Vec<Query>], prices: &Prices) -> Figures {
+    let mut outcomes = ended.queries.iter();
+    let phase = |queries: &Vec<Query>| {
+        let took = outcomes.by_ref().take(queries.len()).map(|query| query.took.as_secs_f64());
+        took.fold(0.0, f64::max)
+    };
+    let seconds = phases.iter().map(phase).sum();
+    let served = &ended.served;
+    let (gets, puts) = (served.requests.get as f64, served.requests.put as f64);
+    let dollars = served.gigabyte_seconds * prices.gigabyte_second
+        + served.invocations as f64 / 1e6 * prices.million_invocations
+        + gets / 1e3 * prices.thousand_gets
+        + puts / 1e3 * prices.thousand_puts;
+    Figures { functions: served.invocations as f64, seconds, cents: 100.0 * dollars, requests: gets + puts }
+}
+
+/// What the planner would reckon with.
+fn time_model(platform: &Platform) -> TimeModel {
+    TimeModel {
+        stage_overhead: Duration::from_millis(50),
+        fragment_overhead: FRAGMENT_OVERHEAD,
+        core_bytes_per_second: platform.core_bytes_per_second,
+        pipe_bytes_per_second: 1.25e9,
+        function_pipe: Pipe::LAMBDA,
+        cores: 8,
+        function_cores: platform.cores,
+    }
+}
+
+/// The scans that we would run for their queries, as files of projected columns.
+fn ours_of(model: &Model) -> Vec<(&'static str, Vec<Vec<u64>>)> {
+    let files = |bytes: u64, columns: f64, files: usize| vec![share(bytes, columns) / files as u64; files];
+    let lineitem = |columns: f64| files(model.lineitem_bytes, columns, model.lineitem_files);
+    let orders = files(model.orders_bytes, model.q12_orders_share, model.orders_files);
+    vec![
+        ("q6", vec![lineitem(model.q6_lineitem_share)]),
+        ("q12's scans", vec![lineitem(model.q12_lineitem_share), orders]),
+    ]
+}
+
+/// Our packing, with a function of one core; results of the size that these queries have ride in the response.
+fn ours(
+    model: &Model,
+    fleet: &Platform,
+    prices: &Prices,
+    scans: &[Vec<u64>],
+    warm: usize,
+    seed: u64,
+) -> (Figures, bool) {
+    let cores = f64::from(model.our_memory_mb) / 1769.0;
+    let platform = Platform { memory_mb: model.our_memory_mb, cores, ..fleet.clone() };
+    let packing = Packing {
+        fragment_bytes_target: 64 * MIB,
+        model: time_model(&platform),
+        functions_max: model.our_functions_max,
+        functions: None,
+        lanes_max: 1,
+    };
+    let scan = |file_bytes: &Vec<u64>| Query {
+        begins: Duration::ZERO,
+        timeout: Duration::from_secs(900),
+        file_bytes: file_bytes.clone(),
+        packing,
+    };
+    let phases = vec![scans.iter().map(scan).collect()];
+    let mut settings = Settings::new(model.our_functions_max, seed);
+    settings.limits.ramp = Some(EnvironmentRamp::lambda(platform.functions));
+    Setup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
+}
+
+/// Seconds until the last of many cold functions has answered, and throttles.
+fn ramp(model: &Model, fleet: &Platform, clones: u32) -> (f64, u64, bool) {
+    let functions = model.ramp_functions;
+    let platform = Platform { functions: clones, concurrent_max: functions, ..fleet.clone() };
+    let mut settings = Settings::new(functions, 1);
+    settings.limits.ramp = Some(EnvironmentRamp::lambda(clones));
+    let setup = Setup { platform, settings, inline_bytes_max: 1 << 20, warm: 0 };
+    let (ended, is_right) = setup.world(&[vec![stage(vec![150 * MIB; functions], functions)]]);
+    (ended.queries[0].took.as_secs_f64(), ended.served.throttled, is_right)
+}

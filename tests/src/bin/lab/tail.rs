@@ -1,0 +1,159 @@
+//! What stragglers do to a query's tail, and what second attempts do about it, in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gust::decide::TimeModel;
+use gust::planner::pack::Packing;
+use gust::scheduler::{Settings, SpeculationPolicy};
+use gust_tests::fleet::{Fault, FaultPlan, Platform, Query, World, run_virtually};
+use serde_json::json;
+
+use super::workload::Tail;
+use super::{Bound, Outcome, on_all_cores};
+
+pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
+    let mut table = vec![
+        "fragments  stragglers  second attempts          p50 s  p99 s  p99/p50  extra GB-s  second attempts".to_owned(),
+    ];
+    let (mut samples, mut judged, mut all_right) = (Vec::new(), (f64::NAN, f64::NAN), true);
+    for fragments in &tail.fragments {
+        let calm = Row::measure(tail, fleet, *fragments, 0.0, None);
+        let without = Row::measure(tail, fleet, *fragments, tail.straggler_share, None);
+        table.push(calm.line(*fragments, ("none", "never"), &calm));
+        table.push(without.line(*fragments, ("1 %", "never"), &without));
+        all_right &= calm.all_right && without.all_right;
+        samples.push(json!({ "fragments": fragments, "stragglers": 0, "seconds": calm.seconds }));
+        samples.push(json!({ "fragments": fragments, "second_attempts": null, "seconds": without.seconds }));
+        for slower_than in &tail.slower_than {
+            let row = Row::measure(tail, fleet, *fragments, tail.straggler_share, Some(*slower_than));
+            table.push(row.line(*fragments, ("1 %", &format!("at {slower_than} times normal")), &without));
+            all_right &= row.all_right;
+            if *fragments == tail.judged_fragments && (slower_than - tail.judged_slower_than).abs() < 1e-9 {
+                judged = (row.ratio(), row.extra(&without));
+            }
+            samples.push(json!({ "fragments": fragments, "second_attempts": slower_than, "seconds": row.seconds }));
+        }
+    }
+    Outcome {
+        name: "tail",
+        table,
+        samples: json!(samples),
+        bounds: vec![
+            Bound {
+                what: format!("p99 over p50, {} fragments", tail.judged_fragments),
+                measured: judged.0,
+                aim: tail.aim_p99_over_p50,
+                worst: tail.worst_p99_over_p50,
+                unit: "times",
+            },
+            Bound {
+                what: "extra GB-s".to_owned(),
+                measured: judged.1,
+                aim: tail.aim_extra_share,
+                worst: tail.worst_extra_share,
+                unit: "of all",
+            },
+        ],
+        validity: vec![("every query's rows were right".to_owned(), all_right)],
+    }
+}
+
+/// Many queries of one kind.
+struct Row {
+    /// Sorted.
+    seconds: Vec<f64>,
+    gigabyte_seconds: f64,
+    second_attempts: u64,
+    all_right: bool,
+}
+
+impl Row {
+    fn measure(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, slower_than: Option<f64>) -> Self {
+        let runs = on_all_cores(tail.queries, |seed| one(tail, fleet, fragments, stragglers, slower_than, seed));
+        let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        Self {
+            seconds,
+            gigabyte_seconds: runs.iter().map(|run| run.gigabyte_seconds).sum(),
+            second_attempts: runs.iter().map(|run| run.attempts - fragments as u64).sum(),
+            all_right: runs.iter().all(|run| run.is_right),
+        }
+    }
+
+    fn at(&self, share: f64) -> f64 {
+        let last = self.seconds.len().saturating_sub(1);
+        self.seconds.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    fn ratio(&self) -> f64 {
+        self.at(0.99) / self.at(0.5)
+    }
+
+    fn extra(&self, without: &Self) -> f64 {
+        self.gigabyte_seconds / without.gigabyte_seconds - 1.0
+    }
+
+    fn line(&self, fragments: usize, (stragglers, policy): (&str, &str), without: &Self) -> String {
+        let (p50, p99, ratio, extra) = (self.at(0.5), self.at(0.99), self.ratio(), 100.0 * self.extra(without));
+        format!(
+            "{fragments:>9}  {stragglers:>10}  {policy:<22}  {p50:>5.2}  {p99:>5.2}  {ratio:>7.2}  {extra:>8.1} %  {:>15}",
+            self.second_attempts
+        )
+    }
+}
+
+struct Run {
+    seconds: f64,
+    gigabyte_seconds: f64,
+    attempts: u64,
+    is_right: bool,
+}
+
+fn one(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, slower_than: Option<f64>, seed: u64) -> Run {
+    let mut settings = Settings::new(fragments, seed);
+    settings.speculation = match slower_than {
+        Some(slower_than) => SpeculationPolicy { slower_than, ..SpeculationPolicy::ELSEWHERE },
+        None => SpeculationPolicy::NEVER,
+    };
+    let model = TimeModel { core_bytes_per_second: fleet.core_bytes_per_second, ..TimeModel::laptop(1) };
+    let model = TimeModel { function_cores: fleet.cores, ..model };
+    let world = World {
+        seed,
+        platform: fleet.clone(),
+        faults: FaultPlan {
+            chances: vec![(Fault::SlowPipe, stragglers)],
+            slow_pipe_share: tail.straggler_pipe_share,
+            ..FaultPlan::default()
+        },
+        settings,
+        model,
+        inline_bytes_max: 1 << 20,
+        rows_max: 3,
+        // Also for second attempts there is a warm one.
+        warm: fragments + fragments.div_ceil(10),
+    };
+    let packing = Packing {
+        fragment_bytes_target: tail.fragment_bytes,
+        model,
+        functions_max: fragments,
+        functions: Some(fragments),
+        lanes_max: 1,
+    };
+    let query = Query {
+        // Bursts are full again.
+        begins: Duration::from_secs(10),
+        timeout: Duration::from_secs(600),
+        file_bytes: vec![tail.fragment_bytes; fragments],
+        packing,
+    };
+    let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
+    let outcome = &ended.queries[0];
+    let expect = world.truth().rows(&outcome.id, outcome.fragments);
+    Run {
+        seconds: outcome.took.as_secs_f64(),
+        gigabyte_seconds: ended.served.gigabyte_seconds,
+        attempts: ended.served.invocations,
+        is_right: outcome.rows.as_ref().is_ok_and(|rows| *rows == expect),
+    }
+}
