@@ -71,7 +71,7 @@ pub struct Phases {
     pub plan: f64,
     /// First attempt's start to last attempt's end.
     pub invoke: f64,
-    /// Fetching, checking and decoding results, summed.
+    /// Fetching and checking results, summed; they are decoded as they are used.
     pub read: f64,
     /// Last result read (or, without functions, the plan) to the last row.
     pub finish: f64,

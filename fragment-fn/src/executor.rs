@@ -94,19 +94,9 @@ async fn run(
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
     let mut writer =
         ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
-    let mut batches = execute_stream(Arc::clone(&plan), Arc::clone(context)).map_err(|e| classify(&e))?;
-    loop {
-        let executing = Instant::now();
-        let next = batches.next().await;
-        meter.note(|usage| usage.spans.execute_us += micros(executing));
-        let Some(batch) = next else { break };
-        let batch = batch.map_err(|e| classify(&e))?;
-        let writing = Instant::now();
-        writer.write(&batch).await.map_err(|e| classify_write(&e))?;
-        meter.note(|usage| {
-            usage.rows_out += batch.num_rows() as u64;
-            usage.spans.write_us += micros(writing);
-        });
+    if let Err(error) = produce(meter, context, &plan, &mut writer).await {
+        writer.abort().await;
+        return Err(error);
     }
     let writing = Instant::now();
     let result = writer.finish().await.map_err(|e| classify_write(&e))?;
@@ -116,6 +106,29 @@ async fn run(
         usage.spilled_bytes = spilled_bytes;
     });
     Ok(result)
+}
+
+/// Runs the plan and writes its rows.
+async fn produce(
+    meter: &Meter,
+    context: &Arc<TaskContext>,
+    plan: &Arc<dyn ExecutionPlan>,
+    writer: &mut ResultWriter,
+) -> Result<(), FragmentError> {
+    let mut batches = execute_stream(Arc::clone(plan), Arc::clone(context)).map_err(|e| classify(&e))?;
+    loop {
+        let executing = Instant::now();
+        let next = batches.next().await;
+        meter.note(|usage| usage.spans.execute_us += micros(executing));
+        let Some(batch) = next else { return Ok(()) };
+        let batch = batch.map_err(|e| classify(&e))?;
+        let writing = Instant::now();
+        writer.write(&batch).await.map_err(|e| classify_write(&e))?;
+        meter.note(|usage| {
+            usage.rows_out += batch.num_rows() as u64;
+            usage.spans.write_us += micros(writing);
+        });
+    }
 }
 
 /// A store of the request's access table, as this attempt sees it.

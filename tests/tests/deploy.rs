@@ -51,8 +51,8 @@ const COORDINATOR: [(&str, &str, &str); 9] = [
 ];
 const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
     ("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
-    ("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "put"),
-    ("s3:AbortMultipartUpload", "fragment-fn/protocol/src/exchange.rs", "abort"),
+    ("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
+    ("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
 ];
 /// What the Lambda service itself does with the function's role: writes its log, and networks of its own where it is in a VPC.
 const BY_LAMBDA: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];

@@ -1,16 +1,15 @@
 //! Memory of results that have arrived and wait for the operators above.
 //!
 //! ```text
-//!  answer ─► hold its encoded bytes ─► read, checked ─► hold its decoded bytes ─► a batch goes up, its share is free
+//!  answer ─► hold its encoded bytes ─► read, checked ─► a batch after the other goes up ─► with the last the share is free
 //! ```
 //!
 //! Results cannot spill, and the operators that could make room for them wait for them. So a result may press on others: they
 //! spill, or run out, when they next ask for memory. Only results that would fill the whole pool by themselves are refused.
-//! Not counted: what the invoker holds of a response until it is parsed.
+//! Not counted: the batch that is decoded ahead, and what the invoker holds of a response until it is parsed.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayData, RecordBatch};
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
@@ -64,19 +63,8 @@ impl Drop for Share {
     }
 }
 
-/// The lengths of a decoded batch's buffers: each is its own, or a part of the encoded stream.
-pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
-    fn of(data: &ArrayData) -> usize {
-        let own = data.buffers().iter().map(|buffer| buffer.len()).sum::<usize>();
-        let nulls = data.nulls().map_or(0, |nulls| nulls.buffer().len());
-        own + nulls + data.child_data().iter().map(of).sum::<usize>()
-    }
-    batch.columns().iter().map(|column| of(&column.to_data())).sum()
-}
-
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
     use datafusion::execution::memory_pool::GreedyMemoryPool;
 
     use super::*;
@@ -96,16 +84,5 @@ mod tests {
         assert_eq!(pool.reserved(), 90);
         drop(held.hold(41).expect("the first is gone"));
         assert_eq!(pool.reserved(), 90);
-    }
-
-    #[test]
-    fn a_batch_is_as_large_as_its_buffers() {
-        let columns: [(&str, ArrayRef); 2] = [
-            ("k", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
-            ("v", Arc::new(StringArray::from(vec!["a", "bc", ""]))),
-        ];
-        let batch = RecordBatch::try_from_iter(columns).expect("equal lengths");
-        // Three values and a bitmap of one byte; four offsets and three letters.
-        assert_eq!(bytes_of(&batch), 24 + 1 + 16 + 3);
     }
 }

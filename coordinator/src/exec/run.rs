@@ -10,7 +10,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use gust_protocol::exchange::ExchangeError;
+use gust_protocol::exchange::{ExchangeError, Rows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, exchange,
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::held::{Held, Share, bytes_of};
+use super::held::{Held, Share};
 use super::query::QueryContext;
 use super::travel::TravellingPlan;
 use crate::event::QueryEvent;
@@ -186,41 +186,53 @@ fn rows(
     });
     answers
         .and_then(move |answer| adopt(answer, Arc::clone(&held), Arc::clone(&query), Arc::clone(&schema)))
-        // A batch that goes up is the next operator's to count.
-        .map_ok(|batches| stream::iter(batches.into_iter().map(|(batch, _share)| Ok(batch))))
+        .map_ok(|adopted| stream::iter(adopted.batches()))
         .try_flatten()
         .boxed()
 }
 
-/// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
-async fn adopt(
-    answer: Answer,
-    held: Arc<Held>,
-    query: Arc<QueryContext>,
+/// The result that counts for a fragment.
+struct Adopted {
+    rows: Rows,
     schema: SchemaRef,
-) -> Result<Vec<(RecordBatch, Share)>> {
-    let Answer { mut result, mut attempt, mut attempts, inline: mut inline_share } = answer;
-    let (batches, part, inline, read) = loop {
+    /// Its encoded bytes. A batch that goes up is the next operator's to count.
+    share: Share,
+}
+
+impl Adopted {
+    fn batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
+        let Self { rows, schema, share } = self;
+        rows.map(move |batch| {
+            // Held until the last batch has gone up.
+            let _held = &share;
+            under(&schema, &batch.map_err(|error| DataFusionError::External(Box::new(error)))?)
+        })
+    }
+}
+
+/// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
+async fn adopt(answer: Answer, held: Arc<Held>, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Adopted> {
+    let Answer { mut result, mut attempt, mut attempts, inline: mut share } = answer;
+    let (rows, part, inline, read) = loop {
         let reading = Instant::now();
         let part = *result.part();
         let inline = matches!(result, FragmentResult::Inline { .. });
-        let to_fetch = if inline { 0 } else { part.bytes };
-        let _fetched = held.hold(usize::try_from(to_fetch).unwrap_or(usize::MAX))?;
+        if !inline {
+            share = held.hold(usize::try_from(part.bytes).unwrap_or(usize::MAX))?;
+        }
         match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
-            Ok(batches) => break (batches, part, inline, reading.elapsed()),
+            Ok(rows) => break (rows, part, inline, reading.elapsed()),
             // What a function is would not change.
             Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
                 return Err(DataFusionError::External(Box::new(error)));
             }
             Err(error) => {
-                drop(inline_share);
+                drop(share);
                 (result, attempt) = attempts.refuse(error.to_string()).await.map_err(failed)?;
-                inline_share = held.hold(inline_bytes(&result))?;
+                share = held.hold(inline_bytes(&result))?;
             }
         }
     };
-    let shares = batches.iter().map(|batch| held.hold(bytes_of(batch))).collect::<Result<Vec<_>>>()?;
-    drop(inline_share);
     query.attempts.events().push(QueryEvent::FragmentAdopted {
         id: attempts.id().clone(),
         attempt,
@@ -229,7 +241,7 @@ async fn adopt(
         inline,
         read,
     });
-    batches.iter().map(|batch| under(&schema, batch)).zip(shares).map(|(batch, share)| Ok((batch?, share))).collect()
+    Ok(Adopted { rows, schema, share })
 }
 
 /// The batch under the stage's own field names and metadata.

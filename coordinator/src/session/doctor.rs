@@ -173,7 +173,12 @@ impl Session {
         let (result, _) = answer.map_err(|failure| QueryError::Functions(failure.to_string()))?;
         let took = started.elapsed();
         let rows = exchange::read(id, result, &empty.schema(), query.exchange.store.as_ref()).await;
-        rows.map_err(|error| QueryError::Functions(error.to_string()))?;
+        let rows: usize = rows
+            .and_then(|rows| rows.map(|batch| Ok(batch?.num_rows())).sum::<Result<_, _>>())
+            .map_err(|error| QueryError::Functions(error.to_string()))?;
+        if rows != 1 {
+            return Err(QueryError::Functions(format!("it sent {rows} rows where one was asked for")));
+        }
         Ok(format!("answered in {} ms, protocol {PROTOCOL_VERSION}, {}", took.as_millis(), fingerprint()))
     }
 

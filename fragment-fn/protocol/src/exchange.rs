@@ -122,6 +122,14 @@ impl ResultWriter {
         self.drain().await
     }
 
+    /// Gives up: parts of an object that has been begun are not kept (and paid for) until somebody removes them.
+    pub async fn abort(self) {
+        if let Sink::Object(mut writer) = self.sink {
+            // The bucket's lifecycle rule takes what this cannot.
+            let _ = writer.abort().await;
+        }
+    }
+
     /// Ends the stream; the object, if there is one, is complete when this returns.
     pub async fn finish(mut self) -> Result<FragmentResult, ExchangeError> {
         self.encoder.finish()?;
@@ -164,19 +172,20 @@ impl ResultWriter {
     }
 }
 
-/// Fetches (if it is not inline), verifies and decodes a result.
+/// Fetches (if it is not inline) and verifies a result; its rows are decoded as they are asked for.
 ///
 /// `store` is the exchange's. Holds the encoded stream in memory as a whole; decoded columns point into it where they
 /// are not compressed.
 ///
 /// # Errors
-/// [`ExchangeError::Length`] and [`ExchangeError::Checksum`] for torn or swapped bytes, before any row is seen.
+/// [`ExchangeError::Length`], [`ExchangeError::Checksum`] for torn or swapped bytes and [`ExchangeError::Schema`] for other
+/// columns, before any row is seen.
 pub async fn read(
     id: &FragmentId,
     result: FragmentResult,
     schema: &Schema,
     store: &dyn ObjectStore,
-) -> Result<Vec<RecordBatch>, ExchangeError> {
+) -> Result<Rows, ExchangeError> {
     let part = *result.part();
     let bytes = match result {
         FragmentResult::Inline { bytes, .. } => bytes.0,
@@ -194,25 +203,50 @@ pub async fn read(
     if crc32fast::hash(&bytes) != part.crc32 {
         return Err(ExchangeError::Checksum { fragment: id.clone() });
     }
-    decode(id, bytes, schema)
+    Rows::open(id, bytes, schema)
 }
 
-fn decode(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Vec<RecordBatch>, ExchangeError> {
-    let mut buffer = Buffer::from(bytes);
-    let mut decoder = StreamDecoder::new();
-    let mut batches = Vec::new();
-    while !buffer.is_empty() {
-        batches.extend(decoder.decode(&mut buffer)?);
+/// A verified result's rows. Decodes one batch ahead.
+#[derive(Debug)]
+pub struct Rows {
+    encoded: Buffer,
+    decoder: StreamDecoder,
+    next: Option<RecordBatch>,
+}
+
+impl Rows {
+    fn open(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Self, ExchangeError> {
+        let mut rows = Self { encoded: Buffer::from(bytes), decoder: StreamDecoder::new(), next: None };
+        rows.next = rows.decode()?;
+        let fits = rows.decoder.schema().is_some_and(|found| {
+            found.fields().len() == schema.fields().len()
+                && found.fields().iter().zip(schema.fields()).all(|(f, s)| f.data_type() == s.data_type())
+        });
+        if fits { Ok(rows) } else { Err(ExchangeError::Schema { fragment: id.clone() }) }
     }
-    decoder.finish()?;
-    let fits = decoder.schema().is_some_and(|found| {
-        found.fields().len() == schema.fields().len()
-            && found.fields().iter().zip(schema.fields()).all(|(f, s)| f.data_type() == s.data_type())
-    });
-    if !fits {
-        return Err(ExchangeError::Schema { fragment: id.clone() });
+
+    fn decode(&mut self) -> Result<Option<RecordBatch>, ExchangeError> {
+        while !self.encoded.is_empty() {
+            if let Some(batch) = self.decoder.decode(&mut self.encoded)? {
+                return Ok(Some(batch));
+            }
+        }
+        self.decoder.finish()?;
+        Ok(None)
     }
-    Ok(batches)
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch, ExchangeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let current = self.next.take()?;
+        match self.decode() {
+            Ok(next) => self.next = next,
+            Err(error) => return Some(Err(error)),
+        }
+        Some(Ok(current))
+    }
 }
 
 #[cfg(test)]
@@ -275,6 +309,7 @@ mod tests {
             assert_eq!(matches!(result, FragmentResult::Inline { .. }), inline, "{sizes:?}");
             assert_eq!(result.part().rows, sizes.iter().sum::<i64>() as u64);
             let back = read(&id(), result, &batch(0).schema(), store.as_ref()).await.expect("what was written");
+            let back: Vec<RecordBatch> = back.collect::<Result<_, _>>().expect("what was written");
             assert_eq!(back, batches, "{sizes:?}");
         }
     }
@@ -289,6 +324,7 @@ mod tests {
         writer.write(&rows).await.expect("in memory");
         let result = writer.finish().await.expect("in memory");
         let back = read(&id(), result, &empty, &InMemory::new()).await.expect("what was written");
+        let back: Vec<RecordBatch> = back.collect::<Result<_, _>>().expect("what was written");
         assert_eq!(back.iter().map(RecordBatch::num_rows).sum::<usize>(), 42);
     }
 
@@ -328,7 +364,8 @@ mod tests {
         let FragmentResult::Inline { bytes, .. } = &result else { panic!("not inline") };
         let golden = include_bytes!("../testdata/result.arrows");
         assert_eq!(&bytes.0[..], golden);
-        assert_eq!(decode(&id(), Bytes::from_static(golden), &batch(0).schema()).expect("golden bytes"), [batch(3)]);
+        let rows = Rows::open(&id(), Bytes::from_static(golden), &batch(0).schema()).expect("golden bytes");
+        assert_eq!(rows.collect::<Result<Vec<_>, _>>().expect("golden bytes"), [batch(3)]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub async fn measure(compression: &Compression, cache: &Path) -> anyhow::Result<
                 let started = Instant::now();
                 let back = read(&id, result, &schema, store.as_ref()).await?;
                 decode.push(started.elapsed().as_secs_f64() * 1000.0);
-                all_equal &= back == batches;
+                all_equal &= back.collect::<Result<Vec<_>, _>>()? == batches;
             }
             let (encode_ms, decode_ms) = (median(&encode), median(&decode));
             let carried = encode_ms + decode_ms + bytes as f64 / compression.pipe_bytes_per_second * 1000.0;
