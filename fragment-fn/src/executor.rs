@@ -223,7 +223,7 @@ async fn plan_bytes(
     }
     let path = object_store::path::Path::parse(&object.path)
         .map_err(|error| failed(FragmentErrorKind::MalformedRequest, &error))?;
-    let exchange = &store(stores, object.access)?.counted;
+    let exchange = &store(stores, object.access)?.hedged;
     let read = async { exchange.get(&path).await?.bytes().await }.await;
     let plan = read.map_err(|error| failed(classify_exchange(&error), &error))?;
     if plan.len() as u64 != object.size_bytes || crc32fast::hash(&plan) != crc32 {
