@@ -46,9 +46,10 @@ pub async fn measure(compression: &Compression, cache: &Path) -> anyhow::Result<
                 encode.push(started.elapsed().as_secs_f64() * 1000.0);
                 bytes = result.part().bytes;
                 let started = Instant::now();
-                let back = read(&id, result, &schema, store.as_ref()).await?;
+                let rows = read(&id, result, &schema, store.as_ref()).await?;
+                let back: Vec<_> = rows.collect::<Result<_, _>>()?;
                 decode.push(started.elapsed().as_secs_f64() * 1000.0);
-                all_equal &= back.collect::<Result<Vec<_>, _>>()? == batches;
+                all_equal &= back == batches;
             }
             let (encode_ms, decode_ms) = (median(&encode), median(&decode));
             let carried = encode_ms + decode_ms + bytes as f64 / compression.pipe_bytes_per_second * 1000.0;
