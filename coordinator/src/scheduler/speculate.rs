@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// When to run a fragment twice.
@@ -42,13 +42,16 @@ pub(super) struct Progress {
     /// Seconds expected of each fragment.
     expected: Vec<f64>,
     state: Mutex<State>,
-    normal: watch::Sender<Option<Normal>>,
+    /// Wakes who waits for it in the order in which they came: one seed, one history.
+    known: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Seconds of each fragment that is done, and its share of what was expected.
     done: Vec<(f64, f64)>,
+    /// None until most are done.
+    normal: Option<Normal>,
     second_attempts: usize,
     second_seconds: f64,
 }
@@ -66,7 +69,7 @@ impl Progress {
     pub(super) fn new(policy: SpeculationPolicy, expected: &[Duration]) -> Self {
         // Nothing is expected to take no time: shares are taken of it.
         let expected = expected.iter().map(|expected| expected.as_secs_f64().max(0.001)).collect();
-        Self { policy, expected, state: Mutex::default(), normal: watch::Sender::new(None) }
+        Self { policy, expected, state: Mutex::default(), known: Notify::new() }
     }
 
     /// A fragment has its result, from an attempt that took `took`.
@@ -74,12 +77,13 @@ impl Progress {
         let seconds = took.as_secs_f64();
         let mut state = self.state.lock().expect("no holder panics");
         state.done.push((seconds, seconds / self.expected[index]));
-        if state.done.len() >= self.most() && self.normal.borrow().is_none() {
+        if state.done.len() >= self.most() && state.normal.is_none() {
             let normal = Normal {
                 seconds: median(state.done.iter().map(|(seconds, _)| *seconds)),
                 ratio: median(state.done.iter().map(|(_, ratio)| *ratio)),
             };
-            self.normal.send_replace(Some(normal));
+            state.normal = Some(normal);
+            self.known.notify_waiters();
         }
     }
 
@@ -91,16 +95,25 @@ impl Progress {
 
     /// Returns when a fragment whose attempt has run since `since` should get a second one; perhaps never.
     pub(super) async fn slow(&self, index: usize, since: Instant) {
-        let normal = match self.normal.subscribe().wait_for(Option::is_some).await {
-            Ok(normal) => *normal,
-            Err(_) => None,
-        };
-        let Some(normal) = normal else { return std::future::pending().await };
+        let normal = self.normal().await;
         let expected = self.usual_seconds(index, normal);
         let slow = (expected * self.policy.slower_than).max(expected + self.policy.later_than.as_secs_f64());
         tokio::time::sleep_until(since + Duration::from_secs_f64(slow)).await;
         if !self.may_spend(expected, normal) {
             std::future::pending().await
+        }
+    }
+
+    /// What is usual, once that is known.
+    async fn normal(&self) -> Normal {
+        loop {
+            let mut known = std::pin::pin!(self.known.notified());
+            // Listening before looking, so that nothing is missed in between.
+            known.as_mut().enable();
+            if let Some(normal) = self.state.lock().expect("no holder panics").normal {
+                return normal;
+            }
+            known.await;
         }
     }
 
