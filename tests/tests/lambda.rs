@@ -139,6 +139,20 @@ async fn tpch_on_lambda_equals_local() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missing_bucket_is_named_by_the_doctor() {
+    let Some(localstack) = localstack::shared() else { return };
+    let exchange = Some("s3://gust-absent-bucket/results".to_owned());
+    let config = Config { on: Target::InProcess, exchange, s3: localstack.s3(), ..Config::default() };
+    let session = Session::new(config).expect("a session");
+    let checks = session.examine().await;
+    session.close().await;
+    let told = |what: &str| checks.iter().find(|check| check.what == what).expect(what).outcome.clone();
+    assert!(told("bucket").expect_err("absent").contains("does not exist\nhint: create it"), "{checks:?}");
+    assert!(told("exchange").expect_err("absent").contains("hint: check `exchange`"), "{checks:?}");
+    assert!(told("function 1").expect_err("no way back").contains("not tried"), "{checks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fifty_attempts_at_once_on_one_function() {
     let Some(subject) = Subject::lambda(FAULTY, "function", 50, Setup::default()).await else { return };
     let invoker = Arc::clone(&subject.invoker);

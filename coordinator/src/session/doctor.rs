@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_sdk_s3::error::DisplayErrorContext;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
@@ -60,7 +59,9 @@ impl Session {
         if in_s3 {
             checks.push(Check::new("bucket", self.bucket(exchange).await));
         }
-        checks.push(Check::new("exchange", writable(exchange).await));
+        let written = writable(exchange).await;
+        let can_write = written.is_ok();
+        checks.push(Check::new("exchange", written));
         let mut functions = 1;
         if self.functions.target() == Target::Lambda {
             match self.functions.describe().await {
@@ -77,7 +78,11 @@ impl Session {
             }
         }
         for number in 1..=functions.min(PROBES_MAX) {
-            checks.push(Check::new(format!("function {number}"), self.probe().await));
+            let answer = match can_write {
+                true => self.probe().await,
+                false => Err("not tried, for there is no exchange to answer through".to_owned()),
+            };
+            checks.push(Check::new(format!("function {number}"), answer));
         }
         for (name, config) in &self.config.catalogs {
             checks.push(Check::new(format!("catalog {name}"), self.open_catalog(name, config).await));
@@ -109,7 +114,10 @@ impl Session {
             // The oldest region has no name here.
             Ok(answer) => (200, answer.location_constraint().map_or("us-east-1", |region| region.as_str()).to_owned()),
             Err(error) => {
-                let Some(response) = error.raw_response() else { return Err(DisplayErrorContext(error).to_string()) };
+                let Some(response) = error.raw_response() else {
+                    let why = with_causes(error);
+                    return Err(format!("{why}\nhint: check the credentials, the network, s3.endpoint and the region"));
+                };
                 let region = response.headers().get("x-amz-bucket-region").unwrap_or_default();
                 (response.status().as_u16(), region.to_owned())
             }

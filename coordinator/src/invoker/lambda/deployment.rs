@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
-use aws_sdk_lambda::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_lambda::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationOutput as Described;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures::future::try_join_all;
@@ -15,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
 use super::outcome::no_credentials;
 use crate::aws::NoCredentials;
+use crate::session::with_causes;
 
 /// Most functions that a configuration can name.
 pub const CLONES_MAX: usize = 1_000;
@@ -194,7 +195,7 @@ where
     let status = error.raw_response().map(|response| response.status().as_u16());
     let reason = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
-        _ => DisplayErrorContext(error).to_string(),
+        _ => with_causes(error),
     };
     let hint = match status {
         Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
