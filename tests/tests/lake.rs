@@ -74,6 +74,8 @@ async fn all_tpch_queries() {
         run(&lake.session, &create).await.expect("setup");
     }
     let setup = tables.create_statements();
+    // What a cancelled attempt asks for is not metered, and may come during the next query.
+    let mut settled = true;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on S3");
         lake.server.take_requests();
@@ -85,7 +87,10 @@ async fn all_tpch_queries() {
         assert_eq!((asked.head, asked.list), (0, 0), "{what}: a function asked for what the plan tells it");
         let served = lake.server.take_requests();
         let gets = served.iter().filter(|request| request.operation == Operation::Get).count() as u64;
-        assert_eq!(asked.get + report.coordinator.requests.get, gets, "{what}: not metered as it was served");
+        let settled_before = std::mem::replace(&mut settled, report.attempts_failed.is_empty());
+        if settled_before && settled {
+            assert_eq!(asked.get + report.coordinator.requests.get, gets, "{what}: not metered as it was served");
+        }
     }
     lake.session.close().await;
 }

@@ -89,7 +89,7 @@ async fn a_function_runs_as_many_lanes_as_it_has_cores() {
 /// About 130 bytes a row.
 const WIDE: &str = "value AS k, md5(CAST(value AS VARCHAR)) AS v, repeat(md5(CAST(value AS VARCHAR)), 2) AS w";
 /// In each of eight files.
-const ROWS: u64 = 40_000;
+const ROWS: u64 = 20_000;
 
 async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryError> {
     let data = table(8, ROWS, WIDE).await;
@@ -106,7 +106,7 @@ async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryErro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_larger_than_the_memory_is_refused() {
-    let error = wide_query(1 << 20, "SELECT * FROM $T").await.expect_err("5 MB in 1 MB");
+    let error = wide_query(1 << 20, "SELECT * FROM $T").await.expect_err("3 MB in 1 MB");
     assert!(matches!(error, QueryError::Resources(_)), "{error:?}");
     let error = error.to_string();
     assert!(error.contains("results of stage 0"), "the consumer is not named: {error}");
@@ -115,7 +115,7 @@ async fn a_result_larger_than_the_memory_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_that_wait_make_operators_spill_instead_of_failing() {
-    // 40 MB in all; the sort above holds what it can and spills the rest.
+    // 20 MB in all; the sort above holds what it can and spills the rest.
     let sql = "SELECT k, row_number() OVER (PARTITION BY w ORDER BY v) AS nth FROM $T";
-    assert_eq!(wide_query(24 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize);
+    assert_eq!(wide_query(16 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize);
 }
