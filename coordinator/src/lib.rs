@@ -11,6 +11,7 @@
 pub mod aws;
 pub mod cli;
 pub mod config;
+pub mod cost;
 pub mod decide;
 pub mod demo;
 pub mod event;

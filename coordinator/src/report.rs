@@ -8,6 +8,7 @@ use gust_protocol::{FragmentId, Requests, Usage};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
+use crate::cost::{CostReport, PriceError, Tariff, price};
 use crate::decide::Decision;
 use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 
@@ -46,6 +47,10 @@ pub struct Report {
     pub memory_peak_bytes: u64,
     pub spilled_bytes: u64,
     pub seconds: Phases,
+    /// In nano-dollars; None where nobody has priced it.
+    pub cost: Option<CostReport>,
+    /// Why there is no cost.
+    pub cost_unknown: Option<String>,
 }
 
 /// What one side asked of storage.
@@ -79,6 +84,15 @@ pub struct Phases {
 }
 
 impl Report {
+    /// Folds a query's events, and prices them where there are prices.
+    pub fn priced(events: &[Stamped], tariff: Result<&Tariff, &PriceError>) -> Self {
+        let (cost, cost_unknown) = match tariff {
+            Ok(tariff) => (Some(price(events, tariff)), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Self { cost, cost_unknown, ..Self::from_events(events) }
+    }
+
     /// Folds a query's events.
     pub fn from_events(events: &[Stamped]) -> Self {
         let mut report = Self::default();
@@ -235,6 +249,11 @@ impl Display for Report {
         if self.attempts > 0 {
             write!(f, ", invoke {invoke:.3}, read {read:.3}")?;
         }
-        write!(f, ", finish {finish:.3}")
+        write!(f, ", finish {finish:.3}")?;
+        match (&self.cost, &self.cost_unknown) {
+            (Some(cost), _) => write!(f, "\n{cost}"),
+            (None, Some(why)) => write!(f, "\ncost       not known: {}", why.lines().next().unwrap_or_default()),
+            (None, None) => Ok(()),
+        }
     }
 }

@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use super::exit::Exit;
 use super::output::Format;
 use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use crate::cost::Money;
 
 /// Statements longer than this are refused rather than held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
@@ -48,6 +49,11 @@ Examples:
   gust exchange gc --dry-run
   gust exchange gc --older-than 1day --config gust.toml";
 
+const PRICES_EXAMPLES: &str = "\
+Examples:
+  gust prices
+  gust prices --region eu-central-1 --format csv";
+
 /// SQL over a data lake, run by functions that exist only while the query runs
 #[derive(Debug, Parser)]
 #[command(name = "gust", version, after_help = Exit::HELP)]
@@ -73,6 +79,9 @@ pub enum Command {
     /// Look after credentials, buckets, functions and catalogs, and say what to do
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Show what things cost in a region: the prices that reports are made with
+    #[command(after_help = PRICES_EXAMPLES)]
+    Prices(PricesArgs),
     /// Look after the store in which functions leave large results
     #[command(subcommand)]
     Exchange(ExchangeCommand),
@@ -97,6 +106,18 @@ pub struct GcArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Configuration file, which names the exchange [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PricesArgs {
+    /// Region [default: the one that reports are made with]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub format: Format,
+    /// Configuration file, which may name a price book [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -162,6 +183,9 @@ pub struct RunArgs {
     /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+    /// Stop each statement before it costs more than this, e.g. 0.05 [default: no limit]
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    pub max_cost: Option<Money>,
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +273,7 @@ impl RunArgs {
             // the flag can only allow: its absence leaves the setting alone
             allow_fallback: self.allow_fallback.then_some(true),
             timeout: self.timeout,
+            cost_max: self.max_cost,
         }
     }
 }
@@ -309,7 +334,7 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv";
+                    --timeout 1min30s --max-cost 0.05 --format ndjson --report json --report-file report.json --config lake.toml -vv";
         let query = query(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(query.source.setup, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
         assert_eq!(query.source.catalog.as_deref(), Some("lake"));
@@ -322,6 +347,7 @@ mod tests {
             functions_max: Some(8),
             allow_fallback: Some(true),
             timeout: Some(Duration::from_secs(90)),
+            cost_max: Some(Money::from_nano_dollars(50_000_000)),
         };
         assert_eq!(query.source.run.overrides(), overrides);
     }
@@ -370,6 +396,8 @@ mod tests {
         check(&["query", "--timeout", "soon"], "write e.g. 500ms, 30s or 5min");
         check(&["query", "--timeout", "0s"], "above zero and at most 1day");
         check(&["query", "--timeout", "25h"], "above zero and at most 1day");
+        check(&["query", "--max-cost", "-0.05"], "no amount of dollars");
+        check(&["query", "--max-cost", "5 cents"], "no amount of dollars");
         check(&["query", "--report", "none", "--report-file", "x", "SELECT 1"], "--report-file needs a report");
         check(&["query", "SELECT 1", "SELECT 2"], "unexpected argument 'SELECT 2'");
         check(&["demo", "--sf", "0"], "above zero and at most 1000");

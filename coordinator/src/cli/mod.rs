@@ -15,6 +15,7 @@ mod demo;
 mod exchange;
 pub mod exit;
 pub mod output;
+mod prices;
 pub mod progress;
 
 use crate::aws;
@@ -82,6 +83,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
             Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
+            Command::Prices(args) => prices::prices(args).await,
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,
             Command::Bootstrap => bootstrap().await,
         }
@@ -211,7 +213,9 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
         let written = write(&mut running, output).await;
         drop(following);
         let events = running.finish().await;
-        reports.write(&Report::from_events(&events.snapshot()))?;
+        let events = events.snapshot();
+        let tariff = session.tariff().await;
+        reports.write(&Report::priced(&events, tariff.as_ref()))?;
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),

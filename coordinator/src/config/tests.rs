@@ -47,6 +47,12 @@ fn a_file_sets_everything() {
         region = "eu-central-1"
         endpoint = "https://lambda.example"
         memory_mb = 2048
+        [cost]
+        region = "eu-central-1"
+        prices = "prices.toml"
+        max = "0.05"
+        coordinator_hour = 0.17
+        coordinator_outside = true
     "#;
     let lake = CatalogConfig {
         kind: CatalogKind::Sqlite,
@@ -82,6 +88,13 @@ fn a_file_sets_everything() {
             region: Some("eu-central-1".to_owned()),
             endpoint: Some("https://lambda.example".to_owned()),
             memory_mb: Some(2048),
+        },
+        cost: CostConfig {
+            region: Some("eu-central-1".to_owned()),
+            prices: Some("lake/prices.toml".into()),
+            max: Some(Money::from_nano_dollars(50_000_000)),
+            coordinator_hour: Some("0.17".parse().expect("a price")),
+            coordinator_outside: Some(true),
         },
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);

@@ -221,6 +221,12 @@ impl FunctionPool {
         })
     }
 
+    /// Architecture and memory of what is deployed on Lambda, as far as a query has already asked.
+    pub(super) async fn deployed_as(&self) -> Option<(String, u32)> {
+        let started = self.started.lock().await;
+        started.lambda.as_ref().map(|Deployed { deployment, .. }| (deployment.arch.clone(), deployment.memory_mb))
+    }
+
     pub(super) async fn have_started(&self) -> bool {
         let started = self.started.lock().await;
         started.local.is_some() || started.lambda.is_some()

@@ -30,6 +30,7 @@ pub(crate) use plan::Ready;
 pub use run::Running;
 
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
+use crate::cost::{Architecture, PriceError, Tariff};
 use crate::exec::Exchange;
 use crate::nearest::nearest;
 use crate::planner::pack::Packing;
@@ -140,6 +141,19 @@ impl Session {
         let options = state.config_mut().options_mut();
         catalog.clone_into(&mut options.catalog.default_catalog);
         schema.clone_into(&mut options.catalog.default_schema);
+    }
+
+    /// What this session's functions and requests cost. Not an error of the query where there are no prices.
+    ///
+    /// # Errors
+    /// Where the region has no price book, or the configured file is none.
+    pub async fn tariff(&self) -> Result<Tariff, PriceError> {
+        let mut tariff = Tariff::of_config(&self.config, chrono::Utc::now().date_naive())?;
+        if let Some((architecture, memory_mb)) = self.functions.deployed_as().await {
+            tariff.architecture = Architecture::of(&architecture);
+            tariff.memory_mb = memory_mb;
+        }
+        Ok(tariff)
     }
 
     fn target(&self) -> Target {

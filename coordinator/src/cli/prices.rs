@@ -1,0 +1,44 @@
+//! `gust prices`: the prices that reports are made with.
+
+use std::io::stdout;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+use super::args::PricesArgs;
+use super::output::{OutputError, RowWriter};
+use super::{Stop, configuration};
+use crate::aws;
+use crate::cli::exit::Exit;
+use crate::config::Overrides;
+use crate::cost::PriceBook;
+
+/// One row a price; where they are from goes to stderr.
+pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
+    let mut config = configuration(args.config.as_deref(), &Overrides::default())?;
+    if config.s3.region.is_none() {
+        config.s3.region = aws::default_region().await;
+    }
+    let book = PriceBook::of_config(&config, args.region.as_deref()).map_err(Stop::usage)?;
+    let rows = rows(&book).map_err(|error| Stop { exit: Exit::QueryFailed, message: error.to_string() })?;
+    let schema = rows.schema();
+    match RowWriter::new(stdout(), args.format).write_rows(&schema, std::iter::once(Ok(rows))) {
+        Ok(_) | Err(OutputError::ReaderGone) => {}
+        Err(error) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+    }
+    eprintln!("list prices of {}, looked up on {}: {}", book.region, book.date, book.source);
+    if let Some(stale) = book.staleness(chrono::Utc::now().date_naive()) {
+        eprintln!("warning: {stale}");
+    }
+    Ok(())
+}
+
+fn rows(book: &PriceBook) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
+    let entries = book.entries();
+    let column = |values: Vec<String>| Arc::new(StringArray::from(values)) as ArrayRef;
+    RecordBatch::try_from_iter([
+        ("what", column(entries.iter().map(|(what, ..)| (*what).to_owned()).collect())),
+        ("dollars", column(entries.iter().map(|(_, price, _)| price.to_string()).collect())),
+        ("unit", column(entries.iter().map(|(.., unit)| (*unit).to_owned()).collect())),
+    ])
+}

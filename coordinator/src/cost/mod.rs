@@ -1,0 +1,22 @@
+//! What a query costs: prices as data, money as integers, and a pure fold of the query's events.
+//!
+//! ```text
+//!  events ─► quantities by item and basis ─┐
+//!                                          ├─► lines, total, waste, Athena's price ─► report
+//!  price book of the region ───────────────┘
+//! ```
+//!
+//! Nothing here does I/O but [`PriceBook::of_file`]. What is not known is a line without an amount, never zero. Not counted: free tiers,
+//! discounts, taxes, what a store's own client tries again, pages of long listings after the first.
+
+mod book;
+mod items;
+mod money;
+mod price;
+mod tariff;
+mod text;
+
+pub use book::{AGE_DAYS_MAX, DEFAULT_REGION, PriceBook, PriceError};
+pub use items::{Architecture, Basis, Item, Quantities, Tariff};
+pub use money::{Money, NoMoney, Price};
+pub use price::{Athena, CostReport, Line, Waste, price};

@@ -1,0 +1,251 @@
+//! Money as whole nano-dollars, and prices as whole pico-dollars: sums are exact, and only a display rounds.
+
+use std::fmt::{Display, Formatter};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde::{Serialize, Serializer};
+
+/// An amount of US dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Money {
+    nano_dollars: u64,
+}
+
+impl Money {
+    pub const ZERO: Self = Self::from_nano_dollars(0);
+
+    pub const fn from_nano_dollars(nano_dollars: u64) -> Self {
+        Self { nano_dollars }
+    }
+
+    pub const fn nano_dollars(self) -> u64 {
+        self.nano_dollars
+    }
+
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self::from_nano_dollars(self.nano_dollars.saturating_sub(other.nano_dollars))
+    }
+}
+
+impl Add for Money {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self::from_nano_dollars(self.nano_dollars.saturating_add(other.nano_dollars))
+    }
+}
+
+impl AddAssign for Money {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Money {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self::ZERO, Add::add)
+    }
+}
+
+impl Display for Money {
+    /// Cents for what is a dollar or more, else four digits that say something: `$12.35`, `$0.0004213`, `$0`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let nano = self.nano_dollars;
+        if nano == 0 {
+            return f.write_str("$0");
+        }
+        let digits = nano.ilog10() + 1;
+        let dropped = if nano >= NANO { 7 } else { digits.saturating_sub(4) };
+        let unit = 10_u64.pow(dropped);
+        let rounded =
+            u128::from(nano / unit + u64::from(nano % unit >= unit.div_ceil(2) && unit > 1)) * u128::from(unit);
+        let (dollars, rest) = (rounded / u128::from(NANO), rounded % u128::from(NANO));
+        let decimals = format!("{rest:09}");
+        let kept = (9 - dropped as usize).max(2);
+        write!(f, "${dollars}.{}", &decimals[..kept])
+    }
+}
+
+/// As whole nano-dollars.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.nano_dollars)
+    }
+}
+
+/// Why a text is no amount of money.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05")]
+pub struct NoMoney(String);
+
+impl FromStr for Money {
+    type Err = NoMoney;
+
+    /// Dollars as a decimal number, with or without `$`; no more digits than nano-dollars have.
+    fn from_str(text: &str) -> Result<Self, NoMoney> {
+        let number = text.trim();
+        let number = number.strip_prefix('$').unwrap_or(number);
+        let nano_dollars = fixed_point(number, 9).ok_or_else(|| NoMoney(text.to_owned()))?;
+        Ok(Self { nano_dollars })
+    }
+}
+
+/// A price of one unit, in whole pico-dollars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price {
+    pico_dollars: u64,
+}
+
+impl Price {
+    /// The price of `quantity / units` units, rounded to the nearest nano-dollar, halves up.
+    pub fn of(self, quantity: u128, units: u128) -> Money {
+        let pico_units = quantity.saturating_mul(u128::from(self.pico_dollars));
+        let divisor = units.saturating_mul(PICO_IN_NANO);
+        let nano = pico_units.saturating_add(divisor / 2) / divisor;
+        Money::from_nano_dollars(u64::try_from(nano).unwrap_or(u64::MAX))
+    }
+}
+
+impl Display for Price {
+    /// All of its digits.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let (dollars, rest) = (self.pico_dollars / PICO, self.pico_dollars % PICO);
+        let decimals = format!("{rest:012}");
+        let decimals = decimals.trim_end_matches('0');
+        write!(f, "{dollars}.{decimals:0<2}")
+    }
+}
+
+const NANO: u64 = 1_000_000_000;
+const PICO: u64 = 1_000_000_000_000;
+const PICO_IN_NANO: u128 = 1_000;
+
+impl FromStr for Price {
+    type Err = NoMoney;
+
+    fn from_str(text: &str) -> Result<Self, NoMoney> {
+        fixed_point(text.trim(), 12).map(|pico_dollars| Self { pico_dollars }).ok_or_else(|| NoMoney(text.to_owned()))
+    }
+}
+
+/// A decimal number times ten to the power of `decimals`, exactly.
+fn fixed_point(text: &str, decimals: usize) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) || whole.len() + fraction.len() == 0 || fraction.len() > decimals {
+        return None;
+    }
+    format!("{whole}{fraction:0<decimals$}").parse().ok()
+}
+
+/// Reads an amount or a price where it stands as text or, in TOML, as a number.
+struct Dollars<T>(std::marker::PhantomData<T>);
+
+impl<T: FromStr> Visitor<'_> for Dollars<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("dollars that are not negative, such as \"0.05\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(|_| E::invalid_value(Unexpected::Other("this value"), &self))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
+        self.visit_str(&value.to_string())
+    }
+
+    /// The shortest digits that read as this number are the ones that were written.
+    fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
+        self.visit_str(&value.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Dollars(std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Dollars(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_exactly() {
+        #[track_caller]
+        fn check(text: &str, expect: Option<u64>) {
+            assert_eq!(text.parse::<Money>().ok().map(Money::nano_dollars), expect, "for {text:?}");
+        }
+        check("0.05", Some(50_000_000));
+        check("$1", Some(1_000_000_000));
+        check(" .5 ", Some(500_000_000));
+        check("2.", Some(2_000_000_000));
+        check("0.000000001", Some(1));
+        check("0", Some(0));
+        check("0.0000000001", None);
+        check("-1", None);
+        check("-0.05", None);
+        check("+1", None);
+        check("", None);
+        check(".", None);
+        check("5 cents", None);
+        check("1e3", None);
+        check("NaN", None);
+        check("inf", None);
+        check("0,05", None);
+        check("99999999999999", None);
+    }
+
+    #[test]
+    fn amounts_are_shown_with_four_digits_that_say_something() {
+        #[track_caller]
+        fn check(nano_dollars: u64, expect: &str) {
+            assert_eq!(Money::from_nano_dollars(nano_dollars).to_string(), expect);
+        }
+        check(0, "$0");
+        check(1, "$0.000000001");
+        check(1_234, "$0.000001234");
+        check(421_337, "$0.0004213");
+        check(421_350, "$0.0004214");
+        check(50_000_000, "$0.05000");
+        check(999_960_000, "$1.0000");
+        check(12_345_678_901, "$12.35");
+        check(1_004_999_999, "$1.00");
+        check(u64::MAX, "$18446744073.71");
+    }
+
+    #[test]
+    fn prices_multiply_exactly_and_round_once() {
+        #[track_caller]
+        fn check(price: &str, quantity: u128, units: u128, expect: u64) {
+            let price: Price = price.parse().expect("a price");
+            assert_eq!(price.of(quantity, units).nano_dollars(), expect);
+        }
+        check("0.0000166667", 1, 1, 16_667);
+        check("0.0000166667", 1_000_000, 1, 16_666_700_000);
+        check("0.20", 1, 1_000_000, 200);
+        check("0.0004", 3, 1_000, 1_200);
+        check("0.000000000499", 1, 1, 0);
+        check("0.0000000005", 1, 1, 1);
+        check("0.023", 0, 1, 0);
+    }
+
+    #[test]
+    fn prices_show_all_of_their_digits() {
+        for (text, expect) in [("0.0000166667", "0.0000166667"), ("5", "5.00"), ("0.2", "0.20"), ("0.00043", "0.00043")]
+        {
+            assert_eq!(text.parse::<Price>().expect("a price").to_string(), expect);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A query's events and a tariff to a report in money. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gust_protocol::{FragmentId, Requests, Usage};
+use serde::Serialize;
+
+use super::items::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
+use super::money::Money;
+use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+
+/// Athena bills ten megabytes at least, by the megabyte (AWS, Athena pricing, November 2026).
+const ATHENA_BYTES_MIN: u64 = 10 << 20;
+const ATHENA_BYTES_STEP: u64 = 1 << 20;
+const TB: u128 = 1 << 40;
+
+/// What a query cost. Amounts are in nano-dollars.
+#[derive(Debug, Clone, Serialize)]
+pub struct CostReport {
+    pub region: String,
+    pub prices_date: String,
+    /// What to say of prices that are too old.
+    pub prices_stale: Option<String>,
+    pub architecture: Architecture,
+    /// Nobody sends this bill: the functions were processes on this machine.
+    pub as_if: bool,
+    /// All that is reported or metered.
+    pub known: Money,
+    /// The same with what is bounded, at its bound. Lines that are unknown come on top.
+    pub at_most: Money,
+    /// Whether there is no line without an amount.
+    pub is_complete: bool,
+    pub lines: Vec<Line>,
+    /// Of all that: what did not contribute to the result.
+    pub waste: Waste,
+    pub athena: Athena,
+}
+
+/// One kind of spending.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    #[serde(flatten)]
+    pub item: Item,
+    pub basis: Basis,
+    pub quantity: f64,
+    pub unit: &'static str,
+    #[serde(rename = "nano_dollars")]
+    pub cost: Option<Money>,
+}
+
+/// Spending that brought no row. No amount is part of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Waste {
+    /// First attempts that failed.
+    pub failed: Money,
+    /// Retries that failed, too.
+    pub retried: Money,
+    /// Attempts that another one of the same fragment made superfluous.
+    pub speculative: Money,
+    /// Attempts that still ran, or whose rows were still unread, when the query was over: at their bound.
+    pub cancelled: Money,
+    /// Reads of used attempts and of the coordinator that were sent a second time.
+    pub hedged: Money,
+    pub total: Money,
+}
+
+/// What Athena bills for the bytes that were used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Athena {
+    pub bytes: u64,
+    #[serde(rename = "nano_dollars")]
+    pub cost: Money,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum WasteKind {
+    Failed,
+    Retried,
+    Speculative,
+    Cancelled,
+    Hedged,
+}
+
+/// Folds a query's events so far.
+pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
+    let mut fold = Fold::new(events, tariff);
+    for Stamped { at, event } in events {
+        fold.add(*at, event);
+    }
+    fold.report()
+}
+
+struct Fold<'a> {
+    tariff: &'a Tariff,
+    /// When the exchange is cleaned.
+    end: Duration,
+    adopted: BTreeSet<(&'a FragmentId, u32)>,
+    /// Fragments of which one attempt was slow enough for a second one.
+    doubled: BTreeSet<&'a FragmentId>,
+    open: BTreeMap<(&'a FragmentId, u32), AttemptCause>,
+    total: Quantities,
+    waste: BTreeMap<WasteKind, Quantities>,
+    /// Of tables, by used attempts.
+    table_bytes: u64,
+    coordinator: Usage,
+    exchange_reads: u64,
+    /// Results that the coordinator fetched, and those that came in answers.
+    exchange_bytes: u64,
+    inline_bytes: u64,
+    invoked: u64,
+}
+
+impl<'a> Fold<'a> {
+    fn new(events: &'a [Stamped], tariff: &'a Tariff) -> Self {
+        let adopted = events.iter().filter_map(|stamped| match &stamped.event {
+            QueryEvent::FragmentAdopted { id, attempt, .. } => Some((id, *attempt)),
+            _ => None,
+        });
+        let doubled = events.iter().filter_map(|stamped| match &stamped.event {
+            QueryEvent::AttemptStarted { id, cause: AttemptCause::Speculative, .. } => Some(id),
+            _ => None,
+        });
+        Self {
+            tariff,
+            doubled: doubled.collect(),
+            end: events.last().map_or(Duration::ZERO, |last| last.at),
+            adopted: adopted.collect(),
+            open: BTreeMap::new(),
+            total: Quantities::default(),
+            waste: BTreeMap::new(),
+            table_bytes: 0,
+            coordinator: Usage::default(),
+            exchange_reads: 0,
+            exchange_bytes: 0,
+            inline_bytes: 0,
+            invoked: 0,
+        }
+    }
+
+    fn add(&mut self, at: Duration, event: &'a QueryEvent) {
+        match event {
+            QueryEvent::AttemptStarted { id, attempt, cause } => {
+                self.open.insert((id, *attempt), *cause);
+            }
+            QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } => {
+                let cause = self.open.remove(&(id, *attempt)).unwrap_or(AttemptCause::First);
+                let mut spent = Quantities::default();
+                spent.add_billing(*billing, self.tariff);
+                let was_started = spent != Quantities::default();
+                self.invoked += u64::from(was_started);
+                match outcome {
+                    AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } => {
+                        add_usage(&mut spent, usage, self.end.saturating_sub(at));
+                    }
+                    AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled if was_started => {
+                        spent.add(Item::LostRequests, Basis::Unknown, 1_u128);
+                    }
+                    AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled => {}
+                }
+                self.total.add_all(&spent);
+                if !self.adopted.contains(&(id, *attempt)) {
+                    let kind = self.waste_kind(id, cause, outcome);
+                    self.waste.entry(kind).or_default().add_all(&spent);
+                } else if let AttemptOutcome::Done { usage, .. } = outcome {
+                    self.table_bytes += usage.bytes_read;
+                    self.hedged(&usage.requests, Item::TableReads);
+                }
+            }
+            QueryEvent::FragmentAdopted { result_bytes, inline: true, .. } => self.inline_bytes += result_bytes,
+            QueryEvent::FragmentAdopted { result_bytes, inline: false, .. } => {
+                self.exchange_reads += 1;
+                self.exchange_bytes += result_bytes;
+            }
+            QueryEvent::CoordinatorRead { usage } => {
+                self.coordinator.requests += usage.requests;
+                self.coordinator.bytes_read += usage.bytes_read;
+                self.hedged(&usage.requests, Item::CoordinatorReads);
+            }
+            QueryEvent::Planned { .. }
+            | QueryEvent::StageStarted { .. }
+            | QueryEvent::PlanPublished { .. }
+            | QueryEvent::FellBack { .. }
+            | QueryEvent::Finished { .. }
+            | QueryEvent::Failed { .. } => {}
+        }
+    }
+
+    /// What became of an attempt that was not used.
+    fn waste_kind(&self, id: &FragmentId, cause: AttemptCause, outcome: &AttemptOutcome) -> WasteKind {
+        let is_adopted = || self.adopted.range((id, 0)..=(id, u32::MAX)).next().is_some();
+        match (outcome, cause) {
+            (AttemptOutcome::Cancelled, _) => WasteKind::Cancelled,
+            (_, AttemptCause::Speculative) => WasteKind::Speculative,
+            (AttemptOutcome::Done { .. }, _) if !is_adopted() => WasteKind::Cancelled,
+            (AttemptOutcome::Done { .. }, _) if self.doubled.contains(id) => WasteKind::Speculative,
+            (_, AttemptCause::Retry) => WasteKind::Retried,
+            // Also a result that could not be read as promised.
+            (_, AttemptCause::First) => WasteKind::Failed,
+        }
+    }
+
+    fn hedged(&mut self, requests: &Requests, item: Item) {
+        self.waste.entry(WasteKind::Hedged).or_default().add(item, Basis::Metered, requests.hedged);
+    }
+
+    fn report(mut self) -> CostReport {
+        self.add_coordinator();
+        let Self { tariff, total, waste, open, .. } = &mut self;
+        total.add(Item::OpenAttempts, Basis::Unknown, open.len() as u128);
+        let lines: Vec<Line> = total
+            .iter()
+            .map(|(item, basis, quantity)| {
+                let cost = line_cost(item, basis, quantity, tariff);
+                let (quantity, unit) = item.shown(quantity);
+                Line { item, basis, quantity, unit, cost }
+            })
+            .collect();
+        let sum = |bases: &[Basis]| -> Money {
+            lines.iter().filter(|line| bases.contains(&line.basis)).filter_map(|line| line.cost).sum()
+        };
+        let known = sum(&[Basis::Reported, Basis::Metered]);
+        let at_most = known + sum(&[Basis::Bounded]);
+        let wasted = |kind| waste.get(&kind).map_or(Money::ZERO, |spent| spent.cost(tariff));
+        let mut waste = Waste {
+            failed: wasted(WasteKind::Failed),
+            retried: wasted(WasteKind::Retried),
+            speculative: wasted(WasteKind::Speculative),
+            cancelled: wasted(WasteKind::Cancelled),
+            hedged: wasted(WasteKind::Hedged),
+            total: Money::ZERO,
+        };
+        waste.total = waste.failed + waste.retried + waste.speculative + waste.cancelled + waste.hedged;
+        let is_complete = lines.iter().all(|line| line.cost.is_some());
+        let athena = athena(self.table_bytes + self.coordinator.bytes_read - self.exchange_bytes, self.tariff);
+        let Tariff { book, architecture, as_if, stale, .. } = self.tariff;
+        CostReport {
+            region: book.region.clone(),
+            prices_date: book.date.to_string(),
+            prices_stale: stale.clone(),
+            architecture: *architecture,
+            as_if: *as_if,
+            known,
+            at_most,
+            is_complete,
+            lines,
+            waste,
+            athena,
+        }
+    }
+
+    fn add_coordinator(&mut self) {
+        let Requests { get, head, list, put, .. } = self.coordinator.requests;
+        // A query that failed may have adopted results without having told its own reads.
+        self.exchange_reads = self.exchange_reads.min(get);
+        self.exchange_bytes = self.exchange_bytes.min(self.coordinator.bytes_read);
+        let total = &mut self.total;
+        total.add(Item::ExchangeReads, Basis::Metered, self.exchange_reads);
+        total.add(Item::CoordinatorReads, Basis::Metered, get + head - self.exchange_reads);
+        total.add(Item::CoordinatorWrites, Basis::Metered, list + put);
+        let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
+        let outside = self.tariff.coordinator_outside;
+        if outside != Some(false) {
+            let bytes = self.coordinator.bytes_read + self.inline_bytes;
+            total.add(Item::DataTransfer, known(outside.is_some()), bytes);
+        }
+        total.add(Item::Logs, Basis::Unknown, self.invoked);
+        let priced = self.tariff.coordinator_hour.is_some();
+        total.add(Item::Coordinator, known(priced), self.end.as_micros());
+    }
+}
+
+/// An attempt's requests, and its result in the exchange until the query's end.
+fn add_usage(spent: &mut Quantities, usage: &Usage, stored: Duration) {
+    let Requests { get, head, list, put, .. } = usage.requests;
+    spent.add(Item::TableReads, Basis::Metered, get + head);
+    spent.add(Item::TableLists, Basis::Metered, list);
+    spent.add(Item::ExchangeWrites, Basis::Metered, put);
+    spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(usage.bytes_written) * stored.as_micros());
+}
+
+fn athena(bytes: u64, tariff: &Tariff) -> Athena {
+    let billed = match bytes {
+        0 => 0,
+        bytes => bytes.max(ATHENA_BYTES_MIN).div_ceil(ATHENA_BYTES_STEP) * ATHENA_BYTES_STEP,
+    };
+    Athena { bytes, cost: tariff.book.athena.tb_scanned.of(billed.into(), TB) }
+}
+
+#[cfg(test)]
+#[path = "price_tests.rs"]
+mod tests;

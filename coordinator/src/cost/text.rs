@@ -1,0 +1,78 @@
+//! The cost in a few lines for people; nothing about what did not happen.
+
+use std::fmt::{Display, Formatter};
+
+use humansize::{BINARY, format_size};
+
+use super::items::{Basis, Item};
+use super::money::Money;
+use super::price::{CostReport, Waste};
+
+/// Amounts below this are named together.
+const SHOWN_MIN: Money = Money::from_nano_dollars(1);
+
+/// What is named together.
+type Group = (&'static str, fn(Item) -> bool);
+
+impl CostReport {
+    /// All lines of an item, whatever they are known by.
+    fn spent(&self, is_it: impl Fn(Item) -> bool) -> Money {
+        let lines = self.lines.iter().filter(|line| line.basis != Basis::Bounded && is_it(line.item));
+        lines.filter_map(|line| line.cost).sum()
+    }
+}
+
+impl Display for CostReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { region, prices_date, architecture, known, at_most, waste, athena, .. } = self;
+        let as_if = if self.as_if { "as if on Lambda, " } else { "" };
+        write!(f, "cost       {known} ({as_if}{region} on {prices_date}, {})", architecture.name())?;
+        let groups: [Group; 8] = [
+            ("compute", |item| matches!(item, Item::Compute { .. })),
+            ("start-ups", |item| matches!(item, Item::StartUp { .. })),
+            ("invocations", |item| item == Item::Invocations),
+            ("table reads", |item| matches!(item, Item::TableReads | Item::TableLists)),
+            ("exchange", |item| matches!(item, Item::ExchangeWrites | Item::ExchangeReads | Item::ExchangeStorage)),
+            ("own requests", |item| matches!(item, Item::CoordinatorReads | Item::CoordinatorWrites)),
+            ("data transfer", |item| item == Item::DataTransfer),
+            ("own machine", |item| item == Item::Coordinator),
+        ];
+        let mut separator = ": ";
+        for (name, is_it) in groups {
+            let spent = self.spent(is_it);
+            if spent >= SHOWN_MIN {
+                write!(f, "{separator}{name} {spent}")?;
+                separator = ", ";
+            }
+        }
+        if at_most > known {
+            let bounded = at_most.saturating_sub(*known);
+            write!(f, "\n           and at most {bounded} for attempts whose end is not known")?;
+        }
+        let Waste { failed, retried, speculative, cancelled, hedged, total } = *waste;
+        if total > Money::ZERO {
+            write!(f, "\n           of all this wasted {total}")?;
+            let kinds = [
+                ("failed", failed),
+                ("retried", retried),
+                ("speculative", speculative),
+                ("cancelled", cancelled),
+                ("hedged", hedged),
+            ];
+            let mut separator = ": ";
+            for (name, amount) in kinds.into_iter().filter(|(_, amount)| *amount > Money::ZERO) {
+                write!(f, "{separator}{name} {amount}")?;
+                separator = ", ";
+            }
+        }
+        let unknown: Vec<&str> =
+            self.lines.iter().filter(|line| line.cost.is_none()).map(|line| line.item.name()).collect();
+        if !unknown.is_empty() {
+            write!(f, "\n           not known: {}", unknown.join(", "))?;
+        }
+        if athena.bytes > 0 {
+            write!(f, "\n           Athena would take {} for {}", athena.cost, format_size(athena.bytes, BINARY))?;
+        }
+        self.prices_stale.as_ref().map_or(Ok(()), |stale| write!(f, "\n           {stale}"))
+    }
+}
