@@ -207,12 +207,14 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
     };
     let doctor = String::from_utf8(gust(&["doctor"], "").stdout).expect("text");
     assert!(doctor.contains("ok   function 2"), "{doctor}");
-    for number in [1, 3, 6, 12, 18] {
+    for number in 1..=queries::COUNT {
         let arguments = ["query", "--on", "lambda", "--format", "arrow", "--report", "json", "--setup"];
         let setup_file = setup_file.display().to_string();
         let output = gust(&[arguments.as_slice(), &[setup_file.as_str()]].concat(), queries::query(number));
         let report: serde_json::Value = serde_json::from_slice(&output.stderr).expect("a report");
-        assert_eq!(report["fragments_adopted"], report["fragments"], "{report}");
+        // Query 17 stops asking for rows early: no part matches at this scale.
+        assert!(number == 17 || report["fragments_adopted"] == report["fragments"], "query {number}: {report}");
+        assert!(report["fragments_adopted"].as_u64() > Some(0), "query {number}: {report}");
         assert!(report["fragments"].as_u64() > Some(0) && report["fell_back"].is_null(), "{report}");
         let rows = datafusion::arrow::ipc::reader::StreamReader::try_new(output.stdout.as_slice(), None).expect("rows");
         let rows: Vec<_> = rows.collect::<Result<_, _>>().expect("rows");
