@@ -22,6 +22,9 @@ use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
 /// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Attempts beside a slow one, each when the newest is slow, too.
+const SPECULATIVE_MAX: u32 = 2;
+
 type MakeRequest = Box<dyn Fn(u32, u64) -> InvokeRequest + Send + Sync>;
 
 /// A fragment and what its attempts share.
@@ -96,13 +99,14 @@ impl FragmentAttempts {
         let first = if self.next_number == self.first_number { AttemptCause::First } else { AttemptCause::Retry };
         let mut waiting = Some(self.wait(first, Duration::ZERO));
         let mut running = FuturesUnordered::new();
-        let (mut running_since, mut is_second) = (None, false);
+        let (mut newest_since, mut speculative) = (None, 0);
         let progress = Arc::clone(&self.stage.progress);
         let index = self.id.index as usize;
         loop {
+            let may_speculate = waiting.is_none() && speculative < SPECULATIVE_MAX;
             let slow = async {
-                match running_since {
-                    Some(since) if !is_second => progress.slow(index, since).await,
+                match newest_since {
+                    Some(since) if may_speculate => progress.slow(index, since).await,
                     _ => std::future::pending().await,
                 }
             };
@@ -128,7 +132,7 @@ impl FragmentAttempts {
                     match delay {
                         Ok(Some(delay)) => {
                             waiting = Some(self.wait(AttemptCause::Retry, delay));
-                            (running_since, is_second) = (None, false);
+                            (newest_since, speculative) = (None, 0);
                         }
                         // Another attempt may still succeed.
                         Ok(None) => {}
@@ -139,7 +143,7 @@ impl FragmentAttempts {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
                     match slot {
                         Some(slot) => {
-                            running_since.get_or_insert_with(Instant::now);
+                            newest_since = Some(Instant::now());
                             running.push(self.launch(slot, cause));
                         }
                         // The query's deadline came while the fragment stood in line.
@@ -148,7 +152,7 @@ impl FragmentAttempts {
                     }
                 }
                 () = slow => {
-                    is_second = true;
+                    speculative += 1;
                     waiting = Some(self.wait(AttemptCause::Speculative, Duration::ZERO));
                 }
             }

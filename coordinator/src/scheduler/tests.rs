@@ -250,6 +250,17 @@ async fn a_slow_fragment_gets_a_second_attempt_and_the_first_to_succeed_wins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_attempt_that_is_slow_gets_a_third_and_that_is_all() {
+    let query = Query::new(200, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (99, 0 | 1) | (98, _) => (20 * SECOND, Done),
+        _ => (SECOND, Done),
+    });
+    let results = query.run(100).await;
+    assert_eq!((*results[99].as_ref().expect("the third"), *results[98].as_ref().expect("the first")), (2, 0));
+    assert_eq!(query.causes().len(), 100 + 2 + 2, "{:?}", &query.causes()[100..]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_slow_attempt_may_win_after_all() {
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
         (7, 0) => (3 * SECOND, Done),

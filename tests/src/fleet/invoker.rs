@@ -314,11 +314,13 @@ impl Inner {
             gets += self.platform.footer_reads + length.div_ceil(*read_bytes);
         }
         let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
+        let mut reads = Reads { platform: &self.platform, hedges_left: 1 + gets / 200, hedged: 0 };
         // A footer first, then the columns: the first of them waits for its first byte, the others while it is carried.
-        let footer = self.platform.read_ms.draw_ms(random).mul_f64(self.platform.footer_reads.min(1) as f64);
-        let first_byte = footer + self.platform.read_ms.slowest_ms(in_flight, random);
+        let mut first_byte: Duration = (0..self.platform.footer_reads.min(1)).map(|_| reads.slowest(1, random)).sum();
+        first_byte += reads.slowest(in_flight, random);
         let waves = gets.div_ceil(u64::from(in_flight.max(1)));
-        let waiting: Duration = (1..waves).map(|_| self.platform.read_ms.draw_ms(random)).sum();
+        let waiting: Duration = (1..waves).map(|_| reads.slowest(1, random)).sum();
+        let gets = gets + reads.hedged;
         let share = if fault == Some(Fault::SlowPipe) { self.faults.slow_pipe_share } else { 1.0 };
         let reading = burst.carry(pipe, bytes as f64, share).max(waiting);
         let computing = Duration::from_secs_f64(bytes as f64 / (cores * core_bytes_per_second));
@@ -405,6 +407,28 @@ impl Inner {
         let billing = Billing::Reported { duration, init, memory_mb: self.platform.memory_mb };
         // Nobody listens where the query is over.
         let _ = reply.send(Invocation { outcome, billing, cold: Some(is_cold), log_tail: String::new() });
+    }
+}
+
+/// An attempt's reads, of which some may be sent twice.
+struct Reads<'a> {
+    platform: &'a Platform,
+    hedges_left: u64,
+    hedged: u64,
+}
+
+impl Reads<'_> {
+    /// When the last of `count` reads has its first byte.
+    fn slowest(&mut self, count: u32, random: &mut SmallRng) -> Duration {
+        let slowest = self.platform.read_ms.slowest_ms(count, random);
+        let Some(after) = self.platform.hedged_after_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)) else {
+            return slowest;
+        };
+        if slowest <= after || self.hedges_left == 0 {
+            return slowest;
+        }
+        (self.hedges_left, self.hedged) = (self.hedges_left - 1, self.hedged + 1);
+        slowest.min(after + self.platform.read_ms.draw_ms(random))
     }
 }
 

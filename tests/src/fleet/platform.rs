@@ -35,16 +35,19 @@ pub struct Platform {
     pub reads_in_flight: u32,
     pub read_bytes: u64,
     pub footer_reads: u64,
+    /// A read that has no first byte by then is sent again; one of the reads of an attempt, and one more of each 200.
+    #[serde(default)]
+    pub hedged_after_ms: Option<f64>,
     pub pipe: Pipe,
 }
 
-/// A distribution by some of its quantiles, straight lines between them.
+/// A distribution by some of its quantiles; between two of them the logarithm is even, as tails mostly are.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Quantiles(Vec<(f64, f64)>);
 
 impl Quantiles {
-    /// Pairs of share (0 to 1, rising) and value.
+    /// Pairs of share (0 to 1, rising) and value (above zero).
     pub fn new(quantiles: Vec<(f64, f64)>) -> Self {
         Self(quantiles)
     }
@@ -54,28 +57,32 @@ impl Quantiles {
     }
 
     pub fn draw_ms(&self, random: &mut SmallRng) -> Duration {
-        Duration::from_secs_f64(self.draw(random) / 1000.0)
+        milliseconds(self.draw(random))
     }
 
     /// The slowest of `count` draws.
     pub fn slowest_ms(&self, count: u32, random: &mut SmallRng) -> Duration {
         let share: f64 = random.random();
         // The largest of n uniform draws is distributed like the n-th root of one.
-        Duration::from_secs_f64(self.at(share.powf(1.0 / f64::from(count.max(1)))) / 1000.0)
+        milliseconds(self.at(share.powf(1.0 / f64::from(count.max(1)))))
     }
 
     fn at(&self, share: f64) -> f64 {
-        let mut below = self.0.first().copied().unwrap_or((0.0, 0.0));
+        let mut below = self.0.first().copied().unwrap_or((0.0, 1.0));
         for above in &self.0 {
             if above.0 >= share {
                 let span = above.0 - below.0;
                 let part = if span > 0.0 { (share - below.0) / span } else { 1.0 };
-                return below.1 + (above.1 - below.1) * part.clamp(0.0, 1.0);
+                return below.1 * (above.1 / below.1).powf(part.clamp(0.0, 1.0));
             }
             below = *above;
         }
         below.1
     }
+}
+
+fn milliseconds(milliseconds: f64) -> Duration {
+    Duration::from_secs_f64(milliseconds / 1000.0)
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ fn world(seed: u64, random: &mut SmallRng) -> World {
         reads_in_flight: 8,
         read_bytes: 8 << 20,
         footer_reads: 1,
+        hedged_after_ms: random.random_bool(0.5).then_some(135.0),
         pipe: Pipe {
             once_bytes: 150.0 * mib,
             refilled_bytes: 150.0 * mib,

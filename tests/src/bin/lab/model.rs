@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gust::decide::{Pipe, TimeModel};
 use gust::planner::pack::Packing;
-use gust::scheduler::{EnvironmentRamp, Settings};
+use gust::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
 use gust_tests::stats::median;
 use serde_json::json;
@@ -60,14 +60,20 @@ pub fn measure(model: &Model, fleet: &Platform, prices: &Prices) -> Outcome {
             samples.push(json!({ "query": name, "gust": temperature, "modelled": figures }));
         }
     }
-    for clones in &model.ramp_clones {
-        let (seconds, throttled, right) = ramp(model, fleet, *clones);
-        all_right &= right;
-        let functions = model.ramp_functions;
-        table.push(format!(
-            "{functions} cold functions over {clones} clones: {seconds:.1} s, {throttled} throttled, modelled"
-        ));
-        samples.push(json!({ "clones": clones, "seconds": seconds, "throttled": throttled }));
+    for bytes in &model.ramp_bytes {
+        for clones in &model.ramp_clones {
+            let ended = ramp(model, fleet, *clones, *bytes);
+            all_right &= ended.1;
+            let (outcome, served) = (&ended.0.queries[0], &ended.0.served);
+            let (seconds, functions) = (outcome.took.as_secs_f64(), model.ramp_functions);
+            table.push(format!(
+                "{functions} fragments of {} MiB, cold, {clones} clones: {seconds:>5.1} s, {} environments, {} throttled, modelled",
+                bytes / MIB,
+                served.cold,
+                served.throttled
+            ));
+            samples.push(json!({ "bytes": bytes, "clones": clones, "seconds": seconds, "cold": served.cold }));
+        }
     }
     Outcome {
         name: "model",
@@ -94,11 +100,12 @@ fn middle(figures: &[Figures]) -> Figures {
     }
 }
 
-/// Their functions: one request an input object, and everything through the exchange.
+/// Their functions: one request an input object, and everything through the exchange; nothing is done twice.
 fn theirs(fleet: &Platform, seed: u64) -> Setup {
+    let speculation = SpeculationPolicy::NEVER;
     Setup {
-        platform: Platform { footer_reads: 0, read_bytes: u64::MAX, ..fleet.clone() },
-        settings: Settings::new(fleet.concurrent_max, seed),
+        platform: Platform { footer_reads: 0, read_bytes: u64::MAX, hedged_after_ms: None, ..fleet.clone() },
+        settings: Settings { speculation, ..Settings::new(fleet.concurrent_max, seed) },
         inline_bytes_max: 0,
         warm: 0,
     }
@@ -253,13 +260,12 @@ fn ours(
     Setup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
 }
 
-/// Seconds until the last of many cold functions has answered, and throttles.
-fn ramp(model: &Model, fleet: &Platform, clones: u32) -> (f64, u64, bool) {
+/// Many fragments on a platform where nothing is warm.
+fn ramp(model: &Model, fleet: &Platform, clones: u32, bytes: u64) -> (Ended, bool) {
     let functions = model.ramp_functions;
     let platform = Platform { functions: clones, concurrent_max: functions, ..fleet.clone() };
     let mut settings = Settings::new(functions, 1);
     settings.limits.ramp = Some(EnvironmentRamp::lambda(clones));
     let setup = Setup { platform, settings, inline_bytes_max: 1 << 20, warm: 0 };
-    let (ended, is_right) = setup.world(&[vec![stage(vec![150 * MIB; functions], functions)]]);
-    (ended.queries[0].took.as_secs_f64(), ended.served.throttled, is_right)
+    setup.world(&[vec![stage(vec![bytes; functions], functions)]])
 }

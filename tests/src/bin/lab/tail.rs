@@ -12,27 +12,42 @@ use serde_json::json;
 use super::workload::Tail;
 use super::{Bound, Outcome, on_all_cores};
 
+/// What is done about what is slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Policy {
+    name: &'static str,
+    hedges: bool,
+    speculates: bool,
+}
+
+const NEITHER: Policy = Policy { name: "neither", hedges: false, speculates: false };
+const BOTH: Policy = Policy { name: "both", hedges: true, speculates: true };
+const POLICIES: [Policy; 4] = [
+    NEITHER,
+    Policy { name: "hedged reads", hedges: true, speculates: false },
+    Policy { name: "second attempts", hedges: false, speculates: true },
+    BOTH,
+];
+
 pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
-    let mut table = vec![
-        "fragments  stragglers  second attempts          p50 s  p99 s  p99/p50  extra GB-s  second attempts".to_owned(),
-    ];
+    let heading =
+        "fragments  stragglers  against them      p50 s  p99 s  p99/p50  p99/p50 of none  extra GB-s  second attempts";
+    let mut table = vec![heading.to_owned()];
     let (mut samples, mut judged, mut all_right) = (Vec::new(), (f64::NAN, f64::NAN), true);
     for fragments in &tail.fragments {
-        let calm = Row::measure(tail, fleet, *fragments, 0.0, None);
-        let without = Row::measure(tail, fleet, *fragments, tail.straggler_share, None);
-        table.push(calm.line(*fragments, ("none", "never"), &calm));
-        table.push(without.line(*fragments, ("1 %", "never"), &without));
-        all_right &= calm.all_right && without.all_right;
+        let calm = Row::measure(tail, fleet, *fragments, 0.0, BOTH);
+        table.push(calm.line(*fragments, ("none", BOTH.name), &calm, &calm));
         samples.push(json!({ "fragments": fragments, "stragglers": 0, "seconds": calm.seconds }));
-        samples.push(json!({ "fragments": fragments, "second_attempts": null, "seconds": without.seconds }));
-        for slower_than in &tail.slower_than {
-            let row = Row::measure(tail, fleet, *fragments, tail.straggler_share, Some(*slower_than));
-            table.push(row.line(*fragments, ("1 %", &format!("at {slower_than} times normal")), &without));
+        all_right &= calm.all_right;
+        let without = Row::measure(tail, fleet, *fragments, tail.straggler_share, NEITHER);
+        for policy in POLICIES {
+            let row = Row::measure(tail, fleet, *fragments, tail.straggler_share, policy);
+            table.push(row.line(*fragments, ("1 %", policy.name), &calm, &without));
             all_right &= row.all_right;
-            if *fragments == tail.judged_fragments && (slower_than - tail.judged_slower_than).abs() < 1e-9 {
-                judged = (row.ratio(), row.extra(&without));
+            if *fragments == tail.judged_fragments && policy == BOTH {
+                judged = (row.at(0.99) / row.at(0.5), row.extra(&without));
             }
-            samples.push(json!({ "fragments": fragments, "second_attempts": slower_than, "seconds": row.seconds }));
+            samples.push(json!({ "fragments": fragments, "policy": policy.name, "seconds": row.seconds }));
         }
     }
     Outcome {
@@ -69,8 +84,8 @@ struct Row {
 }
 
 impl Row {
-    fn measure(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, slower_than: Option<f64>) -> Self {
-        let runs = on_all_cores(tail.queries, |seed| one(tail, fleet, fragments, stragglers, slower_than, seed));
+    fn measure(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, policy: Policy) -> Self {
+        let runs = on_all_cores(tail.queries, |seed| one(tail, fleet, (fragments, stragglers), policy, seed));
         let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         Self {
@@ -86,19 +101,16 @@ impl Row {
         self.seconds.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
     }
 
-    fn ratio(&self) -> f64 {
-        self.at(0.99) / self.at(0.5)
-    }
-
     fn extra(&self, without: &Self) -> f64 {
         self.gigabyte_seconds / without.gigabyte_seconds - 1.0
     }
 
-    fn line(&self, fragments: usize, (stragglers, policy): (&str, &str), without: &Self) -> String {
-        let (p50, p99, ratio, extra) = (self.at(0.5), self.at(0.99), self.ratio(), 100.0 * self.extra(without));
+    fn line(&self, fragments: usize, (stragglers, policy): (&str, &str), calm: &Self, without: &Self) -> String {
+        let (p50, p99, extra) = (self.at(0.5), self.at(0.99), 100.0 * self.extra(without));
+        let (ratio, of_calm) = (p99 / p50, p99 / calm.at(0.5));
+        let attempts = self.second_attempts;
         format!(
-            "{fragments:>9}  {stragglers:>10}  {policy:<22}  {p50:>5.2}  {p99:>5.2}  {ratio:>7.2}  {extra:>8.1} %  {:>15}",
-            self.second_attempts
+            "{fragments:>9}  {stragglers:>10}  {policy:<16}  {p50:>5.2}  {p99:>5.2}  {ratio:>7.2}  {of_calm:>15.2}  {extra:>8.1} %  {attempts:>15}"
         )
     }
 }
@@ -110,17 +122,18 @@ struct Run {
     is_right: bool,
 }
 
-fn one(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, slower_than: Option<f64>, seed: u64) -> Run {
+fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), policy: Policy, seed: u64) -> Run {
     let mut settings = Settings::new(fragments, seed);
-    settings.speculation = match slower_than {
-        Some(slower_than) => SpeculationPolicy { slower_than, ..SpeculationPolicy::ELSEWHERE },
-        None => SpeculationPolicy::NEVER,
-    };
+    if !policy.speculates {
+        settings.speculation = SpeculationPolicy::NEVER;
+    }
+    let mut platform = fleet.clone();
+    platform.hedged_after_ms = platform.hedged_after_ms.filter(|_| policy.hedges);
     let model = TimeModel { core_bytes_per_second: fleet.core_bytes_per_second, ..TimeModel::laptop(1) };
     let model = TimeModel { function_cores: fleet.cores, ..model };
     let world = World {
         seed,
-        platform: fleet.clone(),
+        platform,
         faults: FaultPlan {
             chances: vec![(Fault::SlowPipe, stragglers)],
             slow_pipe_share: tail.straggler_pipe_share,

@@ -78,9 +78,7 @@ pub struct Tail {
     pub fragment_bytes: u64,
     pub straggler_share: f64,
     pub straggler_pipe_share: f64,
-    pub slower_than: Vec<f64>,
     pub judged_fragments: usize,
-    pub judged_slower_than: f64,
     pub aim_p99_over_p50: f64,
     pub worst_p99_over_p50: f64,
     pub aim_extra_share: f64,
@@ -106,6 +104,7 @@ pub struct Model {
     pub our_memory_mb: u32,
     pub our_functions_max: usize,
     pub ramp_functions: usize,
+    pub ramp_bytes: Vec<u64>,
     pub ramp_clones: Vec<u32>,
 }
 
