@@ -11,6 +11,7 @@ use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::ProvideRegion;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, error::CredentialsError};
@@ -25,6 +26,9 @@ use crate::session::with_causes;
 /// Credentials are fetched anew when they have less than this to live: longer than a request, shorter than SSO's minimum.
 const LIFE_MIN: Duration = Duration::from_secs(300);
 
+/// Any call but an invocation is given up after this long.
+const CALL_MAX: Duration = Duration::from_secs(30);
+
 /// Connections that idle longer are closed by Lambda's side anyway.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -37,7 +41,8 @@ pub async fn sdk_config(s3: &S3Config, region: Option<&str>, endpoint: Option<&s
     // A function that computes is silent for minutes; the scheduler's deadline is what bounds it.
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http)
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .timeout_config(TimeoutConfig::builder().operation_timeout(CALL_MAX).build());
     if let Some(region) = region {
         loader = loader.region(Region::new(region.to_owned()));
     }

@@ -71,7 +71,7 @@ impl TimeModel {
             stage_overhead: Duration::from_millis(60),
             fragment_overhead: Duration::from_micros(500),
             core_bytes_per_second: 120e6,
-            // An instance's or a laptop's one pipe, not saturated by few requests; `gust calibrate` is to measure it.
+            // An instance's or a laptop's one pipe, not saturated by few requests.
             pipe_bytes_per_second: 300e6,
             function_pipe: Pipe::LAMBDA,
             cores,

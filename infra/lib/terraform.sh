@@ -33,7 +33,7 @@ terraform_mirror() {
 terraform_setup() {
   local cache="${XDG_CACHE_HOME:-$HOME/.cache}/gust/terraform" mirror config
   export TF_IN_AUTOMATION=1 TF_INPUT=0 CHECKPOINT_DISABLE=1
-  [ ! -f "${TF_CLI_CONFIG_FILE:-}" ] || return 0
+  [ ! -f "${TF_CLI_CONFIG_FILE:-$HOME/.terraformrc}" ] || return 0
   mkdir -p "$cache/plugins"
   config="$(mktemp "$cache/config.XXXXXX")"
   if mirror="$(terraform_mirror)"; then

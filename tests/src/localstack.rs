@@ -42,9 +42,21 @@ pub fn shared() -> Option<&'static LocalStack> {
         Err(reason) => {
             let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
             assert!(!is_ci, "a test would be skipped, and CI does not skip: {reason}");
-            eprintln!("skipped: {reason}");
+            say_skipped(reason);
             None
         }
+    }
+}
+
+/// Tells on stderr that a test cannot run; not captured, unlike what a passing test prints.
+pub fn say_skipped(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
+/// Takes the user's own AWS settings away from a program.
+pub fn without_aws(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
+        command.env_remove(name);
     }
 }
 

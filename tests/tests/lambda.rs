@@ -149,7 +149,32 @@ async fn a_missing_bucket_is_named_by_the_doctor() {
     let told = |what: &str| checks.iter().find(|check| check.what == what).expect(what).outcome.clone();
     assert!(told("bucket").expect_err("absent").contains("does not exist\nhint: create it"), "{checks:?}");
     assert!(told("exchange").expect_err("absent").contains("hint: check `exchange`"), "{checks:?}");
-    assert!(told("function 1").expect_err("no way back").contains("not tried"), "{checks:?}");
+    assert!(told("function").expect_err("no way back").contains("not tried"), "{checks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_the_clone_that_is_broken() {
+    let Some(localstack) = localstack::shared() else { return };
+    let good = localstack::package_of(FUNCTION, &[]);
+    let broken = localstack::package_of(FAULTY, &["init-exit", "clone"]);
+    let functions = [
+        localstack.deploy("good", good, Setup::default()).await,
+        localstack.deploy("broken", broken, Setup::default()).await,
+    ];
+    let exchange = localstack.bucket("exchange").await;
+    let config = Config {
+        on: Target::Lambda,
+        exchange: Some(format!("s3://{exchange}/results")),
+        s3: localstack.s3(),
+        lambda: localstack.lambda(&functions),
+        ..Config::default()
+    };
+    let session = Session::new(config).expect("a session");
+    let checks = session.examine().await;
+    session.close().await;
+    let ailing: Vec<_> = checks.iter().filter(|check| check.outcome.is_err()).map(|check| &check.what).collect();
+    assert!(matches!(ailing.as_slice(), [what] if what.starts_with("broken-")), "{checks:#?}");
+    assert!(checks.iter().any(|check| check.what.starts_with("good-") && check.outcome.is_ok()), "{checks:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,16 +183,7 @@ async fn a_service_that_is_gone_or_silent_is_unavailable_or_late() {
 fn gust(folder: &Path, configuration: &str, arguments: &[&str]) -> Output {
     std::fs::write(folder.join("gust.toml"), configuration).expect("writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
-    for variable in [
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "AWS_PROFILE",
-        "AWS_REGION",
-        "AWS_DEFAULT_REGION",
-    ] {
-        command.env_remove(variable);
-    }
+    gust_tests::localstack::without_aws(&mut command);
     command.env("HOME", folder).env("AWS_EC2_METADATA_DISABLED", "true").env_remove("GUST_LOG");
     command.current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("gust")
 }
@@ -255,6 +246,11 @@ async fn what_is_missing_for_lambda_is_named() {
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(output.stdout.is_empty());
     }
+
+    let allowed = ["query", "--on", "lambda", "--allow-fallback", "SELECT sum(x) FROM 't/a.parquet'"];
+    let output = gust(folder.path(), &keys(&missing), &allowed);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("functions cannot be used: function `gust:live`"), "{stderr}");
 
     // `auto` goes on without functions, and says why.
     let configuration = format!("invoker = 'lambda'\n{}", keys(&missing));

@@ -103,6 +103,11 @@ impl Scheduler {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Where attempts go.
+    pub fn invoker(&self) -> Arc<dyn Invoker> {
+        Arc::clone(&self.shared.invoker)
+    }
+
     /// Opens the books of a query that must be done by `deadline`.
     pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use gust_catalog::Catalog;
+use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentId, InvokeRequest, Limits, Output, PlanRef, StagePlan, exchange, plan,
@@ -19,11 +20,10 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::error::QueryError;
 use super::{Session, with_causes};
 use crate::config::{CatalogConfig, CatalogKind, Target};
-use crate::event::EventLog;
 use crate::exec::Exchange;
+use crate::invoker::{Invocation, Invoker, Lambda, PinnedFunction};
 use crate::planner::stage::EXCHANGE;
 use crate::tables::catalog::IcebergCatalog;
 
@@ -62,27 +62,12 @@ impl Session {
         let written = writable(exchange).await;
         let can_write = written.is_ok();
         checks.push(Check::new("exchange", written));
-        let mut functions = 1;
-        if self.functions.target() == Target::Lambda {
-            match self.functions.describe().await {
-                Ok(deployment) => {
-                    functions = deployment.clones.len();
-                    checks.push(Check::new("functions", Ok::<_, String>(deployment.to_string())));
-                    let quota = quota(deployment.concurrency_quota, self.config.functions_max);
-                    checks.push(Check::new("quota", quota));
-                }
-                Err(error) => {
-                    checks.push(Check::new("functions", Err::<String, _>(error)));
-                    functions = 0;
-                }
-            }
-        }
-        for number in 1..=functions.min(PROBES_MAX) {
+        for (what, invoker) in self.functions_to_try(&mut checks).await {
             let answer = match can_write {
-                true => self.probe().await,
+                true => self.probe(invoker).await,
                 false => Err("not tried, for there is no exchange to answer through".to_owned()),
             };
-            checks.push(Check::new(format!("function {number}"), answer));
+            checks.push(Check::new(what, answer));
         }
         for (name, config) in &self.config.catalogs {
             checks.push(Check::new(format!("catalog {name}"), self.open_catalog(name, config).await));
@@ -111,8 +96,9 @@ impl Session {
         // Not HeadBucket: it needs the right to list the whole bucket.
         let answer = aws_sdk_s3::Client::from_conf(config).get_bucket_location().bucket(bucket).send().await;
         let (status, theirs) = match &answer {
-            // The oldest region has no name here.
-            Ok(answer) => (200, answer.location_constraint().map_or("us-east-1", |region| region.as_str()).to_owned()),
+            Ok(answer) => {
+                (200, region_of(answer.location_constraint().map_or("", |region| region.as_str())).to_owned())
+            }
             Err(error) => {
                 let Some(response) = error.raw_response() else {
                     let why = with_causes(error);
@@ -139,53 +125,88 @@ impl Session {
             403 => Err(format!(
                 "bucket `{bucket}` is not ours to use (403)\nhint: check the credentials and the bucket's policy"
             )),
-            status => Err(format!("bucket `{bucket}` answers with status {status}")),
+            status if !theirs.is_empty() => Err(format!(
+                "bucket `{bucket}` answers with status {status}: it is in {theirs}\nhint: set s3.region to {theirs}"
+            )),
+            status => Err(format!("bucket `{bucket}` answers with status {status}\nhint: check s3.region")),
         }
     }
 
-    /// Runs a fragment that reads nothing and writes its row into the exchange.
-    async fn probe(&self) -> Result<String, String> {
-        let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
-        let outcome = self.try_probe(&id).await;
-        self.clean(&id.query).await;
-        outcome.map_err(|error| error.to_string())
+    /// Each function by itself, or the one kind of process.
+    async fn functions_to_try(&self, checks: &mut Vec<Check>) -> Vec<(String, Arc<dyn Invoker>)> {
+        if self.functions.target() != Target::Lambda {
+            return match self.functions.invoker().await {
+                Ok(invoker) => vec![("function".to_owned(), invoker)],
+                Err(error) => {
+                    checks.push(Check::new("function", Err::<String, _>(error)));
+                    Vec::new()
+                }
+            };
+        }
+        let deployment = match self.functions.describe().await {
+            Ok(deployment) => deployment,
+            Err(error) => {
+                checks.push(Check::new("functions", Err::<String, _>(error)));
+                return Vec::new();
+            }
+        };
+        checks.push(Check::new("functions", Ok::<_, String>(deployment.to_string())));
+        checks.push(Check::new("quota", quota(deployment.concurrency_quota, self.config.functions_max)));
+        if deployment.clones.len() > PROBES_MAX {
+            let untried = format!("the first {PROBES_MAX} of {} are tried", deployment.clones.len());
+            checks.push(Check::new("clones", Ok::<_, String>(untried)));
+        }
+        let sdk = self.functions.sdk().await;
+        let alone = |clone: PinnedFunction| {
+            let what = format!("{}:{}", clone.short_name(), clone.version);
+            (what, Arc::new(Lambda::new(sdk, vec![clone], 1)) as Arc<dyn Invoker>)
+        };
+        deployment.clones.into_iter().take(PROBES_MAX).map(alone).collect()
     }
 
-    async fn try_probe(&self, id: &FragmentId) -> Result<String, QueryError> {
-        let events = EventLog::start();
-        let deadline = Instant::now() + PROBE_MAX.min(self.config.timeout);
-        let query = self.query_context(&id.query, &events, deadline).await?;
+    /// Runs a fragment that reads nothing and writes its row into the exchange: one attempt, so that nothing hides behind another.
+    async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, String> {
+        let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
+        let outcome = self.try_probe(&id, invoker.as_ref()).await;
+        self.clean(&id.query).await;
+        outcome
+    }
+
+    async fn try_probe(&self, id: &FragmentId, invoker: &dyn Invoker) -> Result<String, String> {
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
-        let stage = StagePlan {
-            plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(QueryError::from_engine)?)),
-            leaves: Vec::new(),
-            scalars: Vec::new(),
-            output: Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() },
-            options: BTreeMap::new(),
-        };
-        let fragment =
-            Fragment { id: id.clone(), inputs: Vec::new(), limits: Limits { inline_bytes_max: 0, ..query.limits } };
-        let access = query.credentials.apply(&query.exchange.access);
-        let request = move |attempt, deadline_unix_ms| InvokeRequest {
+        let Exchange { access, prefix, store } = self.functions.exchange();
+        let access = self.store_credentials().await.apply(access);
+        let capacity = self.functions.capacity().await.map_err(|error| error.to_string())?;
+        let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PROBE_MAX;
+        let request = InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
-            fragment: fragment.clone(),
-            attempt,
-            deadline_unix_ms,
-            access: AccessTable(vec![access.clone(), access.clone()]),
-            stage: stage.clone(),
+            fragment: Fragment {
+                id: id.clone(),
+                inputs: Vec::new(),
+                limits: Limits { inline_bytes_max: 0, ..capacity.limits },
+            },
+            attempt: 0,
+            deadline_unix_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            access: AccessTable(vec![access.clone(), access]),
+            stage: StagePlan {
+                plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(|error| error.to_string())?)),
+                leaves: Vec::new(),
+                scalars: Vec::new(),
+                output: Output::Gather { access: EXCHANGE, prefix: prefix.clone() },
+                options: BTreeMap::new(),
+            },
         };
         let started = Instant::now();
-        let stage = query.attempts.stage(vec![PROBE_MAX]);
-        let answer = stage.fragment(id.clone(), 0, 0, request).result().await;
-        let (result, _) = answer.map_err(|failure| QueryError::Functions(failure.to_string()))?;
+        let Invocation { outcome, log_tail, .. } = invoker.invoke(request).await;
+        let response = outcome.map_err(|error| format!("{error}\n{}", log_tail.trim_end()))?;
         let took = started.elapsed();
-        let rows = exchange::read(id, result, &empty.schema(), query.exchange.store.as_ref()).await;
-        let rows: usize = rows
-            .and_then(|rows| rows.map(|batch| Ok(batch?.num_rows())).sum::<Result<_, _>>())
-            .map_err(|error| QueryError::Functions(error.to_string()))?;
+        let result = response.outcome.map_err(|error| error.to_string())?;
+        let rows = exchange::read(id, result, &empty.schema(), store.as_ref()).await.map_err(|e| e.to_string())?;
+        let rows: usize =
+            rows.map(|batch| Ok(batch?.num_rows())).sum::<Result<_, ExchangeError>>().map_err(|e| e.to_string())?;
         if rows != 1 {
-            return Err(QueryError::Functions(format!("it sent {rows} rows where one was asked for")));
+            return Err(format!("it sent {rows} rows where one was asked for"));
         }
         Ok(format!("answered in {} ms, protocol {PROTOCOL_VERSION}, {}", took.as_millis(), fingerprint()))
     }
@@ -196,6 +217,15 @@ impl Session {
         let listed = IcebergCatalog::list(&opened.map_err(|e| with_causes(&e))?).await.map_err(|e| with_causes(&e))?;
         let namespaces = datafusion::catalog::CatalogProvider::schema_names(&listed).len();
         Ok(format!("{namespaces} namespaces in {}", path.display()))
+    }
+}
+
+/// A region as S3 locates a bucket in it: the oldest has no name there, and the second oldest an old one.
+fn region_of(location: &str) -> &str {
+    match location {
+        "" => "us-east-1",
+        "EU" => "eu-west-1",
+        region => region,
     }
 }
 
@@ -227,5 +257,15 @@ fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
             "the account may run {quota} functions at once, functions_max is {functions_max}: at most {quota} are used\nhint: ask AWS for more (Service Quotas, Lambda, concurrent executions), or lower functions_max"
         )),
         Some(quota) => Ok(format!("{quota} functions at once, of which a query uses up to {functions_max}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_located_by_old_names_too() {
+        assert_eq!(["", "EU", "eu-central-1"].map(region_of), ["us-east-1", "eu-west-1", "eu-central-1"]);
     }
 }

@@ -115,8 +115,12 @@ impl FunctionPool {
             };
             return Ok(Capacity { fleet, lanes, limits });
         }
+        if self.config.on == Target::Auto && !healthy {
+            // Not asked again until the breaker lets a query try.
+            return Err(QueryError::Functions("they could not be asked the last times".to_owned()));
+        }
         let deployment = self.deployed().await?.deployment;
-        let functions_max = functions_max.min(deployment.concurrency_quota.unwrap_or(u32::MAX)) as usize;
+        let functions_max = deployment.functions_max(functions_max);
         let fleet = Fleet { functions_max, healthy, shares_machine: false };
         let limits = Limits {
             memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * LAMBDA_POOL_PERCENT / 100,
@@ -157,6 +161,11 @@ impl FunctionPool {
         Ok(scheduler)
     }
 
+    /// What runs attempts, for one that is not a query's.
+    pub(super) async fn invoker(&self) -> Result<Arc<dyn Invoker>, QueryError> {
+        Ok(self.scheduler().await?.invoker())
+    }
+
     /// The SDK's settings for Lambda.
     pub(super) async fn sdk(&self) -> &SdkConfig {
         let Config { s3, lambda, .. } = &self.config;
@@ -183,13 +192,27 @@ impl FunctionPool {
         {
             return Ok(deployed.clone());
         }
-        let deployment = self.describe().await?;
         let described = Instant::now();
+        let deployment = match self.describe().await {
+            Ok(deployment) => deployment,
+            Err(error) => {
+                self.health.failed(error.to_string());
+                // What is known still runs: a version that was published stays.
+                return match started.lambda.as_mut() {
+                    Some(known) => {
+                        tracing::warn!(%error, "the functions could not be looked at again");
+                        known.described = described;
+                        Ok(known.clone())
+                    }
+                    None => Err(error),
+                };
+            }
+        };
         let deployed = match started.lambda.take() {
             Some(same) if *same.deployment == deployment => Deployed { described, ..same },
             // Another version: new queries go there, those under way end where they began.
             _ => {
-                let functions_max = self.config.functions_max as usize;
+                let functions_max = deployment.functions_max(self.config.functions_max);
                 let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
                 let mut settings = SchedulerSettings::new(functions_max, seed());
                 settings.limits.ramp = Some(EnvironmentRamp::lambda(deployment.clones.len() as u32));

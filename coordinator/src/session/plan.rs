@@ -105,7 +105,7 @@ impl Session {
             Ok(capacity) => capacity,
             Err(QueryError::Functions(why)) if self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;
-                ready.decision.reason = Reason::PlanNotSupported(why);
+                ready.decision.reason = Reason::Unavailable(why);
                 return Ok(ready);
             }
             Err(error) => return Err(error),

@@ -132,19 +132,14 @@ impl Session {
     }
 
     /// With what functions reach S3: their own role on Lambda, the coordinator's credentials on its own machine.
-    async fn store_credentials(&self) -> StoreCredentials {
+    pub(super) async fn store_credentials(&self) -> StoreCredentials {
         match self.functions.target() {
             Target::Lambda => StoreCredentials::Own,
             _ => StoreCredentials::Lent(self.stores.lendable().await),
         }
     }
 
-    pub(super) async fn query_context(
-        &self,
-        id: &str,
-        events: &EventLog,
-        deadline: Instant,
-    ) -> Result<QueryContext, QueryError> {
+    async fn query_context(&self, id: &str, events: &EventLog, deadline: Instant) -> Result<QueryContext, QueryError> {
         let capacity = self.functions.capacity().await?;
         let scheduler = self.functions.scheduler().await?;
         Ok(QueryContext {

@@ -80,7 +80,11 @@ pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
     (name.as_ref() == "plan" && plan_path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
 }
 
-/// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max` and one multipart part in memory.
+/// A multipart part, and how many are under way at once: memory outside the pool.
+const PART_BYTES: usize = 8 << 20;
+const PARTS_AT_ONCE_MAX: usize = 2;
+
+/// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max`, then three multipart parts of 8 MiB, in memory.
 pub struct ResultWriter {
     encoder: StreamWriter<Vec<u8>>,
     checksum: crc32fast::Hasher,
@@ -158,7 +162,8 @@ impl ResultWriter {
                 return Ok(());
             }
             let held = std::mem::take(held);
-            let writer = BufWriter::new(Arc::clone(&self.target.1), self.target.2.clone());
+            let (store, path) = (Arc::clone(&self.target.1), self.target.2.clone());
+            let writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_AT_ONCE_MAX);
             self.sink = Sink::Object(Box::new(writer));
             self.put(held.into()).await?;
         }

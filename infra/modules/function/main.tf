@@ -67,3 +67,10 @@ resource "aws_lambda_function_event_invoke_config" "live" {
   maximum_retry_attempts       = 0
   maximum_event_age_in_seconds = 60
 }
+
+# The same for the bare name.
+resource "aws_lambda_function_event_invoke_config" "latest" {
+  function_name                = aws_lambda_function.this.function_name
+  maximum_retry_attempts       = 0
+  maximum_event_age_in_seconds = 60
+}

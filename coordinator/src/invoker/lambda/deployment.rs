@@ -10,7 +10,7 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationOutput as Described;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use futures::future::try_join_all;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
 use super::outcome::no_credentials;
@@ -19,6 +19,9 @@ use crate::session::with_causes;
 
 /// Most functions that a configuration can name.
 pub const CLONES_MAX: usize = 1_000;
+
+/// Functions that are described at once: Lambda takes about 15 such calls a second of all that an account sends.
+const ASKED_AT_ONCE_MAX: usize = 4;
 
 /// vCPUs come with memory: one whole one at 1,769 MB, and six at most (AWS Lambda, configure memory).
 const MEMORY_MB_PER_CORE: u32 = 1_769;
@@ -93,6 +96,13 @@ pub struct PinnedFunction {
     pub version: String,
 }
 
+impl PinnedFunction {
+    /// Without the rest of an ARN.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit(':').next().unwrap_or(&self.name)
+    }
+}
+
 /// Equal functions, and what each has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
@@ -106,6 +116,11 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// How many may run at once: as many as wanted, and no more than the account allows.
+    pub fn functions_max(&self, wanted: u32) -> usize {
+        wanted.min(self.concurrency_quota.unwrap_or(u32::MAX)).max(1) as usize
+    }
+
     /// Whole cores of one function, at least one.
     pub fn cores(&self) -> usize {
         (self.memory_mb / MEMORY_MB_PER_CORE).clamp(1, CORES_MAX) as usize
@@ -163,7 +178,8 @@ pub async fn describe(
         }
     }
     let client = Client::new(config);
-    let described = try_join_all(functions.iter().map(|function| describe_one(&client, function))).await?;
+    let asked: Vec<_> = functions.iter().map(|function| describe_one(&client, function).boxed()).collect();
+    let described = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).try_collect().await?;
     let mut deployment = choose(described, memory_mb)?;
     // Without the right to ask, throttles will tell.
     let limit = client.get_account_settings().send().await.ok().and_then(|settings| settings.account_limit);
@@ -199,6 +215,7 @@ where
     };
     let hint = match status {
         Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
+        Some(429 | 500..) => "\nhint: Lambda is busy; try again in a moment",
         Some(_) => {
             "\nhint: check the credentials and that they may lambda:GetAlias and lambda:GetFunctionConfiguration"
         }

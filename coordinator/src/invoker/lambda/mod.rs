@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::config::retry::RetryConfig;
+use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{InvocationType, LogType};
 use gust_protocol::{FragmentResponse, InvokeRequest};
@@ -33,6 +34,9 @@ use super::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
 
 /// An answer may come this much later than the function's own end: the network's share.
 const ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// A connection is up by then, or the network is not.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs attempts on deployed functions, each at the version that it had when it was described.
 pub struct Lambda {
@@ -59,7 +63,10 @@ impl std::fmt::Debug for Lambda {
 impl Lambda {
     /// At most `concurrency_max` invocations at once, over all clones.
     pub fn new(config: &aws_config::SdkConfig, clones: Vec<PinnedFunction>, concurrency_max: usize) -> Self {
-        let config = aws_sdk_lambda::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        // The attempt's own deadline bounds an invocation, and the scheduler retries.
+        let patient = TimeoutConfig::builder().disable_operation_timeout().connect_timeout(CONNECT_MAX).build();
+        let config = aws_sdk_lambda::config::Builder::from(config).retry_config(RetryConfig::disabled());
+        let config = config.timeout_config(patient).build();
         let shared = Shared {
             client: Client::from_conf(config),
             clones,
@@ -94,9 +101,11 @@ impl Invoker for Lambda {
             Ok(Err(_)) => return framing::not_sent(framing::stopped()),
             Err(_) => return framing::not_sent(framed.waited()),
         };
+        let at_most = framed.stop_at.saturating_duration_since(Instant::now());
         let (reply, invocation) = oneshot::channel();
         self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply));
-        invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
+        // Without a reply the attempt is lost, but not what it may cost.
+        invocation.await.unwrap_or_else(|_| bounded(framing::stopped(), at_most))
     }
 }
 

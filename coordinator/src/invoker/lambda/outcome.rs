@@ -39,7 +39,8 @@ pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> In
         return framed.response_too_large();
     }
     if error_type == "Sandbox.Timedout" || error_message.contains("Task timed out after") {
-        return framed.timed_out();
+        let hint = "hint: raise timeout_seconds in Terraform, or use smaller fragments (fragment_bytes_target)";
+        return InvokeError::new(Kind::TimedOut, format!("{}: {error_message}\n{hint}", framed.timed_out()));
     }
     let told = if error_message.is_empty() { error_type } else { error_message };
     if init_failed(log) {
@@ -74,9 +75,11 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
     let failed = |kind, what: &str| InvokeError::new(kind, format!("function `{function}`: {what}"));
     let Some(response) = error.raw_response() else {
         let refused = cause::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        // Only connecting has a time-out of its own.
+        let unconnected = matches!(error, SdkError::DispatchFailure(failure) if failure.is_timeout());
         let hint = "check the network, the region and lambda.endpoint";
         let what = format!("Lambda could not be reached: {}\nhint: {hint}", with_causes(error));
-        return (failed(Kind::Unavailable, &what), !refused);
+        return (failed(Kind::Unavailable, &what), !refused && !unconnected);
     };
     let (status, code) = (response.status().as_u16(), error.code().unwrap_or("no code"));
     let told = format!("{code} ({status}): {}", error.message().unwrap_or("no message"));
