@@ -99,9 +99,12 @@ impl AsyncFileReader for Reader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let _turn = self.turn.lock().await;
+            // A small file is read whole with its footer.
+            let is_small = self.object.size <= FOOTER_GUESS_BYTES as u64;
+            let footer_bytes = self.footer_bytes.filter(|_| !is_small).unwrap_or(FOOTER_GUESS_BYTES);
             DFParquetMetadata::new(&self.store, &self.object)
                 .with_file_metadata_cache(Some(Arc::clone(&self.footers.0)))
-                .with_metadata_size_hint(Some(self.footer_bytes.unwrap_or(FOOTER_GUESS_BYTES)))
+                .with_metadata_size_hint(Some(footer_bytes))
                 .with_page_index_policy(Some(PageIndexPolicy::Optional))
                 .fetch_metadata()
                 .await

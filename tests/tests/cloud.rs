@@ -13,6 +13,7 @@ use gust_tests::s3::{Fault, Operation, S3Server, Shape, accounts};
 use gust_tests::{cloud, tpch};
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use tempfile::TempDir;
 
 const PLAIN: Shape = Shape {
     seed: 1,
@@ -129,6 +130,38 @@ async fn the_same_seed_is_the_same_story() {
     }
     assert_eq!(stories[0], stories[1], "in whatever order requests come");
     assert_ne!(stories[0], stories[2]);
+}
+
+/// The coordinator has read the footer to plan: the function need not guess its length, and reads no byte that the query
+/// does not ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_footer_is_read_to_the_byte() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("a.parquet");
+    let rows = "SELECT value AS k, md5(CAST(value AS VARCHAR)) AS v FROM generate_series(1, 30000)";
+    plain(&[], &format!("COPY ({rows}) TO '{}' STORED AS PARQUET", file.display())).await;
+    let object = std::fs::read(&file).expect("readable");
+    let size = object.len() as u64;
+    let server = S3Server::start().expect("a server");
+    server.store().expect("a client").put(&Key::from("t/a.parquet"), object.into()).await.expect("put");
+
+    let config = Config { on: Target::Processes, functions_max: 1, ..Config::default() };
+    let function = env!("CARGO_BIN_EXE_bootstrap_under_test");
+    let session = cloud::session(&server, config, function.as_ref()).expect("a session");
+    let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+    run(&session, &create).await.expect("a table");
+    run(&session, "EXPLAIN SELECT sum(k) FROM t").await.expect("a plan");
+    server.take_requests();
+    let (_, report) = run(&session, "SELECT sum(k) FROM t").await.expect("rows");
+    assert_eq!(report.fragments_adopted, 1);
+    let requests = server.take_requests();
+    let mut reads = requests.iter().filter(|request| request.identity.starts_with(&access_key(FUNCTION)));
+    let footer = reads.next().expect("a footer was read").bytes.clone();
+    assert_eq!(footer.end, size);
+    assert!(footer.end - footer.start < 20_000, "{footer:?} of {size} bytes");
+    let read = report.functions.bytes_read;
+    assert!(read < size / 4, "{read} of {size} bytes for a narrow column");
+    session.close().await;
 }
 
 /// Functions with identities of their own read a throttled table through a slow network: the rows are right, and the

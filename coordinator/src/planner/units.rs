@@ -7,7 +7,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::physical_plan::parquet::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
-use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 /// What a table's metadata tells about a data file, attached to its `PartitionedFile` by the table provider.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,11 +41,33 @@ pub fn units<'a>(
     unit_bytes_min: impl Fn(u64) -> u64,
 ) -> Vec<Unit> {
     let columns = Columns::of(scan);
-    let pieces: Vec<(&PartitionedFile, Vec<Piece>)> =
-        files.into_iter().map(|file| (file, in_order(pieces(file, &columns, footers)))).collect();
+    let pieces: Vec<(PartitionedFile, Vec<Piece>)> = files
+        .into_iter()
+        .map(|file| (with_footer_bytes(file, footers), in_order(pieces(file, &columns, footers))))
+        .collect();
     let total = pieces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.weight_bytes).sum();
     let least = unit_bytes_min(total);
-    pieces.into_iter().flat_map(|(file, pieces)| runs(file, &pieces, least)).collect()
+    pieces.into_iter().flat_map(|(file, pieces)| runs(&file, &pieces, least)).collect()
+}
+
+/// The file with the length of its footer and page index, where the footer was read before: who reads it next need not guess.
+fn with_footer_bytes(file: &PartitionedFile, footers: &FileMetadataCache) -> PartitionedFile {
+    let mut file = file.clone();
+    if let Some(footer) = footer(&file, footers) {
+        file.metadata_size_hint = footer_bytes(&footer, file.object_meta.size);
+    }
+    file
+}
+
+/// From where the page index begins, or the data ends, to the end of the file; None where a footer says that this is most of it.
+fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
+    let columns = || footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let index = columns().flat_map(|c| [c.column_index_offset(), c.offset_index_offset()]).flatten().min();
+    let data_start = |c: &ColumnChunkMetaData| c.dictionary_page_offset().unwrap_or_else(|| c.data_page_offset());
+    let data_end = columns().map(|c| data_start(c).saturating_add(c.compressed_size())).max();
+    let begin = u64::try_from(index.or(data_end)?).ok()?;
+    let bytes = size.checked_sub(begin).filter(|bytes| *bytes <= size / 2)?;
+    usize::try_from(bytes).ok()
 }
 
 /// The projected columns of a scan, and what part of the table they are.

@@ -60,7 +60,6 @@ impl ObjectStore for SlowStore {
             return Err(Error::Generic { store: "slow", source: "asked to fail".into() });
         }
         let mut result = self.inner.get_opts(location, options).await?;
-        result.meta.e_tag = Some("etag".to_owned());
         let GetResultPayload::Stream(stream) = result.payload else { unreachable!("it lies in memory") };
         let bytes = stream.try_collect::<Vec<_>>().await?.concat();
         let pieces: Vec<Bytes> = bytes.chunks(64 * KIB as usize).map(Bytes::copy_from_slice).collect();

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-pub use requests::{Account, Operation, Request, accounts};
+pub use requests::{Account, GONE, Operation, Request, accounts};
 pub use shape::{Fault, Shape};
 
 use connection::{Breaker, Connections};

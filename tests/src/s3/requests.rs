@@ -10,6 +10,9 @@ use s3s::{S3Request, S3Result};
 /// More than a measurement asks of one server: a bound on the log's memory, about 250 MB.
 const REQUESTS_MAX: usize = 1_000_000;
 
+/// Stands for a status where the client went away before the server, shaped, could answer.
+pub const GONE: u16 = 499;
+
 /// A verb of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
@@ -37,7 +40,7 @@ pub struct Request {
     pub identity: String,
     /// The object's bytes that were to travel, in either direction; `0..0` where none were.
     pub bytes: Range<u64>,
-    /// The HTTP status with which the server refused; `None` where it served.
+    /// The HTTP status with which the server refused, or [`GONE`]; `None` where it served.
     pub refused: Option<u16>,
 }
 

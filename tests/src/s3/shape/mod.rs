@@ -37,7 +37,7 @@ pub use limits::RequestLimits;
 pub use pipe::{Bucket, Pipe};
 
 use super::connection::Breaker;
-use super::requests::{Operation, Request, RequestLog};
+use super::requests::{GONE, Operation, Request, RequestLog};
 use body::{End, shaped};
 use limits::Limiter;
 use question::Question;
@@ -114,12 +114,14 @@ impl Shaper {
     pub(super) async fn answer(&self, service: &S3Service, request: HttpRequest, breaker: &Breaker) -> HttpResponse {
         let question = Question::of(&request);
         let fate = self.fate(&question);
+        let waiting = Waiting { shaper: self, question: &question };
         tokio::time::sleep(fate.latency).await;
+        std::mem::forget(waiting);
         let fault = self.befalls(&question, &fate);
         match fault {
-            Some(Fault::SlowDown) => return self.refuse(question, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+            Some(Fault::SlowDown) => return self.refuse(&question, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
             Some(Fault::InternalError) => {
-                return self.refuse(question, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+                return self.refuse(&question, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
             }
             Some(Fault::Reset) => {
                 breaker.break_off();
@@ -174,9 +176,14 @@ impl Shaper {
         fault
     }
 
-    fn refuse(&self, question: Question, status: StatusCode, code: &str) -> HttpResponse {
+    fn note_refusal(&self, question: &Question, status: u16) {
         let Question { operation, key, identity, .. } = question;
-        self.log.push(Request { operation, key, identity, bytes: 0..0, refused: Some(status.as_u16()) });
+        let (key, identity) = (key.clone(), identity.clone());
+        self.log.push(Request { operation: *operation, key, identity, bytes: 0..0, refused: Some(status) });
+    }
+
+    fn refuse(&self, question: &Question, status: StatusCode, code: &str) -> HttpResponse {
+        self.note_refusal(question, status.as_u16());
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>as shaped</Message></Error>"
         );
@@ -191,6 +198,18 @@ impl Shaper {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+/// A request before its answer: dropped where its client goes away.
+struct Waiting<'a> {
+    shaper: &'a Shaper,
+    question: &'a Question,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shaper.note_refusal(self.question, GONE);
     }
 }
 

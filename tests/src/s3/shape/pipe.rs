@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn a_burst_at_line_rate_then_the_refill() {
         let mut bucket = lambda();
-        // While 300 MiB pass at line rate, another 18.3 MiB flow in.
+        // Once the 150 MiB that never come back are gone, another 9.2 MiB flow in.
         close(seconds(&mut bucket, 0.0, 300 * MIB), 300.0 / 1228.8);
-        close(seconds(&mut bucket, 0.25, 750 * MIB), (750.0 - 18.3) / 75.0);
+        close(seconds(&mut bucket, 0.25, 750 * MIB), (750.0 - 9.2) / 75.0);
     }
 
     #[test]
