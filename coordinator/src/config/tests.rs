@@ -154,7 +154,7 @@ fn bad_files_say_what_is_wrong_and_where() {
     );
     check(
         "[process]\ncommand = ''",
-        "unknown key `process.command` in lake/gust.toml line 2\nhint: valid keys are `process.program`",
+        "unknown key `process.command` in lake/gust.toml line 2\nhint: valid keys are `process.program`, `process.cores`",
     );
     check(
         "[catalogs.lake]\ntype = 'sqlite'\npath = 'a'\nwarehose = 'b'",
@@ -278,7 +278,7 @@ fn bad_variables_say_what_is_wrong_and_where() {
     check(
         "GUST_PROCESS__COMMAND",
         "x",
-        "unknown environment variable `GUST_PROCESS__COMMAND`\nhint: valid variables are `GUST_PROCESS__PROGRAM`",
+        "unknown environment variable `GUST_PROCESS__COMMAND`\nhint: valid variables are `GUST_PROCESS__PROGRAM`, `GUST_PROCESS__CORES`",
     );
     check(
         "GUST_FUNCTIONS_MAX",
