@@ -1,8 +1,11 @@
-//! Random queries through real function processes that fail at random: the same promise as in virtual time, kept for real.
+//! Random queries through real function processes and a real S3 server that fail at random: the same promise as in virtual
+//! time, kept for real.
 //!
 //! The function is the project's own, wrapped: before, while or after it runs a fragment it may crash, be killed, hang, panic,
-//! be late, or damage its answer. What befalls an attempt hangs on the seed and the attempt's place alone. Each fault that
-//! fires leaves a line beside the functions' mark.
+//! be late, damage its result, do its work twice, or write something else when it should have ended. Storage may ask to slow
+//! down, fail, reset connections and cut bodies short. What befalls an attempt hangs on the seed and the attempt's place alone,
+//! and what befalls a request on the seed and the request. Each fault that fires in a function leaves a line beside the
+//! functions' mark; the server counts its own.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -15,18 +18,23 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
-use fragment_fn::{Environment, handler};
+use fragment_fn::{Environment, connect, handler};
+use futures::TryStreamExt;
 use gust::config::{Config, Target};
-use gust::session::{QueryError, Session};
+use gust::session::QueryError;
 use gust_protocol::exchange::result_path;
 use gust_protocol::{Base64, FragmentResult, InvokeRequest, Output, wire};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::compare::{Rule, compare};
 use crate::invokers::processes_marked;
 use crate::query::run;
-use crate::tpch::Tables;
+use crate::s3::shape::Faults;
+use crate::s3::{Fault as StorageFault, S3Server, Shape};
+use crate::{cloud, tpch};
 
 /// What can befall a function process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,32 +50,60 @@ pub enum Fault {
     Slow,
     /// Half of its result.
     TruncatedResult,
+    /// The work is done twice, and so the result written twice.
+    DuplicateDelivery,
+    /// Something else is written over its result, soon after it has answered.
+    LateZombieWrite,
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] =
-        [Self::Crash, Self::Kill, Self::Hang, Self::Panic, Self::TimeOut, Self::Slow, Self::TruncatedResult];
+    pub const ALL: [Self; 9] = [
+        Self::Crash,
+        Self::Kill,
+        Self::Hang,
+        Self::Panic,
+        Self::TimeOut,
+        Self::Slow,
+        Self::TruncatedResult,
+        Self::DuplicateDelivery,
+        Self::LateZombieWrite,
+    ];
 
     /// What befalls an attempt: in most worlds a few of them, hanging and waiting seldom, for it takes real time.
-    fn draw(seed: u64, request: &InvokeRequest) -> Option<Self> {
-        let mut hasher = DefaultHasher::new();
-        let id = &request.fragment.id;
-        (seed, id.stage, id.index, request.attempt).hash(&mut hasher);
-        let mut random = SmallRng::seed_from_u64(hasher.finish());
+    fn draw(seed: u64, random: &mut SmallRng) -> Option<Self> {
         let severity = [0.0, 0.1, 0.1, 0.2, 0.3][(seed % 5) as usize];
         if !random.random_bool(severity) {
             return None;
         }
         Some(match random.random_range(0..100) {
-            0..25 => Self::Crash,
-            25..45 => Self::Kill,
-            45..50 => Self::Hang,
-            50..65 => Self::Panic,
-            65..70 => Self::TimeOut,
-            70..80 => Self::Slow,
-            _ => Self::TruncatedResult,
+            0..20 => Self::Crash,
+            20..35 => Self::Kill,
+            35..40 => Self::Hang,
+            40..50 => Self::Panic,
+            50..55 => Self::TimeOut,
+            55..65 => Self::Slow,
+            65..80 => Self::TruncatedResult,
+            80..90 => Self::DuplicateDelivery,
+            _ => Self::LateZombieWrite,
         })
     }
+}
+
+/// What can befall a request to storage.
+pub const STORAGE_FAULTS: [StorageFault; 5] = [
+    StorageFault::SlowDown,
+    StorageFault::InternalError,
+    StorageFault::Reset,
+    StorageFault::ResetInBody,
+    StorageFault::Truncated,
+];
+
+/// How storage behaves in a world: well in every third one.
+fn storage(seed: u64) -> Shape {
+    let share = [0.0, 0.02, 0.05][(seed % 3) as usize];
+    let faults =
+        Faults { slow_down: share, internal_error: share, reset: share, reset_in_body: share, truncated: share };
+    Shape { seed, scale: 1.0, pipe: None, latency: None, limits: None, faults }
 }
 
 /// The function: answers a request unless a fault befalls it. Its working folder's mark tells what fired.
@@ -79,20 +115,26 @@ pub async fn answer(
     payload: Bytes,
     deadline: SystemTime,
 ) -> Bytes {
-    let request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
-    let fault = Fault::draw(seed, &request);
+    let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
+    let mut random = random_of(seed, &request);
+    let fault = Fault::draw(seed, &mut random);
+    // Where results are small, also as objects.
+    if random.random_bool(0.5) {
+        request.fragment.limits.inline_bytes_max = 0;
+    }
+    let payload = wire::encode_request(&request).expect("it was decoded");
     if let Some(fault) = fault {
         note(mark, fault);
     }
+    let work = || handler::handle(environment, payload.clone(), deadline);
     match fault {
-        None => handler::handle(environment, payload, deadline).await,
+        None => work().await,
         Some(Fault::Crash) => {
-            leave_half(&request);
+            overwrite(&request, "half a result".into()).await;
             std::process::exit(3)
         }
         Some(Fault::Kill) => {
-            let working = handler::handle(environment, payload, deadline);
-            let _ = tokio::time::timeout(Duration::from_millis(1), working).await;
+            let _ = tokio::time::timeout(Duration::from_millis(1), work()).await;
             let this = std::process::id().to_string();
             let _ = std::process::Command::new("kill").args(["-KILL", &this]).status();
             std::future::pending().await
@@ -102,14 +144,35 @@ pub async fn answer(
         Some(Fault::TimeOut) => {
             let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::time::sleep(left).await;
-            handler::handle(environment, payload, deadline).await
+            work().await
         }
         Some(Fault::Slow) => {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            handler::handle(environment, payload, deadline).await
+            work().await
         }
-        Some(Fault::TruncatedResult) => truncated(handler::handle(environment, payload, deadline).await),
+        Some(Fault::TruncatedResult) => truncated(&request, work().await).await,
+        Some(Fault::DuplicateDelivery) => {
+            work().await;
+            work().await
+        }
+        Some(Fault::LateZombieWrite) => {
+            let answer = work().await;
+            let pause = Duration::from_millis(random.random_range(0..20));
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                overwrite(&request, "another result".into()).await;
+            });
+            answer
+        }
     }
+}
+
+/// Chance that is the same whenever this attempt is made in this world.
+fn random_of(seed: u64, request: &InvokeRequest) -> SmallRng {
+    let mut hasher = DefaultHasher::new();
+    let id = &request.fragment.id;
+    (seed, id.stage, id.index, request.attempt).hash(&mut hasher);
+    SmallRng::seed_from_u64(hasher.finish())
 }
 
 fn note(mark: &Path, fault: Fault) {
@@ -118,18 +181,31 @@ fn note(mark: &Path, fault: Fault) {
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the trial's folder is writable");
 }
 
-/// Half a result, where a whole one would lie.
-fn leave_half(request: &InvokeRequest) {
-    let Output::Gather { prefix, .. } = &request.stage.output;
-    let path = PathBuf::from(format!("/{}", result_path(prefix, &request.fragment.id, request.attempt)));
-    let made = path.parent().map(std::fs::create_dir_all).transpose();
-    made.and_then(|_| std::fs::write(&path, "half a result")).expect("the exchange is writable");
+/// Where an attempt's result lies, or would.
+fn result_of(request: &InvokeRequest) -> (Arc<dyn ObjectStore>, Key) {
+    let Output::Gather { access, prefix } = &request.stage.output;
+    let access = request.access.0.get(usize::from(*access)).expect("a valid request");
+    let store = connect(access, None).expect("a valid store");
+    (store, result_path(prefix, &request.fragment.id, request.attempt))
 }
 
-fn truncated(answer: Bytes) -> Bytes {
+/// Writes something where a result lies; storage may refuse it.
+async fn overwrite(request: &InvokeRequest, bytes: Bytes) {
+    let (store, path) = result_of(request);
+    let _ = store.put(&path, bytes.into()).await;
+}
+
+async fn truncated(request: &InvokeRequest, answer: Bytes) -> Bytes {
     let mut response = wire::decode_response(&answer).expect("the handler's own answer");
-    if let Ok(FragmentResult::Inline { bytes, .. }) = &mut response.outcome {
-        *bytes = Base64(bytes.0.slice(..bytes.0.len() / 2));
+    match &mut response.outcome {
+        Ok(FragmentResult::Inline { bytes, .. }) => *bytes = Base64(bytes.0.slice(..bytes.0.len() / 2)),
+        Ok(FragmentResult::Object { part, .. }) => {
+            let (store, path) = result_of(request);
+            if let Ok(half) = store.get_range(&path, 0..part.bytes / 2).await {
+                let _ = store.put(&path, half.into()).await;
+            }
+        }
+        Err(_) => {}
     }
     wire::encode_response(&response).expect("a response is JSON")
 }
@@ -143,62 +219,109 @@ pub struct Trial {
     /// The typed error that the query ended in, if it did.
     pub error: Option<String>,
     pub attempts: usize,
-    pub fired: BTreeMap<String, usize>,
+    /// How often each fault fired, by its name.
+    pub fired: BTreeMap<String, u64>,
 }
 
-/// Runs one seed: `faulty` is the function's program, `judge` has the same tables.
-pub async fn trial(seed: u64, faulty: &Path, tables: &Tables, judge: &SessionContext) -> anyhow::Result<Trial> {
-    let mut random = SmallRng::seed_from_u64(seed);
-    let mut trial = Trial { sql: random_query(&mut random), ..Trial::default() };
-    let folder = tempfile::tempdir()?;
-    let (mark, exchange) = (folder.path().join("mark"), folder.path().join("exchange"));
-    std::fs::create_dir_all(&mark)?;
-    let timeout = Duration::from_secs(10);
-    let mut config = Config {
-        on: Target::Processes,
-        functions_max: random.random_range(1..5),
-        timeout,
-        exchange: Some(exchange.display().to_string()),
-        ..Config::default()
-    };
-    config.process.program = Some(script(folder.path(), faulty, seed, &mark)?);
-    let session = Session::new(config)?;
-    for statement in tables.create_statements() {
-        run(&session, &statement).await?;
-    }
-    let started = Instant::now();
-    let ended = run(&session, &trial.sql).await;
-    let took = started.elapsed();
-    session.close().await;
-    match ended {
-        Ok((rows, report)) => {
-            trial.attempts = report.attempts;
-            let expect = judge.sql(&trial.sql).await?.collect().await?;
-            if let Err(difference) = compare(&expect, &rows, Rule::same_engine().in_any_order()) {
-                trial.broken.push(format!("wrong rows: {difference}"));
-            }
-            if report.fragments_adopted < report.fragments {
-                trial.broken.push(format!("{} of {} fragments adopted", report.fragments_adopted, report.fragments));
-            }
+/// The tables on an S3 server, and a judge who has them on disk.
+pub struct Bench {
+    server: S3Server,
+    store: Arc<dyn ObjectStore>,
+    create: Vec<String>,
+    judge: SessionContext,
+    faulty: PathBuf,
+}
+
+impl Bench {
+    /// `faulty` is the function's program; `cache` keeps the tables.
+    pub async fn new(faulty: &Path, cache: &Path) -> anyhow::Result<Self> {
+        let tables = tpch::tables(cache)?;
+        let judge = SessionContext::new();
+        for statement in tables.create_statements() {
+            judge.sql(&statement).await?;
         }
-        Err(error @ (QueryError::Functions(_) | QueryError::TimedOut(_))) => trial.error = Some(error.to_string()),
-        Err(error) => trial.broken.push(format!("not a typed failure of functions: {error}")),
+        let server = S3Server::start()?;
+        let store = server.store()?;
+        let url = server.url("");
+        let create = tables.upload(store.as_ref(), url.trim_end_matches('/')).await?;
+        Ok(Self { server, store, create, judge, faulty: faulty.to_owned() })
     }
-    if took > timeout + Duration::from_secs(3) {
-        trial.broken.push(format!("took {took:?} of {timeout:?}"));
+
+    /// Runs one seed.
+    pub async fn trial(&self, seed: u64) -> anyhow::Result<Trial> {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut trial = Trial { sql: random_query(&mut random), ..Trial::default() };
+        let folder = tempfile::tempdir()?;
+        let mark = folder.path().join("mark");
+        std::fs::create_dir_all(&mark)?;
+        let (timeout, folder_of_exchange) = (Duration::from_secs(10), Key::from(format!("exchange-{seed}")));
+        let config = Config {
+            on: Target::Processes,
+            functions_max: random.random_range(1..5),
+            timeout,
+            exchange: Some(self.server.url(folder_of_exchange.as_ref())),
+            ..Config::default()
+        };
+        self.server.set_shape(None);
+        let session = cloud::session(&self.server, config, &script(folder.path(), &self.faulty, seed, &mark)?)?;
+        for statement in &self.create {
+            run(&session, statement).await?;
+        }
+        let exchange = session.exchange().clone();
+        self.server.set_shape(Some(storage(seed)));
+        let started = Instant::now();
+        let ended = run(&session, &trial.sql).await;
+        let took = started.elapsed();
+        session.close().await;
+        for (fault, times) in self.server.fired() {
+            trial.fired.insert(format!("{fault:?}"), times);
+        }
+        self.server.set_shape(None);
+        match ended {
+            Ok((rows, report)) => {
+                trial.attempts = report.attempts;
+                let expect = self.judge.sql(&trial.sql).await?.collect().await?;
+                if let Err(difference) = compare(&expect, &rows, Rule::same_engine().in_any_order()) {
+                    trial.broken.push(format!("wrong rows: {difference}"));
+                }
+                if report.fragments_adopted < report.fragments {
+                    let missed = format!("{} of {} fragments adopted", report.fragments_adopted, report.fragments);
+                    trial.broken.push(missed);
+                }
+            }
+            Err(error @ (QueryError::Functions(_) | QueryError::TimedOut(_))) => trial.error = Some(error.to_string()),
+            Err(error) => trial.broken.push(format!("not a typed failure of functions: {error}")),
+        }
+        if took > timeout + Duration::from_secs(3) {
+            trial.broken.push(format!("took {took:?} of {timeout:?}"));
+        }
+        let leaked = processes_marked(&mark);
+        if leaked > 0 {
+            trial.broken.push(format!("{leaked} processes leaked"));
+        }
+        for fault in std::fs::read_to_string(mark.join("fired")).unwrap_or_default().lines() {
+            *trial.fired.entry(fault.to_owned()).or_default() += 1;
+        }
+        // Only what was written after its query had been cleaned up may be left, and it is collected.
+        let zombies = trial.fired.get(&format!("{:?}", Fault::LateZombieWrite)).copied().unwrap_or_default();
+        let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
+        if left.len() as u64 > zombies {
+            trial.broken.push(format!("{} objects stayed in the exchange", left.len()));
+        }
+        let found = exchange.leftovers(Duration::ZERO, SystemTime::now()).await?;
+        exchange.remove(&found).await?;
+        let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
+        if !left.is_empty() {
+            trial.broken.push(format!("{} objects were not collected", left.len()));
+        }
+        Ok(trial)
     }
-    let leaked = processes_marked(&mark);
-    if leaked > 0 {
-        trial.broken.push(format!("{leaked} processes leaked"));
-    }
-    let orphans = files_below(&exchange);
-    if orphans > 0 {
-        trial.broken.push(format!("{orphans} objects stayed in the exchange"));
-    }
-    for fault in std::fs::read_to_string(mark.join("fired")).unwrap_or_default().lines() {
-        *trial.fired.entry(fault.to_owned()).or_default() += 1;
-    }
-    Ok(trial)
+}
+
+/// Names of all faults, of functions and of storage.
+pub fn fault_names() -> Vec<String> {
+    let functions = Fault::ALL.iter().map(|fault| format!("{fault:?}"));
+    functions.chain(STORAGE_FAULTS.iter().map(|fault| format!("{fault:?}"))).collect()
 }
 
 /// A program without arguments, as a session's configuration names one.
@@ -207,11 +330,6 @@ fn script(folder: &Path, faulty: &Path, seed: u64, mark: &Path) -> anyhow::Resul
     let text = format!("#!/bin/sh\nexec '{}' chaos-{seed} '{}'\n", faulty.display(), mark.display());
     OpenOptions::new().create(true).truncate(true).write(true).mode(0o700).open(&path)?.write_all(text.as_bytes())?;
     Ok(path)
-}
-
-fn files_below(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| if entry.path().is_dir() { files_below(&entry.path()) } else { 1 }).sum()
 }
 
 /// A query with one right answer: exact numbers, and an order only where there is a limit.

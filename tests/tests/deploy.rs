@@ -103,7 +103,7 @@ fn policies_give_what_the_code_calls_and_nothing_else() {
 /// Each call of an AWS service in the coordinator is one that the table above knows.
 #[test]
 fn every_call_of_a_service_has_a_right() {
-    let verbs = ["get_", "list_", "put_", "create_", "delete_", "update_", "head_", "invoke", "tag_", "describe_"];
+    let verbs = ["get_", "list_", "put_", "create_", "delete_", "update_", "head_", "tag_", "describe_"];
     let known: BTreeSet<&str> = COORDINATOR
         .iter()
         .map(|(_, _, call)| call.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
@@ -123,7 +123,7 @@ fn every_call_of_a_service_has_a_right() {
             // An SDK operation takes no argument itself: `.get_bucket_location()`.
             for part in source.split("()").filter_map(|part| part.rsplit_once('.')) {
                 let name = part.1;
-                if verbs.iter().any(|verb| name.starts_with(verb))
+                if (name == "invoke" || verbs.iter().any(|verb| name.starts_with(verb)))
                     && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 {
                     assert!(

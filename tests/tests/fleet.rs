@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 
-use datafusion::prelude::SessionContext;
+use gust_tests::chaos;
 use gust_tests::fleet::{Adoption, Fault, Trial, trial};
-use gust_tests::{chaos, tpch};
 
 /// Runs seeds on both cores, in a time of their own.
 fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> {
@@ -57,22 +56,18 @@ fn one_seed_is_one_history() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_processes_keep_the_promise() {
-    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    let judge = SessionContext::new();
-    for statement in tables.create_statements() {
-        judge.sql(&statement).await.unwrap();
-    }
     let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
+    let bench = chaos::Bench::new(faulty, Path::new(env!("CARGO_TARGET_TMPDIR"))).await.unwrap();
     let (mut fired, mut right) = (0, 0);
     for seed in 0..20 {
-        let trial = chaos::trial(seed, faulty, &tables, &judge).await.unwrap();
+        let trial = bench.trial(seed).await.unwrap();
         assert!(
             trial.broken.is_empty(),
             "{:?}\nof {}\nreproduce it with: lab faults --process-seed {seed}",
             trial.broken,
             trial.sql
         );
-        fired += trial.fired.values().sum::<usize>();
+        fired += trial.fired.values().sum::<u64>();
         right += usize::from(trial.error.is_none());
     }
     assert!(fired >= 5, "only {fired} faults fired");

@@ -94,8 +94,9 @@ const ROWS: u64 = 20_000;
 async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryError> {
     let data = table(8, ROWS, WIDE).await;
     let session = Session::new(Config { memory_bytes_max, ..config(Target::InProcess, 8) }).expect("a session");
-    // What a sort sets aside, however many cores there are.
-    let settings = "SET datafusion.execution.target_partitions = 2; SET datafusion.execution.sort_spill_reservation_bytes = 1000000";
+    // What a sort and its merge set aside, however many cores there are.
+    let settings = "SET datafusion.execution.target_partitions = 2; SET datafusion.execution.batch_size = 1000; \
+                    SET datafusion.execution.sort_spill_reservation_bytes = 1000000";
     run(&session, settings).await.expect("settings");
     let ended = run(&session, &sql.replace("$T", &format!("'{}/'", data.path().display()))).await;
     session.close().await;
@@ -115,7 +116,7 @@ async fn a_result_larger_than_the_memory_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_that_wait_make_operators_spill_instead_of_failing() {
-    // 22 MB in all; the sort above holds what it can and spills the rest.
+    // 22 MB in all, which a sort holds twice; it keeps what it can and spills the rest.
     let sql = "SELECT k, row_number() OVER (PARTITION BY w ORDER BY v) AS nth FROM $T";
-    assert_eq!(wide_query(20 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize);
+    assert_eq!(wide_query(24 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize);
 }

@@ -11,9 +11,10 @@
 
 use std::collections::{BTreeMap, btree_map};
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde::de::value::{SeqDeserializer, StrDeserializer};
-use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Fault, Origin};
@@ -164,7 +165,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Integer(value) => visitor.visit_i64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Boolean(value) => visitor.visit_bool(*value),
-            Value::List(items) => visitor.visit_seq(SeqDeserializer::new(items.iter())),
+            Value::List(items) => visitor.visit_seq(ListAccess { rest: items.iter() }),
             Value::Other(text) => Err(Fault::invalid_type(Unexpected::Other(text), &visitor)),
             Value::Untyped(text) => match (text.parse::<i64>(), text.parse::<f64>(), text.parse::<bool>()) {
                 (Ok(value), _, _) => visitor.visit_i64(value),
@@ -247,11 +248,16 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Fault> for &'de Node {
-    type Deserializer = Self;
+struct ListAccess<'de> {
+    rest: slice::Iter<'de, Node>,
+}
 
-    fn into_deserializer(self) -> Self {
-        self
+impl<'de> SeqAccess<'de> for ListAccess<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        // An item that is refused is told by itself, not the list.
+        self.rest.next().map(|item| item.locate(seed.deserialize(item))).transpose()
     }
 }
 

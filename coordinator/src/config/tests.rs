@@ -288,7 +288,7 @@ fn bad_variables_say_what_is_wrong_and_where() {
     check(
         "GUST_ON",
         "process",
-        "invalid value \"process\" for `on` in the environment variable `GUST_ON`: expected one of \"auto\", \"local\", \"in-process\", \"processes\"\nhint: did you mean \"processes\"?",
+        "invalid value \"process\" for `on` in the environment variable `GUST_ON`: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"\nhint: did you mean \"processes\"?",
     );
     check(
         "GUST_ALLOW_FALLBACK",

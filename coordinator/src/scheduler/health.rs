@@ -107,7 +107,7 @@ impl Breaker {
     }
 
     /// What became of an attempt.
-    pub(super) fn note(&self, invocation: &Invocation) {
+    pub fn note(&self, invocation: &Invocation) {
         match &invocation.outcome {
             Ok(FragmentResponse { outcome: Err(error), .. }) if error.kind == FragmentErrorKind::VersionMismatch => {
                 self.failed(error.message.clone());

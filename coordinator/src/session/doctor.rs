@@ -25,6 +25,7 @@ use crate::config::{CatalogConfig, CatalogKind, Target};
 use crate::exec::Exchange;
 use crate::invoker::{Invocation, Invoker, Lambda, PinnedFunction};
 use crate::planner::stage::EXCHANGE;
+use crate::scheduler::Health;
 use crate::tables::catalog::IcebergCatalog;
 
 /// Functions that are tried by themselves.
@@ -69,6 +70,7 @@ impl Session {
             };
             checks.push(Check::new(what, answer));
         }
+        checks.push(Check::new("breaker", self.breaker()));
         for (name, config) in &self.config.catalogs {
             checks.push(Check::new(format!("catalog {name}"), self.open_catalog(name, config).await));
         }
@@ -164,6 +166,14 @@ impl Session {
         deployment.clones.into_iter().take(PROBES_MAX).map(alone).collect()
     }
 
+    /// What the probes, and all queries of this session before them, have taught the breaker.
+    fn breaker(&self) -> Result<String, String> {
+        match self.functions.breaker().health() {
+            Health::Good => Ok("closed: `auto` may use functions".to_owned()),
+            ailing => Err(format!("open: `auto` runs locally; functions are {ailing}\nhint: see the functions above")),
+        }
+    }
+
     /// Runs a fragment that reads nothing and writes its row into the exchange: one attempt, so that nothing hides behind another.
     async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, String> {
         let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
@@ -198,7 +208,9 @@ impl Session {
             },
         };
         let started = Instant::now();
-        let Invocation { outcome, log_tail, .. } = invoker.invoke(request).await;
+        let invocation = invoker.invoke(request).await;
+        self.functions.breaker().note(&invocation);
+        let Invocation { outcome, log_tail, .. } = invocation;
         let response = outcome.map_err(|error| format!("{error}\n{}", log_tail.trim_end()))?;
         let took = started.elapsed();
         let result = response.outcome.map_err(|error| error.to_string())?;

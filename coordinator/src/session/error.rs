@@ -8,6 +8,7 @@ use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
 use super::with_causes;
+use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
 
 /// A statement's failure. Messages are whole: they name the thing, the reason and mostly the next step.
@@ -81,6 +82,15 @@ impl QueryError {
     /// Whether the same statement could succeed without functions.
     pub fn may_succeed_locally(&self) -> bool {
         matches!(self, Self::Functions(_) | Self::Resources(_))
+    }
+}
+
+/// Whether a fragment was stopped with its statement: the last of its attempts has all the time that is left.
+pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
+    match find::<FragmentFailure>(error).map(|failure| &failure.cause) {
+        Some(FailureCause::Fragment(error)) => error.kind == FragmentErrorKind::DeadlineExceeded,
+        Some(FailureCause::Invoke(error)) => error.kind == InvokeErrorKind::TimedOut,
+        _ => false,
     }
 }
 

@@ -97,6 +97,10 @@ impl FunctionPool {
         self.target
     }
 
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.health
+    }
+
     /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
     pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
         let functions_max = self.config.functions_max;

@@ -17,7 +17,7 @@ use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::error::QueryError;
+use super::error::{QueryError, ran_out_of_time};
 use super::plan::Ready;
 use super::{CLEANING_MAX, Session};
 use crate::config::Target;
@@ -206,6 +206,9 @@ impl Running {
                 Ok(None)
             }
             Some(Err(error)) => {
+                if ran_out_of_time(&error) {
+                    return Err(self.timed_out());
+                }
                 self.stream = None;
                 self.fall_back(QueryError::from_engine(error)).await?;
                 Box::pin(self.next()).await

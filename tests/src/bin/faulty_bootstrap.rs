@@ -2,19 +2,22 @@
 //!
 //! Modes: `function` behind the project's own adapter, `stock` behind lambda_runtime's, `raw` speaks the Runtime API by hand,
 //! `init-exit`, `init-error` and `init-hang` do not come up, `parent` has two functions of its own and waits to be killed,
-//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`).
+//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `once`, `once-crash` and `once-retry` run one
+//! fragment and end, so that the process lives as long as its attempt; the latter two spoil each fragment's first attempt.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fragment_fn::{Environment, Settings};
+use fragment_fn::{Environment, Settings, handler};
 use gust::invoker::{Invoker, Processes};
+use gust_protocol::{FragmentError, FragmentErrorKind, wire};
 use gust_tests::chaos;
 use gust_tests::invokers::{answer, echo_of, processes_config, request, wait_for};
+use gust_tests::s3::identity;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 
@@ -40,6 +43,7 @@ async fn main() {
             std::future::pending().await
         }
         "init-hang" => std::future::pending().await,
+        "once" | "once-crash" | "once-retry" => once(mode).await,
         "parent" => parent(Path::new(mark)).await,
         _ => match mode.strip_prefix("chaos-").and_then(|seed| seed.parse().ok()) {
             Some(seed) => chaos(seed, mark.into()).await,
@@ -58,6 +62,31 @@ async fn chaos(seed: u64, mark: PathBuf) {
     })
     .await;
     eprintln!("{ended:?}");
+}
+
+/// One fragment, by the project's own handler; its result goes through the exchange.
+#[expect(clippy::disallowed_methods, reason = "its end is what is measured")]
+async fn once(mode: &str) {
+    let runtime = "/2018-06-01/runtime";
+    let environment = Arc::new(Environment::new(Settings::default()));
+    let (_, invocation, payload) = call("GET", &format!("{runtime}/invocation/next"), b"");
+    let mut request = wire::decode_request(&identity::of_this_process(payload.into())).expect("a valid request");
+    request.fragment.limits.inline_bytes_max = 0;
+    let deadline = SystemTime::UNIX_EPOCH + Duration::from_millis(request.deadline_unix_ms);
+    let payload = wire::encode_request(&request).expect("it was decoded");
+    let mut answer = handler::handle(&environment, payload, deadline).await;
+    match mode {
+        "once-crash" if request.attempt == 0 => std::process::exit(3),
+        "once-retry" if request.attempt == 0 => {
+            let mut response = wire::decode_response(&answer).expect("the handler's own answer");
+            response.outcome = Err(FragmentError::new(FragmentErrorKind::Storage, "asked to fail"));
+            answer = wire::encode_response(&response).expect("a response is JSON");
+        }
+        _ => {}
+    }
+    let invocation = invocation.expect("an invocation has an id");
+    call("POST", &format!("{runtime}/invocation/{invocation}/response"), &answer);
+    std::process::exit(0);
 }
 
 async fn stock(event: LambdaEvent<Value>) -> Result<Value, Error> {

@@ -47,6 +47,11 @@ impl Cpu {
         Ok(Self { at: Instant::now(), server, clients, machine: machine()? })
     }
 
+    /// CPU time of this process without the server's threads, and of its children, since then.
+    pub fn clients_since(&self, then: &Self) -> Duration {
+        self.clients.saturating_sub(then.clients)
+    }
+
     /// What was used since then.
     pub fn shares_since(&self, then: &Self) -> Shares {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use datafusion::prelude::SessionContext;
+use gust_tests::chaos;
 use gust_tests::fleet::{Adoption, Fault, Trial, trial, trial_in_full};
-use gust_tests::{chaos, tpch};
 use serde_json::json;
 
 use super::tax::sibling;
@@ -86,26 +85,21 @@ pub fn reproduce(seed: u64, adoption: Adoption) -> Outcome {
 
 /// Some seeds with real function processes, one after the other; `only` one of them with what it says.
 pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
-    let faulty = sibling("faulty_bootstrap")?;
-    let tables = tpch::tables(cache)?;
-    let judge = SessionContext::new();
-    for statement in tables.create_statements() {
-        judge.sql(&statement).await?;
-    }
+    let bench = chaos::Bench::new(&sibling("faulty_bootstrap")?, cache).await?;
     let started = Instant::now();
     let mut trials = Vec::new();
     for seed in only.map_or(0..seeds, |seed| seed..seed + 1) {
-        trials.push((seed, chaos::trial(seed, &faulty, &tables, &judge).await?));
+        trials.push((seed, bench.trial(seed).await?));
     }
     let seconds = started.elapsed().as_secs_f64();
     let failed = trials.iter().filter(|(_, trial)| !trial.broken.is_empty()).count();
     let errors = trials.iter().filter(|(_, trial)| trial.error.is_some()).count();
     let attempts: usize = trials.iter().map(|(_, trial)| trial.attempts).sum();
-    let mut fired: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut fired: BTreeMap<String, u64> = chaos::fault_names().into_iter().map(|fault| (fault, 0)).collect();
     for (_, trial) in &trials {
-        trial.fired.iter().for_each(|(fault, times)| *fired.entry(fault).or_default() += times);
+        trial.fired.iter().for_each(|(fault, times)| *fired.entry(fault.clone()).or_default() += times);
     }
-    let times = |fault: chaos::Fault| fired.get(format!("{fault:?}").as_str()).copied().unwrap_or_default();
+    let counts: Vec<String> = fired.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
     let mut table = vec![
         format!(
             "{} passed, {failed} failed: {} seeds with real processes in {seconds:.1} s",
@@ -116,7 +110,7 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
             "queries: {} right, {errors} as typed errors in time; {attempts} attempts",
             trials.len() - failed - errors
         ),
-        format!("fired: {}", chaos::Fault::ALL.map(|fault| format!("{fault:?} {}", times(fault))).join(", ")),
+        format!("fired: {}", counts.join(", ")),
     ];
     for (seed, trial) in &trials {
         if only.is_some() {
@@ -139,7 +133,7 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
             unit: "seeds",
         }],
         validity: vec![
-            ("every kind of fault fired".to_owned(), chaos::Fault::ALL.into_iter().all(|fault| times(fault) > 0)),
+            ("every kind of fault fired".to_owned(), fired.values().all(|times| *times > 0)),
             (format!("at least {} seeds", faults.process_seeds), trials.len() as u64 >= faults.process_seeds),
         ],
     })

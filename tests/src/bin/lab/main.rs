@@ -21,6 +21,7 @@ mod fanout;
 mod faults;
 mod judge;
 mod local;
+mod metering;
 mod model;
 mod scaling;
 mod tail;
@@ -60,6 +61,8 @@ enum Measurement {
     Local,
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
     Wheel,
+    /// What counting and pricing cost, beside the queries that are counted and priced
+    Metering,
     /// Codecs for results on the wire
     Compression,
     /// Random queries under random faults, in virtual time or with real processes
@@ -178,6 +181,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Concurrency { queries } => {
             concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
         }
+        Measurement::Metering => metering::measure(&workload.metering, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
 }

@@ -21,6 +21,7 @@ pub struct Workload {
     pub tail: Tail,
     pub model: Model,
     pub local: Local,
+    pub metering: Metering,
     pub compression: Compression,
     /// The S3 that `scaling` and `concurrency` run on, and the table there.
     pub cloud: Shape,
@@ -40,6 +41,21 @@ pub struct Tax {
     pub judged_fragments: u32,
     pub aim_ms: f64,
     pub worst_ms: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metering {
+    pub scale: f64,
+    pub files: usize,
+    pub row_group_rows: usize,
+    pub functions: u32,
+    pub queries: Vec<usize>,
+    pub runs: usize,
+    /// Events and requests of the microbenchmarks.
+    pub repeats: usize,
+    pub aim_share: f64,
+    pub worst_share: f64,
 }
 
 #[derive(Deserialize)]
