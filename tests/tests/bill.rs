@@ -58,7 +58,7 @@ async fn every_line_of_a_report_is_what_others_counted() {
         Case {
             sql: "SELECT l_comment FROM lineitem LIMIT 1",
             timeout: Duration::from_secs(20),
-            ..Case::new("cancel", "once")
+            ..Case::new("cancel", "once-late")
         },
         Case { timeout: Duration::from_millis(1200), fails: true, ..Case::new("time-out", "once") },
     ];

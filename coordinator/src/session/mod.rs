@@ -45,6 +45,9 @@ const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
 /// Cleaning up may take this long where every thread is busy with something that cannot be stopped.
 const CLEANING_MAX: Duration = Duration::from_secs(5);
 
+/// After each try to clean up.
+const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::ZERO];
+
 /// What a session is made of. Cloning shares it.
 #[derive(Clone)]
 pub struct Session {
@@ -200,10 +203,14 @@ impl Session {
 }
 
 impl Session {
-    /// Deletes what a query's attempts wrote.
+    /// Deletes what a query's attempts wrote. A store's client does not try every deletion again by itself.
     async fn clean(&self, query: &str) {
-        if let Err(error) = self.functions.exchange().clean(query).await {
-            tracing::warn!(query, %error, "the exchange could not be cleaned");
+        for pause in CLEANING_PAUSES {
+            match self.functions.exchange().clean(query).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(query, %error, "the exchange could not be cleaned"),
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 

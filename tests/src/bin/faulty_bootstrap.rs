@@ -2,8 +2,9 @@
 //!
 //! Modes: `function` behind the project's own adapter, `stock` behind lambda_runtime's, `raw` speaks the Runtime API by hand,
 //! `init-exit`, `init-error` and `init-hang` do not come up, `parent` has two functions of its own and waits to be killed,
-//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `once`, `once-crash` and `once-retry` run one
-//! fragment and end, so that the process lives as long as its attempt; the latter two spoil each fragment's first attempt.
+//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `once`, `once-crash`, `once-retry` and
+//! `once-late` run one fragment and end, so that the process lives as long as its attempt; of these, two spoil each fragment's first
+//! attempt, and one holds back all fragments but the first.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -43,7 +44,7 @@ async fn main() {
             std::future::pending().await
         }
         "init-hang" => std::future::pending().await,
-        "once" | "once-crash" | "once-retry" => once(mode).await,
+        "once" | "once-crash" | "once-retry" | "once-late" => once(mode).await,
         "parent" => parent(Path::new(mark)).await,
         _ => match mode.strip_prefix("chaos-").and_then(|seed| seed.parse().ok()) {
             Some(seed) => chaos(seed, mark.into()).await,
@@ -76,6 +77,7 @@ async fn once(mode: &str) {
     let payload = wire::encode_request(&request).expect("it was decoded");
     let mut answer = handler::handle(&environment, payload, deadline).await;
     match mode {
+        "once-late" if request.fragment.id.index > 0 => tokio::time::sleep(Duration::from_secs(10)).await,
         "once-crash" if request.attempt == 0 => std::process::exit(3),
         "once-retry" if request.attempt == 0 => {
             let mut response = wire::decode_response(&answer).expect("the handler's own answer");
