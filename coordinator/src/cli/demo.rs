@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{Format, Output};
 use super::progress::Progress;
+use super::recorder::Recorder;
 use super::{Reports, Stop, configuration, session_on, statements};
 use crate::cli::exit::Exit;
 use crate::config::{CatalogConfig, CatalogKind};
@@ -24,22 +25,30 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress, workers: &Handle) -
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = session_on(workers, config)?;
+    let recorder = Recorder::new(&session, &args.labels)?;
     let ended = tokio::select! {
-        ended = Box::pin(run(&session, &args, &namespace, &progress)) => ended,
+        ended = Box::pin(run(&session, &args, &namespace, &progress, &recorder)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
+    recorder.interrupt().await;
     ended
 }
 
-async fn run(session: &Session, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
+async fn run(
+    session: &Session,
+    args: &DemoArgs,
+    namespace: &str,
+    progress: &Progress,
+    recorder: &Recorder<'_>,
+) -> Result<(), Stop> {
     session.use_catalog(CATALOG).await?;
     session.use_schema(CATALOG, namespace);
     for number in &args.queries {
         eprintln!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(session, queries::query(usize::from(*number)), &output, progress, reports).await?;
+        statements(session, queries::query(usize::from(*number)), &output, progress, reports, recorder).await?;
     }
     eprintln!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",
