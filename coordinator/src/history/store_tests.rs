@@ -2,7 +2,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::catalog::CatalogProvider;
 use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 
