@@ -197,7 +197,7 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
     let recorder = Recorder::new(&session, &args.labels)?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = Box::pin(statements(&session, &sql, &output, &progress, reports, &recorder)) => ended,
+        ended = Box::pin(statements(&recorder, &sql, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
@@ -207,13 +207,13 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
 
 /// Runs all statements of a text, one after the other; the first that fails ends it.
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
-    session: &Session,
+    recorder: &Recorder<'_>,
     sql: &str,
     output: &Output<W>,
     progress: &Progress,
     mut reports: Reports,
-    recorder: &Recorder<'_>,
 ) -> Result<(), Stop> {
+    let session = recorder.session();
     for statement in session.parse(sql)? {
         recorder.begin(&statement);
         let mut running = match session.run(statement).await {

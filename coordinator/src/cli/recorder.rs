@@ -35,6 +35,10 @@ impl<'a> Recorder<'a> {
         Ok(Self { session, asked, under_way: Mutex::default() })
     }
 
+    pub(crate) fn session(&self) -> &'a Session {
+        self.session
+    }
+
     /// A statement is about to be planned.
     pub(crate) fn begin(&self, statement: &Statement) {
         let asked = Asked {
