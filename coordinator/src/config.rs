@@ -2,7 +2,8 @@
 //!
 //! Reading is pure: [`Config::load`] takes the file's text, the environment and the flags' overrides. Only
 //! [`ConfigFile::find`] touches the disk. A key that does not exist is an error with the nearest one that does, never
-//! ignored: a mistyped limit would be no limit. The credentials of S3 come from the `AWS_*` environment, unless given.
+//! ignored: a mistyped limit would be no limit. The credentials of S3 come from the `AWS_*` environment, unless given; the history's
+//! place and user from XDG_STATE_HOME, HOME and USER, unless given.
 //!
 //! Non-goals: whether a file, folder or store that is named here exists is for its first user to find out.
 
@@ -17,11 +18,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::cost::Price;
+use crate::history::{BadLabel, LABELS_MAX, Label};
 use crate::invoker::{CLONES_MAX, FunctionName};
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
-pub use units::{CORES_MAX, FUNCTIONS_MAX, Secret, TIMEOUT_MAX, is_timeout};
+pub use units::{CORES_MAX, FUNCTIONS_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -70,6 +72,7 @@ pub struct Config {
     pub process: ProcessConfig,
     pub lambda: LambdaConfig,
     pub cost: CostConfig,
+    pub history: HistoryConfig,
 }
 
 impl Default for Config {
@@ -91,6 +94,7 @@ impl Default for Config {
             process: ProcessConfig::default(),
             lambda: LambdaConfig::default(),
             cost: CostConfig::default(),
+            history: HistoryConfig::default(),
         }
     }
 }
@@ -207,6 +211,55 @@ pub struct CostConfig {
     pub coordinator_outside: Option<bool>,
 }
 
+/// What is kept of each query that the command line runs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Whether queries are recorded. Default true. What was recorded before can be read in any case.
+    pub enabled: bool,
+    /// The SQLite file. None is `gust/history.db` in the folder of XDG_STATE_HOME, or in `.local/state` of HOME.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub path: Option<PathBuf>,
+    /// Whether statements are kept, or only their hashes. Default `text`.
+    pub statement: StatementKept,
+    /// Queries that began longer ago are removed as new ones are recorded, 1 to [`RETENTION_DAYS_MAX`]. Default 90: a quarter, for which
+    /// most budgets are made.
+    #[serde(deserialize_with = "units::days")]
+    pub retention_days: u32,
+    /// The file grows no larger. Default 1 GiB: half a million queries of ten fragments each, at about 2 KB.
+    #[serde(deserialize_with = "units::bytes")]
+    pub bytes_max: u64,
+    /// Who asks. None is the environment's USER, LOGNAME or USERNAME.
+    pub user: Option<String>,
+    /// What each query is for; `--label` adds to them and stands above them.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: None,
+            statement: StatementKept::Text,
+            retention_days: 90,
+            bytes_max: 1 << 30,
+            user: None,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// What the history keeps of a statement.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatementKept {
+    /// Its text and the text's hash
+    #[default]
+    Text,
+    /// The hash alone, and no message, which could quote the text
+    Hash,
+}
+
 /// What flags set; None leaves the setting to the environment, the file and the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -247,10 +300,13 @@ impl Config {
             Some(file) => Node::from_toml(&file.path, &file.text)?,
             None => Node::empty(),
         };
-        tree.overlay(environment);
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        tree.overlay(&environment);
         let mut config = Self::deserialize(&tree).map_err(error::Fault::into_error)?;
         config.s3.check(&tree)?;
         config.lambda.check(config.s3.allow_http, &tree)?;
+        config.history.check(&tree)?;
+        config.history.complete(&environment);
         config.apply(overrides);
         Ok(config)
     }
@@ -302,6 +358,41 @@ impl LambdaConfig {
             });
         }
         check_endpoint(self.endpoint.as_deref(), allow_http, || setting("endpoint"))
+    }
+}
+
+impl HistoryConfig {
+    fn check(&self, tree: &Node) -> Result<(), ConfigError> {
+        let setting = |key: &str| {
+            let keys: Vec<&str> = ["history", "labels"].into_iter().chain((!key.is_empty()).then_some(key)).collect();
+            Setting::new(keys.join("."), tree.origin_of(&keys))
+        };
+        let invalid = |key: &str, value: String, bad: BadLabel| {
+            let (expected, hint) = (bad.to_string(), String::new());
+            Err(ConfigError::InvalidValue { setting: setting(key), value, expected, hint })
+        };
+        for (key, value) in &self.labels {
+            if let Err(bad) = Label::new(key, value) {
+                return invalid(key, format!("{value:?}"), bad);
+            }
+        }
+        match self.labels.len() {
+            count if count > LABELS_MAX => invalid("", format!("{count} labels"), BadLabel::TooMany(count)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the environment says where the settings say nothing. Relative folders do not count (XDG Base Directory Specification).
+    fn complete(&mut self, environment: &BTreeMap<String, String>) {
+        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+        let folder = |name: &str| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        if self.path.is_none() {
+            let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+            self.path = state.map(|state| state.join("gust/history.db"));
+        }
+        if self.user.is_none() {
+            self.user = ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(variable).cloned();
+        }
     }
 }
 

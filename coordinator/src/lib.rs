@@ -17,6 +17,7 @@ pub mod demo;
 pub mod event;
 pub mod exec;
 pub mod explain;
+pub mod history;
 pub mod invoker;
 pub mod nearest;
 pub mod planner;

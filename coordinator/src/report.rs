@@ -51,6 +51,8 @@ pub struct Report {
     pub cost: Option<CostReport>,
     /// Why there is no cost.
     pub cost_unknown: Option<String>,
+    /// Why the history has no record of the statement; none either where it was not asked for one.
+    pub history_not_recorded: Option<String>,
 }
 
 /// What one side asked of storage.
@@ -251,9 +253,13 @@ impl Display for Report {
         }
         write!(f, ", finish {finish:.3}")?;
         match (&self.cost, &self.cost_unknown) {
-            (Some(cost), _) => write!(f, "\n{cost}"),
-            (None, Some(why)) => write!(f, "\ncost       not known: {}", why.lines().next().unwrap_or_default()),
-            (None, None) => Ok(()),
+            (Some(cost), _) => write!(f, "\n{cost}")?,
+            (None, Some(why)) => write!(f, "\ncost       not known: {}", why.lines().next().unwrap_or_default())?,
+            (None, None) => {}
+        }
+        match &self.history_not_recorded {
+            Some(why) => write!(f, "\nhistory    not recorded: {}", why.replace('\n', "\n           ")),
+            None => Ok(()),
         }
     }
 }

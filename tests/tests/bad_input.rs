@@ -8,37 +8,39 @@ use gust_tests::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use tempfile::TempDir;
 
 /// A folder with a configuration of its own and some Parquet in it.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new(configuration: &str) -> Self {
+    pub(crate) fn new(configuration: &str) -> Self {
         let place = Self { folder: TempDir::with_prefix("gust-bad-input-").expect("a temporary folder") };
         std::fs::write(place.path("gust.toml"), configuration).expect("written");
         std::fs::create_dir(place.path("tmp")).expect("made");
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The program in this folder, on functions that are the real function binary.
-    fn gust(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn gust(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
         command
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("GUST_LOG")
             .env("TMPDIR", self.path("tmp"))
+            // No test is a part of its user's history.
+            .env("XDG_STATE_HOME", self.path("state"))
             .env("GUST_PROCESS__PROGRAM", env!("CARGO_BIN_EXE_bootstrap_under_test"))
             .stdin(Stdio::null());
         command
     }
 
     /// A Parquet file of `rows` rows made by a query of DataFusion's.
-    async fn parquet(&self, name: &str, select: &str) {
+    pub(crate) async fn parquet(&self, name: &str, select: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         let copy = format!("COPY ({select}) TO '{}' STORED AS PARQUET", path.display());
@@ -53,7 +55,7 @@ impl Place {
 }
 
 #[track_caller]
-fn check(output: &Output, code: i32, expect: &[&str]) {
+pub(crate) fn check(output: &Output, code: i32, expect: &[&str]) {
     let words = String::from_utf8_lossy(&output.stderr);
     for part in expect {
         assert!(words.contains(part), "`{part}` is not in:\n{words}");
@@ -194,7 +196,7 @@ async fn a_function_of_another_release() {
 }
 
 /// More work than anybody waits for.
-const ENDLESS: &str =
+pub(crate) const ENDLESS: &str =
     "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1";
 
 #[test]
@@ -233,7 +235,7 @@ fn processes_marked(mark: &Path) -> usize {
 }
 
 #[track_caller]
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "not so after 20 s: {what}");

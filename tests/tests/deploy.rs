@@ -207,6 +207,7 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
         // As a user of LocalStack has it: any keys do.
         localstack::without_aws(&mut command);
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").args(arguments);
+        command.env("XDG_STATE_HOME", stack.folder.path());
         let sql_file = stack.folder.path().join("query.sql");
         std::fs::write(&sql_file, sql).expect("writable");
         command.arg("--config").arg(&config).stdin(std::fs::File::open(sql_file).expect("written"));

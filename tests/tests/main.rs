@@ -7,6 +7,7 @@ mod deploy;
 mod fleet;
 mod fragment;
 mod harness;
+mod history;
 mod iceberg;
 mod invokers;
 mod lake;

@@ -184,7 +184,8 @@ fn gust(folder: &Path, configuration: &str, arguments: &[&str]) -> Output {
     std::fs::write(folder.join("gust.toml"), configuration).expect("writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
     gust_tests::localstack::without_aws(&mut command);
-    command.env("HOME", folder).env("AWS_EC2_METADATA_DISABLED", "true").env_remove("GUST_LOG");
+    command.env("HOME", folder).env_remove("XDG_STATE_HOME");
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env_remove("GUST_LOG");
     command.current_dir(folder).args(arguments).stdin(Stdio::null()).output().expect("gust")
 }
 

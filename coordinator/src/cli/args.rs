@@ -7,12 +7,14 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 
 use super::exit::Exit;
 use super::output::Format;
 use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use crate::history::{BadLabel, Label, is_label_key};
 
 /// Statements longer than this are refused rather than held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
@@ -24,7 +26,9 @@ Examples:
   gust query \"SELECT count(*) FROM 'data/*.parquet'\"
   gust query --setup tables.sql --on processes --functions 4 \"SELECT * FROM orders LIMIT 10\"
   gust query --catalog lake --format csv --report none < query.sql > rows.csv
-  gust query --timeout 30s --report json --report-file report.json - < query.sql";
+  gust query --timeout 30s --report json --report-file report.json - < query.sql
+  gust query --label team=ads --label job=nightly \"SELECT max(k) FROM 's3://lake/t/'\"
+  gust query \"SELECT started, dollars, statement FROM gust.queries ORDER BY dollars DESC LIMIT 10\"";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -52,6 +56,15 @@ const PRICES_EXAMPLES: &str = "\
 Examples:
   gust prices
   gust prices --region eu-central-1 --format csv";
+
+const COST_EXAMPLES: &str = "\
+Examples:
+  gust cost
+  gust cost --by user --since 7d
+  gust cost --label-key team --since 2026-11-01 --format csv
+
+Days are UTC's. Queries that were priced as if on Lambda have rows of their own. A query that reads several tables counts once, under
+all of their names. More can be asked in SQL, of gust.queries, gust.fragments and gust.cost_lines.";
 
 /// SQL over a data lake, run by functions that exist only while the query runs
 #[derive(Debug, Parser)]
@@ -81,6 +94,9 @@ pub enum Command {
     /// Show what things cost in a region: the prices that reports are made with
     #[command(after_help = PRICES_EXAMPLES)]
     Prices(PricesArgs),
+    /// Show what the recorded queries cost, by day, user, label, table or outcome
+    #[command(after_help = COST_EXAMPLES)]
+    Cost(CostArgs),
     /// Look after the store in which functions leave large results
     #[command(subcommand)]
     Exchange(ExchangeCommand),
@@ -122,6 +138,54 @@ pub struct PricesArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct CostArgs {
+    /// What queries are grouped by [default: day]
+    #[arg(long, value_enum, value_name = "KEY")]
+    pub by: Option<By>,
+    /// Group by the value of this label, so that each query counts once
+    #[arg(long, value_name = "LABEL", value_parser = parse_label_key)]
+    pub label_key: Option<String>,
+    /// Only queries that began since then: a time ago, e.g. 12h or 7d, or a day, e.g. 2026-11-01
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub since: Option<Since>,
+    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub format: Format,
+    /// Configuration file, which may name the history [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `--by` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    Day,
+    User,
+    Label,
+    Table,
+    Outcome,
+}
+
+/// What queries are grouped by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollUp {
+    Day,
+    User,
+    /// Each label of a query
+    Label,
+    /// The value of one label
+    LabelKey(String),
+    Table,
+    Outcome,
+}
+
+/// Since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    Ago(Duration),
+    Day(NaiveDate),
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Functions to look after [default: those that `auto` uses]
     #[arg(long, value_enum, value_name = "TARGET")]
@@ -147,6 +211,9 @@ pub struct QueryArgs {
     /// Write the report to this file instead of stderr
     #[arg(long, value_name = "PATH")]
     pub report_file: Option<PathBuf>,
+    /// What the query is for, to find it by in the history; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<Label>,
 }
 
 /// What is to be run, against which tables, and where.
@@ -202,6 +269,9 @@ pub struct DemoArgs {
     /// Where to run
     #[arg(long, value_enum, value_name = "TARGET", default_value_t = Target::Processes)]
     pub on: Target,
+    /// What the queries are for, to find them by in the history; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<Label>,
 }
 
 /// How the report on a statement is written.
@@ -221,6 +291,12 @@ impl Cli {
         let cli = Self::try_parse_from(arguments)?;
         if let Command::Query(QueryArgs { report: ReportFormat::None, report_file: Some(_), .. }) = cli.command {
             let message = "--report-file needs a report: use --report text or --report json";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        if let Command::Cost(CostArgs { by: Some(by), label_key: Some(_), .. }) = &cli.command
+            && *by != By::Label
+        {
+            let message = "--label-key groups by a label: leave --by out, or use --by label";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         Ok(cli)
@@ -273,6 +349,19 @@ impl RunArgs {
     }
 }
 
+impl CostArgs {
+    pub fn roll_up(&self) -> RollUp {
+        match (&self.label_key, self.by) {
+            (Some(key), _) => RollUp::LabelKey(key.clone()),
+            (None, None | Some(By::Day)) => RollUp::Day,
+            (None, Some(By::User)) => RollUp::User,
+            (None, Some(By::Label)) => RollUp::Label,
+            (None, Some(By::Table)) => RollUp::Table,
+            (None, Some(By::Outcome)) => RollUp::Outcome,
+        }
+    }
+}
+
 impl DemoArgs {
     pub fn overrides(&self) -> Overrides {
         Overrides { on: Some(self.on), functions_max: Some(self.functions), ..Overrides::default() }
@@ -286,6 +375,22 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     } else {
         Err(format!("a time-out is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
     }
+}
+
+fn parse_label(text: &str) -> Result<Label, String> {
+    text.parse().map_err(|bad| format!("expected {bad}"))
+}
+
+fn parse_label_key(text: &str) -> Result<String, String> {
+    if is_label_key(text) { Ok(text.to_owned()) } else { Err(format!("expected {}", BadLabel::Key)) }
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        return Ok(Since::Day(day));
+    }
+    let time = humantime::parse_duration(text);
+    time.map(Since::Ago).map_err(|_| "write a time such as 12h or 7d, or a day such as 2026-11-01".to_owned())
 }
 
 fn parse_scale_factor(text: &str) -> Result<f64, String> {
@@ -329,7 +434,8 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv";
+                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv \
+                    --label team=ads --label job=1";
         let query = query(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(query.source.setup, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
         assert_eq!(query.source.catalog.as_deref(), Some("lake"));
@@ -337,6 +443,7 @@ mod tests {
         assert_eq!(query.format, Format::Ndjson);
         assert_eq!(query.report, ReportFormat::Json);
         assert_eq!(query.report_file, Some("report.json".into()));
+        assert_eq!(query.labels, [("team", "ads"), ("job", "1")].map(|(k, v)| Label::new(k, v).expect("a label")));
         let overrides = Overrides {
             on: Some(Target::InProcess),
             functions_max: Some(8),
@@ -374,6 +481,22 @@ mod tests {
     }
 
     #[test]
+    fn costs_are_rolled_up_by_one_key() {
+        let cost = |line: &[&str]| match read(&[&["cost"], line].concat()).expect("valid arguments").command {
+            Command::Cost(cost) => (cost.roll_up(), cost.since),
+            other => panic!("not a cost: {other:?}"),
+        };
+        let team = || RollUp::LabelKey("team".to_owned());
+        assert_eq!(cost(&[]), (RollUp::Day, None));
+        assert_eq!(cost(&["--by", "label"]), (RollUp::Label, None));
+        assert_eq!(cost(&["--label-key", "team"]), (team(), None));
+        assert_eq!(cost(&["--by", "label", "--label-key", "team"]), (team(), None));
+        let day = Since::Day(NaiveDate::from_ymd_opt(2026, 11, 1).expect("a day"));
+        assert_eq!(cost(&["--by", "table", "--since", "2026-11-01"]), (RollUp::Table, Some(day)));
+        assert_eq!(cost(&["--since", "12h"]).1, Some(Since::Ago(Duration::from_secs(43_200))));
+    }
+
+    #[test]
     fn bad_arguments_are_usage_errors() {
         #[track_caller]
         fn check(line: &[&str], expect: &str) {
@@ -395,6 +518,14 @@ mod tests {
         check(&["demo", "--sf", "0"], "above zero and at most 1000");
         check(&["demo", "--sf", "nan"], "above zero and at most 1000");
         check(&["demo", "--queries", "23"], "1..=22");
+        check(&["query", "--label", "team", "SELECT 1"], "expected KEY=VALUE, such as team=ads");
+        check(&["query", "--label", "a team=ads", "SELECT 1"], "expected a key of 1 to 64");
+        check(&["demo", "--label", "team="], "expected a value of 1 to 256");
+        check(&["cost", "--by", "week"], "possible values: day, user, label, table, outcome");
+        check(&["cost", "--since", "yesterday"], "write a time such as 12h or 7d, or a day such as 2026-11-01");
+        check(&["cost", "--since", "2026-11-31"], "write a time such as 12h or 7d");
+        check(&["cost", "--label-key", "a'b"], "expected a key of 1 to 64");
+        check(&["cost", "--by", "user", "--label-key", "team"], "leave --by out");
         check(&["exchange"], "Usage: gust exchange");
         check(&["exchange", "gc", "--older-than", "soon"], "'soon' for '--older-than <DURATION>'");
     }
@@ -407,6 +538,7 @@ mod tests {
             (vec!["demo", "--help"], "gust demo --sf 0.1"),
             (vec!["doctor", "--help"], "gust doctor --on lambda"),
             (vec!["exchange", "gc", "--help"], "gust exchange gc --dry-run"),
+            (vec!["cost", "--help"], "gust cost --by user --since 7d"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

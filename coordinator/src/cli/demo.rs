@@ -9,12 +9,13 @@ use tokio::runtime::Handle;
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{Format, Output};
 use super::progress::Progress;
+use super::recorder::Recorder;
 use super::{Reports, Stop, configuration, session_on, statements};
 use crate::cli::exit::Exit;
 use crate::config::{CatalogConfig, CatalogKind};
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
-use crate::session::{QueryError, Session};
+use crate::session::QueryError;
 
 /// Makes or finds the tables, then runs the queries one after the other.
 pub(super) async fn demo(args: DemoArgs, progress: Progress, workers: &Handle) -> Result<(), Stop> {
@@ -24,22 +25,24 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress, workers: &Handle) -
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = session_on(workers, config)?;
+    let recorder = Recorder::new(&session, &args.labels)?;
     let ended = tokio::select! {
-        ended = Box::pin(run(&session, &args, &namespace, &progress)) => ended,
+        ended = Box::pin(run(&recorder, &args, &namespace, &progress)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
+    recorder.interrupt().await;
     ended
 }
 
-async fn run(session: &Session, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
-    session.use_catalog(CATALOG).await?;
-    session.use_schema(CATALOG, namespace);
+async fn run(recorder: &Recorder<'_>, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
+    recorder.session().use_catalog(CATALOG).await?;
+    recorder.session().use_schema(CATALOG, namespace);
     for number in &args.queries {
         eprintln!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(session, queries::query(usize::from(*number)), &output, progress, reports).await?;
+        statements(recorder, queries::query(usize::from(*number)), &output, progress, reports).await?;
     }
     eprintln!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",

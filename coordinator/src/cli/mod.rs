@@ -11,18 +11,21 @@ use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
+mod cost;
 mod demo;
 mod exchange;
 pub mod exit;
 pub mod output;
 mod prices;
 pub mod progress;
+mod recorder;
 
 use crate::aws;
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
+use crate::cli::recorder::Recorder;
 use crate::config::{Config, ConfigFile, Overrides};
 use crate::report::Report;
 use crate::session::{Check, QueryError, Running, Session};
@@ -84,6 +87,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
             Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
             Command::Prices(args) => prices::prices(args).await,
+            Command::Cost(args) => Box::pin(cost::cost(args, workers.handle())).await,
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,
             Command::Bootstrap => bootstrap().await,
         }
@@ -190,32 +194,41 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
     let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
     let session = open(&args.source, workers).await?;
+    let recorder = Recorder::new(&session, &args.labels)?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = Box::pin(statements(&session, &sql, &output, &progress, reports)) => ended,
+        ended = Box::pin(statements(&recorder, &sql, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
+    recorder.interrupt().await;
     ended
 }
 
 /// Runs all statements of a text, one after the other; the first that fails ends it.
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
-    session: &Session,
+    recorder: &Recorder<'_>,
     sql: &str,
     output: &Output<W>,
     progress: &Progress,
     mut reports: Reports,
 ) -> Result<(), Stop> {
+    let session = recorder.session();
     for statement in session.parse(sql)? {
-        let mut running = session.run(statement).await?;
+        recorder.begin(&statement);
+        let mut running = match session.run(statement).await {
+            Ok(running) => running,
+            Err(error) => {
+                recorder.refuse(&error).await;
+                return Err(error.into());
+            }
+        };
+        recorder.follow(&running);
         let following = progress.follow(running.events().clone());
         let written = write(&mut running, output).await;
         drop(following);
-        let events = running.finish().await;
-        let events = events.snapshot();
-        let tariff = session.tariff().await;
-        reports.write(&Report::priced(&events, tariff.as_ref()))?;
+        running.finish().await;
+        reports.write(&recorder.end(&(&written).into()).await)?;
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
@@ -263,7 +276,10 @@ impl Reports {
 
     fn write(&mut self, report: &Report) -> Result<(), Stop> {
         let text = match self.format {
-            ReportFormat::None => return Ok(()),
+            ReportFormat::None => {
+                recorder::warn(report);
+                return Ok(());
+            }
             ReportFormat::Text => format!("{report}\n\n"),
             ReportFormat::Json => serde_json::to_string(report).map_err(Stop::usage)? + "\n",
         };

@@ -90,17 +90,17 @@ impl Node {
     }
 
     /// Lays the `GUST_*` variables over the tree; two underscores go one table deeper. Empty ones count as unset.
-    pub fn overlay(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
-        // sorted, so that the outcome does not depend on the environment's order
-        let variables: BTreeMap<String, String> = environment.into_iter().collect();
-        for (variable, value) in variables {
+    ///
+    /// They come sorted, so that the outcome does not depend on the environment's order.
+    pub fn overlay(&mut self, environment: &BTreeMap<String, String>) {
+        for (variable, value) in environment {
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
             if value.is_empty() || VARIABLES_RESERVED.contains(&variable.as_str()) {
                 continue;
             }
             let keys: Vec<String> = name.to_lowercase().split("__").map(str::to_owned).collect();
-            let origin = Origin::Environment { variable };
-            self.set(&keys, Self { origin, value: Value::Untyped(value) });
+            let origin = Origin::Environment { variable: variable.clone() };
+            self.set(&keys, Self { origin, value: Value::Untyped(value.clone()) });
         }
     }
 

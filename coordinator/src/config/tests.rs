@@ -52,6 +52,14 @@ fn a_file_sets_everything() {
         prices = "prices.toml"
         coordinator_hour = 0.17
         coordinator_outside = true
+        [history]
+        enabled = false
+        path = "history.db"
+        statement = "hash"
+        retention_days = 30
+        bytes_max = "16MiB"
+        user = "ada"
+        labels = { team = "ads", env = "prod" }
     "#;
     let lake = CatalogConfig {
         kind: CatalogKind::Sqlite,
@@ -93,6 +101,15 @@ fn a_file_sets_everything() {
             prices: Some("lake/prices.toml".into()),
             coordinator_hour: Some("0.17".parse().expect("a price")),
             coordinator_outside: Some(true),
+        },
+        history: HistoryConfig {
+            enabled: false,
+            path: Some("lake/history.db".into()),
+            statement: StatementKept::Hash,
+            retention_days: 30,
+            bytes_max: 16 << 20,
+            user: Some("ada".to_owned()),
+            labels: [("team", "ads"), ("env", "prod")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         },
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);
@@ -169,6 +186,23 @@ fn bad_files_say_what_is_wrong_and_where() {
         "invalid value \"sqlit\" for `catalogs.lake.type` in lake/gust.toml line 2: expected one of \"sqlite\"\nhint: did you mean \"sqlite\"?",
     );
     check(
+        "[history]\nretention_days = 0",
+        "invalid value 0 for `history.retention_days` in lake/gust.toml line 2: expected a whole number from 1 to 3650",
+    );
+    check(
+        "[history.labels]\nteam = 'ads'\n'a team' = 'x'",
+        "invalid value \"x\" for `history.labels.a team` in lake/gust.toml line 3: expected a key of 1 to 64 letters, digits, dots, dashes or underscores",
+    );
+    check(
+        "[history.labels]\nteam = ''",
+        "invalid value \"\" for `history.labels.team` in lake/gust.toml line 2: expected a value of 1 to 256 characters, none of them a control character",
+    );
+    let many: String = (0..17).map(|n| format!("k{n} = 'v'\n")).collect();
+    check(
+        &format!("[history.labels]\n{many}"),
+        "invalid value 17 labels for `history.labels` in lake/gust.toml line 1: expected at most 16 labels, with those of the configuration; these are 17",
+    );
+    check(
         "on = 'everywhere'",
         "invalid value \"everywhere\" for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
@@ -239,6 +273,24 @@ fn bad_files_say_what_is_wrong_and_where() {
         "[s3]\nsecret_access_key = 'x'",
         "`s3.secret_access_key` in lake/gust.toml line 2 does not fit the other settings: it stands without a key id\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
     );
+}
+
+#[test]
+fn the_history_has_its_place_and_user_from_the_environment() {
+    #[track_caller]
+    fn check(file: &str, environment: &[(&str, &str)], path: Option<&str>, user: Option<&str>) {
+        let history = load(file, environment).expect("valid settings").history;
+        assert_eq!((history.path.as_deref(), history.user.as_deref()), (path.map(Path::new), user), "{environment:?}");
+    }
+    check("", &[], None, None);
+    let home = ("HOME", "/home/ada");
+    check("", &[home, ("USER", "ada")], Some("/home/ada/.local/state/gust/history.db"), Some("ada"));
+    check("", &[home, ("XDG_STATE_HOME", "/state"), ("LOGNAME", "ada")], Some("/state/gust/history.db"), Some("ada"));
+    check("", &[("XDG_STATE_HOME", "state"), ("USERNAME", "ada")], None, Some("ada"));
+    check("", &[("HOME", ""), ("USER", ""), ("LOGNAME", "ada")], None, Some("ada"));
+    let file = "[history]\npath = 'h.db'\nuser = 'team'";
+    check(file, &[home, ("USER", "ada")], Some("lake/h.db"), Some("team"));
+    check(file, &[("GUST_HISTORY__PATH", "/x.db"), ("GUST_HISTORY__USER", "7")], Some("/x.db"), Some("7"));
 }
 
 #[test]

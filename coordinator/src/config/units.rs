@@ -14,6 +14,9 @@ pub const CORES_MAX: u32 = 128;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Upper bound of `history.retention_days`: ten years.
+pub const RETENTION_DAYS_MAX: u32 = 3_650;
+
 /// Newtype names by which [`super::node`] knows the settings that it must treat specially.
 pub(super) const PATH: &str = "gust::Path";
 pub(super) const LOCATION: &str = "gust::Location";
@@ -54,6 +57,11 @@ pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
 /// A number of cores.
 pub(super) fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { max: CORES_MAX })
+}
+
+/// A number of days.
+pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { max: RETENTION_DAYS_MAX })
 }
 
 /// A whole number that is not zero.

@@ -19,4 +19,4 @@ mod text;
 pub use book::{AGE_DAYS_MAX, DEFAULT_REGION, PriceBook, PriceError};
 pub use items::{Architecture, Basis, Item, Quantities, Tariff};
 pub use money::{Money, NoMoney, Price};
-pub use price::{Athena, CostReport, Line, Waste, price};
+pub use price::{Athena, CostReport, Line, Waste, attempt_spent, price};

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::items::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use super::money::Money;
 use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::invoker::Billing;
 
 /// Athena bills ten megabytes at least, by the megabyte (AWS, Athena pricing, November 2026).
 const ATHENA_BYTES_MIN: u64 = 10 << 20;
@@ -145,19 +146,8 @@ impl<'a> Fold<'a> {
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } => {
                 let cause = self.open.remove(&(id, *attempt)).unwrap_or(AttemptCause::First);
-                let mut spent = Quantities::default();
-                spent.add_billing(*billing, self.tariff);
-                let was_started = spent != Quantities::default();
-                self.invoked += u64::from(was_started);
-                match outcome {
-                    AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } => {
-                        add_usage(&mut spent, usage, self.end.saturating_sub(at));
-                    }
-                    AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled if was_started => {
-                        spent.add(Item::LostRequests, Basis::Unknown, 1_u128);
-                    }
-                    AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled => {}
-                }
+                let spent = attempt_spent(outcome, *billing, self.end.saturating_sub(at), self.tariff);
+                self.invoked += u64::from(spent.iter().any(|(item, ..)| item == Item::Invocations));
                 self.total.add_all(&spent);
                 if !self.adopted.contains(&(id, *attempt)) {
                     let kind = self.waste_kind(id, cause, outcome);
@@ -268,6 +258,23 @@ impl<'a> Fold<'a> {
         let priced = self.tariff.coordinator_hour.is_some();
         total.add(Item::Coordinator, known(priced), self.end.as_micros());
     }
+}
+
+/// What one attempt spent, whose result lies in the exchange for so long.
+pub fn attempt_spent(outcome: &AttemptOutcome, billing: Billing, stored: Duration, tariff: &Tariff) -> Quantities {
+    let mut spent = Quantities::default();
+    spent.add_billing(billing, tariff);
+    let was_started = spent != Quantities::default();
+    match outcome {
+        AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } => {
+            add_usage(&mut spent, usage, stored);
+        }
+        AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled if was_started => {
+            spent.add(Item::LostRequests, Basis::Unknown, 1_u128);
+        }
+        AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled => {}
+    }
+    spent
 }
 
 /// An attempt's requests, and its result in the exchange until the query's end.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cost::book::PriceBook;
 use crate::cost::items::Architecture;
-use crate::invoker::{Billing, InvokeErrorKind};
+use crate::invoker::InvokeErrorKind;
 
 fn tariff() -> Tariff {
     Tariff {

@@ -8,6 +8,7 @@ use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
 use super::with_causes;
+use crate::history::HistoryError;
 use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
 
@@ -46,6 +47,9 @@ impl QueryError {
         }
         if let Some(table) = find::<gust_catalog::Error>(&error) {
             return Self::Data(with_causes(table));
+        }
+        if let Some(history) = find::<HistoryError>(&error) {
+            return Self::Data(format!("the history {history}"));
         }
         let classified = fragment_fn::classify(&error);
         let hint = hint(classified.kind);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::catalog::CatalogProvider;
+use datafusion::catalog::{CatalogProvider, SchemaProvider};
 use datafusion::common::Result as EngineResult;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
@@ -28,10 +28,12 @@ pub use doctor::Check;
 pub use error::QueryError;
 pub(crate) use plan::Ready;
 pub use run::Running;
+pub use statement::text_of;
 
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
 use crate::exec::Exchange;
+use crate::history;
 use crate::nearest::nearest;
 use crate::planner::pack::Packing;
 use crate::tables::catalog::IcebergCatalog;
@@ -132,7 +134,11 @@ impl Session {
             [only] => only.clone(),
             _ => "default".to_owned(),
         };
-        self.context.register_catalog(name, Arc::new(listed));
+        let catalog = match history_schema(&self.config).map_err(|e| setup(&e))? {
+            Some(history) => listed.with_schema(history::SCHEMA, history),
+            None => listed,
+        };
+        self.context.register_catalog(name, Arc::new(catalog));
         self.use_schema(name, &default);
         Ok(())
     }
@@ -244,7 +250,17 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_default_features()
         .with_table_factory("ICEBERG".to_owned(), iceberg)
         .build();
-    Ok(SessionContext::new_with_state(state).enable_url_table())
+    let context = SessionContext::new_with_state(state).enable_url_table();
+    let default = context.state().config_options().catalog.default_catalog.clone();
+    if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
+        catalog.register_schema(history::SCHEMA, history)?;
+    }
+    Ok(context)
+}
+
+/// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.
+fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
+    history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
 }
 
 /// An error and everything that it came from, on one line.

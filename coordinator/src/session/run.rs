@@ -164,6 +164,11 @@ fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
 }
 
 impl Running {
+    /// Names the statement, in its functions' log and in the history.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }

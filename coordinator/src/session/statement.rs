@@ -1,17 +1,24 @@
 //! SQL text to statements, and a statement to a logical plan with errors that name what is near.
 
-use datafusion::common::{DataFusionError, TableReference};
+use std::collections::BTreeSet;
+
+use datafusion::common::{DataFusionError, ResolvedTableReference, TableReference};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SQLOptions;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{CopyToStatement, DFParserBuilder, ExplainStatement, Statement};
 
 use super::Session;
 use super::error::QueryError;
+use crate::history;
 use crate::nearest::nearest;
 use crate::tables::probe::{Probed, probe};
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
+
+/// Where a session keeps what CREATE EXTERNAL TABLE makes.
+const OWN_CATALOG: &str = "datafusion";
+const OWN_SCHEMA: &str = "public";
 
 /// Tables that are looked through for a near name.
 const NAMES_MAX: usize = 10_000;
@@ -38,6 +45,26 @@ impl Session {
             return Err(QueryError::Sql(format!("{} statements; at most {STATEMENTS_MAX} are run", statements.len())));
         }
         Ok(statements.into_iter().collect())
+    }
+
+    /// The tables and paths that a statement names, sorted: those of a catalog in full, others as they are written.
+    pub fn tables_of(&self, statement: &Statement) -> Vec<String> {
+        let state = self.context.state();
+        let defaults = &state.config_options().catalog;
+        let name = |reference: TableReference| {
+            if is_path(reference.table()) {
+                return reference.table().to_owned();
+            }
+            let resolved = reference.resolve(&defaults.default_catalog, &defaults.default_schema);
+            let ResolvedTableReference { catalog, schema, table } = &resolved;
+            match (&**catalog, &**schema) {
+                (OWN_CATALOG, OWN_SCHEMA) => table.to_string(),
+                (OWN_CATALOG, schema) => format!("{schema}.{table}"),
+                (catalog, schema) => format!("{catalog}.{schema}.{table}"),
+            }
+        };
+        let references = state.resolve_table_references(statement).unwrap_or_default();
+        references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The logical plan of a statement that this session may run.
@@ -76,7 +103,10 @@ impl Session {
 
     fn not_found(&self, reference: &TableReference) -> QueryError {
         let name = reference.table();
-        let known = self.table_names();
+        let known = match reference.schema() {
+            Some(history::SCHEMA) if self.config.history.path.is_some() => history::table_names(),
+            _ => self.table_names(),
+        };
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let hint = match nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -104,14 +134,31 @@ impl Session {
         QueryError::from_engine(error.context(format!("table over {}", locations.join(", "))))
     }
 
-    /// Names of the tables of all catalogs, without their schemas.
+    /// Names of the tables of all catalogs, without their schemas and without the history's.
     fn table_names(&self) -> Vec<String> {
         let catalogs = self.context.catalog_names().into_iter().filter_map(|name| self.context.catalog(&name));
         let schemas = catalogs.flat_map(|catalog| {
-            let names = catalog.schema_names();
-            names.into_iter().filter_map(move |name| catalog.schema(&name))
+            let names = catalog.schema_names().into_iter().filter(|name| name != history::SCHEMA);
+            names.filter_map(move |name| catalog.schema(&name))
         });
         schemas.flat_map(|schema| schema.table_names()).take(NAMES_MAX).collect()
+    }
+}
+
+/// A statement as the parser writes it, without options: they may hold secrets.
+pub fn text_of(statement: &Statement) -> String {
+    without_options(statement).to_string()
+}
+
+fn without_options(statement: &Statement) -> Statement {
+    match statement {
+        Statement::CopyTo(copy) => Statement::CopyTo(CopyToStatement { options: Vec::new(), ..copy.clone() }),
+        Statement::Explain(explain) => {
+            let statement = Box::new(without_options(&explain.statement));
+            Statement::Explain(ExplainStatement { options: explain.options.clone(), statement })
+        }
+        // Of CREATE EXTERNAL TABLE the parser writes no options anyway.
+        other => other.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ use super::iceberg::IcebergTable;
 /// The tables of a catalog by namespace, as they were listed when it was opened; each is loaded when it is used.
 #[derive(Debug)]
 pub struct IcebergCatalog {
-    namespaces: BTreeMap<String, Arc<Namespace>>,
+    schemas: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
 
 #[derive(Debug)]
@@ -25,23 +25,29 @@ struct Namespace {
 
 impl IcebergCatalog {
     pub async fn list(catalog: &Catalog) -> gust_catalog::Result<Self> {
-        let mut namespaces = BTreeMap::new();
+        let mut schemas: BTreeMap<String, Arc<dyn SchemaProvider>> = BTreeMap::new();
         for name in catalog.namespaces().await? {
             let tables = catalog.tables(&name).await?;
             let namespace = Namespace { catalog: catalog.clone(), name: name.clone(), tables };
-            namespaces.insert(name, Arc::new(namespace));
+            schemas.insert(name, Arc::new(namespace));
         }
-        Ok(Self { namespaces })
+        Ok(Self { schemas })
+    }
+
+    /// With one more schema, unless a namespace has that name.
+    pub fn with_schema(mut self, name: &str, schema: Arc<dyn SchemaProvider>) -> Self {
+        self.schemas.entry(name.to_owned()).or_insert(schema);
+        self
     }
 }
 
 impl CatalogProvider for IcebergCatalog {
     fn schema_names(&self) -> Vec<String> {
-        self.namespaces.keys().cloned().collect()
+        self.schemas.keys().cloned().collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        Some(Arc::clone(self.namespaces.get(name)?) as _)
+        self.schemas.get(name).cloned()
     }
 }
 

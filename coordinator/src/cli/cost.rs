@@ -1,0 +1,93 @@
+//! `gust cost`: what the recorded queries cost, rolled up by SQL over the history.
+
+use std::io::stdout;
+
+use chrono::{DateTime, NaiveTime, Utc};
+use tokio::runtime::Handle;
+
+use super::args::{CostArgs, RollUp, Since};
+use super::output::{Output, OutputError, StreamError};
+use super::{Stop, configuration, session_on, write};
+use crate::cli::exit::Exit;
+use crate::config::{Overrides, Target};
+use crate::history::NO_PLACE;
+
+/// One row a group; what has to be known to read it goes to stderr.
+pub(super) async fn cost(args: CostArgs, workers: &Handle) -> Result<(), Stop> {
+    let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
+    let config = configuration(args.config.as_deref(), &overrides)?;
+    let Some(path) = config.history.path.clone() else {
+        return Err(Stop::usage(format!("there is no history: {NO_PLACE}")));
+    };
+    let by = args.roll_up();
+    let session = session_on(workers, config)?;
+    let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
+    let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
+    let written = write(&mut running, &Output::new(stdout(), args.format)).await;
+    running.finish().await;
+    session.close().await;
+    match written {
+        Ok(0) => eprintln!("no query is recorded for that in {}", path.display()),
+        Ok(_) if by == RollUp::Label => eprintln!("a query with several labels counts for each of them"),
+        Ok(_) | Err(StreamError::Output(OutputError::ReaderGone)) => {}
+        Err(StreamError::Output(error)) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+        Err(StreamError::Query(error)) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// A day begins at midnight UTC, as the days of a roll-up do.
+fn beginning(since: Since, now: DateTime<Utc>) -> DateTime<Utc> {
+    match since {
+        Since::Day(day) => day.and_time(NaiveTime::MIN).and_utc(),
+        Since::Ago(time) => {
+            let time = chrono::Duration::from_std(time).ok();
+            time.and_then(|time| now.checked_sub_signed(time)).unwrap_or(DateTime::<Utc>::MIN_UTC)
+        }
+    }
+}
+
+/// What is priced as if on Lambda is never added to what is billed.
+fn sql(by: &RollUp, since: Option<DateTime<Utc>>) -> String {
+    let key = match by {
+        RollUp::Day => "CAST(q.started AS DATE) AS day",
+        RollUp::User => "q.user_name AS \"user\"",
+        RollUp::Table => "nullif(array_to_string(q.tables, ', '), '') AS tables",
+        RollUp::Outcome => "q.outcome AS outcome",
+        RollUp::Label => "l.key || '=' || l.value AS label",
+        // A label's key needs no escaping.
+        RollUp::LabelKey(key) => &format!("q.labels['{key}'] AS \"{key}\""),
+    };
+    let from = match by {
+        RollUp::Label => {
+            "gust.queries q LEFT JOIN (SELECT id, unnest(map_keys(labels)) AS key, unnest(map_values(labels)) AS value \
+             FROM gust.queries) l ON l.id = q.id"
+        }
+        _ => "gust.queries q",
+    };
+    let filter =
+        since.map_or("true".to_owned(), |since| format!("CAST(q.started AS BIGINT) >= {}", since.timestamp_micros()));
+    let order = if *by == RollUp::Day { "1, 2" } else { "dollars_at_most DESC NULLS LAST, 1, 2" };
+    format!(
+        "SELECT {key}, q.as_if, count(*) AS queries, \
+         count(*) FILTER (WHERE q.outcome <> 'done') AS not_done, count(*) - count(q.dollars) AS not_priced, \
+         round(sum(q.seconds), 3) AS seconds, round(sum(q.gb_seconds), 3) AS gb_seconds, \
+         sum(q.dollars) AS dollars, sum(q.dollars_at_most) AS dollars_at_most, \
+         sum(q.dollars_wasted) AS dollars_wasted, sum(q.dollars_athena) AS dollars_athena \
+         FROM {from} WHERE {filter} GROUP BY 1, 2 ORDER BY {order}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_a_day_or_a_time_ago() {
+        let now: DateTime<Utc> = "2026-11-21T13:00:00Z".parse().expect("a moment");
+        let check = |since, expect: &str| assert_eq!(beginning(since, now).to_rfc3339(), expect);
+        check(Since::Ago(std::time::Duration::from_secs(7 * 86_400)), "2026-11-14T13:00:00+00:00");
+        check(Since::Day("2026-11-01".parse().expect("a day")), "2026-11-01T00:00:00+00:00");
+        assert_eq!(beginning(Since::Ago(std::time::Duration::MAX), now), DateTime::<Utc>::MIN_UTC);
+    }
+}

@@ -1,0 +1,414 @@
+//! The columns of the three tables: each once, for SQLite and for SQL alike.
+//!
+//! To add one, add a line here and raise [`super::store::VERSION`]. In the file, moments are whole microseconds (`started_us`) and dollars
+//! whole nano-dollars (`nano_dollars`); in SQL they are timestamps and decimals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListBuilder, MapBuilder, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::record::{AttemptEnd, AttemptRecord, LineRecord, QueryRecord};
+use crate::cost::{Basis, CostReport, Item, Money};
+use crate::event::AttemptCause;
+use crate::invoker::Billing;
+use crate::report::Side;
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Whole,
+    Real,
+    Flag,
+    /// Of UTC.
+    Moment,
+    /// With all nine digits.
+    Dollars,
+    /// A list of texts; JSON in the file.
+    Names,
+    /// Texts by text; JSON in the file.
+    Labels,
+}
+
+/// A value on its way into the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Cell {
+    Null,
+    Text(String),
+    Whole(i64),
+    Real(f64),
+}
+
+/// A column of rows that are made from `R`s.
+pub(super) struct Column<R> {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub cell: fn(&R) -> Cell,
+}
+
+const fn column<R>(name: &'static str, kind: Kind, cell: fn(&R) -> Cell) -> Column<R> {
+    Column { name, kind, cell }
+}
+
+/// One row a statement.
+pub(super) const QUERIES: &[Column<QueryRecord>] = &[
+    column("id", Kind::Text, |q| q.asked.id.as_str().into()),
+    column("started", Kind::Moment, |q| Cell::Whole(q.asked.started.timestamp_micros())),
+    column("user_name", Kind::Text, |q| q.asked.user.as_deref().into()),
+    column("statement", Kind::Text, |q| q.statement.as_deref().into()),
+    column("statement_hash", Kind::Text, |q| q.statement_hash.as_str().into()),
+    column("labels", Kind::Labels, |q| json(&q.asked.labels)),
+    column("tables", Kind::Names, |q| json(&q.asked.tables)),
+    column("place", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.place)).into()),
+    column("reason", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.reason)).into()),
+    column("fell_back", Kind::Flag, |q| q.report.fell_back.is_some().into()),
+    column("outcome", Kind::Text, |q| q.ended.outcome.name().into()),
+    column("message", Kind::Text, |q| q.ended.message.as_deref().into()),
+    column("stages", Kind::Whole, |q| q.report.stages.into()),
+    column("fragments", Kind::Whole, |q| q.report.fragments.into()),
+    column("attempts", Kind::Whole, |q| q.report.attempts.into()),
+    column("attempts_retried", Kind::Whole, |q| q.report.attempts_retried.into()),
+    column("attempts_speculative", Kind::Whole, |q| q.report.attempts_speculative.into()),
+    column("attempts_wasted", Kind::Whole, |q| q.report.attempts_wasted.into()),
+    column("cold_starts", Kind::Whole, |q| q.report.cold_starts.into()),
+    column("function_requests", Kind::Whole, |q| q.report.functions.requests.total().into()),
+    column("function_bytes_read", Kind::Whole, |q| q.report.functions.bytes_read.into()),
+    column("function_bytes_written", Kind::Whole, |q| q.report.functions.bytes_written.into()),
+    column("coordinator_requests", Kind::Whole, |q| own(q, |side| side.requests.total())),
+    column("coordinator_bytes_read", Kind::Whole, |q| own(q, |side| side.bytes_read)),
+    column("coordinator_bytes_written", Kind::Whole, |q| own(q, |side| side.bytes_written)),
+    column("rows", Kind::Whole, |q| q.report.rows.into()),
+    column("result_bytes", Kind::Whole, |q| q.report.result_bytes.into()),
+    column("memory_peak_bytes", Kind::Whole, |q| q.report.memory_peak_bytes.into()),
+    column("spilled_bytes", Kind::Whole, |q| q.report.spilled_bytes.into()),
+    column("seconds", Kind::Real, |q| Cell::Real(q.report.seconds.total)),
+    column("seconds_plan", Kind::Real, |q| Cell::Real(q.report.seconds.plan)),
+    column("seconds_invoke", Kind::Real, |q| Cell::Real(q.report.seconds.invoke)),
+    column("seconds_read", Kind::Real, |q| Cell::Real(q.report.seconds.read)),
+    column("seconds_finish", Kind::Real, |q| Cell::Real(q.report.seconds.finish)),
+    column("seconds_wasted", Kind::Real, |q| Cell::Real(q.report.wasted_seconds)),
+    // None of the following where there were no prices.
+    column("region", Kind::Text, |q| cost(q, |cost| cost.region.as_str().into())),
+    column("prices_date", Kind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
+    column("architecture", Kind::Text, |q| cost(q, |cost| cost.architecture.name().into())),
+    column("as_if", Kind::Flag, |q| cost(q, |cost| cost.as_if.into())),
+    column("is_complete", Kind::Flag, |q| cost(q, |cost| (cost.is_complete && q.coordinator_told).into())),
+    column("gb_seconds", Kind::Real, |q| cost(q, |cost| Cell::Real(gb_seconds(cost)))),
+    column("dollars", Kind::Dollars, |q| cost(q, |cost| cost.known.into())),
+    column("dollars_at_most", Kind::Dollars, |q| cost(q, |cost| cost.at_most.into())),
+    column("dollars_wasted", Kind::Dollars, |q| cost(q, |cost| cost.waste.total.into())),
+    column("dollars_athena", Kind::Dollars, |q| cost(q, |cost| cost.athena.cost.into())),
+    column("athena_bytes", Kind::Whole, |q| cost(q, |cost| cost.athena.bytes.into())),
+];
+
+/// One row an attempt; a fragment has the one that was used, and all that were not.
+pub(super) const FRAGMENTS: &[Column<AttemptRecord>] = &[
+    column("query_id", Kind::Text, |a| a.id.query.as_str().into()),
+    column("stage", Kind::Whole, |a| a.id.stage.into()),
+    column("fragment", Kind::Whole, |a| a.id.index.into()),
+    column("attempt", Kind::Whole, |a| a.attempt.into()),
+    column("cause", Kind::Text, |a| cause(a.cause).into()),
+    // Whether it ended, how, and what it told: none of it where it still ran.
+    column("outcome", Kind::Text, |a| end(a, |end| end.outcome.as_str().into())),
+    column("adopted", Kind::Flag, |a| a.adopted_bytes.is_some().into()),
+    column("cold", Kind::Flag, |a| end(a, |end| end.cold.into())),
+    column("seconds_started", Kind::Real, |a| a.started.into()),
+    column("seconds_ended", Kind::Real, |a| end(a, |end| end.at.into())),
+    column("seconds_wall", Kind::Real, |a| end(a, |end| end.wall.into())),
+    column("billed_ms", Kind::Whole, |a| end(a, |end| billed_ms(end.billing).into())),
+    column("billing", Kind::Text, |a| end(a, |end| name_of(&basis(end.billing)).into())),
+    column("requests", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.requests.total()).into())),
+    column("bytes_read", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_read).into())),
+    column("bytes_written", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_written).into())),
+    column("rows", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.rows_out).into())),
+    column("memory_peak_bytes", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.memory_peak_bytes).into())),
+    column("result_bytes", Kind::Whole, |a| a.adopted_bytes.into()),
+    column("dollars", Kind::Dollars, |a| end(a, |end| end.cost.into())),
+];
+
+/// One row a kind of spending of a statement, as in its report.
+pub(super) const COST_LINES: &[Column<LineRecord>] = &[
+    column("query_id", Kind::Text, |l| l.query.as_str().into()),
+    column("item", Kind::Text, |l| item(l.line.item).into()),
+    column("memory_mb", Kind::Whole, |l| memory_mb(l.line.item).into()),
+    column("basis", Kind::Text, |l| name_of(&l.line.basis).into()),
+    column("quantity", Kind::Real, |l| Cell::Real(l.line.quantity)),
+    column("unit", Kind::Text, |l| l.line.unit.into()),
+    column("dollars", Kind::Dollars, |l| l.line.cost.into()),
+];
+
+/// A table's name, and its columns' names and kinds.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub name: &'static str,
+    pub columns: Vec<(&'static str, Kind)>,
+}
+
+impl Table {
+    /// All three, those that others refer to first.
+    pub fn all() -> [Self; 3] {
+        [Self::of("queries", QUERIES), Self::of("fragments", FRAGMENTS), Self::of("cost_lines", COST_LINES)]
+    }
+
+    fn of<R>(name: &'static str, columns: &[Column<R>]) -> Self {
+        Self { name, columns: columns.iter().map(|column| (column.name, column.kind)).collect() }
+    }
+
+    /// As it is created in the file.
+    pub fn ddl(&self) -> String {
+        let columns = self.columns.iter().map(|(name, kind)| {
+            let constraint = match *name {
+                "id" => " PRIMARY KEY",
+                "query_id" => " NOT NULL REFERENCES queries (id) ON DELETE CASCADE",
+                _ => "",
+            };
+            format!("{} {}{constraint}", kind.stored_name(name), kind.stored_type())
+        });
+        format!("CREATE TABLE {} ({}) STRICT", self.name, columns.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The names in the file, separated by commas.
+    pub fn stored_names(&self) -> String {
+        self.columns.iter().map(|(name, kind)| kind.stored_name(name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// As SQL sees it.
+    pub fn schema(&self) -> SchemaRef {
+        let fields = self.columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+}
+
+impl Kind {
+    pub fn stored_name(self, name: &str) -> String {
+        match self {
+            Self::Moment => format!("\"{name}_us\""),
+            Self::Dollars => format!("\"nano_{name}\""),
+            _ => format!("\"{name}\""),
+        }
+    }
+
+    const fn stored_type(self) -> &'static str {
+        match self {
+            Self::Text | Self::Names | Self::Labels => "TEXT",
+            Self::Whole | Self::Flag | Self::Moment | Self::Dollars => "INTEGER",
+            Self::Real => "REAL",
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::Text => DataType::Utf8,
+            Self::Whole => DataType::Int64,
+            Self::Real => DataType::Float64,
+            Self::Flag => DataType::Boolean,
+            Self::Moment => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+            Self::Dollars => DataType::Decimal128(DOLLARS_PRECISION, DOLLARS_SCALE),
+            Self::Names => DataType::new_list(DataType::Utf8, true),
+            Self::Labels => {
+                let pair = vec![Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Utf8, true)];
+                DataType::Map(Arc::new(Field::new("entries", DataType::Struct(pair.into()), false)), false)
+            }
+        }
+    }
+
+    /// A column of rows that were read from the file.
+    ///
+    /// # Errors
+    /// Where the file holds something else.
+    pub fn array(self, rows: &[SqliteRow], column: usize) -> sqlx::Result<ArrayRef> {
+        let texts = || rows.iter().map(move |row| row.try_get::<Option<String>, _>(column));
+        let numbers = || rows.iter().map(move |row| row.try_get::<Option<i64>, _>(column));
+        Ok(match self {
+            Self::Text => Arc::new(texts().collect::<sqlx::Result<StringArray>>()?),
+            Self::Whole => Arc::new(numbers().collect::<sqlx::Result<Int64Array>>()?),
+            Self::Real => {
+                let reals = rows.iter().map(|row| row.try_get::<Option<f64>, _>(column));
+                Arc::new(reals.collect::<sqlx::Result<Float64Array>>()?)
+            }
+            Self::Flag => {
+                let flags = numbers().map(|number| Ok(number?.map(|number| number != 0)));
+                Arc::new(flags.collect::<sqlx::Result<BooleanArray>>()?)
+            }
+            Self::Moment => {
+                Arc::new(numbers().collect::<sqlx::Result<TimestampMicrosecondArray>>()?.with_timezone(UTC))
+            }
+            Self::Dollars => {
+                let nano = numbers().map(|number| Ok(number?.map(i128::from)));
+                let nano = nano.collect::<sqlx::Result<Decimal128Array>>()?;
+                Arc::new(nano.with_data_type(self.data_type()))
+            }
+            Self::Names => {
+                let mut lists = ListBuilder::new(StringBuilder::new());
+                for text in texts() {
+                    let names = text?.map(|text| parsed::<Vec<String>>(&text, column)).transpose()?;
+                    lists.append_option(names.map(|names| names.into_iter().map(Some)));
+                }
+                Arc::new(lists.finish())
+            }
+            Self::Labels => {
+                let mut maps = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+                for text in texts() {
+                    let text = text?;
+                    for (key, value) in parsed::<BTreeMap<String, String>>(text.as_deref().unwrap_or("{}"), column)? {
+                        maps.keys().append_value(key);
+                        maps.values().append_value(value);
+                    }
+                    let appended = maps.append(text.is_some());
+                    appended.map_err(|error| undecodable(column, error))?;
+                }
+                Arc::new(maps.finish())
+            }
+        })
+    }
+}
+
+const UTC: &str = "UTC";
+/// The widest that there is, so that sums fit.
+const DOLLARS_PRECISION: u8 = 38;
+/// Nano-dollars.
+const DOLLARS_SCALE: i8 = 9;
+
+fn parsed<T: DeserializeOwned>(text: &str, column: usize) -> sqlx::Result<T> {
+    serde_json::from_str(text).map_err(|error| undecodable(column, error))
+}
+
+fn undecodable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_string(), source: Box::new(error) }
+}
+
+fn own(query: &QueryRecord, of: fn(&Side) -> u64) -> Cell {
+    query.coordinator_told.then(|| of(&query.report.coordinator)).into()
+}
+
+fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> Cell) -> Cell {
+    query.report.cost.as_ref().map_or(Cell::Null, of)
+}
+
+fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEnd) -> Cell) -> Cell {
+    attempt.ended.as_ref().map_or(Cell::Null, of)
+}
+
+/// Of functions, starts included, without what is only bounded.
+fn gb_seconds(cost: &CostReport) -> f64 {
+    let is_function = |item| matches!(item, Item::Compute { .. } | Item::StartUp { .. });
+    let known = cost.lines.iter().filter(|line| is_function(line.item) && line.basis != Basis::Bounded);
+    known.map(|line| line.quantity).sum()
+}
+
+const fn cause(cause: AttemptCause) -> &'static str {
+    match cause {
+        AttemptCause::First => "first",
+        AttemptCause::Retry => "retry",
+        AttemptCause::Speculative => "speculative",
+    }
+}
+
+const fn basis(billing: Billing) -> Basis {
+    match billing {
+        Billing::Reported { .. } => Basis::Reported,
+        Billing::Metered { .. } => Basis::Metered,
+        Billing::Bounded { .. } => Basis::Bounded,
+    }
+}
+
+/// Every begun millisecond.
+fn billed_ms(billing: Billing) -> u64 {
+    let total = match billing {
+        Billing::Reported { duration, .. } => duration,
+        Billing::Metered { duration, init } => duration + init,
+        Billing::Bounded { at_most } => at_most,
+    };
+    u64::try_from(total.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)
+}
+
+const fn memory_mb(item: Item) -> Option<u32> {
+    match item {
+        Item::Compute { memory_mb } | Item::StartUp { memory_mb } => Some(memory_mb),
+        _ => None,
+    }
+}
+
+/// As reports in JSON name it.
+fn item(item: Item) -> Option<String> {
+    serde_json::to_value(item).ok()?.get("item")?.as_str().map(str::to_owned)
+}
+
+/// The name of a variant as reports in JSON write it, without what it holds.
+fn name_of(variant: &impl Serialize) -> Option<String> {
+    match serde_json::to_value(variant).ok()? {
+        serde_json::Value::String(name) => Some(name),
+        serde_json::Value::Object(fields) => fields.keys().next().cloned(),
+        _ => None,
+    }
+}
+
+fn json(value: &impl Serialize) -> Cell {
+    serde_json::to_string(value).ok().into()
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// SQLite's numbers end at 2^63; nothing that is counted here comes near.
+impl From<u64> for Cell {
+    fn from(number: u64) -> Self {
+        Self::Whole(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<u32> for Cell {
+    fn from(number: u32) -> Self {
+        Self::Whole(number.into())
+    }
+}
+
+impl From<usize> for Cell {
+    fn from(number: usize) -> Self {
+        (number as u64).into()
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(flag: bool) -> Self {
+        Self::Whole(flag.into())
+    }
+}
+
+impl From<Money> for Cell {
+    fn from(amount: Money) -> Self {
+        amount.nano_dollars().into()
+    }
+}
+
+/// As seconds.
+impl From<Duration> for Cell {
+    fn from(time: Duration) -> Self {
+        Self::Real(time.as_secs_f64())
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Cell {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}

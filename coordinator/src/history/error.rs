@@ -1,0 +1,62 @@
+//! What can be wrong with the file of the history, by what its owner can do.
+
+use std::path::PathBuf;
+
+use humansize::{BINARY, format_size};
+
+use super::WRITE_MAX;
+use super::store::LOCK_WAIT_MAX;
+
+/// The history could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` {fault}", path.display())]
+pub struct HistoryError {
+    pub path: PathBuf,
+    pub fault: Fault,
+}
+
+/// Reads as the end of a sentence that the file begins.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("cannot be opened: {0}\nhint: set history.path to a file that can be written, or history.enabled = false")]
+    Unusable(String),
+    #[error("is locked by another program, for {} s or longer\nhint: end that program, or set history.path to another file", LOCK_WAIT_MAX.as_secs())]
+    Locked,
+    #[error(
+        "is damaged, or no history: {0}\nhint: move it away, and a new one is begun; `sqlite3 FILE .recover` may save what is in it"
+    )]
+    Damaged(String),
+    #[error("belongs to another program\nhint: set history.path to a file of its own")]
+    Foreign,
+    #[error(
+        "was written by a later gust (its version is {found}, this gust knows {known})\nhint: use that gust, or set history.path to another file"
+    )]
+    Newer { found: i64, known: i64 },
+    #[error(
+        "is full: it has reached history.bytes_max = {}, or its disk is full\nhint: raise that, lower history.retention_days, or free space", format_size(*bytes_max, BINARY)
+    )]
+    Full { bytes_max: u64 },
+    #[error("did not answer within {} s\nhint: set history.path to a file on a local disk", WRITE_MAX.as_secs())]
+    Slow,
+    #[error("failed: {0}")]
+    Other(String),
+}
+
+impl Fault {
+    /// By SQLite's primary result code (sqlite.org/rescode.html).
+    pub(super) fn of(error: &sqlx::Error, bytes_max: u64) -> Self {
+        let Some(error) = error.as_database_error() else { return Self::Other(error.to_string()) };
+        let message = error.message().to_owned();
+        let code = error.code().and_then(|code| code.parse::<u32>().ok()).map(|extended| extended & 0xff);
+        match code {
+            // BUSY, LOCKED
+            Some(5 | 6) => Self::Locked,
+            // PERM, READONLY, CANTOPEN
+            Some(3 | 8 | 14) => Self::Unusable(message),
+            // CORRUPT, NOTADB
+            Some(11 | 26) => Self::Damaged(message),
+            Some(13) => Self::Full { bytes_max },
+            _ => Self::Other(message),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a query is for, as whoever asks it says: `team=ads`.
+
+use std::str::FromStr;
+
+/// Most labels of a query.
+pub const LABELS_MAX: usize = 16;
+const KEY_CHARS_MAX: usize = 64;
+const VALUE_CHARS_MAX: usize = 256;
+
+/// A key and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    pub key: String,
+    pub value: String,
+}
+
+/// What a label, or a set of them, was expected to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadLabel {
+    #[error("KEY=VALUE, such as team=ads")]
+    NoValue,
+    #[error("a key of 1 to {KEY_CHARS_MAX} letters, digits, dots, dashes or underscores")]
+    Key,
+    #[error("a value of 1 to {VALUE_CHARS_MAX} characters, none of them a control character")]
+    Value,
+    #[error("at most {LABELS_MAX} labels, with those of the configuration; these are {0}")]
+    TooMany(usize),
+}
+
+impl Label {
+    pub fn new(key: &str, value: &str) -> Result<Self, BadLabel> {
+        let is_value = (1..=VALUE_CHARS_MAX).contains(&value.chars().count()) && !value.chars().any(char::is_control);
+        match (is_label_key(key), is_value) {
+            (false, _) => Err(BadLabel::Key),
+            (_, false) => Err(BadLabel::Value),
+            (true, true) => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
+        }
+    }
+}
+
+/// Whether a label can have this key. Such a key needs no escaping anywhere.
+pub fn is_label_key(key: &str) -> bool {
+    (1..=KEY_CHARS_MAX).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+impl FromStr for Label {
+    type Err = BadLabel;
+
+    /// The value may hold further `=`.
+    fn from_str(text: &str) -> Result<Self, BadLabel> {
+        let (key, value) = text.split_once('=').ok_or(BadLabel::NoValue)?;
+        Self::new(key, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_and_bounded() {
+        #[track_caller]
+        fn check(text: &str, expect: Result<(&str, &str), BadLabel>) {
+            let expect = expect.map(|(key, value)| Label { key: key.to_owned(), value: value.to_owned() });
+            assert_eq!(text.parse::<Label>(), expect, "for {text:?}");
+        }
+        check("team=ads", Ok(("team", "ads")));
+        check("cost.center-1_x=a=b, c", Ok(("cost.center-1_x", "a=b, c")));
+        check("team=Größe", Ok(("team", "Größe")));
+        check("team", Err(BadLabel::NoValue));
+        check("=ads", Err(BadLabel::Key));
+        check("a team=ads", Err(BadLabel::Key));
+        check("team'--=ads", Err(BadLabel::Key));
+        check("größe=1", Err(BadLabel::Key));
+        check("team=", Err(BadLabel::Value));
+        check("team=a\nb", Err(BadLabel::Value));
+        let (key, value) = ("k".repeat(64), "é".repeat(256));
+        check(&format!("{key}={value}"), Ok((&key, &value)));
+        check(&format!("{key}k=v"), Err(BadLabel::Key));
+        check(&format!("k={value}v"), Err(BadLabel::Value));
+    }
+
+    #[test]
+    fn a_statements_own_labels_stand_above_the_settings() {
+        let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let settings =
+            crate::config::HistoryConfig { labels: of(&[("team", "ads"), ("env", "prod")]), ..Default::default() };
+        let own = [Label::new("team", "search").expect("a label")];
+        assert_eq!(super::super::labels(&settings, &own), Ok(of(&[("team", "search"), ("env", "prod")])));
+        let many: Vec<Label> = (0..15).map(|n| Label::new(&format!("k{n}"), "v").expect("a label")).collect();
+        assert_eq!(super::super::labels(&settings, &many), Err(BadLabel::TooMany(17)));
+        assert!(super::super::labels(&settings, &many[1..]).is_ok());
+    }
+}

@@ -1,0 +1,60 @@
+//! The history of queries: a record of each in an SQLite file, and tables of it in SQL.
+//!
+//! ```text
+//!  events, report ─► record (pure) ─► store ─► history.db ─► tables ─► gust.queries, gust.fragments, gust.cost_lines
+//! ```
+//!
+//! The command line writes, a session only reads. Nothing here makes a query fail: its rows were given before, and what could not be
+//! recorded is said in its report.
+//!
+//! Non-goals: results, and what nobody asked for (`--setup` files, `gust explain`).
+
+mod columns;
+mod error;
+mod label;
+mod record;
+mod store;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use error::{Fault, HistoryError};
+pub use label::{BadLabel, LABELS_MAX, Label, is_label_key};
+pub use record::{Asked, Ended, Outcome, Record, Story, record};
+pub use store::Store;
+pub use tables::{SCHEMA, schema, table_names};
+
+use crate::config::HistoryConfig;
+
+/// Recording takes no longer than this; a statement's rows are out by then, but its report waits.
+pub const WRITE_MAX: Duration = Duration::from_secs(5);
+
+/// Where there is no place for a history.
+pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME nor HOME is set\nhint: set history.path, or history.enabled = false";
+
+/// Writes the record of a statement, if the settings want one.
+///
+/// # Errors
+/// Why there is none, in words, with what to do on the lines after the first.
+pub async fn write(story: &Story<'_>, settings: &HistoryConfig) -> Result<(), String> {
+    if !settings.enabled {
+        return Ok(());
+    }
+    let Some(store) = Store::of(settings) else { return Err(NO_PLACE.to_owned()) };
+    let record = record(story, settings.statement);
+    let days = chrono::Duration::days(settings.retention_days.into());
+    let oldest = story.asked.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
+    let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
+    written.unwrap_or_else(|_| Err(store.error(Fault::Slow))).map_err(|error| error.to_string())
+}
+
+/// The settings' labels, and a statement's own above them.
+///
+/// # Errors
+/// Where there are more than [`LABELS_MAX`].
+pub fn labels(settings: &HistoryConfig, own: &[Label]) -> Result<BTreeMap<String, String>, BadLabel> {
+    let mut labels = settings.labels.clone();
+    labels.extend(own.iter().map(|label| (label.key.clone(), label.value.clone())));
+    if labels.len() > LABELS_MAX { Err(BadLabel::TooMany(labels.len())) } else { Ok(labels) }
+}

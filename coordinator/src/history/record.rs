@@ -1,0 +1,200 @@
+//! A statement's events and report to its record. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use gust_protocol::{FragmentId, Usage};
+use sha2::{Digest, Sha256};
+
+use crate::config::StatementKept;
+use crate::cost::{Line, Money, Tariff, attempt_spent};
+use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::invoker::Billing;
+use crate::report::Report;
+
+/// A longer statement is cut; its hash is that of all of it.
+const STATEMENT_BYTES_MAX: usize = 64 << 10;
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// What is known of a statement before it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub id: String,
+    pub started: DateTime<Utc>,
+    pub user: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// As the parser writes it: white space, comments and the case of keywords are gone.
+    pub statement: String,
+    /// Tables that it names, sorted.
+    pub tables: Vec<String>,
+}
+
+/// How a statement ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub outcome: Outcome,
+    pub message: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Failed,
+    TimedOut,
+    /// Whoever asked has gone.
+    Cancelled,
+}
+
+impl Outcome {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// All that a record is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Story<'a> {
+    pub asked: &'a Asked,
+    pub ended: &'a Ended,
+    pub events: &'a [Stamped],
+    /// Folded from the same events.
+    pub report: &'a Report,
+    /// None where there are no prices.
+    pub tariff: Option<&'a Tariff>,
+}
+
+/// A statement as the store keeps it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub(super) query: QueryRecord,
+    pub(super) attempts: Vec<AttemptRecord>,
+    pub(super) lines: Vec<LineRecord>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct QueryRecord {
+    /// Without the statement's text.
+    pub asked: Asked,
+    pub ended: Ended,
+    pub statement: Option<String>,
+    pub statement_hash: String,
+    pub report: Report,
+    /// Whether the coordinator told its own requests; else they are not known, rather than none.
+    pub coordinator_told: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct AttemptRecord {
+    pub id: FragmentId,
+    pub attempt: u32,
+    pub cause: AttemptCause,
+    pub started: Duration,
+    /// None where it still ran when the statement was over.
+    pub ended: Option<AttemptEnd>,
+    /// Bytes of the result, where it was used.
+    pub adopted_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct AttemptEnd {
+    pub at: Duration,
+    pub wall: Duration,
+    /// `Done`, `Cancelled` or the kind of failure, as reports name it.
+    pub outcome: String,
+    pub cold: Option<bool>,
+    /// None where it never told.
+    pub usage: Option<Usage>,
+    pub billing: Billing,
+    /// What is bounded at its bound; None where there are no prices.
+    pub cost: Option<Money>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LineRecord {
+    pub query: String,
+    pub line: Line,
+}
+
+/// Folds a statement's events. Where only the hash is kept, so is nothing else that could quote the text.
+pub fn record(story: &Story<'_>, kept: StatementKept) -> Record {
+    let Story { asked, ended, events, report, tariff } = *story;
+    let statement = (kept == StatementKept::Text).then(|| cut(&asked.statement, STATEMENT_BYTES_MAX));
+    let message = ended.message.as_deref().filter(|_| kept == StatementKept::Text);
+    let message = message.map(|text| cut(text.lines().next().unwrap_or_default(), MESSAGE_BYTES_MAX));
+    let lines = report.cost.iter().flat_map(|cost| &cost.lines);
+    Record {
+        lines: lines.map(|line| LineRecord { query: asked.id.clone(), line: line.clone() }).collect(),
+        attempts: attempts(events, tariff),
+        query: QueryRecord {
+            asked: Asked { statement: String::new(), ..asked.clone() },
+            ended: Ended { message, ..*ended },
+            statement,
+            statement_hash: hash(&asked.statement),
+            report: report.clone(),
+            coordinator_told: events.iter().any(|stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. })),
+        },
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+fn hash(statement: &str) -> String {
+    Sha256::digest(statement.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn cut(text: &str, bytes_max: usize) -> String {
+    text[..text.floor_char_boundary(bytes_max)].to_owned()
+}
+
+fn attempts(events: &[Stamped], tariff: Option<&Tariff>) -> Vec<AttemptRecord> {
+    let over = events.last().map_or(Duration::ZERO, |last| last.at);
+    let mut attempts: BTreeMap<(&FragmentId, u32), AttemptRecord> = BTreeMap::new();
+    for Stamped { at, event } in events {
+        match event {
+            QueryEvent::AttemptStarted { id, attempt, cause } => {
+                let (id, key) = (id.clone(), (id, *attempt));
+                let begun = AttemptRecord {
+                    id,
+                    attempt: *attempt,
+                    cause: *cause,
+                    started: *at,
+                    ended: None,
+                    adopted_bytes: None,
+                };
+                attempts.insert(key, begun);
+            }
+            QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall } => {
+                let Some(record) = attempts.get_mut(&(id, *attempt)) else { continue };
+                let stored = over.saturating_sub(*at);
+                let cost = tariff.map(|tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff));
+                let (outcome, cold, usage) = told(outcome);
+                record.ended = Some(AttemptEnd { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });
+            }
+            QueryEvent::FragmentAdopted { id, attempt, result_bytes, .. } => {
+                if let Some(record) = attempts.get_mut(&(id, *attempt)) {
+                    record.adopted_bytes = Some(*result_bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    attempts.into_values().collect()
+}
+
+fn told(outcome: &AttemptOutcome) -> (String, Option<bool>, Option<Usage>) {
+    match outcome {
+        AttemptOutcome::Done { usage, cold } => ("Done".to_owned(), *cold, Some(*usage)),
+        AttemptOutcome::FragmentFailed { kind, usage, .. } => (format!("{kind:?}"), None, Some(*usage)),
+        AttemptOutcome::InvokeFailed { kind, .. } => (format!("{kind:?}"), None, None),
+        AttemptOutcome::Cancelled => ("Cancelled".to_owned(), None, None),
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+pub(super) mod tests;

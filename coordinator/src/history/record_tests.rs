@@ -1,0 +1,265 @@
+use gust_protocol::Requests;
+
+use super::*;
+use crate::cost::{Architecture, PriceBook};
+use crate::decide::{Decision, Place, Reason, Workload};
+use crate::history::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES};
+use crate::invoker::InvokeErrorKind;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn tariff() -> Tariff {
+    Tariff {
+        book: PriceBook::of_region("us-east-1").expect("a book"),
+        architecture: Architecture::X86,
+        memory_mb: 2048,
+        as_if: true,
+        coordinator_hour: None,
+        coordinator_outside: Some(false),
+        stale: None,
+    }
+}
+
+fn usage(get: u64, bytes_read: u64, rows_out: u64) -> Usage {
+    Usage { requests: Requests { get, ..Requests::default() }, bytes_read, rows_out, ..Usage::default() }
+}
+
+pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str)]) -> Asked {
+    Asked {
+        id: id.to_owned(),
+        started: "2026-11-21T12:30:00.000001Z".parse().expect("a moment"),
+        user: Some("ada".to_owned()),
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        statement: statement.to_owned(),
+        tables: vec!["lake.tpch.lineitem".to_owned(), "orders".to_owned()],
+    }
+}
+
+/// Three fragments: one that is done, one that crashed and was tried again, one that still runs at the end; a millisecond between
+/// any two events.
+pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
+    let id = |index| FragmentId { query: query.to_owned(), stage: 0, index };
+    let decision =
+        Decision { place: Place::Functions, reason: Reason::Requested, workload: Workload::default(), estimate: None };
+    let begun = |index, attempt, cause| QueryEvent::AttemptStarted { id: id(index), attempt, cause };
+    let ended = |index, attempt, outcome, billing| QueryEvent::AttemptEnded {
+        id: id(index),
+        attempt,
+        outcome,
+        billing,
+        wall: MS * 2,
+    };
+    let adopted = |index, attempt, rows| QueryEvent::FragmentAdopted {
+        id: id(index),
+        attempt,
+        rows,
+        result_bytes: 100,
+        inline: true,
+        read: MS,
+    };
+    let crashed = AttemptOutcome::InvokeFailed {
+        kind: InvokeErrorKind::Crashed,
+        message: String::new(),
+        log_tail: String::new(),
+    };
+    let done = |usage, cold| AttemptOutcome::Done { usage, cold };
+    let reported = Billing::Reported { duration: MS * 142, init: Duration::from_micros(74_530), memory_mb: 1024 };
+    let events = [
+        QueryEvent::Planned { decision },
+        QueryEvent::StageStarted { stage: 0, fragments: 3, bytes_planned: 9 },
+        begun(0, 0, AttemptCause::First),
+        begun(1, 0, AttemptCause::First),
+        ended(0, 0, done(usage(10, 1_000, 5), Some(true)), Billing::Metered { duration: MS * 1_000, init: MS * 50 }),
+        adopted(0, 0, 5),
+        ended(1, 0, crashed, Billing::Bounded { at_most: MS * 30_000 }),
+        begun(1, 1, AttemptCause::Retry),
+        ended(1, 1, done(usage(0, 0, 2), None), reported),
+        adopted(1, 1, 2),
+        begun(2, 0, AttemptCause::First),
+        QueryEvent::CoordinatorRead { usage: usage(3, 500, 0) },
+        QueryEvent::Finished { rows: 7 },
+    ];
+    (0..).zip(events).map(|(index, event)| Stamped { at: MS * index, event }).collect()
+}
+
+pub(in crate::history) fn recorded(asked: &Asked, events: &[Stamped], ended: &Ended, kept: StatementKept) -> Record {
+    let tariff = tariff();
+    let report = Report::priced(events, Ok(&tariff));
+    record(&Story { asked, ended, events, report: &report, tariff: Some(&tariff) }, kept)
+}
+
+pub(in crate::history) fn done() -> Ended {
+    Ended { outcome: Outcome::Done, message: None }
+}
+
+#[track_caller]
+fn check<R>(columns: &[Column<R>], row: &R, expect: &[(&str, Cell)]) {
+    for (name, expect) in expect {
+        assert_eq!(cell(columns, row, name), *expect, "{name}");
+    }
+}
+
+fn cell<R>(columns: &[Column<R>], row: &R, name: &str) -> Cell {
+    let column = columns.iter().find(|column| column.name == name).expect("a column");
+    (column.cell)(row)
+}
+
+fn text(text: &str) -> Cell {
+    Cell::Text(text.to_owned())
+}
+
+#[test]
+fn a_query_with_its_attempts_and_money() {
+    let asked = asked("q", "SELECT 1", &[("team", "ads"), ("env", "prod")]);
+    let Record { query, attempts, lines } = recorded(&asked, &events("q"), &done(), StatementKept::Text);
+    let whole = Cell::Whole;
+    let expect = [
+        ("id", text("q")),
+        // 2026-11-21T12:30:00Z is 1,795,264,200 s after 1970.
+        ("started", whole(1_795_264_200_000_001)),
+        ("user_name", text("ada")),
+        ("statement", text("SELECT 1")),
+        // printf 'SELECT 1' | sha256sum
+        ("statement_hash", text("e004ebd5b5532a4b85984a62f8ad48a81aa3460c1ca07701f386135d72cdecf5")),
+        ("labels", text(r#"{"env":"prod","team":"ads"}"#)),
+        ("tables", text(r#"["lake.tpch.lineitem","orders"]"#)),
+        ("place", text("functions")),
+        ("reason", text("requested")),
+        ("fell_back", whole(0)),
+        ("outcome", text("done")),
+        ("message", Cell::Null),
+        ("fragments", whole(3)),
+        ("attempts", whole(4)),
+        ("attempts_retried", whole(1)),
+        ("attempts_wasted", whole(1)),
+        ("cold_starts", whole(1)),
+        ("function_requests", whole(10)),
+        ("function_bytes_read", whole(1_000)),
+        ("coordinator_requests", whole(3)),
+        ("coordinator_bytes_read", whole(500)),
+        ("rows", whole(7)),
+        ("result_bytes", whole(200)),
+        ("seconds", Cell::Real(0.012)),
+        ("seconds_wasted", Cell::Real(0.002)),
+        ("region", text("us-east-1")),
+        ("as_if", whole(1)),
+        // An attempt still runs.
+        ("is_complete", whole(0)),
+        // 33,333 + 1,667 and 1,125 + 1,242 (see price_tests.rs), three invocations less the bounded one, 10 and 3 GETs.
+        ("dollars", whole(33_333 + 1_667 + 1_125 + 1_242 + 400 + 4_000 + 1_200)),
+        ("dollars_at_most", whole(42_967 + 1_000_002 + 200)),
+        ("dollars_wasted", whole(1_000_002 + 200)),
+        ("athena_bytes", whole(1_500)),
+        ("dollars_athena", whole(47_684)),
+    ];
+    check(QUERIES, &query, &expect);
+    // 2 GB × 1.050 s and 1 GB × 0.142 s.
+    let gb_seconds = cell(QUERIES, &query, "gb_seconds");
+    assert!(matches!(gb_seconds, Cell::Real(seconds) if (seconds - 2.242).abs() < 1e-9), "{gb_seconds:?}");
+
+    let attempt_of = |index: usize| attempts.get(index).expect("an attempt");
+    assert_eq!(attempts.len(), 4);
+    let expect = [
+        ("query_id", text("q")),
+        ("stage", whole(0)),
+        ("fragment", whole(0)),
+        ("attempt", whole(0)),
+        ("cause", text("first")),
+        ("outcome", text("Done")),
+        ("adopted", whole(1)),
+        ("cold", whole(1)),
+        ("seconds_started", Cell::Real(0.002)),
+        ("seconds_ended", Cell::Real(0.004)),
+        ("seconds_wall", Cell::Real(0.002)),
+        ("billed_ms", whole(1_050)),
+        ("billing", text("metered")),
+        ("requests", whole(10)),
+        ("bytes_read", whole(1_000)),
+        ("rows", whole(5)),
+        ("result_bytes", whole(100)),
+        ("dollars", whole(33_333 + 1_667 + 200 + 4_000)),
+    ];
+    check(FRAGMENTS, attempt_of(0), &expect);
+    let expect = [
+        ("fragment", whole(1)),
+        ("outcome", text("Crashed")),
+        ("adopted", whole(0)),
+        ("billed_ms", whole(30_000)),
+        ("billing", text("bounded")),
+        // It never told, which is not none.
+        ("requests", Cell::Null),
+        ("rows", Cell::Null),
+        ("result_bytes", Cell::Null),
+        ("dollars", whole(1_000_002 + 200)),
+    ];
+    check(FRAGMENTS, attempt_of(1), &expect);
+    let expect = [
+        ("attempt", whole(1)),
+        ("cause", text("retry")),
+        ("cold", Cell::Null),
+        ("billed_ms", whole(142)),
+        ("billing", text("reported")),
+        ("requests", whole(0)),
+        ("dollars", whole(1_125 + 1_242 + 200)),
+    ];
+    check(FRAGMENTS, attempt_of(2), &expect);
+    let open = ["outcome", "seconds_ended", "billed_ms", "billing", "requests", "rows", "dollars", "result_bytes"];
+    check(FRAGMENTS, attempt_of(3), &open.map(|name| (name, Cell::Null)));
+    check(FRAGMENTS, attempt_of(3), &[("fragment", whole(2)), ("adopted", whole(0))]);
+
+    let cell = |line: &LineRecord, name: &str| cell(COST_LINES, line, name);
+    let items: Vec<(Cell, Cell)> = lines.iter().map(|line| (cell(line, "item"), cell(line, "basis"))).collect();
+    assert!(items.contains(&(text("coordinator_reads"), text("metered"))), "{items:?}");
+    assert!(items.contains(&(text("open_attempts"), text("unknown"))), "{items:?}");
+    let compute = lines.iter().find(|line| cell(line, "basis") == text("reported")).expect("a reported line");
+    let expect = [("item", text("compute")), ("memory_mb", whole(1_024)), ("unit", text("GB-s"))];
+    check(COST_LINES, compute, &expect);
+    let amounts = lines.iter().map(|line| match cell(line, "dollars") {
+        Cell::Whole(nano) => nano,
+        _ => 0,
+    });
+    assert_eq!(amounts.sum::<i64>(), 42_967 + 1_000_002 + 200, "the lines add up to the most that it cost");
+}
+
+#[test]
+fn a_hash_is_kept_without_what_could_quote_the_text() {
+    let secret = asked("q", "SELECT 'hunter2'", &[]);
+    let failed = Ended { outcome: Outcome::Failed, message: Some("cannot cast 'hunter2'\nhint: do not".to_owned()) };
+    let kept = recorded(&secret, &events("q"), &failed, StatementKept::Text);
+    let expect = [("statement", text("SELECT 'hunter2'")), ("message", text("cannot cast 'hunter2'"))];
+    check(QUERIES, &kept.query, &expect);
+    let hashed = recorded(&secret, &events("q"), &failed, StatementKept::Hash);
+    check(QUERIES, &hashed.query, &[("statement", Cell::Null), ("message", Cell::Null), ("outcome", text("failed"))]);
+    let cells: Vec<Cell> = QUERIES.iter().map(|column| (column.cell)(&hashed.query)).collect();
+    assert!(!format!("{cells:?}{:?}", hashed.query.asked).contains("hunter2"), "{cells:?}");
+    assert_eq!(hashed.query.statement_hash, kept.query.statement_hash);
+    assert_ne!(hashed.query.statement_hash, hash("SELECT 'hunter3'"));
+}
+
+#[test]
+fn a_long_statement_is_cut_between_characters() {
+    let long = format!("x{}", "é".repeat(STATEMENT_BYTES_MAX));
+    let record = recorded(&asked("q", &long, &[]), &[], &done(), StatementKept::Text);
+    let kept = record.query.statement.expect("the text");
+    assert_eq!(kept.len(), STATEMENT_BYTES_MAX - 1);
+    assert!(long.starts_with(&kept));
+    assert_eq!(record.query.statement_hash, hash(&long), "the hash is of all of it");
+}
+
+#[test]
+fn what_nobody_told_is_not_known() {
+    let interrupted = [Stamped { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
+    let asked = asked("q", "SELECT 1", &[]);
+    let cancelled = Ended { outcome: Outcome::Cancelled, message: None };
+    let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];
+    let record = recorded(&asked, &interrupted, &cancelled, StatementKept::Text);
+    check(QUERIES, &record.query, &own.map(|name| (name, Cell::Null)));
+    check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", Cell::Whole(0))]);
+
+    let report = Report::from_events(&interrupted);
+    let story = Story { asked: &asked, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
+    let unpriced = super::record(&story, StatementKept::Text);
+    let money = ["dollars", "dollars_at_most", "dollars_wasted", "dollars_athena", "gb_seconds", "as_if", "region"];
+    check(QUERIES, &unpriced.query, &money.map(|name| (name, Cell::Null)));
+    assert!(unpriced.lines.is_empty());
+}

@@ -1,0 +1,201 @@
+//! The file: SQLite with a rollback journal, so that it is one file which may lie on any file system and be copied.
+//!
+//! A connection lives for one record, or for one reading; readers take a page at a time, so that nobody waits for whoever reads slowly.
+//! Everybody checks whose file it is and its version. Version 1 is the first: there is nothing to migrate from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use datafusion::arrow::array::RecordBatch;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
+
+use super::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES, Table};
+use super::error::{Fault, HistoryError};
+use super::record::Record;
+use crate::config::HistoryConfig;
+
+/// Of the tables in the file.
+pub(super) const VERSION: i64 = 1;
+/// "gust", in the header of the file.
+const APPLICATION_ID: i64 = 0x6775_7374;
+
+/// How long to wait for others who write.
+pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Old queries that go with each new one: more than come, so that they all go, and few enough not to be felt.
+const REMOVED_MAX: i64 = 20;
+/// Rows that are read at once.
+const PAGE_ROWS: i64 = 1_000;
+/// Values that one INSERT takes (sqlite.org/limits.html).
+const VALUES_MAX: usize = 32_766;
+/// SQLite's own default, which a file keeps.
+const PAGE_BYTES: u64 = 4_096;
+
+/// The file of a history, whether it exists or not.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: PathBuf,
+    bytes_max: u64,
+}
+
+impl Store {
+    /// None where the settings have no place for it.
+    pub fn of(settings: &HistoryConfig) -> Option<Self> {
+        settings.path.clone().map(|path| Self { path, bytes_max: settings.bytes_max })
+    }
+
+    pub fn error(&self, fault: Fault) -> HistoryError {
+        HistoryError { path: self.path.clone(), fault }
+    }
+
+    fn failed(&self, error: &sqlx::Error) -> HistoryError {
+        self.error(Fault::of(error, self.bytes_max))
+    }
+
+    /// Adds a record, and removes some of what began before `oldest`: both or neither.
+    pub async fn write(&self, record: &Record, oldest: DateTime<Utc>) -> Result<(), HistoryError> {
+        let path = self.path.clone();
+        let made = tokio::task::spawn_blocking(move || make(&path)).await;
+        let made = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        made.map_err(|error| self.error(Fault::Unusable(error.to_string())))?;
+        let mut connection = self.connect().await?;
+        // A lock that is taken at once is waited for; one that is asked for in the middle is refused at once.
+        let mut writing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.failed(&e))?;
+        let is_empty = self.is_empty(&mut writing).await?;
+        let written = async {
+            if is_empty {
+                create(&mut writing).await?;
+            }
+            remove_before(&mut writing, oldest).await?;
+            insert(&mut writing, "queries", QUERIES, std::slice::from_ref(&record.query)).await?;
+            insert(&mut writing, "fragments", FRAGMENTS, &record.attempts).await?;
+            insert(&mut writing, "cost_lines", COST_LINES, &record.lines).await?;
+            writing.commit().await
+        };
+        written.await.map_err(|e| self.failed(&e))?;
+        connection.close().await.map_err(|e| self.failed(&e))
+    }
+
+    /// A connection to read with; None where nothing has been recorded yet.
+    pub(super) async fn open(&self) -> Result<Option<SqliteConnection>, HistoryError> {
+        let exists = tokio::fs::try_exists(&self.path).await;
+        if !exists.map_err(|error| self.error(Fault::Unusable(error.to_string())))? {
+            return Ok(None);
+        }
+        let mut connection = self.connect().await?;
+        let is_empty = self.is_empty(&mut connection).await?;
+        Ok((!is_empty).then_some(connection))
+    }
+
+    /// The rows after a row's number, in the order in which they were written, and the number of the last; None at the end.
+    pub(super) async fn page(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+        after: i64,
+    ) -> Result<Option<(RecordBatch, i64)>, HistoryError> {
+        let (names, name) = (table.stored_names(), table.name);
+        let sql = format!("SELECT {names}, rowid FROM {name} WHERE rowid > {after} ORDER BY rowid LIMIT {PAGE_ROWS}");
+        let rows = sqlx::query(&sql).fetch_all(connection).await.map_err(|e| self.failed(&e))?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        let last = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
+        let batch = batch(table, &rows).map_err(|reason| self.error(Fault::Damaged(reason)))?;
+        Ok(Some((batch, last)))
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, HistoryError> {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .busy_timeout(LOCK_WAIT_MAX)
+            .pragma("max_page_count", (self.bytes_max / PAGE_BYTES).max(1).to_string())
+            .disable_statement_logging();
+        options.connect().await.map_err(|e| self.failed(&e))
+    }
+
+    /// Whether the file has no tables yet.
+    ///
+    /// # Errors
+    /// Where it is not a history that this program knows.
+    async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, HistoryError> {
+        let asked = async {
+            let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
+            let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
+            let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(connection).await?;
+            Ok((id, version, tables))
+        };
+        match asked.await.map_err(|e| self.failed(&e))? {
+            (0, 0, 0) => Ok(true),
+            (APPLICATION_ID, VERSION, _) => Ok(false),
+            (APPLICATION_ID, found, _) if found > VERSION => Err(self.error(Fault::Newer { found, known: VERSION })),
+            _ => Err(self.error(Fault::Foreign)),
+        }
+    }
+}
+
+/// Makes the file and its folder where they are not there, for their owner alone: statements may tell much.
+fn make(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
+
+async fn create(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    let tables = Table::all().map(|table| table.ddl());
+    let others = [
+        // What is removed is found by it.
+        "CREATE INDEX queries_by_start ON queries (started_us)".to_owned(),
+        "CREATE INDEX fragments_by_query ON fragments (query_id)".to_owned(),
+        "CREATE INDEX cost_lines_by_query ON cost_lines (query_id)".to_owned(),
+        format!("PRAGMA application_id = {APPLICATION_ID}"),
+        format!("PRAGMA user_version = {VERSION}"),
+    ];
+    for sql in tables.iter().chain(&others) {
+        sqlx::query(sql).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// What belongs to a query goes with it.
+async fn remove_before(connection: &mut SqliteConnection, oldest: DateTime<Utc>) -> sqlx::Result<()> {
+    let sql = "DELETE FROM queries WHERE rowid IN \
+               (SELECT rowid FROM queries WHERE started_us < ? ORDER BY started_us LIMIT ?)";
+    sqlx::query(sql).bind(oldest.timestamp_micros()).bind(REMOVED_MAX).execute(connection).await.map(drop)
+}
+
+async fn insert<R>(
+    connection: &mut SqliteConnection,
+    table: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> sqlx::Result<()> {
+    let names: Vec<String> = columns.iter().map(|column| column.kind.stored_name(column.name)).collect();
+    for rows in rows.chunks(VALUES_MAX / columns.len()) {
+        let mut insert = QueryBuilder::<Sqlite>::new(format!("INSERT INTO {table} ({}) ", names.join(", ")));
+        insert.push_values(rows, |mut values, row| {
+            for column in columns {
+                match (column.cell)(row) {
+                    Cell::Null => values.push("NULL"),
+                    Cell::Text(text) => values.push_bind(text),
+                    Cell::Whole(number) => values.push_bind(number),
+                    Cell::Real(number) => values.push_bind(number),
+                };
+            }
+        });
+        insert.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Rows as SQL sees them, or why they cannot be.
+fn batch(table: &Table, rows: &[SqliteRow]) -> Result<RecordBatch, String> {
+    let arrays = table.columns.iter().enumerate().map(|(index, (_, kind))| kind.array(rows, index));
+    let arrays = arrays.collect::<sqlx::Result<Vec<_>>>().map_err(|error| error.to_string())?;
+    RecordBatch::try_new(table.schema(), arrays).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

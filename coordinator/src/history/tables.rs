@@ -1,0 +1,80 @@
+//! The history as tables of the engine. They are read when a query runs, a page at a time; a history that does not exist yet is empty.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use futures::stream;
+use sqlx::sqlite::SqliteConnection;
+
+use super::columns::Table;
+use super::error::HistoryError;
+use super::store::Store;
+
+/// Name of the schema that the tables lie in.
+pub const SCHEMA: &str = "gust";
+
+pub fn table_names() -> Vec<String> {
+    Table::all().iter().map(|table| table.name.to_owned()).collect()
+}
+
+/// `queries`, `fragments` and `cost_lines` of a store.
+pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
+    let schema = MemorySchemaProvider::new();
+    for table in Table::all() {
+        let name = table.name.to_owned();
+        let stored = Stored { schema: table.schema(), store: store.clone(), table };
+        let provider = StreamingTable::try_new(Arc::clone(&stored.schema), vec![Arc::new(stored)])?;
+        schema.register_table(name, Arc::new(provider))?;
+    }
+    Ok(Arc::new(schema))
+}
+
+#[derive(Debug)]
+struct Stored {
+    store: Store,
+    table: Table,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for Stored {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let begun = Reading { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
+        let pages = stream::try_unfold(begun, |reading| async {
+            reading.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), pages))
+    }
+}
+
+/// Where a reader is.
+struct Reading {
+    store: Store,
+    table: Table,
+    connection: Option<SqliteConnection>,
+    after: i64,
+}
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>, HistoryError> {
+        let connection = match self.connection.as_mut() {
+            Some(connection) => connection,
+            None => {
+                let Some(connection) = self.store.open().await? else { return Ok(None) };
+                self.connection.insert(connection)
+            }
+        };
+        let page = self.store.page(connection, &self.table, self.after).await?;
+        Ok(page.map(|(batch, last)| (batch, Self { after: last, ..self })))
+    }
+}
