@@ -3,6 +3,7 @@
 mod bad_input;
 mod cloud;
 mod deploy;
+mod estimate;
 mod fleet;
 mod fragment;
 mod harness;

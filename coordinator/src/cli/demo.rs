@@ -39,7 +39,7 @@ async fn run(session: &Session, args: &DemoArgs, namespace: &str, progress: &Pro
         eprintln!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(session, queries::query(usize::from(*number)), &output, progress, reports).await?;
+        statements(session, queries::query(usize::from(*number)), false, &output, progress, reports).await?;
     }
     eprintln!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",

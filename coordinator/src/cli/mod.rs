@@ -192,7 +192,7 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
     let session = open(&args.source, workers).await?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = Box::pin(statements(&session, &sql, &output, &progress, reports)) => ended,
+        ended = Box::pin(statements(&session, &sql, args.dry_run, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
@@ -203,11 +203,13 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     session: &Session,
     sql: &str,
+    dry_run: bool,
     output: &Output<W>,
     progress: &Progress,
     mut reports: Reports,
 ) -> Result<(), Stop> {
     for statement in session.parse(sql)? {
+        let statement = if dry_run { statement.as_dry_run() } else { statement };
         let mut running = session.run(statement).await?;
         let following = progress.follow(running.events().clone());
         let written = write(&mut running, output).await;
