@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::cost::Price;
+use crate::decide::Prefer;
 use crate::history::{BadLabel, LABELS_MAX, Label};
 use crate::invoker::{CLONES_MAX, FunctionName};
 use node::Node;
@@ -44,6 +45,12 @@ pub struct Config {
     /// below the 900 seconds that a function can live.
     #[serde(rename = "timeout_seconds", deserialize_with = "units::seconds")]
     pub timeout: Duration,
+    /// What decides where a statement runs, with how many functions and of which of the deployed sizes. Default: seconds, by
+    /// `auto`'s own rules; with a deadline dollars.
+    pub prefer: Option<Prefer>,
+    /// `deadline_seconds`: pick what is expected to be done by then even at most. Nothing is stopped at it.
+    #[serde(rename = "deadline_seconds", deserialize_with = "units::optional_seconds")]
+    pub deadline: Option<Duration>,
     /// Size of the coordinator's memory pool; above it operators spill. Default 2 GiB, fixed, so that the same query
     /// behaves the same on every machine: small enough for a laptop, large enough for the final steps of most queries.
     #[serde(deserialize_with = "units::bytes")]
@@ -83,6 +90,8 @@ impl Default for Config {
             functions_max: 4,
             allow_fallback: false,
             timeout: Duration::from_secs(300),
+            prefer: None,
+            deadline: None,
             memory_bytes_max: 2 << 30,
             function_memory_bytes: 2 << 30,
             function_temp_bytes: 512 << 20,
@@ -267,6 +276,8 @@ pub struct Overrides {
     pub functions_max: Option<u32>,
     pub allow_fallback: Option<bool>,
     pub timeout: Option<Duration>,
+    pub prefer: Option<Prefer>,
+    pub deadline: Option<Duration>,
 }
 
 /// A configuration file that has been read.
@@ -321,11 +332,18 @@ impl Config {
     }
 
     fn apply(&mut self, overrides: &Overrides) {
-        let Overrides { on, functions_max, allow_fallback, timeout } = *overrides;
+        let Overrides { on, functions_max, allow_fallback, timeout, prefer, deadline } = *overrides;
         self.on = on.unwrap_or(self.on);
         self.functions_max = functions_max.unwrap_or(self.functions_max);
         self.allow_fallback = allow_fallback.unwrap_or(self.allow_fallback);
         self.timeout = timeout.unwrap_or(self.timeout);
+        self.prefer = prefer.or(self.prefer);
+        self.deadline = deadline.or(self.deadline);
+    }
+
+    /// Whether estimates of money and time pick how a statement runs. Speed without a deadline is what `auto` goes for anyway.
+    pub fn picks_by_estimate(&self) -> bool {
+        self.deadline.is_some() || matches!(self.prefer, Some(Prefer::Cost | Prefer::Balanced))
     }
 }
 

@@ -8,6 +8,10 @@ use serde::Serialize;
 
 use crate::config::Target;
 
+mod choose;
+
+pub use choose::{Choice, Prefer, choose, compare, fan_outs};
+
 /// What a query is about to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Workload {
@@ -42,6 +46,10 @@ pub struct TimeModel {
     pub pipe_bytes_per_second: f64,
     /// From storage into one function.
     pub function_pipe: Pipe,
+    /// From a read to its first byte; a lane's reads wait for each other. The first of a fragment is part of `stage_overhead`.
+    pub read_latency: Duration,
+    /// From nothing to an environment that takes its first request.
+    pub start: Duration,
     pub cores: usize,
     /// Cores of one function.
     pub function_cores: f64,
@@ -59,13 +67,16 @@ impl TimeModel {
             // A page cache or an NVMe disk: never the bound.
             pipe_bytes_per_second: 2e9,
             function_pipe: Pipe::steady(2e9),
+            read_latency: Duration::ZERO,
+            // Our function's start to ready takes 6 ms, 14 at worst (ARCHITECTURE.md, Measurements).
+            start: Duration::from_millis(10),
             cores,
             function_cores: 1.0,
         }
     }
 
     /// A coordinator of `cores` in AWS's network or near it, with functions on Lambda of `function_cores` each.
-    pub fn lambda(cores: usize, function_cores: usize) -> Self {
+    pub fn lambda(cores: usize, function_cores: f64) -> Self {
         Self {
             // A warm synchronous invocation and S3's first byte: 30 to 50 ms for four workers in comparable engines.
             stage_overhead: Duration::from_millis(60),
@@ -74,8 +85,12 @@ impl TimeModel {
             // An instance's or a laptop's one pipe, not saturated by few requests.
             pipe_bytes_per_second: 300e6,
             function_pipe: Pipe::LAMBDA,
+            // The median of S3's published latencies that the tests' server has, too.
+            read_latency: Duration::from_millis(27),
+            // AWS says "from under 100 ms to over 1 second"; ours is a small binary.
+            start: Duration::from_millis(250),
             cores,
-            function_cores: function_cores as f64,
+            function_cores,
         }
     }
 }
@@ -140,6 +155,8 @@ pub struct Decision {
     pub workload: Workload,
     /// None where nothing had to be estimated.
     pub estimate: Option<Estimate>,
+    /// Where money or a deadline decided: what was picked, and the runner-up.
+    pub choice: Option<Box<Choice>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -180,6 +197,12 @@ pub enum Reason {
     LocalFaster,
     #[error("functions are estimated to be faster")]
     FunctionsFaster,
+    #[error("{} by estimate", .0.name())]
+    Preferred(Prefer),
+    #[error("{} of what keeps the deadline by estimate", .0.name())]
+    KeepsDeadline(Prefer),
+    #[error("nothing is sure to keep the deadline; this is the fastest by estimate")]
+    MissesDeadline,
     #[error("{0}")]
     PlanNotSupported(String),
 }
@@ -191,6 +214,13 @@ impl std::fmt::Display for Decision {
             Place::Functions => "functions",
         };
         write!(f, "{place}: {}", self.reason)?;
+        if let Some(choice) = &self.choice {
+            write!(f, " ({}", choice.picked)?;
+            return match &choice.runner_up {
+                Some(runner_up) => write!(f, "; runner-up {runner_up})"),
+                None => write!(f, ")"),
+            };
+        }
         if let Some(Estimate { local_seconds, functions_seconds, functions }) = self.estimate {
             write!(f, " (estimated {local_seconds:.3} s local, {functions_seconds:.3} s on {functions} functions)")?;
         }
@@ -201,13 +231,19 @@ impl std::fmt::Display for Decision {
 impl Decision {
     /// A local run for a reason that needs no estimate.
     pub fn local(reason: Reason, workload: Workload) -> Self {
-        Self { place: Place::Local, reason, workload, estimate: None }
+        Self { place: Place::Local, reason, workload, estimate: None, choice: None }
+    }
+
+    /// What was chosen among several ways.
+    pub fn chosen(choice: Choice, workload: Workload) -> Self {
+        let (place, reason) = (choice.picked.place, choice.reason.clone());
+        Self { place, reason, workload, estimate: None, choice: Some(Box::new(choice)) }
     }
 }
 
 /// Decides for `target`; an explicit target wins unless there is nothing to send.
 pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &TimeModel) -> Decision {
-    let decision = |place, reason, estimate| Decision { place, reason, workload, estimate };
+    let decision = |place, reason, estimate| Decision { place, reason, workload, estimate, choice: None };
     let local = |reason| decision(Place::Local, reason, None);
     if workload.scans == 0 {
         return local(Reason::NoScan);

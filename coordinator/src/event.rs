@@ -6,6 +6,7 @@ use std::time::Duration;
 use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 use tokio::time::Instant;
 
+use crate::cost::Quote;
 use crate::decide::Decision;
 use crate::invoker::{Billing, InvokeErrorKind};
 
@@ -15,6 +16,10 @@ pub enum QueryEvent {
     /// The statement has a physical plan and a place to run.
     Planned {
         decision: Decision,
+    },
+    /// Only its cost was asked for.
+    Quoted {
+        quote: Box<Quote>,
     },
     /// A stage was handed to the scheduler.
     StageStarted {

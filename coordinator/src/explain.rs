@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::Result;
+use datafusion::arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
@@ -13,6 +15,8 @@ use gust_catalog::Pruning;
 use humansize::{BINARY, format_size};
 
 use crate::config::Config;
+use crate::cost::{Estimate, Money, Quote};
+use crate::decide::Place;
 use crate::planner::Stage;
 use crate::planner::memory::{Need, coordinator_need, fragment_need};
 use crate::session::Ready;
@@ -93,10 +97,82 @@ fn first_to_run_out(needs: Vec<(String, Need, u64)>) -> String {
     format!("memory       {who} {verdict}: {percent:.0} % of {}", size(allowed))
 }
 
+/// The columns of EXPLAIN COST: one row a way to run the query. Dollars are exact, seconds rounded to microseconds.
+pub(crate) fn cost_schema() -> SchemaRef {
+    let dollars = DataType::Decimal128(DOLLAR_DIGITS.0, DOLLAR_DIGITS.1);
+    let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), name == "memory_mb");
+    Arc::new(Schema::new(vec![
+        field("place", &DataType::Utf8),
+        field("functions", &DataType::UInt64),
+        field("memory_mb", &DataType::UInt32),
+        field("fragments", &DataType::UInt64),
+        field("expected_dollars", &dollars),
+        field("upper_dollars", &dollars),
+        field("expected_seconds", &DataType::Float64),
+        field("upper_seconds", &DataType::Float64),
+        field("bytes", &DataType::UInt64),
+        field("upper_bytes", &DataType::UInt64),
+        field("requests", &DataType::UInt64),
+        field("upper_requests", &DataType::UInt64),
+        field("gb_seconds", &DataType::Float64),
+        field("upper_gb_seconds", &DataType::Float64),
+        field("picked", &DataType::Utf8),
+    ]))
+}
+
+/// Nano-dollars, as many as [`crate::cost::Money`] holds.
+const DOLLAR_DIGITS: (u8, i8) = (20, 9);
+
+/// The rows of EXPLAIN COST.
+pub(crate) fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
+    let ways = || quote.ways.iter();
+    let count = |of: fn(&Estimate) -> u64| Arc::new(ways().map(of).collect::<UInt64Array>()) as ArrayRef;
+    let seconds = |of: fn(&Estimate) -> f64| {
+        let rounded = ways().map(|way| (of(way) * 1e6).round() / 1e6);
+        Arc::new(rounded.collect::<Float64Array>()) as ArrayRef
+    };
+    let dollars = |of: fn(&Estimate) -> Money| {
+        let amounts: Decimal128Array = ways().map(|way| Some(i128::from(of(way).nano_dollars()))).collect();
+        let amounts = amounts.with_precision_and_scale(DOLLAR_DIGITS.0, DOLLAR_DIGITS.1)?;
+        Ok::<_, DataFusionError>(Arc::new(amounts) as ArrayRef)
+    };
+    let place = ways().map(|way| match way.place {
+        Place::Local => "local",
+        Place::Functions => "functions",
+    });
+    let picked = (0..quote.ways.len()).map(|position| match position {
+        position if position == quote.picked => "picked",
+        position if Some(position) == quote.runner_up => "runner-up",
+        _ => "",
+    });
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(place)),
+        count(|way| way.functions as u64),
+        Arc::new(ways().map(|way| way.memory_mb).collect::<UInt32Array>()),
+        count(|way| way.fragments as u64),
+        dollars(|way| way.expected.dollars)?,
+        dollars(|way| way.upper.dollars)?,
+        seconds(|way| way.expected.seconds),
+        seconds(|way| way.upper.seconds),
+        count(|way| way.expected.bytes),
+        count(|way| way.upper.bytes),
+        count(|way| way.expected.requests),
+        count(|way| way.upper.requests),
+        seconds(|way| way.expected.gb_seconds),
+        seconds(|way| way.upper.gb_seconds),
+        Arc::new(StringArray::from_iter_values(picked)),
+    ];
+    one_batch(&cost_schema(), columns)
+}
+
 /// The text as the rows of SQL's EXPLAIN: a heading and a body.
 pub(crate) fn as_rows(schema: &SchemaRef, text: &str) -> Result<SendableRecordBatchStream> {
     let columns: Vec<ArrayRef> =
         vec![Arc::new(StringArray::from(vec!["gust"])), Arc::new(StringArray::from(vec![text]))];
+    one_batch(schema, columns)
+}
+
+fn one_batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<SendableRecordBatchStream> {
     let batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
     let rows = futures::stream::iter([Ok(batch)]);
     Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)))

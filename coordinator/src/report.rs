@@ -8,7 +8,7 @@ use gust_protocol::{FragmentId, Requests, Usage};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
-use crate::cost::{CostReport, PriceError, Tariff, price};
+use crate::cost::{CostReport, PriceError, Quote, Tariff, price};
 use crate::decide::Decision;
 use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 
@@ -17,6 +17,8 @@ use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 pub struct Report {
     /// None for statements that have no plan, such as CREATE EXTERNAL TABLE.
     pub decision: Option<Decision>,
+    /// Of a statement that was not run: what it would cost.
+    pub quote: Option<Quote>,
     /// Why the functions' work was given up and the query ran locally after all.
     pub fell_back: Option<String>,
     pub failed: Option<String>,
@@ -115,6 +117,7 @@ impl Report {
                 times.planned = at;
                 self.decision = Some(decision.clone());
             }
+            QueryEvent::Quoted { quote } => self.quote = Some(Quote::clone(quote)),
             QueryEvent::StageStarted { fragments, .. } => {
                 self.stages += 1;
                 self.fragments += *fragments as usize;
@@ -212,6 +215,9 @@ impl Display for Report {
         let size = |bytes: u64| format_size(bytes, BINARY);
         if let Some(decision) = &self.decision {
             writeln!(f, "decision   {decision}")?;
+        }
+        if let Some(quote) = &self.quote {
+            writeln!(f, "{quote}")?;
         }
         if let Some(reason) = &self.fell_back {
             writeln!(

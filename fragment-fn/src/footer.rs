@@ -22,7 +22,7 @@ use object_store::{ObjectMeta, ObjectStore};
 
 /// How much of a file's end to read for a footer of unknown length. A footer with its page index is mostly far smaller, and what
 /// it overshoots is kept by the pinned store; 256 KiB is within the first millisecond of an S3 body at 75 MiB/s.
-const FOOTER_GUESS_BYTES: usize = 256 << 10;
+pub const FOOTER_GUESS_BYTES: usize = 256 << 10;
 
 /// Opens the data files of one attempt over a pinned store. Lanes that open the same file wait for one footer read.
 ///

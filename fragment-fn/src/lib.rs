@@ -27,5 +27,5 @@ mod pinned;
 pub use classify::{classify, inner_cause};
 pub use columns::FieldIdMatching;
 pub use environment::{Environment, Settings, connect};
-pub use footer::FooterOnce;
-pub use pinned::PinnedStore;
+pub use footer::{FOOTER_GUESS_BYTES, FooterOnce};
+pub use pinned::{COALESCE_BYTES, PinnedStore};

@@ -20,7 +20,7 @@ use object_store::{
 };
 
 /// Ranges closer than this are one request: about what S3 transfers in the time of one more round trip.
-const COALESCE_BYTES: u64 = 1 << 20;
+pub const COALESCE_BYTES: u64 = 1 << 20;
 
 /// One planned object and what has been read of its end.
 #[derive(Debug)]

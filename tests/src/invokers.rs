@@ -210,7 +210,9 @@ impl Subject {
         let package = localstack::package_of(program, &[mode, mark]);
         let function = localstack.deploy("faulty", package, setup).await;
         let sdk = localstack.sdk().await;
-        let deployment = describe(&sdk, &localstack.lambda(&[function]).functions, None).await.expect("it is deployed");
+        let deployments =
+            describe(&sdk, &localstack.lambda(&[function]).functions, None).await.expect("it is deployed");
+        let deployment = deployments.into_iter().next().expect("one size");
         let invoker = Arc::new(Lambda::new(&sdk, deployment.clones, concurrency_max));
         Some(Self { invoker, starts: true, folder })
     }

@@ -65,7 +65,7 @@ pub(crate) fn check(output: &Output, code: i32, expect: &[&str]) {
 }
 
 #[track_caller]
-fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
+pub(crate) fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
     let output = place.gust(arguments).output().expect("it starts");
     check(&output, code, expect);
     assert_eq!(output.stdout, b"", "rows of a failed statement");

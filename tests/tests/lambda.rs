@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use gust::config::{Config, InvokerKind, Target};
+use gust::decide::Prefer;
 use gust::demo::queries;
+use gust::event::QueryEvent;
 use gust::invoker::{Billing, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
 use gust::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::invokers::{Subject, echo_of, request, wait_for};
 use gust_tests::localstack::{self, LocalStack, Setup};
-use gust_tests::query::{assert_partly_remote, assert_remote, plain, run};
+use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, run_with_events};
 use gust_tests::tpch;
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
@@ -97,7 +99,12 @@ async fn attempts_go_round_the_clones_and_a_missing_one_is_named() {
 }
 
 /// A session whose functions are deployed, with TPC-H tables in S3.
-async fn tpch_session(localstack: &LocalStack, functions: &[String], functions_max: u32) -> (Session, Vec<String>) {
+async fn tpch_session(
+    localstack: &LocalStack,
+    functions: &[String],
+    functions_max: u32,
+    prefer: Option<Prefer>,
+) -> (Session, Vec<String>) {
     let tables = tpch::tables(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let bucket = localstack.bucket("lake").await;
     let exchange = localstack.bucket("exchange").await;
@@ -105,6 +112,7 @@ async fn tpch_session(localstack: &LocalStack, functions: &[String], functions_m
         on: Target::Lambda,
         invoker: InvokerKind::Lambda,
         functions_max,
+        prefer,
         exchange: Some(format!("s3://{exchange}/results")),
         s3: localstack.s3(),
         lambda: localstack.lambda(functions),
@@ -123,7 +131,7 @@ async fn tpch_on_lambda_equals_local() {
     let Some(localstack) = localstack::shared() else { return };
     let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
     let function = localstack.deploy("gust", zip, Setup::default()).await;
-    let (session, judge) = tpch_session(localstack, &[function], 4).await;
+    let (session, judge) = tpch_session(localstack, &[function], 4, None).await;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on Lambda");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -136,6 +144,35 @@ async fn tpch_on_lambda_equals_local() {
     let exchange = session.config().exchange.clone().expect("an exchange");
     session.close().await;
     assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "nothing is left in the exchange");
+}
+
+/// A function of half the memory has half the price of a second, and for little work next to nothing is computed.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_picks_the_smaller_of_two_sizes() {
+    let Some(localstack) = localstack::shared() else { return };
+    let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
+    let mut functions = Vec::new();
+    for memory_mb in [2048, 1024] {
+        functions.push(localstack.deploy("sized", zip.clone(), Setup { memory_mb, ..Setup::default() }).await);
+    }
+    for (prefer, expect) in [(None, 2048), (Some(Prefer::Cost), 1024)] {
+        let (session, _) = tpch_session(localstack, &functions, 2, prefer).await;
+        let (_, asked) = run(&session, &format!("EXPLAIN COST {}", queries::query(6))).await.expect("a quote");
+        let quote = asked.quote.expect("a quote");
+        assert_eq!(quote.ways[quote.picked].memory_mb, Some(expect), "{quote}");
+        let (_, report, events) = run_with_events(&session, queries::query(6)).await.expect("rows");
+        session.close().await;
+        assert_remote(&report, "functions of one size");
+        let billed: Vec<u32> = events.iter().filter_map(|stamped| memory_of(&stamped.event)).collect();
+        assert!(!billed.is_empty() && billed.iter().all(|memory_mb| *memory_mb == expect), "{billed:?}");
+    }
+}
+
+fn memory_of(event: &QueryEvent) -> Option<u32> {
+    match event {
+        QueryEvent::AttemptEnded { billing: Billing::Reported { memory_mb, .. }, .. } => Some(*memory_mb),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ mod bad_input;
 mod bill;
 mod cloud;
 mod deploy;
+mod estimate;
 mod fleet;
 mod fragment;
 mod harness;

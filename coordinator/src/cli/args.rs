@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use super::exit::Exit;
 use super::output::Format;
 use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use crate::decide::Prefer;
 use crate::history::{BadLabel, Label, is_label_key};
 
 /// Statements longer than this are refused rather than held in memory.
@@ -26,6 +27,8 @@ Examples:
   gust query \"SELECT count(*) FROM 'data/*.parquet'\"
   gust query --setup tables.sql --on processes --functions 4 \"SELECT * FROM orders LIMIT 10\"
   gust query --catalog lake --format csv --report none < query.sql > rows.csv
+  gust query --dry-run --setup tables.sql \"SELECT max(price) FROM orders\"
+  gust query --prefer cost --deadline 10s --setup tables.sql \"SELECT max(price) FROM orders\"
   gust query --timeout 30s --report json --report-file report.json - < query.sql
   gust query --label team=ads --label job=nightly \"SELECT max(k) FROM 's3://lake/t/'\"
   gust query \"SELECT started, dollars, statement FROM gust.queries ORDER BY dollars DESC LIMIT 10\"";
@@ -205,6 +208,10 @@ pub struct QueryArgs {
     /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
+    /// Say what each statement would cost instead of running it; what only changes the session, such as SET and CREATE
+    /// EXTERNAL TABLE, does run
+    #[arg(long)]
+    pub dry_run: bool,
     /// What is said about each statement after its rows
     #[arg(long, value_enum, default_value_t = ReportFormat::Text, value_name = "FORMAT")]
     pub report: ReportFormat,
@@ -249,6 +256,12 @@ pub struct RunArgs {
     /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+    /// What picks the place, the number of functions and their size [default: latency; with --deadline cost]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub prefer: Option<Prefer>,
+    /// Pick what is expected to be done after this long even at most, e.g. 10s; nothing is stopped at it
+    #[arg(long, value_name = "DURATION", value_parser = parse_deadline)]
+    pub deadline: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -345,6 +358,8 @@ impl RunArgs {
             // the flag can only allow: its absence leaves the setting alone
             allow_fallback: self.allow_fallback.then_some(true),
             timeout: self.timeout,
+            prefer: self.prefer,
+            deadline: self.deadline,
         }
     }
 }
@@ -369,11 +384,19 @@ impl DemoArgs {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = humantime::parse_duration(text).map_err(|error| format!("{error}; write e.g. 500ms, 30s or 5min"))?;
-    if is_timeout(timeout) {
-        Ok(timeout)
+    parse_time(text, "a time-out")
+}
+
+fn parse_deadline(text: &str) -> Result<Duration, String> {
+    parse_time(text, "a deadline")
+}
+
+fn parse_time(text: &str, what: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write e.g. 500ms, 30s or 5min"))?;
+    if is_timeout(time) {
+        Ok(time)
     } else {
-        Err(format!("a time-out is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
+        Err(format!("{what} is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
     }
 }
 
@@ -434,12 +457,14 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv \
+                    --timeout 1min30s --prefer cost --deadline 10s --dry-run --format ndjson --report json \
+                    --report-file report.json --config lake.toml -vv \
                     --label team=ads --label job=1";
         let query = query(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(query.source.setup, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
         assert_eq!(query.source.catalog.as_deref(), Some("lake"));
         assert_eq!(query.source.config, Some("lake.toml".into()));
+        assert!(query.dry_run);
         assert_eq!(query.format, Format::Ndjson);
         assert_eq!(query.report, ReportFormat::Json);
         assert_eq!(query.report_file, Some("report.json".into()));
@@ -449,6 +474,8 @@ mod tests {
             functions_max: Some(8),
             allow_fallback: Some(true),
             timeout: Some(Duration::from_secs(90)),
+            prefer: Some(Prefer::Cost),
+            deadline: Some(Duration::from_secs(10)),
         };
         assert_eq!(query.source.run.overrides(), overrides);
     }
@@ -512,7 +539,10 @@ mod tests {
         check(&["query", "--functions", "0"], "1..=10000");
         check(&["query", "--timeout", "soon"], "write e.g. 500ms, 30s or 5min");
         check(&["query", "--timeout", "0s"], "above zero and at most 1day");
-        check(&["query", "--timeout", "25h"], "above zero and at most 1day");
+        check(&["query", "--timeout", "25h"], "a time-out is above zero and at most 1day");
+        check(&["query", "--deadline", "0s"], "a deadline is above zero and at most 1day");
+        check(&["query", "--deadline", "soon"], "write e.g. 500ms, 30s or 5min");
+        check(&["query", "--prefer", "nonsense"], "possible values: cost, latency, balanced");
         check(&["query", "--report", "none", "--report-file", "x", "SELECT 1"], "--report-file needs a report");
         check(&["query", "SELECT 1", "SELECT 2"], "unexpected argument 'SELECT 2'");
         check(&["demo", "--sf", "0"], "above zero and at most 1000");

@@ -42,7 +42,7 @@ async fn run(recorder: &Recorder<'_>, args: &DemoArgs, namespace: &str, progress
         eprintln!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(recorder, queries::query(usize::from(*number)), &output, progress, reports).await?;
+        statements(recorder, queries::query(usize::from(*number)), false, &output, progress, reports).await?;
     }
     eprintln!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",

@@ -197,7 +197,7 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
     let recorder = Recorder::new(&session, &args.labels)?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = Box::pin(statements(&recorder, &sql, &output, &progress, reports)) => ended,
+        ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
     };
     session.close().await;
@@ -209,12 +209,14 @@ async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     recorder: &Recorder<'_>,
     sql: &str,
+    dry_run: bool,
     output: &Output<W>,
     progress: &Progress,
     mut reports: Reports,
 ) -> Result<(), Stop> {
     let session = recorder.session();
     for statement in session.parse(sql)? {
+        let statement = if dry_run { statement.as_dry_run() } else { statement };
         recorder.begin(&statement);
         let mut running = match session.run(statement).await {
             Ok(running) => running,

@@ -128,7 +128,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, event: &QueryEvent) {
         match event {
-            QueryEvent::Planned { .. } => self.is_planned = true,
+            QueryEvent::Planned { .. } | QueryEvent::Quoted { .. } => self.is_planned = true,
             QueryEvent::StageStarted { fragments, .. } => {
                 self.is_planned = true;
                 self.fragments += u64::from(*fragments);

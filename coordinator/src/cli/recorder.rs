@@ -3,7 +3,6 @@
 use std::sync::{Mutex, MutexGuard};
 
 use chrono::Utc;
-use datafusion::sql::parser::Statement;
 use uuid::Uuid;
 
 use super::Stop;
@@ -11,7 +10,7 @@ use super::output::{OutputError, StreamError};
 use crate::event::{EventLog, QueryEvent};
 use crate::history::{self, Asked, Ended, Label, Outcome, Story};
 use crate::report::Report;
-use crate::session::{QueryError, Running, Session, text_of};
+use crate::session::{QueryError, Running, Session, Statement, text_of};
 
 /// Follows the statements of a session, one after the other.
 pub(crate) struct Recorder<'a> {

@@ -22,6 +22,8 @@ fn a_file_sets_everything() {
         functions_max = 16
         allow_fallback = true
         timeout_seconds = 1.5
+        prefer = "balanced"
+        deadline_seconds = 0.5
         memory_bytes_max = "1GiB"
         function_memory_bytes = 1_000_000
         function_temp_bytes = "1 GB"
@@ -72,6 +74,8 @@ fn a_file_sets_everything() {
         functions_max: 16,
         allow_fallback: true,
         timeout: Duration::from_millis(1500),
+        prefer: Some(Prefer::Balanced),
+        deadline: Some(Duration::from_millis(500)),
         memory_bytes_max: 1 << 30,
         function_memory_bytes: 1_000_000,
         function_temp_bytes: 1_000_000_000,
@@ -207,6 +211,10 @@ fn bad_files_say_what_is_wrong_and_where() {
         "invalid value \"everywhere\" for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
     check(
+        "prefer = 'cheap'",
+        "invalid value \"cheap\" for `prefer` in lake/gust.toml line 1: expected one of \"cost\", \"latency\", \"balanced\"",
+    );
+    check(
         "on = 1",
         "invalid value 1 for `on` in lake/gust.toml line 1: expected one of \"auto\", \"local\", \"in-process\", \"processes\", \"lambda\"",
     );
@@ -220,8 +228,10 @@ fn bad_files_say_what_is_wrong_and_where() {
         );
     }
     for seconds in ["0", "-1", "86401", "nan", "1e300", "-0.5"] {
-        let error = load(&format!("timeout_seconds = {seconds}"), &[]).expect_err("not a timeout").to_string();
-        assert!(error.ends_with("expected seconds above zero, at most 86400"), "{error}");
+        for key in ["timeout_seconds", "deadline_seconds"] {
+            let error = load(&format!("{key} = {seconds}"), &[]).expect_err("not a time").to_string();
+            assert!(error.ends_with("expected seconds above zero, at most 86400"), "{error}");
+        }
     }
     check(
         "memory_bytes_max = '2 gigs'",

@@ -146,6 +146,10 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dura
     deserializer.deserialize_any(Seconds)
 }
 
+pub(super) fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    seconds(deserializer).map(Some)
+}
+
 /// Whether a statement may be given this long.
 pub fn is_timeout(value: Duration) -> bool {
     !value.is_zero() && value <= TIMEOUT_MAX

@@ -10,6 +10,7 @@
 //! discounts, taxes, what a store's own client tries again, pages of long listings after the first.
 
 mod book;
+pub mod estimate;
 mod items;
 mod money;
 mod price;
@@ -17,6 +18,7 @@ mod tariff;
 mod text;
 
 pub use book::{AGE_DAYS_MAX, DEFAULT_REGION, PriceBook, PriceError};
+pub use estimate::{Amounts, Estimate, Quote};
 pub use items::{Architecture, Basis, Item, Quantities, Tariff};
 pub use money::{Money, NoMoney, Price};
 pub use price::{Athena, CostReport, Line, Waste, attempt_spent, price};

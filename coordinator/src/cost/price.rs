@@ -84,7 +84,15 @@ enum WasteKind {
 }
 
 /// Folds a query's events so far.
+///
+/// Where a memory size was picked, that is what attempts had whose size the platform did not tell.
 pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
+    let picked = events.iter().find_map(|stamped| match &stamped.event {
+        QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
+        _ => None,
+    });
+    let of_picked = picked.map(|memory_mb| Tariff { memory_mb, ..tariff.clone() });
+    let tariff = of_picked.as_ref().unwrap_or(tariff);
     let mut fold = Fold::new(events, tariff);
     for Stamped { at, event } in events {
         fold.add(*at, event);
@@ -168,6 +176,7 @@ impl<'a> Fold<'a> {
                 self.hedged(&usage.requests, Item::CoordinatorReads);
             }
             QueryEvent::Planned { .. }
+            | QueryEvent::Quoted { .. }
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }
             | QueryEvent::FellBack { .. }

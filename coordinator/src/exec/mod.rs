@@ -21,6 +21,7 @@ mod travel;
 
 pub use leftovers::Leftovers;
 pub use query::{Exchange, QueryContext, StoreCredentials};
+pub use travel::PLAN_INLINE_BYTES_MAX;
 
 use crate::planner::Stage;
 use run::{Answers, StageRun};

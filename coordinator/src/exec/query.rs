@@ -96,8 +96,13 @@ impl QueryContext {
 
     /// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
     pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> Limits {
+        Self::limits_of(self.limits, fragments, memory_bytes_max)
+    }
+
+    /// The same from the limits of an attempt whose stage is not known.
+    pub fn limits_of(limits: Limits, fragments: usize, memory_bytes_max: u64) -> Limits {
         let share = Self::RESULTS_HELD_BYTES_MAX.min(memory_bytes_max / 4) / fragments.max(1) as u64;
-        Limits { inline_bytes_max: self.limits.inline_bytes_max.min(share), ..self.limits }
+        Limits { inline_bytes_max: limits.inline_bytes_max.min(share), ..limits }
     }
 }
 

@@ -15,7 +15,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use super::stage::Stage;
 
 /// Arrow bytes for one byte of compressed Parquet. TPC-H lineitem (zstd) decodes to about five times its size.
-const EXPANSION: u64 = 5;
+pub(super) const EXPANSION: u64 = 5;
 
 /// Bytes assumed for one value of a type without a fixed width.
 const VARIABLE_WIDTH_BYTES: usize = 32;
@@ -85,7 +85,7 @@ fn output_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     statistics.num_rows.get_value().map_or(0, |rows| (*rows as u64).saturating_mul(width as u64))
 }
 
-fn row_bytes(schema: &Schema) -> usize {
+pub(super) fn row_bytes(schema: &Schema) -> usize {
     let width = |data_type: &DataType| data_type.primitive_width().unwrap_or(VARIABLE_WIDTH_BYTES);
     schema.fields().iter().map(|field| width(field.data_type())).sum()
 }

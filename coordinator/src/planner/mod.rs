@@ -12,6 +12,8 @@
 pub mod cut;
 pub mod memory;
 pub mod pack;
+pub mod reads;
+pub mod results;
 pub mod spread;
 pub mod stage;
 pub mod units;

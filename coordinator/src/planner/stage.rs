@@ -105,6 +105,11 @@ impl Stage {
         self.fragments[fragment].iter().flatten().map(|unit| self.units[*unit].weight_bytes).sum()
     }
 
+    /// Length of the encoded plan.
+    pub fn plan_bytes(&self) -> usize {
+        self.encoded.0.len()
+    }
+
     /// What travels with every fragment. `options` are the session's settings that matter to a function.
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {

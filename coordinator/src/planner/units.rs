@@ -72,31 +72,40 @@ fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
 }
 
 /// The projected columns of a scan, and what part of the table they are.
-struct Columns {
+pub(super) struct Columns {
     names: Vec<String>,
-    ids: Vec<i32>,
+    pub(super) ids: Vec<i32>,
+    /// Places among the table's columns, of which there are so many.
+    pub(super) positions: Vec<usize>,
+    pub(super) of: usize,
     share: f64,
 }
 
 impl Columns {
-    fn of(scan: &FileScanConfig) -> Self {
+    pub(super) fn of(scan: &FileScanConfig) -> Self {
         let fields = scan.file_schema().fields();
         let projection = scan.file_source().projection();
         let projected = projection.map_or_else(|| (0..fields.len()).collect(), |p| p.column_indices());
         let share = projected.len() as f64 / fields.len().max(1) as f64;
-        let projected = || projected.iter().filter_map(|index| fields.get(*index));
+        let columns = || projected.iter().filter_map(|index| fields.get(*index));
         Self {
-            names: projected().map(|field| field.name().clone()).collect(),
-            ids: projected().filter_map(|f| f.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()).collect(),
+            names: columns().map(|field| field.name().clone()).collect(),
+            ids: columns().filter_map(|f| f.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()).collect(),
+            of: fields.len(),
+            positions: projected,
             share,
         }
     }
 
     /// Top-level columns are matched by name here: a weight may be a little off, a result may not.
     fn bytes_in(&self, group: &RowGroupMetaData) -> u64 {
-        let columns = group.columns().iter();
-        let mine = columns.filter(|c| c.column_path().parts().first().is_some_and(|root| self.names.contains(root)));
-        mine.map(|column| u64::try_from(column.compressed_size()).unwrap_or_default()).sum()
+        self.chunks(group).map(|column| u64::try_from(column.compressed_size()).unwrap_or_default()).sum()
+    }
+
+    pub(super) fn chunks<'a>(&self, group: &'a RowGroupMetaData) -> impl Iterator<Item = &'a ColumnChunkMetaData> {
+        let is_mine =
+            move |c: &&ColumnChunkMetaData| c.column_path().parts().first().is_some_and(|c| self.names.contains(c));
+        group.columns().iter().filter(is_mine)
     }
 }
 
@@ -142,7 +151,7 @@ pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std
 }
 
 /// Where DataFusion takes a row group to begin when it compares it to a range.
-fn start_of(group: &RowGroupMetaData) -> u64 {
+pub(super) fn start_of(group: &RowGroupMetaData) -> u64 {
     let first = group.column(0);
     let offset = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
     u64::try_from(offset).unwrap_or_default()

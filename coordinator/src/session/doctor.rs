@@ -145,17 +145,23 @@ impl Session {
                 }
             };
         }
-        let deployment = match self.functions.describe().await {
-            Ok(deployment) => deployment,
+        let mut deployments = match self.functions.describe().await {
+            Ok(deployments) => deployments,
             Err(error) => {
                 checks.push(Check::new("functions", Err::<String, _>(error)));
                 return Vec::new();
             }
         };
-        checks.push(Check::new("functions", Ok::<_, String>(deployment.to_string())));
-        checks.push(Check::new("quota", quota(deployment.concurrency_quota, self.config.functions_max)));
-        if deployment.clones.len() > PROBES_MAX {
-            let untried = format!("the first {PROBES_MAX} of {} are tried", deployment.clones.len());
+        // Other sizes than the first are used only where they are picked.
+        deployments.truncate(if self.config.picks_by_estimate() { usize::MAX } else { 1 });
+        for deployment in &deployments {
+            checks.push(Check::new("functions", Ok::<_, String>(deployment.to_string())));
+        }
+        let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
+        checks.push(Check::new("quota", quota(limit, self.config.functions_max)));
+        let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
+        if clones.len() > PROBES_MAX {
+            let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());
             checks.push(Check::new("clones", Ok::<_, String>(untried)));
         }
         let sdk = self.functions.sdk().await;
@@ -163,7 +169,7 @@ impl Session {
             let what = format!("{}:{}", clone.short_name(), clone.version);
             (what, Arc::new(Lambda::new(sdk, vec![clone], 1)) as Arc<dyn Invoker>)
         };
-        deployment.clones.into_iter().take(PROBES_MAX).map(alone).collect()
+        clones.into_iter().take(PROBES_MAX).map(alone).collect()
     }
 
     /// What the probes, and all queries of this session before them, have taught the breaker.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use super::error::QueryError;
 use crate::aws;
 use crate::config::{Config, Target};
+use crate::cost::Architecture;
 use crate::decide::Fleet;
 use crate::exec::Exchange;
 use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
@@ -40,13 +42,16 @@ pub(super) struct FunctionPool {
     started: Mutex<Started>,
     sdk: OnceCell<SdkConfig>,
     health: Arc<Breaker>,
+    /// Whether a query has had functions: then environments are likely to be up.
+    used: AtomicBool,
 }
 
 /// What runs now. Queries under way keep what they began with.
 #[derive(Default)]
 struct Started {
     local: Option<(Scheduler, Option<Arc<Processes>>)>,
-    lambda: Option<Deployed>,
+    /// One a memory size, the one to use first.
+    lambda: Vec<Deployed>,
 }
 
 #[derive(Clone)]
@@ -61,9 +66,14 @@ struct Deployed {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Capacity {
     pub fleet: Fleet,
-    /// Lanes of one function: its cores.
+    /// Lanes of one function: its whole cores, at least one.
     pub lanes: usize,
+    /// What these lanes have of cores.
+    pub cores: f64,
     pub limits: Limits,
+    pub memory_mb: u32,
+    /// None is this machine's.
+    pub architecture: Option<Architecture>,
 }
 
 impl FunctionPool {
@@ -86,6 +96,7 @@ impl FunctionPool {
             started: Mutex::default(),
             sdk: OnceCell::new(),
             health: Arc::default(),
+            used: AtomicBool::new(false),
         })
     }
 
@@ -103,6 +114,12 @@ impl FunctionPool {
 
     /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
     pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
+        let first = self.sizes().await?.into_iter().next();
+        first.ok_or_else(|| QueryError::Functions("no function is deployed".to_owned()))
+    }
+
+    /// The same for every memory size that may be picked, the one to use where nothing is picked first.
+    pub(super) async fn sizes(&self) -> Result<Vec<Capacity>, QueryError> {
         let functions_max = self.config.functions_max;
         let healthy = self.health.health().allows();
         let inline_bytes_max = INLINE_BYTES_MAX;
@@ -117,27 +134,45 @@ impl FunctionPool {
                 Target::Processes => self.config.process.cores as usize,
                 _ => 1,
             };
-            return Ok(Capacity { fleet, lanes, limits });
+            let memory_mb = u32::try_from(limits.memory_bytes_max.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+            let cores = lanes as f64;
+            return Ok(vec![Capacity { fleet, lanes, cores, limits, memory_mb, architecture: None }]);
         }
         if self.config.on == Target::Auto && !healthy {
             // Not asked again until the breaker lets a query try.
             return Err(QueryError::Functions("they could not be asked the last times".to_owned()));
         }
-        let deployment = self.deployed().await?.deployment;
-        let functions_max = deployment.functions_max(functions_max);
-        let fleet = Fleet { functions_max, healthy, shares_machine: false };
-        let limits = Limits {
-            memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * LAMBDA_POOL_PERCENT / 100,
-            temp_bytes_max: u64::from(deployment.temp_mb) << 20,
-            inline_bytes_max,
+        let of_size = |Deployed { deployment, .. }: Deployed| {
+            let functions_max = deployment.functions_max(functions_max);
+            let fleet = Fleet { functions_max, healthy, shares_machine: false };
+            let limits = Limits {
+                memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * LAMBDA_POOL_PERCENT / 100,
+                temp_bytes_max: u64::from(deployment.temp_mb) << 20,
+                inline_bytes_max,
+            };
+            let architecture = Some(Architecture::of(&deployment.arch));
+            let (lanes, cores, memory_mb) = (deployment.cores(), deployment.cores_used(), deployment.memory_mb);
+            Capacity { fleet, lanes, cores, limits, memory_mb, architecture }
         };
-        Ok(Capacity { fleet, lanes: deployment.cores(), limits })
+        Ok(self.deployed().await?.into_iter().map(of_size).collect())
     }
 
-    /// The scheduler over running functions.
-    pub(super) async fn scheduler(&self) -> Result<Scheduler, QueryError> {
+    /// Environments of a function that are likely to be up.
+    pub(super) fn warm(&self) -> usize {
+        // What runs in this process needs no start.
+        let is_up = self.target == Target::InProcess || self.used.load(Ordering::Relaxed);
+        if is_up { self.config.functions_max as usize } else { 0 }
+    }
+
+    /// The scheduler over running functions; on Lambda over those of one memory size, where it is given.
+    pub(super) async fn scheduler(&self, memory_mb: Option<u32>) -> Result<Scheduler, QueryError> {
+        self.used.store(true, Ordering::Relaxed);
         if self.target == Target::Lambda {
-            return Ok(self.deployed().await?.scheduler);
+            let deployed = self.deployed().await?;
+            let is_it = |one: &&Deployed| memory_mb.is_none_or(|memory_mb| one.deployment.memory_mb == memory_mb);
+            // A size that went away with an upgrade in between: what is there now.
+            let chosen = deployed.iter().find(is_it).or(deployed.first()).map(|deployed| deployed.scheduler.clone());
+            return chosen.ok_or_else(|| QueryError::Functions("no function is deployed".to_owned()));
         }
         let mut started = self.started.lock().await;
         if let Some((scheduler, _)) = &started.local {
@@ -167,7 +202,7 @@ impl FunctionPool {
 
     /// What runs attempts, for one that is not a query's.
     pub(super) async fn invoker(&self) -> Result<Arc<dyn Invoker>, QueryError> {
-        Ok(self.scheduler().await?.invoker())
+        Ok(self.scheduler(None).await?.invoker())
     }
 
     /// The SDK's settings for Lambda.
@@ -178,8 +213,8 @@ impl FunctionPool {
         self.sdk.get_or_init(|| Box::pin(aws::sdk_config(s3, region, lambda.endpoint.as_deref()))).await
     }
 
-    /// What is deployed on Lambda, asked for anew.
-    pub(super) async fn describe(&self) -> Result<Deployment, QueryError> {
+    /// What is deployed on Lambda, by memory size, asked for anew.
+    pub(super) async fn describe(&self) -> Result<Vec<Deployment>, QueryError> {
         if self.exchange.access.url.starts_with("file:") {
             let message =
                 "functions on Lambda need an exchange in S3\nhint: set exchange = \"s3://BUCKET/PREFIX\" in gust.toml";
@@ -190,42 +225,47 @@ impl FunctionPool {
         described.map_err(|error| QueryError::Functions(error.to_string()))
     }
 
-    async fn deployed(&self) -> Result<Deployed, QueryError> {
+    /// What is deployed on Lambda, by memory size; at least one.
+    async fn deployed(&self) -> Result<Vec<Deployed>, QueryError> {
         let mut started = self.started.lock().await;
-        if let Some(deployed) = started.lambda.as_ref().filter(|deployed| deployed.described.elapsed() < DESCRIBED_FOR)
-        {
-            return Ok(deployed.clone());
+        let is_fresh = |deployed: &Deployed| deployed.described.elapsed() < DESCRIBED_FOR;
+        if started.lambda.first().is_some_and(is_fresh) {
+            return Ok(started.lambda.clone());
         }
         let described = Instant::now();
-        let deployment = match self.describe().await {
-            Ok(deployment) => deployment,
+        let deployments = match self.describe().await {
+            Ok(deployments) => deployments,
             Err(error) => {
                 self.health.failed(error.to_string());
+                if started.lambda.is_empty() {
+                    return Err(error);
+                }
                 // What is known still runs: a version that was published stays.
-                return match started.lambda.as_mut() {
-                    Some(known) => {
-                        tracing::warn!(%error, "the functions could not be looked at again");
-                        known.described = described;
-                        Ok(known.clone())
-                    }
-                    None => Err(error),
-                };
+                tracing::warn!(%error, "the functions could not be looked at again");
+                started.lambda.iter_mut().for_each(|known| known.described = described);
+                return Ok(started.lambda.clone());
             }
         };
-        let deployed = match started.lambda.take() {
-            Some(same) if *same.deployment == deployment => Deployed { described, ..same },
+        let mut deployed = Vec::with_capacity(deployments.len());
+        for deployment in deployments {
+            let same = started.lambda.iter().find(|known| *known.deployment == deployment).cloned();
             // Another version: new queries go there, those under way end where they began.
-            _ => {
-                let functions_max = deployment.functions_max(self.config.functions_max);
-                let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
-                let mut settings = SchedulerSettings::new(functions_max, seed());
-                settings.limits.ramp = Some(EnvironmentRamp::lambda(deployment.clones.len() as u32));
-                let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::clone(&self.health), settings);
-                Deployed { deployment: Arc::new(deployment), scheduler, invoker, described }
-            }
-        };
-        started.lambda = Some(deployed.clone());
+            deployed.push(match same {
+                Some(same) => Deployed { described, ..same },
+                None => self.deploy(deployment, described).await,
+            });
+        }
+        started.lambda.clone_from(&deployed);
         Ok(deployed)
+    }
+
+    async fn deploy(&self, deployment: Deployment, described: Instant) -> Deployed {
+        let functions_max = deployment.functions_max(self.config.functions_max);
+        let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
+        let mut settings = SchedulerSettings::new(functions_max, seed());
+        settings.limits.ramp = Some(EnvironmentRamp::lambda(deployment.clones.len() as u32));
+        let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::clone(&self.health), settings);
+        Deployed { deployment: Arc::new(deployment), scheduler, invoker, described }
     }
 
     fn processes_config(&self) -> Result<ProcessesConfig, QueryError> {
@@ -248,15 +288,15 @@ impl FunctionPool {
         })
     }
 
-    /// Architecture and memory of what is deployed on Lambda, as far as a query has already asked.
+    /// Architecture and memory of what is deployed on Lambda and used first, as far as a query has already asked.
     pub(super) async fn deployed_as(&self) -> Option<(String, u32)> {
         let started = self.started.lock().await;
-        started.lambda.as_ref().map(|Deployed { deployment, .. }| (deployment.arch.clone(), deployment.memory_mb))
+        started.lambda.first().map(|Deployed { deployment, .. }| (deployment.arch.clone(), deployment.memory_mb))
     }
 
     pub(super) async fn have_started(&self) -> bool {
         let started = self.started.lock().await;
-        started.local.is_some() || started.lambda.is_some()
+        started.local.is_some() || !started.lambda.is_empty()
     }
 
     pub(super) async fn close(&self) {
@@ -264,7 +304,7 @@ impl FunctionPool {
         if let Some(processes) = local.and_then(|(_, processes)| processes) {
             processes.shutdown().await;
         }
-        if let Some(deployed) = lambda {
+        for deployed in lambda {
             deployed.invoker.shutdown().await;
         }
     }

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 mod doctor;
 mod error;
+mod estimate;
 mod functions;
 mod plan;
 mod run;
@@ -28,7 +29,7 @@ pub use doctor::Check;
 pub use error::QueryError;
 pub(crate) use plan::Ready;
 pub use run::Running;
-pub use statement::text_of;
+pub use statement::{Statement, text_of};
 
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
@@ -173,13 +174,14 @@ impl Session {
         self.config.timeout
     }
 
-    fn packing(&self, capacity: &Capacity) -> Packing {
+    /// How fragments are packed; `fan_out` is how many were picked.
+    fn packing(&self, capacity: &Capacity, fan_out: Option<usize>) -> Packing {
         Packing {
             fragment_bytes_target: self.config.fragment_bytes_target,
-            model: self.model(capacity.lanes),
+            model: self.model(capacity.cores),
             functions_max: capacity.fleet.functions_max,
             // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
-            functions: (self.target() != Target::Auto).then_some(capacity.fleet.functions_max),
+            functions: fan_out.or((self.target() != Target::Auto).then_some(capacity.fleet.functions_max)),
             lanes_max: capacity.lanes,
         }
     }

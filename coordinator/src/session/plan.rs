@@ -5,6 +5,8 @@ use std::sync::Arc;
 use datafusion::common::DataFusionError;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -12,14 +14,17 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use gust_catalog::Pruning;
+use gust_protocol::Usage;
 use gust_protocol::plan::file_scan;
 use url::Url;
 
 use super::Session;
 use super::error::QueryError;
+use super::estimate::Survey;
 use super::functions::Capacity;
 use crate::config::Target;
 use crate::decide::{Decision, Place, Reason, TimeModel, Workload, decide};
+use crate::planner::pack::Packing;
 use crate::planner::spread::SpreadScans;
 use crate::planner::stage::{Surroundings, is_parquet};
 use crate::planner::units::units;
@@ -32,19 +37,24 @@ pub(crate) struct Ready {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// The stages of `plan`; none where it runs locally.
     pub(crate) planned: Option<Planned>,
+    /// Which functions run them.
+    pub(super) capacity: Option<Capacity>,
     pub(crate) decision: Decision,
     /// What table metadata saved, by table.
     pub(crate) pruning: Vec<(String, Pruning)>,
 }
 
 impl Session {
-    /// Plans a query for where it is decided to run.
-    pub(crate) async fn ready(&self, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+    /// Plans a query for where it is decided to run; `before` is what the coordinator had read when the statement came.
+    pub(super) async fn ready(&self, logical: &LogicalPlan, before: &Usage) -> Result<Ready, QueryError> {
         let mut state = self.context.state();
         let notes = PruningNotes::default();
         state.config_mut().set_extension(Arc::new(notes.clone()));
         let ready = match self.target() {
             Target::Local => self.ready_locally(state, logical).await,
+            target if self.config.picks_by_estimate() => {
+                Box::pin(self.ready_by_estimate(target, state, logical, &notes, before)).await
+            }
             Target::Auto => self.ready_by_numbers(state, logical, &notes).await,
             target => self.ready_for(target, state, logical).await,
         };
@@ -55,7 +65,36 @@ impl Session {
     async fn ready_locally(&self, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
         let plan = state.create_physical_plan(logical).await.map_err(QueryError::from_engine)?;
         let decision = Decision::local(Reason::Requested, Workload::default());
-        Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() })
+        Ok(Ready::local(state, plan, decision))
+    }
+
+    /// The way that money or a deadline picks. Where there is nothing to pick from, all is as without.
+    async fn ready_by_estimate(
+        &self,
+        target: Target,
+        state: SessionState,
+        logical: &LogicalPlan,
+        notes: &PruningNotes,
+        before: &Usage,
+    ) -> Result<Ready, QueryError> {
+        let survey = Box::pin(self.survey(state, logical, before, notes)).await?;
+        let Some(choice) = self.choose(&survey) else {
+            notes.take();
+            let Survey { state, .. } = survey;
+            return match target {
+                Target::Auto => self.ready_by_numbers(state, logical, notes).await,
+                target => self.ready_for(target, state, logical).await,
+            };
+        };
+        let Survey { state, local, workload, distributed, mut ways, .. } = survey;
+        let picked = ways.iter().position(|way| way.estimate == choice.picked);
+        let capacity = picked.and_then(|picked| ways.swap_remove(picked).functions);
+        let decision = Decision::chosen(choice, workload);
+        let (Some((capacity, fan_out)), Some((state, plan))) = (capacity, distributed) else {
+            return Ok(Ready::local(state, local, decision));
+        };
+        let planned = self.stages(&plan, self.packing(&capacity, Some(fan_out))).map_err(QueryError::from_engine)?;
+        Ok(Ready::on_functions(state, planned, capacity, decision))
     }
 
     async fn ready_by_numbers(
@@ -71,29 +110,21 @@ impl Session {
         let local = |reason| Decision::local(reason, workload);
         if workload.scans == 0 {
             // Nobody needs to ask what is deployed.
-            let decision = local(Reason::NoScan);
-            return Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() });
+            return Ok(Ready::local(state, plan, local(Reason::NoScan)));
         }
         let (decision, capacity) = match self.functions.capacity().await {
             Ok(capacity) => (self.decide(Target::Auto, workload, Some(&capacity)), Some(capacity)),
             Err(error) => (local(Reason::Unavailable(error.to_string())), None),
         };
         let Some(capacity) = capacity.filter(|_| decision.place == Place::Functions) else {
-            return Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() });
+            return Ok(Ready::local(state, plan, decision));
         };
         // Planning once more notes once more.
         notes.take();
         match self.distribute(&state, &optimized, &capacity).await {
-            Ok((state, planned)) => Ok(Ready {
-                state,
-                plan: Arc::clone(&planned.plan),
-                planned: Some(planned),
-                decision,
-                pruning: Vec::new(),
-            }),
+            Ok((state, planned)) => Ok(Ready::on_functions(state, planned, capacity, decision)),
             Err(DataFusionError::NotImplemented(why)) => {
-                let decision = Decision::local(Reason::PlanNotSupported(why), workload);
-                Ok(Ready { state, plan, planned: None, decision, pruning: Vec::new() })
+                Ok(Ready::local(state, plan, local(Reason::PlanNotSupported(why))))
             }
             Err(error) => Err(QueryError::from_engine(error)),
         }
@@ -118,13 +149,7 @@ impl Session {
                     bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
                 };
                 let decision = self.decide(target, workload, Some(&capacity));
-                Ok(Ready {
-                    state,
-                    plan: Arc::clone(&planned.plan),
-                    planned: Some(planned),
-                    decision,
-                    pruning: Vec::new(),
-                })
+                Ok(Ready::on_functions(state, planned, capacity, decision))
             }
             Err(DataFusionError::NotImplemented(why)) if self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;
@@ -139,30 +164,27 @@ impl Session {
     }
 
     fn decide(&self, target: Target, workload: Workload, capacity: Option<&Capacity>) -> Decision {
-        let model = self.model(capacity.map_or(1, |capacity| capacity.lanes));
+        let model = self.model(capacity.map_or(1.0, |capacity| capacity.cores));
         decide(target, workload, capacity.map(|capacity| capacity.fleet), &model)
     }
 
     /// How long things take here, with functions of so many cores.
-    pub(super) fn model(&self, function_cores: usize) -> TimeModel {
+    pub(super) fn model(&self, function_cores: f64) -> TimeModel {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self.functions.target() {
             Target::Lambda => TimeModel::lambda(cores, function_cores),
-            _ => TimeModel { function_cores: function_cores as f64, ..TimeModel::laptop(cores) },
+            _ => TimeModel { function_cores, ..TimeModel::laptop(cores) },
         }
     }
 
     /// What the Parquet scans of a physical plan will read.
-    fn workload(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Workload> {
+    pub(super) fn workload(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Workload> {
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
         let mut workload = Workload::default();
         let fragment_bytes_target = self.config.fragment_bytes_target;
         plan.apply(|node| {
             if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
-                // Local plans cut files anywhere; here each file counts once.
-                let mut files: Vec<_> = scan.file_groups.iter().flat_map(|group| group.iter()).cloned().collect();
-                files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
-                files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+                let files = whole_files(scan);
                 let units = units(scan, &files, footers.as_ref(), |_| fragment_bytes_target / 4);
                 workload.scans += 1;
                 workload.units += units.len();
@@ -180,8 +202,13 @@ impl Session {
         optimized: &LogicalPlan,
         capacity: &Capacity,
     ) -> Result<(SessionState, Planned)> {
-        let state = distributed_state(state);
-        let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
+        let (state, plan) = distributed(state, optimized).await?;
+        let planned = self.stages(&plan, self.packing(capacity, None))?;
+        Ok((state, planned))
+    }
+
+    /// A distributed plan's stages. Reads nothing.
+    pub(super) fn stages(&self, plan: &Arc<dyn ExecutionPlan>, packing: Packing) -> Result<Planned> {
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
         let access = |url: &str| {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
@@ -191,10 +218,37 @@ impl Session {
             }
             self.stores.access(&url)
         };
-        let surroundings = Surroundings { packing: self.packing(capacity), footers: footers.as_ref(), access: &access };
-        let planned = plan_stages(&plan, &surroundings)?;
-        Ok((state, planned))
+        plan_stages(plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })
     }
+}
+
+impl Ready {
+    fn local(state: SessionState, plan: Arc<dyn ExecutionPlan>, decision: Decision) -> Self {
+        Self { state, plan, planned: None, capacity: None, decision, pruning: Vec::new() }
+    }
+
+    fn on_functions(state: SessionState, planned: Planned, capacity: Capacity, decision: Decision) -> Self {
+        let (plan, capacity) = (Arc::clone(&planned.plan), Some(capacity));
+        Self { state, plan, planned: Some(planned), capacity, decision, pruning: Vec::new() }
+    }
+}
+
+/// A scan's files, each once: local plans cut them anywhere.
+pub(super) fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
+    let mut files: Vec<_> = scan.file_groups.iter().flat_map(|group| group.iter()).cloned().collect();
+    files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
+    files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+    files
+}
+
+/// The physical plan from which stages are cut.
+pub(super) async fn distributed(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
+    let state = distributed_state(state);
+    let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
+    Ok((state, plan))
 }
 
 /// The stock rules without the one that undoes two-phase aggregates, and scans that stay as the planner spreads them.

@@ -11,14 +11,15 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
-use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::error::{QueryError, ran_out_of_time};
+use super::functions::Capacity;
 use super::plan::Ready;
+use super::statement::Statement;
 use super::{CLEANING_MAX, Session};
 use crate::config::Target;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
@@ -67,7 +68,8 @@ impl Session {
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
         let before = self.coordinator_usage();
         let id = Uuid::now_v7().simple().to_string();
-        let logical = self.logical_plan(statement).await?;
+        let Statement { sql, wanted } = statement;
+        let logical = self.logical_plan(*sql).await?;
         let mut running = Running {
             session: self.clone(),
             id,
@@ -82,6 +84,17 @@ impl Session {
             attempts: None,
         };
         match logical {
+            logical if wanted.is_cost_of(&logical)? => {
+                let logical = match logical {
+                    LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
+                    logical => logical,
+                };
+                let (decision, quote) = Box::pin(self.quote(&logical, &before)).await?;
+                running.schema = explain::cost_schema();
+                running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
+                running.events.push(QueryEvent::Planned { decision });
+                running.events.push(QueryEvent::Quoted { quote: Box::new(quote) });
+            }
             LogicalPlan::Explain(explain) => {
                 let text = self.explain_plan(&explain.plan).await?;
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
@@ -106,7 +119,7 @@ impl Session {
     pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
         let session = self.clone();
         let explaining = async move {
-            let logical = match session.logical_plan(statement).await? {
+            let logical = match session.logical_plan(*statement.sql).await? {
                 LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
                 logical => logical,
             };
@@ -116,12 +129,12 @@ impl Session {
     }
 
     async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
-        let ready = self.ready(logical).await?;
+        let ready = self.ready(logical, &self.coordinator_usage()).await?;
         Ok(explain::explain(&ready, &self.config))
     }
 
     /// What the coordinator's own stores have been asked for since the session began.
-    fn coordinator_usage(&self) -> Usage {
+    pub(super) fn coordinator_usage(&self) -> Usage {
         let counters = self.stores.counters();
         Usage {
             requests: counters.requests(),
@@ -139,13 +152,18 @@ impl Session {
         }
     }
 
-    async fn query_context(&self, id: &str, events: &EventLog, deadline: Instant) -> Result<QueryContext, QueryError> {
-        let capacity = self.functions.capacity().await?;
-        let scheduler = self.functions.scheduler().await?;
+    async fn query_context(
+        &self,
+        id: &str,
+        capacity: &Capacity,
+        events: &EventLog,
+        deadline: Instant,
+    ) -> Result<QueryContext, QueryError> {
+        let scheduler = self.functions.scheduler(Some(capacity.memory_mb)).await?;
         Ok(QueryContext {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into()),
-            model: self.model(capacity.lanes),
+            model: self.model(capacity.cores),
             exchange: self.functions.exchange().clone(),
             limits: capacity.limits,
             credentials: self.store_credentials().await,
@@ -257,7 +275,7 @@ impl Running {
 
     /// Starts a query where it is decided to run.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
-        let ready = self.session.ready(&logical).await?;
+        let ready = self.session.ready(&logical, &self.before).await?;
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
@@ -272,11 +290,11 @@ impl Running {
     }
 
     async fn execute(&mut self, ready: Ready, remote: bool) -> Result<SendableRecordBatchStream, QueryError> {
-        let Ready { state, plan, .. } = ready;
+        let Ready { state, plan, capacity, .. } = ready;
         let mut context = TaskContext::from(&state);
-        if remote {
+        if let Some(capacity) = capacity.filter(|_| remote) {
             self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
-            let query = self.session.query_context(&self.id, &self.events, self.deadline).await?;
+            let query = self.session.query_context(&self.id, &capacity, &self.events, self.deadline).await?;
             self.attempts = Some(query.attempts.clone());
             let config = context.session_config().clone().with_extension(Arc::new(query));
             context = context.with_session_config(config);
@@ -341,7 +359,7 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
     Ok(rows.build())
 }
 
-fn difference(now: Usage, before: Usage) -> Usage {
+pub(super) fn difference(now: Usage, before: Usage) -> Usage {
     let mut usage = now;
     usage.requests.get -= before.requests.get;
     usage.requests.head -= before.requests.head;

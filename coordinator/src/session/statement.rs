@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use datafusion::common::{DataFusionError, ResolvedTableReference, TableReference};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
 use datafusion::prelude::SQLOptions;
-use datafusion::sql::parser::{CopyToStatement, DFParserBuilder, ExplainStatement, Statement};
+use datafusion::sql::parser::{
+    CopyToStatement, DFParser, DFParserBuilder, ExplainStatement, Statement as EngineStatement,
+};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::Session;
 use super::error::QueryError;
@@ -23,6 +27,95 @@ const OWN_SCHEMA: &str = "public";
 /// Tables that are looked through for a near name.
 const NAMES_MAX: usize = 10_000;
 
+/// One statement, and what is wanted of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    pub(super) sql: Box<EngineStatement>,
+    pub(super) wanted: Wanted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Its rows.
+    Rows,
+    /// What they would cost: `EXPLAIN COST`.
+    Cost,
+    /// The same, but a statement that only changes the session is run.
+    CostOrChange,
+}
+
+impl Wanted {
+    /// Whether the cost of `plan` is wanted, and not its rows or what it changes.
+    ///
+    /// # Errors
+    /// Where it is wanted but there is none to tell: what changes the session runs at once, some of it over data.
+    pub(super) fn is_cost_of(self, plan: &LogicalPlan) -> Result<bool, QueryError> {
+        let (LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) = plan else { return Ok(self != Self::Rows) };
+        let runs_a_query = matches!(
+            plan,
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) | LogicalPlan::Statement(PlanStatement::Execute(_))
+        );
+        match self {
+            Self::Cost => Err(QueryError::Sql(
+                "EXPLAIN COST: this statement changes the session and has no cost of its own\nhint: ask for the cost of a query, such as EXPLAIN COST SELECT ..."
+                    .to_owned(),
+            )),
+            Self::CostOrChange if runs_a_query => Err(QueryError::Sql(
+                "a dry run does not run this statement, for it reads data\nhint: ask for the cost of its query"
+                    .to_owned(),
+            )),
+            Self::CostOrChange | Self::Rows => Ok(false),
+        }
+    }
+}
+
+impl Statement {
+    /// The same statement, to be estimated instead of run; one that only changes the session is run still.
+    #[must_use]
+    pub fn as_dry_run(self) -> Self {
+        let wanted = if self.wanted == Wanted::Rows { Wanted::CostOrChange } else { self.wanted };
+        Self { wanted, ..self }
+    }
+}
+
+impl std::fmt::Display for Statement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cost = if self.wanted == Wanted::Cost { "EXPLAIN COST " } else { "" };
+        write!(f, "{cost}{}", self.sql)
+    }
+}
+
+/// The engine's own loop over the statements of a text, which also knows `EXPLAIN COST`.
+///
+/// The engine takes the word after EXPLAIN for the beginning of a statement, and none begins with COST: nothing else is
+/// meant by it.
+fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionError> {
+    let mut statements = Vec::new();
+    loop {
+        while parser.parser.consume_token(&Token::SemiColon) {}
+        if parser.parser.peek_token_ref().token == Token::EOF {
+            return Ok(statements);
+        }
+        let explains_cost = is(parser, 0, Keyword::EXPLAIN) && is(parser, 1, Keyword::COST);
+        if explains_cost {
+            parser.parser.next_token();
+            parser.parser.next_token();
+        }
+        let wanted = if explains_cost { Wanted::Cost } else { Wanted::Rows };
+        statements.push(Statement { sql: Box::new(parser.parse_statement()?), wanted });
+        let next = parser.parser.peek_token();
+        if ![Token::SemiColon, Token::EOF].contains(&next.token) {
+            return parser.parser.expected("end of statement", next).map_err(Into::into);
+        }
+    }
+}
+
+/// Whether the parser stands so many words before this one.
+fn is(parser: &DFParser<'_>, ahead: usize, keyword: Keyword) -> bool {
+    // What is quoted is a name.
+    matches!(&parser.parser.peek_nth_token_ref(ahead).token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
+}
+
 impl Session {
     /// Splits a text at its semicolons.
     ///
@@ -35,7 +128,7 @@ impl Session {
                 _ => error.strip_backtrace(),
             })
         };
-        let statements = DFParserBuilder::new(sql).build().map_err(failed)?.parse_statements().map_err(failed)?;
+        let statements = statements(&mut DFParserBuilder::new(sql).build().map_err(failed)?).map_err(failed)?;
         if statements.is_empty() {
             return Err(QueryError::Sql(
                 "there is no statement\nhint: give SQL, or - to read it from stdin".to_owned(),
@@ -44,7 +137,7 @@ impl Session {
         if statements.len() > STATEMENTS_MAX {
             return Err(QueryError::Sql(format!("{} statements; at most {STATEMENTS_MAX} are run", statements.len())));
         }
-        Ok(statements.into_iter().collect())
+        Ok(statements)
     }
 
     /// The tables and paths that a statement names, sorted: those of a catalog in full, others as they are written.
@@ -63,12 +156,12 @@ impl Session {
                 (catalog, schema) => format!("{catalog}.{schema}.{table}"),
             }
         };
-        let references = state.resolve_table_references(statement).unwrap_or_default();
+        let references = state.resolve_table_references(&statement.sql).unwrap_or_default();
         references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The logical plan of a statement that this session may run.
-    pub(super) async fn logical_plan(&self, statement: Statement) -> Result<LogicalPlan, QueryError> {
+    pub(super) async fn logical_plan(&self, statement: EngineStatement) -> Result<LogicalPlan, QueryError> {
         let state = self.context.state();
         let references = state.resolve_table_references(&statement);
         let plan = match state.statement_to_plan(statement).await {
@@ -147,15 +240,17 @@ impl Session {
 
 /// A statement as the parser writes it, without options: they may hold secrets.
 pub fn text_of(statement: &Statement) -> String {
-    without_options(statement).to_string()
+    Statement { sql: Box::new(without_options(&statement.sql)), ..statement.clone() }.to_string()
 }
 
-fn without_options(statement: &Statement) -> Statement {
+fn without_options(statement: &EngineStatement) -> EngineStatement {
     match statement {
-        Statement::CopyTo(copy) => Statement::CopyTo(CopyToStatement { options: Vec::new(), ..copy.clone() }),
-        Statement::Explain(explain) => {
+        EngineStatement::CopyTo(copy) => {
+            EngineStatement::CopyTo(CopyToStatement { options: Vec::new(), ..copy.clone() })
+        }
+        EngineStatement::Explain(explain) => {
             let statement = Box::new(without_options(&explain.statement));
-            Statement::Explain(ExplainStatement { options: explain.options.clone(), statement })
+            EngineStatement::Explain(ExplainStatement { options: explain.options.clone(), statement })
         }
         // Of CREATE EXTERNAL TABLE the parser writes no options anyway.
         other => other.clone(),
@@ -189,5 +284,43 @@ fn sort_out(error: DataFusionError) -> QueryError {
     match QueryError::from_engine(error) {
         QueryError::Sql(_) => told,
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explain_cost_is_told_from_all_else() {
+        #[track_caller]
+        fn check(text: &str, expect: &[(&str, Wanted)]) {
+            let parsed = statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL");
+            let seen: Vec<(String, Wanted)> = parsed.iter().map(|one| (one.sql.to_string(), one.wanted)).collect();
+            let seen: Vec<(&str, Wanted)> = seen.iter().map(|(sql, wanted)| (sql.as_str(), *wanted)).collect();
+            assert_eq!(seen, expect, "{text}");
+        }
+        use Wanted::{Cost, Rows};
+        check("EXPLAIN COST SELECT 1", &[("SELECT 1", Cost)]);
+        check(";; explain /* what? */ cost\n SELECT 1; SELECT 2;", &[("SELECT 1", Cost), ("SELECT 2", Rows)]);
+        check("EXPLAIN SELECT cost FROM cost", &[("EXPLAIN SELECT cost FROM cost", Rows)]);
+        check(
+            "EXPLAIN COST WITH cost AS (SELECT 1) SELECT * FROM cost",
+            &[("WITH cost AS (SELECT 1) SELECT * FROM cost", Cost)],
+        );
+        check("SELECT 1 AS explain; SELECT cost", &[("SELECT 1 AS explain", Rows), ("SELECT cost", Rows)]);
+        check("", &[]);
+        for bad in ["EXPLAIN COST", "EXPLAIN \"COST\" SELECT 1", "EXPLAIN COST SELECT 1 SELECT 2", "COST SELECT 1"] {
+            let error = statements(&mut DFParserBuilder::new(bad).build().expect("words")).expect_err(bad);
+            assert!(matches!(error.find_root(), DataFusionError::SQL(..)), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_keeps_what_is_wanted_anyway() {
+        let parse =
+            |text: &str| statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL").remove(0);
+        assert_eq!(parse("SELECT 1").as_dry_run().wanted, Wanted::CostOrChange);
+        assert_eq!(parse("EXPLAIN COST SELECT 1").as_dry_run().to_string(), "EXPLAIN COST SELECT 1");
     }
 }

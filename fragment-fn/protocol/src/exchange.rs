@@ -81,7 +81,7 @@ pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
 }
 
 /// A multipart part, and how many are under way at once: memory outside the pool.
-const PART_BYTES: usize = 8 << 20;
+pub const PART_BYTES: usize = 8 << 20;
 const PARTS_AT_ONCE_MAX: usize = 2;
 
 /// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max`, then three multipart parts of 8 MiB, in memory.

@@ -121,6 +121,11 @@ impl Deployment {
         wanted.min(self.concurrency_quota.unwrap_or(u32::MAX)).max(1) as usize
     }
 
+    /// Of one function's cores, what as many lanes as [`Self::cores`] can use: less than one where it has less than one.
+    pub fn cores_used(&self) -> f64 {
+        (f64::from(self.memory_mb) / f64::from(MEMORY_MB_PER_CORE)).min(self.cores() as f64)
+    }
+
     /// Whole cores of one function, at least one.
     pub fn cores(&self) -> usize {
         (self.memory_mb / MEMORY_MB_PER_CORE).clamp(1, CORES_MAX) as usize
@@ -162,12 +167,13 @@ pub enum DescribeError {
     NoSuchSize { memory_mb: u32, found: String },
 }
 
-/// Asks Lambda what `functions` are; those of one memory size and architecture are taken, `memory_mb` where it is given.
+/// Asks Lambda what `functions` are: those of one memory size and architecture belong together. First the size that is used where
+/// nothing else is said; it is `memory_mb` where that is given, and then the only one.
 pub async fn describe(
     config: &SdkConfig,
     functions: &[FunctionName],
     memory_mb: Option<u32>,
-) -> Result<Deployment, DescribeError> {
+) -> Result<Vec<Deployment>, DescribeError> {
     if functions.is_empty() {
         return Err(DescribeError::NoneConfigured);
     }
@@ -179,12 +185,13 @@ pub async fn describe(
     }
     let client = Client::new(config);
     let asked: Vec<_> = functions.iter().map(|function| describe_one(&client, function).boxed()).collect();
-    let described = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).try_collect().await?;
-    let mut deployment = choose(described, memory_mb)?;
+    let described: Vec<Deployment> = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).try_collect().await?;
+    let mut deployments = by_size(&described, memory_mb)?;
     // Without the right to ask, throttles will tell.
     let limit = client.get_account_settings().send().await.ok().and_then(|settings| settings.account_limit);
-    deployment.concurrency_quota = limit.and_then(|limit| u32::try_from(limit.concurrent_executions).ok());
-    Ok(deployment)
+    let quota = limit.and_then(|limit| u32::try_from(limit.concurrent_executions).ok());
+    deployments.iter_mut().for_each(|deployment| deployment.concurrency_quota = quota);
+    Ok(deployments)
 }
 
 async fn describe_one(client: &Client, function: &FunctionName) -> Result<Deployment, DescribeError> {
@@ -241,6 +248,19 @@ fn pinned(function: &FunctionName, described: &Described) -> Result<Deployment, 
         arch: described.architectures().first().map_or("x86_64", |arch| arch.as_str()).to_owned(),
         concurrency_quota: None,
     })
+}
+
+/// Every size, the one to use first.
+fn by_size(described: &[Deployment], memory_mb: Option<u32>) -> Result<Vec<Deployment>, DescribeError> {
+    let first = choose(described.to_vec(), memory_mb)?;
+    let mut others: Vec<u32> = match memory_mb {
+        Some(_) => Vec::new(),
+        None => described.iter().map(|one| one.memory_mb).filter(|size| *size != first.memory_mb).collect(),
+    };
+    others.sort_unstable();
+    others.dedup();
+    let others = others.into_iter().map(|size| choose(described.to_vec(), Some(size)));
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 /// The functions of one size: the one asked for, else the smallest with a whole core, else the largest; clones together.
@@ -320,7 +340,14 @@ mod tests {
         check(all(), None, &["m0", "m1"], 1);
         check(all(), Some(512), &["s"], 1);
         check(all(), Some(8192), &["l"], 4);
+        let used = |memory_mb| one("f", memory_mb, "arm64").cores_used();
+        assert_eq!((used(1769), used(2048), used(3538)), (1.0, 1.0, 2.0));
+        assert!((used(512) - 0.2894).abs() < 1e-4);
         check(vec![one("s", 512, "arm64"), one("t", 1024, "arm64")], None, &["t"], 1);
+        let sizes = |memory_mb| -> Vec<u32> {
+            by_size(&all(), memory_mb).expect("sizes").iter().map(|one| one.memory_mb).collect()
+        };
+        assert_eq!((sizes(None), sizes(Some(512))), (vec![2048, 512, 8192], vec![512]));
         let error = choose(all(), Some(1)).expect_err("no such size").to_string();
         assert_eq!(error, "no function of 1 MB is configured\nhint: lambda.memory_mb must be one of 512, 2048, 8192");
     }

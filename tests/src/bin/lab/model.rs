@@ -214,6 +214,8 @@ fn time_model(platform: &Platform) -> TimeModel {
         core_bytes_per_second: platform.core_bytes_per_second,
         pipe_bytes_per_second: 1.25e9,
         function_pipe: Pipe::LAMBDA,
+        read_latency: Duration::from_millis(27),
+        start: Duration::from_millis(250),
         cores: 8,
         function_cores: platform.cores,
     }

@@ -1,0 +1,274 @@
+use super::*;
+use crate::cost::{Architecture, PriceBook, price};
+use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use gust_protocol::FragmentId;
+
+// Published prices of us-east-1, in dollars.
+const GB_SECOND: f64 = 0.0000166667;
+const INVOCATION: f64 = 0.20 / 1e6;
+const GET: f64 = 0.0004 / 1e3;
+const PUT: f64 = 0.005 / 1e3;
+const GB_MONTH: f64 = 0.023;
+
+fn tariff() -> Tariff {
+    Tariff {
+        book: PriceBook::of_region("us-east-1").expect("a book"),
+        architecture: Architecture::X86,
+        memory_mb: 2048,
+        as_if: true,
+        coordinator_hour: None,
+        coordinator_outside: Some(false),
+        stale: None,
+    }
+}
+
+fn model() -> TimeModel {
+    TimeModel {
+        stage_overhead: Duration::from_millis(100),
+        fragment_overhead: Duration::from_millis(1),
+        core_bytes_per_second: 100e6,
+        pipe_bytes_per_second: 1e9,
+        function_pipe: Pipe::steady(200e6),
+        read_latency: Duration::from_millis(10),
+        start: Duration::from_millis(500),
+        cores: 4,
+        function_cores: 1.0,
+    }
+}
+
+fn planning() -> Usage {
+    Usage { requests: Requests { get: 3, list: 1, ..Requests::default() }, bytes_read: 1_000, ..Usage::default() }
+}
+
+const FRAGMENT: FragmentLoad = FragmentLoad {
+    weight_bytes: 100_000_000,
+    lanes: 1,
+    reads: Reads { footers: 2, row_groups: 4, runs: 6, chunks: 9, bytes: 120_000_000, guessed_files: 0 },
+};
+
+fn stage(fragments: usize) -> StageLoad {
+    StageLoad {
+        fragments: vec![FRAGMENT; fragments],
+        results: Results { expected: Some(1_000_000), at_most: 50_000_000 },
+        inline_bytes_max: 4_000_000,
+        publishes_plan: false,
+    }
+}
+
+/// What `stages` cost on ten cold functions elsewhere, with changes.
+fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &mut Circumstances<'_>)) -> Estimate {
+    let (mut changed_model, mut changed_tariff) = (model(), tariff());
+    let mut on = Circumstances {
+        model: &model(),
+        functions_max: 10,
+        shares_machine: false,
+        warm: 0,
+        tariff: &tariff(),
+        planning: &planning(),
+    };
+    change(&mut changed_model, &mut changed_tariff, &mut on);
+    on_functions(stages, &Circumstances { model: &changed_model, tariff: &changed_tariff, ..on })
+}
+
+#[track_caller]
+fn check_dollars(amount: Money, expect: f64) {
+    let dollars = amount.nano_dollars() as f64 / 1e9;
+    // Each kind of spending is rounded to a nano-dollar once.
+    assert!((dollars - expect).abs() < 5e-9, "{dollars} is not {expect}");
+}
+
+#[track_caller]
+fn check_seconds(seconds: f64, expect: f64) {
+    assert!((seconds - expect).abs() < 1e-9, "{seconds} is not {expect}");
+}
+
+#[test]
+fn two_cold_functions() {
+    let Estimate { place, functions, memory_mb, fragments, expected, upper, not_included } =
+        estimate(&[stage(2)], |_, _, _| {});
+    assert_eq!((place, functions, memory_mb, fragments), (Place::Functions, 2, Some(2048), 2));
+    assert_eq!(not_included, ["logs", "the coordinator's machine"]);
+    // 100 ms, five more first bytes of 10 ms, then 100 MB at 100 MB/s while 120 MB come at 200 MB/s; a start of 500 ms.
+    check_seconds(expected.gb_seconds, 2.0 * (1.15 + 0.5) * 2.0);
+    let reads = 2.0 * (2.0 + 6.0);
+    check_dollars(expected.dollars, 6.6 * GB_SECOND + 2.0 * INVOCATION + (reads + 3.0) * GET + PUT);
+    // And 2 ms on the coordinator, and a megabyte of results at 1 GB/s.
+    check_seconds(expected.seconds, 1.15 + 0.5 + 0.002 + 0.001);
+    assert_eq!((expected.requests, expected.bytes), (16 + 3 + 1, 240_001_000));
+
+    // Overheads times 2.3, computing at half the rate, starts of two seconds.
+    let each = 0.15 * 2.3 + 2.0;
+    check_seconds(upper.gb_seconds, 2.0 * (each + 2.0) * 2.0);
+    // Two reads a footer, one a column chunk; one of a hundred again, and one a function.
+    let reads = 2 * (2 * 2 + 9) + 1 + 2;
+    // Results of 25 MB each: three parts between a beginning and an end, read with one request; then cleaned up.
+    let seconds = each + 2.0 + 0.002 + 0.05;
+    check_seconds(upper.seconds, seconds);
+    let stored = 50e6 / f64::from(1 << 30) * seconds / (30.0 * 86_400.0) * GB_MONTH;
+    let gets = f64::from(reads) + 2.0 + 3.0;
+    let puts = 2.0 * 5.0 + 1.0 + 1.0;
+    check_dollars(upper.dollars, upper.gb_seconds * GB_SECOND + 2.0 * INVOCATION + gets * GET + puts * PUT + stored);
+    assert_eq!((upper.requests, upper.bytes), (29 + 5 + 12, 290_001_000));
+}
+
+#[test]
+fn many_share_slots_and_some_run_twice() {
+    let Estimate { functions, fragments, expected, upper, .. } =
+        estimate(&[stage(30), stage(10)], |_, _, on| on.warm = 10);
+    assert_eq!((functions, fragments), (10, 40));
+    // Four rounds; nothing has to start.
+    check_seconds(expected.seconds, 4.0 * 1.15 + 0.04 + 0.002);
+    check_seconds(expected.gb_seconds, 40.0 * 1.15 * 2.0);
+    // Two of forty run twice, and ten start.
+    check_seconds(upper.gb_seconds, (42.0 * 2.345 + 10.0 * 2.0) * 2.0);
+    // Few see no second attempt.
+    let few = estimate(&[stage(3)], |_, _, _| {});
+    check_seconds(few.upper.gb_seconds, 3.0 * (2.345 + 2.0) * 2.0);
+}
+
+#[test]
+fn one_machine_has_one_set_of_cores() {
+    let shared = estimate(&[stage(8)], |_, _, on| (on.shares_machine, on.warm) = (true, 10));
+    // Eight functions of one core on four, so each takes twice as long; the machine's pipe is no bound at 1 GB/s.
+    check_seconds(shared.expected.gb_seconds, 8.0 * 2.15 * 2.0);
+    check_seconds(shared.expected.seconds, 2.15 + 0.008 + 0.001);
+    // Its processes stay, so that nothing starts even at most; one of eight runs twice.
+    check_seconds(shared.upper.gb_seconds, 9.0 * (0.345 + 4.0) * 2.0);
+    let slow = estimate(&[stage(8)], |model, _, on| {
+        (on.shares_machine, on.warm) = (true, 10);
+        model.pipe_bytes_per_second = 100e6;
+    });
+    // 960 MB through it.
+    check_seconds(slow.expected.seconds, 0.15 + 9.6 + 0.008 + 0.01);
+}
+
+#[test]
+fn lanes_use_the_cores_of_a_function() {
+    let lanes = |lanes| {
+        let mut load = stage(1);
+        load.fragments[0].lanes = lanes;
+        estimate(&[load], |model, _, on| (model.function_cores, on.warm) = (2.0, 10)).expected.gb_seconds / 2.0
+    };
+    // One lane has one core and waits for six first bytes one after the other, two have two and wait for three.
+    check_seconds(lanes(1), 0.15 + 1.0);
+    check_seconds(lanes(2), 0.12 + 0.6);
+}
+
+#[test]
+fn unknown_results_are_expected_to_fit_and_may_not() {
+    let mut load = stage(2);
+    load.results.expected = None;
+    load.publishes_plan = true;
+    let Estimate { expected, upper, .. } = estimate(&[load], |_, _, on| on.warm = 10);
+    // The plan is written once, read by each function, and removed at the end after a listing.
+    assert_eq!((expected.requests, expected.bytes), (16 + 2 + 2 + 4, 240_001_000));
+    assert_eq!(upper.requests, (26 + 2 + 1 + 2) + 2 + 10 + 2 + 4);
+}
+
+#[test]
+fn what_the_settings_tell_is_priced() {
+    let told = estimate(&[stage(2)], |_, tariff, _| {
+        tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
+        tariff.coordinator_outside = Some(true);
+    });
+    assert_eq!(told.not_included, ["logs"]);
+    let more = told.expected.dollars.saturating_sub(estimate(&[stage(2)], |_, _, _| {}).expected.dollars);
+    // A hundred microdollars a second, and 1,001,000 bytes for $0.09 a GB.
+    check_dollars(more, 1.653 * 0.0001 + 1_001_000.0 / f64::from(1 << 30) * 0.09);
+    let nobody_said = estimate(&[stage(2)], |_, tariff, _| tariff.coordinator_outside = None);
+    assert_eq!(nobody_said.not_included, ["data transfer", "logs", "the coordinator's machine"]);
+}
+
+#[test]
+fn a_local_run_has_requests_and_the_machine() {
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: FRAGMENT.reads };
+    let (model, mut tariff, planning) = (model(), tariff(), planning());
+    tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
+    let on = Circumstances {
+        model: &model,
+        functions_max: 0,
+        shares_machine: false,
+        warm: 0,
+        tariff: &tariff,
+        planning: &planning,
+    };
+    let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &on);
+    assert_eq!((place, functions, memory_mb, not_included), (Place::Local, 0, None, vec![]));
+    // 800 MB on four cores; six files' ends and row groups are waited for by fours.
+    check_seconds(expected.seconds, 2.0 + 0.02);
+    check_dollars(expected.dollars, 11.0 * GET + PUT + 2.02 * 0.0001);
+    assert_eq!((expected.requests, expected.bytes, expected.gb_seconds), (8 + 3 + 1, 120_001_000, 0.0));
+    check_seconds(upper.seconds, 4.0 + 0.046);
+    assert_eq!(upper.requests, 13 + 1 + 1 + 3 + 1);
+}
+
+/// The estimate and the report are made of the same quantities: what happens as expected costs what was expected.
+#[test]
+fn a_query_that_goes_as_expected_costs_what_was_expected() {
+    let expected = estimate(&[stage(2)], |_, _, _| {}).expected;
+    let mut events = Vec::new();
+    let mut push = |event| events.push(Stamped { at: Duration::from_millis(1653), event });
+    for index in 0..2 {
+        let id = FragmentId { query: "q".to_owned(), stage: 0, index };
+        push(QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First });
+        let usage =
+            Usage { requests: Requests { get: 8, ..Requests::default() }, bytes_read: 120_000_000, ..Usage::default() };
+        let (duration, init) = (Duration::from_millis(1150), Duration::from_millis(500));
+        push(QueryEvent::AttemptEnded {
+            id: id.clone(),
+            attempt: 0,
+            outcome: AttemptOutcome::Done { usage, cold: Some(true) },
+            billing: Billing::Metered { duration, init },
+            wall: duration,
+        });
+        let (rows, result_bytes, inline, read) = (1, 500_000, true, Duration::ZERO);
+        push(QueryEvent::FragmentAdopted { id, attempt: 0, rows, result_bytes, inline, read });
+    }
+    push(QueryEvent::CoordinatorRead { usage: planning() });
+    push(QueryEvent::Finished { rows: 1 });
+    assert_eq!(price(&events, &tariff()).known, expected.dollars);
+}
+
+#[test]
+fn nonsense_does_not_panic() {
+    let nonsense = estimate(&[stage(2)], |model, _, _| {
+        (model.core_bytes_per_second, model.pipe_bytes_per_second) = (0.0, 0.0);
+    });
+    assert!(nonsense.expected.dollars > Money::ZERO && nonsense.expected.seconds.is_infinite());
+    let nothing = estimate(&[], |_, _, _| {});
+    assert_eq!((nothing.functions, nothing.expected.gb_seconds), (0, 0.0));
+}
+
+#[test]
+fn a_quote_has_each_way_once_and_says_what_is_missing() {
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: FRAGMENT.reads };
+    let (model, tariff, planning) = (model(), tariff(), planning());
+    let on = Circumstances {
+        model: &model,
+        functions_max: 8,
+        shares_machine: false,
+        warm: 8,
+        tariff: &tariff,
+        planning: &planning,
+    };
+    let (local, four, eight) = (locally(&load, &on), on_functions(&[stage(4)], &on), on_functions(&[stage(8)], &on));
+    let ways = vec![eight.clone(), local.clone(), four.clone(), eight.clone()];
+    let quote = Quote::new(ways, &eight, Some(&local), &tariff);
+    assert_eq!(quote.ways, [local, four, eight]);
+    assert_eq!((quote.picked, quote.runner_up), (2, Some(0)));
+    let quote = Quote { missing: vec!["no functions: a reason\nhint: x".to_owned()], guessed_files: 3, ..quote };
+    let text = quote.to_string();
+    let expect = "\
+estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)
+           picked 8 functions of 2048 MB: $0.0003401 and 1.159 s expected, $";
+    assert!(text.starts_with(expect), "{text}");
+    assert!(
+        text.ends_with(
+            " s at most
+           not included: logs, the coordinator's machine
+           no functions: a reason
+           the sizes of the columns of 3 files are not known: they count as equally large"
+        ),
+        "{text}"
+    );
+}

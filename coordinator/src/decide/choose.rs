@@ -1,0 +1,161 @@
+//! Which of several ways to run a query, by money or by time. Pure.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Reason;
+use crate::cost::Estimate;
+
+/// What should be little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prefer {
+    /// Dollars
+    Cost,
+    /// Seconds
+    Latency,
+    /// Dollars times seconds
+    Balanced,
+}
+
+/// The way that is taken, and the one that would be if it were not there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    pub picked: Estimate,
+    pub runner_up: Option<Estimate>,
+    #[serde(skip)]
+    pub reason: Reason,
+}
+
+/// Picks by what is expected. With a deadline, among the ways that keep it even at most; where none does, the fastest.
+///
+/// Without a preference it is the fastest, or with a deadline the cheapest. None where there is no way.
+pub fn choose(ways: &[Estimate], prefer: Option<Prefer>, deadline: Option<Duration>) -> Option<Choice> {
+    let wanted = prefer.unwrap_or(if deadline.is_some() { Prefer::Cost } else { Prefer::Latency });
+    let keeps = |way: &&Estimate| deadline.is_none_or(|deadline| way.upper.seconds <= deadline.as_secs_f64());
+    let mut order: Vec<&Estimate> = ways.iter().filter(keeps).collect();
+    let (by, reason) = match (order.is_empty(), deadline) {
+        (true, _) => (Prefer::Latency, Reason::MissesDeadline),
+        (false, None) => (wanted, Reason::Preferred(wanted)),
+        (false, Some(_)) => (wanted, Reason::KeepsDeadline(wanted)),
+    };
+    if order.is_empty() {
+        order = ways.iter().collect();
+    }
+    // Stable: of equals the first stays, which has fewer functions.
+    order.sort_by(|a, b| compare(a, b, by));
+    // Who is alone in keeping the deadline has a runner-up that does not.
+    let others = ways.iter().filter(|way| !order.contains(way)).min_by(|a, b| compare(a, b, Prefer::Latency));
+    let (picked, runner_up) = (order.first()?, order.get(1).copied().or(others));
+    Some(Choice { picked: Estimate::clone(picked), runner_up: runner_up.cloned(), reason })
+}
+
+/// The better of two first; what is not asked for breaks ties.
+pub fn compare(a: &Estimate, b: &Estimate, prefer: Prefer) -> Ordering {
+    let dollars = |way: &Estimate| way.expected.dollars.nano_dollars() as f64;
+    let seconds = |way: &Estimate| way.expected.seconds;
+    let key = |way: &Estimate| match prefer {
+        Prefer::Cost => (dollars(way), seconds(way)),
+        Prefer::Latency => (seconds(way), dollars(way)),
+        Prefer::Balanced => (dollars(way) * seconds(way), seconds(way)),
+    };
+    let ((a, a_next), (b, b_next)) = (key(a), key(b));
+    a.total_cmp(&b).then(a_next.total_cmp(&b_next))
+}
+
+/// Numbers of fragments that are worth comparing: powers of two up to `most`, and `most` itself.
+pub fn fan_outs(most: usize) -> Vec<usize> {
+    let powers = std::iter::successors(Some(1_usize), |fan_out| fan_out.checked_mul(2));
+    powers.take_while(|fan_out| *fan_out < most).chain([most.max(1)]).collect()
+}
+
+impl Prefer {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cost => "cheapest",
+            Self::Latency => "fastest",
+            Self::Balanced => "least dollars times seconds",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::{Amounts, Money};
+    use crate::decide::Place;
+
+    /// Functions, nano-dollars and seconds, and seconds at most.
+    fn way((functions, nano_dollars, seconds, at_most): (usize, u64, f64, f64)) -> Estimate {
+        let amounts =
+            |seconds| Amounts { dollars: Money::from_nano_dollars(nano_dollars), seconds, ..Amounts::default() };
+        Estimate {
+            place: if functions == 0 { Place::Local } else { Place::Functions },
+            functions,
+            memory_mb: (functions > 0).then_some(2048),
+            fragments: functions,
+            expected: amounts(seconds),
+            upper: amounts(at_most),
+            not_included: Vec::new(),
+        }
+    }
+
+    const WAYS: [(usize, u64, f64, f64); 4] =
+        [(0, 10, 60.0, 90.0), (1, 400, 30.0, 50.0), (8, 500, 4.0, 8.0), (64, 2000, 1.5, 9.0)];
+
+    #[track_caller]
+    fn check(
+        ways: &[(usize, u64, f64, f64)],
+        prefer: Option<Prefer>,
+        deadline: Option<f64>,
+        expect: Option<(usize, Option<usize>, Reason)>,
+    ) {
+        let ways: Vec<Estimate> = ways.iter().map(|numbers| way(*numbers)).collect();
+        let choice = choose(&ways, prefer, deadline.map(Duration::from_secs_f64));
+        let seen = choice.map(|c| (c.picked.functions, c.runner_up.map(|way| way.functions), c.reason));
+        assert_eq!(seen, expect, "{prefer:?} {deadline:?}");
+    }
+
+    #[test]
+    fn each_preference_has_its_own() {
+        use Prefer::{Balanced, Cost, Latency};
+        let by = Reason::Preferred;
+        check(&WAYS, Some(Cost), None, Some((0, Some(1), by(Cost))));
+        check(&WAYS, Some(Latency), None, Some((64, Some(8), by(Latency))));
+        // 600, 12,000, 2,000 and 3,000.
+        check(&WAYS, Some(Balanced), None, Some((0, Some(8), by(Balanced))));
+        check(&WAYS[1..], Some(Balanced), None, Some((8, Some(64), by(Balanced))));
+        check(&WAYS[..1], None, None, Some((0, None, by(Latency))));
+        check(&[], Some(Cost), None, None);
+        let equal = [(0, 5, 2.0, 2.0), (4, 5, 1.0, 1.0), (8, 5, 1.0, 1.0)];
+        check(&equal, Some(Cost), None, Some((4, Some(8), by(Cost))));
+    }
+
+    #[test]
+    fn a_deadline_must_hold_at_most() {
+        use Prefer::{Cost, Latency};
+        let keeps = Reason::KeepsDeadline;
+        check(&WAYS, None, Some(100.0), Some((0, Some(1), keeps(Cost))));
+        check(&WAYS, None, Some(10.0), Some((8, Some(64), keeps(Cost))));
+        check(&WAYS, Some(Latency), Some(10.0), Some((64, Some(8), keeps(Latency))));
+        // 64 functions are expected to be faster, but are less sure.
+        check(&WAYS, None, Some(8.5), Some((8, Some(64), keeps(Cost))));
+        check(&WAYS, Some(Latency), Some(8.5), Some((8, Some(64), keeps(Latency))));
+        check(&WAYS, Some(Cost), Some(1.0), Some((64, Some(8), Reason::MissesDeadline)));
+    }
+
+    #[test]
+    fn fan_outs_double() {
+        #[track_caller]
+        fn check(most: usize, expect: &[usize]) {
+            assert_eq!(fan_outs(most), expect);
+        }
+        check(0, &[1]);
+        check(1, &[1]);
+        check(2, &[1, 2]);
+        check(6, &[1, 2, 4, 6]);
+        check(8, &[1, 2, 4, 8]);
+    }
+}

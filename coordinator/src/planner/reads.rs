@@ -1,0 +1,308 @@
+//! What reading scan units asks of storage: requests and bytes, as far as metadata tells. Pure, and no pass: for estimates only.
+//!
+//! It mirrors how fragments are read (`fragment-fn/src/{footer,pinned}.rs` and DataFusion's opener): a file's end once, with its
+//! footer; then each row group's projected columns, of which those that lie close together come with one request. What the
+//! file's end has brought along is not asked for again. Row groups and pages that their own statistics will rule out count as
+//! read: only the reader sees these statistics.
+
+use std::collections::BTreeMap;
+use std::iter::Sum;
+use std::ops::{Add, Range};
+
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::parquet::file::metadata::ParquetMetaData;
+use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
+
+use super::units::{Columns, FileFacts, Unit, footer, start_of};
+
+/// What DataFusion's own reader takes of a file's end in one go (`datafusion.execution.parquet.metadata_size_hint`).
+const LOCAL_FOOTER_BYTES: u64 = 512 << 10;
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A function whose environment has seen none of the files.
+    Function,
+    /// The coordinator by itself: it keeps footers of bare Parquet, and reads Iceberg's files as functions do.
+    Coordinator,
+}
+
+/// Requests and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Files whose end is read.
+    pub footers: u64,
+    /// Row groups with something to read.
+    pub row_groups: u64,
+    /// Requests for the columns of all row groups, neighbours together.
+    pub runs: u64,
+    /// The same if each column of each row group were asked for alone.
+    pub chunks: u64,
+    /// Bytes of footers and of runs: what lies between neighbouring columns is read with them.
+    pub bytes: u64,
+    /// Files whose columns' sizes nobody knows: they are taken to be equally large.
+    pub guessed_files: u64,
+}
+
+impl Reads {
+    /// GETs where neighbours come together.
+    pub fn requests(&self) -> u64 {
+        self.footers + self.runs
+    }
+
+    /// GETs where no two columns do, and every footer is longer than what was read of the file's end.
+    pub fn requests_max(&self) -> u64 {
+        2 * self.footers + self.chunks
+    }
+}
+
+impl Add for Reads {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            footers: self.footers + other.footers,
+            row_groups: self.row_groups + other.row_groups,
+            runs: self.runs + other.runs,
+            chunks: self.chunks + other.chunks,
+            bytes: self.bytes + other.bytes,
+            guessed_files: self.guessed_files + other.guessed_files,
+        }
+    }
+}
+
+impl Sum for Reads {
+    fn sum<I: Iterator<Item = Self>>(reads: I) -> Self {
+        reads.fold(Self::default(), Add::add)
+    }
+}
+
+/// What one attempt, or the coordinator, asks for to read these units of a scan.
+pub fn reads<'a>(
+    scan: &FileScanConfig,
+    units: impl IntoIterator<Item = &'a Unit>,
+    footers: &FileMetadataCache,
+    reader: Reader,
+) -> Reads {
+    let columns = Columns::of(scan);
+    let mut by_file: BTreeMap<&str, Vec<&PartitionedFile>> = BTreeMap::new();
+    for unit in units {
+        by_file.entry(unit.file.object_meta.location.as_ref()).or_default().push(&unit.file);
+    }
+    let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
+        [file, ..] => {
+            let known = footer(file, footers);
+            let end = FileEnd::of(file, known.is_some(), reader);
+            let layout = Layout::of(file, known.as_deref(), &columns);
+            files.iter().map(|unit| layout.reads(unit, end.start)).sum::<Reads>()
+                + Reads { guessed_files: layout.is_guessed.into(), ..end.reads }
+        }
+        [] => Reads::default(),
+    };
+    by_file.values().map(of_file).sum()
+}
+
+/// The part of a file that is read with its footer and kept.
+struct FileEnd {
+    reads: Reads,
+    start: u64,
+}
+
+impl FileEnd {
+    fn of(file: &PartitionedFile, is_cached: bool, reader: Reader) -> Self {
+        let size = file.object_meta.size;
+        let guess = FOOTER_GUESS_BYTES as u64;
+        let once = |bytes: u64| Reads { footers: 1, bytes, ..Reads::default() };
+        // Of Iceberg's files the coordinator knows no footer, and of bare Parquet only metadata is kept, not the bytes.
+        let is_bare = file.extensions.get::<FileFacts>().is_none();
+        match reader {
+            Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
+            Reader::Coordinator if is_bare => Self { reads: once(size.min(LOCAL_FOOTER_BYTES)), start: size },
+            Reader::Coordinator | Reader::Function => {
+                let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| size > guess);
+                let bytes = size.min(known.unwrap_or(guess));
+                Self { reads: once(bytes), start: size - bytes }
+            }
+        }
+    }
+}
+
+/// Where the projected columns of a file's row groups lie.
+struct Layout {
+    /// Start of each row group, and its chunks.
+    row_groups: Vec<(u64, Vec<Range<u64>>)>,
+    is_guessed: bool,
+}
+
+impl Layout {
+    fn of(file: &PartitionedFile, footer: Option<&ParquetMetaData>, columns: &Columns) -> Self {
+        if let Some(footer) = footer {
+            let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
+            let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
+            let row_groups = footer.row_groups().iter().map(|group| (start_of(group), ranges(group))).collect();
+            return Self { row_groups, is_guessed: false };
+        }
+        let size = file.object_meta.size;
+        let none = FileFacts::default();
+        let FileFacts { column_bytes, split_offsets } = file.extensions.get::<FileFacts>().unwrap_or(&none);
+        let is_guessed = column_bytes.is_empty();
+        // In the order of their ids, one after the other: as writers put them.
+        let widths: Vec<(bool, u64)> = if is_guessed {
+            (0..columns.of).map(|position| (columns.positions.contains(&position), 1)).collect()
+        } else {
+            column_bytes.iter().map(|(id, bytes)| (columns.ids.contains(id), *bytes)).collect()
+        };
+        let starts: &[u64] = if split_offsets.is_empty() { &[0] } else { split_offsets };
+        let ends = starts.iter().skip(1).copied().chain([size]);
+        let row_groups = starts.iter().zip(ends).map(|(start, end)| (*start, placed(&widths, *start..end))).collect();
+        Self { row_groups, is_guessed }
+    }
+
+    /// Of the row groups that a unit has: what has to be asked for before `end`, from where on the file is in memory.
+    fn reads(&self, unit: &PartitionedFile, end: u64) -> Reads {
+        let has = |start: u64| {
+            let start = i64::try_from(start).unwrap_or(i64::MAX);
+            unit.range.as_ref().is_none_or(|range| (range.start..range.end).contains(&start))
+        };
+        let mine = self.row_groups.iter().filter(|(start, _)| has(*start));
+        let of_group = |(_, chunks): &(u64, Vec<Range<u64>>)| {
+            let missing: Vec<Range<u64>> =
+                chunks.iter().filter(|c| c.start < end).map(|chunk| chunk.start..chunk.end.min(end)).collect();
+            let (runs, bytes) = coalesced(&missing);
+            Reads { row_groups: (runs > 0).into(), runs, chunks: missing.len() as u64, bytes, ..Reads::default() }
+        };
+        mine.map(of_group).sum()
+    }
+}
+
+/// Projected columns of these widths, laid over a row group's span in proportion.
+fn placed(widths: &[(bool, u64)], span: Range<u64>) -> Vec<Range<u64>> {
+    let whole = widths.iter().map(|(_, width)| u128::from(*width)).sum::<u128>().max(1);
+    let length = u128::from(span.end.saturating_sub(span.start));
+    let (mut before, mut placed) = (0_u128, Vec::new());
+    for (is_projected, width) in widths {
+        let at = |width: u128| span.start + (length * width / whole) as u64;
+        let chunk = at(before)..at(before + u128::from(*width));
+        before += u128::from(*width);
+        if *is_projected && !chunk.is_empty() {
+            placed.push(chunk);
+        }
+    }
+    placed
+}
+
+/// Requests for these ranges, and their bytes with what lies between them: as the readers put neighbours together.
+fn coalesced(ranges: &[Range<u64>]) -> (u64, u64) {
+    let mut order: Vec<&Range<u64>> = ranges.iter().collect();
+    order.sort_by_key(|range| range.start);
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for range in order {
+        match runs.last_mut() {
+            Some(run) if range.start.saturating_sub(run.end) <= COALESCE_BYTES => run.end = run.end.max(range.end),
+            _ => runs.push(range.clone()),
+        }
+    }
+    (runs.len() as u64, runs.iter().map(|run| run.end - run.start).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+    use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+    use datafusion::execution::cache::default_cache::DefaultCache;
+    use datafusion::execution::object_store::ObjectStoreUrl;
+    use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+    use object_store::path::Path;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A scan of `projected` columns among four with the ids 1 to 4.
+    fn scan(projected: &[usize]) -> FileScanConfig {
+        let field = |id: i32| {
+            let metadata = [(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())].into();
+            Field::new(format!("c{id}"), DataType::Int64, true).with_metadata(metadata)
+        };
+        let schema = Arc::new(Schema::new((1..=4).map(field).collect::<Vec<_>>()));
+        FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(ParquetSource::new(schema)))
+            .with_projection_indices(Some(projected.to_vec()))
+            .expect("columns of the table")
+            .build()
+    }
+
+    fn file(size: u64, facts: Option<FileFacts>) -> PartitionedFile {
+        let mut file = PartitionedFile::new("t/a.parquet", size);
+        if let Some(facts) = facts {
+            file.extensions.insert(facts);
+        }
+        file
+    }
+
+    fn facts(column_mib: [u64; 4], split_mib: &[u64]) -> Option<FileFacts> {
+        let column_bytes = (1..).zip(column_mib).map(|(id, mib)| (id, mib * MIB)).collect();
+        Some(FileFacts { column_bytes, split_offsets: split_mib.iter().map(|mib| mib * MIB).collect() })
+    }
+
+    #[track_caller]
+    fn check(reader: Reader, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
+        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
+        let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
+        assert_eq!(reads(&scan(projected), &units, &footers, reader), expect, "{projected:?} {units:?}");
+    }
+
+    #[test]
+    fn neighbours_come_with_one_request_and_what_lies_between_them() {
+        // Two row groups of 40 MiB, each 4, 0.5, 15.5 and 20 MiB of columns 1 to 4 (halves of the file's).
+        let two = facts([8, 1, 31, 40], &[0, 40]);
+        let guess = FOOTER_GUESS_BYTES as u64;
+        let expect = |runs, chunks, bytes| Reads {
+            footers: 1,
+            row_groups: 2,
+            runs,
+            chunks,
+            bytes: bytes + guess,
+            guessed_files: 0,
+        };
+        check(Reader::Function, &[0], vec![file(80 * MIB, two.clone())], expect(2, 2, 8 * MIB));
+        // Half a MiB apart: one request, which reads the gap too.
+        check(Reader::Function, &[0, 2], vec![file(80 * MIB, two.clone())], expect(2, 4, 40 * MIB));
+        // 15.5 MiB apart. The last 256 KiB came with the footer.
+        check(Reader::Function, &[1, 3], vec![file(80 * MIB, two)], expect(4, 4, 41 * MIB - guess));
+    }
+
+    #[test]
+    fn a_run_of_row_groups_is_read_alone_but_a_footer_once() {
+        let three = facts([12, 12, 12, 12], &[0, 16, 32]);
+        let first = file(48 * MIB, three.clone()).with_range(0, 16 << 20);
+        let rest = file(48 * MIB, three).with_range(16 << 20, 48 << 20);
+        let bytes = 12 * MIB + FOOTER_GUESS_BYTES as u64;
+        let whole = Reads { footers: 1, row_groups: 3, runs: 3, chunks: 3, bytes, guessed_files: 0 };
+        check(Reader::Function, &[0], vec![first.clone(), rest], whole);
+        let part = Reads { row_groups: 1, runs: 1, chunks: 1, bytes: bytes - 8 * MIB, ..whole };
+        check(Reader::Function, &[0], vec![first], part);
+    }
+
+    #[test]
+    fn a_small_file_comes_whole_with_its_footer() {
+        let expect = Reads { footers: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
+        check(Reader::Function, &[0, 1], vec![file(1000, None)], expect);
+        // Nobody keeps the bytes of a bare file for the coordinator.
+        let expect = Reads { row_groups: 1, runs: 1, chunks: 2, bytes: 1500, ..expect };
+        check(Reader::Coordinator, &[0, 1], vec![file(1000, None)], expect);
+    }
+
+    #[test]
+    fn a_known_footer_is_read_to_the_byte_and_no_column_needs_nothing_more() {
+        let mut known = file(80 * MIB, facts([20, 20, 20, 20], &[]));
+        known.metadata_size_hint = Some(5000);
+        let expect = Reads { footers: 1, bytes: 5000, ..Reads::default() };
+        check(Reader::Function, &[], vec![known.clone()], expect);
+        let expect = Reads { row_groups: 1, runs: 1, chunks: 1, bytes: 20 * MIB + 5000, ..expect };
+        check(Reader::Function, &[1], vec![known], expect);
+    }
+}

@@ -1,0 +1,53 @@
+//! How large a stage's results will be, from statistics where there are any. For estimates only.
+
+use std::sync::Arc;
+
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+
+use super::memory::{EXPANSION, row_bytes};
+use super::stage::Stage;
+
+/// Of Arrow bytes, what LZ4 leaves (ARCHITECTURE.md, Measurements, `compression`).
+const COMPRESSED: f64 = 0.44;
+
+/// Bytes of all results of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Results {
+    /// None where nobody can say: how many groups an aggregate finds, or how many rows there are.
+    pub expected: Option<u64>,
+    pub at_most: u64,
+}
+
+/// What the fragments of a stage will send in all.
+pub fn results(stage: &Stage) -> Results {
+    let lanes = stage.fragments.iter().map(Vec::len).sum::<usize>().max(1) as u64;
+    let width = row_bytes(&stage.plan.schema()) as u64;
+    let chain: Vec<&Arc<dyn ExecutionPlan>> = chain(&stage.plan).collect();
+    let decoded = stage.weight_bytes().saturating_mul(EXPANSION);
+    let scanned = chain.last().and_then(|scan| rows(scan)).map_or(decoded, |rows| rows.saturating_mul(width));
+    let aggregate = chain.iter().find_map(|node| node.downcast_ref::<AggregateExec>());
+    let rows_max = match aggregate {
+        Some(aggregate) if aggregate.group_expr().is_empty() => Some(lanes),
+        _ => chain.iter().filter_map(|node| node.fetch()).min().map(|fetch| (fetch as u64).saturating_mul(lanes)),
+    };
+    let at_most = rows_max.map_or(scanned, |rows| rows.saturating_mul(width).min(scanned.max(lanes * width)));
+    let expected = match (rows_max, aggregate) {
+        (None, Some(_)) => None,
+        _ => rows(&stage.plan).map(|rows| rows.saturating_mul(width)).or_else(|| rows_max.map(|_| at_most)),
+    };
+    let expected = expected.map(|bytes| (bytes.min(at_most) as f64 * COMPRESSED) as u64);
+    Results { expected, at_most }
+}
+
+/// A fragment's operators from the top to its scan.
+fn chain(plan: &Arc<dyn ExecutionPlan>) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
+    std::iter::successors(Some(plan), |node| node.children().first().copied())
+}
+
+/// Rows that a plan is expected to put out, if statistics tell.
+fn rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
+    statistics.num_rows.get_value().map(|rows| *rows as u64)
+}

@@ -1,0 +1,265 @@
+//! What a query is said to cost before it runs: nothing is read for it, and what is read afterwards is what was said.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
+use gust::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust::cost::{Estimate, PriceBook, Quote};
+use gust::decide::{Place, Prefer};
+use gust::demo::queries;
+use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
+use gust::report::Report;
+use gust::session::{QueryError, Session};
+use gust_tests::query::{assert_remote, run};
+use gust_tests::tpch;
+use tempfile::TempDir;
+
+use crate::bad_input::{Place as Folder, check, fails};
+
+fn config(functions_max: u32) -> Config {
+    Config { on: Target::InProcess, functions_max, ..Config::default() }
+}
+
+async fn with_tpch(config: Config) -> Session {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let session = Session::new(config).expect("a session");
+    for statement in tables.create_statements() {
+        run(&session, &statement).await.expect("setup");
+    }
+    session
+}
+
+async fn quote(session: &Session, sql: &str) -> (Vec<RecordBatch>, Quote, Report) {
+    let (rows, report) = run(session, &format!("EXPLAIN COST {sql}")).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let quote = report.quote.clone().unwrap_or_else(|| panic!("no quote for {sql}: {report:?}"));
+    (rows, quote, report)
+}
+
+fn picked(quote: &Quote) -> &Estimate {
+    &quote.ways[quote.picked]
+}
+
+/// The data files are gone, and the estimate does not notice: all that it needs is in the metadata.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_data_file_of_an_iceberg_table_is_read() {
+    let home = TempDir::new().expect("a temporary folder");
+    let DemoTables { database, warehouse, namespace } =
+        ensure_tables(home.path(), 0.001, Arc::new(|_, _| {})).await.expect("the demo's tables");
+    let mut config = config(3);
+    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse: warehouse.clone() };
+    config.catalogs.insert(CATALOG.to_owned(), catalog);
+    let session = Session::new(config).expect("a session");
+    session.use_catalog(CATALOG).await.expect("the catalog");
+    session.use_schema(CATALOG, &namespace);
+    let data = Path::new(warehouse.trim_start_matches("file://")).join(&namespace).join("lineitem/data");
+    std::fs::rename(&data, home.path().join("away")).expect("there is data");
+    let sql = "SELECT l_shipmode, max(l_tax) FROM lineitem WHERE l_shipdate > date '1997-06-01' GROUP BY 1";
+    let (rows, quote, report) = quote(&session, sql).await;
+    let bytes = picked(&quote).expected.bytes;
+    assert!(bytes > 10_000 && report.functions.requests.total() == 0, "{quote:?} {report:?}");
+    assert!(matches!(run(&session, sql).await, Err(QueryError::Data(_))), "the data is still there");
+    session.close().await;
+
+    let of = |place: &str| {
+        let places = rows[0].column_by_name("place").expect("a column").as_string::<i32>();
+        (0..rows[0].num_rows()).find(|row| places.value(*row) == place).expect("a row of that place")
+    };
+    let dollars = rows[0].column_by_name("expected_dollars").expect("a column").as_primitive::<Decimal128Type>();
+    let gb_seconds = rows[0].column_by_name("gb_seconds").expect("a column").as_primitive::<Float64Type>();
+    let requests = rows[0].column_by_name("requests").expect("a column").as_primitive::<UInt64Type>();
+    assert_eq!(gb_seconds.value(of("local")), 0.0);
+    assert!(gb_seconds.value(of("functions")) > 0.0);
+    // Never less than what functions' time alone costs, nor than requests at a GET's price.
+    for row in [of("local"), of("functions")] {
+        let least = gb_seconds.value(row) * 0.0000166667 + requests.value(row) as f64 * 0.0000004;
+        let seen = dollars.value(row) as f64 / 1e9;
+        let slack = gb_seconds.value(row) * 0.21 + 1e-8; // arm64 is a fifth cheaper
+        assert!(seen >= least - slack * 0.0000166667 && seen < least + 0.001, "{seen} for {least}");
+    }
+}
+
+/// Footers of bare Parquet are read when the table is made known, and then kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_known_parquet_table_is_read() {
+    let session = with_tpch(config(4)).await;
+    for number in [1, 3, 6, 14] {
+        let before = session.stores().counters().requests();
+        let (_, quote, _) = quote(&session, queries::query(number)).await;
+        let after = session.stores().counters().requests();
+        assert_eq!((after.get - before.get, after.head - before.head), (0, 0), "query {number}");
+        assert_eq!(quote.guessed_files, 0, "every footer is known");
+    }
+    session.close().await;
+}
+
+/// One function that has seen nothing: its requests and bytes are known beforehand. Row groups that statistics rule out are
+/// read less, never more; these queries rule none out.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requests_are_those_that_were_said() {
+    for number in [1, 3, 5, 6, 12, 14] {
+        let session = with_tpch(config(1)).await;
+        let (_, quote, asked) = quote(&session, queries::query(number)).await;
+        let (_, report) = run(&session, queries::query(number)).await.expect("rows");
+        session.close().await;
+        assert_remote(&report, "one function");
+        let Estimate { place, functions, expected, upper, .. } = picked(&quote);
+        assert_eq!((*place, *functions), (Place::Functions, 1));
+        let seen = report.functions.requests.total() + report.coordinator.requests.total();
+        let said = expected.requests;
+        assert!(seen.abs_diff(said) * 20 <= said, "query {number}: {seen} requests of {said}: {report:?} {asked:?}");
+        assert!(seen <= upper.requests, "query {number}: {seen} requests of {} at most", upper.requests);
+        let bytes = report.functions.bytes_read;
+        assert!(bytes.abs_diff(expected.bytes) * 20 <= bytes, "query {number}: {bytes} bytes of {}", expected.bytes);
+    }
+}
+
+/// Each of several functions reads the ends of the files that it has a part of.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_functions_ask_for_no_more_than_was_said() {
+    let mut config = Config { on: Target::Processes, ..config(4) };
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    let session = with_tpch(config).await;
+    for number in [1, 6] {
+        let (_, quote, _) = quote(&session, queries::query(number)).await;
+        let (_, report) = run(&session, queries::query(number)).await.expect("rows");
+        assert_remote(&report, "four functions");
+        let Estimate { functions, expected, upper, .. } = picked(&quote);
+        assert_eq!(*functions, 4);
+        let seen = report.functions.requests.total() + report.coordinator.requests.total();
+        // A process that has had another part of a file knows its end.
+        assert!(seen <= expected.requests && 2 * seen >= expected.requests, "{seen} of {}", expected.requests);
+        assert!(upper.requests > expected.requests && upper.dollars > expected.dollars);
+    }
+    session.close().await;
+}
+
+/// On one machine more functions compete for the same cores, and each has its overhead: money wants few, and time many.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_picks_fewer_functions_than_time() {
+    let sql = queries::query(1);
+    let mut fragments = Vec::new();
+    for prefer in [None, Some(Prefer::Latency), Some(Prefer::Cost)] {
+        let session = with_tpch(Config { prefer, ..config(4) }).await;
+        let (_, report) = run(&session, sql).await.expect("rows");
+        session.close().await;
+        assert_remote(&report, "functions");
+        fragments.push(report.fragments);
+        let decision = report.decision.expect("a decision");
+        let choice = decision.choice.as_deref();
+        assert_eq!(choice.is_some(), prefer == Some(Prefer::Cost), "{decision}");
+        if let Some(choice) = choice {
+            assert_eq!(choice.picked.fragments, report.fragments);
+            let words = decision.to_string();
+            let expect = "functions: cheapest by estimate (1 function of 2048 MB: $";
+            assert!(words.starts_with(expect) && words.contains("; runner-up 2 functions of 2048 MB: $"), "{words}");
+        }
+    }
+    assert_eq!(fragments, [4, 4, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_nothing_keeps_is_said_and_the_query_runs() {
+    let second = Duration::from_secs(1);
+    for (deadline, expect) in [
+        (Duration::from_nanos(1), "nothing is sure to keep the deadline; this is the fastest by estimate"),
+        (1000 * second, "cheapest of what keeps the deadline by estimate"),
+    ] {
+        let session = with_tpch(Config { deadline: Some(deadline), ..config(4) }).await;
+        let (_, quote, asked) = quote(&session, queries::query(6)).await;
+        let (_, report) = run(&session, queries::query(6)).await.expect("rows");
+        session.close().await;
+        assert_remote(&report, expect);
+        let words = report.decision.expect("a decision").to_string();
+        assert!(words.contains(expect), "{words}");
+        assert_eq!(picked(&quote).fragments, report.fragments, "as was said");
+        assert_eq!(asked.decision.expect("a decision").place, Place::Functions);
+    }
+}
+
+/// Without a price of the coordinator's machine a local run costs next to nothing; `auto` then prefers it.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_by_money_is_local_and_says_what_it_left_out() {
+    let session = with_tpch(Config { on: Target::Auto, prefer: Some(Prefer::Cost), ..Config::default() }).await;
+    let (_, quote, _) = quote(&session, queries::query(1)).await;
+    let (_, report) = run(&session, queries::query(1)).await.expect("rows");
+    session.close().await;
+    assert_eq!(report.decision.expect("a decision").place, Place::Local);
+    let local = picked(&quote);
+    assert_eq!((local.place, report.attempts), (Place::Local, 0));
+    assert!(local.not_included.contains(&"the coordinator's machine"), "{local:?}");
+    assert_eq!(quote.ways[quote.runner_up.expect("a runner-up")].place, Place::Functions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_prints_ways_and_runs_nothing() {
+    let folder = Folder::new("");
+    folder.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    folder.parquet("t/b.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    let dry = |format: &str, on: &str, sql: &str| {
+        let arguments = ["query", "--dry-run", "--on", on, "--functions", "2", "--format", format, sql];
+        folder.gust(&arguments).output().expect("it starts")
+    };
+    let setup = "SET datafusion.execution.batch_size = 4096; CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't/'; ";
+    let sql = format!("{setup}SELECT sum(k) FROM t");
+    let book = PriceBook::of_region("us-east-1").expect("a book");
+    let output = dry("json", "processes", &sql);
+    let as_if = format!("estimate   nothing was run (as if on Lambda, us-east-1 on {}", book.date);
+    check(&output, 0, &[&as_if, "picked 2 functions of 2048 MB: $", "not included: data transfer, logs"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one array");
+    let rows = rows.as_array().expect("an array");
+    assert_eq!(rows.iter().map(|row| &row["picked"]).collect::<Vec<_>>(), ["", "runner-up", "picked"], "{rows:?}");
+    assert_eq!((&rows[0]["place"], &rows[0]["memory_mb"]), (&"local".into(), &serde_json::Value::Null));
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} is no number in {row}"));
+        assert!(number("upper_dollars") > number("expected_dollars") && number("expected_dollars") > 0.0, "{row}");
+        assert!(number("upper_seconds") > number("expected_seconds") && number("requests") > 0.0, "{row}");
+    }
+    let functions = &rows[2];
+    assert_eq!((&functions["functions"], &functions["fragments"]), (&2.into(), &2.into()), "{functions}");
+
+    let output = dry("table", "local", &sql);
+    check(&output, 0, &["decision   local: asked for by --on", "picked local: $"]);
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("| place     | functions | memory_mb |") && table.contains("| picked"), "{table}");
+
+    let output = dry("csv", "local", "EXPLAIN COST SELECT 1; SELECT 2");
+    check(&output, 0, &["no functions: the plan has no Parquet scan"]);
+    let csv = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(csv.matches("\nlocal,0,,0,0.000000000,").count(), 2, "{csv}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_cost_is_refused() {
+    let folder = Folder::new("");
+    folder.parquet("t/a.parquet", "SELECT 1 AS k").await;
+    let hint = "hint: ask for the cost of a query";
+    fails(
+        &folder,
+        &["query", "EXPLAIN COST SET datafusion.execution.batch_size = 7"],
+        1,
+        &["no cost of its own", hint],
+    );
+    let create = "EXPLAIN COST CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't/'";
+    fails(&folder, &["query", create], 1, &["EXPLAIN COST", "no cost of its own", hint]);
+    fails(
+        &folder,
+        &["query", "--dry-run", "CREATE TABLE u AS SELECT * FROM 't/'"],
+        1,
+        &["a dry run does not run", hint],
+    );
+    fails(&folder, &["query", "EXPLAIN COST INSERT INTO t VALUES (1)"], 1, &["no table `t`"]);
+    fails(&folder, &["query", "EXPLAIN COST"], 1, &["Expected: ", "found: EOF"]);
+    fails(&folder, &["query", "EXPLAIN \"COST\" SELECT 1"], 1, &["COST"]);
+    fails(&folder, &["query", "EXPLAIN COST SELECT 1 SELECT"], 1, &["found: SELECT", "Line: 1, Column: 23"]);
+    fails(&folder, &["query", "--deadline", "0s", "SELECT 1"], 2, &["a deadline is above zero"]);
+    fails(&folder, &["query", "--prefer", "nonsense", "SELECT 1"], 2, &["cost, latency, balanced"]);
+    let output = folder.gust(&["query", "SELECT 1"]).env("GUST_PREFER", "cheap").output().expect("it starts");
+    check(&output, 2, &["GUST_PREFER", "\"cost\", \"latency\", \"balanced\""]);
+    // Without prices there is no choice by money.
+    let mut command = folder.gust(&["query", "--prefer", "cost", "SELECT k FROM 't/'"]);
+    let output = command.env("GUST_COST__REGION", "mars-1").output().expect("it starts");
+    check(&output, 2, &["no price book for region `mars-1`"]);
+}
