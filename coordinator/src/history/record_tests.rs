@@ -39,8 +39,13 @@ pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str
 /// any two events.
 pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
     let id = |index| FragmentId { query: query.to_owned(), stage: 0, index };
-    let decision =
-        Decision { place: Place::Functions, reason: Reason::Requested, workload: Workload::default(), estimate: None };
+    let decision = Decision {
+        place: Place::Functions,
+        reason: Reason::Requested,
+        workload: Workload::default(),
+        estimate: None,
+        choice: None,
+    };
     let begun = |index, attempt, cause| QueryEvent::AttemptStarted { id: id(index), attempt, cause };
     let ended = |index, attempt, outcome, billing| QueryEvent::AttemptEnded {
         id: id(index),
