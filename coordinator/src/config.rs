@@ -80,6 +80,10 @@ pub struct Config {
     pub lambda: LambdaConfig,
     pub cost: CostConfig,
     pub history: HistoryConfig,
+    /// Where `gust calibrate` keeps its figures, and the time model has them from. None is `gust/time-model.toml` beside the history;
+    /// a file that is not there leaves published figures.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub time_model: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -104,6 +108,7 @@ impl Default for Config {
             lambda: LambdaConfig::default(),
             cost: CostConfig::default(),
             history: HistoryConfig::default(),
+            time_model: None,
         }
     }
 }
@@ -318,6 +323,7 @@ impl Config {
         config.lambda.check(config.s3.allow_http, &tree)?;
         config.history.check(&tree)?;
         config.history.complete(&environment);
+        config.time_model = config.time_model.or_else(|| Some(state_folder(&environment)?.join("time-model.toml")));
         config.apply(overrides);
         Ok(config)
     }
@@ -400,18 +406,23 @@ impl HistoryConfig {
         }
     }
 
-    /// What the environment says where the settings say nothing. Relative folders do not count (XDG Base Directory Specification).
+    /// What the environment says where the settings say nothing.
     fn complete(&mut self, environment: &BTreeMap<String, String>) {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
-        let folder = |name: &str| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
         if self.path.is_none() {
-            let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
-            self.path = state.map(|state| state.join("gust/history.db"));
+            self.path = state_folder(environment).map(|state| state.join("history.db"));
         }
         if self.user.is_none() {
             self.user = ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(variable).cloned();
         }
     }
+}
+
+/// Where programs keep what they learn. Relative folders do not count (XDG Base Directory Specification).
+fn state_folder(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let folder = |name: &str| environment.get(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
+    Some(state.join("gust"))
 }
 
 fn check_endpoint(

@@ -273,7 +273,7 @@ pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &
     decision(place, reason, Some(estimate))
 }
 
-fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) -> Estimate {
+pub(crate) fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) -> Estimate {
     let bytes = workload.bytes as f64;
     let functions = fleet.functions_max.min(workload.units).max(1);
     let seconds = |reading: f64, cores: f64| reading.max(bytes / (cores * model.core_bytes_per_second));

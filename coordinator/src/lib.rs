@@ -9,6 +9,7 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod aws;
+pub mod calibrate;
 pub mod cli;
 pub mod config;
 pub mod cost;

@@ -333,7 +333,7 @@ fn script(folder: &Path, faulty: &Path, seed: u64, mark: &Path) -> anyhow::Resul
 }
 
 /// A query with one right answer: exact numbers, and an order only where there is a limit.
-fn random_query(random: &mut SmallRng) -> String {
+pub fn random_query(random: &mut SmallRng) -> String {
     let days = random.random_range(0..2400);
     let date = format!("date '1992-01-01' + interval '{days} days'");
     let quantity = random.random_range(1..50);

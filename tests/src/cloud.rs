@@ -28,6 +28,11 @@ pub fn access(server: &S3Server, name: &str) -> StoreAccess {
 /// # Errors
 /// When the session cannot be opened.
 pub fn session(server: &S3Server, config: Config, bootstrap: &Path) -> Result<Session, QueryError> {
+    Session::new(self::config(server, config, bootstrap))
+}
+
+/// The configuration of such a session.
+pub fn config(server: &S3Server, config: Config, bootstrap: &Path) -> Config {
     let mut config = config;
     config.s3 = S3Config {
         endpoint: Some(server.endpoint().to_owned()),
@@ -38,5 +43,5 @@ pub fn session(server: &S3Server, config: Config, bootstrap: &Path) -> Result<Se
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
     };
     config.process.program = Some(bootstrap.to_owned());
-    Session::new(config)
+    config
 }

@@ -55,6 +55,11 @@ Examples:
   gust exchange gc --dry-run
   gust exchange gc --older-than 1day --config gust.toml";
 
+const CALIBRATE_EXAMPLES: &str = "\
+Examples:
+  gust calibrate --dry-run
+  gust calibrate --on lambda --functions 100 --config gust.toml";
+
 const PRICES_EXAMPLES: &str = "\
 Examples:
   gust prices
@@ -97,6 +102,9 @@ pub enum Command {
     /// Show what things cost in a region: the prices that reports are made with
     #[command(after_help = PRICES_EXAMPLES)]
     Prices(PricesArgs),
+    /// Measure functions, network and cores here, so that estimates and decisions are of this installation
+    #[command(after_help = CALIBRATE_EXAMPLES)]
+    Calibrate(CalibrateArgs),
     /// Show what the recorded queries cost, by day, user, label, table or outcome
     #[command(after_help = COST_EXAMPLES)]
     Cost(CostArgs),
@@ -124,6 +132,25 @@ pub struct GcArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Configuration file, which names the exchange [default: gust.toml in this folder, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Functions to measure [default: those that `auto` uses]
+    #[arg(long, value_enum, value_name = "TARGET")]
+    pub on: Option<Target>,
+    /// Most functions at a time, as queries have them [default: 4]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
+    pub functions: Option<u32>,
+    /// MB that the network is measured with; they are written to the exchange, read some ten times, and removed
+    #[arg(long, value_name = "MB", default_value_t = 64, value_parser = value_parser!(u64).range(1..=4096))]
+    pub megabytes: u64,
+    /// Show the figures, and keep none
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Configuration file [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
+mod calibrate;
 mod cost;
 mod demo;
 mod exchange;
@@ -86,6 +87,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
             Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
+            Command::Calibrate(args) => Box::pin(calibrate::calibrate(args, workers.handle())).await,
             Command::Prices(args) => prices::prices(args).await,
             Command::Cost(args) => Box::pin(cost::cost(args, workers.handle())).await,
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,

@@ -29,6 +29,7 @@ fn a_file_sets_everything() {
         function_temp_bytes = "1 GB"
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
+        time_model = "model.toml"
         fragment_bytes_target = 0x100
         [catalogs.lake]
         type = "sqlite"
@@ -115,6 +116,7 @@ fn a_file_sets_everything() {
             user: Some("ada".to_owned()),
             labels: [("team", "ads"), ("env", "prod")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         },
+        time_model: Some("lake/model.toml".into()),
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);
     assert!(!format!("{expect:?}").contains("\"key\""), "the secret shows");

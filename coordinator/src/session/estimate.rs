@@ -123,7 +123,7 @@ impl Session {
         let planned_locally = difference(self.coordinator_usage(), *before);
         let tariff = self.tariff().await.map_err(|error| QueryError::Setup(error.to_string()))?;
         let (load, others) = self.local_load(&local).map_err(QueryError::from_engine)?;
-        let model = self.model(1.0);
+        let model = self.model(None);
         let alone = Circumstances {
             model: &model,
             functions_max: 0,
@@ -228,7 +228,7 @@ impl Session {
         let loads = planned.stages.iter().map(|stage| self.stage_load(stage, capacity));
         let loads = loads.collect::<Result<Vec<_>>>().map_err(QueryError::from_engine)?;
         let on = Circumstances {
-            model: &self.model(capacity.cores),
+            model: &self.model(Some(capacity)),
             functions_max: capacity.fleet.functions_max,
             shares_machine: capacity.fleet.shares_machine,
             warm: self.functions.warm(),

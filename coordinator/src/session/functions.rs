@@ -112,6 +112,17 @@ impl FunctionPool {
         &self.health
     }
 
+    /// Which functions these are, as a calibration names them.
+    pub(super) fn kind(&self, Capacity { memory_mb, architecture, cores, .. }: &Capacity) -> String {
+        match (self.target, architecture) {
+            (Target::Lambda, architecture) => {
+                format!("lambda {memory_mb} MB {}", architecture.map_or("x86_64", Architecture::name))
+            }
+            (Target::InProcess, _) => "in-process".to_owned(),
+            _ => format!("processes of {cores} cores"),
+        }
+    }
+
     /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
     pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
         let first = self.sizes().await?.into_iter().next();

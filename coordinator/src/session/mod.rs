@@ -31,6 +31,7 @@ pub(crate) use plan::Ready;
 pub use run::Running;
 pub use statement::{Statement, text_of};
 
+use crate::calibrate::{self, Measured};
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
 use crate::exec::Exchange;
@@ -58,6 +59,8 @@ pub struct Session {
     config: Arc<Config>,
     stores: Stores,
     functions: Arc<FunctionPool>,
+    /// What was calibrated, for one kind of functions or several.
+    measured: Arc<Vec<Measured>>,
     /// Where queries are planned and run.
     workers: Handle,
     /// Queries that may have left something in the exchange, cleaned when the functions have ended.
@@ -86,6 +89,8 @@ impl Session {
         let folder = folder.map_err(|e| {
             QueryError::Setup(format!("temporary folder `{}`: {e}\nhint: set temp_folder", temp_folder.display()))
         })?;
+        let measured = config.time_model.as_deref().map(calibrate::load).transpose();
+        let measured = Arc::new(measured.map_err(|e| QueryError::Setup(e.to_string()))?.unwrap_or_default());
         let stores = Stores::new(config.s3.clone());
         let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
         let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
@@ -94,6 +99,7 @@ impl Session {
             config: Arc::new(config),
             stores,
             functions,
+            measured,
             workers: Handle::current(),
             unsettled: Arc::default(),
             folder: Arc::new(folder),
@@ -166,6 +172,11 @@ impl Session {
         Ok(tariff)
     }
 
+    /// Which functions these are, as a calibration names them.
+    pub(crate) async fn functions_kind(&self) -> Result<String, QueryError> {
+        Ok(self.functions.kind(&self.functions.capacity().await?))
+    }
+
     fn target(&self) -> Target {
         self.config.on
     }
@@ -178,7 +189,7 @@ impl Session {
     fn packing(&self, capacity: &Capacity, fan_out: Option<usize>) -> Packing {
         Packing {
             fragment_bytes_target: self.config.fragment_bytes_target,
-            model: self.model(capacity.cores),
+            model: self.model(Some(capacity)),
             functions_max: capacity.fleet.functions_max,
             // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
             functions: fan_out.or((self.target() != Target::Auto).then_some(capacity.fleet.functions_max)),

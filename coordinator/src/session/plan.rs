@@ -22,6 +22,7 @@ use super::Session;
 use super::error::QueryError;
 use super::estimate::Survey;
 use super::functions::Capacity;
+use crate::calibrate::Measured;
 use crate::config::Target;
 use crate::decide::{Decision, Place, Reason, TimeModel, Workload, decide};
 use crate::planner::pack::Packing;
@@ -164,13 +165,18 @@ impl Session {
     }
 
     fn decide(&self, target: Target, workload: Workload, capacity: Option<&Capacity>) -> Decision {
-        let model = self.model(capacity.map_or(1.0, |capacity| capacity.cores));
-        decide(target, workload, capacity.map(|capacity| capacity.fleet), &model)
+        decide(target, workload, capacity.map(|capacity| capacity.fleet), &self.model(capacity))
     }
 
-    /// How long things take here, with functions of so many cores.
-    pub(super) fn model(&self, function_cores: f64) -> TimeModel {
+    /// How long things take here, with such functions: as it was calibrated, else as it was published.
+    pub(super) fn model(&self, capacity: Option<&Capacity>) -> TimeModel {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kind = capacity.map(|capacity| self.functions.kind(capacity));
+        let is_it = |measured: &&Measured| kind.as_ref().is_none_or(|kind| measured.functions == *kind);
+        if let Some(measured) = self.measured.iter().find(is_it) {
+            return measured.model(cores);
+        }
+        let function_cores = capacity.map_or(1.0, |capacity| capacity.cores);
         match self.functions.target() {
             Target::Lambda => TimeModel::lambda(cores, function_cores),
             _ => TimeModel { function_cores, ..TimeModel::laptop(cores) },

@@ -163,7 +163,7 @@ impl Session {
         Ok(QueryContext {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into()),
-            model: self.model(capacity.cores),
+            model: self.model(Some(capacity)),
             exchange: self.functions.exchange().clone(),
             limits: capacity.limits,
             credentials: self.store_credentials().await,

@@ -17,6 +17,7 @@ mod cloud_table;
 mod compression;
 mod concurrency;
 mod cpu;
+mod estimate;
 mod fanout;
 mod faults;
 mod judge;
@@ -52,6 +53,8 @@ struct Lab {
 enum Measurement {
     /// Loopback tax: the same tiny query locally and through warm function processes
     Tax,
+    /// EXPLAIN COST beside what queries then cost, on cloud-shaped S3, after a calibration
+    Estimate,
     /// Many fragments through the scheduler to an invoker that only frames
     Fanout {
         #[arg(long, default_value_t = 10_000)]
@@ -156,6 +159,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     std::fs::create_dir_all(cache)?;
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
+        Measurement::Estimate => estimate::measure(&workload.estimate, &workload.cloud, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Faults { processes: Some(seeds), process_seed, .. } => {
             faults::with_processes(&workload.faults, *seeds, *process_seed, cache).await

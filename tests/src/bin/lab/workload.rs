@@ -13,6 +13,7 @@ use super::cloud_table::CloudTable;
 #[serde(deny_unknown_fields)]
 pub struct Workload {
     pub tax: Tax,
+    pub estimate: Estimates,
     pub fanout: Fanout,
     pub faults: Faults,
     /// A platform in virtual time.
@@ -56,6 +57,24 @@ pub struct Metering {
     pub repeats: usize,
     pub aim_share: f64,
     pub worst_share: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimates {
+    pub functions: u32,
+    pub scale: f64,
+    pub files: usize,
+    pub row_group_rows: usize,
+    pub calibration_bytes: u64,
+    pub random_queries: usize,
+    pub seed: u64,
+    pub aim_error: f64,
+    pub worst_error: f64,
+    pub aim_above: f64,
+    pub worst_above: f64,
+    pub aim_upper_ratio: f64,
+    pub worst_upper_ratio: f64,
 }
 
 #[derive(Deserialize)]

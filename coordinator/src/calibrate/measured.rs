@@ -1,0 +1,248 @@
+//! What a calibration found, kept in a file, and what it makes of a [`TimeModel`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::decide::{Fleet, Pipe, TimeModel, Workload, estimate};
+
+/// Of the file; raised where a figure changes its meaning.
+const VERSION: u32 = 1;
+/// Kinds of functions that one file remembers.
+const KINDS_MAX: usize = 64;
+
+/// Figures of one installation: its coordinator, and one kind of functions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Which functions: `processes`, or `lambda 2048 MB arm64`.
+    pub functions: String,
+    pub date: NaiveDate,
+    /// From a function's request to its readiness, where it was not running.
+    pub start_up_seconds: f64,
+    /// What a query of one warm fragment takes more than the same query here.
+    pub stage_seconds: f64,
+    /// What each further fragment adds.
+    pub fragment_seconds: f64,
+    /// A read of a kilobyte by the coordinator, median.
+    pub request_seconds: f64,
+    /// Compressed bytes a second that one core here filters and aggregates.
+    pub core_bytes_per_second: f64,
+    /// The same for all of one function.
+    pub function_bytes_per_second: f64,
+    /// Bytes a second into the coordinator.
+    pub pipe_bytes_per_second: f64,
+    /// Bytes a second into one function: the first run of several in a row, and the last.
+    pub function_pipe_first: f64,
+    pub function_pipe_last: f64,
+}
+
+/// A pipe that has fallen below this share of its first rate has used up a burst.
+const BURST_SHARE: f64 = 0.7;
+
+impl Measured {
+    /// The model that `decide` reckons with, on a coordinator of `cores`.
+    pub fn model(&self, cores: usize) -> TimeModel {
+        let function_pipe = if self.function_pipe_last < BURST_SHARE * self.function_pipe_first {
+            // How much a burst holds is not measured: it would take its bytes many times over.
+            Pipe {
+                burst_bytes: Pipe::LAMBDA.burst_bytes,
+                burst_bytes_per_second: self.function_pipe_first,
+                bytes_per_second: self.function_pipe_last,
+            }
+        } else {
+            Pipe::steady(self.function_pipe_last)
+        };
+        TimeModel {
+            stage_overhead: Duration::from_secs_f64(self.stage_seconds),
+            fragment_overhead: Duration::from_secs_f64(self.fragment_seconds),
+            core_bytes_per_second: self.core_bytes_per_second,
+            pipe_bytes_per_second: self.pipe_bytes_per_second,
+            function_pipe,
+            read_latency: Duration::from_secs_f64(self.request_seconds),
+            start: Duration::from_secs_f64(self.start_up_seconds),
+            cores,
+            function_cores: self.function_bytes_per_second / self.core_bytes_per_second,
+        }
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let times = [self.start_up_seconds, self.stage_seconds, self.fragment_seconds, self.request_seconds];
+        let rates = [
+            self.core_bytes_per_second,
+            self.function_bytes_per_second,
+            self.pipe_bytes_per_second,
+            self.function_pipe_first,
+            self.function_pipe_last,
+        ];
+        match () {
+            () if !times.iter().all(|time| time.is_finite() && *time >= 0.0) => Err("a time is negative"),
+            () if !rates.iter().all(|rate| rate.is_finite() && *rate > 0.0) => Err("a rate is not above zero"),
+            () => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a scan from which functions are faster than the coordinator, for one of `at_once` equal queries that run at the same time
+/// and share what there is; None where they never are, up to an exabyte.
+pub fn crossover(model: &TimeModel, fleet: &Fleet, at_once: usize) -> Option<u64> {
+    let shared = at_once.max(1);
+    let fleet = Fleet { functions_max: (fleet.functions_max / shared).max(1), ..*fleet };
+    let pays = |bytes: u64| {
+        let workload = Workload { scans: 1, units: usize::MAX, bytes };
+        let estimate = estimate(&workload, &fleet, model);
+        // All share the coordinator's cores and pipe, and so do functions that run on its machine.
+        let local = estimate.local_seconds * shared as f64;
+        let functions = estimate.functions_seconds * if fleet.shares_machine { shared as f64 } else { 1.0 };
+        functions < local
+    };
+    let most = (10..=60).map(|power| 1_u64 << power).find(|bytes| pays(*bytes))?;
+    let (mut least, mut most) = (most / 2, most);
+    while most - least > most / 1000 {
+        let middle = u64::midpoint(least, most);
+        if pays(middle) { most = middle } else { least = middle }
+    }
+    Some(most)
+}
+
+/// Why a file of figures cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("time model `{}`: {reason}\nhint: `gust calibrate` measures anew", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("time model `{}` cannot be written: {error}", path.display())]
+    Unwritable { path: PathBuf, error: std::io::Error },
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    #[serde(default)]
+    measured: Vec<Measured>,
+}
+
+/// Keeps figures in a file, in place of older ones of the same functions.
+pub fn save(path: &Path, measured: Measured) -> Result<(), ModelError> {
+    let mut all = load(path)?;
+    all.retain(|other| other.functions != measured.functions);
+    all.push(measured);
+    let text = toml::to_string(&File { version: VERSION, measured: all });
+    let text = text.map_err(|error| ModelError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Whole or not at all: another query may read it now.
+    let written = std::fs::create_dir_all(folder).and_then(|()| {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    });
+    written.map_err(|error| ModelError::Unwritable { path: path.to_owned(), error })
+}
+
+/// The figures that a file has, one a kind of functions; none where there is no file.
+pub fn load(path: &Path) -> Result<Vec<Measured>, ModelError> {
+    let unreadable = |reason: String| ModelError::Unreadable { path: path.to_owned(), reason };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error.to_string())),
+    };
+    let file: File = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+    if file.version != VERSION {
+        return Err(unreadable(format!("it has version {}, this program writes {VERSION}", file.version)));
+    }
+    if file.measured.len() > KINDS_MAX {
+        return Err(unreadable(format!("{} kinds of functions; at most {KINDS_MAX} are kept", file.measured.len())));
+    }
+    for measured in &file.measured {
+        measured.check().map_err(|reason| unreadable(format!("{}: {reason}", measured.functions)))?;
+    }
+    Ok(file.measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: f64 = 1e6;
+
+    fn measured(functions: &str) -> Measured {
+        Measured {
+            functions: functions.to_owned(),
+            date: NaiveDate::from_ymd_opt(2026, 11, 21).expect("a day"),
+            start_up_seconds: 0.2,
+            stage_seconds: 0.05,
+            fragment_seconds: 0.001,
+            request_seconds: 0.03,
+            core_bytes_per_second: 100.0 * MB,
+            function_bytes_per_second: 150.0 * MB,
+            pipe_bytes_per_second: 200.0 * MB,
+            function_pipe_first: 1000.0 * MB,
+            function_pipe_last: 80.0 * MB,
+        }
+    }
+
+    #[test]
+    fn figures_become_a_model() {
+        let model = measured("x").model(8);
+        assert_eq!((model.cores, model.function_cores, model.pipe_bytes_per_second), (8, 1.5, 200.0 * MB));
+        assert_eq!(model.function_pipe.burst_bytes, Pipe::LAMBDA.burst_bytes);
+        assert_eq!(model.function_pipe.bytes_per_second, 80.0 * MB);
+        let steady = Measured { function_pipe_last: 900.0 * MB, ..measured("x") }.model(8);
+        assert_eq!(steady.function_pipe, Pipe::steady(900.0 * MB));
+    }
+
+    #[test]
+    fn functions_pay_from_where_two_lines_cross() {
+        // Local: 4 cores and 200 MB/s, so bytes / 200e6. Ten functions, each 100 MB/s by pipe and core: 0.05 + 10 × 0.001 + bytes / 1e9.
+        let steady = Measured {
+            function_pipe_first: 100.0 * MB,
+            function_pipe_last: 100.0 * MB,
+            function_bytes_per_second: 100.0 * MB,
+            ..measured("x")
+        };
+        let model = steady.model(4);
+        let fleet = Fleet { functions_max: 10, healthy: true, shares_machine: false };
+        #[track_caller]
+        fn check(found: Option<u64>, expect: f64) {
+            let found = found.expect("they cross") as f64;
+            assert!((found / expect - 1.0).abs() < 0.01, "{found} is not about {expect}");
+        }
+        check(crossover(&model, &fleet, 1), 0.06 / (1.0 / 200e6 - 1.0 / 1e9));
+        // Two at once: half of everything, so 2 × bytes / 200e6 against 0.05 + 5 × 0.001 + bytes / 500e6.
+        check(crossover(&model, &fleet, 2), 0.055 / (2.0 / 200e6 - 1.0 / 500e6));
+        let here = Fleet { shares_machine: true, ..fleet };
+        assert_eq!(crossover(&model, &here, 1), None, "functions of the same machine read through the same pipe");
+    }
+
+    #[test]
+    fn a_file_keeps_one_entry_a_kind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state/model.toml");
+        assert_eq!(load(&path).expect("no file yet"), []);
+        save(&path, measured("processes")).expect("written");
+        save(&path, measured("lambda 2048 MB arm64")).expect("written");
+        let newer = Measured { start_up_seconds: 9.0, ..measured("processes") };
+        save(&path, newer.clone()).expect("written");
+        assert_eq!(load(&path).expect("read"), [measured("lambda 2048 MB arm64"), newer]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.toml");
+        let good = toml::to_string(&File { version: VERSION, measured: vec![measured("x")] }).expect("plain data");
+        for (text, expect) in [
+            ("version = 2".to_owned(), "it has version 2, this program writes 1"),
+            ("nonsense".to_owned(), "TOML parse error"),
+            (good.replace("0.05", "-0.05"), "x: a time is negative"),
+            (good.replace("80000000.0", "0.0"), "x: a rate is not above zero"),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            let error = load(&path).expect_err("unusable").to_string();
+            assert!(error.contains(expect) && error.contains("hint: `gust calibrate`"), "{error}");
+        }
+    }
+}

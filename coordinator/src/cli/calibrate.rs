@@ -1,0 +1,88 @@
+//! `gust calibrate`: measures this installation and keeps the figures for `decide`.
+
+use std::io::{Write, stdout};
+
+use humansize::{BINARY, format_size};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Handle;
+
+use super::args::CalibrateArgs;
+use super::{Stop, configuration};
+use crate::aws;
+use crate::calibrate::{Calibration, CalibrationError, Measured, calibrate as measure, save};
+use crate::cli::exit::Exit;
+use crate::config::Overrides;
+
+pub(super) async fn calibrate(args: CalibrateArgs, workers: &Handle) -> Result<(), Stop> {
+    let overrides = Overrides { on: args.on, functions_max: args.functions, ..Overrides::default() };
+    let mut config = configuration(args.config.as_deref(), &overrides)?;
+    if config.s3.region.is_none() {
+        config.s3.region = aws::default_region().await;
+    }
+    // Nobody wants to learn only then that it cannot be kept.
+    if config.time_model.is_none() && !args.dry_run {
+        let hint = "set time_model in gust.toml, or HOME; or look only, with --dry-run";
+        return Err(Stop::usage(format!("there is no place to keep the figures\nhint: {hint}")));
+    }
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} measuring {msg}").map_err(Stop::usage)?);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    let (said, config_of_all) = (bar.clone(), config.clone());
+    let told = move |what: &str| said.set_message(what.to_owned());
+    let measuring = workers.spawn(async move { Box::pin(measure(&config_of_all, args.megabytes << 20, &told)).await });
+    let ended = tokio::select! {
+        ended = measuring => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+        _ = tokio::signal::ctrl_c() => return Err(crate::session::QueryError::Interrupted.into()),
+    };
+    bar.finish_and_clear();
+    let calibration = ended.map_err(|error| match error {
+        CalibrationError::Query(error) => error.into(),
+        other => Stop { exit: Exit::FunctionsFailed, message: other.to_string() },
+    })?;
+    write!(stdout(), "{}", told_of(&calibration)).map_err(Stop::usage)?;
+    if let Some(path) = config.time_model.filter(|_| !args.dry_run) {
+        save(&path, calibration.measured).map_err(Stop::usage)?;
+        eprintln!("kept in {}; `decide` reckons with it from now on", path.display());
+    }
+    Ok(())
+}
+
+fn told_of(calibration: &Calibration) -> String {
+    let Calibration { measured, crossover_alone, crossover_of_twenty, cost } = calibration;
+    let Measured { functions, start_up_seconds, stage_seconds, fragment_seconds, request_seconds, .. } = measured;
+    let ms = |seconds: &f64| format!("{:.1} ms", 1e3 * seconds);
+    let rate = |bytes: f64| format!("{}/s", format_size(bytes as u64, BINARY));
+    let from = |crossover: &Option<u64>| match crossover {
+        Some(bytes) => format!("from {} on", format_size(*bytes, BINARY)),
+        None => "never".to_owned(),
+    };
+    let lines = [
+        ("functions", functions.clone()),
+        ("start-up", ms(start_up_seconds)),
+        ("a stage", format!("{} with one fragment, {} for each further one", ms(stage_seconds), ms(fragment_seconds))),
+        ("a request", ms(request_seconds)),
+        (
+            "network",
+            format!(
+                "{} into a function at first, {} after some runs; {} into the coordinator",
+                rate(measured.function_pipe_first),
+                rate(measured.function_pipe_last),
+                rate(measured.pipe_bytes_per_second)
+            ),
+        ),
+        (
+            "scan speed",
+            format!(
+                "{} of compressed columns by a function, {} by a core here",
+                rate(measured.function_bytes_per_second),
+                rate(measured.core_bytes_per_second)
+            ),
+        ),
+        (
+            "functions pay",
+            format!("{} for one query, {} for twenty at once", from(crossover_alone), from(crossover_of_twenty)),
+        ),
+        ("cost", format!("{cost}, at most, as far as it is known")),
+    ];
+    lines.iter().map(|(what, text)| format!("{what:<14} {text}\n")).collect()
+}

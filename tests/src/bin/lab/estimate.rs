@@ -1,0 +1,194 @@
+//! What EXPLAIN COST says, beside what the report then says: calibrated on tables of its own, tested on TPC-H and random queries,
+//! on cloud-shaped S3.
+
+use std::path::Path;
+
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
+use gust::calibrate::{calibrate, save};
+use gust::config::{Config, Target};
+use gust::demo::queries;
+use gust::report::Report;
+use gust::session::Session;
+use gust_tests::chaos::random_query;
+use gust_tests::query::run_with_events;
+use gust_tests::s3::{S3Server, Shape};
+use gust_tests::stats::median;
+use gust_tests::{cloud, tpch};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serde::Serialize;
+use serde_json::json;
+
+use super::tax::sibling;
+use super::workload::Estimates;
+use super::{Bound, Outcome};
+
+/// One query, foretold and run.
+#[derive(Serialize)]
+struct Sample {
+    name: String,
+    dollars: Foretold,
+    gigabyte_seconds: Foretold,
+    requests: Foretold,
+    all_remote: bool,
+}
+
+/// A figure before and after.
+#[derive(Clone, Copy, Serialize)]
+struct Foretold {
+    expected: f64,
+    upper: f64,
+    actual: f64,
+}
+
+impl Foretold {
+    fn error(&self) -> f64 {
+        (self.expected / self.actual - 1.0).abs()
+    }
+}
+
+pub async fn measure(estimates: &Estimates, shape: &Shape, cache: &Path) -> anyhow::Result<Outcome> {
+    let server = S3Server::start()?;
+    let bootstrap = sibling("bootstrap_under_test")?;
+    let tables = tpch::tables_at(cache, estimates.scale, estimates.files, estimates.row_group_rows)?;
+    let store = server.store()?;
+    let create = tables.upload(store.as_ref(), server.url("").trim_end_matches('/')).await?;
+    server.set_shape(Some(shape.clone()));
+    let folder = tempfile::tempdir()?;
+    let time_model = folder.path().join("model.toml");
+    let config = Config {
+        on: Target::Processes,
+        functions_max: estimates.functions,
+        exchange: Some(server.url("exchange")),
+        ..Config::default()
+    };
+    let config = cloud::config(&server, config, &bootstrap);
+    let calibration = Box::pin(calibrate(&config, estimates.calibration_bytes, &|_| {})).await?;
+    save(&time_model, calibration.measured.clone())?;
+    let session = Session::new(Config { time_model: Some(time_model), ..config })?;
+    for statement in &create {
+        run_with_events(&session, statement).await?;
+    }
+    let mut queries: Vec<(String, String)> =
+        (1..=22).map(|number| (format!("Q{number}"), queries::query(number).to_owned())).collect();
+    let mut random = SmallRng::seed_from_u64(estimates.seed);
+    queries.extend((0..estimates.random_queries).map(|number| (format!("random {number}"), random_query(&mut random))));
+    let mut samples = Vec::new();
+    for (name, sql) in queries {
+        samples.push(sample(&session, name, &sql).await?);
+    }
+    session.close().await;
+    Ok(outcome(estimates, &samples, &json!({ "calibration": calibration.measured })))
+}
+
+async fn sample(session: &Session, name: String, sql: &str) -> anyhow::Result<Sample> {
+    let (rows, ..) = run_with_events(session, &format!("EXPLAIN COST {sql}")).await?;
+    let (_, report, events) = run_with_events(session, sql).await?;
+    let tariff = session.tariff().await?;
+    let cost = Report::priced(&events, Ok(&tariff)).cost.ok_or_else(|| anyhow::anyhow!("no prices"))?;
+    let picked = Picked::of(&rows)?;
+    let gigabyte_seconds = cost.lines.iter().filter(|line| line.unit == "GB-s" && is_function(line.item.name()));
+    let foretold = |(expected, upper): (f64, f64), actual| Foretold { expected, upper, actual };
+    Ok(Sample {
+        name,
+        dollars: foretold(picked.dollars, cost.at_most.nano_dollars() as f64 / 1e9),
+        gigabyte_seconds: foretold(picked.gigabyte_seconds, gigabyte_seconds.map(|line| line.quantity).sum()),
+        requests: foretold(
+            picked.requests,
+            cost.lines.iter().filter(|line| line.unit == "requests").map(|line| line.quantity).sum(),
+        ),
+        all_remote: report.fragments_adopted > 0 && report.fell_back.is_none(),
+    })
+}
+
+fn is_function(item: &str) -> bool {
+    matches!(item, "compute" | "start-up")
+}
+
+/// The row that says what will run: each figure expected and at most.
+struct Picked {
+    dollars: (f64, f64),
+    gigabyte_seconds: (f64, f64),
+    requests: (f64, f64),
+}
+
+impl Picked {
+    fn of(rows: &[RecordBatch]) -> anyhow::Result<Self> {
+        let batch = rows.first().ok_or_else(|| anyhow::anyhow!("EXPLAIN COST has no rows"))?;
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| anyhow::anyhow!("no column {name}"));
+        let row = column("picked")?.as_string::<i32>().iter().position(|picked| picked == Some("picked"));
+        let row = row.ok_or_else(|| anyhow::anyhow!("nothing is picked"))?;
+        let dollars = |name| anyhow::Ok(column(name)?.as_primitive::<Decimal128Type>().value(row) as f64 / 1e9);
+        let float = |name| anyhow::Ok(column(name)?.as_primitive::<Float64Type>().value(row));
+        let count = |name| anyhow::Ok(column(name)?.as_primitive::<UInt64Type>().value(row) as f64);
+        Ok(Self {
+            dollars: (dollars("expected_dollars")?, dollars("upper_dollars")?),
+            gigabyte_seconds: (float("gb_seconds")?, float("upper_gb_seconds")?),
+            requests: (count("requests")?, count("upper_requests")?),
+        })
+    }
+}
+
+fn outcome(estimates: &Estimates, samples: &[Sample], calibration: &serde_json::Value) -> Outcome {
+    let mut table = vec![
+        "query      expected µ$  actual µ$  upper µ$  error  upper/actual | GB-s expected  actual  error | requests expected  actual  error".to_owned(),
+    ];
+    for Sample { name, dollars, gigabyte_seconds, requests, .. } in samples {
+        table.push(format!(
+            "{name:<10} {:>11.1}  {:>9.1}  {:>8.1}  {:>3.0} %  {:>12.2} | {:>13.3}  {:>6.3}  {:>3.0} % | {:>17.0}  {:>6.0}  {:>3.0} %",
+            1e6 * dollars.expected,
+            1e6 * dollars.actual,
+            1e6 * dollars.upper,
+            100.0 * dollars.error(),
+            dollars.upper / dollars.actual,
+            gigabyte_seconds.expected,
+            gigabyte_seconds.actual,
+            100.0 * gigabyte_seconds.error(),
+            requests.expected,
+            requests.actual,
+            100.0 * requests.error(),
+        ));
+    }
+    let middle = |of: fn(&Sample) -> f64| median(&samples.iter().map(of).collect::<Vec<_>>());
+    table.push(format!(
+        "median errors: dollars {:.1} %, GB-s {:.1} %, requests {:.1} %",
+        100.0 * middle(|sample| sample.dollars.error()),
+        100.0 * middle(|sample| sample.gigabyte_seconds.error()),
+        100.0 * middle(|sample| sample.requests.error()),
+    ));
+    let broken = samples.iter().filter(|sample| sample.dollars.actual > sample.dollars.upper).count();
+    let bound = |what: &str, measured, aim, worst, unit| Bound { what: what.to_owned(), measured, aim, worst, unit };
+    Outcome {
+        name: "estimate",
+        table,
+        samples: json!({ "calibration": calibration, "queries": samples }),
+        bounds: vec![
+            bound(
+                "median error of dollars",
+                middle(|sample| sample.dollars.error()),
+                estimates.aim_error,
+                estimates.worst_error,
+                "",
+            ),
+            bound(
+                "queries above their upper bound",
+                broken as f64 / samples.len() as f64,
+                estimates.aim_above,
+                estimates.worst_above,
+                "of all",
+            ),
+            bound(
+                "median of upper bound over actual",
+                middle(|sample| sample.dollars.upper / sample.dollars.actual),
+                estimates.aim_upper_ratio,
+                estimates.worst_upper_ratio,
+                "times",
+            ),
+        ],
+        validity: vec![
+            ("every query ran on functions".to_owned(), samples.iter().all(|sample| sample.all_remote)),
+            ("at least 100 queries".to_owned(), samples.len() >= 100),
+        ],
+    }
+}
