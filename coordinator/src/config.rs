@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::cost::Price;
+use crate::cost::{Money, Price};
 use crate::invoker::{CLONES_MAX, FunctionName};
 use node::Node;
 
@@ -192,7 +192,7 @@ pub struct LambdaConfig {
     pub memory_mb: Option<u32>,
 }
 
-/// What things cost.
+/// What things cost, and what a statement may.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CostConfig {
@@ -201,6 +201,8 @@ pub struct CostConfig {
     /// A price book of one's own in place of the project's. The project's own are the pattern: `coordinator/src/cost/prices/`.
     #[serde(deserialize_with = "units::optional_path")]
     pub prices: Option<PathBuf>,
+    /// Dollars that one statement may cost. None is no limit.
+    pub max: Option<Money>,
     /// Dollars an hour of the coordinator's machine.
     pub coordinator_hour: Option<Price>,
     /// Whether the coordinator runs outside of AWS, so that what it reads leaves the region for money.
@@ -214,6 +216,7 @@ pub struct Overrides {
     pub functions_max: Option<u32>,
     pub allow_fallback: Option<bool>,
     pub timeout: Option<Duration>,
+    pub cost_max: Option<Money>,
 }
 
 /// A configuration file that has been read.
@@ -265,11 +268,12 @@ impl Config {
     }
 
     fn apply(&mut self, overrides: &Overrides) {
-        let Overrides { on, functions_max, allow_fallback, timeout } = *overrides;
+        let Overrides { on, functions_max, allow_fallback, timeout, cost_max } = *overrides;
         self.on = on.unwrap_or(self.on);
         self.functions_max = functions_max.unwrap_or(self.functions_max);
         self.allow_fallback = allow_fallback.unwrap_or(self.allow_fallback);
         self.timeout = timeout.unwrap_or(self.timeout);
+        self.cost.max = cost_max.or(self.cost.max);
     }
 }
 

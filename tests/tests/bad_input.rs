@@ -8,12 +8,12 @@ use gust_tests::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use tempfile::TempDir;
 
 /// A folder with a configuration of its own and some Parquet in it.
-struct Place {
+pub(super) struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new(configuration: &str) -> Self {
+    pub(super) fn new(configuration: &str) -> Self {
         let place = Self { folder: TempDir::with_prefix("gust-bad-input-").expect("a temporary folder") };
         std::fs::write(place.path("gust.toml"), configuration).expect("written");
         std::fs::create_dir(place.path("tmp")).expect("made");
@@ -25,7 +25,7 @@ impl Place {
     }
 
     /// The program in this folder, on functions that are the real function binary.
-    fn gust(&self, arguments: &[&str]) -> Command {
+    pub(super) fn gust(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
         command
             .args(arguments)
@@ -38,7 +38,7 @@ impl Place {
     }
 
     /// A Parquet file of `rows` rows made by a query of DataFusion's.
-    async fn parquet(&self, name: &str, select: &str) {
+    pub(super) async fn parquet(&self, name: &str, select: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         let copy = format!("COPY ({select}) TO '{}' STORED AS PARQUET", path.display());
@@ -53,7 +53,7 @@ impl Place {
 }
 
 #[track_caller]
-fn check(output: &Output, code: i32, expect: &[&str]) {
+pub(super) fn check(output: &Output, code: i32, expect: &[&str]) {
     let words = String::from_utf8_lossy(&output.stderr);
     for part in expect {
         assert!(words.contains(part), "`{part}` is not in:\n{words}");
@@ -63,7 +63,7 @@ fn check(output: &Output, code: i32, expect: &[&str]) {
 }
 
 #[track_caller]
-fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
+pub(super) fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
     let output = place.gust(arguments).output().expect("it starts");
     check(&output, code, expect);
     assert_eq!(output.stdout, b"", "rows of a failed statement");
@@ -194,7 +194,7 @@ async fn a_function_of_another_release() {
 }
 
 /// More work than anybody waits for.
-const ENDLESS: &str =
+pub(super) const ENDLESS: &str =
     "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1";
 
 #[test]

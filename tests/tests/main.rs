@@ -1,6 +1,7 @@
 //! All suites, one binary.
 
 mod bad_input;
+mod caps;
 mod cloud;
 mod deploy;
 mod fleet;

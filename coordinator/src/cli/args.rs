@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use super::exit::Exit;
 use super::output::Format;
 use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use crate::cost::Money;
 
 /// Statements longer than this are refused rather than held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
@@ -182,6 +183,13 @@ pub struct RunArgs {
     /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+    /// Stop each query before it costs more dollars than this, e.g. 0.05 [default: no limit]
+    ///
+    /// Not begun where it surely costs more; stopped where its functions at their worst case could. Functions on this machine count
+    /// as if they ran on Lambda, local files cost nothing, and what has no known price is not counted: logs, and data transfer and
+    /// the coordinator's own machine unless the configuration tells them.
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    pub max_cost: Option<Money>,
 }
 
 #[derive(Debug, Args)]
@@ -269,6 +277,7 @@ impl RunArgs {
             // the flag can only allow: its absence leaves the setting alone
             allow_fallback: self.allow_fallback.then_some(true),
             timeout: self.timeout,
+            cost_max: self.max_cost,
         }
     }
 }
@@ -329,7 +338,7 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --format ndjson --report json --report-file report.json --config lake.toml -vv";
+                    --timeout 1min30s --max-cost 0.05 --format ndjson --report json --report-file report.json --config lake.toml -vv";
         let query = query(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(query.source.setup, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
         assert_eq!(query.source.catalog.as_deref(), Some("lake"));
@@ -342,6 +351,7 @@ mod tests {
             functions_max: Some(8),
             allow_fallback: Some(true),
             timeout: Some(Duration::from_secs(90)),
+            cost_max: Some(Money::from_nano_dollars(50_000_000)),
         };
         assert_eq!(query.source.run.overrides(), overrides);
     }
@@ -390,6 +400,8 @@ mod tests {
         check(&["query", "--timeout", "soon"], "write e.g. 500ms, 30s or 5min");
         check(&["query", "--timeout", "0s"], "above zero and at most 1day");
         check(&["query", "--timeout", "25h"], "above zero and at most 1day");
+        check(&["query", "--max-cost", "-0.05"], "no amount of dollars");
+        check(&["query", "--max-cost", "5 cents"], "no amount of dollars");
         check(&["query", "--report", "none", "--report-file", "x", "SELECT 1"], "--report-file needs a report");
         check(&["query", "SELECT 1", "SELECT 2"], "unexpected argument 'SELECT 2'");
         check(&["demo", "--sf", "0"], "above zero and at most 1000");

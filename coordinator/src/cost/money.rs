@@ -28,6 +28,11 @@ impl Money {
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self::from_nano_dollars(self.nano_dollars.saturating_sub(other.nano_dollars))
     }
+
+    /// One of so many equal parts, rounded down; of none, all of it.
+    pub const fn part_of(self, parts: u64) -> Self {
+        Self::from_nano_dollars(if parts == 0 { self.nano_dollars } else { self.nano_dollars / parts })
+    }
 }
 
 impl Add for Money {
