@@ -56,10 +56,10 @@ const READS_PER_UNIT: u64 = 4;
 const BYTES_PER_READ: u64 = 1 << 20;
 /// Reads of which one may be sent again (`fragment_fn::hedging`), and one more at a client's start.
 const READS_PER_HEDGE: u64 = 200;
-/// A result object's first part, and the requests that begin and end one of many parts.
-const WRITES_MIN: u64 = 3;
-/// Parts have 8 MiB: room for a result half as large as what is read.
+/// Parts of a result object have 8 MiB: room for a result half as large as what is read.
 const BYTES_PER_WRITE: u64 = 16 << 20;
+/// An object of several parts is begun and completed, too.
+const WRITES_OF_PARTS: u64 = 2;
 
 /// What an attempt may ask of storage and send, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,7 +78,10 @@ impl Work {
         // The stage's plan may lie in the exchange, too.
         let reads = 1 + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(BYTES_PER_READ);
         let hedges = 1 + reads / READS_PER_HEDGE;
-        let writes = WRITES_MIN + weight_bytes.div_ceil(BYTES_PER_WRITE);
+        let writes = match weight_bytes.div_ceil(BYTES_PER_WRITE) {
+            0 | 1 => 1,
+            parts => parts + WRITES_OF_PARTS,
+        };
         Self { reads: reads + hedges, writes, answer_bytes }
     }
 }
@@ -103,7 +106,7 @@ pub enum OverBudget {
     )]
     Before { cap: Money, at_least: Money },
     #[error("{0}\nhint: allow more with --max-cost, or read less")]
-    Meanwhile(Stopped),
+    Meanwhile(Box<Stopped>),
 }
 
 /// How far a query came.
@@ -376,8 +379,9 @@ impl Budget {
 
     /// How long an attempt can run for an amount; None where that does not suffice for a short one.
     fn affordable(&self, amount: Money, work: &Work) -> Option<Duration> {
-        let requests = self.requests(work).cost(&self.tariff);
-        let left = u128::from(amount.saturating_sub(requests).nano_dollars());
+        let mut requests = self.requests(work);
+        requests.add(Item::Invocations, Basis::Bounded, 1_u128);
+        let left = u128::from(amount.saturating_sub(requests.cost(&self.tariff)).nano_dollars());
         let memory_mb = self.tariff.memory_mb;
         let second = Item::Compute { memory_mb }.cost(u128::from(memory_mb) * 1_000_000, &self.tariff)?;
         // A second that is rounded up, and a begun millisecond.
@@ -420,7 +424,7 @@ impl Budget {
 
     fn stopped(&self, state: &State, next: Option<Money>) -> OverBudget {
         let (spent, open, done) = (self.spent(state), state.reserved, state.done);
-        OverBudget::Meanwhile(Stopped { cap: self.cap, spent, open, next, done, total: self.fragments })
+        OverBudget::Meanwhile(Box::new(Stopped { cap: self.cap, spent, open, next, done, total: self.fragments }))
     }
 
     fn hold(self: &Arc<Self>, state: &mut State, time: Duration, worst: Quantities, work: Work) -> Reservation {

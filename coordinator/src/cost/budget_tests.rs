@@ -90,7 +90,8 @@ fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
 fn a_fragments_requests_have_a_bound() {
     // Four units, 64 MiB: plan, footers, a read a MiB, a hedge; a result of 32 MiB in parts of 8.
     let work = Work::of_fragment(4, 64 << 20, 7);
-    assert_eq!(work, Work { reads: 1 + 16 + 64 + 1, writes: 3 + 4, answer_bytes: 7 });
+    assert_eq!(work, Work { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
+    assert_eq!(Work::of_fragment(1, 1, 0), Work { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
 }
 
 #[test]

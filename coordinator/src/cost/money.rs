@@ -31,7 +31,10 @@ impl Money {
 
     /// One of so many equal parts, rounded down; of none, all of it.
     pub const fn part_of(self, parts: u64) -> Self {
-        Self::from_nano_dollars(if parts == 0 { self.nano_dollars } else { self.nano_dollars / parts })
+        match self.nano_dollars.checked_div(parts) {
+            Some(nano_dollars) => Self::from_nano_dollars(nano_dollars),
+            None => self,
+        }
     }
 }
 

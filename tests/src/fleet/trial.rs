@@ -152,7 +152,7 @@ pub(super) fn query(random: &mut SmallRng) -> Query {
 }
 
 pub(super) fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial) {
-    let QueryOutcome { id, fragments, rows, took, events } = outcome;
+    let QueryOutcome { id, fragments, rows, took, events, .. } = outcome;
     match rows {
         Ok(rows) if *rows == world.truth().rows(id, *fragments) => trial.queries_right += 1,
         Ok(rows) => {
