@@ -91,9 +91,9 @@ async fn too_small_caps_and_sufficient_ones() {
     fails(&place, &on("processes", "0.0001"), 4, &none);
     // The worst case of one after the other, until that of another is more than what is left.
     let some =
-        ["stopped at the cap of $0.0001750: $0.0000", " of 20 fragments done", "hint: allow more with --max-cost"];
-    fails(&place, &on("processes", "0.000175"), 4, &some);
-    let output = place.gust(&on("processes", "0.000175")).arg("--allow-fallback").output().expect("it starts");
+        ["stopped at the cap of $0.0001650: $0.0000", " of 20 fragments done", "hint: allow more with --max-cost"];
+    fails(&place, &on("processes", "0.000165"), 4, &some);
+    let output = place.gust(&on("processes", "0.000165")).arg("--allow-fallback").output().expect("it starts");
     check(&output, 4, &some);
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!words.contains(" 0 of 20") && !words.contains("fell back"), "{words}");
