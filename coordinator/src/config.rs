@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::cost::Price;
+use crate::cost::{Money, Price};
 use crate::decide::Prefer;
 use crate::history::{BadLabel, LABELS_MAX, Label};
 use crate::invoker::{CLONES_MAX, FunctionName};
@@ -210,7 +210,7 @@ pub struct LambdaConfig {
     pub memory_mb: Option<u32>,
 }
 
-/// What things cost.
+/// What things cost, and what a statement may.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CostConfig {
@@ -219,6 +219,8 @@ pub struct CostConfig {
     /// A price book of one's own in place of the project's. The project's own are the pattern: `coordinator/src/cost/prices/`.
     #[serde(deserialize_with = "units::optional_path")]
     pub prices: Option<PathBuf>,
+    /// Dollars that one statement may cost. None is no limit.
+    pub max: Option<Money>,
     /// Dollars an hour of the coordinator's machine.
     pub coordinator_hour: Option<Price>,
     /// Whether the coordinator runs outside of AWS, so that what it reads leaves the region for money.
@@ -283,6 +285,7 @@ pub struct Overrides {
     pub timeout: Option<Duration>,
     pub prefer: Option<Prefer>,
     pub deadline: Option<Duration>,
+    pub cost_max: Option<Money>,
 }
 
 /// A configuration file that has been read.
@@ -338,13 +341,14 @@ impl Config {
     }
 
     fn apply(&mut self, overrides: &Overrides) {
-        let Overrides { on, functions_max, allow_fallback, timeout, prefer, deadline } = *overrides;
+        let Overrides { on, functions_max, allow_fallback, timeout, prefer, deadline, cost_max } = *overrides;
         self.on = on.unwrap_or(self.on);
         self.functions_max = functions_max.unwrap_or(self.functions_max);
         self.allow_fallback = allow_fallback.unwrap_or(self.allow_fallback);
         self.timeout = timeout.unwrap_or(self.timeout);
         self.prefer = prefer.or(self.prefer);
         self.deadline = deadline.or(self.deadline);
+        self.cost.max = cost_max.or(self.cost.max);
     }
 
     /// Whether estimates of money and time pick how a statement runs. Speed without a deadline is what `auto` goes for anyway.

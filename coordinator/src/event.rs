@@ -120,8 +120,13 @@ impl EventLog {
         Self { started: Instant::now(), events: Arc::default() }
     }
 
+    /// Since the query's start.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub fn push(&self, event: QueryEvent) {
-        let at = self.started.elapsed();
+        let at = self.elapsed();
         tracing::debug!(at_us = at.as_micros() as u64, ?event, "query event");
         self.events.lock().expect("no holder panics").push(Stamped { at, event });
     }

@@ -86,9 +86,9 @@ async fn no_data_file_of_an_iceberg_table_is_read() {
 async fn nothing_of_a_known_parquet_table_is_read() {
     let session = with_tpch(config(4)).await;
     for number in [1, 3, 6, 14] {
-        let before = session.stores().counters().requests();
+        let before = session.stores().usage().requests;
         let (_, quote, _) = quote(&session, queries::query(number)).await;
-        let after = session.stores().counters().requests();
+        let after = session.stores().usage().requests;
         assert_eq!((after.get - before.get, after.head - before.head), (0, 0), "query {number}");
         assert_eq!(quote.guessed_files, 0, "every footer is known");
     }

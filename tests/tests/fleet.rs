@@ -6,18 +6,22 @@ use std::path::Path;
 use std::thread;
 
 use gust_tests::chaos;
-use gust_tests::fleet::{Adoption, Fault, Trial, trial};
+use gust_tests::fleet::{Adoption, Enforcement, Fault, Trial, capped_trial, trial, with_and_without};
 
 /// Runs seeds on both cores, in a time of their own.
-fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> {
+fn on_both_cores<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
     let middle = u64::midpoint(seeds.start, seeds.end);
-    let run = |seeds: std::ops::Range<u64>| seeds.map(|seed| (seed, trial(seed, adoption))).collect::<Vec<_>>();
+    let part = |seeds: std::ops::Range<u64>| seeds.map(|seed| (seed, run(seed))).collect::<Vec<_>>();
     thread::scope(|scope| {
-        let second = scope.spawn(|| run(middle..seeds.end));
-        let mut all = run(seeds.start..middle);
+        let second = scope.spawn(|| part(middle..seeds.end));
+        let mut all = part(seeds.start..middle);
         all.extend(second.join().expect("a trial never panics"));
         all
     })
+}
+
+fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> {
+    on_both_cores(seeds, |seed| trial(seed, adoption))
 }
 
 #[test]
@@ -52,6 +56,39 @@ fn one_seed_is_one_history() {
         assert_eq!(once.history, again.history, "seed {seed}");
     }
     assert_ne!(trial(1, Adoption::On).history, trial(2, Adoption::On).history);
+}
+
+#[test]
+fn a_thousand_queries_keep_their_caps_under_faults() {
+    let trials = on_both_cores(0..1000, |seed| capped_trial(seed, Enforcement::On));
+    for (seed, capped) in &trials {
+        assert!(capped.trial.broken.is_empty(), "seed {seed}: {:?}", capped.trial.broken);
+    }
+    let right: usize = trials.iter().map(|(_, capped)| capped.trial.queries_right).sum();
+    let stopped: usize = trials.iter().map(|(_, capped)| capped.stopped).sum();
+    let failed: usize = trials.iter().flat_map(|(_, capped)| capped.trial.queries_failed.values()).sum();
+    assert!(right >= 400 && stopped >= 200, "{right} right, {stopped} stopped, {} failed otherwise", failed - stopped);
+    println!("{right} right, {stopped} stopped, {failed} failed in all");
+    let close = trials.iter().filter(|(_, capped)| capped.share_max > 0.5).count();
+    assert!(close >= 100, "only {close} seeds had a query that cost half of its cap");
+}
+
+#[test]
+fn caps_that_nobody_keeps_are_noticed() {
+    let trials = on_both_cores(0..60, |seed| capped_trial(seed, Enforcement::Off));
+    let over = |what: &String| what.contains("overshoot");
+    let noticed = trials.iter().filter(|(_, capped)| capped.trial.broken.iter().any(over)).count();
+    assert!(noticed >= 15, "only {noticed} of 60 seeds had a query above its cap");
+}
+
+#[test]
+fn a_cap_that_suffices_costs_little_time() {
+    for (times, slower_max) in [(2.0, 3.0), (5.0, 1.5), (10.0, 1.05)] {
+        let (cost, without, with) = with_and_without(times);
+        let slower = with.as_secs_f64() / without.as_secs_f64();
+        println!("{times} times ${cost:.6}: {slower:.2} times as long");
+        assert!(slower <= slower_max, "{slower:.2} times as long under {times} times ${cost:.6}: {with:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use super::exit::Exit;
 use super::output::Format;
 use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use crate::cost::Money;
 use crate::decide::Prefer;
 use crate::history::{BadLabel, Label, is_label_key};
 
@@ -289,6 +290,13 @@ pub struct RunArgs {
     /// Pick what is expected to be done after this long even at most, e.g. 10s; nothing is stopped at it
     #[arg(long, value_name = "DURATION", value_parser = parse_deadline)]
     pub deadline: Option<Duration>,
+    /// Stop each query before it costs more dollars than this, e.g. 0.05 [default: no limit]
+    ///
+    /// Not begun where it surely costs more; stopped where its functions at their worst case could. Functions on this machine count
+    /// as if they ran on Lambda, local files cost nothing, and what has no known price is not counted: logs, and data transfer and
+    /// the coordinator's own machine unless the configuration tells them.
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    pub max_cost: Option<Money>,
 }
 
 #[derive(Debug, Args)]
@@ -387,6 +395,7 @@ impl RunArgs {
             timeout: self.timeout,
             prefer: self.prefer,
             deadline: self.deadline,
+            cost_max: self.max_cost,
         }
     }
 }
@@ -484,7 +493,7 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --prefer cost --deadline 10s --dry-run --format ndjson --report json \
+                    --timeout 1min30s --max-cost 0.05 --prefer cost --deadline 10s --dry-run --format ndjson --report json \
                     --report-file report.json --config lake.toml -vv \
                     --label team=ads --label job=1";
         let query = query(&line.split(' ').collect::<Vec<_>>());
@@ -503,6 +512,7 @@ mod tests {
             timeout: Some(Duration::from_secs(90)),
             prefer: Some(Prefer::Cost),
             deadline: Some(Duration::from_secs(10)),
+            cost_max: Some(Money::from_nano_dollars(50_000_000)),
         };
         assert_eq!(query.source.run.overrides(), overrides);
     }
@@ -570,6 +580,8 @@ mod tests {
         check(&["query", "--deadline", "0s"], "a deadline is above zero and at most 1day");
         check(&["query", "--deadline", "soon"], "write e.g. 500ms, 30s or 5min");
         check(&["query", "--prefer", "nonsense"], "possible values: cost, latency, balanced");
+        check(&["query", "--max-cost", "-0.05"], "no amount of dollars");
+        check(&["query", "--max-cost", "5 cents"], "no amount of dollars");
         check(&["query", "--report", "none", "--report-file", "x", "SELECT 1"], "--report-file needs a report");
         check(&["query", "SELECT 1", "SELECT 2"], "unexpected argument 'SELECT 2'");
         check(&["demo", "--sf", "0"], "above zero and at most 1000");

@@ -11,6 +11,8 @@ pub enum Exit {
     Usage = 2,
     /// Functions failed and a fallback to the coordinator was not allowed.
     FunctionsFailed = 3,
+    /// The statement would have cost more than it may.
+    CapReached = 4,
     /// The statement's time-out passed. As `timeout(1)` has it.
     TimedOut = 124,
     /// Ctrl-C. As shells have it: 128 and the signal's number.
@@ -25,6 +27,7 @@ Exit codes:
   1    the query failed: SQL or data
   2    wrong usage or configuration
   3    functions failed, and a fallback was not allowed
+  4    the cap in dollars would have been passed
   124  the time-out passed
   130  interrupted";
 
@@ -45,8 +48,15 @@ mod tests {
 
     #[test]
     fn help_names_every_code() {
-        let exits =
-            [Exit::Done, Exit::QueryFailed, Exit::Usage, Exit::FunctionsFailed, Exit::TimedOut, Exit::Interrupted];
+        let exits = [
+            Exit::Done,
+            Exit::QueryFailed,
+            Exit::Usage,
+            Exit::FunctionsFailed,
+            Exit::CapReached,
+            Exit::TimedOut,
+            Exit::Interrupted,
+        ];
         let named: Vec<u8> =
             Exit::HELP.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
         assert_eq!(named, exits.map(Exit::code));

@@ -49,6 +49,7 @@ impl From<QueryError> for Stop {
         let exit = match &error {
             QueryError::Sql(_) | QueryError::Data(_) | QueryError::Resources(_) => Exit::QueryFailed,
             QueryError::Functions(_) => Exit::FunctionsFailed,
+            QueryError::BudgetExceeded(_) => Exit::CapReached,
             QueryError::TimedOut(_) => Exit::TimedOut,
             QueryError::Interrupted => Exit::Interrupted,
             QueryError::Setup(_) => Exit::Usage,

@@ -53,6 +53,7 @@ fn a_file_sets_everything() {
         [cost]
         region = "eu-central-1"
         prices = "prices.toml"
+        max = "0.05"
         coordinator_hour = 0.17
         coordinator_outside = true
         [history]
@@ -104,6 +105,7 @@ fn a_file_sets_everything() {
         cost: CostConfig {
             region: Some("eu-central-1".to_owned()),
             prices: Some("lake/prices.toml".into()),
+            max: Some(Money::from_nano_dollars(50_000_000)),
             coordinator_hour: Some("0.17".parse().expect("a price")),
             coordinator_outside: Some(true),
         },

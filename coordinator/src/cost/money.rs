@@ -28,6 +28,14 @@ impl Money {
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self::from_nano_dollars(self.nano_dollars.saturating_sub(other.nano_dollars))
     }
+
+    /// One of so many equal parts, rounded down; of none, all of it.
+    pub const fn part_of(self, parts: u64) -> Self {
+        match self.nano_dollars.checked_div(parts) {
+            Some(nano_dollars) => Self::from_nano_dollars(nano_dollars),
+            None => self,
+        }
+    }
 }
 
 impl Add for Money {

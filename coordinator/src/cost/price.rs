@@ -255,17 +255,9 @@ impl<'a> Fold<'a> {
         self.exchange_bytes = self.exchange_bytes.min(self.coordinator.bytes_read);
         let total = &mut self.total;
         total.add(Item::ExchangeReads, Basis::Metered, self.exchange_reads);
-        total.add(Item::CoordinatorReads, Basis::Metered, get + head - self.exchange_reads);
-        total.add(Item::CoordinatorWrites, Basis::Metered, list + put);
-        let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
-        let outside = self.tariff.coordinator_outside;
-        if outside != Some(false) {
-            let bytes = self.coordinator.bytes_read + self.inline_bytes;
-            total.add(Item::DataTransfer, known(outside.is_some()), bytes);
-        }
         total.add(Item::Logs, Basis::Unknown, self.invoked);
-        let priced = self.tariff.coordinator_hour.is_some();
-        total.add(Item::Coordinator, known(priced), self.end.as_micros());
+        let requests = Requests { get: get - self.exchange_reads, head, list, put, ..Requests::default() };
+        add_own(total, &requests, self.coordinator.bytes_read + self.inline_bytes, self.end, self.tariff);
     }
 }
 
@@ -286,8 +278,28 @@ pub fn attempt_spent(outcome: &AttemptOutcome, billing: Billing, stored: Duratio
     spent
 }
 
+/// What the coordinator does by itself: its requests, what comes to it, and its time.
+fn add_own(spent: &mut Quantities, requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) {
+    let Requests { get, head, list, put, .. } = *requests;
+    spent.add(Item::CoordinatorReads, Basis::Metered, get + head);
+    spent.add(Item::CoordinatorWrites, Basis::Metered, list + put);
+    let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
+    let outside = tariff.coordinator_outside;
+    if outside != Some(false) {
+        spent.add(Item::DataTransfer, known(outside.is_some()), bytes);
+    }
+    spent.add(Item::Coordinator, known(tariff.coordinator_hour.is_some()), time.as_micros());
+}
+
+/// What that costs, as far as it has a price.
+pub(crate) fn own_cost(requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) -> Money {
+    let mut spent = Quantities::default();
+    add_own(&mut spent, requests, bytes, time, tariff);
+    spent.cost(tariff)
+}
+
 /// An attempt's requests, and its result in the exchange until the query's end.
-fn add_usage(spent: &mut Quantities, usage: &Usage, stored: Duration) {
+pub(super) fn add_usage(spent: &mut Quantities, usage: &Usage, stored: Duration) {
     let Requests { get, head, list, put, .. } = usage.requests;
     spent.add(Item::TableReads, Basis::Metered, get + head);
     spent.add(Item::TableLists, Basis::Metered, list);

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::held::{Held, Share};
 use super::query::QueryContext;
 use super::travel::TravellingPlan;
+use crate::cost::Work;
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
@@ -132,7 +133,9 @@ async fn run_fragment(
         access: access.clone(),
         stage: StagePlan::clone(&plan),
     };
-    let mut attempts = attempts.fragment(id, run, bytes, request);
+    let units = stage.fragments[index].iter().flatten().count();
+    let work = Work::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
+    let mut attempts = attempts.fragment(id, run, bytes, work, request);
     let (result, attempt) = attempts.result().await.map_err(failed)?;
     let inline = held.hold(inline_bytes(&result))?;
     Ok(Answer { result, attempt, attempts, inline })
@@ -219,6 +222,7 @@ async fn adopt(answer: Answer, held: Arc<Held>, query: Arc<QueryContext>, schema
         let inline = matches!(result, FragmentResult::Inline { .. });
         if !inline {
             share = held.hold(usize::try_from(part.bytes).unwrap_or(usize::MAX))?;
+            query.attempts.pay_for_read(part.bytes).await.map_err(|over| DataFusionError::External(Box::new(over)))?;
         }
         match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
             Ok(rows) => break (rows, part, inline, reading.elapsed()),

@@ -13,7 +13,7 @@ use super::{Billing, Invocation, InvokeError, InvokeErrorKind};
 const INVOCATION_MAX: Duration = Duration::from_secs(900);
 
 /// A function gives up by itself at its deadline; the platform stops it this much later.
-const GRACE: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// One attempt's request as bytes, and its moments.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod in_process;
 mod lambda;
 mod processes;
 
+pub(crate) use framing::GRACE;
 pub use in_process::{Handler, InProcess};
 pub use lambda::{CLONES_MAX, Deployment, DescribeError, FunctionName, Lambda, PinnedFunction, describe};
 pub use processes::{Processes, ProcessesConfig};

@@ -4,6 +4,7 @@ use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
 
 use object_store::path::Path;
 
+use crate::cost::OverBudget;
 use crate::invoker::InvokeError;
 
 /// A fragment that no attempt could bring home.
@@ -30,6 +31,9 @@ pub enum FailureCause {
     /// The attempt succeeded, but what it left was torn, swapped or gone.
     #[error("{0}")]
     Result(String),
+    /// The query could not pay for another attempt.
+    #[error("{0}")]
+    Budget(OverBudget),
 }
 
 impl FragmentFailure {

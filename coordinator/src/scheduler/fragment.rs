@@ -16,6 +16,7 @@ use super::failure::{FailureCause, FragmentFailure};
 use super::limiter::Slot;
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{Query, StageAttempts};
+use crate::cost::{Ask, OverBudget, Reservation, Work};
 use crate::event::AttemptCause;
 use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
@@ -32,6 +33,7 @@ pub struct FragmentAttempts {
     stage: StageAttempts,
     id: FragmentId,
     bytes: u64,
+    work: Work,
     request: MakeRequest,
     first_number: u32,
     next_number: u32,
@@ -60,10 +62,18 @@ struct Ended {
     invocation: Invocation,
 }
 
-/// What the next attempt is for, and its slot once it is granted; None where the query's deadline came first.
+/// What the next attempt is for, and what comes of its waiting.
 struct Waiting {
     cause: AttemptCause,
-    slot: BoxFuture<'static, Option<Slot>>,
+    turn: BoxFuture<'static, Turn>,
+}
+
+enum Turn {
+    Granted(Slot, Option<Reservation>),
+    /// The query's deadline came first.
+    TooLate,
+    /// Its money does not suffice.
+    TooDear(OverBudget),
 }
 
 impl FragmentAttempts {
@@ -71,7 +81,7 @@ impl FragmentAttempts {
         stage: StageAttempts,
         id: FragmentId,
         first_number: u32,
-        bytes: u64,
+        (bytes, work): (u64, Work),
         request: MakeRequest,
         seed: u64,
     ) -> Self {
@@ -79,6 +89,7 @@ impl FragmentAttempts {
             stage,
             id,
             bytes,
+            work,
             request,
             first_number,
             next_number: first_number,
@@ -97,7 +108,7 @@ impl FragmentAttempts {
     /// Runs until an attempt has a result, none can, or the future is dropped. Returns the result and its attempt's number.
     pub async fn result(&mut self) -> Result<(FragmentResult, u32), FragmentFailure> {
         let first = if self.next_number == self.first_number { AttemptCause::First } else { AttemptCause::Retry };
-        let mut waiting = Some(self.wait(first, Duration::ZERO));
+        let mut waiting = self.wait(first, Duration::ZERO);
         let mut running = FuturesUnordered::new();
         let (mut newest_since, mut speculative) = (None, 0);
         let progress = Arc::clone(&self.stage.progress);
@@ -112,7 +123,7 @@ impl FragmentAttempts {
             };
             let granted = async {
                 match &mut waiting {
-                    Some(waiting) => (&mut waiting.slot).await,
+                    Some(waiting) => (&mut waiting.turn).await,
                     None => std::future::pending().await,
                 }
             };
@@ -123,6 +134,7 @@ impl FragmentAttempts {
                     let cause = match self.settle(invocation, number) {
                         Ok(result) => {
                             progress.done(index, took);
+                            self.query().money.iter().for_each(|money| money.fragment_done());
                             return Ok((result, number));
                         }
                         Err(cause) => cause,
@@ -131,7 +143,7 @@ impl FragmentAttempts {
                     let delay = self.delay(remedy, !running.is_empty() || waiting.is_some());
                     match delay {
                         Ok(Some(delay)) => {
-                            waiting = Some(self.wait(AttemptCause::Retry, delay));
+                            waiting = self.wait(AttemptCause::Retry, delay);
                             (newest_since, speculative) = (None, 0);
                         }
                         // Another attempt may still succeed.
@@ -139,21 +151,21 @@ impl FragmentAttempts {
                         Err(budget_spent) => return Err(self.failure(budget_spent)),
                     }
                 }
-                slot = granted => {
+                turn = granted => {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
-                    match slot {
-                        Some(slot) => {
+                    match turn {
+                        Turn::Granted(slot, reservation) => {
                             newest_since = Some(Instant::now());
-                            running.push(self.launch(slot, cause));
+                            running.push(self.launch(slot, reservation, cause));
                         }
-                        // The query's deadline came while the fragment stood in line.
-                        None if running.is_empty() => return Err(self.failure(false)),
-                        None => {}
+                        Turn::TooDear(over) => return Err(self.too_dear(over)),
+                        Turn::TooLate if running.is_empty() => return Err(self.failure(false)),
+                        Turn::TooLate => {}
                     }
                 }
                 () = slow => {
                     speculative += 1;
-                    waiting = Some(self.wait(AttemptCause::Speculative, Duration::ZERO));
+                    waiting = self.wait(AttemptCause::Speculative, Duration::ZERO);
                 }
             }
         }
@@ -162,6 +174,7 @@ impl FragmentAttempts {
     /// To be called where a result could not be read as promised: the attempt counts as failed, and another is made.
     pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
         self.last_failure = Some((FailureCause::Result(reason), String::new()));
+        self.query().money.iter().for_each(|money| money.fragment_undone());
         match self.delay(Remedy::Again, false) {
             Ok(delay) => tokio::time::sleep(delay.unwrap_or_default()).await,
             Err(budget_spent) => return Err(self.failure(budget_spent)),
@@ -173,36 +186,67 @@ impl FragmentAttempts {
         &self.stage.query
     }
 
-    /// Stands in line, after a pause.
-    fn wait(&self, cause: AttemptCause, pause: Duration) -> Waiting {
+    /// Stands in line, after a pause: for money, where that is limited, and then for a slot. None for a speculative attempt that
+    /// cannot be paid for at once.
+    fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<Waiting> {
         let query = Arc::clone(self.query());
         let bytes = self.bytes;
-        let slot = async move {
+        let ask = self.ask();
+        let paid = match (&query.money, cause) {
+            (Some(money), AttemptCause::Speculative) => Some(money.reserve_at_once(&ask)?),
+            _ => None,
+        };
+        let turn = async move {
             let turn = async {
                 tokio::time::sleep(pause).await;
-                query.scheduler.limiter.acquire(query.number, bytes, cause != AttemptCause::First).await
+                let reservation = match (&query.money, paid) {
+                    (Some(money), None) => match money.reserve(ask).await {
+                        Ok(reservation) => Some(reservation),
+                        Err(over) => return Turn::TooDear(over),
+                    },
+                    (_, paid) => paid,
+                };
+                let slot = query.scheduler.limiter.acquire(query.number, bytes, cause != AttemptCause::First).await;
+                Turn::Granted(slot, reservation)
             };
-            timeout_at(query.deadline, turn).await.ok()
+            timeout_at(query.deadline, turn).await.unwrap_or(Turn::TooLate)
         };
-        Waiting { cause, slot: slot.boxed() }
+        Some(Waiting { cause, turn: turn.boxed() })
+    }
+
+    /// What the next attempt wants to be paid for.
+    fn ask(&self) -> Ask {
+        let left = self.query().deadline.saturating_duration_since(Instant::now());
+        let time_max = self.time().map_or(left, |time| time.min(left));
+        Ask { work: self.work, expected: self.expected(), time_max, timed_out: self.timed_out }
+    }
+
+    fn expected(&self) -> Duration {
+        self.stage.expected.get(self.id.index as usize).copied().unwrap_or_default()
+    }
+
+    /// Time for the next attempt; None is all that the query has left.
+    fn time(&self) -> Option<Duration> {
+        self.query().scheduler.retry.time(self.expected(), self.failed, self.timed_out)
     }
 
     /// Books an attempt and starts it.
-    fn launch(&mut self, slot: Slot, cause: AttemptCause) -> BoxFuture<'static, Ended> {
+    fn launch(&mut self, slot: Slot, paid: Option<Reservation>, cause: AttemptCause) -> BoxFuture<'static, Ended> {
         let (query, id) = (Arc::clone(self.query()), self.id.clone());
         let number = self.next_number;
         self.next_number += 1;
         let started = Instant::now();
-        let expected = self.stage.expected.get(id.index as usize).copied().unwrap_or_default();
-        let time = query.scheduler.retry.time(expected, self.failed, self.timed_out);
+        let paid_time = paid.as_ref().map(Reservation::time);
+        let time = [self.time(), paid_time].into_iter().flatten().min();
         let deadline = time.map_or(query.deadline, |time| query.deadline.min(started + time));
         let cut_short = deadline < query.deadline;
         let request = (self.request)(number, query.clock.unix_ms(deadline));
         query.ledger.open(&id, number, cause, deadline);
+        let paid = paid.map(Reservation::begun);
         query.scheduler.health.started();
         let (reply, answer) = oneshot::channel();
         let span = tracing::debug_span!("attempt", fragment = %id, number);
-        let attempt = run(Arc::clone(&query), slot, id.clone(), number, request, reply);
+        let attempt = run(Arc::clone(&query), (slot, paid), id.clone(), number, request, reply);
         query.running.spawn(attempt.instrument(span));
         async move {
             let invocation = match timeout_at(deadline + GRACE, answer).await {
@@ -254,6 +298,11 @@ impl FragmentAttempts {
         Ok(self.delays.next())
     }
 
+    fn too_dear(&mut self, over: OverBudget) -> FragmentFailure {
+        self.last_failure = Some((FailureCause::Budget(over), String::new()));
+        self.failure(false)
+    }
+
     fn failure(&mut self, budget_spent: bool) -> FragmentFailure {
         let (cause, log_tail) = self.last_failure.take().unwrap_or_else(|| {
             let message = format!(
@@ -270,7 +319,7 @@ impl FragmentAttempts {
 /// The attempt itself, which goes on whoever waits for it.
 async fn run(
     query: Arc<Query>,
-    slot: Slot,
+    (slot, paid): (Slot, Option<Reservation>),
     id: FragmentId,
     number: u32,
     request: InvokeRequest,
@@ -288,6 +337,9 @@ async fn run(
     }
     scheduler.health.note(&invocation);
     query.ledger.close(&id, number, &invocation);
+    if let Some(paid) = paid {
+        paid.settle(&invocation);
+    }
     drop(slot);
     // Nobody listens where another attempt was faster or the query is over.
     let _ = reply.send(invocation);

@@ -12,7 +12,8 @@
 //!
 //! Every attempt is booked BEFORE it is invoked. An attempt runs as a task of its own: it cannot be recalled, so it keeps its
 //! slot until it ends, also when its caller has gone or another attempt was faster. A fragment's answer is taken from one
-//! attempt only; what the others wrote is never read. Time is tokio's and randomness is seeded: one seed, one history.
+//! attempt only; what the others wrote is never read. Where a query has a [`Budget`], each attempt is paid for before it
+//! stands in line. Time is tokio's and randomness is seeded: one seed, one history.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,7 @@ pub use ramp::EnvironmentRamp;
 pub use retry::RetryPolicy;
 pub use speculate::SpeculationPolicy;
 
+use crate::cost::{Budget, OverBudget, Work};
 use crate::event::EventLog;
 use crate::invoker::Invoker;
 use ledger::Ledger;
@@ -108,8 +110,14 @@ impl Scheduler {
         Arc::clone(&self.shared.invoker)
     }
 
-    /// Opens the books of a query that must be done by `deadline`.
-    pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant) -> QueryAttempts {
+    /// Opens the books of a query that must be done by `deadline`, within its `money` if that is limited.
+    pub fn query(
+        &self,
+        events: EventLog,
+        clock: Clock,
+        deadline: Instant,
+        money: Option<Arc<Budget>>,
+    ) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);
         let budget = Mutex::new(RetryBudget::new(&self.shared.retry));
         let query = Query {
@@ -119,6 +127,7 @@ impl Scheduler {
             clock,
             deadline,
             budget,
+            money,
             running: TaskTracker::new(),
         };
         QueryAttempts { query: Arc::new(query) }
@@ -140,6 +149,7 @@ struct Query {
     clock: Clock,
     deadline: Instant,
     budget: Mutex<RetryBudget>,
+    money: Option<Arc<Budget>>,
     /// Attempts that have not ended, wanted or not.
     running: TaskTracker,
 }
@@ -155,6 +165,14 @@ impl QueryAttempts {
         self.query.budget.lock().expect("no holder panics").add_fragments(&retry, expected.len());
         let progress = Progress::new(speculation, &expected);
         StageAttempts { query: Arc::clone(&self.query), expected: Arc::new(expected), progress: Arc::new(progress) }
+    }
+
+    /// Waits until the query can pay for reading a result of so many bytes.
+    pub(crate) async fn pay_for_read(&self, bytes: u64) -> Result<(), OverBudget> {
+        match &self.query.money {
+            Some(money) => money.pay_for_read(bytes).await,
+            None => Ok(()),
+        }
     }
 
     /// The query is over: books what still runs as cancelled. Its callers must have gone.
@@ -181,17 +199,19 @@ impl StageAttempts {
     /// One of its fragments, of which nothing has been tried yet.
     ///
     /// `id.index` is its place among the stage's expected times. `run` counts the stage's runs: attempts of different runs
-    /// never share a number, and so never a result object. While it runs, an attempt holds up to `bytes` on the coordinator.
+    /// never share a number, and so never a result object. While it runs, an attempt holds up to `bytes` on the coordinator, and
+    /// does `work` at most.
     /// `request` builds the request of an attempt from its number and its deadline in milliseconds since the Unix epoch.
     pub fn fragment(
         &self,
         id: FragmentId,
         run: u32,
         bytes: u64,
+        work: Work,
         request: impl Fn(u32, u64) -> InvokeRequest + Send + Sync + 'static,
     ) -> FragmentAttempts {
         let seed = self.query.scheduler.random.lock().expect("no holder panics").random();
-        FragmentAttempts::new(self.clone(), id, run * ATTEMPT_NUMBERS, bytes, Box::new(request), seed)
+        FragmentAttempts::new(self.clone(), id, run * ATTEMPT_NUMBERS, (bytes, work), Box::new(request), seed)
     }
 }
 

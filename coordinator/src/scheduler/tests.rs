@@ -11,6 +11,7 @@ use gust_protocol::{
 };
 
 use super::*;
+use crate::cost::{Architecture, Money, PriceBook, Tariff};
 use crate::event::{AttemptCause, AttemptOutcome, QueryEvent};
 use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
@@ -48,7 +49,8 @@ impl Invoker for Scripted {
         let (takes, fate) = (self.script)(fragment.id.index, attempt);
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_flight_peak.fetch_max(now, Ordering::Relaxed);
-        let ends = Instant::now() + takes;
+        let started = Instant::now();
+        let ends = started + takes;
         let deadline = self.clock.moment(deadline_unix_ms);
         tokio::time::sleep_until(ends.min(deadline)).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -63,7 +65,7 @@ impl Invoker for Scripted {
             Fate::Fragment(kind) => respond(Err(FragmentError::new(kind, format!("{kind:?}")))),
             Fate::Invoke(kind) => Err(InvokeError::new(kind, format!("{kind:?}"))),
         };
-        let billing = Billing::Metered { duration: takes, init: Duration::ZERO };
+        let billing = Billing::Metered { duration: started.elapsed(), init: Duration::ZERO };
         Invocation { outcome, billing, cold: None, log_tail: String::new() }
     }
 }
@@ -78,13 +80,17 @@ struct Query {
 
 impl Query {
     fn new(in_flight_max: usize, deadline: Duration, script: Script) -> Self {
+        Self::with_money(in_flight_max, deadline, script, None)
+    }
+
+    fn with_money(in_flight_max: usize, deadline: Duration, script: Script, money: Option<Arc<Budget>>) -> Self {
         let clock = Clock::start();
         let (in_flight, in_flight_peak) = Default::default();
         let invoker = Arc::new(Scripted { script, clock, in_flight, in_flight_peak });
         let settings = Settings::new(in_flight_max, 7);
         let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::default(), settings);
         let events = EventLog::start();
-        let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline);
+        let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline, money);
         Self { scheduler, invoker, attempts, events }
     }
 
@@ -134,7 +140,7 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
             },
         }
     };
-    stage.fragment(id, 0, 1, request)
+    stage.fragment(id, 0, 1, Work::default(), request)
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,7 +224,7 @@ async fn a_platform_with_fewer_functions_is_found_out() {
     }
     let events = EventLog::start();
     let scheduler = Scheduler::new(Arc::new(Small), Arc::default(), Settings::new(200, 1));
-    let attempts = scheduler.query(events.clone(), Clock::start(), Instant::now() + 300 * SECOND);
+    let attempts = scheduler.query(events.clone(), Clock::start(), Instant::now() + 300 * SECOND, None);
     let stage = attempts.stage(vec![SECOND; 400]);
     let started = Instant::now();
     let runs = (0..400).map(|index| {
@@ -293,7 +299,7 @@ async fn a_query_that_is_over_closes_its_books() {
     assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Cancelled)), 4);
     // The next query waits for the slots of the last one, for its functions still run.
     let started = Instant::now();
-    let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND);
+    let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND, None);
     fragment(&next.stage(vec![SECOND]), 0).result().await.expect("done");
     assert!(started.elapsed() >= 18 * SECOND, "{:?}", started.elapsed());
     query.attempts.ended().await;
@@ -318,4 +324,85 @@ async fn a_result_that_cannot_be_read_is_made_again() {
         }
     };
     assert_eq!((refused, failure.to_string().as_str()), (4, "fragment q/0/0 failed after 4 attempts: torn 4"));
+}
+
+/// Of functions with 2 GB; the shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars with its invocation.
+fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Budget>> {
+    let tariff = Tariff {
+        book: PriceBook::of_region("us-east-1").expect("a book"),
+        architecture: Architecture::X86,
+        memory_mb: 2048,
+        as_if: false,
+        coordinator_hour: None,
+        coordinator_outside: Some(false),
+        stale: None,
+    };
+    Some(Budget::new(Money::from_nano_dollars(nano_dollars), tariff, fragments, |_| Money::ZERO))
+}
+
+fn is_too_dear(result: &Result<u32, FragmentFailure>) -> bool {
+    matches!(result, Err(FragmentFailure { cause: FailureCause::Budget(_), .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_money_means_fewer_at_once_and_all_the_same_rows() {
+    // Eight take a second each, 33,533 of the cap: there is room for two or three worst cases at once.
+    let query = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(400_000, 8));
+    let results = query.run(8).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(query.invoker.in_flight_peak.load(Ordering::Relaxed), 2);
+    let rich = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(8 * 200_000, 8));
+    assert!(rich.run(8).await.iter().all(Result::is_ok));
+    assert_eq!(rich.invoker.in_flight_peak.load(Ordering::Relaxed), 8, "nobody waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_runs_out_of_money_starts_nothing_more() {
+    let query = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(250_000, 8));
+    let results = query.run(8).await;
+    let done = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(results.iter().filter(|result| is_too_dear(result)).count(), 8 - done, "{results:?}");
+    assert_eq!(query.causes().len(), done);
+    // What is left after them is less than the worst case of another.
+    let left = 250_000 - 13_200 - done as u64 * 33_533;
+    assert!((100_000..133_534).contains(&left), "{done} done, {left} left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_hangs_is_given_no_more_time_than_there_is_money_for() {
+    let started = Instant::now();
+    let query = Query::with_money(1, 600 * SECOND, |_, _| (3600 * SECOND, Done), money(180_000, 1));
+    assert!(is_too_dear(&query.run(1).await[0]));
+    assert!(started.elapsed() < 5 * SECOND, "{:?}", started.elapsed());
+    assert_eq!(query.causes().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_wait_for_money_and_second_attempts_do_without() {
+    let script: Script = |index, attempt| match (index, attempt) {
+        (0, 0) => (SECOND / 2, Fate::Invoke(InvokeErrorKind::Crashed)),
+        (7, 0) => (2800 * SECOND / 1000, Done),
+        _ => (SECOND, Done),
+    };
+    // All eight begin; for the retry of one there is money when others have ended.
+    let query = Query::with_money(16, 60 * SECOND, script, money(8 * 133_534 + 13_200 + 10_000, 8));
+    let results = query.run(8).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let retried = query.events.snapshot().into_iter().find_map(|stamped| match stamped.event {
+        QueryEvent::AttemptStarted { cause: AttemptCause::Retry, .. } => Some(stamped.at),
+        _ => None,
+    });
+    assert!(retried.expect("a retry") >= SECOND, "{retried:?}");
+    // The slow one had no second attempt while the first ones' worst cases filled the cap.
+    let poor = Query::with_money(
+        16,
+        60 * SECOND,
+        |index, _| match index {
+            0..6 => (SECOND, Done),
+            _ => (2800 * SECOND / 1000, Done),
+        },
+        money(8 * 33_533 + 2 * 133_534 + 13_200, 8),
+    );
+    poor.run(8).await;
+    assert!(poor.causes().iter().all(|(_, _, cause)| *cause != AttemptCause::Speculative), "{:?}", poor.causes());
 }

@@ -8,6 +8,7 @@ use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
 use super::with_causes;
+use crate::cost::OverBudget;
 use crate::history::HistoryError;
 use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
@@ -29,6 +30,9 @@ pub enum QueryError {
     Functions(String),
     #[error("the statement was stopped after {}\nhint: allow more with --timeout", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// It would have cost more than it may.
+    #[error("{0}")]
+    BudgetExceeded(OverBudget),
     #[error("interrupted")]
     Interrupted,
     /// The session itself could not be set up.
@@ -41,6 +45,9 @@ impl QueryError {
     pub fn from_engine(error: DataFusionError) -> Self {
         if let Some(failure) = find::<FragmentFailure>(&error) {
             return Self::from_fragment(failure);
+        }
+        if let Some(over) = find::<OverBudget>(&error) {
+            return Self::BudgetExceeded(over.clone());
         }
         if let Some(refused) = find::<ExchangeError>(&error) {
             return Self::Functions(refused.to_string());
@@ -62,6 +69,9 @@ impl QueryError {
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {
+        if let FailureCause::Budget(over) = &failure.cause {
+            return Self::BudgetExceeded(over.clone());
+        }
         let message = failure.to_string();
         let FailureCause::Fragment(error) = &failure.cause else { return Self::Functions(message) };
         let message = format!("{message}{}", hint(error.kind));

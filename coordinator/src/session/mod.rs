@@ -17,10 +17,12 @@ use gust_catalog::Catalog;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
+mod budget;
 mod doctor;
 mod error;
 mod estimate;
 mod functions;
+mod options;
 mod plan;
 mod run;
 mod statement;
@@ -42,6 +44,8 @@ use crate::tables::catalog::IcebergCatalog;
 use crate::tables::iceberg::IcebergFactory;
 use crate::tables::stores::Stores;
 use functions::{Capacity, FunctionPool};
+use options::Options;
+use run::difference;
 
 /// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
@@ -256,6 +260,7 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
     let mut settings = SessionConfig::new().with_information_schema(true);
     // Errors then tell where in the text they are.
     settings.options_mut().sql_parser.collect_spans = true;
+    settings.options_mut().extensions.insert(Options::new(config.cost.max));
     let iceberg = Arc::new(IcebergFactory { stores: stores.clone() });
     let state = SessionStateBuilder::new()
         .with_config(settings)

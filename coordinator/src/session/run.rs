@@ -22,6 +22,7 @@ use super::plan::Ready;
 use super::statement::Statement;
 use super::{CLEANING_MAX, Session};
 use crate::config::Target;
+use crate::cost::Budget;
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
@@ -35,6 +36,7 @@ pub struct Running {
     stream: Option<SendableRecordBatchStream>,
     events: EventLog,
     before: Usage,
+    billed_before: Usage,
     deadline: Instant,
     rows: u64,
     is_silent: bool,
@@ -42,6 +44,8 @@ pub struct Running {
     fallback: Option<LogicalPlan>,
     /// None where it has no functions.
     attempts: Option<QueryAttempts>,
+    /// None where it may cost what it likes.
+    budget: Option<Arc<Budget>>,
 }
 
 impl Session {
@@ -66,7 +70,7 @@ impl Session {
     }
 
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
-        let before = self.coordinator_usage();
+        let (before, billed_before) = (self.stores.usage(), self.stores.billed_usage());
         let id = Uuid::now_v7().simple().to_string();
         let Statement { sql, wanted } = statement;
         let logical = self.logical_plan(*sql).await?;
@@ -77,12 +81,17 @@ impl Session {
             stream: None,
             events,
             before,
+            billed_before,
             deadline,
             rows: 0,
             is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
             attempts: None,
+            budget: None,
         };
+        if self.change_option(&logical)? {
+            return Ok(running);
+        }
         match logical {
             logical if wanted.is_cost_of(&logical)? => {
                 let logical = match logical {
@@ -135,13 +144,7 @@ impl Session {
 
     /// What the coordinator's own stores have been asked for since the session began.
     pub(super) fn coordinator_usage(&self) -> Usage {
-        let counters = self.stores.counters();
-        Usage {
-            requests: counters.requests(),
-            bytes_read: counters.bytes_read(),
-            bytes_written: counters.bytes_written(),
-            ..Usage::default()
-        }
+        self.stores.usage()
     }
 
     /// With what functions reach S3: their own role on Lambda, the coordinator's credentials on its own machine.
@@ -158,11 +161,12 @@ impl Session {
         capacity: &Capacity,
         events: &EventLog,
         deadline: Instant,
+        budget: Option<Arc<Budget>>,
     ) -> Result<QueryContext, QueryError> {
         let scheduler = self.functions.scheduler(Some(capacity.memory_mb)).await?;
         Ok(QueryContext {
             id: id.to_owned(),
-            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into()),
+            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), budget),
             model: self.model(Some(capacity)),
             exchange: self.functions.exchange().clone(),
             limits: capacity.limits,
@@ -217,7 +221,21 @@ impl Running {
     /// After an error the statement is over; [`Running::finish`] still has to be called.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
-        let next = tokio::time::timeout_at(self.deadline.into(), stream.next()).await;
+        let budget = self.budget.clone();
+        let over = async {
+            match budget {
+                Some(budget) => budget.passed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let next = tokio::select! {
+            biased;
+            over = over => {
+                self.stream = None;
+                return Err(self.failed(QueryError::BudgetExceeded(over)));
+            }
+            next = tokio::time::timeout_at(self.deadline.into(), stream.next()) => next,
+        };
         let Ok(next) = next else { return Err(self.timed_out()) };
         match next {
             Some(Ok(batch)) => {
@@ -248,7 +266,7 @@ impl Running {
             attempts.close();
             clean_after(self.session.clone(), self.id.clone(), attempts, self.settled()).await;
         }
-        let (now, before) = (self.session.coordinator_usage(), self.before);
+        let (now, before) = (self.session.stores.usage(), self.before);
         self.events.push(QueryEvent::CoordinatorRead { usage: difference(now, before) });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
@@ -275,7 +293,15 @@ impl Running {
 
     /// Starts a query where it is decided to run.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
+        let cap = self.session.cost_max();
+        if cap.is_some() {
+            self.session.tariff_for_cap().await?;
+        }
         let ready = self.session.ready(&logical, &self.before).await?;
+        if let Some(cap) = cap {
+            let opened = self.session.budget(cap, &ready, self.events.clone(), self.billed_before);
+            self.budget = Some(opened.await?);
+        }
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
@@ -294,7 +320,8 @@ impl Running {
         let mut context = TaskContext::from(&state);
         if let Some(capacity) = capacity.filter(|_| remote) {
             self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
-            let query = self.session.query_context(&self.id, &capacity, &self.events, self.deadline).await?;
+            let budget = self.budget.clone();
+            let query = self.session.query_context(&self.id, &capacity, &self.events, self.deadline, budget).await?;
             self.attempts = Some(query.attempts.clone());
             let config = context.session_config().clone().with_extension(Arc::new(query));
             context = context.with_session_config(config);

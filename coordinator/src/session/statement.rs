@@ -224,6 +224,9 @@ impl Session {
                 Err(culprit) => return QueryError::from_engine(culprit),
             }
         }
+        if locations.is_empty() {
+            return QueryError::from_engine(error);
+        }
         QueryError::from_engine(error.context(format!("table over {}", locations.join(", "))))
     }
 

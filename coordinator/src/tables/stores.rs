@@ -8,7 +8,7 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use fragment_fn::connect;
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
-use gust_protocol::StoreAccess;
+use gust_protocol::{StoreAccess, Usage};
 use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use url::{Position, Url};
@@ -24,17 +24,24 @@ pub struct Stores {
     /// Where the configuration names no keys.
     credentials: Arc<ChainCredentials>,
     counters: Arc<Counters>,
+    /// Of these, what somebody sends a bill for: requests to S3.
+    billed: Arc<Counters>,
     open: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
 }
 
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
-        Self { s3, credentials: Arc::default(), counters: Arc::default(), open: Arc::default() }
+        Self { s3, credentials: Arc::default(), counters: Arc::default(), billed: Arc::default(), open: Arc::default() }
     }
 
     /// Everything that the coordinator itself has asked its stores for.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn usage(&self) -> Usage {
+        usage(&self.counters)
+    }
+
+    /// What of it went to S3.
+    pub fn billed_usage(&self) -> Usage {
+        usage(&self.billed)
     }
 
     /// The credentials of the environment, for stores whose keys the configuration does not name.
@@ -92,7 +99,10 @@ impl Stores {
     }
 
     /// The order matters: a read that is sent again is counted twice.
-    fn decorated(&self, store: Arc<dyn ObjectStore>, url: &str) -> Arc<dyn ObjectStore> {
+    fn decorated(&self, mut store: Arc<dyn ObjectStore>, url: &str) -> Arc<dyn ObjectStore> {
+        if url.starts_with("s3") {
+            store = Arc::new(CountingStore::new(store, Arc::clone(&self.billed)));
+        }
         let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
         HedgedStore::wrap(counted, Hedger::for_store(url), &self.counters)
     }
@@ -102,6 +112,11 @@ impl Stores {
         let stores = self.clone();
         gust_catalog::Stores::new(move |url| stores.open(url).map_err(Into::into))
     }
+}
+
+fn usage(counters: &Counters) -> Usage {
+    let (requests, bytes_read, bytes_written) = (counters.requests(), counters.bytes_read(), counters.bytes_written());
+    Usage { requests, bytes_read, bytes_written, ..Usage::default() }
 }
 
 fn plan_error(message: String) -> DataFusionError {

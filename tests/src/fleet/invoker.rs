@@ -72,8 +72,18 @@ pub struct Served {
     /// Billed time times memory, starts included.
     pub gigabyte_seconds: f64,
     pub requests: Requests,
+    /// The same by query.
+    pub bills: BTreeMap<String, Bill>,
     /// How often each fault fired.
     pub fired: BTreeMap<Fault, u64>,
+}
+
+/// What one query's attempts took, whoever heard of their end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bill {
+    pub invocations: u64,
+    pub gigabyte_seconds: f64,
+    pub requests: Requests,
 }
 
 /// An environment with its attempt.
@@ -176,8 +186,11 @@ impl Inner {
         reply: oneshot::Sender<Invocation>,
     ) {
         let (id, number_) = (request.fragment.id.clone(), request.attempt);
+        let sent = Instant::now();
         let mut random = SmallRng::seed_from_u64(number(self.seed, (&id, number_)));
         let deadline = self.clock.moment(request.deadline_unix_ms);
+        // Who hears nothing knows only when the platform stops the function.
+        let at_most = (deadline + GRACE).saturating_duration_since(sent);
         let start = if running.is_cold { &self.platform.cold_start_ms } else { &self.platform.warm_start_ms };
         let start = start.draw_ms(&mut random);
         sleep(start).await;
@@ -211,7 +224,7 @@ impl Inner {
             Some(Fault::LateZombieWrite) => {
                 sleep_until(early).await;
                 let lost = InvokeError::new(InvokeErrorKind::Unavailable, "the connection was lost");
-                self.answer(&mut reply, Err(lost), start, began, running.is_cold);
+                self.answer(&mut reply, Err(lost), (start, began, at_most), running.is_cold);
                 sleep(Duration::from_millis(random.random_range(0..LATE_MAX_MS))).await;
                 self.write(&request, self.truth.lie(&id)).await;
                 Err(InvokeError::new(InvokeErrorKind::Unavailable, "nobody listens"))
@@ -231,8 +244,11 @@ impl Inner {
         });
         let is_lost = matches!(fault, Some(Fault::Crash | Fault::Kill | Fault::Hang));
         let init = if running.is_cold { start } else { Duration::ZERO };
-        self.ended(running.burst, is_lost, usage.requests, init + began.elapsed());
-        self.answer(&mut reply, outcome, start, began, running.is_cold);
+        // What a function has sent may arrive when it has been stopped.
+        let stopped = began.max(deadline + GRACE).min(Instant::now());
+        let billed = init + stopped.saturating_duration_since(began);
+        self.ended(running.burst, is_lost, &id.query, usage.requests, billed);
+        self.answer(&mut reply, outcome, (start, began, at_most), running.is_cold);
     }
 
     /// A function that lives to answer.
@@ -383,28 +399,35 @@ impl Inner {
     }
 
     /// Books an attempt's end and keeps its environment.
-    fn ended(&self, burst: Burst, is_lost: bool, requests: Requests, billed: Duration) {
+    fn ended(&self, burst: Burst, is_lost: bool, query: &str, requests: Requests, billed: Duration) {
         let mut state = self.lock();
         state.running -= 1;
         if !is_lost {
             state.idle.push(burst);
         }
+        let gigabyte_seconds = whole_ms(billed).as_secs_f64() * f64::from(self.platform.memory_mb) / 1024.0;
         state.served.requests += requests;
-        state.served.gigabyte_seconds += whole_ms(billed).as_secs_f64() * f64::from(self.platform.memory_mb) / 1024.0;
+        state.served.gigabyte_seconds += gigabyte_seconds;
+        let bill = state.served.bills.entry(query.to_owned()).or_default();
+        bill.invocations += 1;
+        bill.requests += requests;
+        bill.gigabyte_seconds += gigabyte_seconds;
     }
 
     fn answer(
         &self,
         reply: &mut Option<oneshot::Sender<Invocation>>,
         outcome: Result<FragmentResponse, InvokeError>,
-        start: Duration,
-        began: Instant,
+        (start, began, at_most): (Duration, Instant, Duration),
         is_cold: bool,
     ) {
         let Some(reply) = reply.take() else { return };
         let init = if is_cold { whole_ms(start) } else { Duration::ZERO };
         let duration = whole_ms(began.elapsed()) + init;
-        let billing = Billing::Reported { duration, init, memory_mb: self.platform.memory_mb };
+        let billing = match &outcome {
+            Err(error) if error.kind == InvokeErrorKind::Unavailable => Billing::Bounded { at_most },
+            _ => Billing::Reported { duration, init, memory_mb: self.platform.memory_mb },
+        };
         // Nobody listens where the query is over.
         let _ = reply.send(Invocation { outcome, billing, cold: Some(is_cold), log_tail: String::new() });
     }

@@ -10,8 +10,9 @@
 //! Everything from the stage to the adopted rows is the project's own code; only what AWS would do is simulated. Parameters
 //! come from a [`Platform`]; what an attempt suffers is drawn from the seed and the attempt's name, so that it does not hang
 //! on the order in which tasks run. Not simulated: DataFusion's operators in the function (a fragment's rows are known
-//! beforehand), S3's request rates, prices.
+//! beforehand), S3's request rates.
 
+mod capped;
 mod fault;
 mod invoker;
 mod pipe;
@@ -21,8 +22,9 @@ mod trusting;
 mod truth;
 mod world;
 
+pub use capped::{CappedTrial, Enforcement, capped_trial, dollars, with_and_without};
 pub use fault::{Fault, FaultPlan};
-pub use invoker::{Served, SimInvoker};
+pub use invoker::{Bill, Served, SimInvoker};
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
 pub use trial::{Adoption, Trial, trial, trial_in_full};

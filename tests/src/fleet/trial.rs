@@ -63,7 +63,7 @@ pub fn trial_in_full(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     run(seed, adoption)
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+pub(super) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
@@ -93,7 +93,7 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     (log, trial)
 }
 
-fn world(seed: u64, random: &mut SmallRng) -> World {
+pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
     let mib = f64::from(1 << 20);
     let platform = Platform {
         memory_mb: 2048,
@@ -131,7 +131,7 @@ fn world(seed: u64, random: &mut SmallRng) -> World {
     }
 }
 
-fn query(random: &mut SmallRng) -> Query {
+pub(super) fn query(random: &mut SmallRng) -> Query {
     let files = random.random_range(1..25);
     let size = |random: &mut SmallRng| 1_u64 << random.random_range(16..28);
     let typical = size(random);
@@ -147,11 +147,12 @@ fn query(random: &mut SmallRng) -> Query {
             functions: Some(files),
             lanes_max: 1,
         },
+        cap: None,
     }
 }
 
-fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial) {
-    let QueryOutcome { id, fragments, rows, took, events } = outcome;
+pub(super) fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial) {
+    let QueryOutcome { id, fragments, rows, took, events, .. } = outcome;
     match rows {
         Ok(rows) if *rows == world.truth().rows(id, *fragments) => trial.queries_right += 1,
         Ok(rows) => {
@@ -170,10 +171,11 @@ fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial
 }
 
 /// The errors that faults may end in.
-fn kind(error: &QueryError) -> Option<&'static str> {
+pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
     match error {
         QueryError::Functions(_) => Some("functions"),
         QueryError::TimedOut(_) => Some("timed out"),
+        QueryError::BudgetExceeded(_) => Some("budget exceeded"),
         _ => None,
     }
 }

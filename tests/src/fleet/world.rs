@@ -11,8 +11,10 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionConfig;
+use fragment_fn::metering::{Counters, CountingStore};
 use futures::TryStreamExt;
 use futures::future::join_all;
+use gust::cost::{Architecture, Budget, Money, PriceBook, Tariff};
 use gust::decide::TimeModel;
 use gust::event::{EventLog, Stamped};
 use gust::exec::{Exchange, QueryContext, StoreCredentials};
@@ -22,7 +24,7 @@ use gust::planner::plan_stages;
 use gust::planner::stage::Surroundings;
 use gust::scheduler::{Breaker, Clock, Scheduler, Settings};
 use gust::session::QueryError;
-use gust_protocol::{Limits, StoreAccess};
+use gust_protocol::{Limits, Requests, StoreAccess};
 use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -62,6 +64,8 @@ pub struct Query {
     pub timeout: Duration,
     pub file_bytes: Vec<u64>,
     pub packing: Packing,
+    /// What it may cost.
+    pub cap: Option<Money>,
 }
 
 /// What became of it.
@@ -73,6 +77,8 @@ pub struct QueryOutcome {
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
     pub took: Duration,
     pub events: Vec<Stamped>,
+    /// Requests by the coordinator.
+    pub own: Requests,
 }
 
 /// What became of all of them.
@@ -153,9 +159,15 @@ impl World {
         let (started, events) = (Instant::now(), EventLog::start());
         let deadline = started + query.timeout;
         let id = self.query_id(index, clock);
+        let planned = plan(query).expect("a plan of one scan");
+        let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
+        let own = Arc::<Counters>::default();
+        let store = Arc::new(CountingStore::new(exchange.store, Arc::clone(&own)));
+        let exchange = Exchange { store, ..exchange };
+        let money = query.cap.map(|cap| self.budget(cap, fragments, Arc::clone(&own)));
         let context = Arc::new(QueryContext {
             id: id.clone(),
-            attempts: scheduler.query(events.clone(), clock, deadline),
+            attempts: scheduler.query(events.clone(), clock, deadline, money),
             model: self.model,
             exchange,
             credentials: StoreCredentials::Own,
@@ -166,8 +178,6 @@ impl World {
             },
             options: Default::default(),
         });
-        let planned = plan(query).expect("a plan of one scan");
-        let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let config = SessionConfig::new().with_extension(Arc::clone(&context));
         let task = Arc::new(TaskContext::default().with_session_config(config));
         let ended = tokio::time::timeout_at(deadline, collect(planned.plan, task)).await;
@@ -183,7 +193,22 @@ impl World {
         let events = events.snapshot();
         context.attempts.ended().await;
         context.exchange.clean(&id).await.expect("in memory");
-        QueryOutcome { id, fragments, rows, took, events }
+        QueryOutcome { id, fragments, rows, took, events, own: own.requests() }
+    }
+
+    /// As a session opens it on Lambda.
+    fn budget(&self, cap: Money, fragments: u32, own: Arc<Counters>) -> Arc<Budget> {
+        let tariff = Tariff {
+            book: PriceBook::of_region("us-east-1").expect("a book"),
+            architecture: Architecture::X86,
+            memory_mb: self.platform.memory_mb,
+            as_if: false,
+            coordinator_hour: None,
+            coordinator_outside: Some(false),
+            stale: None,
+        };
+        let spent = move |_| Money::from_nano_dollars(own.requests().get * 400 + own.requests().list * 5_000);
+        Budget::new(cap, tariff, u64::from(fragments), spent)
     }
 
     /// A UUIDv7 of the world's time and seed.

@@ -146,7 +146,7 @@ fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryCon
     let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
     QueryContext {
         id: "lab".to_owned(),
-        attempts: scheduler.query(events, Clock::start(), deadline),
+        attempts: scheduler.query(events, Clock::start(), deadline, None),
         model: TimeModel::laptop(1),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,

@@ -151,7 +151,7 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
         functions: Some(functions),
         lanes_max: 1,
     };
-    Query { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing }
+    Query { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
 }
 
 /// Where phases of queries run.
@@ -255,6 +255,7 @@ fn ours(
         timeout: Duration::from_secs(900),
         file_bytes: file_bytes.clone(),
         packing,
+        cap: None,
     };
     let phases = vec![scans.iter().map(scan).collect()];
     let mut settings = Settings::new(model.our_functions_max, seed);

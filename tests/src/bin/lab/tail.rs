@@ -159,6 +159,7 @@ fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), pol
         timeout: Duration::from_secs(600),
         file_bytes: vec![tail.fragment_bytes; fragments],
         packing,
+        cap: None,
     };
     let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
     let outcome = &ended.queries[0];

@@ -1,0 +1,264 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::FutureExt;
+use gust_protocol::version::PROTOCOL_VERSION;
+use gust_protocol::{Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Part, Requests, Usage};
+
+use super::*;
+use crate::cost::book::PriceBook;
+use crate::cost::items::Architecture;
+use crate::invoker::{Billing, InvokeError, InvokeErrorKind};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn tariff() -> Tariff {
+    Tariff {
+        book: PriceBook::of_region("us-east-1").expect("a book"),
+        architecture: Architecture::X86,
+        memory_mb: 2048,
+        as_if: false,
+        coordinator_hour: None,
+        coordinator_outside: Some(false),
+        stale: None,
+    }
+}
+
+const fn nano(nano_dollars: u64) -> Money {
+    Money::from_nano_dollars(nano_dollars)
+}
+
+/// Two gigabytes for a second, a thousandth of a millionth of a dollar as the unit: 2 × 16,666.7.
+const GB2_SECOND: f64 = 33_333.4;
+const INVOCATION: u64 = 200;
+const GET: u64 = 400;
+const PUT: u64 = 5_000;
+
+/// An attempt of 3 s and the second after that, by hand.
+const SHORTEST: u64 = 133_334 + INVOCATION;
+
+fn ask(expected: Duration) -> Ask {
+    Ask { work: Work::default(), expected, time_max: 30 * SECOND, timed_out: 0 }
+}
+
+fn budget(cap: u64, fragments: u64) -> Arc<Budget> {
+    Budget::new(nano(cap), tariff(), fragments, |_| Money::ZERO)
+}
+
+/// What is set aside: a read of each result, two listings.
+const fn aside(fragments: u64) -> u64 {
+    fragments * GET + 2 * PUT
+}
+
+fn answered(billing: Billing, outcome: Result<FragmentResult, FragmentError>, usage: Usage) -> Invocation {
+    let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
+    let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt: 0, outcome, usage };
+    Invocation { outcome: Ok(response), billing, cold: None, log_tail: String::new() }
+}
+
+fn failed(billing: Billing) -> Invocation {
+    let error = InvokeError::new(InvokeErrorKind::Unavailable, "lost");
+    Invocation { outcome: Err(error), billing, cold: None, log_tail: String::new() }
+}
+
+fn metered(duration: Duration) -> Billing {
+    Billing::Metered { duration, init: Duration::ZERO }
+}
+
+fn spent(budget: &Budget) -> u64 {
+    budget.spent(&budget.lock()).nano_dollars()
+}
+
+fn reserved(budget: &Budget) -> u64 {
+    budget.lock().reserved.nano_dollars()
+}
+
+#[test]
+fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
+    let budget = budget(1_000_000_000, 1);
+    let work = Work { reads: 10, writes: 3, answer_bytes: 1 << 30 };
+    let check = |time: Duration, seconds: f64| {
+        let expect = (seconds * GB2_SECOND).round() as u64 + INVOCATION + 10 * GET + 3 * PUT;
+        assert_eq!(budget.worst(time, &work).cost(&budget.tariff).nano_dollars(), expect, "{time:?}");
+    };
+    check(10 * SECOND, 11.0);
+    // A start is billed also where the deadline came first.
+    check(SECOND, 4.0);
+    assert_eq!(budget.worst(SECOND, &Work::default()).cost(&budget.tariff).nano_dollars(), SHORTEST);
+}
+
+#[test]
+fn a_fragments_requests_have_a_bound() {
+    // Four units, 64 MiB: plan, footers, a read a MiB, a hedge; a result of 32 MiB in parts of 8.
+    let work = Work::of_fragment(4, 64 << 20, 7);
+    assert_eq!(work, Work { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
+    assert_eq!(Work::of_fragment(1, 1, 0), Work { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
+}
+
+#[test]
+fn what_is_affordable_is_all_that_an_amount_pays_for() {
+    let budget = budget(1, 1);
+    for (amount, work) in [(SHORTEST, 0), (200_000, 3), (385_867, 7), (50_000_000, 0), (50_000_001, 90)] {
+        let work = Work { reads: work, writes: work, answer_bytes: 0 };
+        let cost = |time| budget.worst(time, &work).cost(&budget.tariff).nano_dollars();
+        match budget.affordable(nano(amount), &work) {
+            Some(time) => {
+                assert!(cost(time) <= amount, "{time:?} for {amount}");
+                assert!(cost(time + time / 10_000 + 5 * SECOND / 1_000) > amount, "{time:?} for {amount}");
+            }
+            None => assert!(cost(TIME_MIN) + 67 > amount, "{amount} affords nothing"),
+        }
+    }
+}
+
+#[test]
+fn the_least_that_a_query_costs() {
+    // 3 × 2 GB × 1 ms = 100.0002, three invocations, two reads.
+    assert_eq!(lower_bound(3, 2, &tariff()), nano(100 + 3 * INVOCATION + 2 * GET));
+    let budget = budget(1_499, 3);
+    let refused = budget.allow(lower_bound(3, 2, &tariff())).expect_err("a nano-dollar too little");
+    assert_eq!(
+        refused.to_string(),
+        "not run: it costs at least $0.000001500, and the cap is $0.000001499\nhint: allow more with --max-cost, or read less"
+    );
+    budget.allow(nano(1_499)).expect("just enough");
+    Budget::new(Money::ZERO, tariff(), 0, |_| Money::ZERO).allow(Money::ZERO).expect("what is free may run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_first_is_served_first_and_no_more_is_ever_promised_than_there_is() {
+    let money = budget(2 * SHORTEST + 1_000 + aside(4), 4);
+    let first = money.reserve(ask(SECOND)).await.expect("there is money").begun();
+    let second = money.reserve(ask(SECOND)).await.expect("there is money").begun();
+    assert_eq!((reserved(&money), first.time()), (2 * SHORTEST, TIME_MIN));
+    let mut third = Box::pin(money.reserve(ask(SECOND)));
+    let mut fourth = Box::pin(money.reserve(ask(SECOND)));
+    assert!((&mut third).now_or_never().is_none() && (&mut fourth).now_or_never().is_none());
+    assert!(money.reserve_at_once(&ask(SECOND)).is_none(), "others wait");
+    // A tenth of a second costs a tenth.
+    second.settle(&failed(metered(SECOND / 10)));
+    assert!((&mut third).now_or_never().is_none(), "what is free is a little less than an attempt needs");
+    assert_eq!(spent(&money), 3_333 + INVOCATION);
+    first.settle(&failed(metered(Duration::ZERO)));
+    assert!((&mut fourth).now_or_never().is_none(), "it is the third's turn");
+    let third = third.now_or_never().expect("its turn").expect("there is money");
+    drop(third);
+    let fourth = fourth.now_or_never().expect("its turn").expect("what the third did not use");
+    assert_eq!(reserved(&money), SHORTEST);
+    assert_eq!(fourth.time(), TIME_MIN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_can_make_room_the_query_ends() {
+    let money = budget(SHORTEST + aside(64) + 33_000, 64);
+    money.fragment_done();
+    let running = money.reserve(ask(SECOND)).await.expect("there is money").begun();
+    let mut next = Box::pin(money.reserve(ask(SECOND)));
+    assert!((&mut next).now_or_never().is_none());
+    running.settle(&failed(metered(SECOND)));
+    let refused = next.now_or_never().expect("nobody else will end").expect_err("no money");
+    assert_eq!(
+        refused.to_string(),
+        "stopped at the cap of $0.0002021: $0.00003353 spent, 1 of 64 fragments done; the next attempt may cost $0.0001335\nhint: allow more with --max-cost, or read less"
+    );
+    assert_eq!(money.passed().await, refused);
+    let least = Ask { time_max: SECOND, ..ask(Duration::ZERO) };
+    assert_eq!(money.reserve(least).await.expect_err("the query is over"), refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
+    // Ten times what four attempts need: a quarter of it each, less as it becomes less.
+    let money = budget(40 * SHORTEST, 4);
+    let times: Vec<Duration> = (0..4)
+        .map(|_| {
+            let granted = money.reserve(ask(SECOND)).now_or_never().expect("at once").expect("there is money");
+            let time = granted.time();
+            std::mem::forget(granted);
+            time
+        })
+        .collect();
+    assert_eq!(times[0], 30 * SECOND, "no more than is of use");
+    assert!(times.is_sorted_by(|a, b| a >= b) && times[3] > 10 * SECOND, "{times:?}");
+    // Four seconds and the grace for one that should have 3 × 2 s, or 1.5 × 2 s.
+    let money = budget(133_334 + 33_334 + INVOCATION + aside(1), 1);
+    let last = money.reserve(ask(2 * SECOND)).await.expect("nobody else needs it");
+    assert!((3_990..=4_000).contains(&last.time().as_millis()), "{:?}", last.time());
+    // One that ran out of time would need 6 s.
+    drop(last);
+    let again = Ask { timed_out: 1, ..ask(SECOND) };
+    assert!((3_990..=4_000).contains(&money.reserve(again).await.expect("all that there is").time().as_millis()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_end_costs_what_is_known_of_it() {
+    let work = Work { reads: 10, writes: 2, answer_bytes: 0 };
+    let reserve = async || {
+        let money = budget(1_000_000_000, 1);
+        let granted = money.reserve(Ask { work, ..ask(SECOND) }).await.expect("there is money");
+        (money, granted)
+    };
+    let usage = Usage { requests: Requests { get: 3, put: 1, ..Requests::default() }, ..Usage::default() };
+    let rows = || Ok(FragmentResult::Inline { part: Part { bytes: 0, rows: 0, crc32: 0 }, bytes: Base64::default() });
+    let broken = Err(FragmentError::new(FragmentErrorKind::Panic, "x"));
+    let second = 33_333 + INVOCATION;
+    let cases = [
+        (answered(metered(SECOND), rows(), usage), second + 3 * GET + PUT),
+        (answered(metered(SECOND), broken, usage), second + 3 * GET + PUT),
+        (failed(metered(SECOND)), second + 10 * GET + 2 * PUT),
+        (failed(Billing::Bounded { at_most: 2 * SECOND }), 66_667 + INVOCATION + 10 * GET + 2 * PUT),
+        // Refused by the platform.
+        (failed(metered(Duration::ZERO)), 0),
+    ];
+    for (invocation, expect) in cases {
+        let (money, granted) = reserve().await;
+        granted.begun().settle(&invocation);
+        assert_eq!((spent(&money), reserved(&money)), (expect, 0), "{invocation:?}");
+    }
+    let (money, granted) = reserve().await;
+    drop(granted);
+    assert_eq!((spent(&money), reserved(&money)), (0, 0), "it never began");
+    let (money, granted) = reserve().await;
+    let worst = reserved(&money);
+    drop(granted.begun());
+    assert_eq!((spent(&money), reserved(&money)), (worst, 0), "nobody knows what became of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_coordinators_own_spending_ends_a_query() {
+    let own = Arc::new(AtomicU64::new(0));
+    let spends = Arc::clone(&own);
+    let cap = 10 * SHORTEST;
+    let money = Budget::new(nano(cap), tariff(), 1, move |_| nano(spends.load(Ordering::Relaxed)));
+    own.store(cap, Ordering::Relaxed);
+    assert_eq!(money.look(), None, "all of it, and no more");
+    own.store(cap + 1, Ordering::Relaxed);
+    let over = money.passed().now_or_never().expect("at once").to_string();
+    assert!(over.starts_with("stopped at the cap of $0.001335: $0.001335 spent, 0 of 1 fragments done\n"), "{over}");
+    // What is reserved may turn out to cost less; a 25th of the cap is the patience with that.
+    own.store(0, Ordering::Relaxed);
+    let _running = money.reserve(ask(SECOND)).await.expect("there is money");
+    let open = reserved(&money);
+    own.store(cap + cap / 25 - open, Ordering::Relaxed);
+    assert_eq!(money.look(), None);
+    own.store(cap + cap / 25 - open + 1, Ordering::Relaxed);
+    assert!(money.look().expect("over").to_string().contains(" more for what still runs, 0 of 1 fragments done"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_out_of_aws_is_paid_for_before_it_is_gone() {
+    let outside = Tariff { coordinator_outside: Some(true), ..tariff() };
+    let money = Budget::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
+    // A GB is 9 cents.
+    let work = Work { answer_bytes: 1 << 29, ..Work::default() };
+    let running = money.reserve(Ask { work, time_max: 3 * SECOND, ..ask(SECOND) }).await.expect("there is money");
+    assert_eq!(reserved(&money), 45_000_000 + SHORTEST);
+    let part = Part { bytes: 1 << 20, rows: 1, crc32: 0 };
+    let rows = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
+    running.begun().settle(&answered(metered(Duration::ZERO), rows, Usage::default()));
+    assert_eq!(spent(&money), 87_891, "a MiB of them");
+    money.pay_for_read(1 << 30).await.expect("there is money");
+    assert_eq!(spent(&money), 90_087_891);
+    money.pay_for_read(1 << 30).await.expect_err("there is not");
+    let inside = budget(1, 1);
+    inside.pay_for_read(1 << 40).await.expect("inside of AWS it costs nothing");
+}

@@ -1,0 +1,136 @@
+//! One seed: a query with a cap under random faults, and what the platform's own books say that it cost.
+//!
+//! The prices are written down here once more, and what ran is counted by the simulated platform and by the coordinator's
+//! store: nothing of this comes from the project's ledger.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gust::cost::Money;
+use gust_protocol::Requests;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::trial::{self, Trial};
+use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
+use super::{Bill, FaultPlan};
+
+/// AWS's list prices in us-east-1, x86_64 (November 2026).
+const GIGABYTE_SECOND: f64 = 0.000_016_666_7;
+const INVOCATION: f64 = 0.20 / 1e6;
+const GET: f64 = 0.0004 / 1e3;
+const PUT_OR_LIST: f64 = 0.005 / 1e3;
+
+/// More than this part above its cap is broken.
+const OVERSHOOT_MAX: f64 = 0.05;
+
+/// Whether the scheduler is told of the cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    On,
+    /// To show that the trial would notice.
+    Off,
+}
+
+/// What one seed brought.
+#[derive(Debug, Default)]
+pub struct CappedTrial {
+    pub trial: Trial,
+    /// Queries that did not fit their caps.
+    pub stopped: usize,
+    /// The largest part of its cap that a query cost.
+    pub share_max: f64,
+}
+
+/// Runs one seed. Never panics.
+pub fn capped_trial(seed: u64, enforcement: Enforcement) -> CappedTrial {
+    catch_unwind(AssertUnwindSafe(|| run(seed, enforcement))).unwrap_or_else(|panic| {
+        let broken = vec![format!("panicked: {}", trial::message(&*panic))];
+        CappedTrial { trial: Trial { broken, ..Trial::default() }, ..CappedTrial::default() }
+    })
+}
+
+/// What the platform and S3 charge for a query, in dollars.
+pub fn dollars(ended: &Ended, outcome: &QueryOutcome) -> f64 {
+    let Bill { invocations, gigabyte_seconds, requests } =
+        ended.served.bills.get(&outcome.id).copied().unwrap_or_default();
+    let requested = |requests: Requests| {
+        let Requests { get, head, list, put, .. } = requests;
+        (get + head) as f64 * GET + (list + put) as f64 * PUT_OR_LIST
+    };
+    gigabyte_seconds * GIGABYTE_SECOND + invocations as f64 * INVOCATION + requested(requests) + requested(outcome.own)
+}
+
+fn run(seed: u64, enforcement: Enforcement) -> CappedTrial {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let world = trial::world(seed, &mut random);
+    let queries: Vec<(Query, Money)> = (0..random.random_range(1..3))
+        .map(|_| {
+            let query = trial::query(&mut random);
+            let cap = cap(&query, &mut random);
+            (query, cap)
+        })
+        .collect();
+    let told = queries
+        .iter()
+        .map(|(query, cap)| Query { cap: (enforcement == Enforcement::On).then_some(*cap), ..query.clone() });
+    let ended = run_virtually(world.run(&[told.collect()], |invoker, _| Arc::new(invoker)));
+    let mut capped = CappedTrial::default();
+    for ((query, cap), outcome) in queries.iter().zip(&ended.queries) {
+        trial::judge(&world, query, outcome, &mut capped.trial);
+        let share = dollars(&ended, outcome) / (cap.nano_dollars() as f64 / 1e9);
+        capped.share_max = capped.share_max.max(share);
+        if share > 1.0 + OVERSHOOT_MAX {
+            let broken = format!("query {}: overshoot: it cost {share:.3} of its cap of {cap}", outcome.id);
+            capped.trial.broken.push(broken);
+        }
+    }
+    capped.stopped = capped.trial.queries_failed.get("budget exceeded").copied().unwrap_or_default();
+    if ended.orphans > 0 || ended.running > 0 {
+        let broken = format!("{} objects stayed, {} functions still run", ended.orphans, ended.running);
+        capped.trial.broken.push(broken);
+    }
+    capped
+}
+
+/// From what one attempt needs at worst, or a third of what the query costs where nothing goes wrong, to much more than that.
+fn cap(query: &Query, random: &mut SmallRng) -> Money {
+    let seconds: f64 = query.file_bytes.iter().map(|bytes| 0.3 + *bytes as f64 / 100e6).sum();
+    let usual = 0.000_15 + seconds * 2.0 * GIGABYTE_SECOND;
+    let dollars = usual * 2_f64.powf(random.random_range(-1.5..4.0));
+    Money::from_nano_dollars((dollars * 1e9) as u64)
+}
+
+/// A large query where nothing goes wrong: dollars and time without a cap, and time with one of so many times those dollars.
+///
+/// # Panics
+/// Where one of the runs has no result.
+pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
+    let mut random = SmallRng::seed_from_u64(7);
+    let mut world = trial::world(7, &mut random);
+    world.faults = FaultPlan::default();
+    world.platform.concurrent_max = 1000;
+    world.platform.ramp_burst = 1000;
+    world.settings = gust::scheduler::Settings::new(200, 7);
+    let query = |cap| Query {
+        begins: Duration::ZERO,
+        timeout: Duration::from_secs(300),
+        file_bytes: vec![128 << 20; 100],
+        packing: gust::planner::pack::Packing {
+            functions_max: 100,
+            functions: Some(100),
+            ..trial::query(&mut SmallRng::seed_from_u64(7)).packing
+        },
+        cap,
+    };
+    let run = |world: &World, cap| {
+        let ended = run_virtually(world.run(&[vec![query(cap)]], |invoker, _| Arc::new(invoker)));
+        let outcome = &ended.queries[0];
+        assert!(outcome.rows.is_ok(), "{:?}", outcome.rows);
+        (dollars(&ended, outcome), outcome.took)
+    };
+    let (cost, without) = run(&world, None);
+    let (_, with) = run(&world, Some(Money::from_nano_dollars((cost * times * 1e9) as u64)));
+    (cost, without, with)
+}

@@ -1,0 +1,143 @@
+//! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
+
+use gust::config::{Config, S3Config, Secret, Target};
+use gust::cost::{Money, OverBudget};
+use gust::session::{QueryError, Session};
+use gust_tests::query::{plain, run};
+use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
+use object_store::ObjectStoreExt;
+use object_store::path::Path as Key;
+use tempfile::TempDir;
+
+use crate::bad_input::{ENDLESS, Place, check, fails};
+
+const SUM: &str = "SELECT sum(k) FROM 't/'";
+
+async fn place(configuration: &str, files: usize) -> Place {
+    let place = Place::new(configuration);
+    for file in 0..files {
+        place.parquet(&format!("t/{file:02}.parquet"), "SELECT value AS k FROM generate_series(1, 100)").await;
+    }
+    place
+}
+
+#[test]
+fn bad_caps() {
+    let place = Place::new("");
+    let no_amount = "is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05";
+    for bad in ["-0.05", "much", "1e3", "NaN"] {
+        fails(&place, &["query", "--max-cost", bad, "SELECT 1"], 2, &["--max-cost <DOLLARS>", bad, no_amount]);
+        fails(&place, &["explain", "--max-cost", bad, "SELECT 1"], 2, &[bad]);
+        let set = format!("SET gust.max_cost = '{bad}'");
+        fails(&place, &["query", &set], 1, &["gust.max_cost: ", bad, no_amount]);
+    }
+    fails(&place, &["query", "SET gust.max_cost = -1"], 1, &["`-1` is no amount"]);
+    fails(&place, &["query", "SET gust.max_cots = 1"], 1, &["`gust.max_cots`", "did you mean `gust.max_cost`?"]);
+    fails(&place, &["query", "SET gust.nonsense = 1"], 1, &["no setting `gust.nonsense`", "there is gust.max_cost"]);
+    fails(&place, &["query", "RESET gust.nonsense"], 1, &["no setting `gust.nonsense`"]);
+    let output = place.gust(&["query", "SELECT 1"]).env("GUST_COST__MAX", "soon").output().expect("it starts");
+    check(&output, 2, &["GUST_COST__MAX", "soon", "dollars that are not negative"]);
+    let place = Place::new("[cost]\nmax = -1\n");
+    fails(&place, &["query", "SELECT 1"], 2, &["cost.max", "line 2", "dollars that are not negative"]);
+}
+
+#[test]
+fn a_cap_needs_prices() {
+    let place = Place::new("[s3]\nregion = 'us-west-9'\n");
+    check(&place.gust(&["query", "SELECT 1"]).output().expect("it starts"), 0, &[]);
+    let expect = ["a cap cannot be kept without prices", "`us-west-9`; did you mean `us-west-2`?"];
+    fails(&place, &["query", "--max-cost", "1", "SELECT 1"], 2, &expect);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_last_counts() {
+    let place = place("[cost]\nmax = 0\n", 2).await;
+    let refused: &[&str] = &["not run: it costs at least $0.0000", "the cap is $0", "hint: allow more with --max-cost"];
+    let query = |arguments: &[&str], sql: &str| {
+        let all = [&["query", "--on", "in-process", "--report", "none"], arguments, &[sql]].concat();
+        let mut command = place.gust(&all);
+        command.env("GUST_FUNCTIONS_MAX", "2");
+        command
+    };
+    let text = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    check(&query(&[], SUM).output().expect("it starts"), 4, refused);
+    check(&query(&[], SUM).env("GUST_COST__MAX", "1").output().expect("it starts"), 0, &[]);
+    check(&query(&["--max-cost", "0"], SUM).env("GUST_COST__MAX", "1").output().expect("it starts"), 4, refused);
+    check(&query(&["--max-cost", "1"], SUM).output().expect("it starts"), 0, &[]);
+    let set = format!("SHOW gust.max_cost; SET gust.max_cost = 0.07; SHOW gust.max_cost; {SUM}");
+    let output = query(&["--max-cost", "0"], &set).output().expect("it starts");
+    check(&output, 0, &[]);
+    assert!(text(&output).contains("| gust.max_cost | $0 ") && text(&output).contains("$0.07000"), "{}", text(&output));
+    let reset = format!("SET gust.max_cost = '0'; RESET gust.max_cost; {SUM}; SET gust.max_cost = '0'; {SUM}");
+    let output = query(&["--max-cost", "1"], &reset).output().expect("it starts");
+    check(&output, 4, refused);
+    assert_eq!(text(&output).matches("10100").count(), 1, "the first of two: {}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_small_caps_and_sufficient_ones() {
+    let place = place("", 20).await;
+    let on = |on: &'static str, cap: &'static str| ["query", "--on", on, "--functions", "20", "--max-cost", cap, SUM];
+    check(&place.gust(&on("local", "0")).output().expect("it starts"), 0, &[]);
+    // 20 × (an invocation, a millisecond of 2 GiB, a read).
+    fails(
+        &place,
+        &on("processes", "0.00001"),
+        4,
+        &["not run: it costs at least $0.00001267, and the cap is $0.00001000"],
+    );
+    let none =
+        ["stopped at the cap of $0.0001000: $0 spent, 0 of 20 fragments done; the next attempt may cost $0.0001"];
+    fails(&place, &on("processes", "0.0001"), 4, &none);
+    // The worst case of one after the other, until that of another is more than what is left.
+    let some =
+        ["stopped at the cap of $0.0001650: $0.0000", " of 20 fragments done", "hint: allow more with --max-cost"];
+    fails(&place, &on("processes", "0.000165"), 4, &some);
+    let output = place.gust(&on("processes", "0.000165")).arg("--allow-fallback").output().expect("it starts");
+    check(&output, 4, &some);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!words.contains(" 0 of 20") && !words.contains("fell back"), "{words}");
+    check(&place.gust(&on("processes", "0.05")).output().expect("it starts"), 0, &["20 adopted"]);
+}
+
+#[test]
+fn the_coordinators_machine_counts() {
+    // A dollar a second.
+    let place = Place::new("[cost]\ncoordinator_hour = 3600\n");
+    let query = ["query", "--on", "local", "--max-cost", "0.5", ENDLESS];
+    fails(&place, &query, 4, &["stopped at the cap of $0.5000: $0.5", " spent\nhint: allow more"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinators_requests_to_s3_count() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    for file in 0..8 {
+        let path = folder.path().join("x.parquet");
+        let copy = format!("COPY (SELECT value AS k FROM generate_series(1, 1000)) TO '{}'", path.display());
+        plain(&[], &copy).await;
+        let bytes = std::fs::read(&path).expect("readable");
+        store.put(&Key::from(format!("t/{file}.parquet")), bytes.into()).await.expect("put");
+    }
+    let s3 = S3Config {
+        endpoint: Some(server.endpoint().to_owned()),
+        region: Some(REGION.to_owned()),
+        allow_http: true,
+        path_style: true,
+        access_key_id: Some(ACCESS_KEY_ID.to_owned()),
+        secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+    };
+    let session = Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session");
+    let query = format!("SELECT sum(k) FROM '{}'", server.url("t/"));
+    run(&session, &format!("SET gust.max_cost = 0; {query}")).await.map(drop).expect_err("a listing is not free");
+    server.take_requests();
+    let error = run(&session, &query).await.map(drop).expect_err("a listing is not free");
+    let asked = server.take_requests();
+    let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
+    let spent = (count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000;
+    let QueryError::BudgetExceeded(OverBudget::Before { at_least, .. }) = &error else { panic!("{error:?}") };
+    assert_eq!(*at_least, Money::from_nano_dollars(spent), "what planning asked the server for: {asked:?}");
+    run(&session, &format!("SET gust.max_cost = 0.01; {query}")).await.map(drop).expect("a cent is enough");
+    session.close().await;
+}
