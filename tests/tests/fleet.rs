@@ -82,7 +82,7 @@ fn caps_that_nobody_keeps_are_noticed() {
 
 #[test]
 fn a_cap_that_suffices_costs_little_time() {
-    for (times, slower_max) in [(2.0, 3.0), (5.0, 1.5), (10.0, 1.05)] {
+    for (times, slower_max) in [(2.0, 2.0), (10.0, 1.5)] {
         let (cost, without, with) = with_and_without(times);
         let slower = with.as_secs_f64() / without.as_secs_f64();
         assert!(slower <= slower_max, "{slower:.2} times as long under {times} times ${cost:.6}: {with:?}");
