@@ -71,8 +71,11 @@ class Account:
         per_second = GB_SECOND[self.account["architecture"]]
         count = lambda requests, operations: sum(r["operation"] in operations for r in requests)
         exchange = f"exchange-{self.case}/"
-        fetched = [r for r in self.coordinator if r["operation"] == "Get" and r["key"].startswith(exchange)]
-        own = [r for r in self.coordinator if r not in fetched]
+        results = [r for r in self.coordinator if r["operation"] == "Get" and r["key"].startswith(exchange)]
+        # A result is read once; a read of it that was sent again is the coordinator's own.
+        fetched = {r["key"] for r in results}
+        own = [r for r in self.coordinator if r not in results]
+        again = len(results) - len(fetched)
         cancelled = self.failed.get("Cancelled", 0)
         ended = [pid for pid in self.lives if not (cancelled and pid in self.lost)]
         over = self.account["over_ms"]
@@ -93,7 +96,7 @@ class Account:
             ("table_lists",): PUT * count(self.answered, {"List"}),
             ("exchange_writes",): PUT * count(self.answered, WRITES),
             ("exchange_reads",): GET * len(fetched),
-            ("coordinator_reads",): GET * count(own, READS),
+            ("coordinator_reads",): GET * (count(own, READS) + again),
             ("coordinator_writes",): PUT * count(self.coordinator, WRITES | {"List"}),
             ("exchange_storage",): STORED_GB_SECOND * max(stored, 0),
             ("data_transfer",): INTERNET_GB * sum(r["bytes"] for r in self.coordinator if r["operation"] == "Get") / (1 << 30),

@@ -248,7 +248,7 @@ async fn what_has_no_cost_is_refused() {
         &folder,
         &["query", "--dry-run", "CREATE TABLE u AS SELECT * FROM 't/'"],
         1,
-        &["a dry run does not run", hint],
+        &["a dry run does not run", "hint: ask for the cost of its query"],
     );
     fails(&folder, &["query", "EXPLAIN COST INSERT INTO t VALUES (1)"], 1, &["no table `t`"]);
     fails(&folder, &["query", "EXPLAIN COST"], 1, &["Expected: ", "found: EOF"]);
