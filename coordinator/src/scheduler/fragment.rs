@@ -23,7 +23,7 @@ use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
 /// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Attempts beside a slow one: two at once where the stage can afford them, else the second when the first is slow, too.
+/// Attempts beside a slow one, each when the newest is slow, too.
 const SPECULATIVE_MAX: u32 = 2;
 
 type MakeRequest = Box<dyn Fn(u32, u64) -> InvokeRequest + Send + Sync>;
@@ -157,12 +157,6 @@ impl FragmentAttempts {
                         Turn::Granted(slot, reservation) => {
                             newest_since = Some(Instant::now());
                             running.push(self.launch(slot, reservation, cause));
-                            // The other attempt may meet a slow function, too.
-                            let may_double = cause == AttemptCause::Speculative && speculative < SPECULATIVE_MAX;
-                            if may_double && progress.can_afford(index) {
-                                speculative += 1;
-                                waiting = self.wait(AttemptCause::Speculative, Duration::ZERO);
-                            }
                         }
                         Turn::TooDear(over) => return Err(self.too_dear(over)),
                         Turn::TooLate if running.is_empty() => return Err(self.failure(false)),

@@ -99,16 +99,9 @@ impl Progress {
         let expected = self.usual_seconds(index, normal);
         let slow = (expected * self.policy.slower_than).max(expected + self.policy.later_than.as_secs_f64());
         tokio::time::sleep_until(since + Duration::from_secs_f64(slow)).await;
-        // One is always allowed.
-        if !self.spend(expected, normal, 1) {
+        if !self.may_spend(expected, normal) {
             std::future::pending().await
         }
-    }
-
-    /// Whether the stage has the time for one more attempt at a fragment that is slow; it is then spent.
-    pub(super) fn can_afford(&self, index: usize) -> bool {
-        let normal = self.state.lock().expect("no holder panics").normal;
-        normal.is_some_and(|normal| self.spend(self.usual_seconds(index, normal), normal, 0))
     }
 
     /// What is usual, once that is known.
@@ -128,12 +121,11 @@ impl Progress {
         normal.seconds.max(normal.ratio * self.expected[index])
     }
 
-    /// Takes `seconds` from what the stage may spend, which is some time and in any case `always` attempts.
-    fn spend(&self, seconds: f64, normal: Normal, always: usize) -> bool {
+    fn may_spend(&self, seconds: f64, normal: Normal) -> bool {
         let whole: f64 = self.expected.iter().map(|expected| expected * normal.ratio).sum();
         let mut state = self.state.lock().expect("no holder panics");
         let fits = state.second_seconds + seconds <= whole * self.policy.extra_share_max;
-        let allowed = fits || state.second_attempts < always;
+        let allowed = fits || state.second_attempts == 0;
         if allowed {
             state.second_attempts += 1;
             state.second_seconds += seconds;
@@ -200,16 +192,6 @@ mod tests {
                 second_attempts += 1;
             }
             assert_eq!(second_attempts, allowed);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_third_attempt_is_paid_for_like_a_second() {
-        for (fragments, affordable) in [(4, 0), (60, 3)] {
-            let progress = progress(&vec![SECOND; fragments]);
-            assert!(!progress.can_afford(0), "what is normal is not known");
-            (0..fragments - 1).for_each(|index| progress.done(index, SECOND));
-            assert_eq!((0..10).filter(|_| progress.can_afford(fragments - 1)).count(), affordable);
         }
     }
 
