@@ -44,6 +44,8 @@ pub struct TimeModel {
     pub core_bytes_per_second: f64,
     /// Bytes a second from storage into the coordinator.
     pub pipe_bytes_per_second: f64,
+    /// The same into all functions together that run on the coordinator's machine.
+    pub machine_pipe_bytes_per_second: f64,
     /// From storage into one function.
     pub function_pipe: Pipe,
     /// From a read to its first byte; a lane's reads wait for each other. The first of a fragment is part of `stage_overhead`.
@@ -66,6 +68,7 @@ impl TimeModel {
             core_bytes_per_second: 120e6,
             // A page cache or an NVMe disk: never the bound.
             pipe_bytes_per_second: 2e9,
+            machine_pipe_bytes_per_second: 2e9,
             function_pipe: Pipe::steady(2e9),
             read_latency: Duration::ZERO,
             // Our function's start to ready takes 6 ms, 14 at worst (ARCHITECTURE.md, Measurements).
@@ -84,6 +87,7 @@ impl TimeModel {
             core_bytes_per_second: 120e6,
             // An instance's or a laptop's one pipe, not saturated by few requests.
             pipe_bytes_per_second: 300e6,
+            machine_pipe_bytes_per_second: 300e6,
             function_pipe: Pipe::LAMBDA,
             // The median of S3's published latencies that the tests' server has, too.
             read_latency: Duration::from_millis(27),
@@ -282,7 +286,7 @@ pub(crate) fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) ->
     let n = functions as f64;
     let reading = model.function_pipe.seconds(workload.bytes.div_ceil(functions as u64));
     let (reading, cores) = if fleet.shares_machine {
-        (reading.max(local_reading), (n * model.function_cores).min(model.cores as f64))
+        (reading.max(bytes / model.machine_pipe_bytes_per_second), (n * model.function_cores).min(model.cores as f64))
     } else {
         (reading, n * model.function_cores)
     };

@@ -250,7 +250,7 @@ async fn what_has_no_cost_is_refused() {
         1,
         &["a dry run does not run", "hint: ask for the cost of its query"],
     );
-    fails(&folder, &["query", "EXPLAIN COST INSERT INTO t VALUES (1)"], 1, &["no table `t`"]);
+    fails(&folder, &["query", "EXPLAIN COST INSERT INTO t VALUES (1)"], 1, &["DML not supported", "hint: gust reads"]);
     fails(&folder, &["query", "EXPLAIN COST"], 1, &["Expected: ", "found: EOF"]);
     fails(&folder, &["query", "EXPLAIN \"COST\" SELECT 1"], 1, &["COST"]);
     fails(&folder, &["query", "EXPLAIN COST SELECT 1 SELECT"], 1, &["found: SELECT", "Line: 1, Column: 23"]);

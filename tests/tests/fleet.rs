@@ -68,7 +68,6 @@ fn a_thousand_queries_keep_their_caps_under_faults() {
     let stopped: usize = trials.iter().map(|(_, capped)| capped.stopped).sum();
     let failed: usize = trials.iter().flat_map(|(_, capped)| capped.trial.queries_failed.values()).sum();
     assert!(right >= 400 && stopped >= 200, "{right} right, {stopped} stopped, {} failed otherwise", failed - stopped);
-    println!("{right} right, {stopped} stopped, {failed} failed in all");
     let close = trials.iter().filter(|(_, capped)| capped.share_max > 0.5).count();
     assert!(close >= 100, "only {close} seeds had a query that cost half of its cap");
 }
@@ -86,7 +85,6 @@ fn a_cap_that_suffices_costs_little_time() {
     for (times, slower_max) in [(2.0, 2.0), (10.0, 1.5)] {
         let (cost, without, with) = with_and_without(times);
         let slower = with.as_secs_f64() / without.as_secs_f64();
-        println!("{times} times ${cost:.6}: {slower:.2} times as long");
         assert!(slower <= slower_max, "{slower:.2} times as long under {times} times ${cost:.6}: {with:?}");
     }
 }

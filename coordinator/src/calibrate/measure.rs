@@ -145,6 +145,9 @@ async fn measure(
     for _ in 0..BURST_RUNS {
         pipe.push(bytes / above(remote(one, PLAIN, &mut cost).await?.seconds - stage.0));
     }
+    told("the network of several functions");
+    remote(many, PLAIN, &mut cost).await?;
+    let together = median(many, PLAIN, RUNS, &mut cost).await?;
     told("the coordinator's network");
     let here = median_here(local, PLAIN, RUNS).await?;
     told("what cores compute");
@@ -165,6 +168,7 @@ async fn measure(
         core_bytes_per_second: compressed_bytes / above(near) / cores,
         function_bytes_per_second: compressed_bytes / above(far - stage.0),
         pipe_bytes_per_second: bytes / above(here),
+        together_bytes_per_second: bytes / above(together - stage.0),
         function_pipe_first: pipe.first().copied().unwrap_or(f64::NAN),
         function_pipe_last: pipe.last().copied().unwrap_or(f64::NAN),
     };

@@ -34,6 +34,8 @@ pub struct Measured {
     pub function_bytes_per_second: f64,
     /// Bytes a second into the coordinator.
     pub pipe_bytes_per_second: f64,
+    /// Bytes a second into several functions together; a bound only where they run on the coordinator's machine.
+    pub together_bytes_per_second: f64,
     /// Bytes a second into one function: the first run of several in a row, and the last.
     pub function_pipe_first: f64,
     pub function_pipe_last: f64,
@@ -60,6 +62,7 @@ impl Measured {
             fragment_overhead: Duration::from_secs_f64(self.fragment_seconds),
             core_bytes_per_second: self.core_bytes_per_second,
             pipe_bytes_per_second: self.pipe_bytes_per_second,
+            machine_pipe_bytes_per_second: self.together_bytes_per_second,
             function_pipe,
             read_latency: Duration::from_secs_f64(self.request_seconds),
             start: Duration::from_secs_f64(self.start_up_seconds),
@@ -74,6 +77,7 @@ impl Measured {
             self.core_bytes_per_second,
             self.function_bytes_per_second,
             self.pipe_bytes_per_second,
+            self.together_bytes_per_second,
             self.function_pipe_first,
             self.function_pipe_last,
         ];
@@ -179,6 +183,7 @@ mod tests {
             core_bytes_per_second: 100.0 * MB,
             function_bytes_per_second: 150.0 * MB,
             pipe_bytes_per_second: 200.0 * MB,
+            together_bytes_per_second: 200.0 * MB,
             function_pipe_first: 1000.0 * MB,
             function_pipe_last: 80.0 * MB,
         }

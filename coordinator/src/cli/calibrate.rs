@@ -64,9 +64,10 @@ fn told_of(calibration: &Calibration) -> String {
         (
             "network",
             format!(
-                "{} into a function at first, {} after some runs; {} into the coordinator",
+                "{} into a function at first, {} after some runs, {} into several; {} into the coordinator",
                 rate(measured.function_pipe_first),
                 rate(measured.function_pipe_last),
+                rate(measured.together_bytes_per_second),
                 rate(measured.pipe_bytes_per_second)
             ),
         ),

@@ -287,7 +287,7 @@ fn attempt(fragment: &FragmentLoad, at_once: usize, on: &Circumstances<'_>, view
     let mut computing = weight_bytes as f64 * view.core / (cores * model.core_bytes_per_second);
     if on.shares_machine {
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
-        reading = reading.max(reads.bytes as f64 * at_once as f64 / model.pipe_bytes_per_second);
+        reading = reading.max(reads.bytes as f64 * at_once as f64 / model.machine_pipe_bytes_per_second);
     }
     // The first read's latency is part of the stage's overhead.
     let waits = (reads.footers + reads.row_groups).div_ceil(lanes as u64).saturating_sub(1);

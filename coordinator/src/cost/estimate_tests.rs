@@ -28,6 +28,7 @@ fn model() -> TimeModel {
         fragment_overhead: Duration::from_millis(1),
         core_bytes_per_second: 100e6,
         pipe_bytes_per_second: 1e9,
+        machine_pipe_bytes_per_second: 1e9,
         function_pipe: Pipe::steady(200e6),
         read_latency: Duration::from_millis(10),
         start: Duration::from_millis(500),
@@ -136,7 +137,7 @@ fn one_machine_has_one_set_of_cores() {
     check_seconds(shared.upper.gb_seconds, 9.0 * (0.345 + 4.0) * 2.0);
     let slow = estimate(&[stage(8)], |model, _, on| {
         (on.shares_machine, on.warm) = (true, 10);
-        model.pipe_bytes_per_second = 100e6;
+        (model.pipe_bytes_per_second, model.machine_pipe_bytes_per_second) = (100e6, 100e6);
     });
     // 960 MB through it.
     check_seconds(slow.expected.seconds, 0.15 + 9.6 + 0.008 + 0.01);
@@ -233,6 +234,7 @@ fn a_query_that_goes_as_expected_costs_what_was_expected() {
 fn nonsense_does_not_panic() {
     let nonsense = estimate(&[stage(2)], |model, _, _| {
         (model.core_bytes_per_second, model.pipe_bytes_per_second) = (0.0, 0.0);
+        model.machine_pipe_bytes_per_second = 0.0;
     });
     assert!(nonsense.expected.dollars > Money::ZERO && nonsense.expected.seconds.is_infinite());
     let nothing = estimate(&[], |_, _, _| {});

@@ -23,7 +23,7 @@ use gust::invoker::{Billing, Invocation, Invoker};
 use gust::planner::pack::Packing;
 use gust::planner::plan_stages;
 use gust::planner::stage::Surroundings;
-use gust::scheduler::{Clock, Scheduler, Settings as SchedulerSettings};
+use gust::scheduler::{Clock, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use gust_protocol::exchange::ResultWriter;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
@@ -142,7 +142,9 @@ fn scan(fragments: usize) -> anyhow::Result<Arc<dyn ExecutionPlan>> {
 
 fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryContext {
     let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
-    let scheduler = Scheduler::new(Arc::clone(framing) as _, Arc::default(), SchedulerSettings::new(in_flight, 0));
+    // Each fragment once, however busy the machine is.
+    let settings = SchedulerSettings { speculation: SpeculationPolicy::NEVER, ..SchedulerSettings::new(in_flight, 0) };
+    let scheduler = Scheduler::new(Arc::clone(framing) as _, Arc::default(), settings);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
     QueryContext {
         id: "lab".to_owned(),

@@ -213,6 +213,7 @@ fn time_model(platform: &Platform) -> TimeModel {
         fragment_overhead: FRAGMENT_OVERHEAD,
         core_bytes_per_second: platform.core_bytes_per_second,
         pipe_bytes_per_second: 1.25e9,
+        machine_pipe_bytes_per_second: 1.25e9,
         function_pipe: Pipe::LAMBDA,
         read_latency: Duration::from_millis(27),
         start: Duration::from_millis(250),
