@@ -64,13 +64,18 @@ mod tests {
             bytes_per_second: 75.0 * MIB,
         };
         let mut burst = Burst::full(&pipe);
-        let mut carry = |mib: f64| (burst.carry(&pipe, mib * MIB, 1.0).as_secs_f64() * 100.0).round() / 100.0;
-        assert_eq!(carry(300.0), 0.25, "a new environment");
-        assert_eq!(carry(75.0), 0.77, "the end of the burst, and then steadily");
+        let mut carry = |mib: f64, share: f64, expect: f64, what: &str| {
+            let seconds = burst.carry(&pipe, mib * MIB, share).as_secs_f64();
+            assert!((seconds - expect).abs() < 1e-6, "{what}: {seconds} s, not {expect} s");
+        };
+        carry(300.0, 1.0, 0.25, "a new environment");
+        // A bucket of 300 MiB that is refilled at 75 MiB/s meanwhile lasts 300 / 1125 s, for 320 MiB; then 55 at 75 MiB/s.
+        carry(75.0, 1.0, 1.0 - 0.25, "the end of the burst, and then steadily");
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(carry(150.0), 0.13, "half of it has come back");
-        assert_eq!(carry(150.0), 1.85);
+        carry(150.0, 1.0, 0.125, "half of it has come back");
+        // Of 160 MiB that are quick, 10 are left; then 140 at 75 MiB/s.
+        carry(150.0, 1.0, 2.0 - 0.125, "the end of that half");
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!((burst.carry(&pipe, 75.0 * MIB, 0.1).as_secs_f64() * 100.0).round(), 63.0, "a slow pipe");
+        carry(75.0, 0.1, 0.625, "a slow pipe");
     }
 }
