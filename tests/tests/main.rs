@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bill;
+mod calibrate;
 mod caps;
 mod cloud;
 mod deploy;

@@ -6,7 +6,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use uuid::Uuid;
 
-use super::data::{Data, DataError};
+use super::data::{Data, DataError, Plain};
 use super::measured::{Measured, crossover};
 use crate::config::{Config, Target};
 use crate::cost::Money;
@@ -17,20 +17,26 @@ use crate::invoker::Billing;
 use crate::report::Report;
 use crate::session::{QueryError, Session};
 
+const ONE: &str = "SELECT count(*), sum(c0) FROM one";
 const TINY: &str = "SELECT count(*), sum(c0) FROM tiny";
 const PLAIN: &str = "SELECT sum(c0), sum(c1), sum(c2), sum(c3), sum(c4), sum(c5), sum(c6), sum(c7) FROM plain";
+const PIECE: &str = "SELECT sum(c0), sum(c1), sum(c2), sum(c3), sum(c4), sum(c5), sum(c6), sum(c7) FROM piece";
+const DENSE: &str = "SELECT sum(sqrt(c0)), sum(ln(c0)), sum(sin(c0)), sum(cos(c1)), sum(exp(c1)), sum(cbrt(c1)), sum(atan(c2)), \
+                     sum(tan(c2)), sum(log2(c2)), sum(sinh(c3)), sum(tanh(c3)), sum(log10(c3)) FROM dense";
 /// TPC-H's first query reads, filters and aggregates most of lineitem's numbers.
 const COMPRESSED: usize = 1;
 
 /// Runs of each query after one that warms up; the median counts.
 const RUNS: usize = 5;
 /// A tiny query takes milliseconds, and is noisy.
-const TINY_RUNS: usize = 15;
+const TINY_RUNS: usize = 60;
 /// Runs in a row of the query that looks for the end of a burst.
 const BURST_RUNS: usize = 5;
-const LATENCIES: usize = 20;
+const LATENCIES: usize = 100;
 /// Functions that the slope of a fragment is measured over, at most.
 const FRAGMENTS_MAX: usize = 16;
+/// Several functions that take at most this many times what each takes alone do not share a pipe.
+const ALONE: f64 = 1.25;
 /// What nothing takes less than: clocks and noise.
 const SECONDS_MIN: f64 = 1e-5;
 
@@ -84,20 +90,25 @@ pub async fn calibrate(
         .parts()
         .chain(Key::from(format!("calibration-{id}")).parts())
         .collect();
-    let data = Data { store: exchange.store.clone(), url: format!("{}{prefix}/", exchange.access.url), prefix };
+    let data = Data {
+        store: exchange.store.clone(),
+        url: format!("{}{prefix}/", exchange.access.url),
+        prefix,
+        folder: folder.path().join("here"),
+    };
     let measured = async {
+        let (functions, lanes) = many.functions_like().await?;
         told("writing tables");
-        data.write(fragments, plain_bytes).await?;
-        measure(&data, [&one, &many, &local], fragments, plain_bytes, told).await
+        data.write(fragments, plain_bytes, lanes).await?;
+        let bench = Bench { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
+        bench.measure(functions).await
     };
     let measured = measured.await;
     data.remove().await;
-    let functions = many.functions_kind().await;
     for session in [one, many, local] {
         session.close().await;
     }
-    let (mut measured, cost) = measured?;
-    measured.functions = functions?;
+    let (measured, cost) = measured?;
     let model = measured.model(std::thread::available_parallelism().map_or(1, usize::from));
     let fleet =
         Fleet { functions_max: config.functions_max as usize, healthy: true, shares_machine: on != Target::Lambda };
@@ -112,67 +123,114 @@ pub async fn calibrate(
 /// One timed query.
 struct Timed {
     seconds: f64,
+    /// What functions are billed for it, without their start.
+    billed: f64,
     report: Report,
     events: Vec<Stamped>,
 }
 
-async fn measure(
-    data: &Data,
-    [one, many, local]: [&Session; 3],
+/// What is measured with.
+struct Bench<'a> {
+    data: &'a Data,
+    one: &'a Session,
+    many: &'a Session,
+    local: &'a Session,
     fragments: usize,
     plain_bytes: u64,
-    told: &(dyn Fn(&str) + Send + Sync),
-) -> Result<(Measured, Money), CalibrationError> {
-    for session in [one, many, local] {
-        for statement in data.create() {
-            run(session, &statement).await?;
+    /// Of a function.
+    lanes: usize,
+    told: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Bench<'_> {
+    async fn measure(&self, functions: String) -> Result<(Measured, Money), CalibrationError> {
+        let Self { data, one, many, local, told, .. } = *self;
+        for session in [one, many, local] {
+            for statement in data.create() {
+                run(session, &statement).await?;
+            }
         }
+        run(local, &data.create_lineitem()).await?;
+        let mut cost = Money::ZERO;
+        told("a function's start");
+        let cold = remote(one, ONE, &mut cost).await?;
+        told("a stage and its fragments");
+        remote(many, TINY, &mut cost).await?;
+        let alone = repeat(one, ONE, TINY_RUNS, &mut cost).await?;
+        let tiny = repeat(many, TINY, TINY_RUNS, &mut cost).await?;
+        let here = median_here(local, ONE, TINY_RUNS).await?;
+        let (stage_seconds, fragment_seconds) = of_three(alone.seconds, tiny.seconds, here, self.fragments);
+        told("a request's latency");
+        let (request_seconds, request_seconds_least) = latency(data).await?;
+        told("networks");
+        let pipes = self.pipes(alone.billed, request_seconds, &mut cost).await?;
+        let (whole, cores) =
+            (Plain::whole(self.plain_bytes), std::thread::available_parallelism().map_or(1, usize::from) as f64);
+        let pipe_bytes_per_second = whole.bytes / above(median_here(local, PLAIN, RUNS).await?);
+        told("what cores compute");
+        let compressed = queries::query(COMPRESSED);
+        let near = median_here(local, compressed, RUNS).await?;
+        let compressed_bytes = run(local, compressed).await?.report.coordinator.bytes_read as f64;
+        remote(one, DENSE, &mut cost).await?;
+        let far = repeat(one, DENSE, RUNS, &mut cost).await?.billed;
+        // The same on one core.
+        run(local, "SET datafusion.execution.target_partitions = 1").await?;
+        let near_dense = median_here(local, DENSE, RUNS).await?;
+        let measured = Measured {
+            functions,
+            date: chrono::Utc::now().date_naive(),
+            start_up_seconds: start_up(&cold.events).as_secs_f64(),
+            stage_seconds,
+            fragment_seconds,
+            attempt_seconds: alone.billed,
+            request_seconds,
+            request_seconds_least,
+            core_bytes_per_second: compressed_bytes / above(near) / cores,
+            function_cores: above(near_dense - here) / above(far - alone.billed),
+            pipe_bytes_per_second,
+            ..pipes
+        };
+        Ok((measured, cost))
     }
-    let mut cost = Money::ZERO;
-    told("a function's start");
-    let cold = remote(one, TINY, &mut cost).await?;
-    told("a stage and its fragments");
-    remote(many, TINY, &mut cost).await?;
-    let stage = of_three(
-        median(one, TINY, TINY_RUNS, &mut cost).await?,
-        median(many, TINY, TINY_RUNS, &mut cost).await?,
-        median_here(local, TINY, TINY_RUNS).await?,
-        fragments,
-    );
-    told("a function's network");
-    let bytes = Data::plain_bytes(plain_bytes) as f64;
-    let mut pipe = Vec::new();
-    for _ in 0..BURST_RUNS {
-        pipe.push(bytes / above(remote(one, PLAIN, &mut cost).await?.seconds - stage.0));
+
+    /// Functions' networks; the rest is left empty.
+    ///
+    /// A pipe shows in what a large read takes longer than a small one, and a burst before it in what the small one then takes less
+    /// than by that pipe. Where there is a burst, it comes back while a function waits for first bytes; else this waiting adds up.
+    async fn pipes(&self, overhead: f64, latency: f64, cost: &mut Money) -> Result<Measured, CalibrationError> {
+        let (one, many, lanes) = (self.one, self.many, self.lanes as f64);
+        let (whole, piece) = (Plain::whole(self.plain_bytes), Plain::piece(self.plain_bytes));
+        let mut runs = Vec::new();
+        for _ in 0..BURST_RUNS {
+            runs.push(above(remote(one, PLAIN, cost).await?.billed - overhead));
+        }
+        let function_pipe_first = whole.bytes / runs.remove(0);
+        let (whole_seconds, piece_seconds) = (middle(runs), repeat(one, PIECE, RUNS, cost).await?.billed - overhead);
+        let pipe = (whole.bytes - piece.bytes) / above(whole_seconds - piece_seconds);
+        let burst = piece.bytes - pipe * piece_seconds;
+        // One read's latency is in the overhead.
+        let waits = |row_groups: f64| latency * (row_groups / lanes - 1.0).max(0.0);
+        let more_waits = waits(whole.row_groups) - waits(piece.row_groups);
+        let (pipe, burst) = if burst > pipe * latency {
+            (pipe, burst)
+        } else {
+            ((whole.bytes - piece.bytes) / above(whole_seconds - piece_seconds - more_waits), 0.0)
+        };
+        remote(many, PLAIN, cost).await?;
+        let together = repeat(many, PLAIN, RUNS, cost).await?;
+        let functions = together.report.fragments.max(1) as f64;
+        let each = whole.bytes / functions;
+        let seconds = above(together.billed / functions - overhead);
+        let alone = (each - burst).max(0.0) / pipe + waits(whole.row_groups / functions);
+        let shares = seconds + overhead > ALONE * (alone + overhead);
+        Ok(Measured {
+            together_bytes_per_second: shares.then_some(whole.bytes / seconds),
+            function_pipe_first,
+            function_pipe: pipe,
+            function_pipe_burst_bytes: burst as u64,
+            ..Measured::default()
+        })
     }
-    told("the network of several functions");
-    remote(many, PLAIN, &mut cost).await?;
-    let together = median(many, PLAIN, RUNS, &mut cost).await?;
-    told("the coordinator's network");
-    let here = median_here(local, PLAIN, RUNS).await?;
-    told("what cores compute");
-    let compressed = queries::query(COMPRESSED);
-    let far = remote(one, compressed, &mut cost).await?;
-    let compressed_bytes = far.report.functions.bytes_read as f64;
-    let far = median(one, compressed, RUNS, &mut cost).await?;
-    let near = median_here(local, compressed, RUNS).await?;
-    told("a request's latency");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-    let measured = Measured {
-        functions: String::new(),
-        date: chrono::Utc::now().date_naive(),
-        start_up_seconds: start_up(&cold.events).as_secs_f64(),
-        stage_seconds: stage.0,
-        fragment_seconds: stage.1,
-        request_seconds: latency(data).await?,
-        core_bytes_per_second: compressed_bytes / above(near) / cores,
-        function_bytes_per_second: compressed_bytes / above(far - stage.0),
-        pipe_bytes_per_second: bytes / above(here),
-        together_bytes_per_second: bytes / above(together - stage.0),
-        function_pipe_first: pipe.first().copied().unwrap_or(f64::NAN),
-        function_pipe_last: pipe.last().copied().unwrap_or(f64::NAN),
-    };
-    Ok((measured, cost))
 }
 
 /// Seconds of a stage of one fragment above a local run, and of each further fragment.
@@ -200,7 +258,8 @@ async fn run(session: &Session, sql: &str) -> Result<Timed, QueryError> {
     let events = running.finish().await.snapshot();
     ended?;
     let tariff = session.tariff().await;
-    Ok(Timed { seconds, report: Report::priced(&events, tariff.as_ref()), events })
+    let billed = events.iter().map(|stamped| billed(stamped).0.as_secs_f64()).sum();
+    Ok(Timed { seconds, billed, report: Report::priced(&events, tariff.as_ref()), events })
 }
 
 /// A run on functions, all of it.
@@ -215,12 +274,16 @@ async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<Timed,
     Ok(timed)
 }
 
-async fn median(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> Result<f64, CalibrationError> {
-    let mut seconds = Vec::new();
-    for _ in 0..runs {
-        seconds.push(remote(session, sql, cost).await?.seconds);
+/// Several such runs: the median of their seconds, and the mean of what is billed; the report is the last one's.
+async fn repeat(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> Result<Timed, CalibrationError> {
+    let mut last = remote(session, sql, cost).await?;
+    let (mut seconds, mut billed) = (vec![last.seconds], last.billed);
+    for _ in 1..runs {
+        last = remote(session, sql, cost).await?;
+        seconds.push(last.seconds);
+        billed += last.billed;
     }
-    Ok(middle(seconds))
+    Ok(Timed { seconds: middle(seconds), billed: billed / runs.max(1) as f64, ..last })
 }
 
 async fn median_here(session: &Session, sql: &str, runs: usize) -> Result<f64, CalibrationError> {
@@ -239,21 +302,28 @@ fn middle(mut values: Vec<f64>) -> f64 {
 
 /// How long the platform started environments for a query's attempts, at most.
 fn start_up(events: &[Stamped]) -> Duration {
-    let init = |stamped: &Stamped| match stamped.event {
-        QueryEvent::AttemptEnded {
-            billing: Billing::Metered { init, .. } | Billing::Reported { init, .. }, ..
-        } => init,
-        _ => Duration::ZERO,
-    };
-    events.iter().map(init).max().unwrap_or_default()
+    events.iter().map(|stamped| billed(stamped).1).max().unwrap_or_default()
 }
 
-async fn latency(data: &Data) -> Result<f64, CalibrationError> {
+/// What an attempt that has ended took: its function's run, and its start.
+fn billed(stamped: &Stamped) -> (Duration, Duration) {
+    match stamped.event {
+        QueryEvent::AttemptEnded { billing: Billing::Metered { duration, init }, .. } => (duration, init),
+        QueryEvent::AttemptEnded { billing: Billing::Reported { duration, init, .. }, .. } => {
+            (duration.saturating_sub(init), init)
+        }
+        _ => Default::default(),
+    }
+}
+
+/// Of small reads: the mean, and the least.
+async fn latency(data: &Data) -> Result<(f64, f64), CalibrationError> {
     let mut seconds = Vec::new();
     for _ in 0..LATENCIES {
         let started = Instant::now();
         data.store.get_range(&data.one_file(), 0..1024).await.map_err(CalibrationError::Latency)?;
         seconds.push(started.elapsed().as_secs_f64());
     }
-    Ok(middle(seconds))
+    let mean = seconds.iter().sum::<f64>() / LATENCIES as f64;
+    Ok((mean, seconds.into_iter().fold(mean, f64::min)))
 }

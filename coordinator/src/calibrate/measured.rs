@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::{Fleet, Pipe, TimeModel, Workload, estimate};
+use crate::decide::{Fleet, Latency, Pipe, TimeModel, Workload, estimate};
 
 /// Of the file; raised where a figure changes its meaning.
 const VERSION: u32 = 1;
@@ -14,10 +14,10 @@ const VERSION: u32 = 1;
 const KINDS_MAX: usize = 64;
 
 /// Figures of one installation: its coordinator, and one kind of functions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Which functions: `processes`, or `lambda 2048 MB arm64`.
+    /// Which functions: `processes of 1 cores`, or `lambda 2048 MB arm64`.
     pub functions: String,
     pub date: NaiveDate,
     /// From a function's request to its readiness, where it was not running.
@@ -26,19 +26,24 @@ pub struct Measured {
     pub stage_seconds: f64,
     /// What each further fragment adds.
     pub fragment_seconds: f64,
-    /// A read of a kilobyte by the coordinator, median.
+    /// What such a warm fragment is billed for: it reads once and next to nothing. A mean, as money is a sum.
+    pub attempt_seconds: f64,
+    /// A read of a kilobyte by the coordinator: the mean, and the least.
     pub request_seconds: f64,
+    pub request_seconds_least: f64,
     /// Compressed bytes a second that one core here filters and aggregates.
     pub core_bytes_per_second: f64,
-    /// The same for all of one function.
-    pub function_bytes_per_second: f64,
+    /// What one function computes, in cores of the coordinator.
+    pub function_cores: f64,
     /// Bytes a second into the coordinator.
     pub pipe_bytes_per_second: f64,
-    /// Bytes a second into several functions together; a bound only where they run on the coordinator's machine.
-    pub together_bytes_per_second: f64,
-    /// Bytes a second into one function: the first run of several in a row, and the last.
+    /// Bytes a second into several functions together; None where each of them was as fast as one alone.
+    pub together_bytes_per_second: Option<f64>,
+    /// Bytes a second into one function: the first run of several in a row, and from then on.
     pub function_pipe_first: f64,
-    pub function_pipe_last: f64,
+    pub function_pipe: f64,
+    /// Bytes that come at once before a function's pipe shows.
+    pub function_pipe_burst_bytes: u64,
 }
 
 /// A pipe that has fallen below this share of its first rate has used up a burst.
@@ -47,39 +52,54 @@ const BURST_SHARE: f64 = 0.7;
 impl Measured {
     /// The model that `decide` reckons with, on a coordinator of `cores`.
     pub fn model(&self, cores: usize) -> TimeModel {
-        let function_pipe = if self.function_pipe_last < BURST_SHARE * self.function_pipe_first {
-            // How much a burst holds is not measured: it would take its bytes many times over.
+        let function_pipe = if self.function_pipe < BURST_SHARE * self.function_pipe_first {
+            // How much a long burst holds is not measured: it would take its bytes many times over.
             Pipe {
                 burst_bytes: Pipe::LAMBDA.burst_bytes,
                 burst_bytes_per_second: self.function_pipe_first,
-                bytes_per_second: self.function_pipe_last,
+                bytes_per_second: self.function_pipe,
             }
         } else {
-            Pipe::steady(self.function_pipe_last)
+            Pipe {
+                burst_bytes: self.function_pipe_burst_bytes,
+                burst_bytes_per_second: self.function_pipe.max(Pipe::LAMBDA.burst_bytes_per_second),
+                bytes_per_second: self.function_pipe,
+            }
         };
         TimeModel {
             stage_overhead: Duration::from_secs_f64(self.stage_seconds),
             fragment_overhead: Duration::from_secs_f64(self.fragment_seconds),
             core_bytes_per_second: self.core_bytes_per_second,
             pipe_bytes_per_second: self.pipe_bytes_per_second,
-            machine_pipe_bytes_per_second: self.together_bytes_per_second,
+            machine_pipe_bytes_per_second: self.together_bytes_per_second.unwrap_or(f64::INFINITY),
             function_pipe,
-            read_latency: Duration::from_secs_f64(self.request_seconds),
+            attempt_overhead: Duration::from_secs_f64(self.attempt_seconds),
+            read_latency: Latency {
+                mean: Duration::from_secs_f64(self.request_seconds),
+                least: Duration::from_secs_f64(self.request_seconds_least),
+            },
             start: Duration::from_secs_f64(self.start_up_seconds),
             cores,
-            function_cores: self.function_bytes_per_second / self.core_bytes_per_second,
+            function_cores: self.function_cores,
         }
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        let times = [self.start_up_seconds, self.stage_seconds, self.fragment_seconds, self.request_seconds];
+        let times = [
+            self.start_up_seconds,
+            self.stage_seconds,
+            self.fragment_seconds,
+            self.attempt_seconds,
+            self.request_seconds,
+            self.request_seconds_least,
+        ];
         let rates = [
             self.core_bytes_per_second,
-            self.function_bytes_per_second,
+            self.function_cores,
             self.pipe_bytes_per_second,
-            self.together_bytes_per_second,
+            self.together_bytes_per_second.unwrap_or(f64::MAX),
             self.function_pipe_first,
-            self.function_pipe_last,
+            self.function_pipe,
         ];
         match () {
             () if !times.iter().all(|time| time.is_finite() && *time >= 0.0) => Err("a time is negative"),
@@ -128,9 +148,9 @@ struct File {
     measured: Vec<Measured>,
 }
 
-/// Keeps figures in a file, in place of older ones of the same functions.
+/// Keeps figures in a file, in place of older ones of the same functions, and of a file that cannot be used.
 pub fn save(path: &Path, measured: Measured) -> Result<(), ModelError> {
-    let mut all = load(path)?;
+    let mut all = load(path).unwrap_or_default();
     all.retain(|other| other.functions != measured.functions);
     all.push(measured);
     let text = toml::to_string(&File { version: VERSION, measured: all });
@@ -179,13 +199,16 @@ mod tests {
             start_up_seconds: 0.2,
             stage_seconds: 0.05,
             fragment_seconds: 0.001,
+            attempt_seconds: 0.04,
             request_seconds: 0.03,
+            request_seconds_least: 0.02,
             core_bytes_per_second: 100.0 * MB,
-            function_bytes_per_second: 150.0 * MB,
+            function_cores: 1.5,
             pipe_bytes_per_second: 200.0 * MB,
-            together_bytes_per_second: 200.0 * MB,
+            together_bytes_per_second: Some(200.0 * MB),
             function_pipe_first: 1000.0 * MB,
-            function_pipe_last: 80.0 * MB,
+            function_pipe: 80.0 * MB,
+            function_pipe_burst_bytes: 1_000_000,
         }
     }
 
@@ -195,8 +218,12 @@ mod tests {
         assert_eq!((model.cores, model.function_cores, model.pipe_bytes_per_second), (8, 1.5, 200.0 * MB));
         assert_eq!(model.function_pipe.burst_bytes, Pipe::LAMBDA.burst_bytes);
         assert_eq!(model.function_pipe.bytes_per_second, 80.0 * MB);
-        let steady = Measured { function_pipe_last: 900.0 * MB, ..measured("x") }.model(8);
-        assert_eq!(steady.function_pipe, Pipe::steady(900.0 * MB));
+        let steady = Measured { function_pipe: 900.0 * MB, ..measured("x") };
+        let seconds = steady.model(8).function_pipe.seconds(901_000_000);
+        assert!((1.0..1.001).contains(&seconds), "a megabyte at once, and then a second: {seconds}");
+        assert_eq!(model.machine_pipe_bytes_per_second, 200.0 * MB);
+        let apart = Measured { together_bytes_per_second: None, ..measured("x") }.model(8);
+        assert_eq!(apart.machine_pipe_bytes_per_second, f64::INFINITY);
     }
 
     #[test]
@@ -204,8 +231,9 @@ mod tests {
         // Local: 4 cores and 200 MB/s, so bytes / 200e6. Ten functions, each 100 MB/s by pipe and core: 0.05 + 10 × 0.001 + bytes / 1e9.
         let steady = Measured {
             function_pipe_first: 100.0 * MB,
-            function_pipe_last: 100.0 * MB,
-            function_bytes_per_second: 100.0 * MB,
+            function_pipe: 100.0 * MB,
+            function_pipe_burst_bytes: 0,
+            function_cores: 1.0,
             ..measured("x")
         };
         let model = steady.model(4);

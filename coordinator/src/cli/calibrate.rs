@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::args::CalibrateArgs;
 use super::{Stop, configuration};
 use crate::aws;
-use crate::calibrate::{Calibration, CalibrationError, Measured, calibrate as measure, save};
+use crate::calibrate::{Calibration, CalibrationError, Measured, calibrate as measure, load, save};
 use crate::cli::exit::Exit;
 use crate::config::Overrides;
 
@@ -41,6 +41,10 @@ pub(super) async fn calibrate(args: CalibrateArgs, workers: &Handle) -> Result<(
     })?;
     write!(stdout(), "{}", told_of(&calibration)).map_err(Stop::usage)?;
     if let Some(path) = config.time_model.filter(|_| !args.dry_run) {
+        if let Err(error) = load(&path) {
+            let why = error.to_string();
+            eprintln!("warning: replaced: {}", why.lines().next().unwrap_or_default());
+        }
         save(&path, calibration.measured).map_err(Stop::usage)?;
         eprintln!("kept in {}; `decide` reckons with it from now on", path.display());
     }
@@ -52,6 +56,9 @@ fn told_of(calibration: &Calibration) -> String {
     let Measured { functions, start_up_seconds, stage_seconds, fragment_seconds, request_seconds, .. } = measured;
     let ms = |seconds: &f64| format!("{:.1} ms", 1e3 * seconds);
     let rate = |bytes: f64| format!("{}/s", format_size(bytes as u64, BINARY));
+    let together = measured
+        .together_bytes_per_second
+        .map_or_else(|| "several the same".to_owned(), |bytes| format!("{} into several", rate(bytes)));
     let from = |crossover: &Option<u64>| match crossover {
         Some(bytes) => format!("from {} on", format_size(*bytes, BINARY)),
         None => "never".to_owned(),
@@ -60,23 +67,24 @@ fn told_of(calibration: &Calibration) -> String {
         ("functions", functions.clone()),
         ("start-up", ms(start_up_seconds)),
         ("a stage", format!("{} with one fragment, {} for each further one", ms(stage_seconds), ms(fragment_seconds))),
-        ("a request", ms(request_seconds)),
+        ("an attempt", format!("{} billed at least", ms(&measured.attempt_seconds))),
+        ("a request", format!("{} in the mean, {} at least", ms(request_seconds), ms(&measured.request_seconds_least))),
         (
             "network",
             format!(
-                "{} into a function at first, {} after some runs, {} into several; {} into the coordinator",
+                "{} into a function at first, {} from then on after {} at once, {together}; {} into the coordinator",
                 rate(measured.function_pipe_first),
-                rate(measured.function_pipe_last),
-                rate(measured.together_bytes_per_second),
+                rate(measured.function_pipe),
+                format_size(measured.function_pipe_burst_bytes, BINARY),
                 rate(measured.pipe_bytes_per_second)
             ),
         ),
         (
             "scan speed",
             format!(
-                "{} of compressed columns by a function, {} by a core here",
-                rate(measured.function_bytes_per_second),
-                rate(measured.core_bytes_per_second)
+                "{} of compressed columns by a core here; a function has {:.2} of it",
+                rate(measured.core_bytes_per_second),
+                measured.function_cores
             ),
         ),
         (

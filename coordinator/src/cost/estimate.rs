@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::items::{Basis, Item, Quantities, Tariff, line_cost};
 use super::money::Money;
-use crate::decide::{Pipe, Place, TimeModel};
+use crate::decide::{Latency, Pipe, Place, TimeModel};
 use crate::invoker::Billing;
 use crate::planner::reads::Reads;
 use crate::planner::results::Results;
@@ -30,7 +30,10 @@ pub struct FragmentLoad {
     pub weight_bytes: u64,
     /// Partitions that run at once; at least one.
     pub lanes: usize,
+    /// As far as environments are likely to have kept footers.
     pub reads: Reads,
+    /// As far as it can be counted upon.
+    pub reads_at_most: Reads,
 }
 
 /// One stage's work.
@@ -101,16 +104,18 @@ pub struct Amounts {
 struct View {
     /// A core takes this many times as long as the model's.
     core: f64,
-    /// Invocations and first bytes take this many times as long.
-    latency: f64,
+    /// An attempt's overhead takes this many times as long.
+    overhead: f64,
+    /// Standard deviations above the mean that all waiting for first bytes takes.
+    deviations: f64,
     /// An environment takes this many times as long to start.
     start: f64,
     /// Whether pipes have their burst.
     bursts: bool,
     /// Whether a platform may have ended all environments. Processes of this machine live as long as the session.
     all_cold: bool,
-    /// Whether each column is asked for alone, and each footer twice.
-    apart: bool,
+    /// Whether what is not known of files and environments is at its worst.
+    pessimistic: bool,
     /// Reads that are sent once more, of all.
     again: f64,
     /// The same for each function, on top.
@@ -128,11 +133,12 @@ const REPEATED_FROM: usize = 4;
 impl View {
     const EXPECTED: Self = Self {
         core: 1.0,
-        latency: 1.0,
+        overhead: 1.0,
+        deviations: 0.0,
         start: 1.0,
         bursts: true,
         all_cold: false,
-        apart: false,
+        pessimistic: false,
         again: 0.0,
         again_each: 0,
         repeated: 0.0,
@@ -143,15 +149,16 @@ impl View {
     const UPPER: Self = Self {
         // Queries differ in what a core takes: TPC-H's scans from 60 to 200 MB/s, where the model says 120.
         core: 2.0,
-        // A read of S3 takes 27 ms in the middle and 106 ms at the 99th percentile; an invocation varies less. 30 + 30 ms
-        // become 30 + 106.
-        latency: 2.3,
+        // A plan of twenty operators takes longer to decode and to set up than a calibration's; tens of milliseconds at most.
+        overhead: 2.0,
+        // A sum of exponentials is above its mean by three deviations once in a hundred times, where there are few of them.
+        deviations: 3.0,
         // AWS: a cold start takes "from under 100 ms to over 1 second", where the model says 250 ms.
         start: 4.0,
         // A function whose environment has just worked may have used up its burst.
         bursts: false,
         all_cold: true,
-        apart: true,
+        pessimistic: true,
         // Hedges: 1 in 200 reads (`fragment_fn::hedging`), and as many for what a store's client tries again.
         again: 0.01,
         // A client that has just begun has one hedge at once.
@@ -165,7 +172,10 @@ impl View {
 /// An attempt that runs to its end.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
+    /// In the mean.
     seconds: f64,
+    /// Of what it waits for first bytes, in square seconds.
+    variance: f64,
     requests: u64,
     bytes: u64,
 }
@@ -206,7 +216,8 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     let count = fragments.len();
     // All stages are handed to the scheduler at once.
     let at_once = count.min(on.functions_max).max(1);
-    let mut attempts: Vec<Attempt> = fragments.iter().map(|fragment| attempt(fragment, at_once, on, view)).collect();
+    let of = |(place, fragment): (usize, &&FragmentLoad)| attempt(fragment, place < at_once, at_once, on, view);
+    let mut attempts: Vec<Attempt> = fragments.iter().enumerate().map(of).collect();
     attempts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     let repeated = if count < REPEATED_FROM { 0 } else { (view.repeated * count as f64).ceil() as usize };
     let start = on.model.start.mul_f64(view.start);
@@ -214,17 +225,17 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     let cold = at_once.saturating_sub(warm).min(count);
     let results = results(stages, view);
 
+    let all = || attempts.iter().chain(&attempts[..repeated]);
+    // Many deviate less, together, than each by itself.
+    let deviation = view.deviations * all().map(|attempt| attempt.variance).sum::<f64>().sqrt();
+    let billed: f64 = all().map(|attempt| attempt.seconds).sum();
+    let longer = 1.0 + if billed > 0.0 { deviation / billed } else { 0.0 };
     let mut spent = Quantities::default();
-    for (position, attempt) in attempts.iter().enumerate() {
+    for (position, attempt) in all().enumerate() {
         let init = if position < cold { start } else { Duration::ZERO };
-        let duration = duration(attempt.seconds);
+        let duration = duration(attempt.seconds * longer);
         spent.add_billing(Billing::Metered { duration, init }, on.tariff);
     }
-    for attempt in &attempts[..repeated] {
-        let duration = duration(attempt.seconds);
-        spent.add_billing(Billing::Metered { duration, init: Duration::ZERO }, on.tariff);
-    }
-    let all = || attempts.iter().chain(&attempts[..repeated]);
     let plans = stages.iter().filter(|stage| stage.publishes_plan).count() as u64;
     let reads: u64 = all().map(|attempt| attempt.requests).sum::<u64>() + plans * at_once as u64;
     let again = (view.again * reads as f64).ceil() as u64 + view.again_each * at_once as u64;
@@ -234,9 +245,11 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     // The coordinator's own: plans, and a listing to clean up where anything was written.
     spent.add(Item::CoordinatorWrites, Basis::Metered, plans + u64::from(plans + results.objects > 0));
 
-    let longest = attempts.first().map_or(0.0, |attempt| attempt.seconds);
-    let shared = attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() / at_once as f64;
+    let longest = attempts.first().map_or(0.0, |attempt| attempt.seconds + view.deviations * attempt.variance.sqrt());
+    let shared = (attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() + deviation) / at_once as f64;
     let seconds = longest.max(shared)
+        // What a stage takes that is not billed.
+        + view.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
         + if cold > 0 { start.as_secs_f64() } else { 0.0 }
         + on.model.fragment_overhead.as_secs_f64() * count as f64
         + results.bytes as f64 / on.model.pipe_bytes_per_second;
@@ -253,8 +266,8 @@ fn local_amounts(load: &LocalLoad, on: &Circumstances<'_>, view: &View) -> (Amou
     let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, .. } = *on.model;
     let reading = reads.bytes as f64 / pipe_bytes_per_second;
     let computing = *weight_bytes as f64 * view.core / (cores as f64 * core_bytes_per_second);
-    let waits = (reads.footers + reads.row_groups).div_ceil(cores.max(1) as u64);
-    let seconds = reading.max(computing) + on.model.read_latency.as_secs_f64() * view.latency * waits as f64;
+    let (waiting, variance) = waiting(reads, cores.max(1), &on.model.read_latency);
+    let seconds = in_lanes(reading, computing, cores.max(1)) + waiting + view.deviations * variance.sqrt();
     let requests = requests(reads, view);
     let again = (view.again * requests as f64).ceil() as u64 + view.again_each * u64::from(requests > 0);
     let mut spent = Quantities::default();
@@ -276,31 +289,56 @@ fn coordinator(spent: &mut Quantities, on: &Circumstances<'_>, seconds: f64, arr
     spent.add(Item::Coordinator, known(on.tariff.coordinator_hour.is_some()), micros(seconds));
 }
 
-/// One fragment from its invocation to its answer: reading and computing overlap, waiting for first bytes does not.
-fn attempt(fragment: &FragmentLoad, at_once: usize, on: &Circumstances<'_>, view: &View) -> Attempt {
-    let FragmentLoad { weight_bytes, lanes, reads } = *fragment;
-    let model = on.model;
-    let lanes = lanes.max(1);
+/// One fragment from its invocation to its answer, as the first on its function or after others.
+fn attempt(fragment: &FragmentLoad, is_first: bool, at_once: usize, on: &Circumstances<'_>, view: &View) -> Attempt {
+    let FragmentLoad { weight_bytes, lanes, .. } = *fragment;
+    let reads = if view.pessimistic { fragment.reads_at_most } else { fragment.reads };
+    let (model, lanes) = (on.model, lanes.max(1));
+    let overhead = view.overhead * model.attempt_overhead.as_secs_f64();
+    let (waiting, variance) = waiting(&reads, lanes, &model.read_latency);
+    // One read's latency is part of the overhead.
+    let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
     let cores = model.function_cores.min(lanes as f64);
-    let own_pipe = if view.bursts { model.function_pipe } else { Pipe::steady(model.function_pipe.bytes_per_second) };
-    let mut reading = own_pipe.seconds(reads.bytes);
     let mut computing = weight_bytes as f64 * view.core / (cores * model.core_bytes_per_second);
     if on.shares_machine {
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
+    }
+    let pauses = waiting + computing / lanes as f64;
+    let pipe = &model.function_pipe;
+    let mut reading = match view.bursts {
+        true if is_first => pipe.seconds_besides(reads.bytes, pipe.burst_bytes, pauses),
+        true => pipe.seconds_besides(reads.bytes, 0, overhead + pauses),
+        false => Pipe::steady(pipe.bytes_per_second).seconds(reads.bytes),
+    };
+    if on.shares_machine {
         reading = reading.max(reads.bytes as f64 * at_once as f64 / model.machine_pipe_bytes_per_second);
     }
-    // The first read's latency is part of the stage's overhead.
-    let waits = (reads.footers + reads.row_groups).div_ceil(lanes as u64).saturating_sub(1);
-    let waiting = model.stage_overhead.as_secs_f64() + model.read_latency.as_secs_f64() * waits as f64;
     Attempt {
-        seconds: view.latency * waiting + reading.max(computing),
+        seconds: overhead + waiting + in_lanes(reading, computing, lanes),
+        variance,
         requests: requests(&reads, view),
         bytes: reads.bytes,
     }
 }
 
+/// While one lane computes, the others read.
+fn in_lanes(reading: f64, computing: f64, lanes: usize) -> f64 {
+    reading.max(computing) + reading.min(computing) / lanes as f64
+}
+
+/// What lanes wait for first bytes: seconds in the mean, and the variance. A footer is waited for, and then each row group, whose
+/// runs are asked for together.
+fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> (f64, f64) {
+    let lanes = lanes as f64;
+    let Reads { footers, row_groups, runs, .. } = *reads;
+    let (footers, row_groups) = (footers as f64, row_groups as f64);
+    let of_group = latency.of_last(runs as f64 / row_groups.max(1.0));
+    let mean = (footers * latency.mean.as_secs_f64() + row_groups * of_group) / lanes;
+    (mean, latency.deviation().powi(2) * (footers + row_groups) / lanes)
+}
+
 fn requests(reads: &Reads, view: &View) -> u64 {
-    if view.apart { reads.requests_max().max(reads.requests()) } else { reads.requests() }
+    if view.pessimistic { reads.requests_max().max(reads.requests()) } else { reads.requests() }
 }
 
 /// What comes back, and how much of it through the exchange.

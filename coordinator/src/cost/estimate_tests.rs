@@ -30,7 +30,8 @@ fn model() -> TimeModel {
         pipe_bytes_per_second: 1e9,
         machine_pipe_bytes_per_second: 1e9,
         function_pipe: Pipe::steady(200e6),
-        read_latency: Duration::from_millis(10),
+        attempt_overhead: Duration::from_millis(100),
+        read_latency: Latency { mean: Duration::from_millis(10), least: Duration::from_millis(10) },
         start: Duration::from_millis(500),
         cores: 4,
         function_cores: 1.0,
@@ -41,11 +42,10 @@ fn planning() -> Usage {
     Usage { requests: Requests { get: 3, list: 1, ..Requests::default() }, bytes_read: 1_000, ..Usage::default() }
 }
 
-const FRAGMENT: FragmentLoad = FragmentLoad {
-    weight_bytes: 100_000_000,
-    lanes: 1,
-    reads: Reads { footers: 2, row_groups: 4, runs: 6, chunks: 9, bytes: 120_000_000, guessed_files: 0 },
-};
+const FRAGMENT: FragmentLoad = FragmentLoad { weight_bytes: 100_000_000, lanes: 1, reads: READS, reads_at_most: READS };
+
+const READS: Reads =
+    Reads { footers: 2, footers_max: 4, row_groups: 4, runs: 6, runs_max: 9, bytes: 120_000_000, guessed_files: 0 };
 
 fn stage(fragments: usize) -> StageLoad {
     StageLoad {
@@ -89,16 +89,16 @@ fn two_cold_functions() {
         estimate(&[stage(2)], |_, _, _| {});
     assert_eq!((place, functions, memory_mb, fragments), (Place::Functions, 2, Some(2048), 2));
     assert_eq!(not_included, ["logs", "the coordinator's machine"]);
-    // 100 ms, five more first bytes of 10 ms, then 100 MB at 100 MB/s while 120 MB come at 200 MB/s; a start of 500 ms.
-    check_seconds(expected.gb_seconds, 2.0 * (1.15 + 0.5) * 2.0);
+    // 100 ms, five more first bytes of 10 ms, then 120 MB at 200 MB/s and 100 MB at 100 MB/s; a start of 500 ms.
+    check_seconds(expected.gb_seconds, 2.0 * (1.75 + 0.5) * 2.0);
     let reads = 2.0 * (2.0 + 6.0);
-    check_dollars(expected.dollars, 6.6 * GB_SECOND + 2.0 * INVOCATION + (reads + 3.0) * GET + PUT);
+    check_dollars(expected.dollars, 9.0 * GB_SECOND + 2.0 * INVOCATION + (reads + 3.0) * GET + PUT);
     // And 2 ms on the coordinator, and a megabyte of results at 1 GB/s.
-    check_seconds(expected.seconds, 1.15 + 0.5 + 0.002 + 0.001);
+    check_seconds(expected.seconds, 1.75 + 0.5 + 0.002 + 0.001);
     assert_eq!((expected.requests, expected.bytes), (16 + 3 + 1, 240_001_000));
 
-    // Overheads times 2.3, computing at half the rate, starts of two seconds.
-    let each = 0.15 * 2.3 + 2.0;
+    // Twice the overhead, computing at half the rate, starts of two seconds.
+    let each = 0.25 + 0.6 + 2.0;
     check_seconds(upper.gb_seconds, 2.0 * (each + 2.0) * 2.0);
     // Two reads a footer, one a column chunk; one of a hundred again, and one a function.
     let reads = 2 * (2 * 2 + 9) + 1 + 2;
@@ -118,29 +118,29 @@ fn many_share_slots_and_some_run_twice() {
         estimate(&[stage(30), stage(10)], |_, _, on| on.warm = 10);
     assert_eq!((functions, fragments), (10, 40));
     // Four rounds; nothing has to start.
-    check_seconds(expected.seconds, 4.0 * 1.15 + 0.04 + 0.002);
-    check_seconds(expected.gb_seconds, 40.0 * 1.15 * 2.0);
+    check_seconds(expected.seconds, 4.0 * 1.75 + 0.04 + 0.002);
+    check_seconds(expected.gb_seconds, 40.0 * 1.75 * 2.0);
     // Two of forty run twice, and ten start.
-    check_seconds(upper.gb_seconds, (42.0 * 2.345 + 10.0 * 2.0) * 2.0);
+    check_seconds(upper.gb_seconds, (42.0 * 2.85 + 10.0 * 2.0) * 2.0);
     // Few see no second attempt.
     let few = estimate(&[stage(3)], |_, _, _| {});
-    check_seconds(few.upper.gb_seconds, 3.0 * (2.345 + 2.0) * 2.0);
+    check_seconds(few.upper.gb_seconds, 3.0 * (2.85 + 2.0) * 2.0);
 }
 
 #[test]
 fn one_machine_has_one_set_of_cores() {
     let shared = estimate(&[stage(8)], |_, _, on| (on.shares_machine, on.warm) = (true, 10));
-    // Eight functions of one core on four, so each takes twice as long; the machine's pipe is no bound at 1 GB/s.
-    check_seconds(shared.expected.gb_seconds, 8.0 * 2.15 * 2.0);
-    check_seconds(shared.expected.seconds, 2.15 + 0.008 + 0.001);
+    // Eight functions of one core on four, so each computes twice as long; 960 MB come through the machine's pipe at 1 GB/s.
+    check_seconds(shared.expected.gb_seconds, 8.0 * 3.11 * 2.0);
+    check_seconds(shared.expected.seconds, 3.11 + 0.008 + 0.001);
     // Its processes stay, so that nothing starts even at most; one of eight runs twice.
-    check_seconds(shared.upper.gb_seconds, 9.0 * (0.345 + 4.0) * 2.0);
+    check_seconds(shared.upper.gb_seconds, 9.0 * (0.25 + 0.96 + 4.0) * 2.0);
     let slow = estimate(&[stage(8)], |model, _, on| {
         (on.shares_machine, on.warm) = (true, 10);
         (model.pipe_bytes_per_second, model.machine_pipe_bytes_per_second) = (100e6, 100e6);
     });
-    // 960 MB through it.
-    check_seconds(slow.expected.seconds, 0.15 + 9.6 + 0.008 + 0.01);
+    // Ten times as long through it.
+    check_seconds(slow.expected.seconds, 0.15 + 9.6 + 2.0 + 0.008 + 0.01);
 }
 
 #[test]
@@ -150,9 +150,27 @@ fn lanes_use_the_cores_of_a_function() {
         load.fragments[0].lanes = lanes;
         estimate(&[load], |model, _, on| (model.function_cores, on.warm) = (2.0, 10)).expected.gb_seconds / 2.0
     };
-    // One lane has one core and waits for six first bytes one after the other, two have two and wait for three.
-    check_seconds(lanes(1), 0.15 + 1.0);
-    check_seconds(lanes(2), 0.12 + 0.6);
+    // One lane has one core and waits for six first bytes one after the other, two have two, wait for three, and read while the
+    // other one computes.
+    check_seconds(lanes(1), 0.15 + 0.6 + 1.0);
+    check_seconds(lanes(2), 0.12 + 0.6 + 0.25);
+}
+
+#[test]
+fn many_waits_deviate_less_than_one() {
+    let varying = Latency { mean: Duration::from_millis(20), least: Duration::from_millis(10) };
+    // Row groups have one and a half requests each; fewer than four fragments see no second attempt.
+    let waiting = 2.0 * 0.02 + 4.0 * varying.of_last(1.5) - 0.02;
+    for fragments in [1, 3] {
+        let n = f64::from(fragments as u32);
+        let Estimate { expected, upper, .. } =
+            estimate(&[stage(fragments)], |model, _, on| (model.read_latency, on.warm) = (varying, 10));
+        // Every begun millisecond is billed.
+        let about =
+            |seconds: f64, expect: f64| assert!((0.0..0.001).contains(&(seconds / 2.0 / n - expect)), "{seconds}");
+        about(expected.gb_seconds, 0.1 + waiting + 1.6);
+        about(upper.gb_seconds, 0.2 + waiting + 2.6 + 2.0 + 3.0 * 0.01 * (6.0 / n).sqrt());
+    }
 }
 
 #[test]
@@ -175,14 +193,14 @@ fn what_the_settings_tell_is_priced() {
     assert_eq!(told.not_included, ["logs"]);
     let more = told.expected.dollars.saturating_sub(estimate(&[stage(2)], |_, _, _| {}).expected.dollars);
     // A hundred microdollars a second, and 1,001,000 bytes for $0.09 a GB.
-    check_dollars(more, 1.653 * 0.0001 + 1_001_000.0 / f64::from(1 << 30) * 0.09);
+    check_dollars(more, 2.253 * 0.0001 + 1_001_000.0 / f64::from(1 << 30) * 0.09);
     let nobody_said = estimate(&[stage(2)], |_, tariff, _| tariff.coordinator_outside = None);
     assert_eq!(nobody_said.not_included, ["data transfer", "logs", "the coordinator's machine"]);
 }
 
 #[test]
 fn a_local_run_has_requests_and_the_machine() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: FRAGMENT.reads };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
     let (model, mut tariff, planning) = (model(), tariff(), planning());
     tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
     let on = Circumstances {
@@ -195,11 +213,11 @@ fn a_local_run_has_requests_and_the_machine() {
     };
     let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &on);
     assert_eq!((place, functions, memory_mb, not_included), (Place::Local, 0, None, vec![]));
-    // 800 MB on four cores; six files' ends and row groups are waited for by fours.
-    check_seconds(expected.seconds, 2.0 + 0.02);
-    check_dollars(expected.dollars, 11.0 * GET + PUT + 2.02 * 0.0001);
+    // 800 MB on four cores, which read a quarter of the time; six files' ends and row groups are waited for by fours.
+    check_seconds(expected.seconds, 2.0 + 0.03 + 0.015);
+    check_dollars(expected.dollars, 11.0 * GET + PUT + 2.045 * 0.0001);
     assert_eq!((expected.requests, expected.bytes, expected.gb_seconds), (8 + 3 + 1, 120_001_000, 0.0));
-    check_seconds(upper.seconds, 4.0 + 0.046);
+    check_seconds(upper.seconds, 4.0 + 0.03 + 0.015);
     assert_eq!(upper.requests, 13 + 1 + 1 + 3 + 1);
 }
 
@@ -208,13 +226,13 @@ fn a_local_run_has_requests_and_the_machine() {
 fn a_query_that_goes_as_expected_costs_what_was_expected() {
     let expected = estimate(&[stage(2)], |_, _, _| {}).expected;
     let mut events = Vec::new();
-    let mut push = |event| events.push(Stamped { at: Duration::from_millis(1653), event });
+    let mut push = |event| events.push(Stamped { at: Duration::from_millis(2253), event });
     for index in 0..2 {
         let id = FragmentId { query: "q".to_owned(), stage: 0, index };
         push(QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First });
         let usage =
             Usage { requests: Requests { get: 8, ..Requests::default() }, bytes_read: 120_000_000, ..Usage::default() };
-        let (duration, init) = (Duration::from_millis(1150), Duration::from_millis(500));
+        let (duration, init) = (Duration::from_millis(1750), Duration::from_millis(500));
         push(QueryEvent::AttemptEnded {
             id: id.clone(),
             attempt: 0,
@@ -243,7 +261,7 @@ fn nonsense_does_not_panic() {
 
 #[test]
 fn a_quote_has_each_way_once_and_says_what_is_missing() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: FRAGMENT.reads };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
     let (model, tariff, planning) = (model(), tariff(), planning());
     let on = Circumstances {
         model: &model,
@@ -262,7 +280,7 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let text = quote.to_string();
     let expect = "\
 estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)
-           picked 8 functions of 2048 MB: $0.0003401 and 1.159 s expected, $";
+           picked 8 functions of 2048 MB: $0.0005001 and 1.759 s expected, $";
     assert!(text.starts_with(expect), "{text}");
     assert!(
         text.ends_with(

@@ -14,6 +14,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::file::metadata::ParquetMetaData;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
+use object_store::path::Path;
 
 use super::units::{Columns, FileFacts, Unit, footer, start_of};
 
@@ -21,10 +22,10 @@ use super::units::{Columns, FileFacts, Unit, footer, start_of};
 const LOCAL_FOOTER_BYTES: u64 = 512 << 10;
 
 /// Who reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// A function whose environment has seen none of the files.
-    Function,
+#[derive(Clone, Copy)]
+pub enum Reader<'a> {
+    /// A function whose environment has kept the footers of some files.
+    Function(&'a dyn Fn(&Path) -> bool),
     /// The coordinator by itself: it keeps footers of bare Parquet, and reads Iceberg's files as functions do.
     Coordinator,
 }
@@ -34,12 +35,14 @@ pub enum Reader {
 pub struct Reads {
     /// Files whose end is read.
     pub footers: u64,
+    /// Requests for them if every footer of unknown length is longer than what is read at first.
+    pub footers_max: u64,
     /// Row groups with something to read.
     pub row_groups: u64,
     /// Requests for the columns of all row groups, neighbours together.
     pub runs: u64,
-    /// The same if each column of each row group were asked for alone.
-    pub chunks: u64,
+    /// The same if each column is asked for alone where nobody knows how they lie.
+    pub runs_max: u64,
     /// Bytes of footers and of runs: what lies between neighbouring columns is read with them.
     pub bytes: u64,
     /// Files whose columns' sizes nobody knows: they are taken to be equally large.
@@ -52,9 +55,9 @@ impl Reads {
         self.footers + self.runs
     }
 
-    /// GETs where no two columns do, and every footer is longer than what was read of the file's end.
+    /// GETs where what is not known is at its worst.
     pub fn requests_max(&self) -> u64 {
-        2 * self.footers + self.chunks
+        self.footers_max + self.runs_max
     }
 }
 
@@ -64,9 +67,10 @@ impl Add for Reads {
     fn add(self, other: Self) -> Self {
         Self {
             footers: self.footers + other.footers,
+            footers_max: self.footers_max + other.footers_max,
             row_groups: self.row_groups + other.row_groups,
             runs: self.runs + other.runs,
-            chunks: self.chunks + other.chunks,
+            runs_max: self.runs_max + other.runs_max,
             bytes: self.bytes + other.bytes,
             guessed_files: self.guessed_files + other.guessed_files,
         }
@@ -84,7 +88,7 @@ pub fn reads<'a>(
     scan: &FileScanConfig,
     units: impl IntoIterator<Item = &'a Unit>,
     footers: &FileMetadataCache,
-    reader: Reader,
+    reader: Reader<'_>,
 ) -> Reads {
     let columns = Columns::of(scan);
     let mut by_file: BTreeMap<&str, Vec<&PartitionedFile>> = BTreeMap::new();
@@ -111,19 +115,24 @@ struct FileEnd {
 }
 
 impl FileEnd {
-    fn of(file: &PartitionedFile, is_cached: bool, reader: Reader) -> Self {
+    fn of(file: &PartitionedFile, is_cached: bool, reader: Reader<'_>) -> Self {
         let size = file.object_meta.size;
         let guess = FOOTER_GUESS_BYTES as u64;
-        let once = |bytes: u64| Reads { footers: 1, bytes, ..Reads::default() };
+        let once = |bytes: u64| Reads { footers: 1, footers_max: 1, bytes, ..Reads::default() };
         // Of Iceberg's files the coordinator knows no footer, and of bare Parquet only metadata is kept, not the bytes.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
             Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
             Reader::Coordinator if is_bare => Self { reads: once(size.min(LOCAL_FOOTER_BYTES)), start: size },
-            Reader::Coordinator | Reader::Function => {
-                let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| size > guess);
+            Reader::Function(keeps) if keeps(&file.object_meta.location) => {
+                Self { reads: Reads::default(), start: size }
+            }
+            Reader::Coordinator | Reader::Function(_) => {
+                let is_small = size <= guess;
+                let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| !is_small);
                 let bytes = size.min(known.unwrap_or(guess));
-                Self { reads: once(bytes), start: size - bytes }
+                let footers_max = if is_small || known.is_some() { 1 } else { 2 };
+                Self { reads: Reads { footers_max, ..once(bytes) }, start: size - bytes }
             }
         }
     }
@@ -133,6 +142,8 @@ impl FileEnd {
 struct Layout {
     /// Start of each row group, and its chunks.
     row_groups: Vec<(u64, Vec<Range<u64>>)>,
+    /// As the footer says.
+    is_exact: bool,
     is_guessed: bool,
 }
 
@@ -142,7 +153,7 @@ impl Layout {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
             let row_groups = footer.row_groups().iter().map(|group| (start_of(group), ranges(group))).collect();
-            return Self { row_groups, is_guessed: false };
+            return Self { row_groups, is_exact: true, is_guessed: false };
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();
@@ -157,7 +168,7 @@ impl Layout {
         let starts: &[u64] = if split_offsets.is_empty() { &[0] } else { split_offsets };
         let ends = starts.iter().skip(1).copied().chain([size]);
         let row_groups = starts.iter().zip(ends).map(|(start, end)| (*start, placed(&widths, *start..end))).collect();
-        Self { row_groups, is_guessed }
+        Self { row_groups, is_exact: false, is_guessed }
     }
 
     /// Of the row groups that a unit has: what has to be asked for before `end`, from where on the file is in memory.
@@ -171,7 +182,8 @@ impl Layout {
             let missing: Vec<Range<u64>> =
                 chunks.iter().filter(|c| c.start < end).map(|chunk| chunk.start..chunk.end.min(end)).collect();
             let (runs, bytes) = coalesced(&missing);
-            Reads { row_groups: (runs > 0).into(), runs, chunks: missing.len() as u64, bytes, ..Reads::default() }
+            let runs_max = if self.is_exact { runs } else { missing.len() as u64 };
+            Reads { row_groups: (runs > 0).into(), runs, runs_max, bytes, ..Reads::default() }
         };
         mine.map(of_group).sum()
     }
@@ -218,9 +230,11 @@ mod tests {
     use datafusion::execution::cache::default_cache::DefaultCache;
     use datafusion::execution::object_store::ObjectStoreUrl;
     use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
-    use object_store::path::Path;
 
     const MIB: u64 = 1 << 20;
+
+    const COLD: Reader<'_> = Reader::Function(&|_| false);
+    const WARM: Reader<'_> = Reader::Function(&|_| true);
 
     /// A scan of `projected` columns among four with the ids 1 to 4.
     fn scan(projected: &[usize]) -> FileScanConfig {
@@ -249,7 +263,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(reader: Reader, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
+    fn check(reader: Reader<'_>, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
         assert_eq!(reads(&scan(projected), &units, &footers, reader), expect, "{projected:?} {units:?}");
@@ -260,19 +274,20 @@ mod tests {
         // Two row groups of 40 MiB, each 4, 0.5, 15.5 and 20 MiB of columns 1 to 4 (halves of the file's).
         let two = facts([8, 1, 31, 40], &[0, 40]);
         let guess = FOOTER_GUESS_BYTES as u64;
-        let expect = |runs, chunks, bytes| Reads {
+        let expect = |runs, runs_max, bytes| Reads {
             footers: 1,
+            footers_max: 2,
             row_groups: 2,
             runs,
-            chunks,
+            runs_max,
             bytes: bytes + guess,
             guessed_files: 0,
         };
-        check(Reader::Function, &[0], vec![file(80 * MIB, two.clone())], expect(2, 2, 8 * MIB));
+        check(COLD, &[0], vec![file(80 * MIB, two.clone())], expect(2, 2, 8 * MIB));
         // Half a MiB apart: one request, which reads the gap too.
-        check(Reader::Function, &[0, 2], vec![file(80 * MIB, two.clone())], expect(2, 4, 40 * MIB));
+        check(COLD, &[0, 2], vec![file(80 * MIB, two.clone())], expect(2, 4, 40 * MIB));
         // 15.5 MiB apart. The last 256 KiB came with the footer.
-        check(Reader::Function, &[1, 3], vec![file(80 * MIB, two)], expect(4, 4, 41 * MIB - guess));
+        check(COLD, &[1, 3], vec![file(80 * MIB, two)], expect(4, 4, 41 * MIB - guess));
     }
 
     #[test]
@@ -281,18 +296,18 @@ mod tests {
         let first = file(48 * MIB, three.clone()).with_range(0, 16 << 20);
         let rest = file(48 * MIB, three).with_range(16 << 20, 48 << 20);
         let bytes = 12 * MIB + FOOTER_GUESS_BYTES as u64;
-        let whole = Reads { footers: 1, row_groups: 3, runs: 3, chunks: 3, bytes, guessed_files: 0 };
-        check(Reader::Function, &[0], vec![first.clone(), rest], whole);
-        let part = Reads { row_groups: 1, runs: 1, chunks: 1, bytes: bytes - 8 * MIB, ..whole };
-        check(Reader::Function, &[0], vec![first], part);
+        let whole = Reads { footers: 1, footers_max: 2, row_groups: 3, runs: 3, runs_max: 3, bytes, guessed_files: 0 };
+        check(COLD, &[0], vec![first.clone(), rest], whole);
+        let part = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: bytes - 8 * MIB, ..whole };
+        check(COLD, &[0], vec![first], part);
     }
 
     #[test]
     fn a_small_file_comes_whole_with_its_footer() {
-        let expect = Reads { footers: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
-        check(Reader::Function, &[0, 1], vec![file(1000, None)], expect);
+        let expect = Reads { footers: 1, footers_max: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
+        check(COLD, &[0, 1], vec![file(1000, None)], expect);
         // Nobody keeps the bytes of a bare file for the coordinator.
-        let expect = Reads { row_groups: 1, runs: 1, chunks: 2, bytes: 1500, ..expect };
+        let expect = Reads { row_groups: 1, runs: 1, runs_max: 2, bytes: 1500, ..expect };
         check(Reader::Coordinator, &[0, 1], vec![file(1000, None)], expect);
     }
 
@@ -300,9 +315,16 @@ mod tests {
     fn a_known_footer_is_read_to_the_byte_and_no_column_needs_nothing_more() {
         let mut known = file(80 * MIB, facts([20, 20, 20, 20], &[]));
         known.metadata_size_hint = Some(5000);
-        let expect = Reads { footers: 1, bytes: 5000, ..Reads::default() };
-        check(Reader::Function, &[], vec![known.clone()], expect);
-        let expect = Reads { row_groups: 1, runs: 1, chunks: 1, bytes: 20 * MIB + 5000, ..expect };
-        check(Reader::Function, &[1], vec![known], expect);
+        let expect = Reads { footers: 1, footers_max: 1, bytes: 5000, ..Reads::default() };
+        check(COLD, &[], vec![known.clone()], expect);
+        let expect = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: 20 * MIB + 5000, ..expect };
+        check(COLD, &[1], vec![known], expect);
+    }
+
+    #[test]
+    fn a_kept_footer_is_not_read_again_and_brings_nothing_along() {
+        let expect = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: 20 * MIB, ..Reads::default() };
+        check(WARM, &[3], vec![file(80 * MIB, facts([20, 20, 20, 20], &[]))], expect);
+        check(WARM, &[], vec![file(80 * MIB, facts([20, 20, 20, 20], &[]))], Reads::default());
     }
 }

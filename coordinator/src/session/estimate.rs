@@ -11,6 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
 use gust_protocol::plan::{file_scan, scans};
+use object_store::path::Path;
 
 use super::Session;
 use super::error::QueryError;
@@ -29,6 +30,9 @@ use crate::planner::stage::is_parquet;
 use crate::planner::units::units;
 use crate::planner::{Planned, Stage};
 use crate::tables::pruning::PruningNotes;
+
+/// What happens less often than this is left out of what a query costs at most.
+const SELDOM: f64 = 0.01;
 
 /// A query's plans, and the ways to run it.
 pub(super) struct Survey {
@@ -244,15 +248,21 @@ impl Session {
             return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
         };
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
-        let fragment = |(index, lanes): (usize, &Vec<Vec<usize>>)| FragmentLoad {
-            weight_bytes: stage.fragment_weight_bytes(index),
-            lanes: lanes.len(),
-            reads: reads(
-                scan,
-                lanes.iter().flatten().map(|unit| &stage.units[*unit]),
-                footers.as_ref(),
-                Reader::Function,
-            ),
+        let warmth = self.functions.warmth();
+        let misses = |file: &Path| warmth.misses(&stage.access.url, file);
+        // A platform may have ended any environment in between; processes stay.
+        let missed_at_most = |file: &Path| if capacity.fleet.shares_machine { misses(file) } else { 1.0 };
+        let fragment = |(index, lanes): (usize, &Vec<Vec<usize>>)| {
+            let reads = |keeps: &dyn Fn(&Path) -> bool| {
+                let units = lanes.iter().flatten().map(|unit| &stage.units[*unit]);
+                reads(scan, units, footers.as_ref(), Reader::Function(keeps))
+            };
+            FragmentLoad {
+                weight_bytes: stage.fragment_weight_bytes(index),
+                lanes: lanes.len(),
+                reads: reads(&|file| misses(file) <= 0.5),
+                reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
+            }
         };
         let memory = self.config.memory_bytes_max;
         Ok(StageLoad {

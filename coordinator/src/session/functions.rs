@@ -1,8 +1,8 @@
 //! The functions of a process: started with the first query that needs them, ended with the session.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
@@ -16,12 +16,14 @@ use url::Url;
 use uuid::Uuid;
 
 use super::error::QueryError;
+use super::warmth::Warmth;
 use crate::aws;
 use crate::config::{Config, Target};
 use crate::cost::Architecture;
 use crate::decide::Fleet;
 use crate::exec::Exchange;
 use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
+use crate::planner::Planned;
 use crate::scheduler::{Breaker, EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use crate::tables::stores::Stores;
 
@@ -42,8 +44,7 @@ pub(super) struct FunctionPool {
     started: Mutex<Started>,
     sdk: OnceCell<SdkConfig>,
     health: Arc<Breaker>,
-    /// Whether a query has had functions: then environments are likely to be up.
-    used: AtomicBool,
+    warmth: std::sync::Mutex<Warmth>,
 }
 
 /// What runs now. Queries under way keep what they began with.
@@ -96,7 +97,7 @@ impl FunctionPool {
             started: Mutex::default(),
             sdk: OnceCell::new(),
             health: Arc::default(),
-            used: AtomicBool::new(false),
+            warmth: std::sync::Mutex::default(),
         })
     }
 
@@ -168,16 +169,38 @@ impl FunctionPool {
         Ok(self.deployed().await?.into_iter().map(of_size).collect())
     }
 
-    /// Environments of a function that are likely to be up.
+    /// What environments are likely to have.
+    pub(super) fn warmth(&self) -> MutexGuard<'_, Warmth> {
+        let mut warmth = self.warmth.lock().expect("no holder panics");
+        if self.target == Target::Lambda {
+            warmth.cool_down();
+        }
+        warmth
+    }
+
+    /// Environments of functions that are likely to be up.
     pub(super) fn warm(&self) -> usize {
         // What runs in this process needs no start.
-        let is_up = self.target == Target::InProcess || self.used.load(Ordering::Relaxed);
-        if is_up { self.config.functions_max as usize } else { 0 }
+        if self.target == Target::InProcess { self.config.functions_max as usize } else { self.warmth().environments() }
+    }
+
+    /// Notes what a query is about to hand out.
+    pub(super) fn use_for(&self, planned: &Planned, capacity: &Capacity) {
+        let mut warmth = self.warmth();
+        let fragments = planned.stages.iter().map(|stage| stage.fragments.len()).sum();
+        // What runs in this process has one environment.
+        let functions_max = if self.target == Target::InProcess { 1 } else { capacity.fleet.functions_max };
+        warmth.query(fragments, functions_max);
+        for stage in &planned.stages {
+            for fragment in &stage.fragments {
+                let files: BTreeSet<_> = fragment.iter().flatten().map(|unit| stage.units[*unit].path()).collect();
+                files.into_iter().for_each(|file| warmth.fragment_of(&stage.access.url, file));
+            }
+        }
     }
 
     /// The scheduler over running functions; on Lambda over those of one memory size, where it is given.
     pub(super) async fn scheduler(&self, memory_mb: Option<u32>) -> Result<Scheduler, QueryError> {
-        self.used.store(true, Ordering::Relaxed);
         if self.target == Target::Lambda {
             let deployed = self.deployed().await?;
             let is_it = |one: &&Deployed| memory_mb.is_none_or(|memory_mb| one.deployment.memory_mb == memory_mb);

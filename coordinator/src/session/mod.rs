@@ -26,6 +26,7 @@ mod options;
 mod plan;
 mod run;
 mod statement;
+mod warmth;
 
 pub use doctor::Check;
 pub use error::QueryError;
@@ -176,9 +177,10 @@ impl Session {
         Ok(tariff)
     }
 
-    /// Which functions these are, as a calibration names them.
-    pub(crate) async fn functions_kind(&self) -> Result<String, QueryError> {
-        Ok(self.functions.kind(&self.functions.capacity().await?))
+    /// Which functions these are, as a calibration names them, and how many lanes one has.
+    pub(crate) async fn functions_like(&self) -> Result<(String, usize), QueryError> {
+        let capacity = self.functions.capacity().await?;
+        Ok((self.functions.kind(&capacity), capacity.lanes))
     }
 
     fn target(&self) -> Target {

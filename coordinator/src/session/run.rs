@@ -316,13 +316,14 @@ impl Running {
     }
 
     async fn execute(&mut self, ready: Ready, remote: bool) -> Result<SendableRecordBatchStream, QueryError> {
-        let Ready { state, plan, capacity, .. } = ready;
+        let Ready { state, plan, planned, capacity, .. } = ready;
         let mut context = TaskContext::from(&state);
-        if let Some(capacity) = capacity.filter(|_| remote) {
+        if let (Some(planned), Some(capacity)) = (planned.filter(|_| remote), capacity) {
             self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
             let budget = self.budget.clone();
             let query = self.session.query_context(&self.id, &capacity, &self.events, self.deadline, budget).await?;
             self.attempts = Some(query.attempts.clone());
+            self.session.functions.use_for(&planned, &capacity);
             let config = context.session_config().clone().with_extension(Arc::new(query));
             context = context.with_session_config(config);
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust::decide::{Pipe, TimeModel};
+use gust::decide::{Latency, Pipe, TimeModel};
 use gust::planner::pack::Packing;
 use gust::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
@@ -215,7 +215,8 @@ fn time_model(platform: &Platform) -> TimeModel {
         pipe_bytes_per_second: 1.25e9,
         machine_pipe_bytes_per_second: 1.25e9,
         function_pipe: Pipe::LAMBDA,
-        read_latency: Duration::from_millis(27),
+        attempt_overhead: Duration::from_millis(50),
+        read_latency: Latency::S3,
         start: Duration::from_millis(250),
         cores: 8,
         function_cores: platform.cores,

@@ -1,0 +1,80 @@
+//! `gust calibrate` by its program: what it measures is told, kept and reckoned with, and nothing of it stays in the exchange.
+
+use gust::calibrate::{Measured, load};
+
+use crate::bad_input::{Place, check, fails};
+
+const SETTINGS: &str = "functions_max = 2\nexchange = \"exchange\"\ntime_model = \"kept/model.toml\"\n";
+const CALIBRATE: [&str; 3] = ["calibrate", "--megabytes", "1"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_told_kept_and_reckoned_with() {
+    let place = Place::new(SETTINGS);
+    place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    let model = place.path("kept/model.toml");
+    let dry = place.gust(&[&CALIBRATE[..], &["--dry-run"]].concat()).output().expect("it starts");
+    check(&dry, 0, &[]);
+    assert!(!model.exists(), "a dry run keeps nothing");
+
+    let output = place.gust(&CALIBRATE).output().expect("it starts");
+    check(&output, 0, &["kept in", "kept/model.toml"]);
+    let told = String::from_utf8(output.stdout).expect("text");
+    let names = [
+        "functions",
+        "start-up",
+        "a stage",
+        "an attempt",
+        "a request",
+        "network",
+        "scan speed",
+        "functions pay",
+        "cost",
+    ];
+    assert_eq!(told.lines().count(), names.len(), "{told}");
+    for (line, name) in told.lines().zip(names) {
+        assert!(line.starts_with(name), "{told}");
+    }
+    let kept = load(&model).expect("figures");
+    let [Measured { functions, function_cores, attempt_seconds, start_up_seconds, .. }] = kept.as_slice() else {
+        panic!("one kind of functions: {kept:?}")
+    };
+    assert_eq!(functions, "processes of 1 cores");
+    // They are this machine's; how busy it is nobody knows.
+    assert!((0.1..10.0).contains(function_cores), "{kept:?}");
+    assert!(*attempt_seconds > 1e-4 && *start_up_seconds > 1e-4, "a process takes its time: {kept:?}");
+    assert_eq!(walkdir(&place.path("exchange")), 0, "its tables are removed");
+
+    let slow = Measured { stage_seconds: 4321.0, ..kept[0].clone() };
+    gust::calibrate::save(&model, slow).expect("written");
+    let explain = ["explain", "--on", "processes", "SELECT sum(k) FROM 'data/a.parquet'"];
+    let output = place.gust(&explain).output().expect("it starts");
+    check(&output, 0, &[]);
+    let plan = String::from_utf8(output.stdout).expect("text");
+    assert!(plan.contains("4321."), "the decision reckons with it: {plan}");
+}
+
+/// Files below a folder.
+fn walkdir(folder: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .map(|entry| entry.expect("readable").path())
+        .map(|path| if path.is_dir() { walkdir(&path) } else { 1 })
+        .sum()
+}
+
+#[test]
+fn what_cannot_be_used() {
+    let place = Place::new(SETTINGS);
+    fails(&place, &["calibrate", "--megabytes", "0"], 2, &["--megabytes", "0 is not in 1..=4096"]);
+    fails(&place, &["calibrate", "--on", "nowhere"], 2, &["nowhere", "processes"]);
+    let broken = Place::new(&SETTINGS.replace("\"exchange\"", "\"/proc/exchange\""));
+    fails(&broken, &CALIBRATE, 2, &["exchange: /proc/exchange"]);
+
+    std::fs::create_dir(place.path("kept")).expect("made");
+    std::fs::write(place.path("kept/model.toml"), "version = 99\n").expect("written");
+    let hint = ["kept/model.toml", "it has version 99", "hint: `gust calibrate` measures anew"];
+    fails(&place, &["query", "SELECT 1"], 2, &hint);
+    let output = place.gust(&CALIBRATE).output().expect("it starts");
+    check(&output, 0, &["warning: replaced: time model `kept/model.toml`: it has version 99", "kept in"]);
+    assert_eq!(load(&place.path("kept/model.toml")).expect("figures").len(), 1);
+}
