@@ -1,6 +1,8 @@
 //! `gust calibrate` by its program: what it measures is told, kept and reckoned with, and nothing of it stays in the exchange.
 
-use gust::calibrate::{Measured, load};
+use gust::calibrate::{Measured, calibrate, load};
+use gust::config::{Config, InvokerKind, Target};
+use gust_tests::localstack::{self, Setup};
 
 use crate::bad_input::{Place, check, fails};
 
@@ -42,7 +44,7 @@ async fn figures_are_told_kept_and_reckoned_with() {
     // They are this machine's; how busy it is nobody knows.
     assert!((0.1..10.0).contains(function_cores), "{kept:?}");
     assert!(*attempt_seconds > 1e-4 && *start_up_seconds > 1e-4, "a process takes its time: {kept:?}");
-    assert_eq!(walkdir(&place.path("exchange")), 0, "its tables are removed");
+    assert_eq!(files_in(&place.path("exchange")), 0, "its tables are removed");
 
     let slow = Measured { stage_seconds: 4321.0, ..kept[0].clone() };
     gust::calibrate::save(&model, slow).expect("written");
@@ -53,12 +55,36 @@ async fn figures_are_told_kept_and_reckoned_with() {
     assert!(plan.contains("4321."), "the decision reckons with it: {plan}");
 }
 
+/// Its times are this machine's; what is shown is that nothing hangs on processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_on_lambda_are_measured_too() {
+    let Some(localstack) = localstack::shared() else { return };
+    let zip = localstack::zip("bootstrap", &std::fs::read(env!("CARGO_BIN_EXE_bootstrap_under_test")).expect("built"));
+    let function = localstack.deploy("measured", zip, Setup::default()).await;
+    let bucket = localstack.bucket("exchange").await;
+    let exchange = format!("s3://{bucket}/results");
+    let config = Config {
+        on: Target::Lambda,
+        invoker: InvokerKind::Lambda,
+        functions_max: 2,
+        exchange: Some(exchange.clone()),
+        s3: localstack.s3(),
+        lambda: localstack.lambda(&[function]),
+        ..Config::default()
+    };
+    let calibration = Box::pin(calibrate(&config, 1 << 20, &|_| {})).await.expect("figures");
+    let Measured { functions, function_cores, attempt_seconds, .. } = &calibration.measured;
+    assert!(functions.starts_with("lambda 2048 MB "), "{functions}");
+    assert!(*function_cores > 0.1 && *attempt_seconds > 1e-4, "{calibration:?}");
+    assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "its tables are removed");
+}
+
 /// Files below a folder.
-fn walkdir(folder: &std::path::Path) -> usize {
+fn files_in(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries
         .map(|entry| entry.expect("readable").path())
-        .map(|path| if path.is_dir() { walkdir(&path) } else { 1 })
+        .map(|path| if path.is_dir() { files_in(&path) } else { 1 })
         .sum()
 }
 

@@ -116,9 +116,9 @@ async fn the_requests_are_those_that_were_said() {
     }
 }
 
-/// Each of several functions reads the ends of the files that it has a part of.
+/// Each of several functions reads the ends of the files that it has a part of, unless it has kept them from the query before.
 #[tokio::test(flavor = "multi_thread")]
-async fn several_functions_ask_for_no_more_than_was_said() {
+async fn several_functions_ask_for_about_what_was_said() {
     let mut config = Config { on: Target::Processes, ..config(4) };
     config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
     let session = with_tpch(config).await;
@@ -129,8 +129,13 @@ async fn several_functions_ask_for_no_more_than_was_said() {
         let Estimate { functions, expected, upper, .. } = picked(&quote);
         assert_eq!(*functions, 4);
         let seen = report.functions.requests.total() + report.coordinator.requests.total();
-        // A process that has had another part of a file knows its end.
-        assert!(seen <= expected.requests && 2 * seen >= expected.requests, "{seen} of {}", expected.requests);
+        // A process that has had another part of a file knows its end: likely, but nobody knows which one gets which part.
+        let said = expected.requests;
+        assert!(
+            4 * seen.abs_diff(said) <= said && seen <= upper.requests,
+            "{seen} of {said}, {} at most",
+            upper.requests
+        );
         assert!(upper.requests > expected.requests && upper.dollars > expected.dollars);
     }
     session.close().await;

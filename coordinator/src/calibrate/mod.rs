@@ -3,11 +3,13 @@
 //!
 //! ```text
 //!  tiny files ──────────► what functions cost at all, a stage and a fragment
-//!  random, plain ───────► the pipe into the coordinator, and into one function (several times in a row: bursts end)
-//!  TPC-H, compressed ───► what a core, and a function, filters and aggregates
+//!  random, plain ───────► the pipe into the coordinator, and into functions (several times in a row: bursts end)
+//!  TPC-H, compressed ───► what a core filters and aggregates, here, on local files
+//!  a few dense bytes ───► what a function computes, in cores of the coordinator
 //! ```
 //!
-//! Each figure is the median of warm runs, timed from the text of a query to its last row.
+//! Each figure is of warm runs: the median of times from the text of a query to its last row, or the mean of what functions are
+//! billed. Nothing that is computed is measured through a network, which would be all that shows.
 
 mod data;
 mod measure;

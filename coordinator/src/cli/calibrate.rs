@@ -58,7 +58,11 @@ fn told_of(calibration: &Calibration) -> String {
     let rate = |bytes: f64| format!("{}/s", format_size(bytes as u64, BINARY));
     let together = measured
         .together_bytes_per_second
-        .map_or_else(|| "several the same".to_owned(), |bytes| format!("{} into several", rate(bytes)));
+        .map_or_else(|| "several do not share it".to_owned(), |bytes| format!("{} into several", rate(bytes)));
+    let burst = match measured.function_pipe_burst_bytes {
+        0 => String::new(),
+        bytes => format!(" behind the first {}", format_size(bytes, BINARY)),
+    };
     let from = |crossover: &Option<u64>| match crossover {
         Some(bytes) => format!("from {} on", format_size(*bytes, BINARY)),
         None => "never".to_owned(),
@@ -72,17 +76,16 @@ fn told_of(calibration: &Calibration) -> String {
         (
             "network",
             format!(
-                "{} into a function at first, {} from then on after {} at once, {together}; {} into the coordinator",
+                "{} into a function at first, then {}{burst}; {together}; {} into the coordinator",
                 rate(measured.function_pipe_first),
                 rate(measured.function_pipe),
-                format_size(measured.function_pipe_burst_bytes, BINARY),
                 rate(measured.pipe_bytes_per_second)
             ),
         ),
         (
             "scan speed",
             format!(
-                "{} of compressed columns by a core here; a function has {:.2} of it",
+                "{} of compressed columns by a core here; a function is worth {:.2} of them",
                 rate(measured.core_bytes_per_second),
                 measured.function_cores
             ),
