@@ -161,6 +161,9 @@ impl Pipe {
 const MIB: f64 = (1 << 20) as f64;
 const GIB: f64 = (1 << 30) as f64;
 
+/// A fragment that reads less would mostly be overhead.
+const LONG_BURST_BYTES: u64 = 32 << 20;
+
 impl TimeModel {
     /// What one fragment should take from its invocation to its answer.
     pub fn fragment_time(&self, bytes: u64) -> Duration {
@@ -183,7 +186,8 @@ impl TimeModel {
             self.function_seconds(total.div_ceil(fragments)) + self.fragment_overhead.as_secs_f64() * fragments as f64
         };
         let burst = self.function_pipe.burst_bytes;
-        if burst > 0 && seconds(burst) < seconds(wanted) { burst } else { wanted }
+        // A short burst, as any pipe may have one, is no reason to cut small.
+        if burst >= LONG_BURST_BYTES && seconds(burst) < seconds(wanted) { burst } else { wanted }
     }
 }
 
@@ -401,6 +405,8 @@ mod tests {
         check(&TimeModel { fragment_overhead: Duration::ZERO, ..lambda }, small, 1000, small);
         check(&lambda, large, 20, large);
         check(&TimeModel::laptop(2), large, 1000, large);
+        let short = Pipe { burst_bytes: 8 << 20, ..Pipe::LAMBDA };
+        check(&TimeModel { function_pipe: short, ..lambda }, small, 1000, small);
     }
 
     #[test]

@@ -40,10 +40,11 @@ async fn figures_are_told_kept_and_reckoned_with() {
     let [Measured { functions, function_cores, attempt_seconds, start_up_seconds, .. }] = kept.as_slice() else {
         panic!("one kind of functions: {kept:?}")
     };
-    assert_eq!(functions, "processes of 1 cores");
+    assert_eq!(functions, "processes of 1 core");
     // They are this machine's; how busy it is nobody knows.
     assert!((0.1..10.0).contains(function_cores), "{kept:?}");
     assert!(*attempt_seconds > 1e-4 && *start_up_seconds > 1e-4, "a process takes its time: {kept:?}");
+    assert!(place.path("exchange").is_dir());
     assert_eq!(files_in(&place.path("exchange")), 0, "its tables are removed");
 
     let slow = Measured { stage_seconds: 4321.0, ..kept[0].clone() };

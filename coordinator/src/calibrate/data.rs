@@ -9,7 +9,7 @@ use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::Compression;
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::properties::WriterProperties;
+use datafusion::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;
@@ -18,13 +18,15 @@ use rand::{Rng, SeedableRng};
 use crate::demo::generate::{Layout, generate};
 use crate::demo::table::TpchTable;
 
-/// Files of the larger tables: enough for row groups to be spread over a few functions.
-const FILES: usize = 4;
+/// Of `plain`, each read with one request: enough for a few functions.
+pub(super) const PLAIN_FILES: usize = 4;
 const COLUMNS: usize = 8;
+/// Of the compressed table.
+const FILES: usize = 4;
 const ROW_GROUP_ROWS: usize = 32 * 1024;
 /// Of the compressed table: 600,000 rows of lineitem, about 17 MB.
 const SCALE: f64 = 0.1;
-/// Of the dense table, for each lane of a function.
+/// Of each of the dense table's files.
 const DENSE_ROWS: usize = 4 << 20;
 const DENSE_COLUMNS: usize = 4;
 
@@ -52,16 +54,19 @@ pub enum DataError {
 
 impl Data {
     /// Writes all tables: `tiny` (`tiny_files` of one row), `plain` (random integers, `plain_bytes`), `dense` (a few kilobytes of very
-    /// many rows, one row group a lane) and, in the folder, `lineitem`.
+    /// many rows, a file for each of a function's lanes) and, in the folder, `lineitem`.
     pub async fn write(&self, tiny_files: usize, plain_bytes: u64, lanes: usize) -> Result<(), DataError> {
         for file in 0..tiny_files {
             self.put("tiny", file, plain_file(file as u64, 1).map_err(|e| DataError::Made(e.to_string()))?).await?;
         }
         let rows = plain_rows(plain_bytes);
-        for file in 0..FILES {
+        for file in 0..PLAIN_FILES {
             self.put("plain", file, plain_file(file as u64, rows).map_err(|e| DataError::Made(e.to_string()))?).await?;
         }
-        self.put("dense", 0, dense_file(lanes).map_err(|e| DataError::Made(e.to_string()))?).await?;
+        let dense = dense_file().map_err(|e| DataError::Made(e.to_string()))?;
+        for file in 0..lanes {
+            self.put("dense", file, dense.clone()).await?;
+        }
         let layout = Layout::bare(FILES, ROW_GROUP_ROWS);
         let made = generate(TpchTable::LineItem, SCALE, &self.folder, &layout, &|_| ControlFlow::Continue(()));
         made.map_err(|error| DataError::Made(error.to_string()))?;
@@ -98,6 +103,11 @@ impl Data {
         tables.map(create).into()
     }
 
+    /// Bytes of the values in a file of `plain`, as they lie in storage.
+    pub fn piece_bytes(plain_bytes: u64) -> f64 {
+        (plain_rows(plain_bytes) * COLUMNS * size_of::<i64>()) as f64
+    }
+
     /// The statement that makes a table of what only the coordinator reads.
     pub fn create_lineitem(&self) -> String {
         let folder = self.folder.display();
@@ -115,45 +125,24 @@ impl Data {
     }
 }
 
-/// What `plain` or a file of it holds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plain {
-    /// Of the values, as they lie in storage.
-    pub bytes: f64,
-    /// All of a row group is read with one request.
-    pub row_groups: f64,
-}
-
-impl Plain {
-    pub fn piece(plain_bytes: u64) -> Self {
-        let rows = plain_rows(plain_bytes);
-        let bytes = (rows * COLUMNS * size_of::<i64>()) as f64;
-        Self { bytes, row_groups: rows.div_ceil(ROW_GROUP_ROWS) as f64 }
-    }
-
-    pub fn whole(plain_bytes: u64) -> Self {
-        let Self { bytes, row_groups } = Self::piece(plain_bytes);
-        Self { bytes: FILES as f64 * bytes, row_groups: FILES as f64 * row_groups }
-    }
-}
-
 fn plain_rows(plain_bytes: u64) -> usize {
-    (plain_bytes as usize / (FILES * COLUMNS * size_of::<i64>())).max(1)
+    (plain_bytes as usize / (PLAIN_FILES * COLUMNS * size_of::<i64>())).max(1)
 }
 
 /// The same over and over: next to nothing to read, and as much to compute as there are rows.
-fn dense_file(lanes: usize) -> Result<Bytes, ParquetError> {
+fn dense_file() -> Result<Bytes, ParquetError> {
     // Two values: a column of one would be computed once.
     let values = || (0..DENSE_ROWS).map(|row| if row < DENSE_ROWS / 2 { 7 } else { 8 });
     let column = || Arc::new(Int64Array::from_iter_values(values())) as ArrayRef;
-    let columns: Vec<_> = (0..DENSE_COLUMNS).map(|index| (format!("c{index}"), column())).collect();
-    let rows = RecordBatch::try_from_iter(columns)?;
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(DENSE_ROWS)).build();
+    file((0..DENSE_COLUMNS).map(|_| column()), WriterProperties::builder())
+}
+
+/// Columns `c0`, `c1` … in one row group.
+fn file(columns: impl Iterator<Item = ArrayRef>, properties: WriterPropertiesBuilder) -> Result<Bytes, ParquetError> {
+    let rows = RecordBatch::try_from_iter(columns.enumerate().map(|(index, column)| (format!("c{index}"), column)))?;
+    let properties = properties.set_max_row_group_row_count(Some(rows.num_rows())).build();
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))?;
-    for _ in 0..lanes.max(1) {
-        writer.write(&rows)?;
-        writer.flush()?;
-    }
+    writer.write(&rows)?;
     Ok(writer.into_inner()?.into())
 }
 
@@ -165,14 +154,7 @@ fn plain_file(seed: u64, rows: usize) -> Result<Bytes, ParquetError> {
         let values: Int64Array = (0..rows).map(|_| Some(random.random::<i64>() >> 19)).collect();
         Arc::new(values) as ArrayRef
     };
-    let columns: Vec<_> = (0..COLUMNS).map(|index| (format!("c{index}"), column())).collect();
-    let rows = RecordBatch::try_from_iter(columns)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::UNCOMPRESSED)
-        .set_dictionary_enabled(false)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))?;
-    writer.write(&rows)?;
-    Ok(writer.into_inner()?.into())
+    let properties =
+        WriterProperties::builder().set_compression(Compression::UNCOMPRESSED).set_dictionary_enabled(false);
+    file((0..COLUMNS).map(|_| column()), properties)
 }

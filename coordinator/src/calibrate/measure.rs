@@ -6,8 +6,9 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use uuid::Uuid;
 
-use super::data::{Data, DataError, Plain};
+use super::data::{Data, DataError, PLAIN_FILES};
 use super::measured::{Measured, crossover};
+use super::network::{Burst, FunctionPipe, Runs, above};
 use crate::config::{Config, Target};
 use crate::cost::Money;
 use crate::decide::Fleet;
@@ -26,19 +27,17 @@ const DENSE: &str = "SELECT sum(sqrt(c0)), sum(ln(c0)), sum(sin(c0)), sum(cos(c1
 /// TPC-H's first query reads, filters and aggregates most of lineitem's numbers.
 const COMPRESSED: usize = 1;
 
-/// Runs of each query after one that warms up; the median counts.
+/// Runs of each query after one that warms up: the median of their seconds, and the mean of what is billed.
 const RUNS: usize = 5;
+/// How much of a burst there is shows in a small difference.
+const PIECE_RUNS: usize = 30;
 /// A tiny query takes milliseconds, and is noisy.
 const TINY_RUNS: usize = 60;
-/// Runs in a row of the query that looks for the end of a burst.
-const BURST_RUNS: usize = 5;
 const LATENCIES: usize = 100;
 /// Functions that the slope of a fragment is measured over, at most.
 const FRAGMENTS_MAX: usize = 16;
 /// Several functions that take at most this many times what each takes alone do not share a pipe.
 const ALONE: f64 = 1.25;
-/// What nothing takes less than: clocks and noise.
-const SECONDS_MIN: f64 = 1e-5;
 
 /// What was measured, and what it means.
 #[derive(Debug, Clone)]
@@ -163,10 +162,13 @@ impl Bench<'_> {
         told("a request's latency");
         let (request_seconds, request_seconds_least) = latency(data).await?;
         told("networks");
-        let pipes = self.pipes(alone.billed, request_seconds, &mut cost).await?;
-        let (whole, cores) =
-            (Plain::whole(self.plain_bytes), std::thread::available_parallelism().map_or(1, usize::from) as f64);
-        let pipe_bytes_per_second = whole.bytes / above(median_here(local, PLAIN, RUNS).await?);
+        let (pipe, together) = self.pipes(alone.billed, request_seconds, &mut cost).await?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let plain = median_here(local, PLAIN, RUNS).await?;
+        // One read's latency is in `here`.
+        let waits = request_seconds * (PLAIN_FILES as f64 / cores - 1.0).max(0.0);
+        let pipe_bytes_per_second =
+            PLAIN_FILES as f64 * Data::piece_bytes(self.plain_bytes) / above(plain - here - waits);
         told("what cores compute");
         let compressed = queries::query(COMPRESSED);
         let near = median_here(local, compressed, RUNS).await?;
@@ -188,48 +190,56 @@ impl Bench<'_> {
             core_bytes_per_second: compressed_bytes / above(near) / cores,
             function_cores: above(near_dense - here) / above(far - alone.billed),
             pipe_bytes_per_second,
-            ..pipes
+            together_bytes_per_second: together,
+            function_pipe_first: pipe.first,
+            function_pipe: pipe.then,
+            function_pipe_burst_bytes: pipe.burst_bytes as u64,
         };
         Ok((measured, cost))
     }
 
-    /// Functions' networks; the rest is left empty.
-    ///
-    /// A pipe shows in what a large read takes longer than a small one, and a burst before it in what the small one then takes less
-    /// than by that pipe. Where there is a burst, it comes back while a function waits for first bytes; else this waiting adds up.
-    async fn pipes(&self, overhead: f64, latency: f64, cost: &mut Money) -> Result<Measured, CalibrationError> {
-        let (one, many, lanes) = (self.one, self.many, self.lanes as f64);
-        let (whole, piece) = (Plain::whole(self.plain_bytes), Plain::piece(self.plain_bytes));
-        let mut runs = Vec::new();
-        for _ in 0..BURST_RUNS {
-            runs.push(above(remote(one, PLAIN, cost).await?.billed - overhead));
-        }
-        let function_pipe_first = whole.bytes / runs.remove(0);
-        let (whole_seconds, piece_seconds) = (middle(runs), repeat(one, PIECE, RUNS, cost).await?.billed - overhead);
-        let pipe = (whole.bytes - piece.bytes) / above(whole_seconds - piece_seconds);
-        let burst = piece.bytes - pipe * piece_seconds;
-        // One read's latency is in the overhead.
-        let waits = |row_groups: f64| latency * (row_groups / lanes - 1.0).max(0.0);
-        let more_waits = waits(whole.row_groups) - waits(piece.row_groups);
-        let (pipe, burst) = if burst > pipe * latency {
-            (pipe, burst)
-        } else {
-            ((whole.bytes - piece.bytes) / above(whole_seconds - piece_seconds - more_waits), 0.0)
+    /// A function's network, and that of several together where they share one. `overhead` is what the least attempt is billed, one
+    /// read's latency with it.
+    async fn pipes(
+        &self,
+        overhead: f64,
+        latency: f64,
+        cost: &mut Money,
+    ) -> Result<(FunctionPipe, Option<f64>), CalibrationError> {
+        let (one, many) = (self.one, self.many);
+        let mut runs = Runs {
+            whole: Vec::new(),
+            piece: 0.0,
+            piece_bytes: Data::piece_bytes(self.plain_bytes),
+            pieces: PLAIN_FILES,
+            latency,
         };
-        remote(many, PLAIN, cost).await?;
+        let began = Instant::now();
+        let mut burst = Burst::Unknown;
+        while burst == Burst::Unknown {
+            // The first one reads the files' footers, too.
+            let footers = if runs.whole.is_empty() { self.turns(PLAIN_FILES) } else { 0.0 };
+            let billed = remote(one, PLAIN, cost).await?.billed;
+            runs.whole.push(above(billed - overhead - latency * footers));
+            burst = runs.burst(self.turns(PLAIN_FILES), began.elapsed());
+        }
+        runs.whole.push(above(remote(one, PLAIN, cost).await?.billed - overhead));
+        runs.piece = above(repeat(one, PIECE, PIECE_RUNS, cost).await?.billed - overhead);
+        let pipe = runs.pipe(burst, self.turns(PLAIN_FILES));
+        // Until each function has read each footer, more likely than not.
+        repeat(many, PLAIN, RUNS, cost).await?;
         let together = repeat(many, PLAIN, RUNS, cost).await?;
-        let functions = together.report.fragments.max(1) as f64;
-        let each = whole.bytes / functions;
-        let seconds = above(together.billed / functions - overhead);
-        let alone = (each - burst).max(0.0) / pipe + waits(whole.row_groups / functions);
+        let functions = together.report.fragments.max(1);
+        let (bytes, waits) = (runs.whole_bytes(), latency * (self.turns(PLAIN_FILES.div_ceil(functions)) - 1.0));
+        let seconds = above(together.billed / functions as f64 - overhead);
+        let alone = (bytes / functions as f64 - pipe.burst_bytes).max(0.0) / pipe.then + waits;
         let shares = seconds + overhead > ALONE * (alone + overhead);
-        Ok(Measured {
-            together_bytes_per_second: shares.then_some(whole.bytes / seconds),
-            function_pipe_first,
-            function_pipe: pipe,
-            function_pipe_burst_bytes: burst as u64,
-            ..Measured::default()
-        })
+        Ok((pipe, shares.then_some(bytes / seconds)))
+    }
+
+    /// How often a function waits for so many first bytes, one after the other in each lane.
+    fn turns(&self, waits: usize) -> f64 {
+        (waits as f64 / self.lanes as f64).max(1.0)
     }
 }
 
@@ -237,10 +247,6 @@ impl Bench<'_> {
 fn of_three(one: f64, many: f64, here: f64, fragments: usize) -> (f64, f64) {
     let further = (fragments.max(2) - 1) as f64;
     (above(one - here), above((many - one) / further))
-}
-
-fn above(seconds: f64) -> f64 {
-    seconds.max(SECONDS_MIN)
 }
 
 async fn run(session: &Session, sql: &str) -> Result<Timed, QueryError> {

@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::decide::{Fleet, Latency, Pipe, TimeModel, Workload, estimate};
 
 /// Of the file; raised where a figure changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// No figure is longer.
+const SECONDS_MAX: f64 = 1e6;
 /// Kinds of functions that one file remembers.
 const KINDS_MAX: usize = 64;
 
 /// Figures of one installation: its coordinator, and one kind of functions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Which functions: `processes of 1 cores`, or `lambda 2048 MB arm64`.
+    /// Which functions: `processes of 1 core`, or `lambda 2048 MB arm64`.
     pub functions: String,
     pub date: NaiveDate,
     /// From a function's request to its readiness, where it was not running.
@@ -39,20 +41,17 @@ pub struct Measured {
     pub pipe_bytes_per_second: f64,
     /// Bytes a second into several functions together; None where each of them was as fast as one alone.
     pub together_bytes_per_second: Option<f64>,
-    /// Bytes a second into one function: the first run of several in a row, and from then on.
+    /// Bytes a second into one function: while a long burst lasts, and then; the same where there is none.
     pub function_pipe_first: f64,
     pub function_pipe: f64,
-    /// Bytes that come at once before a function's pipe shows.
+    /// Bytes of a short burst: they come at once, and back while a function waits.
     pub function_pipe_burst_bytes: u64,
 }
-
-/// A pipe that has fallen below this share of its first rate has used up a burst.
-const BURST_SHARE: f64 = 0.7;
 
 impl Measured {
     /// The model that `decide` reckons with, on a coordinator of `cores`.
     pub fn model(&self, cores: usize) -> TimeModel {
-        let function_pipe = if self.function_pipe < BURST_SHARE * self.function_pipe_first {
+        let function_pipe = if self.function_pipe < self.function_pipe_first {
             // How much a long burst holds is not measured: it would take its bytes many times over.
             Pipe {
                 burst_bytes: Pipe::LAMBDA.burst_bytes,
@@ -67,7 +66,8 @@ impl Measured {
             }
         };
         TimeModel {
-            stage_overhead: Duration::from_secs_f64(self.stage_seconds),
+            // A local run, which was subtracted, waits for its first byte, too.
+            stage_overhead: Duration::from_secs_f64(self.stage_seconds + self.request_seconds),
             fragment_overhead: Duration::from_secs_f64(self.fragment_seconds),
             core_bytes_per_second: self.core_bytes_per_second,
             pipe_bytes_per_second: self.pipe_bytes_per_second,
@@ -102,7 +102,7 @@ impl Measured {
             self.function_pipe,
         ];
         match () {
-            () if !times.iter().all(|time| time.is_finite() && *time >= 0.0) => Err("a time is negative"),
+            () if !times.iter().all(|time| (0.0..SECONDS_MAX).contains(time)) => Err("a time is negative or too long"),
             () if !rates.iter().all(|rate| rate.is_finite() && *rate > 0.0) => Err("a rate is not above zero"),
             () => Ok(()),
         }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!((model.cores, model.function_cores, model.pipe_bytes_per_second), (8, 1.5, 200.0 * MB));
         assert_eq!(model.function_pipe.burst_bytes, Pipe::LAMBDA.burst_bytes);
         assert_eq!(model.function_pipe.bytes_per_second, 80.0 * MB);
-        let steady = Measured { function_pipe: 900.0 * MB, ..measured("x") };
+        let steady = Measured { function_pipe_first: 900.0 * MB, function_pipe: 900.0 * MB, ..measured("x") };
         let seconds = steady.model(8).function_pipe.seconds(901_000_000);
         assert!((1.0..1.001).contains(&seconds), "a megabyte at once, and then a second: {seconds}");
         assert_eq!(model.machine_pipe_bytes_per_second, 200.0 * MB);
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn functions_pay_from_where_two_lines_cross() {
-        // Local: 4 cores and 200 MB/s, so bytes / 200e6. Ten functions, each 100 MB/s by pipe and core: 0.05 + 10 × 0.001 + bytes / 1e9.
+        // Local: 4 cores and 200 MB/s, so bytes / 200e6. Ten functions, each 100 MB/s by pipe and core: 0.05 + 0.03 + 10 × 0.001 + bytes / 1e9.
         let steady = Measured {
             function_pipe_first: 100.0 * MB,
             function_pipe: 100.0 * MB,
@@ -243,9 +243,9 @@ mod tests {
             let found = found.expect("they cross") as f64;
             assert!((found / expect - 1.0).abs() < 0.01, "{found} is not about {expect}");
         }
-        check(crossover(&model, &fleet, 1), 0.06 / (1.0 / 200e6 - 1.0 / 1e9));
-        // Two at once: half of everything, so 2 × bytes / 200e6 against 0.05 + 5 × 0.001 + bytes / 500e6.
-        check(crossover(&model, &fleet, 2), 0.055 / (2.0 / 200e6 - 1.0 / 500e6));
+        check(crossover(&model, &fleet, 1), 0.09 / (1.0 / 200e6 - 1.0 / 1e9));
+        // Two at once: half of everything, so 2 × bytes / 200e6 against 0.08 + 5 × 0.001 + bytes / 500e6.
+        check(crossover(&model, &fleet, 2), 0.085 / (2.0 / 200e6 - 1.0 / 500e6));
         let here = Fleet { shares_machine: true, ..fleet };
         assert_eq!(crossover(&model, &here, 1), None, "functions of the same machine read through the same pipe");
     }
@@ -268,9 +268,10 @@ mod tests {
         let path = folder.path().join("model.toml");
         let good = toml::to_string(&File { version: VERSION, measured: vec![measured("x")] }).expect("plain data");
         for (text, expect) in [
-            ("version = 2".to_owned(), "it has version 2, this program writes 1"),
+            ("version = 1".to_owned(), "it has version 1, this program writes 2"),
             ("nonsense".to_owned(), "TOML parse error"),
-            (good.replace("0.05", "-0.05"), "x: a time is negative"),
+            (good.replace("0.05", "-0.05"), "x: a time is negative or too long"),
+            (good.replace("0.05", "1e30"), "x: a time is negative or too long"),
             (good.replace("80000000.0", "0.0"), "x: a rate is not above zero"),
         ] {
             std::fs::write(&path, text).expect("written");

@@ -145,7 +145,7 @@ pub struct CalibrateArgs {
     /// Most functions at a time, as queries have them [default: 4]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
     pub functions: Option<u32>,
-    /// MB that the network is measured with; they are written to the exchange, read some ten times, and removed
+    /// MB that the network is measured with; they are written to the exchange, read some twenty times, and removed
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = value_parser!(u64).range(1..=4096))]
     pub megabytes: u64,
     /// Show the figures, and keep none

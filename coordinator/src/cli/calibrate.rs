@@ -60,8 +60,11 @@ fn told_of(calibration: &Calibration) -> String {
         .together_bytes_per_second
         .map_or_else(|| "several do not share it".to_owned(), |bytes| format!("{} into several", rate(bytes)));
     let burst = match measured.function_pipe_burst_bytes {
+        0 if measured.function_pipe < measured.function_pipe_first => {
+            format!(", {} at first", rate(measured.function_pipe_first))
+        }
         0 => String::new(),
-        bytes => format!(" behind the first {}", format_size(bytes, BINARY)),
+        bytes => format!(" after the first {}", format_size(bytes, BINARY)),
     };
     let from = |crossover: &Option<u64>| match crossover {
         Some(bytes) => format!("from {} on", format_size(*bytes, BINARY)),
@@ -76,8 +79,7 @@ fn told_of(calibration: &Calibration) -> String {
         (
             "network",
             format!(
-                "{} into a function at first, then {}{burst}; {together}; {} into the coordinator",
-                rate(measured.function_pipe_first),
+                "{} into a function{burst}; {together}; {} into the coordinator",
                 rate(measured.function_pipe),
                 rate(measured.pipe_bytes_per_second)
             ),

@@ -64,6 +64,8 @@ pub struct Circumstances<'a> {
     pub shares_machine: bool,
     /// Environments that are likely to be up.
     pub warm: usize,
+    /// Of one function.
+    pub lanes: usize,
     /// `memory_mb` is that of one function.
     pub tariff: &'a Tariff,
     /// What the coordinator asks its stores for until the plan stands.
@@ -149,9 +151,9 @@ impl View {
     const UPPER: Self = Self {
         // Queries differ in what a core takes: TPC-H's scans from 60 to 200 MB/s, where the model says 120.
         core: 2.0,
-        // A plan of twenty operators takes longer to decode and to set up than a calibration's; tens of milliseconds at most.
+        // A plan of twenty operators takes longer to decode and to set up than a calibration's tiny one.
         overhead: 2.0,
-        // A sum of exponentials is above its mean by three deviations once in a hundred times, where there are few of them.
+        // One exponential is three deviations above its mean twice in a hundred times, a sum of several less often.
         deviations: 3.0,
         // AWS: a cold start takes "from under 100 ms to over 1 second", where the model says 250 ms.
         start: 4.0,
@@ -216,7 +218,7 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     let count = fragments.len();
     // All stages are handed to the scheduler at once.
     let at_once = count.min(on.functions_max).max(1);
-    let of = |(place, fragment): (usize, &&FragmentLoad)| attempt(fragment, place < at_once, at_once, on, view);
+    let of = |(index, fragment): (usize, &&FragmentLoad)| attempt(fragment, index < at_once, at_once, on, view);
     let mut attempts: Vec<Attempt> = fragments.iter().enumerate().map(of).collect();
     attempts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     let repeated = if count < REPEATED_FROM { 0 } else { (view.repeated * count as f64).ceil() as usize };
@@ -248,7 +250,7 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     let longest = attempts.first().map_or(0.0, |attempt| attempt.seconds + view.deviations * attempt.variance.sqrt());
     let shared = (attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() + deviation) / at_once as f64;
     let seconds = longest.max(shared)
-        // What a stage takes that is not billed.
+        // What a stage takes and its functions are not billed for.
         + view.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
         + if cold > 0 { start.as_secs_f64() } else { 0.0 }
         + on.model.fragment_overhead.as_secs_f64() * count as f64
@@ -298,7 +300,8 @@ fn attempt(fragment: &FragmentLoad, is_first: bool, at_once: usize, on: &Circums
     let (waiting, variance) = waiting(&reads, lanes, &model.read_latency);
     // One read's latency is part of the overhead.
     let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
-    let cores = model.function_cores.min(lanes as f64);
+    // A function's cores are shared by its lanes, of which some may have nothing to do.
+    let cores = model.function_cores * (lanes as f64 / on.lanes.max(lanes) as f64);
     let mut computing = weight_bytes as f64 * view.core / (cores * model.core_bytes_per_second);
     if on.shares_machine {
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
@@ -326,19 +329,19 @@ fn in_lanes(reading: f64, computing: f64, lanes: usize) -> f64 {
     reading.max(computing) + reading.min(computing) / lanes as f64
 }
 
-/// What lanes wait for first bytes: seconds in the mean, and the variance. A footer is waited for, and then each row group, whose
-/// runs are asked for together.
+/// What lanes wait for first bytes, at the same time: seconds in the mean, and the variance. A footer is waited for, and then each row
+/// group, whose runs are asked for together.
 fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> (f64, f64) {
-    let lanes = lanes as f64;
     let Reads { footers, row_groups, runs, .. } = *reads;
-    let (footers, row_groups) = (footers as f64, row_groups as f64);
-    let of_group = latency.of_last(runs as f64 / row_groups.max(1.0));
-    let mean = (footers * latency.mean.as_secs_f64() + row_groups * of_group) / lanes;
-    (mean, latency.deviation().powi(2) * (footers + row_groups) / lanes)
+    // One after the other in a lane; a lane that has anything waits at least once.
+    let turns = |waits: u64| if waits > 0 { (waits as f64 / lanes as f64).max(1.0) } else { 0.0 };
+    let of_group = latency.of_last(runs as f64 / row_groups.max(1) as f64);
+    let mean = turns(footers) * latency.mean.as_secs_f64() + turns(row_groups) * of_group;
+    (mean, latency.deviation().powi(2) * (turns(footers) + turns(row_groups)))
 }
 
 fn requests(reads: &Reads, view: &View) -> u64 {
-    if view.pessimistic { reads.requests_max().max(reads.requests()) } else { reads.requests() }
+    if view.pessimistic { reads.requests_max() } else { reads.requests() }
 }
 
 /// What comes back, and how much of it through the exchange.

@@ -64,6 +64,7 @@ fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &
         functions_max: 10,
         shares_machine: false,
         warm: 0,
+        lanes: 1,
         tariff: &tariff(),
         planning: &planning(),
     };
@@ -148,12 +149,37 @@ fn lanes_use_the_cores_of_a_function() {
     let lanes = |lanes| {
         let mut load = stage(1);
         load.fragments[0].lanes = lanes;
-        estimate(&[load], |model, _, on| (model.function_cores, on.warm) = (2.0, 10)).expected.gb_seconds / 2.0
+        estimate(&[load], |model, _, on| (model.function_cores, on.warm, on.lanes) = (2.0, 10, 2)).expected.gb_seconds
+            / 2.0
     };
     // One lane has one core and waits for six first bytes one after the other, two have two, wait for three, and read while the
     // other one computes.
     check_seconds(lanes(1), 0.15 + 0.6 + 1.0);
     check_seconds(lanes(2), 0.12 + 0.6 + 0.25);
+}
+
+#[test]
+fn bursts_are_for_the_first_fragments_and_come_back_in_pauses() {
+    let pipe = Pipe { burst_bytes: 60_000_000, burst_bytes_per_second: f64::INFINITY, bytes_per_second: 200e6 };
+    let mut load = stage(20);
+    load.fragments.iter_mut().for_each(|fragment| fragment.weight_bytes = 0);
+    let Estimate { expected, upper, .. } =
+        estimate(&[load], |model, _, on| (model.function_pipe, on.warm) = (pipe, 10));
+    // Of 120 MB 60 are there and 10 more come within 50 ms of waiting; ten later ones find what came within 150 ms.
+    check_seconds(expected.gb_seconds, 10.0 * (0.15 + 0.25 + 0.15 + 0.45) * 2.0);
+    // No burst, twice the overhead, one of twenty again, and starts.
+    check_seconds(upper.gb_seconds, (21.0 * (0.25 + 0.6) + 10.0 * 2.0) * 2.0);
+}
+
+#[test]
+fn footers_that_are_likely_to_be_kept_may_not_be() {
+    let mut load = stage(2);
+    for fragment in &mut load.fragments {
+        fragment.reads = Reads { footers: 0, footers_max: 0, ..READS };
+    }
+    let (kept, anew) = (estimate(&[load], |_, _, _| {}), estimate(&[stage(2)], |_, _, _| {}));
+    assert_eq!(anew.expected.requests - kept.expected.requests, 2 * 2);
+    assert_eq!(anew.upper, kept.upper);
 }
 
 #[test]
@@ -208,16 +234,17 @@ fn a_local_run_has_requests_and_the_machine() {
         functions_max: 0,
         shares_machine: false,
         warm: 0,
+        lanes: 1,
         tariff: &tariff,
         planning: &planning,
     };
     let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &on);
     assert_eq!((place, functions, memory_mb, not_included), (Place::Local, 0, None, vec![]));
-    // 800 MB on four cores, which read a quarter of the time; six files' ends and row groups are waited for by fours.
-    check_seconds(expected.seconds, 2.0 + 0.03 + 0.015);
-    check_dollars(expected.dollars, 11.0 * GET + PUT + 2.045 * 0.0001);
+    // 800 MB on four cores, which read a quarter of the time; files' ends are waited for, and then row groups by fours.
+    check_seconds(expected.seconds, 2.0 + 0.03 + 0.02);
+    check_dollars(expected.dollars, 11.0 * GET + PUT + 2.05 * 0.0001);
     assert_eq!((expected.requests, expected.bytes, expected.gb_seconds), (8 + 3 + 1, 120_001_000, 0.0));
-    check_seconds(upper.seconds, 4.0 + 0.03 + 0.015);
+    check_seconds(upper.seconds, 4.0 + 0.03 + 0.02);
     assert_eq!(upper.requests, 13 + 1 + 1 + 3 + 1);
 }
 
@@ -268,6 +295,7 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
         functions_max: 8,
         shares_machine: false,
         warm: 8,
+        lanes: 1,
         tariff: &tariff,
         planning: &planning,
     };

@@ -1,7 +1,7 @@
 //! What reading scan units asks of storage: requests and bytes, as far as metadata tells. Pure, and no pass: for estimates only.
 //!
 //! It mirrors how fragments are read (`fragment-fn/src/{footer,pinned}.rs` and DataFusion's opener): a file's end once, with its
-//! footer; then each row group's projected columns, of which those that lie close together come with one request. What the
+//! footer, unless it was kept; then each row group's projected columns, of which those that lie close together come with one request. What the
 //! file's end has brought along is not asked for again. Row groups and pages that their own statistics will rule out count as
 //! read: only the reader sees these statistics.
 
@@ -14,7 +14,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::file::metadata::ParquetMetaData;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
-use object_store::path::Path;
+use object_store::ObjectMeta;
 
 use super::units::{Columns, FileFacts, Unit, footer, start_of};
 
@@ -25,7 +25,7 @@ const LOCAL_FOOTER_BYTES: u64 = 512 << 10;
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
     /// A function whose environment has kept the footers of some files.
-    Function(&'a dyn Fn(&Path) -> bool),
+    Function(&'a dyn Fn(&ObjectMeta) -> bool),
     /// The coordinator by itself: it keeps footers of bare Parquet, and reads Iceberg's files as functions do.
     Coordinator,
 }
@@ -123,10 +123,11 @@ impl FileEnd {
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
             Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
-            Reader::Coordinator if is_bare => Self { reads: once(size.min(LOCAL_FOOTER_BYTES)), start: size },
-            Reader::Function(keeps) if keeps(&file.object_meta.location) => {
-                Self { reads: Reads::default(), start: size }
+            Reader::Coordinator if is_bare => {
+                let footers_max = if size <= LOCAL_FOOTER_BYTES { 1 } else { 2 };
+                Self { reads: Reads { footers_max, ..once(size.min(LOCAL_FOOTER_BYTES)) }, start: size }
             }
+            Reader::Function(keeps) if keeps(&file.object_meta) => Self { reads: Reads::default(), start: size },
             Reader::Coordinator | Reader::Function(_) => {
                 let is_small = size <= guess;
                 let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| !is_small);
@@ -230,6 +231,7 @@ mod tests {
     use datafusion::execution::cache::default_cache::DefaultCache;
     use datafusion::execution::object_store::ObjectStoreUrl;
     use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+    use object_store::path::Path;
 
     const MIB: u64 = 1 << 20;
 

@@ -9,7 +9,6 @@ use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaD
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
-use object_store::path::Path;
 
 /// What a table's metadata tells about a data file, attached to its `PartitionedFile` by the table provider.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,12 +26,6 @@ pub struct Unit {
     pub file: PartitionedFile,
     /// Compressed bytes of the projected columns: exact from a footer, else from the manifest, else a share of the size.
     pub weight_bytes: u64,
-}
-
-impl Unit {
-    pub fn path(&self) -> &Path {
-        &self.file.object_meta.location
-    }
 }
 
 /// A row group as the cutting sees it.

@@ -11,7 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
 use gust_protocol::plan::{file_scan, scans};
-use object_store::path::Path;
+use object_store::ObjectMeta;
 
 use super::Session;
 use super::error::QueryError;
@@ -133,6 +133,7 @@ impl Session {
             functions_max: 0,
             shares_machine: false,
             warm: 0,
+            lanes: 1,
             tariff: &tariff,
             planning: &planned_locally,
         };
@@ -204,9 +205,12 @@ impl Session {
             }
         }
         if unknown_results > 0 {
-            let unknown =
-                format!("how much {unknown_results} stages send is not known: it is expected to fit responses");
-            survey.missing.push(unknown);
+            let sends = if unknown_results == 1 {
+                "a stage sends".to_owned()
+            } else {
+                format!("{unknown_results} stages send")
+            };
+            survey.missing.push(format!("how much {sends} is not known: it is expected to fit responses"));
         }
         // Where memory is short anyway, fragments spill.
         if survey.ways.len() < 2 {
@@ -229,44 +233,49 @@ impl Session {
         tariff: &Tariff,
         planning: &Usage,
     ) -> Result<Estimate, QueryError> {
-        let loads = planned.stages.iter().map(|stage| self.stage_load(stage, capacity));
+        let at_once = self.functions.at_once(planned, capacity);
+        let loads = planned.stages.iter().map(|stage| self.stage_load(stage, capacity, at_once));
         let loads = loads.collect::<Result<Vec<_>>>().map_err(QueryError::from_engine)?;
         let on = Circumstances {
             model: &self.model(Some(capacity)),
             functions_max: capacity.fleet.functions_max,
             shares_machine: capacity.fleet.shares_machine,
-            warm: self.functions.warm(),
+            warm: self.functions.warm(capacity.memory_mb),
+            lanes: capacity.lanes,
             tariff: &tariff_of(tariff, capacity),
             planning,
         };
         Ok(on_functions(&loads, &on))
     }
 
-    fn stage_load(&self, stage: &Stage, capacity: &Capacity) -> Result<StageLoad> {
+    fn stage_load(&self, stage: &Stage, capacity: &Capacity, at_once: usize) -> Result<StageLoad> {
         let scans = scans(&stage.plan);
         let [scan] = scans.as_slice() else {
             return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
         };
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
-        let warmth = self.functions.warmth();
-        let misses = |file: &Path| warmth.misses(&stage.access.url, file);
-        // A platform may have ended any environment in between; processes stay.
-        let missed_at_most = |file: &Path| if capacity.fleet.shares_machine { misses(file) } else { 1.0 };
-        let fragment = |(index, lanes): (usize, &Vec<Vec<usize>>)| {
-            let reads = |keeps: &dyn Fn(&Path) -> bool| {
-                let units = lanes.iter().flatten().map(|unit| &stage.units[*unit]);
-                reads(scan, units, footers.as_ref(), Reader::Function(keeps))
+        let fragments = {
+            let (warmth, memory_mb) = (self.functions.warmth(), capacity.memory_mb);
+            let misses = |file: &ObjectMeta| warmth.misses(memory_mb, at_once, &stage.access.url, file);
+            // A platform may have ended any environment in between; processes stay.
+            let missed_at_most = |file: &ObjectMeta| if capacity.fleet.shares_machine { misses(file) } else { 1.0 };
+            let fragment = |(index, lanes): (usize, &Vec<Vec<usize>>)| {
+                let reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| {
+                    let units = lanes.iter().flatten().map(|unit| &stage.units[*unit]);
+                    reads(scan, units, footers.as_ref(), Reader::Function(keeps))
+                };
+                FragmentLoad {
+                    weight_bytes: stage.fragment_weight_bytes(index),
+                    lanes: lanes.len(),
+                    reads: reads(&|file| misses(file) <= 0.5),
+                    reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
+                }
             };
-            FragmentLoad {
-                weight_bytes: stage.fragment_weight_bytes(index),
-                lanes: lanes.len(),
-                reads: reads(&|file| misses(file) <= 0.5),
-                reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
-            }
+            stage.fragments.iter().enumerate().map(fragment).collect()
         };
         let memory = self.config.memory_bytes_max;
         Ok(StageLoad {
-            fragments: stage.fragments.iter().enumerate().map(fragment).collect(),
+            fragments,
             results: results(stage),
             inline_bytes_max: QueryContext::limits_of(capacity.limits, stage.fragments.len(), memory).inline_bytes_max,
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,

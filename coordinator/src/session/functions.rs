@@ -1,6 +1,6 @@
 //! The functions of a process: started with the first query that needs them, ended with the session.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -120,6 +120,7 @@ impl FunctionPool {
                 format!("lambda {memory_mb} MB {}", architecture.map_or("x86_64", Architecture::name))
             }
             (Target::InProcess, _) => "in-process".to_owned(),
+            _ if *cores == 1.0 => "processes of 1 core".to_owned(),
             _ => format!("processes of {cores} cores"),
         }
     }
@@ -178,25 +179,33 @@ impl FunctionPool {
         warmth
     }
 
-    /// Environments of functions that are likely to be up.
-    pub(super) fn warm(&self) -> usize {
+    /// Environments of functions of a size that are likely to be up.
+    pub(super) fn warm(&self, memory_mb: u32) -> usize {
         // What runs in this process needs no start.
-        if self.target == Target::InProcess { self.config.functions_max as usize } else { self.warmth().environments() }
+        match self.target {
+            Target::InProcess => self.config.functions_max as usize,
+            _ => self.warmth().environments(memory_mb),
+        }
+    }
+
+    /// Environments that a query keeps busy at the same time.
+    pub(super) fn at_once(&self, planned: &Planned, capacity: &Capacity) -> usize {
+        let fragments: usize = planned.stages.iter().map(|stage| stage.fragments.len()).sum();
+        // What runs in this process has one environment.
+        if self.target == Target::InProcess { 1 } else { fragments.min(capacity.fleet.functions_max) }
     }
 
     /// Notes what a query is about to hand out.
     pub(super) fn use_for(&self, planned: &Planned, capacity: &Capacity) {
-        let mut warmth = self.warmth();
-        let fragments = planned.stages.iter().map(|stage| stage.fragments.len()).sum();
-        // What runs in this process has one environment.
-        let functions_max = if self.target == Target::InProcess { 1 } else { capacity.fleet.functions_max };
-        warmth.query(fragments, functions_max);
+        let mut files = Vec::new();
         for stage in &planned.stages {
             for fragment in &stage.fragments {
-                let files: BTreeSet<_> = fragment.iter().flatten().map(|unit| stage.units[*unit].path()).collect();
-                files.into_iter().for_each(|file| warmth.fragment_of(&stage.access.url, file));
+                let units = fragment.iter().flatten().map(|unit| &stage.units[*unit].file.object_meta);
+                let each: BTreeMap<_, _> = units.map(|file| (&file.location, file)).collect();
+                files.extend(each.into_values().map(|file| (stage.access.url.as_str(), file)));
             }
         }
+        self.warmth().query(capacity.memory_mb, self.at_once(planned, capacity), files);
     }
 
     /// The scheduler over running functions; on Lambda over those of one memory size, where it is given.

@@ -6,10 +6,10 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use object_store::path::Path;
+use object_store::ObjectMeta;
 
-/// Files that are remembered; later ones count as never read.
-const FILES_MAX: usize = 1 << 20;
+/// Files that are remembered of a size of functions; later ones count as never read.
+const FILES_MAX: usize = 1 << 18;
 
 /// A platform keeps what nobody uses for some minutes; AWS does not say how many.
 const KEPT_FOR: Duration = Duration::from_secs(300);
@@ -17,25 +17,39 @@ const KEPT_FOR: Duration = Duration::from_secs(300);
 /// What one session's queries have left behind.
 #[derive(Debug, Default)]
 pub(super) struct Warmth {
-    /// As many as were ever in use at once.
-    environments: usize,
-    /// How many fragments have had a part of a file, by a hash of where it lies.
-    fragments: HashMap<u64, u32>,
+    /// By memory: functions of each size are other ones.
+    sizes: HashMap<u32, Environments>,
     last_used: Option<Instant>,
 }
 
-impl Warmth {
-    /// A query hands out this many fragments to this many functions at most.
-    pub(super) fn query(&mut self, fragments: usize, functions_max: usize) {
-        self.environments = self.environments.max(fragments.min(functions_max));
-        self.last_used = Some(Instant::now());
-    }
+#[derive(Debug, Default)]
+struct Environments {
+    /// As many as were ever in use at once.
+    count: usize,
+    /// How many fragments have had a part of a file, by a hash of what it is.
+    fragments: HashMap<u64, u32>,
+}
 
-    /// One of its fragments has a part of this file.
-    pub(super) fn fragment_of(&mut self, store: &str, file: &Path) {
-        let key = key(store, file);
-        if self.fragments.len() < FILES_MAX || self.fragments.contains_key(&key) {
-            *self.fragments.entry(key).or_default() += 1;
+impl Warmth {
+    /// A query hands out fragments to so many environments at once; `files` are those of each fragment, with their store.
+    pub(super) fn query<'a>(
+        &mut self,
+        memory_mb: u32,
+        at_once: usize,
+        files: impl IntoIterator<Item = (&'a str, &'a ObjectMeta)>,
+    ) {
+        self.last_used = Some(Instant::now());
+        let environments = self.sizes.entry(memory_mb).or_default();
+        // The last used get few fragments, again and again: the others learn nothing of them.
+        if at_once < environments.count {
+            return;
+        }
+        environments.count = at_once;
+        for (store, file) in files {
+            let key = key(store, file);
+            if environments.fragments.len() < FILES_MAX || environments.fragments.contains_key(&key) {
+                *environments.fragments.entry(key).or_default() += 1;
+            }
         }
     }
 
@@ -47,21 +61,23 @@ impl Warmth {
     }
 
     /// That are likely to be up.
-    pub(super) fn environments(&self) -> usize {
-        self.environments
+    pub(super) fn environments(&self, memory_mb: u32) -> usize {
+        self.sizes.get(&memory_mb).map_or(0, |environments| environments.count)
     }
 
-    /// How likely an environment has no footer of a file: any of them may have had any of its fragments.
-    pub(super) fn misses(&self, store: &str, file: &Path) -> f64 {
-        let fragments = self.fragments.get(&key(store, file)).copied().unwrap_or_default();
-        let others = 1.0 - 1.0 / self.environments.max(1) as f64;
+    /// How likely one of the environments of a query has no footer of a file: any may have had any of its fragments, or is new.
+    pub(super) fn misses(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
+        let Some(environments) = self.sizes.get(&memory_mb) else { return 1.0 };
+        let fragments = environments.fragments.get(&key(store, file)).copied().unwrap_or_default();
+        let others = 1.0 - 1.0 / environments.count.max(at_once).max(1) as f64;
         others.powf(f64::from(fragments))
     }
 }
 
-fn key(store: &str, file: &Path) -> u64 {
+/// Where a file lies, and which version of it.
+fn key(store: &str, ObjectMeta { location, last_modified, size, e_tag, .. }: &ObjectMeta) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (store, file.as_ref()).hash(&mut hasher);
+    (store, location.as_ref(), last_modified, size, e_tag).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -69,34 +85,54 @@ fn key(store: &str, file: &Path) -> u64 {
 mod tests {
     use super::*;
 
+    const MB: u32 = 2048;
+    const HERE: &str = "file:///";
+
+    fn file(size: u64) -> ObjectMeta {
+        let location = "t/a.parquet".into();
+        ObjectMeta { location, last_modified: chrono::DateTime::UNIX_EPOCH, size, e_tag: None, version: None }
+    }
+
     #[test]
     fn a_footer_is_missed_less_the_more_have_read_it() {
-        let (here, elsewhere) = ("file:///", "s3://bucket/");
-        let (often, never) = (Path::from("t/often.parquet"), Path::from("t/never.parquet"));
         // The only one has it after one fragment, one of two, too, half of four after 2.4, half of a hundred after 69.
         for (functions, least) in [(1, 1), (2, 1), (4, 3), (100, 69)] {
             let mut warmth = Warmth::default();
-            assert_eq!(warmth.misses(here, &often), 1.0);
-            warmth.query(1000, functions);
+            assert_eq!(warmth.misses(MB, functions, HERE, &file(1)), 1.0);
             let enough = (1..200).find(|_| {
-                warmth.fragment_of(here, &often);
-                warmth.misses(here, &often) <= 0.5
+                warmth.query(MB, functions, [(HERE, &file(1))]);
+                warmth.misses(MB, functions, HERE, &file(1)) <= 0.5
             });
             assert_eq!(enough, Some(least), "{functions} functions");
-            assert_eq!(warmth.environments(), functions);
-            assert_eq!((warmth.misses(here, &never), warmth.misses(elsewhere, &often)), (1.0, 1.0));
+            assert_eq!(warmth.environments(MB), functions);
+            let others = [(MB, HERE, 2), (MB, "s3://bucket/", 1), (1024, HERE, 1)];
+            for (memory_mb, store, size) in others {
+                assert_eq!(warmth.misses(memory_mb, functions, store, &file(size)), 1.0, "{memory_mb} {store} {size}");
+            }
         }
+    }
+
+    #[test]
+    fn environments_that_a_query_does_not_reach_learn_nothing() {
+        let mut warmth = Warmth::default();
+        warmth.query(MB, 1, [(HERE, &file(1))]);
+        assert_eq!(warmth.misses(MB, 1, HERE, &file(1)), 0.0);
+        assert_eq!(warmth.misses(MB, 4, HERE, &file(1)), 0.75, "three of the four are new");
+        warmth.query(MB, 4, []);
+        for _ in 0..100 {
+            warmth.query(MB, 1, [(HERE, &file(1))]);
+        }
+        assert_eq!((warmth.environments(MB), warmth.misses(MB, 4, HERE, &file(1))), (4, 0.75));
     }
 
     #[test]
     fn a_platform_keeps_nothing_for_long() {
         let mut warmth = Warmth::default();
-        warmth.query(2, 8);
-        warmth.query(1, 8);
+        warmth.query(MB, 2, []);
         warmth.cool_down();
-        assert_eq!(warmth.environments(), 2);
+        assert_eq!(warmth.environments(MB), 2);
         warmth.last_used = Instant::now().checked_sub(2 * KEPT_FOR);
         warmth.cool_down();
-        assert_eq!(warmth.environments(), 0);
+        assert_eq!(warmth.environments(MB), 0);
     }
 }
