@@ -155,8 +155,9 @@ async fn main() -> ExitCode {
 
 async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     let workload = workload::read(&lab.workload)?;
-    let cache: &Path = &lab.cache;
-    std::fs::create_dir_all(cache)?;
+    std::fs::create_dir_all(&lab.cache)?;
+    // An object's path has no `..`.
+    let cache: &Path = &lab.cache.canonicalize()?;
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
         Measurement::Estimate => estimate::measure(&workload.estimate, &workload.cloud, cache).await,
