@@ -2,6 +2,7 @@
 //!
 //! The fastest distributed query is the one that runs on a single node; functions have to earn their overhead in pipes.
 
+use std::f64::consts::EULER_GAMMA;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -119,7 +120,7 @@ impl Latency {
     pub fn of_last(&self, requests: f64) -> f64 {
         // The harmonic numbers: 1, 1 + 1/2, 1 + 1/2 + 1/3.
         let n = requests.max(1.0);
-        let harmonic = if n > 1.0 { n.ln() + 0.577_215_664_9 + 1.0 / (2.0 * n) - 1.0 / (12.0 * n * n) } else { 1.0 };
+        let harmonic = if n > 1.0 { n.ln() + EULER_GAMMA + 1.0 / (2.0 * n) - 1.0 / (12.0 * n * n) } else { 1.0 };
         self.least.as_secs_f64() + self.deviation() * harmonic
     }
 

@@ -5,22 +5,12 @@ use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Part, Requests, Usage};
 
 use super::*;
-use crate::cost::book::PriceBook;
-use crate::cost::items::Architecture;
 use crate::invoker::{Billing, InvokeError, InvokeErrorKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn tariff() -> Tariff {
-    Tariff {
-        book: PriceBook::of_region("us-east-1").expect("a book"),
-        architecture: Architecture::X86,
-        memory_mb: 2048,
-        as_if: false,
-        coordinator_hour: None,
-        coordinator_outside: Some(false),
-        stale: None,
-    }
+    Tariff { as_if: false, ..Tariff::of_tests() }
 }
 
 const fn nano(nano_dollars: u64) -> Money {

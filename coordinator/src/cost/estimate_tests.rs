@@ -1,5 +1,5 @@
 use super::*;
-use crate::cost::{Architecture, PriceBook, price};
+use crate::cost::{Quote, price};
 use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use gust_protocol::FragmentId;
 
@@ -11,15 +11,7 @@ const PUT: f64 = 0.005 / 1e3;
 const GB_MONTH: f64 = 0.023;
 
 fn tariff() -> Tariff {
-    Tariff {
-        book: PriceBook::of_region("us-east-1").expect("a book"),
-        architecture: Architecture::X86,
-        memory_mb: 2048,
-        as_if: true,
-        coordinator_hour: None,
-        coordinator_outside: Some(false),
-        stale: None,
-    }
+    Tariff::of_tests()
 }
 
 fn model() -> TimeModel {

@@ -103,6 +103,22 @@ pub struct Tariff {
     pub stale: Option<String>,
 }
 
+#[cfg(test)]
+impl Tariff {
+    /// Of us-east-1 and 2 GB, as if on Lambda, the coordinator inside at no known price.
+    pub(crate) fn of_tests() -> Self {
+        Self {
+            book: PriceBook::of_region("us-east-1").expect("a book"),
+            architecture: Architecture::X86,
+            memory_mb: 2048,
+            as_if: true,
+            coordinator_hour: None,
+            coordinator_outside: Some(false),
+            stale: None,
+        }
+    }
+}
+
 const US_PER_SECOND: u128 = 1_000_000;
 const US_PER_HOUR: u128 = 3_600 * US_PER_SECOND;
 const US_PER_MONTH: u128 = 30 * 24 * US_PER_HOUR;

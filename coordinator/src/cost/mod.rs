@@ -17,14 +17,16 @@ pub mod estimate;
 mod items;
 mod money;
 mod price;
+mod quote;
 mod tariff;
 mod text;
 
 pub use book::{AGE_DAYS_MAX, DEFAULT_REGION, PriceBook, PriceError};
 pub(crate) use budget::{Ask, Reservation};
 pub use budget::{Budget, OverBudget, Stopped, Work, lower_bound};
-pub use estimate::{Amounts, Estimate, Quote};
+pub use estimate::{Amounts, Estimate};
 pub use items::{Architecture, Basis, Item, Quantities, Tariff};
 pub use money::{Money, NoMoney, Price};
 pub(crate) use price::own_cost;
 pub use price::{Athena, CostReport, Line, Waste, attempt_spent, price};
+pub use quote::Quote;

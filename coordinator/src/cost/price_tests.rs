@@ -1,18 +1,9 @@
 use super::*;
-use crate::cost::book::PriceBook;
 use crate::cost::items::Architecture;
 use crate::invoker::InvokeErrorKind;
 
 fn tariff() -> Tariff {
-    Tariff {
-        book: PriceBook::of_region("us-east-1").expect("a book"),
-        architecture: Architecture::X86,
-        memory_mb: 2048,
-        as_if: true,
-        coordinator_hour: None,
-        coordinator_outside: Some(false),
-        stale: None,
-    }
+    Tariff::of_tests()
 }
 
 /// Builds a query's events, one a millisecond where nothing else is said.

@@ -1,7 +1,6 @@
 use gust_protocol::Requests;
 
 use super::*;
-use crate::cost::{Architecture, PriceBook};
 use crate::decide::{Decision, Place, Reason, Workload};
 use crate::history::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES};
 use crate::invoker::InvokeErrorKind;
@@ -9,15 +8,7 @@ use crate::invoker::InvokeErrorKind;
 const MS: Duration = Duration::from_millis(1);
 
 fn tariff() -> Tariff {
-    Tariff {
-        book: PriceBook::of_region("us-east-1").expect("a book"),
-        architecture: Architecture::X86,
-        memory_mb: 2048,
-        as_if: true,
-        coordinator_hour: None,
-        coordinator_outside: Some(false),
-        stale: None,
-    }
+    Tariff::of_tests()
 }
 
 fn usage(get: u64, bytes_read: u64, rows_out: u64) -> Usage {
