@@ -15,6 +15,7 @@ use lambda_runtime_api_client::body::Body;
 use lambda_runtime_api_client::{PooledClient, build_request};
 use tracing_subscriber::EnvFilter;
 
+use crate::contained::quiet_contained_panics;
 use crate::environment::{Environment, Settings};
 use crate::handler;
 
@@ -55,6 +56,7 @@ impl BootstrapError {
 
 /// Serves fragments until the Runtime API is gone.
 pub async fn run() -> Result<(), BootstrapError> {
+    quiet_contained_panics();
     let environment = Arc::new(Environment::new(Settings::default()));
     let handler = move |payload, deadline| {
         let environment = Arc::clone(&environment);

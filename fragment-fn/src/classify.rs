@@ -8,6 +8,8 @@ use datafusion::parquet::errors::ParquetError;
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::{FragmentError, FragmentErrorKind as Kind};
 
+use crate::fault::FileFault;
+
 /// Finds the innermost cause that tells something and keeps the whole message.
 pub fn classify(error: &DataFusionError) -> FragmentError {
     let mut kind = Kind::Execution;
@@ -20,7 +22,23 @@ pub fn classify(error: &DataFusionError) -> FragmentError {
         cause = inner_cause(current);
         depth += 1;
     }
-    FragmentError::new(kind, error.strip_backtrace())
+    match find::<FileFault>(error) {
+        Some(fault) => FragmentError::new(kind, fault.to_string()),
+        None => FragmentError::new(kind, error.strip_backtrace()),
+    }
+}
+
+/// The first cause of a type, however deep.
+pub(crate) fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    for _ in 0..CAUSES_MAX {
+        let current = cause?;
+        if let Some(found) = current.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = inner_cause(current);
+    }
+    None
 }
 
 /// A chain of causes is followed this far.
@@ -44,6 +62,9 @@ pub fn inner_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Erro
 }
 
 fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
+    if let Some(fault) = error.downcast_ref::<FileFault>() {
+        return Some(fault.kind());
+    }
     if let Some(error) = error.downcast_ref::<object_store::Error>() {
         return Some(of_store(error));
     }

@@ -25,6 +25,7 @@ use gust_protocol::{
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use crate::blame::naming_file;
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FieldIdMatching;
 use crate::environment::Environment;
@@ -292,7 +293,7 @@ fn bind(
         let matching = FieldIdMatching { required_ids: required_ids.clone() };
         builder = builder.with_expr_adapter(Some(Arc::new(matching)));
     }
-    Ok(builder.build())
+    Ok(naming_file(builder.build()))
 }
 
 fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {

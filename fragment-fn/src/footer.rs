@@ -1,115 +1,224 @@
-//! Reading Parquet footers: each at most once an environment, in one request with everything that lies near it.
+//! Reading Parquet footers: the one way in which a footer enters, on functions and on the coordinator.
+//!
+//! ```text
+//!  tail of the file ─► length ─► Thrift walked ─► parsed ─► fits the file? ─► page index ─► only what holds ─► cache
+//! ```
+//!
+//! Each is read at most once an environment, in one request with everything that lies near it. What cannot be a footer is a
+//! [`FileFault`] that names the file, whatever the parser makes of it.
 
-use std::collections::HashMap;
+mod check;
+mod reader;
+
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::common::Result;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
-use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
-use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
+use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
+use datafusion::parquet::DecodeResult;
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use object_store::path::Path;
+use datafusion::parquet::file::metadata::{
+    PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader,
+};
 use object_store::{ObjectMeta, ObjectStore};
+
+use crate::contained::contained;
+use crate::fault::FileFault;
+use crate::statistics::only_what_holds;
+use crate::thrift;
+use check::check;
+
+pub use reader::FooterOnce;
 
 /// How much of a file's end to read for a footer of unknown length. A footer with its page index is mostly far smaller, and what
 /// it overshoots is kept by the pinned store; 256 KiB is within the first millisecond of an S3 body at 75 MiB/s.
 pub const FOOTER_GUESS_BYTES: usize = 256 << 10;
 
-/// Opens the data files of one attempt over a pinned store. Lanes that open the same file wait for one footer read.
+/// A page index that is spread over more of its file than this is not read: it only saves reading.
+const PAGE_INDEX_BYTES_MAX: u64 = 64 << 20;
+
+/// The footer's length and its magic, last in the file.
+const TAIL_BYTES: usize = 8;
+
+/// The magic at both ends and the footer's length.
+const FILE_BYTES_MIN: u64 = 12;
+
+/// The footer of a file with its page index, its statistics such that they hold for all rows; from `footers`, if it is there.
 ///
-/// Errors keep their cause, so that [`crate::classify`] finds it.
-#[derive(Debug)]
-pub struct FooterOnce {
-    store: Arc<dyn ObjectStore>,
-    footers: Footers,
-    reading: Mutex<HashMap<Path, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// The environment's footer cache.
-#[derive(Clone)]
-struct Footers(Arc<FileMetadataCache>);
-
-impl std::fmt::Debug for Footers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Footers")
-    }
-}
-
-impl FooterOnce {
-    pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>) -> Self {
-        Self { store, footers: Footers(footers), reading: Mutex::default() }
-    }
-}
-
-impl ParquetFileReaderFactory for FooterOnce {
-    fn create_reader(
-        &self,
-        _partition_index: usize,
-        file: PartitionedFile,
-        _metadata_size_hint: Option<usize>,
-        _metrics: &ExecutionPlanMetricsSet,
-    ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let mut reading = self.reading.lock().expect("no holder panics");
-        let turn = Arc::clone(reading.entry(file.object_meta.location.clone()).or_default());
-        Ok(Box::new(Reader {
-            store: Arc::clone(&self.store),
-            footers: self.footers.clone(),
-            turn,
-            footer_bytes: file.metadata_size_hint,
-            object: file.object_meta,
-        }))
-    }
-}
-
-struct Reader {
-    store: Arc<dyn ObjectStore>,
-    footers: Footers,
-    turn: Arc<tokio::sync::Mutex<()>>,
+/// `footer_bytes` is how long footer and page index are, if that is known.
+///
+/// # Errors
+/// The store's own error, or a [`FileFault`].
+pub async fn read_footer(
+    store: &dyn ObjectStore,
+    object: &ObjectMeta,
     footer_bytes: Option<usize>,
-    object: ObjectMeta,
-}
-
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetError {
-    ParquetError::External(Box::new(error))
-}
-
-impl AsyncFileReader for Reader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { Ok(self.get_byte_ranges(vec![range]).await?.swap_remove(0)) }.boxed()
+    footers: &FileMetadataCache,
+) -> Result<Arc<ParquetMetaData>> {
+    if let Some(footer) = kept(object, footers) {
+        return Ok(footer);
     }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move { self.store.get_ranges(&self.object.location, &ranges).await.map_err(external) }.boxed()
+    let fault = |reason: String| DataFusionError::from(FileFault::corrupt(&object.location, reason));
+    let size = object.size;
+    if size < FILE_BYTES_MIN {
+        return Err(fault(format!("it has {size} bytes, which is too short for Parquet")));
     }
-
-    /// Takes the page index along whatever was asked for: it lies next to the footer, and asking for it later would be
-    /// another request for every reader of the file.
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let _turn = self.turn.lock().await;
-            // A small file is read whole with its footer.
-            let is_small = self.object.size <= FOOTER_GUESS_BYTES as u64;
-            let footer_bytes = self.footer_bytes.filter(|_| !is_small).unwrap_or(FOOTER_GUESS_BYTES);
-            DFParquetMetadata::new(&self.store, &self.object)
-                .with_file_metadata_cache(Some(Arc::clone(&self.footers.0)))
-                .with_metadata_size_hint(Some(footer_bytes))
-                .with_page_index_policy(Some(PageIndexPolicy::Optional))
-                .fetch_metadata()
-                .await
-                .map_err(|error| external(error.context(format!("file `{}`", self.object.location))))
+    // A small file is read whole with its footer.
+    let guess = footer_bytes.filter(|_| size > FOOTER_GUESS_BYTES as u64).unwrap_or(FOOTER_GUESS_BYTES);
+    let mut end = End::read(store, object, size.saturating_sub(guess.max(TAIL_BYTES) as u64)).await?;
+    let tail = end.slice(size - TAIL_BYTES as u64..size);
+    let begin = footer_begin(&tail, size).map_err(|reason| match reason {
+        NoFooter::Encrypted => encrypted(object),
+        NoFooter::Other(reason) => fault(reason),
+    })?;
+    end.reach(store, object, begin).await?;
+    let metadata = end.slice(begin..size - TAIL_BYTES as u64);
+    match thrift::footer(&metadata) {
+        Ok(false) => {}
+        Ok(true) => return Err(encrypted(object)),
+        Err(reason) => return Err(fault(format!("its footer cannot be read: {reason}"))),
+    }
+    let unreadable = |reason: String| fault(format!("its footer cannot be read: {reason}"));
+    let footer = parsed(|| ParquetMetaDataReader::decode_metadata(&metadata)).map_err(unreadable)?;
+    check(&footer, size).map_err(fault)?;
+    let footer = match page_index_range(&footer) {
+        Some((first, last)) if last - first <= PAGE_INDEX_BYTES_MAX => {
+            end.reach(store, object, first).await?;
+            let index = end.slice(first..last);
+            let index = || with_page_index(footer, size, first..last, index);
+            contained(index)
+                .and_then(|index| index)
+                .map_err(|e| fault(format!("its page index cannot be read: {e}")))?
         }
-        .boxed()
+        _ => footer,
+    };
+    let footer = Arc::new(parsed(|| only_what_holds(footer)).map_err(unreadable)?);
+    let entry = CachedFileMetadataEntry::new(object.clone(), Arc::new(CachedParquetMetaData::new(Arc::clone(&footer))));
+    footers.put(&object.location, entry);
+    Ok(footer)
+}
+
+/// The footer of exactly this file, if it was read before.
+fn kept(object: &ObjectMeta, footers: &FileMetadataCache) -> Option<Arc<ParquetMetaData>> {
+    let cached = footers.get(&object.location)?;
+    if !cached.is_valid_for(object) {
+        return None;
+    }
+    Some(Arc::clone(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata()))
+}
+
+fn encrypted(object: &ObjectMeta) -> DataFusionError {
+    FileFault::Unsupported {
+        file: object.location.to_string(),
+        reason: "it is encrypted, and encrypted Parquet is not read".to_owned(),
+    }
+    .into()
+}
+
+/// What a parser answers; its panic is an answer, too.
+fn parsed<T>(parse: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    match contained(parse) {
+        Ok(parsed) => parsed.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic),
+    }
+}
+
+/// The last bytes of a file.
+struct End {
+    begin: u64,
+    bytes: Bytes,
+}
+
+impl End {
+    async fn read(store: &dyn ObjectStore, object: &ObjectMeta, begin: u64) -> Result<Self> {
+        let bytes = Self::bytes(store, object, begin..object.size).await?;
+        Ok(Self { begin, bytes })
+    }
+
+    /// Reads what is missing from `begin` on.
+    async fn reach(&mut self, store: &dyn ObjectStore, object: &ObjectMeta, begin: u64) -> Result<()> {
+        if begin < self.begin {
+            let head = Self::bytes(store, object, begin..self.begin).await?;
+            self.bytes = [head, self.bytes.clone()].concat().into();
+            self.begin = begin;
+        }
+        Ok(())
+    }
+
+    async fn bytes(store: &dyn ObjectStore, object: &ObjectMeta, range: Range<u64>) -> Result<Bytes> {
+        let expect = range.end - range.start;
+        let bytes = store.get_ranges(&object.location, &[range]).await?.swap_remove(0);
+        if bytes.len() as u64 != expect {
+            let reason = format!("{} bytes came of {expect} asked for", bytes.len());
+            return Err(FileFault::corrupt(&object.location, reason).into());
+        }
+        Ok(bytes)
+    }
+
+    /// `range` lies within.
+    fn slice(&self, range: Range<u64>) -> Bytes {
+        self.bytes.slice((range.start - self.begin) as usize..(range.end - self.begin) as usize)
+    }
+}
+
+enum NoFooter {
+    Encrypted,
+    Other(String),
+}
+
+/// Where the footer begins, from the file's last bytes.
+fn footer_begin(tail: &[u8], size: u64) -> Result<u64, NoFooter> {
+    let (length, magic) = tail.split_at(TAIL_BYTES / 2);
+    match magic {
+        b"PAR1" => {}
+        b"PARE" => return Err(NoFooter::Encrypted),
+        _ => return Err(NoFooter::Other("it does not end as Parquet does".to_owned())),
+    }
+    let length = length.iter().rev().fold(0, |length, byte| length << 8 | u64::from(*byte));
+    let begin = (size - TAIL_BYTES as u64).checked_sub(length);
+    begin.ok_or_else(|| NoFooter::Other(format!("its footer claims {length} bytes, the file has {size}")))
+}
+
+/// From the first byte of the page index to its last.
+fn page_index_range(footer: &ParquetMetaData) -> Option<(u64, u64)> {
+    let columns = footer.row_groups().iter().flat_map(|group| group.columns());
+    let places = columns.flat_map(|column| {
+        let index = (column.column_index_offset(), column.column_index_length());
+        let offsets = (column.offset_index_offset(), column.offset_index_length());
+        [index, offsets].into_iter().filter_map(|(offset, bytes)| {
+            let (offset, bytes) = (u64::try_from(offset?).ok()?, u64::try_from(bytes?).ok()?);
+            Some((offset, offset + bytes))
+        })
+    });
+    places.reduce(|(first, last), (begin, end)| (first.min(begin), last.max(end)))
+}
+
+/// The footer with its page index, of which `bytes` are all.
+fn with_page_index(
+    footer: ParquetMetaData,
+    size: u64,
+    range: Range<u64>,
+    bytes: Bytes,
+) -> Result<ParquetMetaData, String> {
+    for column in footer.row_groups().iter().flat_map(|group| group.columns()) {
+        let index = (column.column_index_offset(), column.column_index_length());
+        let offsets = (column.offset_index_offset(), column.offset_index_length());
+        for (offset, length) in [index, offsets] {
+            let (Some(offset), Some(length)) = (offset, length) else { continue };
+            let place = (offset as u64 - range.start) as usize;
+            let one = bytes.get(place..place + length as usize).ok_or("it is not where it should be")?;
+            thrift::structure(one)?;
+        }
+    }
+    let failed = |error: ParquetError| error.to_string();
+    let mut decoder = ParquetMetaDataPushDecoder::try_new_with_metadata(size, footer)
+        .map_err(failed)?
+        .with_page_index_policy(PageIndexPolicy::Optional);
+    decoder.push_range(range, bytes).map_err(failed)?;
+    match decoder.try_decode().map_err(failed)? {
+        DecodeResult::Data(footer) => Ok(footer),
+        DecodeResult::NeedsData(_) | DecodeResult::Finished => Err("it is not where it should be".to_owned()),
     }
 }

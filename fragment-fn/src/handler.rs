@@ -13,6 +13,7 @@ use gust_protocol::{
 };
 use tracing::Instrument;
 
+use crate::contained;
 use crate::environment::Environment;
 use crate::executor::{self, Meter};
 
@@ -58,16 +59,14 @@ async fn attempt(
     let running = AssertUnwindSafe(executor::execute(environment, request, &meter)).catch_unwind();
     let outcome = match tokio::time::timeout(left, running).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => Err(FragmentError::new(FragmentErrorKind::Panic, panic_message(&*panic))),
+        Ok(Err(panic)) => {
+            let message = format!("the function panicked: {}", contained::message(&*panic));
+            Err(FragmentError::new(FragmentErrorKind::Panic, message))
+        }
         Err(_) => {
             let message = format!("fragment {} was not done at its deadline", request.fragment.id);
             Err(FragmentError::new(FragmentErrorKind::DeadlineExceeded, message))
         }
     };
     (outcome, meter.usage())
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the function panicked: {}", text.unwrap_or("without a message"))
 }

@@ -12,20 +12,30 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod blame;
 pub mod bootstrap;
 mod classify;
 mod columns;
+mod contained;
 mod environment;
 mod executor;
+mod fault;
 mod footer;
 pub mod handler;
 pub mod hedging;
 mod memory;
 pub mod metering;
+mod pages;
 mod pinned;
+mod statistics;
+mod thrift;
 
+pub use blame::naming_files;
 pub use classify::{classify, inner_cause};
 pub use columns::FieldIdMatching;
+pub use contained::quiet_contained_panics;
 pub use environment::{Environment, Settings, connect};
-pub use footer::{FOOTER_GUESS_BYTES, FooterOnce};
+pub use fault::FileFault;
+pub use footer::{FOOTER_GUESS_BYTES, FooterOnce, read_footer};
 pub use pinned::{COALESCE_BYTES, PinnedStore};
+pub use statistics::file_statistics;

@@ -60,6 +60,7 @@ impl From<QueryError> for Stop {
 
 /// Runs the program and returns its exit code. Not generic, so that it is compiled here and not once more in each binary.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    fragment_fn::quiet_contained_panics();
     let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => error.exit(),

@@ -150,9 +150,9 @@ pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std
     Some(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata().clone())
 }
 
-/// Where DataFusion takes a row group to begin when it compares it to a range.
+/// Where DataFusion takes a row group to begin when it compares it to a range. One without columns lies nowhere.
 pub(super) fn start_of(group: &RowGroupMetaData) -> u64 {
-    let first = group.column(0);
+    let Some(first) = group.columns().first() else { return 0 };
     let offset = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
     u64::try_from(offset).unwrap_or_default()
 }

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
+use fragment_fn::naming_files;
 use futures::StreamExt;
 use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
@@ -375,6 +376,7 @@ async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all
 fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<SendableRecordBatchStream, QueryError> {
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
+    let plan = naming_files(plan).map_err(QueryError::from_engine)?;
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
     rows.spawn(async move {
         while let Some(batch) = stream.next().await {

@@ -1,7 +1,7 @@
-//! Local reads of files that never change by contract: each is read as it was planned, or not at all.
+//! Local reads: each file is read as it was planned, or not at all.
 //!
-//! Functions see to that for all of their inputs; this is for the coordinator's own reading of Iceberg's data files, of which
-//! a manifest tells the size and nothing else that could be compared.
+//! Functions see to that for all of their inputs; this is for the coordinator's own reading. A manifest of Iceberg tells a data file's
+//! size and nothing else that could be compared; a listing tells the etag as well.
 
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;

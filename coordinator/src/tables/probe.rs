@@ -4,9 +4,12 @@
 
 use datafusion::common::Result;
 use datafusion::datasource::listing::ListingTableUrl;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::execution::SessionState;
+use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+use datafusion::execution::cache::default_cache::DefaultCache;
+use fragment_fn::read_footer;
 use futures::TryStreamExt;
+use object_store::path::Path;
 
 /// Files that are looked into.
 const FILES_MAX: usize = 1_000;
@@ -28,6 +31,7 @@ pub async fn probe(state: &SessionState, location: &str) -> Result<Probed> {
     let store = state.runtime_env().object_store(&url)?;
     let files = url.list_all_files(state, store.as_ref(), "").await?;
     let mut files = std::pin::pin!(files);
+    let none_kept = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
     let mut probed = Probed::Nothing;
     for _ in 0..FILES_MAX {
         let file = match files.try_next().await {
@@ -37,8 +41,8 @@ pub async fn probe(state: &SessionState, location: &str) -> Result<Probed> {
         };
         let Some(file) = file else { break };
         probed = Probed::Fine;
-        let footer = DFParquetMetadata::new(store.as_ref(), &file).with_metadata_size_hint(Some(64 << 10));
-        footer.fetch_metadata().await.map_err(|error| error.context(format!("file `{}`", file.location)))?;
+        let footer = read_footer(store.as_ref(), &file, None, &none_kept).await;
+        footer.map_err(|error| error.context(format!("file `{}`", file.location)))?;
     }
     Ok(probed)
 }

@@ -20,6 +20,7 @@ mod cpu;
 mod estimate;
 mod fanout;
 mod faults;
+mod fuzz;
 mod judge;
 mod local;
 mod metering;
@@ -85,6 +86,15 @@ enum Measurement {
         /// One of those
         #[arg(long, value_name = "N")]
         process_seed: Option<u64>,
+    },
+    /// Damaged Parquet files: rows or an error that names the file, in bounded memory
+    Fuzz {
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// One of them, in both ways, and what it answers
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
     },
     /// Stragglers in virtual time: the tail with and without second attempts, and what they cost
     Tail,
@@ -175,6 +185,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
                 None => faults::measure(&workload.faults, *seeds, adoption),
             }))
         }
+        Measurement::Fuzz { seeds, seed } => fuzz::measure(*seeds, *seed, cache).await,
         Measurement::Tail => Ok(virtually(|| tail::measure(&workload.tail, &workload.fleet))),
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,

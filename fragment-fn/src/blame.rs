@@ -1,0 +1,238 @@
+//! The name of the file in every error that comes of reading one.
+//!
+//! The engine's Parquet decoder does not know which file it decodes, and an operator above a scan sees rows of many. This
+//! stands between: a file source around the Parquet one that maps what each file's planning and rows end with. Errors of the
+//! decoder and panics become a [`FileFault`]; errors of the query's own expressions stay as they are.
+
+use std::fmt::{Debug, Formatter};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{
+    FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::parquet::errors::ParquetError;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, PhysicalExpr};
+use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use gust_protocol::FragmentErrorKind;
+use gust_protocol::plan::file_scan;
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::classify::{classify, find};
+use crate::contained::contained;
+use crate::fault::FileFault;
+
+/// The plan with Parquet scans that name the file in their errors. To be the last thing that is done to a plan: rules that look
+/// for a Parquet scan find none in it.
+///
+/// # Errors
+/// A node that cannot be rebuilt with another scan under it.
+pub fn naming_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let named = plan.transform_up(|node| match file_scan(&node) {
+        Some(scan) if scan.file_source().is::<ParquetSource>() => {
+            let scan = DataSourceExec::from_data_source(naming_file(scan.clone()));
+            Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
+        }
+        _ => Ok(Transformed::no(node)),
+    });
+    named.data()
+}
+
+/// The scan whose errors name the file.
+pub(crate) fn naming_file(scan: FileScanConfig) -> FileScanConfig {
+    let source = Arc::new(Naming { source: Arc::clone(scan.file_source()) });
+    FileScanConfigBuilder::from(scan).with_source(source).build()
+}
+
+/// A file source whose errors name the file.
+struct Naming {
+    source: Arc<dyn FileSource>,
+}
+
+impl FileSource for Naming {
+    fn create_file_opener(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        scan: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Arc<dyn FileOpener>> {
+        self.source.create_file_opener(store, scan, partition)
+    }
+
+    fn create_morselizer(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        scan: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Box<dyn Morselizer>> {
+        let inner = self.source.create_morselizer(store, scan, partition)?;
+        Ok(Box::new(NamingFiles { inner }))
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        self.source.table_schema()
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        Arc::new(Self { source: self.source.with_batch_size(batch_size) })
+    }
+
+    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        self.source.filter()
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        self.source.projection()
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        self.source.metrics()
+    }
+
+    fn file_type(&self) -> &str {
+        self.source.file_type()
+    }
+
+    fn fmt_extra(&self, kind: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.source.fmt_extra(kind, f)
+    }
+
+    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
+        self.source.reorder_files(files)
+    }
+
+    fn apply_expressions(
+        &self,
+        apply: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.source.apply_expressions(apply)
+    }
+}
+
+#[derive(Debug)]
+struct NamingFiles {
+    inner: Box<dyn Morselizer>,
+}
+
+impl Morselizer for NamingFiles {
+    fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
+        let name = Arc::new(file.object_meta.location.clone());
+        let planner = named(&name, || self.inner.plan_file(file))?;
+        Ok(Box::new(OfFile { name, inner: planner }))
+    }
+}
+
+/// A step of one file's reading.
+#[derive(Debug)]
+struct OfFile<T> {
+    name: Arc<Path>,
+    inner: T,
+}
+
+impl MorselPlanner for OfFile<Box<dyn MorselPlanner>> {
+    fn plan(self: Box<Self>) -> Result<Option<MorselPlan>> {
+        let Self { name, inner } = *self;
+        let Some(mut plan) = named(&name, || inner.plan())? else { return Ok(None) };
+        let of_file = |inner| Box::new(OfFile { name: Arc::clone(&name), inner });
+        let morsels = plan.take_morsels().into_iter().map(|inner| of_file_morsel(&name, inner)).collect();
+        let planners = plan.take_ready_planners().into_iter().map(|inner| of_file(inner) as Box<dyn MorselPlanner>);
+        let mut wrapped = MorselPlan::new().with_morsels(morsels).with_planners(planners.collect());
+        if let Some(pending) = plan.take_pending_planner() {
+            let mut pending = pending.into_future();
+            let name = Arc::clone(&name);
+            wrapped.set_pending_planner(async move {
+                let polled = std::future::poll_fn(|context| match contained(|| pending.poll_unpin(context)) {
+                    Ok(polled) => polled,
+                    Err(panic) => Poll::Ready(Err(panicked(&name, &panic))),
+                });
+                let planner = polled.await.map_err(|error| with_name(&name, error))?;
+                Ok(Box::new(OfFile { name, inner: planner }) as Box<dyn MorselPlanner>)
+            });
+        }
+        Ok(Some(wrapped))
+    }
+}
+
+fn of_file_morsel(name: &Arc<Path>, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
+    Box::new(OfFile { name: Arc::clone(name), inner })
+}
+
+impl Morsel for OfFile<Box<dyn Morsel>> {
+    fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
+        let Self { name, inner } = *self;
+        RowsOfFile { name, inner: Some(inner.into_stream()) }.boxed()
+    }
+}
+
+/// A file's rows. It ends after an error.
+struct RowsOfFile {
+    name: Arc<Path>,
+    inner: Option<BoxStream<'static, Result<RecordBatch>>>,
+}
+
+impl Stream for RowsOfFile {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let polled = contained(|| inner.poll_next_unpin(context));
+        let error = match polled {
+            Ok(Poll::Ready(Some(Err(error)))) => with_name(&self.name, error),
+            Err(panic) => panicked(&self.name, &panic),
+            Ok(polled) => return polled,
+        };
+        self.inner = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// What `work` on a file answers.
+fn named<T>(name: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match contained(work) {
+        Ok(done) => done.map_err(|error| with_name(name, error)),
+        Err(panic) => Err(panicked(name, &panic)),
+    }
+}
+
+fn panicked(name: &Path, panic: &str) -> DataFusionError {
+    FileFault::corrupt(name, format!("it cannot be decoded: {panic}")).into()
+}
+
+/// The error with the file's name, where the file is at fault and the error does not say so already.
+fn with_name(name: &Path, error: DataFusionError) -> DataFusionError {
+    if find::<FileFault>(&error).is_some() {
+        return error;
+    }
+    match classify(&error).kind {
+        FragmentErrorKind::FileCorrupt => FileFault::corrupt(name, error.strip_backtrace()).into(),
+        FragmentErrorKind::SchemaMismatch => error.context(format!("file `{name}`")),
+        FragmentErrorKind::Execution if is_of_decoder(&error) => {
+            FileFault::corrupt(name, error.strip_backtrace()).into()
+        }
+        _ => error,
+    }
+}
+
+/// The decoder tells some of its errors as Arrow's, in words.
+fn is_of_decoder(error: &DataFusionError) -> bool {
+    find::<ParquetError>(error).is_some() || matches!(find::<ArrowError>(error), Some(ArrowError::ParquetError(_)))
+}
+
+impl Debug for Naming {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Naming")
+    }
+}

@@ -1,0 +1,174 @@
+//! Pages that claim more memory than their bytes can need are refused before they are decoded.
+//!
+//! The Parquet reader reserves what a page's header claims: its size once decompressed, the number of a dictionary's values,
+//! and, for strings in delta encodings, the number of lengths. A few damaged bytes there ask for gigabytes, and memory that cannot
+//! be had ends the process. Whatever else is wrong with a page is left to its decoder, which says so.
+
+use bytes::Bytes;
+use datafusion::parquet::basic::{CompressionCodec, Type};
+use datafusion::parquet::column::page::Page;
+use datafusion::parquet::file::metadata::ColumnChunkMetaData;
+use datafusion::parquet::file::reader::SerializedPageReader;
+use std::sync::Arc;
+
+use crate::thrift::{self, PageHeader};
+
+/// Claims below this are believed: they hurt nobody.
+const HARMLESS_BYTES: i64 = 16 << 20;
+
+/// Thrift's numbers of the two encodings that begin with lengths.
+const DELTA_LENGTH_BYTE_ARRAY: i64 = 6;
+const DELTA_BYTE_ARRAY: i64 = 7;
+
+/// Looks at the pages in `bytes`, which begin at a page of `column`.
+///
+/// # Errors
+/// What a page claims and what it can have.
+pub(crate) fn check(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), String> {
+    let mut rest = &bytes[..];
+    let mut has_lengths = false;
+    while !rest.is_empty() {
+        let Ok(header) = thrift::page_header(rest) else { break };
+        check_sizes(column, &header)?;
+        has_lengths |= [DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY].contains(&header.encoding) && !header.is_dictionary;
+        let page = usize::try_from(header.compressed_bytes).ok().and_then(|page| page.checked_add(header.bytes));
+        let Some(next) = page.and_then(|page| rest.get(page..)) else { break };
+        rest = next;
+    }
+    if has_lengths && matches!(column.column_type(), Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY) {
+        check_lengths(column, bytes)?;
+    }
+    Ok(())
+}
+
+fn check_sizes(column: &ColumnChunkMetaData, header: &PageHeader) -> Result<(), String> {
+    let claimed = header.uncompressed_bytes;
+    let packed = header.compressed_bytes.saturating_mul(ratio_max(column.compression_codec()));
+    let most = packed.min(column.uncompressed_size());
+    if claimed > HARMLESS_BYTES && claimed > most {
+        return Err(format!("a page claims {claimed} bytes, where at most {most} can be"));
+    }
+    if header.is_dictionary && header.values > values_max(column, claimed) {
+        return Err(format!("a dictionary claims {} values in {claimed} bytes", header.values));
+    }
+    Ok(())
+}
+
+/// How often a codec can repeat a byte, at its best: by the longest copy and the fewest bytes that ask for it.
+fn ratio_max(codec: CompressionCodec) -> i64 {
+    match codec {
+        CompressionCodec::UNCOMPRESSED => 1,
+        CompressionCodec::SNAPPY => 32,
+        CompressionCodec::LZ4 | CompressionCodec::LZ4_RAW => 256,
+        CompressionCodec::GZIP => 1_040,
+        // A block of 128 KiB in four bytes.
+        CompressionCodec::ZSTD => 1 << 15,
+        _ => i64::MAX,
+    }
+}
+
+/// The most values of a dictionary of so many bytes; it is always encoded plain.
+fn values_max(column: &ColumnChunkMetaData, bytes: i64) -> i64 {
+    let width = match column.column_type() {
+        Type::BOOLEAN => return bytes.saturating_mul(8),
+        Type::INT32 | Type::FLOAT | Type::BYTE_ARRAY => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::FIXED_LEN_BYTE_ARRAY => i64::from(column.column_descr().type_length()).max(1),
+    };
+    bytes / width
+}
+
+/// Decompresses pages of strings in delta encodings and compares how many lengths they claim with how many values.
+fn check_lengths(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), String> {
+    let alone = ColumnChunkMetaData::builder(column.column_descr_ptr())
+        .set_compression_codec(column.compression_codec())
+        .set_num_values(column.num_values())
+        .set_data_page_offset(0)
+        .set_total_compressed_size(bytes.len() as i64)
+        .build();
+    let Ok(pages) = alone.and_then(|alone| SerializedPageReader::new(Arc::new(bytes.clone()), &alone, 0, None)) else {
+        return Ok(());
+    };
+    let levels = (column.column_descr().max_rep_level() > 0, column.column_descr().max_def_level() > 0);
+    for page in pages {
+        let Ok(page) = page else { return Ok(()) };
+        let values = u64::from(page.num_values());
+        for lengths in claimed_lengths(&page, levels).into_iter().flatten() {
+            if lengths > values {
+                return Err(format!("a page of {values} values claims {lengths} lengths"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The counts that a page in a delta encoding claims: of its lengths, or of its prefixes and of its suffixes.
+fn claimed_lengths(page: &Page, (repeats, optional): (bool, bool)) -> [Option<u64>; 2] {
+    let encoding = page.encoding() as i64;
+    let values = match page {
+        Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            buf.get((*def_levels_byte_len as usize).saturating_add(*rep_levels_byte_len as usize)..)
+        }
+        Page::DataPage { buf, .. } => {
+            let rest = if repeats { after_levels(buf) } else { Some(&buf[..]) };
+            rest.and_then(|rest| if optional { after_levels(rest) } else { Some(rest) })
+        }
+        Page::DictionaryPage { .. } => None,
+    };
+    let Some(values) = values else { return [None, None] };
+    match encoding {
+        DELTA_LENGTH_BYTE_ARRAY => [count(values), None],
+        DELTA_BYTE_ARRAY => [count(values), past(values).and_then(count)],
+        _ => [None, None],
+    }
+}
+
+/// Levels of a page of the first version: their length, then they.
+fn after_levels(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.get(u32::from_le_bytes(*length) as usize..)
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// How many numbers a delta-packed run claims.
+fn count(mut bytes: &[u8]) -> Option<u64> {
+    varint(&mut bytes)?;
+    varint(&mut bytes)?;
+    varint(&mut bytes)
+}
+
+/// What comes after a delta-packed run.
+fn past(mut bytes: &[u8]) -> Option<&[u8]> {
+    let block = varint(&mut bytes)?;
+    let per_block = varint(&mut bytes)?;
+    let mut left = varint(&mut bytes)?.saturating_sub(1);
+    varint(&mut bytes)?;
+    let in_mini_block = block.checked_div(per_block).filter(|values| *values > 0)?;
+    while left > 0 {
+        varint(&mut bytes)?;
+        let widths = bytes.get(..usize::try_from(per_block).ok()?)?;
+        bytes = &bytes[widths.len()..];
+        for width in widths {
+            if left == 0 {
+                break;
+            }
+            let packed = in_mini_block.checked_mul(u64::from(*width))?.div_ceil(8);
+            bytes = bytes.get(usize::try_from(packed).ok()?..)?;
+            left = left.saturating_sub(in_mini_block);
+        }
+    }
+    Some(bytes)
+}

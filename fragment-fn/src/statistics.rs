@@ -1,0 +1,271 @@
+//! Statistics that hold for all rows, of those that a Parquet file has.
+//!
+//! A bound that does not hold makes wrong rows of right data: a row group is passed over, a maximum is answered without reading, a
+//! value stands where another belongs. So what does not hold is taken out of a footer once, where it comes in
+//! ([`only_what_holds`]), and what a whole file is said to have is computed here ([`file_statistics`]). What is taken out:
+//!
+//! - the largest value of floats: writers pass over NaN, which the engine takes to be greater than any other; and their bloom
+//!   filters and page bounds. The smallest stays, as -0.0 where it is a zero, and a smallest value that is NaN goes;
+//! - bounds in an order that is not the engine's: the deprecated fields of strings and of unsigned integers, INT96, intervals;
+//! - bounds of another width than their type's, which the reader panics at;
+//! - all of it where nulls of a column that may have some are not counted: the reader takes that for none.
+//!
+//! This works around DataFusion 55.2, which believes a file's bounds also where a row group has none (its issue 25226), and parquet
+//! 59.3, whose converter looks at neither order nor NaN. `tests/tests/statistics.rs` says when it can go.
+
+mod file;
+
+use datafusion::parquet::basic::{ColumnOrder, LogicalType, SortOrder, Type};
+use datafusion::parquet::data_type::{
+    BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type, Int64Type, Int96Type,
+};
+use datafusion::parquet::errors::Result;
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use datafusion::parquet::file::page_index::column_index::ColumnIndexMetaData;
+use datafusion::parquet::file::statistics::{Statistics, ValueStatistics};
+use datafusion::parquet::schema::types::ColumnDescriptor;
+
+pub use file::file_statistics;
+
+/// A writer that leaves the count of nulls out where there are none.
+const COUNTS_NO_ZERO: &str = "parquet-rs version ";
+
+/// What of a column's bounds can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bounds {
+    Both,
+    /// Floats.
+    Smallest,
+    Neither,
+}
+
+/// A footer without the statistics that do not hold for all rows.
+///
+/// # Errors
+/// A footer whose parts do not fit together.
+pub(crate) fn only_what_holds(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
+    let file = metadata.file_metadata();
+    let counts_no_zero = file.created_by().is_some_and(|writer| writer.starts_with(COUNTS_NO_ZERO));
+    let columns = file.schema_descr().columns().iter().enumerate();
+    let bounds: Vec<Bounds> = columns.map(|(leaf, column)| bounds_of(column, file.column_order(leaf))).collect();
+    let mut builder = metadata.into_builder();
+    let mut groups = builder.take_row_groups();
+    for group in &mut groups {
+        for (column, bounds) in group.columns_mut().iter_mut().zip(&bounds) {
+            if let Some(honest) = chunk(column, *bounds, counts_no_zero)? {
+                *column = honest;
+            }
+        }
+    }
+    let index = builder.take_column_index().map(|mut index| {
+        for group in &mut index {
+            for (column, bounds) in group.iter_mut().zip(&bounds) {
+                if *bounds != Bounds::Both {
+                    *column = ColumnIndexMetaData::NONE;
+                }
+            }
+        }
+        index
+    });
+    Ok(builder.set_row_groups(groups).set_column_index(index).build())
+}
+
+fn bounds_of(column: &ColumnDescriptor, order: ColumnOrder) -> Bounds {
+    if is_float(column) {
+        return Bounds::Smallest;
+    }
+    match (order, sort_order(column)) {
+        (ColumnOrder::UNKNOWN, _) | (_, SortOrder::UNDEFINED) => Bounds::Neither,
+        _ if column.physical_type() == Type::INT96 => Bounds::Neither,
+        _ => Bounds::Both,
+    }
+}
+
+fn is_float(column: &ColumnDescriptor) -> bool {
+    matches!(column.physical_type(), Type::FLOAT | Type::DOUBLE)
+        || matches!(column.logical_type_ref(), Some(LogicalType::Float16))
+}
+
+fn sort_order(column: &ColumnDescriptor) -> SortOrder {
+    ColumnOrder::sort_order_for_type(column.logical_type_ref(), column.converted_type(), column.physical_type())
+}
+
+/// The column chunk with what holds of its statistics; None where that is all of them.
+fn chunk(column: &ColumnChunkMetaData, bounds: Bounds, counts_no_zero: bool) -> Result<Option<ColumnChunkMetaData>> {
+    let blind_filter = bounds == Bounds::Smallest && column.bloom_filter_offset().is_some();
+    let honest = column.statistics().map(|found| honest(found, column, bounds, counts_no_zero));
+    let is_whole = honest.as_ref().is_none_or(|honest| honest.as_ref() == column.statistics());
+    if is_whole && !blind_filter {
+        return Ok(None);
+    }
+    let mut builder = column.clone().into_builder();
+    if blind_filter {
+        builder = builder.set_bloom_filter_offset(None).set_bloom_filter_length(None);
+    }
+    builder = match honest.flatten() {
+        Some(honest) => builder.set_statistics(honest),
+        None => builder.clear_statistics(),
+    };
+    builder.build().map(Some)
+}
+
+fn honest(
+    found: &Statistics,
+    column: &ColumnChunkMetaData,
+    bounds: Bounds,
+    counts_no_zero: bool,
+) -> Option<Statistics> {
+    let leaf = column.column_descr();
+    let may_be_null = leaf.max_def_level() > 0;
+    let nulls = match found.null_count_opt() {
+        None if may_be_null && !counts_no_zero => return None,
+        None => Some(0),
+        Some(nulls) if i64::try_from(nulls).is_ok_and(|nulls| nulls <= column.num_values()) => Some(nulls),
+        Some(_) => return None,
+    };
+    let in_order = !found.is_min_max_deprecated() || is_signed_number(leaf);
+    let keep = if in_order && has_width(found, leaf) { bounds } else { Bounds::Neither };
+    Some(match found {
+        Statistics::Boolean(found) => Statistics::Boolean(kept::<BoolType>(found, nulls, keep, |_| None)),
+        Statistics::Int32(found) => Statistics::Int32(kept::<Int32Type>(found, nulls, keep, |_| None)),
+        Statistics::Int64(found) => Statistics::Int64(kept::<Int64Type>(found, nulls, keep, |_| None)),
+        Statistics::Int96(found) => Statistics::Int96(kept::<Int96Type>(found, nulls, keep, |_| None)),
+        Statistics::Float(found) => Statistics::Float(kept::<FloatType>(found, nulls, keep, |least| {
+            (!least.is_nan()).then_some(if *least == 0.0 { -0.0 } else { *least })
+        })),
+        Statistics::Double(found) => Statistics::Double(kept::<DoubleType>(found, nulls, keep, |least| {
+            (!least.is_nan()).then_some(if *least == 0.0 { -0.0 } else { *least })
+        })),
+        Statistics::ByteArray(found) => Statistics::ByteArray(kept::<ByteArrayType>(found, nulls, keep, |_| None)),
+        Statistics::FixedLenByteArray(found) => {
+            Statistics::FixedLenByteArray(kept::<FixedLenByteArrayType>(found, nulls, keep, |least| {
+                smallest_half(least.data()).map(|bits| bits.to_le_bytes().to_vec().into())
+            }))
+        }
+    })
+}
+
+/// The statistics with the bounds that are to be kept; `smallest` makes a float's hold.
+fn kept<D: DataType>(
+    found: &ValueStatistics<D::T>,
+    nulls: Option<u64>,
+    keep: Bounds,
+    smallest: impl FnOnce(&D::T) -> Option<D::T>,
+) -> ValueStatistics<D::T> {
+    let (min, max) = match keep {
+        Bounds::Both => (found.min_opt().cloned(), found.max_opt().cloned()),
+        Bounds::Smallest => (found.min_opt().and_then(smallest), None),
+        Bounds::Neither => (None, None),
+    };
+    let is_exact = keep == Bounds::Both;
+    ValueStatistics::new(min, max, found.distinct_count(), nulls, false)
+        .with_min_is_exact(is_exact && found.min_is_exact())
+        .with_max_is_exact(is_exact && found.max_is_exact())
+}
+
+/// A smallest float of 16 bits as it holds; it is stored in little-endian bytes.
+fn smallest_half(bytes: &[u8]) -> Option<u16> {
+    const SIGN: u16 = 0x8000;
+    const INFINITY: u16 = 0x7c00;
+    let bits = u16::from_le_bytes(bytes.try_into().ok()?);
+    match bits & !SIGN {
+        0 => Some(SIGN),
+        magnitude if magnitude > INFINITY => None,
+        _ => Some(bits),
+    }
+}
+
+/// Whether a type was ordered the same before its order was defined.
+fn is_signed_number(leaf: &ColumnDescriptor) -> bool {
+    match leaf.physical_type() {
+        Type::BOOLEAN | Type::FLOAT | Type::DOUBLE => true,
+        Type::INT32 | Type::INT64 => sort_order(leaf) == SortOrder::SIGNED,
+        Type::INT96 | Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY => false,
+    }
+}
+
+/// Whether the bounds have the width of their type, or one that its decimals can have.
+fn has_width(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
+    let mut widths = [found.min_bytes_opt(), found.max_bytes_opt()].into_iter().flatten().map(<[u8]>::len);
+    let is_decimal = sort_order(leaf) == SortOrder::SIGNED;
+    let decimal_max = if leaf.type_precision() > 38 { 32 } else { 16 };
+    match leaf.physical_type() {
+        Type::FIXED_LEN_BYTE_ARRAY => {
+            widths.all(|width| i32::try_from(width) == Ok(leaf.type_length()) && (!is_decimal || width <= decimal_max))
+        }
+        Type::BYTE_ARRAY => !is_decimal || widths.all(|width| (1..=decimal_max).contains(&width)),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
+    use datafusion::common::ScalarValue;
+    use datafusion::common::stats::Precision;
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use datafusion::parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    fn batch(floats: [f64; 2], numbers: [Option<i32>; 2], texts: [&str; 2]) -> RecordBatch {
+        RecordBatch::try_from_iter([
+            ("float", Arc::new(Float64Array::from(floats.to_vec())) as ArrayRef),
+            ("number", Arc::new(Int32Array::from(numbers.to_vec()))),
+            ("text", Arc::new(StringArray::from(texts.to_vec()))),
+        ])
+        .unwrap()
+    }
+
+    /// Two row groups; bounds of more than two bytes are cut.
+    fn footer() -> (ParquetMetaData, RecordBatch) {
+        let groups =
+            [batch([7.0, f64::NAN], [Some(1), None], ["abc", "b"]), batch([0.0, 9.0], [None, None], ["a", "xyz"])];
+        let properties =
+            WriterProperties::builder().set_statistics_truncate_length(Some(2)).set_bloom_filter_enabled(true).build();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, groups[0].schema(), Some(properties)).unwrap();
+        for group in &groups {
+            writer.write(group).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close().unwrap();
+        let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
+        reader.try_parse(&bytes::Bytes::from(bytes)).unwrap();
+        (reader.finish().unwrap(), groups[0].clone())
+    }
+
+    #[test]
+    fn floats_keep_what_no_nan_can_be_below() {
+        let honest = only_what_holds(footer().0).unwrap();
+        let of = |group: usize, column: usize| honest.row_group(group).column(column).clone();
+        let Some(Statistics::Double(found)) = of(0, 0).statistics().cloned() else { panic!("doubles") };
+        assert_eq!((found.min_opt(), found.max_opt(), found.null_count_opt()), (Some(&7.0), None, Some(0)));
+        let Some(Statistics::Double(found)) = of(1, 0).statistics().cloned() else { panic!("doubles") };
+        assert_eq!(found.min_opt().map(|least| least.to_bits()), Some((-0.0_f64).to_bits()));
+        assert_eq!((of(0, 0).bloom_filter_offset(), of(0, 1).bloom_filter_offset().is_some()), (None, true));
+        let index = honest.column_index().unwrap();
+        assert!(matches!(index[0], ref index if matches!(index[0], ColumnIndexMetaData::NONE)));
+        assert!(matches!(index[0][1], ColumnIndexMetaData::INT32(_)));
+        let Some(Statistics::Int32(found)) = of(0, 1).statistics().cloned() else { panic!("integers") };
+        assert_eq!((found.min_opt(), found.max_opt(), found.null_count_opt()), (Some(&1), Some(&1), Some(1)));
+    }
+
+    #[test]
+    fn a_file_knows_what_all_of_its_row_groups_know() {
+        let (footer, rows) = footer();
+        let found = file_statistics(&only_what_holds(footer).unwrap(), &rows.schema()).unwrap();
+        assert_eq!(found.num_rows, Precision::Exact(4));
+        let [float, number, text] = found.column_statistics.as_slice() else { panic!("three columns") };
+        assert_eq!(float.max_value, Precision::Absent);
+        assert_eq!(float.min_value, Precision::Inexact(ScalarValue::Float64(Some(-0.0))));
+        // A row group of nulls takes nothing away.
+        let one = Precision::Exact(ScalarValue::Int32(Some(1)));
+        assert_eq!((&number.min_value, &number.max_value, number.null_count), (&one, &one, Precision::Exact(3)));
+        assert_eq!(text.min_value, Precision::Exact(ScalarValue::Utf8(Some("a".to_owned()))));
+        assert_eq!(text.max_value, Precision::Inexact(ScalarValue::Utf8(Some("xz".to_owned()))));
+    }
+}

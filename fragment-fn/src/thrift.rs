@@ -1,0 +1,294 @@
+//! Walks Thrift's compact encoding without believing a length before it has seen the bytes.
+//!
+//! The Parquet reader reserves memory for as many elements as a list claims, and follows a schema by recursion: a few damaged
+//! bytes would end the process, which nothing can catch. So what stands in a file's Thrift structures is walked here first.
+//! Non-goal: what the fields mean, apart from the few that claim memory.
+
+/// Why an encoding is refused.
+pub(crate) type Walked<T> = Result<T, &'static str>;
+
+/// Structures within structures; Parquet's own need seven.
+const DEPTH_MAX: usize = 64;
+
+/// Groups within groups of a schema. Each costs the Parquet reader a few stack frames; a list in a list costs two.
+pub(crate) const SCHEMA_DEPTH_MAX: usize = 300;
+
+const CUT: &str = "it ends within a structure";
+const STOP: u8 = 0;
+const BOOLEANS: [u8; 2] = [1, 2];
+const BYTE: u8 = 3;
+const INTEGERS: [u8; 3] = [4, 5, 6];
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+const LISTS: [u8; 2] = [9, 10];
+const MAP: u8 = 11;
+const STRUCT: u8 = 12;
+const UUID: u8 = 13;
+
+/// A place in an encoding.
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn byte(&mut self) -> Walked<u8> {
+        let byte = self.bytes.get(self.at).copied().ok_or(CUT)?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    fn pass(&mut self, bytes: usize) -> Walked<()> {
+        if bytes > self.left() {
+            return Err("a length in it is beyond its end");
+        }
+        self.at += bytes;
+        Ok(())
+    }
+
+    fn varint(&mut self) -> Walked<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number in it does not end")
+    }
+
+    fn integer(&mut self) -> Walked<i64> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    /// The next field's number and type; None at the structure's end.
+    fn field(&mut self, last: &mut i64) -> Walked<Option<u8>> {
+        let header = self.byte()?;
+        if header & 0x0f == STOP {
+            return Ok(None);
+        }
+        *last = match header >> 4 {
+            0 => self.integer()?,
+            step => last.saturating_add(i64::from(step)),
+        };
+        Ok(Some(header & 0x0f))
+    }
+
+    /// How many elements a list has, and of what type. Each takes a byte at least.
+    fn list(&mut self) -> Walked<(usize, u8)> {
+        let header = self.byte()?;
+        let count = match header >> 4 {
+            15 => self.varint()?,
+            few => u64::from(few),
+        };
+        match usize::try_from(count) {
+            Ok(count) if count <= self.left() => Ok((count, header & 0x0f)),
+            _ => Err("a list in it claims more elements than there are bytes"),
+        }
+    }
+
+    fn skip(&mut self, kind: u8, depth: usize) -> Walked<()> {
+        if depth > DEPTH_MAX {
+            return Err("its structures are nested too deep");
+        }
+        match kind {
+            kind if BOOLEANS.contains(&kind) => Ok(()),
+            BYTE => self.pass(1),
+            kind if INTEGERS.contains(&kind) => self.varint().map(drop),
+            DOUBLE => self.pass(8),
+            UUID => self.pass(16),
+            BINARY => {
+                let bytes = usize::try_from(self.varint()?).map_err(|_| CUT)?;
+                self.pass(bytes)
+            }
+            kind if LISTS.contains(&kind) => {
+                let (count, of) = self.list()?;
+                // An element takes a byte where a field would need none.
+                let of = if BOOLEANS.contains(&of) { BYTE } else { of };
+                (0..count).try_for_each(|_| self.skip(of, depth + 1))
+            }
+            MAP => {
+                let count = self.varint()?;
+                if count == 0 {
+                    return Ok(());
+                }
+                let kinds = self.byte()?;
+                for _ in 0..count {
+                    self.skip(kinds >> 4, depth + 1)?;
+                    self.skip(kinds & 0x0f, depth + 1)?;
+                }
+                Ok(())
+            }
+            STRUCT => {
+                let mut last = 0;
+                while let Some(kind) = self.field(&mut last)? {
+                    self.skip(kind, depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => Err("it has a field of no known type"),
+        }
+    }
+
+    /// A structure of which `number` and its type are handed to `read`, which says whether it has passed that field.
+    fn structure(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> Walked<bool>) -> Walked<()> {
+        let mut last = 0;
+        while let Some(kind) = self.field(&mut last)? {
+            if !read(self, last, kind)? {
+                self.skip(kind, 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes a structure whole.
+pub(crate) fn structure(bytes: &[u8]) -> Walked<()> {
+    Walk::new(bytes).skip(STRUCT, 0)
+}
+
+/// Passes a file's metadata. Returns whether its columns are encrypted.
+pub(crate) fn footer(bytes: &[u8]) -> Walked<bool> {
+    const SCHEMA: i64 = 2;
+    const ENCRYPTION_ALGORITHM: i64 = 8;
+    let mut encrypted = false;
+    Walk::new(bytes).structure(|walk, number, kind| {
+        encrypted |= number == ENCRYPTION_ALGORITHM;
+        if number == SCHEMA && LISTS.contains(&kind) {
+            return schema(walk).map(|()| true);
+        }
+        Ok(false)
+    })?;
+    Ok(encrypted)
+}
+
+/// Passes a schema: its nodes in the order in which they are met, each with its number of children.
+fn schema(walk: &mut Walk<'_>) -> Walked<()> {
+    const CHILDREN: i64 = 5;
+    let (nodes, kind) = walk.list()?;
+    if kind != STRUCT {
+        return walk_elements(walk, nodes, kind);
+    }
+    // Children still to come, of each group that is open.
+    let mut open: Vec<i64> = Vec::new();
+    for _ in 0..nodes {
+        let mut children = 0;
+        walk.structure(|walk, number, kind| {
+            if number != CHILDREN || !INTEGERS.contains(&kind) {
+                return Ok(false);
+            }
+            children = walk.integer()?;
+            Ok(true)
+        })?;
+        if let Some(left) = open.last_mut() {
+            *left -= 1;
+        }
+        if children > 0 {
+            open.push(children);
+        }
+        if open.len() > SCHEMA_DEPTH_MAX {
+            return Err("its schema is nested too deep");
+        }
+        while open.last().is_some_and(|left| *left <= 0) {
+            open.pop();
+        }
+    }
+    Ok(())
+}
+
+fn walk_elements(walk: &mut Walk<'_>, count: usize, kind: u8) -> Walked<()> {
+    (0..count).try_for_each(|_| walk.skip(kind, 1))
+}
+
+/// What a page says of itself before its bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageHeader {
+    /// Of the header itself.
+    pub(crate) bytes: usize,
+    pub(crate) uncompressed_bytes: i64,
+    pub(crate) compressed_bytes: i64,
+    pub(crate) is_dictionary: bool,
+    pub(crate) values: i64,
+    /// Thrift's number of the encoding.
+    pub(crate) encoding: i64,
+}
+
+/// Reads a page's header.
+pub(crate) fn page_header(bytes: &[u8]) -> Walked<PageHeader> {
+    const DATA: i64 = 5;
+    const DICTIONARY: i64 = 7;
+    const DATA_V2: i64 = 8;
+    let mut walk = Walk::new(bytes);
+    let mut header = PageHeader::default();
+    walk.structure(|walk, number, kind| {
+        if INTEGERS.contains(&kind) && (2..=3).contains(&number) {
+            let bytes = walk.integer()?;
+            *(if number == 2 { &mut header.uncompressed_bytes } else { &mut header.compressed_bytes }) = bytes;
+            return Ok(true);
+        }
+        if kind != STRUCT || ![DATA, DICTIONARY, DATA_V2].contains(&number) {
+            return Ok(false);
+        }
+        header.is_dictionary |= number == DICTIONARY;
+        let encoding_number = if number == DATA_V2 { 4 } else { 2 };
+        walk.structure(|walk, number, kind| {
+            let place = match number {
+                1 => &mut header.values,
+                number if number == encoding_number => &mut header.encoding,
+                _ => return Ok(false),
+            };
+            if !INTEGERS.contains(&kind) {
+                return Ok(false);
+            }
+            *place = walk.integer()?;
+            Ok(true)
+        })?;
+        Ok(true)
+    })?;
+    header.bytes = walk.at;
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_claims_more_than_there_is_is_refused() {
+        // A list of 2^31 - 1 structures, a text of 2^40 bytes, and structures without an end.
+        let list = [0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
+        let text = [0x18, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0x00];
+        let nested = [0x1c; 100];
+        for (bytes, expect) in [(&list[..], "claims more elements"), (&text, "beyond its end"), (&nested, "too deep")] {
+            let error = structure(bytes).expect_err("refused");
+            assert!(error.contains(expect), "{error}");
+            assert!(footer(bytes).is_err());
+        }
+        assert_eq!(structure(&[0x15, 0x02, 0x00]), Ok(()));
+        assert_eq!(structure(&[0x15]), Err(CUT));
+    }
+
+    #[test]
+    fn a_schema_is_only_so_deep() {
+        // Field 2: a list of structures whose field 5 is 1: each the only child of the one before it.
+        let schema = |depth: usize| {
+            let count = [(depth & 0x7f) as u8 | 0x80, (depth >> 7) as u8];
+            let mut bytes = vec![0x29, 0xfc, count[0], count[1]];
+            bytes.extend(std::iter::repeat_n([0x55, 0x02, 0x00], depth).flatten());
+            bytes.push(0);
+            bytes
+        };
+        assert_eq!(footer(&schema(SCHEMA_DEPTH_MAX)), Ok(false));
+        assert_eq!(footer(&schema(SCHEMA_DEPTH_MAX + 1)), Err("its schema is nested too deep"));
+    }
+}
