@@ -9,7 +9,6 @@ use chrono::DateTime;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -20,7 +19,7 @@ use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
 use gust_protocol::{
     ColumnMatching, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafSpec, ObjectRef,
-    Output, PlanRef, ScanUnit, Usage, plan,
+    Output, PlanRef, ScanUnit, Usage, functions, plan,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
@@ -191,10 +190,10 @@ fn task_context(
         Some(request.fragment.id.to_string()),
         request.fragment.id.query.clone(),
         config,
-        SessionStateDefaults::default_scalar_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        SessionStateDefaults::default_higher_order_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        SessionStateDefaults::default_aggregate_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        SessionStateDefaults::default_window_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        functions::scalar().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        functions::higher_order().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        functions::aggregate().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        functions::window().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
         runtime,
     )))
 }

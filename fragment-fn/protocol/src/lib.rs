@@ -18,6 +18,7 @@
 mod error;
 pub mod exchange;
 mod fragment;
+pub mod functions;
 pub mod plan;
 mod result;
 mod usage;

@@ -2,23 +2,23 @@
 
 use std::sync::LazyLock;
 
-use datafusion::execution::SessionStateDefaults;
+use crate::functions;
 
 /// Raised with every change of the wire; the golden bytes in `testdata/` fail until it is.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// Engine version and the set of SQL functions that a plan may name, e.g. `datafusion-55.2.0/functions-1a2b3c4d`.
+/// Engine version and the set of SQL functions that a plan may name, e.g. `datafusion-55.2.0/functions-1-1a2b3c4d`.
 ///
 /// Two binaries with equal fingerprints decode each other's plans.
 pub fn fingerprint() -> &'static str {
     static FINGERPRINT: LazyLock<String> = LazyLock::new(|| {
         let mut names: Vec<String> = Vec::new();
-        names.extend(SessionStateDefaults::default_scalar_functions().iter().map(|f| format!("s:{}", f.name())));
-        names.extend(SessionStateDefaults::default_aggregate_functions().iter().map(|f| format!("a:{}", f.name())));
-        names.extend(SessionStateDefaults::default_window_functions().iter().map(|f| format!("w:{}", f.name())));
+        names.extend(functions::scalar().iter().map(|f| format!("s:{}", f.name())));
+        names.extend(functions::aggregate().iter().map(|f| format!("a:{}", f.name())));
+        names.extend(functions::window().iter().map(|f| format!("w:{}", f.name())));
         names.sort_unstable();
-        let functions = crc32fast::hash(names.join(",").as_bytes());
-        format!("datafusion-{}/functions-{functions:08x}", datafusion::DATAFUSION_VERSION)
+        let names = crc32fast::hash(names.join(",").as_bytes());
+        format!("datafusion-{}/functions-{}-{names:08x}", datafusion::DATAFUSION_VERSION, functions::SET_VERSION)
     });
     &FINGERPRINT
 }

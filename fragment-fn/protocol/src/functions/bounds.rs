@@ -1,0 +1,190 @@
+//! What a call would make out of numbers, told before it is made.
+//!
+//! `repeat('x', 10000000000)` and its like allocate what no memory pool sees. Each is estimated from its arguments, row by row,
+//! and refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be larger than what would be made, not smaller.
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::length::length;
+use datafusion::arrow::datatypes::IntervalUnit::MonthDayNano;
+use datafusion::arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, TimeUnit};
+use datafusion::common::{Result, exec_err};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
+
+/// Most bytes that one call makes for one batch of rows.
+pub const MADE_BYTES_MAX: u64 = 256 << 20;
+
+const CHARACTER_BYTES_MAX: u128 = 4;
+const SERIES_VALUE_BYTES: u128 = 8;
+const HOUR_NS: i128 = 3_600_000_000_000;
+
+/// How a function's result grows with its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Makes {
+    /// `repeat(text, times)`
+    Repeated,
+    /// `lpad(text, characters)`
+    Padded,
+    /// `replace(text, from, to)`
+    Replaced,
+    /// `range(start, stop, step)`
+    Series,
+    /// `array_repeat(value, times)`
+    Elements,
+    /// `array_resize(list, length)`
+    Resized,
+}
+
+pub(super) fn makes(name: &str) -> Option<Makes> {
+    Some(match name {
+        "repeat" => Makes::Repeated,
+        "lpad" | "rpad" => Makes::Padded,
+        "replace" => Makes::Replaced,
+        "range" | "generate_series" => Makes::Series,
+        "array_repeat" => Makes::Elements,
+        "array_resize" => Makes::Resized,
+        _ => return None,
+    })
+}
+
+/// # Errors
+/// Where the call would make too much.
+pub(super) fn check(name: &str, makes: Makes, call: &ScalarFunctionArgs) -> Result<()> {
+    let arrays = call.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_)));
+    let rows = if arrays { call.number_rows } else { 1 };
+    let of_row = estimate(makes, &call.args)?;
+    let bytes = (0..rows).map(&of_row).fold(0u128, u128::saturating_add);
+    if bytes > u128::from(MADE_BYTES_MAX) {
+        return exec_err!(
+            "`{name}` would make {bytes} bytes for {rows} rows at once; at most {MADE_BYTES_MAX} are made\nhint: a smaller number; or fewer rows at once, by SET datafusion.execution.batch_size"
+        );
+    }
+    Ok(())
+}
+
+type OfRow = Box<dyn Fn(usize) -> u128>;
+
+/// Bytes by row.
+fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
+    let number = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), integers);
+    let text = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), text_bytes);
+    Ok(match makes {
+        Makes::Repeated => {
+            let (text, times) = (text(0)?, number(1)?);
+            Box::new(move |row| product(text(row), times(row)))
+        }
+        Makes::Padded => {
+            let characters = number(1)?;
+            Box::new(move |row| positive(characters(row)).saturating_mul(CHARACTER_BYTES_MAX))
+        }
+        Makes::Replaced => {
+            let (text, from, to) = (text(0)?, text(1)?, text(2)?);
+            Box::new(move |row| product(text(row), to(row)) / positive(from(row)).max(1) + positive(text(row)))
+        }
+        Makes::Elements => {
+            let (bytes, times) = (value_bytes(&args[0])?, number(1)?);
+            Box::new(move |row| positive(times(row)).saturating_mul(bytes))
+        }
+        Makes::Resized => {
+            let (bytes, length) = (value_bytes(args.get(2).unwrap_or(&args[0]))?, number(1)?);
+            Box::new(move |row| positive(length(row)).saturating_mul(bytes))
+        }
+        Makes::Series => series(args)?,
+    })
+}
+
+fn series(args: &[ColumnarValue]) -> Result<OfRow> {
+    let (start, stop, step) = match args {
+        [stop] => (constant(Some(0)), points(stop)?, constant(Some(1))),
+        [start, stop] => (points(start)?, points(stop)?, constant(Some(1))),
+        [start, stop, step, ..] => (points(start)?, points(stop)?, points(step)?),
+        [] => return Ok(Box::new(|_| 0)),
+    };
+    Ok(Box::new(move |row| match (start(row), stop(row), step(row)) {
+        (Some(start), Some(stop), Some(step)) if step != 0 && (stop >= start) == (step > 0) => {
+            (start.abs_diff(stop) / step.unsigned_abs() + 1).saturating_mul(SERIES_VALUE_BYTES)
+        }
+        _ => 0,
+    }))
+}
+
+type Numbers = Box<dyn Fn(usize) -> Option<i128>>;
+
+fn constant(value: Option<i128>) -> Numbers {
+    Box::new(move |_| value)
+}
+
+fn positive(value: Option<i128>) -> u128 {
+    value.and_then(|value| u128::try_from(value).ok()).unwrap_or(0)
+}
+
+fn product(a: Option<i128>, b: Option<i128>) -> u128 {
+    positive(a).saturating_mul(positive(b))
+}
+
+fn array_of(arg: &ColumnarValue) -> Result<ArrayRef> {
+    match arg {
+        ColumnarValue::Array(array) => Ok(ArrayRef::clone(array)),
+        ColumnarValue::Scalar(scalar) => scalar.to_array(),
+    }
+}
+
+/// `arg` by row, each value times `unit`; a scalar is the same in every row.
+fn scaled(arg: &ColumnarValue, array: &ArrayRef, unit: i128) -> Result<Numbers> {
+    let single = matches!(arg, ColumnarValue::Scalar(_));
+    let numbers = cast(array, &DataType::Int64)?;
+    let array = ArrayRef::clone(array);
+    Ok(Box::new(move |row| {
+        let row = if single { 0 } else { row };
+        let numbers = numbers.as_primitive::<Int64Type>();
+        match array.is_valid(row) {
+            // What no BIGINT holds is large.
+            true if numbers.is_null(row) => Some(i128::from(i64::MAX)),
+            true => Some(i128::from(numbers.value(row)) * unit),
+            false => None,
+        }
+    }))
+}
+
+fn integers(arg: &ColumnarValue) -> Result<Numbers> {
+    scaled(arg, &array_of(arg)?, 1)
+}
+
+fn text_bytes(arg: &ColumnarValue) -> Result<Numbers> {
+    let array = array_of(arg)?;
+    if array.data_type().is_null() {
+        return Ok(constant(None));
+    }
+    scaled(arg, &length(&array)?, 1)
+}
+
+/// Numbers as they are; points in time and steps of time in nanoseconds, steps no longer than they are.
+fn points(arg: &ColumnarValue) -> Result<Numbers> {
+    let array = array_of(arg)?;
+    match array.data_type() {
+        DataType::Null => Ok(constant(None)),
+        DataType::Date32 => scaled(arg, &cast(&array.as_primitive::<Date32Type>(), &DataType::Int32)?, 24 * HOUR_NS),
+        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => scaled(arg, &array, 1_000_000),
+        DataType::Timestamp(TimeUnit::Second, _) => scaled(arg, &array, 1_000_000_000),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => scaled(arg, &array, 1_000),
+        DataType::Interval(MonthDayNano) => {
+            let single = matches!(arg, ColumnarValue::Scalar(_));
+            Ok(Box::new(move |row| {
+                let row = if single { 0 } else { row };
+                let steps = array.as_primitive::<IntervalMonthDayNanoType>();
+                let (months, days, ns) =
+                    IntervalMonthDayNanoType::to_parts(steps.is_valid(row).then(|| steps.value(row))?);
+                // A month has 28 days at least, a day 23 hours.
+                Some((i128::from(months) * 28 + i128::from(days)) * 23 * HOUR_NS + i128::from(ns))
+            }))
+        }
+        _ => scaled(arg, &array, 1),
+    }
+}
+
+/// What one value takes, on average.
+fn value_bytes(arg: &ColumnarValue) -> Result<u128> {
+    let array = array_of(arg)?;
+    let bytes = array.to_data().get_slice_memory_size()?;
+    Ok((bytes / array.len().max(1)).max(1) as u128)
+}

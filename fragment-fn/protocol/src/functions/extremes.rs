@@ -1,0 +1,126 @@
+//! `min` and `max` of floats by group: NaN is the greatest value, and there is nothing below −infinity.
+//!
+//! DataFusion 55.2 lets the value after a NaN win whatever it is (the max of 5, NaN, 1 is 1), so that the rows' order decides, and
+//! takes the greatest finite number for the max of no more than −infinity. Without groups it compares as it should. Take this out
+//! when the grouped extremes of `tests/tests/meaning.rs` are right without it.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrowNativeTypeOp;
+use datafusion::arrow::datatypes::{ArrowPrimitiveType, DataType, FieldRef, Float16Type, Float32Type, Float64Type};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF, SetMonotonicity,
+    Signature, StatisticsArgs,
+};
+use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
+
+/// `min` or `max`: DataFusion's, but for groups of floats.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Extreme {
+    stock: Arc<AggregateUDF>,
+    /// How a better value compares with the best so far.
+    better: Ordering,
+}
+
+impl Extreme {
+    pub(super) fn min(stock: Arc<AggregateUDF>) -> Self {
+        Self { stock, better: Ordering::Less }
+    }
+
+    pub(super) fn max(stock: Arc<AggregateUDF>) -> Self {
+        Self { stock, better: Ordering::Greater }
+    }
+
+    /// `worst` is what every value is better than, or as good as: in the total order, one NaN or the other.
+    fn groups<T>(&self, of: &DataType, greatest: T::Native, least: T::Native) -> Box<dyn GroupsAccumulator>
+    where
+        T: ArrowPrimitiveType<Native: ArrowNativeTypeOp> + Send,
+    {
+        let better = self.better;
+        let worst = if better == Ordering::Less { greatest } else { least };
+        let keep = move |best: &mut T::Native, value: T::Native| {
+            if value.compare(*best) == better {
+                *best = value;
+            }
+        };
+        Box::new(PrimitiveGroupsAccumulator::<T, _>::new(of, keep).with_starting_value(worst))
+    }
+}
+
+type F16 = <Float16Type as ArrowPrimitiveType>::Native;
+
+impl AggregateUDFImpl for Extreme {
+    fn name(&self) -> &str {
+        self.stock.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.stock.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.stock.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.stock.return_type(arg_types)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        self.stock.coerce_types(arg_types)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        self.stock.accumulator(args)
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
+        self.stock.state_fields(args)
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
+        self.stock.groups_accumulator_supported(args)
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
+        let of = args.return_field.data_type();
+        Ok(match of {
+            DataType::Float16 => self.groups::<Float16Type>(of, F16::NAN, -F16::NAN),
+            DataType::Float32 => self.groups::<Float32Type>(of, f32::NAN, -f32::NAN),
+            DataType::Float64 => self.groups::<Float64Type>(of, f64::NAN, -f64::NAN),
+            _ => return self.stock.create_groups_accumulator(args),
+        })
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        self.stock.create_sliding_accumulator(args)
+    }
+
+    fn is_descending(&self) -> Option<bool> {
+        self.stock.is_descending()
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        self.stock.order_sensitivity()
+    }
+
+    fn reverse_expr(&self) -> ReversedUDAF {
+        ReversedUDAF::Identical
+    }
+
+    fn value_from_stats(&self, args: &StatisticsArgs<'_>) -> Option<ScalarValue> {
+        self.stock.value_from_stats(args)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.stock.documentation()
+    }
+
+    fn set_monotonicity(&self, data_type: &DataType) -> SetMonotonicity {
+        self.stock.inner().set_monotonicity(data_type)
+    }
+}

@@ -1,0 +1,163 @@
+//! A scalar function of DataFusion with something put right around it: a bound before, a type after.
+//!
+//! After: array functions promise the list type of their argument (`element` is what Parquet calls a list's values) and some
+//! return one that calls them `item`; later operators then refuse the batch (apache/datafusion#16349, 55.2). What differs in names
+//! only is given the promised type. Take that out when `array_concat` over lists that are all NULL keeps its field's name.
+
+use std::sync::Arc;
+
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{ExprSchema, Result, ScalarValue};
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::preimage::PreimageResult;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ExpressionPlacement, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, StructFieldMapping,
+};
+
+use super::bounds::{self, Makes};
+
+/// Ours in place of DataFusion's where there is something to put right.
+pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    let makes = bounds::makes(stock.name());
+    match makes.is_some() || is_of_lists(stock.name()) {
+        true => Arc::new(ScalarUDF::from(Mended { stock, makes })),
+        false => stock,
+    }
+}
+
+/// Functions that return a list made from a list.
+fn is_of_lists(name: &str) -> bool {
+    let others = ["make_array", "flatten", "string_to_array", "map_keys", "map_values", "map_entries", "map_extract"];
+    // One value of a list is no list; it is mended all the same, for it may be one of a list of lists.
+    name.starts_with("array") || others.contains(&name)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Mended {
+    stock: Arc<ScalarUDF>,
+    makes: Option<Makes>,
+}
+
+/// `value` under the type that was promised, where the two differ in the names of nested fields.
+fn as_promised(value: ColumnarValue, promised: &DataType) -> Result<ColumnarValue> {
+    if value.data_type() == *promised || !promised.is_nested() {
+        return Ok(value);
+    }
+    Ok(match value {
+        ColumnarValue::Array(array) => ColumnarValue::Array(cast(&array, promised)?),
+        ColumnarValue::Scalar(scalar) => {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&cast(&scalar.to_array()?, promised)?, 0)?)
+        }
+    })
+}
+
+#[warn(clippy::missing_trait_methods)] // It delegates, so it names every method.
+impl ScalarUDFImpl for Mended {
+    fn name(&self) -> &str {
+        self.stock.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.stock.aliases()
+    }
+
+    fn display_name(&self, args: &[Expr]) -> Result<String> {
+        #[expect(deprecated)]
+        self.stock.inner().display_name(args)
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.stock.schema_name(args)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.stock.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.stock.return_type(arg_types)
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let stock = Arc::new(self.stock.inner().with_updated_config(config)?);
+        Some(ScalarUDF::from(Self { stock, makes: self.makes }))
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        self.stock.return_field_from_args(args)
+    }
+
+    fn is_nullable(&self, args: &[Expr], schema: &dyn ExprSchema) -> bool {
+        #[expect(deprecated)]
+        self.stock.inner().is_nullable(args, schema)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.stock.is_strict()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        if let Some(makes) = self.makes {
+            bounds::check(self.name(), makes, &args)?;
+        }
+        let promised = Arc::clone(&args.return_field);
+        as_promised(self.stock.invoke_with_args(args)?, promised.data_type())
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        self.stock.simplify(args, info)
+    }
+
+    fn preimage(&self, args: &[Expr], literal: &Expr, info: &SimplifyContext) -> Result<PreimageResult> {
+        self.stock.preimage(args, literal, info)
+    }
+
+    fn short_circuits(&self) -> bool {
+        self.stock.short_circuits()
+    }
+
+    fn conditional_arguments<'a>(&self, args: &'a [Expr]) -> Option<(Vec<&'a Expr>, Vec<&'a Expr>)> {
+        self.stock.conditional_arguments(args)
+    }
+
+    fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
+        self.stock.evaluate_bounds(inputs)
+    }
+
+    fn propagate_constraints(&self, interval: &Interval, inputs: &[&Interval]) -> Result<Option<Vec<Interval>>> {
+        self.stock.propagate_constraints(interval, inputs)
+    }
+
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
+        self.stock.inner().output_ordering(inputs)
+    }
+
+    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        self.stock.inner().preserves_lex_ordering(inputs)
+    }
+
+    fn strictly_order_preserving(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        self.stock.inner().strictly_order_preserving(inputs)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        self.stock.inner().coerce_types(arg_types)
+    }
+
+    fn struct_field_mapping(&self, literal_args: &[Option<ScalarValue>]) -> Option<StructFieldMapping> {
+        self.stock.struct_field_mapping(literal_args)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.stock.documentation()
+    }
+
+    fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
+        self.stock.inner().placement(args)
+    }
+}

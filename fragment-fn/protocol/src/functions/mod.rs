@@ -1,0 +1,124 @@
+//! The SQL functions that a plan may name: DataFusion's, with ours in place of those that it gets wrong.
+//!
+//! ```text
+//!  DataFusion's defaults ─► sum            checked: an overflow is an error        (sum.rs)
+//!                           avg            frames of floats without subtraction      (frames.rs)
+//!                           min, max       NaN is the greatest, by group, too          (extremes.rs)
+//!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
+//!                           array_*        as typed: the promised list type        (mended.rs)
+//!                        +  gust_*         what the coordinator's rewrites call    (float_key.rs, integers.rs, merged_key.rs)
+//! ```
+//!
+//! One set for both sides: the coordinator plans with it, a function decodes with it. Names are DataFusion's own, so that an
+//! encoded plan finds ours. [`SET_VERSION`] stands for how they compute, and is part of the fingerprint.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use datafusion::execution::SessionStateDefaults;
+use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
+
+mod bounds;
+mod extremes;
+mod float_key;
+mod frames;
+mod integers;
+mod mended;
+mod merged_key;
+mod sum;
+
+pub use bounds::MADE_BYTES_MAX;
+pub use float_key::{FloatKey, has_floats};
+pub use integers::{CheckedInteger, IntegerOp};
+pub use merged_key::MergedKey;
+
+/// Raised whenever a function of ours computes something else under the same name.
+pub const SET_VERSION: u32 = 1;
+
+/// All scalar functions; each name once.
+pub fn scalar() -> Vec<Arc<ScalarUDF>> {
+    static SET: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+        let mended = SessionStateDefaults::default_scalar_functions().into_iter().map(mended::mend);
+        let own = [
+            ScalarUDF::from(FloatKey::default()),
+            ScalarUDF::from(MergedKey::default()),
+            ScalarUDF::from(CheckedInteger::new(IntegerOp::Add)),
+            ScalarUDF::from(CheckedInteger::new(IntegerOp::Subtract)),
+            ScalarUDF::from(CheckedInteger::new(IntegerOp::Multiply)),
+        ];
+        mended.chain(own.map(Arc::new)).collect()
+    });
+    SET.clone()
+}
+
+pub fn higher_order() -> Vec<Arc<HigherOrderUDF>> {
+    SessionStateDefaults::default_higher_order_functions()
+}
+
+/// All aggregate functions; each name once.
+pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
+    static SET: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| {
+        let mend = |function: Arc<AggregateUDF>| match function.name() {
+            "sum" => Arc::new(AggregateUDF::from(sum::CheckedSum::default())),
+            "avg" => Arc::new(AggregateUDF::from(frames::FramedAvg::default())),
+            "min" => Arc::new(AggregateUDF::from(extremes::Extreme::min(function))),
+            "max" => Arc::new(AggregateUDF::from(extremes::Extreme::max(function))),
+            _ => function,
+        };
+        SessionStateDefaults::default_aggregate_functions().into_iter().map(mend).collect()
+    });
+    SET.clone()
+}
+
+pub fn window() -> Vec<Arc<WindowUDF>> {
+    SessionStateDefaults::default_window_functions()
+}
+
+/// The scalar function of a name or alias, as this set has it.
+pub fn scalar_named(name: &str) -> Option<&'static Arc<ScalarUDF>> {
+    static BY_NAME: LazyLock<HashMap<String, Arc<ScalarUDF>>> = LazyLock::new(|| {
+        let all = scalar().into_iter();
+        all.flat_map(|f| names(f.name(), f.aliases()).into_iter().map(move |name| (name, Arc::clone(&f)))).collect()
+    });
+    BY_NAME.get(name)
+}
+
+/// The aggregate function of a name or alias, as this set has it.
+pub fn aggregate_named(name: &str) -> Option<&'static Arc<AggregateUDF>> {
+    static BY_NAME: LazyLock<HashMap<String, Arc<AggregateUDF>>> = LazyLock::new(|| {
+        let all = aggregate().into_iter();
+        all.flat_map(|f| names(f.name(), f.aliases()).into_iter().map(move |name| (name, Arc::clone(&f)))).collect()
+    });
+    BY_NAME.get(name)
+}
+
+fn names(name: &str, aliases: &[String]) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(aliases.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Take ours out when DataFusion's own does what ours does: each has a test that says so.
+    #[test]
+    fn ours_stand_in_for_datafusions_under_the_same_names() {
+        let ours: Vec<String> =
+            scalar().iter().map(|f| f.name().to_owned()).filter(|n| !n.starts_with("gust_")).collect();
+        let theirs: Vec<String> =
+            SessionStateDefaults::default_scalar_functions().iter().map(|f| f.name().to_owned()).collect();
+        assert_eq!(ours, theirs);
+        for (name, own) in
+            [("sum", "CheckedSum"), ("avg", "FramedAvg"), ("mean", "FramedAvg"), ("min", "Extreme"), ("max", "Extreme")]
+        {
+            assert!(
+                aggregate_named(name).is_some_and(|of| format!("{of:?}").contains(own)),
+                "{name} is DataFusion's own"
+            );
+        }
+        for name in ["repeat", "lpad", "rpad", "array_repeat", "range", "generate_series", "array_resize", "replace"] {
+            let function = scalar_named(name).expect(name);
+            assert!(format!("{function:?}").contains("Mended"), "{name} is DataFusion's own");
+        }
+    }
+}
