@@ -15,6 +15,7 @@ pub mod config;
 pub mod cost;
 pub mod decide;
 pub mod demo;
+mod dialect;
 pub mod event;
 pub mod exec;
 pub mod explain;

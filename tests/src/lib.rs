@@ -12,4 +12,5 @@ pub mod python;
 pub mod query;
 pub mod s3;
 pub mod stats;
+pub mod subqueries;
 pub mod tpch;

@@ -15,6 +15,7 @@ mod iceberg;
 mod invokers;
 mod lake;
 mod lambda;
+mod meaning;
 mod plans;
 mod refusals;
 mod session;

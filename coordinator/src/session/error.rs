@@ -58,6 +58,7 @@ impl QueryError {
         if let Some(history) = find::<HistoryError>(&error) {
             return Self::Data(format!("the history {history}"));
         }
+        let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
         let hint = hint(classified.kind);
         let message = format!("{}{hint}", classified.message);
@@ -96,6 +97,14 @@ impl QueryError {
     /// Whether the same statement could succeed without functions.
     pub fn may_succeed_locally(&self) -> bool {
         matches!(self, Self::Functions(_) | Self::Resources(_))
+    }
+}
+
+/// The error of a rule of ours, without the name of the rule.
+fn without_rule(error: DataFusionError) -> DataFusionError {
+    match error {
+        DataFusionError::Context(rule, inner) if rule.contains("gust_") => without_rule(*inner),
+        other => other,
     }
 }
 

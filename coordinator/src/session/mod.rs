@@ -14,6 +14,7 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
+use gust_protocol::functions as sql_functions;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -37,6 +38,7 @@ pub use statement::{Statement, text_of};
 use crate::calibrate::{self, Measured};
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
+use crate::dialect;
 use crate::exec::Exchange;
 use crate::history;
 use crate::nearest::nearest;
@@ -268,6 +270,10 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_config(settings)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_scalar_functions(sql_functions::scalar())
+        .with_aggregate_functions(sql_functions::aggregate())
+        .with_analyzer_rules(dialect::analyzer_rules())
+        .with_optimizer_rule(Arc::new(dialect::BoundedConstants))
         .with_table_factory("ICEBERG".to_owned(), iceberg)
         .build();
     let context = SessionContext::new_with_state(state).enable_url_table();

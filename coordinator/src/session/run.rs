@@ -380,7 +380,9 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
     rows.spawn(async move {
         while let Some(batch) = stream.next().await {
-            if sender.send(batch).await.is_err() {
+            // A stream that failed is over: some operators panic when they are asked again.
+            let failed = batch.is_err();
+            if sender.send(batch).await.is_err() || failed {
                 break;
             }
         }

@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::Session;
 use super::error::QueryError;
+use crate::dialect::mark_merged_keys;
 use crate::history;
 use crate::nearest::nearest;
 use crate::tables::probe::{Probed, probe};
@@ -161,7 +162,8 @@ impl Session {
     }
 
     /// The logical plan of a statement that this session may run.
-    pub(super) async fn logical_plan(&self, statement: EngineStatement) -> Result<LogicalPlan, QueryError> {
+    pub(super) async fn logical_plan(&self, mut statement: EngineStatement) -> Result<LogicalPlan, QueryError> {
+        mark_merged_keys(&mut statement).map_err(sort_out)?;
         let state = self.context.state();
         let references = state.resolve_table_references(&statement);
         let plan = match state.statement_to_plan(statement).await {

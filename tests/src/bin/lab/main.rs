@@ -26,6 +26,7 @@ mod local;
 mod metering;
 mod model;
 mod scaling;
+mod subqueries;
 mod tail;
 mod tax;
 mod wheel;
@@ -104,6 +105,11 @@ enum Measurement {
     Judge {
         #[arg(long = "sf", default_value_t = 1.0)]
         scale: f64,
+    },
+    /// Random subqueries and USING joins over tables full of NULLs against DuckDB
+    Subqueries {
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
     },
     /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
     Scaling {
@@ -191,6 +197,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
+        Measurement::Subqueries { seeds } => subqueries::measure(*seeds, cache).await,
         Measurement::Scaling { functions } => {
             scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
         }

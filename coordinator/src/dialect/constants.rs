@@ -1,0 +1,58 @@
+//! Large constants are not written into every row.
+//!
+//! `SELECT repeat('x', 10000000) FROM t` is a constant by the time it is planned, of as many bytes as one call may make; the engine
+//! then copies it for each row of a batch, and dies of that. What the rows of one batch would hold is bounded as what one
+//! call makes is. A constant that is only compared, or only looked into, is not copied and stays.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, plan_err};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+use gust_protocol::functions::MADE_BYTES_MAX;
+
+/// The last rule of all: constants have been computed.
+#[derive(Debug)]
+pub(crate) struct BoundedConstants;
+
+impl OptimizerRule for BoundedConstants {
+    fn name(&self) -> &str {
+        "gust_bounded_constants"
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        let batch_rows = config.options().execution.batch_size.get();
+        plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::Projection(projection) = node {
+                check(projection, batch_rows)?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(Transformed::no(plan))
+    }
+}
+
+fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
+    let rows = projection.input.max_rows().map_or(batch_rows, |rows| rows.min(batch_rows));
+    let value_bytes_max = MADE_BYTES_MAX / rows.max(1) as u64;
+    for expr in &projection.expr {
+        let expr = expr.clone().unalias();
+        let is_whole = matches!(expr, Expr::Literal(..));
+        expr.apply(|part| {
+            let Expr::Literal(value, _) = part else { return Ok(TreeNodeRecursion::Continue) };
+            let bytes = value.size() as u64;
+            if bytes > value_bytes_max && (is_whole || is_text(&value.data_type())) {
+                return plan_err!(
+                    "a constant of {bytes} bytes would be written into each row; with {rows} rows at once it may have {value_bytes_max}\nhint: a smaller one; or fewer rows at once, by SET datafusion.execution.batch_size"
+                );
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+    }
+    Ok(())
+}
+
+fn is_text(of: &DataType) -> bool {
+    use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
+    matches!(of, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView)
+}

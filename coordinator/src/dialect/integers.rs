@@ -1,0 +1,147 @@
+//! Integer arithmetic that fails where its result does not fit.
+//!
+//! DataFusion 55.2 wraps `+`, `-`, `*` and the sign of integers around (apache/datafusion#17539). Where the operands' types do not
+//! rule an overflow out, the operator becomes the checked function of [`gust_protocol::functions`]. So `CAST(i AS BIGINT) + 1` of an
+//! INT stays as it is, and `b + 1` of a BIGINT does not.
+//!
+//! Take this out when `SELECT 9223372036854775807 + b` over a BIGINT 1 is an error without it.
+
+use std::ops::RangeInclusive;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, lit};
+use datafusion::optimizer::AnalyzerRule;
+use gust_protocol::functions::{self, IntegerOp};
+
+#[derive(Debug)]
+pub(super) struct CheckedIntegers;
+
+impl AnalyzerRule for CheckedIntegers {
+    fn name(&self) -> &str {
+        "gust_integers"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_up_with_subqueries(|plan| {
+            let schema = merge_schema(&plan.inputs());
+            super::map_named(plan, |expr| expr.transform_up(|expr| checked(expr, &schema)))
+        })
+        .data()
+    }
+}
+
+fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let (op, left, right) = match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match IntegerOp::of(op) {
+            Some(integer_op) => (integer_op, left, right),
+            None => return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
+        },
+        Expr::Negative(of) => match of.get_type(schema) {
+            Ok(integer) if integer.is_signed_integer() && !matches!(*of, Expr::Literal(..)) => {
+                (IntegerOp::Subtract, Box::new(lit(ScalarValue::new_zero(&integer)?)), of)
+            }
+            _ => return Ok(Transformed::no(Expr::Negative(of))),
+        },
+        other => return Ok(Transformed::no(other)),
+    };
+    // A placeholder may have no type yet.
+    let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema)) else {
+        return Ok(Transformed::no(plain(op, left, right)));
+    };
+    if left_type != right_type || !left_type.is_integer() || fits(op, &left, &right, &left_type, schema) {
+        return Ok(Transformed::no(plain(op, left, right)));
+    }
+    let Some(function) = functions::scalar_named(op.name()) else { return Ok(Transformed::no(plain(op, left, right))) };
+    Ok(Transformed::yes(function.call(vec![*left, *right])))
+}
+
+fn plain(op: IntegerOp, left: Box<Expr>, right: Box<Expr>) -> Expr {
+    Expr::BinaryExpr(BinaryExpr { left, op: op.operator(), right })
+}
+
+/// Whether no values of the operands make a result outside the type.
+fn fits(op: IntegerOp, left: &Expr, right: &Expr, integer: &DataType, schema: &DFSchema) -> bool {
+    let (Some(left), Some(right), Some(all)) = (range(left, schema), range(right, schema), range_of(integer)) else {
+        return false;
+    };
+    combined(op, &left, &right).is_some_and(|range| all.contains(range.start()) && all.contains(range.end()))
+}
+
+/// The least and the greatest value that an expression can have.
+fn range(expr: &Expr, schema: &DFSchema) -> Option<RangeInclusive<i128>> {
+    match expr {
+        Expr::Literal(value, _) => match value.cast_to(&DataType::Int64).ok()? {
+            ScalarValue::Int64(Some(value)) => Some(i128::from(value)..=i128::from(value)),
+            _ => None,
+        },
+        // A cast that does not fit is an error.
+        Expr::Cast(Cast { expr, .. }) => range(expr, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            combined(IntegerOp::of(*op)?, &range(left, schema)?, &range(right, schema)?)
+        }
+        Expr::Alias(alias) => range(&alias.expr, schema),
+        other => range_of(&other.get_type(schema).ok()?),
+    }
+}
+
+fn range_of(integer: &DataType) -> Option<RangeInclusive<i128>> {
+    Some(match integer {
+        DataType::Int8 => i8::MIN.into()..=i8::MAX.into(),
+        DataType::Int16 => i16::MIN.into()..=i16::MAX.into(),
+        DataType::Int32 => i32::MIN.into()..=i32::MAX.into(),
+        DataType::Int64 => i64::MIN.into()..=i64::MAX.into(),
+        DataType::UInt8 => 0..=u8::MAX.into(),
+        DataType::UInt16 => 0..=u16::MAX.into(),
+        DataType::UInt32 => 0..=u32::MAX.into(),
+        DataType::UInt64 => 0..=u64::MAX.into(),
+        _ => return None,
+    })
+}
+
+fn combined(op: IntegerOp, a: &RangeInclusive<i128>, b: &RangeInclusive<i128>) -> Option<RangeInclusive<i128>> {
+    let ends = [(a.start(), b.start()), (a.start(), b.end()), (a.end(), b.start()), (a.end(), b.end())];
+    let results = ends.map(|(a, b)| match op {
+        IntegerOp::Add => a.checked_add(*b),
+        IntegerOp::Subtract => a.checked_sub(*b),
+        IntegerOp::Multiply => a.checked_mul(*b),
+    });
+    let results = results.into_iter().collect::<Option<Vec<i128>>>()?;
+    Some(*results.iter().min()?..=*results.iter().max()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::logical_expr::{cast, col};
+
+    #[test]
+    fn only_what_can_overflow_is_checked() {
+        let fields = [("i", DataType::Int32), ("b", DataType::Int64), ("x", DataType::Float64)];
+        let fields: Vec<Field> = fields.map(|(name, of)| Field::new(name, of, true)).into();
+        let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
+        let wide = || cast(col("i"), DataType::Int64);
+        let cases = [
+            (wide() + lit(1_i64), false),
+            (wide() * wide(), false),
+            (wide() * wide() * lit(4_i64), true),
+            (col("b") + lit(1_i64), true),
+            (col("i") + col("i"), true),
+            (-col("b"), true),
+            (-wide(), false),
+            (col("x") + col("x"), false),
+            (lit(i64::MAX) + lit(1_i64), true),
+            (lit(2_i64) + lit(3_i64), false),
+        ];
+        for (expr, expect) in cases {
+            let text = expr.to_string();
+            let rewritten = expr.transform_up(|expr| checked(expr, &schema)).data().unwrap().to_string();
+            assert_eq!(rewritten.contains("gust_"), expect, "{text}: {rewritten}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What SQL means, where DataFusion 55.2 means something else.
+//!
+//! ```text
+//!  text ─► statement ─► using ─► DataFusion's planner ─► 1, 2 ─► its analyzer ─► 3, 4, 5 ─► its optimizer
+//! ```
+//!
+//! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
+//! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
+//! 3. `in_subquery`: `IN` and `NOT IN` over a subquery are three-valued.
+//! 4. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
+//! 5. `integers`: integer arithmetic fails where it overflows.
+//!
+//! After all of DataFusion's rules `constants` refuses large ones that every row would get.
+//!
+//! Each rule is a pure rewrite of the analyzed plan that keeps names and types of all columns, and one that has run changes nothing
+//! when it runs again. Each names the report it answers and has tests in `tests/tests/meaning.rs`, which say when to take it out.
+//! Non-goals: making plans faster; meaning anything else than PostgreSQL and DuckDB do.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
+
+mod constants;
+mod float_keys;
+mod in_subquery;
+mod integers;
+mod merged_keys;
+mod own_functions;
+mod using;
+
+pub(crate) use constants::BoundedConstants;
+pub(crate) use using::mark_merged_keys;
+
+/// DataFusion's rules and ours, in the order in which they run.
+pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 2] =
+        [Arc::new(own_functions::OwnFunctions), Arc::new(merged_keys::MergedKeys)];
+    let after: [Arc<dyn AnalyzerRule + Send + Sync>; 3] =
+        [Arc::new(in_subquery::InSubqueries), Arc::new(float_keys::FloatKeys), Arc::new(integers::CheckedIntegers)];
+    before.into_iter().chain(Analyzer::new().rules).chain(after).collect()
+}
+
+/// `plan` with its own expressions rewritten under the names that they had.
+fn map_named(
+    plan: LogicalPlan,
+    mut rewrite: impl FnMut(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<LogicalPlan>> {
+    let names = NamePreserver::new(&plan);
+    let mapped = plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        Ok(rewrite(expr)?.update_data(|expr| name.restore(expr)))
+    })?;
+    match mapped.transformed {
+        true => mapped.map_data(LogicalPlan::recompute_schema),
+        false => Ok(mapped),
+    }
+}

@@ -1,0 +1,285 @@
+//! Marks what means the merged key of `JOIN … USING` in a statement, before it is planned.
+//!
+//! After planning, `k` and `l.k` are the same column; only the text tells them apart. So unqualified keys become
+//! `gust_merged_key(l.k)`, which [`super::merged_keys`] resolves, and `*` becomes `l.* REPLACE (… AS k), r.* EXCLUDE (k)`:
+//! the key once, where the left table has it, as in DuckDB. Chains of USING over one key are then no ambiguity.
+//!
+//! In a subquery of an expression an outer key is named with its table, as DataFusion wants it.
+//!
+//! Non-goals: outer NATURAL joins, whose keys no text names, are refused where the key would be the wrong one.
+
+use std::ops::ControlFlow;
+
+use datafusion::common::{Result, plan_datafusion_err};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement, ReplaceSelectItem, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitMut, VisitorMut, WildcardAdditionalOptions,
+};
+use gust_protocol::functions::MergedKey;
+
+/// The statement with its merged keys marked.
+///
+/// # Errors
+/// Where it names a key that cannot be marked.
+pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
+    let mut marker = Marker { refused: None };
+    let _ = match statement {
+        Statement::Statement(statement) => statement.visit(&mut marker),
+        Statement::Explain(explain) => return mark_merged_keys(&mut explain.statement),
+        _ => ControlFlow::Continue(()),
+    };
+    marker.refused.map_or(Ok(()), |what| {
+        Err(plan_datafusion_err!("{what}: its keys are not in the text\nhint: write JOIN ... USING (columns)"))
+    })
+}
+
+/// Visits queries from the inside out.
+struct Marker {
+    refused: Option<&'static str>,
+}
+
+impl VisitorMut for Marker {
+    type Break = ();
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
+        for join in select.from.iter().flat_map(|from| &from.joins) {
+            self.refused = self.refused.or(match &join.join_operator {
+                JoinOperator::FullOuter(JoinConstraint::Natural) => Some("NATURAL FULL JOIN"),
+                JoinOperator::Right(JoinConstraint::Natural) | JoinOperator::RightOuter(JoinConstraint::Natural) => {
+                    Some("NATURAL RIGHT JOIN")
+                }
+                JoinOperator::Left(JoinConstraint::Natural) | JoinOperator::LeftOuter(JoinConstraint::Natural)
+                    if has_star =>
+                {
+                    Some("SELECT * over NATURAL LEFT JOIN")
+                }
+                _ => None,
+            });
+        }
+        let keys = keys(select);
+        if keys.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let tables = tables(select);
+        let items = std::mem::take(&mut select.projection);
+        select.projection = items.into_iter().flat_map(|item| with_stars(item, &keys, tables.as_deref())).collect();
+        name_keys(select, &keys);
+        select.visit(&mut Names { keys: &keys, queries: 0 })
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let SetExpr::Select(select) = query.body.as_ref() else { return ControlFlow::Continue(()) };
+        let keys = keys(select);
+        let Some(order_by) = query.order_by.as_mut().filter(|_| !keys.is_empty()) else {
+            return ControlFlow::Continue(());
+        };
+        let OrderByKind::Expressions(order) = &mut order_by.kind else { return ControlFlow::Continue(()) };
+        for by in order {
+            // The name of an output column is that column.
+            let is_output =
+                matches!(&by.expr, Expr::Identifier(name) if select.projection.iter().any(|item| outputs(item, name)));
+            if !is_output {
+                by.expr.visit(&mut Names { keys: &keys, queries: 0 })?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// A key of USING, and the table that its left column is of where the text tells.
+struct Key {
+    name: Ident,
+    owner: Option<Ident>,
+}
+
+impl Key {
+    fn is(&self, name: &Ident) -> bool {
+        same(&self.name, name)
+    }
+
+    fn marked(&self) -> Expr {
+        marked(match &self.owner {
+            Some(owner) => Expr::CompoundIdentifier(vec![owner.clone(), self.name.clone()]),
+            None => Expr::Identifier(self.name.clone()),
+        })
+    }
+}
+
+fn marked(key: Expr) -> Expr {
+    let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(key))];
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(MergedKey::NAME)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
+}
+
+/// Whether two names are one: what is not quoted is lower case.
+fn same(a: &Ident, b: &Ident) -> bool {
+    let name = |ident: &Ident| match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    };
+    name(a) == name(b)
+}
+
+fn keys(select: &Select) -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    for from in &select.from {
+        for (index, join) in from.joins.iter().enumerate() {
+            for name in using(&join.join_operator) {
+                if !keys.iter().any(|key| key.is(&name)) {
+                    let owner = if index == 0 { name_of(&from.relation) } else { None };
+                    keys.push(Key { name, owner });
+                }
+            }
+        }
+    }
+    keys
+}
+
+/// The keys of a USING join.
+fn using(join: &JoinOperator) -> Vec<Ident> {
+    use JoinOperator as Of;
+    let constraint = match join {
+        Of::Join(on) | Of::Inner(on) | Of::Left(on) | Of::LeftOuter(on) | Of::Right(on) | Of::RightOuter(on) => on,
+        Of::FullOuter(on) | Of::LeftSemi(on) | Of::LeftAnti(on) | Of::RightSemi(on) | Of::RightAnti(on) => on,
+        _ => return Vec::new(),
+    };
+    let JoinConstraint::Using(names) = constraint else { return Vec::new() };
+    names.iter().filter_map(|name| name.0.last()?.as_ident().cloned()).collect()
+}
+
+/// What a table's columns are qualified with.
+fn name_of(table: &TableFactor) -> Option<Ident> {
+    let (alias, name) = match table {
+        TableFactor::Table { alias, name, .. } => (alias, name.0.last().and_then(|part| part.as_ident()).cloned()),
+        TableFactor::Derived { alias, .. }
+        | TableFactor::UNNEST { alias, .. }
+        | TableFactor::Function { alias, .. } => (alias, None),
+        _ => return None,
+    };
+    let name = alias.as_ref().map(|alias| alias.name.clone()).or(name)?;
+    // A path in single quotes is a table; as a qualifier it is a name.
+    Some(if name.quote_style == Some('\'') { Ident::with_quote('"', name.value) } else { name })
+}
+
+/// All tables whose columns `*` is of, each with the keys that are not repeated; None where one has no name.
+fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
+    let mut tables = Vec::new();
+    for from in &select.from {
+        tables.push((name_of(&from.relation)?, Vec::new()));
+        for join in &from.joins {
+            match join.join_operator {
+                JoinOperator::LeftSemi(_) | JoinOperator::LeftAnti(_) => {}
+                JoinOperator::RightSemi(_) | JoinOperator::RightAnti(_) => return None,
+                _ => tables.push((name_of(&join.relation)?, using(&join.join_operator))),
+            }
+        }
+    }
+    Some(tables)
+}
+
+/// `*` by table, each key once and merged.
+fn with_stars(item: SelectItem, keys: &[Key], tables: Option<&[(Ident, Vec<Ident>)]>) -> Vec<SelectItem> {
+    let SelectItem::Wildcard(mut options) = item else { return vec![item] };
+    let is_plain = options == WildcardAdditionalOptions::default();
+    let Some(tables) = tables.filter(|_| is_plain && keys.iter().all(|key| key.owner.is_some())) else {
+        let replace = options.opt_replace.get_or_insert(ReplaceSelectItem { items: vec![] });
+        let is_left_out = |key: &&Key| match &options.opt_exclude {
+            Some(ExcludeSelectItem::Single(name)) => is_name(name, &key.name),
+            Some(ExcludeSelectItem::Multiple(names)) => names.iter().any(|name| is_name(name, &key.name)),
+            None => false,
+        };
+        let kept = keys.iter().filter(|key| !is_left_out(key));
+        replace.items.extend(kept.map(|key| Box::new(replacement(key))));
+        options.opt_replace = options.opt_replace.filter(|replace| !replace.items.is_empty());
+        return vec![SelectItem::Wildcard(options)];
+    };
+    let star = |(table, repeated): &(Ident, Vec<Ident>)| {
+        let owned = keys.iter().filter(|key| key.owner.as_ref() == Some(table) && repeated.is_empty());
+        let items: Vec<_> = owned.map(|key| Box::new(replacement(key))).collect();
+        let names: Vec<_> = repeated.iter().map(|key| ObjectName::from(vec![key.clone()])).collect();
+        let options = WildcardAdditionalOptions {
+            opt_replace: (!items.is_empty()).then_some(ReplaceSelectItem { items }),
+            opt_exclude: (!names.is_empty()).then_some(ExcludeSelectItem::Multiple(names)),
+            ..WildcardAdditionalOptions::default()
+        };
+        let table = SelectItemQualifiedWildcardKind::ObjectName(ObjectName::from(vec![table.clone()]));
+        SelectItem::QualifiedWildcard(table, options)
+    };
+    tables.iter().map(star).collect()
+}
+
+fn is_name(name: &ObjectName, key: &Ident) -> bool {
+    name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| same(name, key))
+}
+
+fn replacement(key: &Key) -> ReplaceSelectElement {
+    ReplaceSelectElement { expr: key.marked(), column_name: key.name.clone(), as_keyword: true }
+}
+
+/// A column that is a key by itself keeps its name; beside `l.k` the engine allows no `k`, and it is `k_1`.
+fn name_keys(select: &mut Select, keys: &[Key]) {
+    let is_key = |name: &Ident| keys.iter().any(|key| key.is(name));
+    let taken = select.projection.iter().any(|item| match item {
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(name)) => name.last().is_some_and(is_key),
+        SelectItem::QualifiedWildcard(_, options) => *options == WildcardAdditionalOptions::default(),
+        _ => false,
+    });
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(Expr::Identifier(name)) = item
+            && is_key(name)
+        {
+            let value = if taken { format!("{}_1", name.value) } else { name.value.clone() };
+            let alias = Ident { value, ..name.clone() };
+            *item = SelectItem::ExprWithAlias { expr: Expr::Identifier(name.clone()), alias };
+        }
+    }
+}
+
+fn outputs(item: &SelectItem, name: &Ident) -> bool {
+    match item {
+        SelectItem::ExprWithAlias { alias, .. } => same(alias, name),
+        SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => true,
+        SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAliases { .. } => false,
+    }
+}
+
+/// Marks the names of one query, not those of queries in it.
+struct Names<'a> {
+    keys: &'a [Key],
+    queries: usize,
+}
+
+impl VisitorMut for Names<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(name) = expr
+            && self.queries == 0
+            && let Some(key) = self.keys.iter().find(|key| key.is(name))
+        {
+            *expr = key.marked();
+        }
+        ControlFlow::Continue(())
+    }
+}
