@@ -72,6 +72,7 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
         use std::io::ErrorKind;
         return match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Kind::DiskFull),
+            ErrorKind::PermissionDenied => Some(Kind::AccessDenied),
             // The spill limit's own error, by the time the writer has wrapped it.
             _ if error.to_string().contains("used disk space") => Some(Kind::DiskFull),
             _ => None,
@@ -104,9 +105,16 @@ fn of_store(error: &object_store::Error) -> Kind {
         Error::NotFound { .. } => Kind::FileMissing,
         Error::Precondition { .. } => Kind::FileChanged,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Kind::AccessDenied,
+        other if is_refused(other) => Kind::AccessDenied,
         other if is_throttled(other) => Kind::StorageThrottled,
         _ => Kind::Storage,
     }
+}
+
+/// A listing's refusal is of no kind of its own in object_store 0.13: only its message has the status.
+fn is_refused(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    ["403 Forbidden", "401 Unauthorized"].iter().any(|sign| text.contains(sign))
 }
 
 /// object_store keeps the status of a refused request only in its message.

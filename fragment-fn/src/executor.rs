@@ -13,6 +13,7 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
@@ -25,6 +26,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use crate::blame::naming_file;
+use crate::by_name::NameMatching;
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FieldIdMatching;
 use crate::environment::Environment;
@@ -287,11 +289,11 @@ fn bind(
         .ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?
         .clone()
         .with_parquet_file_reader_factory(footers);
-    let mut builder = FileScanConfigBuilder::from(scan).with_source(Arc::new(source));
-    if let ColumnMatching::FieldId { required_ids } = &spec.matching {
-        let matching = FieldIdMatching { required_ids: required_ids.clone() };
-        builder = builder.with_expr_adapter(Some(Arc::new(matching)));
-    }
+    let matching: Arc<dyn PhysicalExprAdapterFactory> = match &spec.matching {
+        ColumnMatching::Name => Arc::new(NameMatching),
+        ColumnMatching::FieldId { required_ids } => Arc::new(FieldIdMatching { required_ids: required_ids.clone() }),
+    };
+    let builder = FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).with_expr_adapter(Some(matching));
     Ok(naming_file(builder.build()))
 }
 

@@ -14,6 +14,7 @@
 
 mod blame;
 pub mod bootstrap;
+mod by_name;
 mod classify;
 mod columns;
 mod contained;
@@ -31,6 +32,7 @@ mod statistics;
 mod thrift;
 
 pub use blame::naming_files;
+pub use by_name::{NameMatching, repeated_name};
 pub use classify::{classify, inner_cause};
 pub use columns::FieldIdMatching;
 pub use contained::quiet_contained_panics;

@@ -8,6 +8,7 @@ mod cloud;
 mod deploy;
 mod estimate;
 mod fleet;
+mod folders;
 mod fragment;
 mod harness;
 mod history;

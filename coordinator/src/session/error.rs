@@ -12,6 +12,7 @@ use crate::cost::OverBudget;
 use crate::history::HistoryError;
 use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
+use crate::tables::folder::FolderError;
 
 /// A statement's failure. Messages are whole: they name the thing, the reason and mostly the next step.
 #[derive(Debug, thiserror::Error)]
@@ -55,12 +56,15 @@ impl QueryError {
         if let Some(table) = find::<gust_catalog::Error>(&error) {
             return Self::Data(with_causes(table));
         }
+        if let Some(folder) = find::<FolderError>(&error) {
+            return Self::Data(folder.to_string());
+        }
         if let Some(history) = find::<HistoryError>(&error) {
             return Self::Data(format!("the history {history}"));
         }
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
-        let hint = hint(classified.kind);
+        let hint = hint(classified.kind, &classified.message);
         let message = format!("{}{hint}", classified.message);
         match classified.kind {
             FragmentErrorKind::OutOfMemory | FragmentErrorKind::DiskFull => Self::Resources(message),
@@ -75,7 +79,7 @@ impl QueryError {
         }
         let message = failure.to_string();
         let FailureCause::Fragment(error) = &failure.cause else { return Self::Functions(message) };
-        let message = format!("{message}{}", hint(error.kind));
+        let message = format!("{message}{}", hint(error.kind, &error.message));
         use FragmentErrorKind as Kind;
         match error.kind {
             Kind::FileMissing | Kind::FileChanged | Kind::FileCorrupt | Kind::SchemaMismatch | Kind::Execution => {
@@ -118,13 +122,29 @@ pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
 }
 
 /// A next step for those kinds that have one, on a line of its own.
-fn hint(kind: FragmentErrorKind) -> &'static str {
+fn hint(kind: FragmentErrorKind, message: &str) -> &'static str {
+    // What a store answers is told by its words only.
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match kind {
+        FragmentErrorKind::Storage if says(&["NoSuchBucket"]) => {
+            "\nhint: there is no such bucket; check its name, the region and the endpoint"
+        }
+        FragmentErrorKind::Storage if says(&["LocalFileSystem"]) => {
+            "\nhint: check the path and what the disk says of it"
+        }
+        FragmentErrorKind::AccessDenied if says(&["Permission denied"]) => {
+            "\nhint: this user may not read it; check the permissions of the file and of the folders above it"
+        }
+        FragmentErrorKind::AccessDenied if says(&["SignatureDoesNotMatch", "InvalidAccessKeyId"]) => {
+            "\nhint: the store does not take these keys; check the access key, its secret and the region"
+        }
         FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => {
             "\nhint: a file of the table is gone or is not the one that was planned; run the query again"
         }
         FragmentErrorKind::FileCorrupt => "\nhint: a file is truncated or is not Parquet; write it again",
-        FragmentErrorKind::SchemaMismatch => "\nhint: the table's files disagree about a column; rewrite the odd one",
+        FragmentErrorKind::SchemaMismatch => {
+            "\nhint: declare the column in CREATE EXTERNAL TABLE with a type that all files fit in, or rewrite the odd file"
+        }
         FragmentErrorKind::OutOfMemory => {
             "\nhint: raise memory_bytes_max (coordinator) or function_memory_bytes, or use more functions"
         }

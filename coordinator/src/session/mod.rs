@@ -1,11 +1,12 @@
 //! The door: SQL text in, running queries out. Holds the tables, the stores and the functions of one process.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::catalog::{CatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, DynamicFileCatalog, SchemaProvider, TableProviderFactory, UrlTableFactory};
 use datafusion::common::Result as EngineResult;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
@@ -44,6 +45,7 @@ use crate::history;
 use crate::nearest::nearest;
 use crate::planner::pack::Packing;
 use crate::tables::catalog::IcebergCatalog;
+use crate::tables::folder::{FolderFactory, Paths};
 use crate::tables::iceberg::IcebergFactory;
 use crate::tables::stores::Stores;
 use functions::{Capacity, FunctionPool};
@@ -265,7 +267,8 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
     // Errors then tell where in the text they are.
     settings.options_mut().sql_parser.collect_spans = true;
     settings.options_mut().extensions.insert(Options::new(config.cost.max));
-    let iceberg = Arc::new(IcebergFactory { stores: stores.clone() });
+    // A folder is read with its sub-folders, as Athena and Spark (recursively) read it.
+    settings.options_mut().execution.listing_table_ignore_subdirectory = false;
     let state = SessionStateBuilder::new()
         .with_config(settings)
         .with_runtime_env(runtime)
@@ -274,14 +277,32 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_aggregate_functions(sql_functions::aggregate())
         .with_analyzer_rules(dialect::analyzer_rules())
         .with_optimizer_rule(Arc::new(dialect::BoundedConstants))
-        .with_table_factory("ICEBERG".to_owned(), iceberg)
+        .with_table_factories(formats(stores))
         .build();
-    let context = SessionContext::new_with_state(state).enable_url_table();
+    let context = with_paths(SessionContext::new_with_state(state));
     let default = context.state().config_options().catalog.default_catalog.clone();
     if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
         catalog.register_schema(history::SCHEMA, history)?;
     }
     Ok(context)
+}
+
+/// What STORED AS may name.
+fn formats(stores: &Stores) -> HashMap<String, Arc<dyn TableProviderFactory>> {
+    let folder: Arc<dyn TableProviderFactory> = Arc::new(FolderFactory);
+    let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
+    formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory { stores: stores.clone() }));
+    formats
+}
+
+/// The same context, in which a name that is no table's may be a path.
+fn with_paths(context: SessionContext) -> SessionContext {
+    let paths = Arc::new(Paths::default());
+    let named = Arc::clone(context.state().catalog_list());
+    let catalogs = DynamicFileCatalog::new(named, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);
+    let context: SessionContext = context.into_state_builder().with_catalog_list(Arc::new(catalogs)).build().into();
+    paths.serve(&context);
+    context
 }
 
 /// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -110,14 +110,7 @@ impl Session {
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let locations = match &logical {
-                    LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) => create.locations.clone(),
-                    _ => Vec::new(),
-                };
-                let done = match self.context.execute_logical_plan(logical).await {
-                    Ok(done) => done,
-                    Err(error) => return Err(self.name_culprit(error, &locations).await),
-                };
+                let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
             query => running.begin(query).await?,

@@ -16,7 +16,7 @@ use super::error::QueryError;
 use crate::dialect::mark_merged_keys;
 use crate::history;
 use crate::nearest::nearest;
-use crate::tables::probe::{Probed, probe};
+use crate::tables::folder::{check_format, is_path};
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
@@ -169,11 +169,18 @@ impl Session {
         let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => {
+                let told = sort_out(error);
+                if !matches!(told, QueryError::Sql(_)) {
+                    return Err(told);
+                }
                 let references = references.unwrap_or_default();
-                let unknown = self.unknown_table(&references).await;
-                return Err(unknown.unwrap_or_else(|| sort_out(error)));
+                return Err(self.unknown_table(&references).await.unwrap_or(told));
             }
         };
+        if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) = &plan {
+            let known = check_format(&create.file_type, state.table_factories().keys());
+            known.map_err(|error| QueryError::Sql(error.to_string()))?;
+        }
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan).map_err(|e| {
             QueryError::Sql(format!("{}\nhint: gust reads; write with another tool", e.strip_backtrace()))
@@ -186,9 +193,6 @@ impl Session {
         for reference in references {
             match self.context.table_provider(reference.clone()).await {
                 Ok(_) => {}
-                Err(error) if is_path(reference.table()) => {
-                    return Some(self.name_culprit(error, &[reference.table().to_owned()]).await);
-                }
                 Err(error) if is_not_found(&error) => return Some(self.not_found(reference)),
                 Err(error) => return Some(QueryError::from_engine(error)),
             }
@@ -211,25 +215,6 @@ impl Session {
             None => "SHOW TABLES lists what there is".to_owned(),
         };
         QueryError::Sql(format!("there is no table `{reference}`\nhint: {hint}"))
-    }
-
-    /// The engine's error about the files of a table, with the file that is to blame where one is.
-    pub(super) async fn name_culprit(&self, error: DataFusionError, locations: &[String]) -> QueryError {
-        for location in locations {
-            match probe(&self.context.state(), location).await {
-                Ok(Probed::Fine) => {}
-                Ok(Probed::Nothing) => {
-                    return QueryError::Data(format!(
-                        "`{location}`: there is no such file, and no file matches it\nhint: check the path; a folder needs a slash at its end"
-                    ));
-                }
-                Err(culprit) => return QueryError::from_engine(culprit),
-            }
-        }
-        if locations.is_empty() {
-            return QueryError::from_engine(error);
-        }
-        QueryError::from_engine(error.context(format!("table over {}", locations.join(", "))))
     }
 
     /// Names of the tables of all catalogs, without their schemas and without the history's.
@@ -260,10 +245,6 @@ fn without_options(statement: &EngineStatement) -> EngineStatement {
         // Of CREATE EXTERNAL TABLE the parser writes no options anyway.
         other => other.clone(),
     }
-}
-
-fn is_path(name: &str) -> bool {
-    name.contains('/') || name.ends_with(".parquet")
 }
 
 fn is_not_found(error: &DataFusionError) -> bool {

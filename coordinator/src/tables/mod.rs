@@ -1,10 +1,10 @@
-//! Where tables come from: stores by URL, bare Parquet through DataFusion's listing, Iceberg through `gust-catalog`.
+//! Where tables come from: stores by URL, files that nobody keeps a list of (`folder`), Iceberg through `gust-catalog`.
 
 pub mod catalog;
+pub mod folder;
 pub mod iceberg;
 mod planned;
 mod predicate;
-pub mod probe;
 pub mod pruning;
 mod schema;
 pub mod stores;

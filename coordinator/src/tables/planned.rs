@@ -29,7 +29,12 @@ pub(super) struct AsPlanned {
 
 impl AsPlanned {
     pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, footers: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX)) }
+        Self::keeping(store, Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX)))
+    }
+
+    /// With footers that were read, and will be read, by others as well.
+    pub(super) fn keeping(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>) -> Self {
+        Self { store, footers }
     }
 }
 

@@ -1,0 +1,60 @@
+//! What is wrong with a location or its files, told with the next step.
+
+use datafusion::common::DataFusionError;
+
+/// A location that cannot be a table, or files that do not make one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FolderError {
+    #[error(
+        "`{location}`: there is no such file, and no file matches it\nhint: check the path; a folder is read with all its sub-folders"
+    )]
+    Nothing { location: String },
+    #[error(
+        "`{location}`: there is no data in it; {count} names were left out, among them `{example}`\nhint: empty files and names that begin with _ or . are no data, unless they are named in full"
+    )]
+    OnlyLeftOut { location: String, count: usize, example: String },
+    #[error(
+        "`{location}`: {reason}\nhint: write it as folder/name, with *, **, ?, [a-c], [!a-c] and {{a,b}} for patterns"
+    )]
+    NotALocation { location: String, reason: String },
+    #[error(
+        "`{location}` holds files of several formats: `{first}` and `{second}`\nhint: name one kind, such as '{location}*.{extension}'"
+    )]
+    SeveralFormats { location: String, first: String, second: String, extension: String },
+    #[error(
+        "`{location}` is a table of {format}, not a folder of files: its files alone do not say which rows are valid\nhint: {hint}"
+    )]
+    OtherTable { location: String, format: &'static str, hint: &'static str },
+    #[error(
+        "file `{file}` lies in no folder `{column}=…`, and the table is partitioned by `{column}`\nhint: move it there, or leave `{column}` out of PARTITIONED BY"
+    )]
+    NoPartition { file: String, column: String },
+    #[error(
+        "folder `{folder}`: `{value}` is no {data_type}, the type of the partition column `{column}`\nhint: declare `{column}` as VARCHAR, or rename the folder"
+    )]
+    BadPartition { folder: String, column: String, value: String, data_type: String },
+    #[error(
+        "column `{column}` is {first_type} in `{first}` and {second_type} in `{second}`\nhint: declare the columns in CREATE EXTERNAL TABLE (…) with the types that you want, or rewrite one of the files"
+    )]
+    TypesDiffer { column: String, first: String, first_type: String, second: String, second_type: String },
+    #[error("file `{file}` has two columns named `{column}`\nhint: write it again with names that differ")]
+    TwoColumns { file: String, column: String },
+    #[error("there is no format `{format}` for STORED AS; there are {known}\nhint: {hint}")]
+    NoFormat { format: String, known: String, hint: &'static str },
+    #[error(
+        "`{location}`: several locations of one table lie in one store; this one is in {other}, the first in {first}\nhint: make a table of each, and a view with UNION ALL"
+    )]
+    SeveralStores { location: String, first: String, other: String },
+    #[error("location `{location}` is given twice\nhint: leave one out")]
+    SameLocation { location: String },
+    #[error(
+        "file `{file}` is compressed; compressed CSV and JSON are not read\nhint: unpack it, or write it as Parquet"
+    )]
+    Compressed { file: String },
+}
+
+impl From<FolderError> for DataFusionError {
+    fn from(error: FolderError) -> Self {
+        Self::External(Box::new(error))
+    }
+}

@@ -1,0 +1,344 @@
+//! The files of a location, with as few and as narrow listings as its pattern and filters allow.
+//!
+//! ```text
+//!  location ─▶ a file? ─▶ itself (one HEAD)
+//!           └▶ a folder or pattern ─▶ level by level (one LIST a folder) while pattern or filters may rule folders out
+//!                                  └▶ then everything below at once
+//! ```
+//!
+//! A folder is read with all its sub-folders. Nothing is remembered: each call lists anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore};
+
+use super::error::FolderError;
+use super::filter::PartitionFilter;
+use super::glob::{Glob, is_pattern};
+use super::location::{Location, path_of};
+use super::names;
+use super::partitions::{self, Value};
+use datafusion::arrow::datatypes::FieldRef;
+
+/// Listings that are under way at once.
+const LISTINGS_MAX: usize = 32;
+
+/// Folders of one level above which a level that ruled nothing out is not gone through one by one.
+const FOLDERS_MAX: usize = 64;
+
+/// What is wanted of a location.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) columns: &'a [FieldRef],
+    pub(super) filter: Option<&'a PartitionFilter>,
+    /// Whether plain sub-folders are read, too.
+    pub(super) nested: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// In the order of their paths.
+    pub(super) files: Vec<File>,
+    left_out: usize,
+    /// The first of them.
+    example: Option<String>,
+    /// Whether folders were not looked into because of filters.
+    pub(super) pruned: bool,
+}
+
+/// A file and how it came to be wanted.
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    pub(super) meta: ObjectMeta,
+    /// How many names of its path were not written by anybody: what they say is no partition.
+    pub(super) unwritten: usize,
+    /// Whether its name or its extension was asked for.
+    pub(super) is_named: bool,
+}
+
+impl File {
+    /// The names of the folders that may be partitions.
+    pub(super) fn folders(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.meta.location.as_ref().split('/').skip(self.unwritten).collect();
+        names.pop();
+        names
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.meta.location.filename().unwrap_or_default()
+    }
+}
+
+/// Lists a location.
+///
+/// # Errors
+/// The store's own, with the location; [`FolderError`] where it is a table of another kind or no location.
+pub(super) async fn find(store: &Arc<dyn ObjectStore>, location: &Location, wanted: Wanted<'_>) -> Result<Found> {
+    let mut found = Found::default();
+    for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
+        let read = Lister { store, location: &reading, wanted }.read().await;
+        found = read.map_err(|error| error.context(format!("`{}`", location.text)))?;
+        if !found.files.is_empty() || found.pruned {
+            break;
+        }
+    }
+    found.files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
+    found.files.dedup_by(|a, b| a.meta.location == b.meta.location);
+    Ok(found)
+}
+
+impl Found {
+    /// Why there is nothing.
+    pub(super) fn nothing(self, location: &Location) -> FolderError {
+        let location = location.text.clone();
+        match self.example {
+            Some(example) => FolderError::OnlyLeftOut { location, count: self.left_out, example },
+            None => FolderError::Nothing { location },
+        }
+    }
+
+    /// With files that are of another kind among what was left out.
+    pub(super) fn with_other(mut self, other: &[File]) -> Self {
+        other.iter().for_each(|file| self.leave_out(&file.meta.location));
+        self
+    }
+
+    fn leave_out(&mut self, path: &Path) {
+        self.left_out += 1;
+        self.example.get_or_insert_with(|| path.filename().unwrap_or_default().to_owned());
+    }
+}
+
+struct Lister<'a> {
+    store: &'a Arc<dyn ObjectStore>,
+    location: &'a Location,
+    wanted: Wanted<'a>,
+}
+
+impl Lister<'_> {
+    async fn read(&self) -> Result<Found> {
+        let pattern = self.location.pattern();
+        if !is_pattern(&pattern) {
+            return self.literal().await;
+        }
+        // A file that has a pattern's characters in its name goes before what they stand for: `a[1].parquet`.
+        let is_likely_a_name = pattern.contains(['[', '{']) && !self.location.is_folder;
+        if is_likely_a_name && let Some(found) = self.file().await? {
+            return Ok(found);
+        }
+        let no_location = |reason| FolderError::NotALocation { location: self.location.text.clone(), reason };
+        let found = self.matching(Glob::parse(&pattern).map_err(no_location)?).await?;
+        if !found.files.is_empty() || found.pruned {
+            return Ok(found);
+        }
+        // What matches may be folders; and what looks like a pattern may be a name all the same.
+        if !self.location.is_folder {
+            let below = self.matching(Glob::parse(&format!("{pattern}/")).map_err(no_location)?).await?;
+            if !below.files.is_empty() {
+                return Ok(below);
+            }
+        }
+        let literal = self.literal().await?;
+        Ok(if literal.files.is_empty() { found } else { literal })
+    }
+
+    /// The location as a file, or as a folder with all that is in it.
+    async fn literal(&self) -> Result<Found> {
+        if !self.location.is_folder
+            && let Some(found) = self.file().await?
+        {
+            return Ok(found);
+        }
+        self.walk(path_of(self.location.names.iter().map(String::as_str))?, &[]).await
+    }
+
+    /// The location as a file, if it is one.
+    async fn file(&self) -> Result<Option<Found>> {
+        let path = path_of(self.location.names.iter().map(String::as_str))?;
+        // The one thing that a plan has to ask for: whether this is a file, how large, and which version of it.
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        match self.store.get_opts(&path, head).await {
+            Ok(answer) => Ok(Some(self.one(answer.meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn one(&self, meta: ObjectMeta) -> Found {
+        let mut found = Found::default();
+        if meta.size == 0 {
+            found.leave_out(&meta.location);
+        } else {
+            found.files.push(File { meta, unwritten: self.location.unwritten, is_named: true });
+        }
+        found
+    }
+
+    async fn matching(&self, globs: Vec<Glob>) -> Result<Found> {
+        // One walk for each folder that is named literally.
+        let mut by_root: BTreeMap<Vec<String>, Vec<Glob>> = BTreeMap::new();
+        for glob in globs {
+            by_root.entry(glob.root.clone()).or_default().push(glob);
+        }
+        let mut all = Found::default();
+        for (root, globs) in by_root {
+            let found = self.walk(path_of(root.iter().map(String::as_str))?, &globs).await?;
+            all.files.extend(found.files);
+            all.left_out += found.left_out;
+            all.example = all.example.or(found.example);
+            all.pruned |= found.pruned;
+        }
+        Ok(all)
+    }
+
+    /// Goes down from `root`; without patterns everything matches.
+    async fn walk(&self, root: Path, globs: &[Glob]) -> Result<Found> {
+        let walk = Walk { lister: self, depth_of_root: root.parts_count(), globs };
+        let mut found = Found::default();
+        let mut level = vec![root];
+        let mut rules_out = true;
+        while !level.is_empty() {
+            // A wide level of which nothing could be ruled out is likely to go on like that.
+            let by_level = rules_out || level.len() <= FOLDERS_MAX;
+            let (narrow, whole): (Vec<_>, Vec<_>) =
+                level.into_iter().partition(|folder| by_level && walk.narrows(folder));
+            let listings = whole.into_iter().map(|folder| self.store.list(Some(&folder)));
+            let mut objects = stream::iter(listings).flatten_unordered(LISTINGS_MAX);
+            while let Some(meta) = objects.try_next().await? {
+                walk.take(meta, &mut found)?;
+            }
+            let listings =
+                narrow.into_iter().map(|folder| async move { self.store.list_with_delimiter(Some(&folder)).await });
+            let mut listings = stream::iter(listings).buffered(LISTINGS_MAX);
+            level = Vec::new();
+            let mut seen = 0;
+            while let Some(ListResult { objects, common_prefixes }) = listings.try_next().await? {
+                for meta in objects {
+                    walk.take(meta, &mut found)?;
+                }
+                seen += common_prefixes.len();
+                for folder in common_prefixes {
+                    if walk.goes_into(&folder, &mut found)? {
+                        level.push(folder);
+                    }
+                }
+            }
+            rules_out = level.len() < seen;
+        }
+        Ok(found)
+    }
+}
+
+/// One way down from a folder.
+struct Walk<'a> {
+    lister: &'a Lister<'a>,
+    depth_of_root: usize,
+    globs: &'a [Glob],
+}
+
+impl Walk<'_> {
+    fn names<'p>(&self, path: &'p Path) -> Vec<&'p str> {
+        path.as_ref().split_terminator('/').skip(self.depth_of_root).collect()
+    }
+
+    fn values(&self, folders: &[&str]) -> Vec<Option<Value>> {
+        partitions::values(self.lister.wanted.columns, folders.iter().copied())
+    }
+
+    /// Names of `folder` that may be partitions.
+    fn written<'p>(&self, folder: &'p Path) -> Vec<&'p str> {
+        folder.as_ref().split_terminator('/').skip(self.lister.location.unwritten).collect()
+    }
+
+    /// Whether it pays to look at what is in a folder before looking below.
+    fn narrows(&self, folder: &Path) -> bool {
+        let depth = self.names(folder).len();
+        let by_filter = || {
+            let filter = self.lister.wanted.filter;
+            filter.is_some_and(|filter| filter.needs_more_than(&self.values(&self.written(folder))))
+        };
+        self.globs.iter().any(|glob| glob.narrows(depth)) || by_filter()
+    }
+
+    /// Whether a folder that turned up may hold what is wanted.
+    fn goes_into(&self, folder: &Path, found: &mut Found) -> Result<bool> {
+        let names = self.names(folder);
+        let Some((name, above)) = names.split_last() else { return Ok(false) };
+        self.refuse_other_tables(&names)?;
+        let matches = |glob: &Glob| glob.may_be_below(&names);
+        if self.is_hidden(name, above.len(), false)
+            || !(self.globs.is_empty() || self.globs.iter().any(matches))
+            || self.is_left_to_others(name)
+        {
+            return Ok(false);
+        }
+        let Some(filter) = self.lister.wanted.filter else { return Ok(true) };
+        let matches = filter.may_match(&self.values(&self.written(folder)))?;
+        found.pruned |= !matches;
+        Ok(matches)
+    }
+
+    /// Adds an object to what was found, if it is data that is wanted.
+    fn take(&self, meta: ObjectMeta, found: &mut Found) -> Result<()> {
+        let names = self.names(&meta.location);
+        let Some((file, folders)) = names.split_last() else { return Ok(()) };
+        self.refuse_other_tables(&names)?;
+        let glob = self.globs.iter().find(|glob| glob.matches(&names));
+        if !self.globs.is_empty() && glob.is_none() {
+            return Ok(());
+        }
+        let in_hidden = folders.iter().enumerate().any(|(depth, name)| self.is_hidden(name, depth, false));
+        if meta.size == 0 || in_hidden || self.is_hidden(file, folders.len(), true) || names::is_unfinished(file) {
+            found.leave_out(&meta.location);
+            return Ok(());
+        }
+        if folders.iter().any(|name| self.is_left_to_others(name)) {
+            return Ok(());
+        }
+        let is_named = glob.is_some_and(Glob::names_extension);
+        let file = File { meta, unwritten: self.lister.location.unwritten, is_named };
+        if let Some(filter) = self.lister.wanted.filter
+            && !filter.may_match(&self.values(&file.folders()))?
+        {
+            found.pruned = true;
+            return Ok(());
+        }
+        found.files.push(file);
+        Ok(())
+    }
+
+    fn is_hidden(&self, name: &str, depth: usize, is_file: bool) -> bool {
+        names::hidden_by(name)
+            .is_some_and(|first| !self.globs.iter().any(|glob| glob.asks_for_hidden(depth, is_file, first)))
+    }
+
+    /// Plain sub-folders where the session's settings leave them out.
+    fn is_left_to_others(&self, folder: &str) -> bool {
+        self.globs.is_empty() && !self.lister.wanted.nested && partitions::key_value(folder).is_none()
+    }
+
+    /// The files of a table that keeps a list of those that are valid must not be read without it.
+    fn refuse_other_tables(&self, names: &[&str]) -> Result<()> {
+        if !self.globs.is_empty() {
+            return Ok(());
+        }
+        let (format, hint) = if names.contains(&"_delta_log") {
+            ("Delta Lake", "read it with a tool that knows Delta Lake, or name its files: 'folder/*.parquet'")
+        } else if names.contains(&".hoodie") {
+            ("Apache Hudi", "read it with a tool that knows Hudi, or name its files: 'folder/**/*.parquet'")
+        } else if let [.., "metadata", file] = names
+            && file.ends_with(".metadata.json")
+        {
+            ("Iceberg", "CREATE EXTERNAL TABLE … STORED AS ICEBERG LOCATION '…'")
+        } else {
+            return Ok(());
+        };
+        let location = self.lister.location.text.clone();
+        Err(FolderError::OtherTable { location, format, hint }.into())
+    }
+}

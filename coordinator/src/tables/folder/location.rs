@@ -1,0 +1,135 @@
+//! Where a table's files are, as it is written: a path, a URL, a pattern.
+//!
+//! Names are taken as they stand. `?` and `#` of a URL are characters of a name, and so is `%41`, as AWS's tools have it;
+//! only where nothing bears that name, `%41` is read as `A`.
+
+use datafusion::common::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::path::Path;
+use percent_encoding::percent_decode_str;
+
+use super::error::FolderError;
+
+/// One location.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Location {
+    /// As it was written.
+    pub(super) text: String,
+    pub(super) store: ObjectStoreUrl,
+    /// Names from the store's root on.
+    pub(super) names: Vec<String>,
+    /// How many of them were not written, but are the current folder's.
+    pub(super) unwritten: usize,
+    /// Whether it can only be a folder.
+    pub(super) is_folder: bool,
+}
+
+impl Location {
+    /// # Errors
+    /// A URL without a bucket.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let refused = |reason: &str| FolderError::NotALocation { location: text.to_owned(), reason: reason.to_owned() };
+        if text.is_empty() {
+            return Err(refused("it is empty").into());
+        }
+        let is_folder = text.ends_with('/');
+        let Some((scheme, rest)) = split_scheme(text) else { return Self::local(text) };
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if scheme == "file" {
+            if !matches!(host, "" | "localhost") {
+                return Err(refused("a file URL begins with file:///").into());
+            }
+            return Ok(Self { text: text.to_owned(), ..Self::local(&format!("/{path}"))? });
+        }
+        if host.is_empty() {
+            return Err(refused("it names no bucket").into());
+        }
+        let store = ObjectStoreUrl::parse(format!("{scheme}://{host}"))?;
+        let names = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let is_folder = is_folder || path.is_empty();
+        Ok(Self { text: text.to_owned(), store, names, unwritten: 0, is_folder })
+    }
+
+    fn local(text: &str) -> Result<Self> {
+        let mut names: Vec<String> = Vec::new();
+        let mut unwritten = 0;
+        if !text.starts_with('/') {
+            let current = std::env::current_dir()?;
+            names.extend(current.iter().skip(1).map(|name| name.to_string_lossy().into_owned()));
+            unwritten = names.len();
+        }
+        for name in text.split('/') {
+            match name {
+                "" | "." => {}
+                ".." => {
+                    names.pop();
+                    unwritten = unwritten.min(names.len());
+                }
+                name => names.push(name.to_owned()),
+            }
+        }
+        let is_folder = text.ends_with(['/']) || std::path::Path::new(text).is_dir();
+        Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, unwritten, is_folder })
+    }
+
+    /// The same with `%41` read as `A`, if there is such a thing in it.
+    pub(super) fn decoded(&self) -> Option<Self> {
+        if !self.text.contains("://") {
+            return None;
+        }
+        let decode = |name: &String| percent_decode_str(name).decode_utf8().ok().map(|name| name.into_owned());
+        let names: Vec<String> = self.names.iter().map(decode).collect::<Option<_>>()?;
+        (names != self.names).then(|| Self { names, ..self.clone() })
+    }
+
+    /// Without a slash at either end; with one at the end where it can only be a folder.
+    pub(super) fn pattern(&self) -> String {
+        let slash = if self.is_folder { "/" } else { "" };
+        self.names.join("/") + slash
+    }
+}
+
+/// Names as a path of object_store's, which is taken literally.
+///
+/// # Errors
+/// A name that object_store cannot hold: one with control characters.
+pub(super) fn path_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Path> {
+    let joined = names.into_iter().collect::<Vec<_>>().join("/");
+    Path::parse(&joined).map_err(|e| object_store::Error::from(e).into())
+}
+
+/// `s3` and what follows of `s3://…`; None of a local path.
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let is_scheme = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (is_scheme && scheme.starts_with(|c: char| c.is_ascii_alphabetic())).then_some((scheme, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, store: &str, pattern: &str, written: usize) {
+        let location = Location::parse(text).expect(text);
+        assert_eq!((location.store.as_str(), location.pattern().as_str()), (store, pattern), "{text}");
+        assert_eq!(location.names.len() - location.unwritten, written, "{text}");
+    }
+
+    #[test]
+    fn names_are_taken_as_they_stand() {
+        check("s3://b/t/a b%3A?#.p", "s3://b/", "t/a b%3A?#.p", 2);
+        check("s3a://b", "s3a://b/", "/", 0);
+        check("s3://b/t/", "s3://b/", "t/", 1);
+        check("file:///x/y z/*.p", "file:///", "x/y z/*.p", 3);
+        check("/nowhere/./a/../b//c.p", "file:///", "nowhere/b/c.p", 3);
+        let here = Location::parse("d=1/*.p").expect("a path");
+        assert!(here.pattern().ends_with("/d=1/*.p") && here.names.len() - here.unwritten == 2, "{here:?}");
+        let decoded = Location::parse("s3://b/a%20b/").expect("a URL").decoded().expect("another reading");
+        assert_eq!(decoded.pattern(), "a b/");
+        assert_eq!(Location::parse("/x/a%20b").expect("a path").decoded(), None);
+        for bad in ["", "s3:///t", "file://host/t"] {
+            Location::parse(bad).expect_err(bad);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Tables over files that nobody keeps a list of: a folder, a pattern, a file, on this disk or in S3.
+//!
+//! DataFusion's listing table is not used, for it makes listing prefixes of a literal's text, knows no NULL partition, takes
+//! markers for data, and lets neither patterns nor sub-folders mean what they mean elsewhere. Formats, scans and statistics
+//! are the engine's.
+//!
+//! ```text
+//!  text ─ location ─ glob ─┐
+//!                          ├─ listing ─ files ─ schema, widen (no columns declared) ─ table ─ scan ─ DataSourceExec
+//!  partitions ─ filter ────┘
+//! ```
+//!
+//! What is read:
+//! - a folder with all its sub-folders (unless `datafusion.execution.listing_table_ignore_subdirectory` is set), a file, or
+//!   what a pattern matches; if a pattern matches no file, the folders that it matches;
+//! - without names that begin with `_` or `.`, files without a byte, and files of another kind (see `names`);
+//! - folders `key=value` are columns: those of PARTITIONED BY, else those that all files have.
+//!
+//! Files are listed whenever a query is planned; the columns stay as they were when the table was made.
+
+mod error;
+mod filter;
+mod footers;
+mod glob;
+mod listing;
+mod location;
+mod names;
+mod open;
+mod partitions;
+mod scan;
+mod schema;
+mod widen;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraints, Result, TableReference};
+use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::cache::SchemaFingerprint;
+use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+
+pub use error::FolderError;
+pub use open::{FolderFactory, Paths, check_format, is_path};
+
+use location::Location;
+use names::Format;
+
+/// A table over the files of some locations of one store.
+#[derive(Debug)]
+pub struct FolderTable {
+    locations: Vec<Location>,
+    kind: Format,
+    format: Arc<dyn FileFormat>,
+    /// Columns of the files, then those of the folders.
+    columns: TableSchema,
+    fingerprint: Arc<SchemaFingerprint>,
+    declared: Declared,
+}
+
+/// What CREATE EXTERNAL TABLE says of a table beside its columns.
+#[derive(Debug, Default)]
+struct Declared {
+    name: Option<TableReference>,
+    definition: Option<String>,
+    order: Vec<Vec<SortExpr>>,
+    constraints: Constraints,
+    defaults: HashMap<String, Expr>,
+}
+
+impl FolderTable {
+    fn partitions(&self) -> &[FieldRef] {
+        self.columns.table_partition_cols()
+    }
+}
+
+#[async_trait]
+impl TableProvider for FolderTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.columns.table_schema())
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.declared.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.declared.definition.as_deref()
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.declared.defaults.get(column)
+    }
+
+    /// What is about folders alone is decided while files are listed.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let is_exact = |filter: &&Expr| filter::is_about(self.partitions(), filter);
+        let how = |filter: &&Expr| {
+            if is_exact(filter) { TableProviderFilterPushDown::Exact } else { TableProviderFilterPushDown::Inexact }
+        };
+        Ok(filters.iter().map(how).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Box::pin(scan::scan(self, state, projection, filters, limit)).await
+    }
+}

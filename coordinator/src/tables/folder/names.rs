@@ -1,0 +1,114 @@
+//! Which names of a folder are data, and of which format.
+//!
+//! Left out, as Athena and Spark leave them out: names that begin with `_` or `.` (but `_x=1` is a partition folder), copies
+//! that are not finished, and files without a byte. Of a folder also what has the extension of another kind of file: a
+//! table of Parquet does not read README.md. Whoever names a file in full gets it.
+
+/// A format that tables can be stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Format {
+    Parquet,
+    Csv,
+    Json,
+    Arrow,
+}
+
+/// Neither data of any format here nor a name that writers give to data.
+const OTHER: &[&str] = &[
+    "orc", "avro", "md", "markdown", "rst", "html", "htm", "pdf", "xml", "yml", "yaml", "toml", "ini", "sql", "py",
+    "sh", "ipynb", "crc", "md5", "sha1", "sha256", "sig", "asc", "lock", "bak", "tmp", "swp", "zip", "tar", "tgz",
+    "png", "jpg", "jpeg", "gif", "xlsx", "xls", "docx", "db", "sqlite", "duckdb",
+];
+
+/// Text that may be CSV or JSON and is never Parquet.
+const TEXT: &[&str] = &["txt", "text", "log", "dat"];
+
+const COMPRESSED: &[&str] = &["gz", "gzip", "bz2", "xz", "zst", "zstd", "lz4", "snappy", "br"];
+
+impl Format {
+    pub(super) const ALL: [Self; 4] = [Self::Parquet, Self::Csv, Self::Json, Self::Arrow];
+
+    /// As the engine's factories name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Json => "json",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    /// By the name of a factory.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
+    }
+
+    /// By the extension of a file, also of a compressed one.
+    pub(super) fn of_file(file: &str) -> Option<Self> {
+        match extension(file).0.as_str() {
+            "parquet" | "parq" | "pq" => Some(Self::Parquet),
+            "csv" | "tsv" => Some(Self::Csv),
+            "json" | "ndjson" | "jsonl" => Some(Self::Json),
+            "arrow" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    /// Whether a folder's file is read as this format.
+    pub(super) fn reads(self, file: &str) -> bool {
+        let (extension, _) = extension(file);
+        match Self::of_file(file) {
+            Some(format) => format == self,
+            None if TEXT.contains(&extension.as_str()) => matches!(self, Self::Csv | Self::Json),
+            None => !OTHER.contains(&extension.as_str()),
+        }
+    }
+}
+
+/// Whether a file has to be unpacked before it is CSV or JSON.
+pub(super) fn is_compressed(file: &str) -> bool {
+    extension(file).1
+}
+
+/// The extension in lower case, that of the unpacked file where it is compressed.
+fn extension(file: &str) -> (String, bool) {
+    let mut parts = file.rsplit('.').map(str::to_ascii_lowercase);
+    let parts_count = file.split('.').count();
+    let last = parts.next().filter(|_| parts_count > 1).unwrap_or_default();
+    if !COMPRESSED.contains(&last.as_str()) {
+        return (last, false);
+    }
+    (parts.next().filter(|_| parts_count > 2).unwrap_or_default(), true)
+}
+
+/// Whether a name is left out unless somebody asks for it; the character that it begins with then.
+pub(super) fn hidden_by(name: &str) -> Option<char> {
+    match name.chars().next() {
+        Some('_') if !name.contains('=') => Some('_'),
+        Some('.') => Some('.'),
+        _ => None,
+    }
+}
+
+/// Whether a writer has not finished a file.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.ends_with("._COPYING_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_data() {
+        for name in ["a.parquet", "a.PQ", "part-00000", "part-0.snappy.parquet", "x.c000", "a.b=c", "2024.01.01"] {
+            assert!(Format::Parquet.reads(name), "{name}");
+        }
+        for name in ["README.md", "a.csv", "a.csv.gz", "a.json", ".a.parquet.crc", "notes.txt", "x.orc"] {
+            assert!(!Format::Parquet.reads(name), "{name}");
+        }
+        assert!(Format::Csv.reads("a.txt") && Format::Csv.reads("a.csv.gz") && !Format::Csv.reads("a.parquet"));
+        assert!(is_compressed("a.csv.gz") && is_compressed("a.gz") && !is_compressed("gz"));
+        assert_eq!(["_SUCCESS", "_x=1", ".hidden", "a_b"].map(hidden_by), [Some('_'), None, Some('.'), None]);
+    }
+}

@@ -1,0 +1,278 @@
+//! Ways to a folder's table: CREATE EXTERNAL TABLE, and a path straight in FROM.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider, TableProviderFactory, UrlTableFactory};
+use datafusion::common::{DataFusionError, Result, ToDFSchema, not_impl_err, plan_datafusion_err, plan_err};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::table_schema::TableSchemaBuilder;
+use datafusion::execution::SessionState;
+use datafusion::execution::cache::SchemaFingerprint;
+use datafusion::logical_expr::CreateExternalTable;
+use datafusion::prelude::SessionContext;
+use object_store::ObjectStore;
+
+use super::error::FolderError;
+use super::listing::{File, Wanted, find};
+use super::location::Location;
+use super::names::Format;
+use super::scan::{is_read_as, refuse_compressed};
+use super::{Declared, FolderTable, partitions, schema};
+
+/// `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
+#[derive(Debug)]
+pub struct FolderFactory;
+
+impl FolderFactory {
+    /// Names of the formats after STORED AS.
+    pub fn formats() -> impl Iterator<Item = String> {
+        Format::ALL.into_iter().map(|format| format.name().to_uppercase())
+    }
+}
+
+#[async_trait]
+impl TableProviderFactory for FolderFactory {
+    async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+        if command.unbounded {
+            return not_impl_err!("tables without an end are not read: CREATE UNBOUNDED EXTERNAL TABLE");
+        }
+        let Some(kind) = Format::named(&command.file_type) else {
+            return plan_err!("no format is named {}", command.file_type);
+        };
+        let format = format(state, kind, &command.options)?;
+        let locations = locations(&command.locations)?;
+        let columns = match command.schema.fields().is_empty() {
+            false => declared(command)?,
+            true => {
+                let store = state.runtime_env().object_store(&locations[0].store)?;
+                let files = all_files(state, &store, &locations, Some(kind)).await?.1;
+                let folders = if command.table_partition_cols.is_empty() {
+                    let infers = state.config_options().execution.listing_table_factory_infer_partitions;
+                    if infers { folders(&files) } else { Vec::new() }
+                } else {
+                    named(&command.table_partition_cols, &files)?
+                };
+                (schema::infer(state, &store, &format, kind, &files).await?, folders)
+            }
+        };
+        let declared = Declared {
+            name: Some(command.name.clone()),
+            definition: command.definition.clone(),
+            order: command.order_exprs.clone(),
+            constraints: command.constraints.clone(),
+            defaults: command.column_defaults.clone(),
+        };
+        let table = FolderTable::new(locations, kind, format, columns, declared);
+        let names = Arc::clone(table.columns.table_schema()).to_dfschema()?;
+        let sorted_by = command.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs());
+        if let Some(column) = sorted_by.into_iter().find(|column| !names.has_column(column)) {
+            return plan_err!("WITH ORDER: there is no column {column}");
+        }
+        Ok(Arc::new(table))
+    }
+}
+
+impl FolderTable {
+    /// A folder's value goes before a column of that name in the files, as in DuckDB.
+    fn new(
+        locations: Vec<Location>,
+        kind: Format,
+        format: Arc<dyn FileFormat>,
+        (of_files, of_folders): (SchemaRef, Vec<FieldRef>),
+        declared: Declared,
+    ) -> Self {
+        let is_own = |field: &&FieldRef| of_folders.iter().all(|folder| folder.name() != field.name());
+        let own: Vec<FieldRef> = of_files.fields().iter().filter(is_own).cloned().collect();
+        let own = Arc::new(Schema::new_with_metadata(own, of_files.metadata().clone()));
+        let fingerprint = Arc::new(SchemaFingerprint::from_schema(&own));
+        let columns = TableSchemaBuilder::new(own).with_table_partition_cols(of_folders).build();
+        Self { locations, kind, format, columns, fingerprint, declared }
+    }
+}
+
+/// Paths, patterns and URLs in FROM.
+#[derive(Default)]
+pub struct Paths {
+    /// The session, once there is one.
+    state: OnceLock<Box<dyn Fn() -> Option<SessionState> + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Paths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Paths")
+    }
+}
+
+impl Paths {
+    /// Paths are looked up with this session's stores and settings from now on.
+    pub fn serve(&self, context: &SessionContext) {
+        let state = context.state_weak_ref();
+        let current = move || state.upgrade().map(|state| state.read().clone());
+        // Set once; a second session keeps the first.
+        let _ = self.state.set(Box::new(current));
+    }
+}
+
+#[async_trait]
+impl UrlTableFactory for Paths {
+    /// None where the name is no path: then it is a table that does not exist.
+    async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if !is_path(name) && !std::path::Path::new(name).exists() {
+            return Ok(None);
+        }
+        let state = self.state.get().and_then(|state| state());
+        let state = state.ok_or_else(|| plan_datafusion_err!("the session is gone"))?;
+        Box::pin(open(&state, name)).await.map(Some)
+    }
+}
+
+/// Whether a name in FROM looks like a path.
+pub fn is_path(name: &str) -> bool {
+    name.contains(['/', '*']) || Format::of_file(name).is_some()
+}
+
+/// # Errors
+/// [`FolderError`] where STORED AS names no format of `known`.
+pub fn check_format<'a>(
+    format: &str,
+    known: impl IntoIterator<Item = &'a String>,
+) -> std::result::Result<(), FolderError> {
+    let mut known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+    if known.iter().any(|name| name.eq_ignore_ascii_case(format)) {
+        return Ok(());
+    }
+    known.sort_unstable();
+    let hint = match format.to_ascii_uppercase().as_str() {
+        "NDJSON" | "JSONL" | "JSONLINES" => "STORED AS JSON reads a JSON object a line",
+        "TEXTFILE" | "TSV" | "TEXT" => {
+            "STORED AS CSV reads lines, with OPTIONS ('format.delimiter' '…') for another separator"
+        }
+        "DELTA" | "HUDI" => "read it with a tool that knows the format, or name its files",
+        _ => "write it in one of these with another tool",
+    };
+    Err(FolderError::NoFormat { format: format.to_owned(), known: known.join(", "), hint })
+}
+
+async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
+    let locations = locations(&[name.to_owned()])?;
+    let store = state.runtime_env().object_store(&locations[0].store)?;
+    let (kind, files) = all_files(state, &store, &locations, None).await?;
+    let mut options = HashMap::new();
+    if files.iter().all(|file| file.name().to_ascii_lowercase().ends_with(".tsv")) {
+        options.insert("format.delimiter".to_owned(), "\t".to_owned());
+    }
+    let format = format(state, kind, &options)?;
+    let columns = (schema::infer(state, &store, &format, kind, &files).await?, folders(&files));
+    Ok(Arc::new(FolderTable::new(locations, kind, format, columns, Declared::default())))
+}
+
+fn format(state: &dyn Session, kind: Format, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+    let session = state.as_any().downcast_ref::<SessionState>();
+    let factory = session.and_then(|session| session.get_file_format_factory(kind.name()));
+    factory.ok_or_else(|| plan_datafusion_err!("the session knows no {}", kind.name()))?.create(state, options)
+}
+
+/// All of one store, each once.
+fn locations(texts: &[String]) -> Result<Vec<Location>> {
+    let locations: Vec<Location> = texts.iter().map(|text| Location::parse(text)).collect::<Result<_>>()?;
+    let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
+    let mut seen = HashSet::new();
+    for location in &locations {
+        let text = || location.text.clone();
+        if location.store != first.store {
+            let (first, other) = (first.store.to_string(), location.store.to_string());
+            return Err(FolderError::SeveralStores { location: text(), first, other }.into());
+        }
+        if !seen.insert(&location.names) {
+            return Err(FolderError::SameLocation { location: text() }.into());
+        }
+    }
+    Ok(locations)
+}
+
+/// The files that a table without declared columns is made from, and their format.
+///
+/// # Errors
+/// [`FolderError`] where there is none.
+async fn all_files(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    locations: &[Location],
+    kind: Option<Format>,
+) -> Result<(Format, Vec<File>)> {
+    let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
+    let mut all = Vec::new();
+    for location in locations {
+        let mut found = find(store, location, Wanted { columns: &[], filter: None, nested }).await?;
+        let kind = match kind {
+            Some(kind) => kind,
+            None => guessed(location, &found.files)?,
+        };
+        let files = std::mem::take(&mut found.files);
+        let (files, other): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_read_as(kind, file));
+        if files.is_empty() {
+            return Err(found.with_other(&other).nothing(location).into());
+        }
+        refuse_compressed(kind, &files)?;
+        all.push((kind, files));
+    }
+    let kind = all.first().map_or(Format::Parquet, |(kind, _)| *kind);
+    Ok((kind, all.into_iter().flat_map(|(_, files)| files).collect()))
+}
+
+/// Parquet if there is any, else what the names say. Names that say nothing are Parquet.
+fn guessed(location: &Location, files: &[File]) -> std::result::Result<Format, FolderError> {
+    let told: Vec<(Format, &File)> =
+        files.iter().filter_map(|file| Some((Format::of_file(file.name())?, file))).collect();
+    let Some((first, file)) = told.iter().min_by_key(|(format, _)| *format) else { return Ok(Format::Parquet) };
+    match told.iter().find(|(format, _)| *first != Format::Parquet && format != first) {
+        Some((_, other)) => Err(FolderError::SeveralFormats {
+            location: location.text.clone(),
+            first: file.name().to_owned(),
+            second: other.name().to_owned(),
+            extension: first.name().to_owned(),
+        }),
+        None => Ok(*first),
+    }
+}
+
+/// Partition columns that nobody declared.
+fn folders(files: &[File]) -> Vec<FieldRef> {
+    partitions::infer(&files.iter().map(File::folders).collect::<Vec<_>>())
+}
+
+/// Partition columns of which only the names are declared.
+fn named(names: &[String], files: &[File]) -> Result<Vec<FieldRef>> {
+    let found = folders(files);
+    let column = |name: &String| {
+        let exact = found.iter().find(|field| field.name() == name);
+        let field = exact.or_else(|| found.iter().find(|field| field.name().eq_ignore_ascii_case(name)));
+        let missing = || FolderError::NoPartition {
+            file: files.first().map(|file| file.meta.location.to_string()).unwrap_or_default(),
+            column: name.clone(),
+        };
+        let field = field.ok_or_else(missing)?;
+        Ok(Arc::new(field.as_ref().clone().with_name(name)))
+    };
+    names.iter().map(column).collect()
+}
+
+/// Declared columns: those of the files and, after them, those of the folders.
+fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)> {
+    let all = command.schema.inner();
+    let is_folder = |field: &&FieldRef| command.table_partition_cols.contains(field.name());
+    let of_files: Vec<FieldRef> = all.fields().iter().filter(|field| !is_folder(field)).cloned().collect();
+    let of_folders = command.table_partition_cols.iter().map(|name| {
+        let field = all.field_with_name(name).map_err(|_| {
+            DataFusionError::Plan(format!(
+                "PARTITIONED BY ({name}): there is no such column\nhint: declare it with its type among the columns"
+            ))
+        })?;
+        // A folder may stand for NULL.
+        Ok(Arc::new(Field::new(name, field.data_type().clone(), true)))
+    });
+    Ok((Arc::new(Schema::new(of_files)), of_folders.collect::<Result<_>>()?))
+}

@@ -1,0 +1,266 @@
+//! A scan of a folder's table: the files that filters leave, what is known of them, in groups.
+
+use std::sync::Arc;
+
+use datafusion::catalog::Session;
+use datafusion::common::stats::Precision;
+use datafusion::common::{Result, Statistics, project_schema};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::cache::TableScopedPath;
+use datafusion::execution::cache::cache_manager::CachedFileMetadata;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, create_lex_ordering};
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr};
+use fragment_fn::NameMatching;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStore};
+
+use super::FolderTable;
+use super::error::FolderError;
+use super::filter::{PartitionFilter, is_about};
+use super::listing::{File, Wanted, find};
+use super::names::{Format, is_compressed};
+use super::{footers, partitions};
+use crate::tables::planned::AsPlanned;
+
+/// Plans a scan.
+///
+/// # Errors
+/// The store's, with the location; a file's, with its name; [`FolderError`] for folders that are not as declared.
+pub(super) async fn scan(
+    table: &FolderTable,
+    state: &dyn Session,
+    projection: Option<&Vec<usize>>,
+    filters: &[Expr],
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let (of_folders, of_files): (Vec<_>, Vec<_>) =
+        filters.iter().cloned().partition(|filter| is_about(table.partitions(), filter));
+    let store = state.runtime_env().object_store(&table.locations[0].store)?;
+    let files = files(table, state, &store, &of_folders).await?;
+    // Rows that a filter may drop do not count.
+    let rows_wanted = limit.filter(|_| of_files.is_empty());
+    let (files, is_cut) = with_statistics(table, state, &store, files, rows_wanted).await?;
+    if files.is_empty() {
+        return Ok(Arc::new(EmptyExec::new(project_schema(table.columns.table_schema(), projection)?)));
+    }
+    let (mut groups, partitioning) = grouped(table, state, files);
+    let order = order(table, state, &groups)?;
+    let options = state.config_options();
+    if options.execution.split_file_groups_by_statistics
+        && let Some(order) = order.first()
+        && let Ok(split) = FileScanConfig::split_groups_by_statistics_with_target_partitions(
+            table.columns.table_schema(),
+            &groups,
+            order,
+            state.config().target_partitions(),
+        )
+        && split.len() <= state.config().target_partitions()
+    {
+        groups = split;
+    }
+    let (groups, statistics) = summed(table, groups, is_cut)?;
+    let scan =
+        FileScanConfigBuilder::new(table.locations[0].store.clone(), table.format.file_source(table.columns.clone()))
+            .with_file_groups(groups)
+            .with_constraints(table.declared.constraints.clone())
+            .with_statistics(statistics)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .with_output_ordering(order)
+            .with_output_partitioning(partitioning)
+            .build();
+    plan(table, state, store, scan).await
+}
+
+/// Parquet is read as functions read it: each file as it was planned, its footer once, columns matched by name.
+async fn plan(
+    table: &FolderTable,
+    state: &dyn Session,
+    store: Arc<dyn ObjectStore>,
+    scan: FileScanConfig,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(source) = scan.file_source().downcast_ref::<ParquetSource>().cloned() else {
+        return table.format.create_physical_plan(state, scan).await;
+    };
+    let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+    let source = source.with_parquet_file_reader_factory(Arc::new(AsPlanned::keeping(store, footers)));
+    let scan = FileScanConfigBuilder::from(scan)
+        .with_source(Arc::new(source))
+        .with_expr_adapter(Some(Arc::new(NameMatching)))
+        .build();
+    Ok(DataSourceExec::from_data_source(scan))
+}
+
+/// The files that filters over folders leave, each once, in the order of their paths.
+async fn files(
+    table: &FolderTable,
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    filters: &[Expr],
+) -> Result<Vec<PartitionedFile>> {
+    let columns = table.partitions();
+    let filter = PartitionFilter::new(state, columns, filters)?;
+    let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
+    let wanted = Wanted { columns, filter: Some(&filter), nested };
+    let mut found = Vec::new();
+    for location in &table.locations {
+        found.extend(find(store, location, wanted).await?.files);
+    }
+    found.retain(|file| is_read_as(table.kind, file));
+    found.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
+    found.dedup_by(|a, b| a.meta.location == b.meta.location);
+    refuse_compressed(table.kind, &found)?;
+    found.into_iter().map(|file| partitioned(table, file)).collect()
+}
+
+/// Whether a file that was found is read as a format.
+pub(super) fn is_read_as(kind: Format, file: &File) -> bool {
+    file.is_named || kind.reads(file.name())
+}
+
+/// # Errors
+/// The first compressed file of a format without compression of its own.
+pub(super) fn refuse_compressed(kind: Format, files: &[File]) -> std::result::Result<(), FolderError> {
+    let is_packed = |file: &&File| matches!(kind, Format::Csv | Format::Json) && is_compressed(file.name());
+    match files.iter().find(is_packed) {
+        Some(file) => Err(FolderError::Compressed { file: file.meta.location.to_string() }),
+        None => Ok(()),
+    }
+}
+
+fn partitioned(table: &FolderTable, file: File) -> Result<PartitionedFile> {
+    let columns = table.partitions();
+    let values = partitions::values(columns, file.folders());
+    let values = partitions::complete(columns, values, file.meta.location.as_ref())?;
+    let file = PartitionedFile::new_from_meta(file.meta).with_partition_values(values);
+    Ok(file.with_table_reference(table.declared.name.clone()))
+}
+
+/// The files with what their metadata tells, and whether there are more than so many rows need.
+async fn with_statistics(
+    table: &FolderTable,
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    files: Vec<PartitionedFile>,
+    rows_wanted: Option<usize>,
+) -> Result<(Vec<PartitionedFile>, bool)> {
+    let collects = state.config().collect_statistics();
+    let count = files.len();
+    let told = files.into_iter().map(|file| async move {
+        let (own, order) = match collects {
+            true => known(table, state, store, &file).await?,
+            false => (Arc::new(Statistics::new_unknown(table.columns.file_schema())), None),
+        };
+        let mut statistics = Arc::unwrap_or_clone(own);
+        let rows = statistics.num_rows;
+        let of_folders = file.partition_values.iter().map(|value| partitions::statistics(value, &rows));
+        statistics.column_statistics.extend(of_folders);
+        let mut file = file.with_ordering(order);
+        file.statistics = Some(Arc::new(statistics));
+        Ok::<_, datafusion::common::DataFusionError>((file, rows))
+    });
+    let at_once = state.config_options().execution.meta_fetch_concurrency.get();
+    let mut told = stream::iter(told).boxed().buffered(at_once);
+    let (mut taken, mut rows) = (Vec::new(), Precision::Exact(0));
+    while let Some((file, more)) = told.try_next().await? {
+        taken.push(file);
+        rows = rows.add(&more);
+        let is_enough = |wanted: &usize| matches!(rows, Precision::Exact(rows) if rows > *wanted);
+        if rows_wanted.as_ref().is_some_and(is_enough) {
+            break;
+        }
+    }
+    let is_cut = taken.len() < count;
+    Ok((taken, is_cut))
+}
+
+/// What is known of a file's own columns, from its metadata or from what the session kept of it.
+async fn known(
+    table: &FolderTable,
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    file: &PartitionedFile,
+) -> Result<(Arc<Statistics>, Option<LexOrdering>)> {
+    let object: &ObjectMeta = &file.object_meta;
+    let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
+    let key = TableScopedPath { table: file.table_reference.clone(), path: object.location.clone() };
+    if let Some(kept) = cache.as_ref().and_then(|cache| cache.get(&key))
+        && kept.is_valid_for(object, &table.fingerprint)
+    {
+        return Ok((kept.statistics, kept.ordering));
+    }
+    let columns = table.columns.file_schema();
+    let (statistics, order) = if table.kind == Format::Parquet {
+        footers::statistics(state, store, columns, object).await?
+    } else {
+        let told = table.format.infer_stats_and_ordering(state, store, Arc::clone(columns), object).await?;
+        (told.statistics, told.ordering)
+    };
+    let statistics = Arc::new(statistics);
+    if let Some(cache) = cache {
+        let kept = CachedFileMetadata::new(
+            object.clone(),
+            Arc::clone(&table.fingerprint),
+            Arc::clone(&statistics),
+            order.clone(),
+        );
+        cache.put(&key, kept);
+    }
+    Ok((statistics, order))
+}
+
+/// One group a core; or one for each value of the partitions, where the session's settings ask for that.
+fn grouped(
+    table: &FolderTable,
+    state: &dyn Session,
+    files: Vec<PartitionedFile>,
+) -> (Vec<FileGroup>, Option<Partitioning>) {
+    let count = state.config().target_partitions().max(1);
+    let least = state.config_options().optimizer.preserve_file_partitions;
+    let columns = table.partitions();
+    if least > 0 && !columns.is_empty() {
+        let groups = FileGroup::new(files.clone()).group_by_partition_values(count);
+        if groups.len() >= least {
+            let first = table.columns.file_schema().fields().len();
+            let by = columns
+                .iter()
+                .enumerate()
+                .map(|(i, c)| Arc::new(Column::new(c.name(), first + i)) as Arc<dyn PhysicalExpr>);
+            let partitioning = Partitioning::Hash(by.collect(), groups.len());
+            return (groups, Some(partitioning));
+        }
+    }
+    (FileGroup::new(files).split_files(count), None)
+}
+
+/// As it was declared, else as the files say that all of them are sorted.
+fn order(table: &FolderTable, state: &dyn Session, groups: &[FileGroup]) -> Result<Vec<LexOrdering>> {
+    if !table.declared.order.is_empty() {
+        return create_lex_ordering(table.columns.table_schema(), &table.declared.order, state.execution_props());
+    }
+    let mut orders = groups.iter().flat_map(FileGroup::iter).map(|file| file.ordering.as_ref());
+    let Some(Some(first)) = orders.next() else { return Ok(Vec::new()) };
+    let mut common: Vec<_> = first.iter().cloned().collect();
+    for order in orders {
+        let same = order.map_or(0, |order| common.iter().zip(order.iter()).take_while(|(a, b)| a == b).count());
+        common.truncate(same);
+    }
+    Ok(LexOrdering::new(common).into_iter().collect())
+}
+
+/// Groups with the statistics of their files, and those of all.
+fn summed(table: &FolderTable, groups: Vec<FileGroup>, is_cut: bool) -> Result<(Vec<FileGroup>, Statistics)> {
+    let schema = table.columns.table_schema();
+    let of_files = |group: &FileGroup| {
+        Statistics::try_merge_iter(group.iter().filter_map(|file| file.statistics.as_deref()), schema)
+    };
+    let sums = groups.iter().map(of_files).collect::<Result<Vec<_>>>()?;
+    let all = Statistics::try_merge_iter(sums.iter(), schema)?;
+    let groups = groups.into_iter().zip(sums).map(|(group, sum)| group.with_statistics(Arc::new(sum))).collect();
+    Ok((groups, if is_cut { all.to_inexact() } else { all }))
+}

@@ -1,0 +1,146 @@
+//! The columns of a table that declares none: those of all of its files, each in a type that holds all values.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::common::Result;
+use datafusion::datasource::file_format::FileFormat;
+use fragment_fn::repeated_name;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStore};
+
+use super::error::FolderError;
+use super::footers;
+use super::listing::File;
+use super::names::Format;
+use super::widen::widen;
+
+/// The columns of `files`, of which there is at least one.
+///
+/// # Errors
+/// [`FolderError`] where types do not fit or a name is there twice; what a file that cannot be read says, with its name.
+pub(super) async fn infer(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    format: &Arc<dyn FileFormat>,
+    kind: Format,
+    files: &[File],
+) -> Result<SchemaRef> {
+    if kind != Format::Parquet {
+        return sampled(state, store, format, files).await;
+    }
+    let at_once = state.config_options().execution.meta_fetch_concurrency.get();
+    let schemas = files.iter().map(|file| async move {
+        let schema = footers::schema(state, store, format, &file.meta).await?;
+        Ok::<_, datafusion::common::DataFusionError>((file.meta.location.to_string(), schema))
+    });
+    let schemas: Vec<_> = stream::iter(schemas).boxed().buffered(at_once).try_collect().await?;
+    Ok(Arc::new(merge(&schemas)?))
+}
+
+/// Formats without a footer look at the first rows of the first files.
+async fn sampled(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    format: &Arc<dyn FileFormat>,
+    files: &[File],
+) -> Result<SchemaRef> {
+    let objects: Vec<ObjectMeta> = files.iter().map(|file| file.meta.clone()).collect();
+    let schema = match format.infer_schema(state, store, &objects).await {
+        Ok(schema) => schema,
+        Err(error) => {
+            // Alone it fails as well, if it is to blame.
+            for object in &objects {
+                let alone = format.infer_schema(state, store, std::slice::from_ref(object)).await;
+                alone.map_err(|error| error.context(format!("file `{}`", object.location)))?;
+            }
+            return Err(error);
+        }
+    };
+    let file = objects.first().map(|object| object.location.to_string()).unwrap_or_default();
+    match repeated_name(&schema) {
+        Some(column) => Err(FolderError::TwoColumns { file, column }.into()),
+        None => Ok(schema),
+    }
+}
+
+struct Column<'a> {
+    field: Field,
+    /// The file that gave it its type.
+    file: &'a str,
+    files: usize,
+}
+
+/// All columns, in the order in which they turn up.
+fn merge(files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    for (file, schema) in files {
+        for field in schema.fields() {
+            let Some(column) = columns.iter_mut().find(|column| column.field.name() == field.name()) else {
+                columns.push(Column { field: field.as_ref().clone(), file, files: 1 });
+                continue;
+            };
+            column.files += 1;
+            let nullable = column.field.is_nullable() || field.is_nullable();
+            let (held, found) = (column.field.data_type(), field.data_type());
+            let Some(wide) = widen(held, found) else {
+                return Err(FolderError::TypesDiffer {
+                    column: field.name().clone(),
+                    first: column.file.to_owned(),
+                    first_type: held.to_string(),
+                    second: file.clone(),
+                    second_type: found.to_string(),
+                });
+            };
+            if wide != *held {
+                column.file = file;
+            }
+            column.field = column.field.clone().with_data_type(wide).with_nullable(nullable);
+        }
+    }
+    let fields = columns.into_iter().map(|column| {
+        let is_everywhere = column.files == files.len();
+        let nullable = column.field.is_nullable() || !is_everywhere;
+        column.field.with_nullable(nullable)
+    });
+    Ok(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::DataType;
+
+    use super::*;
+
+    fn file(name: &str, columns: &[(&str, DataType)]) -> (String, SchemaRef) {
+        let fields: Vec<Field> = columns.iter().map(|(name, of)| Field::new(*name, of.clone(), false)).collect();
+        (name.to_owned(), Arc::new(Schema::new(fields)))
+    }
+
+    #[test]
+    fn what_a_file_lacks_is_null() {
+        let files = [
+            file("1", &[("a", DataType::Int32), ("b", DataType::Utf8View)]),
+            file("2", &[("c", DataType::Int8), ("a", DataType::Int64)]),
+        ];
+        let merged = merge(&files).expect("they fit");
+        let found: Vec<_> =
+            merged.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone(), f.is_nullable())).collect();
+        let expect = [("a", DataType::Int64, false), ("b", DataType::Utf8View, true), ("c", DataType::Int8, true)];
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let files = [
+            file("1", &[("a", DataType::Int32)]),
+            file("2", &[("a", DataType::Int64)]),
+            file("3", &[("a", DataType::Utf8View)]),
+        ];
+        let error = merge(&files).expect_err("a number and a text").to_string();
+        for part in ["`a`", "Int64 in `2`", "Utf8View in `3`", "declare the columns"] {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What is asked of a store, and what is said where it does not answer.
+
+use std::collections::BTreeMap;
+
+use gust_tests::s3::Operation;
+
+use super::*;
+
+/// Each listing's prefix, relative to the table, and how often it was asked for.
+fn listed(server: &S3Server) -> BTreeMap<String, usize> {
+    let mut listed = BTreeMap::new();
+    for request in server.take_requests() {
+        if request.operation == Operation::List {
+            *listed.entry(request.key.trim_start_matches("t/").to_owned()).or_default() += 1;
+        }
+    }
+    listed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_lists_only_what_can_match() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let bytes = ids([1]).bytes();
+    for (year, month, day) in (2022..2025).flat_map(|y| (1..4).flat_map(move |m| (1..3).map(move |d| (y, m, d)))) {
+        let key = Key::parse(format!("t/year={year}/month={month:02}/day={day}/a.parquet")).expect("a key");
+        store.put(&key, bytes.clone().into()).await.expect("put");
+    }
+    let session = Session::new(in_s3(&server, Target::Local)).expect("a session");
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (id BIGINT, year INT, month INT, day INT) STORED AS PARQUET PARTITIONED BY (year, month, day) LOCATION '{}'",
+        server.url("t/")
+    );
+    run(&session, &create).await.expect("setup");
+    assert_eq!(listed(&server).len(), 0, "declared columns need no listing");
+    for (filter, rows, expect) in [
+        (
+            "year = 2023 AND month = 2 AND day = 1",
+            1,
+            &["", "year=2023/", "year=2023/month=02/", "year=2023/month=02/day=1/"][..],
+        ),
+        ("year = 2023 AND month >= 2", 4, &["", "year=2023/", "year=2023/month=02/", "year=2023/month=03/"]),
+        ("year < 2023", 6, &["", "year=2022/"]),
+        (
+            "(year = 2022 AND month = 1) OR (year = 2024 AND month = 3)",
+            4,
+            &["", "year=2022/", "year=2024/", "year=2022/month=01/", "year=2024/month=03/"],
+        ),
+        ("year = 1999", 0, &[""]),
+        ("id = 1", 18, &[""]),
+    ] {
+        let (batches, _) =
+            run(&session, &format!("SELECT count(id) FROM t WHERE ({filter}) AND id > 0")).await.expect("rows");
+        assert_eq!(lines(&batches), [rows.to_string()], "{filter}");
+        let expect: BTreeMap<String, usize> = expect.iter().map(|prefix| ((*prefix).to_owned(), 1)).collect();
+        assert_eq!(listed(&server), expect, "{filter}");
+    }
+    // A pattern is listed from its literal folders on; columns are found out first, so that it is listed twice.
+    let glob =
+        format!("SELECT count(id) FROM '{}' WHERE id > 0", server.url("t/year=2024/month=0[12]/day=1/*.parquet"));
+    let (batches, _) = run(&session, &glob).await.expect("rows");
+    assert_eq!(lines(&batches), ["2"]);
+    let seen = listed(&server);
+    let expect = [
+        "year=2024/",
+        "year=2024/month=01/",
+        "year=2024/month=02/",
+        "year=2024/month=01/day=1/",
+        "year=2024/month=02/day=1/",
+    ];
+    assert_eq!(seen, expect.iter().map(|prefix| ((*prefix).to_owned(), 2)).collect(), "a pattern");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_that_cannot_be_opened_says_why() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    store.put(&Key::from("t/a.parquet"), ids([1]).bytes().into()).await.expect("put");
+    store.put(&Key::from("t/b.parquet"), "no Parquet at all".into()).await.expect("put");
+    let folder = TempDir::new().expect("a temporary folder");
+    std::fs::write(folder.path().join("e.json"), "{\"a\":1}\n").expect("written");
+    let local = |name: &str| format!("{}/{name}", folder.path().display());
+    let mut wrong = in_s3(&server, Target::Local);
+    wrong.s3.secret_access_key = Some(Secret::new("wrong"));
+    for (config, sql, expect) in [
+        (
+            in_s3(&server, Target::Local),
+            format!("SELECT * FROM '{}'", server.url("u/")),
+            &["there is no such file"][..],
+        ),
+        (
+            in_s3(&server, Target::Local),
+            "SELECT * FROM 's3://no-such-bucket/t/'".to_owned(),
+            &["`s3://no-such-bucket/t/`", "NoSuchBucket", "hint: there is no such bucket"],
+        ),
+        (
+            wrong.clone(),
+            format!("SELECT * FROM '{}'", server.url("t/")),
+            &["SignatureDoesNotMatch", "hint: the store does not take these keys"],
+        ),
+        (wrong, format!("SELECT * FROM '{}'", server.url("t/a.parquet")), &["`s3://gust-test/t/a.parquet`", "hint: "]),
+        (
+            in_s3(&server, Target::Local),
+            format!("SELECT * FROM '{}'", server.url("t/")),
+            &["t/b.parquet`", "not Parquet; write it again"],
+        ),
+        (on_disk(Target::Local), "SELECT * FROM 'ftp://x/t/'".to_owned(), &["scheme `ftp` is not supported"]),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS NDJSON LOCATION '{}'", local("e.json")),
+            &["`NDJSON`", "ARROW, CSV, ICEBERG, JSON, PARQUET", "STORED AS JSON"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS ORC LOCATION '{}'", local("e.json")),
+            &["`ORC`", "PARQUET"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS AVRO LOCATION '{}'", local("e.json")),
+            &["`AVRO`"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS TEXTFILE LOCATION '{}'", local("e.json")),
+            &["`TEXTFILE`", "STORED AS CSV"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!(
+                "CREATE EXTERNAL TABLE e STORED AS CSV LOCATION '{}' OPTIONS ('format.has_haeder' 'true')",
+                local("e.json")
+            ),
+            &["has_haeder"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION '{}'", local("e.json")),
+            &["e.json`", "not Parquet"],
+        ),
+        (
+            on_disk(Target::Local),
+            format!("CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION '{}'", local("none/")),
+            &["none/`: there is no such file"],
+        ),
+    ] {
+        let session = Session::new(config).expect("a session");
+        let error = run(&session, &sql).await.expect_err(&sql).to_string();
+        for part in expect {
+            assert!(error.contains(part), "{sql}: `{part}` is not in: {error}");
+        }
+        assert!(
+            expect[0] == "there is no such file" || !error.contains("check the endpoint, the region and"),
+            "{sql}: {error}"
+        );
+        session.close().await;
+    }
+}

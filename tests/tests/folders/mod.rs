@@ -1,0 +1,196 @@
+//! Tables over files that nobody keeps a list of: folders, patterns, partition folders, files that differ. On this disk and in
+//! S3, here and on functions, the rows are those that stand beside each case.
+
+mod columns;
+mod listing;
+mod names;
+mod partitions;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{Field, Schema};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::parquet::arrow::ArrowWriter;
+use gust::config::{Config, S3Config, Secret, Target};
+use gust::session::Session;
+use gust_tests::query::{assert_remote, run};
+use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
+use object_store::ObjectStoreExt;
+use object_store::path::Path as Key;
+use tempfile::TempDir;
+
+/// What a file holds.
+enum Content {
+    Parquet(Vec<(&'static str, ArrayRef)>),
+    Bytes(&'static str),
+}
+
+/// One column `id`.
+fn ids<const N: usize>(ids: [i64; N]) -> Content {
+    column("id", Int64Array::from(ids.to_vec()))
+}
+
+fn column(name: &'static str, values: impl Array + 'static) -> Content {
+    Content::Parquet(vec![(name, Arc::new(values))])
+}
+
+impl Content {
+    fn bytes(&self) -> Vec<u8> {
+        let columns = match self {
+            Self::Bytes(text) => return text.as_bytes().to_vec(),
+            Self::Parquet(columns) => columns,
+        };
+        let field = |(name, values): &(&str, ArrayRef)| Field::new(*name, values.data_type().clone(), true);
+        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        let values = columns.iter().map(|(_, values)| Arc::clone(values)).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&schema), values).expect("columns of one length");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+        bytes
+    }
+}
+
+/// What a statement over some files gives.
+enum Expect {
+    /// Lines of values, in any order.
+    Rows(&'static [&'static str]),
+    /// The same, without a function's help: there is nothing to send to one.
+    RowsHere(&'static [&'static str]),
+    /// Parts of the message.
+    Error(&'static [&'static str]),
+}
+use Expect::{Error, Rows, RowsHere};
+
+/// `$T` in statements is where the files lie, with a slash at its end.
+struct Case {
+    files: Vec<(&'static str, Content)>,
+    create: &'static str,
+    queries: Vec<(&'static str, Expect)>,
+}
+
+fn case(files: Vec<(&'static str, Content)>, create: &'static str, queries: Vec<(&'static str, Expect)>) -> Case {
+    Case { files, create, queries }
+}
+
+/// Where files lie and who reads them.
+struct Place {
+    what: String,
+    session: Session,
+    target: Target,
+    root: String,
+}
+
+impl Place {
+    async fn check(&self, case: &Case) {
+        let at = |sql: &str| sql.replace("$T/", &format!("{}/", self.root));
+        if !case.create.is_empty() {
+            let made = run(&self.session, &format!("CREATE EXTERNAL TABLE t {}", at(case.create))).await;
+            made.unwrap_or_else(|e| panic!("{}: {}: {e}", self.what, case.create));
+        }
+        for (sql, expect) in &case.queries {
+            let what = format!("{}: {}: {sql}", self.what, case.create);
+            let answer = run(&self.session, &at(sql)).await;
+            match (expect, answer) {
+                (Error(parts), Err(error)) => {
+                    let message = error.to_string();
+                    for part in *parts {
+                        assert!(message.contains(part), "{what}: `{part}` is not in: {message}");
+                    }
+                }
+                (Rows(rows) | RowsHere(rows), Ok((batches, report))) => {
+                    assert_eq!(lines(&batches), sorted(rows), "{what}");
+                    if self.target != Target::Local && matches!(expect, Rows(_)) {
+                        assert_remote(&report, &what);
+                    }
+                }
+                (Error(_), Ok((batches, _))) => panic!("{what}: no error, but {:?}", lines(&batches)),
+                (_, Err(error)) => panic!("{what}: {error}"),
+            }
+        }
+        if !case.create.is_empty() {
+            run(&self.session, "DROP TABLE t").await.expect("it was made");
+        }
+    }
+}
+
+fn sorted(rows: &[&str]) -> Vec<String> {
+    let mut rows: Vec<String> = rows.iter().map(|row| (*row).to_owned()).collect();
+    rows.sort();
+    rows
+}
+
+/// Rows as text, values apart by a bar.
+fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> =
+            batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).expect("a format")).collect();
+        for row in 0..batch.num_rows() {
+            lines.push(columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn write(folder: &Path, case: &Case) {
+    for (name, content) in &case.files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, content.bytes()).expect("written");
+    }
+}
+
+async fn upload(server: &S3Server, prefix: &str, case: &Case) {
+    let store = server.store().expect("a client");
+    for (name, content) in &case.files {
+        let key = Key::parse(format!("{prefix}/{name}")).expect("a key");
+        store.put(&key, content.bytes().into()).await.expect("put");
+    }
+}
+
+fn in_s3(server: &S3Server, on: Target) -> Config {
+    let s3 = S3Config {
+        endpoint: Some(server.endpoint().to_owned()),
+        region: Some(REGION.to_owned()),
+        allow_http: true,
+        path_style: true,
+        access_key_id: Some(ACCESS_KEY_ID.to_owned()),
+        secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+    };
+    Config { s3, ..on_disk(on) }
+}
+
+fn on_disk(on: Target) -> Config {
+    let mut config = Config { on, functions_max: 3, ..Config::default() };
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    config
+}
+
+/// Everywhere: files on this disk and in S3, read here, by functions in this process, and by processes.
+async fn check(cases: Vec<Case>) {
+    let server = S3Server::start().expect("a server");
+    let folder = TempDir::new().expect("a temporary folder");
+    for (number, case) in cases.iter().enumerate() {
+        write(&folder.path().join(number.to_string()), case);
+        upload(&server, &number.to_string(), case).await;
+    }
+    for on in [Target::Local, Target::InProcess, Target::Processes] {
+        let disk = (on_disk(on), folder.path().display().to_string());
+        let s3 = (in_s3(&server, on), server.url("").trim_end_matches('/').to_owned());
+        for (config, root) in [disk, s3] {
+            let session = Session::new(config).expect("a session");
+            for (number, case) in cases.iter().enumerate() {
+                let what = format!("{on:?} in {root}");
+                let root = format!("{root}/{number}");
+                Place { what, session: session.clone(), target: on, root }.check(case).await;
+            }
+            session.close().await;
+        }
+    }
+}
