@@ -39,7 +39,8 @@ pub enum FolderError {
     TypesDiffer { column: String, first: String, first_type: String, second: String, second_type: String },
     #[error("file `{file}` has two columns named `{column}`\nhint: write it again with names that differ")]
     TwoColumns { file: String, column: String },
-    #[error("there is no format `{format}` for STORED AS; there are {known}\nhint: {hint}")]
+    /// The first words are the engine's, which tools know.
+    #[error("Unable to find factory for {format}; known are {known}\nhint: {hint}")]
     NoFormat { format: String, known: String, hint: &'static str },
     #[error(
         "`{location}`: several locations of one table lie in one store; this one is in {other}, the first in {first}\nhint: make a table of each, and a view with UNION ALL"
