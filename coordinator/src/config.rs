@@ -1,9 +1,9 @@
 //! Settings: `gust.toml` < `GUST_*` environment < flags, and defaults that are safe on a laptop.
 //!
 //! Reading is pure: [`Config::load`] takes the file's text, the environment and the flags' overrides. Only
-//! [`ConfigFile::find`] touches the disk. A key that does not exist is an error with the nearest one that does, never
-//! ignored: a mistyped limit would be no limit. The credentials of S3 come from the `AWS_*` environment, unless given; the history's
-//! place and user from XDG_STATE_HOME, HOME and USER, unless given.
+//! [`ConfigFile::find`] touches the disk, and the default of `memory_bytes_max` is what the machine has, asked once. A key that does
+//! not exist is an error with the nearest one that does, never ignored: a mistyped limit would be no limit. The credentials of S3
+//! come from the `AWS_*` environment, unless given; the history's place and user from XDG_STATE_HOME, HOME and USER, unless given.
 //!
 //! Non-goals: whether a file, folder or store that is named here exists is for its first user to find out.
 
@@ -21,6 +21,7 @@ use crate::cost::{Money, Price};
 use crate::decide::Prefer;
 use crate::history::{BadLabel, LABELS_MAX, Label};
 use crate::invoker::{CLONES_MAX, FunctionName};
+use crate::memory::machine;
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
@@ -51,8 +52,9 @@ pub struct Config {
     /// `deadline_seconds`: pick what is expected to be done by then even at most. Nothing is stopped at it.
     #[serde(rename = "deadline_seconds", deserialize_with = "units::optional_seconds")]
     pub deadline: Option<Duration>,
-    /// Size of the coordinator's memory pool; above it operators spill. Default 2 GiB, fixed, so that the same query
-    /// behaves the same on every machine: small enough for a laptop, large enough for the final steps of most queries.
+    /// Size of the coordinator's memory pool; above it operators spill. Default 60 % of what this machine or container has
+    /// ([`crate::memory::machine`]), 2 GiB where it does not tell: joins hold their smaller side, which is fast where it fits.
+    /// Function processes have theirs ([`Config::function_memory_bytes`]) beside it.
     #[serde(deserialize_with = "units::bytes")]
     pub memory_bytes_max: u64,
     /// Size of one function's memory pool. Default 2 GiB: about the memory at which Lambda gives one whole core
@@ -96,7 +98,7 @@ impl Default for Config {
             timeout: Duration::from_secs(300),
             prefer: None,
             deadline: None,
-            memory_bytes_max: 2 << 30,
+            memory_bytes_max: machine::pool_bytes(),
             function_memory_bytes: 2 << 30,
             function_temp_bytes: 512 << 20,
             temp_folder: None,

@@ -58,6 +58,10 @@ pub enum QueryEvent {
     FellBack {
         reason: String,
     },
+    /// Memory did not suffice for hash joins; the query was planned again with joins that spill, and runs anew.
+    PlannedAgain {
+        reason: String,
+    },
     /// The coordinator's own storage requests and bytes, counted at its stores.
     CoordinatorRead {
         usage: Usage,

@@ -21,6 +21,7 @@ pub mod exec;
 pub mod explain;
 pub mod history;
 pub mod invoker;
+pub mod memory;
 pub mod nearest;
 pub mod planner;
 pub mod report;

@@ -21,6 +21,8 @@ pub struct Report {
     pub quote: Option<Quote>,
     /// Why the functions' work was given up and the query ran locally after all.
     pub fell_back: Option<String>,
+    /// Why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
+    pub planned_again: Option<String>,
     pub failed: Option<String>,
     pub stages: usize,
     pub fragments: usize,
@@ -147,6 +149,7 @@ impl Report {
                 times.last_adoption = Some(at);
             }
             QueryEvent::FellBack { reason } => self.fell_back = Some(reason.clone()),
+            QueryEvent::PlannedAgain { reason } => self.planned_again = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
             QueryEvent::Failed { message } => self.failed = Some(message.clone()),
@@ -223,6 +226,13 @@ impl Display for Report {
             writeln!(
                 f,
                 "fell back  ran locally after functions failed: {}",
+                reason.lines().next().unwrap_or_default()
+            )?;
+        }
+        if let Some(reason) = &self.planned_again {
+            writeln!(
+                f,
+                "ran twice  planned again with sort-merge joins, for less memory: {}",
                 reason.lines().next().unwrap_or_default()
             )?;
         }

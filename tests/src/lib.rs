@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod invokers;
 pub mod localstack;
 pub mod parquet;
+pub mod pressure;
 pub mod python;
 pub mod query;
 pub mod s3;

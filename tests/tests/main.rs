@@ -17,6 +17,7 @@ mod invokers;
 mod lake;
 mod lambda;
 mod meaning;
+mod memory;
 mod plans;
 mod refusals;
 mod session;

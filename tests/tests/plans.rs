@@ -41,7 +41,7 @@ async fn session(config: Config) -> Session {
 }
 
 fn config() -> Config {
-    Config { on: Target::InProcess, functions_max: 3, ..Config::default() }
+    Config { on: Target::InProcess, functions_max: 3, memory_bytes_max: 2 << 30, ..Config::default() }
 }
 
 async fn with_tpch(config: Config) -> Session {

@@ -110,7 +110,7 @@ async fn a_result_larger_than_the_memory_is_refused() {
     let error = wide_query(1 << 20, "SELECT * FROM $T").await.expect_err("3 MB in 1 MB");
     assert!(matches!(error, QueryError::Resources(_)), "{error:?}");
     let error = error.to_string();
-    assert!(error.contains("results of stage 0"), "the consumer is not named: {error}");
+    assert!(error.contains("results of stage 1"), "the consumer is not named: {error}");
     assert!(error.contains("hint: raise memory_bytes_max"), "{error}");
 }
 

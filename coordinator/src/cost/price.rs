@@ -180,6 +180,7 @@ impl<'a> Fold<'a> {
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }
             | QueryEvent::FellBack { .. }
+            | QueryEvent::PlannedAgain { .. }
             | QueryEvent::Finished { .. }
             | QueryEvent::Failed { .. } => {}
         }

@@ -6,6 +6,8 @@
 //! 3. [`units`]: takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes.
 //! 4. [`pack`]: packs the units, largest first, into fragments and lanes.
 //!
+//! Beside them, for local plans, too: [`unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
+//!
 //! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
 //! no I/O; footers that were read anyway are looked up in a cache.
 
@@ -17,5 +19,6 @@ pub mod results;
 pub mod spread;
 pub mod stage;
 pub mod units;
+pub mod unsound;
 
-pub use stage::{Planned, Stage, plan_stages};
+pub use stage::{Planned, Stage, plan_stages, plan_stages_after};

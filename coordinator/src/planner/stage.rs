@@ -63,9 +63,21 @@ pub struct Stage {
 /// # Errors
 /// [`DataFusionError::NotImplemented`] where a fragment's plan cannot be encoded or a store cannot be reached by functions.
 pub fn plan_stages(plan: &Arc<dyn ExecutionPlan>, surroundings: &Surroundings<'_>) -> Result<Planned> {
+    plan_stages_after(0, plan, surroundings)
+}
+
+/// The same for a query that has had `earlier` stages: it is planned again, and what is booked and written is told apart.
+///
+/// # Errors
+/// Those of [`plan_stages`].
+pub fn plan_stages_after(
+    earlier: u32,
+    plan: &Arc<dyn ExecutionPlan>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Planned> {
     let mut stages = Vec::new();
     let plan = cut(plan, &mut |subtree| {
-        let stage = Arc::new(Stage::new(stages.len() as u32, &subtree, surroundings)?);
+        let stage = Arc::new(Stage::new(earlier + stages.len() as u32, &subtree, surroundings)?);
         stages.push(Arc::clone(&stage));
         Ok(Arc::new(RemoteFragmentExec::new(stage, &subtree)))
     })?;

@@ -16,14 +16,16 @@ use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentId, InvokeRequest, Limits, Output, PlanRef, StagePlan, exchange, plan,
 };
+use humansize::{BINARY, format_size};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
 use super::{Session, with_causes};
-use crate::config::{CatalogConfig, CatalogKind, Target};
+use crate::config::{CatalogConfig, CatalogKind, Config, InvokerKind, Target};
 use crate::exec::Exchange;
 use crate::invoker::{Invocation, Invoker, Lambda, PinnedFunction};
+use crate::memory::machine;
 use crate::planner::stage::EXCHANGE;
 use crate::scheduler::Health;
 use crate::tables::catalog::IcebergCatalog;
@@ -51,7 +53,7 @@ impl Check {
 impl Session {
     /// All checks, in the order in which their subjects depend on each other.
     pub async fn examine(&self) -> Vec<Check> {
-        let mut checks = Vec::new();
+        let mut checks = vec![Check::new("memory", memory(&self.config, machine::memory_bytes()))];
         let exchange = self.functions.exchange();
         let in_s3 = exchange.access.url.starts_with("s3");
         if in_s3 || self.functions.target() == Target::Lambda {
@@ -265,6 +267,34 @@ async fn writable(exchange: &Exchange) -> Result<String, String> {
     }
 }
 
+/// Whether the pools of the coordinator and, where they share its machine, of the functions are within what it has.
+fn memory(config: &Config, has: Option<u64>) -> Result<String, String> {
+    let size = |bytes: u64| format_size(bytes, BINARY);
+    let pool = config.memory_bytes_max;
+    let Some(has) = has else {
+        return Ok(format!("{} for the coordinator; this system does not tell how much it has", size(pool)));
+    };
+    if pool > has {
+        return Err(format!(
+            "memory_bytes_max is {}, this machine or container has {}\nhint: lower memory_bytes_max",
+            size(pool),
+            size(has)
+        ));
+    }
+    let own = format!("{} of {} for the coordinator", size(pool), size(has));
+    if config.on == Target::Lambda || config.invoker == InvokerKind::Lambda {
+        return Ok(own);
+    }
+    let functions = config.function_memory_bytes.saturating_mul(u64::from(config.functions_max));
+    let beside = format!("function processes may take {} beside it", size(functions));
+    match pool.saturating_add(functions) <= has {
+        true => Ok(format!("{own}; {beside}")),
+        false => Ok(format!(
+            "{own}; {beside}, together more than there is: lower functions_max, function_memory_bytes or memory_bytes_max"
+        )),
+    }
+}
+
 fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
     match quota {
         None => {
@@ -281,6 +311,26 @@ fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pools_are_compared_with_the_machine() {
+        let config = Config { memory_bytes_max: 6 << 30, ..Config::default() };
+        assert_eq!(
+            memory(&config, None),
+            Ok("6 GiB for the coordinator; this system does not tell how much it has".to_owned())
+        );
+        let found = |has: u64| memory(&config, Some(has << 30));
+        assert_eq!(
+            found(16),
+            Ok("6 GiB of 16 GiB for the coordinator; function processes may take 8 GiB beside it".to_owned())
+        );
+        assert!(found(8).is_ok_and(|text| text.contains("together more than there is")));
+        assert!(
+            found(4).is_err_and(|text| text.contains("memory_bytes_max is 6 GiB, this machine or container has 4 GiB"))
+        );
+        let config = Config { invoker: InvokerKind::Lambda, ..config };
+        assert_eq!(memory(&config, Some(8 << 30)), Ok("6 GiB of 8 GiB for the coordinator".to_owned()));
+    }
 
     #[test]
     fn buckets_are_located_by_old_names_too() {

@@ -79,7 +79,11 @@ impl QueryError {
         }
         let message = failure.to_string();
         let FailureCause::Fragment(error) = &failure.cause else { return Self::Functions(message) };
-        let message = format!("{message}{}", hint(error.kind, &error.message));
+        let hint = match error.kind {
+            FragmentErrorKind::OutOfMemory => FUNCTION_MEMORY_HINT,
+            kind => hint(kind, &error.message),
+        };
+        let message = format!("{message}{hint}");
         use FragmentErrorKind as Kind;
         match error.kind {
             Kind::FileMissing | Kind::FileChanged | Kind::FileCorrupt | Kind::SchemaMismatch | Kind::Execution => {
@@ -121,6 +125,15 @@ pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
     }
 }
 
+/// Whether memory of the coordinator's did not suffice, not a function's.
+pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
+    find::<FragmentFailure>(error).is_none() && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
+}
+
+/// Functions have memory of their own.
+const FUNCTION_MEMORY_HINT: &str =
+    "\nhint: raise function_memory_bytes, deploy functions with more memory, or use more of them";
+
 /// A next step for those kinds that have one, on a line of its own.
 fn hint(kind: FragmentErrorKind, message: &str) -> &'static str {
     // What a store answers is told by its words only.
@@ -145,9 +158,7 @@ fn hint(kind: FragmentErrorKind, message: &str) -> &'static str {
         FragmentErrorKind::SchemaMismatch => {
             "\nhint: declare the column in CREATE EXTERNAL TABLE with a type that all files fit in, or rewrite the odd file"
         }
-        FragmentErrorKind::OutOfMemory => {
-            "\nhint: raise memory_bytes_max (coordinator) or function_memory_bytes, or use more functions"
-        }
+        FragmentErrorKind::OutOfMemory => "\nhint: raise memory_bytes_max, or run fewer queries at once",
         FragmentErrorKind::DiskFull => "\nhint: free space in the temporary folder, or set temp_folder",
         FragmentErrorKind::AccessDenied => {
             "\nhint: check the credentials and the bucket's policy; without the right to list, S3 says so of a missing file, too"

@@ -1,7 +1,6 @@
 //! The door: SQL text in, running queries out. Holds the tables, the stores and the functions of one process.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +10,6 @@ use datafusion::common::Result as EngineResult;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
@@ -21,6 +19,7 @@ use tokio::runtime::Handle;
 
 mod budget;
 mod doctor;
+mod engine;
 mod error;
 mod estimate;
 mod functions;
@@ -42,8 +41,10 @@ use crate::cost::{Architecture, PriceError, Tariff};
 use crate::dialect;
 use crate::exec::Exchange;
 use crate::history;
+use crate::memory::SharedPool;
 use crate::nearest::nearest;
 use crate::planner::pack::Packing;
+use crate::planner::unsound::RefuseUnsound;
 use crate::tables::catalog::IcebergCatalog;
 use crate::tables::folder::{FolderFactory, Paths};
 use crate::tables::iceberg::IcebergFactory;
@@ -250,11 +251,9 @@ impl Session {
 }
 
 fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<SessionContext> {
-    let pool = GreedyMemoryPool::new(usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX));
-    // Names the three largest consumers when the pool is exhausted.
-    let pool = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
+    let memory_bytes_max = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
+        .with_memory_pool(Arc::new(SharedPool::new(memory_bytes_max)))
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
         )
@@ -263,9 +262,8 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
         .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
         .build_arc()?;
-    let mut settings = SessionConfig::new().with_information_schema(true);
-    // Errors then tell where in the text they are.
-    settings.options_mut().sql_parser.collect_spans = true;
+    let mut settings = SessionConfig::new();
+    engine::settings(settings.options_mut(), memory_bytes_max);
     settings.options_mut().extensions.insert(Options::new(config.cost.max));
     // A folder is read with its sub-folders, as Athena and Spark (recursively) read it.
     settings.options_mut().execution.listing_table_ignore_subdirectory = false;
@@ -278,6 +276,7 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_analyzer_rules(dialect::analyzer_rules())
         .with_optimizer_rule(Arc::new(dialect::BoundedConstants))
         .with_table_factories(formats(stores))
+        .with_physical_optimizer_rule(Arc::new(RefuseUnsound))
         .build();
     let context = with_paths(SessionContext::new_with_state(state));
     let default = context.state().config_options().catalog.default_catalog.clone();

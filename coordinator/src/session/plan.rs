@@ -10,7 +10,6 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use gust_catalog::Pruning;
@@ -29,7 +28,7 @@ use crate::planner::pack::Packing;
 use crate::planner::spread::SpreadScans;
 use crate::planner::stage::{Surroundings, is_parquet};
 use crate::planner::units::units;
-use crate::planner::{Planned, plan_stages};
+use crate::planner::{Planned, plan_stages_after};
 use crate::tables::pruning::PruningNotes;
 
 /// A query that is ready to run.
@@ -38,8 +37,9 @@ pub(crate) struct Ready {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// The stages of `plan`; none where it runs locally.
     pub(crate) planned: Option<Planned>,
-    /// Which functions run them.
+    /// Which functions run them, and how they were packed.
     pub(super) capacity: Option<Capacity>,
+    pub(super) packing: Option<Packing>,
     pub(crate) decision: Decision,
     /// What table metadata saved, by table.
     pub(crate) pruning: Vec<(String, Pruning)>,
@@ -64,8 +64,17 @@ impl Session {
 
     /// Stock planning, nothing else: `--on local` costs nothing.
     async fn ready_locally(&self, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+        self.ready_here(state, logical, Decision::local(Reason::Requested, Workload::default())).await
+    }
+
+    /// A local plan, however it was decided.
+    pub(super) async fn ready_here(
+        &self,
+        state: SessionState,
+        logical: &LogicalPlan,
+        decision: Decision,
+    ) -> Result<Ready, QueryError> {
         let plan = state.create_physical_plan(logical).await.map_err(QueryError::from_engine)?;
-        let decision = Decision::local(Reason::Requested, Workload::default());
         Ok(Ready::local(state, plan, decision))
     }
 
@@ -94,8 +103,9 @@ impl Session {
         let (Some((capacity, fan_out)), Some((state, plan))) = (capacity, distributed) else {
             return Ok(Ready::local(state, local, decision));
         };
-        let planned = self.stages(&plan, self.packing(&capacity, Some(fan_out))).map_err(QueryError::from_engine)?;
-        Ok(Ready::on_functions(state, planned, capacity, decision))
+        let packing = self.packing(&capacity, Some(fan_out));
+        let planned = self.stages(&plan, packing).map_err(QueryError::from_engine)?;
+        Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
     }
 
     async fn ready_by_numbers(
@@ -122,8 +132,9 @@ impl Session {
         };
         // Planning once more notes once more.
         notes.take();
-        match self.distribute(&state, &optimized, &capacity).await {
-            Ok((state, planned)) => Ok(Ready::on_functions(state, planned, capacity, decision)),
+        let packing = self.packing(&capacity, None);
+        match self.distribute(&state, &optimized, packing, 0).await {
+            Ok((state, planned)) => Ok(Ready::on_functions(state, planned, (capacity, packing), decision)),
             Err(DataFusionError::NotImplemented(why)) => {
                 Ok(Ready::local(state, plan, local(Reason::PlanNotSupported(why))))
             }
@@ -142,7 +153,8 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        match self.distribute(&state, &optimized, &capacity).await {
+        let packing = self.packing(&capacity, None);
+        match self.distribute(&state, &optimized, packing, 0).await {
             Ok((state, planned)) => {
                 let workload = Workload {
                     scans: planned.stages.len(),
@@ -150,7 +162,7 @@ impl Session {
                     bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
                 };
                 let decision = self.decide(target, workload, Some(&capacity));
-                Ok(Ready::on_functions(state, planned, capacity, decision))
+                Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
             }
             Err(DataFusionError::NotImplemented(why)) if self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;
@@ -201,20 +213,25 @@ impl Session {
         Ok(workload)
     }
 
-    /// The distributed physical plan and its stages.
-    async fn distribute(
+    /// The distributed physical plan and its stages, of a query that has had `earlier` stages.
+    pub(super) async fn distribute(
         &self,
         state: &SessionState,
         optimized: &LogicalPlan,
-        capacity: &Capacity,
+        packing: Packing,
+        earlier: u32,
     ) -> Result<(SessionState, Planned)> {
         let (state, plan) = distributed(state, optimized).await?;
-        let planned = self.stages(&plan, self.packing(capacity, None))?;
+        let planned = self.stages_after(earlier, &plan, packing)?;
         Ok((state, planned))
     }
 
     /// A distributed plan's stages. Reads nothing.
     pub(super) fn stages(&self, plan: &Arc<dyn ExecutionPlan>, packing: Packing) -> Result<Planned> {
+        self.stages_after(0, plan, packing)
+    }
+
+    fn stages_after(&self, earlier: u32, plan: &Arc<dyn ExecutionPlan>, packing: Packing) -> Result<Planned> {
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
         let access = |url: &str| {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
@@ -224,18 +241,23 @@ impl Session {
             }
             self.stores.access(&url)
         };
-        plan_stages(plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })
+        plan_stages_after(earlier, plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })
     }
 }
 
 impl Ready {
     fn local(state: SessionState, plan: Arc<dyn ExecutionPlan>, decision: Decision) -> Self {
-        Self { state, plan, planned: None, capacity: None, decision, pruning: Vec::new() }
+        Self { state, plan, planned: None, capacity: None, packing: None, decision, pruning: Vec::new() }
     }
 
-    fn on_functions(state: SessionState, planned: Planned, capacity: Capacity, decision: Decision) -> Self {
-        let (plan, capacity) = (Arc::clone(&planned.plan), Some(capacity));
-        Self { state, plan, planned: Some(planned), capacity, decision, pruning: Vec::new() }
+    pub(super) fn on_functions(
+        state: SessionState,
+        planned: Planned,
+        (capacity, packing): (Capacity, Packing),
+        decision: Decision,
+    ) -> Self {
+        let (plan, capacity, packing) = (Arc::clone(&planned.plan), Some(capacity), Some(packing));
+        Self { state, plan, planned: Some(planned), capacity, packing, decision, pruning: Vec::new() }
     }
 }
 
@@ -257,12 +279,12 @@ pub(super) async fn distributed(
     Ok((state, plan))
 }
 
-/// The stock rules without the one that undoes two-phase aggregates, and scans that stay as the planner spreads them.
+/// The session's rules without the one that undoes two-phase aggregates, and scans that stay as the planner spreads them.
 fn distributed_state(state: &SessionState) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
-    let stock = PhysicalOptimizer::new().rules;
-    rules.extend(stock.into_iter().filter(|rule| rule.name() != "CombinePartialFinalAggregate"));
+    let own = state.physical_optimizers().iter().cloned();
+    rules.extend(own.filter(|rule| rule.name() != "CombinePartialFinalAggregate"));
     let config = distributed_config(state.config().clone(), partitions);
     SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)

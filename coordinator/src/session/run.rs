@@ -17,17 +17,21 @@ use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::error::{QueryError, ran_out_of_time};
+use super::error::{QueryError, ran_out_of_memory_here, ran_out_of_time};
 use super::functions::Capacity;
 use super::plan::Ready;
 use super::statement::Statement;
 use super::{CLEANING_MAX, Session};
 use crate::config::Target;
 use crate::cost::Budget;
+use crate::decide::{Decision, Reason, Workload};
 use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
 use crate::scheduler::{Clock, QueryAttempts};
+use again::Again;
+
+mod again;
 
 /// A statement on its way: its rows, and what happened so far.
 pub struct Running {
@@ -43,6 +47,14 @@ pub struct Running {
     is_silent: bool,
     /// What to run instead if functions fail before the first row.
     fallback: Option<LogicalPlan>,
+    /// What to plan again if memory does not suffice for hash joins before the first row.
+    again: Option<Again>,
+    /// Whether it has been planned again.
+    sort_merge_joins: bool,
+    /// Of the session's memory pool, when the query began.
+    reserved_before: usize,
+    /// What all runs on functions share.
+    lent: Option<Arc<QueryContext>>,
     /// None where it has no functions.
     attempts: Option<QueryAttempts>,
     /// None where it may cost what it likes.
@@ -55,7 +67,7 @@ impl Session {
         let deadline = Instant::now() + self.timeout();
         let events = EventLog::start();
         let session = self.clone();
-        let starting = self.on_workers(async move { session.start(statement, events, deadline).await });
+        let starting = self.on_workers(async move { Box::pin(session.start(statement, events, deadline)).await });
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
         started.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
     }
@@ -87,6 +99,10 @@ impl Session {
             rows: 0,
             is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
+            again: None,
+            sort_merge_joins: false,
+            reserved_before: self.context.runtime_env().memory_pool.reserved(),
+            lent: None,
             attempts: None,
             budget: None,
         };
@@ -113,7 +129,7 @@ impl Session {
                 let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
-            query => running.begin(query).await?,
+            query => Box::pin(running.begin(query)).await?,
         }
         Ok(running)
     }
@@ -245,7 +261,10 @@ impl Running {
                     return Err(self.timed_out());
                 }
                 self.stream = None;
-                self.fall_back(QueryError::from_engine(error)).await?;
+                match ran_out_of_memory_here(&error) {
+                    true => Box::pin(self.plan_again(QueryError::from_engine(error))).await?,
+                    false => Box::pin(self.fall_back(QueryError::from_engine(error))).await?,
+                }
                 Box::pin(self.next()).await
             }
         }
@@ -299,13 +318,14 @@ impl Running {
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
+        self.again = Again::of(&ready, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
         match self.execute(ready, remote).await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())
             }
-            Err(error) => self.fall_back(error).await,
+            Err(error) => Box::pin(self.fall_back(error)).await,
         }
     }
 
@@ -314,11 +334,18 @@ impl Running {
         let mut context = TaskContext::from(&state);
         if let (Some(planned), Some(capacity)) = (planned.filter(|_| remote), capacity) {
             self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
-            let budget = self.budget.clone();
-            let query = self.session.query_context(&self.id, &capacity, &self.events, self.deadline, budget).await?;
+            let query = match self.lent.take() {
+                Some(query) => query,
+                None => {
+                    let budget = self.budget.clone();
+                    let lending = self.session.query_context(&self.id, &capacity, &self.events, self.deadline, budget);
+                    Arc::new(lending.await?)
+                }
+            };
+            self.lent = Some(Arc::clone(&query));
             self.attempts = Some(query.attempts.clone());
             self.session.functions.use_for(&planned, &capacity);
-            let config = context.session_config().clone().with_extension(Arc::new(query));
+            let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
         start_stream(plan, context)
@@ -329,12 +356,20 @@ impl Running {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
         self.events.push(QueryEvent::FellBack { reason: error.to_string() });
-        let state = self.session.context.state();
+        self.released().await;
+        let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
+        let planned = logical.clone();
         let locally = async move {
-            let plan = state.create_physical_plan(&logical).await.map_err(QueryError::from_engine)?;
-            start_stream(plan, TaskContext::from(&state))
+            let decision = Decision::local(Reason::Requested, Workload::default());
+            let ready = session.ready_here(state, &planned, decision).await?;
+            let stream = start_stream(Arc::clone(&ready.plan), TaskContext::from(&ready.state))?;
+            Ok((ready, stream))
         };
-        self.stream = Some(self.session.on_workers(locally).await.map_err(|error| self.failed(error))?);
+        let (ready, stream) = self.session.on_workers(locally).await.map_err(|error| self.failed(error))?;
+        if !self.sort_merge_joins {
+            self.again = Again::of(&ready, &logical);
+        }
+        self.stream = Some(stream);
         Ok(())
     }
 

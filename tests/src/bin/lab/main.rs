@@ -23,8 +23,10 @@ mod faults;
 mod fuzz;
 mod judge;
 mod local;
+mod memory;
 mod metering;
 mod model;
+mod operators;
 mod scaling;
 mod subqueries;
 mod tail;
@@ -111,6 +113,20 @@ enum Measurement {
         #[arg(long, default_value_t = 100)]
         seeds: u64,
     },
+    /// The 22 TPC-H queries under memory limits, each a process, against DuckDB
+    Memory {
+        /// A smaller scale factor than the workload's, with limits that are smaller by as much
+        #[arg(long = "sf")]
+        scale: Option<f64>,
+        #[arg(long, value_delimiter = ',')]
+        queries: Vec<usize>,
+        #[arg(long, value_delimiter = ',')]
+        on: Vec<String>,
+        #[arg(long, value_delimiter = ',')]
+        limits: Vec<String>,
+    },
+    /// Every operator that spills or holds its input under parts of the memory that it needs
+    Operators,
     /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
     Scaling {
         #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
@@ -160,7 +176,7 @@ impl Bound {
 #[tokio::main]
 async fn main() -> ExitCode {
     let lab = Lab::parse();
-    match measure(&lab).await {
+    match Box::pin(measure(&lab)).await {
         Ok(outcome) => show(&lab, &outcome),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -198,6 +214,12 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Subqueries { seeds } => subqueries::measure(*seeds, cache).await,
+        Measurement::Memory { scale, queries, on, limits } => {
+            let choice =
+                memory::Choice { scale: *scale, queries: queries.clone(), on: on.clone(), limits: limits.clone() };
+            memory::measure(&workload.memory, &choice, cache).await
+        }
+        Measurement::Operators => operators::measure(&workload.operators).await,
         Measurement::Scaling { functions } => {
             scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
         }

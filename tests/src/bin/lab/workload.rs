@@ -24,6 +24,8 @@ pub struct Workload {
     pub local: Local,
     pub metering: Metering,
     pub compression: Compression,
+    pub memory: Memory,
+    pub operators: Operators,
     /// The S3 that `scaling` and `concurrency` run on, and the table there.
     pub cloud: Shape,
     pub cloud_table: CloudTable,
@@ -42,6 +44,25 @@ pub struct Tax {
     pub judged_fragments: u32,
     pub aim_ms: f64,
     pub worst_ms: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    pub scale: f64,
+    pub files: usize,
+    pub row_group_rows: usize,
+    pub functions: u32,
+    pub timeout_seconds: u64,
+    pub on: Vec<String>,
+    pub limits: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operators {
+    pub partitions: Vec<usize>,
+    pub repeats: usize,
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,175 @@
+//! A rule after DataFusion's own: what DataFusion 55.2 runs wrongly is refused, when it is planned or when it comes to that, or mended.
+//!
+//! - **Nested-loop joins** read their left side into memory. Where that does not fit, they run their left side again, from the start,
+//!   into a file. The second run of a scan finds the queue of files that its partitions share already drained, so rows vanish without
+//!   a word; a stage would run on functions once more; and rows on the left that have no match (LEFT, SEMI, ANTI and MARK joins) come
+//!   once for each partition of the right side. See apache/datafusion 22641, 24676 and 24764. Here the left side is put under an
+//!   operator that runs once and then says that memory does not suffice.
+//! - **Piecewise merge joins**, which a setting turns on, lose rows with NULL and rows of small batches (24335, 24297, 24348).
+//! - **Sort-merge joins** (FULL, with a filter) fail over columns without NULL: they show their filter rows that have no partner.
+//!   Here the filter's columns may be NULL.
+//!
+//! `tests/tests/memory.rs` says when each can go. Recursive queries reset their plan before each
+//! turn, and with it the operator that runs once.
+
+use std::fmt::Formatter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result, Statistics};
+use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::joins::utils::JoinFilter;
+use datafusion::physical_plan::joins::{NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties, replace_children_if_necessary,
+};
+use futures::TryStreamExt;
+use humansize::{BINARY, format_size};
+
+/// The rule; the last of all.
+#[derive(Debug)]
+pub struct RefuseUnsound;
+
+impl PhysicalOptimizerRule for RefuseUnsound {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            if node.is::<PiecewiseMergeJoinExec>() {
+                let why = "piecewise merge joins lose rows in DataFusion 55.2\nhint: RESET datafusion.optimizer.enable_piecewise_merge_join";
+                return Err(DataFusionError::Plan(why.to_owned()));
+            }
+            if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
+                return with_nullable_filter(join).map(|mended| mended.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
+            if !node.is::<NestedLoopJoinExec>() || node.children()[0].is::<OnceExec>() {
+                return Ok(Transformed::no(node));
+            }
+            let (left, right) = (Arc::clone(node.children()[0]), Arc::clone(node.children()[1]));
+            let children = vec![Arc::new(OnceExec::new(left)) as Arc<dyn ExecutionPlan>, right];
+            Ok(Transformed::yes(replace_children_if_necessary(node, children)?))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "refuse_unsound"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The join with a filter that may see NULL in every column; None where it may already, or there is no filter.
+fn with_nullable_filter(join: &SortMergeJoinExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(filter) =
+        join.filter().as_ref().filter(|filter| !filter.schema().fields().iter().all(|f| f.is_nullable()))
+    else {
+        return Ok(None);
+    };
+    let fields = filter.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let filter = JoinFilter::new(Arc::clone(filter.expression()), filter.column_indices().to_vec(), schema);
+    let (left, right) = (Arc::clone(join.left()), Arc::clone(join.right()));
+    let (on, sorted) = (join.on().to_vec(), join.sort_options().to_vec());
+    let mended =
+        SortMergeJoinExec::try_new(left, right, on, Some(filter), join.join_type(), sorted, join.null_equality())?;
+    Ok(Some(Arc::new(mended)))
+}
+
+/// Hands on its input's rows. A second run of a partition is refused, for it would only come because the first did not fit.
+#[derive(Debug)]
+pub struct OnceExec {
+    input: Arc<dyn ExecutionPlan>,
+    /// A run a partition.
+    runs: Vec<AtomicUsize>,
+    /// Of the rows that were handed on.
+    bytes: Arc<AtomicU64>,
+}
+
+impl OnceExec {
+    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = input.properties().output_partitioning().partition_count();
+        Self { input, runs: (0..partitions).map(|_| AtomicUsize::new(0)).collect(), bytes: Arc::default() }
+    }
+
+    fn refusal(&self, context: &TaskContext) -> DataFusionError {
+        let size = |bytes: u64| format_size(bytes, BINARY);
+        let of = match context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => format!(" of {} allowed", size(bytes as u64)),
+            MemoryLimit::Infinite | MemoryLimit::Unknown => String::new(),
+        };
+        DataFusionError::ResourcesExhausted(format!(
+            "the left side of a nested-loop join, which is held as a whole, does not fit: memory{of} was full when {} of it had been \
+             read",
+            size(self.bytes.load(Relaxed))
+        ))
+    }
+}
+
+impl DisplayAs for OnceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnceExec")
+    }
+}
+
+impl ExecutionPlan for OnceExec {
+    fn name(&self) -> &str {
+        "OnceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| DataFusionError::Internal("OnceExec has one child".to_owned()))?;
+        Ok(Arc::new(Self::new(input)))
+    }
+
+    /// A recursive query's next turn may run it once more.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(Arc::clone(&self.input))))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if self.runs.get(partition).is_some_and(|runs| runs.fetch_add(1, Relaxed) > 0) {
+            return Err(self.refusal(&context));
+        }
+        let bytes = Arc::clone(&self.bytes);
+        let counted = self.input.execute(partition, context)?.inspect_ok(move |batch| {
+            bytes.fetch_add(batch.get_array_memory_size() as u64, Relaxed);
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), counted)))
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+
+    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let [input] = inputs else { return Ok(Arc::new(Statistics::new_unknown(&self.schema()))) };
+        Ok(Arc::clone(input))
+    }
+}

@@ -1,0 +1,176 @@
+//! A query whose hash joins do not fit memory is planned once more, with joins that spill, as long as nobody has seen a row.
+//!
+//! ```text
+//!  hash joins ── memory is full, no row was seen ──► sort-merge joins, at the same place ──► rows, or an error that names the need
+//! ```
+//!
+//! Hash joins hold one of their sides and cannot spill (DataFusion 55.2); sort-merge joins read sorted sides, and sorts spill. They are
+//! slower, so they come second. Stages run anew, for their results went into the first run, and with more fragments, for a result is
+//! held as a whole: the report counts both runs, a cap and the deadline hold for both together. The place stays what it was.
+//!
+//! Non-goals: other operators that cannot spill, memory of functions, and statements that change the session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::config::ConfigNonZeroUsize;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::HashJoinExec;
+
+use super::Running;
+use crate::decide::Decision;
+use crate::event::QueryEvent;
+use crate::planner::Planned;
+use crate::planner::pack::Packing;
+use crate::session::error::QueryError;
+use crate::session::functions::Capacity;
+use crate::session::plan::Ready;
+
+/// Memory for each row of a batch: many batches are held at once, one for each run that is merged.
+const ROW_BYTES: u64 = 64 << 10;
+const BATCH_ROWS_MIN: usize = 256;
+
+/// Fragments for each of the first run's.
+const MORE_FRAGMENTS: usize = 8;
+
+/// Memory for each partition of a plan with sort-merge joins: every partition of a join sorts both sides at once.
+const PARTITION_BYTES: u64 = 128 << 20;
+
+/// Longest that what the first run held is waited for. Its operators end when they next give way.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+const RELEASE_POLL: Duration = Duration::from_millis(5);
+
+/// What a query is planned again from.
+pub(super) struct Again {
+    logical: LogicalPlan,
+    decision: Decision,
+    /// Where it runs, if not here, and how many stages it has had.
+    on_functions: Option<(Capacity, Packing, u32)>,
+}
+
+impl Again {
+    /// None where it would come out the same: nothing of it is a hash join, or came from functions.
+    pub(super) fn of(ready: &Ready, logical: &LogicalPlan) -> Option<Self> {
+        let on_functions = match (&ready.planned, ready.capacity, ready.packing) {
+            (Some(Planned { stages, .. }), Some(capacity), Some(packing)) => {
+                Some((capacity, packing, stages.len() as u32))
+            }
+            _ => None,
+        };
+        let again = || Self { logical: logical.clone(), decision: ready.decision.clone(), on_functions };
+        (has_hash_joins(&ready.plan) || on_functions.is_some_and(|(_, _, stages)| stages > 0)).then(again)
+    }
+}
+
+fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.exists(|node| Ok(node.is::<HashJoinExec>())).unwrap_or(false)
+}
+
+impl Running {
+    /// After memory did not suffice here: runs the query with sort-merge joins, or gives the error back.
+    pub(super) async fn plan_again(&mut self, error: QueryError) -> Result<(), QueryError> {
+        let Some(again) = self.again.take().filter(|_| self.rows == 0) else {
+            return Box::pin(self.fall_back(error)).await;
+        };
+        self.events.push(QueryEvent::PlannedAgain { reason: error.to_string() });
+        self.sort_merge_joins = true;
+        self.released().await;
+        let session = self.session.clone();
+        let planning = async move {
+            let Again { logical, decision, on_functions } = again;
+            let state = session.planning_state(true);
+            let Some((capacity, packing, earlier)) = on_functions else {
+                return session.ready_here(state, &logical, decision).await;
+            };
+            let optimized = state.optimize(&logical).map_err(QueryError::from_engine)?;
+            let packing = Packing {
+                functions_max: packing.functions_max * MORE_FRAGMENTS,
+                functions: packing.functions.map(|functions| functions * MORE_FRAGMENTS),
+                fragment_bytes_target: packing.fragment_bytes_target / MORE_FRAGMENTS as u64,
+                ..packing
+            };
+            let distributed = session.distribute(&state, &optimized, packing, earlier).await;
+            let (state, planned) = distributed.map_err(QueryError::from_engine)?;
+            Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
+        };
+        let ready = self.session.on_workers(planning).await.map_err(|error| self.failed(error))?;
+        let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
+        match self.execute(ready, remote).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(error) => Box::pin(self.fall_back(error)).await,
+        }
+    }
+
+    /// Waits until the memory pool is as free as it was before the query, for a run that was dropped ends in its own time.
+    pub(super) fn released(&self) -> impl Future<Output = ()> + use<> {
+        let pool = Arc::clone(&self.session.context.runtime_env().memory_pool);
+        let before = self.reserved_before;
+        async move {
+            let released = async {
+                while pool.reserved() > before {
+                    tokio::time::sleep(RELEASE_POLL).await;
+                }
+            };
+            if tokio::time::timeout(RELEASE_MAX, released).await.is_err() {
+                let reserved = pool.reserved();
+                tracing::debug!(reserved, before, "memory of the first run, or of another query, is still held");
+            }
+        }
+    }
+}
+
+impl super::Session {
+    /// The session's state; for joins that spill with as few partitions as there is memory for.
+    pub(super) fn planning_state(&self, sort_merge_joins: bool) -> SessionState {
+        let mut state = self.context.state();
+        if sort_merge_joins {
+            let config = state.config_mut();
+            let partitions = partitions(config.target_partitions(), self.config.memory_bytes_max);
+            let options = config.options_mut();
+            options.execution.target_partitions = partitions;
+            // A sort that copies its runs together needs more than it holds when there is least.
+            options.execution.sort_in_place_threshold_bytes = 0;
+            let rows = batch_rows(options.execution.batch_size.get(), self.config.memory_bytes_max);
+            if let Ok(rows) = ConfigNonZeroUsize::try_new(rows) {
+                options.execution.batch_size = rows;
+            }
+            options.optimizer.prefer_hash_join = false;
+            options.optimizer.repartition_joins = true;
+        }
+        state
+    }
+}
+
+fn batch_rows(wanted: usize, memory_bytes_max: u64) -> usize {
+    let room = usize::try_from(memory_bytes_max / ROW_BYTES).unwrap_or(usize::MAX);
+    wanted.min(room.max(BATCH_ROWS_MIN))
+}
+
+/// DataFusion plans sort-merge joins for two partitions at least.
+fn partitions(wanted: usize, memory_bytes_max: u64) -> usize {
+    let room = usize::try_from(memory_bytes_max / PARTITION_BYTES).unwrap_or(usize::MAX);
+    wanted.min(room).max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_have_room_to_sort() {
+        assert_eq!(partitions(16, 512 << 20), 4);
+        assert_eq!(partitions(16, 16 << 30), 16);
+        assert_eq!(partitions(1, 16 << 30), 2);
+        assert_eq!(partitions(8, 1 << 20), 2);
+        assert_eq!(batch_rows(8192, 1 << 30), 8192);
+        assert_eq!(batch_rows(8192, 64 << 20), 1024);
+        assert_eq!(batch_rows(8192, 1 << 20), 256);
+        assert_eq!(batch_rows(100, 1 << 20), 100);
+    }
+}

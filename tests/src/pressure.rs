@@ -1,0 +1,340 @@
+//! Queries under less memory than they need: the same rows as with plenty, or a typed error.
+//!
+//! Every operator that spills, holds an input or reads it again has its queries here. One is first run with plenty of memory, which
+//! gives the rows and the need, then with parts of the need. What is left to chance comes from a seed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use datafusion::arrow::array::RecordBatch;
+use gust::config::{Config, Target};
+use gust::memory::SharedPool;
+use gust::report::Report;
+use gust::session::{QueryError, Session};
+use tempfile::TempDir;
+
+use crate::compare::{Rule, compare};
+use crate::query::{plain, run};
+
+/// Parts of the need that a query is given: the need divided by these.
+pub const PARTS: [usize; 4] = [1, 2, 8, 32];
+
+/// A query of the suite.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub name: String,
+    pub settings: Vec<&'static str>,
+    pub sql: String,
+    /// Whether its rows come in one order only.
+    pub ordered: bool,
+}
+
+/// Where and how a query runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    pub target: Target,
+    pub partitions: usize,
+    pub part: usize,
+    /// Whether texts share their buffers, as by default; then a batch is counted with all that its neighbours hold.
+    pub views: bool,
+}
+
+/// What came of a query under too little memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The rows, and memory was never refused.
+    Right,
+    /// The rows, though somebody was refused memory: it spilled.
+    Spilled,
+    /// The rows, with sort-merge joins after hash joins did not fit.
+    PlannedAgain,
+    /// A typed error.
+    Refused,
+}
+
+/// How many runs came to what.
+#[derive(Debug, Default)]
+pub struct Tally(BTreeMap<Outcome, usize>);
+
+impl Tally {
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.0.get(&outcome).copied().unwrap_or_default()
+    }
+
+    pub fn add(&mut self, outcome: Outcome) {
+        *self.0.entry(outcome).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: usize = self.0.values().sum();
+        write!(f, "{all} runs")?;
+        self.0.iter().try_for_each(|(outcome, count)| write!(f, ", {count} {outcome:?}"))
+    }
+}
+
+/// Tables that the queries read: `a` of 4,000 rows in six files, `b` of 2,000 in four.
+pub struct Data(TempDir);
+
+/// Keys repeat and are sometimes NULL, numbers have NaN and NULL, texts are wide enough to matter.
+const COLUMNS: &str = "\
+    CASE WHEN value % 53 = 0 THEN NULL ELSE (value * 7919) % 1499 END AS k, \
+    value AS v, \
+    CASE WHEN value % 31 = 0 THEN NULL WHEN value % 37 = 0 THEN CAST('NaN' AS DOUBLE) ELSE (value % 211) / 8.0 END AS f, \
+    CASE WHEN value % 41 = 0 THEN NULL ELSE md5(CAST(value % 997 AS VARCHAR)) || repeat('x', value % 60) END AS s, \
+    CAST((value * 31) % 17 AS INT) AS g";
+
+impl Data {
+    pub async fn make() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        for (table, files, rows) in [("a", 6, 4000), ("b", 4, 2000)] {
+            for file in 0..files {
+                let (first, last) = (file * rows / files + 1, (file + 1) * rows / files);
+                let path = folder.path().join(table).join(format!("{file:02}.parquet"));
+                let rows = format!("SELECT {COLUMNS} FROM generate_series({first}, {last})");
+                plain(&[], &format!("COPY ({rows}) TO '{}' STORED AS PARQUET", path.display())).await;
+            }
+        }
+        Self(folder)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A session with so much memory, in which the tables are known.
+    pub async fn session(&self, way: Way, memory_bytes_max: u64, settings: &[&str]) -> Result<Session, QueryError> {
+        let config = Config { on: way.target, functions_max: 3, memory_bytes_max, ..Config::default() };
+        let session = Session::new(config)?;
+        let partitions = format!("SET datafusion.execution.target_partitions = {}", way.partitions);
+        let tables = ["a", "b"].map(|t| {
+            format!("CREATE EXTERNAL TABLE {t} STORED AS PARQUET LOCATION '{}/{t}/'", self.0.path().display())
+        });
+        let batches = "SET datafusion.execution.batch_size = 128";
+        let views = format!("SET datafusion.execution.parquet.schema_force_view_types = {}", way.views);
+        for statement in [partitions.as_str(), batches, &views].into_iter().chain(settings.iter().copied()) {
+            run(&session, statement).await?;
+        }
+        for statement in &tables {
+            run(&session, statement).await?;
+        }
+        Ok(session)
+    }
+
+    /// The rows with plenty of memory, and the most that was reserved for them.
+    pub async fn plenty(&self, query: &Query, way: Way) -> Result<(Vec<RecordBatch>, usize), QueryError> {
+        let session = self.session(way, 4 << 30, &query.settings).await?;
+        let ended = run(&session, &query.sql).await;
+        let need = pool(&session, SharedPool::peak_bytes);
+        session.close().await;
+        Ok((ended?.0, need))
+    }
+
+    /// Runs a query with a part of what it needs.
+    ///
+    /// # Errors
+    /// What is wrong: other rows than with plenty, or an error that is not of memory.
+    pub async fn under(
+        &self,
+        query: &Query,
+        way: Way,
+        (rows, need): &(Vec<RecordBatch>, usize),
+    ) -> Result<Outcome, String> {
+        let memory_bytes_max = (need / way.part).max(1) as u64;
+        let what = |why: String| format!("{} with {memory_bytes_max} bytes, {way:?}: {why}", query.name);
+        let session = self.session(way, memory_bytes_max, &query.settings).await.map_err(|e| what(e.to_string()))?;
+        let ended = run(&session, &query.sql).await;
+        let refused = pool(&session, SharedPool::refusals) > 0;
+        session.close().await;
+        let (got, report) = match ended {
+            Ok(ended) => ended,
+            Err(QueryError::Resources(message)) => {
+                let names = message.contains("memory_bytes_max") || message.contains("function_memory_bytes");
+                return if names { Ok(Outcome::Refused) } else { Err(what(format!("no setting is named: {message}"))) };
+            }
+            Err(error) => return Err(what(format!("{error:?}"))),
+        };
+        let rule = Rule::same_engine();
+        let rule = if query.ordered { rule } else { rule.in_any_order() };
+        compare(rows, &got, rule).map_err(|difference| what(difference.to_string()))?;
+        Ok(outcome(&report, refused))
+    }
+}
+
+fn outcome(report: &Report, refused: bool) -> Outcome {
+    match (&report.planned_again, refused) {
+        (Some(_), _) => Outcome::PlannedAgain,
+        (None, true) => Outcome::Spilled,
+        (None, false) => Outcome::Right,
+    }
+}
+
+fn pool<T>(session: &Session, ask: impl FnOnce(&SharedPool) -> T) -> T {
+    let runtime = session.context().runtime_env();
+    ask(runtime.memory_pool.downcast_ref::<SharedPool>().expect("the session's own pool"))
+}
+
+const JOIN_TYPES: [&str; 8] = [
+    "JOIN",
+    "LEFT JOIN",
+    "RIGHT JOIN",
+    "FULL JOIN",
+    "LEFT SEMI JOIN",
+    "LEFT ANTI JOIN",
+    "RIGHT SEMI JOIN",
+    "RIGHT ANTI JOIN",
+];
+
+/// How equal keys are joined, by settings.
+const EQUI: [(&str, &[&str]); 3] = [
+    (
+        "collect-left",
+        &[
+            "SET datafusion.optimizer.hash_join_single_partition_threshold = 100000000",
+            "SET datafusion.optimizer.hash_join_single_partition_threshold_rows = 100000000",
+        ],
+    ),
+    (
+        "partitioned",
+        &[
+            "SET datafusion.optimizer.hash_join_single_partition_threshold = 0",
+            "SET datafusion.optimizer.hash_join_single_partition_threshold_rows = 0",
+        ],
+    ),
+    ("sort-merge", &["SET datafusion.optimizer.prefer_hash_join = false"]),
+];
+
+/// All queries.
+pub fn queries() -> Vec<Query> {
+    let mut all = equi_joins();
+    all.extend(other_joins());
+    all.extend(others());
+    all
+}
+
+fn query(name: impl Into<String>, settings: &[&'static str], sql: impl Into<String>) -> Query {
+    let (sql, settings) = (sql.into(), settings.to_vec());
+    let ordered = sql.ends_with("ORDER BY v") || sql.ends_with("ORDER BY s, v");
+    Query { name: name.into(), settings, sql, ordered }
+}
+
+/// Everything of what a join puts out in one row, so that none can be lost, doubled or changed unseen.
+fn digest(join: &str, condition: &str) -> String {
+    let side =
+        |t: &str| format!("count({t}.v), sum({t}.v), sum({t}.v * {t}.v), sum(length({t}.s)), min({t}.s), max({t}.s)");
+    let sides = match join {
+        "LEFT SEMI JOIN" | "LEFT ANTI JOIN" => side("a"),
+        "RIGHT SEMI JOIN" | "RIGHT ANTI JOIN" => side("b"),
+        _ => format!("{}, {}, sum(a.v * b.v)", side("a"), side("b")).replace(", min(b.s), max(b.s)", ""),
+    };
+    format!("SELECT count(*), {sides} FROM a {join} b ON {condition}").replace("count(a.v), ", "count(a.v) AS n, ")
+}
+
+fn equi_joins() -> Vec<Query> {
+    let conditions = ["a.k = b.k", "a.k = b.k AND a.v + b.v > 2500", "a.f = b.f AND a.g = b.g", "a.s = b.s"];
+    let mut all = Vec::new();
+    for (index, join) in JOIN_TYPES.iter().enumerate() {
+        for (how, settings) in EQUI {
+            let condition = conditions[(index + how.len()) % conditions.len()];
+            all.push(query(format!("{how} {join} on {condition}"), settings, digest(join, condition)));
+        }
+    }
+    for (how, settings) in EQUI {
+        let marked = "SELECT count(*), sum(v), min(s) FROM a WHERE a.g = 3 OR EXISTS (SELECT 1 FROM b WHERE b.k = a.k)";
+        all.push(query(format!("{how} mark join"), settings, marked));
+        let unmarked = "SELECT count(*), sum(v), min(s) FROM a WHERE a.g = 3 OR NOT EXISTS (SELECT 1 FROM b WHERE b.k = a.k AND b.v > a.v)";
+        all.push(query(format!("{how} mark join, none"), settings, unmarked));
+        let three =
+            "SELECT count(*), sum(a.v), sum(c.v), max(c.s) FROM a JOIN b ON a.k = b.k LEFT JOIN a c ON b.v = c.v";
+        all.push(query(format!("{how} twice"), settings, three));
+    }
+    all.push(query("NOT IN", &[], "SELECT count(*), sum(v) FROM a WHERE k NOT IN (SELECT k FROM b WHERE k > 5)"));
+    all.push(query(
+        "NOT IN with NULL",
+        &[],
+        "SELECT count(*), sum(v) FROM a WHERE v NOT IN (SELECT k FROM b WHERE k > 1400 OR k IS NULL)",
+    ));
+    all
+}
+
+fn other_joins() -> Vec<Query> {
+    let mut all = Vec::new();
+    for join in JOIN_TYPES {
+        let near = "a.v > b.v * 2 - 3 AND a.v < b.v * 2 + 4 AND a.g <> b.g";
+        all.push(query(format!("nested loop {join}"), &[], digest(join, near)));
+    }
+    let marked =
+        "SELECT count(*), sum(v), min(s) FROM a WHERE a.g = 3 OR EXISTS (SELECT 1 FROM b WHERE b.v > a.v + 1990)";
+    all.push(query("nested loop mark join", &[], marked));
+    all.push(query(
+        "cross join",
+        &[],
+        "SELECT count(*), sum(a.v), sum(length(b.s)), min(a.s) FROM a, b WHERE b.v < 60",
+    ));
+    all
+}
+
+fn others() -> Vec<Query> {
+    let list = [
+        ("grouped", "SELECT s, count(*), sum(v), sum(f), min(k), max(g) FROM a GROUP BY s"),
+        ("grouped by many", "SELECT k, g, s, count(*), avg(v) FROM a GROUP BY k, g, s"),
+        (
+            "grouped, then joined",
+            "SELECT count(*), sum(n) FROM (SELECT s, count(*) n FROM a GROUP BY s) x JOIN b ON x.s = b.s",
+        ),
+        ("count distinct", "SELECT g, count(DISTINCT s), count(DISTINCT k), sum(v) FROM a GROUP BY g"),
+        ("lists", "SELECT k, array_agg(v ORDER BY v), string_agg(s, ',' ORDER BY v) FROM a GROUP BY k"),
+        ("medians", "SELECT k, median(v), approx_distinct(g) FROM a GROUP BY k"),
+        ("grouping sets", "SELECT k, g, count(*), sum(v) FROM a GROUP BY ROLLUP (k, g)"),
+        ("ordered groups", "SELECT v, s, count(*) FROM (SELECT * FROM a ORDER BY v) GROUP BY v, s"),
+        ("distinct", "SELECT DISTINCT s, k FROM a"),
+        ("distinct on", "SELECT DISTINCT ON (k) k, v, s FROM a ORDER BY k, v"),
+        ("union", "SELECT k, s FROM a UNION SELECT k, s FROM b"),
+        ("union all, sorted", "SELECT v, s FROM a UNION ALL SELECT v + 10000, s FROM b ORDER BY v"),
+        ("intersect", "SELECT k, g FROM a INTERSECT SELECT k, g FROM b"),
+        ("except", "SELECT k, s FROM a EXCEPT SELECT k, s FROM b"),
+        ("sorted", "SELECT v, s, f, k FROM a ORDER BY s, v"),
+        ("sorted with limit", "SELECT v, s FROM (SELECT v, s FROM a ORDER BY s, v LIMIT 1500) ORDER BY s, v"),
+        ("sorted with offset", "SELECT v, s FROM (SELECT v, s FROM a ORDER BY s, v OFFSET 700) ORDER BY s, v"),
+        (
+            "ranks",
+            "SELECT v, row_number() OVER (PARTITION BY k ORDER BY v), rank() OVER (PARTITION BY g ORDER BY s, v) FROM a",
+        ),
+        (
+            "frames",
+            "SELECT v, sum(v) OVER (PARTITION BY g ORDER BY v ROWS BETWEEN 5 PRECEDING AND CURRENT ROW), max(s) OVER (PARTITION BY k) FROM a",
+        ),
+        (
+            "first of each",
+            "SELECT * FROM (SELECT v, s, row_number() OVER (PARTITION BY k ORDER BY v) n FROM a) WHERE n <= 2",
+        ),
+        (
+            "recursive",
+            "WITH RECURSIVE r AS (SELECT v, s FROM b WHERE v <= 900 UNION ALL SELECT r.v + 900, a.s FROM r JOIN a ON a.v = r.v + 900) \
+             SELECT count(*), sum(v), min(s), max(s), sum(length(s)) FROM r",
+        ),
+        (
+            "recursive, distinct",
+            "WITH RECURSIVE r AS (SELECT k, v FROM a WHERE v <= 60 UNION SELECT b.k, b.v % 100 FROM r JOIN b ON r.k = b.k) \
+             SELECT count(*), sum(k), sum(v) FROM r",
+        ),
+        (
+            "recursive, nested loop",
+            "WITH RECURSIVE r AS (SELECT v, s FROM b WHERE v <= 300 UNION ALL \
+             SELECT a.v, a.s FROM r JOIN a ON a.v > r.v + 499 AND a.v < r.v + 501) SELECT count(*), sum(v), sum(length(s)) FROM r",
+        ),
+        (
+            "recursive, greatest",
+            "WITH RECURSIVE r AS (SELECT 1 AS n, CAST(0 AS BIGINT) AS m UNION ALL \
+             SELECT r.n + 1, a.v FROM r JOIN a ON a.g = r.n % 17 AND a.v > r.m WHERE r.n < 6 AND a.v < r.m + 20) \
+             SELECT count(*), sum(m), max(n) FROM r",
+        ),
+        (
+            "subqueries",
+            "SELECT v, s FROM a WHERE v > (SELECT avg(v) FROM b) AND v = (SELECT max(b.v) FROM b WHERE b.k = a.k)",
+        ),
+    ];
+    list.into_iter().map(|(name, sql)| query(name, &[], sql)).collect()
+}
