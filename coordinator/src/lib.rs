@@ -27,4 +27,5 @@ pub mod planner;
 pub mod report;
 pub mod scheduler;
 pub mod session;
+mod sql;
 pub mod tables;

@@ -108,7 +108,7 @@ impl Report {
             report.add(*at, event, &mut times);
         }
         report.attempts_wasted = times.unused.len();
-        report.wasted_seconds = times.unused.values().map(Duration::as_secs_f64).sum();
+        report.wasted_seconds = times.unused.values().sum::<Duration>().as_secs_f64();
         report.seconds = times.phases();
         report
     }

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::contained::quiet_contained_panics;
 use crate::environment::{Environment, Settings};
-use crate::handler;
+use crate::{handler, stack};
 
 /// A folder of this process's own. If set, stdin is a pipe from the parent: at its end, folder and process go. Lambda does
 /// not set it.
@@ -42,6 +42,9 @@ pub enum BootstrapError {
     /// The Runtime API is gone or refuses to talk.
     #[error("lambda runtime api: {0}")]
     RuntimeApi(Error),
+    /// There is no room for its threads.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
 }
 
 impl BootstrapError {
@@ -49,9 +52,17 @@ impl BootstrapError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotInLambda { .. } => 2,
-            Self::RuntimeApi(_) => 1,
+            Self::RuntimeApi(_) | Self::Start(_) => 1,
         }
     }
+}
+
+/// Runs a function's program to its end, on stacks that hold deep plans.
+pub fn block_on<F>(program: impl FnOnce() -> F + Send) -> Result<(), BootstrapError>
+where
+    F: Future<Output = Result<(), BootstrapError>>,
+{
+    stack::on_big_stack(|| stack::runtime().map_err(BootstrapError::Start)?.block_on(program()))
 }
 
 /// Serves fragments until the Runtime API is gone.

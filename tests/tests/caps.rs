@@ -31,6 +31,9 @@ fn bad_caps() {
         let set = format!("SET gust.max_cost = '{bad}'");
         fails(&place, &["query", &set], 1, &["gust.max_cost: ", bad, no_amount]);
     }
+    let finer = "`0.0000000001` is finer than a nano-dollar\nhint: write at most 9 digits after the point";
+    fails(&place, &["query", "--max-cost", "0.0000000001", "SELECT 1"], 2, &[finer]);
+    fails(&place, &["query", "SET gust.max_cost = '0.0000000001'"], 1, &[finer]);
     fails(&place, &["query", "SET gust.max_cost = -1"], 1, &["`-1` is no amount"]);
     fails(&place, &["query", "SET gust.max_cots = 1"], 1, &["`gust.max_cots`", "did you mean `gust.max_cost`?"]);
     fails(&place, &["query", "SET gust.nonsense = 1"], 1, &["no setting `gust.nonsense`", "there is gust.max_cost"]);
@@ -89,6 +92,10 @@ async fn too_small_caps_and_sufficient_ones() {
     let none =
         ["stopped at the cap of $0.0001000: $0 spent, 0 of 20 fragments done; the next attempt may cost $0.0001"];
     fails(&place, &on("processes", "0.0001"), 4, &none);
+    // A prepared statement is no way around it.
+    let prepared = format!("PREPARE p AS {SUM}; EXECUTE p");
+    let prepared = ["query", "--on", "processes", "--functions", "20", "--max-cost", "0.00001", &prepared];
+    fails(&place, &prepared, 4, &["not run: it costs at least $0.00001267"]);
     // The worst case of one after the other, until that of another is more than what is left.
     let some =
         ["stopped at the cap of $0.0001650: $0.0000", " of 20 fragments done", "hint: allow more with --max-cost"];

@@ -2,9 +2,9 @@
 
 use std::io::{Write, stdout};
 
+use fragment_fn::stack;
 use humansize::{BINARY, format_size};
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::runtime::Handle;
 
 use super::args::CalibrateArgs;
 use super::{Stop, configuration};
@@ -12,8 +12,9 @@ use crate::aws;
 use crate::calibrate::{Calibration, CalibrationError, Measured, calibrate as measure, load, save};
 use crate::cli::exit::Exit;
 use crate::config::Overrides;
+use crate::session::QueryError;
 
-pub(super) async fn calibrate(args: CalibrateArgs, workers: &Handle) -> Result<(), Stop> {
+pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: args.on, functions_max: args.functions, ..Overrides::default() };
     let mut config = configuration(args.config.as_deref(), &overrides)?;
     if config.s3.region.is_none() {
@@ -29,11 +30,14 @@ pub(super) async fn calibrate(args: CalibrateArgs, workers: &Handle) -> Result<(
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     let (said, config_of_all) = (bar.clone(), config.clone());
     let told = move |what: &str| said.set_message(what.to_owned());
+    // Writing the tables must not hold up a signal.
+    let workers = stack::runtime().map_err(|error| Stop::usage(format!("cannot start threads: {error}")))?;
     let measuring = workers.spawn(async move { Box::pin(measure(&config_of_all, args.megabytes << 20, &told)).await });
     let ended = tokio::select! {
         ended = measuring => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
-        _ = tokio::signal::ctrl_c() => return Err(crate::session::QueryError::Interrupted.into()),
+        _ = tokio::signal::ctrl_c() => Err(CalibrationError::Query(QueryError::Interrupted)),
     };
+    workers.shutdown_background();
     bar.finish_and_clear();
     let calibration = ended.map_err(|error| match error {
         CalibrationError::Query(error) => error.into(),

@@ -3,24 +3,24 @@
 use std::io::stdout;
 
 use chrono::{DateTime, NaiveTime, Utc};
-use tokio::runtime::Handle;
 
 use super::args::{CostArgs, RollUp, Since};
 use super::output::{Output, OutputError, StreamError};
-use super::{Stop, configuration, session_on, write};
+use super::{Stop, configuration, write};
 use crate::cli::exit::Exit;
 use crate::config::{Overrides, Target};
 use crate::history::NO_PLACE;
+use crate::session::Session;
 
 /// One row a group; what has to be known to read it goes to stderr.
-pub(super) async fn cost(args: CostArgs, workers: &Handle) -> Result<(), Stop> {
+pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {
         return Err(Stop::usage(format!("there is no history: {NO_PLACE}")));
     };
     let by = args.roll_up();
-    let session = session_on(workers, config)?;
+    let session = Session::new(config)?;
     let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
     let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
     let written = write(&mut running, &Output::new(stdout(), args.format)).await;

@@ -4,27 +4,26 @@ use std::io::stdout;
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::runtime::Handle;
 
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{Format, Output};
 use super::progress::Progress;
 use super::recorder::Recorder;
-use super::{Reports, Stop, configuration, session_on, statements};
+use super::{Reports, Stop, configuration, statements};
 use crate::cli::exit::Exit;
 use crate::config::{CatalogConfig, CatalogKind};
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
-use crate::session::QueryError;
+use crate::session::{QueryError, Session};
 
 /// Makes or finds the tables, then runs the queries one after the other.
-pub(super) async fn demo(args: DemoArgs, progress: Progress, workers: &Handle) -> Result<(), Stop> {
+pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop> {
     let mut config = configuration(None, &args.overrides())?;
     let tables = tables(&args).await?;
     let DemoTables { database, warehouse, namespace } = tables;
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
     config.catalogs.insert(CATALOG.to_owned(), catalog);
-    let session = session_on(workers, config)?;
+    let session = Session::new(config)?;
     let recorder = Recorder::new(&session, &args.labels)?;
     let ended = tokio::select! {
         ended = Box::pin(run(&recorder, &args, &namespace, &progress)) => ended,

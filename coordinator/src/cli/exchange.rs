@@ -4,22 +4,22 @@ use std::io::{Write, stdout};
 use std::time::SystemTime;
 
 use humansize::{BINARY, format_size};
-use tokio::runtime::Handle;
 
 use super::args::GcArgs;
-use super::{Stop, configuration, session_on};
+use super::{Stop, configuration};
 use crate::cli::exit::Exit;
 use crate::config::Overrides;
+use crate::session::Session;
 
 /// Removes what old queries have left, and says what that was.
-pub(super) async fn gc(args: GcArgs, workers: &Handle) -> Result<(), Stop> {
+pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {
     let config = configuration(args.config.as_deref(), &Overrides::default())?;
     let Some(place) = config.exchange.clone() else {
         return Err(Stop::usage(
             "no exchange is configured, and a private one is removed with its session\nhint: set `exchange` in gust.toml, or name the file with --config",
         ));
     };
-    let session = session_on(workers, config)?;
+    let session = Session::new(config)?;
     let failed =
         |error: object_store::Error| Stop { exit: Exit::QueryFailed, message: format!("exchange {place}: {error}") };
     let exchange = session.exchange();

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
-use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
@@ -65,39 +64,37 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    if !matches!(cli.command, Command::Bootstrap) {
-        let filter = match std::env::var("GUST_LOG") {
-            Ok(filter) => EnvFilter::try_new(filter),
-            Err(_) => Ok(EnvFilter::new(cli.log_filter())),
-        };
-        match filter {
-            Ok(filter) => tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init(),
-            Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
-        }
+    if matches!(cli.command, Command::Bootstrap) {
+        return bootstrap();
     }
-    // Queries have threads of their own: while they compute, this one still hears signals and time-outs.
-    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (workers, control) = match (workers, control) {
-        (Ok(workers), Ok(control)) => (workers, control),
-        (Err(error), _) | (_, Err(error)) => return fail(&Stop::usage(format!("cannot start: {error}"))),
+    let filter = match std::env::var("GUST_LOG") {
+        Ok(filter) => EnvFilter::try_new(filter),
+        Err(_) => Ok(EnvFilter::new(cli.log_filter())),
+    };
+    match filter {
+        Ok(filter) => tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init(),
+        Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
+    }
+    // A session has threads of its own: while they compute, this one still hears signals and time-outs.
+    let control = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(control) => control,
+        Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
     };
     let progress = if cli.verbose == 0 { Progress::on_stderr() } else { Progress::hidden() };
     let ended = control.block_on(async {
         match cli.command {
-            Command::Query(args) => Box::pin(query(args, progress, workers.handle())).await,
-            Command::Explain(args) => Box::pin(explain(args, workers.handle())).await,
-            Command::Demo(args) => Box::pin(demo::demo(args, progress, workers.handle())).await,
-            Command::Doctor(args) => Box::pin(doctor(args, workers.handle())).await,
-            Command::Calibrate(args) => Box::pin(calibrate::calibrate(args, workers.handle())).await,
+            Command::Query(args) => Box::pin(query(args, progress)).await,
+            Command::Explain(args) => Box::pin(explain(args)).await,
+            Command::Demo(args) => Box::pin(demo::demo(args, progress)).await,
+            Command::Doctor(args) => Box::pin(doctor(args)).await,
+            Command::Calibrate(args) => Box::pin(calibrate::calibrate(args)).await,
             Command::Prices(args) => prices::prices(args).await,
-            Command::Cost(args) => Box::pin(cost::cost(args, workers.handle())).await,
-            Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args, workers.handle()).await,
-            Command::Bootstrap => bootstrap().await,
+            Command::Cost(args) => Box::pin(cost::cost(args)).await,
+            Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args).await,
+            Command::Bootstrap => unreachable!("it has threads of its own, above"),
         }
     });
     // A reader that stopped reading must not hold the program up.
-    workers.shutdown_background();
     control.shutdown_background();
     match ended {
         Ok(()) => Exit::Done.into(),
@@ -110,12 +107,14 @@ fn fail(stop: &Stop) -> ExitCode {
     stop.exit.into()
 }
 
-async fn bootstrap() -> Result<(), Stop> {
-    let ended = fragment_fn::bootstrap::run().await;
-    ended.map_err(|error| Stop {
-        exit: if error.exit_code() == 2 { Exit::Usage } else { Exit::QueryFailed },
-        message: error.to_string(),
-    })
+fn bootstrap() -> ExitCode {
+    match fragment_fn::bootstrap::block_on(fragment_fn::bootstrap::run) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            let exit = if error.exit_code() == 2 { Exit::Usage } else { Exit::QueryFailed };
+            fail(&Stop { exit, message: error.to_string() })
+        }
+    }
 }
 
 /// The configuration of all three layers.
@@ -127,24 +126,18 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
     Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
 }
 
-/// A session whose queries run on `workers`.
-fn session_on(workers: &Handle, config: Config) -> Result<Session, QueryError> {
-    let _inside = workers.enter();
-    Session::new(config)
-}
-
 /// A session as configured.
-async fn session(named: Option<&Path>, overrides: &Overrides, workers: &Handle) -> Result<Session, Stop> {
+async fn session(named: Option<&Path>, overrides: &Overrides) -> Result<Session, Stop> {
     let mut config = configuration(named, overrides)?;
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    Ok(session_on(workers, config)?)
+    Ok(Session::new(config)?)
 }
 
 /// A session with the setup files' statements run.
-async fn open(source: &SourceArgs, workers: &Handle) -> Result<Session, Stop> {
-    let session = session(source.config.as_deref(), &source.run.overrides(), workers).await?;
+async fn open(source: &SourceArgs) -> Result<Session, Stop> {
+    let session = session(source.config.as_deref(), &source.run.overrides()).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
@@ -159,9 +152,9 @@ async fn open(source: &SourceArgs, workers: &Handle) -> Result<Session, Stop> {
     Ok(session)
 }
 
-async fn doctor(args: DoctorArgs, workers: &Handle) -> Result<(), Stop> {
+async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: args.on, ..Overrides::default() };
-    let session = session(args.config.as_deref(), &overrides, workers).await?;
+    let session = session(args.config.as_deref(), &overrides).await?;
     let checks = session.examine().await;
     session.close().await;
     let mut ailing = 0;
@@ -181,9 +174,9 @@ async fn doctor(args: DoctorArgs, workers: &Handle) -> Result<(), Stop> {
     }
 }
 
-async fn explain(source: SourceArgs, workers: &Handle) -> Result<(), Stop> {
+async fn explain(source: SourceArgs) -> Result<(), Stop> {
     let sql = source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
-    let session = open(&source, workers).await?;
+    let session = open(&source).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
@@ -194,10 +187,10 @@ async fn explain(source: SourceArgs, workers: &Handle) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn query(args: QueryArgs, progress: Progress, workers: &Handle) -> Result<(), Stop> {
+async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
-    let session = open(&args.source, workers).await?;
+    let session = open(&args.source).await?;
     let recorder = Recorder::new(&session, &args.labels)?;
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
@@ -253,7 +246,7 @@ async fn write<W: Write + std::fmt::Debug + Send + 'static>(
 ) -> Result<u64, StreamError<QueryError>> {
     let schema = running.schema().clone();
     // Statements that only change the session have nothing to show.
-    if schema.fields().is_empty() && running.is_silent() {
+    if running.is_silent() {
         while running.next().await.map_err(StreamError::Query)?.is_some() {}
         return Ok(0);
     }

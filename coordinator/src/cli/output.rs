@@ -6,11 +6,13 @@
 //!
 //! Rows are written as they come and none is ever left out; memory is bounded whatever the size of the result. Several
 //! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a
-//! line, newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A statement without columns
-//! (`CREATE EXTERNAL TABLE`) writes nothing.
+//! line, newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A query without columns has rows all the
+//! same; statements that only change the session never come here. Each batch is held against the columns that its statement
+//! announced ([`declared`]): what a header or a schema promises is what follows.
 //!
 //! Non-goals: widths of terminals, colours and paging; `| less -S` does that.
 
+mod declared;
 mod formats;
 mod table;
 
@@ -23,6 +25,8 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
+
+use declared::Declared;
 
 /// Batches between the query and the writing thread: one being written, one ready.
 const BATCHES_QUEUED_MAX: usize = 2;
@@ -53,6 +57,11 @@ pub enum OutputError {
     /// The format cannot express the rows: choose another.
     #[error("cannot write the rows in this format: {0}")]
     Encode(ArrowError),
+    /// The rows are not of the columns that were announced, and some may have been written.
+    #[error(
+        "cannot write the rows: {0}\nhint: this is a fault of gust's, not of the data; please report the statement"
+    )]
+    Undeclared(String),
     /// The query ended early; what was written is not marked as complete.
     #[error("the rows end early")]
     Incomplete,
@@ -176,11 +185,11 @@ impl<W: Write> RowWriter<W> {
     fn write(
         &mut self,
         schema: &SchemaRef,
-        mut batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+        batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
     ) -> Result<(), OutputError> {
-        if schema.fields().is_empty() {
-            return batches.try_for_each(|batch| batch.map(drop));
-        }
+        let declared = Declared::new(schema);
+        let schema = &declared.schema();
+        let batches = batches.map(|batch| declared.conform(&batch?));
         let is_first = std::mem::replace(&mut self.is_first, false);
         if !is_first && matches!(self.format, Format::Table | Format::Csv) {
             self.out.write_all(b"\n")?;

@@ -86,8 +86,14 @@ impl Serialize for Money {
 
 /// Why a text is no amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05")]
-pub struct NoMoney(String);
+pub enum NoMoney {
+    #[error("`{0}` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05")]
+    NotANumber(String),
+    #[error("`{text}` is finer than {unit}\nhint: write at most {decimals} digits after the point")]
+    TooFine { text: String, unit: &'static str, decimals: usize },
+    #[error("`{0}` is more dollars than can be counted\nhint: write at most {max}", max = u64::MAX / NANO)]
+    TooLarge(String),
+}
 
 impl FromStr for Money {
     type Err = NoMoney;
@@ -96,7 +102,7 @@ impl FromStr for Money {
     fn from_str(text: &str) -> Result<Self, NoMoney> {
         let number = text.trim();
         let number = number.strip_prefix('$').unwrap_or(number);
-        let nano_dollars = fixed_point(number, 9).ok_or_else(|| NoMoney(text.to_owned()))?;
+        let nano_dollars = fixed_point(number, 9, "a nano-dollar").map_err(|error| error.about(text))?;
         Ok(Self { nano_dollars })
     }
 }
@@ -135,24 +141,40 @@ impl FromStr for Price {
     type Err = NoMoney;
 
     fn from_str(text: &str) -> Result<Self, NoMoney> {
-        fixed_point(text.trim(), 12).map(|pico_dollars| Self { pico_dollars }).ok_or_else(|| NoMoney(text.to_owned()))
+        fixed_point(text.trim(), 12, "a pico-dollar").map(|pico_dollars| Self { pico_dollars })
     }
 }
 
 /// A decimal number times ten to the power of `decimals`, exactly.
-fn fixed_point(text: &str, decimals: usize) -> Option<u64> {
+fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, NoMoney> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number(whole) || !is_number(fraction) || whole.len() + fraction.len() == 0 || fraction.len() > decimals {
-        return None;
+    if !is_number(whole) || !is_number(fraction) || whole.len() + fraction.len() == 0 {
+        return Err(NoMoney::NotANumber(text.to_owned()));
     }
-    format!("{whole}{fraction:0<decimals$}").parse().ok()
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.len() > decimals {
+        return Err(NoMoney::TooFine { text: text.to_owned(), unit, decimals });
+    }
+    format!("{whole}{fraction:0<decimals$}").parse().map_err(|_| NoMoney::TooLarge(text.to_owned()))
+}
+
+impl NoMoney {
+    /// The same, of the text as it was written.
+    fn about(self, written: &str) -> Self {
+        let written = written.to_owned();
+        match self {
+            Self::NotANumber(_) => Self::NotANumber(written),
+            Self::TooFine { unit, decimals, .. } => Self::TooFine { text: written, unit, decimals },
+            Self::TooLarge(_) => Self::TooLarge(written),
+        }
+    }
 }
 
 /// Reads an amount or a price where it stands as text or, in TOML, as a number.
 struct Dollars<T>(std::marker::PhantomData<T>);
 
-impl<T: FromStr> Visitor<'_> for Dollars<T> {
+impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -160,7 +182,10 @@ impl<T: FromStr> Visitor<'_> for Dollars<T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(|_| E::invalid_value(Unexpected::Other("this value"), &self))
+        text.parse().map_err(|error| match error {
+            NoMoney::NotANumber(_) => E::invalid_value(Unexpected::Other("this value"), &self),
+            other => E::custom(other.to_string().replace("\nhint: ", "; ")),
+        })
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
@@ -213,6 +238,23 @@ mod tests {
         check("inf", None);
         check("0,05", None);
         check("99999999999999", None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_amount_is_said() {
+        for (text, expect) in [
+            (
+                "0.0000000001",
+                "`0.0000000001` is finer than a nano-dollar\nhint: write at most 9 digits after the point",
+            ),
+            ("$99999999999", "`$99999999999` is more dollars than can be counted\nhint: write at most 18446744073"),
+            ("much", "`much` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05"),
+        ] {
+            assert_eq!(text.parse::<Money>().expect_err("no amount").to_string(), expect);
+        }
+        assert_eq!("0.0500000000000".parse::<Money>().expect("zeros say nothing").nano_dollars(), 50_000_000);
+        let finest = "0.0000000000001".parse::<Price>().expect_err("no price").to_string();
+        assert!(finest.contains("finer than a pico-dollar"), "{finest}");
     }
 
     #[test]

@@ -15,7 +15,6 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
 use gust_protocol::functions as sql_functions;
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 
 mod budget;
 mod doctor;
@@ -25,9 +24,11 @@ mod estimate;
 mod functions;
 mod options;
 mod plan;
+mod prepared;
 mod run;
 mod statement;
 mod warmth;
+mod workers;
 
 pub use doctor::Check;
 pub use error::QueryError;
@@ -51,7 +52,9 @@ use crate::tables::iceberg::IcebergFactory;
 use crate::tables::stores::Stores;
 use functions::{Capacity, FunctionPool};
 use options::Options;
+use prepared::Prepared;
 use run::difference;
+use workers::Workers;
 
 /// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
@@ -72,7 +75,8 @@ pub struct Session {
     /// What was calibrated, for one kind of functions or several.
     measured: Arc<Vec<Measured>>,
     /// Where queries are planned and run.
-    workers: Handle,
+    workers: Workers,
+    prepared: Arc<Mutex<Prepared>>,
     /// Queries that may have left something in the exchange, cleaned when the functions have ended.
     unsettled: Arc<Mutex<Vec<String>>>,
     /// Spilled batches and the private exchange; removed with the session.
@@ -88,12 +92,14 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Opens a session. Starts no function: they start with the first query that needs them.
     ///
-    /// Queries run on the tokio runtime in whose context this is called. Who follows them from another runtime is not held up
-    /// by an operator that computes for minutes without a pause: its time-outs and signals still come.
+    /// Queries run on threads of the session's own, whose stacks hold what a statement may be. Who follows them is not held up by an
+    /// operator that computes for minutes without a pause: its time-outs and signals still come.
     ///
     /// # Errors
-    /// [`QueryError::Setup`] where a folder or store that the settings name cannot be used.
+    /// [`QueryError::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
     pub fn new(config: Config) -> Result<Self, QueryError> {
+        let workers = Workers::start().map_err(|e| QueryError::Setup(format!("cannot start threads: {e}")))?;
+        let _inside = workers.handle().enter();
         let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
         let folder = folder.map_err(|e| {
@@ -110,7 +116,8 @@ impl Session {
             stores,
             functions,
             measured,
-            workers: Handle::current(),
+            workers: workers.clone(),
+            prepared: Arc::default(),
             unsettled: Arc::default(),
             folder: Arc::new(folder),
         })

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
@@ -29,6 +30,7 @@ use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
 use crate::scheduler::{Clock, QueryAttempts};
+use crate::sql::Names;
 use again::Again;
 
 mod again;
@@ -38,6 +40,7 @@ pub struct Running {
     session: Session,
     id: String,
     schema: SchemaRef,
+    names: Names,
     stream: Option<SendableRecordBatchStream>,
     events: EventLog,
     before: Usage,
@@ -78,7 +81,7 @@ impl Session {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let task = AbortOnDropHandle::new(self.workers.spawn(future));
+        let task = AbortOnDropHandle::new(self.workers.handle().spawn(future));
         async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
     }
 
@@ -86,11 +89,13 @@ impl Session {
         let (before, billed_before) = (self.stores.usage(), self.stores.billed_usage());
         let id = Uuid::now_v7().simple().to_string();
         let Statement { sql, wanted } = statement;
-        let logical = self.logical_plan(*sql).await?;
+        let (logical, names) = self.logical_plan(*sql).await?;
+        let logical = self.executed(logical)?;
         let mut running = Running {
             session: self.clone(),
             id,
-            schema: Arc::new(logical.schema().as_arrow().clone()),
+            schema: Arc::new(Schema::empty()),
+            names,
             stream: None,
             events,
             before,
@@ -106,7 +111,7 @@ impl Session {
             attempts: None,
             budget: None,
         };
-        if self.change_option(&logical)? {
+        if self.change_option(&logical)? || self.change_prepared(&logical)? {
             return Ok(running);
         }
         match logical {
@@ -123,10 +128,12 @@ impl Session {
             }
             LogicalPlan::Explain(explain) => {
                 let text = self.explain_plan(&explain.plan).await?;
+                running.schema = Arc::new(explain.schema.as_arrow().clone());
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
                 let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
+                // Has no rows, but an error where the engine has only parsed the statement.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
             query => Box::pin(running.begin(query)).await?,
@@ -138,7 +145,8 @@ impl Session {
     pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
         let session = self.clone();
         let explaining = async move {
-            let logical = match session.logical_plan(*statement.sql).await? {
+            let (logical, _) = session.logical_plan(*statement.sql).await?;
+            let logical = match session.executed(logical)? {
                 LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
                 logical => logical,
             };
@@ -201,11 +209,12 @@ impl Running {
         &self.id
     }
 
+    /// The columns of its rows, as the plan that makes them declares them. Names may come twice.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Whether this is a statement that only changes the session.
+    /// Whether this is a statement that only changes the session, and has no rows to show. A query has, also without columns.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -318,6 +327,7 @@ impl Running {
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
+        self.schema = shown(&ready.plan.schema(), &logical, &self.names);
         self.again = Again::of(&ready, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
         match self.execute(ready, remote).await {
@@ -365,7 +375,8 @@ impl Running {
             let stream = start_stream(Arc::clone(&ready.plan), TaskContext::from(&ready.state))?;
             Ok((ready, stream))
         };
-        let (ready, stream) = self.session.on_workers(locally).await.map_err(|error| self.failed(error))?;
+        let (ready, stream) = self.planned_in_time(locally).await?;
+        self.announced(&ready)?;
         if !self.sort_merge_joins {
             self.again = Again::of(&ready, &logical);
         }
@@ -373,10 +384,49 @@ impl Running {
         Ok(())
     }
 
+    /// Plans once more, until the deadline.
+    async fn planned_in_time<T: Send + 'static>(
+        &mut self,
+        planning: impl Future<Output = Result<T, QueryError>> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let planning = self.session.on_workers(planning);
+        match tokio::time::timeout_at(self.deadline.into(), planning).await {
+            Ok(planned) => planned.map_err(|error| self.failed(error)),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    /// Another plan of the query makes the columns that were announced.
+    fn announced(&self, ready: &Ready) -> Result<(), QueryError> {
+        same_columns(&self.schema, &ready.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
+    }
+
     fn failed(&self, error: QueryError) -> QueryError {
         self.events.push(QueryEvent::Failed { message: error.to_string() });
         error
     }
+}
+
+/// The columns that a physical plan makes, under the names that the statement gives them.
+fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
+    let named = logical.schema().fields().iter().map(|field| Some(field.name()));
+    let fields = made.fields().iter().zip(named.chain(std::iter::repeat(None))).map(|(field, named)| {
+        let name = names.shown(named.unwrap_or(field.name()));
+        Arc::new(field.as_ref().clone().with_name(name))
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), made.metadata().clone()))
+}
+
+/// Two plans of one query have columns of equal types. The first may have been announced already.
+fn same_columns(announced: &Schema, planned: &Schema) -> Result<(), DataFusionError> {
+    let types = |schema: &Schema| schema.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+    let (announced, planned) = (types(announced), types(planned));
+    if announced == planned {
+        return Ok(());
+    }
+    Err(DataFusionError::Internal(format!(
+        "the columns of the query on functions are {announced:?}, run locally they are {planned:?}"
+    )))
 }
 
 /// Removes what the attempts wrote: now, and again when the last of them can write no more.
@@ -393,7 +443,7 @@ async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all
         return;
     }
     let workers = session.workers.clone();
-    workers.spawn(async move {
+    workers.handle().spawn(async move {
         attempts.ended().await;
         session.clean(&id).await;
         session.has_settled(&id);

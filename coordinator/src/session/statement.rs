@@ -1,21 +1,26 @@
 //! SQL text to statements, and a statement to a logical plan with errors that name what is near.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use datafusion::common::{DataFusionError, ResolvedTableReference, TableReference};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
+use datafusion::common::{DataFusionError, ResolvedTableReference, SchemaError, TableReference};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{
     CopyToStatement, DFParser, DFParserBuilder, ExplainStatement, Statement as EngineStatement,
 };
+use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart};
 use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Token;
+use fragment_fn::stack::on_big_stack;
 
 use super::Session;
 use super::error::QueryError;
 use crate::dialect::mark_merged_keys;
 use crate::history;
 use crate::nearest::nearest;
+use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
+use crate::sql::{self, Names};
 use crate::tables::folder::{check_format, is_path};
 
 /// Most statements of one text.
@@ -52,10 +57,7 @@ impl Wanted {
     /// Where it is wanted but there is none to tell: what changes the session runs at once, some of it over data.
     pub(super) fn is_cost_of(self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         let (LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) = plan else { return Ok(self != Self::Rows) };
-        let runs_a_query = matches!(
-            plan,
-            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) | LogicalPlan::Statement(PlanStatement::Execute(_))
-        );
+        let runs_a_query = matches!(plan, LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)));
         match self {
             Self::Cost => Err(QueryError::Sql(
                 "EXPLAIN COST: this statement changes the session and has no cost of its own\nhint: ask for the cost of a query, such as EXPLAIN COST SELECT ..."
@@ -111,6 +113,27 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
     }
 }
 
+/// The statements of a text, none of them past a limit.
+fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
+    let failed = |error: DataFusionError| {
+        QueryError::Sql(match error.find_root() {
+            DataFusionError::SQL(parser, _) if matches!(**parser, ParserError::RecursionLimitExceeded) => format!(
+                "the statement is nested too deep: the parser recurses at most {PARSER_DEPTH_MAX} levels\nhint: name inner queries in a WITH clause"
+            ),
+            DataFusionError::SQL(parser, _) => parser.to_string(),
+            DataFusionError::Plan(message) => message.clone(),
+            _ => error.strip_backtrace(),
+        })
+    };
+    let tokens = sql::tokens(text).map_err(failed)?;
+    let parser = DFParserBuilder::new(tokens).with_recursion_limit(PARSER_DEPTH_MAX).build();
+    let mut statements = statements(&mut parser.map_err(failed)?).map_err(failed)?;
+    for statement in &mut statements {
+        sql::shape(&mut statement.sql).map_err(QueryError::Sql)?;
+    }
+    Ok(statements)
+}
+
 /// Whether the parser stands so many words before this one.
 fn is(parser: &DFParser<'_>, ahead: usize, keyword: Keyword) -> bool {
     // What is quoted is a name.
@@ -121,15 +144,10 @@ impl Session {
     /// Splits a text at its semicolons.
     ///
     /// # Errors
-    /// [`QueryError::Sql`] with line and column of the first word that does not fit.
+    /// [`QueryError::Sql`] with line and column of the first word that does not fit, or with the limit that the text is past.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>, QueryError> {
-        let failed = |error: DataFusionError| {
-            QueryError::Sql(match error.find_root() {
-                DataFusionError::SQL(parser, _) => parser.to_string(),
-                _ => error.strip_backtrace(),
-            })
-        };
-        let statements = statements(&mut DFParserBuilder::new(sql).build().map_err(failed)?).map_err(failed)?;
+        // Trees are as deep as the text makes them until they are looked through.
+        let statements = on_big_stack(|| read(sql))?;
         if statements.is_empty() {
             return Err(QueryError::Sql(
                 "there is no statement\nhint: give SQL, or - to read it from stdin".to_owned(),
@@ -157,17 +175,38 @@ impl Session {
                 (catalog, schema) => format!("{catalog}.{schema}.{table}"),
             }
         };
-        let references = state.resolve_table_references(&statement.sql).unwrap_or_default();
+        let references = on_big_stack(|| state.resolve_table_references(&statement.sql)).unwrap_or_default();
         references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The logical plan of a statement that this session may run.
-    pub(super) async fn logical_plan(&self, mut statement: EngineStatement) -> Result<LogicalPlan, QueryError> {
-        mark_merged_keys(&mut statement).map_err(sort_out)?;
+    /// The logical plan of a statement that this session may run, and names to show for its columns.
+    pub(super) async fn logical_plan(
+        &self,
+        mut statement: EngineStatement,
+    ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
+        let is_scalar = |name: &str| state.scalar_functions().contains_key(name);
+        sql::prepare(&mut statement, &is_scalar).map_err(QueryError::Sql)?;
+        mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = state.resolve_table_references(&statement);
-        let plan = match state.statement_to_plan(statement).await {
-            Ok(plan) => plan,
+        let views = self.views(references.as_deref().unwrap_or_default()).await?;
+        let weight = |name: &ObjectName| {
+            let parts: Vec<_> =
+                name.0.iter().filter_map(ObjectNamePart::as_ident).map(|part| part.value.as_str()).collect();
+            views.get(&parts.join(".").to_lowercase()).copied().unwrap_or(1)
+        };
+        sql::check_relations(&statement, &weight).map_err(QueryError::Sql)?;
+        let planned = match state.statement_to_plan(statement.clone()).await {
+            Err(error) if is_clash_of_names(&error) => match sql::unique(&statement) {
+                Some((renamed, names)) => {
+                    state.statement_to_plan(renamed).await.map(|plan| (plan, names)).map_err(|_| error)
+                }
+                None => Err(error),
+            },
+            planned => planned.map(|plan| (plan, Names::default())),
+        };
+        let (plan, names) = match planned {
+            Ok(planned) => planned,
             Err(error) => {
                 let told = sort_out(error);
                 if !matches!(told, QueryError::Sql(_)) {
@@ -185,7 +224,35 @@ impl Session {
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan).map_err(|e| {
             QueryError::Sql(format!("{}\nhint: gust reads; write with another tool", e.strip_backtrace()))
         })?;
-        Ok(plan)
+        Ok((plan, names))
+    }
+
+    /// How many tables the session's own views are made of, by their names in small letters.
+    ///
+    /// # Errors
+    /// Where a view is made of views of views beyond what can be planned.
+    async fn views(&self, references: &[TableReference]) -> Result<HashMap<String, u64>, QueryError> {
+        let mut views = HashMap::new();
+        let Some(schema) = self.context.catalog(OWN_CATALOG).and_then(|catalog| catalog.schema(OWN_SCHEMA)) else {
+            return Ok(views);
+        };
+        for reference in references {
+            let name = reference.table();
+            // Names of files would be listed.
+            if is_path(name) || !schema.table_exist(name) {
+                continue;
+            }
+            let Ok(Some(table)) = schema.table(name).await else { continue };
+            let Some(plan) = table.get_logical_plan() else { continue };
+            let (leaves, depth) = leaves_and_depth(&plan);
+            if depth > VIEW_DEPTH_MAX {
+                return Err(QueryError::Sql(format!(
+                    "the plan of view `{name}` is {depth} levels deep; at most {VIEW_DEPTH_MAX} are planned\nhint: keep its rows with CREATE TABLE AS"
+                )));
+            }
+            views.insert(reference.to_string().to_lowercase(), leaves);
+        }
+        Ok(views)
     }
 
     /// The first reference that no table answers to, in words.
@@ -230,7 +297,7 @@ impl Session {
 
 /// A statement as the parser writes it, without options: they may hold secrets.
 pub fn text_of(statement: &Statement) -> String {
-    Statement { sql: Box::new(without_options(&statement.sql)), ..statement.clone() }.to_string()
+    on_big_stack(|| Statement { sql: Box::new(without_options(&statement.sql)), ..*statement }.to_string())
 }
 
 fn without_options(statement: &EngineStatement) -> EngineStatement {
@@ -244,6 +311,29 @@ fn without_options(statement: &EngineStatement) -> EngineStatement {
         }
         // Of CREATE EXTERNAL TABLE the parser writes no options anyway.
         other => other.clone(),
+    }
+}
+
+fn leaves_and_depth(plan: &LogicalPlan) -> (u64, usize) {
+    let inputs = plan.inputs();
+    let below = inputs.iter().map(|input| leaves_and_depth(input));
+    let (leaves, depth) = below.fold((0, 0), |(leaves, depth), (more, deep)| (leaves + more, depth.max(deep)));
+    (leaves.max(1), depth + 1)
+}
+
+/// Whether the planner refuses a statement because two of its columns have one name.
+///
+/// DataFusion 55.2 has no kind for the first of these errors.
+fn is_clash_of_names(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Plan(message) => message.contains("require unique expression names"),
+        DataFusionError::SchemaError(kind, _) => matches!(
+            **kind,
+            SchemaError::DuplicateQualifiedField { .. }
+                | SchemaError::DuplicateUnqualifiedField { .. }
+                | SchemaError::AmbiguousReference { .. }
+        ),
+        _ => false,
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match fragment_fn::bootstrap::run().await {
+fn main() -> ExitCode {
+    match fragment_fn::bootstrap::block_on(fragment_fn::bootstrap::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

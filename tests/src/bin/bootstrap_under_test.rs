@@ -10,8 +10,7 @@ use bytes::Bytes;
 use fragment_fn::{Environment, Settings, bootstrap, handler};
 use gust_tests::s3::identity;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let environment = Arc::new(Environment::new(Settings::default()));
     let other_release = std::env::var_os("TEST_OTHER_RELEASE").is_some();
     let handler = move |payload: Bytes, deadline| {
@@ -22,7 +21,7 @@ async fn main() -> ExitCode {
         }
         async move { handler::handle(&environment, payload, deadline).await }
     };
-    match bootstrap::serve(handler).await {
+    match bootstrap::block_on(|| bootstrap::serve(handler)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -24,10 +24,27 @@ pub(super) fn write_csv(
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
 ) -> Result<(), OutputError> {
     let shape = Shape::new(schema, |field| field.data_type().is_nested(), str::to_owned);
+    if schema.fields().is_empty() {
+        return write_lines(out, batches);
+    }
     let mut writer = csv::Writer::new(out);
     writer.write(&shape.apply(&RecordBatch::new_empty(schema.clone()))?)?;
     for batch in batches {
         writer.write(&shape.apply(&batch?)?)?;
+    }
+    Ok(())
+}
+
+/// An empty line for the header and for each row: the encoder would write a column of empty texts.
+fn write_lines(
+    out: &mut impl Write,
+    batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
+) -> Result<(), OutputError> {
+    out.write_all(b"\n")?;
+    for batch in batches {
+        for _ in 0..batch?.num_rows() {
+            out.write_all(b"\n")?;
+        }
     }
     Ok(())
 }

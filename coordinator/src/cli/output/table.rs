@@ -37,6 +37,10 @@ pub(super) fn write(
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
     block: &Block,
 ) -> Result<(), OutputError> {
+    if schema.fields().is_empty() {
+        let rows = batches.map(|batch| batch.map(|batch| batch.num_rows())).sum::<Result<usize, _>>()?;
+        return Ok(writeln!(out, "({rows} rows without columns)")?);
+    }
     // the empty batch draws the header of a result without rows
     let mut pending = vec![RecordBatch::new_empty(schema.clone())];
     let (mut rows, mut text_bytes) = (0, 0);

@@ -1,9 +1,10 @@
 use std::sync::mpsc as std_mpsc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListArray, MapBuilder,
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListArray, MapBuilder,
     MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray,
 };
+use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
 use datafusion::arrow::ipc::reader::StreamReader;
 
@@ -151,8 +152,7 @@ list,record,map
 fn statements_follow_each_other() {
     let one = numbers(1..2);
     let two = [numbers(2..3), numbers(3..4)];
-    let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
-    let statements: [&[RecordBatch]; 3] = [std::slice::from_ref(&one), &[none], &two];
+    let statements: [&[RecordBatch]; 2] = [std::slice::from_ref(&one), &two];
     let table = "\
 +---+
 | n |
@@ -171,6 +171,57 @@ fn statements_follow_each_other() {
     assert_eq!(written(Format::Csv, &statements), "n\n1\n\nn\n2\n3\n");
     assert_eq!(written(Format::Json, &statements), "[{\"n\":1}]\n[{\"n\":2},{\"n\":3}]\n");
     assert_eq!(written(Format::Ndjson, &statements), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+}
+
+#[test]
+fn rows_without_columns_are_rows() {
+    let options = datafusion::arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(2));
+    let schema = Arc::new(Schema::empty());
+    let two = RecordBatch::try_new_with_options(schema.clone(), Vec::new(), &options).expect("rows");
+    check(Format::Table, &two, "(2 rows without columns)\n");
+    check(Format::Csv, &two, "\n\n\n");
+    check(Format::Json, &two, "[{},{}]\n");
+    check(Format::Ndjson, &two, "{}\n{}\n");
+    let mut writer = RowWriter::new(Vec::new(), Format::Arrow);
+    writer.write_rows(&schema, [Ok(two)].into_iter()).expect("a valid result");
+    let read = StreamReader::try_new(writer.out.out.as_slice(), None).expect("a stream");
+    assert_eq!(read.map(|batch| batch.expect("a batch").num_rows()).sum::<usize>(), 2);
+}
+
+#[test]
+fn rows_of_other_columns_are_refused() {
+    let announced = |data_type: DataType| Arc::new(Schema::new(vec![Field::new("n", data_type, true)]));
+    let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    let texts = batch(vec![("n", Arc::new(StringViewArray::from(vec!["a"])) as ArrayRef)]);
+    for format in FORMATS {
+        for (schema, came, words) in [
+            (announced(DataType::Int32), numbers(1..2), "column `n` was announced as Int32, and rows of Int64 came"),
+            (announced(DataType::Utf8), texts.clone(), "announced as Utf8, and rows of Utf8View came"),
+            (announced(DataType::Int64), none.clone(), "1 columns were announced, and rows of 0 came"),
+        ] {
+            let mut writer = RowWriter::new(Vec::new(), format);
+            let refused = writer.write_rows(&schema, [Ok(came)].into_iter()).expect_err("other columns").to_string();
+            assert!(refused.contains(words) && refused.contains("\nhint: "), "{format:?}: {refused}");
+        }
+    }
+}
+
+#[test]
+fn labels_may_differ_from_what_was_announced() {
+    let record = |nullable: bool, metadata: &str| {
+        let inner = Fields::from(vec![Field::new("x", DataType::Int64, nullable)]);
+        let item = Field::new("item", DataType::Struct(inner.clone()), nullable)
+            .with_metadata([("about".to_owned(), metadata.to_owned())].into());
+        let values = StructArray::new(inner, vec![Arc::new(Int64Array::from(vec![1]))], None);
+        let lists = ListArray::new(Arc::new(item), OffsetBuffer::from_lengths([1]), Arc::new(values), None);
+        let field = Field::new("l", lists.data_type().clone(), nullable);
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(lists)]).expect("a list")
+    };
+    for format in FORMATS {
+        let mut writer = RowWriter::new(Vec::new(), format);
+        let rows = writer.write_rows(&record(false, "a").schema(), [Ok(record(true, "b"))].into_iter());
+        assert_eq!(rows.expect("equal values"), 1, "{format:?}");
+    }
 }
 
 #[test]

@@ -96,7 +96,8 @@ impl Running {
             let (state, planned) = distributed.map_err(QueryError::from_engine)?;
             Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
         };
-        let ready = self.session.on_workers(planning).await.map_err(|error| self.failed(error))?;
+        let ready = self.planned_in_time(planning).await?;
+        self.announced(&ready)?;
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
         match self.execute(ready, remote).await {
             Ok(stream) => {

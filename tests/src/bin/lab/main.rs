@@ -20,6 +20,7 @@ mod cpu;
 mod estimate;
 mod fanout;
 mod faults;
+mod formats;
 mod fuzz;
 mod judge;
 mod local;
@@ -89,6 +90,15 @@ enum Measurement {
         /// One of those
         #[arg(long, value_name = "N")]
         process_seed: Option<u64>,
+    },
+    /// Random queries of mixed types in every format, read back by pyarrow and Python
+    Formats {
+        /// How many queries
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// The first of them
+        #[arg(long, default_value_t = 0)]
+        first: u64,
     },
     /// Damaged Parquet files: rows or an error that names the file, in bounded memory
     Fuzz {
@@ -207,6 +217,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
                 None => faults::measure(&workload.faults, *seeds, adoption),
             }))
         }
+        Measurement::Formats { seeds, first } => formats::measure(*first..first + seeds, cache).await,
         Measurement::Fuzz { seeds, seed } => fuzz::measure(*seeds, *seed, cache).await,
         Measurement::Tail => Ok(virtually(|| tail::measure(&workload.tail, &workload.fleet))),
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),

@@ -1,0 +1,87 @@
+//! Batches held against the columns that their statement announced.
+//!
+//! A plan may declare one type and make another, which is a fault of the plan; encoders would write such rows under a
+//! header that does not fit them, or bytes that no reader understands. Equal counts as equal values: whether a column
+//! may hold NULL, metadata, and the names of what lists and maps hold may differ, and the announced ones are written.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+
+use super::OutputError;
+
+/// The columns of a statement's rows.
+pub(super) struct Declared {
+    schema: SchemaRef,
+}
+
+impl Declared {
+    pub(super) fn new(announced: &Schema) -> Self {
+        // Any column may hold NULL: a reader loses nothing, and rows are right that break a promise which nobody needs.
+        let fields = announced.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), announced.metadata().clone());
+        Self { schema: Arc::new(schema) }
+    }
+
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// The batch under the announced schema.
+    ///
+    /// # Errors
+    /// [`OutputError::Undeclared`] where it has other columns.
+    pub(super) fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch, OutputError> {
+        if batch.num_columns() != self.schema.fields().len() {
+            return Err(OutputError::Undeclared(format!(
+                "{} columns were announced, and rows of {} came",
+                self.schema.fields().len(),
+                batch.num_columns()
+            )));
+        }
+        let columns = self.schema.fields().iter().zip(batch.columns()).map(|(field, column)| column_of(field, column));
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let conform = RecordBatch::try_new_with_options(self.schema(), columns.collect::<Result<_, _>>()?, &options);
+        conform.map_err(|error| OutputError::Undeclared(error.to_string()))
+    }
+}
+
+fn column_of(field: &Field, column: &ArrayRef) -> Result<ArrayRef, OutputError> {
+    let (announced, came) = (field.data_type(), column.data_type());
+    if announced == came {
+        return Ok(Arc::clone(column));
+    }
+    let differs = || format!("column `{}` was announced as {announced}, and rows of {came} came", field.name());
+    if !holds_equal_values(announced, came) {
+        return Err(OutputError::Undeclared(differs()));
+    }
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(column, announced, &strict)
+        .map_err(|error| OutputError::Undeclared(format!("{}: {error}", differs())))
+}
+
+/// Whether two types differ at most in what may be NULL, in metadata, and in names that no value shows.
+fn holds_equal_values(a: &DataType, b: &DataType) -> bool {
+    let of_fields = |a: &Field, b: &Field| holds_equal_values(a.data_type(), b.data_type());
+    let of_structs = |a: &Fields, b: &Fields| {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && of_fields(a, b))
+    };
+    match (a, b) {
+        (DataType::List(a), DataType::List(b))
+        | (DataType::LargeList(a), DataType::LargeList(b))
+        | (DataType::ListView(a), DataType::ListView(b))
+        | (DataType::LargeListView(a), DataType::LargeListView(b)) => of_fields(a, b),
+        (DataType::FixedSizeList(a, a_len), DataType::FixedSizeList(b, b_len)) => a_len == b_len && of_fields(a, b),
+        (DataType::Struct(a), DataType::Struct(b)) => of_structs(a, b),
+        (DataType::Map(a, _), DataType::Map(b, _)) => match (a.data_type(), b.data_type()) {
+            (DataType::Struct(a), DataType::Struct(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| of_fields(a, b))
+            }
+            _ => false,
+        },
+        (a, b) => a == b,
+    }
+}

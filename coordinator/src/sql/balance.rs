@@ -1,0 +1,199 @@
+//! Long chains of AND, OR and UNION as balanced trees.
+//!
+//! The parser makes a chain of n operands a tree n deep, and the engine's planner takes n² steps over it: for 10,000 ORs half a
+//! minute. All three are associative, and a balanced tree keeps the operands' order, so that also what is evaluated first stays
+//! first. The statement prints as before, for the parser's trees print no parentheses of their own.
+
+use std::mem;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Statement, Value, VisitMut, VisitorMut,
+};
+
+/// Shorter chains stay as they are: what people write is planned as it always was.
+const OPERANDS_MIN: usize = 64;
+
+pub(super) fn balance(statement: &mut Statement) {
+    let ControlFlow::Continue(()) = statement.visit(&mut Balance);
+}
+
+struct Balance;
+
+impl VisitorMut for Balance {
+    type Break = std::convert::Infallible;
+
+    // Before its children: a chain is then taken apart once, at its top.
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        for op in [BinaryOperator::Or, BinaryOperator::And] {
+            if operands_of(expr, &op) >= OPERANDS_MIN {
+                let joined =
+                    |left, right| Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) };
+                *expr = paired(take_operands(expr, &op), joined);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        let mut branch = query.body.as_mut();
+        loop {
+            if let Some((quantifier, branches)) = long_union(branch) {
+                let joined = |left, right| SetExpr::SetOperation {
+                    op: SetOperator::Union,
+                    set_quantifier: quantifier,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                };
+                *branch = paired(take_branches(branch, quantifier, branches), joined);
+                return ControlFlow::Continue(());
+            }
+            match branch {
+                SetExpr::SetOperation { left, .. } => branch = left,
+                _ => return ControlFlow::Continue(()),
+            }
+        }
+    }
+}
+
+/// Neighbours joined until one is left.
+fn paired<T>(mut operands: Vec<T>, joined: impl Fn(T, T) -> T) -> T {
+    while operands.len() > 1 {
+        let mut pairs = Vec::with_capacity(operands.len().div_ceil(2));
+        let mut rest = operands.into_iter();
+        while let Some(left) = rest.next() {
+            pairs.push(match rest.next() {
+                Some(right) => joined(left, right),
+                None => left,
+            });
+        }
+        operands = pairs;
+    }
+    operands.pop().expect("a chain has operands")
+}
+
+fn operands_of(expr: &Expr, of: &BinaryOperator) -> usize {
+    let (mut count, mut rest) = (1, expr);
+    while let Expr::BinaryOp { left, op, .. } = rest {
+        if op != of {
+            break;
+        }
+        count += 1;
+        rest = left;
+    }
+    count
+}
+
+fn take_operands(expr: &mut Expr, of: &BinaryOperator) -> Vec<Expr> {
+    let mut operands = Vec::new();
+    let mut rest = mem::replace(expr, Expr::Value(Value::Null.into()));
+    loop {
+        match rest {
+            Expr::BinaryOp { left, op, right } if op == *of => {
+                operands.push(*right);
+                rest = *left;
+            }
+            first => {
+                operands.push(first);
+                operands.reverse();
+                return operands;
+            }
+        }
+    }
+}
+
+/// The quantifier and the branches of a long chain of equal UNIONs.
+fn long_union(set: &SetExpr) -> Option<(SetQuantifier, usize)> {
+    let SetExpr::SetOperation { set_quantifier: quantifier, .. } = set else { return None };
+    if !matches!(quantifier, SetQuantifier::All | SetQuantifier::None | SetQuantifier::Distinct) {
+        return None;
+    }
+    let (mut count, mut rest) = (1, set);
+    while let SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, .. } = rest {
+        if set_quantifier != quantifier {
+            break;
+        }
+        count += 1;
+        rest = left;
+    }
+    (count >= OPERANDS_MIN).then_some((*quantifier, count))
+}
+
+fn take_branches(set: &mut SetExpr, of: SetQuantifier, count: usize) -> Vec<SetExpr> {
+    let nothing = || {
+        SetExpr::Values(datafusion::sql::sqlparser::ast::Values {
+            explicit_row: false,
+            value_keyword: false,
+            rows: Vec::new(),
+        })
+    };
+    let mut branches = Vec::with_capacity(count);
+    let mut rest = mem::replace(set, nothing());
+    loop {
+        match rest {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } if set_quantifier == of => {
+                branches.push(*right);
+                rest = *left;
+            }
+            first => {
+                branches.push(first);
+                branches.reverse();
+                return branches;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parsed;
+
+    /// How many operators stand above each other on the way down to the left.
+    fn depth(expr: &Expr) -> usize {
+        match expr {
+            Expr::BinaryOp { left, right, .. } => 1 + depth(left).max(depth(right)),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn a_chain_prints_as_before_and_is_as_deep_as_it_must_be() {
+        for (op, count, deep) in [("OR", 4000, 12), ("AND", 100, 7), ("OR", 63, 62), ("+", 100, 99)] {
+            let chain = (0..count).map(|at| format!("a{at}")).collect::<Vec<_>>().join(&format!(" {op} "));
+            let text = format!("SELECT {chain}");
+            let mut statement = parsed(&text);
+            balance(&mut statement);
+            assert_eq!(statement.to_string(), text);
+            let Statement::Query(query) = &statement else { panic!("{statement}") };
+            let SetExpr::Select(select) = query.body.as_ref() else { panic!("{query}") };
+            let datafusion::sql::sqlparser::ast::SelectItem::UnnamedExpr(expr) = &select.projection[0] else {
+                panic!("{select}")
+            };
+            assert_eq!(depth(expr), deep, "{op}");
+        }
+    }
+
+    #[test]
+    fn unions_of_one_kind_are_balanced() {
+        fn branches_deep(set: &SetExpr) -> usize {
+            match set {
+                SetExpr::SetOperation { left, right, .. } => 1 + branches_deep(left).max(branches_deep(right)),
+                _ => 0,
+            }
+        }
+        let all = vec!["SELECT 1"; 200].join(" UNION ALL ");
+        for (text, deep) in [
+            (all.clone(), 8),
+            (format!("{all} UNION SELECT 2"), 9),
+            (vec!["SELECT 1"; 100].join(" EXCEPT "), 99),
+            (vec!["SELECT 1"; 128].join(" UNION "), 7),
+        ] {
+            let mut statement = parsed(&text);
+            balance(&mut statement);
+            assert_eq!(statement.to_string(), text);
+            let Statement::Query(query) = &statement else { panic!("{statement}") };
+            assert_eq!(branches_deep(&query.body), deep);
+        }
+    }
+}

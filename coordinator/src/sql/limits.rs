@@ -1,0 +1,428 @@
+//! How long, deep and wide a statement may be. What is past a limit is refused with the number and the limit, before anything
+//! recurses over it or multiplies it out.
+//!
+//! The limits are what the engine's planner gets through in a few seconds and what a stack of [`fragment_fn::stack`] holds, with
+//! room to spare; each was tried at its limit (`tests/tests/statements.rs`). Non-goal: how long a statement runs; that is its
+//! time-out's.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, SetOperator, Statement, TableFactor, Visit,
+    Visitor,
+};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+/// Bytes of a text of statements.
+const TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// Brackets of all kinds, types in angle brackets and EXPLAINs inside each other.
+const NESTING_MAX: usize = 100;
+
+/// How deep the parser may recurse: at most twice for a bracket.
+pub(crate) const PARSER_DEPTH_MAX: usize = 250;
+
+/// Expressions inside each other. Chains of AND and OR are balanced and stay far below; chains of other operators do not, and
+/// the planner takes n³ steps over those of checked sums.
+const DEPTH_MAX: usize = 300;
+
+/// Operands of a chain of AND: filters are taken apart at AND and put together again, n² steps each time.
+const ANDED_MAX: usize = 3_000;
+
+/// Expressions of a statement, in all its queries.
+const EXPRESSIONS_MAX: usize = 1_000_000;
+
+/// Columns of one SELECT.
+const COLUMNS_MAX: usize = 10_000;
+
+/// Tables of one FROM: the planner takes n³ steps over a chain of joins.
+const JOINED_MAX: usize = 200;
+
+/// Queries of WITH clauses: each is planned with a copy of all before it.
+const CTES_MAX: usize = 1_000;
+
+/// WITH clauses inside WITH clauses: the engine looks through each twice as often as through the one around it.
+const WITH_DEPTH_MAX: usize = 8;
+
+/// Subqueries in expressions inside each other: each doubles the planner's work, and 20 take seconds.
+const SUBQUERY_DEPTH_MAX: usize = 12;
+
+/// Branches of UNION.
+const BRANCHES_MAX: usize = 10_000;
+
+/// Branches of EXCEPT and INTERSECT, which are joins.
+const EXCEPTIONS_MAX: usize = 200;
+
+/// Sets that GROUPING SETS, CUBE and ROLLUP make.
+const GROUPING_SETS_MAX: u64 = 4_096;
+
+/// Tables and views, each as often as a plan holds it after WITH clauses and views are written out.
+const RELATIONS_MAX: u64 = 4_096;
+
+fn past<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> String {
+    format!("the statement has {count} {what}; at most {max} are planned\nhint: {hint}")
+}
+
+pub(super) fn check_text(text: &str) -> Result<(), String> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(format!(
+            "the text has {} bytes; at most {TEXT_BYTES_MAX} are read\nhint: put long lists of values into a Parquet file and join it",
+            text.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what the parser would recurse over too deep.
+pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
+    let words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    let (mut brackets, mut types, mut explains, mut pairs) = (0_usize, 0_usize, 0_usize, 0_usize);
+    let mut before = &Token::EOF;
+    let mut deepest = 0;
+    for token in words {
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => brackets += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => brackets = brackets.saturating_sub(1),
+            Token::Lt if is_type(before) => types += 1,
+            Token::Gt => types = types.saturating_sub(1),
+            Token::ShiftRight => types = types.saturating_sub(2),
+            Token::SemiColon => types = 0,
+            _ => {}
+        }
+        explains = if is(token, Keyword::EXPLAIN) { explains + 1 } else { 0 };
+        // INT[][][]: a type of lists, or as deep an expression, for each pair.
+        pairs = match token {
+            Token::RBracket => pairs + 1,
+            Token::LBracket if *before == Token::RBracket => pairs,
+            _ if *before == Token::LBracket => pairs,
+            _ => 0,
+        };
+        deepest = deepest.max(brackets).max(types).max(explains).max(pairs);
+        before = token;
+    }
+    if deepest > NESTING_MAX {
+        return Err(format!(
+            "the statement is nested {deepest} levels deep; at most {NESTING_MAX} are read\nhint: name inner queries in a WITH clause, and leave out brackets that change nothing"
+        ));
+    }
+    Ok(())
+}
+
+fn is(token: &Token, keyword: Keyword) -> bool {
+    matches!(token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
+}
+
+fn is_type(token: &Token) -> bool {
+    [Keyword::ARRAY, Keyword::STRUCT, Keyword::MAP].iter().any(|keyword| is(token, *keyword))
+}
+
+/// Refuses what the planner would not get through.
+pub(super) fn check(statement: &Statement) -> Result<(), String> {
+    let mut shape = Shape::default();
+    match statement.visit(&mut shape) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(message) => Err(message),
+    }
+}
+
+#[derive(Default)]
+struct Shape {
+    expressions: usize,
+    ands: usize,
+    depth: usize,
+    ctes: usize,
+    with_depth: usize,
+    subquery_depth: usize,
+    branches: usize,
+    exceptions: usize,
+}
+
+fn check_max(count: usize, max: usize, what: &str, hint: &str) -> ControlFlow<String> {
+    if count > max { ControlFlow::Break(past(count, what, max, hint)) } else { ControlFlow::Continue(()) }
+}
+
+impl Shape {
+    fn deeper(&mut self) -> ControlFlow<String> {
+        self.depth += 1;
+        if self.depth <= DEPTH_MAX {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(format!(
+            "the statement has expressions more than {DEPTH_MAX} levels deep; at most {DEPTH_MAX} are planned\nhint: a chain of operators is as deep as it is long, unless it is of AND or OR; compute parts of it in an inner query"
+        ))
+    }
+}
+
+impl Visitor for Shape {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+        self.expressions += 1;
+        check_max(
+            self.expressions,
+            EXPRESSIONS_MAX,
+            "expressions or more",
+            "put long lists of values into a Parquet file and join it",
+        )?;
+        let is_and = matches!(expr, Expr::BinaryOp { op: BinaryOperator::And, .. });
+        self.ands += usize::from(is_and);
+        check_max(self.ands, ANDED_MAX, "ANDs or more", "compare with a list: a NOT IN (...)")?;
+        if has_subquery(expr) {
+            self.subquery_depth += 1;
+            let hint = "name inner queries in a WITH clause";
+            check_max(
+                self.subquery_depth,
+                SUBQUERY_DEPTH_MAX,
+                "subqueries or more inside each other's expressions",
+                hint,
+            )?;
+        }
+        self.deeper()
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+        self.depth -= 1;
+        self.subquery_depth -= usize::from(has_subquery(expr));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+        if let Some(with) = &query.with {
+            self.with_depth += 1;
+            check_max(
+                self.with_depth,
+                WITH_DEPTH_MAX,
+                "WITH clauses inside each other",
+                "write them one after the other",
+            )?;
+            self.ctes += with.cte_tables.len();
+            check_max(self.ctes, CTES_MAX, "queries in WITH clauses", "split it, by CREATE TABLE AS for instance")?;
+        }
+        let mut branch = query.body.as_ref();
+        let mut seen = vec![];
+        loop {
+            match branch {
+                SetExpr::SetOperation { op, left, right, .. } => {
+                    match op {
+                        SetOperator::Union => self.branches += 1,
+                        _ => self.exceptions += 1,
+                    }
+                    seen.push(right.as_ref());
+                    branch = left;
+                }
+                _ => match seen.pop() {
+                    Some(right) => branch = right,
+                    None => break,
+                },
+            }
+        }
+        let hint = "put the rows of several branches into one VALUES or one table";
+        check_max(self.branches, BRANCHES_MAX, "UNIONs", hint)?;
+        check_max(self.exceptions, EXCEPTIONS_MAX, "EXCEPTs and INTERSECTs", "join UNIONs of their branches instead")?;
+        self.deeper()
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+        self.depth -= 1;
+        self.with_depth -= usize::from(query.with.is_some());
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
+        check_max(select.projection.len(), COLUMNS_MAX, "columns in one SELECT", "ask for some of them at a time")?;
+        let joined: usize = select.from.iter().map(|from| 1 + from.joins.len()).sum();
+        check_max(
+            joined,
+            JOINED_MAX,
+            "tables in one FROM",
+            "join some of them first, by CREATE TABLE AS for instance",
+        )?;
+        let sets = grouping_sets(&select.group_by);
+        if sets > GROUPING_SETS_MAX {
+            let hint = "list the sets that are wanted, in GROUPING SETS";
+            return ControlFlow::Break(past(sets, "grouping sets", GROUPING_SETS_MAX, hint));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
+        match factor {
+            TableFactor::NestedJoin { table_with_joins, .. } => {
+                let hint = "join some of them first, by CREATE TABLE AS for instance";
+                check_max(1 + table_with_joins.joins.len(), JOINED_MAX, "tables in one FROM", hint)
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    matches!(expr, Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. })
+}
+
+/// How many sets a GROUP BY makes, all combined with each other.
+fn grouping_sets(group_by: &GroupByExpr) -> u64 {
+    let GroupByExpr::Expressions(exprs, _) = group_by else { return 1 };
+    let sets = exprs.iter().map(|expr| match expr {
+        Expr::Cube(sets) => 1_u64.checked_shl(u32::try_from(sets.len()).unwrap_or(u32::MAX)).unwrap_or(u64::MAX),
+        Expr::Rollup(sets) => sets.len() as u64 + 1,
+        Expr::GroupingSets(sets) => sets.len() as u64,
+        _ => 1,
+    });
+    sets.fold(1, u64::saturating_mul)
+}
+
+/// Levels of a view's plan.
+pub(crate) const VIEW_DEPTH_MAX: usize = 300;
+
+/// Refuses a statement whose plan would hold too many tables. `weight` is how many there are in a table's or view's own plan.
+///
+/// # Errors
+/// A message with the limit and a hint.
+pub(crate) fn check_relations(
+    statement: &datafusion::sql::parser::Statement,
+    weight: &dyn Fn(&ObjectName) -> u64,
+) -> Result<(), String> {
+    let Some(statement) = super::inner(statement) else { return Ok(()) };
+    let mut relations = Relations { weight, scopes: vec![Scope::default()] };
+    let ControlFlow::Continue(()) = statement.visit(&mut relations);
+    let count = relations.scopes.iter().map(|scope| scope.relations).fold(0, u64::saturating_add);
+    if count > RELATIONS_MAX {
+        let hint = "a query in a WITH clause, or a view, is planned once for each mention of it: keep its rows with CREATE TABLE AS";
+        return Err(past(count, "tables once WITH clauses and views are written out", RELATIONS_MAX, hint));
+    }
+    Ok(())
+}
+
+struct Relations<'a> {
+    weight: &'a dyn Fn(&ObjectName) -> u64,
+    scopes: Vec<Scope>,
+}
+
+/// A query that is being looked through.
+#[derive(Default)]
+struct Scope {
+    /// Names of its WITH clause whose queries have not been seen yet, the next one last.
+    named: Vec<String>,
+    ctes: HashMap<String, u64>,
+    relations: u64,
+}
+
+impl Visitor for Relations<'_> {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        let mut named: Vec<String> = ctes.map(|cte| folded(&cte.alias.name)).collect();
+        named.reverse();
+        self.scopes.push(Scope { named, ..Scope::default() });
+        ControlFlow::Continue(())
+    }
+
+    // The queries of a WITH clause are visited first, in order, and are the first queries inside theirs.
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Self::Break> {
+        let ended = self.scopes.pop().expect("pushed before");
+        let around = self.scopes.last_mut().expect("the statement's own");
+        match around.named.pop() {
+            Some(name) => drop(around.ctes.insert(name, ended.relations.max(1))),
+            None => around.relations = around.relations.saturating_add(ended.relations),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Self::Break> {
+        let name = match relation.0.as_slice() {
+            [only] => only.as_ident().map(folded),
+            _ => None,
+        };
+        let named = name.and_then(|name| self.scopes.iter().rev().find_map(|scope| scope.ctes.get(&name).copied()));
+        let count = named.unwrap_or_else(|| (self.weight)(relation));
+        let scope = self.scopes.last_mut().expect("the statement's own");
+        scope.relations = scope.relations.saturating_add(count);
+        ControlFlow::Continue(())
+    }
+}
+
+/// A name as the planner compares it.
+pub(super) fn folded(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{parsed, tokens};
+
+    fn refusal(text: &str) -> Option<String> {
+        match tokens(text) {
+            Err(error) => Some(error.to_string()),
+            Ok(_) => {
+                let mut statement = parsed(text);
+                crate::sql::balance::balance(&mut statement);
+                check(&statement).err()
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_named_with_both_numbers() {
+        let repeated = |text: &str, count: usize, by: &str| vec![text; count].join(by);
+        let listed = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(", ");
+        for (text, words) in [
+            (format!("SELECT {}1{}", "(".repeat(101), ")".repeat(101)), "nested 101 levels deep; at most 100"),
+            (format!("SELECT CAST(NULL AS INT{})", "[]".repeat(101)), "nested 101 levels"),
+            (format!("SELECT CAST(NULL AS {}INT{})", "ARRAY<".repeat(101), ">".repeat(101)), "nested 101 levels"),
+            (format!("{}SELECT 1", "EXPLAIN ".repeat(101)), "nested 101 levels"),
+            (format!("SELECT '{}'", "x".repeat(17 << 20)), "at most 16777216 are read"),
+            (format!("SELECT {}", repeated("a", 3_002, " AND ")), "3001 ANDs or more; at most 3000"),
+            (format!("SELECT {}", repeated("a", 302, "+")), "300 levels deep"),
+            (format!("SELECT a{}", " IS NULL".repeat(301)), "300 levels deep"),
+            (format!("SELECT {}", repeated("a", 10_001, ",")), "10001 columns in one SELECT; at most 10000"),
+            (format!("SELECT 1 FROM {}", repeated("t", 201, ",")), "201 tables in one FROM; at most 200"),
+            (repeated("SELECT 1", 202, " EXCEPT "), "201 EXCEPTs and INTERSECTs; at most 200"),
+            (repeated("SELECT 1", 10_002, " UNION ALL "), "10001 UNIONs; at most 10000"),
+            (format!("SELECT 1 GROUP BY CUBE({})", repeated("a", 13, ",")), "8192 grouping sets; at most 4096"),
+            (format!("SELECT 1 GROUP BY CUBE({})", repeated("a", 70, ",")), "grouping sets; at most 4096"),
+            (format!("WITH {} SELECT 1", listed(1_001, &|at| format!("c{at} AS (SELECT 1)"))), "1001 queries in WITH"),
+            (format!("{}1{}", "SELECT (".repeat(14), ")".repeat(14)), "13 subqueries or more inside each other"),
+        ] {
+            let refused = refusal(&text).unwrap_or_else(|| panic!("not refused: {words}"));
+            assert!(refused.contains(words) && refused.contains("\nhint: "), "{refused}");
+        }
+        for text in [
+            format!("SELECT {}1{}", "(".repeat(100), ")".repeat(100)),
+            format!("SELECT {}", repeated("a=1", 10_000, " OR ")),
+            format!("SELECT {}", repeated("a<b", 1_000, " AND c>d, ")),
+            format!("SELECT a IN ({})", repeated("1", 100_000, ",")),
+            format!("SELECT {}", repeated("a", 300, "+")),
+            format!("SELECT {}", repeated("l[1]", 200, "+")),
+            repeated("SELECT 1", 10_001, " UNION ALL "),
+        ] {
+            assert_eq!(refusal(&text), None);
+        }
+    }
+
+    #[test]
+    fn mentions_of_a_query_multiply() {
+        let count = |text: &str, weight: u64| {
+            let statement = datafusion::sql::parser::Statement::Statement(Box::new(parsed(text)));
+            check_relations(&statement, &|_| weight).err()
+        };
+        let doubled = |times: usize| {
+            let ctes: String =
+                (1..=times).map(|at| format!(", c{at} AS (SELECT 1 FROM c{0} x, c{0} y)", at - 1)).collect();
+            format!("WITH c0 AS (SELECT 1 FROM t){ctes} SELECT 1 FROM c{times}")
+        };
+        assert_eq!(count(&doubled(12), 1), None);
+        let refused = count(&doubled(18), 1).expect("too many");
+        assert!(refused.contains("has 262144 tables") && refused.contains("at most 4096"), "{refused}");
+        assert!(count(&doubled(70), 1).expect("too many").contains(&u64::MAX.to_string()));
+        assert!(count("SELECT 1 FROM v, v w", 2_049).expect("views").contains("has 4098 tables"));
+        // A name inside hides the one outside; a table is none of them.
+        let hidden = "WITH a AS (SELECT 1 FROM t, t u) SELECT 1 FROM (WITH a AS (SELECT 1) SELECT 1 FROM a) x, A, s.a";
+        assert!(count(hidden, 2_000).is_some_and(|refused| refused.contains("has 6001 tables")));
+        assert_eq!(count("WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT 1 FROM a) SELECT 1 FROM a", 1), None);
+    }
+}

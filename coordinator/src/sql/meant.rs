@@ -1,0 +1,221 @@
+//! Syntax that the engine refuses, or gives another meaning, written as what it means: FROM without SELECT, FETCH FIRST, GROUP BY
+//! WITH ROLLUP, windows made from named windows, SIMILAR TO.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Fetch, GroupByExpr, GroupByWithModifier, LimitClause, NamedWindowExpr, Query, Select, SelectFlavor,
+    SelectItem, SetExpr, Value, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
+};
+
+use super::limits::folded;
+use super::similar;
+
+pub(super) struct Meant;
+
+impl VisitorMut for Meant {
+    type Break = String;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        let Some(Fetch { with_ties, percent, quantity }) = query.fetch.take() else { return ControlFlow::Continue(()) };
+        if with_ties || percent {
+            let hint = "use QUALIFY rank() OVER (ORDER BY ...) <= n";
+            return ControlFlow::Break(format!("FETCH FIRST with TIES or PERCENT is not supported\nhint: {hint}"));
+        }
+        let first = quantity.unwrap_or_else(|| Expr::Value(Value::Number("1".to_owned(), false).into()));
+        match &mut query.limit_clause {
+            None => {
+                let limit = Some(first);
+                query.limit_clause = Some(LimitClause::LimitOffset { limit, offset: None, limit_by: Vec::new() });
+            }
+            Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(first),
+            Some(_) => {
+                return ControlFlow::Break("both LIMIT and FETCH FIRST\nhint: leave one of them out".to_owned());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        if select.flavor == SelectFlavor::FromFirstNoSelect {
+            select.projection = vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())];
+            select.flavor = SelectFlavor::Standard;
+        }
+        if let GroupByExpr::Expressions(keys, modifiers) = &mut select.group_by
+            && let [modifier @ (GroupByWithModifier::Rollup | GroupByWithModifier::Cube)] = modifiers.as_slice()
+        {
+            let sets = std::mem::take(keys).into_iter().map(|key| vec![key]).collect();
+            *keys = vec![if *modifier == GroupByWithModifier::Rollup { Expr::Rollup(sets) } else { Expr::Cube(sets) }];
+            modifiers.clear();
+        }
+        ControlFlow::Continue(())
+    }
+
+    // After its subqueries, whose windows have names of their own.
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        let mut over = Over { named: defined(select)? };
+        select.projection.visit(&mut over)?;
+        select.qualify.visit(&mut over)
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        match query.body.as_mut() {
+            SetExpr::Select(select) => query.order_by.visit(&mut Over { named: defined(select)? }),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        let Expr::SimilarTo { pattern, escape_char, .. } = expr else { return ControlFlow::Continue(()) };
+        let escape = match escape_char.take().map(|escape| escape.value.into_string()) {
+            // As in PostgreSQL, whose default it is.
+            None => Some('\\'),
+            Some(Some(escape)) if escape.chars().count() <= 1 => escape.chars().next(),
+            Some(_) => {
+                let hint = "give one character, or '' for none";
+                return ControlFlow::Break(format!(
+                    "SIMILAR TO: the escape character is not one character\nhint: {hint}"
+                ));
+            }
+        };
+        match pattern.as_mut() {
+            Expr::Value(value) => match &mut value.value {
+                Value::Null => ControlFlow::Continue(()),
+                Value::SingleQuotedString(text) => match similar::regex(text, escape) {
+                    Ok(regex) => {
+                        *text = regex;
+                        ControlFlow::Continue(())
+                    }
+                    Err(message) => ControlFlow::Break(message),
+                },
+                _ => not_a_text(),
+            },
+            _ => not_a_text(),
+        }
+    }
+}
+
+fn not_a_text() -> ControlFlow<String> {
+    let hint = "write the pattern out as a text, or use regexp_like";
+    ControlFlow::Break(format!("SIMILAR TO with a pattern that is computed is not supported\nhint: {hint}"))
+}
+
+/// The windows that a SELECT defines, each written out. Of `OVER (w ORDER BY a)` the engine forgets what `w` says.
+fn defined(select: &mut Select) -> ControlFlow<String, HashMap<String, WindowSpec>> {
+    let mut named: HashMap<String, WindowSpec> = HashMap::new();
+    for definition in &mut select.named_window {
+        let spec = match &mut definition.1 {
+            NamedWindowExpr::WindowSpec(spec) => {
+                merge(spec, &named)?;
+                spec.clone()
+            }
+            NamedWindowExpr::NamedWindow(name) => match named.get(&folded(name)) {
+                Some(spec) => spec.clone(),
+                None => return ControlFlow::Break(undefined(&name.value)),
+            },
+        };
+        definition.1 = NamedWindowExpr::WindowSpec(spec.clone());
+        named.insert(folded(&definition.0), spec);
+    }
+    ControlFlow::Continue(named)
+}
+
+fn undefined(name: &str) -> String {
+    format!("there is no window `{name}`\nhint: define it: WINDOW {name} AS (...)")
+}
+
+struct Over {
+    named: HashMap<String, WindowSpec>,
+}
+
+impl VisitorMut for Over {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        match expr {
+            Expr::Function(function) => match &mut function.over {
+                Some(WindowType::WindowSpec(spec)) => merge(spec, &self.named),
+                _ => ControlFlow::Continue(()),
+            },
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// Puts what the named window says into `spec`. What both say is an error, as in the standard.
+fn merge(spec: &mut WindowSpec, named: &HashMap<String, WindowSpec>) -> ControlFlow<String> {
+    let Some(name) = spec.window_name.take() else { return ControlFlow::Continue(()) };
+    let Some(base) = named.get(&folded(&name)) else {
+        return ControlFlow::Break(undefined(&name.value));
+    };
+    let twice = |what: &str| {
+        let hint = "repeat the named window's words instead of its name";
+        ControlFlow::Break(format!("a window over `{}` cannot change its {what}\nhint: {hint}", name.value))
+    };
+    if !spec.partition_by.is_empty() {
+        return twice("PARTITION BY");
+    }
+    if !spec.order_by.is_empty() && !base.order_by.is_empty() {
+        return twice("ORDER BY");
+    }
+    if base.window_frame.is_some() {
+        if spec.window_frame.is_some() || !spec.order_by.is_empty() {
+            return twice("frame");
+        }
+        spec.window_frame.clone_from(&base.window_frame);
+    }
+    spec.partition_by.clone_from(&base.partition_by);
+    if spec.order_by.is_empty() {
+        spec.order_by.clone_from(&base.order_by);
+    }
+    ControlFlow::Continue(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parsed;
+
+    #[test]
+    fn statements_say_what_they_mean() {
+        for (text, expect) in [
+            ("FROM t", "SELECT * FROM t"),
+            ("SELECT a FROM (FROM t) x", "SELECT a FROM (SELECT * FROM t) x"),
+            ("FROM t SELECT a", "FROM t SELECT a"),
+            ("SELECT a FROM t FETCH FIRST 3 ROWS ONLY", "SELECT a FROM t LIMIT 3"),
+            ("SELECT a FROM t OFFSET 2 ROWS FETCH NEXT ROW ONLY", "SELECT a FROM t LIMIT 1 OFFSET 2 ROWS"),
+            ("SELECT a FROM t GROUP BY a, b WITH ROLLUP", "SELECT a FROM t GROUP BY ROLLUP (a, b)"),
+            ("SELECT a FROM t GROUP BY a, b WITH CUBE", "SELECT a FROM t GROUP BY CUBE (a, b)"),
+            ("SELECT a SIMILAR TO '%b' FROM t", "SELECT a SIMILAR TO '^(?s:.*b)$' FROM t"),
+            ("SELECT a NOT SIMILAR TO '#%' ESCAPE '#'", "SELECT a NOT SIMILAR TO '^(?s:\\%)$'"),
+            ("SELECT a SIMILAR TO NULL", "SELECT a SIMILAR TO NULL"),
+            (
+                "SELECT sum(a) OVER (w ORDER BY b) FROM t WINDOW w AS (PARTITION BY c)",
+                "SELECT sum(a) OVER (PARTITION BY c ORDER BY b) FROM t WINDOW w AS (PARTITION BY c)",
+            ),
+            (
+                "SELECT 1 + sum(a) OVER v FROM t WINDOW w AS (PARTITION BY c), v AS (w ORDER BY b), u AS v",
+                "SELECT 1 + sum(a) OVER v FROM t WINDOW w AS (PARTITION BY c), v AS (PARTITION BY c ORDER BY b), u AS (PARTITION BY c ORDER BY b)",
+            ),
+            ("SELECT sum(a) OVER (PARTITION BY b) FROM t", "SELECT sum(a) OVER (PARTITION BY b) FROM t"),
+        ] {
+            let mut statement = parsed(text);
+            assert_eq!(statement.visit(&mut Meant), ControlFlow::Continue(()), "{text}");
+            assert_eq!(statement.to_string(), expect);
+        }
+        for (text, words) in [
+            ("SELECT a FROM t FETCH FIRST 3 ROWS WITH TIES", "FETCH FIRST with TIES"),
+            ("SELECT a FROM t FETCH FIRST 3 PERCENT ROWS ONLY", "PERCENT"),
+            ("SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY", "both LIMIT and FETCH"),
+            ("SELECT a SIMILAR TO b FROM t", "a pattern that is computed"),
+            ("SELECT a SIMILAR TO 'x' ESCAPE 'ab' FROM t", "not one character"),
+            ("SELECT sum(a) OVER (w ORDER BY a) FROM t", "there is no window `w`"),
+            ("SELECT sum(a) OVER (w PARTITION BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its PARTITION BY"),
+            ("SELECT sum(a) OVER (w ORDER BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its ORDER BY"),
+        ] {
+            let ControlFlow::Break(message) = parsed(text).visit(&mut Meant) else { panic!("{text}") };
+            assert!(message.contains(words) && message.contains("\nhint: "), "{message}");
+        }
+    }
+}

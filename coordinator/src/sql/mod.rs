@@ -1,0 +1,98 @@
+//! What is done to a statement between its text and the engine's planner. Pure: no tables, no files, no settings.
+//!
+//! ```text
+//!  text ─► tokens ─► (the engine's parser) ─► shape ─► prepare ─► (the engine's planner) ─► unique, where names clash
+//! ```
+//!
+//! 1. `tokens`: a byte order mark is skipped; a text that is too long or too nested is refused before the parser recurses over it.
+//! 2. `shape`: long chains are balanced ([`balance`]); what is then too deep, too wide or too much is refused ([`limits`]).
+//! 3. `prepare`: syntax that the engine parses and then ignores is refused by name ([`ignored`]) or written as what
+//!    it means ([`meant`], [`similar`]).
+//! 4. `unique`: columns of one name get aliases that differ, for a statement that was refused for its names ([`names`]).
+//!
+//! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
+
+mod balance;
+mod ignored;
+pub(crate) mod limits;
+mod meant;
+mod names;
+mod similar;
+
+use std::ops::ControlFlow;
+
+use datafusion::common::DataFusionError;
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, VisitMut};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
+
+pub(crate) use limits::check_relations;
+pub(crate) use names::{Names, unique};
+
+/// The words of a text.
+///
+/// # Errors
+/// [`DataFusionError::SQL`] where there are none, [`DataFusionError::Plan`] where the text is past a limit.
+pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    limits::check_text(text).map_err(DataFusionError::Plan)?;
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
+    limits::check_tokens(&tokens).map_err(DataFusionError::Plan)?;
+    Ok(tokens)
+}
+
+/// Balances long chains, and refuses what is past a limit then.
+///
+/// # Errors
+/// A message with the limit and a hint.
+pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
+    let Some(statement) = inner_mut(statement) else { return Ok(()) };
+    balance::balance(statement);
+    limits::check(statement)
+}
+
+/// The statement as it is meant; `is_scalar` tells functions of single rows from those of many.
+///
+/// # Errors
+/// A message that names what would be ignored, with a hint.
+pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
+    let Some(statement) = inner_mut(statement) else { return Ok(()) };
+    ignored::check(statement, is_scalar)?;
+    match statement.visit(&mut meant::Meant) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(message) => Err(message),
+    }
+}
+
+/// The parser's own statement inside the engine's.
+fn inner_mut(statement: &mut EngineStatement) -> Option<&mut SqlStatement> {
+    match statement {
+        EngineStatement::Statement(statement) => Some(statement),
+        EngineStatement::Explain(explain) => inner_mut(&mut explain.statement),
+        EngineStatement::CreateExternalTable(_) | EngineStatement::CopyTo(_) | EngineStatement::Reset(_) => None,
+    }
+}
+
+fn inner(statement: &EngineStatement) -> Option<&SqlStatement> {
+    match statement {
+        EngineStatement::Statement(statement) => Some(statement),
+        EngineStatement::Explain(explain) => inner(&explain.statement),
+        EngineStatement::CreateExternalTable(_) | EngineStatement::CopyTo(_) | EngineStatement::Reset(_) => None,
+    }
+}
+
+/// The parser's statements of a text, for the tests of this folder.
+#[cfg(test)]
+fn parsed(text: &str) -> SqlStatement {
+    let mut parser = datafusion::sql::parser::DFParserBuilder::new(tokens(text).expect("words"))
+        .with_recursion_limit(limits::PARSER_DEPTH_MAX)
+        .build()
+        .expect("a parser");
+    let mut statements = parser.parse_statements().expect("SQL");
+    match statements.pop_front().expect("a statement") {
+        EngineStatement::Statement(statement) => *statement,
+        other => panic!("{other}"),
+    }
+}

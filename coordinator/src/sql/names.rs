@@ -1,0 +1,267 @@
+//! Columns of one name, which the engine refuses: `SELECT a, a`, `SELECT x::int, x::text`, `SELECT ts::date … ORDER BY ts`.
+//!
+//! The engine tells columns apart by names, and a cast has the name of what it casts (DataFusion 55.2: "Projections require
+//! unique expression names"). Only statements that it has refused for that come here. They get
+//! 1. a cast that has a name of its own: `CASE WHEN k = k THEN x::int END`, which the optimizer takes away again;
+//! 2. for columns of the result an alias of our own, and [`Names`] to show the column's own name in its place;
+//! 3. for columns of inner queries and views a number behind the second of a name: `a`, `a_1`, as in DuckDB.
+//!
+//! No column gets a name that an ORDER BY beside it could take for one of the input.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CaseWhen, Expr, Ident, OrderByKind, Query, Select, SelectItem, SetExpr, Statement, Value, Visit,
+    VisitMut, Visitor, VisitorMut,
+};
+
+use super::limits::folded;
+
+/// What the aliases of result columns stand for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Names(HashMap<String, String>);
+
+impl Names {
+    /// A column's name as it is shown.
+    pub(crate) fn shown<'a>(&'a self, name: &'a str) -> &'a str {
+        self.0.get(name).map_or(name, String::as_str)
+    }
+}
+
+/// The statement with names that differ, and what is shown in their place.
+pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Names)> {
+    let mut renamed = statement.clone();
+    let sql = super::inner_mut(&mut renamed)?;
+    let mut unique = Unique { is_query: matches!(sql, Statement::Query(_)), ..Unique::default() };
+    let ControlFlow::Continue(()) = sql.visit(&mut unique);
+    Some((renamed, unique.names))
+}
+
+#[derive(Default)]
+struct Unique {
+    /// Whether the outermost query's columns are a result's, and not a view's or table's.
+    is_query: bool,
+    /// Names that the ORDER BYs around mention, the innermost last.
+    ordered_by: Vec<HashSet<String>>,
+    names: Names,
+    /// Casts by their text: equal ones stay equal.
+    casts: HashMap<String, usize>,
+}
+
+impl VisitorMut for Unique {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        let mut mentioned = HashSet::new();
+        if let Some(OrderByKind::Expressions(keys)) = query.order_by.as_ref().map(|order_by| &order_by.kind) {
+            let ControlFlow::Continue(()) = keys.visit(&mut Mentioned(&mut mentioned));
+        }
+        let is_result = self.is_query && self.ordered_by.is_empty();
+        // The ORDER BY of a UNION knows its columns by name alone.
+        let is_free = matches!(query.body.as_ref(), SetExpr::Select(_)) || mentioned.is_empty();
+        if let Some(select) = first_select(&mut query.body).filter(|_| is_result && is_free) {
+            self.alias_result(select);
+        }
+        self.ordered_by.push(mentioned);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Self::Break> {
+        self.ordered_by.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        let mentioned = self.ordered_by.last().cloned().unwrap_or_default();
+        number(select, &mentioned);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if is_cast(expr) {
+            let count = self.casts.len();
+            let key = *self.casts.entry(expr.to_string()).or_insert(count);
+            let cast = std::mem::replace(expr, number_of(key));
+            *expr = named_apart(cast, key);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Unique {
+    /// Aliases of our own for all that a name does not tell apart.
+    fn alias_result(&mut self, select: &mut Select) {
+        let has_wildcard = select
+            .projection
+            .iter()
+            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+        let mut seen = HashSet::new();
+        for item in &mut select.projection {
+            let Some(name) = name_of(item) else { continue };
+            let is_new = seen.insert(name.clone());
+            let (expr, is_alias) = match item {
+                SelectItem::UnnamedExpr(expr) => (expr, false),
+                SelectItem::ExprWithAlias { expr, .. } => (expr, true),
+                _ => continue,
+            };
+            if is_new && (is_alias || !has_wildcard && !has_cast(expr)) {
+                continue;
+            }
+            let alias = format!("__gust_column_{}", self.names.0.len());
+            let expr = std::mem::replace(expr, number_of(0));
+            *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', &alias) };
+            self.names.0.insert(alias, name);
+        }
+    }
+}
+
+/// Aliases for the columns of an inner query: its names are what others call them by.
+fn number(select: &mut Select, mentioned: &HashSet<String>) {
+    let mut taken: HashSet<String> = HashSet::new();
+    for item in &mut select.projection {
+        let Some(name) = name_of(item) else { continue };
+        let expr = match item {
+            SelectItem::UnnamedExpr(expr) => expr,
+            SelectItem::ExprWithAlias { expr, .. } if taken.contains(&name) => expr,
+            _ => {
+                taken.insert(name);
+                continue;
+            }
+        };
+        let renamed = has_cast(expr);
+        let unlike_input = |name: &String| !(taken.contains(name) || renamed && mentioned.contains(name));
+        let numbered = (1..).map(|number| format!("{name}_{number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(unlike_input);
+        let free = free.expect("the numbers do not end");
+        if free != name || renamed {
+            let expr = std::mem::replace(expr, number_of(0));
+            *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', &free) };
+        }
+        taken.insert(free);
+    }
+}
+
+/// The SELECT that names a query's columns.
+fn first_select(set: &mut SetExpr) -> Option<&mut Select> {
+    match set {
+        SetExpr::Select(select) => Some(select),
+        SetExpr::SetOperation { left, .. } => first_select(left),
+        _ => None,
+    }
+}
+
+fn name_of(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Some(natural_name(expr).unwrap_or_else(|| expr.to_string())),
+        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        _ => None,
+    }
+}
+
+/// A column's name, also through casts.
+fn natural_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(name) => Some(folded(name)),
+        Expr::CompoundIdentifier(names) => names.last().map(folded),
+        Expr::Cast { expr, .. } | Expr::AtTimeZone { timestamp: expr, .. } | Expr::Nested(expr) => natural_name(expr),
+        _ => None,
+    }
+}
+
+fn is_cast(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast { .. } | Expr::AtTimeZone { .. })
+}
+
+fn has_cast(expr: &Expr) -> bool {
+    struct Casts;
+    impl Visitor for Casts {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if is_cast(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+    }
+    expr.visit(&mut Casts).is_break()
+}
+
+struct Mentioned<'a>(&'a mut HashSet<String>);
+
+impl Visitor for Mentioned<'_> {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Identifier(name) = expr {
+            self.0.insert(folded(name));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn number_of(key: usize) -> Expr {
+    Expr::Value(Value::Number(key.to_string(), false).into())
+}
+
+/// The same value under a name of its own.
+fn named_apart(cast: Expr, key: usize) -> Expr {
+    let condition =
+        Expr::BinaryOp { left: Box::new(number_of(key)), op: BinaryOperator::Eq, right: Box::new(number_of(key)) };
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![CaseWhen { condition, result: cast }],
+        else_result: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parsed;
+
+    #[test]
+    fn columns_are_told_apart() {
+        for (text, expect, shown) in [
+            ("SELECT a, a FROM t", r#"SELECT a, a AS "__gust_column_0" FROM t"#, &["a"][..]),
+            (
+                "SELECT x::INT, x::TEXT FROM t",
+                r#"SELECT CASE WHEN 0 = 0 THEN x::INT END AS "__gust_column_0", CASE WHEN 1 = 1 THEN x::TEXT END AS "__gust_column_1" FROM t"#,
+                &["x", "x"],
+            ),
+            (
+                "SELECT t.ts::DATE, count(*) FROM t ORDER BY ts",
+                r#"SELECT CASE WHEN 0 = 0 THEN t.ts::DATE END AS "__gust_column_0", count(*) FROM t ORDER BY ts"#,
+                &["ts"],
+            ),
+            ("SELECT a AS x, b AS x FROM t", r#"SELECT a AS x, b AS "__gust_column_0" FROM t"#, &["x"]),
+            (
+                "SELECT a::INT FROM t UNION SELECT 1 ORDER BY a",
+                r#"SELECT CASE WHEN 0 = 0 THEN a::INT END AS "a_1" FROM t UNION SELECT 1 ORDER BY a"#,
+                &[],
+            ),
+            (
+                "SELECT * FROM (SELECT a, a, x::INT FROM t) q",
+                r#"SELECT * FROM (SELECT a, a AS "a_1", CASE WHEN 0 = 0 THEN x::INT END AS "x" FROM t) q"#,
+                &[],
+            ),
+            (
+                "SELECT * FROM (SELECT x::INT FROM t ORDER BY x LIMIT 1) q",
+                r#"SELECT * FROM (SELECT CASE WHEN 0 = 0 THEN x::INT END AS "x_1" FROM t ORDER BY x LIMIT 1) q"#,
+                &[],
+            ),
+            (
+                "SELECT a, a FROM t UNION ALL SELECT b, b FROM u",
+                r#"SELECT a, a AS "__gust_column_0" FROM t UNION ALL SELECT b, b AS "b_1" FROM u"#,
+                &["a"],
+            ),
+        ] {
+            let (renamed, names) = unique(&EngineStatement::Statement(Box::new(parsed(text)))).expect("a query");
+            assert_eq!(renamed.to_string(), expect);
+            let own = (0..shown.len()).map(|at| format!("__gust_column_{at}"));
+            assert_eq!(own.map(|own| names.shown(&own).to_owned()).collect::<Vec<_>>(), shown, "{text}");
+            assert_eq!(names.shown("other"), "other");
+        }
+    }
+}

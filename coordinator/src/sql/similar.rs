@@ -1,0 +1,94 @@
+//! `SIMILAR TO`: the standard's patterns as regular expressions.
+//!
+//! The engine takes the pattern for a regular expression and looks for it anywhere in the text. Meant is the whole text, with `%`
+//! for any characters, `_` for one, and `.`, `^` and `$` for themselves.
+
+/// The regular expression that matches what `pattern` is similar to; `escape` makes the character after it stand for itself.
+///
+/// # Errors
+/// A message where the pattern ends in an escape character.
+pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, String> {
+    let mut regex = String::from("^(?s:");
+    let mut rest = pattern.chars().peekable();
+    let mut in_class = false;
+    while let Some(next) = rest.next() {
+        if Some(next) == escape {
+            let Some(literal) = rest.next() else {
+                return Err(format!(
+                    "SIMILAR TO: the pattern '{pattern}' ends in its escape character\nhint: write the escape character twice"
+                ));
+            };
+            push_literal(&mut regex, literal);
+            continue;
+        }
+        match next {
+            '[' if in_class && rest.peek() == Some(&':') => {
+                // [:alpha:], up to its end.
+                regex.push('[');
+                for inner in rest.by_ref() {
+                    regex.push(inner);
+                    if inner == ']' {
+                        break;
+                    }
+                }
+            }
+            '[' if !in_class => {
+                in_class = true;
+                regex.push('[');
+                if rest.next_if_eq(&'^').is_some() {
+                    regex.push('^');
+                }
+            }
+            ']' if in_class => {
+                in_class = false;
+                regex.push(']');
+            }
+            '-' if in_class => regex.push('-'),
+            literal if in_class => push_literal(&mut regex, literal),
+            '%' => regex.push_str(".*"),
+            '_' => regex.push('.'),
+            '|' | '*' | '+' | '?' | '{' | '}' | '(' | ')' => regex.push(next),
+            literal => push_literal(&mut regex, literal),
+        }
+    }
+    regex.push_str(")$");
+    Ok(regex)
+}
+
+/// A character that stands for itself. Letters, `<` and `>` are not escaped, for a backslash gives them a meaning; a comma needs none.
+fn push_literal(regex: &mut String, literal: char) {
+    if literal.is_ascii_punctuation() && !matches!(literal, '<' | '>' | ',') {
+        regex.push('\\');
+    }
+    regex.push(literal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standards_patterns() {
+        for (pattern, expect) in [
+            ("%bot%", "^(?s:.*bot.*)$"),
+            ("a_c", "^(?s:a.c)$"),
+            ("a|b", "^(?s:a|b)$"),
+            ("(ab|c)+d{2,3}", r"^(?s:(ab|c)+d{2,3})$"),
+            ("a.b^c$", r"^(?s:a\.b\^c\$)$"),
+            (r"100\%", r"^(?s:100\%)$"),
+            (r"a\\b", r"^(?s:a\\b)$"),
+            ("[a-z0-9]%", "^(?s:[a-z0-9].*)$"),
+            ("[^%_]", r"^(?s:[^\%\_])$"),
+            ("[[:alpha:]_]", r"^(?s:[[:alpha:]\_])$"),
+            ("[a&&b]", r"^(?s:[a\&\&b])$"),
+            ("ä%", "^(?s:ä.*)$"),
+            ("<%>", "^(?s:<.*>)$"),
+            ("", "^(?s:)$"),
+        ] {
+            assert_eq!(regex(pattern, Some('\\')).as_deref(), Ok(expect), "{pattern}");
+        }
+        assert_eq!(regex("100#%", Some('#')).as_deref(), Ok(r"^(?s:100\%)$"));
+        assert_eq!(regex(r"a\d", None).as_deref(), Ok(r"^(?s:a\\d)$"));
+        assert!(regex("a#", Some('#')).expect_err("nothing to escape").contains("ends in its escape character"));
+    }
+}
