@@ -68,7 +68,6 @@ impl Visitor for Ignored<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
-        let sample = "use WHERE random() < 0.1, or LIMIT";
         let ordinality = "number the rows with row_number() OVER ()";
         match factor {
             TableFactor::Table {
@@ -79,11 +78,9 @@ impl Visitor for Ignored<'_> {
                 with_ordinality,
                 partitions,
                 json_path,
-                sample: sampled,
                 index_hints,
                 ..
             } => {
-                refuse_if(sampled.is_some(), "TABLESAMPLE", sample)?;
                 refuse_if(!with_hints.is_empty(), "a table hint, WITH (...),", "leave it out")?;
                 refuse_if(version.is_some(), "a table's version", "a table is read as it is now")?;
                 refuse_if(*with_ordinality, "WITH ORDINALITY", ordinality)?;
@@ -94,10 +91,7 @@ impl Visitor for Ignored<'_> {
                 refuse_if(settings, "SETTINGS", "leave it out")?;
                 check_alias(alias.as_ref())
             }
-            TableFactor::Derived { alias, sample: sampled, .. } => {
-                refuse_if(sampled.is_some(), "TABLESAMPLE", sample)?;
-                check_alias(alias.as_ref())
-            }
+            TableFactor::Derived { alias, .. } => check_alias(alias.as_ref()),
             TableFactor::Function { with_ordinality, alias, .. } => {
                 refuse_if(*with_ordinality, "WITH ORDINALITY", ordinality)?;
                 check_alias(alias.as_ref())
@@ -182,11 +176,6 @@ mod tests {
     fn each_is_refused_by_its_name() {
         let check = |text: &str| check(&parsed(text), &|name| ["abs", "upper"].contains(&name));
         for (text, words) in [
-            ("SELECT 1 FROM t TABLESAMPLE BERNOULLI (10)", "TABLESAMPLE"),
-            ("SELECT 1 FROM t SAMPLE 10", "TABLESAMPLE"),
-            ("SELECT 1 FROM (SELECT 1) x TABLESAMPLE (10 ROWS)", "TABLESAMPLE"),
-            ("SELECT 1 WHERE EXISTS (SELECT 1 FROM t TABLESAMPLE (10 ROWS))", "TABLESAMPLE"),
-            ("CREATE VIEW v AS SELECT 1 FROM t TABLESAMPLE (10 ROWS)", "TABLESAMPLE"),
             ("SELECT 1 FROM t FOR UPDATE", "FOR UPDATE"),
             ("SELECT 1 FROM t FOR SHARE SKIP LOCKED", "FOR SHARE"),
             ("SELECT 1 FROM t FOR XML AUTO", "FOR XML"),

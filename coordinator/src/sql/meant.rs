@@ -1,16 +1,16 @@
 //! Syntax that the engine refuses, or gives another meaning, written as what it means: FROM without SELECT, FETCH FIRST, GROUP BY
-//! WITH ROLLUP, windows made from named windows, SIMILAR TO.
+//! WITH ROLLUP, windows made from named windows, SIMILAR TO, TABLESAMPLE.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Fetch, GroupByExpr, GroupByWithModifier, LimitClause, NamedWindowExpr, Query, Select, SelectFlavor,
-    SelectItem, SetExpr, Value, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
+    SelectItem, SetExpr, TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 
 use super::limits::folded;
-use super::similar;
+use super::{sample, similar};
 
 pub(super) struct Meant;
 
@@ -63,6 +63,13 @@ impl VisitorMut for Meant {
         match query.body.as_mut() {
             SetExpr::Select(select) => query.order_by.visit(&mut Over { named: defined(select)? }),
             _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        match sample::sample(factor) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(message) => ControlFlow::Break(message),
         }
     }
 
