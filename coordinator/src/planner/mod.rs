@@ -7,11 +7,13 @@
 //! 4. [`pack`]: packs the units, largest first, into fragments and lanes.
 //!
 //! Beside them, for local plans, too: [`unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
+//! DataFusion's own rules are [`filter_names::rules`]: stock, but for a guard.
 //!
 //! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
 //! no I/O; footers that were read anyway are looked up in a cache.
 
 pub mod cut;
+pub mod filter_names;
 pub mod memory;
 pub mod pack;
 pub mod reads;

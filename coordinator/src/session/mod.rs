@@ -44,6 +44,7 @@ use crate::exec::Exchange;
 use crate::history;
 use crate::memory::SharedPool;
 use crate::nearest::nearest;
+use crate::planner::filter_names;
 use crate::planner::pack::Packing;
 use crate::planner::unsound::RefuseUnsound;
 use crate::tables::catalog::IcebergCatalog;
@@ -282,6 +283,7 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_aggregate_functions(sql_functions::aggregate())
         .with_analyzer_rules(dialect::analyzer_rules())
         .with_optimizer_rule(Arc::new(dialect::BoundedConstants))
+        .with_physical_optimizer_rules(filter_names::rules())
         .with_table_factories(formats(stores))
         .with_physical_optimizer_rule(Arc::new(RefuseUnsound))
         .build();
