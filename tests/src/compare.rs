@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::arrow::ipc::reader::FileReader;
 use datafusion::common::ScalarValue;
 use thiserror::Error;
@@ -26,7 +26,8 @@ pub struct Rule {
     pub any_order: bool,
     /// `Utf8`, `LargeUtf8` and `Utf8View` are one type, and so are the kinds of binary, and a dictionary and its values.
     pub any_encoding: bool,
-    /// Numbers compare by value whatever their type. An integer is exact; two decimals of one scale are exact; decimals
+    /// Numbers, and timestamps without a zone, compare by value whatever their type or unit. An integer is exact; two decimals
+    /// of one scale are exact; decimals
     /// of two scales, and a decimal with a float, may differ by one unit of the coarser scale, for an engine may
     /// round an average or a quotient where another cuts it off.
     pub any_number: bool,
@@ -159,6 +160,7 @@ fn plain_type(data_type: &DataType, rule: Rule) -> DataType {
         DataType::LargeUtf8 | DataType::Utf8View if rule.any_encoding => DataType::Utf8,
         DataType::LargeBinary | DataType::BinaryView if rule.any_encoding => DataType::Binary,
         number if rule.any_number && number.is_numeric() => DataType::Float64,
+        DataType::Timestamp(_, zone) if rule.any_number => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
         other => other.clone(),
     }
 }
@@ -173,9 +175,11 @@ enum Value {
         scale: i8,
     },
     Float(f64),
+    /// Nanoseconds since 1970, without a zone.
+    Time(i128),
     Text(String),
     Bytes(Vec<u8>),
-    /// Dates, times, booleans and nested values.
+    /// Dates, times with a zone, booleans and nested values.
     Other(ScalarValue),
 }
 
@@ -200,6 +204,10 @@ impl Value {
             Decimal128(Some(unscaled), _, scale) => Value::Decimal { unscaled, scale },
             Float32(Some(value)) => Value::Float(value.into()),
             Float64(Some(value)) => Value::Float(value),
+            TimestampSecond(Some(value), None) => Value::Time(i128::from(value) * 1_000_000_000),
+            TimestampMillisecond(Some(value), None) => Value::Time(i128::from(value) * 1_000_000),
+            TimestampMicrosecond(Some(value), None) => Value::Time(i128::from(value) * 1_000),
+            TimestampNanosecond(Some(value), None) => Value::Time(value.into()),
             Utf8(Some(text)) | LargeUtf8(Some(text)) | Utf8View(Some(text)) => Value::Text(text),
             Binary(Some(bytes)) | LargeBinary(Some(bytes)) | BinaryView(Some(bytes)) => Value::Bytes(bytes),
             other => Value::Other(other),
@@ -238,7 +246,12 @@ impl Value {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
             (Value::Decimal { unscaled: a, .. }, Value::Decimal { unscaled: b, .. }) => a.cmp(b),
-            (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
+            // Neither zeros nor NaN differ by their sign.
+            (Value::Float(a), Value::Float(b)) => {
+                let plain = |value: f64| if value.is_nan() { f64::NAN } else { value + 0.0 };
+                plain(*a).total_cmp(&plain(*b))
+            }
+            (Value::Time(a), Value::Time(b)) => a.cmp(b),
             (Value::Text(a), Value::Text(b)) => a.cmp(b),
             (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
             (Value::Other(a), Value::Other(b)) => a.partial_cmp(b).unwrap_or_else(|| a.to_string().cmp(&b.to_string())),
@@ -265,6 +278,7 @@ impl fmt::Display for Value {
                 write!(f, "{sign}{whole}{point}{part}")
             }
             Value::Float(value) => write!(f, "{value}"),
+            Value::Time(nanoseconds) => write!(f, "{nanoseconds} ns since 1970"),
             Value::Text(text) => write!(f, "{text:?}"),
             Value::Bytes(bytes) => write!(f, "{bytes:02x?}"),
             Value::Other(value) => write!(f, "{value}"),
@@ -303,7 +317,9 @@ fn is_inexact(expected: &DataType, actual: &DataType) -> bool {
 }
 
 fn floats_agree(a: f64, b: f64, slack: f64) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= slack + FLOAT_RELATIVE * a.abs().max(b.abs())
+    let is_near = || (a - b).abs() <= slack + FLOAT_RELATIVE * a.abs().max(b.abs());
+    // An infinity is near to nothing, or everything would be near to it.
+    a == b || (a.is_nan() && b.is_nan()) || (a.is_finite() && b.is_finite() && is_near())
 }
 
 /// Whether the values are within one unit of the coarser scale, which has `digits` fewer digits than the finer.
@@ -374,6 +390,9 @@ mod tests {
         check(floats(&[1e12]), floats(&[1e12 + 500.0]), SAME, true);
         check(floats(&[1e12]), floats(&[1e12 + 5000.0]), SAME, false);
         check(floats(&[f64::NAN]), floats(&[f64::NAN]), SAME, true);
+        check(floats(&[f64::INFINITY]), floats(&[f64::INFINITY]), SAME, true);
+        check(floats(&[f64::INFINITY]), floats(&[f64::NEG_INFINITY]), SAME, false);
+        check(floats(&[f64::INFINITY]), floats(&[1.0]), SAME, false);
         check(floats(&[0.0]), floats(&[1e-300]), SAME, false);
         // Decimals: exact at one scale, one unit of the coarser at two.
         check(decimals(&[100], 2), decimals(&[101], 2), OTHER, false);

@@ -8,6 +8,7 @@ pub mod formats;
 pub mod fuzz;
 pub mod invokers;
 pub mod localstack;
+pub mod odd_values;
 pub mod parquet;
 pub mod pressure;
 pub mod python;

@@ -27,6 +27,7 @@ mod local;
 mod memory;
 mod metering;
 mod model;
+mod odd_values;
 mod operators;
 mod scaling;
 mod subqueries;
@@ -137,6 +138,15 @@ enum Measurement {
     },
     /// Every operator that spills or holds its input under parts of the memory that it needs
     Operators,
+    /// Random statements over NULL, NaN, -0.0, empty texts and extremes against DuckDB
+    OddValues {
+        /// How many statements
+        #[arg(long, default_value_t = 5_000)]
+        seeds: u64,
+        /// One of them
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
     /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
     Scaling {
         #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
@@ -231,6 +241,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
             memory::measure(&workload.memory, &choice, cache).await
         }
         Measurement::Operators => operators::measure(&workload.operators).await,
+        Measurement::OddValues { seeds, seed } => odd_values::measure(&workload.odd_values, *seeds, *seed, cache).await,
         Measurement::Scaling { functions } => {
             scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
         }

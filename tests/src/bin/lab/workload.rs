@@ -22,6 +22,7 @@ pub struct Workload {
     pub tail: Tail,
     pub model: Model,
     pub local: Local,
+    pub odd_values: OddValues,
     pub metering: Metering,
     pub compression: Compression,
     pub memory: Memory,
@@ -190,6 +191,14 @@ pub struct Local {
     pub pairs: usize,
     pub aim_ratio: f64,
     pub worst_ratio: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OddValues {
+    pub seeds: u64,
+    /// Statements that run at a time.
+    pub at_once: usize,
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,45 @@
+//! Random statements over odd values, locally, in-process and through processes, against DuckDB.
+
+use std::path::Path;
+use std::time::Instant;
+
+use gust_tests::odd_values;
+use serde_json::json;
+
+use super::tax::sibling;
+use super::workload::OddValues;
+use super::{Bound, Outcome};
+
+pub async fn measure(workload: &OddValues, seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let range = only.map_or(0..seeds, |seed| seed..seed + 1);
+    let (bootstrap, at_once) = (sibling("bootstrap_under_test")?, workload.at_once);
+    let judged = odd_values::judge(range, at_once, &bootstrap, cache).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let failed = judged.failures.len();
+    let dialect: usize = judged.dialect.values().sum();
+    let mut table = vec![format!(
+        "{} agree, {dialect} differ as the dialect does, {failed} fail: {} seeds in {seconds:.1} s; functions read the tables of {}",
+        judged.agreed,
+        judged.agreed + dialect + failed,
+        judged.remote
+    )];
+    table.extend(judged.dialect.iter().map(|(reason, count)| format!("{count:>6}  {reason}")));
+    table.extend(judged.failures.iter().cloned());
+    Ok(Outcome {
+        name: "odd-values",
+        table,
+        samples: json!({ "agreed": judged.agreed, "remote": judged.remote, "dialect": judged.dialect, "failures": judged.failures }),
+        bounds: vec![Bound {
+            what: "failed seeds".to_owned(),
+            measured: failed as f64,
+            aim: 0.0,
+            worst: 0.0,
+            unit: "seeds",
+        }],
+        validity: vec![
+            (format!("at least {} seeds", workload.seeds), only.is_some() || seeds >= workload.seeds),
+            ("nine of ten agree".to_owned(), only.is_some() || judged.agreed * 10 >= (judged.agreed + dialect) * 9),
+        ],
+    })
+}

@@ -1,0 +1,205 @@
+//! Random statements over files of odd values (NULL, NaN, -0.0, empty texts, the least and largest of each type), with DuckDB
+//! as the judge: bare Parquet and Iceberg tables alike, locally, in-process and through processes.
+//!
+//! ```text
+//!  seed ─► query ─► queries.json ─► odd_values.py: nine files, and DuckDB's answers
+//!                └► Gust on three targets ─► the same rows as DuckDB, and the same types on all three
+//! ```
+//!
+//! What is not the same is a failure, unless it stands in [`DIFFERENCES`] with its reason.
+
+mod expressions;
+mod queries;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use futures::{StreamExt, stream};
+use gust::config::{Config, ConfigFile, Overrides, Target};
+use gust::session::Session;
+use tempfile::TempDir;
+
+use crate::compare::{Rule, compare, read_arrow_file};
+use crate::python::{self, Run};
+use crate::query::run;
+pub use queries::{Query, query};
+
+const TARGETS: [Target; 3] = [Target::Local, Target::InProcess, Target::Processes];
+/// Rows of a result that a failure shows.
+const ROWS_SHOWN_MAX: usize = 40;
+
+/// A difference that is the dialect's.
+struct Difference {
+    /// In what Gust says, or in what DuckDB says.
+    gust: Option<&'static str>,
+    duckdb: Option<&'static str>,
+    reason: &'static str,
+}
+
+/// All of them; `docs/dialect.md` has a line for each.
+const DIFFERENCES: &[Difference] = &[Difference {
+    gust: Some("overflows: the sum does not fit"),
+    duckdb: None,
+    reason: "a sum of BIGINT that does not fit is an error; DuckDB has a wider type",
+}];
+
+impl Difference {
+    fn is(&self, gust: Result<(), &str>, duckdb: Result<(), &str>) -> bool {
+        let said = |words: Option<&str>, by: Result<(), &str>| match (words, by) {
+            (None, Ok(())) => true,
+            (Some(words), Err(message)) => message.contains(words),
+            _ => false,
+        };
+        said(self.gust, gust) && said(self.duckdb, duckdb)
+    }
+}
+
+/// What came of many seeds.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Equal rows on every target.
+    pub agreed: usize,
+    /// Those in which functions read the tables.
+    pub remote: usize,
+    /// Differences of the dialect, by their reason.
+    pub dialect: BTreeMap<&'static str, usize>,
+    /// Everything else: seed, statement, and what differs.
+    pub failures: Vec<String>,
+}
+
+/// How a seed ended.
+enum Verdict {
+    Agreed { remote: bool },
+    Dialect(&'static str),
+    Failed(String),
+}
+
+/// Runs the seeds, `at_once` at a time. Processes are `bootstrap`; the Python environment is kept under `cache`.
+///
+/// # Errors
+/// When the judge cannot be had, the reason, or a session cannot be opened.
+pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &Path) -> anyhow::Result<Judged> {
+    let folder = tempfile::Builder::new().prefix("odd-values-").tempdir_in(cache)?;
+    let queries: Vec<(u64, Query)> = seeds.map(|seed| (seed, query(seed))).collect();
+    let texts: Vec<&str> = queries.iter().map(|(_, query)| query.sql.as_str()).collect();
+    std::fs::write(folder.path().join("queries.json"), serde_json::to_string(&texts)?)?;
+    if let Run::Skipped { reason } = python::run(cache, "odd_values.py", &[folder.path()])? {
+        bail!("DuckDB is the judge and is not to be had: {reason}");
+    }
+    let places = [open(&folder, bootstrap, true).await?, open(&folder, bootstrap, false).await?];
+    let verdicts = stream::iter(queries.iter().enumerate()).map(async |(position, (seed, query))| {
+        let answer = folder.path().join("answers").join(position.to_string());
+        // Bare Parquet and Iceberg take turns.
+        let sessions = &places[position % places.len()];
+        (*seed, Box::pin(verdict(sessions, *seed, query, &answer)).await)
+    });
+    let verdicts: Vec<(u64, anyhow::Result<Verdict>)> = verdicts.buffered(at_once).collect().await;
+    let mut judged = Judged::default();
+    for (seed, verdict) in verdicts {
+        match verdict.with_context(|| format!("seed {seed}"))? {
+            Verdict::Agreed { remote } => {
+                judged.agreed += 1;
+                judged.remote += usize::from(remote);
+            }
+            Verdict::Dialect(reason) => *judged.dialect.entry(reason).or_default() += 1,
+            Verdict::Failed(told) => judged.failures.push(told),
+        }
+    }
+    for session in places.iter().flatten() {
+        session.close().await;
+    }
+    Ok(judged)
+}
+
+/// A session on each target, with the tables of one kind.
+async fn open(folder: &TempDir, bootstrap: &Path, is_iceberg: bool) -> anyhow::Result<Vec<Session>> {
+    let text = format!(
+        "[process]\nprogram = '{}'\n[catalogs.lake]\ntype = 'sqlite'\npath = 'catalog.db'\nwarehouse = 'warehouse'\n",
+        bootstrap.display()
+    );
+    let file = ConfigFile { path: folder.path().join("gust.toml"), text };
+    let mut sessions = Vec::new();
+    for target in TARGETS {
+        let overrides = Overrides { on: Some(target), functions_max: Some(3), ..Overrides::default() };
+        let session = Session::new(Config::load(Some(&file), [], &overrides)?)?;
+        match is_iceberg {
+            true => session.use_catalog("lake").await?,
+            false => {
+                for table in ["a", "b", "c"] {
+                    let location = folder.path().join("bare").join(table);
+                    let location = location.display();
+                    run(&session, &format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{location}/'"))
+                        .await?;
+                }
+            }
+        }
+        sessions.push(session);
+    }
+    Ok(sessions)
+}
+
+async fn verdict(sessions: &[Session], seed: u64, query: &Query, answer: &Path) -> anyhow::Result<Verdict> {
+    let mut answers = Vec::new();
+    let mut remote = false;
+    for (session, target) in sessions.iter().zip(TARGETS) {
+        answers.push(match run(session, &query.sql).await {
+            Ok((rows, report)) => {
+                remote |= target != Target::Local && report.fragments_adopted > 0 && report.fell_back.is_none();
+                Ok(rows)
+            }
+            Err(error) => Err(error.to_string()),
+        });
+    }
+    let told = |what: &str| Verdict::Failed(format!("seed {seed}: {}\n{what}", query.sql));
+    let local = answers[0].as_ref();
+    for (answer, target) in answers.iter().zip(TARGETS).skip(1) {
+        match (local, answer) {
+            (Ok(local), Ok(rows)) => {
+                let rule = if query.ordered { Rule::same_engine() } else { Rule::same_engine().in_any_order() };
+                if let Err(difference) = compare(local, rows, rule) {
+                    return Ok(told(&format!("{target:?} is not local: {difference}")));
+                }
+            }
+            (Err(_), Err(_)) => {}
+            (Ok(_), Err(error)) => return Ok(told(&format!("{target:?} fails, local does not: {error}"))),
+            (Err(error), Ok(_)) => return Ok(told(&format!("local fails, {target:?} does not: {error}"))),
+        }
+    }
+    let judge = judges_answer(answer)?;
+    let rule = if query.ordered { Rule::other_engine() } else { Rule::other_engine().in_any_order() };
+    let same = match (&judge, local) {
+        (Ok(judge), Ok(rows)) => compare(judge, rows, rule).map_err(|difference| difference.to_string()),
+        _ => Err(String::new()),
+    };
+    if same.is_ok() {
+        return Ok(Verdict::Agreed { remote });
+    }
+    let words = (local.map(drop).map_err(String::as_str), judge.as_ref().map(drop).map_err(String::as_str));
+    if let Some(known) = DIFFERENCES.iter().find(|difference| difference.is(words.0, words.1)) {
+        return Ok(Verdict::Dialect(known.reason));
+    }
+    let shown = |answer: Result<&Vec<RecordBatch>, &String>| match answer {
+        Ok(rows) => shown(rows),
+        Err(error) => error.clone(),
+    };
+    let (gust, duckdb) = (shown(local), shown(judge.as_ref()));
+    Ok(told(&format!("{}\nDuckDB:\n{duckdb}\nGust:\n{gust}", same.expect_err("not the same"))))
+}
+
+/// DuckDB's rows, or its message.
+fn judges_answer(answer: &Path) -> anyhow::Result<Result<Vec<RecordBatch>, String>> {
+    let error = PathBuf::from(format!("{}.error", answer.display()));
+    if error.exists() {
+        return Ok(Err(std::fs::read_to_string(error)?));
+    }
+    read_arrow_file(&PathBuf::from(format!("{}.arrow", answer.display()))).map(Ok)
+}
+
+fn shown(rows: &[RecordBatch]) -> String {
+    let text = pretty_format_batches(rows).map_or_else(|error| error.to_string(), |table| table.to_string());
+    text.lines().take(ROWS_SHOWN_MAX).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,234 @@
+//! Random expressions of one type, over columns of odd values, in words that DuckDB and DataFusion understand alike.
+//!
+//! What fails at run time for some rows and not for others (a sum that overflows, a division by nought) is left out: an
+//! engine is free to evaluate it or not. What the two mean differently is left out too, and stands on the dialect page:
+//! division of integers, casts that round, the text of a float.
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// What an expression's values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Few values: keys.
+    Small,
+    Int,
+    Long,
+    /// Any double, the largest too: nothing is added up.
+    Double,
+    Real,
+    /// Doubles whose sums are exact, and NaN and infinities.
+    Tame,
+    Decimal,
+    Wide,
+    Text,
+    Bool,
+    Date,
+    Time,
+}
+use Kind::*;
+
+pub const KINDS: [Kind; 12] = [Small, Int, Long, Double, Real, Tame, Decimal, Wide, Text, Bool, Date, Time];
+
+impl Kind {
+    pub fn column(self) -> &'static str {
+        match self {
+            Small => "k",
+            Int => "i",
+            Long => "l",
+            Double => "f",
+            Real => "r",
+            Tame => "g",
+            Decimal => "d",
+            Wide => "w",
+            Text => "s",
+            Bool => "b",
+            Date => "t",
+            Time => "z",
+        }
+    }
+
+    fn literals(self) -> &'static [&'static str] {
+        match self {
+            Small => &["0", "1", "2", "4", "9", "CAST(NULL AS INT)"],
+            Int => &["0", "1", "-1", "7", "CAST('2147483647' AS INT)", "CAST('-2147483648' AS INT)"],
+            Long => &[
+                "0",
+                "1",
+                "CAST('9223372036854775807' AS BIGINT)",
+                "CAST('-9223372036854775808' AS BIGINT)",
+                "CAST('9007199254740993' AS BIGINT)",
+            ],
+            Double | Real => &[
+                "CAST('NaN' AS DOUBLE)",
+                "CAST('Infinity' AS DOUBLE)",
+                "CAST('-Infinity' AS DOUBLE)",
+                "CAST('-0.0' AS DOUBLE)",
+                "CAST('0' AS DOUBLE)",
+                "CAST('1.5' AS DOUBLE)",
+                "CAST(NULL AS DOUBLE)",
+            ],
+            Tame => {
+                &["CAST('0.25' AS DOUBLE)", "CAST('-0.0' AS DOUBLE)", "CAST('3' AS DOUBLE)", "CAST('NaN' AS DOUBLE)"]
+            }
+            Decimal => &[
+                "CAST('0.00' AS DECIMAL(12, 2))",
+                "CAST('1.50' AS DECIMAL(12, 2))",
+                "CAST('-9999999999.99' AS DECIMAL(12, 2))",
+                "CAST('9999999999.99' AS DECIMAL(12, 2))",
+            ],
+            Wide => &["CAST('0' AS DECIMAL(38, 6))", "CAST('1.5' AS DECIMAL(38, 6))"],
+            Text => &["''", "' '", "'a'", "'A'", "'é'", "'NULL'", "'a%b'", "'漢字'"],
+            Bool => &["true", "false"],
+            Date => &[
+                "DATE '0001-01-01'",
+                "DATE '1969-12-31'",
+                "DATE '1970-01-01'",
+                "DATE '2024-02-29'",
+                "DATE '9999-12-31'",
+            ],
+            Time => &[
+                "TIMESTAMP '1970-01-01 00:00:00'",
+                "TIMESTAMP '1969-12-31 23:59:59.999999'",
+                "TIMESTAMP '2024-02-29 12:34:56.789'",
+            ],
+        }
+    }
+}
+
+/// The randomness, and the names that a table's columns are called by.
+pub struct Writer<'a> {
+    pub random: &'a mut SmallRng,
+    /// Prefixes of columns, `x.` and `y.` or nothing.
+    pub tables: Vec<&'static str>,
+}
+
+impl Writer<'_> {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.random.random_range(0..of.len())]
+    }
+
+    pub fn chance(&mut self, share: f64) -> bool {
+        self.random.random_bool(share)
+    }
+
+    pub fn kind(&mut self) -> Kind {
+        self.pick(&KINDS)
+    }
+
+    pub fn column(&mut self, kind: Kind) -> String {
+        let tables = self.tables.clone();
+        format!("{}{}", self.pick(&tables), kind.column())
+    }
+
+    pub fn literal(&mut self, kind: Kind) -> &'static str {
+        self.pick(kind.literals())
+    }
+
+    /// A value of a kind; `depth` bounds how deep it is nested.
+    pub fn value(&mut self, kind: Kind, depth: u32) -> String {
+        if depth == 0 || self.chance(0.4) {
+            return self.column(kind);
+        }
+        let inner = self.value(kind, depth - 1);
+        // A literal would make nanoseconds of the column, which the year 9999 has none of.
+        if kind != Time && self.chance(0.3) {
+            let literal = self.literal(kind);
+            return match self.random.random_range(0..4) {
+                0 => format!("coalesce({inner}, {literal})"),
+                1 => format!("nullif({inner}, {literal})"),
+                2 => {
+                    let condition = self.condition(depth - 1);
+                    format!("CASE WHEN {condition} THEN {inner} ELSE {literal} END")
+                }
+                _ => {
+                    let (condition, other) = (self.condition(depth - 1), self.column(kind));
+                    format!("CASE WHEN {condition} THEN {inner} WHEN {other} IS NULL THEN {literal} END")
+                }
+            };
+        }
+        let around = match kind {
+            Small => ["abs({})", "({} + 1)", "({} * 2)", "({} % 3)", "(- {})"].as_slice(),
+            Int => &["({} % 7)", "coalesce({}, 7)", "CAST({} AS BIGINT)"],
+            Long => &["({} % 1000)", "coalesce({}, 5)", "nullif({}, 0)"],
+            Double => &["abs({})", "(- {})", "coalesce({}, CAST('1' AS DOUBLE))"],
+            Real => &["CAST({} AS DOUBLE)", "abs({})", "(- {})"],
+            Tame => &["abs({})", "(- {})", "({} + CAST('0.25' AS DOUBLE))", "({} * 2)", "floor({})", "ceil({})"],
+            Decimal => &["abs({})", "(- {})", "coalesce({}, 0)", "CAST({} AS DOUBLE)"],
+            Wide => &["abs({})", "(- {})"],
+            Text => &[
+                "upper({})",
+                "lower({})",
+                "({} || 'x')",
+                "substr({}, 1, 2)",
+                "trim({})",
+                "replace({}, 'a', 'bb')",
+                "reverse({})",
+                "concat({}, 'y')",
+                "lpad({}, 3, 'p')",
+                "left({}, 1)",
+            ],
+            Bool => &["(NOT {})", "({} OR true)", "({} AND NULL)", "({} IS TRUE)"],
+            Date => &["coalesce({}, DATE '2000-01-01')", "greatest({}, DATE '1970-01-01')"],
+            Time => &["greatest({}, {})", "least({}, {})"],
+        };
+        self.pick(around).replace("{}", &inner)
+    }
+
+    /// A number that any column has.
+    pub fn number(&mut self, depth: u32) -> String {
+        let text = self.value(Text, depth);
+        let date = self.value(Date, depth);
+        let small = self.value(Small, depth);
+        match self.random.random_range(0..5) {
+            0 => format!("length({text})"),
+            1 => format!("CAST(extract(year FROM {date}) AS INT)"),
+            2 => format!("strpos({text}, 'a')"),
+            3 => format!("CAST(extract(month FROM {date}) AS INT)"),
+            _ => small,
+        }
+    }
+
+    /// True, false or NULL.
+    pub fn condition(&mut self, depth: u32) -> String {
+        if depth > 0 && self.chance(0.35) {
+            let (left, right) = (self.condition(depth - 1), self.condition(depth - 1));
+            return match self.random.random_range(0..5) {
+                0 | 1 => format!("({left} AND {right})"),
+                2 | 3 => format!("({left} OR {right})"),
+                _ => format!("(NOT {left})"),
+            };
+        }
+        let kind = self.kind();
+        let value = self.value(kind, depth.min(1));
+        let (low, high) = (self.literal(kind), self.literal(kind));
+        let compare = self.pick(&["=", "<>", "<", "<=", ">", ">="]);
+        match (self.random.random_range(0..10), kind) {
+            (0, _) => format!("{value} IS NULL"),
+            (1, _) => format!("{value} IS NOT NULL"),
+            (2, Bool) => value,
+            (2, Text) => {
+                let pattern = self.pick(&["a%", "%b", "%", "", "_", "%é%", "a\\%b"]);
+                let not = self.pick(&["", "NOT "]);
+                format!("{value} {not}LIKE '{pattern}'").replace("a\\%b", "a_b")
+            }
+            (3, _) if kind != Bool => format!("{value} BETWEEN {low} AND {high}"),
+            (4, _) => format!("{value} IN ({low}, {high})"),
+            (5, _) => format!("{value} NOT IN ({low}, {high})"),
+            (6, _) => {
+                let (other, word) = (self.column(kind), self.pick(&["IS DISTINCT FROM", "IS NOT DISTINCT FROM"]));
+                // Without brackets the parser takes what follows for the right side.
+                format!("({value} {word} {other})")
+            }
+            (7, _) => {
+                let other = self.column(kind);
+                format!("{value} {compare} {other}")
+            }
+            (8, _) => {
+                let number = self.number(0);
+                format!("{number} {compare} {}", self.random.random_range(-1..4))
+            }
+            _ => format!("{value} {compare} {low}"),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Faults that users met, each with its neighbours: `tests/cases/*.toml`, run by the program itself on every target.
+//!
+//! ```text
+//!  cases.py make ─► folders and cases.json ─► gust, on each target, in each format ─► cases.py judge ─► what differs
+//! ```
+//!
+//! An ask is a statement with its rows, or the words of its error, or both where either will do; then all targets must
+//! do the same. What users saw runs on every target in every format; a neighbour runs on every target, and its format
+//! changes from one to the next. Rows are read back by Python and pyarrow. Unless an ask says `remote = false`, its rows
+//! come from functions where functions are asked for.
+//!
+//! `CASES=meaning cargo test --release -p gust-tests cases::` runs one file alone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt};
+use gust::config::Config;
+use gust_tests::cloud;
+use gust_tests::python::{self, Run};
+use gust_tests::s3::{ACCESS_KEY_ID, BUCKET, REGION, S3Server, SECRET_ACCESS_KEY};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+/// Asks that do not pass yet, by file, case and number of the ask. Each must still fail, so that the list shrinks.
+const KNOWN_FAILING: &str = "known_failing.txt";
+
+const TARGETS: [&str; 4] = ["local", "in-process", "processes", "auto"];
+const FORMATS: [&str; 5] = ["arrow", "csv", "json", "table", "ndjson"];
+/// Programs at a time: as many as CI has cores, and one more for when both wait.
+const AT_ONCE: usize = 3;
+/// Nothing here takes as long; a run that does hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// Address space of a program, in kibibytes: what would take all of the machine's memory ends alone.
+const ADDRESS_SPACE_KIB_MAX: u64 = 16 * 1024 * 1024;
+
+/// One set of data.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    file: String,
+    number: usize,
+    name: String,
+    /// What was wrong, and where it was reported.
+    fault: String,
+    #[serde(default)]
+    setup: String,
+    /// The tables are Iceberg's, in the catalog `lake`.
+    #[serde(default)]
+    catalog: bool,
+    /// What lies in `s3/` is in a bucket.
+    #[serde(default)]
+    s3: bool,
+    seconds_max: Option<f64>,
+    /// Run under each of these limits of memory; rows under one and an error under another is right.
+    #[serde(default)]
+    limits: Vec<String>,
+    /// Instead of all of them.
+    formats: Option<Vec<String>>,
+    ask: Vec<Ask>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ask {
+    sql: String,
+    /// Rows of each statement that has any, as lines of JSON, the first of which names the columns.
+    results: Option<Vec<String>>,
+    /// The types of the only result.
+    types: Option<Vec<String>>,
+    /// All of these words are in the message.
+    error: Option<Vec<String>>,
+    /// None of these is.
+    #[serde(default)]
+    absent: Vec<String>,
+    /// Instead of rows: the output has these words.
+    #[serde(default)]
+    prints: Vec<String>,
+    /// A user met this one.
+    #[serde(default)]
+    seen: bool,
+    #[serde(default = "yes")]
+    remote: bool,
+    formats: Option<Vec<String>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Ask {
+    fn formats<'a>(&'a self, case: &'a Case) -> Option<&'a Vec<String>> {
+        self.formats.as_ref().or(case.formats.as_ref())
+    }
+}
+
+/// One run of the program.
+#[derive(Clone)]
+struct Job<'a> {
+    case: &'a Case,
+    ask: &'a Ask,
+    /// File, case and number of the ask.
+    ask_name: String,
+    target: &'static str,
+    format: String,
+    limit: Option<&'a str>,
+    output: PathBuf,
+}
+
+impl Job<'_> {
+    fn name(&self) -> String {
+        let limit = self.limit.map(|limit| format!(", {limit}")).unwrap_or_default();
+        format!("{} on {} as {}{limit}", self.ask_name, self.target, self.format)
+    }
+}
+
+/// How it ended.
+struct Ended {
+    code: Option<i32>,
+    words: String,
+    seconds: f64,
+    /// Of the last statement.
+    fragments_adopted: u64,
+}
+
+/// What the judge is asked.
+#[derive(Serialize)]
+struct Question<'a> {
+    name: String,
+    output: &'a Path,
+    format: &'a str,
+    ordered: bool,
+    results: &'a [String],
+    types: Option<&'a [String]>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cases() {
+    let folder = TempDir::with_prefix("gust-cases-").expect("a temporary folder");
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let root = folder.path();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let make = [Path::new("make"), root, &sources];
+    if let Run::Skipped { reason } = python::run(cache, "cases.py", &make).expect("the data is made") {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let cases = std::fs::read_to_string(root.join("cases.json")).expect("made");
+    let mut cases: Vec<Case> = serde_json::from_str(&cases).expect("cases");
+    let only = std::env::var("CASES").unwrap_or_default();
+    cases.retain(|case| case.file.contains(&only));
+    let server = S3Server::start().expect("an S3 server");
+    for case in &cases {
+        prepare(case, &root.join(&case.file).join(case.number.to_string()), &server).await;
+    }
+
+    let jobs = jobs(&cases, root);
+    let started = Instant::now();
+    let ended = stream::iter(jobs).map(async |job| (run(root, &job).await, job)).buffer_unordered(AT_ONCE);
+    let ended: Vec<(Ended, Job<'_>)> = ended.collect().await;
+    eprintln!("{} runs in {:.1} s", ended.len(), started.elapsed().as_secs_f64());
+    let failures = judge(cache, root, &ended);
+
+    let known = std::fs::read_to_string(sources.join(KNOWN_FAILING)).unwrap_or_default();
+    let known: Vec<&str> = known.lines().filter(|name| name.contains(&only)).collect();
+    let new = failures.iter().filter(|(name, _)| !known.contains(&name.as_str()));
+    let new: Vec<&str> = new.map(|(_, told)| told.as_str()).collect();
+    let mended: Vec<&&str> = known.iter().filter(|name| !failures.contains_key(**name)).collect();
+    assert!(new.is_empty(), "{} of all asks fail:\n{}", new.len(), new.join("\n"));
+    assert!(mended.is_empty(), "these pass now, strike them out: {mended:?}");
+}
+
+/// Puts what a case has for S3 there, and writes its settings and its setup.
+async fn prepare(case: &Case, place: &Path, server: &S3Server) {
+    std::fs::create_dir(place.join("tmp")).expect("made");
+    std::fs::write(place.join("setup.sql"), case.setup.replace("{bucket}", BUCKET)).expect("written");
+    if !case.s3 {
+        return;
+    }
+    let settings = format!(
+        "[s3]\nendpoint = \"{}\"\nallow_http = true\npath_style = true\nregion = \"{REGION}\"\naccess_key_id = \"{ACCESS_KEY_ID}\"\n\
+         secret_access_key = \"{SECRET_ACCESS_KEY}\"\n",
+        server.endpoint()
+    );
+    std::fs::write(place.join("gust.toml"), settings).expect("written");
+    let config = cloud::config(server, Config::default(), Path::new(""));
+    let config = gust::aws::sdk_config(&config.s3, Some(REGION), Some(server.endpoint())).await;
+    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+    let client = aws_sdk_s3::Client::from_conf(config);
+    let mut folders = vec![place.join("s3")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(place.join("s3")).expect("below").to_str().expect("text");
+            // What consoles leave for a folder: an object whose key ends with the slash.
+            let key = key.strip_suffix("__folder__").unwrap_or(key);
+            let body = std::fs::read(&path).expect("readable");
+            client.put_object().bucket(BUCKET).key(key).body(body.into()).send().await.expect("put");
+        }
+    }
+}
+
+fn jobs<'a>(cases: &'a [Case], root: &Path) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    for case in cases {
+        for (number, ask) in case.ask.iter().enumerate() {
+            let ask_name = format!("{}, {}, {}", case.file, case.name, number + 1);
+            let limits: Vec<Option<&str>> = match case.limits.is_empty() {
+                true => vec![None],
+                false => case.limits.iter().map(|limit| Some(limit.as_str())).collect(),
+            };
+            for (position, target) in TARGETS.into_iter().enumerate() {
+                let formats = match ask.formats(case) {
+                    Some(formats) => formats.clone(),
+                    None if ask.seen => FORMATS.map(str::to_owned).to_vec(),
+                    None => vec![FORMATS[(number + position) % FORMATS.len()].to_owned()],
+                };
+                for (format, limit) in formats.iter().flat_map(|format| limits.iter().map(move |limit| (format, limit)))
+                {
+                    let output = root.join(format!("output-{}", jobs.len()));
+                    let (ask_name, format, limit) = (ask_name.clone(), format.clone(), *limit);
+                    jobs.push(Job { case, ask, ask_name, target, format, limit, output });
+                }
+            }
+        }
+    }
+    jobs
+}
+
+async fn run(root: &Path, job: &Job<'_>) -> Ended {
+    let place = root.join(&job.case.file).join(job.case.number.to_string());
+    let report = job.output.with_extension("report");
+    let sql = job.output.with_extension("sql");
+    std::fs::write(&sql, job.ask.sql.replace("{bucket}", BUCKET)).expect("written");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit -v {ADDRESS_SPACE_KIB_MAX} && exec \"$@\""), "sh"])
+        .arg(env!("CARGO_BIN_EXE_gust_under_test"))
+        .args(["query", "--on", job.target, "--functions", "3", "--format", &job.format])
+        .args((!job.case.setup.is_empty()).then_some(["--setup", "setup.sql"]).into_iter().flatten())
+        .args(["--report", "json", "--report-file"])
+        .arg(&report)
+        .args(job.case.catalog.then_some(["--catalog", "lake"]).into_iter().flatten())
+        .current_dir(&place)
+        .env_remove("GUST_LOG")
+        .env("TMPDIR", place.join("tmp"))
+        .env("GUST_HISTORY__ENABLED", "false")
+        .env("GUST_PROCESS__PROGRAM", env!("CARGO_BIN_EXE_bootstrap_under_test"))
+        .envs(job.limit.map(|limit| ("GUST_MEMORY_BYTES_MAX", limit)))
+        .stdin(std::fs::File::open(&sql).expect("written"))
+        .stdout(std::fs::File::create(&job.output).expect("a file"))
+        .stderr(Stdio::piped());
+    let started = Instant::now();
+    let running = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("it starts");
+    let output = tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let Ok(output) = output else {
+        return Ended { code: None, words: "it hangs".to_owned(), seconds, fragments_adopted: 0 };
+    };
+    let output = output.expect("it ends");
+    let report = std::fs::read_to_string(report).unwrap_or_default();
+    let report: serde_json::Value = serde_json::from_str(report.lines().last().unwrap_or("{}")).unwrap_or_default();
+    Ended {
+        code: output.status.code(),
+        words: String::from_utf8_lossy(&output.stderr).into_owned(),
+        seconds,
+        fragments_adopted: report["fragments_adopted"].as_u64().unwrap_or(0),
+    }
+}
+
+/// The asks that fail, by name, each with what is wrong.
+fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<String, String> {
+    let questions = ended.iter().filter_map(|(ended, job)| question(ended, job)).collect::<Vec<_>>();
+    std::fs::write(root.join("runs.json"), serde_json::to_string(&questions).expect("plain data")).expect("written");
+    let judged = python::run(cache, "cases.py", &[Path::new("judge"), root]).expect("the rows are judged");
+    let Run::Done { stdout } = judged else { panic!("Python has gone: {judged:?}") };
+    let differences: BTreeMap<String, String> = serde_json::from_str(&stdout).expect("JSON");
+
+    let mut failures: BTreeMap<String, String> = BTreeMap::new();
+    let mut codes: BTreeMap<(&str, Option<&str>), Vec<Option<i32>>> = BTreeMap::new();
+    for (ended, job) in ended {
+        codes.entry((&job.ask_name, job.limit)).or_default().push(ended.code);
+        if let Some(wrong) = wrong(ended, job).or_else(|| differences.get(&job.name()).cloned()) {
+            let told = failures.entry(job.ask_name.clone()).or_insert_with(|| {
+                let sql: String = job.ask.sql.chars().take(200).collect();
+                format!("{}: {}\n  {sql}", job.ask_name, job.case.fault)
+            });
+            // The first few say enough.
+            if told.lines().count() < 8 {
+                let wrong: String = wrong.replace('\n', " | ").chars().take(700).collect();
+                write!(told, "\n    {} as {}: {wrong}", job.target, job.format).expect("to a string");
+            }
+        }
+    }
+    for ((ask, limit), codes) in codes {
+        if limit.is_none() && codes.iter().any(|code| *code != codes[0]) && !failures.contains_key(ask) {
+            failures.insert(ask.to_owned(), format!("{ask}: rows here and an error there: {codes:?}"));
+        }
+    }
+    failures
+}
+
+fn question<'a>(ended: &Ended, job: &'a Job<'_>) -> Option<Question<'a>> {
+    let results = job.ask.results.as_deref().filter(|_| ended.code == Some(0))?;
+
+    Some(Question {
+        name: job.name(),
+        output: &job.output,
+        format: &job.format,
+        ordered: job.ask.sql.contains("ORDER BY"),
+        results,
+        types: job.ask.types.as_deref(),
+    })
+}
+
+/// What is wrong with how a run ended, as far as its rows do not matter.
+fn wrong(ended: &Ended, job: &Job<'_>) -> Option<String> {
+    let Job { ask, case, .. } = job;
+    let words = &ended.words;
+    if words.contains("panicked") {
+        return Some(format!("it panicked: {words}"));
+    }
+    if let Some(most) = case.seconds_max.filter(|most| ended.seconds > *most) {
+        return Some(format!("it took {:.1} s, more than {most} s", ended.seconds));
+    }
+    match (ended.code, &ask.error) {
+        (Some(0), Some(_)) if ask.results.is_none() => Some("it ended well".to_owned()),
+        (Some(0), _) => {
+            let printed = String::from_utf8_lossy(&std::fs::read(&job.output).expect("readable")).into_owned();
+            let missing = ask.prints.iter().find(|part| !printed.contains(part.as_str()));
+            let is_asked = ask.remote && matches!(job.target, "in-process" | "processes") && ask.results.is_some();
+            match missing {
+                Some(part) => Some(format!("`{part}` is not in {printed}")),
+                None if is_asked && ended.fragments_adopted == 0 => Some("no fragment was adopted".to_owned()),
+                None => None,
+            }
+        }
+        (Some(1), Some(parts)) => {
+            let missing = parts.iter().find(|part| !words.contains(part.as_str()));
+            let present = ask.absent.iter().find(|part| words.contains(part.as_str()));
+            match (missing, present) {
+                (Some(part), _) => Some(format!("`{part}` is not in: {words}")),
+                (None, Some(part)) => Some(format!("`{part}` is in: {words}")),
+                (None, None) => None,
+            }
+        }
+        (code, _) => Some(format!("exit code {code:?}: {words}")),
+    }
+}

@@ -1,0 +1,24 @@
+//! Random statements over odd values against DuckDB; `lab odd-values` runs many more.
+
+use std::path::Path;
+
+use gust_tests::odd_values::judge;
+use gust_tests::python::{Environment, environment};
+
+const SEEDS: u64 = 300;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duckdb_agrees() {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    if let Environment::Missing(reason) = environment(cache).expect("a folder") {
+        assert!(std::env::var("CI").is_err(), "DuckDB is missing: {reason}");
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let judged =
+        judge(0..SEEDS, 2, Path::new(env!("CARGO_BIN_EXE_bootstrap_under_test")), cache).await.expect("judged");
+    assert!(judged.failures.is_empty(), "{} fail:\n{}", judged.failures.len(), judged.failures.join("\n\n"));
+    // Neither refusals nor queries that stay here may be what most of it is.
+    assert!(judged.agreed > 270, "only {} agree: {:?}", judged.agreed, judged.dialect);
+    assert!(judged.remote > 200, "only {} of {} were read by functions", judged.remote, judged.agreed);
+}
