@@ -182,3 +182,32 @@ async fn files_that_differ() {
     ])
     .await;
 }
+
+/// Files that call text bytes. Where this holds without `tables/folder/text.rs`, that can go.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_text() {
+    check(vec![
+        case(
+            vec![
+                ("p=1/a.parquet", column("s", BinaryArray::from(vec![Some("x".as_bytes()), None]))),
+                ("p=2/b.parquet", column("s", StringArray::from(vec!["ä"]))),
+            ],
+            "(s VARCHAR, p INT) STORED AS PARQUET PARTITIONED BY (p) LOCATION '$T/'",
+            vec![
+                ("SELECT s, p, length(s) FROM t WHERE p < 3", Rows(&["x|1|1", "NULL|1|NULL", "ä|2|1"])),
+                ("SELECT p FROM t WHERE s = 'x'", Rows(&["1"])),
+                ("SELECT min(s), max(s), count(s) FROM t", Rows(&["x|ä|2"])),
+                ("SELECT upper(s) FROM t WHERE p = 1 AND s IS NOT NULL", Rows(&["X"])),
+            ],
+        ),
+        case(
+            vec![("a.parquet", column("s", BinaryArray::from(vec![b"x" as &[u8], b"\xff"])))],
+            "(s VARCHAR) STORED AS PARQUET LOCATION '$T/'",
+            vec![
+                ("SELECT s FROM t", Error(&["nvalid"])),
+                ("SELECT count(*) FROM t WHERE s <> 'y'", Error(&["nvalid"])),
+            ],
+        ),
+    ])
+    .await;
+}

@@ -1,5 +1,6 @@
 //! What Parquet footers tell a folder's table. Each is read once: the session keeps them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -8,7 +9,9 @@ use datafusion::common::{Result, Statistics};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::physical_plan::parquet::metadata::ordering_from_parquet_metadata;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
+use datafusion::parquet::basic::{ConvertedType, Type as PhysicalType};
 use datafusion::parquet::file::metadata::ParquetMetaData;
+use datafusion::parquet::schema::types::ColumnDescriptor;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_expr::expressions::Column;
 use fragment_fn::{file_statistics, read_footer, repeated_name};
@@ -51,6 +54,22 @@ pub(super) async fn schema(
     // From the footer that the session keeps.
     let schema = format.infer_schema(state, store, std::slice::from_ref(file)).await;
     schema.map_err(|error| error.context(format!("file `{}`", file.location)))
+}
+
+/// Names of the columns that a file calls neither text nor anything else: bytes.
+///
+/// # Errors
+/// One that names the file.
+pub(super) async fn bytes(state: &dyn Session, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<HashSet<String>> {
+    let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+    let footer = read_footer(store, file, None, footers.as_ref()).await?;
+    let columns = footer.file_metadata().schema_descr().columns();
+    let is_bytes = |column: &&Arc<ColumnDescriptor>| {
+        column.path().parts().len() == 1
+            && column.physical_type() == PhysicalType::BYTE_ARRAY
+            && column.converted_type() != ConvertedType::UTF8
+    };
+    Ok(columns.iter().filter(is_bytes).map(|column| column.name().to_owned()).collect())
 }
 
 /// What holds for all rows of a file, under the table's columns, and by what they are sorted.

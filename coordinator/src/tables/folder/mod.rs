@@ -29,6 +29,7 @@ mod open;
 mod partitions;
 mod scan;
 mod schema;
+mod text;
 mod widen;
 
 use std::collections::HashMap;
@@ -60,11 +61,13 @@ pub struct FolderTable {
     /// Columns of the files, then those of the folders.
     columns: TableSchema,
     fingerprint: Arc<SchemaFingerprint>,
+    /// Whether the table may call text what a file calls bytes: its columns were declared, or its format was told to.
+    bytes_may_be_text: bool,
     declared: Declared,
 }
 
 /// What CREATE EXTERNAL TABLE says of a table beside its columns.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Declared {
     name: Option<TableReference>,
     definition: Option<String>,

@@ -8,6 +8,7 @@ use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory, UrlTableFactory};
 use datafusion::common::{DataFusionError, Result, ToDFSchema, not_impl_err, plan_datafusion_err, plan_err};
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::table_schema::TableSchemaBuilder;
 use datafusion::execution::SessionState;
 use datafusion::execution::cache::SchemaFingerprint;
@@ -65,7 +66,8 @@ impl TableProviderFactory for FolderFactory {
             constraints: command.constraints.clone(),
             defaults: command.column_defaults.clone(),
         };
-        let table = FolderTable::new(locations, kind, format, columns, declared);
+        let mut table = FolderTable::new(locations, kind, format, columns, declared);
+        table.bytes_may_be_text |= !command.schema.fields().is_empty();
         let names = Arc::clone(table.columns.table_schema()).to_dfschema()?;
         let sorted_by = command.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs());
         if let Some(column) = sorted_by.into_iter().find(|column| !names.has_column(column)) {
@@ -89,7 +91,15 @@ impl FolderTable {
         let own = Arc::new(Schema::new_with_metadata(own, of_files.metadata().clone()));
         let fingerprint = Arc::new(SchemaFingerprint::from_schema(&own));
         let columns = TableSchemaBuilder::new(own).with_table_partition_cols(of_folders).build();
-        Self { locations, kind, format, columns, fingerprint, declared }
+        let parquet = format.downcast_ref::<ParquetFormat>();
+        let bytes_may_be_text = parquet.is_some_and(ParquetFormat::binary_as_string);
+        Self { locations, kind, format, columns, fingerprint, bytes_may_be_text, declared }
+    }
+
+    /// The same with the files' columns read as others.
+    pub(super) fn with_columns(&self, of_files: SchemaRef) -> Self {
+        let columns = (of_files, self.partitions().to_vec());
+        Self::new(self.locations.clone(), self.kind, Arc::clone(&self.format), columns, self.declared.clone())
     }
 }
 

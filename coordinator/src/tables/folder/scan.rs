@@ -24,7 +24,7 @@ use super::error::FolderError;
 use super::filter::{PartitionFilter, is_about};
 use super::listing::{File, Wanted, find};
 use super::names::{Format, is_compressed};
-use super::{footers, partitions};
+use super::{footers, partitions, text};
 use crate::tables::planned::AsPlanned;
 
 /// Plans a scan.
@@ -45,9 +45,15 @@ pub(super) async fn scan(
     // Rows that a filter may drop do not count.
     let rows_wanted = limit.filter(|_| of_files.is_empty());
     let (files, is_cut) = with_statistics(table, state, &store, files, rows_wanted).await?;
+    let wanted = project_schema(table.columns.table_schema(), projection)?;
     if files.is_empty() {
-        return Ok(Arc::new(EmptyExec::new(project_schema(table.columns.table_schema(), projection)?)));
+        return Ok(Arc::new(EmptyExec::new(wanted)));
     }
+    let raw = text::with_bytes(table, state, &store, &files).await?;
+    let (table, files) = match &raw {
+        Some(raw) => (raw, with_statistics(raw, state, &store, files, None).await?.0),
+        None => (table, files),
+    };
     let (mut groups, partitioning) = grouped(table, state, files);
     let order = order(table, state, &groups)?;
     let options = state.config_options();
@@ -74,7 +80,8 @@ pub(super) async fn scan(
             .with_output_ordering(order)
             .with_output_partitioning(partitioning)
             .build();
-    plan(table, state, store, scan).await
+    let plan = plan(table, state, store, scan).await?;
+    if raw.is_some() { text::checked(plan, &wanted) } else { Ok(plan) }
 }
 
 /// Parquet is read as functions read it: each file as it was planned, its footer once, columns matched by name.
