@@ -178,7 +178,8 @@ impl Queries {
 
     fn subquery(&mut self) -> String {
         let condition = self.condition();
-        format!("SELECT id FROM l WHERE {condition}")
+        self.pick(&["SELECT id FROM l WHERE {it}", "SELECT id FROM l WHERE {it}", "SELECT id, {it} AS c FROM l"])
+            .replace("{it}", &condition)
     }
 
     fn condition(&mut self) -> String {

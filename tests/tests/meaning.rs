@@ -49,7 +49,21 @@ const IN_SUBQUERY: Cases = &[
     ("SELECT v FROM l WHERE NOT EXISTS (SELECT max(k) FROM r WHERE r.z = l.z) ORDER BY v", Rows(&[])),
     ("SELECT v FROM l WHERE EXISTS (SELECT 1 FROM r WHERE r.z < l.z OFFSET 1)", Error("hint: join the outer query")),
     ("SELECT v FROM l WHERE k IN (SELECT k FROM r WHERE r.z < l.z LIMIT 1)", Error("hint: join the outer query")),
-    ("SELECT v, k IN (SELECT k FROM r) FROM l", Error("hint: LEFT JOIN the subquery")),
+    ("SELECT v, k IN (SELECT k FROM r) FROM l ORDER BY v", Rows(&["a|true", "b|NULL", "c|NULL", "d|NULL"])),
+    (
+        "SELECT v, k NOT IN (SELECT k FROM r WHERE z < 20) AS n FROM l ORDER BY v",
+        Rows(&["a|false", "b|true", "c|NULL", "d|true"]),
+    ),
+    (
+        "SELECT v, k IN (SELECT k FROM r WHERE false) OR z > 35 FROM l ORDER BY v",
+        Rows(&["a|false", "b|false", "c|false", "d|true"]),
+    ),
+    (
+        "SELECT v, EXISTS (SELECT 1 FROM r WHERE z > 20), NOT EXISTS (SELECT 1 FROM r) FROM l WHERE k = 1",
+        Rows(&["a|true|false"]),
+    ),
+    ("SELECT v, k IN (SELECT k FROM r WHERE r.z < l.z) FROM l", Error("hint: LEFT JOIN the subquery")),
+    ("SELECT count(*) FILTER (WHERE k IN (SELECT k FROM r)) FROM l", Error("hint: LEFT JOIN the subquery")),
 ];
 
 /// `using` and `merged_keys`: apache/datafusion#22881.
@@ -229,6 +243,10 @@ const LISTS: Cases = &[
     (
         "SELECT id, l || l, coalesce(l, make_array(7)) FROM lists ORDER BY id",
         Rows(&["1|[1, 2, 1, 2]|[1, 2]", "2|NULL|[7]", "3|NULL|[7]"]),
+    ),
+    (
+        "SELECT id, array_resize(l, 3), array_repeat(l, 1), array_union(l, make_array(7)) FROM lists ORDER BY id",
+        Rows(&["1|[1, 2, NULL]|[[1, 2]]|[1, 2, 7]", "2|NULL|[NULL]|NULL", "3|NULL|[NULL]|NULL"]),
     ),
     ("SELECT array_agg(l ORDER BY id) FROM lists", Rows(&["[[1, 2], NULL, NULL]"])),
 ];

@@ -19,7 +19,7 @@
 //!
 //! S is read up to three times then, and once where it stays. A correlated S whose LIMIT, OFFSET or window comes after the
 //! correlation is refused: DataFusion would compute it over all rows at once. So is what is not in a WHERE or
-//! HAVING, for which DataFusion has no join.
+//! HAVING, for which DataFusion has no join, but for what [`super::in_projection`] can do.
 //!
 //! Take this out when the randomized test of `tests/tests/meaning.rs` passes without it.
 
@@ -34,6 +34,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::in_projection;
+
 #[derive(Debug)]
 pub(super) struct InSubqueries;
 
@@ -44,6 +46,10 @@ impl AnalyzerRule for InSubqueries {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(|plan| {
+            let plan = match plan {
+                LogicalPlan::Projection(projection) => in_projection::without_subqueries(projection)?.data,
+                other => other,
+            };
             check(&plan)?;
             let LogicalPlan::Filter(Filter { predicate, input, .. }) = plan else { return Ok(Transformed::no(plan)) };
             let predicate = predicate.transform_up(with_certain)?.data;
@@ -82,7 +88,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             if !is_filter && !matches!(expr, Expr::ScalarSubquery(_)) {
                 let what = if exists { "EXISTS" } else { "IN, ANY or ALL" };
                 return plan_err!(
-                    "{what} over a subquery is supported in WHERE and HAVING only\nhint: LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL"
+                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT without names of the outer query\nhint: LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL"
                 );
             }
             subquery.subquery.apply(|node| {
@@ -133,7 +139,7 @@ impl Outer<'_> {
                 }
                 inner => self.three_valued(not(inner)),
             },
-            Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(self.with_one_row(of))),
+            Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
             Expr::InSubquery(of) if !of.negated => Ok(Transformed::no(Expr::InSubquery(of))),
             Expr::InSubquery(of) if is_conjunct && is_plain(&of) => Ok(Transformed::no(Expr::InSubquery(of))),
             Expr::InSubquery(of) => {
@@ -148,7 +154,7 @@ impl Outer<'_> {
     /// An expression whose NULL may count, with each IN in it written out.
     fn three_valued(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_up(|expr| match expr {
-            Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(self.with_one_row(of))),
+            Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
             Expr::InSubquery(of) => {
                 let (found, null, any) = self.parts(&of)?;
                 let unknown = exists(null).or(of.expr.clone().is_null().and(exists(any)));
@@ -159,13 +165,6 @@ impl Outer<'_> {
             }
             other => Ok(Transformed::no(other)),
         })
-    }
-
-    /// A list of one is compared with `=`; DataFusion knows what a scalar subquery is over no rows.
-    fn with_one_row(&self, of: InSubquery) -> Expr {
-        let subquery = Expr::ScalarSubquery(of.subquery);
-        let op = if of.negated { Operator::NotEq } else { Operator::Eq };
-        Expr::BinaryExpr(BinaryExpr::new(of.expr, op, Box::new(subquery)))
     }
 
     /// The subquery with the rows that equal the value, with those that are NULL, and as it is.
@@ -197,8 +196,14 @@ fn is_plain(of: &InSubquery) -> bool {
     of.expr.any_column_refs() && !of.expr.contains_outer() && !refers_outside(&of.subquery.subquery)
 }
 
+/// A list of one is compared with `=`; DataFusion knows what a scalar subquery is over no rows.
+pub(super) fn with_one_row(of: InSubquery) -> Expr {
+    let op = if of.negated { Operator::NotEq } else { Operator::Eq };
+    Expr::BinaryExpr(BinaryExpr::new(of.expr, op, Box::new(Expr::ScalarSubquery(of.subquery))))
+}
+
 /// Whether a plan has exactly one row whatever it reads.
-fn has_one_row(plan: &LogicalPlan) -> bool {
+pub(super) fn has_one_row(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Projection(projection) => has_one_row(&projection.input),
         LogicalPlan::SubqueryAlias(alias) => has_one_row(&alias.input),

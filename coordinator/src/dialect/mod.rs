@@ -6,7 +6,7 @@
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
-//! 3. `in_subquery`: `IN` and `NOT IN` over a subquery are three-valued.
+//! 3. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
 //! 4. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
 //! 5. `integers`: integer arithmetic fails where it overflows.
 //!
@@ -26,6 +26,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 mod constants;
 mod float_keys;
+mod in_projection;
 mod in_subquery;
 mod integers;
 mod merged_keys;

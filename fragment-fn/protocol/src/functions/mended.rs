@@ -1,13 +1,13 @@
 //! A scalar function of DataFusion with something put right around it: a bound before, a type after.
 //!
-//! After: array functions promise the list type of their argument (`element` is what Parquet calls a list's values) and some
-//! return one that calls them `item`; later operators then refuse the batch (apache/datafusion#16349, 55.2). What differs in names
-//! only is given the promised type. Take that out when `array_concat` over lists that are all NULL keeps its field's name.
+//! Around: array functions promise the list type of their argument (`element` is what Parquet calls a list's values) and some
+//! return one that calls them `item`; later operators then refuse the batch (apache/datafusion#16349, 55.2). Others build a list
+//! from parts of both names and fail. Lists go in under DataFusion's name for their values and come out under the promised type. Take that out when `array_concat` over lists that are all NULL keeps its field's name.
 
 use std::sync::Arc;
 
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{ExprSchema, Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -48,12 +48,43 @@ fn as_promised(value: ColumnarValue, promised: &DataType) -> Result<ColumnarValu
     if value.data_type() == *promised || !promised.is_nested() {
         return Ok(value);
     }
+    named(value, promised)
+}
+
+fn named(value: ColumnarValue, of: &DataType) -> Result<ColumnarValue> {
     Ok(match value {
-        ColumnarValue::Array(array) => ColumnarValue::Array(cast(&array, promised)?),
+        ColumnarValue::Array(array) => ColumnarValue::Array(cast(&array, of)?),
         ColumnarValue::Scalar(scalar) => {
-            ColumnarValue::Scalar(ScalarValue::try_from_array(&cast(&scalar.to_array()?, promised)?, 0)?)
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&cast(&scalar.to_array()?, of)?, 0)?)
         }
     })
+}
+
+/// The call with lists whose values are called as DataFusion calls them: some functions build lists of that type from parts.
+fn with_items(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
+    if args.args.iter().all(|arg| items(&arg.data_type()) == arg.data_type()) {
+        return Ok(args);
+    }
+    let renamed = args.args.into_iter().map(|arg| {
+        let of = items(&arg.data_type());
+        if arg.data_type() == of { Ok(arg) } else { named(arg, &of) }
+    });
+    args.args = renamed.collect::<Result<_>>()?;
+    let field = |field: FieldRef| Arc::new(field.as_ref().clone().with_data_type(items(field.data_type())));
+    args.arg_fields = args.arg_fields.into_iter().map(field).collect();
+    args.return_field = field(args.return_field);
+    Ok(args)
+}
+
+/// A type whose lists are of fields called `item`.
+fn items(of: &DataType) -> DataType {
+    let item = |field: &FieldRef| Arc::new(Field::new_list_field(items(field.data_type()), field.is_nullable()));
+    match of {
+        DataType::List(field) => DataType::List(item(field)),
+        DataType::LargeList(field) => DataType::LargeList(item(field)),
+        DataType::FixedSizeList(field, length) => DataType::FixedSizeList(item(field), *length),
+        other => other.clone(),
+    }
 }
 
 #[warn(clippy::missing_trait_methods)] // It delegates, so it names every method.
@@ -106,7 +137,7 @@ impl ScalarUDFImpl for Mended {
             bounds::check(self.name(), makes, &args)?;
         }
         let promised = Arc::clone(&args.return_field);
-        as_promised(self.stock.invoke_with_args(args)?, promised.data_type())
+        as_promised(self.stock.invoke_with_args(with_items(args)?)?, promised.data_type())
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {

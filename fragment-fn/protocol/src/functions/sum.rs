@@ -226,7 +226,7 @@ impl Total {
             DataType::UInt64 => ("BIGINT UNSIGNED", "DECIMAL(38, 0)".to_owned()),
             DataType::Decimal128(_, scale) => ("38 digits", format!("DECIMAL(76, {scale})")),
             DataType::Decimal256(..) => ("76 digits", "DOUBLE".to_owned()),
-            _ => ("its type", "BIGINT".to_owned()),
+            _ => ("its type", "BIGINT) AS DECIMAL(38, 0)".to_owned()),
         };
         DataFusionError::Execution(format!(
             "`{}` overflows: the sum does not fit in {fits}\nhint: sum(CAST(... AS {wider})) has room for it",
@@ -283,7 +283,7 @@ struct Running<T: Wide> {
 }
 
 impl<T: Wide> Running<T> {
-    fn fold(&mut self, values: &ArrayRef, step: fn(T::Native, T::Native) -> Option<T::Native>) -> Result<u64> {
+    fn fold(&mut self, values: &ArrayRef, step: impl Fn(T::Native, T::Native) -> Option<T::Native>) -> Result<u64> {
         let values = T::widen(values)?;
         let present = (values.len() - values.null_count()) as u64;
         let sum = match values.null_count() {
