@@ -24,6 +24,7 @@ pub use query::{Exchange, QueryContext, StoreCredentials};
 pub use travel::PLAN_INLINE_BYTES_MAX;
 
 use crate::planner::Stage;
+use crate::scheduler::AttemptNumbers;
 use run::{Answers, StageRun};
 
 /// Runs a stage's fragments on functions and yields their rows.
@@ -38,17 +39,14 @@ pub struct RemoteFragmentExec {
     /// What the stage is expected to put out; nothing exact, for rows of it may be combined still.
     statistics: Arc<Statistics>,
     started: Mutex<Started>,
+    /// Of all runs, which keeps the attempts of one apart from those of another.
+    numbers: AttemptNumbers,
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// The latest run of the stage: an operator that spills, or a recursive query, may run its input again.
-#[derive(Debug, Default)]
-struct Started {
-    /// Runs so far; keeps the attempts of one run apart from those of another.
-    runs: u32,
-    /// Each partition's answers, taken once.
-    answers: Vec<Option<Answers>>,
-}
+/// Of the latest run of the stage, each partition's answers, taken once: an operator that spills, or a recursive query, may run
+/// its input again.
+type Started = Vec<Option<Answers>>;
 
 impl RemoteFragmentExec {
     /// Takes the place of `subtree` in the coordinator's plan.
@@ -56,6 +54,7 @@ impl RemoteFragmentExec {
         let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
         let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
         Self {
+            numbers: AttemptNumbers::new(stage.fragments.len()),
             stage,
             properties: Arc::clone(subtree.properties()),
             statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
@@ -78,12 +77,10 @@ impl RemoteFragmentExec {
             DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
         })?;
         let mut started = self.started.lock().expect("no holder panics");
-        if started.answers.get(partition).is_none_or(Option::is_none) {
-            started.answers =
-                StageRun::start(&self.stage, &query, self.partitions(), started.runs, context.memory_pool())?;
-            started.runs += 1;
+        if started.get(partition).is_none_or(Option::is_none) {
+            *started = StageRun::start(&self.stage, &query, self.partitions(), &self.numbers, context.memory_pool())?;
         }
-        let taken = started.answers.get_mut(partition).and_then(Option::take);
+        let taken = started.get_mut(partition).and_then(Option::take);
         let answers = taken.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} has no partition {partition}", self.stage.index))
         })?;
@@ -132,10 +129,8 @@ impl ExecutionPlan for RemoteFragmentExec {
             stage: Arc::clone(&self.stage),
             properties: Arc::clone(&self.properties),
             statistics: Arc::clone(&self.statistics),
-            started: Mutex::new(Started {
-                runs: self.started.lock().expect("no holder panics").runs,
-                answers: Vec::new(),
-            }),
+            started: Mutex::default(),
+            numbers: self.numbers.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }))
     }

@@ -26,7 +26,7 @@ use crate::cost::Work;
 use crate::event::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
-use crate::scheduler::{FragmentAttempts, FragmentFailure, StageAttempts};
+use crate::scheduler::{AttemptNumbers, FragmentAttempts, FragmentFailure, StageAttempts};
 
 /// The tasks of a stage; they are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -54,12 +54,12 @@ pub(super) struct Answers {
 }
 
 impl StageRun {
-    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`; `run` counts from 0.
+    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`.
     pub(super) fn start(
         stage: &Arc<Stage>,
         query: &Arc<QueryContext>,
         partitions: usize,
-        run: u32,
+        numbers: &AttemptNumbers,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Vec<Option<Answers>>> {
         let fragments = stage.fragments.len();
@@ -87,10 +87,11 @@ impl StageRun {
             } else {
                 senders[index % partitions].clone()
             };
-            let (stage, query, plan, attempts, held) =
-                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), attempts.clone(), Arc::clone(&held));
+            let (stage, query, plan, held) =
+                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), Arc::clone(&held));
+            let (attempts, numbers) = (attempts.clone(), numbers.clone());
             tasks.spawn(async move {
-                let answer = run_fragment(&stage, &query, &plan, &attempts, &held, (index, run)).await;
+                let answer = run_fragment(&stage, &query, &plan, (&attempts, numbers), &held, index).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
             });
@@ -108,9 +109,9 @@ async fn run_fragment(
     stage: &Stage,
     query: &QueryContext,
     plan: &TravellingPlan,
-    attempts: &StageAttempts,
+    (attempts, numbers): (&StageAttempts, AttemptNumbers),
     held: &Arc<Held>,
-    (index, run): (usize, u32),
+    index: usize,
 ) -> Result<Answer> {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
@@ -135,7 +136,7 @@ async fn run_fragment(
     };
     let units = stage.fragments[index].iter().flatten().count();
     let work = Work::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
-    let mut attempts = attempts.fragment(id, run, bytes, work, request);
+    let mut attempts = attempts.fragment(id, numbers, bytes, work, request);
     let (result, attempt) = attempts.result().await.map_err(failed)?;
     let inline = held.hold(inline_bytes(&result))?;
     Ok(Answer { result, attempt, attempts, inline })

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::failure::{FailureCause, FragmentFailure};
 use super::limiter::Slot;
 use super::retry::{Remedy, failure_delays, throttle_delays};
-use super::{Query, StageAttempts};
+use super::{AttemptNumbers, Query, StageAttempts};
 use crate::cost::{Ask, OverBudget, Reservation, Work};
 use crate::event::AttemptCause;
 use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
@@ -35,8 +35,8 @@ pub struct FragmentAttempts {
     bytes: u64,
     work: Work,
     request: MakeRequest,
-    first_number: u32,
-    next_number: u32,
+    numbers: AttemptNumbers,
+    launched: u32,
     /// Attempts that failed, those that were throttled not counted.
     failed: u32,
     /// Of those, the ones that ran out of time.
@@ -80,7 +80,7 @@ impl FragmentAttempts {
     pub(super) fn new(
         stage: StageAttempts,
         id: FragmentId,
-        first_number: u32,
+        numbers: AttemptNumbers,
         (bytes, work): (u64, Work),
         request: MakeRequest,
         seed: u64,
@@ -91,8 +91,8 @@ impl FragmentAttempts {
             bytes,
             work,
             request,
-            first_number,
-            next_number: first_number,
+            numbers,
+            launched: 0,
             failed: 0,
             timed_out: 0,
             delays: failure_delays(seed),
@@ -107,7 +107,7 @@ impl FragmentAttempts {
 
     /// Runs until an attempt has a result, none can, or the future is dropped. Returns the result and its attempt's number.
     pub async fn result(&mut self) -> Result<(FragmentResult, u32), FragmentFailure> {
-        let first = if self.next_number == self.first_number { AttemptCause::First } else { AttemptCause::Retry };
+        let first = if self.launched == 0 { AttemptCause::First } else { AttemptCause::Retry };
         let mut waiting = self.wait(first, Duration::ZERO);
         let mut running = FuturesUnordered::new();
         let (mut newest_since, mut speculative) = (None, 0);
@@ -155,8 +155,12 @@ impl FragmentAttempts {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
                     match turn {
                         Turn::Granted(slot, reservation) => {
+                            let Some(number) = self.numbers.next(self.id.index) else {
+                                self.last_failure = Some((FailureCause::Result("there is no number left for another attempt".to_owned()), String::new()));
+                                return Err(self.failure(false));
+                            };
                             newest_since = Some(Instant::now());
-                            running.push(self.launch(slot, reservation, cause));
+                            running.push(self.launch(number, (slot, reservation), cause));
                         }
                         Turn::TooDear(over) => return Err(self.too_dear(over)),
                         Turn::TooLate if running.is_empty() => return Err(self.failure(false)),
@@ -231,10 +235,14 @@ impl FragmentAttempts {
     }
 
     /// Books an attempt and starts it.
-    fn launch(&mut self, slot: Slot, paid: Option<Reservation>, cause: AttemptCause) -> BoxFuture<'static, Ended> {
+    fn launch(
+        &mut self,
+        number: u32,
+        (slot, paid): (Slot, Option<Reservation>),
+        cause: AttemptCause,
+    ) -> BoxFuture<'static, Ended> {
         let (query, id) = (Arc::clone(self.query()), self.id.clone());
-        let number = self.next_number;
-        self.next_number += 1;
+        self.launched += 1;
         let started = Instant::now();
         let paid_time = paid.as_ref().map(Reservation::time);
         let time = [self.time(), paid_time].into_iter().flatten().min();
@@ -311,8 +319,7 @@ impl FragmentAttempts {
             );
             (FailureCause::Invoke(InvokeError::new(InvokeErrorKind::TimedOut, message)), String::new())
         });
-        let attempts = self.next_number - self.first_number;
-        FragmentFailure { id: self.id.clone(), attempts, cause, budget_spent, log_tail }
+        FragmentFailure { id: self.id.clone(), attempts: self.launched, cause, budget_spent, log_tail }
     }
 }
 

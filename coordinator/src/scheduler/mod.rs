@@ -15,7 +15,7 @@
 //! attempt only; what the others wrote is never read. Where a query has a [`Budget`], each attempt is paid for before it
 //! stands in line. Time is tokio's and randomness is seeded: one seed, one history.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -51,9 +51,6 @@ use ledger::Ledger;
 use limiter::Limiter;
 use retry::RetryBudget;
 use speculate::Progress;
-
-/// Numbers that a stage's run has for the attempts at one fragment: more than can be made in a day.
-const ATTEMPT_NUMBERS: u32 = 1 << 16;
 
 /// How attempts are bounded, retried and repeated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -198,20 +195,38 @@ pub struct StageAttempts {
 impl StageAttempts {
     /// One of its fragments, of which nothing has been tried yet.
     ///
-    /// `id.index` is its place among the stage's expected times. `run` counts the stage's runs: attempts of different runs
+    /// `id.index` is its place among the stage's expected times. `numbers` are those of the stage: attempts of its different runs
     /// never share a number, and so never a result object. While it runs, an attempt holds up to `bytes` on the coordinator, and
     /// does `work` at most.
     /// `request` builds the request of an attempt from its number and its deadline in milliseconds since the Unix epoch.
     pub fn fragment(
         &self,
         id: FragmentId,
-        run: u32,
+        numbers: AttemptNumbers,
         bytes: u64,
         work: Work,
         request: impl Fn(u32, u64) -> InvokeRequest + Send + Sync + 'static,
     ) -> FragmentAttempts {
         let seed = self.query.scheduler.random.lock().expect("no holder panics").random();
-        FragmentAttempts::new(self.clone(), id, run * ATTEMPT_NUMBERS, (bytes, work), Box::new(request), seed)
+        FragmentAttempts::new(self.clone(), id, numbers, (bytes, work), Box::new(request), seed)
+    }
+}
+
+/// The attempts at each fragment of a stage, counted over all runs of the stage. Cloning shares them.
+///
+/// A recursive query runs a stage as often as it likes; a number a run and an attempt would not last.
+#[derive(Debug, Clone)]
+pub struct AttemptNumbers(Arc<[AtomicU32]>);
+
+impl AttemptNumbers {
+    pub fn new(fragments: usize) -> Self {
+        Self((0..fragments).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// A number that no attempt at the fragment had; None where they are used up, after four thousand million.
+    fn next(&self, fragment: u32) -> Option<u32> {
+        let count = self.0.get(fragment as usize)?;
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1)).ok()
     }
 }
 

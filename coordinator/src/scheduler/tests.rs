@@ -140,7 +140,7 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
             },
         }
     };
-    stage.fragment(id, 0, 1, Work::default(), request)
+    stage.fragment(id, AttemptNumbers::new(index as usize + 1), 1, Work::default(), request)
 }
 
 #[tokio::test(start_paused = true)]
@@ -405,4 +405,14 @@ async fn retries_wait_for_money_and_second_attempts_do_without() {
     );
     poor.run(8).await;
     assert!(poor.causes().iter().all(|(_, _, cause)| *cause != AttemptCause::Speculative), "{:?}", poor.causes());
+}
+
+#[test]
+fn no_run_of_a_stage_has_the_numbers_of_another() {
+    let numbers = AttemptNumbers::new(2);
+    let first_runs: Vec<_> = (0..100_000).map(|_| numbers.clone().next(1)).collect();
+    assert_eq!(first_runs, (0..100_000).map(Some).collect::<Vec<_>>());
+    assert_eq!((numbers.next(0), numbers.next(1), numbers.next(2)), (Some(0), Some(100_000), None));
+    numbers.0[0].store(u32::MAX - 1, Ordering::Relaxed);
+    assert_eq!((numbers.next(0), numbers.next(0), numbers.next(0)), (Some(u32::MAX - 1), None, None));
 }
