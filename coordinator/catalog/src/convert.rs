@@ -181,9 +181,17 @@ pub(crate) fn to_datum(scalar: &Scalar, ty: &ice::PrimitiveType) -> Option<ice::
     ice::Datum::try_from_bytes(&bytes, ty.clone()).ok()
 }
 
-/// A file of a manifest whose partition struct has these names and types, where they can be read.
-pub(crate) fn data_file(file: &ice::DataFile, partition: &[Option<(String, ice::Type)>]) -> DataFile {
-    let values = file.partition().iter().zip(partition);
+/// One field of a manifest's partition struct.
+pub(crate) struct PartitionValue {
+    pub(crate) name: String,
+    pub(crate) ty: ice::Type,
+    /// The column that it repeats, if it does.
+    pub(crate) identity_of: Option<i32>,
+}
+
+/// A file of a manifest whose partition struct has these fields.
+pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionValue]) -> DataFile {
+    let values = || file.partition().iter().zip(partition);
     DataFile {
         path: file.file_path().to_string(),
         size_bytes: file.file_size_in_bytes(),
@@ -194,16 +202,18 @@ pub(crate) fn data_file(file: &ice::DataFile, partition: &[Option<(String, ice::
         nan_counts: counts(file.nan_value_counts()),
         lower_bounds: bounds(file.lower_bounds()),
         upper_bounds: bounds(file.upper_bounds()),
-        partition: values
+        partition: values()
             .filter_map(|(value, field)| {
-                let (name, ty) = field.as_ref()?;
                 // One that cannot be understood is left out: it is not NULL.
                 let value = match value {
-                    Some(value) => Some(partition_value(value, ty)?),
+                    Some(value) => Some(partition_value(value, &field.ty)?),
                     None => None,
                 };
-                Some((name.clone(), value))
+                Some((field.name.clone(), value))
             })
+            .collect(),
+        identity_values: values()
+            .filter_map(|(value, field)| Some((field.identity_of?, partition_value(value?, &field.ty))))
             .collect(),
         split_offsets: split_offsets(file),
     }

@@ -8,9 +8,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing has this name, or no file is there: check the name.
+    /// Nothing has this name: check it.
     #[error("{what} not found{}", hint_line(.hint))]
     NotFound { what: String, hint: Option<String> },
+
+    /// A file is gone that the catalog, a table's metadata or the caller names: restore it. `what` says which one it is.
+    #[error("{what} {file} is not there{}", hint_line(.hint))]
+    Missing { what: String, file: String, hint: Option<String> },
 
     /// Something has this name already: use it, or choose another name.
     #[error("{what} already exists")]
@@ -72,9 +76,46 @@ impl Error {
 
     pub(crate) fn from_object_store(location: &str, error: object_store::Error) -> Self {
         match error {
-            object_store::Error::NotFound { .. } => Error::NotFound { what: format!("file {location}"), hint: None },
+            object_store::Error::NotFound { .. } => {
+                Error::Missing { what: "file".to_string(), file: location.to_string(), hint: None }
+            }
             error => Error::unreachable(location, error),
         }
+    }
+
+    /// The same, and of a missing file which part of the table it was.
+    pub(crate) fn in_table(self, table: &str, part: Part) -> Self {
+        match self {
+            Error::Missing { file, .. } => {
+                let (what, hint) = match part {
+                    Part::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
+                    Part::ManifestList => {
+                        ("manifest list", "restore it, or roll the table back to an earlier snapshot")
+                    }
+                    Part::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
+                };
+                Error::Missing { what: format!("table {table}: its {what}"), file, hint: Some(hint.to_string()) }
+            }
+            other => other,
+        }
+    }
+
+    /// What to do where the message alone does not say it: for what could not be reached, by the reason.
+    pub fn next_step(&self) -> Option<&'static str> {
+        let Error::Unreachable { location, source } = self else { return None };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(current) = cause {
+            match current.downcast_ref::<object_store::Error>() {
+                Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
+                    return Some("check the credentials and the bucket's policy");
+                }
+                Some(object_store::Error::Generic { store: "LocalFileSystem", .. }) => {
+                    return Some("check that the file can be read");
+                }
+                _ => cause = current.source(),
+            }
+        }
+        location.contains("://").then_some("check the location, the endpoint, the region and the network")
     }
 
     /// An error of iceberg's while it worked on `file`: of the storage beneath it, or because the
@@ -87,4 +128,12 @@ impl Error {
             Error::corrupt(file, error)
         }
     }
+}
+
+/// A metadata file of a table, by its place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    Metadata,
+    ManifestList,
+    Manifest,
 }

@@ -16,6 +16,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod avro;
 mod convert;
 mod error;
 mod location;

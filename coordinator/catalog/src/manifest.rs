@@ -1,7 +1,9 @@
 //! One manifest: whether to read it, and which of its files to keep.
 
+use bytes::Bytes;
 use iceberg::spec as ice;
 
+use crate::avro::with_partition_ids_as_names;
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::plan::{DataFile, FilePlan, Pruned};
@@ -92,9 +94,10 @@ impl Pruner {
 }
 
 /// The live files of a manifest that the pruner keeps, and what it booked for the others.
-pub(crate) fn select(bytes: &[u8], location: &str, pruner: &Pruner) -> Result<FilePlan> {
-    let manifest = ice::Manifest::parse_avro(bytes).map_err(|error| pruner.unreadable(location, error))?;
-    let partition = partition_types(&manifest, location, pruner)?;
+pub(crate) fn select(bytes: &Bytes, location: &str, pruner: &Pruner) -> Result<FilePlan> {
+    let manifest = ice::Manifest::parse_avro(&with_partition_ids_as_names(bytes))
+        .map_err(|error| pruner.unreadable(location, error))?;
+    let partition = partition_fields(&manifest, location, pruner)?;
     let mut plan = FilePlan::default();
     for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
         let file = convert::data_file(entry.data_file(), &partition);
@@ -112,8 +115,9 @@ pub(crate) fn select(bytes: &[u8], location: &str, pruner: &Pruner) -> Result<Fi
 }
 
 /// Live delete files: of positions, deletion vectors, of equality.
-pub(crate) fn count_deletes(bytes: &[u8], location: &str) -> Result<[u64; 3]> {
-    let manifest = ice::Manifest::parse_avro(bytes).map_err(|error| Error::from_iceberg(location, error))?;
+pub(crate) fn count_deletes(bytes: &Bytes, location: &str) -> Result<[u64; 3]> {
+    let manifest = ice::Manifest::parse_avro(&with_partition_ids_as_names(bytes))
+        .map_err(|error| Error::from_iceberg(location, error))?;
     let mut counts = [0; 3];
     for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
         let kind = match (entry.content_type(), entry.file_format()) {
@@ -126,12 +130,8 @@ pub(crate) fn count_deletes(bytes: &[u8], location: &str) -> Result<[u64; 3]> {
     Ok(counts)
 }
 
-/// Names and types of the manifest's partition values; `None` for one that cannot be read.
-fn partition_types(
-    manifest: &ice::Manifest,
-    location: &str,
-    pruner: &Pruner,
-) -> Result<Vec<Option<(String, ice::Type)>>> {
+/// The fields of the manifest's partition values, under the table's names and with the types of their time.
+fn partition_fields(manifest: &ice::Manifest, location: &str, pruner: &Pruner) -> Result<Vec<convert::PartitionValue>> {
     let metadata = manifest.metadata();
     let spec = metadata.partition_spec();
     let parts = |spec: &ice::PartitionSpec| -> Vec<_> {
@@ -145,11 +145,12 @@ fn partition_types(
     }
     let partition_type =
         spec.partition_type(metadata.schema()).map_err(|error| Error::from_iceberg(location, error))?;
-    let fields = partition_type.fields().iter();
+    let fields = partition_type.fields().iter().zip(&pruner.fields);
     Ok(fields
-        .map(|field| {
-            let name = is_avro_name(&field.name).then(|| field.name.clone())?;
-            Some((name, (*field.field_type).clone()))
+        .map(|(typed, field)| convert::PartitionValue {
+            name: field.field.name.clone(),
+            ty: (*typed.field_type).clone(),
+            identity_of: (field.field.transform == Transform::Identity).then_some(field.source_id),
         })
         .collect())
 }
@@ -199,37 +200,9 @@ pub(crate) fn summary_range(
     };
     let may_be_nan = matches!(ty, None | Some(ice::PrimitiveType::Float | ice::PrimitiveType::Double));
     let nan = may_be_nan && summary.contains_nan != Some(false);
-    // By the specification the lower bound is absent only where no value is left but NULL and NaN.
-    let empty = summary.lower_bound.is_none() && summary.upper_bound.is_none();
-    let nulls = match summary.contains_null {
-        false => Nulls::None,
-        true if empty && !nan => Nulls::All,
-        true => Nulls::Maybe,
-    };
-    let range = Range { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan };
-    range.widened(transform)
-}
-
-/// What Avro takes as a field name: writers spell others differently, and iceberg would then read
-/// every value as NULL.
-pub(crate) fn is_avro_name(name: &str) -> bool {
-    let mut chars = name.chars();
-    let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
-    starts_well && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_avro_name_takes_what_manifests_do_not_respell() {
-        let check = |name, expect| assert_eq!(is_avro_name(name), expect, "{name}");
-        check("l_shipmonth", true);
-        check("_1", true);
-        check("1st", false);
-        check("event-day", false);
-        check("prix_\u{e9}t\u{e9}", false);
-        check("", false);
-    }
+    // Without bounds all values should be NULL or NaN, but some writers leave bounds out always.
+    let nulls = if summary.contains_null { Nulls::Maybe } else { Nulls::None };
+    let range =
+        Range { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan, cut: true };
+    range.trusted().widened(transform)
 }

@@ -30,7 +30,7 @@ impl Table {
 async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
     let hint = match stores.read(&format!("{folder}/metadata/version-hint.text")).await {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).trim().to_string()),
-        Err(Error::NotFound { .. }) => None,
+        Err(Error::Missing { .. }) => None,
         Err(error) => return Err(error),
     };
     let names = metadata_files(folder, stores).await?;

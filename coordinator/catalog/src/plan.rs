@@ -11,16 +11,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec as ice;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Part, Result};
 use crate::manifest::{self, Pruner};
 use crate::predicate::Predicate;
 use crate::prune::{Bound, Reason};
 use crate::scalar::Scalar;
-use crate::storage::Stores;
 use crate::table::Table;
 
 /// Manifests in flight at once.
@@ -44,8 +44,11 @@ pub struct DataFile {
     /// At least the largest such value.
     pub upper_bounds: BTreeMap<i32, Scalar>,
     /// By the names of the partition fields, in the order of the spec; `None` is NULL. A field is
-    /// absent if its value cannot be read, as when manifests spell its name in another way.
+    /// absent if its value cannot be read.
     pub partition: Vec<(String, Option<Scalar>)>,
+    /// What all rows have in columns that the file's own spec partitions by identity, by the columns' ids: files that were
+    /// imported may hold these columns nowhere else. NULLs are left out; `None` is a value that cannot be read.
+    pub identity_values: Vec<(i32, Option<Scalar>)>,
     /// Where row groups start, ascending; empty when unknown.
     pub split_offsets: Vec<u64>,
 }
@@ -179,26 +182,29 @@ impl Table {
         if manifest.key_metadata.is_some() {
             return Err(self.encrypted(&location));
         }
-        let bytes = self.stores().read(&location).await?;
+        let bytes = self.read(&location, Part::Manifest).await?;
         in_background(location.clone(), move || manifest::select(&bytes, &location, &pruner)).await
     }
 
     /// The manifests of a snapshot, live or not.
     pub(crate) async fn manifests(&self, snapshot: &ice::Snapshot) -> Result<Vec<ice::ManifestFile>> {
         let location = snapshot.manifest_list();
-        let bytes = self.stores().read(location).await?;
+        let bytes = self.read(location, Part::ManifestList).await?;
         let version = self.metadata().format_version();
         let list = ice::ManifestList::parse_with_version(&bytes, version)
             .map_err(|error| Error::from_iceberg(location, error))?;
         Ok(list.entries().to_vec())
     }
 
+    async fn read(&self, location: &str, part: Part) -> Result<Bytes> {
+        self.stores().read(location).await.map_err(|error| error.in_table(self.name(), part))
+    }
+
     async fn refuse_deletes(&self, manifests: Vec<ice::ManifestFile>) -> Result<()> {
-        let stores: &Stores = self.stores();
         let counts = stream::iter(manifests)
             .map(async |manifest| {
                 let location = manifest.manifest_path;
-                let bytes = stores.read(&location).await?;
+                let bytes = self.read(&location, Part::Manifest).await?;
                 in_background(location.clone(), move || manifest::count_deletes(&bytes, &location)).await
             })
             .buffered(MANIFEST_READS_MAX);

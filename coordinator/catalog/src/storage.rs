@@ -257,7 +257,7 @@ pub(crate) mod tests {
             let error = local_stores().read(location).await.unwrap_err();
             assert!(expect(&error), "{location}: {error:?}");
         };
-        check("/no/such/file", |e| matches!(e, Error::NotFound { .. })).await;
+        check("/no/such/file", |e| matches!(e, Error::Missing { .. })).await;
         check("relative", |e| matches!(e, Error::Invalid(_))).await;
         check("s3://bucket/a", |e| matches!(e, Error::Unreachable { .. })).await;
     }

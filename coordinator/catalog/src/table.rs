@@ -6,9 +6,9 @@ use iceberg::spec as ice;
 use serde_json::Value;
 
 use crate::convert;
-use crate::error::{Error, Result};
+use crate::error::{Error, Part, Result};
 use crate::storage::Stores;
-use crate::types::{MappedField, PartitionField, Schema, Transform};
+use crate::types::{MappedField, PartitionField, Schema};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
@@ -70,19 +70,6 @@ impl Table {
             .collect()
     }
 
-    /// Ids of the current columns that any spec, old or new, partitions by identity: files of other writers may keep
-    /// their values in the partition metadata only.
-    pub fn identity_partition_ids(&self) -> Vec<i32> {
-        let schema = self.metadata.current_schema();
-        let fields = self.metadata.partition_specs_iter().flat_map(|spec| spec.fields());
-        let identity = fields.filter(|field| convert::transform(field.transform) == Transform::Identity);
-        let mut ids: Vec<i32> = identity.map(|field| field.source_id).collect();
-        ids.retain(|id| schema.field_by_id(*id).is_some());
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
     /// How files without field ids name the table's fields; `None`: no such file can be read.
     pub fn name_mapping(&self) -> Option<&[MappedField]> {
         self.name_mapping.as_ref().map(|fields| fields.as_slice())
@@ -108,7 +95,8 @@ impl Table {
 
     /// Err: not found, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &Stores) -> Result<Table> {
-        let raw = read_metadata(metadata_location, stores).await?;
+        let raw = read_metadata(metadata_location, stores).await;
+        let raw = raw.map_err(|error| error.in_table(name, Part::Metadata))?;
         refuse_unknown(name, &raw)?;
         let metadata: ice::TableMetadata =
             serde_json::from_value(raw).map_err(|error| Error::corrupt(metadata_location, error))?;

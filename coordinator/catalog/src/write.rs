@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use crate::convert;
 use crate::error::{Error, Result};
-use crate::manifest::is_avro_name;
 use crate::plan::DataFile;
 use crate::scalar::Scalar;
 use crate::sql::Catalog;
@@ -311,4 +310,27 @@ fn summary(files: &[DataFile], parent: Option<&ice::Summary>) -> ice::Summary {
 fn now_unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as i64)
+}
+
+/// What Avro takes as a field name: iceberg cannot write others.
+fn is_avro_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+    starts_well && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_avro_name_takes_what_iceberg_writes() {
+        let check = |name, expect| assert_eq!(is_avro_name(name), expect, "{name}");
+        check("l_shipmonth", true);
+        check("_1", true);
+        check("1st", false);
+        check("event-day", false);
+        check("prix_\u{e9}t\u{e9}", false);
+        check("", false);
+    }
 }

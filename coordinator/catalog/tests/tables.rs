@@ -103,6 +103,7 @@ fn file(path: &str, ids: (i64, i64), day: i32, name: &str) -> DataFile {
             ("day_month".into(), Transform::Month.apply(&Scalar::Date(day))),
             ("name_bucket".into(), Transform::Bucket(4).apply(&name)),
         ],
+        identity_values: Vec::new(),
         split_offsets: vec![4, 500],
     }
 }

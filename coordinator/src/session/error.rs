@@ -54,7 +54,8 @@ impl QueryError {
             return Self::Functions(refused.to_string());
         }
         if let Some(table) = find::<gust_catalog::Error>(&error) {
-            return Self::Data(with_causes(table));
+            let next = table.next_step().map_or_else(String::new, |next| format!("\nhint: {next}"));
+            return Self::Data(with_causes(table) + &next);
         }
         if let Some(folder) = find::<FolderError>(&error) {
             return Self::Data(folder.to_string());

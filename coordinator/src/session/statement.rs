@@ -1,7 +1,10 @@
 //! SQL text to statements, and a statement to a logical plan with errors that name what is near.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::common::{DataFusionError, ResolvedTableReference, SchemaError, TableReference};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SQLOptions;
@@ -21,6 +24,7 @@ use crate::history;
 use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
 use crate::sql::{self, Names};
+use crate::tables::broken::{BrokenTable, broken};
 use crate::tables::folder::{check_format, is_path};
 
 /// Most statements of one text.
@@ -189,6 +193,7 @@ impl Session {
         sql::prepare(&mut statement, &is_scalar).map_err(QueryError::Sql)?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = state.resolve_table_references(&statement);
+        let describes = describes(&statement);
         let views = self.views(references.as_deref().unwrap_or_default()).await?;
         let weight = |name: &ObjectName| {
             let parts: Vec<_> =
@@ -206,16 +211,26 @@ impl Session {
             planned => planned.map(|plan| (plan, Names::default())),
         };
         let (plan, names) = match planned {
-            Ok(planned) => planned,
+            Ok((plan, names)) => match broken(&plan) {
+                Some(error) => return Err(QueryError::from_engine(error)),
+                None if describes => match Box::pin(self.unknown_table(&references.unwrap_or_default())).await {
+                    Some(error) => return Err(error),
+                    None => (plan, names),
+                },
+                None => (plan, names),
+            },
             Err(error) => {
                 let told = sort_out(error);
                 if !matches!(told, QueryError::Sql(_)) {
                     return Err(told);
                 }
                 let references = references.unwrap_or_default();
-                return Err(self.unknown_table(&references).await.unwrap_or(told));
+                return Err(Box::pin(self.unknown_table(&references)).await.unwrap_or(told));
             }
         };
+        if let LogicalPlan::Ddl(DdlStatement::DropTable(drop)) = &plan {
+            Box::pin(self.refuse_to_drop(&drop.name)).await?;
+        }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) = &plan {
             let known = check_format(&create.file_type, state.table_factories().keys());
             known.map_err(|error| QueryError::Sql(error.to_string()))?;
@@ -255,16 +270,49 @@ impl Session {
         Ok(views)
     }
 
-    /// The first reference that no table answers to, in words.
+    /// The first reference that no table answers to, or whose table cannot be loaded, in words.
     async fn unknown_table(&self, references: &[TableReference]) -> Option<QueryError> {
         for reference in references {
-            match self.context.table_provider(reference.clone()).await {
-                Ok(_) => {}
-                Err(error) if is_not_found(&error) => return Some(self.not_found(reference)),
+            match self.find_table(reference).await {
+                Ok(Some(table)) => {
+                    if let Some(table) = table.downcast_ref::<BrokenTable>() {
+                        return Some(QueryError::from_engine(table.error()));
+                    }
+                }
+                // A function that makes a table.
+                Ok(None) if self.context.state().table_functions().contains_key(reference.table()) => {}
+                Ok(None) => return Some(self.not_found(reference)),
                 Err(error) => return Some(QueryError::from_engine(error)),
             }
         }
         None
+    }
+
+    /// The engine would say of a catalog's table that it does not exist.
+    async fn refuse_to_drop(&self, reference: &TableReference) -> Result<(), QueryError> {
+        let state = self.context.state();
+        let defaults = &state.config_options().catalog;
+        let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
+        let is_there = matches!(self.find_table(reference).await, Ok(Some(_)));
+        if is_there && self.config.catalogs.contains_key(&*resolved.catalog) {
+            return Err(QueryError::Sql(format!(
+                "table `{reference}` is in an Iceberg catalog\nhint: gust reads; drop it with another tool"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The table of a reference; None where its catalog, its schema or itself is not known.
+    async fn find_table(&self, reference: &TableReference) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let state = self.context.state();
+        let defaults = &state.config_options().catalog;
+        let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
+        if &*resolved.schema == INFORMATION_SCHEMA {
+            return state.schema_for_ref(reference.clone())?.table(&resolved.table).await;
+        }
+        let catalog = state.catalog_list().catalog(&resolved.catalog);
+        let Some(schema) = catalog.and_then(|catalog| catalog.schema(&resolved.schema)) else { return Ok(None) };
+        schema.table(&resolved.table).await
     }
 
     fn not_found(&self, reference: &TableReference) -> QueryError {
@@ -337,9 +385,11 @@ fn is_clash_of_names(error: &DataFusionError) -> bool {
     }
 }
 
-fn is_not_found(error: &DataFusionError) -> bool {
-    let text = error.to_string();
-    text.contains("not found") || text.contains("No table") || text.contains("doesn't exist")
+/// Whether a statement tells of a table without reading it.
+fn describes(statement: &EngineStatement) -> bool {
+    use datafusion::sql::sqlparser::ast::Statement;
+    let EngineStatement::Statement(statement) = statement else { return false };
+    matches!(**statement, Statement::ExplainTable { .. } | Statement::ShowColumns { .. } | Statement::ShowCreate { .. })
 }
 
 /// An error of parsing or planning, with the position where the engine knows it.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::TableType;
 use gust_catalog::Catalog;
 
+use super::broken::BrokenTable;
 use super::iceberg::IcebergTable;
 
 /// The tables of a catalog by namespace, as they were listed when it was opened; each is loaded when it is used.
@@ -57,15 +59,31 @@ impl SchemaProvider for Namespace {
         self.tables.clone()
     }
 
+    /// A table that cannot be loaded is there all the same, as a [`BrokenTable`].
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if !self.table_exist(name) {
             return Ok(None);
         }
-        let table = self.catalog.load(&self.name, name).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
-        Ok(Some(Arc::new(IcebergTable::new(table))))
+        Ok(Some(match self.catalog.load(&self.name, name).await {
+            Ok(table) => Arc::new(IcebergTable::new(table)),
+            Err(error) => Arc::new(BrokenTable::new(error)),
+        }))
+    }
+
+    /// Without loading it: who lists tables opens none.
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        Ok(self.table_exist(name).then_some(TableType::Base))
     }
 
     fn table_exist(&self, name: &str) -> bool {
         self.tables.iter().any(|table| table == name)
+    }
+
+    fn register_table(&self, name: String, _: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
+        let why = format!(
+            "`{}.{name}` would be in an Iceberg catalog, which is only read\nhint: name it datafusion.public.{name}, for this session alone",
+            self.name
+        );
+        Err(DataFusionError::Plan(why))
     }
 }

@@ -1,5 +1,6 @@
 //! Where tables come from: stores by URL, files that nobody keeps a list of (`folder`), Iceberg through `gust-catalog`.
 
+pub mod broken;
 pub mod catalog;
 pub mod folder;
 pub mod iceberg;

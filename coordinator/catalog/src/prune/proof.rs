@@ -2,8 +2,8 @@
 //!
 //! The judges share nothing with the code under test: iceberg's transform functions make the
 //! partition values, and rows are matched one by one, under every order that engines use for
-//! floats (IEEE 754, total) and UUIDs (signed, unsigned), and with every truth value for
-//! `AlwaysTrue`, which may stand for anything.
+//! floats (IEEE 754, total, NaN largest) and UUIDs (signed, unsigned), and with every truth value for
+//! `AlwaysTrue`, which may stand for anything. Metrics are incomplete, and some cannot be right.
 
 use std::cmp::Ordering;
 
@@ -26,35 +26,50 @@ const ROWS_PER_FILE_MAX: usize = 4;
 /// A value of the partitioned column `a`, and one of the column `b`.
 type Row = (Option<Scalar>, Option<i32>);
 
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// Of floats IEEE 754's, of UUIDs the signed one.
+    Ieee,
+    /// The total order of floats (DataFusion's), the unsigned one of UUIDs.
+    Total,
+    /// NaN is one value and the largest, whatever its sign, and zeros are equal (DuckDB's, PostgreSQL's).
+    Largest,
+}
+
 #[derive(Clone, Copy)]
 struct Judge {
-    /// Total order of floats, unsigned order of UUIDs; otherwise IEEE 754 and signed.
-    bitwise: bool,
+    order: Order,
     unknown: Option<bool>,
 }
 
 impl Judge {
     fn all() -> impl Iterator<Item = Judge> {
         let unknowns = [Some(true), Some(false), None];
-        [false, true].into_iter().flat_map(move |bitwise| {
-            let judge = move |unknown| Judge { bitwise, unknown };
+        [Order::Ieee, Order::Total, Order::Largest].into_iter().flat_map(move |order| {
+            let judge = move |unknown| Judge { order, unknown };
             unknowns.into_iter().map(judge)
         })
     }
 
     fn compare(self, a: &Scalar, b: &Scalar) -> Option<Ordering> {
         match (a, b) {
-            (Scalar::Float(a), Scalar::Float(b)) if self.bitwise => Some(a.total_cmp(b)),
-            (Scalar::Float(a), Scalar::Float(b)) => a.partial_cmp(b),
-            (Scalar::Double(a), Scalar::Double(b)) if self.bitwise => Some(a.total_cmp(b)),
-            (Scalar::Double(a), Scalar::Double(b)) => a.partial_cmp(b),
-            (Scalar::Uuid(a), Scalar::Uuid(b)) if self.bitwise => Some(a.cmp(b)),
+            (Scalar::Float(a), Scalar::Float(b)) => self.compare_floats(f64::from(*a), f64::from(*b)),
+            (Scalar::Double(a), Scalar::Double(b)) => self.compare_floats(*a, *b),
+            (Scalar::Uuid(a), Scalar::Uuid(b)) if self.order != Order::Ieee => Some(a.cmp(b)),
             (Scalar::Uuid(a), Scalar::Uuid(b)) => Some((*a as i128).cmp(&(*b as i128))),
             (Scalar::String(a), Scalar::String(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
             (Scalar::Binary(a), Scalar::Binary(b)) => Some(a.cmp(b)),
             (Scalar::Boolean(a), Scalar::Boolean(b)) => Some(a.cmp(b)),
             (Scalar::Decimal { unscaled: a, .. }, Scalar::Decimal { unscaled: b, .. }) => Some(a.cmp(b)),
             _ => Some(integer(a).cmp(&integer(b))),
+        }
+    }
+
+    fn compare_floats(self, a: f64, b: f64) -> Option<Ordering> {
+        match self.order {
+            Order::Ieee => a.partial_cmp(&b),
+            Order::Total => Some(a.total_cmp(&b)),
+            Order::Largest => a.partial_cmp(&b).or(Some(a.is_nan().cmp(&b.is_nan()))),
         }
     }
 
@@ -265,7 +280,7 @@ fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFi
         let nans = values.iter().filter(|v| v.is_nan()).count();
         put(|f| &mut f.nan_counts, nans);
         let mut sorted: Vec<_> = values.into_iter().filter(|v| !v.is_nan()).collect();
-        let judge = Judge { bitwise: true, unknown: None };
+        let judge = Judge { order: Order::Total, unknown: None };
         sorted.sort_by(|a, b| judge.compare(a, b).unwrap());
         if let (Some(lower), Some(upper)) = (sorted.first(), sorted.last()) {
             if rng.random_ratio(4, 5) {
@@ -275,8 +290,29 @@ fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFi
                 file.upper_bounds.insert(id, loosen_upper(upper, rng));
             }
         }
+        if rng.random_ratio(1, 10) {
+            spoil(&mut file, id, rng);
+        }
     }
     file
+}
+
+/// Metrics that some writers have left and that cannot be right.
+fn spoil(file: &mut DataFile, id: i32, rng: &mut StdRng) {
+    let rows = file.record_count;
+    match rng.random_range(0..3) {
+        0 => drop(file.null_counts.insert(id, rows + rng.random_range(1..3))),
+        1 => drop(file.value_counts.insert(id, rows + rng.random_range(1..3))),
+        _ => {
+            let order = |file: &DataFile| file.lower_bounds.get(&id)?.compare(file.upper_bounds.get(&id)?);
+            if order(file) == Some(Ordering::Less)
+                && let (Some(lower), Some(upper)) = (file.lower_bounds.remove(&id), file.upper_bounds.remove(&id))
+            {
+                file.lower_bounds.insert(id, upper);
+                file.upper_bounds.insert(id, lower);
+            }
+        }
+    }
 }
 
 /// Truncated as writers do, or in the narrower type that the column had before its promotion.
@@ -292,9 +328,13 @@ fn loosen_upper(bound: &Scalar, rng: &mut StdRng) -> Scalar {
     match bound {
         Scalar::String(text) if text.chars().count() > 2 => {
             let mut cut: Vec<char> = text.chars().take(2).collect();
-            cut[1] = char::from_u32(cut[1] as u32 + 1).unwrap();
+            // Some forget to round up what they cut.
+            if rng.random_ratio(3, 4) {
+                cut[1] = char::from_u32(cut[1] as u32 + 1).unwrap();
+            }
             Scalar::String(cut.into_iter().collect())
         }
+        Scalar::Binary(bytes) if bytes.len() > 2 && rng.random_ratio(1, 4) => Scalar::Binary(bytes[..2].into()),
         other => narrowed(other, rng),
     }
 }
@@ -326,7 +366,7 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
                 (describe(&rows, partition, rng), rows)
             })
             .collect();
-        let summary = summarize(&files, ty, transform);
+        let summary = summarize(&files, ty, transform, rng);
         for _ in 0..PREDICATES_PER_MANIFEST {
             let predicate = random_predicate(ty, 3, rng);
             let bound = Bound::new(&predicate, &schema).unwrap();
@@ -352,9 +392,9 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
 }
 
 /// The summary of the files' partition values, as a manifest list holds it.
-fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform) -> Range {
+fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> Range {
     let values: Vec<_> = files.iter().map(|(file, _)| &file.partition[0].1).collect();
-    let judge = Judge { bitwise: true, unknown: None };
+    let judge = Judge { order: Order::Total, unknown: None };
     let mut sorted: Vec<_> = values.iter().filter_map(|v| v.as_ref()).collect();
     let contains_nan = sorted.iter().any(|value| value.is_nan());
     sorted.retain(|value| !value.is_nan());
@@ -365,9 +405,13 @@ fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform) ->
         let datum = convert::to_datum(value, &result_type).unwrap();
         datum.to_bytes().unwrap()
     };
+    // Some writers never have bounds.
+    if rng.random_ratio(1, 10) {
+        sorted.clear();
+    }
     let summary = iceberg::spec::FieldSummary {
         contains_null: values.iter().any(|value| value.is_none()),
-        contains_nan: Some(contains_nan),
+        contains_nan: rng.random_ratio(4, 5).then_some(contains_nan),
         lower_bound: sorted.first().map(encode),
         upper_bound: sorted.last().map(encode),
     };

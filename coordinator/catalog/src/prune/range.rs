@@ -25,11 +25,13 @@ pub(crate) struct Range {
     pub(crate) nulls: Nulls,
     /// NaN may be among the values; bounds say nothing about it.
     pub(crate) nan: bool,
+    /// Bounds of strings and bytes may be cut: values may begin with the upper one and go on, where its writer did not round it up.
+    pub(crate) cut: bool,
 }
 
 impl Range {
     pub(crate) fn unknown() -> Range {
-        Range { lower: None, upper: None, nulls: Nulls::Maybe, nan: true }
+        Range { lower: None, upper: None, nulls: Nulls::Maybe, nan: true, cut: true }
     }
 
     /// What a data file's metrics say about one of its columns. A column without metrics may hold
@@ -37,17 +39,35 @@ impl Range {
     pub(crate) fn of_column(file: &DataFile, id: i32) -> Range {
         let count = |counts: &BTreeMap<i32, u64>| counts.get(&id).copied();
         let values = count(&file.value_counts).unwrap_or(file.record_count);
-        let nulls = match count(&file.null_counts) {
+        let nulls = count(&file.null_counts);
+        if values != file.record_count || nulls.is_some_and(|nulls| nulls > values) {
+            // Counts that cannot be right say that nothing else may be, either.
+            return Range::unknown();
+        }
+        let (lower, upper) = (file.lower_bounds.get(&id), file.upper_bounds.get(&id));
+        let nulls = match nulls {
             Some(0) => Nulls::None,
-            Some(nulls) if nulls == values => Nulls::All,
+            Some(nulls) if nulls == values && lower.is_none() && upper.is_none() => Nulls::All,
             _ => Nulls::Maybe,
         };
-        Range {
-            lower: file.lower_bounds.get(&id).cloned(),
-            upper: file.upper_bounds.get(&id).cloned(),
+        let range = Range {
+            lower: lower.cloned(),
+            upper: upper.cloned(),
             nulls,
             nan: count(&file.nan_counts) != Some(0),
+            cut: true,
+        };
+        range.trusted()
+    }
+
+    /// Without bounds that contradict each other.
+    pub(crate) fn trusted(mut self) -> Range {
+        if let (Some(lower), Some(upper)) = (&self.lower, &self.upper)
+            && lower.compare(upper) == Some(Ordering::Greater)
+        {
+            (self.lower, self.upper) = (None, None);
         }
+        self
     }
 
     /// A file's value of one partition field: the same for all of its rows.
@@ -57,6 +77,7 @@ impl Range {
             upper: value.cloned(),
             nulls: if value.is_some() { Nulls::None } else { Nulls::All },
             nan: value.is_some_and(Scalar::is_nan),
+            cut: false,
         };
         range.widened(transform)
     }
@@ -116,11 +137,11 @@ impl Range {
         let lower = self.lower.as_ref().and_then(|lower| lower.compare(value));
         let upper = self.upper.as_ref().and_then(|upper| upper.compare(value));
         let above = lower == Some(Ordering::Greater);
-        let below = upper == Some(Ordering::Less);
+        let below = self.is_above(value);
         // Whether an equal bound is the least or the greatest value in every order in use.
         let ordered = !float && !matches!(value, Scalar::Uuid(_));
         let from = ordered && lower == Some(Ordering::Equal);
-        let until = ordered && upper == Some(Ordering::Equal);
+        let until = ordered && upper == Some(Ordering::Equal) && !self.may_go_on(value);
         match op {
             CompareOp::Eq => !above && !below,
             CompareOp::NotEq => !(from && until),
@@ -134,19 +155,27 @@ impl Range {
     /// Whether the value lies above all of the values.
     fn is_above(&self, value: &Scalar) -> bool {
         let upper = self.upper.as_ref();
-        upper.is_some_and(|upper| value.compare(upper) == Some(Ordering::Greater))
+        upper.is_some_and(|upper| value.compare(upper) == Some(Ordering::Greater)) && !self.may_go_on(value)
+    }
+
+    /// Whether the upper bound is the beginning of `value`, and may be that of others which are not cut.
+    fn may_go_on(&self, value: &Scalar) -> bool {
+        self.cut
+            && match (&self.upper, value) {
+                (Some(Scalar::String(upper)), Scalar::String(value)) => value.starts_with(upper.as_str()),
+                (Some(Scalar::Binary(upper) | Scalar::Fixed(upper)), Scalar::Binary(value) | Scalar::Fixed(value)) => {
+                    value.starts_with(upper)
+                }
+                _ => false,
+            }
     }
 
     fn admits_prefix(&self, prefix: &str) -> bool {
-        let below = match &self.upper {
-            Some(Scalar::String(upper)) => upper.as_str() < prefix,
-            _ => false,
-        };
         let above = match &self.lower {
             Some(Scalar::String(lower)) => lower.as_str() > prefix && !lower.starts_with(prefix),
             _ => false,
         };
-        !below && !above
+        !above && !self.is_above(&Scalar::String(prefix.to_owned()))
     }
 }
 
@@ -155,7 +184,7 @@ mod tests {
     use super::*;
 
     fn range(lower: Option<Scalar>, upper: Option<Scalar>) -> Range {
-        Range { lower, upper, nulls: Nulls::Maybe, nan: false }
+        Range { lower, upper, nulls: Nulls::Maybe, nan: false, cut: false }
     }
 
     #[test]
@@ -278,6 +307,52 @@ mod tests {
         check(None, Some(10), Nulls::All);
         check(Some(10), None, Nulls::Maybe);
         check(None, None, Nulls::Maybe);
+        // Counts that cannot be right.
+        check(Some(10), Some(11), Nulls::Maybe);
+        check(Some(3), Some(3), Nulls::Maybe);
+        check(Some(3), Some(0), Nulls::Maybe);
+    }
+
+    #[test]
+    fn bounds_that_contradict_each_other_say_nothing() {
+        let file = DataFile {
+            record_count: 1,
+            lower_bounds: BTreeMap::from([(1, Scalar::Int(20))]),
+            upper_bounds: BTreeMap::from([(1, Scalar::Int(10))]),
+            ..DataFile::default()
+        };
+        let range = Range::of_column(&file, 1);
+        assert_eq!((&range.lower, &range.upper), (&None, &None));
+        assert!(range.admits(&Op::Compare(CompareOp::Eq, Scalar::Int(15))));
+    }
+
+    #[test]
+    fn values_may_go_on_after_a_cut_bound() {
+        let string = |value: &str| Scalar::String(value.into());
+        let check = |cut, op, value, expect| {
+            let range = Range { cut, ..range(Some(string("ab")), Some(string("ad"))) };
+            let op = Op::Compare(op, string(value));
+            assert_eq!(range.admits(&op), expect, "{cut} {op:?}");
+        };
+        for (value, [eq, gt, ge]) in
+            [("ac", [true, true, true]), ("ad", [true, true, true]), ("adz", [true, true, true]), ("ae", [false; 3])]
+        {
+            check(true, CompareOp::Eq, value, eq);
+            check(true, CompareOp::Gt, value, gt);
+            check(true, CompareOp::GtEq, value, ge);
+        }
+        for (value, [eq, gt, ge]) in
+            [("ac", [true, true, true]), ("ad", [true, false, true]), ("adz", [false; 3]), ("ae", [false; 3])]
+        {
+            check(false, CompareOp::Eq, value, eq);
+            check(false, CompareOp::Gt, value, gt);
+            check(false, CompareOp::GtEq, value, ge);
+        }
+        let bytes =
+            Range { cut: true, ..range(Some(Scalar::Binary(vec![0xff])), Some(Scalar::Binary(vec![0xff, 0xff]))) };
+        let op = |value: &[u8]| Op::In(vec![Scalar::Binary(value.to_vec())]);
+        assert!(bytes.admits(&op(&[0xff, 0xff, 0xff])));
+        assert!(!bytes.admits(&op(&[0xfe])));
     }
 
     #[test]

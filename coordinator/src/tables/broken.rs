@@ -1,0 +1,83 @@
+//! A table that a catalog has and that cannot be loaded.
+//!
+//! Who lists tables or columns of all tables gets past it; who reads it is told why, by [`broken`] where a plan is at hand.
+
+use std::error::Error;
+use std::fmt::{Display, Formatter};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::{TableType, source_as_provider};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::ExecutionPlan;
+
+/// Without columns; reading it fails.
+#[derive(Debug)]
+pub struct BrokenTable {
+    error: Arc<gust_catalog::Error>,
+    schema: SchemaRef,
+}
+
+/// Why it cannot be loaded, as many times as it is asked.
+#[derive(Debug)]
+struct Why(Arc<gust_catalog::Error>);
+
+impl Display for Why {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for Why {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.0.as_ref())
+    }
+}
+
+impl BrokenTable {
+    pub(super) fn new(error: gust_catalog::Error) -> Self {
+        Self { error: Arc::new(error), schema: Arc::new(Schema::empty()) }
+    }
+
+    pub fn error(&self) -> DataFusionError {
+        DataFusionError::External(Box::new(Why(Arc::clone(&self.error))))
+    }
+}
+
+/// Why the first such table of a plan cannot be read.
+pub fn broken(plan: &LogicalPlan) -> Option<DataFusionError> {
+    let mut found = None;
+    let visited = plan.apply_with_subqueries(|node| {
+        let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
+        let Ok(provider) = source_as_provider(&scan.source) else { return Ok(TreeNodeRecursion::Continue) };
+        found = provider.downcast_ref::<BrokenTable>().map(BrokenTable::error);
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    debug_assert!(visited.is_ok(), "the visit never fails");
+    found
+}
+
+#[async_trait]
+impl TableProvider for BrokenTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(self.error())
+    }
+}
