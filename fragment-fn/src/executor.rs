@@ -28,7 +28,7 @@ use url::Url;
 use crate::blame::naming_file;
 use crate::by_name::NameMatching;
 use crate::classify::{classify, classify_exchange, classify_write};
-use crate::columns::FieldIdMatching;
+use crate::columns::{FieldIdMatching, FileConstants};
 use crate::environment::Environment;
 use crate::footer::FooterOnce;
 use crate::hedging::HedgedStore;
@@ -291,7 +291,7 @@ fn bind(
         .with_parquet_file_reader_factory(footers);
     let matching: Arc<dyn PhysicalExprAdapterFactory> = match &spec.matching {
         ColumnMatching::Name => Arc::new(NameMatching),
-        ColumnMatching::FieldId { required_ids } => Arc::new(FieldIdMatching { required_ids: required_ids.clone() }),
+        ColumnMatching::FieldId => Arc::new(FieldIdMatching),
     };
     let builder = FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).with_expr_adapter(Some(matching));
     Ok(naming_file(builder.build()))
@@ -310,6 +310,9 @@ fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {
         version: None,
     });
     file.metadata_size_hint = object.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    if !unit.constants.is_empty() {
+        file.extensions.insert(FileConstants(unit.constants.clone()));
+    }
     for value in &unit.partition_values {
         file.partition_values.push(plan::decode_scalar(value)?);
     }

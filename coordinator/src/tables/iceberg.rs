@@ -3,15 +3,16 @@
 //! Files come from `gust-catalog`'s own plan, pruned by the query's filters before any data is read; columns are matched by
 //! field id. The snapshot is the one that was current when the table was loaded.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DataFusionError, Result, Statistics, not_impl_err, plan_err};
+use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, not_impl_err, plan_err};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -19,15 +20,16 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use fragment_fn::FieldIdMatching;
-use gust_catalog::{DataFile, Location, Table};
+use fragment_fn::{FieldIdMatching, FileConstants};
+use gust_catalog::{DataFile, Field, Location, Scalar, Table, Type};
+use gust_protocol::plan::encode_scalar;
 use object_store::ObjectMeta;
 use url::Url;
 
 use super::planned::AsPlanned;
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
-use super::schema::{arrow_schema, engine_scalar};
+use super::schema::{arrow_schema, engine_scalar, engine_value};
 use crate::planner::units::FileFacts;
 
 /// One snapshot of an Iceberg table.
@@ -35,13 +37,11 @@ use crate::planner::units::FileFacts;
 pub struct IcebergTable {
     table: Table,
     schema: SchemaRef,
-    required_ids: Vec<i32>,
 }
 
 impl IcebergTable {
     pub fn new(table: Table) -> Self {
-        let required_ids = table.identity_partition_ids();
-        Self { schema: arrow_schema(table.schema(), required_ids.clone()), table, required_ids }
+        Self { schema: arrow_schema(table.schema()), table }
     }
 
     /// One group a core, as DataFusion's own listing would make them.
@@ -57,7 +57,7 @@ impl IcebergTable {
                 return not_impl_err!("table `{}` has data files in {store} and in {found}", self.table.name());
             }
             store = found;
-            groups[position % count].push(self.partitioned_file(file, location));
+            groups[position % count].push(partitioned_file(file, location)?);
         }
         let groups = groups.into_iter().map(FileGroup::new).collect();
         let options =
@@ -66,59 +66,74 @@ impl IcebergTable {
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(readers));
-        let matching = FieldIdMatching { required_ids: self.required_ids.clone() };
         Ok(FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(self.statistics(files))
-            .with_expr_adapter(Some(Arc::new(matching))))
-    }
-
-    fn partitioned_file(&self, file: &DataFile, location: Location) -> PartitionedFile {
-        let meta = ObjectMeta {
-            location: location.path,
-            // Iceberg's data files never change: neither a time nor an etag tells one version from another.
-            last_modified: chrono::DateTime::UNIX_EPOCH,
-            size: file.size_bytes,
-            e_tag: None,
-            version: None,
-        };
-        let mut planned = PartitionedFile::new_from_meta(meta);
-        let split_offsets = file.split_offsets.clone();
-        planned.extensions.insert(FileFacts { column_bytes: file.column_sizes.clone(), split_offsets });
-        planned
+            .with_expr_adapter(Some(Arc::new(FieldIdMatching))))
     }
 
     /// Row counts are exact; bounds may be truncated and are only hints.
     fn statistics(&self, files: &[DataFile]) -> Statistics {
-        let columns = self.table.schema().fields.iter().zip(self.schema.fields()).map(|(field, arrow)| {
-            let bound = |of: fn(&DataFile) -> &BTreeMap<i32, gust_catalog::Scalar>, least: bool| {
-                let mut found = None;
-                for file in files {
-                    let value = engine_scalar(of(file).get(&field.id)?, arrow.data_type())?;
-                    let better = |held: &datafusion::common::ScalarValue| {
-                        let order = value.partial_cmp(held);
-                        order == Some(if least { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater })
-                    };
-                    if found.as_ref().is_none_or(better) {
-                        found = Some(value);
-                    }
-                }
-                found
-            };
-            let nulls: Option<u64> = files.iter().map(|file| file.null_counts.get(&field.id).copied()).sum();
-            ColumnStatistics {
-                null_count: nulls.map_or(Precision::Absent, |nulls| Precision::Exact(nulls as usize)),
-                min_value: bound(|file| &file.lower_bounds, true).map_or(Precision::Absent, Precision::Inexact),
-                max_value: bound(|file| &file.upper_bounds, false).map_or(Precision::Absent, Precision::Inexact),
-                ..ColumnStatistics::new_unknown()
-            }
-        });
+        let columns = self.table.schema().fields.iter().zip(self.schema.fields());
+        let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), files));
         Statistics {
             num_rows: Precision::Exact(files.iter().map(|file| file.record_count as usize).sum()),
             total_byte_size: Precision::Inexact(files.iter().map(|file| file.size_bytes as usize).sum()),
             column_statistics: columns.collect(),
         }
     }
+}
+
+fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> ColumnStatistics {
+    // Bounds are of values that are no NaN, and NaN is the largest to the engine.
+    let is_float = matches!(field.ty, Type::Float | Type::Double);
+    let bounded = files.iter().all(|file| !is_float || file.nan_counts.get(&field.id) == Some(&0));
+    let bound = |of: fn(&DataFile) -> &BTreeMap<i32, Scalar>, better: Ordering| {
+        let mut found: Option<ScalarValue> = None;
+        for file in files.iter().filter(|_| bounded) {
+            let value = engine_scalar(of(file).get(&field.id)?, arrow)?;
+            if found.as_ref().is_none_or(|held| value.partial_cmp(held) == Some(better)) {
+                found = Some(value);
+            }
+        }
+        found
+    };
+    let inexact = |value: Option<ScalarValue>| value.map_or(Precision::Absent, Precision::Inexact);
+    // A count that cannot be right is none.
+    let nulls = |file: &DataFile| {
+        let nulls = file.null_counts.get(&field.id).copied()?;
+        let values = file.value_counts.get(&field.id).copied().unwrap_or(file.record_count);
+        (nulls <= values && values == file.record_count).then_some(nulls as usize)
+    };
+    let nulls: Option<usize> = files.iter().map(nulls).sum();
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, Precision::Exact),
+        min_value: inexact(bound(|file| &file.lower_bounds, Ordering::Less)),
+        max_value: inexact(bound(|file| &file.upper_bounds, Ordering::Greater)),
+        ..ColumnStatistics::new_unknown()
+    }
+}
+
+fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFile> {
+    let meta = ObjectMeta {
+        location: location.path,
+        // Iceberg's data files never change: neither a time nor an etag tells one version from another.
+        last_modified: chrono::DateTime::UNIX_EPOCH,
+        size: file.size_bytes,
+        e_tag: None,
+        version: None,
+    };
+    let mut planned = PartitionedFile::new_from_meta(meta);
+    let split_offsets = file.split_offsets.clone();
+    planned.extensions.insert(FileFacts { column_bytes: file.column_sizes.clone(), split_offsets });
+    if !file.identity_values.is_empty() {
+        let encode = |(id, value): &(i32, Option<Scalar>)| {
+            let value = value.as_ref().map(engine_value);
+            Ok((*id, value.as_ref().map(encode_scalar).transpose()?))
+        };
+        planned.extensions.insert(FileConstants(file.identity_values.iter().map(encode).collect::<Result<_>>()?));
+    }
+    Ok(planned)
 }
 
 fn external(error: gust_catalog::Error) -> DataFusionError {

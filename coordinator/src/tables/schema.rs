@@ -12,9 +12,9 @@ use gust_protocol::ColumnMatching;
 use crate::planner::stage::MATCHING_KEY;
 
 /// The Arrow schema of a table: field ids in the fields' metadata, the way of matching in the schema's.
-pub(super) fn arrow_schema(schema: &gust_catalog::Schema, required_ids: Vec<i32>) -> SchemaRef {
+pub(super) fn arrow_schema(schema: &gust_catalog::Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields.iter().map(|field| arrow_field(field, true)).collect();
-    let matching = serde_json::to_string(&ColumnMatching::FieldId { required_ids }).unwrap_or_default();
+    let matching = serde_json::to_string(&ColumnMatching::FieldId).unwrap_or_default();
     let metadata = HashMap::from([(MATCHING_KEY.to_owned(), matching)]);
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }
@@ -86,7 +86,15 @@ pub(super) fn scalar(value: &ScalarValue, ty: &Type) -> Option<Scalar> {
 
 /// A bound as the engine's value, in the column's type; None for kinds without an order worth telling the engine.
 pub(super) fn engine_scalar(value: &Scalar, column: &DataType) -> Option<ScalarValue> {
-    let value = match value {
+    match value {
+        Scalar::Uuid(_) | Scalar::Fixed(_) | Scalar::Binary(_) => None,
+        value => engine_value(value).cast_to(column).ok(),
+    }
+}
+
+/// Any value as the engine's, in the type that its kind has at the top of a table.
+pub(super) fn engine_value(value: &Scalar) -> ScalarValue {
+    match value {
         Scalar::Boolean(v) => ScalarValue::from(*v),
         Scalar::Int(v) => ScalarValue::from(*v),
         Scalar::Long(v) => ScalarValue::from(*v),
@@ -102,7 +110,8 @@ pub(super) fn engine_scalar(value: &Scalar, column: &DataType) -> Option<ScalarV
         Scalar::TimestampNs(v) => ScalarValue::TimestampNanosecond(Some(*v), None),
         Scalar::TimestamptzNs(v) => ScalarValue::TimestampNanosecond(Some(*v), Some("UTC".into())),
         Scalar::String(v) => ScalarValue::Utf8View(Some(v.clone())),
-        Scalar::Uuid(_) | Scalar::Fixed(_) | Scalar::Binary(_) => return None,
-    };
-    value.cast_to(column).ok()
+        Scalar::Uuid(v) => ScalarValue::FixedSizeBinary(16, Some(v.to_be_bytes().to_vec())),
+        Scalar::Fixed(v) => ScalarValue::FixedSizeBinary(i32::try_from(v.len()).unwrap_or(i32::MAX), Some(v.clone())),
+        Scalar::Binary(v) => ScalarValue::BinaryView(Some(v.clone())),
+    }
 }

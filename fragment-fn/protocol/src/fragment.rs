@@ -59,10 +59,7 @@ pub enum ColumnMatching {
     /// Bare Parquet.
     Name,
     /// Iceberg: by `PARQUET:field_id`, so that a renamed column is still found and a new one is never mistaken for an old.
-    FieldId {
-        /// Ids whose absence from a file must not read as NULL (their values live in partition metadata only).
-        required_ids: Vec<i32>,
-    },
+    FieldId,
 }
 
 /// Where a fragment's rows go.
@@ -115,6 +112,10 @@ pub struct ScanUnit {
     /// Values of the table's partition columns (hive layout), protobuf-encoded `ScalarValue`s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partition_values: Vec<Base64>,
+    /// What all rows have in columns that the file may lack: Iceberg field ids and [`crate::plan::encode_scalar`]d values; None
+    /// is a value that the coordinator could not understand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<(i32, Option<Base64>)>,
 }
 
 /// One immutable object, as it was when it was planned.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::functions;
 
 /// Raised with every change of the wire; the golden bytes in `testdata/` fail until it is.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Engine version and the set of SQL functions that a plan may name, e.g. `datafusion-55.2.0/functions-1-1a2b3c4d`.
 ///

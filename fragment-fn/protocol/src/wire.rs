@@ -123,8 +123,9 @@ mod tests {
             file: file(Some("e1")),
             range: Some((0, 617)),
             partition_values: vec![Base64(Bytes::from_static(b"\x01v"))],
+            constants: vec![(7, Some(Base64(Bytes::from_static(b"\x02w")))), (8, None)],
         };
-        let whole = ScanUnit { file: file(None), range: None, partition_values: Vec::new() };
+        let whole = ScanUnit { file: file(None), range: None, partition_values: Vec::new(), constants: Vec::new() };
         let s3 = BTreeMap::from([("aws_region".to_owned(), "eu-central-1".to_owned())]);
         InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -144,7 +145,7 @@ mod tests {
                 plan: PlanRef::Inline(Base64(Bytes::from_static(b"plan"))),
                 leaves: vec![
                     LeafSpec { matching: ColumnMatching::Name },
-                    LeafSpec { matching: ColumnMatching::FieldId { required_ids: vec![7] } },
+                    LeafSpec { matching: ColumnMatching::FieldId },
                 ],
                 scalars: vec![Base64(Bytes::from_static(b"scalar"))],
                 output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },
@@ -211,8 +212,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":2,"fingerprint":"other engine"}"#, "protocol 2 with other engine");
-        check(r#"{"version":2}"#, "missing field `fingerprint`");
+        check(r#"{"version":3,"fingerprint":"other engine"}"#, "protocol 3 with other engine");
+        check(r#"{"version":3}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

@@ -20,6 +20,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::read_footer;
+use crate::columns::{FileConstants, with_constants};
 use crate::contained::contained;
 use crate::fault::FileFault;
 use crate::pages;
@@ -66,6 +67,7 @@ impl ParquetFileReaderFactory for FooterOnce {
             footers: self.footers.clone(),
             turn,
             footer_bytes: file.metadata_size_hint,
+            constants: file.extensions.get::<FileConstants>().cloned(),
             object: file.object_meta,
             chunks: None,
         }))
@@ -77,6 +79,8 @@ struct Reader {
     footers: Footers,
     turn: Arc<tokio::sync::Mutex<()>>,
     footer_bytes: Option<usize>,
+    /// Of a file that may lack columns which its partition knows.
+    constants: Option<FileConstants>,
     object: ObjectMeta,
     /// Known once bytes were asked for.
     chunks: Option<Chunks>,
@@ -161,6 +165,13 @@ impl AsyncFileReader for Reader {
         &'a mut self,
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move { self.footer().await }.boxed()
+        async move {
+            let footer = self.footer().await?;
+            Ok(match &self.constants {
+                Some(constants) => with_constants(footer, constants),
+                None => footer,
+            })
+        }
+        .boxed()
     }
 }

@@ -1,0 +1,100 @@
+//! What a file's partition says of columns that the file itself may lack.
+//!
+//! Files that came from Hive keep the values of identity-partitioned columns in their folders' names and, since, in Iceberg's
+//! metadata. DataFusion's adapters see a file's schema and nothing else of it, so the values travel in the schema's metadata,
+//! which the reader of the footer puts there ([`with_constants`]), and only where a column is really absent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
+use datafusion::parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use datafusion::parquet::schema::types::Type;
+use gust_protocol::{Base64, plan};
+
+use super::field_id;
+
+/// Key of a footer's metadata.
+const CONSTANTS_KEY: &str = "gust.constants";
+
+/// By Iceberg field id, each [`plan::encode_scalar`]d; None where the metadata has a value that cannot be understood.
+///
+/// An extension of a `PartitionedFile`, which [`crate::FooterOnce`] heeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileConstants(pub Vec<(i32, Option<Base64>)>);
+
+/// The same as an adapter finds them.
+#[derive(Debug, Default)]
+pub(super) struct Constants(BTreeMap<i32, Option<ScalarValue>>);
+
+impl Constants {
+    pub(super) fn of(physical: &Schema) -> Result<Self> {
+        let Some(text) = physical.metadata().get(CONSTANTS_KEY) else { return Ok(Self::default()) };
+        let encoded: Vec<(i32, Option<Base64>)> =
+            serde_json::from_str(text).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let decode =
+            |(id, value): (i32, Option<Base64>)| Ok((id, value.as_ref().map(plan::decode_scalar).transpose()?));
+        Ok(Self(encoded.into_iter().map(decode).collect::<Result<_>>()?))
+    }
+
+    /// The value of all rows in a column that the file lacks, in the column's type: NULL unless the partition says more.
+    pub(super) fn value(&self, id: i32, wanted: &Field) -> Result<ScalarValue> {
+        match self.0.get(&id) {
+            None => ScalarValue::try_new_null(wanted.data_type()),
+            Some(Some(value)) => value.cast_to(wanted.data_type()),
+            Some(None) => exec_err!(
+                "schema mismatch: a data file lacks column `{}`, and its value in the partition metadata cannot be understood",
+                wanted.name()
+            ),
+        }
+    }
+
+    /// A field below `wanted` of which the partition says something other than NULL.
+    pub(super) fn below(&self, wanted: &Field) -> Option<String> {
+        let children: Vec<&Field> = match wanted.data_type() {
+            DataType::Struct(fields) => fields.iter().map(AsRef::as_ref).collect(),
+            _ => Vec::new(),
+        };
+        children.into_iter().find_map(|child| {
+            let own = field_id(child).and_then(|id| self.0.get(&id));
+            let says = own.is_some_and(|value| value.as_ref().is_none_or(|value| !value.is_null()));
+            if says { Some(child.name().clone()) } else { self.below(child) }
+        })
+    }
+}
+
+/// The footer with the constants of columns that the file lacks; the same where it has them all.
+pub(crate) fn with_constants(footer: Arc<ParquetMetaData>, constants: &FileConstants) -> Arc<ParquetMetaData> {
+    let file = footer.file_metadata();
+    let mut ids = Vec::new();
+    collect_ids(file.schema(), &mut ids);
+    let absent: Vec<_> = constants.0.iter().filter(|(id, _)| !ids.contains(id)).collect();
+    if absent.is_empty() {
+        return footer;
+    }
+    let mut pairs = file.key_value_metadata().cloned().unwrap_or_default();
+    pairs.retain(|pair| pair.key != CONSTANTS_KEY);
+    pairs.push(KeyValue::new(CONSTANTS_KEY.to_owned(), serde_json::to_string(&absent).unwrap_or_default()));
+    let file = FileMetaData::new(
+        file.version(),
+        file.num_rows(),
+        file.created_by().map(str::to_owned),
+        Some(pairs),
+        file.schema_descr_ptr(),
+        file.column_orders().cloned(),
+    );
+    let noted = ParquetMetaData::new(file, footer.row_groups().to_vec()).into_builder();
+    let (columns, offsets) = (footer.column_index().cloned(), footer.offset_index().cloned());
+    Arc::new(noted.set_column_index(columns).set_offset_index(offsets).build())
+}
+
+fn collect_ids(node: &Type, ids: &mut Vec<i32>) {
+    let info = node.get_basic_info();
+    if info.has_id() {
+        ids.push(info.id());
+    }
+    if node.is_group() {
+        node.get_fields().iter().for_each(|child| collect_ids(child, ids));
+    }
+}

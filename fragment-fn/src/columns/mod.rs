@@ -1,0 +1,243 @@
+//! Matching a data file's columns to an Iceberg table's by field id, never by name: after a rename the name is wrong.
+//!
+//! ```text
+//!  table's expression ─► [`Instead`]: nested columns, absent ones ─► DataFusion's adapter, under the table's names ─► the file's names
+//! ```
+//!
+//! Ids count at every depth ([`nested`]). What cannot be matched is refused where a query reads it, and only there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::metadata::FieldMetadata;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DataFusionError, Result, exec_err};
+use datafusion::functions::core::getfield::GetFieldFunc;
+use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
+use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
+use datafusion::physical_plan::PhysicalExpr;
+
+mod constants;
+mod nested;
+
+pub use constants::FileConstants;
+pub(crate) use constants::with_constants;
+
+use constants::Constants;
+use nested::{Part, Rebuilt, Shape};
+
+/// Makes adapters for a table whose fields carry `PARQUET:field_id` metadata.
+///
+/// What a file's partition says of columns that the file lacks comes with its footer: see [`FileConstants`].
+#[derive(Debug)]
+pub struct FieldIdMatching;
+
+impl PhysicalExprAdapterFactory for FieldIdMatching {
+    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        let by_id: HashMap<i32, &FieldRef> =
+            logical.fields().iter().filter_map(|field| Some((field_id(field)?, field))).collect();
+        let constants = Constants::of(&physical)?;
+        let mut fields = Vec::with_capacity(physical.fields().len());
+        let mut instead = HashMap::new();
+        let mut found = Vec::with_capacity(fields.capacity());
+        for (index, field) in physical.fields().iter().enumerate() {
+            let Some(id) = field_id(field) else {
+                return exec_err!(
+                    "schema mismatch: column `{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
+                    field.name()
+                );
+            };
+            found.push(id);
+            let Some(wanted) = by_id.get(&id) else {
+                // A column that the table no longer has: out of reach of every name in the table.
+                fields.push(renamed(field, &format!("\u{0}dropped {id}"), field));
+                continue;
+            };
+            let same = wanted.data_type() == field.data_type() && wanted.is_nullable() == field.is_nullable();
+            if same {
+                // The table's own field where only the name differs, so that no cast is planned.
+                fields.push((*wanted).clone());
+            } else if wanted.data_type().is_nested() || field.data_type().is_nested() {
+                let name = format!("\u{0}nested {id}");
+                let column = Arc::new(Column::new(&name, index));
+                instead.insert(wanted.name().clone(), Instead::nested(wanted, field, column, &constants));
+                fields.push(renamed(field, &name, field));
+            } else {
+                fields.push(renamed(field, wanted.name(), wanted));
+            }
+        }
+        for (id, wanted) in by_id.iter().filter(|(id, _)| !found.contains(id)) {
+            if let Some(absent) = Instead::absent(*id, wanted, &constants) {
+                instead.insert(wanted.name().clone(), absent);
+            }
+        }
+        let as_table = Arc::new(Schema::new_with_metadata(fields, physical.metadata().clone()));
+        let inner = DefaultPhysicalExprAdapter::new(logical, Arc::clone(&as_table));
+        Ok(Arc::new(ByFieldId { inner, instead, as_table, physical }))
+    }
+}
+
+/// What stands in an expression where the table's column stood.
+#[derive(Debug)]
+enum Instead {
+    Rebuilt(Rebuilt),
+    /// All rows of the file have this value.
+    Constant(Literal),
+    /// The file cannot be read as the table, and why.
+    Refused(String),
+}
+
+impl Instead {
+    fn nested(wanted: &FieldRef, found: &Field, column: Arc<dyn PhysicalExpr>, constants: &Constants) -> Self {
+        match Shape::of(wanted, found, constants, wanted.name()) {
+            Ok(shape) => Self::Rebuilt(Rebuilt { found: column, field: Arc::clone(wanted), shape }),
+            Err(error) => Self::refused(error),
+        }
+    }
+
+    /// None where DataFusion's own adapter does what is right: NULL, or an error where that is not allowed.
+    fn absent(id: i32, wanted: &FieldRef, constants: &Constants) -> Option<Self> {
+        match constants.value(id, wanted) {
+            Ok(value) if value.is_null() => {
+                let inner = constants.below(wanted)?;
+                Some(Self::Refused(format!(
+                    "schema mismatch: a data file lacks column `{}`, of which field `{inner}` stands in the partition metadata only; that is not read yet",
+                    wanted.name()
+                )))
+            }
+            Ok(value) => {
+                Some(Self::Constant(Literal::new_with_metadata(value, Some(FieldMetadata::from(wanted.as_ref())))))
+            }
+            Err(error) => Some(Self::refused(error)),
+        }
+    }
+
+    fn refused(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::Execution(message) => Self::Refused(message),
+            other => Self::Refused(format!("schema mismatch: {}", other.strip_backtrace())),
+        }
+    }
+
+    fn expr(&self) -> Result<Arc<dyn PhysicalExpr>> {
+        match self {
+            Self::Rebuilt(rebuilt) => Ok(Arc::new(rebuilt.clone())),
+            Self::Constant(literal) => Ok(Arc::new(literal.clone())),
+            Self::Refused(message) => Err(DataFusionError::Execution(message.clone())),
+        }
+    }
+}
+
+/// Resolves columns under the table's names, then gives them the file's.
+#[derive(Debug)]
+struct ByFieldId {
+    inner: DefaultPhysicalExprAdapter,
+    /// By the table's names.
+    instead: HashMap<String, Instead>,
+    /// The file's columns under the names that `inner` knows.
+    as_table: SchemaRef,
+    physical: SchemaRef,
+}
+
+impl PhysicalExprAdapter for ByFieldId {
+    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let replaced = expr.transform_down(|expr| self.replace(expr)).data()?;
+        self.inner.rewrite(replaced)?.transform_up(|expr| Ok(self.named_as_in_the_file(expr))).data()
+    }
+}
+
+impl ByFieldId {
+    fn replace(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
+        if let Some(part) = self.part_of_struct(expr.as_ref())? {
+            return Ok(Transformed::yes(part));
+        }
+        let instead = expr.downcast_ref::<Column>().and_then(|column| self.instead.get(column.name()));
+        match instead {
+            Some(instead) => Ok(Transformed::yes(instead.expr()?)),
+            None => Ok(Transformed::no(expr)),
+        }
+    }
+
+    /// `s['a']['b']` of a struct that has to be rebuilt reads `a.b` of the file alone, as DataFusion does where nothing is rebuilt.
+    fn part_of_struct(&self, expr: &dyn PhysicalExpr) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let Some(access) = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr) else { return Ok(None) };
+        let Some((source, keys)) = access.args().split_first() else { return Ok(None) };
+        let instead = source.downcast_ref::<Column>().and_then(|column| self.instead.get(column.name()));
+        let Some(Instead::Rebuilt(rebuilt)) = instead else { return Ok(None) };
+        let (mut field, mut shape, mut path) = (&rebuilt.field, &rebuilt.shape, Vec::new());
+        let mut rest = keys;
+        while let [key, further @ ..] = rest
+            && let Shape::Struct(parts) = shape
+            && let DataType::Struct(fields) = field.data_type()
+        {
+            let key = key.downcast_ref::<Literal>().and_then(|key| key.value().try_as_str().flatten());
+            let Some(position) = key.and_then(|key| fields.iter().position(|field| field.name() == key)) else {
+                return Ok(None);
+            };
+            field = &fields[position];
+            rest = further;
+            match &parts[position] {
+                Part::Found { name, shape: inner } => {
+                    path.push(Arc::new(Literal::new(name.as_str().into())) as Arc<dyn PhysicalExpr>);
+                    shape = inner;
+                }
+                Part::Absent(value) => {
+                    let literal = Literal::new_with_metadata(value.clone(), Some(FieldMetadata::from(field.as_ref())));
+                    return self.get_field(access, Arc::new(literal), rest).map(Some);
+                }
+            }
+        }
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let found = self.get_field(access, Arc::clone(&rebuilt.found), &path)?;
+        // What a NULL struct holds is NULL.
+        let nullable = || Arc::new(field.as_ref().clone().with_nullable(true));
+        let part: Arc<dyn PhysicalExpr> = match shape {
+            Shape::Same => found,
+            Shape::Cast => Arc::new(CastExpr::new_with_target_field(found, nullable(), None)),
+            shape => Arc::new(Rebuilt { found, field: nullable(), shape: shape.clone() }),
+        };
+        self.get_field(access, part, rest).map(Some)
+    }
+
+    /// `source` with the further keys of `access`, if there are any.
+    fn get_field(
+        &self,
+        access: &ScalarFunctionExpr,
+        source: Arc<dyn PhysicalExpr>,
+        keys: &[Arc<dyn PhysicalExpr>],
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        if keys.is_empty() {
+            return Ok(source);
+        }
+        let arguments = std::iter::once(source).chain(keys.iter().cloned()).collect();
+        let options = Arc::new(access.config_options().clone());
+        let function = Arc::new(access.fun().clone());
+        Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, &self.as_table, options)?))
+    }
+
+    fn named_as_in_the_file(&self, expr: Arc<dyn PhysicalExpr>) -> Transformed<Arc<dyn PhysicalExpr>> {
+        let Some(column) = expr.downcast_ref::<Column>() else { return Transformed::no(expr) };
+        let name = self.physical.field(column.index()).name();
+        if name == column.name() {
+            return Transformed::no(expr);
+        }
+        Transformed::yes(Arc::new(Column::new(name, column.index())))
+    }
+}
+
+/// The Iceberg id of a field, if it has one.
+fn field_id(field: &Field) -> Option<i32> {
+    field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
+}
+
+fn renamed(field: &FieldRef, name: &str, metadata_of: &Field) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_name(name).with_metadata(metadata_of.metadata().clone()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! Nested columns by field id: what a file's struct, list or map holds, as the table's type of today.
+//!
+//! A [`Shape`] is found once a file, from the ids on both sides, and [`Rebuilt`] applies it to each batch. Buffers of leaves are
+//! shared, not copied, unless their type has changed. Needed because DataFusion 55.2 casts structs by name and, inside maps and
+//! between kinds of lists, by position (`nested_struct.rs`, `cast_column`): after a field was dropped or renamed, values would
+//! come from another field.
+//!
+//! Non-goal: defaults of added fields; an absent field is NULL, or what the file's partition says.
+
+use std::fmt::{Display, Formatter};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, GenericListArray, ListArray, MapArray, OffsetSizeTrait, RecordBatch, StructArray,
+    new_null_array,
+};
+use datafusion::arrow::buffer::OffsetBuffer;
+use datafusion::arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
+use datafusion::logical_expr::ColumnarValue;
+use datafusion::physical_plan::PhysicalExpr;
+
+use super::{Constants, field_id};
+
+/// How values of the table's type are made from those of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Shape {
+    /// They are the same.
+    Same,
+    /// Another encoding, or a type that was promoted since.
+    Cast,
+    /// One part for each of the table's fields.
+    Struct(Vec<Part>),
+    /// Of its element.
+    List(Box<Shape>),
+    /// Of its key and of its value.
+    Map(Box<Shape>, Box<Shape>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// The file's field of this name.
+    Found { name: String, shape: Shape },
+    /// The file has no such field: all rows have this value, of the field's type.
+    Absent(ScalarValue),
+}
+
+impl Shape {
+    /// From the ids of a table's field and of a file's. `path` names the field for messages.
+    ///
+    /// # Errors
+    /// A schema mismatch that names the field: no id, another id where only one is possible, a required field that is
+    /// absent, or a type that does not become the table's.
+    pub(super) fn of(wanted: &Field, found: &Field, constants: &Constants, path: &str) -> Result<Self> {
+        if wanted.data_type() == found.data_type() {
+            return Ok(Self::Same);
+        }
+        match (wanted.data_type(), found.data_type()) {
+            (DataType::Struct(wanted), DataType::Struct(found)) => {
+                let part = |wanted: &FieldRef| part(wanted, found, constants, path);
+                check_ids(found, path)?;
+                Ok(Self::Struct(wanted.iter().map(part).collect::<Result<_>>()?))
+            }
+            (DataType::List(wanted), found) if item(found).is_some() => {
+                Ok(Self::List(Box::new(only(wanted, item(found), constants, path)?)))
+            }
+            (DataType::Map(wanted, _), DataType::Map(found, _)) => {
+                let (wanted, found) = (entry(wanted, path)?, entry(found, path)?);
+                let [key, value] = [0, 1].map(|i| only(&wanted[i], Some(&found[i]), constants, path));
+                Ok(Self::Map(Box::new(key?), Box::new(value?)))
+            }
+            (to, from) if !to.is_nested() && !from.is_nested() && can_cast_types(from, to) => Ok(Self::Cast),
+            (to, from) => exec_err!("schema mismatch: `{path}` is {from} in a data file and {to} in the table"),
+        }
+    }
+
+    /// Makes values of `wanted` from `found`.
+    ///
+    /// # Errors
+    /// Values that the table's type cannot hold.
+    pub(super) fn apply(&self, found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
+        Ok(match (self, wanted) {
+            (Self::Same, _) => Arc::clone(found),
+            (Self::Struct(parts), DataType::Struct(fields)) => Arc::new(structs(parts, found.as_struct(), fields)?),
+            (Self::List(shape), DataType::List(item)) => Arc::new(list(shape, found, item)?),
+            (Self::Map(key, value), DataType::Map(entries, sorted)) => {
+                let DataType::Struct(fields) = entries.data_type() else { return cast(found, wanted) };
+                let map = found.as_map();
+                let keys = key.apply(map.keys(), fields[0].data_type())?;
+                let values = value.apply(map.values(), fields[1].data_type())?;
+                let made = StructArray::try_new(fields.clone(), vec![keys, values], None)?;
+                let (offsets, nulls) = (map.offsets().clone(), map.nulls().cloned());
+                Arc::new(MapArray::try_new(Arc::clone(entries), offsets, made, nulls, *sorted)?)
+            }
+            _ => return cast(found, wanted),
+        })
+    }
+}
+
+fn part(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) -> Result<Part> {
+    let path = format!("{path}.{}", wanted.name());
+    let Some(id) = field_id(wanted) else { return exec_err!("schema mismatch: `{path}` has no Iceberg field id") };
+    if let Some(field) = found.iter().find(|field| field_id(field) == Some(id)) {
+        return Ok(Part::Found { name: field.name().clone(), shape: Shape::of(wanted, field, constants, &path)? });
+    }
+    let value = constants.value(id, wanted)?;
+    if value.is_null() && !wanted.is_nullable() {
+        return exec_err!("schema mismatch: a data file lacks the required field `{path}`");
+    }
+    Ok(Part::Absent(value))
+}
+
+/// By name nothing is certain, and a field without an id may be any.
+fn check_ids(found: &Fields, path: &str) -> Result<()> {
+    let Some(nameless) = found.iter().find(|field| field_id(field).is_none()) else { return Ok(()) };
+    exec_err!(
+        "schema mismatch: nested field `{path}.{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
+        nameless.name()
+    )
+}
+
+/// An element, a key or a value: there is one, with or without its id.
+fn only(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path: &str) -> Result<Shape> {
+    let path = format!("{path}.{}", wanted.name());
+    let Some(found) = found else { return exec_err!("schema mismatch: a data file has no `{path}`") };
+    if let (Some(wanted), Some(found)) = (field_id(wanted), field_id(found))
+        && wanted != found
+    {
+        return exec_err!("schema mismatch: `{path}` has field id {found} in a data file and {wanted} in the table");
+    }
+    Shape::of(wanted, found, constants, &path)
+}
+
+fn item(list: &DataType) -> Option<&FieldRef> {
+    match list {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item) => Some(item),
+        _ => None,
+    }
+}
+
+fn entry<'a>(entries: &'a Field, path: &str) -> Result<&'a Fields> {
+    match entries.data_type() {
+        DataType::Struct(fields) if fields.len() == 2 => Ok(fields),
+        other => exec_err!("schema mismatch: the entries of map `{path}` are {other}"),
+    }
+}
+
+fn structs(parts: &[Part], found: &StructArray, fields: &Fields) -> Result<StructArray> {
+    let column = |(part, field): (&Part, &FieldRef)| match part {
+        Part::Found { name, shape } => {
+            let column = found.column_by_name(name);
+            let column = column.ok_or_else(|| DataFusionError::Internal(format!("field `{name}` was not read")))?;
+            shape.apply(column, field.data_type())
+        }
+        Part::Absent(value) if value.is_null() => Ok(new_null_array(field.data_type(), found.len())),
+        Part::Absent(value) => value.to_array_of_size(found.len()),
+    };
+    let columns = parts.iter().zip(fields).map(column).collect::<Result<_>>()?;
+    Ok(StructArray::try_new_with_length(fields.clone(), columns, found.nulls().cloned(), found.len())?)
+}
+
+/// Every kind of list becomes the one that tables have.
+fn list(shape: &Shape, found: &ArrayRef, item: &FieldRef) -> Result<ListArray> {
+    match found.data_type() {
+        DataType::List(_) => relisted(shape, found.as_list::<i32>(), item),
+        DataType::LargeList(_) => relisted(shape, found.as_list::<i64>(), item),
+        other => {
+            let Some(own) = self::item(other) else { return exec_err!("`{other}` is no list") };
+            relisted(shape, cast(found, &DataType::LargeList(Arc::clone(own)))?.as_list::<i64>(), item)
+        }
+    }
+}
+
+fn relisted<O: OffsetSizeTrait>(shape: &Shape, found: &GenericListArray<O>, item: &FieldRef) -> Result<ListArray> {
+    let offsets = found.value_offsets();
+    let (first, last) = (offsets[0].as_usize(), offsets[found.len()].as_usize());
+    if i32::try_from(last - first).is_err() {
+        return exec_err!("lists of {} values in one batch do not fit\nhint: use a smaller batch size", last - first);
+    }
+    let values = shape.apply(&found.values().slice(first, last - first), item.data_type())?;
+    let lengths = offsets.windows(2).map(|pair| pair[1].as_usize() - pair[0].as_usize());
+    let offsets = OffsetBuffer::<i32>::from_lengths(lengths);
+    Ok(ListArray::try_new(Arc::clone(item), offsets, values, found.nulls().cloned())?)
+}
+
+fn cast(found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
+    Ok(cast_with_options(found, wanted, &CastOptions { safe: false, ..CastOptions::default() })?)
+}
+
+/// A file's column, or a part of it, as the table's field.
+#[derive(Debug, Clone, Eq)]
+pub(super) struct Rebuilt {
+    pub(super) found: Arc<dyn PhysicalExpr>,
+    pub(super) field: FieldRef,
+    pub(super) shape: Shape,
+}
+
+impl PartialEq for Rebuilt {
+    fn eq(&self, other: &Self) -> bool {
+        self.found.eq(&other.found) && self.field == other.field && self.shape == other.shape
+    }
+}
+
+impl Hash for Rebuilt {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.found.hash(state);
+        self.field.hash(state);
+        self.shape.hash(state);
+    }
+}
+
+impl Display for Rebuilt {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} BY FIELD ID AS {}", self.found, self.field.name())
+    }
+}
+
+impl PhysicalExpr for Rebuilt {
+    fn return_field(&self, _: &Schema) -> Result<FieldRef> {
+        Ok(Arc::clone(&self.field))
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        let found = self.found.evaluate(batch)?.into_array(batch.num_rows())?;
+        Ok(ColumnarValue::Array(self.shape.apply(&found, self.field.data_type())?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.found]
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let Some(found) = children.pop() else { return exec_err!("a rebuilt column has one child") };
+        Ok(Arc::new(Self { found, field: Arc::clone(&self.field), shape: self.shape.clone() }))
+    }
+
+    fn fmt_sql(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,268 @@
+//! Files as other writers leave them, against the table of today.
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, Int32Array, Int64Array, LargeListArray, ListArray, MapArray, RecordBatch, StringArray,
+    StructArray,
+};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
+use datafusion::arrow::datatypes::{Fields, Int32Type};
+use datafusion::arrow::util::pretty::pretty_format_columns;
+use datafusion::common::ScalarValue;
+use datafusion::common::config::ConfigOptions;
+use datafusion::functions::core::get_field;
+use datafusion::physical_expr::expressions::{col, lit};
+use gust_protocol::plan::encode_scalar;
+
+use super::*;
+
+fn field(id: i32, name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, true).with_metadata([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())].into())
+}
+
+fn structure(fields: Vec<Field>) -> DataType {
+    DataType::Struct(Fields::from(fields))
+}
+
+fn list(id: i32, item: DataType) -> DataType {
+    DataType::List(Arc::new(field(id, "element", item)))
+}
+
+fn large_list(id: i32, item: DataType) -> DataType {
+    DataType::LargeList(Arc::new(field(id, "element", item)))
+}
+
+fn map(key: i32, value: i32, data_type: DataType) -> DataType {
+    let key = field(key, "key", DataType::Utf8).with_nullable(false);
+    let entries = Field::new("key_value", structure(vec![key, field(value, "value", data_type)]), false);
+    DataType::Map(Arc::new(entries), false)
+}
+
+fn int(id: i32, name: &str) -> Field {
+    field(id, name, DataType::Int32)
+}
+
+fn integers(values: &[Option<i32>]) -> ArrayRef {
+    Arc::new(Int32Array::from(values.to_vec()))
+}
+
+fn structs(data_type: &DataType, columns: Vec<ArrayRef>, nulls: Option<&[bool]>) -> ArrayRef {
+    let DataType::Struct(fields) = data_type else { panic!("{data_type}") };
+    let nulls = nulls.map(|valid| NullBuffer::from(valid.to_vec()));
+    Arc::new(StructArray::new(fields.clone(), columns, nulls))
+}
+
+/// The column `name` of a file of one column, as the table's one column.
+fn read(wanted: &Field, found: &Field, values: ArrayRef) -> Result<ArrayRef> {
+    evaluate(wanted, found, values, &|table| col(wanted.name(), table))
+}
+
+fn evaluate(
+    wanted: &Field,
+    found: &Field,
+    values: ArrayRef,
+    expr: &dyn Fn(&Schema) -> Result<Arc<dyn PhysicalExpr>>,
+) -> Result<ArrayRef> {
+    let table = Arc::new(Schema::new(vec![wanted.clone()]));
+    let file = Arc::new(Schema::new(vec![found.clone()]));
+    let adapted = FieldIdMatching.create(Arc::clone(&table), Arc::clone(&file))?.rewrite(expr(&table)?)?;
+    let rows = values.len();
+    let batch = RecordBatch::try_new(file, vec![values])?;
+    adapted.evaluate(&batch)?.into_array(rows)
+}
+
+#[track_caller]
+fn check(wanted: &Field, found: &Field, values: ArrayRef, expect: &str) {
+    let read = read(wanted, found, values).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(read.data_type(), wanted.data_type());
+    let printed = pretty_format_columns(wanted.name(), &[read]).expect("printable").to_string();
+    let rows: Vec<&str> = printed.lines().skip(3).filter_map(|line| line.strip_prefix("| ")).collect();
+    let rows: Vec<&str> = rows.iter().map(|row| row.trim_end_matches('|').trim_end()).collect();
+    assert_eq!(rows.join("; "), expect);
+}
+
+#[track_caller]
+fn refused(wanted: &Field, found: &Field, values: ArrayRef, expect: &str) {
+    let error = read(wanted, found, values).expect_err(expect).to_string();
+    assert!(error.contains("schema mismatch") && error.contains(expect), "`{expect}` is not in: {error}");
+}
+
+/// What was written, {a, b}; what the table is, {b, c}; and rows: one, one of NULLs, a NULL.
+fn evolved() -> (DataType, DataType, ArrayRef) {
+    let written = structure(vec![int(11, "a"), int(12, "b")]);
+    let wanted = structure(vec![int(12, "b"), int(13, "c")]);
+    let columns = vec![integers(&[Some(1), None, None]), integers(&[Some(2), None, None])];
+    let values = structs(&written, columns, Some(&[true, true, false]));
+    (written, wanted, values)
+}
+
+#[test]
+fn structs_by_id() {
+    let (written, wanted, values) = evolved();
+    let (file, table) = (field(1, "s", written.clone()), field(1, "s", wanted));
+    check(&table, &file, Arc::clone(&values), "{b: 2, c: }; {b: , c: }; ");
+    // Renamed, swapped, in another order, promoted, and under another name at the top.
+    let swapped = field(1, "renamed", structure(vec![int(12, "a"), field(11, "b", DataType::Int64)]));
+    check(&swapped, &file, Arc::clone(&values), "{a: 2, b: 1}; {a: , b: }; ");
+    // Nothing in common.
+    let fresh = field(1, "s", structure(vec![int(14, "a")]));
+    check(&fresh, &file, Arc::clone(&values), "{a: }; {a: }; ");
+    // Dropped and added again under its old name.
+    let again = field(1, "s", structure(vec![int(15, "a"), int(12, "b")]));
+    check(&again, &file, Arc::clone(&values), "{a: , b: 2}; {a: , b: }; ");
+    // A struct in a struct.
+    let outer = structure(vec![field(2, "in", written)]);
+    let nested = structs(&outer, vec![values], Some(&[true, true, true]));
+    let inner = structure(vec![int(12, "b"), int(13, "c")]);
+    let table = field(1, "s", structure(vec![int(16, "new"), field(2, "inside", inner)]));
+    check(
+        &table,
+        &field(1, "s", outer),
+        nested,
+        "{new: , inside: {b: 2, c: }}; {new: , inside: {b: , c: }}; {new: , inside: }",
+    );
+}
+
+#[test]
+fn lists_by_id_whatever_their_kind() {
+    let (written, wanted, values) = evolved();
+    let table = field(1, "l", list(2, wanted));
+    let expect = "[{b: 2, c: }]; ; []; [{b: , c: }, ]";
+    let nulls = || Some(NullBuffer::from(vec![true, false, true, true]));
+    let lengths = [1, 0, 0, 2];
+    let DataType::List(item) = list(2, written.clone()) else { panic!() };
+    let small = ListArray::new(Arc::clone(&item), OffsetBuffer::from_lengths(lengths), Arc::clone(&values), nulls());
+    check(&table, &field(1, "l", list(2, written.clone())), Arc::new(small.clone()), expect);
+    let large = LargeListArray::new(item, OffsetBuffer::from_lengths(lengths), values, nulls());
+    check(&table, &field(1, "l", large_list(2, written.clone())), Arc::new(large.clone()), expect);
+    // Parts of arrays begin in the midst of their values.
+    check(&table, &field(1, "l", large_list(2, written.clone())), Arc::new(large.slice(2, 2)), "[]; [{b: , c: }, ]");
+    check(&table, &field(1, "l", list(2, written)), Arc::new(small.slice(3, 1)), "[{b: , c: }, ]");
+    // Numbers alone, promoted, from an element without an id.
+    let item = Arc::new(Field::new("item", DataType::Int32, true));
+    let numbers = LargeListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(7), None])]);
+    let file = Field::new("l", DataType::LargeList(item), true).with_metadata(table.metadata().clone());
+    check(&field(1, "l", list(2, DataType::Int64)), &file, Arc::new(numbers), "[7, ]");
+}
+
+#[test]
+fn maps_by_id() {
+    let (written, wanted, values) = evolved();
+    let made = |data_type: &DataType, values: ArrayRef| -> ArrayRef {
+        let DataType::Map(entries, _) = map(2, 3, data_type.clone()) else { panic!() };
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["k", "l", "m"]));
+        let structs = structs(entries.data_type(), vec![keys, values], None);
+        let offsets = OffsetBuffer::from_lengths([1, 0, 2]);
+        let nulls = Some(NullBuffer::from(vec![true, false, true]));
+        Arc::new(MapArray::new(entries, offsets, structs.as_struct().clone(), nulls, false))
+    };
+    let (file, table) = (field(1, "m", map(2, 3, written.clone())), field(1, "m", map(2, 3, wanted.clone())));
+    let rows = made(&written, Arc::clone(&values));
+    check(&table, &file, Arc::clone(&rows), "{k: {b: 2, c: }}; ; {l: {b: , c: }, m: }");
+    check(&table, &file, rows.slice(2, 1), "{l: {b: , c: }, m: }");
+    // Lists of them as values.
+    let item = |data_type: &DataType| Arc::new(field(4, "element", data_type.clone()));
+    let lists = LargeListArray::new(item(&written), OffsetBuffer::from_lengths([1, 0, 2]), values, None);
+    let file = field(1, "m", map(2, 3, large_list(4, written.clone())));
+    let table = field(1, "m", map(2, 3, list(4, wanted)));
+    let rows = made(&large_list(4, written), Arc::new(lists));
+    check(&table, &file, rows, "{k: [{b: 2, c: }]}; ; {l: [], m: [{b: , c: }, ]}");
+}
+
+#[test]
+fn what_cannot_be_matched_is_refused() {
+    let (written, wanted, values) = evolved();
+    let (file, table) = (field(1, "s", written), field(1, "s", wanted));
+    let required = field(1, "s", structure(vec![int(12, "b"), int(13, "c").with_nullable(false)]));
+    refused(&required, &file, Arc::clone(&values), "lacks the required field `s.c`");
+    let nameless = structure(vec![Field::new("a", DataType::Int32, true), int(12, "b")]);
+    let same = |data_type: &DataType| structs(data_type, vec![integers(&[Some(1)]), integers(&[Some(2)])], None);
+    refused(
+        &table,
+        &field(1, "s", nameless.clone()),
+        same(&nameless),
+        "nested field `s.a` of a data file has no Iceberg field id",
+    );
+    let other = field(1, "s", list(2, DataType::Int32));
+    refused(&other, &file, values, "`s` is");
+    let numbers = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(7)])]);
+    let numbers: ArrayRef = Arc::new(ListArray::new(
+        Arc::new(field(9, "element", DataType::Int32)),
+        numbers.offsets().clone(),
+        Arc::clone(numbers.values()),
+        None,
+    ));
+    refused(&other, &field(1, "s", list(9, DataType::Int32)), numbers, "`s.element` has field id 9");
+    // Only where it is read.
+    let table = Arc::new(Schema::new(vec![int(1, "n"), other]));
+    let file = Arc::new(Schema::new(vec![int(1, "n"), file]));
+    let file = Arc::new(Schema::new(vec![file.field(0).clone(), field(1000, "s", DataType::Int32)]));
+    let adapter = FieldIdMatching.create(Arc::clone(&table), file).expect("an adapter");
+    adapter.rewrite(col("n", &table).expect("a column")).expect("nothing is wrong with it");
+}
+
+#[test]
+fn a_part_of_a_struct_is_read_alone() {
+    let (written, _, values) = evolved();
+    let inner = structure(vec![int(12, "x"), int(13, "c"), field(11, "wide", DataType::Int64)]);
+    let outer = structure(vec![field(2, "in", written)]);
+    let file = field(1, "s", outer.clone());
+    let table =
+        field(1, "s", structure(vec![field(2, "inside", inner), field(5, "gone", structure(vec![int(6, "g")]))]));
+    let rows = structs(&outer, vec![values], None);
+    let part = |keys: &'static [&'static str]| {
+        move |table: &Schema| -> Result<Arc<dyn PhysicalExpr>> {
+            let keys = keys.iter().map(|key| lit(*key));
+            let arguments = std::iter::once(col("s", table)?).chain(keys).collect();
+            let options = Arc::new(ConfigOptions::default());
+            Ok(Arc::new(ScalarFunctionExpr::try_new(get_field(), arguments, table, options)?))
+        }
+    };
+    let check = |keys, expect: &dyn Array, displayed: &str| {
+        let found = evaluate(&table, &file, Arc::clone(&rows), &part(keys)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(found.as_ref(), expect, "{keys:?}");
+        let schema = |field: &Field| Arc::new(Schema::new(vec![field.clone()]));
+        let adapter = FieldIdMatching.create(schema(&table), schema(&file)).expect("an adapter");
+        let expr = adapter.rewrite(part(keys)(&schema(&table)).expect("an expression")).expect("adapted");
+        assert_eq!(expr.to_string(), displayed);
+    };
+    check(&["inside", "x"], &Int32Array::from(vec![Some(2), None, None]), "get_field(s@0, in, b)");
+    check(&["inside", "wide"], &Int64Array::from(vec![Some(1), None, None]), "CAST(get_field(s@0, in, a) AS Int64)");
+    check(&["inside", "c"], &Int32Array::from(vec![None, None, None]), "NULL");
+    check(&["gone", "g"], &Int32Array::from(vec![None, None, None]), "get_field(NULL, g)");
+}
+
+#[test]
+fn constants_stand_for_absent_columns() {
+    let table = Arc::new(Schema::new(vec![
+        int(1, "n"),
+        field(2, "region", DataType::Utf8View),
+        field(3, "s", structure(vec![int(4, "a"), int(5, "k")])),
+        field(6, "gone", structure(vec![int(7, "deep")])),
+        int(8, "unclear"),
+    ]));
+    let constants = [
+        (2, Some(encode_scalar(&ScalarValue::from("eu")).expect("text"))),
+        (5, Some(encode_scalar(&ScalarValue::from(9_i32)).expect("a number"))),
+        (7, Some(encode_scalar(&ScalarValue::from(9_i32)).expect("a number"))),
+        (8, None),
+    ];
+    let written = structure(vec![int(4, "a")]);
+    let file = Schema::new(vec![int(1, "n"), field(3, "s", written.clone())]);
+    let text = serde_json::to_string(&constants).expect("plain data");
+    let file = Arc::new(file.with_metadata([("gust.constants".to_owned(), text)].into()));
+    let adapter = FieldIdMatching.create(Arc::clone(&table), Arc::clone(&file)).expect("an adapter");
+    let columns = vec![integers(&[Some(1), None]), structs(&written, vec![integers(&[Some(3), None])], None)];
+    let batch = RecordBatch::try_new(file, columns).expect("a batch");
+    let read = |name: &str| -> Result<String> {
+        let value = adapter.rewrite(col(name, &table)?)?.evaluate(&batch)?.into_array(2)?;
+        let printed = pretty_format_columns(name, &[value])?.to_string();
+        Ok(printed.lines().skip(3).filter(|line| line.starts_with('|')).collect())
+    };
+    assert_eq!(read("region").expect("a constant"), "| eu     || eu     |");
+    assert_eq!(read("s").expect("rebuilt"), "| {a: 3, k: 9} || {a: , k: 9}  |");
+    let error = read("gone").expect_err("a struct that the file lacks").to_string();
+    assert!(error.contains("field `deep` stands in the partition metadata only"), "{error}");
+    let error = read("unclear").expect_err("a value that is not understood").to_string();
+    assert!(error.contains("`unclear`, and its value in the partition metadata cannot be understood"), "{error}");
+    assert_eq!(read("n").expect("nothing is wrong with it"), "| 1 ||   |");
+}
