@@ -202,6 +202,9 @@ pub struct Decision {
     pub estimate: Option<Estimate>,
     /// Where money or a deadline decided: what was picked, and the runner-up.
     pub choice: Option<Box<Choice>>,
+    /// Why scans stay on the coordinator while functions run the others: their plans do not arrive as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -250,6 +253,9 @@ pub enum Reason {
     MissesDeadline,
     #[error("{0}")]
     PlanNotSupported(String),
+    /// The plan of every stage arrives otherwise than it was sent, so all is run where it was made.
+    #[error("no stage can travel to functions: {0}")]
+    NothingTravels(String),
 }
 
 impl std::fmt::Display for Decision {
@@ -259,6 +265,9 @@ impl std::fmt::Display for Decision {
             Place::Functions => "functions",
         };
         write!(f, "{place}: {}", self.reason)?;
+        for obstacle in &self.kept {
+            write!(f, "; a scan stays on the coordinator, for its plan cannot travel: {obstacle}")?;
+        }
         if let Some(choice) = &self.choice {
             write!(f, " ({}", choice.picked)?;
             return match &choice.runner_up {
@@ -276,19 +285,25 @@ impl std::fmt::Display for Decision {
 impl Decision {
     /// A local run for a reason that needs no estimate.
     pub fn local(reason: Reason, workload: Workload) -> Self {
-        Self { place: Place::Local, reason, workload, estimate: None, choice: None }
+        Self { place: Place::Local, reason, workload, estimate: None, choice: None, kept: Vec::new() }
     }
 
     /// What was chosen among several ways.
     pub fn chosen(choice: Choice, workload: Workload) -> Self {
         let (place, reason) = (choice.picked.place, choice.reason.clone());
-        Self { place, reason, workload, estimate: None, choice: Some(Box::new(choice)) }
+        Self { place, reason, workload, estimate: None, choice: Some(Box::new(choice)), kept: Vec::new() }
+    }
+
+    /// The same with scans that stay on the coordinator.
+    pub fn keeping(self, kept: &[String]) -> Self {
+        Self { kept: kept.to_vec(), ..self }
     }
 }
 
 /// Decides for `target`; an explicit target wins unless there is nothing to send.
 pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &TimeModel) -> Decision {
-    let decision = |place, reason, estimate| Decision { place, reason, workload, estimate, choice: None };
+    let decision =
+        |place, reason, estimate| Decision { place, reason, workload, estimate, choice: None, kept: Vec::new() };
     let local = |reason| decision(Place::Local, reason, None);
     if workload.scans == 0 {
         return local(Reason::NoScan);

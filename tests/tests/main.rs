@@ -16,6 +16,7 @@ mod fragment;
 mod harness;
 mod history;
 mod iceberg;
+mod iceberg_odd;
 mod invokers;
 mod lake;
 mod lambda;

@@ -36,6 +36,7 @@ pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
         workload: Workload::default(),
         estimate: None,
         choice: None,
+        kept: Vec::new(),
     };
     let begun = |index, attempt, cause| QueryEvent::AttemptStarted { id: id(index), attempt, cause };
     let ended = |index, attempt, outcome, billing| QueryEvent::AttemptEnded {

@@ -11,7 +11,8 @@ use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
-use gust_protocol::plan::{encode, encode_scalar, scans};
+use fragment_fn::FileConstants;
+use gust_protocol::plan::{encode_checked, encode_scalar, scans};
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
 };
@@ -36,6 +37,8 @@ pub struct Planned {
     /// Runs on the coordinator; its leaves are [`RemoteFragmentExec`]s where functions take over.
     pub plan: Arc<dyn ExecutionPlan>,
     pub stages: Vec<Arc<Stage>>,
+    /// Of what would have been a stage and stays in the coordinator's plan, why: it does not arrive at functions as it is.
+    pub kept: Vec<String>,
 }
 
 /// Fragments that run the same plan over different inputs.
@@ -44,7 +47,7 @@ pub struct Stage {
     pub index: u32,
     /// What each function runs, over all of the stage's files.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// [`encode`]d once.
+    /// [`encode_checked`] once.
     encoded: Base64,
     matching: ColumnMatching,
     /// How the functions reach the data.
@@ -58,10 +61,11 @@ pub struct Stage {
     pub keeps_groups: bool,
 }
 
-/// Cuts `plan`, packs each scan's files, and puts a stage in the place of each subtree.
+/// Cuts `plan`, packs each scan's files, and puts a stage in the place of each subtree. A subtree that cannot travel to functions
+/// stays where it is, which is planning and no fallback: nothing has failed.
 ///
 /// # Errors
-/// [`DataFusionError::NotImplemented`] where a fragment's plan cannot be encoded or a store cannot be reached by functions.
+/// [`DataFusionError::NotImplemented`] where a store cannot be reached by functions.
 pub fn plan_stages(plan: &Arc<dyn ExecutionPlan>, surroundings: &Surroundings<'_>) -> Result<Planned> {
     plan_stages_after(0, plan, surroundings)
 }
@@ -75,32 +79,47 @@ pub fn plan_stages_after(
     plan: &Arc<dyn ExecutionPlan>,
     surroundings: &Surroundings<'_>,
 ) -> Result<Planned> {
-    let mut stages = Vec::new();
+    let (mut stages, mut kept) = (Vec::new(), Vec::new());
     let plan = cut(plan, &mut |subtree| {
-        let stage = Arc::new(Stage::new(earlier + stages.len() as u32, &subtree, surroundings)?);
+        let plan = merged(&subtree);
+        let encoded = match encode_checked(&plan) {
+            Ok(encoded) => Base64(encoded),
+            Err(obstacle) => {
+                kept.push(obstacle);
+                return Ok(subtree);
+            }
+        };
+        let index = earlier + stages.len() as u32;
+        let stage = Arc::new(Stage::new(index, &subtree, (plan, encoded), surroundings)?);
         stages.push(Arc::clone(&stage));
         Ok(Arc::new(RemoteFragmentExec::new(stage, &subtree)))
     })?;
-    Ok(Planned { plan, stages })
+    Ok(Planned { plan, stages, kept })
+}
+
+/// What a function runs in the place of `subtree`.
+fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    match subtree.output_ordering() {
+        // The lanes of a function are merged there: one sorted stream a fragment.
+        Some(order) => {
+            Arc::new(SortPreservingMergeExec::new(order.clone(), Arc::clone(subtree)).with_fetch(subtree.fetch()))
+        }
+        None => Arc::clone(subtree),
+    }
 }
 
 impl Stage {
-    fn new(index: u32, subtree: &Arc<dyn ExecutionPlan>, surroundings: &Surroundings<'_>) -> Result<Self> {
+    fn new(
+        index: u32,
+        subtree: &Arc<dyn ExecutionPlan>,
+        (plan, encoded): (Arc<dyn ExecutionPlan>, Base64),
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Self> {
         let scans = scans(subtree);
         let [scan] = scans.as_slice() else {
             return Err(DataFusionError::NotImplemented(format!("a fragment over {} scans", scans.len())));
         };
         let sorted = is_sorted(subtree);
-        let plan: Arc<dyn ExecutionPlan> = match subtree.output_ordering() {
-            // The lanes of a function are merged there: one sorted stream a fragment.
-            Some(order) => {
-                Arc::new(SortPreservingMergeExec::new(order.clone(), Arc::clone(subtree)).with_fetch(subtree.fetch()))
-            }
-            None => Arc::clone(subtree),
-        };
-        let encoded = Base64(encode(&plan).map_err(|e| {
-            DataFusionError::NotImplemented(format!("the plan cannot travel to functions: {}", e.strip_backtrace()))
-        })?);
         let keeps_groups = keeps_groups(scan);
         let (units, fragments) = if keeps_groups { grouped(scan, surroundings) } else { packed(scan, surroundings) };
         let access = (surroundings.access)(scan.object_store_url.as_str())?;
@@ -189,6 +208,7 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
         },
         range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
         partition_values: unit.file.partition_values.iter().map(encode_scalar).collect::<Result<_>>()?,
+        constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
     })
 }
 

@@ -184,10 +184,14 @@ impl Session {
         planning.requests += resolving.requests;
         planning.bytes_read += resolving.bytes_read;
         survey.planning.1 = planning;
-        let (mut tight, mut unknown_results) = (Vec::new(), 0);
+        let (mut tight, mut unknown_results, mut kept) = (Vec::new(), 0, 0);
         for capacity in sizes {
             let most = self.stages(&plan, self.packing(&capacity, Some(capacity.fleet.functions_max)))?;
             unknown_results = most.stages.iter().filter(|stage| results(stage).expected.is_none()).count();
+            if let (Some(obstacle), true) = (most.kept.first(), most.stages.is_empty()) {
+                return Err(Unusable::Why(format!("no stage can travel to them: {obstacle}")));
+            }
+            kept = most.kept.len();
             let most = most.stages.iter().map(|stage| stage.fragments.len()).max().unwrap_or_default();
             if most == 0 {
                 return Err(Unusable::Why("nothing of the plan can be cut off for them".to_owned()));
@@ -211,6 +215,9 @@ impl Session {
                 format!("{unknown_results} stages send")
             };
             survey.missing.push(format!("how much {sends} is not known: it is expected to fit responses"));
+        }
+        if kept > 0 {
+            survey.missing.push(format!("not included: {kept} scans that stay on the coordinator with functions"));
         }
         // Where memory is short anyway, fragments spill.
         if survey.ways.len() < 2 {

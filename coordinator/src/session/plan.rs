@@ -57,7 +57,7 @@ impl Session {
                 Box::pin(self.ready_by_estimate(target, state, logical, &notes, before)).await
             }
             Target::Auto => self.ready_by_numbers(state, logical, &notes).await,
-            target => self.ready_for(target, state, logical).await,
+            target => Box::pin(self.ready_for(target, state, logical, &notes)).await,
         };
         Ok(Ready { pruning: notes.take(), ..ready? })
     }
@@ -93,7 +93,7 @@ impl Session {
             let Survey { state, .. } = survey;
             return match target {
                 Target::Auto => self.ready_by_numbers(state, logical, notes).await,
-                target => self.ready_for(target, state, logical).await,
+                target => Box::pin(self.ready_for(target, state, logical, notes)).await,
             };
         };
         let Survey { state, local, workload, distributed, mut ways, .. } = survey;
@@ -105,7 +105,10 @@ impl Session {
         };
         let packing = self.packing(&capacity, Some(fan_out));
         let planned = self.stages(&plan, packing).map_err(QueryError::from_engine)?;
-        Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
+        Ok(match nothing_travels(&planned) {
+            Some(reason) => Ready::local(state, local, Decision::local(reason, workload)),
+            None => Ready::on_functions(state, planned, (capacity, packing), decision),
+        })
     }
 
     async fn ready_by_numbers(
@@ -134,7 +137,10 @@ impl Session {
         notes.take();
         let packing = self.packing(&capacity, None);
         match self.distribute(&state, &optimized, packing, 0).await {
-            Ok((state, planned)) => Ok(Ready::on_functions(state, planned, (capacity, packing), decision)),
+            Ok((distributed, planned)) => Ok(match nothing_travels(&planned) {
+                Some(reason) => Ready::local(state, plan, local(reason)),
+                None => Ready::on_functions(distributed, planned, (capacity, packing), decision),
+            }),
             Err(DataFusionError::NotImplemented(why)) => {
                 Ok(Ready::local(state, plan, local(Reason::PlanNotSupported(why))))
             }
@@ -142,7 +148,13 @@ impl Session {
         }
     }
 
-    async fn ready_for(&self, target: Target, state: SessionState, logical: &LogicalPlan) -> Result<Ready, QueryError> {
+    async fn ready_for(
+        &self,
+        target: Target,
+        state: SessionState,
+        logical: &LogicalPlan,
+        notes: &PruningNotes,
+    ) -> Result<Ready, QueryError> {
         let optimized = state.optimize(logical).map_err(QueryError::from_engine)?;
         let capacity = match self.functions.capacity().await {
             Ok(capacity) => capacity,
@@ -155,14 +167,21 @@ impl Session {
         };
         let packing = self.packing(&capacity, None);
         match self.distribute(&state, &optimized, packing, 0).await {
-            Ok((state, planned)) => {
+            Ok((distributed, planned)) => {
+                if let Some(reason) = nothing_travels(&planned) {
+                    // Planning once more notes once more.
+                    notes.take();
+                    let mut ready = self.ready_locally(state, logical).await?;
+                    ready.decision.reason = reason;
+                    return Ok(ready);
+                }
                 let workload = Workload {
                     scans: planned.stages.len(),
                     units: planned.stages.iter().map(|stage| stage.units.len()).sum(),
                     bytes: planned.stages.iter().map(|stage| stage.weight_bytes()).sum(),
                 };
                 let decision = self.decide(target, workload, Some(&capacity));
-                Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
+                Ok(Ready::on_functions(distributed, planned, (capacity, packing), decision))
             }
             Err(DataFusionError::NotImplemented(why)) if self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;
@@ -257,8 +276,15 @@ impl Ready {
         decision: Decision,
     ) -> Self {
         let (plan, capacity, packing) = (Arc::clone(&planned.plan), Some(capacity), Some(packing));
+        let decision = decision.keeping(&planned.kept);
         Self { state, plan, planned: Some(planned), capacity, packing, decision, pruning: Vec::new() }
     }
+}
+
+/// Why a query stays on the coordinator whole, where it has scans and the plan of none arrives at functions as it is.
+fn nothing_travels(planned: &Planned) -> Option<Reason> {
+    let obstacle = planned.kept.first().filter(|_| planned.stages.is_empty())?;
+    Some(Reason::NothingTravels(obstacle.clone()))
 }
 
 /// A scan's files, each once: local plans cut them anywhere.

@@ -24,14 +24,27 @@ use prost::Message;
 
 use crate::{Base64, LeafId};
 
+mod check;
+
+pub use check::{Obstacle, encode_checked};
+
 /// Encodes a fragment's plan without its files and statistics.
 ///
+/// For plans that are known to arrive as they are; [`encode_checked`] makes sure.
+///
 /// # Errors
-/// Whatever datafusion-proto cannot encode: the caller then keeps the query local and says why.
+/// Whatever datafusion-proto cannot encode.
 pub fn encode(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    let emptied = for_each_scan(plan, &mut |_, scan| Ok(with_files(scan, vec![FileGroup::default()])))?;
+    encode_emptied(emptied(plan)?)
+}
+
+fn emptied(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    for_each_scan(plan, &mut |_, scan| Ok(with_files(scan, vec![FileGroup::default()])))
+}
+
+fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     physical_plan_to_bytes_with_proto_converter(
-        emptied,
+        plan,
         &DefaultPhysicalExtensionCodec {},
         &DeduplicatingProtoConverter {},
     )
@@ -47,23 +60,29 @@ pub fn decode(
     scalars: &[Base64],
     bind: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<FileScanConfig>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let node = PhysicalPlanNode::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
-    let codec = DefaultPhysicalExtensionCodec {};
-    let mut decoding = PhysicalPlanDecodeContext::new(context, &codec);
-    if !scalars.is_empty() {
-        let results = ScalarSubqueryResults::new(scalars.len());
-        for (index, value) in scalars.iter().enumerate() {
-            results.set(SubqueryIndex::new(index), decode_scalar(value)?)?;
-        }
-        decoding = decoding.with_scalar_subquery_results(results);
+    let results = ScalarSubqueryResults::new(scalars.len());
+    for (index, value) in scalars.iter().enumerate() {
+        results.set(SubqueryIndex::new(index), decode_scalar(value)?)?;
     }
-    let plan = DeduplicatingProtoConverter {}.proto_to_execution_plan(&node, &decoding)?;
-    for_each_scan(&plan, bind)
+    for_each_scan(&decode_with(bytes, context, results)?, bind)
 }
 
+fn decode_with(bytes: &[u8], context: &TaskContext, scalars: ScalarSubqueryResults) -> Result<Arc<dyn ExecutionPlan>> {
+    let node = PhysicalPlanNode::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    let codec = DefaultPhysicalExtensionCodec {};
+    let decoding = PhysicalPlanDecodeContext::new(context, &codec).with_scalar_subquery_results(scalars);
+    DeduplicatingProtoConverter {}.proto_to_execution_plan(&node, &decoding)
+}
+
+/// # Errors
+/// Where the value could not be decoded again, or not as it is.
 pub fn encode_scalar(value: &ScalarValue) -> Result<Base64> {
     let message = datafusion_proto::protobuf::ScalarValue::try_from(value)?;
-    Ok(Base64(message.encode_to_vec().into()))
+    let encoded = Base64(message.encode_to_vec().into());
+    match decode_scalar(&encoded) {
+        Ok(decoded) if decoded == *value && decoded.data_type() == value.data_type() => Ok(encoded),
+        _ => Err(check::changed(value)),
+    }
 }
 
 pub fn decode_scalar(bytes: &Base64) -> Result<ScalarValue> {
