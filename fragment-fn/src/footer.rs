@@ -18,6 +18,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::parquet::DecodeResult;
+use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader,
@@ -83,6 +84,10 @@ pub async fn read_footer(
     let unreadable = |reason: String| fault(format!("its footer cannot be read: {reason}"));
     let footer = parsed(|| ParquetMetaDataReader::decode_metadata(&metadata)).map_err(unreadable)?;
     check(&footer, size).map_err(fault)?;
+    // Whoever takes the columns from it later need not expect that they cannot be read.
+    let file = footer.file_metadata();
+    parsed(|| parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map(drop))
+        .map_err(|reason| fault(format!("its columns cannot be read: {reason}")))?;
     let footer = match page_index_range(&footer) {
         Some((first, last)) if last - first <= PAGE_INDEX_BYTES_MAX => {
             end.reach(store, object, first).await?;

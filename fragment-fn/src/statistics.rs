@@ -27,8 +27,8 @@ use datafusion::parquet::schema::types::ColumnDescriptor;
 
 pub use file::file_statistics;
 
-/// A writer that leaves the count of nulls out where there are none.
-const COUNTS_NO_ZERO: &str = "parquet-rs version ";
+/// A writer that, before its version 53.1, left the count of nulls out where there were none.
+const COUNTED_NO_ZERO: &str = "parquet-rs version ";
 
 /// What of a column's bounds can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ enum Bounds {
 /// A footer whose parts do not fit together.
 pub(crate) fn only_what_holds(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
-    let counts_no_zero = file.created_by().is_some_and(|writer| writer.starts_with(COUNTS_NO_ZERO));
+    let counts_no_zero = file.created_by().is_some_and(counted_no_zero);
     let columns = file.schema_descr().columns().iter().enumerate();
     let bounds: Vec<Bounds> = columns.map(|(leaf, column)| bounds_of(column, file.column_order(leaf))).collect();
     let mut builder = metadata.into_builder();
@@ -68,6 +68,14 @@ pub(crate) fn only_what_holds(metadata: ParquetMetaData) -> Result<ParquetMetaDa
         index
     });
     Ok(builder.set_row_groups(groups).set_column_index(index).build())
+}
+
+fn counted_no_zero(writer: &str) -> bool {
+    let mut version = writer.strip_prefix(COUNTED_NO_ZERO).unwrap_or_default().split('.').map(str::parse::<u32>);
+    match (version.next(), version.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (53, 1),
+        _ => false,
+    }
 }
 
 fn bounds_of(column: &ColumnDescriptor, order: ColumnOrder) -> Bounds {
@@ -252,6 +260,19 @@ mod tests {
         assert!(matches!(index[0][1], ColumnIndexMetaData::INT32(_)));
         let Some(Statistics::Int32(found)) = of(0, 1).statistics().cloned() else { panic!("integers") };
         assert_eq!((found.min_opt(), found.max_opt(), found.null_count_opt()), (Some(&1), Some(&1), Some(1)));
+    }
+
+    #[test]
+    fn a_missing_count_is_none_only_of_who_left_it_out() {
+        for (writer, expect) in [
+            ("parquet-rs version 52.2.0", true),
+            ("parquet-rs version 53.0.0", true),
+            ("parquet-rs version 53.1.0", false),
+            ("parquet-rs version", false),
+            ("parquet-mr version 1.8.1", false),
+        ] {
+            assert_eq!(counted_no_zero(writer), expect, "{writer}");
+        }
     }
 
     #[test]

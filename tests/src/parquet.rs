@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Repetition, Type as Physical};
 use datafusion::parquet::file::metadata::{
-    PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
+    FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
 };
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::statistics::Statistics;
 use datafusion::parquet::file::writer::SerializedFileWriter;
-use datafusion::parquet::schema::types::Type;
+use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 
 /// A file with a row group for each batch.
 pub fn file(groups: &[RecordBatch], properties: WriterProperties) -> Vec<u8> {
@@ -77,10 +76,14 @@ pub fn batch(columns: Vec<(&str, datafusion::arrow::array::ArrayRef)>) -> Record
 }
 
 /// A file of so many rows and no column.
-pub fn without_columns(rows: usize) -> Vec<u8> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    let group = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).expect("no columns");
-    file(&[group], WriterProperties::builder().build())
+pub fn without_columns(rows: i64) -> Vec<u8> {
+    let schema = Type::group_type_builder("schema").build().expect("a schema");
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
+    let group = RowGroupMetaData::builder(Arc::clone(&schema)).set_num_rows(rows).build().expect("a row group");
+    let file = FileMetaData::new(2, rows, None, None, schema, None);
+    let mut bytes = b"PAR1".to_vec();
+    ParquetMetaDataWriter::new(&mut bytes, &ParquetMetaData::new(file, vec![group])).finish().expect("written");
+    bytes
 }
 
 /// A file without rows whose only column lies under so many groups, each in the one before it.

@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 pub enum Damage {
     /// One to eight bits, anywhere.
     Bits,
+    /// One to eight bits of the pages.
+    DataBits,
     /// One to four bits of the footer or the page index before it.
     FooterBits,
     /// One to four bytes of the footer become extreme ones.
@@ -27,8 +29,9 @@ pub enum Damage {
 }
 
 impl Damage {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Bits,
+        Self::DataBits,
         Self::FooterBits,
         Self::FooterBytes,
         Self::PageHeader,
@@ -45,8 +48,9 @@ const EXTREMES: [u8; 6] = [0x00, 0x01, 0x7f, 0x80, 0xfe, 0xff];
 
 /// A damaged copy, different from `file`.
 pub fn damage(random: &mut StdRng, file: &[u8], other: &[u8]) -> (Damage, Vec<u8>) {
-    let kind = Damage::ALL[random.random_range(0..Damage::ALL.len())];
     loop {
+        // A splice of the file with itself changes nothing, however often it is tried.
+        let kind = Damage::ALL[random.random_range(0..Damage::ALL.len())];
         let damaged = damaged(kind, random, file, other);
         if damaged != file {
             return (kind, damaged);
@@ -60,6 +64,11 @@ fn damaged(kind: Damage, random: &mut StdRng, file: &[u8], other: &[u8]) -> Vec<
     let footer = size - 8 - footer_length(file);
     match kind {
         Damage::Bits => flip(random, &mut bytes, 8),
+        Damage::DataBits => {
+            let starts = page_starts(file);
+            let end = starts.iter().max().copied().unwrap_or(size);
+            flip(random, &mut bytes[4..end.max(5)], 8);
+        }
         Damage::FooterBits => flip(random, &mut bytes[footer.saturating_sub(200)..], 4),
         Damage::FooterBytes => {
             for _ in 0..random.random_range(1..=4) {

@@ -18,7 +18,7 @@ use datafusion::parquet::schema::types::ColumnPath;
 use crate::parquet::{batch, file};
 
 /// Rows of a row group.
-const ROWS: i64 = 60;
+const ROWS: i64 = 200;
 
 /// Every file with its name.
 pub fn files() -> Vec<(String, Vec<u8>)> {
@@ -59,7 +59,7 @@ pub fn files() -> Vec<(String, Vec<u8>)> {
 fn paged() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_write_batch_size(16)
-        .set_data_page_row_count_limit(20)
+        .set_data_page_row_count_limit(70)
         .set_statistics_enabled(EnabledStatistics::Page)
 }
 
