@@ -54,6 +54,7 @@ def make(folder: pathlib.Path, cases: pathlib.Path) -> None:
             place = folder / file.stem / str(number)
             place.mkdir(parents=True)
             os.chdir(place)
+            has_data = "data" in case
             names = {"pa": pa, "w": write, "put": put, "lake": lake, "D": decimal.Decimal, "datetime": datetime}
             try:
                 exec(case.pop("data", ""), {**names, "nan": math.nan, "inf": math.inf, "os": os, "pathlib": pathlib})
@@ -61,6 +62,8 @@ def make(folder: pathlib.Path, cases: pathlib.Path) -> None:
                 raise RuntimeError(f"{file.name}, {case['name']}: its data cannot be made") from error
             for ask in case["ask"]:
                 resolve(ask)
+                # What reads no table stays here.
+                ask.setdefault("remote", has_data)
             made.append({**case, "file": file.stem, "number": number})
     os.chdir(start)
     (folder / "cases.json").write_text(json.dumps(made))
@@ -212,7 +215,7 @@ def differs(run: dict, output: bytes) -> str | None:
         if header != found_header:
             return f"columns {found_header}, expected {header}"
         if not run["ordered"]:
-            rows, found = [sorted(side, key=lambda row: list(map(str, row))) for side in (rows, found)]
+            rows, found = [sorted(side, key=lambda row: ["" if cell is None else str(cell) for cell in row]) for side in (rows, found)]
         pairs = zip(rows, found)
         if len(rows) != len(found) or not all(len(a) == len(b) and all(map(compare, a, b)) for a, b in pairs):
             return f"rows {found[:20]}, expected {rows[:20]}"

@@ -6,8 +6,8 @@
 //!
 //! An ask is a statement with its rows, or the words of its error, or both where either will do; then all targets must
 //! do the same. What users saw runs on every target in every format; a neighbour runs on every target, and its format
-//! changes from one to the next. Rows are read back by Python and pyarrow. Unless an ask says `remote = false`, its rows
-//! come from functions where functions are asked for.
+//! changes from one to the next. Rows are read back by Python and pyarrow. Unless an ask says `remote = false`, or its case
+//! has no data, its rows come from functions where functions are asked for.
 //!
 //! `CASES=meaning cargo test --release -p gust-tests cases::` runs one file alone.
 
@@ -82,13 +82,9 @@ struct Ask {
     /// A user met this one.
     #[serde(default)]
     seen: bool,
-    #[serde(default = "yes")]
+    /// Its rows come from functions where functions are asked for.
     remote: bool,
     formats: Option<Vec<String>>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Ask {

@@ -140,8 +140,12 @@ impl Keys {
                 let high = self.comparison(*expr, most, *high).data;
                 Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(low), both, Box::new(high))))
             }
-            Expr::InList(InList { expr, list, negated }) if self.is_odd(&expr) && !list.iter().all(is_usual) => {
-                let list = list.into_iter().map(|item| self.key(item)).collect();
+            // A long list is looked up by its bits, so that a zero in it is not usual either.
+            Expr::InList(InList { expr, list, negated })
+                if self.is_odd(&expr) && !list.iter().all(|item| is_usual(item) && !is_zero(item)) =>
+            {
+                let list =
+                    list.into_iter().map(|item| if is_zero(&item) { keyed(item) } else { self.key(item) }).collect();
                 Transformed::yes(Expr::InList(InList { expr: Box::new(self.key(*expr)), list, negated }))
             }
             Expr::InSubquery(InSubquery { expr, subquery, negated }) if self.is_odd(&expr) => {
@@ -217,11 +221,30 @@ impl Keys {
 
     /// The key of an expression; itself where that is the same.
     fn key(&self, expr: Expr) -> Expr {
-        match (self.is_odd(&expr), functions::scalar_named(FloatKey::NAME)) {
-            (true, Some(function)) => function.call(vec![expr]),
-            _ => expr,
-        }
+        if self.is_odd(&expr) { keyed(expr) } else { expr }
     }
+}
+
+fn keyed(expr: Expr) -> Expr {
+    match functions::scalar_named(FloatKey::NAME) {
+        Some(function) => function.call(vec![expr]),
+        None => expr,
+    }
+}
+
+/// A constant that is a zero of either sign, or may become one.
+fn is_zero(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(ScalarValue::Float16(Some(value)), _) => f64::from(*value) == 0.0,
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => *value == 0.0,
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value == 0.0,
+        Expr::Cast(Cast { expr, .. }) | Expr::Negative(expr) => is_zero(expr) || !has_float_literal(expr),
+        _ => false,
+    }
+}
+
+fn has_float_literal(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(value, _) if has_floats(&value.data_type()))
 }
 
 /// Aggregates that compare their argument.

@@ -25,6 +25,7 @@ impl VisitorMut for Balance {
 
     // Before its children: a chain is then taken apart once, at its top.
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        super::distinct::separate(expr);
         for op in [BinaryOperator::Or, BinaryOperator::And] {
             if operands_of(expr, &op) >= OPERANDS_MIN {
                 let joined =
