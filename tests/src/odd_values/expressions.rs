@@ -217,8 +217,7 @@ impl Writer<'_> {
             (5, _) => format!("{value} NOT IN ({low}, {high})"),
             (6, _) => {
                 let (other, word) = (self.column(kind), self.pick(&["IS DISTINCT FROM", "IS NOT DISTINCT FROM"]));
-                // Without brackets the parser takes what follows for the right side.
-                format!("({value} {word} {other})")
+                format!("{value} {word} {other}")
             }
             (7, _) => {
                 let other = self.column(kind);
