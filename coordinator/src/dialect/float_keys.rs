@@ -204,8 +204,12 @@ impl Keys {
         }
     }
 
-    /// Whether an expression is of floats that may not be canonical.
+    /// Whether an expression is of floats that may not be canonical. What differs each time that it is computed must not be
+    /// written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
     fn is_odd(&self, expr: &Expr) -> bool {
+        if expr.is_volatile() {
+            return false;
+        }
         let of_floats = |expr: &Expr| expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of));
         match expr {
             Expr::Alias(alias) => self.is_odd(&alias.expr),
