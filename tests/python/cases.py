@@ -215,7 +215,7 @@ def differs(run: dict, output: bytes) -> str | None:
         if header != found_header:
             return f"columns {found_header}, expected {header}"
         if not run["ordered"]:
-            rows, found = [sorted(side, key=lambda row: ["" if cell is None else str(cell) for cell in row]) for side in (rows, found)]
+            rows, found = [sorted(side, key=lambda row: ["" if cell in (None, "NULL") else str(cell) for cell in row]) for side in (rows, found)]
         pairs = zip(rows, found)
         if len(rows) != len(found) or not all(len(a) == len(b) and all(map(compare, a, b)) for a, b in pairs):
             return f"rows {found[:20]}, expected {rows[:20]}"
