@@ -348,7 +348,7 @@ async fn bad_input_is_named() {
 
     std::fs::remove_file(table.metadata_location().trim_start_matches("file://")).unwrap();
     let error = catalog.load(NAMESPACE, "orders").await.unwrap_err();
-    check(error, ".metadata.json not found");
+    check(error, ".metadata.json is not there");
 }
 
 #[tokio::test]
