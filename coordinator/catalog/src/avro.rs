@@ -181,7 +181,7 @@ mod tests {
         };
         check(&["day"], &["day"]);
         check(&["é", "a b", "1st", "x-y", "", "日本", "p\"q\\"], &["é", "a b", "1st", "x-y", "", "日本", "p\"q\\"]);
-        // As Java spells them.
+        // The Java writer spells them so.
         check(&["é", "1st", "x-y"], &["_xE9", "_1st", "x_x2Dy"]);
         check(&[], &[]);
     }

@@ -100,7 +100,7 @@ impl Error {
         }
     }
 
-    /// What to do where the message alone does not say it: for what could not be reached, by the reason.
+    /// The next step after an [`Error::Unreachable`], by its reason; None where the message says enough.
     pub fn next_step(&self) -> Option<&'static str> {
         let Error::Unreachable { location, source } = self else { return None };
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());

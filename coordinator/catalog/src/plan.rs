@@ -46,7 +46,7 @@ pub struct DataFile {
     /// By the names of the partition fields, in the order of the spec; `None` is NULL. A field is
     /// absent if its value cannot be read.
     pub partition: Vec<(String, Option<Scalar>)>,
-    /// What all rows have in columns that the file's own spec partitions by identity, by the columns' ids: files that were
+    /// Values that all rows share in the identity partition columns of the file's own spec, by field id: files that were
     /// imported may hold these columns nowhere else. NULLs are left out; `None` is a value that cannot be read.
     pub identity_values: Vec<(i32, Option<Scalar>)>,
     /// Where row groups start, ascending; empty when unknown.

@@ -312,7 +312,7 @@ fn now_unix_ms() -> i64 {
     since.map_or(0, |since| since.as_millis() as i64)
 }
 
-/// What Avro takes as a field name: iceberg cannot write others.
+/// Tells whether Avro takes `name` as a field name: iceberg cannot write others.
 fn is_avro_name(name: &str) -> bool {
     let mut chars = name.chars();
     let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');

@@ -112,7 +112,7 @@ pub struct ScanUnit {
     /// Values of the table's partition columns (hive layout), protobuf-encoded `ScalarValue`s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partition_values: Vec<Base64>,
-    /// What all rows have in columns that the file may lack: Iceberg field ids and [`crate::plan::encode_scalar`]d values; None
+    /// Values that all rows share in columns that the file may lack: Iceberg field ids and [`crate::plan::encode_scalar`]d values; None
     /// is a value that the coordinator could not understand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<(i32, Option<Base64>)>,

@@ -28,7 +28,7 @@ type Row = (Option<Scalar>, Option<i32>);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Order {
-    /// Of floats IEEE 754's, of UUIDs the signed one.
+    /// The order of floats by IEEE 754, and the signed one of UUIDs.
     Ieee,
     /// The total order of floats (DataFusion's), the unsigned one of UUIDs.
     Total,

@@ -158,7 +158,7 @@ impl Range {
         upper.is_some_and(|upper| value.compare(upper) == Some(Ordering::Greater)) && !self.may_go_on(value)
     }
 
-    /// Whether the upper bound is the beginning of `value`, and may be that of others which are not cut.
+    /// True where a cut upper bound is a prefix of `value`: the real bound may then be above it.
     fn may_go_on(&self, value: &Scalar) -> bool {
         self.cut
             && match (&self.upper, value) {
