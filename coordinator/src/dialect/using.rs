@@ -15,9 +15,11 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
     JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement, ReplaceSelectItem, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitorMut, WildcardAdditionalOptions,
 };
 use gust_protocol::functions::MergedKey;
+
+use crate::sql::walk_mut;
 
 /// The statement with its merged keys marked.
 ///
@@ -26,7 +28,7 @@ use gust_protocol::functions::MergedKey;
 pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
     let mut marker = Marker { refused: None };
     let _ = match statement {
-        Statement::Statement(statement) => statement.visit(&mut marker),
+        Statement::Statement(statement) => walk_mut(statement.as_mut(), &mut marker),
         Statement::Explain(explain) => return mark_merged_keys(&mut explain.statement),
         _ => ControlFlow::Continue(()),
     };
@@ -67,7 +69,7 @@ impl VisitorMut for Marker {
         let items = std::mem::take(&mut select.projection);
         select.projection = items.into_iter().flat_map(|item| with_stars(item, &keys, tables.as_deref())).collect();
         name_keys(select, &keys);
-        select.visit(&mut Names { keys: &keys, queries: 0 })
+        walk_mut(select, &mut Names { keys: &keys, queries: 0 })
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
@@ -82,7 +84,7 @@ impl VisitorMut for Marker {
             let is_output =
                 matches!(&by.expr, Expr::Identifier(name) if select.projection.iter().any(|item| outputs(item, name)));
             if !is_output {
-                by.expr.visit(&mut Names { keys: &keys, queries: 0 })?;
+                walk_mut(&mut by.expr, &mut Names { keys: &keys, queries: 0 })?;
             }
         }
         ControlFlow::Continue(())

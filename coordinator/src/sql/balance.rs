@@ -8,14 +8,16 @@ use std::mem;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Statement, Value, VisitMut, VisitorMut,
+    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Statement, Value, VisitorMut,
 };
+
+use super::walk::walk_mut;
 
 /// Shorter chains stay as they are: what people write is planned as it always was.
 const OPERANDS_MIN: usize = 64;
 
 pub(super) fn balance(statement: &mut Statement) {
-    let ControlFlow::Continue(()) = statement.visit(&mut Balance);
+    let ControlFlow::Continue(()) = walk_mut(statement, &mut Balance);
 }
 
 struct Balance;

@@ -111,10 +111,11 @@ fn both(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
 mod tests {
     use std::ops::ControlFlow;
 
-    use datafusion::sql::sqlparser::ast::{VisitMut, VisitorMut};
+    use datafusion::sql::sqlparser::ast::VisitorMut;
     use datafusion::sql::sqlparser::dialect::GenericDialect;
     use datafusion::sql::sqlparser::parser::Parser;
 
+    use super::super::walk_mut;
     use super::*;
 
     fn parsed(text: &str) -> Expr {
@@ -134,7 +135,7 @@ mod tests {
 
     fn separated(text: &str) -> Expr {
         let mut expr = parsed(text);
-        assert!(expr.visit(&mut Separate).is_continue());
+        assert!(walk_mut(&mut expr, &mut Separate).is_continue());
         expr
     }
 
@@ -166,7 +167,7 @@ mod tests {
             ("x OR a IS DISTINCT FROM b AND c OR d", "x OR (a IS DISTINCT FROM b) AND c OR d"),
         ] {
             let mut meant = parsed(meant);
-            assert!(meant.visit(&mut WithoutBrackets).is_continue());
+            assert!(walk_mut(&mut meant, &mut WithoutBrackets).is_continue());
             assert_eq!(separated(text).to_string(), meant.to_string(), "{text}");
             assert_eq!(separated(text), meant, "{text}");
         }

@@ -7,8 +7,10 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier,
-    Query, Select, SelectItem, Statement, TableAlias, TableFactor, Value, Visit, Visitor, WildcardAdditionalOptions,
+    Query, Select, SelectItem, Statement, TableAlias, TableFactor, Value, Visitor, WildcardAdditionalOptions,
 };
+
+use super::walk::walk;
 
 /// Window functions whose arguments NULL does not change.
 const RANKS: [&str; 6] = ["row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile"];
@@ -16,7 +18,7 @@ const RANKS: [&str; 6] = ["row_number", "rank", "dense_rank", "percent_rank", "c
 /// # Errors
 /// A message that names the first such syntax, with a hint.
 pub(super) fn check(statement: &Statement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
-    match statement.visit(&mut Ignored { is_scalar }) {
+    match walk(statement, &mut Ignored { is_scalar }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(message) => Err(message),
     }

@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, SetOperator, Statement, TableFactor, Visit,
-    Visitor,
+    BinaryOperator, Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, SetOperator, Statement, TableFactor, Visitor,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::walk::walk;
 
 /// Bytes of a text of statements.
 const TEXT_BYTES_MAX: usize = 16 << 20;
@@ -121,7 +122,7 @@ fn is_type(token: &Token) -> bool {
 /// Refuses what the planner would not get through.
 pub(super) fn check(statement: &Statement) -> Result<(), String> {
     let mut shape = Shape::default();
-    match statement.visit(&mut shape) {
+    match walk(statement, &mut shape) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(message) => Err(message),
     }
@@ -287,7 +288,7 @@ pub(crate) fn check_relations(
 ) -> Result<(), String> {
     let Some(statement) = super::inner(statement) else { return Ok(()) };
     let mut relations = Relations { weight, scopes: vec![Scope::default()] };
-    let ControlFlow::Continue(()) = statement.visit(&mut relations);
+    let ControlFlow::Continue(()) = walk(statement, &mut relations);
     let count = relations.scopes.iter().map(|scope| scope.relations).fold(0, u64::saturating_add);
     if count > RELATIONS_MAX {
         let hint = "a query in a WITH clause, or a view, is planned once for each mention of it: keep its rows with CREATE TABLE AS";

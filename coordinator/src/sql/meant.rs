@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Fetch, GroupByExpr, GroupByWithModifier, LimitClause, NamedWindowExpr, Query, Select, SelectFlavor,
-    SelectItem, SetExpr, TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
+    SelectItem, SetExpr, TableFactor, Value, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 
 use super::limits::folded;
+use super::walk::walk_mut;
 use super::{sample, similar};
 
 pub(super) struct Meant;
@@ -55,13 +56,13 @@ impl VisitorMut for Meant {
     // After its subqueries, whose windows have names of their own.
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let mut over = Over { named: defined(select)? };
-        select.projection.visit(&mut over)?;
-        select.qualify.visit(&mut over)
+        walk_mut(&mut select.projection, &mut over)?;
+        walk_mut(&mut select.qualify, &mut over)
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         match query.body.as_mut() {
-            SetExpr::Select(select) => query.order_by.visit(&mut Over { named: defined(select)? }),
+            SetExpr::Select(select) => walk_mut(&mut query.order_by, &mut Over { named: defined(select)? }),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -208,7 +209,7 @@ mod tests {
             ("SELECT sum(a) OVER (PARTITION BY b) FROM t", "SELECT sum(a) OVER (PARTITION BY b) FROM t"),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(statement.visit(&mut Meant), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut Meant), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for (text, words) in [
@@ -221,7 +222,7 @@ mod tests {
             ("SELECT sum(a) OVER (w PARTITION BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its PARTITION BY"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its ORDER BY"),
         ] {
-            let ControlFlow::Break(message) = parsed(text).visit(&mut Meant) else { panic!("{text}") };
+            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant) else { panic!("{text}") };
             assert!(message.contains(words) && message.contains("\nhint: "), "{message}");
         }
     }

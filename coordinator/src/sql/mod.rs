@@ -20,18 +20,20 @@ mod meant;
 mod names;
 mod sample;
 mod similar;
+mod walk;
 
 use std::ops::ControlFlow;
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, VisitMut};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub(crate) use limits::check_relations;
 pub(crate) use names::{Names, unique};
+pub(crate) use walk::walk_mut;
 
 /// The words of a text.
 ///
@@ -62,7 +64,7 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
 pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     ignored::check(statement, is_scalar)?;
-    match statement.visit(&mut meant::Meant) {
+    match walk_mut(statement, &mut meant::Meant) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(message) => Err(message),
     }

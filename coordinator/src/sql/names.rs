@@ -14,11 +14,12 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Ident, OrderByKind, Query, Select, SelectItem, SetExpr, Statement, Value, Visit,
-    VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CaseWhen, Expr, Ident, OrderByKind, Query, Select, SelectItem, SetExpr, Statement, Value, Visitor,
+    VisitorMut,
 };
 
 use super::limits::folded;
+use super::walk::{walk, walk_mut};
 
 /// What the aliases of result columns stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Na
     let mut renamed = statement.clone();
     let sql = super::inner_mut(&mut renamed)?;
     let mut unique = Unique { is_query: matches!(sql, Statement::Query(_)), ..Unique::default() };
-    let ControlFlow::Continue(()) = sql.visit(&mut unique);
+    let ControlFlow::Continue(()) = walk_mut(sql, &mut unique);
     Some((renamed, unique.names))
 }
 
@@ -57,7 +58,7 @@ impl VisitorMut for Unique {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         let mut mentioned = HashSet::new();
         if let Some(OrderByKind::Expressions(keys)) = query.order_by.as_ref().map(|order_by| &order_by.kind) {
-            let ControlFlow::Continue(()) = keys.visit(&mut Mentioned(&mut mentioned));
+            let ControlFlow::Continue(()) = walk(keys, &mut Mentioned(&mut mentioned));
         }
         let is_result = self.is_query && self.ordered_by.is_empty();
         // The ORDER BY of a UNION knows its columns by name alone.
@@ -183,7 +184,7 @@ fn has_cast(expr: &Expr) -> bool {
             if is_cast(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
     }
-    expr.visit(&mut Casts).is_break()
+    walk(expr, &mut Casts).is_break()
 }
 
 struct Mentioned<'a>(&'a mut HashSet<String>);

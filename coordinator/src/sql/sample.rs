@@ -71,10 +71,8 @@ fn share_of(sample: &TableSample) -> Result<f64, String> {
 mod tests {
     use std::ops::ControlFlow;
 
-    use datafusion::sql::sqlparser::ast::VisitMut;
-
     use crate::sql::meant::Meant;
-    use crate::sql::parsed;
+    use crate::sql::{parsed, walk_mut};
 
     #[test]
     fn samples_are_filters() {
@@ -93,7 +91,7 @@ mod tests {
             ),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(statement.visit(&mut Meant), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut Meant), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for text in [
@@ -103,7 +101,7 @@ mod tests {
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (10) REPEATABLE (3)",
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (101)",
         ] {
-            let ControlFlow::Break(message) = parsed(text).visit(&mut Meant) else { panic!("{text}") };
+            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant) else { panic!("{text}") };
             assert!(message.contains("SAMPLE") && message.contains("\nhint: "), "{message}");
         }
     }
