@@ -11,7 +11,9 @@ use datafusion::arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Fl
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+};
 
 type F16 = <Float16Type as ArrowPrimitiveType>::Native;
 
@@ -48,6 +50,14 @@ impl ScalarUDFImpl for FloatKey {
         true
     }
 
+    /// With the field of a struct that it is of: DataFusion 55.2 moves that alone, and then does not find it under the key.
+    fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
+        match args {
+            [ExpressionPlacement::MoveTowardsLeafNodes] => ExpressionPlacement::MoveTowardsLeafNodes,
+            _ => ExpressionPlacement::KeepInPlace,
+        }
+    }
+
     fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
         let [of] = take_function_args(Self::NAME, inputs)?;
         Interval::make_unbounded(&of.data_type())
@@ -55,13 +65,19 @@ impl ScalarUDFImpl for FloatKey {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [of] = take_function_args(Self::NAME, args.args)?;
-        Ok(match of {
-            ColumnarValue::Array(array) => ColumnarValue::Array(canonical(&array)?),
-            ColumnarValue::Scalar(scalar) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&canonical(&scalar.to_array()?)?, 0)?)
-            }
-        })
+        key(of)
     }
+}
+
+/// The key of a value; itself where there is no float in its type.
+pub(super) fn key(of: ColumnarValue) -> Result<ColumnarValue> {
+    Ok(match of {
+        ColumnarValue::Array(array) => ColumnarValue::Array(canonical(&array)?),
+        ColumnarValue::Scalar(scalar) if has_floats(&scalar.data_type()) => {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&canonical(&scalar.to_array()?)?, 0)?)
+        }
+        scalar => scalar,
+    })
 }
 
 /// Whether a value of this type is or contains a float.

@@ -1,19 +1,24 @@
-//! `sum` and `avg` of floats over a window frame that slides: what leaves a frame leaves no trace.
+//! Aggregates of floats over a window frame that slides: what leaves a frame leaves no trace.
 //!
 //! DataFusion 55.2 subtracts what leaves. A NaN or an infinity then stays in every frame after it, and 1e20 takes the small values
 //! beside it along: 1.0 + 1.0 is 0.0. PostgreSQL and DuckDB do not subtract floats either. Here a frame is two stacks, the
-//! textbook's queue with an aggregate: sums of suffixes for what will leave, one running sum for what came.
+//! textbook's queue with an aggregate: sums of suffixes for what will leave, one running sum for what came. `sum` and `avg` have
+//! numbers on their stacks; `stddev`, `var`, `covar`, `corr` and `regr_*` the states that functions send each other, merged, and so
+//! do `bool_and`, `bool_or`, `bit_and` and `bit_or`, which DataFusion does not compute over a frame that slides.
 //!
-//! Take this out when the frames of `tests/tests/meaning.rs` are right without it. Non-goal: `stddev`, `corr` and their like.
+//! Take this out when the frames of `tests/tests/meaning.rs` are right without it.
+
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::datatypes::{DataType, FieldRef, Float64Type};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Float64Type, Schema};
 use datafusion::common::{Result, ScalarValue, exec_err};
-use datafusion::functions_aggregate::average::Avg;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF, Signature,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF, Signature,
 };
+use datafusion::physical_expr::PhysicalExpr;
 
 /// Whether a frame's sum is kept here.
 pub(super) fn is_framed(args: &AccumulatorArgs<'_>) -> bool {
@@ -101,13 +106,150 @@ impl Accumulator for Frame {
     }
 }
 
-/// `avg`: DataFusion's, but for frames of floats.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct FramedAvg {
-    stock: Avg,
+/// A frame whose aggregate is merged from states.
+#[derive(Debug)]
+struct States {
+    of: Owned,
+    /// States of all rows from one to the last of this stack's; the oldest is on top.
+    leaving: Vec<Vec<ScalarValue>>,
+    /// Rows that came since `leaving` was filled, and what they come to.
+    came: Vec<Vec<ArrayRef>>,
+    came_state: Box<dyn Accumulator>,
 }
 
-impl AggregateUDFImpl for FramedAvg {
+impl States {
+    fn new(stock: Arc<AggregateUDF>, args: &AccumulatorArgs<'_>) -> Result<Self> {
+        let of = Owned {
+            stock,
+            return_field: Arc::clone(&args.return_field),
+            schema: args.schema.clone(),
+            ignore_nulls: args.ignore_nulls,
+            name: args.name.to_owned(),
+            exprs: args.exprs.to_vec(),
+            expr_fields: args.expr_fields.to_vec(),
+        };
+        let came_state = of.accumulator()?;
+        Ok(Self { of, leaving: Vec::new(), came: Vec::new(), came_state })
+    }
+
+    fn pop(&mut self) -> Result<()> {
+        if self.leaving.is_empty() {
+            while let Some(row) = self.came.pop() {
+                let mut state = self.of.accumulator()?;
+                if let Some(younger) = self.leaving.last() {
+                    merge(state.as_mut(), younger)?;
+                }
+                state.update_batch(&row)?;
+                self.leaving.push(state.state()?);
+            }
+            self.came_state = self.of.accumulator()?;
+        }
+        self.leaving.pop();
+        Ok(())
+    }
+}
+
+fn merge(into: &mut dyn Accumulator, state: &[ScalarValue]) -> Result<()> {
+    into.merge_batch(&state.iter().map(ScalarValue::to_array).collect::<Result<Vec<_>>>()?)
+}
+
+impl Accumulator for States {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.came_state.update_batch(values)?;
+        let rows = values.first().map_or(0, |column| column.len());
+        self.came.extend((0..rows).map(|row| values.iter().map(|column| column.slice(row, 1)).collect()));
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        // Rows leave in the order in which they came.
+        (0..values.first().map_or(0, |column| column.len())).try_for_each(|_| self.pop())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let Some(leaving) = self.leaving.last() else { return self.came_state.evaluate() };
+        let mut all = self.of.accumulator()?;
+        merge(all.as_mut(), leaving)?;
+        merge(all.as_mut(), &self.came_state.state()?)?;
+        all.evaluate()
+    }
+
+    fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
+        exec_err!("the state of a frame is not merged")
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        exec_err!("a frame has no state")
+    }
+
+    fn size(&self) -> usize {
+        let state = |state: &Vec<ScalarValue>| state.iter().map(ScalarValue::size).sum::<usize>();
+        let row = |row: &Vec<ArrayRef>| size_of_val(row.as_slice()) + row.len() * size_of::<f64>();
+        size_of_val(self)
+            + self.leaving.iter().map(state).sum::<usize>()
+            + self.came.iter().map(row).sum::<usize>()
+            + self.came_state.size()
+    }
+}
+
+/// What makes an accumulator, again and again.
+#[derive(Debug)]
+struct Owned {
+    stock: Arc<AggregateUDF>,
+    return_field: FieldRef,
+    schema: Schema,
+    ignore_nulls: bool,
+    name: String,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    expr_fields: Vec<FieldRef>,
+}
+
+impl Owned {
+    fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
+        self.stock.accumulator(AccumulatorArgs {
+            return_field: Arc::clone(&self.return_field),
+            schema: &self.schema,
+            ignore_nulls: self.ignore_nulls,
+            order_bys: &[],
+            is_reversed: false,
+            name: &self.name,
+            is_distinct: false,
+            exprs: &self.exprs,
+            expr_fields: &self.expr_fields,
+        })
+    }
+}
+
+/// Whether frames of an aggregate are mended here.
+pub(super) fn is_mended(name: &str) -> bool {
+    const MERGED: [&str; 12] = [
+        "avg",
+        "var",
+        "var_pop",
+        "stddev",
+        "stddev_pop",
+        "covar_samp",
+        "covar_pop",
+        "corr",
+        "bool_and",
+        "bool_or",
+        "bit_and",
+        "bit_or",
+    ];
+    MERGED.contains(&name) || name.starts_with("regr_")
+}
+
+/// An aggregate of DataFusion's, but for frames of floats.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Framed {
+    pub stock: Arc<AggregateUDF>,
+}
+
+impl AggregateUDFImpl for Framed {
     fn name(&self) -> &str {
         self.stock.name()
     }
@@ -122,6 +264,18 @@ impl AggregateUDFImpl for FramedAvg {
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
         self.stock.return_type(arg_types)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        self.stock.coerce_types(arg_types)
+    }
+
+    fn is_nullable(&self) -> bool {
+        self.stock.is_nullable()
+    }
+
+    fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+        self.stock.default_value(data_type)
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
@@ -141,14 +295,21 @@ impl AggregateUDFImpl for FramedAvg {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match is_framed(&args) {
-            true => Ok(mean()),
-            false => self.stock.create_sliding_accumulator(args),
+        match (self.name(), is_framed(&args)) {
+            ("avg", true) => Ok(mean()),
+            (name, _) if name != "avg" && !args.is_distinct => {
+                Ok(Box::new(States::new(Arc::clone(&self.stock), &args)?))
+            }
+            _ => self.stock.create_sliding_accumulator(args),
         }
     }
 
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        self.stock.order_sensitivity()
+    }
+
     fn reverse_expr(&self) -> ReversedUDAF {
-        self.stock.reverse_expr()
+        ReversedUDAF::Identical
     }
 
     fn documentation(&self) -> Option<&Documentation> {

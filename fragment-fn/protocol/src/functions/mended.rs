@@ -1,4 +1,7 @@
-//! A scalar function of DataFusion with something put right around it: a bound before, a type after.
+//! A scalar function of DataFusion with something put right around it: a bound or one zero and one NaN before, a type after.
+//!
+//! Before: functions that compare their arguments do so by the bits of floats, as DataFusion does everywhere (see `float_key`), so
+//! they are given keys. Take that out with `dialect::float_keys`.
 //!
 //! Around: array functions promise the list type of their argument (`element` is what Parquet calls a list's values) and some
 //! return one that calls them `item`; later operators then refuse the batch (apache/datafusion#16349, 55.2). Others build a list
@@ -20,12 +23,13 @@ use datafusion::logical_expr::{
 };
 
 use super::bounds::{self, Makes};
+use super::float_key::{self, has_floats};
 
 /// Ours in place of DataFusion's where there is something to put right.
 pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
-    let makes = bounds::makes(stock.name());
-    match makes.is_some() || is_of_lists(stock.name()) {
-        true => Arc::new(ScalarUDF::from(Mended { stock, makes })),
+    let (makes, compares) = (bounds::makes(stock.name()), compares(stock.name()));
+    match makes.is_some() || compares || is_of_lists(stock.name()) {
+        true => Arc::new(ScalarUDF::from(Mended { stock, makes, compares })),
         false => stock,
     }
 }
@@ -37,10 +41,21 @@ fn is_of_lists(name: &str) -> bool {
     name.starts_with("array") || others.contains(&name)
 }
 
+/// Functions that compare values with each other.
+fn compares(name: &str) -> bool {
+    const COMPARING: [&str; 4] = ["nullif", "greatest", "least", "map_extract"];
+    let of_arrays =
+        ["has", "position", "remove", "replace", "distinct", "union", "intersect", "except", "sort", "max", "min"];
+    COMPARING.contains(&name)
+        || name.strip_prefix("array_").is_some_and(|name| of_arrays.iter().any(|compared| name.starts_with(compared)))
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Mended {
     stock: Arc<ScalarUDF>,
     makes: Option<Makes>,
+    /// Whether floats among its arguments are told apart by their bits.
+    compares: bool,
 }
 
 /// `value` under the type that was promised, where the two differ in the names of nested fields.
@@ -116,7 +131,7 @@ impl ScalarUDFImpl for Mended {
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let stock = Arc::new(self.stock.inner().with_updated_config(config)?);
-        Some(ScalarUDF::from(Self { stock, makes: self.makes }))
+        Some(ScalarUDF::from(Self { stock, makes: self.makes, compares: self.compares }))
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
@@ -132,15 +147,22 @@ impl ScalarUDFImpl for Mended {
         self.stock.is_strict()
     }
 
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         if let Some(makes) = self.makes {
             bounds::check(self.name(), makes, &args)?;
+        }
+        if self.compares {
+            args.args = args.args.into_iter().map(float_key::key).collect::<Result<_>>()?;
         }
         let promised = Arc::clone(&args.return_field);
         as_promised(self.stock.invoke_with_args(with_items(args)?)?, promised.data_type())
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        // Not into an IN list, which compares bits.
+        if self.compares && args.iter().any(|arg| info.get_data_type(arg).is_ok_and(|of| has_floats(&of))) {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
         self.stock.simplify(args, info)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  DataFusion's defaults ─► sum            checked: an overflow is an error        (sum.rs)
-//!                           avg            frames of floats without subtraction      (frames.rs)
+//!                           avg, stddev…   frames of floats without subtraction      (frames.rs)
 //!                           min, max       NaN is the greatest, by group, too          (extremes.rs)
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
 //!                           array_*        as typed: the promised list type        (mended.rs)
@@ -33,7 +33,7 @@ pub use integers::{CheckedInteger, IntegerOp};
 pub use merged_key::MergedKey;
 
 /// Raised whenever a function of ours computes something else under the same name.
-pub const SET_VERSION: u32 = 1;
+pub const SET_VERSION: u32 = 2;
 
 /// All scalar functions; each name once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
@@ -60,9 +60,9 @@ pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
     static SET: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| {
         let mend = |function: Arc<AggregateUDF>| match function.name() {
             "sum" => Arc::new(AggregateUDF::from(sum::CheckedSum::default())),
-            "avg" => Arc::new(AggregateUDF::from(frames::FramedAvg::default())),
             "min" => Arc::new(AggregateUDF::from(extremes::Extreme::min(function))),
             "max" => Arc::new(AggregateUDF::from(extremes::Extreme::max(function))),
+            name if frames::is_mended(name) => Arc::new(AggregateUDF::from(frames::Framed { stock: function })),
             _ => function,
         };
         SessionStateDefaults::default_aggregate_functions().into_iter().map(mend).collect()
@@ -108,9 +108,15 @@ mod tests {
         let theirs: Vec<String> =
             SessionStateDefaults::default_scalar_functions().iter().map(|f| f.name().to_owned()).collect();
         assert_eq!(ours, theirs);
-        for (name, own) in
-            [("sum", "CheckedSum"), ("avg", "FramedAvg"), ("mean", "FramedAvg"), ("min", "Extreme"), ("max", "Extreme")]
-        {
+        for (name, own) in [
+            ("sum", "CheckedSum"),
+            ("avg", "Framed"),
+            ("mean", "Framed"),
+            ("stddev_samp", "Framed"),
+            ("corr", "Framed"),
+            ("min", "Extreme"),
+            ("max", "Extreme"),
+        ] {
             assert!(
                 aggregate_named(name).is_some_and(|of| format!("{of:?}").contains(own)),
                 "{name} is DataFusion's own"
