@@ -119,19 +119,26 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
 
 /// The statements of a text, none of them past a limit.
 fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
-    let failed = |error: DataFusionError| {
+    let failed = |recursions: usize, error: DataFusionError| {
         QueryError::Sql(match error.find_root() {
-            DataFusionError::SQL(parser, _) if matches!(**parser, ParserError::RecursionLimitExceeded) => format!(
-                "the statement is nested too deep: the parser recurses at most {PARSER_DEPTH_MAX} levels\nhint: name inner queries in a WITH clause"
-            ),
+            // Past its limit the parser takes CASE and NOT for names, and says what it makes of the rest.
+            DataFusionError::SQL(parser, _)
+                if matches!(**parser, ParserError::RecursionLimitExceeded) || recursions >= PARSER_DEPTH_MAX =>
+            {
+                format!(
+                    "the statement is nested too deep, up to {recursions} levels: the parser recurses at most {PARSER_DEPTH_MAX}\nhint: name inner queries in a WITH clause, or compute parts in an inner query"
+                )
+            }
             DataFusionError::SQL(parser, _) => parser.to_string(),
             DataFusionError::Plan(message) => message.clone(),
             _ => error.strip_backtrace(),
         })
     };
-    let tokens = sql::tokens(text).map_err(failed)?;
+    let tokens = sql::tokens(text).map_err(|error| failed(0, error))?;
+    let recursions = sql::limits::recursions(&tokens);
     let parser = DFParserBuilder::new(tokens).with_recursion_limit(PARSER_DEPTH_MAX).build();
-    let mut statements = statements(&mut parser.map_err(failed)?).map_err(failed)?;
+    let statements = parser.and_then(|mut parser| statements(&mut parser));
+    let mut statements = statements.map_err(|error| failed(recursions, error))?;
     for statement in &mut statements {
         sql::shape(&mut statement.sql).map_err(QueryError::Sql)?;
     }
@@ -400,6 +407,7 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     let message = message.trim_start_matches("Error during planning: ").trim_start_matches("Schema error: ");
     // The first line is the message, what follows lists what there would have been.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
+    let rest = rest.trim_start_matches("hint: ");
     let hint = if rest.is_empty() { String::new() } else { format!("\nhint: {rest}") };
     QueryError::Sql(format!("{}{at}{hint}", first.trim_end_matches('.')))
 }

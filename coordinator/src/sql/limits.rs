@@ -111,6 +111,28 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
     Ok(())
 }
 
+/// How often the parser may recurse at most: twice for a bracket, once for a CASE and for each NOT before an operand.
+pub(crate) fn recursions(tokens: &[TokenWithSpan]) -> usize {
+    let words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    // What is open at each level of brackets.
+    let (mut levels, mut deepest) = (vec![(0_usize, 0_usize)], 0);
+    for token in words {
+        let is_inside = levels.len() > 1;
+        let (cases, nots) = levels.last_mut().expect("pushed before");
+        match token {
+            token if is(token, Keyword::NOT) => *nots += 1,
+            token if is(token, Keyword::CASE) => *cases += 1,
+            token if is(token, Keyword::END) => *cases = cases.saturating_sub(1),
+            Token::LParen | Token::LBracket | Token::LBrace => levels.push((0, 0)),
+            Token::RParen | Token::RBracket | Token::RBrace if is_inside => drop(levels.pop()),
+            _ => *nots = 0,
+        }
+        let open: usize = levels.iter().map(|(cases, nots)| cases + nots).sum();
+        deepest = deepest.max(2 * (levels.len() - 1) + open);
+    }
+    deepest
+}
+
 fn is(token: &Token, keyword: Keyword) -> bool {
     matches!(token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
 }
@@ -403,6 +425,18 @@ mod tests {
             repeated("SELECT 1", 10_001, " UNION ALL "),
         ] {
             assert_eq!(refusal(&text), None);
+        }
+    }
+
+    #[test]
+    fn what_the_parser_recurses_over_is_counted() {
+        for (text, expect) in [
+            ("SELECT NOT NOT a, NOT b".to_owned(), 2),
+            ("SELECT CASE WHEN (NOT a) THEN CASE b WHEN 1 THEN 2 END END, CASE WHEN a THEN 1 END".to_owned(), 4),
+            (format!("SELECT {}true", "NOT ".repeat(5_000)), 5_000),
+            (format!("SELECT {}1{}", "CASE WHEN a THEN ".repeat(300), " END".repeat(300)), 300),
+        ] {
+            assert_eq!(recursions(&tokens(&text).unwrap()), expect, "{text:.80}");
         }
     }
 

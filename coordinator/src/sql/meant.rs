@@ -1,17 +1,19 @@
 //! Syntax that the engine refuses, or gives another meaning, written as what it means: FROM without SELECT, FETCH FIRST, GROUP BY
-//! WITH ROLLUP, windows made from named windows, SIMILAR TO, TABLESAMPLE.
+//! WITH ROLLUP, windows made from named windows, SIMILAR TO, TABLESAMPLE, casts to texts of a length, ANY and ALL, `DISTINCT` in the
+//! order of one of its expressions. `^` is refused: it is a power in PostgreSQL and DuckDB, and exclusive or in the engine.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Fetch, GroupByExpr, GroupByWithModifier, LimitClause, NamedWindowExpr, Query, Select, SelectFlavor,
-    SelectItem, SetExpr, TableFactor, Value, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
+    BinaryOperator, Distinct, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, NamedWindowExpr,
+    OrderByKind, Query, Select, SelectFlavor, SelectItem, SetExpr, TableFactor, Value, VisitorMut,
+    WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 
 use super::limits::folded;
 use super::walk::walk_mut;
-use super::{sample, similar};
+use super::{lengths, quantified, sample, similar};
 
 pub(super) struct Meant;
 
@@ -50,6 +52,7 @@ impl VisitorMut for Meant {
             *keys = vec![if *modifier == GroupByWithModifier::Rollup { Expr::Rollup(sets) } else { Expr::Cube(sets) }];
             modifiers.clear();
         }
+        select.projection.iter_mut().for_each(keep_name);
         ControlFlow::Continue(())
     }
 
@@ -62,7 +65,12 @@ impl VisitorMut for Meant {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         match query.body.as_mut() {
-            SetExpr::Select(select) => walk_mut(&mut query.order_by, &mut Over { named: defined(select)? }),
+            SetExpr::Select(select) => {
+                if let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|by| &mut by.kind) {
+                    order.iter_mut().for_each(|by| by_position(&mut by.expr, select));
+                }
+                walk_mut(&mut query.order_by, &mut Over { named: defined(select)? })
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -75,6 +83,17 @@ impl VisitorMut for Meant {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::BinaryOp { op: BinaryOperator::BitwiseXor, .. } = expr {
+            let hint = "a power is power(a, b), an exclusive or is (a | b) - (a & b)";
+            return ControlFlow::Break(format!("^ is not supported: it means this or that elsewhere\nhint: {hint}"));
+        }
+        if matches!(expr, Expr::Cast { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. }) {
+            let taken = std::mem::replace(expr, Expr::Value(Value::Null.into()));
+            match quantified::meant(lengths::meant(taken)) {
+                Ok(meant) => *expr = meant,
+                Err(message) => return ControlFlow::Break(message),
+            }
+        }
         let Expr::SimilarTo { pattern, escape_char, .. } = expr else { return ControlFlow::Continue(()) };
         let escape = match escape_char.take().map(|escape| escape.value.into_string()) {
             // As in PostgreSQL, whose default it is.
@@ -100,6 +119,42 @@ impl VisitorMut for Meant {
                 _ => not_a_text(),
             },
             _ => not_a_text(),
+        }
+    }
+}
+
+/// A column that will be written otherwise keeps the name that the engine gives it now: a cast's is its argument's.
+fn keep_name(item: &mut SelectItem) {
+    let SelectItem::UnnamedExpr(expr) = item else { return };
+    let name = match &*expr {
+        Expr::Cast { expr: of, .. } if lengths::has_length(expr) => match of.as_ref() {
+            Expr::Identifier(name) => name.clone(),
+            Expr::CompoundIdentifier(names) => names.last().expect("not empty").clone(),
+            _ => Ident::with_quote('"', expr.to_string()),
+        },
+        Expr::AnyOp { .. } | Expr::AllOp { .. } => Ident::with_quote('"', expr.to_string()),
+        _ => return,
+    };
+    let expr = std::mem::replace(expr, Expr::Value(Value::Null.into()));
+    *item = SelectItem::ExprWithAlias { expr, alias: name };
+}
+
+/// The order of what DISTINCT is of, as its position: the engine looks for the columns in an expression, and not for itself.
+fn by_position(by: &mut Expr, select: &Select) {
+    if !matches!(select.distinct, Some(Distinct::Distinct)) || matches!(by, Expr::Identifier(_) | Expr::Value(_)) {
+        return;
+    }
+    let text = by.to_string();
+    for (position, item) in select.projection.iter().enumerate() {
+        match item {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                if expr.to_string() == text {
+                    *by = Expr::Value(Value::Number((position + 1).to_string(), false).into());
+                    return;
+                }
+            }
+            // Of many columns.
+            _ => return,
         }
     }
 }
@@ -207,6 +262,34 @@ mod tests {
                 "SELECT 1 + sum(a) OVER v FROM t WINDOW w AS (PARTITION BY c), v AS (PARTITION BY c ORDER BY b), u AS (PARTITION BY c ORDER BY b)",
             ),
             ("SELECT sum(a) OVER (PARTITION BY b) FROM t", "SELECT sum(a) OVER (PARTITION BY b) FROM t"),
+            (
+                "SELECT DISTINCT b, a::text FROM t ORDER BY a::text, b",
+                "SELECT DISTINCT b, a::TEXT FROM t ORDER BY 2, b",
+            ),
+            (
+                "SELECT DISTINCT a + 1 AS c FROM t ORDER BY a + 1 DESC",
+                "SELECT DISTINCT a + 1 AS c FROM t ORDER BY 1 DESC",
+            ),
+            ("SELECT DISTINCT *, a + 1 FROM t ORDER BY a + 1", "SELECT DISTINCT *, a + 1 FROM t ORDER BY a + 1"),
+            ("SELECT a + 1 FROM t ORDER BY a + 1", "SELECT a + 1 FROM t ORDER BY a + 1"),
+            ("SELECT t.a::varchar(3) FROM t", "SELECT SUBSTRING(t.a::VARCHAR FROM 1 FOR 3) AS a FROM t"),
+            (
+                "SELECT TRY_CAST(a AS CHAR) = 'b' FROM t",
+                "SELECT SUBSTRING(TRY_CAST(a AS VARCHAR) FROM 1 FOR 1) = 'b' FROM t",
+            ),
+            (
+                "SELECT CAST(a AS VARCHAR), CAST(a AS CHAR(2)) AS b",
+                "SELECT CAST(a AS VARCHAR), SUBSTRING(CAST(a AS VARCHAR) FROM 1 FOR 2) AS b",
+            ),
+            ("SELECT 1 WHERE a = ANY (SELECT b FROM t)", "SELECT 1 WHERE a IN (SELECT b FROM t)"),
+            ("SELECT 1 WHERE a <> ALL (SELECT b FROM t)", "SELECT 1 WHERE a NOT IN (SELECT b FROM t)"),
+            ("SELECT 1 WHERE a < ALL (SELECT b FROM t)", "SELECT 1 WHERE a < ALL(SELECT b FROM t)"),
+            ("SELECT 1 WHERE a = SOME(ARRAY[1, b])", "SELECT 1 WHERE (a IN (1, b))"),
+            ("SELECT 1 WHERE a <= ALL(ARRAY[1, b])", "SELECT 1 WHERE ((a) <= (1) AND (a) <= (b))"),
+            (
+                "SELECT a > ANY(l) FROM t",
+                "SELECT (CASE WHEN (a) > array_min((l)) THEN true WHEN (l) IS NULL OR cardinality((l)) > 0 AND ((a) IS NULL OR array_position((l), NULL) IS NOT NULL) THEN NULL ELSE false END) AS \"a > ANY(l)\" FROM t",
+            ),
         ] {
             let mut statement = parsed(text);
             assert_eq!(walk_mut(&mut statement, &mut Meant), ControlFlow::Continue(()), "{text}");
@@ -216,6 +299,7 @@ mod tests {
             ("SELECT a FROM t FETCH FIRST 3 ROWS WITH TIES", "FETCH FIRST with TIES"),
             ("SELECT a FROM t FETCH FIRST 3 PERCENT ROWS ONLY", "PERCENT"),
             ("SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY", "both LIMIT and FETCH"),
+            ("SELECT 2 ^ a FROM t", "^ is not supported"),
             ("SELECT a SIMILAR TO b FROM t", "a pattern that is computed"),
             ("SELECT a SIMILAR TO 'x' ESCAPE 'ab' FROM t", "not one character"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t", "there is no window `w`"),

@@ -7,7 +7,7 @@
 //! 1. `tokens`: a byte order mark is skipped; a text that is too long or too nested is refused before the parser recurses over it.
 //! 2. `shape`: IS DISTINCT FROM gets its own right side ([`distinct`]), long chains are balanced ([`balance`]); what is then too deep, too wide or too much is refused ([`limits`]).
 //! 3. `prepare`: syntax that the engine parses and then ignores is refused by name ([`ignored`]) or written as what
-//!    it means ([`meant`], [`similar`], [`sample`]).
+//!    it means ([`meant`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique`: columns of one name get aliases that differ, for a statement that was refused for its names ([`names`]).
 //!
 //! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
@@ -15,9 +15,11 @@
 mod balance;
 mod distinct;
 mod ignored;
+mod lengths;
 pub(crate) mod limits;
 mod meant;
 mod names;
+mod quantified;
 mod sample;
 mod similar;
 mod walk;

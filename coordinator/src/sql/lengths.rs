@@ -1,0 +1,49 @@
+//! Casts to texts of a length: `CAST(a AS VARCHAR(3))` is the first three characters, as in the standard, PostgreSQL and Trino.
+//!
+//! DataFusion 55.2 reads the length and forgets it, as DuckDB does. CHAR(n) is VARCHAR(n), and CHAR is CHAR(1); no blanks are added, as
+//! PostgreSQL takes them off again wherever a value is looked at. Non-goals: lengths of declared columns and inside nested types.
+
+use datafusion::sql::sqlparser::ast::{CharacterLength, DataType, Expr, Value};
+
+/// Characters that a text of a type has at most.
+fn length(of: &DataType) -> Option<u64> {
+    use DataType::{Char, CharVarying, Character, CharacterVarying, Nvarchar, Varchar};
+    match of {
+        Char(None) | Character(None) => Some(1),
+        Char(Some(length))
+        | Character(Some(length))
+        | CharVarying(Some(length))
+        | CharacterVarying(Some(length))
+        | Nvarchar(Some(length))
+        | Varchar(Some(length)) => match length {
+            CharacterLength::IntegerLength { length, .. } => Some(*length),
+            CharacterLength::Max => None,
+        },
+        _ => None,
+    }
+}
+
+pub(super) fn has_length(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast { data_type, .. } if length(data_type).is_some())
+}
+
+/// A cast to a text of a length, written as the beginning of a text; any other expression as it is.
+pub(super) fn meant(expr: Expr) -> Expr {
+    match expr {
+        Expr::Cast { kind, expr, data_type, array, format } => match length(&data_type) {
+            Some(length) => {
+                let text = Expr::Cast { kind, expr, data_type: DataType::Varchar(None), array, format };
+                let number = |number: u64| Some(Box::new(Expr::Value(Value::Number(number.to_string(), false).into())));
+                Expr::Substring {
+                    expr: Box::new(text),
+                    substring_from: number(1),
+                    substring_for: number(length),
+                    special: false,
+                    shorthand: false,
+                }
+            }
+            None => Expr::Cast { kind, expr, data_type, array, format },
+        },
+        other => other,
+    }
+}
