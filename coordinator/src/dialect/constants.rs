@@ -13,7 +13,7 @@ use gust_protocol::functions::MADE_BYTES_MAX;
 
 /// The last rule of all: constants have been computed.
 #[derive(Debug)]
-pub(crate) struct BoundedConstants;
+pub(super) struct BoundedConstants;
 
 impl OptimizerRule for BoundedConstants {
     fn name(&self) -> &str {

@@ -7,7 +7,8 @@
 //! through `gust_float_key`.
 //!
 //! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`); `x < 5.0` stays beside the keyed one, for
-//! pruning; `x > 5.0` cannot be pruned by statistics, which do not count NaN.
+//! pruning; `x > 5.0` cannot be pruned by Parquet's statistics, which do not count NaN, but by Iceberg's that do (`tables/predicate.rs`).
+//! Functions that compare (`nullif`, `greatest`, those of arrays) make their own keys (`mended` beside `float_key`).
 //!
 //! Take this out when the rows of `floats` in `tests/tests/meaning.rs` are right without it.
 
@@ -22,7 +23,7 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, GroupingSet, Join, JoinConstraint, LogicalPlan,
-    Operator, Projection, Sort, Subquery,
+    Operator, Projection, Sort, Subquery, SubqueryAlias,
 };
 use datafusion::optimizer::AnalyzerRule;
 use gust_protocol::functions::{self, FloatKey, has_floats};
@@ -253,10 +254,10 @@ fn has_float_literal(expr: &Expr) -> bool {
 
 /// Aggregates that compare their argument.
 fn compares(aggregate: &str) -> bool {
-    matches!(aggregate, "min" | "max" | "approx_distinct")
+    matches!(aggregate, "min" | "max" | "approx_distinct" | "median" | "percentile_cont")
 }
 
-fn is_comparison(op: Operator) -> bool {
+pub(super) fn is_comparison(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
@@ -286,9 +287,20 @@ fn of_keys(subquery: Subquery) -> Result<Subquery> {
     if !keys.is_odd(&column) || is_of_keys(&subquery.subquery) {
         return Ok(subquery);
     }
-    let projection = Projection::try_new(vec![keys.named_key(column)], Arc::clone(&subquery.subquery))?;
-    Ok(subquery.with_plan(Arc::new(LogicalPlan::Projection(projection))))
+    if !subquery.subquery.all_out_ref_exprs().is_empty() {
+        let projection = Projection::try_new(vec![keys.named_key(column)], Arc::clone(&subquery.subquery))?;
+        return Ok(subquery.with_plan(Arc::new(LogicalPlan::Projection(projection))));
+    }
+    let name = column.name_for_alias()?;
+    let projection = Projection::try_new(vec![keys.key(column).alias(name)], Arc::clone(&subquery.subquery))?;
+    // With the name of the query's own table DataFusion would mistake the two, or say that there are two of them. A correlated
+    // list cannot have another, and mostly is of another table.
+    let named = SubqueryAlias::try_new(Arc::new(LogicalPlan::Projection(projection)), LIST)?;
+    Ok(subquery.with_plan(Arc::new(LogicalPlan::SubqueryAlias(named))))
 }
+
+/// What a list of keys is called.
+const LIST: &str = "__gust_keys";
 
 /// Whether this rule has been here.
 fn is_of_keys(plan: &LogicalPlan) -> bool {
@@ -298,5 +310,9 @@ fn is_of_keys(plan: &LogicalPlan) -> bool {
         }
         _ => false,
     };
-    matches!(plan, LogicalPlan::Projection(projection) if projection.expr.iter().any(is_key))
+    match plan {
+        LogicalPlan::SubqueryAlias(alias) => alias.alias.table() == LIST,
+        LogicalPlan::Projection(projection) => projection.expr.iter().any(is_key),
+        _ => false,
+    }
 }

@@ -17,7 +17,8 @@
 //!    EXISTS (S)    TRUE
 //! ```
 //!
-//! S is read up to three times then, and once where it stays. A correlated S whose LIMIT, OFFSET or window comes after the
+//! In these S has a name of its own: DataFusion takes an outer `t.x` for the inner one where both queries are of a table `t`, here and
+//! where it writes ANY and ALL with EXISTS itself. A correlated S cannot have one, and is refused where it has that column. S is read up to three times then, and once where it stays. A correlated S whose LIMIT, OFFSET or window comes after the
 //! correlation is refused: DataFusion would compute it over all rows at once. So is what is not in a WHERE or
 //! HAVING, for which DataFusion has no join, but for what [`super::in_projection`] can do.
 //!
@@ -30,7 +31,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{Column, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, exists, lit, not, not_exists, when,
+    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, SubqueryAlias, exists, lit, not, not_exists, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -66,11 +67,42 @@ fn with_certain(expr: Expr) -> Result<Transformed<Expr>> {
         Expr::SetComparison(SetComparison { expr, subquery, op, .. }) if has_one_row(&subquery.subquery) => {
             Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(expr, op, Box::new(Expr::ScalarSubquery(subquery)))))
         }
+        Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }) if !is_named(&subquery.subquery) => {
+            let rows = named(&subquery.subquery, &expr)?;
+            Transformed::yes(Expr::SetComparison(SetComparison {
+                expr,
+                subquery: subquery.with_plan(rows),
+                op,
+                quantifier,
+            }))
+        }
         Expr::Exists(Exists { subquery, negated }) if has_one_row(&subquery.subquery) => {
             Transformed::yes(lit(!negated))
         }
         other => Transformed::no(other),
     })
+}
+
+/// What S is called.
+const ROWS: &str = "__gust_rows";
+
+/// S under a name in which no column of `value`, the outer one, is.
+fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
+    if refers_outside(rows) {
+        let outer = value.column_refs();
+        let is_inside = rows.exists(|node| Ok(outer.iter().any(|column| node.schema().has_column(column))))?;
+        if is_inside {
+            return plan_err!(
+                "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query\nhint: give the table in the subquery another name: FROM t AS u"
+            );
+        }
+        return Ok(Arc::clone(rows));
+    }
+    Ok(Arc::new(LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::clone(rows), ROWS)?)))
+}
+
+fn is_named(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::SubqueryAlias(alias) if alias.alias.table() == ROWS)
 }
 
 /// Refuses subqueries that DataFusion would compute over all rows at once, or not at all.
@@ -169,7 +201,7 @@ impl Outer<'_> {
 
     /// The subquery with the rows that equal the value, with those that are NULL, and as it is.
     fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
-        let rows = &of.subquery.subquery;
+        let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
         let value = self.seen_from_inside(of.expr.as_ref().clone())?;
         let with = |condition| -> Result<Arc<LogicalPlan>> {

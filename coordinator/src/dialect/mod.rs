@@ -1,16 +1,19 @@
 //! What SQL means, where DataFusion 55.2 means something else.
 //!
 //! ```text
-//!  text ─► statement ─► using ─► DataFusion's planner ─► 1, 2 ─► its analyzer ─► 3, 4, 5 ─► its optimizer
+//!  text ─► statement ─► using ─► DataFusion's planner ─► 1, 2, 3 ─► its analyzer ─► 4, 5, 6 ─► its optimizer
 //! ```
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
-//! 3. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
-//! 4. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
-//! 5. `integers`: integer arithmetic fails where it overflows.
+//! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
+//!    DOUBLE and DECIMAL meet as DOUBLE.
+//! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
+//! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
+//! 6. `integers`: integer arithmetic fails where it overflows.
 //!
-//! After all of DataFusion's rules `constants` refuses large ones that every row would get.
+//! While a statement is planned `types` has TIME be of microseconds. The optimizer is `guarded`: a filter stays above an aggregate
+//! that has a row of no rows. After all of its rules `constants` refuses large ones that every row would get.
 //!
 //! Each rule is a pure rewrite of the analyzed plan that keeps names and types of all columns, and one that has run changes nothing
 //! when it runs again. Each names the report it answers and has tests in `tests/tests/meaning.rs`, which say when to take it out.
@@ -22,27 +25,43 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 
 mod constants;
+mod copies;
+mod doubles;
 mod float_keys;
+mod guarded;
 mod in_projection;
 mod in_subquery;
 mod integers;
 mod merged_keys;
 mod own_functions;
+mod types;
+mod unions;
 mod using;
 
-pub(crate) use constants::BoundedConstants;
+pub(crate) use types::Types;
 pub(crate) use using::mark_merged_keys;
 
 /// DataFusion's rules and ours, in the order in which they run.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 2] =
-        [Arc::new(own_functions::OwnFunctions), Arc::new(merged_keys::MergedKeys)];
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 5] = [
+        Arc::new(own_functions::OwnFunctions),
+        Arc::new(merged_keys::MergedKeys),
+        Arc::new(unions::UnmarkedUnions),
+        Arc::new(copies::CountedCopies),
+        Arc::new(doubles::Doubles),
+    ];
     let after: [Arc<dyn AnalyzerRule + Send + Sync>; 3] =
         [Arc::new(in_subquery::InSubqueries), Arc::new(float_keys::FloatKeys), Arc::new(integers::CheckedIntegers)];
     before.into_iter().chain(Analyzer::new().rules).chain(after).collect()
+}
+
+/// DataFusion's optimizer with what it gets wrong guarded, and our rule after all of its.
+pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(constants::BoundedConstants);
+    guarded::rules().into_iter().chain([last]).collect()
 }
 
 /// `plan` with its own expressions rewritten under the names that they had.

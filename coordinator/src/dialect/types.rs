@@ -1,0 +1,30 @@
+//! TIME has microseconds, as in PostgreSQL, DuckDB and Iceberg, and in nearly all Parquet files.
+//!
+//! DataFusion 55.2 makes nanoseconds of it, and then compares no `TIME '01:00:00'` with a column of a file: it has no common type for
+//! times of two units. Take this out when it has.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use datafusion::common::Result;
+use datafusion::logical_expr::planner::TypePlanner;
+use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
+
+/// Digits of a second that microseconds have.
+const DIGITS_MAX: u64 = 6;
+
+#[derive(Debug)]
+pub(crate) struct Types;
+
+impl TypePlanner for Types {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        Ok(match sql_type {
+            SqlType::Time(digits, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone)
+                if digits.is_none_or(|digits| digits <= DIGITS_MAX) =>
+            {
+                Some(Arc::new(Field::new("", DataType::Time64(TimeUnit::Microsecond), true)))
+            }
+            _ => None,
+        })
+    }
+}
