@@ -17,13 +17,16 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 
+use super::order_check;
+
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
-/// DataFusion's rules in their order, the two that push filters down with a guard.
+/// DataFusion's rules in their order, the two that push filters down with a guard, and the last check with [`super::order_check`].
 pub fn rules() -> Vec<Rule> {
     let guarded = |rule: Rule| match rule.name() {
         "FilterPushdown" => Arc::new(Guarded { rule, phase: Phase::Static }) as Rule,
         "FilterPushdown(Post)" => Arc::new(Guarded { rule, phase: Phase::Dynamic }) as Rule,
+        order_check::CHECK => Arc::new(order_check::OrderCheck(rule)) as Rule,
         _ => rule,
     };
     PhysicalOptimizer::new().rules.into_iter().map(guarded).collect()

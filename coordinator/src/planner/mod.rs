@@ -7,7 +7,7 @@
 //! 4. [`pack`]: packs the units, largest first, into fragments and lanes.
 //!
 //! Beside them, for local plans, too: [`unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
-//! DataFusion's own rules are [`filter_names::rules`]: stock, but for a guard.
+//! DataFusion's own rules are [`filter_names::rules`]: stock, but for a guard and [`order_check`].
 //!
 //! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
 //! no I/O; footers that were read anyway are looked up in a cache.
@@ -15,6 +15,7 @@
 pub mod cut;
 pub mod filter_names;
 pub mod memory;
+mod order_check;
 pub mod pack;
 pub mod reads;
 pub mod results;
