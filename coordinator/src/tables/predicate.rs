@@ -4,6 +4,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, Like};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use gust_catalog::{CompareOp, Predicate, Schema};
+use gust_protocol::functions::FloatKey;
 
 use super::schema::scalar;
 
@@ -50,10 +51,15 @@ fn known(expr: &Expr, schema: &Schema) -> Option<Predicate> {
     })
 }
 
-/// A column by itself. A cast around it is not looked through: it may change the order of values.
+/// A column by itself, or its key as a float: the catalog takes zeros for equal, and a bound for one of NaN only where there is none.
+/// A cast around it is not looked through: it may change the order of values.
 fn column(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Column(column) => Some(&column.name),
+        Expr::ScalarFunction(call) if call.func.name() == FloatKey::NAME => match call.args.as_slice() {
+            [Expr::Column(column)] => Some(&column.name),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -128,4 +134,38 @@ fn starts_with(like: &Like) -> Option<Predicate> {
         prefix: prefix.to_owned(),
         negated: like.negated,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::{cast, col, lit};
+    use gust_catalog::{Field, Scalar, Type};
+    use gust_protocol::functions::scalar_named;
+
+    use super::*;
+
+    /// The catalog then believes a greatest value only of a file in which NaNs were counted, and none was found (`prune/range.rs`).
+    #[test]
+    fn a_float_is_seen_through_its_key() {
+        let x = Field { id: 1, name: "x".to_owned(), required: false, ty: Type::Double };
+        let schema = Schema { fields: vec![x] };
+        let key = |of: Expr| scalar_named(FloatKey::NAME).expect("ours").call(vec![of]);
+        let greater = Predicate::Compare { column: "x".to_owned(), op: CompareOp::Gt, value: Scalar::Double(5.0) };
+        let both = |a: Predicate, b: Predicate| Predicate::And(vec![Predicate::And(vec![a, b])]);
+        for (filter, expect) in [
+            (key(col("x")).gt(lit(5.0)), Predicate::And(vec![greater.clone()])),
+            (lit(5.0).lt(key(col("x"))), Predicate::And(vec![greater.clone()])),
+            (
+                key(col("x")).gt(lit(5.0)).and(col("x").is_not_null()),
+                both(greater, Predicate::IsNull { column: "x".to_owned(), negated: true }),
+            ),
+            (key(-col("x")).gt(lit(5.0)), Predicate::And(vec![Predicate::AlwaysTrue])),
+            (
+                key(cast(col("x"), datafusion::arrow::datatypes::DataType::Float32)).gt(lit(5.0)),
+                Predicate::And(vec![Predicate::AlwaysTrue]),
+            ),
+        ] {
+            assert_eq!(predicate(&[filter.clone()], &schema), expect, "{filter}");
+        }
+    }
 }
