@@ -143,7 +143,10 @@ enum Measurement {
         /// How many statements
         #[arg(long, default_value_t = 5_000)]
         seeds: u64,
-        /// One of them
+        /// The first of them
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+        /// This one alone
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
@@ -241,7 +244,10 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
             memory::measure(&workload.memory, &choice, cache).await
         }
         Measurement::Operators => operators::measure(&workload.operators).await,
-        Measurement::OddValues { seeds, seed } => odd_values::measure(&workload.odd_values, *seeds, *seed, cache).await,
+        Measurement::OddValues { seeds, from, seed } => {
+            let range = seed.map_or(*from..from + seeds, |seed| seed..seed + 1);
+            odd_values::measure(&workload.odd_values, range, cache).await
+        }
         Measurement::Scaling { functions } => {
             scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
         }
