@@ -90,7 +90,13 @@ const ROWS: &str = "__gust_rows";
 fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
     if refers_outside(rows) {
         let outer = value.column_refs();
-        let is_inside = rows.exists(|node| Ok(outer.iter().any(|column| node.schema().has_column(column))))?;
+        let mut is_inside = false;
+        rows.apply(|node| {
+            is_inside |= outer.iter().any(|column| node.schema().has_column(column));
+            // What is below a name is not seen above it.
+            let is_name = matches!(node, LogicalPlan::SubqueryAlias(_));
+            Ok(if is_name { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
+        })?;
         if is_inside {
             return plan_err!(
                 "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query\nhint: give the table in the subquery another name: FROM t AS u"
