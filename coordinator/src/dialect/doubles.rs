@@ -122,7 +122,7 @@ impl Met {
         match plan {
             LogicalPlan::Join(mut join) => {
                 let changed =
-                    join.on.iter_mut().map(|(left, right)| self.unite([left, right])).fold(false, |a, b| a || b);
+                    join.on.iter_mut().filter_map(|(left, right)| self.unite([left, right]).then_some(())).count() > 0;
                 // What USING joins by must be columns; who asked for the merged column has it by now.
                 let join_constraint = if changed { JoinConstraint::On } else { join.join_constraint };
                 Ok(Transformed::new_transformed(LogicalPlan::Join(Join { join_constraint, ..join }), changed))
