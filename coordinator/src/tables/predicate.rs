@@ -165,7 +165,7 @@ mod tests {
                 Predicate::And(vec![Predicate::AlwaysTrue]),
             ),
         ] {
-            assert_eq!(predicate(&[filter.clone()], &schema), expect, "{filter}");
+            assert_eq!(predicate(std::slice::from_ref(&filter), &schema), expect, "{filter}");
         }
     }
 }
