@@ -2,7 +2,7 @@
 //!
 //! DataFusion 55.2 wraps `+`, `-`, `*` and the sign of integers around (apache/datafusion#17539). Where the operands' types do not
 //! rule an overflow out, the operator becomes the checked function of [`gust_protocol::functions`]. So `CAST(i AS BIGINT) + 1` of an
-//! INT stays as it is, and `b + 1` of a BIGINT does not.
+//! INT stays as it is, and `b + 1` of a BIGINT does not. A chain of operators becomes few calls, not one for each.
 //!
 //! Take this out when `SELECT 9223372036854775807 + b` over a BIGINT 1 is an error without it.
 
@@ -14,9 +14,9 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, lit};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
 use datafusion::optimizer::AnalyzerRule;
-use gust_protocol::functions::{self, IntegerOp};
+use gust_protocol::functions::{self, IntegerChain, IntegerOp, OPERANDS_MAX};
 
 #[derive(Debug)]
 pub(super) struct CheckedIntegers;
@@ -36,32 +36,56 @@ impl AnalyzerRule for CheckedIntegers {
 }
 
 fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let (op, left, right) = match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match IntegerOp::of(op) {
-            Some(integer_op) => (integer_op, left, right),
-            None => return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
-        },
-        Expr::Negative(of) => match of.get_type(schema) {
+    let (operator, left, right) = match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => (op, left, right),
+        Expr::Negative(of) => match type_of(&of, schema) {
             Ok(integer) if integer.is_signed_integer() && !matches!(*of, Expr::Literal(..)) => {
-                (IntegerOp::Subtract, Box::new(lit(ScalarValue::new_zero(&integer)?)), of)
+                (Operator::Minus, Box::new(lit(ScalarValue::new_zero(&integer)?)), of)
             }
             _ => return Ok(Transformed::no(Expr::Negative(of))),
         },
         other => return Ok(Transformed::no(other)),
     };
-    // A placeholder may have no type yet.
-    let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema)) else {
-        return Ok(Transformed::no(plain(op, left, right)));
-    };
-    if left_type != right_type || !left_type.is_integer() || fits(op, &left, &right, &left_type, schema) {
-        return Ok(Transformed::no(plain(op, left, right)));
+    let plain = |left, right| Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op: operator, right })));
+    let Some(op) = IntegerOp::of(operator) else { return plain(left, right) };
+    // What cannot overflow is only taken into a chain that can, so that the chain stays one call.
+    let in_chain = operands(&left).is_some_and(|count| count < OPERANDS_MAX);
+    if !in_chain && matches!(op, IntegerOp::Divide | IntegerOp::Remainder) {
+        return plain(left, right);
     }
-    let Some(function) = functions::scalar_named(op.name()) else { return Ok(Transformed::no(plain(op, left, right))) };
-    Ok(Transformed::yes(function.call(vec![*left, *right])))
+    // A placeholder may have no type yet.
+    let (Ok(left_type), Ok(right_type)) = (type_of(&left, schema), type_of(&right, schema)) else {
+        return plain(left, right);
+    };
+    if left_type != right_type || !left_type.is_integer() || !in_chain && fits(op, &left, &right, &left_type, schema) {
+        return plain(left, right);
+    }
+    let Some(function) = functions::scalar_named(IntegerChain::NAME) else { return plain(left, right) };
+    let mut args = match *left {
+        Expr::ScalarFunction(chain) if in_chain => chain.args,
+        first => vec![lit(""), first],
+    };
+    if let Expr::Literal(ScalarValue::Utf8(Some(signs)), _) = &mut args[0] {
+        signs.push(op.sign());
+    }
+    args.push(*right);
+    Ok(Transformed::yes(function.call(args)))
 }
 
-fn plain(op: IntegerOp, left: Box<Expr>, right: Box<Expr>) -> Expr {
-    Expr::BinaryExpr(BinaryExpr { left, op: op.operator(), right })
+/// How many operands a checked call has; None of another expression.
+fn operands(expr: &Expr) -> Option<usize> {
+    match expr {
+        Expr::ScalarFunction(call) if call.name() == IntegerChain::NAME => Some(call.args.len() - 1),
+        _ => None,
+    }
+}
+
+/// The type of an expression. The planner's own way asks all operands of a call, and writes the name of each.
+fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+    match expr {
+        Expr::ScalarFunction(call) if operands(expr).is_some() => type_of(&call.args[1], schema),
+        other => other.get_type(schema),
+    }
 }
 
 /// Whether no values of the operands make a result outside the type.
@@ -85,7 +109,7 @@ fn range(expr: &Expr, schema: &DFSchema) -> Option<RangeInclusive<i128>> {
             combined(IntegerOp::of(*op)?, &range(left, schema)?, &range(right, schema)?)
         }
         Expr::Alias(alias) => range(&alias.expr, schema),
-        other => range_of(&other.get_type(schema).ok()?),
+        other => range_of(&type_of(other, schema).ok()?),
     }
 }
 
@@ -104,12 +128,14 @@ fn range_of(integer: &DataType) -> Option<RangeInclusive<i128>> {
 }
 
 fn combined(op: IntegerOp, a: &RangeInclusive<i128>, b: &RangeInclusive<i128>) -> Option<RangeInclusive<i128>> {
+    let op = match op {
+        IntegerOp::Add => i128::checked_add,
+        IntegerOp::Subtract => i128::checked_sub,
+        IntegerOp::Multiply => i128::checked_mul,
+        IntegerOp::Divide | IntegerOp::Remainder => return None,
+    };
     let ends = [(a.start(), b.start()), (a.start(), b.end()), (a.end(), b.start()), (a.end(), b.end())];
-    let results = ends.map(|(a, b)| match op {
-        IntegerOp::Add => a.checked_add(*b),
-        IntegerOp::Subtract => a.checked_sub(*b),
-        IntegerOp::Multiply => a.checked_mul(*b),
-    });
+    let results = ends.map(|(a, b)| op(*a, *b));
     let results = results.into_iter().collect::<Option<Vec<i128>>>()?;
     Some(*results.iter().min()?..=*results.iter().max()?)
 }
@@ -118,7 +144,29 @@ fn combined(op: IntegerOp, a: &RangeInclusive<i128>, b: &RangeInclusive<i128>) -
 mod tests {
     use super::*;
     use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::common::tree_node::TreeNodeRecursion;
     use datafusion::logical_expr::{cast, col};
+
+    #[test]
+    fn a_chain_is_few_calls() {
+        let schema = DFSchema::try_from(Schema::new(vec![Field::new("b", DataType::Int64, true)])).unwrap();
+        let rewritten = |expr: Expr| expr.transform_up(|expr| checked(expr, &schema)).data().unwrap();
+        let b = || col("b");
+        let mixed = rewritten((b() + b() - lit(3_i64)) / b() * b() % b() + b() * b());
+        assert_eq!(
+            mixed.to_string(),
+            "gust_integers(Utf8(\"+-/*%+\"), b, b, Int64(3), b, b, b, gust_integers(Utf8(\"*\"), b, b))"
+        );
+        assert_eq!(rewritten(b() / b()).to_string(), "b / b");
+        let long = rewritten((0..1000).fold(b(), |sum, _| sum + b()));
+        let mut calls = 0;
+        long.apply(|expr| {
+            calls += usize::from(operands(expr).is_some());
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        assert_eq!(calls, 1000_usize.div_ceil(OPERANDS_MAX - 1));
+    }
 
     #[test]
     fn only_what_can_overflow_is_checked() {

@@ -11,6 +11,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
 use gust_protocol::functions as sql_functions;
@@ -46,7 +47,7 @@ use crate::memory::SharedPool;
 use crate::nearest::nearest;
 use crate::planner::filter_names;
 use crate::planner::pack::Packing;
-use crate::planner::unsound::RefuseUnsound;
+use crate::planner::unsound::{ComparableKeys, RefuseUnsound};
 use crate::tables::catalog::IcebergCatalog;
 use crate::tables::folder::{FolderFactory, Paths};
 use crate::tables::iceberg::IcebergFactory;
@@ -284,9 +285,8 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_analyzer_rules(dialect::analyzer_rules())
         .with_type_planner(Arc::new(dialect::Types))
         .with_optimizer_rules(dialect::optimizer_rules())
-        .with_physical_optimizer_rules(filter_names::rules())
+        .with_physical_optimizer_rules(physical_rules())
         .with_table_factories(formats(stores))
-        .with_physical_optimizer_rule(Arc::new(RefuseUnsound))
         .build();
     let context = with_paths(SessionContext::new_with_state(state));
     let default = context.state().config_options().catalog.default_catalog.clone();
@@ -294,6 +294,14 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         catalog.register_schema(history::SCHEMA, history)?;
     }
     Ok(context)
+}
+
+/// DataFusion's physical rules between ours.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ComparableKeys)];
+    rules.extend(filter_names::rules());
+    rules.push(Arc::new(RefuseUnsound));
+    rules
 }
 
 /// What STORED AS may name.

@@ -1,53 +1,59 @@
-//! `gust_add`, `gust_subtract`, `gust_multiply`: integer arithmetic that fails where the result does not fit.
+//! `gust_integers('+-', a, b, c)`: integer arithmetic that fails where a result does not fit, from left to right.
 //!
 //! DataFusion 55.2 wraps `+`, `-` and `*` of integers around (apache/datafusion#17539); its physical expression can be told to fail,
-//! but no setting does so and the plan codec does not carry it. The coordinator's `dialect::integers` puts these where an
-//! overflow is possible.
+//! but no setting does so and the plan codec does not carry it. The coordinator's `dialect::integers` puts this where an
+//! overflow is possible. A chain is one call: DataFusion's planner takes n² steps to ask for the type of n calls inside each
+//! other (`ExprSchemable::to_field` writes the name of each), and it asks at each of them.
 
 use datafusion::arrow::array::{ArrayRef, Datum};
-use datafusion::arrow::compute::kernels::numeric::{add, mul, sub};
+use datafusion::arrow::compute::kernels::numeric::{add, div, mul, rem, sub};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::utils::take_function_args;
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{ColumnarValue, Operator, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 use datafusion::physical_expr_common::datum::apply;
+
+const NAME: &str = "gust_integers";
+
+/// Most operands of one call: each is held for a batch of rows.
+pub const OPERANDS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IntegerOp {
     Add,
     Subtract,
     Multiply,
+    /// Does not wrap in DataFusion, and stands here between those that do.
+    Divide,
+    Remainder,
 }
 
 impl IntegerOp {
+    const ALL: [(Self, Operator, char); 5] = [
+        (Self::Add, Operator::Plus, '+'),
+        (Self::Subtract, Operator::Minus, '-'),
+        (Self::Multiply, Operator::Multiply, '*'),
+        (Self::Divide, Operator::Divide, '/'),
+        (Self::Remainder, Operator::Modulo, '%'),
+    ];
+
     /// The operation that an operator of SQL is, where it is one of these.
     pub fn of(operator: Operator) -> Option<Self> {
-        match operator {
-            Operator::Plus => Some(Self::Add),
-            Operator::Minus => Some(Self::Subtract),
-            Operator::Multiply => Some(Self::Multiply),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|(_, of, _)| *of == operator).map(|(op, ..)| op)
     }
 
-    pub fn operator(self) -> Operator {
-        match self {
-            Self::Add => Operator::Plus,
-            Self::Subtract => Operator::Minus,
-            Self::Multiply => Operator::Multiply,
-        }
+    /// As the function's first argument has it.
+    pub fn sign(self) -> char {
+        let sign = Self::ALL.into_iter().find(|(op, ..)| *op == self).map(|(.., sign)| sign);
+        sign.expect("all are listed")
     }
 
-    /// The function's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Add => "gust_add",
-            Self::Subtract => "gust_subtract",
-            Self::Multiply => "gust_multiply",
-        }
+    fn of_signs(signs: &ScalarValue) -> Result<Vec<Self>> {
+        let read = |sign| Self::ALL.into_iter().find(|(.., of)| *of == sign).map(|(op, ..)| op);
+        let signs = signs.try_as_str().flatten().and_then(|text| text.chars().map(read).collect());
+        signs.ok_or_else(|| DataFusionError::Internal(format!("{NAME}: the first argument is no list of operators")))
     }
 
     fn kernel(self) -> fn(&dyn Datum, &dyn Datum) -> Result<ArrayRef, ArrowError> {
@@ -55,26 +61,31 @@ impl IntegerOp {
             Self::Add => add,
             Self::Subtract => sub,
             Self::Multiply => mul,
+            Self::Divide => div,
+            Self::Remainder => rem,
         }
     }
 }
 
-/// Of two integers of one type; so is the result.
+/// Of integers of one type; so is the result.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct CheckedInteger {
-    op: IntegerOp,
+pub struct IntegerChain {
     signature: Signature,
 }
 
-impl CheckedInteger {
-    pub fn new(op: IntegerOp) -> Self {
-        Self { op, signature: Signature::any(2, Volatility::Immutable) }
+impl IntegerChain {
+    pub const NAME: &str = NAME;
+}
+
+impl Default for IntegerChain {
+    fn default() -> Self {
+        Self { signature: Signature::variadic_any(Volatility::Immutable) }
     }
 }
 
-impl ScalarUDFImpl for CheckedInteger {
+impl ScalarUDFImpl for IntegerChain {
     fn name(&self) -> &str {
-        self.op.name()
+        NAME
     }
 
     fn signature(&self) -> &Signature {
@@ -82,8 +93,10 @@ impl ScalarUDFImpl for CheckedInteger {
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        let [left, _] = take_function_args(self.name(), arg_types)?;
-        Ok(left.clone())
+        match arg_types {
+            [_, first, ..] => Ok(first.clone()),
+            _ => plan_err!("{NAME}: no operands"),
+        }
     }
 
     fn is_strict(&self) -> bool {
@@ -91,34 +104,52 @@ impl ScalarUDFImpl for CheckedInteger {
     }
 
     fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
-        let [left, right] = take_function_args(self.name(), inputs)?;
+        let [signs, first, others @ ..] = inputs else { return plan_err!("{NAME}: no operands") };
+        let operands = || std::iter::once(first).chain(others);
         // Of most functions no bounds are known, and not even their type.
-        match (left.data_type(), right.data_type()) {
-            (DataType::Null, other) | (other, DataType::Null) => return Interval::make_unbounded(&other),
-            (left, right) if left != right => return Interval::make_unbounded(&left),
-            _ => {}
+        let integer = operands().map(|operand| operand.data_type()).find(|of| !of.is_null()).unwrap_or(DataType::Null);
+        if signs.lower() != signs.upper() || operands().any(|operand| operand.data_type() != integer) {
+            return Interval::make_unbounded(&integer);
         }
-        match self.op {
-            IntegerOp::Add => left.add(*right),
-            IntegerOp::Subtract => left.sub(*right),
-            IntegerOp::Multiply => left.mul(*right),
+        let ops = IntegerOp::of_signs(signs.lower())?;
+        let mut bounds = (*first).clone();
+        for (op, other) in ops.into_iter().zip(others) {
+            bounds = match op {
+                IntegerOp::Add => bounds.add(*other)?,
+                IntegerOp::Subtract => bounds.sub(*other)?,
+                IntegerOp::Multiply => bounds.mul(*other)?,
+                IntegerOp::Divide | IntegerOp::Remainder => Interval::make_unbounded(&integer)?,
+            };
         }
+        Ok(bounds)
     }
 
-    /// As the operator's own: what does not wrap keeps its order.
+    /// As the operators' own: what does not wrap keeps its order.
     fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        let [left, right] = take_function_args(self.name(), inputs)?;
-        Ok(match self.op {
-            IntegerOp::Add => left.sort_properties.add(&right.sort_properties),
-            IntegerOp::Subtract => left.sort_properties.sub(&right.sort_properties),
-            IntegerOp::Multiply => SortProperties::Unordered,
-        })
+        let [signs, first, others @ ..] = inputs else { return plan_err!("{NAME}: no operands") };
+        if signs.range.lower() != signs.range.upper() {
+            return Ok(SortProperties::Unordered);
+        }
+        let ops = IntegerOp::of_signs(signs.range.lower())?.into_iter().zip(others);
+        Ok(ops.fold(first.sort_properties, |order, (op, other)| match op {
+            IntegerOp::Add => order.add(&other.sort_properties),
+            IntegerOp::Subtract => order.sub(&other.sort_properties),
+            IntegerOp::Multiply | IntegerOp::Divide | IntegerOp::Remainder => SortProperties::Unordered,
+        }))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let integer = args.return_field.data_type().clone();
-        let [left, right] = take_function_args(self.name(), args.args)?;
-        apply(&left, &right, self.op.kernel()).map_err(|error| match error {
+        let mut args = args.args.into_iter();
+        let (Some(ColumnarValue::Scalar(signs)), Some(first)) = (args.next(), args.next()) else {
+            return plan_err!("{NAME}: its operators are a constant");
+        };
+        let ops = IntegerOp::of_signs(&signs)?;
+        if ops.len() != args.len() {
+            return plan_err!("{NAME}: {} operators between {} operands", ops.len(), args.len() + 1);
+        }
+        let computed = ops.into_iter().zip(args).try_fold(first, |left, (op, right)| apply(&left, &right, op.kernel()));
+        computed.map_err(|error| match error {
             DataFusionError::ArrowError(arrow, _) if matches!(*arrow, ArrowError::ArithmeticOverflow(_)) => {
                 DataFusionError::Execution(format!(
                     "{integer} overflows: {arrow}\nhint: CAST(... AS DECIMAL(38, 0)) on one side has room for it"

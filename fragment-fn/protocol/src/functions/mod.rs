@@ -6,7 +6,7 @@
 //!                           min, max       NaN is the greatest, by group, too          (extremes.rs)
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
 //!                           array_*        as typed: the promised list type        (mended.rs)
-//!                        +  gust_*         what the coordinator's rewrites call    (float_key.rs, integers.rs, merged_key.rs)
+//!                        +  gust_*         what the coordinator's rewrites call    (float_key, integers, merged_key, row_key)
 //! ```
 //!
 //! One set for both sides: the coordinator plans with it, a function decodes with it. Names are DataFusion's own, so that an
@@ -25,12 +25,14 @@ mod frames;
 mod integers;
 mod mended;
 mod merged_key;
+mod row_key;
 mod sum;
 
 pub use bounds::MADE_BYTES_MAX;
 pub use float_key::{FloatKey, has_floats};
-pub use integers::{CheckedInteger, IntegerOp};
+pub use integers::{IntegerChain, IntegerOp, OPERANDS_MAX};
 pub use merged_key::MergedKey;
+pub use row_key::RowKey;
 
 /// Raised whenever a function of ours computes something else under the same name.
 pub const SET_VERSION: u32 = 2;
@@ -42,9 +44,8 @@ pub fn scalar() -> Vec<Arc<ScalarUDF>> {
         let own = [
             ScalarUDF::from(FloatKey::default()),
             ScalarUDF::from(MergedKey::default()),
-            ScalarUDF::from(CheckedInteger::new(IntegerOp::Add)),
-            ScalarUDF::from(CheckedInteger::new(IntegerOp::Subtract)),
-            ScalarUDF::from(CheckedInteger::new(IntegerOp::Multiply)),
+            ScalarUDF::from(IntegerChain::default()),
+            ScalarUDF::from(RowKey::default()),
         ];
         mended.chain(own.map(Arc::new)).collect()
     });
