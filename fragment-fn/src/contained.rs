@@ -21,7 +21,7 @@ pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// What a panic says.
-pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+pub fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a message")
 }

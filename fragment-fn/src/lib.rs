@@ -36,7 +36,7 @@ pub use blame::naming_files;
 pub use by_name::{NameMatching, repeated_name};
 pub use classify::{classify, inner_cause};
 pub use columns::{FieldIdMatching, FileConstants};
-pub use contained::quiet_contained_panics;
+pub use contained::{message as panic_message, quiet_contained_panics};
 pub use environment::{Environment, Settings, connect};
 pub use fault::FileFault;
 pub use footer::{FOOTER_GUESS_BYTES, FooterOnce, read_footer};

@@ -134,7 +134,7 @@ fn bound_percent(consumer: &MemoryConsumer) -> Option<usize> {
 
 /// What DataFusion's names of consumers stand for.
 fn in_words(consumer: &str) -> Option<&'static str> {
-    const WORDS: [(&str, &str); 12] = [
+    const WORDS: [(&str, &str); 13] = [
         ("HashJoinInput", "the build side of a hash join"),
         ("NestedLoopJoinLoad", "the left side of a nested-loop join"),
         ("CrossJoinExec", "the left side of a cross join"),
@@ -145,6 +145,7 @@ fn in_words(consumer: &str) -> Option<&'static str> {
         ("PartitionedTopK", "a ranking with a limit"),
         ("RecursiveQuery", "a recursive query"),
         ("RepartitionExec", "rows between two operators"),
+        ("table ", "the rows of a table"),
         ("results of stage", "results of functions"),
         ("SortPreservingMergeExec", "a merge of sorted rows"),
     ];

@@ -66,7 +66,7 @@ impl QueryError {
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
         let hint = hint(classified.kind, &classified.message);
-        let message = format!("{}{hint}", classified.message);
+        let message = format!("{}{hint}", without_request(&classified.message));
         match classified.kind {
             FragmentErrorKind::OutOfMemory | FragmentErrorKind::DiskFull => Self::Resources(message),
             FragmentErrorKind::Execution if is_sql(&error) => Self::Sql(message),
@@ -109,12 +109,21 @@ impl QueryError {
     }
 }
 
-/// The error of a rule of ours, without the name of the rule.
+/// The error without the name of the planner's rule that met it, and without the request to report it to DataFusion.
 fn without_rule(error: DataFusionError) -> DataFusionError {
+    let is_rule = |text: &str| {
+        let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_name || text.starts_with("Optimizer rule")
+    };
     match error {
-        DataFusionError::Context(rule, inner) if rule.contains("gust_") => without_rule(*inner),
+        DataFusionError::Context(rule, inner) if is_rule(&rule) => without_rule(*inner),
         other => other,
     }
+}
+
+/// DataFusion asks for a report of what it calls internal.
+fn without_request(message: &str) -> &str {
+    message.split_once("\nThis issue was likely caused by a bug in DataFusion").map_or(message, |(message, _)| message)
 }
 
 /// Whether a fragment was stopped with its statement: the last of its attempts has all the time that is left.

@@ -184,14 +184,13 @@ impl Session {
         planning.requests += resolving.requests;
         planning.bytes_read += resolving.bytes_read;
         survey.planning.1 = planning;
-        let (mut tight, mut unknown_results, mut kept) = (Vec::new(), 0, 0);
+        let (mut tight, mut unknown_results) = (Vec::new(), 0);
         for capacity in sizes {
             let most = self.stages(&plan, self.packing(&capacity, Some(capacity.fleet.functions_max)))?;
             unknown_results = most.stages.iter().filter(|stage| results(stage).expected.is_none()).count();
             if let (Some(obstacle), true) = (most.kept.first(), most.stages.is_empty()) {
                 return Err(Unusable::Why(format!("no stage can travel to them: {obstacle}")));
             }
-            kept = most.kept.len();
             let most = most.stages.iter().map(|stage| stage.fragments.len()).max().unwrap_or_default();
             if most == 0 {
                 return Err(Unusable::Why("nothing of the plan can be cut off for them".to_owned()));
@@ -215,9 +214,6 @@ impl Session {
                 format!("{unknown_results} stages send")
             };
             survey.missing.push(format!("how much {sends} is not known: it is expected to fit responses"));
-        }
-        if kept > 0 {
-            survey.missing.push(format!("not included: {kept} scans that stay on the coordinator with functions"));
         }
         // Where memory is short anyway, fragments spill.
         if survey.ways.len() < 2 {
@@ -252,7 +248,12 @@ impl Session {
             tariff: &tariff_of(tariff, capacity),
             planning,
         };
-        Ok(on_functions(&loads, &on))
+        let estimate = on_functions(&loads, &on);
+        if planned.kept.is_empty() {
+            return Ok(estimate);
+        }
+        let (load, _) = self.local_load(&planned.plan).map_err(QueryError::from_engine)?;
+        Ok(estimate.and_here(&load, &on))
     }
 
     fn stage_load(&self, stage: &Stage, capacity: &Capacity, at_once: usize) -> Result<StageLoad> {

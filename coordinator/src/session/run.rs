@@ -1,6 +1,8 @@
 //! Runs a statement and follows it to its end.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,12 +10,12 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
-use fragment_fn::naming_files;
-use futures::StreamExt;
+use fragment_fn::{naming_files, panic_message};
+use futures::{FutureExt, StreamExt};
 use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -34,6 +36,7 @@ use crate::sql::Names;
 use again::Again;
 
 mod again;
+mod create;
 
 /// A statement on its way: its rows, and what happened so far.
 pub struct Running {
@@ -62,6 +65,8 @@ pub struct Running {
     attempts: Option<QueryAttempts>,
     /// None where it may cost what it likes.
     budget: Option<Arc<Budget>>,
+    /// What the rows are for, where it is CREATE TABLE AS.
+    creating: Option<CreateMemoryTable>,
 }
 
 impl Session {
@@ -70,7 +75,10 @@ impl Session {
         let deadline = Instant::now() + self.timeout();
         let events = EventLog::start();
         let session = self.clone();
-        let starting = self.on_workers(async move { Box::pin(session.start(statement, events, deadline)).await });
+        let starting = self.on_workers(async move {
+            let started = AssertUnwindSafe(Box::pin(session.start(statement, events, deadline))).catch_unwind().await;
+            started.unwrap_or_else(|panic| Err(QueryError::Data(panicked(&*panic))))
+        });
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
         started.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
     }
@@ -110,6 +118,7 @@ impl Session {
             lent: None,
             attempts: None,
             budget: None,
+            creating: None,
         };
         if self.change_option(&logical)? || self.change_prepared(&logical)? {
             return Ok(running);
@@ -130,6 +139,12 @@ impl Session {
                 let text = self.explain_plan(&explain.plan).await?;
                 running.schema = Arc::new(explain.schema.as_arrow().clone());
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
+            }
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
+                if self.is_to_create(&create).await? {
+                    Box::pin(running.begin(create.input.as_ref().clone())).await?;
+                    running.creating = Some(create);
+                }
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
                 let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
@@ -156,7 +171,15 @@ impl Session {
     }
 
     async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
-        let ready = self.ready(logical, &self.coordinator_usage()).await?;
+        let query = match logical {
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => &create.input,
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
+                let message = "EXPLAIN: this statement changes the session and has no plan\nhint: explain a query";
+                return Err(QueryError::Sql(message.to_owned()));
+            }
+            query => query,
+        };
+        let ready = self.ready(query, &self.coordinator_usage()).await?;
         Ok(explain::explain(&ready, &self.config))
     }
 
@@ -239,6 +262,13 @@ impl Running {
     /// # Errors
     /// After an error the statement is over; [`Running::finish`] still has to be called.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        match self.creating.take() {
+            Some(create) => Box::pin(self.create(create)).await.map(|()| None),
+            None => self.next_batch().await,
+        }
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
         let budget = self.budget.clone();
         let over = async {
@@ -274,7 +304,7 @@ impl Running {
                     true => Box::pin(self.plan_again(QueryError::from_engine(error))).await?,
                     false => Box::pin(self.fall_back(QueryError::from_engine(error))).await?,
                 }
-                Box::pin(self.next()).await
+                Box::pin(self.next_batch()).await
             }
         }
     }
@@ -457,7 +487,11 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
     let plan = naming_files(plan).map_err(QueryError::from_engine)?;
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
     rows.spawn(async move {
-        while let Some(batch) = stream.next().await {
+        while let Some(batch) = AssertUnwindSafe(stream.next())
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Some(Err(DataFusionError::Execution(panicked(&*panic)))))
+        {
             // A stream that failed is over: some operators panic when they are asked again.
             let failed = batch.is_err();
             if sender.send(batch).await.is_err() || failed {
@@ -467,6 +501,14 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
         Ok(())
     });
     Ok(rows.build())
+}
+
+/// A fault of the program's, which ends the statement alone.
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let message = panic_message(panic);
+    format!(
+        "the engine panicked: {message}\nhint: this is a fault of gust's, not of the statement; a report of it is welcome"
+    )
 }
 
 pub(super) fn difference(now: Usage, before: Usage) -> Usage {

@@ -11,7 +11,7 @@ use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{
     CopyToStatement, DFParser, DFParserBuilder, ExplainStatement, Statement as EngineStatement,
 };
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart};
+use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Statement as SqlStatement};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -36,6 +36,14 @@ const OWN_SCHEMA: &str = "public";
 
 /// Tables that are looked through for a near name.
 const NAMES_MAX: usize = 10_000;
+
+/// The query of CREATE TABLE AS.
+fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
+    let EngineStatement::Statement(statement) = statement else { return None };
+    let SqlStatement::CreateTable(create) = statement.as_ref() else { return None };
+    let query = create.query.clone()?;
+    Some(EngineStatement::Statement(Box::new(SqlStatement::Query(query))))
+}
 
 /// One statement, and what is wanted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +207,11 @@ impl Session {
         let is_scalar = |name: &str| state.scalar_functions().contains_key(name);
         sql::prepare(&mut statement, &is_scalar).map_err(QueryError::Sql)?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
-        let references = state.resolve_table_references(&statement);
+        let references = match query_of_a_table(&statement) {
+            // The table itself is not there yet.
+            Some(query) => state.resolve_table_references(&query),
+            None => state.resolve_table_references(&statement),
+        };
         let describes = describes(&statement);
         let views = self.views(references.as_deref().unwrap_or_default()).await?;
         let weight = |name: &ObjectName| {

@@ -4,6 +4,7 @@ pub mod broken;
 pub mod catalog;
 pub mod folder;
 pub mod iceberg;
+pub mod kept;
 mod planned;
 mod predicate;
 pub mod pruning;

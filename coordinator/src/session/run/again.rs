@@ -8,7 +8,7 @@
 //! slower, so they come second. Stages run anew, for their results went into the first run, and with more fragments, for a result is
 //! held as a whole: the report counts both runs, a cap and the deadline hold for both together. The place stays what it was.
 //!
-//! Non-goals: other operators that cannot spill, memory of functions, and statements that change the session.
+//! Non-goals: other operators that cannot spill, memory of functions, and what CREATE TABLE AS has kept already.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,57 @@
+//! CREATE TABLE AS: its query is decided, priced, capped, run and planned again like any other, and its rows are the table's.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::CreateMemoryTable;
+
+use super::{Running, Session};
+use crate::session::error::QueryError;
+use crate::tables::kept::Rows;
+
+impl Session {
+    /// Whether there is something to do: the table is not there yet, or is to be replaced.
+    pub(super) async fn is_to_create(&self, create: &CreateMemoryTable) -> Result<bool, QueryError> {
+        let CreateMemoryTable { name, if_not_exists, or_replace, .. } = create;
+        let is_there = self.context.table(name.clone()).await.is_ok();
+        match (is_there, if_not_exists, or_replace) {
+            (_, true, true) => Err(QueryError::Sql(format!("CREATE TABLE {name}: either IF NOT EXISTS or OR REPLACE"))),
+            (true, false, false) => {
+                let exists = DataFusionError::Execution(format!("Table '{name}' already exists"));
+                Err(QueryError::from_engine(exists))
+            }
+            (true, true, false) => Ok(false),
+            (true, false, true) | (false, ..) => Ok(true),
+        }
+    }
+}
+
+impl Running {
+    /// Reads the query to its end and makes the table.
+    pub(super) async fn create(&mut self, create: CreateMemoryTable) -> Result<(), QueryError> {
+        let mut names = HashSet::new();
+        if let Some(twice) = self.schema.fields().iter().find(|field| !names.insert(field.name())) {
+            let message = format!("CREATE TABLE {}: two columns are named `{}`", create.name, twice.name());
+            return Err(self.failed(QueryError::Sql(format!("{message}\nhint: give one another name with AS"))));
+        }
+        let context = self.session.context.clone();
+        let mut rows = Rows::new(Arc::clone(&self.schema), create.name.table(), &context.runtime_env().memory_pool);
+        while let Some(batch) = self.next_batch().await? {
+            if let Err(error) = rows.add(&batch) {
+                self.stream = None;
+                return Err(self.failed(QueryError::from_engine(error)));
+            }
+        }
+        // They are the table's, not the statement's.
+        self.rows = 0;
+        let (name, or_replace) = (create.name.clone(), create.or_replace);
+        let made = rows.into_table(create).and_then(|table| {
+            if or_replace {
+                context.deregister_table(name.clone())?;
+            }
+            context.register_table(name, Arc::new(table))
+        });
+        made.map(drop).map_err(|error| self.failed(QueryError::from_engine(error)))
+    }
+}

@@ -1,0 +1,93 @@
+//! Tables of CREATE TABLE AS: their rows are kept in memory and counted in the session's pool, until the table is dropped.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::buffer::{Buffer, NullBuffer};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::{Constraints, Result};
+use datafusion::datasource::TableType;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::logical_expr::{CreateMemoryTable, Expr};
+use datafusion::physical_plan::ExecutionPlan;
+
+/// Rows that are to become a table.
+#[derive(Debug)]
+pub struct Rows {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    held: MemoryReservation,
+    /// Where the buffers that are counted lie: batches may share them.
+    counted: HashSet<usize>,
+}
+
+impl Rows {
+    pub fn new(schema: SchemaRef, table: &str, pool: &Arc<dyn MemoryPool>) -> Self {
+        let held = MemoryConsumer::new(format!("table {table}")).register(pool);
+        Self { schema, batches: Vec::new(), held, counted: HashSet::new() }
+    }
+
+    /// # Errors
+    /// Where memory does not suffice to keep them.
+    pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let bytes = batch.columns().iter().map(|column| self.uncounted_bytes(&column.to_data())).sum();
+        self.held.try_grow(bytes)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let columns = batch.columns().to_vec();
+        self.batches.push(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?);
+        Ok(())
+    }
+
+    fn uncounted_bytes(&mut self, data: &ArrayData) -> usize {
+        let buffers = data.buffers().iter().chain(data.nulls().map(NullBuffer::buffer));
+        let new = buffers.filter(|buffer| self.counted.insert(buffer.data_ptr().as_ptr() as usize));
+        let own: usize = new.map(Buffer::capacity).sum();
+        own + data.child_data().iter().map(|child| self.uncounted_bytes(child)).sum::<usize>()
+    }
+
+    /// The table that a statement asks for.
+    pub fn into_table(self, create: CreateMemoryTable) -> Result<KeptTable> {
+        let rows = MemTable::try_new(self.schema, vec![self.batches])?
+            .with_constraints(create.constraints)
+            .with_column_defaults(create.column_defaults.into_iter().collect());
+        Ok(KeptTable { rows, _held: self.held })
+    }
+}
+
+#[derive(Debug)]
+pub struct KeptTable {
+    rows: MemTable,
+    _held: MemoryReservation,
+}
+
+#[async_trait]
+impl TableProvider for KeptTable {
+    fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        self.rows.constraints()
+    }
+
+    fn table_type(&self) -> TableType {
+        self.rows.table_type()
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.rows.get_column_default(column)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.rows.scan(state, projection, filters, limit).await
+    }
+}
