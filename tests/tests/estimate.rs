@@ -116,6 +116,28 @@ async fn the_requests_are_those_that_were_said() {
     }
 }
 
+/// A scan whose plan does not travel is read by the coordinator, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn scans_that_stay_are_counted() {
+    let stays = "arrow_cast(CAST(o_custkey AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')";
+    let sql = format!(
+        "SELECT count(*), sum(o_shippriority) FROM lineitem JOIN orders ON l_orderkey = o_orderkey WHERE {stays}"
+    );
+    let session = with_tpch(config(1)).await;
+    let (_, quote, _) = quote(&session, &sql).await;
+    let (_, report) = run(&session, &sql).await.expect("rows");
+    session.close().await;
+    assert!(report.functions.bytes_read > 0 && report.coordinator.bytes_read > 0, "both read: {report:?}");
+    assert_eq!(quote.missing, Vec::<String>::new());
+    let expected = picked(&quote).expected;
+    for (what, seen, said) in [
+        ("requests", report.functions.requests.total() + report.coordinator.requests.total(), expected.requests),
+        ("bytes", report.functions.bytes_read + report.coordinator.bytes_read, expected.bytes),
+    ] {
+        assert!(seen.abs_diff(said) * 10 <= said, "{seen} {what} of {said}: {report:?} {quote:?}");
+    }
+}
+
 /// Each of several functions reads the ends of the files that it has a part of, unless it has kept them from the query before.
 #[tokio::test(flavor = "multi_thread")]
 async fn several_functions_ask_for_about_what_was_said() {

@@ -213,6 +213,20 @@ pub fn locally(load: &LocalLoad, on: &Circumstances<'_>) -> Estimate {
     }
 }
 
+impl Estimate {
+    /// And what the coordinator reads itself, after the functions: scans whose plans do not travel.
+    #[must_use]
+    pub fn and_here(mut self, load: &LocalLoad, on: &Circumstances<'_>) -> Self {
+        let planning = Usage::default();
+        let here = locally(load, &Circumstances { planning: &planning, ..*on });
+        self.expected = self.expected + here.expected;
+        self.upper = self.upper + here.upper;
+        let new = here.not_included.into_iter().filter(|name| !self.not_included.contains(name));
+        self.not_included.extend(new.collect::<Vec<_>>());
+        self
+    }
+}
+
 fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) -> (Amounts, Vec<&'static str>) {
     let fragments: Vec<&FragmentLoad> = stages.iter().flat_map(|stage| &stage.fragments).collect();
     let count = fragments.len();
@@ -419,6 +433,20 @@ impl Amounts {
             bytes: self.bytes.max(least.bytes),
             requests: self.requests.max(least.requests),
             gb_seconds: self.gb_seconds.max(least.gb_seconds),
+        }
+    }
+}
+
+impl std::ops::Add for Amounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            dollars: self.dollars + other.dollars,
+            seconds: self.seconds + other.seconds,
+            bytes: self.bytes + other.bytes,
+            requests: self.requests + other.requests,
+            gb_seconds: self.gb_seconds + other.gb_seconds,
         }
     }
 }
