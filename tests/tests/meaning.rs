@@ -265,6 +265,15 @@ const BOUNDS: Cases = &[
     ("SELECT repeat('x', 1000000) || v FROM l", Error("a constant of")),
     ("SELECT array_resize(make_array(k), 10000000000) FROM l", Error("`array_resize` would make")),
     ("SELECT replace(repeat(v, 1000000), 'a', repeat(v, 1000000)) FROM l", Error("`replace` would make")),
+    ("SELECT array_to_string(range(k * 1000000), repeat(',', 1000)) FROM l", Error("`array_to_string` would make")),
+    (
+        "SELECT regexp_replace(repeat(v, 100000), 'a', repeat(v, 100000), 'g') FROM l",
+        Error("`regexp_replace` would make"),
+    ),
+    (
+        "SELECT array_to_string(range(k), '-'), regexp_replace('aXaX', 'X', 'yy', 'g') FROM l WHERE k = 2",
+        Rows(&["0-1|ayyayy"]),
+    ),
     (
         "SELECT v, repeat(v, 3), lpad(v, 3), rpad(v, 3, 'é'), array_repeat(k, 2) FROM l WHERE k = 2",
         Rows(&["b|bbb|  b|béé|[2, 2]"]),

@@ -3,7 +3,7 @@
 //! `repeat('x', 10000000000)` and its like allocate what no memory pool sees. Each is estimated from its arguments, row by row,
 //! and refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be larger than what would be made, not smaller.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::datatypes::IntervalUnit::MonthDayNano;
@@ -16,6 +16,10 @@ pub const MADE_BYTES_MAX: u64 = 256 << 20;
 
 const CHARACTER_BYTES_MAX: u128 = 4;
 const SERIES_VALUE_BYTES: u128 = 8;
+/// A number or a point in time, written out.
+const VALUE_TEXT_BYTES: u128 = 32;
+/// A usual replacement.
+const REPLACEMENT_BYTES: u128 = 64;
 const HOUR_NS: i128 = 3_600_000_000_000;
 
 /// How a function's result grows with its arguments.
@@ -33,6 +37,10 @@ pub(super) enum Makes {
     Elements,
     /// `array_resize(list, length)`
     Resized,
+    /// `array_to_string(list, delimiter)`
+    Joined,
+    /// `regexp_replace(text, pattern, replacement)`
+    Matched,
 }
 
 pub(super) fn makes(name: &str) -> Option<Makes> {
@@ -43,6 +51,8 @@ pub(super) fn makes(name: &str) -> Option<Makes> {
         "range" | "generate_series" => Makes::Series,
         "array_repeat" => Makes::Elements,
         "array_resize" => Makes::Resized,
+        "array_to_string" => Makes::Joined,
+        "regexp_replace" => Makes::Matched,
         _ => return None,
     })
 }
@@ -88,6 +98,18 @@ fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
         Makes::Resized => {
             let (bytes, length) = (value_bytes(args.get(2).unwrap_or(&args[0]))?, number(1)?);
             Box::new(move |row| positive(length(row)).saturating_mul(bytes))
+        }
+        Makes::Joined => {
+            let (values, bytes, delimiter) = (values_of_row(&args[0])?, value_bytes(&args[0])?, text(1)?);
+            Box::new(move |row| values * (positive(delimiter(row)) + VALUE_TEXT_BYTES) + bytes)
+        }
+        // What a short replacement makes is of the size of the text; how often there is a match, nobody knows before.
+        Makes::Matched => {
+            let (text, replacement) = (text(0)?, text(2)?);
+            Box::new(move |row| match positive(replacement(row)) {
+                0..=REPLACEMENT_BYTES => 0,
+                bytes => (positive(text(row)) + 1).saturating_mul(bytes),
+            })
         }
         Makes::Series => series(args)?,
     })
@@ -180,6 +202,25 @@ fn points(arg: &ColumnarValue) -> Result<Numbers> {
         }
         _ => scaled(arg, &array, 1),
     }
+}
+
+/// How many values the lists of a row have, lists in lists taken apart, on average.
+fn values_of_row(arg: &ColumnarValue) -> Result<u128> {
+    fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> usize {
+        let offsets = lists.value_offsets();
+        let (first, end) = (offsets[0].as_usize(), offsets[lists.len()].as_usize());
+        values(lists.values().slice(first, end - first).as_ref())
+    }
+    fn values(array: &dyn Array) -> usize {
+        match array.data_type() {
+            DataType::List(_) => of_lists(array.as_list::<i32>()),
+            DataType::LargeList(_) => of_lists(array.as_list::<i64>()),
+            DataType::FixedSizeList(..) => values(array.as_fixed_size_list().values().as_ref()),
+            _ => array.len(),
+        }
+    }
+    let array = array_of(arg)?;
+    Ok((values(array.as_ref()) / array.len().max(1)) as u128)
 }
 
 /// What one value takes, on average.
