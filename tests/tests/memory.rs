@@ -325,7 +325,7 @@ async fn rows_of_a_table_are_counted_until_it_is_dropped() {
     for (statement, words) in [
         (format!("CREATE TABLE t {}", made(1)), "already exists"),
         (format!("CREATE OR REPLACE TABLE IF NOT EXISTS t {}", made(1)), "either IF NOT EXISTS or OR REPLACE"),
-        ("CREATE TABLE w AS SELECT 1 AS a, 2 AS a".to_owned(), "`a`"),
+        ("CREATE TABLE w AS SELECT * FROM (SELECT 1 AS a) x, (SELECT 2 AS a) y".to_owned(), "`a`"),
         ("SELECT * FROM u".to_owned(), "u"),
     ] {
         let error = run(&session, &statement).await.expect_err(&statement).to_string();

@@ -56,6 +56,8 @@ fn listed(count: usize, by: &str, one: impl Fn(usize) -> String) -> String {
     (0..count).map(one).collect::<Vec<_>>().join(by)
 }
 
+const ONE: &str = "(SELECT CAST(1 AS BIGINT) AS a, CAST('0.5' AS DOUBLE) AS x) AS t";
+
 fn ctes(count: usize, next: impl Fn(usize) -> String) -> String {
     format!(
         "WITH c0 AS (SELECT 1 AS a){}",
@@ -68,10 +70,26 @@ fn long_and_deep_statements_end() {
     let doubled = |at: usize| format!("SELECT x.a FROM c{at} x JOIN c{at} y ON x.a = y.a");
     let over = "FROM (VALUES (1), (7000)) t(a)";
     let cases: Vec<(&str, String, Expect)> = vec![
-        ("plus-250", format!("SELECT {} AS n", chain("1", 250, "+")), Rows("n\n250\n")),
-        ("plus-2000", format!("SELECT {}", chain("1", 2_000, "+")), Refused("more than 300 levels deep")),
-        ("plus-10000", format!("SELECT {}", chain("1", 10_000, "+")), Refused("more than 300 levels deep")),
-        ("plus-100000", format!("SELECT {}", chain("1", 100_000, "+")), Refused("more than 300 levels deep")),
+        ("plus-490", format!("SELECT {} AS n", chain("1", 490, "+")), Rows("n\n490\n")),
+        ("plus-2000", format!("SELECT {}", chain("1", 2_000, "+")), Refused("more than 500 levels deep")),
+        ("plus-10000", format!("SELECT {}", chain("1", 10_000, "+")), Refused("more than 500 levels deep")),
+        ("plus-100000", format!("SELECT {}", chain("1", 100_000, "+")), Refused("more than 500 levels deep")),
+        ("plus-columns", format!("SELECT {} AS n FROM {ONE}", chain("a", 490, "+")), Rows("n\n490\n")),
+        ("plus-minus", format!("SELECT a{} AS n FROM {ONE}", " + 2 - a * 2".repeat(240)), Rows("n\n1\n")),
+        ("times-over", format!("SELECT a{} AS n FROM {ONE}", " * 2 / 2 % 3".repeat(160)), Rows("n\n1\n")),
+        ("plus-doubles", format!("SELECT {} AS n FROM {ONE}", chain("x", 480, "+")), Rows("n\n240.0\n")),
+        ("words-5000000", format!("SELECT {}", "1,".repeat(2_500_000)), Refused("words and signs; at most 4000000")),
+        (
+            "using-60",
+            format!("SELECT a, count(*) AS n FROM {ONE}{} GROUP BY a", listed(60, "", |at| format!(" JOIN (SELECT 1 AS a) t{at} USING (a)"))),
+            Rows("a,n\n1,1\n"),
+        ),
+        (
+            "using-star",
+            "SELECT * FROM (SELECT 1 AS a, 2 AS b) t LEFT JOIN (SELECT 1 AS a, 3 AS c) u USING (a) LEFT JOIN (SELECT 2 AS a, 4 AS d) v USING (a) LEFT JOIN (SELECT 1 AS a, 5 AS e) w USING (a)".to_owned(),
+            Rows("a,b,c,d,e\n1,2,3,,5\n"),
+        ),
+        ("between-between", "SELECT 1 BETWEEN 0 AND 2 BETWEEN 0 AND 1".to_owned(), Refused("error: Internal error: Failed to coerce types Boolean and Int64 in BETWEEN expression.\n")),
         (
             "or-10000",
             format!("SELECT count(*) AS n {over} WHERE {}", listed(10_000, " OR ", |at| format!("a={at}"))),
@@ -108,9 +126,9 @@ fn long_and_deep_statements_end() {
             format!("SELECT count(*) AS n FROM (VALUES {}) t(a)", listed(50_000, ",", |at| format!("({at})"))),
             Rows("n\n50000\n"),
         ),
-        ("casts-2000", format!("SELECT 1{}", "::int".repeat(2_000)), Refused("more than 300 levels deep")),
-        ("casts-250", format!("SELECT 1{} AS n", "::int".repeat(250)), Rows("n\n1\n")),
-        ("concat-2000", format!("SELECT {}", chain("'a'", 2_000, "||")), Refused("more than 300 levels deep")),
+        ("casts-2000", format!("SELECT 1{}", "::int".repeat(2_000)), Refused("more than 500 levels deep")),
+        ("casts-490", format!("SELECT 1{} AS n", "::int".repeat(490)), Rows("n\n1\n")),
+        ("concat-2000", format!("SELECT {}", chain("'a'", 2_000, "||")), Refused("more than 500 levels deep")),
         (
             "union-3000",
             format!("SELECT count(*) AS n FROM ({})", chain("SELECT 1", 3_000, " UNION ALL ")),
@@ -191,8 +209,12 @@ fn long_and_deep_statements_end() {
         ),
         ("nots", format!("SELECT {}true", "NOT ".repeat(5_000)), Ends),
         ("minuses", format!("SELECT {}1", "- ".repeat(5_000)), Refused("nested too deep")),
-        ("is-nulls", format!("SELECT 1{}", " IS NULL".repeat(10_000)), Refused("more than 300 levels deep")),
-        ("zones", format!("SELECT now(){}", " AT TIME ZONE 'UTC'".repeat(5_000)), Refused("more than 300 levels deep")),
+        ("is-nulls", format!("SELECT 1{}", " IS NULL".repeat(10_000)), Refused("more than 500 levels deep")),
+        (
+            "zones",
+            format!("SELECT now(){}", " AT TIME ZONE 'UTC'".repeat(5_000)),
+            Refused("more than 500 levels deep"),
+        ),
         (
             "subscripts",
             format!("SELECT l{} FROM (SELECT [1] AS l)", "[1]".repeat(10_000)),

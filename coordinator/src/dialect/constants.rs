@@ -33,8 +33,8 @@ impl OptimizerRule for BoundedConstants {
 }
 
 fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
-    let rows = projection.input.max_rows().map_or(batch_rows, |rows| rows.min(batch_rows));
-    let value_bytes_max = MADE_BYTES_MAX / rows.max(1) as u64;
+    let rows = projection.input.max_rows().map_or(batch_rows, |rows| rows.min(batch_rows)).max(1);
+    let value_bytes_max = MADE_BYTES_MAX / rows as u64;
     for expr in &projection.expr {
         let expr = expr.clone().unalias();
         let is_whole = matches!(expr, Expr::Literal(..));

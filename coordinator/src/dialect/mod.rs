@@ -7,7 +7,7 @@
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
-//!    DOUBLE and DECIMAL meet as DOUBLE.
+//!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time.
 //! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
 //! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
 //! 6. `integers`: integer arithmetic fails where it overflows.
@@ -29,6 +29,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 
 mod constants;
 mod copies;
+mod dates;
 mod doubles;
 mod float_keys;
 mod guarded;
@@ -46,11 +47,12 @@ pub(crate) use using::mark_merged_keys;
 
 /// DataFusion's rules and ours, in the order in which they run.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 5] = [
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 6] = [
         Arc::new(own_functions::OwnFunctions),
         Arc::new(merged_keys::MergedKeys),
         Arc::new(unions::UnmarkedUnions),
         Arc::new(copies::CountedCopies),
+        Arc::new(dates::DatesAndHours),
         Arc::new(doubles::Doubles),
     ];
     let after: [Arc<dyn AnalyzerRule + Send + Sync>; 3] =

@@ -13,9 +13,10 @@ use std::ops::ControlFlow;
 use datafusion::common::{Result, plan_datafusion_err};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement, ReplaceSelectItem, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitorMut, WildcardAdditionalOptions,
+    BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement,
+    ReplaceSelectItem, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitorMut,
+    WildcardAdditionalOptions,
 };
 use gust_protocol::functions::MergedKey;
 
@@ -69,6 +70,9 @@ impl VisitorMut for Marker {
         let items = std::mem::take(&mut select.projection);
         select.projection = items.into_iter().flat_map(|item| with_stars(item, &keys, tables.as_deref())).collect();
         name_keys(select, &keys);
+        if tables.is_some() {
+            name_later_keys(select, &keys);
+        }
         walk_mut(select, &mut Names { keys: &keys, queries: 0 })
     }
 
@@ -227,6 +231,40 @@ fn is_name(name: &ObjectName, key: &Ident) -> bool {
 
 fn replacement(key: &Key) -> ReplaceSelectElement {
     ReplaceSelectElement { expr: key.marked(), column_name: key.name.clone(), as_keyword: true }
+}
+
+/// DataFusion 55.2 calls a key ambiguous that two USING joins have had before (`Column::normalize_with_schemas_and_ambiguity_check`): from
+/// the third on an INNER or LEFT join says ON. Other joins stay, and are refused.
+fn name_later_keys(select: &mut Select, keys: &[Key]) {
+    for from in &mut select.from {
+        let mut before: Vec<Ident> = Vec::new();
+        for join in &mut from.joins {
+            let names = using(&join.join_operator);
+            let is_late = names.iter().any(|name| before.iter().filter(|earlier| same(earlier, name)).count() >= 2);
+            let Some(table) = name_of(&join.relation).filter(|_| is_late) else {
+                before.extend(names);
+                continue;
+            };
+            let equal = |name: &Ident| {
+                let key = keys.iter().find(|key| key.is(name)).filter(|key| key.owner.is_some())?;
+                let (left, op) = (Box::new(key.marked()), BinaryOperator::Eq);
+                let right = Box::new(Expr::CompoundIdentifier(vec![table.clone(), name.clone()]));
+                Some(Expr::BinaryOp { left, op, right })
+            };
+            let on: Option<Vec<Expr>> = names.iter().map(equal).collect();
+            let and =
+                |left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) };
+            if let Some(on) = on.and_then(|on| on.into_iter().reduce(and)) {
+                match &mut join.join_operator {
+                    JoinOperator::Join(constraint)
+                    | JoinOperator::Inner(constraint)
+                    | JoinOperator::Left(constraint)
+                    | JoinOperator::LeftOuter(constraint) => *constraint = JoinConstraint::On(on),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// A column that is a key by itself keeps its name; beside `l.k` the engine allows no `k`, and it is `k_1`.

@@ -22,12 +22,15 @@ const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Brackets of all kinds, types in angle brackets and EXPLAINs inside each other.
 const NESTING_MAX: usize = 100;
 
+/// Words and signs of a text: a parser's tree takes hundreds of bytes for each.
+const TOKENS_MAX: usize = 4_000_000;
+
 /// How deep the parser may recurse: at most twice for a bracket.
 pub(crate) const PARSER_DEPTH_MAX: usize = 250;
 
 /// Expressions inside each other. Chains of AND and OR are balanced and stay far below; chains of other operators do not, and
-/// the planner takes n³ steps over those of checked sums.
-const DEPTH_MAX: usize = 300;
+/// the planner takes n² steps over those. The stacks hold twice as many.
+const DEPTH_MAX: usize = 500;
 
 /// Operands of a chain of AND: filters are taken apart at AND and put together again, n² steps each time.
 const ANDED_MAX: usize = 3_000;
@@ -78,11 +81,16 @@ pub(super) fn check_text(text: &str) -> Result<(), String> {
 
 /// Refuses what the parser would recurse over too deep.
 pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
-    let words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    let words = || tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    let count = words().count();
+    if count > TOKENS_MAX {
+        let hint = "put long lists of values into a Parquet file and join it";
+        return Err(format!("the text has {count} words and signs; at most {TOKENS_MAX} are read\nhint: {hint}"));
+    }
     let (mut brackets, mut types, mut explains, mut pairs) = (0_usize, 0_usize, 0_usize, 0_usize);
     let mut before = &Token::EOF;
     let mut deepest = 0;
-    for token in words {
+    for token in words() {
         match token {
             Token::LParen | Token::LBracket | Token::LBrace => brackets += 1,
             Token::RParen | Token::RBracket | Token::RBrace => brackets = brackets.saturating_sub(1),
@@ -389,6 +397,40 @@ mod tests {
         }
     }
 
+    /// `docs/dialect.md` tells the limits as they are.
+    #[test]
+    fn the_page_has_these_numbers() {
+        let page = include_str!("../../../docs/dialect.md");
+        let page = &page[page.find("Limits of a statement").expect("their paragraph")..];
+        let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mebibytes = TEXT_BYTES_MAX >> 20;
+        let counted = |count: usize| match count {
+            0..=999 => count.to_string(),
+            1_000..=999_999 => format!("{},{:03}", count / 1_000, count % 1_000),
+            _ => format!("{},{:03},{:03}", count / 1_000_000, count / 1_000 % 1_000, count % 1_000),
+        };
+        for words in [
+            format!("{mebibytes} MiB of text"),
+            format!("{} words and signs", counted(TOKENS_MAX)),
+            format!("{} brackets inside each other", counted(NESTING_MAX)),
+            format!("{} expressions", counted(EXPRESSIONS_MAX)),
+            format!("{} levels deep", counted(DEPTH_MAX)),
+            format!("{} ANDs", counted(ANDED_MAX)),
+            format!("{} columns of one SELECT", counted(COLUMNS_MAX)),
+            format!("{} tables in one FROM", counted(JOINED_MAX)),
+            format!("{} queries in WITH clauses", counted(CTES_MAX)),
+            format!("{WITH_DEPTH_MAX} WITH clauses inside each other"),
+            format!("{SUBQUERY_DEPTH_MAX} subqueries inside each other's expressions"),
+            format!("{} UNIONs", counted(BRANCHES_MAX)),
+            format!("{} EXCEPTs and INTERSECTs", counted(EXCEPTIONS_MAX)),
+            format!("{} grouping sets", counted(GROUPING_SETS_MAX as usize)),
+            format!("{} tables once WITH clauses and views are written out", counted(RELATIONS_MAX as usize)),
+            format!("views {} levels deep", counted(VIEW_DEPTH_MAX)),
+        ] {
+            assert!(page.contains(&words), "`{words}` is not in {page}");
+        }
+    }
+
     #[test]
     fn limits_are_named_with_both_numbers() {
         let repeated = |text: &str, count: usize, by: &str| vec![text; count].join(by);
@@ -400,8 +442,8 @@ mod tests {
             (format!("{}SELECT 1", "EXPLAIN ".repeat(101)), "nested 101 levels"),
             (format!("SELECT '{}'", "x".repeat(17 << 20)), "at most 16777216 are read"),
             (format!("SELECT {}", repeated("a", 3_002, " AND ")), "3001 ANDs or more; at most 3000"),
-            (format!("SELECT {}", repeated("a", 302, "+")), "300 levels deep"),
-            (format!("SELECT a{}", " IS NULL".repeat(301)), "300 levels deep"),
+            (format!("SELECT {}", repeated("a", 502, "+")), "500 levels deep"),
+            (format!("SELECT a{}", " IS NULL".repeat(501)), "500 levels deep"),
             (format!("SELECT {}", repeated("a", 10_001, ",")), "10001 columns in one SELECT; at most 10000"),
             (format!("SELECT 1 FROM {}", repeated("t", 201, ",")), "201 tables in one FROM; at most 200"),
             (repeated("SELECT 1", 202, " EXCEPT "), "201 EXCEPTs and INTERSECTs; at most 200"),
@@ -419,8 +461,8 @@ mod tests {
             format!("SELECT {}", repeated("a=1", 10_000, " OR ")),
             format!("SELECT {}", repeated("a<b", 1_000, " AND c>d, ")),
             format!("SELECT a IN ({})", repeated("1", 100_000, ",")),
-            // With the query itself, 300 levels.
-            format!("SELECT {}", repeated("a", 299, "+")),
+            // With the query itself, 500 levels.
+            format!("SELECT {}", repeated("a", 499, "+")),
             format!("SELECT {}", repeated("l[1]", 200, "+")),
             repeated("SELECT 1", 10_001, " UNION ALL "),
         ] {
