@@ -1,5 +1,6 @@
 //! What the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
 
+pub mod asks;
 pub mod chaos;
 pub mod cloud;
 pub mod compare;
@@ -7,6 +8,7 @@ pub mod fleet;
 pub mod formats;
 pub mod fuzz;
 pub mod invokers;
+pub mod lake;
 pub mod localstack;
 pub mod odd_values;
 pub mod parquet;

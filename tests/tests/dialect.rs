@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use gust::config::Target;
 use gust::session::Session;
+use gust_tests::asks::cells;
 use gust_tests::compare::read_arrow_file;
 use gust_tests::python::{self, Run};
 use gust_tests::query::{run, session};
@@ -55,16 +55,7 @@ fn written(answer: &Result<Vec<RecordBatch>, String>) -> String {
         Ok(batches) => batches,
         Err(message) => return format!("error: {message}"),
     };
-    let options = FormatOptions::new().with_null("NULL").with_display_error(true);
-    let mut rows = Vec::new();
-    for batch in batches {
-        let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
-        let columns = columns.collect::<Result<Vec<_>, _>>().expect("a type that is shown");
-        for row in 0..batch.num_rows() {
-            let cells: Vec<String> = columns.iter().map(|column| column.value(row).to_string()).collect();
-            rows.push(cells.join(", "));
-        }
-    }
+    let rows: Vec<String> = cells(batches, "NULL").iter().map(|row| row.join(", ")).collect();
     rows.join("; ")
 }
 

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gust::config::{Config, ConfigFile, Overrides, Target};
+use gust::config::Target;
 use gust::session::{QueryError, Session};
+use gust_tests::asks::{Read, ask};
 use gust_tests::compare::{Rule, compare, read_arrow_file};
-use gust_tests::python::{self, Run};
-use gust_tests::query::{assert_remote, run};
-use tempfile::TempDir;
+use gust_tests::lake::Lake;
+use gust_tests::query::run;
 
 /// How much of a table a query needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,71 +129,35 @@ const CASES: &[(Reads, &str)] = &[
     (Fewer, "SELECT p.id, d.kind FROM plain p JOIN by_day d ON p.id = d.id WHERE d.kind = 'plain'"),
 ];
 
-/// A folder with a catalog, its tables, and the judge's answers.
-struct Lake {
-    folder: TempDir,
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
+
+/// The tables, and the judge's answers to [`CASES`].
+fn make() -> Option<Lake> {
+    Lake::make(Path::new(env!("CARGO_TARGET_TMPDIR")), "iceberg_tables.py", |folder| {
+        let queries = folder.join("queries");
+        fs::create_dir(&queries).expect("made");
+        for (number, (_, sql)) in CASES.iter().enumerate() {
+            fs::write(queries.join(format!("{number}.sql")), sql).expect("written");
+        }
+    })
 }
 
-impl Lake {
-    /// None where there is no Python to make it, which is said.
-    fn make() -> Option<Self> {
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = tempfile::Builder::new().prefix("iceberg-").tempdir_in(cache).expect("a temporary folder");
-        let lake = Self { folder };
-        fs::create_dir(lake.path("queries")).expect("made");
-        for (number, (_, sql)) in CASES.iter().enumerate() {
-            fs::write(lake.path(&format!("queries/{number}.sql")), sql).expect("written");
-        }
-        match python::run(cache, "iceberg_tables.py", &[lake.folder.path()]).unwrap_or_else(|error| panic!("{error}")) {
-            Run::Done { .. } => Some(lake),
-            Run::Skipped { reason } => {
-                eprintln!("skipped: {reason}");
-                None
-            }
-        }
+async fn through_locations(lake: &Lake, target: Target) -> Session {
+    let session = lake.session(target, 4, PROGRAM);
+    for entry in fs::read_dir(lake.path("warehouse")).expect("readable") {
+        let folder = entry.expect("readable").path();
+        let name = folder.file_name().expect("a name").to_string_lossy();
+        let create = format!("CREATE EXTERNAL TABLE {name} STORED AS ICEBERG LOCATION '{}'", folder.to_string_lossy());
+        run(&session, &create).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+    session
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A session as `gust.toml` describes it, with four functions.
-    fn session(&self, target: Target) -> Session {
-        let text = format!(
-            "[process]\nprogram = '{}'\n[catalogs.lake]\ntype = 'sqlite'\npath = 'catalog.db'\nwarehouse = 'warehouse'\n",
-            env!("CARGO_BIN_EXE_bootstrap_under_test")
-        );
-        let file = ConfigFile { path: self.path("gust.toml"), text };
-        let overrides = Overrides { on: Some(target), functions_max: Some(4), ..Overrides::default() };
-        let config = Config::load(Some(&file), [], &overrides).unwrap_or_else(|error| panic!("{error}"));
-        Session::new(config).expect("a session")
-    }
-
-    async fn through_catalog(&self, target: Target) -> Session {
-        let session = self.session(target);
-        session.use_catalog("lake").await.expect("the catalog");
-        session
-    }
-
-    async fn through_locations(&self, target: Target) -> Session {
-        let session = self.session(target);
-        for entry in fs::read_dir(self.path("warehouse")).expect("readable") {
-            let folder = entry.expect("readable").path();
-            let name = folder.file_name().expect("a name").to_string_lossy();
-            let create =
-                format!("CREATE EXTERNAL TABLE {name} STORED AS ICEBERG LOCATION '{}'", folder.to_string_lossy());
-            run(&session, &create).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
-        session
-    }
-
-    /// The data files of an unpartitioned table, smallest first.
-    fn data_files(&self, table: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.path(&format!("warehouse/{table}/data"))).expect("readable");
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-        files.sort_by_key(|file| fs::metadata(file).expect("readable").len());
-        files
-    }
+/// The data files of an unpartitioned table, smallest first.
+fn data_files(lake: &Lake, table: &str) -> Vec<PathBuf> {
+    let mut files = lake.files(table, "data");
+    files.sort_by_key(|file| fs::metadata(file).expect("readable").len());
+    files
 }
 
 /// Files that are kept and files that there are, of all tables of an explained query.
@@ -212,15 +176,11 @@ fn files(explained: &str) -> (usize, usize) {
 async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &str) {
     for (number, (reads, sql)) in CASES.iter().enumerate() {
         let what = format!("`{sql}` on {target:?} through {opened}");
-        let (rows, report) = run(session, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let read = if matches!(reads, NoFile | Metadata) { Read::ByNobody } else { Read::ByFunctions };
+        let rows = ask(session, target, sql, read).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let expected = read_arrow_file(&lake.path(&format!("queries/{number}.arrow"))).expect("the judge's answer");
         let rule = Rule { any_order: !sql.contains("ORDER BY"), any_encoding: true, any_number: false };
         compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {difference}"));
-        match (target, reads) {
-            (Target::Local, _) => assert_eq!(report.attempts, 0, "{what}: functions were used"),
-            (_, NoFile | Metadata) => assert_eq!(report.fragments, 0, "{what}: a fragment without files"),
-            _ => assert_remote(&report, &what),
-        }
         let statement = session.parse(sql).expect("it has run").remove(0);
         let explained = session.explain(statement).await.expect("it has run");
         let (kept, total) = files(&explained);
@@ -264,23 +224,24 @@ fn damage(lake: &Lake) {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         fs::write(lake.path(&format!("{table}.damaged")), name).expect("written");
     };
-    let files = lake.data_files("vanished");
+    let files = data_files(lake, "vanished");
     fs::remove_file(&files[1]).expect("removed");
     note("vanished", &files[1]);
-    let files = lake.data_files("overwritten");
+    let files = data_files(lake, "overwritten");
     fs::copy(&files[2], &files[1]).expect("copied");
     note("overwritten", &files[1]);
-    let files = lake.data_files("shortened");
+    let files = data_files(lake, "shortened");
     fs::copy(&files[0], &files[1]).expect("copied");
     note("shortened", &files[1]);
 }
 
 async fn check(target: Target) {
-    let Some(lake) = Lake::make() else { return };
+    let Some(lake) = make() else { return };
     damage(&lake);
-    for (session, opened) in
-        [(lake.through_catalog(target).await, "the catalog"), (lake.through_locations(target).await, "locations")]
-    {
+    for (session, opened) in [
+        (lake.through_catalog(target, 4, PROGRAM).await, "the catalog"),
+        (through_locations(&lake, target).await, "locations"),
+    ] {
         check_cases(&session, &lake, target, opened).await;
         check_damage(&session, &lake, target, opened).await;
         session.close().await;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::json::WriterBuilder;
 use datafusion::arrow::json::writer::LineDelimited;
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use gust::config::{Config, ConfigFile, Overrides, S3Config, Secret, Target};
+use gust::config::{Config, S3Config, Secret, Target};
 use gust::decide::Place;
 use gust::session::{QueryError, Session};
-use gust_tests::python::{self, Run};
-use gust_tests::query::{assert_remote, run};
+use gust_tests::asks::{Read, ask, lines};
+use gust_tests::lake::Lake;
+use gust_tests::query::run;
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,60 +103,28 @@ const CASES: &[(&str, &str)] = &[
     ("SELECT count(*) FROM named_8 WHERE \"💾\" = 'x'", "4"),
 ];
 
-struct Lake {
-    folder: TempDir,
+fn make() -> Option<Lake> {
+    Lake::make(Path::new(env!("CARGO_TARGET_TMPDIR")), "iceberg_odd_tables.py", |_| {})
 }
 
-impl Lake {
-    /// None where there is no Python to make it, which is said.
-    fn make() -> Option<Self> {
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = tempfile::Builder::new().prefix("iceberg-odd-").tempdir_in(cache).expect("a temporary folder");
-        let run =
-            python::run(cache, "iceberg_odd_tables.py", &[folder.path()]).unwrap_or_else(|error| panic!("{error}"));
-        match run {
-            Run::Done { .. } => Some(Self { folder }),
-            Run::Skipped { reason } => {
-                eprintln!("skipped: {reason}");
-                None
-            }
-        }
-    }
+async fn open(lake: &Lake, target: Target) -> Session {
+    lake.through_catalog(target, 3, env!("CARGO_BIN_EXE_bootstrap_under_test")).await
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
+/// PyIceberg's rows of a table.
+fn judged(lake: &Lake, table: &str) -> Vec<Value> {
+    let text = fs::read_to_string(lake.path(&format!("rows/{table}.ndjson"))).expect("the judge's rows");
+    text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
+}
 
-    async fn session(&self, target: Target) -> Session {
-        let text = format!(
-            "[process]\nprogram = '{}'\n[catalogs.lake]\ntype = 'sqlite'\npath = 'catalog.db'\nwarehouse = 'warehouse'\n",
-            env!("CARGO_BIN_EXE_bootstrap_under_test")
-        );
-        let file = ConfigFile { path: self.path("gust.toml"), text };
-        let overrides = Overrides { on: Some(target), functions_max: Some(3), ..Overrides::default() };
-        let config = Config::load(Some(&file), [], &overrides).unwrap_or_else(|error| panic!("{error}"));
-        let session = Session::new(config).expect("a session");
-        session.use_catalog("lake").await.expect("the catalog");
-        session
-    }
-
-    /// PyIceberg's rows of a table.
-    fn rows(&self, table: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(&format!("rows/{table}.ndjson"))).expect("the judge's rows");
-        text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
-    }
-
-    /// The first file of a table's metadata or data whose name has this beginning and end.
-    fn file(&self, table: &str, folder: &str, begin: &str, end: &str) -> PathBuf {
-        let entries = fs::read_dir(self.path(&format!("warehouse/{table}/{folder}"))).expect("readable");
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-        files.retain(|file| {
-            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-            name.starts_with(begin) && name.ends_with(end)
-        });
-        files.sort();
-        files.pop().unwrap_or_else(|| panic!("{table} has no {begin}*{end}"))
-    }
+/// The last file of a table's metadata or data whose name has this beginning and end.
+fn file(lake: &Lake, table: &str, folder: &str, begin: &str, end: &str) -> PathBuf {
+    let mut files = lake.files(table, folder);
+    files.retain(|file| {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        name.starts_with(begin) && name.ends_with(end)
+    });
+    files.pop().unwrap_or_else(|| panic!("{table} has no {begin}*{end}"))
 }
 
 fn json(rows: &[RecordBatch]) -> Vec<Value> {
@@ -168,38 +136,25 @@ fn json(rows: &[RecordBatch]) -> Vec<Value> {
     lines.map(|line| serde_json::from_slice(line).expect("a row")).collect()
 }
 
-fn cells(rows: &[RecordBatch]) -> String {
-    let mut all = Vec::new();
-    for batch in rows {
-        let options = FormatOptions::new();
-        let columns: Vec<ArrayFormatter<'_>> =
-            batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).expect("plain types")).collect();
-        for row in 0..batch.num_rows() {
-            all.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
-        }
-    }
-    all.join(";")
+fn rows(batches: &[RecordBatch]) -> String {
+    lines(batches, "").join(";")
 }
 
 async fn check(target: Target) {
-    let Some(lake) = Lake::make() else { return };
-    let session = lake.session(target).await;
+    let Some(lake) = make() else { return };
+    let session = open(&lake, target).await;
     for table in WHOLE {
         let what = format!("{table} on {target:?}");
         let sql = format!("SELECT * FROM {table} ORDER BY id");
-        let (rows, report) = run(&session, &sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(json(&rows), lake.rows(table), "{what}");
-        if target != Target::Local {
-            assert_remote(&report, &what);
-        }
+        let rows = ask(&session, target, &sql, Read::ByFunctions).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(json(&rows), judged(&lake, table), "{what}");
     }
     for (sql, expect) in CASES {
         let what = format!("`{sql}` on {target:?}");
-        let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(cells(&rows), *expect, "{what}");
-        if target != Target::Local {
-            assert_remote(&report, &what);
-        }
+        let batches = ask(&session, target, sql, Read::ByFunctions).await;
+        let batches = batches.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(rows(&batches), *expect, "{what}");
     }
     session.close().await;
 }
@@ -221,7 +176,7 @@ async fn three_processes() {
 
 async fn failure(session: &Session, sql: &str) -> String {
     match run(session, sql).await {
-        Ok((rows, _)) => panic!("`{sql}` gave {}", cells(&rows)),
+        Ok((batches, _)) => panic!("`{sql}` gave {}", rows(&batches)),
         Err(QueryError::Data(message)) => message,
         Err(other) => panic!("`{sql}`: {other:?}"),
     }
@@ -230,31 +185,31 @@ async fn failure(session: &Session, sql: &str) -> String {
 /// Each message names the table and the file, and no hint tells of endpoints that no local file has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_table_says_what_is_gone() {
-    let Some(lake) = Lake::make() else { return };
+    let Some(lake) = make() else { return };
     let mut gone = BTreeMap::new();
     for (table, folder, begin, end) in [
         ("no_metadata", "metadata", "", ".metadata.json"),
         ("no_list", "metadata", "snap-", ".avro"),
         ("no_data", "data", "", ".parquet"),
     ] {
-        let file = lake.file(table, folder, begin, end);
+        let file = file(&lake, table, folder, begin, end);
         gone.insert(table, file.file_name().expect("a name").to_string_lossy().into_owned());
         fs::remove_file(file).expect("removed");
     }
     // Nor an older one, which a location would be opened by.
-    fs::remove_file(lake.file("no_metadata", "metadata", "", ".metadata.json")).expect("removed");
-    let manifest = lake.file("no_manifest", "metadata", "", "-m0.avro");
+    fs::remove_file(file(&lake, "no_metadata", "metadata", "", ".metadata.json")).expect("removed");
+    let manifest = file(&lake, "no_manifest", "metadata", "", "-m0.avro");
     gone.insert("no_manifest", manifest.file_name().expect("a name").to_string_lossy().into_owned());
     fs::remove_file(manifest).expect("removed");
-    let corrupt = lake.file("corrupt_metadata", "metadata", "", ".metadata.json");
+    let corrupt = file(&lake, "corrupt_metadata", "metadata", "", ".metadata.json");
     fs::write(&corrupt, "{\"format-version\": 2, ").expect("written");
     gone.insert("corrupt_metadata", corrupt.file_name().expect("a name").to_string_lossy().into_owned());
-    let version = lake.file("version_9", "metadata", "", ".metadata.json");
+    let version = file(&lake, "version_9", "metadata", "", ".metadata.json");
     let text = fs::read_to_string(&version).expect("readable").replace("\"format-version\":2", "\"format-version\":9");
     fs::write(version, text).expect("written");
     gone.insert("version_9", "format version 9".to_owned());
 
-    let session = lake.session(Target::Local).await;
+    let session = open(&lake, Target::Local).await;
     let reasons = [
         ("no_metadata", "table t.no_metadata: its metadata file"),
         ("no_list", "table t.no_list: its manifest list"),
@@ -279,13 +234,13 @@ async fn a_damaged_table_says_what_is_gone() {
         let message = failure(&session, sql).await;
         assert!(message.contains("table t.no_metadata: its metadata file"), "{sql}: {message}");
     }
-    let (rows, _) = run(&session, "SHOW TABLES").await.expect("a list");
+    let listed = rows(&run(&session, "SHOW TABLES").await.expect("a list").0);
     for table in ["fine", "no_metadata", "corrupt_metadata"] {
-        assert!(cells(&rows).contains(table), "{table} is not in {}", cells(&rows));
+        assert!(listed.contains(table), "{table} is not in {listed}");
     }
     let columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'fine'";
-    assert_eq!(cells(&run(&session, columns).await.expect("the others' columns").0), "id");
-    assert_eq!(cells(&run(&session, "SELECT id FROM fine").await.expect("a row").0), "1");
+    assert_eq!(rows(&run(&session, columns).await.expect("the others' columns").0), "id");
+    assert_eq!(rows(&run(&session, "SELECT id FROM fine").await.expect("a row").0), "1");
     // By location, in words of its own.
     let open = |location: &Path| {
         format!("CREATE EXTERNAL TABLE datafusion.public.x STORED AS ICEBERG LOCATION '{}'", location.display())
@@ -348,9 +303,9 @@ async fn what_cannot_travel_stays() {
     for target in [Target::Local, Target::InProcess, Target::Processes] {
         let session = gust_tests::query::session(target, 2, env!("CARGO_BIN_EXE_bootstrap_under_test"));
         for (sql, expect, reason, partly) in &cases {
-            let (rows, report) =
+            let (batches, report) =
                 run(&session, sql).await.unwrap_or_else(|error| panic!("{sql} on {target:?}: {error}"));
-            assert_eq!(cells(&rows), *expect, "{sql} on {target:?}");
+            assert_eq!(rows(&batches), *expect, "{sql} on {target:?}");
             let decision = report.decision.expect("a decision");
             if target == Target::Local {
                 continue;

@@ -10,12 +10,11 @@ use datafusion::arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
 };
 use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::arrow::ArrowWriter;
 use gust::config::Target;
-use gust::decide::Reason;
 use gust::session::{QueryError, Session};
-use gust_tests::query::{assert_partly_remote, run, session};
+use gust_tests::asks::{Read, ask, lines};
+use gust_tests::query::{run, session};
 use gust_tests::subqueries;
 use tempfile::TempDir;
 
@@ -371,42 +370,22 @@ async fn open(target: Target, data: &Path) -> Session {
     session
 }
 
-/// Rows with their cells as text.
-fn cells(batches: &[RecordBatch]) -> Vec<Vec<String>> {
-    let options = FormatOptions::new().with_null("NULL");
-    let mut rows = Vec::new();
-    for batch in batches {
-        let columns =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("text"));
-        let columns: Vec<_> = columns.collect();
-        rows.extend(
-            (0..batch.num_rows()).map(|row| columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>()),
-        );
-    }
-    rows
-}
-
 /// Runs the cases on a target and tells all that are not as expected.
 async fn check(target: Target) {
     let data = tables();
     let session = open(target, data.path()).await;
     let mut wrong = Vec::new();
     for (sql, expect) in [IN_SUBQUERY, USING, OVERFLOW, FLOATS, FRAMES, LISTS, BOUNDS].into_iter().flatten() {
-        let seen = run(&session, sql).await;
         let reads = TABLES.iter().any(|table| sql.contains(&format!("FROM {table}")));
-        match (seen, expect) {
-            (Ok((batches, report)), Rows(rows)) => {
-                let seen: Vec<String> = cells(&batches).iter().map(|row| row.join("|")).collect();
+        let read = if reads { Read::PartlyByFunctions } else { Read::ByAnybody };
+        match (ask(&session, target, sql, read).await, expect) {
+            (Ok(batches), Rows(rows)) => {
+                let seen = lines(&batches, "NULL");
                 if seen != *rows {
                     wrong.push(format!("{sql}\n    {seen:?}\n    instead of {rows:?}"));
                 }
-                // What is known without reading a table reads none.
-                let read = report.decision.as_ref().is_some_and(|decision| decision.reason != Reason::NoScan);
-                if target != Target::Local && reads && read {
-                    assert_partly_remote(&report, sql);
-                }
             }
-            (Ok((batches, _)), Error(_)) => wrong.push(format!("{sql}\n    no error: {:?}", cells(&batches))),
+            (Ok(batches), Error(_)) => wrong.push(format!("{sql}\n    no error: {:?}", lines(&batches, "NULL"))),
             (Err(error), Rows(_)) => wrong.push(format!("{sql}\n    {error}")),
             (Err(error), Error(words)) => {
                 let is_typed = matches!(error, QueryError::Sql(_) | QueryError::Data(_));

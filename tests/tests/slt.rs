@@ -9,11 +9,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust::config::Target;
 use gust::session::{QueryError, Session};
 use gust_protocol::plan::scans;
+use gust_tests::asks::cells;
 use gust_tests::query::{assert_partly_remote, run, session};
 use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, MakeConnection, Runner, default_normalizer, default_validator,
@@ -69,7 +69,7 @@ impl AsyncDB for Database {
             Self::Gust { session, target } => on_target(session, *target, sql).await?,
         };
         Ok(match batches.first() {
-            Some(first) => DBOutput::Rows { types: types(first.schema_ref()), rows: rows(&batches)? },
+            Some(first) => DBOutput::Rows { types: types(first.schema_ref()), rows: rows(&batches) },
             None => DBOutput::StatementComplete(0),
         })
     }
@@ -124,26 +124,17 @@ fn types(schema: &Schema) -> Vec<DefaultColumnType> {
 }
 
 /// Cells as text. A row with line breaks in it, as EXPLAIN has one, becomes a row a line.
-fn rows(batches: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failure> {
-    let options = FormatOptions::new().with_null("NULL");
+fn rows(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for batch in batches {
-        let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options));
-        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|e| Failure(e.to_string()))?;
-        for row in 0..batch.num_rows() {
-            let cells = columns.iter().map(|column| match column.value(row).to_string() {
-                empty if empty.is_empty() => "(empty)".to_owned(),
-                text => text,
-            });
-            let cells: Vec<String> = cells.collect();
-            if cells.iter().any(|cell| cell.contains('\n')) {
-                rows.extend(cells.join(" ").lines().map(|line| vec![line.to_owned()]));
-            } else {
-                rows.push(cells);
-            }
+    for mut row in cells(batches, "NULL") {
+        row.iter_mut().filter(|cell| cell.is_empty()).for_each(|cell| "(empty)".clone_into(cell));
+        if row.iter().any(|cell| cell.contains('\n')) {
+            rows.extend(row.join(" ").lines().map(|line| vec![line.to_owned()]));
+        } else {
+            rows.push(row);
         }
     }
-    Ok(rows)
+    rows
 }
 
 fn folder() -> PathBuf {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{Field, Schema};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::arrow::ArrowWriter;
 use gust::config::{Config, S3Config, Secret, Target};
 use gust::session::Session;
-use gust_tests::query::{assert_remote, run};
+use gust_tests::asks::{self, Read, ask};
+use gust_tests::query::run;
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
@@ -93,7 +93,8 @@ impl Place {
         }
         for (sql, expect) in &case.queries {
             let what = format!("{}: {}: {sql}", self.what, case.create);
-            let answer = run(&self.session, &at(sql)).await;
+            let read = if matches!(expect, Rows(_)) { Read::ByFunctions } else { Read::ByAnybody };
+            let answer = ask(&self.session, self.target, &at(sql), read).await;
             match (expect, answer) {
                 (Error(parts), Err(error)) => {
                     let message = error.to_string();
@@ -101,13 +102,8 @@ impl Place {
                         assert!(message.contains(part), "{what}: `{part}` is not in: {message}");
                     }
                 }
-                (Rows(rows) | RowsHere(rows), Ok((batches, report))) => {
-                    assert_eq!(lines(&batches), sorted(rows), "{what}");
-                    if self.target != Target::Local && matches!(expect, Rows(_)) {
-                        assert_remote(&report, &what);
-                    }
-                }
-                (Error(_), Ok((batches, _))) => panic!("{what}: no error, but {:?}", lines(&batches)),
+                (Rows(rows) | RowsHere(rows), Ok(batches)) => assert_eq!(lines(&batches), sorted(rows), "{what}"),
+                (Error(_), Ok(batches)) => panic!("{what}: no error, but {:?}", lines(&batches)),
                 (_, Err(error)) => panic!("{what}: {error}"),
             }
         }
@@ -123,17 +119,9 @@ fn sorted(rows: &[&str]) -> Vec<String> {
     rows
 }
 
-/// Rows as text, values apart by a bar.
+/// Rows as sorted lines.
 fn lines(batches: &[RecordBatch]) -> Vec<String> {
-    let options = FormatOptions::default().with_null("NULL");
-    let mut lines = Vec::new();
-    for batch in batches {
-        let columns: Vec<_> =
-            batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).expect("a format")).collect();
-        for row in 0..batch.num_rows() {
-            lines.push(columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|"));
-        }
-    }
+    let mut lines = asks::lines(batches, "NULL");
     lines.sort();
     lines
 }
