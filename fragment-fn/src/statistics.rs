@@ -7,7 +7,7 @@
 //! - the largest value of floats: writers pass over NaN, which the engine takes to be greater than any other; and their bloom
 //!   filters and page bounds. The smallest stays, as -0.0 where it is a zero, and a smallest value that is NaN goes;
 //! - bounds in an order that is not the engine's: the deprecated fields of strings and of unsigned integers, INT96, intervals;
-//! - bounds of another width than their type's, which the reader panics at;
+//! - bounds of another width than their type's, which the reader panics at, and bounds of which the smallest is the larger one;
 //! - all of it where nulls of a column that may have some are not counted: the reader takes that for none.
 //!
 //! This works around DataFusion 55.2, which believes a file's bounds also where a row group has none (its issue 25226), and parquet
@@ -132,7 +132,8 @@ fn honest(
         Some(_) => return None,
     };
     let in_order = !found.is_min_max_deprecated() || is_signed_number(leaf);
-    let keep = if in_order && has_width(found, leaf) { bounds } else { Bounds::Neither };
+    let may_hold = in_order && has_width(found, leaf) && !are_turned(found, leaf);
+    let keep = if may_hold { bounds } else { Bounds::Neither };
     Some(match found {
         Statistics::Boolean(found) => Statistics::Boolean(kept::<BoolType>(found, nulls, keep, |_| None)),
         Statistics::Int32(found) => Statistics::Int32(kept::<Int32Type>(found, nulls, keep, |_| None)),
@@ -192,6 +193,50 @@ fn is_signed_number(leaf: &ColumnDescriptor) -> bool {
     }
 }
 
+/// Whether the smallest value is larger than the largest.
+fn are_turned(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
+    let is_signed = sort_order(leaf) == SortOrder::SIGNED;
+    match found {
+        Statistics::Boolean(found) => both(found).is_some_and(|(min, max)| min > max),
+        Statistics::Int32(found) if is_signed => both(found).is_some_and(|(min, max)| min > max),
+        Statistics::Int32(found) => both(found).is_some_and(|(min, max)| min.cast_unsigned() > max.cast_unsigned()),
+        Statistics::Int64(found) if is_signed => both(found).is_some_and(|(min, max)| min > max),
+        Statistics::Int64(found) => both(found).is_some_and(|(min, max)| min.cast_unsigned() > max.cast_unsigned()),
+        Statistics::Int96(_) => false,
+        Statistics::Float(found) => both(found).is_some_and(|(min, max)| min > max),
+        Statistics::Double(found) => both(found).is_some_and(|(min, max)| min > max),
+        Statistics::ByteArray(found) => {
+            both(found).is_some_and(|(min, max)| is_more(min.data(), max.data(), is_signed))
+        }
+        Statistics::FixedLenByteArray(_) if is_float(leaf) => false,
+        Statistics::FixedLenByteArray(found) => {
+            both(found).is_some_and(|(min, max)| is_more(min.data(), max.data(), is_signed))
+        }
+    }
+}
+
+fn both<T>(found: &ValueStatistics<T>) -> Option<(&T, &T)> {
+    Some((found.min_opt()?, found.max_opt()?))
+}
+
+/// Whether one is more than the other: as bytes, or as the integers of decimals, whose widths may differ.
+fn is_more(a: &[u8], b: &[u8], is_signed: bool) -> bool {
+    if !is_signed {
+        return a > b;
+    }
+    let is_negative = |bytes: &[u8]| bytes.first().is_some_and(|byte| *byte >= 0x80);
+    let wide = |bytes: &[u8]| {
+        let mut wide = vec![if is_negative(bytes) { 0xff } else { 0 }; 32_usize.saturating_sub(bytes.len())];
+        wide.extend_from_slice(bytes);
+        wide
+    };
+    match (is_negative(a), is_negative(b)) {
+        (false, true) => true,
+        (true, false) => false,
+        _ => wide(a) > wide(b),
+    }
+}
+
 /// Whether the bounds have the width of their type, or one that its decimals can have.
 fn has_width(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
     let mut widths = [found.min_bytes_opt(), found.max_bytes_opt()].into_iter().flatten().map(<[u8]>::len);
@@ -201,7 +246,9 @@ fn has_width(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
         Type::FIXED_LEN_BYTE_ARRAY => {
             widths.all(|width| i32::try_from(width) == Ok(leaf.type_length()) && (!is_decimal || width <= decimal_max))
         }
-        Type::BYTE_ARRAY => !is_decimal || widths.all(|width| (1..=decimal_max).contains(&width)),
+        Type::BYTE_ARRAY if is_decimal => widths.all(|width| (1..=decimal_max).contains(&width)),
+        // Writers that know no bounds leave both empty.
+        Type::BYTE_ARRAY => found.max_bytes_opt().is_none_or(|max| !max.is_empty()),
         _ => true,
     }
 }
@@ -226,6 +273,20 @@ mod tests {
             ("text", Arc::new(StringArray::from(texts.to_vec()))),
         ])
         .unwrap()
+    }
+
+    #[test]
+    fn turned_bounds_are_told_for_every_order() {
+        for (a, b, is_signed, expect) in [
+            (&[0x80][..], &[0x7f][..], false, true),
+            (&[0x80], &[0x7f], true, false),
+            (&[0x00, 0x80], &[0x7f], true, true),
+            (&[0xff], &[0xff, 0x7f], true, true),
+            (&[], &[0], false, false),
+            (&[1], &[1], true, false),
+        ] {
+            assert_eq!(is_more(a, b, is_signed), expect, "{a:?} and {b:?}");
+        }
     }
 
     /// Two row groups; bounds of more than two bytes are cut.

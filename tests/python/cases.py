@@ -55,7 +55,7 @@ def make(folder: pathlib.Path, cases: pathlib.Path) -> None:
             place.mkdir(parents=True)
             os.chdir(place)
             has_data = "data" in case
-            names = {"pa": pa, "w": write, "put": put, "lake": lake, "D": decimal.Decimal, "datetime": datetime}
+            names = {"pa": pa, "pq": pq, "w": write, "put": put, "lake": lake, "D": decimal.Decimal, "datetime": datetime}
             try:
                 exec(case.pop("data", ""), {**names, "nan": math.nan, "inf": math.inf, "os": os, "pathlib": pathlib})
             except Exception as error:

@@ -9,12 +9,12 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::data_type::{ByteArray, FixedLenByteArray};
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use datafusion::parquet::file::statistics::{Statistics, ValueStatistics};
 use gust::config::Target;
 use gust::session::Session;
+use gust_tests::asks::lines;
 use gust_tests::parquet::{batch, file, with_statistics};
 use gust_tests::query::{assert_partly_remote, plain, run, session};
 use tempfile::TempDir;
@@ -93,9 +93,11 @@ enum Said {
     NoBounds,
     NoMax,
     NoNulls,
+    /// The smallest is the largest.
+    Turned,
     /// In the fields and the order of before 2017: signed bytes.
     Deprecated,
-    /// Bounds that are NaN, or of another width than their type's.
+    /// Bounds that are NaN, or empty, or of another width than their type's.
     Nonsense,
 }
 
@@ -113,7 +115,7 @@ where
         Said::NoBounds => (None, None, nulls),
         Said::NoMax => (min, None, nulls),
         Said::NoNulls => (min, max, None),
-        Said::Deprecated => (max, min, nulls),
+        Said::Turned | Said::Deprecated => (max, min, nulls),
         Said::Nonsense => (nonsense.clone().or(min), nonsense.or(max), nulls),
     })
 }
@@ -156,7 +158,7 @@ fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
         Int96: datafusion::parquet::data_type::Int96, None;
         Float: f32, Some(f32::NAN);
         Double: f64, Some(NAN);
-        ByteArray: ByteArray, None;
+        ByteArray: ByteArray, Some(ByteArray::new());
         FixedLenByteArray: FixedLenByteArray, Some(wide());
     )
 }
@@ -192,6 +194,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
         });
     }
     odd("NoNulls", &|_, _, found| rewrite(Said::NoNulls, found));
+    odd("Turned", &|_, _, found| rewrite(Said::Turned, found));
     odd("Nonsense", &|_, _, found| rewrite(Said::Nonsense, found));
     odd("Deprecated", &|_, column, found| {
         if is_turned(found, column) { rewrite(Said::Deprecated, found) } else { Some(found.clone()) }
@@ -243,22 +246,8 @@ fn queries() -> Vec<String> {
     queries
 }
 
-/// Rows as text.
 fn text(rows: &[RecordBatch]) -> String {
-    let options = FormatOptions::default().with_null("NULL");
-    let mut text = String::new();
-    for batch in rows {
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| ArrayFormatter::try_new(column, &options).expect("printable"))
-            .collect();
-        for row in 0..batch.num_rows() {
-            let values: Vec<String> = columns.iter().map(|column| column.value(row).to_string()).collect();
-            text.push_str(&format!("{}\n", values.join(" ")));
-        }
-    }
-    text
+    lines(rows, "NULL").join("\n")
 }
 
 async fn rows(session: &Session, sql: &str) -> String {
@@ -327,10 +316,10 @@ async fn the_workaround_is_still_needed() {
     let missing = file(&[texts(["a", "a"]), texts(["y", "z"])], properties());
     let missing = with_statistics(&missing, |group, _, found| (group == 0).then(|| found.clone()));
     for (name, bytes, sql, wrong) in [
-        ("constant", &nan, "SELECT max(x) = min(x) FROM (SELECT x FROM t ORDER BY x)", "true\n"),
-        ("greatest", &nan, "SELECT max(x) FROM t", "7.0\n"),
-        ("pruned", &nan, "SELECT count(*) FROM t WHERE x > 8", "0\n"),
-        ("missing", &missing, "SELECT max(x) FROM t", "a\n"),
+        ("constant", &nan, "SELECT max(x) = min(x) FROM (SELECT x FROM t ORDER BY x)", "true"),
+        ("greatest", &nan, "SELECT max(x) FROM t", "7.0"),
+        ("pruned", &nan, "SELECT count(*) FROM t WHERE x > 8", "0"),
+        ("missing", &missing, "SELECT max(x) FROM t", "a"),
     ] {
         let location = write(folder.path(), name, std::slice::from_ref(bytes));
         let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{location}'");

@@ -1,19 +1,22 @@
 //! What Parquet footers tell a folder's table. Each is read once: the session keeps them.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::{Result, Statistics};
+use datafusion::common::{Result, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::physical_plan::parquet::metadata::ordering_from_parquet_metadata;
+use datafusion::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::basic::{ConvertedType, Type as PhysicalType};
-use datafusion::parquet::file::metadata::ParquetMetaData;
+use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::statistics::Statistics as ChunkStatistics;
 use datafusion::parquet::schema::types::ColumnDescriptor;
-use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use fragment_fn::{file_statistics, read_footer, repeated_name};
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -84,19 +87,72 @@ pub(super) async fn statistics(
 ) -> Result<(Statistics, Option<LexOrdering>)> {
     let (footer, own) = footer(state, store.as_ref(), file).await?;
     let statistics = file_statistics(&footer, columns)?;
-    // A cast may change the order of values: '10' is before '9'.
-    let is_kept = |name: &str| {
-        let types = (own.field_with_name(name), columns.field_with_name(name));
-        matches!(types, (Ok(own), Ok(wanted)) if is_same_order(own.data_type(), wanted.data_type()))
-    };
-    let sorted = ordering_from_parquet_metadata(&footer, columns)?.and_then(|order| {
-        let kept = order.into_iter().take_while(|sorted| {
-            let column = sorted.expr.downcast_ref::<Column>();
-            column.is_some_and(|column| is_kept(column.name()))
-        });
-        LexOrdering::new(kept)
-    });
+    let sorted = sorted(&footer, &own, columns);
     Ok((statistics, sorted))
+}
+
+/// By what all rows of a file are sorted. The file says it of each row group by itself: several must also follow one another.
+///
+/// DataFusion 55.2 (`ordering_from_parquet_metadata`) takes what the first row group says for all of them, and a struct's field for
+/// the column of that name.
+fn sorted(footer: &ParquetMetaData, own: &Schema, columns: &Schema) -> Option<LexOrdering> {
+    let groups: Vec<&RowGroupMetaData> = footer.row_groups().iter().filter(|group| group.num_rows() > 0).collect();
+    let said = groups.first()?.sorting_columns()?;
+    if groups.iter().any(|group| group.sorting_columns() != Some(said)) {
+        return None;
+    }
+    let leaves = footer.file_metadata().schema_descr();
+    let order = said.iter().map_while(|column| {
+        let leaf = leaves.columns().get(usize::try_from(column.column_idx).ok()?)?;
+        let [name] = leaf.path().parts() else { return None };
+        let (index, wanted) = columns.column_with_name(name)?;
+        // A cast may change the order of values: '10' is before '9'.
+        let is_kept = is_same_order(own.field_with_name(name).ok()?.data_type(), wanted.data_type());
+        let options = SortOptions { descending: column.descending, nulls_first: column.nulls_first };
+        is_kept.then(|| PhysicalSortExpr::new(Arc::new(Column::new(name, index)), options))
+    });
+    let mut order: Vec<PhysicalSortExpr> = order.collect();
+    if groups.len() > 1 {
+        let by = order.first()?;
+        let name = by.expr.downcast_ref::<Column>()?.name();
+        let ties = follow(footer, &groups, own, name, by.options.descending)?;
+        // Where one ends with the value that the next begins with, the columns after it may go back.
+        order.truncate(if ties { 1 } else { usize::MAX });
+    }
+    LexOrdering::new(order)
+}
+
+/// Whether row groups that follow one another in a column without NULL share a value; None where they do not, or are not known to.
+fn follow(
+    footer: &ParquetMetaData,
+    groups: &[&RowGroupMetaData],
+    own: &Schema,
+    name: &str,
+    descending: bool,
+) -> Option<bool> {
+    let known = StatisticsConverter::try_new(name, own, footer.file_metadata().schema_descr()).ok()?;
+    let leaf = known.parquet_column_index()?;
+    if groups.iter().any(|group| group.column(leaf).statistics().and_then(ChunkStatistics::null_count_opt) != Some(0)) {
+        return None;
+    }
+    let least = known.row_group_mins(groups.iter().copied()).ok()?;
+    let most = known.row_group_maxes(groups.iter().copied()).ok()?;
+    let (ends, begins) = if descending { (least, most) } else { (most, least) };
+    let mut ties = false;
+    for group in 1..groups.len() {
+        let end = ScalarValue::try_from_array(&ends, group - 1).ok()?;
+        let begin = ScalarValue::try_from_array(&begins, group).ok()?;
+        if end.is_null() || begin.is_null() {
+            return None;
+        }
+        match end.partial_cmp(&begin)? {
+            Ordering::Equal => ties = true,
+            Ordering::Less if !descending => {}
+            Ordering::Greater if descending => {}
+            _ => return None,
+        }
+    }
+    Some(ties)
 }
 
 /// Whether values in a file's order are in the column's as well. Of floats nobody says where NaN and the zeros are.
