@@ -1,22 +1,21 @@
 //! The name of the file in every error that comes of reading one.
 //!
-//! The engine's Parquet decoder does not know which file it decodes, and an operator above a scan sees rows of many. This
-//! stands between: a file source around the Parquet one that maps what each file's planning and rows end with. Errors of the
+//! The engine's decoders do not know which file they decode, and an operator above a scan sees rows of many. This
+//! stands between: a file source around the engine's that maps what each file's planning and rows end with. Errors of the
 //! decoder and panics become a [`FileFault`]; errors of the query's own expressions stay as they are.
 
-use std::fmt::{Debug, Formatter};
+use std::fmt::{Debug, Display, Formatter};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::parquet::errors::ParquetError;
@@ -35,14 +34,14 @@ use crate::classify::{classify, find};
 use crate::contained::contained;
 use crate::fault::FileFault;
 
-/// The plan with Parquet scans that name the file in their errors. To be the last thing that is done to a plan: rules that look
-/// for a Parquet scan find none in it.
+/// The plan with scans that name the file in their errors. To be the last thing that is done to a plan: rules that look for a
+/// Parquet scan find none in it.
 ///
 /// # Errors
 /// A node that cannot be rebuilt with another scan under it.
 pub fn naming_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let named = plan.transform_up(|node| match file_scan(&node) {
-        Some(scan) if scan.file_source().is::<ParquetSource>() => {
+        Some(scan) => {
             let scan = DataSourceExec::from_data_source(naming_file(scan.clone()));
             Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
         }
@@ -79,7 +78,7 @@ impl FileSource for Naming {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let inner = self.source.create_morselizer(store, scan, partition)?;
-        Ok(Box::new(NamingFiles { inner }))
+        Ok(Box::new(NamingFiles { inner, columns: Arc::clone(self.source.table_schema().file_schema()) }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -124,21 +123,35 @@ impl FileSource for Naming {
 
 #[derive(Debug)]
 struct NamingFiles {
+    columns: SchemaRef,
     inner: Box<dyn Morselizer>,
 }
 
 impl Morselizer for NamingFiles {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        let name = Arc::new(file.object_meta.location.clone());
+        let name = Arc::new(DataFile { path: file.object_meta.location.clone(), columns: Arc::clone(&self.columns) });
         let planner = named(&name, || self.inner.plan_file(file))?;
         Ok(Box::new(OfFile { name, inner: planner }))
+    }
+}
+
+/// What errors tell of a file.
+#[derive(Debug)]
+struct DataFile {
+    path: Path,
+    columns: SchemaRef,
+}
+
+impl Display for DataFile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.path, f)
     }
 }
 
 /// A step of one file's reading.
 #[derive(Debug)]
 struct OfFile<T> {
-    name: Arc<Path>,
+    name: Arc<DataFile>,
     inner: T,
 }
 
@@ -166,7 +179,7 @@ impl MorselPlanner for OfFile<Box<dyn MorselPlanner>> {
     }
 }
 
-fn of_file_morsel(name: &Arc<Path>, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
+fn of_file_morsel(name: &Arc<DataFile>, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
     Box::new(OfFile { name: Arc::clone(name), inner })
 }
 
@@ -179,7 +192,7 @@ impl Morsel for OfFile<Box<dyn Morsel>> {
 
 /// A file's rows. It ends after an error.
 struct RowsOfFile {
-    name: Arc<Path>,
+    name: Arc<DataFile>,
     inner: Option<BoxStream<'static, Result<RecordBatch>>>,
 }
 
@@ -200,30 +213,56 @@ impl Stream for RowsOfFile {
 }
 
 /// What `work` on a file answers.
-fn named<T>(name: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn named<T>(name: &DataFile, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match contained(work) {
         Ok(done) => done.map_err(|error| with_name(name, error)),
         Err(panic) => Err(panicked(name, &panic)),
     }
 }
 
-fn panicked(name: &Path, panic: &str) -> DataFusionError {
+fn panicked(name: &DataFile, panic: &str) -> DataFusionError {
     FileFault::corrupt(name, format!("it cannot be decoded: {panic}")).into()
 }
 
 /// The error with the file's name, where the file is at fault and the error does not say so already.
-fn with_name(name: &Path, error: DataFusionError) -> DataFusionError {
+fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
     if find::<FileFault>(&error).is_some() {
         return error;
     }
     match classify(&error).kind {
         FragmentErrorKind::FileCorrupt => FileFault::corrupt(name, error.strip_backtrace()).into(),
-        FragmentErrorKind::SchemaMismatch => error.context(format!("file `{name}`")),
+        FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => match find(&error) {
+            Some(object_store::Error::NotFound { source, .. }) => {
+                FileFault::Missing { file: name.to_string(), reason: source.to_string() }.into()
+            }
+            Some(object_store::Error::Precondition { source, .. }) => {
+                FileFault::Changed { file: name.to_string(), reason: source.to_string() }.into()
+            }
+            _ => error,
+        },
+        FragmentErrorKind::SchemaMismatch => FileFault::mismatch(name, &error).into(),
         FragmentErrorKind::Execution if is_of_decoder(&error) => {
             FileFault::corrupt(name, error.strip_backtrace()).into()
         }
+        FragmentErrorKind::Execution => match of_text(name, &error) {
+            Some(reason) => FileFault::Mismatch { file: name.to_string(), reason }.into(),
+            None => error,
+        },
         _ => error,
     }
+}
+
+/// What readers of CSV and JSON say of a value or of a line, with the column's name.
+fn of_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
+    let (ArrowError::CsvError(said) | ArrowError::JsonError(said) | ArrowError::ParseError(said)) = find(error)? else {
+        return None;
+    };
+    let named = said.split_once("for column ").and_then(|(before, rest)| {
+        let (index, after) = rest.split_once(' ')?;
+        let column = file.columns.fields().get(index.parse::<usize>().ok()?)?;
+        Some(format!("{before}for column `{}` {after}", column.name()))
+    });
+    Some(named.unwrap_or_else(|| said.clone()))
 }
 
 /// The decoder tells some of its errors as Arrow's, in words.

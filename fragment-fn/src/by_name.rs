@@ -16,6 +16,8 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
 
+use crate::read_as::naming_columns;
+
 /// Makes adapters for tables without field ids.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NameMatching;
@@ -45,7 +47,7 @@ impl PhysicalExprAdapter for ByName {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        self.inner.rewrite(expr)
+        naming_columns(self.inner.rewrite(expr)?, &self.physical, &self.logical, str::to_owned)
     }
 }
 

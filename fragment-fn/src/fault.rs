@@ -9,6 +9,15 @@ pub enum FileFault {
     /// Truncated, damaged or no Parquet.
     #[error("file `{file}`: {reason}")]
     Corrupt { file: String, reason: String },
+    /// Not there.
+    #[error("file `{file}` was not found: {reason}")]
+    Missing { file: String, reason: String },
+    /// Another than the one that was planned.
+    #[error("file `{file}` has changed: {reason}")]
+    Changed { file: String, reason: String },
+    /// Whole, but with values or types that are not the table's.
+    #[error("file `{file}`: {reason}")]
+    Mismatch { file: String, reason: String },
     /// Whole, but of a kind that is not read.
     #[error("file `{file}`: {reason}")]
     Unsupported { file: String, reason: String },
@@ -19,9 +28,21 @@ impl FileFault {
         Self::Corrupt { file: file.to_string(), reason: reason.to_string() }
     }
 
+    pub(crate) fn mismatch(file: &impl ToString, error: &DataFusionError) -> Self {
+        let reason = match error.find_root() {
+            DataFusionError::Execution(reason) => reason.clone(),
+            other => other.strip_backtrace(),
+        };
+        let reason = reason.strip_prefix("schema mismatch: ").unwrap_or(&reason);
+        Self::Mismatch { file: file.to_string(), reason: reason.to_owned() }
+    }
+
     pub(crate) fn kind(&self) -> FragmentErrorKind {
         match self {
             Self::Corrupt { .. } => FragmentErrorKind::FileCorrupt,
+            Self::Missing { .. } => FragmentErrorKind::FileMissing,
+            Self::Changed { .. } => FragmentErrorKind::FileChanged,
+            Self::Mismatch { .. } => FragmentErrorKind::SchemaMismatch,
             Self::Unsupported { .. } => FragmentErrorKind::Execution,
         }
     }

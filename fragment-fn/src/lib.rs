@@ -28,6 +28,7 @@ mod memory;
 pub mod metering;
 mod pages;
 mod pinned;
+mod read_as;
 pub mod stack;
 mod statistics;
 mod thrift;

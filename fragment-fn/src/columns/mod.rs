@@ -29,6 +29,8 @@ pub(crate) use constants::with_constants;
 use constants::Constants;
 use nested::{Part, Rebuilt, Shape};
 
+use crate::read_as::naming_columns;
+
 /// Makes adapters for a table whose fields carry `PARQUET:field_id` metadata.
 ///
 /// What a file's partition says of columns that the file lacks comes with its footer: see [`FileConstants`].
@@ -75,8 +77,8 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
             }
         }
         let as_table = Arc::new(Schema::new_with_metadata(fields, physical.metadata().clone()));
-        let inner = DefaultPhysicalExprAdapter::new(logical, Arc::clone(&as_table));
-        Ok(Arc::new(ByFieldId { inner, instead, as_table, physical }))
+        let inner = DefaultPhysicalExprAdapter::new(Arc::clone(&logical), Arc::clone(&as_table));
+        Ok(Arc::new(ByFieldId { inner, table: logical, instead, as_table, physical }))
     }
 }
 
@@ -135,6 +137,7 @@ impl Instead {
 #[derive(Debug)]
 struct ByFieldId {
     inner: DefaultPhysicalExprAdapter,
+    table: SchemaRef,
     /// By the table's names.
     instead: HashMap<String, Instead>,
     /// The file's columns under the names that `inner` knows.
@@ -145,7 +148,8 @@ struct ByFieldId {
 impl PhysicalExprAdapter for ByFieldId {
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
         let replaced = expr.transform_down(|expr| self.replace(expr)).data()?;
-        self.inner.rewrite(replaced)?.transform_up(|expr| Ok(self.named_as_in_the_file(expr))).data()
+        let own = self.inner.rewrite(replaced)?.transform_up(|expr| Ok(self.named_as_in_the_file(expr))).data()?;
+        naming_columns(own, &self.physical, &self.table, |name| self.shown(name))
     }
 }
 
@@ -218,6 +222,13 @@ impl ByFieldId {
         let options = Arc::new(access.config_options().clone());
         let function = Arc::new(access.fun().clone());
         Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, &self.as_table, options)?))
+    }
+
+    /// The table's name of a file's column.
+    fn shown(&self, name: &str) -> String {
+        let index = self.physical.index_of(name);
+        let named = index.map(|index| self.as_table.field(index).name()).ok().filter(|name| !name.starts_with('\0'));
+        named.map_or_else(|| name.to_owned(), String::clone)
     }
 
     fn named_as_in_the_file(&self, expr: Arc<dyn PhysicalExpr>) -> Transformed<Arc<dyn PhysicalExpr>> {

@@ -23,6 +23,7 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::{Constants, field_id};
+use crate::read_as::unread;
 
 /// How values of the table's type are made from those of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -228,7 +229,9 @@ impl PhysicalExpr for Rebuilt {
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let found = self.found.evaluate(batch)?.into_array(batch.num_rows())?;
-        Ok(ColumnarValue::Array(self.shape.apply(&found, self.field.data_type())?))
+        let (name, wanted) = (self.field.name(), self.field.data_type());
+        let made = self.shape.apply(&found, wanted).map_err(|error| unread(name, found.data_type(), wanted, &error));
+        Ok(ColumnarValue::Array(made?))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
