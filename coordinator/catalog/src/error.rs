@@ -24,10 +24,12 @@ pub enum Error {
     #[error("table {table} has {feature}, which is not supported\nhint: {next}")]
     Unsupported { table: String, feature: String, next: &'static str },
 
-    /// A metadata file does not hold what it should.
-    #[error("cannot make sense of {file}")]
+    /// A metadata file does not hold what it should. `what` says which one it is, where that is known.
+    #[error("cannot make sense of {what}{file}")]
     Corrupt {
+        what: String,
         file: String,
+        next: Option<&'static str>,
         #[source]
         source: Cause,
     },
@@ -62,12 +64,8 @@ fn hint_line(hint: &Option<String>) -> String {
 }
 
 impl Error {
-    pub(crate) fn not_found(what: impl Into<String>) -> Self {
-        Error::NotFound { what: what.into(), hint: None }
-    }
-
     pub(crate) fn corrupt(file: impl Into<String>, source: impl Into<Cause>) -> Self {
-        Error::Corrupt { file: file.into(), source: source.into() }
+        Error::Corrupt { what: String::new(), file: file.into(), next: None, source: source.into() }
     }
 
     pub(crate) fn unreachable(location: impl Into<String>, source: impl Into<Cause>) -> Self {
@@ -83,26 +81,33 @@ impl Error {
         }
     }
 
-    /// The same, and of a missing file which part of the table it was.
+    /// The same, and of a missing or damaged file which part of the table it was.
     pub(crate) fn in_table(self, table: &str, part: Part) -> Self {
+        let (name, next) = match part {
+            Part::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
+            Part::ManifestList => ("manifest list", "restore it, or roll the table back to an earlier snapshot"),
+            Part::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
+        };
         match self {
             Error::Missing { file, .. } => {
-                let (what, hint) = match part {
-                    Part::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
-                    Part::ManifestList => {
-                        ("manifest list", "restore it, or roll the table back to an earlier snapshot")
-                    }
-                    Part::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
-                };
-                Error::Missing { what: format!("table {table}: its {what}"), file, hint: Some(hint.to_string()) }
+                Error::Missing { what: format!("table {table}: its {name}"), file, hint: Some(next.to_string()) }
+            }
+            Error::Corrupt { what, file, source, .. } if what.is_empty() => {
+                Error::Corrupt { what: format!("the {name} of table {table}, "), file, next: Some(next), source }
             }
             other => other,
         }
     }
 
-    /// The next step after an [`Error::Unreachable`], by its reason; None where the message says enough.
+    /// The next step after an [`Error::Corrupt`] or an [`Error::Unreachable`], by its reason; None where the message says enough.
     pub fn next_step(&self) -> Option<&'static str> {
+        if let Error::Corrupt { next, .. } = self {
+            return *next;
+        }
         let Error::Unreachable { location, source } = self else { return None };
+        if source.is::<sqlx::Error>() {
+            return Some("check that the catalog's path is an SQLite database that can be read");
+        }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
         while let Some(current) = cause {
             match current.downcast_ref::<object_store::Error>() {

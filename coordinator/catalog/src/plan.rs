@@ -183,7 +183,8 @@ impl Table {
             return Err(self.encrypted(&location));
         }
         let bytes = self.read(&location, Part::Manifest).await?;
-        in_background(location.clone(), move || manifest::select(&bytes, &location, &pruner)).await
+        let selected = in_background(location.clone(), move || manifest::select(&bytes, &location, &pruner)).await;
+        selected.map_err(|error| error.in_table(self.name(), Part::Manifest))
     }
 
     /// The manifests of a snapshot, live or not.
@@ -192,7 +193,7 @@ impl Table {
         let bytes = self.read(location, Part::ManifestList).await?;
         let version = self.metadata().format_version();
         let list = ice::ManifestList::parse_with_version(&bytes, version)
-            .map_err(|error| Error::from_iceberg(location, error))?;
+            .map_err(|error| Error::from_iceberg(location, error).in_table(self.name(), Part::ManifestList))?;
         Ok(list.entries().to_vec())
     }
 
@@ -205,7 +206,8 @@ impl Table {
             .map(async |manifest| {
                 let location = manifest.manifest_path;
                 let bytes = self.read(&location, Part::Manifest).await?;
-                in_background(location.clone(), move || manifest::count_deletes(&bytes, &location)).await
+                let counted = in_background(location.clone(), move || manifest::count_deletes(&bytes, &location)).await;
+                counted.map_err(|error| error.in_table(self.name(), Part::Manifest))
             })
             .buffered(MANIFEST_READS_MAX);
         let [positions, vectors, equalities] = counts

@@ -53,7 +53,8 @@ impl Catalog {
     pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: Stores) -> Result<Catalog> {
         if !database.exists() {
             let database = database.display();
-            return Err(Error::not_found(format!("catalog database {database}")));
+            let hint = Some("check the catalog's path in the configuration".to_string());
+            return Err(Error::NotFound { what: format!("catalog database {database}"), hint });
         }
         Catalog::connect(database, name, warehouse, stores, false).await
     }
@@ -83,7 +84,7 @@ impl Catalog {
         let columns = catalog.strings("SELECT name FROM pragma_table_info('iceberg_tables')", &[]).await?;
         if columns.is_empty() {
             return Err(Error::Invalid(format!(
-                "database {} is not an Iceberg catalog: it has no table iceberg_tables",
+                "database {} is not an Iceberg catalog: it has no table iceberg_tables\nhint: check the catalog's path in the configuration",
                 database.display()
             )));
         }

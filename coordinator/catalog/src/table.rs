@@ -95,12 +95,12 @@ impl Table {
 
     /// Err: not found, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &Stores) -> Result<Table> {
-        let raw = read_metadata(metadata_location, stores).await;
-        let raw = raw.map_err(|error| error.in_table(name, Part::Metadata))?;
+        let in_table = |error: Error| error.in_table(name, Part::Metadata);
+        let raw = read_metadata(metadata_location, stores).await.map_err(in_table)?;
         refuse_unknown(name, &raw)?;
         let metadata: ice::TableMetadata =
-            serde_json::from_value(raw).map_err(|error| Error::corrupt(metadata_location, error))?;
-        Table::new(name, metadata_location, metadata, stores)
+            serde_json::from_value(raw).map_err(|error| in_table(Error::corrupt(metadata_location, error)))?;
+        Table::new(name, metadata_location, metadata, stores).map_err(in_table)
     }
 
     pub(crate) fn new(

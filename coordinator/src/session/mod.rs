@@ -147,7 +147,11 @@ impl Session {
     ///
     /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
     pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
-        let setup = |e: &dyn std::error::Error| QueryError::Setup(format!("catalog `{name}`: {}", with_causes(e)));
+        let setup = |e: &(dyn std::error::Error + 'static)| {
+            let next = e.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::next_step);
+            let next = next.map_or_else(String::new, |next| format!("\nhint: {next}"));
+            QueryError::Setup(format!("catalog `{name}`: {}{next}", with_causes(e)))
+        };
         let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
             let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
             let hint = near
