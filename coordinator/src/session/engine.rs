@@ -11,6 +11,8 @@ const SORTS_AT_ONCE: usize = 64;
 /// Fits the settings to a memory pool of `memory_bytes_max`.
 pub(super) fn settings(options: &mut ConfigOptions, memory_bytes_max: usize) {
     options.catalog.information_schema = true;
+    // Else a large CSV file is cut at line breaks, also at those within quotes, and what is read begins in the middle of a value.
+    options.catalog.newlines_in_values = true;
     // Errors then tell where in the text they are.
     options.sql_parser.collect_spans = true;
     options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(memory_bytes_max / SORTS_AT_ONCE);

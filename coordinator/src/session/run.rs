@@ -33,6 +33,7 @@ use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
+use crate::tables::folder::tables_only;
 use again::Again;
 
 mod again;
@@ -147,7 +148,8 @@ impl Session {
                 }
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let done = self.context.execute_logical_plan(logical).await.map_err(QueryError::from_engine)?;
+                let done = tables_only(self.context.execute_logical_plan(logical)).await;
+                let done = done.map_err(QueryError::from_engine)?;
                 // Has no rows, but an error where the engine has only parsed the statement.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }

@@ -1,9 +1,7 @@
-//! A table that a catalog has and that cannot be loaded.
+//! A table that is there and cannot be loaded: a catalog's, or a folder that bears a table's name.
 //!
-//! Who lists tables or columns of all tables gets past it; who reads it is told why, by [`broken`] where a plan is at hand.
+//! Who lists tables or columns of all tables, or makes a table of that name, gets past it; who reads it is told why, by [`broken`] where a plan is at hand.
 
-use std::error::Error;
-use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,33 +16,18 @@ use datafusion::physical_plan::ExecutionPlan;
 /// Without columns; reading it fails.
 #[derive(Debug)]
 pub struct BrokenTable {
-    error: Arc<gust_catalog::Error>,
+    error: Arc<DataFusionError>,
     schema: SchemaRef,
 }
 
-/// Why it cannot be loaded, as many times as it is asked.
-#[derive(Debug)]
-struct Why(Arc<gust_catalog::Error>);
-
-impl Display for Why {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        Display::fmt(&self.0, f)
-    }
-}
-
-impl Error for Why {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(self.0.as_ref())
-    }
-}
-
 impl BrokenTable {
-    pub(super) fn new(error: gust_catalog::Error) -> Self {
+    pub(super) fn new(error: DataFusionError) -> Self {
         Self { error: Arc::new(error), schema: Arc::new(Schema::empty()) }
     }
 
+    /// Why it cannot be loaded, as many times as it is asked.
     pub fn error(&self) -> DataFusionError {
-        DataFusionError::External(Box::new(Why(Arc::clone(&self.error))))
+        DataFusionError::Shared(Arc::clone(&self.error))
     }
 }
 

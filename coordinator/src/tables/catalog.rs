@@ -66,7 +66,7 @@ impl SchemaProvider for Namespace {
         }
         Ok(Some(match self.catalog.load(&self.name, name).await {
             Ok(table) => Arc::new(IcebergTable::new(table)),
-            Err(error) => Arc::new(BrokenTable::new(error)),
+            Err(error) => Arc::new(BrokenTable::new(DataFusionError::External(Box::new(error)))),
         }))
     }
 

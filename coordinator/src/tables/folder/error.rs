@@ -17,6 +17,11 @@ pub enum FolderError {
         "`{location}`: {reason}\nhint: write it as folder/name, with *, **, ?, [a-c], [!a-c] and {{a,b}} for patterns"
     )]
     NotALocation { location: String, reason: String },
+    /// Of a store's own words, since that is where names are looked at.
+    #[error(
+        "`{location}`: a name below it cannot be read: {reason}\nhint: rename it; names must have no control characters, and none may be empty as in a//b"
+    )]
+    NotAName { location: String, reason: String },
     #[error(
         "`{location}` holds files of several formats: `{first}` and `{second}`\nhint: name one kind, such as '{location}*.{extension}'"
     )]
@@ -37,6 +42,10 @@ pub enum FolderError {
         "column `{column}` is {first_type} in `{first}` and {second_type} in `{second}`\nhint: declare the columns in CREATE EXTERNAL TABLE (…) with the types that you want, or rewrite one of the files"
     )]
     TypesDiffer { column: String, first: String, first_type: String, second: String, second_type: String },
+    #[error(
+        "a column is called `{of_first}` in `{first}` and `{of_second}` in `{second}`; columns of CSV are read by their place\nhint: write the files with one header, or read them one by one"
+    )]
+    HeadersDiffer { first: String, of_first: String, second: String, of_second: String },
     #[error("file `{file}` has two columns named `{column}`\nhint: write it again with names that differ")]
     TwoColumns { file: String, column: String },
     /// The first words are the engine's, which tools know.

@@ -89,6 +89,11 @@ impl Glob {
         pattern.is_some_and(|pattern| pattern.starts_with(first))
     }
 
+    /// Whether it goes through any number of folders.
+    pub(super) fn is_deep(&self) -> bool {
+        self.is_deep
+    }
+
     /// Whether the pattern says itself how names end.
     pub(super) fn names_extension(&self) -> bool {
         self.name.rsplit_once('.').is_some_and(|(_, extension)| !extension.contains('*'))

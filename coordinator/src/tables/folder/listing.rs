@@ -8,10 +8,11 @@
 //!
 //! A folder is read with all its sub-folders. Nothing is remembered: each call lists anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore};
@@ -20,7 +21,7 @@ use super::error::FolderError;
 use super::filter::PartitionFilter;
 use super::glob::{Glob, is_pattern};
 use super::location::{Location, path_of};
-use super::names;
+use super::names::{self, Format};
 use super::partitions::{self, Value};
 use datafusion::arrow::datatypes::FieldRef;
 
@@ -59,6 +60,8 @@ pub(super) struct File {
     pub(super) unwritten: usize,
     /// Whether its name or its extension was asked for.
     pub(super) is_named: bool,
+    /// Whether all folders were searched for it: by `**`, or as all that is in a folder.
+    is_searched: bool,
 }
 
 impl File {
@@ -82,14 +85,48 @@ pub(super) async fn find(store: &Arc<dyn ObjectStore>, location: &Location, want
     let mut found = Found::default();
     for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
         let read = Lister { store, location: &reading, wanted }.read().await;
-        found = read.map_err(|error| error.context(format!("`{}`", location.text)))?;
+        found = read.map_err(|error| unlisted(location, error))?;
         if !found.files.is_empty() || found.pruned {
             break;
         }
     }
+    if location.is_local() {
+        found.files = once_each(found.files);
+    }
     found.files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
     found.files.dedup_by(|a, b| a.meta.location == b.meta.location);
     Ok(found)
+}
+
+/// Files that a search through all folders came to: not a second time by a link to a folder that it came to anyway.
+fn once_each(files: Vec<File>) -> Vec<File> {
+    let mut real_folders: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut place = |file: File| {
+        let path = std::path::Path::new("/").join(file.meta.location.as_ref());
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        let real =
+            real_folders.entry(folder.clone()).or_insert_with(|| folder.canonicalize().unwrap_or(folder.clone()));
+        (*real != folder, real.join(file.name()), file)
+    };
+    let mut placed: Vec<(bool, PathBuf, File)> = files.into_iter().map(&mut place).collect();
+    placed.sort_by_key(|(is_linked, ..)| *is_linked);
+    let mut seen = HashSet::new();
+    placed.retain(|(is_linked, place, file)| seen.insert(place.clone()) || !(*is_linked && file.is_searched));
+    placed.into_iter().map(|(.., file)| file).collect()
+}
+
+/// What is told of a location that cannot be listed.
+fn unlisted(location: &Location, error: DataFusionError) -> DataFusionError {
+    let location = location.text.clone();
+    match error.find_root() {
+        DataFusionError::ObjectStore(inner) => match inner.as_ref() {
+            object_store::Error::InvalidPath { source } => {
+                FolderError::NotAName { location, reason: source.to_string() }.into()
+            }
+            _ => error.context(format!("`{location}`")),
+        },
+        _ => error.context(format!("`{location}`")),
+    }
 }
 
 impl Found {
@@ -100,6 +137,13 @@ impl Found {
             Some(example) => FolderError::OnlyLeftOut { location, count: self.left_out, example },
             None => FolderError::Nothing { location },
         }
+    }
+
+    /// Whether a table may well have no file here: its folder is there, or filters want none of its files, or it has no more
+    /// than what writers leave beside data. Files of another format are no empty table.
+    pub(super) fn is_empty_table(&self, location: &Location, other: &[File]) -> bool {
+        let is_of_another = |file: &File| Format::of_file(file.name()).is_some();
+        !other.iter().any(is_of_another) && (self.pruned || self.left_out > 0 || location.is_local_folder())
     }
 
     /// With files that are of another kind among what was left out.
@@ -174,7 +218,7 @@ impl Lister<'_> {
         if meta.size == 0 {
             found.leave_out(&meta.location);
         } else {
-            found.files.push(File { meta, unwritten: self.location.unwritten, is_named: true });
+            found.files.push(File { meta, unwritten: self.location.unwritten, is_named: true, is_searched: false });
         }
         found
     }
@@ -301,7 +345,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let is_named = glob.is_some_and(Glob::names_extension);
-        let file = File { meta, unwritten: self.lister.location.unwritten, is_named };
+        let is_searched = glob.is_none_or(Glob::is_deep);
+        let file = File { meta, unwritten: self.lister.location.unwritten, is_named, is_searched };
         if let Some(filter) = self.lister.wanted.filter
             && !filter.may_match(&self.values(&file.folders()))?
         {

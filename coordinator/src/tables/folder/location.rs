@@ -3,6 +3,8 @@
 //! Names are taken as they stand. `?` and `#` of a URL are characters of a name, and so is `%41`, as AWS's tools have it;
 //! only where nothing bears that name, `%41` is read as `A`.
 
+use std::borrow::Cow;
+
 use datafusion::common::Result;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use object_store::path::Path;
@@ -33,7 +35,13 @@ impl Location {
             return Err(refused("it is empty").into());
         }
         let is_folder = text.ends_with('/');
-        let Some((scheme, rest)) = split_scheme(text) else { return Self::local(text) };
+        let Some((scheme, rest)) = split_scheme(text) else {
+            let path = text
+                .strip_prefix("file:")
+                .filter(|path| path.starts_with('/'))
+                .map_or_else(|| at_home(text), Into::into);
+            return Ok(Self { text: text.to_owned(), ..Self::local(&path)? });
+        };
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         if scheme == "file" {
             if !matches!(host, "" | "localhost") {
@@ -72,6 +80,15 @@ impl Location {
         Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, unwritten, is_folder })
     }
 
+    pub(super) fn is_local(&self) -> bool {
+        self.store == ObjectStoreUrl::local_filesystem()
+    }
+
+    /// Whether it is a folder of this machine that exists.
+    pub(super) fn is_local_folder(&self) -> bool {
+        self.is_local() && std::path::Path::new("/").join(self.names.join("/")).is_dir()
+    }
+
     /// The same with `%41` read as `A`, if there is such a thing in it.
     pub(super) fn decoded(&self) -> Option<Self> {
         if !self.text.contains("://") {
@@ -98,6 +115,15 @@ pub(super) fn path_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Pa
     Path::parse(&joined).map_err(|e| object_store::Error::from(e).into())
 }
 
+/// `~/x` in the user's folder, as in a shell, unless a folder is called `~`.
+fn at_home(text: &str) -> Cow<'_, str> {
+    let below = text.strip_prefix("~/").filter(|_| !std::path::Path::new("~").exists());
+    match (below, std::env::home_dir()) {
+        (Some(below), Some(home)) => format!("{}/{below}", home.display()).into(),
+        _ => text.into(),
+    }
+}
+
 /// `s3` and what follows of `s3://…`; None of a local path.
 fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once("://")?;
@@ -122,6 +148,9 @@ mod tests {
         check("s3a://b", "s3a://b/", "/", 0);
         check("s3://b/t/", "s3://b/", "t/", 1);
         check("file:///x/y z/*.p", "file:///", "x/y z/*.p", 3);
+        check("file:/x/y", "file:///", "x/y", 2);
+        let home = std::env::home_dir().expect("a home").display().to_string();
+        check("~/x/*.p", "file:///", &format!("{}/x/*.p", home.trim_matches('/')), home.matches('/').count() + 2);
         check("/nowhere/./a/../b//c.p", "file:///", "nowhere/b/c.p", 3);
         let here = Location::parse("d=1/*.p").expect("a path");
         assert!(here.pattern().ends_with("/d=1/*.p") && here.names.len() - here.unwritten == 2, "{here:?}");

@@ -47,7 +47,7 @@ use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 pub use error::FolderError;
-pub use open::{FolderFactory, Paths, check_format, is_path};
+pub use open::{FolderFactory, Paths, check_format, is_path, tables_only};
 
 use location::Location;
 use names::Format;

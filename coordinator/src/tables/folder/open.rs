@@ -22,6 +22,7 @@ use super::location::Location;
 use super::names::Format;
 use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
+use crate::tables::broken::BrokenTable;
 
 /// `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
 #[derive(Debug)]
@@ -126,16 +127,31 @@ impl Paths {
     }
 }
 
+tokio::task_local! {
+    static TABLES_ONLY: ();
+}
+
+/// Runs what makes or drops a table: a folder that bears its name is not in its way.
+pub async fn tables_only<F: Future>(work: F) -> F::Output {
+    TABLES_ONLY.scope((), work).await
+}
+
 #[async_trait]
 impl UrlTableFactory for Paths {
     /// None where the name is no path: then it is a table that does not exist.
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        if !is_path(name) && !std::path::Path::new(name).exists() {
+        let is_path = is_path(name);
+        let is_table = TABLES_ONLY.try_with(|()| ()).is_ok();
+        if is_table || (!is_path && !std::path::Path::new(name).exists()) {
             return Ok(None);
         }
         let state = self.state.get().and_then(|state| state());
         let state = state.ok_or_else(|| plan_datafusion_err!("the session is gone"))?;
-        Box::pin(open(&state, name)).await.map(Some)
+        match Box::pin(open(&state, name)).await {
+            // CREATE TABLE asks for its own name, which a folder may happen to have.
+            Err(error) if !is_path => Ok(Some(Arc::new(BrokenTable::new(error)))),
+            opened => opened.map(Some),
+        }
     }
 }
 

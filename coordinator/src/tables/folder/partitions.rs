@@ -98,7 +98,7 @@ pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
     };
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
     for (key, _) in keys_of(first) {
-        if columns.iter().all(|(known, _)| *known != key) {
+        if columns.iter().all(|(known, _)| !known.eq_ignore_ascii_case(&key)) {
             columns.push((key, Vec::new()));
         }
     }
@@ -111,7 +111,9 @@ pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
         previous = Some(folders);
         let keys = keys_of(folders);
         columns.retain_mut(|(key, values)| {
-            let value = keys.iter().rev().find(|(found, _)| found == key).map(|(_, value)| value.clone());
+            let exact = keys.iter().rev().find(|(found, _)| found == key);
+            let found = exact.or_else(|| keys.iter().rev().find(|(found, _)| found.eq_ignore_ascii_case(key)));
+            let value = found.map(|(_, value)| value.clone());
             let is_there = value.is_some();
             values.extend(value);
             is_there
@@ -248,6 +250,7 @@ mod tests {
         check(&["d=2024-02-29", "d=2024-02-30"], &[("d", DataType::Utf8View)]);
         check(&["t=2024-01-01 12%3A30%3A00"], &[("t", timestamp)]);
         check(&["p=__HIVE_DEFAULT_PARTITION__"], &[("p", DataType::Utf8View)]);
+        check(&["Y=1", "y=2"], &[("Y", DataType::Int64)]);
         check(&["y=1/m=2", "y=2/x"], &[("y", DataType::Int64)]);
         check(&["x", "y=2"], &[]);
         check(&[], &[]);

@@ -116,9 +116,14 @@ async fn files(
     let wanted = Wanted { columns, filter: Some(&filter), nested };
     let mut found = Vec::new();
     for location in &table.locations {
-        found.extend(find(store, location, wanted).await?.files);
+        let mut there = find(store, location, wanted).await?;
+        let files = std::mem::take(&mut there.files);
+        let (files, other): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_read_as(table.kind, file));
+        if files.is_empty() && !there.is_empty_table(location, &other) {
+            return Err(there.with_other(&other).nothing(location).into());
+        }
+        found.extend(files);
     }
-    found.retain(|file| is_read_as(table.kind, file));
     found.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
     found.dedup_by(|a, b| a.meta.location == b.meta.location);
     refuse_compressed(table.kind, &found)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::file_format::FileFormat;
@@ -27,42 +27,52 @@ pub(super) async fn infer(
     kind: Format,
     files: &[File],
 ) -> Result<SchemaRef> {
-    if kind != Format::Parquet {
-        return sampled(state, store, format, files).await;
-    }
     let at_once = state.config_options().execution.meta_fetch_concurrency.get();
     let schemas = files.iter().map(|file| async move {
-        let schema = footers::schema(state, store, format, &file.meta).await?;
+        let schema = match kind {
+            Format::Parquet => footers::schema(state, store, format, &file.meta).await?,
+            _ => sampled(state, store, format, &file.meta).await?,
+        };
         Ok::<_, datafusion::common::DataFusionError>((file.meta.location.to_string(), schema))
     });
     let schemas: Vec<_> = stream::iter(schemas).boxed().buffered(at_once).try_collect().await?;
-    Ok(Arc::new(merge(&schemas)?))
+    if kind == Format::Csv {
+        same_headers(&schemas)?;
+    }
+    Ok(Arc::new(merge(kind, &schemas)?))
 }
 
-/// Formats without a footer look at the first rows of the first files.
+/// Formats without a footer look at the first rows of a file.
 async fn sampled(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     format: &Arc<dyn FileFormat>,
-    files: &[File],
+    file: &ObjectMeta,
 ) -> Result<SchemaRef> {
-    let objects: Vec<ObjectMeta> = files.iter().map(|file| file.meta.clone()).collect();
-    let schema = match format.infer_schema(state, store, &objects).await {
-        Ok(schema) => schema,
-        Err(error) => {
-            // Alone it fails as well, if it is to blame.
-            for object in &objects {
-                let alone = format.infer_schema(state, store, std::slice::from_ref(object)).await;
-                alone.map_err(|error| error.context(format!("file `{}`", object.location)))?;
-            }
-            return Err(error);
-        }
-    };
-    let file = objects.first().map(|object| object.location.to_string()).unwrap_or_default();
+    let name = file.location.to_string();
+    let schema = format.infer_schema(state, store, std::slice::from_ref(file)).await;
+    let schema = schema.map_err(|error| error.context(format!("file `{name}`")))?;
     match repeated_name(&schema) {
-        Some(column) => Err(FolderError::TwoColumns { file, column }.into()),
+        Some(column) => Err(FolderError::TwoColumns { file: name, column }.into()),
         None => Ok(schema),
     }
+}
+
+/// Columns of CSV are read by their place.
+fn same_headers(files: &[(String, SchemaRef)]) -> std::result::Result<(), FolderError> {
+    let Some((first, expect)) = files.first() else { return Ok(()) };
+    for (second, schema) in files {
+        let mut pairs = expect.fields().iter().zip(schema.fields()).map(|(a, b)| (a.name(), b.name()));
+        if let Some((of_first, of_second)) = pairs.find(|(a, b)| a != b) {
+            return Err(FolderError::HeadersDiffer {
+                first: first.clone(),
+                of_first: of_first.clone(),
+                second: second.clone(),
+                of_second: of_second.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 struct Column<'a> {
@@ -73,7 +83,7 @@ struct Column<'a> {
 }
 
 /// All columns, in the order in which they turn up.
-fn merge(files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
+fn merge(kind: Format, files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
     let mut columns: Vec<Column<'_>> = Vec::new();
     for (file, schema) in files {
         for field in schema.fields() {
@@ -84,7 +94,9 @@ fn merge(files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderErr
             column.files += 1;
             let nullable = column.field.is_nullable() || field.is_nullable();
             let (held, found) = (column.field.data_type(), field.data_type());
-            let Some(wide) = widen(held, found) else {
+            // CSV is text to begin with.
+            let as_text = (kind == Format::Csv).then_some(DataType::Utf8);
+            let Some(wide) = widen(held, found).or(as_text) else {
                 return Err(FolderError::TypesDiffer {
                     column: field.name().clone(),
                     first: column.file.to_owned(),
@@ -102,15 +114,16 @@ fn merge(files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderErr
     let fields = columns.into_iter().map(|column| {
         let is_everywhere = column.files == files.len();
         let nullable = column.field.is_nullable() || !is_everywhere;
-        column.field.with_nullable(nullable)
+        // A column of CSV without any value is one of text.
+        let is_unknown = kind == Format::Csv && column.field.data_type().is_null();
+        let field = if is_unknown { column.field.with_data_type(DataType::Utf8) } else { column.field };
+        field.with_nullable(nullable)
     });
     Ok(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::DataType;
-
     use super::*;
 
     fn file(name: &str, columns: &[(&str, DataType)]) -> (String, SchemaRef) {
@@ -124,11 +137,26 @@ mod tests {
             file("1", &[("a", DataType::Int32), ("b", DataType::Utf8View)]),
             file("2", &[("c", DataType::Int8), ("a", DataType::Int64)]),
         ];
-        let merged = merge(&files).expect("they fit");
+        let merged = merge(Format::Parquet, &files).expect("they fit");
         let found: Vec<_> =
             merged.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone(), f.is_nullable())).collect();
         let expect = [("a", DataType::Int64, false), ("b", DataType::Utf8View, true), ("c", DataType::Int8, true)];
         assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn csv_is_text_where_numbers_do_not_do() {
+        let files = [
+            file("1", &[("a", DataType::Int64), ("b", DataType::Null), ("c", DataType::Int64)]),
+            file("2", &[("a", DataType::Utf8), ("b", DataType::Null), ("c", DataType::Float64)]),
+        ];
+        let merged = merge(Format::Csv, &files).expect("they fit");
+        let found: Vec<_> = merged.fields().iter().map(|field| field.data_type().clone()).collect();
+        assert_eq!(found, [DataType::Utf8, DataType::Utf8, DataType::Float64]);
+        same_headers(&files).expect("they are the same");
+        let turned = [files[0].clone(), file("2", &[("b", DataType::Int64), ("a", DataType::Int64)])];
+        let error = same_headers(&turned).expect_err("b stands where a is").to_string();
+        assert!(error.contains("`a` in `1`") && error.contains("`b` in `2`"), "{error}");
     }
 
     #[test]
@@ -138,7 +166,7 @@ mod tests {
             file("2", &[("a", DataType::Int64)]),
             file("3", &[("a", DataType::Utf8View)]),
         ];
-        let error = merge(&files).expect_err("a number and a text").to_string();
+        let error = merge(Format::Parquet, &files).expect_err("a number and a text").to_string();
         for part in ["`a`", "Int64 in `2`", "Utf8View in `3`", "declare the columns"] {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
