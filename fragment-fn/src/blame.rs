@@ -19,6 +19,7 @@ use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScan
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::parquet::errors::ParquetError;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, PhysicalExpr};
@@ -78,7 +79,9 @@ impl FileSource for Naming {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let inner = self.source.create_morselizer(store, scan, partition)?;
-        Ok(Box::new(NamingFiles { inner, columns: Arc::clone(self.source.table_schema().file_schema()) }))
+        let columns = Arc::clone(self.source.table_schema().file_schema());
+        let texts = self.source.projection().map_or_else(Vec::new, texts_of_bytes);
+        Ok(Box::new(NamingFiles { inner, columns, texts: texts.into() }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -124,12 +127,17 @@ impl FileSource for Naming {
 #[derive(Debug)]
 struct NamingFiles {
     columns: SchemaRef,
+    texts: Arc<[String]>,
     inner: Box<dyn Morselizer>,
 }
 
 impl Morselizer for NamingFiles {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        let name = Arc::new(DataFile { path: file.object_meta.location.clone(), columns: Arc::clone(&self.columns) });
+        let name = Arc::new(DataFile {
+            path: file.object_meta.location.clone(),
+            columns: Arc::clone(&self.columns),
+            texts: Arc::clone(&self.texts),
+        });
         let planner = named(&name, || self.inner.plan_file(file))?;
         Ok(Box::new(OfFile { name, inner: planner }))
     }
@@ -140,6 +148,8 @@ impl Morselizer for NamingFiles {
 struct DataFile {
     path: Path,
     columns: SchemaRef,
+    /// Columns of bytes that are read as text.
+    texts: Arc<[String]>,
 }
 
 impl Display for DataFile {
@@ -244,11 +254,38 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
         FragmentErrorKind::Execution if is_of_decoder(&error) => {
             FileFault::corrupt(name, error.strip_backtrace()).into()
         }
-        FragmentErrorKind::Execution => match of_text(name, &error) {
+        FragmentErrorKind::Execution => match of_text(name, &error).or_else(|| no_text(name, &error)) {
             Some(reason) => FileFault::Mismatch { file: name.to_string(), reason }.into(),
             None => error,
         },
         _ => error,
+    }
+}
+
+/// Columns of bytes of which a scan makes text. Where files have the table's types, no adapter sees such a cast.
+fn texts_of_bytes(projection: &ProjectionExprs) -> Vec<String> {
+    let mut names = Vec::new();
+    for expr in projection.iter() {
+        let visited = expr.expr.apply(|expr| {
+            let cast = expr.downcast_ref::<CastExpr>().filter(|cast| cast.cast_type().is_string());
+            if let Some(column) = cast.and_then(|cast| cast.expr().downcast_ref::<Column>()) {
+                names.push(column.name().to_owned());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        debug_assert!(visited.is_ok(), "the visit never fails");
+    }
+    names
+}
+
+/// What is said of bytes that are no text, with the columns that they may be of.
+fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
+    match find(error)? {
+        ArrowError::InvalidArgumentError(said) if said.contains("non-UTF-8") && !file.texts.is_empty() => {
+            let names: Vec<String> = file.texts.iter().map(|name| format!("`{name}`")).collect();
+            Some(format!("column {} holds bytes that are no UTF-8 text: {said}", names.join(" or ")))
+        }
+        _ => None,
     }
 }
 

@@ -215,12 +215,13 @@ async fn a_damaged_table_says_what_is_gone() {
         ("no_list", "table t.no_list: its manifest list"),
         ("no_manifest", "table t.no_manifest: its manifest"),
         ("no_data", "not found"),
-        ("corrupt_metadata", "cannot make sense of"),
+        ("corrupt_metadata", "cannot make sense of the metadata file of table t.corrupt_metadata"),
         ("version_9", "table t.version_9 has format version 9"),
     ];
     for (table, reason) in reasons {
         let message = failure(&session, &format!("SELECT id FROM {table}")).await;
         assert!(message.contains(reason) && message.contains(&gone[table]), "{table}: {message}");
+        assert!(message.contains("\nhint: "), "{table}: {message}");
         assert!(!message.contains("endpoint") && !message.contains("there is no"), "{table}: {message}");
     }
     // Of those that cannot be loaded at all.

@@ -158,7 +158,7 @@ fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
         Int96: datafusion::parquet::data_type::Int96, None;
         Float: f32, Some(f32::NAN);
         Double: f64, Some(NAN);
-        ByteArray: ByteArray, Some(ByteArray::new());
+        ByteArray: ByteArray, Some(ByteArray::from(Vec::new()));
         FixedLenByteArray: FixedLenByteArray, Some(wide());
     )
 }
