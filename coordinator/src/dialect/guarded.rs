@@ -71,7 +71,7 @@ mod tests {
 
     /// Asks for the number of no rows, and then for none.
     const NONE: &str = "SELECT * FROM (SELECT count(*) AS c FROM (VALUES (1)) AS t(a)) AS t WHERE (SELECT false)";
-    const CASTS: &str = "SELECT CAST(a AS DOUBLE), a, count(*) FROM (VALUES (1)) AS t(a) GROUP BY 1, 2";
+    const CASTS: &str = "SELECT CAST(a AS DOUBLE) AS x, a AS y, count(*) FROM (VALUES (1)) AS t(a) GROUP BY 1, 2";
 
     /// How many rows a query has.
     async fn rows(rules: Vec<Rule>, sql: &str) -> Result<usize> {
