@@ -8,13 +8,14 @@ use datafusion::logical_expr::CreateMemoryTable;
 
 use super::{Running, Session};
 use crate::session::error::QueryError;
+use crate::tables::folder::tables_only;
 use crate::tables::kept::Rows;
 
 impl Session {
     /// Whether there is something to do: the table is not there yet, or is to be replaced.
     pub(super) async fn is_to_create(&self, create: &CreateMemoryTable) -> Result<bool, QueryError> {
         let CreateMemoryTable { name, if_not_exists, or_replace, .. } = create;
-        let is_there = self.context.table(name.clone()).await.is_ok();
+        let is_there = tables_only(self.context.table(name.clone())).await.is_ok();
         match (is_there, if_not_exists, or_replace) {
             (_, true, true) => Err(QueryError::Sql(format!("CREATE TABLE {name}: either IF NOT EXISTS or OR REPLACE"))),
             (true, false, false) => {
