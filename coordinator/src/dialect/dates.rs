@@ -64,10 +64,7 @@ fn may_have_hours(expr: &Expr, schema: &DFSchema) -> bool {
             IntervalMonthDayNanoType::to_parts(*value).2 != 0
         }
         Expr::Literal(ScalarValue::IntervalDayTime(Some(value)), _) => IntervalDayTimeType::to_parts(*value).1 != 0,
-        // Chains of operators are asked from the inside out: only what can be an interval is looked through.
-        Expr::Literal(..) | Expr::Column(_) | Expr::Cast(_) | Expr::BinaryExpr(_) | Expr::ScalarFunction(_) => {
-            matches!(expr.get_type(schema), Ok(DataType::Interval(_)))
-        }
-        _ => false,
+        Expr::Negative(of) => may_have_hours(of, schema),
+        _ => matches!(expr.get_type(schema), Ok(DataType::Interval(_))),
     }
 }

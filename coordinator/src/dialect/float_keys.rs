@@ -23,7 +23,7 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, GroupingSet, Join, JoinConstraint, LogicalPlan,
-    Operator, Projection, Sort, Subquery, SubqueryAlias,
+    Operator, Projection, RecursiveQuery, Sort, Subquery, SubqueryAlias,
 };
 use datafusion::optimizer::AnalyzerRule;
 use gust_protocol::functions::{self, FloatKey, has_floats};
@@ -73,6 +73,12 @@ impl Keys {
             LogicalPlan::Sort(sort) if sort.expr.iter().any(|by| self.is_odd(&by.expr)) => {
                 Ok(Transformed::yes(LogicalPlan::Sort(Sort { expr: self.order(sort.expr), ..sort })))
             }
+            LogicalPlan::RecursiveQuery(query) if query.is_distinct => {
+                let (first, next) = (Self::keyed_rows(query.static_term)?, Self::keyed_rows(query.recursive_term)?);
+                let changed = first.transformed || next.transformed;
+                let query = RecursiveQuery { static_term: first.data, recursive_term: next.data, ..query };
+                Ok(Transformed::new_transformed(LogicalPlan::RecursiveQuery(query), changed))
+            }
             other => Ok(Transformed::no(other)),
         }
     }
@@ -110,6 +116,17 @@ impl Keys {
         }
         let (relation, name) = expr.qualified_name();
         self.key(expr).alias_qualified(relation, name)
+    }
+
+    /// One side of a recursive UNION, whose rows are told apart by their bits.
+    fn keyed_rows(term: Arc<LogicalPlan>) -> Result<Transformed<Arc<LogicalPlan>>> {
+        let keys = Keys { schema: term.schema().as_ref().clone() };
+        let columns: Vec<Expr> = term.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
+        if !columns.iter().any(|column| keys.is_odd(column)) || is_of_keys(&term) {
+            return Ok(Transformed::no(term));
+        }
+        let exprs = columns.into_iter().map(|column| keys.named_key(column)).collect();
+        Ok(Transformed::yes(Arc::new(LogicalPlan::Projection(Projection::try_new(exprs, term)?))))
     }
 
     fn distinct(&self, input: Arc<LogicalPlan>) -> Result<Transformed<LogicalPlan>> {
@@ -157,9 +174,12 @@ impl Keys {
                 let (expr, subquery) = (Box::new(self.key(*expr)), of_keys(subquery)?);
                 Transformed::yes(Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }))
             }
-            Expr::Case(Case { expr: Some(of), when_then_expr, else_expr }) if self.is_odd(&of) => {
-                let when_then_expr =
-                    when_then_expr.into_iter().map(|(is, then)| (Box::new(self.key(*is)), then)).collect();
+            // Constants are looked up by their bits: a zero among them is not usual either.
+            Expr::Case(Case { expr: Some(of), when_then_expr, else_expr })
+                if self.is_odd(&of) || when_then_expr.iter().any(|(is, _)| self.is_float_zero(is)) =>
+            {
+                let key = |is: Expr| if self.is_float_zero(&is) { keyed(is) } else { self.key(is) };
+                let when_then_expr = when_then_expr.into_iter().map(|(is, then)| (Box::new(key(*is)), then)).collect();
                 Transformed::yes(Expr::Case(Case { expr: Some(Box::new(self.key(*of))), when_then_expr, else_expr }))
             }
             Expr::AggregateFunction(AggregateFunction { func, mut params }) => {
@@ -222,6 +242,10 @@ impl Keys {
             Expr::ScalarFunction(ScalarFunction { func, .. }) if func.name() == FloatKey::NAME => false,
             expr => of_floats(expr) && !is_usual(expr),
         }
+    }
+
+    fn is_float_zero(&self, expr: &Expr) -> bool {
+        is_zero(expr) && expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of))
     }
 
     /// The key of an expression; itself where that is the same.

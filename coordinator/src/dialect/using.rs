@@ -6,6 +6,8 @@
 //!
 //! In a subquery of an expression an outer key is named with its table, as DataFusion wants it.
 //!
+//! A join in brackets at the beginning of a FROM is written without them, which is the same; an outer one elsewhere is refused.
+//!
 //! Non-goals: outer NATURAL joins, whose keys no text names, are refused where the key would be the wrong one.
 
 use std::ops::ControlFlow;
@@ -15,8 +17,8 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement,
-    ReplaceSelectItem, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, VisitorMut,
-    WildcardAdditionalOptions,
+    ReplaceSelectItem, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins,
+    VisitorMut, WildcardAdditionalOptions,
 };
 use gust_protocol::functions::MergedKey;
 
@@ -33,23 +35,22 @@ pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
         Statement::Explain(explain) => return mark_merged_keys(&mut explain.statement),
         _ => ControlFlow::Continue(()),
     };
-    marker.refused.map_or(Ok(()), |what| {
-        Err(plan_datafusion_err!("{what}: its keys are not in the text\nhint: write JOIN ... USING (columns)"))
-    })
+    marker.refused.map_or(Ok(()), |message| Err(plan_datafusion_err!("{message}")))
 }
 
 /// Visits queries from the inside out.
 struct Marker {
-    refused: Option<&'static str>,
+    refused: Option<String>,
 }
 
 impl VisitorMut for Marker {
     type Break = ();
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        select.from.iter_mut().for_each(without_brackets);
         let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
         for join in select.from.iter().flat_map(|from| &from.joins) {
-            self.refused = self.refused.or(match &join.join_operator {
+            let what = match &join.join_operator {
                 JoinOperator::FullOuter(JoinConstraint::Natural) => Some("NATURAL FULL JOIN"),
                 JoinOperator::Right(JoinConstraint::Natural) | JoinOperator::RightOuter(JoinConstraint::Natural) => {
                     Some("NATURAL RIGHT JOIN")
@@ -60,6 +61,18 @@ impl VisitorMut for Marker {
                     Some("SELECT * over NATURAL LEFT JOIN")
                 }
                 _ => None,
+            };
+            if let Some(what) = what {
+                let hint = "write JOIN ... USING (columns)";
+                self.refused.get_or_insert_with(|| format!("{what}: its keys are not in the text\nhint: {hint}"));
+            }
+        }
+        if select.from.iter().any(|from| has_outer_keys(from, has_star)) {
+            let hint = "write it as a query: JOIN (SELECT ... FROM ...) AS t";
+            self.refused.get_or_insert_with(|| {
+                format!(
+                    "an outer JOIN with USING or NATURAL in brackets inside another join is not supported\nhint: {hint}"
+                )
             });
         }
         let keys = keys(select);
@@ -93,6 +106,36 @@ impl VisitorMut for Marker {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// `(a JOIN b) JOIN c` as `a JOIN b JOIN c`: joins are read from the left anyway.
+fn without_brackets(from: &mut TableWithJoins) {
+    while let TableFactor::NestedJoin { table_with_joins, alias: None } = &from.relation {
+        let inner = table_with_joins.as_ref().clone();
+        from.relation = inner.relation;
+        from.joins.splice(0..0, inner.joins);
+    }
+}
+
+/// Whether there is a join in brackets whose merged keys are not those of its left table.
+fn has_outer_keys(from: &TableWithJoins, has_star: bool) -> bool {
+    let factors = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
+    let mut nested = factors.filter_map(|factor| match factor {
+        TableFactor::NestedJoin { table_with_joins, .. } => Some(table_with_joins.as_ref()),
+        _ => None,
+    });
+    nested.any(|nested| {
+        let is_wrong = nested.joins.iter().any(|join| match &join.join_operator {
+            JoinOperator::FullOuter(on) | JoinOperator::Right(on) | JoinOperator::RightOuter(on) => merges(on),
+            JoinOperator::Left(on) | JoinOperator::LeftOuter(on) => has_star && merges(on),
+            _ => false,
+        });
+        is_wrong || has_outer_keys(nested, has_star)
+    })
+}
+
+fn merges(on: &JoinConstraint) -> bool {
+    matches!(on, JoinConstraint::Using(_) | JoinConstraint::Natural)
 }
 
 /// A key of USING, and the table that its left column is of where the text tells.

@@ -60,7 +60,7 @@ impl VisitorMut for Balance {
 }
 
 /// Neighbours joined until one is left.
-fn paired<T>(mut operands: Vec<T>, joined: impl Fn(T, T) -> T) -> T {
+pub(super) fn paired<T>(mut operands: Vec<T>, joined: impl Fn(T, T) -> T) -> T {
     while operands.len() > 1 {
         let mut pairs = Vec::with_capacity(operands.len().div_ceil(2));
         let mut rest = operands.into_iter();

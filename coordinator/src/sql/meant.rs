@@ -15,7 +15,10 @@ use super::limits::folded;
 use super::walk::walk_mut;
 use super::{lengths, quantified, sample, similar};
 
-pub(super) struct Meant;
+#[derive(Default)]
+pub(super) struct Meant {
+    pub(super) copies: quantified::Copies,
+}
 
 impl VisitorMut for Meant {
     type Break = String;
@@ -85,11 +88,13 @@ impl VisitorMut for Meant {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::BinaryOp { op: BinaryOperator::BitwiseXor, .. } = expr {
             let hint = "a power is power(a, b), an exclusive or is (a | b) - (a & b)";
-            return ControlFlow::Break(format!("^ is not supported: it means this or that elsewhere\nhint: {hint}"));
+            return ControlFlow::Break(format!(
+                "^ is not supported: it is a power in PostgreSQL and DuckDB, and an exclusive or in the engine and MySQL\nhint: {hint}"
+            ));
         }
         if matches!(expr, Expr::Cast { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. }) {
             let taken = std::mem::replace(expr, Expr::Value(Value::Null.into()));
-            match quantified::meant(lengths::meant(taken)) {
+            match quantified::meant(lengths::meant(taken), &mut self.copies) {
                 Ok(meant) => *expr = meant,
                 Err(message) => return ControlFlow::Break(message),
             }
@@ -292,22 +297,43 @@ mod tests {
             ),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(walk_mut(&mut statement, &mut Meant), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for (text, words) in [
             ("SELECT a FROM t FETCH FIRST 3 ROWS WITH TIES", "FETCH FIRST with TIES"),
             ("SELECT a FROM t FETCH FIRST 3 PERCENT ROWS ONLY", "PERCENT"),
             ("SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY", "both LIMIT and FETCH"),
-            ("SELECT 2 ^ a FROM t", "^ is not supported"),
+            ("SELECT 2 ^ a FROM t", "^ is not supported: it is a power in PostgreSQL"),
+            ("SELECT 1 < ANY(ARRAY[1, 2]) + random() < ANY(ARRAY[0.1, 0.1]) FROM t", "differs each time"),
+            ("SELECT random() < ANY(l) FROM t", "differs each time"),
+            ("SELECT (SELECT a FROM t LIMIT 1) > ALL(ARRAY[1, 2]) FROM t", "differs each time"),
             ("SELECT a SIMILAR TO b FROM t", "a pattern that is computed"),
             ("SELECT a SIMILAR TO 'x' ESCAPE 'ab' FROM t", "not one character"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t", "there is no window `w`"),
             ("SELECT sum(a) OVER (w PARTITION BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its PARTITION BY"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its ORDER BY"),
         ] {
-            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant) else { panic!("{text}") };
+            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+                panic!("{text}")
+            };
             assert!(message.contains(words) && message.contains("\nhint: "), "{message}");
         }
+    }
+
+    #[test]
+    fn written_out_comparisons_do_not_multiply() {
+        let array = |element: &str| format!("(ARRAY[{}])", [element; 60].join(","));
+        let long = (0..4).fold("x".to_owned(), |inside, _| format!("({inside} < ANY{})", array("true")));
+        let lists = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(l))"));
+        for text in [long, lists] {
+            let mut statement = parsed(&format!("SELECT {text} FROM t"));
+            let ControlFlow::Break(message) = walk_mut(&mut statement, &mut Meant::default()) else { panic!("{text}") };
+            assert!(message.contains("ANY and ALL are ") && message.contains("\nhint: "), "{message}");
+        }
+        // What is not copied does not count: each is computed once.
+        let once = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(ARRAY[true, random() < 1]))"));
+        let mut statement = parsed(&format!("SELECT {once} FROM t"));
+        assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()));
     }
 }

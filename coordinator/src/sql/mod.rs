@@ -66,7 +66,10 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
 pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     ignored::check(statement, is_scalar)?;
-    match walk_mut(statement, &mut meant::Meant) {
+    let mut meant = meant::Meant::default();
+    match walk_mut(statement, &mut meant) {
+        // What was written out is larger than what was checked.
+        ControlFlow::Continue(()) if meant.copies.is_any_written => limits::check(statement),
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(message) => Err(message),
     }

@@ -10,25 +10,90 @@
 //!                                                 WHEN l IS NULL OR cardinality(l) > 0 AND (x IS NULL OR l has NULL) THEN NULL ELSE FALSE END
 //! ```
 //!
+//! What is written more than once is bounded ([`Copies`]): nested comparisons would multiply, and a call that differs each time would be
+//! another value in each copy.
+//!
 //! Take this out when the rows of `quantified` in `tests/cases/meaning.toml` are right without it.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+
+use super::balance::paired;
+use super::walk::walk;
 
 /// Comparisons that are written out; longer arrays are looked at as a whole.
 const WRITTEN_OUT_MAX: usize = 100;
 
+/// Bytes of SQL that one statement's comparisons are written out to, beyond what they had.
+pub(super) const COPIED_BYTES_MAX: usize = 1 << 20;
+
+/// Functions whose value differs from call to call.
+const VOLATILE: [&str; 2] = ["random", "uuid"];
+
+/// What a statement's comparisons were written out to so far.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    bytes: usize,
+    pub(super) is_any_written: bool,
+}
+
+impl Copies {
+    /// Counts an expression that is written so many times more.
+    fn add(&mut self, expr: &Expr, times: usize) -> Result<(), String> {
+        if times == 0 {
+            return Ok(());
+        }
+        if walk(expr, &mut Differs).is_break() {
+            return Err("ANY or ALL of a value that differs each time it is computed is not supported: it is compared more than once\nhint: compute it in an inner query: FROM (SELECT random() AS a FROM ...), or give its LIMIT an ORDER BY".to_owned());
+        }
+        self.bytes = self.bytes.saturating_add(expr.to_string().len().saturating_mul(times));
+        if self.bytes > COPIED_BYTES_MAX {
+            return Err(format!(
+                "the statement's comparisons with ANY and ALL are {} bytes or more once they are written out; at most {COPIED_BYTES_MAX} are planned\nhint: compute what is compared in an inner query, or compare with a subquery: ANY (SELECT ...)",
+                self.bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Ends at what may have another value next time.
+struct Differs;
+
+impl Visitor for Differs {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = function.name.0.last().and_then(|part| part.as_ident()).map(|name| name.value.to_lowercase());
+        if name.is_some_and(|name| VOLATILE.contains(&name.as_str())) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        if query.limit_clause.is_some() && query.order_by.is_none() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 /// What `expr` means; itself where it is no such comparison, or one that DataFusion does right.
 ///
 /// # Errors
-/// An operator that is no comparison.
-pub(super) fn meant(expr: Expr) -> Result<Expr, String> {
+/// An operator that is no comparison, and what cannot be written as often as that takes.
+pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
     let (left, op, right, is_any) = match expr {
         Expr::AnyOp { left, compare_op, right, .. } => (left, compare_op, right, true),
         Expr::AllOp { left, compare_op, right } => (left, compare_op, right, false),
         other => return Ok(other),
     };
+    copies.is_any_written = true;
     let is_in = matches!((&op, is_any), (BinaryOperator::Eq, true) | (BinaryOperator::NotEq, false));
     match *right {
         Expr::Subquery(subquery) if is_in => Ok(Expr::InSubquery { expr: left, subquery, negated: !is_any }),
@@ -40,17 +105,26 @@ pub(super) fn meant(expr: Expr) -> Result<Expr, String> {
             Ok(Expr::Nested(Box::new(Expr::InList { expr: left, list: array.elem, negated: !is_any })))
         }
         Expr::Array(array) if (1..=WRITTEN_OUT_MAX).contains(&array.elem.len()) => {
+            copies.add(&left, array.elem.len() - 1)?;
             let compared = array.elem.into_iter().map(|element| Expr::BinaryOp {
                 left: Box::new(Expr::Nested(left.clone())),
                 op: op.clone(),
                 right: Box::new(Expr::Nested(Box::new(element))),
             });
             let join = if is_any { BinaryOperator::Or } else { BinaryOperator::And };
-            let all =
-                compared.reduce(|a, b| Expr::BinaryOp { left: Box::new(a), op: join.clone(), right: Box::new(b) });
-            Ok(Expr::Nested(Box::new(all.expect("not empty"))))
+            // Not as deep as it is long.
+            let all = paired(compared.collect(), |a, b| Expr::BinaryOp {
+                left: Box::new(a),
+                op: join.clone(),
+                right: Box::new(b),
+            });
+            Ok(Expr::Nested(Box::new(all)))
         }
-        list => of_list(&left, &op, &list, is_any),
+        list => {
+            copies.add(&left, 2)?;
+            copies.add(&list, 4)?;
+            of_list(&left, &op, &list, is_any)
+        }
     }
 }
 

@@ -91,7 +91,7 @@ mod tests {
             ),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(walk_mut(&mut statement, &mut Meant), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for text in [
@@ -101,7 +101,9 @@ mod tests {
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (10) REPEATABLE (3)",
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (101)",
         ] {
-            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant) else { panic!("{text}") };
+            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+                panic!("{text}")
+            };
             assert!(message.contains("SAMPLE") && message.contains("\nhint: "), "{message}");
         }
     }
