@@ -3,8 +3,8 @@
 //!
 //! DataFusion's own adapter casts whatever arrow can cast: 1.9 to 1, a number to a time of that many nanoseconds, and the fields of a
 //! map's structs by their place. Here these are errors that name the column and both types. What is cast either keeps its value,
-//! is rounded as CAST rounds to a precision that the table asks for, or is an error where it does not fit (an INT of a BIGINT
-//! file). A column that a file lacks is NULL; two of one name are refused.
+//! is rounded as CAST rounds to a precision that the table asks for (a DOUBLE that a FLOAT has not, a BIGINT above 2^53 as DOUBLE), or
+//! is an error where it does not fit (an INT of a BIGINT file, a FLOAT of 1e300; inside lists and maps the latter is infinite). A column that a file lacks is NULL; two of one name are refused.
 
 use std::collections::HashSet;
 use std::sync::Arc;

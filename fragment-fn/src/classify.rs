@@ -29,7 +29,7 @@ pub fn classify(error: &DataFusionError) -> FragmentError {
 }
 
 /// The first cause of a type, however deep.
-pub(crate) fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
+pub fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     for _ in 0..CAUSES_MAX {
         let current = cause?;
@@ -45,7 +45,7 @@ pub(crate) fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
 const CAUSES_MAX: usize = 32;
 
 /// The cause, also where a library wraps it without calling it `source`.
-pub fn inner_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+fn inner_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(ParquetError::External(inner)) = error.downcast_ref::<ParquetError>() {
         return Some(inner.as_ref());
     }

@@ -35,7 +35,7 @@ mod thrift;
 
 pub use blame::naming_files;
 pub use by_name::{NameMatching, repeated_name};
-pub use classify::{classify, inner_cause};
+pub use classify::{classify, find};
 pub use columns::{FieldIdMatching, FileConstants};
 pub use contained::{message as panic_message, quiet_contained_panics};
 pub use environment::{Environment, Settings, connect};

@@ -8,8 +8,9 @@ use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, FieldRef, Float64Type, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err, exec_err};
@@ -97,7 +98,9 @@ fn never_fails(found: &DataType, wanted: &DataType) -> bool {
             let sign = usize::from(!found.is_signed_integer() && wanted.is_signed_integer());
             (found.is_signed_integer() == wanted.is_signed_integer() || sign == 1) && bits(found) + sign <= bits(wanted)
         }
-        (found, wanted) if wanted.is_floating() => found.is_integer() || found.is_floating(),
+        // A greater one becomes infinite, see `grown_infinite`.
+        (found, DataType::Float32) => found.is_integer() || matches!(found, DataType::Float16 | DataType::Float32),
+        (found, DataType::Float64) => found.is_integer() || found.is_floating(),
         _ => false,
     }
 }
@@ -122,6 +125,15 @@ pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: &
     exec_datafusion_err!(
         "schema mismatch: column `{column}` is {found} in the file and cannot be read as {wanted}: {reason}"
     )
+}
+
+/// A finite number that a cast to a narrower float made infinite, which arrow calls no error.
+fn grown_infinite(found: &ColumnarValue, read: &ColumnarValue, rows: usize) -> Result<Option<f64>> {
+    let doubles = |value: &ColumnarValue| Ok::<_, DataFusionError>(cast(&value.to_array(rows)?, &DataType::Float64)?);
+    let (found, read) = (doubles(found)?, doubles(read)?);
+    let (found, read) = (found.as_primitive::<Float64Type>(), read.as_primitive::<Float64Type>());
+    let mut both = found.iter().zip(read).filter_map(|(found, read)| Some((found?, read?)));
+    Ok(both.find(|(found, read)| found.is_finite() && read.is_infinite()).map(|(found, _)| found))
 }
 
 impl PartialEq for ReadAs {
@@ -153,7 +165,15 @@ impl PhysicalExpr for ReadAs {
             let wanted = self.cast.data_type(batch.schema_ref());
             wanted.map_or_else(|error| error, |wanted| unread(&self.column, &self.found, &wanted, &error))
         };
-        self.cast.evaluate(batch).map_err(told)
+        let read = self.cast.evaluate(batch).map_err(told)?;
+        if let [of_file] = self.cast.children()[..]
+            && self.found.is_numeric()
+            && read.data_type().is_floating()
+            && let Some(value) = grown_infinite(&of_file.evaluate(batch)?, &read, batch.num_rows())?
+        {
+            return Err(told(ArrowError::CastError(format!("{value:e} is too large")).into()));
+        }
+        Ok(read)
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -187,7 +207,9 @@ mod tests {
             (Int32, UInt64, false),
             (Int64, Int32, false),
             (Int64, Float64, true),
-            (Float64, Float32, true),
+            (Float64, Float32, false),
+            (Float32, Float64, true),
+            (Int64, Float32, true),
             (Utf8, Utf8View, true),
             (Utf8, Int32, false),
             (Binary, Utf8View, false),

@@ -55,7 +55,7 @@ struct Case {
     #[serde(default)]
     s3: bool,
     seconds_max: Option<f64>,
-    /// Run under each of these limits of memory; rows under one and an error under another is right.
+    /// Run under each of these limits of memory; where an ask has rows and an error, some limits give the one and some the other.
     #[serde(default)]
     limits: Vec<String>,
     /// Instead of all of them.
@@ -293,6 +293,15 @@ fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<Stri
                 let wrong: String = wrong.replace('\n', " | ").chars().take(700).collect();
                 write!(told, "\n    {} as {}: {wrong}", job.target, job.format).expect("to a string");
             }
+        }
+    }
+    for job in ended.iter().map(|(_, job)| job).filter(|job| job.limit.is_some()) {
+        let either = job.ask.results.is_some() && job.ask.error.is_some();
+        let all = codes.iter().filter(|((ask, _), _)| *ask == job.ask_name).flat_map(|(_, codes)| codes);
+        let rows = all.clone().filter(|code| **code == Some(0)).count();
+        if either && (rows == 0 || rows == all.count()) && !failures.contains_key(&job.ask_name) {
+            let told = format!("{}: {rows} runs under all limits have rows: some must, some not", job.ask_name);
+            failures.insert(job.ask_name.clone(), told);
         }
     }
     for ((ask, limit), codes) in codes {

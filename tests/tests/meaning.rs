@@ -270,6 +270,20 @@ const BOUNDS: Cases = &[
         Error("`regexp_replace` would make"),
     ),
     (
+        "SELECT length(regexp_replace(repeat(v, 20000000), '', repeat('b', 64), 'g')) FROM l",
+        Error("`regexp_replace` would make"),
+    ),
+    ("SELECT length(regexp_replace(repeat(v, 2000000), 'zz', 'b', 'g')) FROM l WHERE k = 2", Rows(&["2000000"])),
+    (
+        "SELECT length(concat(a, a, a, a)) FROM (SELECT repeat(v, 70000000) AS a FROM l WHERE k = 2)",
+        Error("`concat` would make"),
+    ),
+    (
+        "SELECT length(concat_ws(a, 'x', 'y', 'z', 'x', 'y')) FROM (SELECT repeat(v, 70000000) AS a FROM l WHERE k = 2)",
+        Error("`concat_ws` would make"),
+    ),
+    ("SELECT concat(v, 'x', NULL, k), concat_ws('-', v, NULL, 'y') FROM l WHERE k = 2", Rows(&["bx2|b-y"])),
+    (
         "SELECT array_to_string(range(k), '-'), regexp_replace('aXaX', 'X', 'yy', 'g') FROM l WHERE k = 2",
         Rows(&["0-1|ayyayy"]),
     ),

@@ -1,7 +1,7 @@
 //! INTERSECT ALL and EXCEPT ALL count equal rows.
 //!
 //! DataFusion 55.2 plans both as a semi or an anti join on all columns, in which one row of the right side answers for any number of
-//! equal ones of the left. Here equal rows are numbered on both sides, and the number is one more column to join by: the second copy on the left
+//! equal ones of the left (apache/datafusion 12955, 12956). Here equal rows are numbered on both sides, and the number is one more column to join by: the second copy on the left
 //! needs a second one on the right. Of a left side that is DISTINCT there are no second ones.
 //!
 //! Take this out when the rows of `copies` in `tests/cases/meaning.toml` are right without it.
@@ -37,7 +37,7 @@ impl AnalyzerRule for CountedCopies {
     }
 }
 
-/// Whether a join is what DataFusion makes of INTERSECT ALL or EXCEPT ALL: nothing else is planned with NULLs that are equal.
+/// Whether a join is what DataFusion makes of INTERSECT ALL or EXCEPT ALL: nothing else of SQL is planned with NULLs that are equal.
 fn is_of_all(join: &Join) -> bool {
     let columns = join.left.schema().fields();
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)

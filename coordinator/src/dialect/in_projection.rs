@@ -1,6 +1,6 @@
 //! `IN` and `EXISTS` over a subquery in a SELECT list.
 //!
-//! DataFusion 55.2 has no plan for them there. One that does not refer to the outer query is a column of a left join, and facts about
+//! DataFusion 55.2 has no plan for them there (apache/datafusion 23022). One that does not refer to the outer query is a column of a left join, and facts about
 //! all its rows:
 //!
 //! ```text
@@ -12,7 +12,8 @@
 //!  EXISTS (S)   (SELECT count(*) FROM S) > 0
 //! ```
 //!
-//! Non-goals: what refers to the outer query; [`super::in_subquery`] refuses it.
+//! Take this out when DataFusion alone plans `SELECT x IN (SELECT …)`. Non-goals: what refers to the outer query;
+//! [`super::in_subquery`] refuses it.
 
 use std::sync::Arc;
 

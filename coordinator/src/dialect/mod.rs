@@ -15,8 +15,8 @@
 //! While a statement is planned `types` has TIME be of microseconds. The optimizer is `guarded`: a filter stays above an aggregate
 //! that has a row of no rows. After all of its rules `constants` refuses large ones that every row would get.
 //!
-//! Each rule is a pure rewrite of the analyzed plan that keeps names and types of all columns, and one that has run changes nothing
-//! when it runs again. Each names the report it answers and has tests in `tests/tests/meaning.rs`, which say when to take it out.
+//! Each rule is a pure rewrite of the plan that keeps the columns' names, and types but where they are its point (`dates`, `doubles`);
+//! one that has run changes nothing when it runs again. Each has a test, in its file, `tests/tests/meaning.rs` or `tests/cases/`.
 //! Non-goals: making plans faster; meaning anything else than PostgreSQL and DuckDB do.
 
 use std::sync::Arc;

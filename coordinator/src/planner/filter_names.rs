@@ -3,7 +3,7 @@
 //! DataFusion 55.2 carries a filter through a node with one input by the names of its columns (`FilterRemapper::new`, which takes
 //! the first of a name). Above a join of tables that share names, a filter on one side's column thus becomes one on the
 //! other side's, and rows are pruned that the query wants: `x JOIN y … JOIN z … WHERE z.id < 7` over three tables with an `id` had
-//! none. The tests of this file run plain DataFusion too: when that is right, this file can go.
+//! none (apache/datafusion 25244 and 25296, mended by 25259). The tests of this file run plain DataFusion too: when that is right, this file can go.
 //!
 //! Non-goals: joins themselves, which tell their sides apart by position.
 

@@ -1,6 +1,5 @@
 //! Why a statement did not run, by what its user can do next.
 
-use std::error::Error;
 use std::time::Duration;
 
 use datafusion::common::DataFusionError;
@@ -44,23 +43,23 @@ pub enum QueryError {
 impl QueryError {
     /// Sorts an engine's error by its innermost telling cause.
     pub fn from_engine(error: DataFusionError) -> Self {
-        if let Some(failure) = find::<FragmentFailure>(&error) {
+        if let Some(failure) = fragment_fn::find::<FragmentFailure>(&error) {
             return Self::from_fragment(failure);
         }
-        if let Some(over) = find::<OverBudget>(&error) {
+        if let Some(over) = fragment_fn::find::<OverBudget>(&error) {
             return Self::BudgetExceeded(over.clone());
         }
-        if let Some(refused) = find::<ExchangeError>(&error) {
+        if let Some(refused) = fragment_fn::find::<ExchangeError>(&error) {
             return Self::Functions(refused.to_string());
         }
-        if let Some(table) = find::<gust_catalog::Error>(&error) {
+        if let Some(table) = fragment_fn::find::<gust_catalog::Error>(&error) {
             let next = table.next_step().map_or_else(String::new, |next| format!("\nhint: {next}"));
             return Self::Data(with_causes(table) + &next);
         }
-        if let Some(folder) = find::<FolderError>(&error) {
+        if let Some(folder) = fragment_fn::find::<FolderError>(&error) {
             return Self::Data(folder.to_string());
         }
-        if let Some(history) = find::<HistoryError>(&error) {
+        if let Some(history) = fragment_fn::find::<HistoryError>(&error) {
             return Self::Data(format!("the history {history}"));
         }
         let error = without_rule(error);
@@ -128,7 +127,7 @@ fn without_request(message: &str) -> &str {
 
 /// Whether a fragment was stopped with its statement: the last of its attempts has all the time that is left.
 pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
-    match find::<FragmentFailure>(error).map(|failure| &failure.cause) {
+    match fragment_fn::find::<FragmentFailure>(error).map(|failure| &failure.cause) {
         Some(FailureCause::Fragment(error)) => error.kind == FragmentErrorKind::DeadlineExceeded,
         Some(FailureCause::Invoke(error)) => error.kind == InvokeErrorKind::TimedOut,
         _ => false,
@@ -137,7 +136,8 @@ pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
 
 /// Whether memory of the coordinator's did not suffice, not a function's.
 pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
-    find::<FragmentFailure>(error).is_none() && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
+    fragment_fn::find::<FragmentFailure>(error).is_none()
+        && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
 /// Functions have memory of their own.
@@ -189,17 +189,4 @@ fn is_sql(error: &DataFusionError) -> bool {
             | DataFusionError::SchemaError(..)
             | DataFusionError::NotImplemented(_)
     )
-}
-
-/// The first cause of a type, however deep.
-fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    for _ in 0..32 {
-        let current = cause?;
-        if let Some(found) = current.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = fragment_fn::inner_cause(current);
-    }
-    None
 }

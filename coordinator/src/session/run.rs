@@ -457,7 +457,7 @@ fn same_columns(announced: &Schema, planned: &Schema) -> Result<(), DataFusionEr
         return Ok(());
     }
     Err(DataFusionError::Internal(format!(
-        "the columns of the query on functions are {announced:?}, run locally they are {planned:?}"
+        "the columns of the first plan are {announced:?}, of the second they are {planned:?}"
     )))
 }
 

@@ -1,4 +1,4 @@
-//! `a IS DISTINCT FROM b AND c` means `(a IS DISTINCT FROM b) AND c`. The parser (sqlparser 0.62) takes `b AND c` for the right side, which
+//! `a IS DISTINCT FROM b AND c` means `(a IS DISTINCT FROM b) AND c`. The parser (sqlparser 0.62, apache/datafusion-sqlparser-rs 2436) takes `b AND c` for the right side, which
 //! is another value where all three are booleans. Here the pieces are put together again by their precedence.
 //!
 //! The test below asks the parser alone as well: when that is right, this file can go.

@@ -55,7 +55,7 @@ pub(super) async fn scan(
         None => (table, files),
     };
     let (mut groups, partitioning) = grouped(table, state, files);
-    let order = order(table, state, &groups)?;
+    let mut order = order(table, state, &groups)?;
     let options = state.config_options();
     if options.execution.split_file_groups_by_statistics
         && let Some(order) = order.first()
@@ -69,6 +69,7 @@ pub(super) async fn scan(
     {
         groups = split;
     }
+    order = order.into_iter().filter_map(|order| across_files(order, &groups)).collect();
     let (groups, statistics) = summed(table, groups, is_cut)?;
     let scan =
         FileScanConfigBuilder::new(table.locations[0].store.clone(), table.format.file_source(table.columns.clone()))
@@ -263,6 +264,26 @@ fn order(table: &FolderTable, state: &dyn Session, groups: &[FileGroup]) -> Resu
         common.truncate(same);
     }
     Ok(LexOrdering::new(common).into_iter().collect())
+}
+
+/// What of an order holds where one file of a group follows another: DataFusion 55.2 compares their least and greatest values alone,
+/// and NULLs are among neither. So it ends before the first column that may have any.
+fn across_files(order: LexOrdering, groups: &[FileGroup]) -> Option<LexOrdering> {
+    if groups.iter().all(|group| group.len() <= 1) {
+        return Some(order);
+    }
+    let files = || groups.iter().flat_map(FileGroup::iter);
+    let has_no_null = |index: usize| {
+        files().all(|file| {
+            let columns = file.statistics.as_ref().map(|known| &known.column_statistics);
+            let column = columns.and_then(|columns| columns.get(index));
+            column.is_some_and(|column| column.null_count == Precision::Exact(0))
+        })
+    };
+    let kept = order
+        .into_iter()
+        .take_while(|by| by.expr.downcast_ref::<Column>().is_some_and(|column| has_no_null(column.index())));
+    LexOrdering::new(kept.collect::<Vec<_>>())
 }
 
 /// Groups with the statistics of their files, and those of all.

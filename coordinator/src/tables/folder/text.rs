@@ -29,8 +29,7 @@ pub(super) async fn with_bytes(
     store: &Arc<dyn ObjectStore>,
     files: &[PartitionedFile],
 ) -> Result<Option<FolderTable>> {
-    // Without statistics no footer is read for a plan.
-    if table.kind != Format::Parquet || !table.bytes_may_be_text || !state.config().collect_statistics() {
+    if table.kind != Format::Parquet || !table.bytes_may_be_text {
         return Ok(None);
     }
     let own = table.columns.file_schema();

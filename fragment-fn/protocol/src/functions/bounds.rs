@@ -18,8 +18,9 @@ const CHARACTER_BYTES_MAX: u128 = 4;
 const SERIES_VALUE_BYTES: u128 = 8;
 /// A number or a point in time, written out.
 const VALUE_TEXT_BYTES: u128 = 32;
-/// A usual replacement.
+/// A usual replacement, and a usual text. Of the two together a batch makes no more than some gigabytes, and hardly ever that.
 const REPLACEMENT_BYTES: u128 = 64;
+const MATCHED_BYTES: u128 = 16 << 10;
 const HOUR_NS: i128 = 3_600_000_000_000;
 
 /// How a function's result grows with its arguments.
@@ -41,6 +42,10 @@ pub(super) enum Makes {
     Joined,
     /// `regexp_replace(text, pattern, replacement)`
     Matched,
+    /// `concat(text, text, …)`
+    Together,
+    /// `concat_ws(separator, text, text, …)`
+    Separated,
 }
 
 pub(super) fn makes(name: &str) -> Option<Makes> {
@@ -53,6 +58,8 @@ pub(super) fn makes(name: &str) -> Option<Makes> {
         "array_resize" => Makes::Resized,
         "array_to_string" => Makes::Joined,
         "regexp_replace" => Makes::Matched,
+        "concat" => Makes::Together,
+        "concat_ws" => Makes::Separated,
         _ => return None,
     })
 }
@@ -103,12 +110,23 @@ fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
             let (values, bytes, delimiter) = (values_of_row(&args[0])?, value_bytes(&args[0])?, text(1)?);
             Box::new(move |row| values * (positive(delimiter(row)) + VALUE_TEXT_BYTES) + bytes)
         }
-        // What a short replacement makes is of the size of the text; how often there is a match, nobody knows before.
+        // What a short replacement makes of a short text is no matter; how often there is a match, nobody knows before.
         Makes::Matched => {
             let (text, replacement) = (text(0)?, text(2)?);
-            Box::new(move |row| match positive(replacement(row)) {
-                0..=REPLACEMENT_BYTES => 0,
-                bytes => (positive(text(row)) + 1).saturating_mul(bytes),
+            Box::new(move |row| match (positive(replacement(row)), positive(text(row))) {
+                (0..=1, _) | (0..=REPLACEMENT_BYTES, 0..=MATCHED_BYTES) => 0,
+                (bytes, text) => (text + 1).saturating_mul(bytes),
+            })
+        }
+        Makes::Together | Makes::Separated => {
+            let is_text = |arg: &&ColumnarValue| arg.data_type().is_string();
+            let texts = args.iter().filter(is_text).map(text_bytes).collect::<Result<Vec<_>>>()?;
+            // The first of `concat_ws` is there between all others.
+            let between = if makes == Makes::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
+            Box::new(move |row| {
+                let all = texts.iter().map(|text| positive(text(row))).fold(0u128, u128::saturating_add);
+                let first = texts.first().map_or(0, |text| positive(text(row)));
+                all.saturating_add(first.saturating_mul(between))
             })
         }
         Makes::Series => series(args)?,

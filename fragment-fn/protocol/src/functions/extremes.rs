@@ -1,6 +1,6 @@
 //! `min` and `max` of floats by group: NaN is the greatest value, and there is nothing below −infinity.
 //!
-//! DataFusion 55.2 lets the value after a NaN win whatever it is (the max of 5, NaN, 1 is 1), so that the rows' order decides, and
+//! DataFusion 55.2 lets the value after a NaN win whatever it is (the max of 5, NaN, 1 is 1; apache/datafusion 24432), so that the rows' order decides, and
 //! takes the greatest finite number for the max of no more than −infinity. Without groups it compares as it should. Take this out
 //! when the grouped extremes of `tests/tests/meaning.rs` are right without it.
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{ExprSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -24,6 +26,7 @@ use datafusion::logical_expr::{
 
 use super::bounds::{self, Makes};
 use super::float_key::{self, has_floats};
+use super::scalar_named;
 
 /// Ours in place of DataFusion's where there is something to put right.
 pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
@@ -163,7 +166,23 @@ impl ScalarUDFImpl for Mended {
         if self.compares && args.iter().any(|arg| info.get_data_type(arg).is_ok_and(|of| has_floats(&of))) {
             return Ok(ExprSimplifyResult::Original(args));
         }
-        self.stock.simplify(args, info)
+        match self.stock.simplify(args, info)? {
+            // It names DataFusion's own (`concat` of fewer texts).
+            ExprSimplifyResult::Simplified(expr) => {
+                let ours = expr.transform_up(|expr| {
+                    let Expr::ScalarFunction(call) = expr else { return Ok(Transformed::no(expr)) };
+                    Ok(match scalar_named(call.func.name()) {
+                        Some(ours) => Transformed::yes(Expr::ScalarFunction(ScalarFunction {
+                            func: Arc::clone(ours),
+                            args: call.args,
+                        })),
+                        None => Transformed::no(Expr::ScalarFunction(call)),
+                    })
+                });
+                Ok(ExprSimplifyResult::Simplified(ours.data()?))
+            }
+            original => Ok(original),
+        }
     }
 
     fn preimage(&self, args: &[Expr], literal: &Expr, info: &SimplifyContext) -> Result<PreimageResult> {
