@@ -164,7 +164,8 @@ async fn verdict(sessions: &[Session], seed: u64, query: &Query, answer: &Path) 
                     return Ok(told(&format!("{target:?} is not local: {difference}")));
                 }
             }
-            (Err(_), Err(_)) => {}
+            (Err(error), Err(same)) if first_words(error) == first_words(same) => {}
+            (Err(error), Err(other)) => return Ok(told(&format!("local: {error}\n{target:?}: {other}"))),
             (Ok(_), Err(error)) => return Ok(told(&format!("{target:?} fails, local does not: {error}"))),
             (Err(error), Ok(_)) => return Ok(told(&format!("local fails, {target:?} does not: {error}"))),
         }
@@ -188,6 +189,11 @@ async fn verdict(sessions: &[Session], seed: u64, query: &Query, answer: &Path) 
     };
     let (gust, duckdb) = (shown(local), shown(judge.as_ref()));
     Ok(told(&format!("{}\nDuckDB:\n{duckdb}\nGust:\n{gust}", same.expect_err("not the same"))))
+}
+
+/// What went wrong, without the values: rows come in any order, and the first one that fails is told.
+fn first_words(error: &str) -> String {
+    error.lines().next().unwrap_or_default().chars().filter(|c| c.is_alphabetic() || *c == ' ').collect()
 }
 
 /// DuckDB's rows, or its message.
