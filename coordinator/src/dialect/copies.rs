@@ -37,7 +37,7 @@ impl AnalyzerRule for CountedCopies {
     }
 }
 
-/// Whether a join is what DataFusion makes of INTERSECT ALL or EXCEPT ALL: nothing else of SQL is planned with NULLs that are equal.
+/// True for the joins that DataFusion makes of INTERSECT ALL and EXCEPT ALL: nothing else of SQL is planned with NULLs that are equal.
 fn is_of_all(join: &Join) -> bool {
     let columns = join.left.schema().fields();
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)

@@ -118,13 +118,13 @@ impl Met {
         Ok(Transformed::new_transformed(expr, changed))
     }
 
-    /// What a node joins by or unites.
+    /// Unites the keys of a join and the columns of a UNION.
     fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Join(mut join) => {
                 let changed =
                     join.on.iter_mut().filter_map(|(left, right)| self.unite([left, right]).then_some(())).count() > 0;
-                // What USING joins by must be columns; who asked for the merged column has it by now.
+                // USING joins by columns alone; references to the merged column are resolved by now.
                 let join_constraint = if changed { JoinConstraint::On } else { join.join_constraint };
                 Ok(Transformed::new_transformed(LogicalPlan::Join(Join { join_constraint, ..join }), changed))
             }
@@ -154,7 +154,7 @@ fn is_usual(expr: &Expr) -> bool {
     constant(expr).is_some_and(|value| value == 0.0 || USUAL.contains(&value.abs()))
 }
 
-/// What numbers come to (`0.06 + 0.01`), where an expression is of nothing else. NULL counts as 0: it has a place in any type.
+/// The value of an expression of numbers alone (`0.06 + 0.01`). NULL counts as 0: it has a place in any type.
 fn constant(expr: &Expr) -> Option<f64> {
     match expr {
         Expr::Literal(value, _) if value.data_type().is_numeric() => match value.cast_to(&DataType::Float64) {
@@ -177,7 +177,7 @@ fn constant(expr: &Expr) -> Option<f64> {
     }
 }
 
-/// What a column of a plan is; a usual constant that it is of in all rows is neither.
+/// The kind of a plan's column. A column that is one usual constant is of neither kind.
 fn kind_of(plan: &LogicalPlan, column: usize) -> Kind {
     if let LogicalPlan::Projection(projection) = plan
         && projection.expr.get(column).is_some_and(is_usual)

@@ -8,7 +8,7 @@
 //! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the first from the second above the
 //! aggregate, calls both `d`, and fails. Where the rule fails with that, it is left out.
 //!
-//! Not reported upstream yet (seen in 55.2). Take these out when `datafusion_alone_pushes_it` and `datafusion_alone_fails` fail.
+//! No report of either is known (seen in 55.2). Take these out when `datafusion_alone_pushes_it` and `datafusion_alone_fails` fail.
 
 use std::sync::Arc;
 

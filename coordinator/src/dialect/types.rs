@@ -1,7 +1,7 @@
 //! TIME has microseconds, as in PostgreSQL, DuckDB and Iceberg, and in nearly all Parquet files.
 //!
 //! DataFusion 55.2 makes nanoseconds of it, and then compares no `TIME '01:00:00'` with a column of a file: it has no common type for
-//! times of two units. Not reported upstream yet. Take this out when it has.
+//! times of two units. No report of it is known. Take this out when it has.
 
 use std::sync::Arc;
 

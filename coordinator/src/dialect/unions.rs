@@ -5,7 +5,7 @@
 //! (`ScalarValue::try_from_array`), and the physical union then refuses inputs of two types. Nobody looks for field ids above a
 //! UNION: where the marks of its inputs differ, they are taken off.
 //!
-//! Not reported upstream yet (seen in 55.2). Take this out when `SELECT l FROM lists UNION ALL SELECT [9]` runs without it (`lists and levels` in `tests/cases/wire.toml`).
+//! No report of it is known (seen in 55.2). Take this out when `SELECT l FROM lists UNION ALL SELECT [9]` runs without it (`lists and levels` in `tests/cases/wire.toml`).
 
 use std::sync::Arc;
 

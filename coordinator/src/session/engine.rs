@@ -12,7 +12,7 @@ const SORTS_AT_ONCE: usize = 64;
 pub(super) fn settings(options: &mut ConfigOptions, memory_bytes_max: usize) {
     options.catalog.information_schema = true;
     // Else a large CSV file is cut at line breaks, also at those within quotes, and what is read begins in the middle of a value.
-    // DataFusion 55.2's default; not reported upstream yet. Take it out when a cut of its own looks at quotes.
+    // DataFusion 55.2's default; no report of it is known. Take it out when a cut of its own looks at quotes.
     options.catalog.newlines_in_values = true;
     // Errors then tell where in the text they are.
     options.sql_parser.collect_spans = true;

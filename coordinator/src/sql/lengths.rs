@@ -1,6 +1,6 @@
 //! Casts to texts of a length: `CAST(a AS VARCHAR(3))` is the first three characters, as in the standard, PostgreSQL and Trino.
 //!
-//! DataFusion 55.2 reads the length and forgets it, as DuckDB does; take this out when its CAST cuts (not reported upstream yet). CHAR(n) is VARCHAR(n), and CHAR is CHAR(1); no blanks are added, as
+//! DataFusion 55.2 reads the length and forgets it, as DuckDB does; take this out when its CAST cuts (no report of it is known). CHAR(n) is VARCHAR(n), and CHAR is CHAR(1); no blanks are added, as
 //! PostgreSQL takes them off again wherever a value is looked at. Non-goals: lengths of declared columns and inside nested types.
 
 use datafusion::sql::sqlparser::ast::{CharacterLength, DataType, Expr, Value};
