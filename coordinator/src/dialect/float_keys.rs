@@ -6,14 +6,15 @@
 //! set operations, IN, PARTITION BY and ORDER BY, the arguments of DISTINCT aggregates, min and max, and what is compared go
 //! through `gust_float_key`.
 //!
-//! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`); `x < 5.0` stays beside the keyed one, for
-//! pruning; `x > 5.0` cannot be pruned by Parquet's statistics, which do not count NaN, but by Iceberg's that do (`tables/predicate.rs`).
+//! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`); `x < 5.0` stays beside the keyed one, and
+//! `x >= -0.0 AND x <= 0.0` beside the keyed `x = 0.0`, for pruning; `x > 5.0` cannot be pruned by Parquet's statistics, which do not count NaN, but by Iceberg's that do (`tables/predicate.rs`).
 //! Functions that compare (`nullif`, `greatest`, those of arrays) make their own keys (`mended` beside `float_key`).
 //!
 //! Take this out when the rows of `floats` in `tests/tests/meaning.rs` are right without it.
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
@@ -23,7 +24,7 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, GroupingSet, Join, JoinConstraint, LogicalPlan,
-    Operator, Projection, RecursiveQuery, Sort, Subquery, SubqueryAlias,
+    Operator, Projection, RecursiveQuery, Sort, Subquery, SubqueryAlias, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use gust_protocol::functions::{self, FloatKey, has_floats};
@@ -216,6 +217,14 @@ impl Keys {
             };
         }
         match op {
+            // The simplifier compares constants by their bits, and makes a list, which is looked up by them, of four in an OR.
+            Operator::Eq | Operator::NotEq if is_usual(&right) && is_zero(&right) => {
+                let keyed = both(self.key(left.clone()), op, keyed(right));
+                Transformed::yes(match (op, self.zeros(&left)) {
+                    (Operator::Eq, Some((low, high))) => keyed.and(left.clone().gt_eq(low)).and(left.lt_eq(high)),
+                    _ => keyed,
+                })
+            }
             Operator::Eq | Operator::NotEq if is_usual(&right) => Transformed::no(both(left, op, right)),
             Operator::Lt | Operator::LtEq if is_usual(&right) => {
                 let keyed = both(self.key(left.clone()), op, right.clone());
@@ -244,6 +253,15 @@ impl Keys {
         }
     }
 
+    /// The least and the greatest zero of a column, for pruning.
+    fn zeros(&self, column: &Expr) -> Option<(Expr, Expr)> {
+        match column.get_type(&self.schema).ok()? {
+            DataType::Float32 => Some((lit(-0.0_f32), lit(0.0_f32))),
+            DataType::Float64 => Some((lit(-0.0_f64), lit(0.0_f64))),
+            _ => None,
+        }
+    }
+
     fn is_float_zero(&self, expr: &Expr) -> bool {
         is_zero(expr) && expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of))
     }
@@ -267,13 +285,14 @@ fn is_zero(expr: &Expr) -> bool {
         Expr::Literal(ScalarValue::Float16(Some(value)), _) => f64::from(*value) == 0.0,
         Expr::Literal(ScalarValue::Float32(Some(value)), _) => *value == 0.0,
         Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value == 0.0,
-        Expr::Cast(Cast { expr, .. }) | Expr::Negative(expr) => is_zero(expr) || !has_float_literal(expr),
+        Expr::Literal(value, _) if value.data_type().is_numeric() => {
+            ScalarValue::new_zero(&value.data_type()).is_ok_and(|zero| zero == *value)
+        }
+        Expr::Cast(Cast { expr, .. }) | Expr::Negative(expr) => {
+            is_zero(expr) || !matches!(&**expr, Expr::Literal(value, _) if value.data_type().is_numeric())
+        }
         _ => false,
     }
-}
-
-fn has_float_literal(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(value, _) if has_floats(&value.data_type()))
 }
 
 /// Aggregates that compare their argument.

@@ -1,4 +1,4 @@
-//! DataFusion's optimizer, with a guard around two of its rules.
+//! DataFusion's optimizer, with a guard around three of its rules.
 //!
 //! `push_down_filter`: a filter stays above an aggregate that has a row even of no rows.
 //! DataFusion 55.2 pushes a condition without columns (`HAVING (SELECT false)`, a LEFT JOIN's `ON false`, once its constants
@@ -8,13 +8,17 @@
 //! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the first from the second above the
 //! aggregate, calls both `d`, and fails. Where the rule fails with that, it is left out.
 //!
-//! No report of either is known (seen in 55.2). Take these out when `datafusion_alone_pushes_it` and `datafusion_alone_fails` fail.
+//! `simplify_expressions`: IN lists do not meet (`in_lists`), and after it a condition has its constants at the right (`1 < x` as `x > 1`).
+//! DataFusion 55.2 turns them before it computes them (`DATE '2020-01-01' = d`), and not in a join. Beside `x = 1`, in a filter or pushed below
+//! a join, it takes `1 = x` for contradictory because it is written differently, and of `x >= 1` and `1 < x` the first for the stricter.
+//!
+//! No report of the first two and of the last is known (seen in 55.2). Take each out when its `datafusion_alone_…` fails.
 
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, Filter, LogicalPlan};
 use datafusion::optimizer::optimizer::Optimizer;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
@@ -23,6 +27,7 @@ type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 /// The names of DataFusion's rules.
 const PUSH_DOWN_FILTER: &str = "push_down_filter";
 const ELIMINATE_GROUPS: &str = "eliminate_group_by_constant";
+const SIMPLIFY: &str = "simplify_expressions";
 
 /// What the second one fails with.
 const TWO_OF_A_NAME: &str = "unique expression names";
@@ -30,7 +35,7 @@ const TWO_OF_A_NAME: &str = "unique expression names";
 /// DataFusion's rules in their order.
 pub(super) fn rules() -> Vec<Rule> {
     let guarded = |rule: Rule| match rule.name() {
-        PUSH_DOWN_FILTER | ELIMINATE_GROUPS => Arc::new(Guarded(rule)) as Rule,
+        PUSH_DOWN_FILTER | ELIMINATE_GROUPS | SIMPLIFY => Arc::new(Guarded(rule)) as Rule,
         _ => rule,
     };
     Optimizer::new().rules.into_iter().map(guarded).collect()
@@ -50,16 +55,41 @@ impl OptimizerRule for Guarded {
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         match &plan {
-            LogicalPlan::Filter(Filter { input, .. }) if has_a_row_of_none(input) => Ok(Transformed::no(plan)),
+            LogicalPlan::Filter(Filter { input, .. })
+                if self.name() == PUSH_DOWN_FILTER && has_a_row_of_none(input) =>
+            {
+                Ok(Transformed::no(plan))
+            }
             LogicalPlan::Aggregate(_) if self.name() == ELIMINATE_GROUPS => {
                 match self.0.rewrite(plan.clone(), config) {
                     Err(error) if error.to_string().contains(TWO_OF_A_NAME) => Ok(Transformed::no(plan)),
                     rewritten => rewritten,
                 }
             }
+            _ if self.name() == SIMPLIFY => {
+                super::in_lists::simplified(self.0.as_ref(), plan, config)?.transform_data(constants_right)
+            }
             _ => self.0.rewrite(plan, config),
         }
     }
+}
+
+/// A filter or a join with the constants of its condition at the right of each comparison.
+fn constants_right(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) {
+        return Ok(Transformed::no(plan));
+    }
+    plan.map_expressions(|expr| {
+        expr.transform_up(|expr| match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op, right })
+                if matches!((&*left, &*right), (Expr::Literal(..), Expr::Column(_))) && op.swap().is_some() =>
+            {
+                let op = op.swap().unwrap_or(op);
+                Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(right, op, left))))
+            }
+            other => Ok(Transformed::no(other)),
+        })
+    })
 }
 
 /// Whether a plan is an aggregate over all rows, alone or among its grouping sets.
@@ -109,10 +139,38 @@ mod tests {
         assert!(failed.to_string().contains(TWO_OF_A_NAME), "{failed}");
     }
 
+    /// Each has a row, but for a simplifier that lets lists meet or takes `1 = x` for another value than `x = 1`.
+    const LISTS: &str =
+        "SELECT * FROM (VALUES (NULL), (1)) AS t(x) WHERE (x NOT IN (1, 2, 3, 4) OR x NOT IN (5, 6, 7, 8)) IS NULL";
+    const TURNED: &str =
+        "SELECT * FROM (SELECT * FROM (VALUES (1)) AS t(x) WHERE x = 1) AS t JOIN (VALUES (7)) AS u(y) ON 1 = t.x";
+
+    #[tokio::test]
+    async fn lists_do_not_meet() {
+        assert_eq!(rows(rules(), LISTS).await.expect("rows"), 1);
+    }
+
+    #[tokio::test]
+    async fn datafusion_alone_lets_them_meet() {
+        assert_eq!(rows(Optimizer::new().rules, LISTS).await.expect("rows"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_constant_is_the_same_on_either_side() {
+        assert_eq!(rows(rules(), TURNED).await.expect("rows"), 1);
+    }
+
+    #[tokio::test]
+    async fn datafusion_alone_takes_it_for_another() {
+        assert_eq!(rows(Optimizer::new().rules, TURNED).await.expect("rows"), 0);
+    }
+
     /// The guard knows the rules by their names.
     #[test]
-    fn both_rules_are_guarded() {
+    fn all_three_are_guarded() {
         let names: Vec<String> = Optimizer::new().rules.iter().map(|rule| rule.name().to_owned()).collect();
-        assert!([PUSH_DOWN_FILTER, ELIMINATE_GROUPS].iter().all(|name| names.iter().any(|known| known == name)));
+        assert!(
+            [PUSH_DOWN_FILTER, ELIMINATE_GROUPS, SIMPLIFY].iter().all(|name| names.iter().any(|known| known == name))
+        );
     }
 }

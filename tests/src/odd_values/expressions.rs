@@ -203,7 +203,7 @@ impl Writer<'_> {
         let value = self.value(kind, depth.min(1));
         let (low, high) = (self.literal(kind), self.literal(kind));
         let compare = self.pick(&["=", "<>", "<", "<=", ">", ">="]);
-        match (self.random.random_range(0..10), kind) {
+        match (self.random.random_range(0..11), kind) {
             (0, _) => format!("{value} IS NULL"),
             (1, _) => format!("{value} IS NOT NULL"),
             (2, Bool) => value,
@@ -227,7 +227,25 @@ impl Writer<'_> {
                 let number = self.number(0);
                 format!("{number} {compare} {}", self.random.random_range(-1..4))
             }
+            (9, _) => self.lists(kind),
             _ => format!("{value} {compare} {low}"),
         }
+    }
+
+    /// Two lists for one column.
+    fn lists(&mut self, kind: Kind) -> String {
+        let (column, both) = (self.column(kind), self.pick(&["AND", "OR"]));
+        let mut list = || {
+            let not = self.pick(&["", "NOT "]);
+            let items = (0..self.random.random_range(1..6)).map(|_| match self.random.random_range(0..10) {
+                0 => "NULL".to_owned(),
+                1 => self.column(kind),
+                _ => self.literal(kind).to_owned(),
+            });
+            let items: Vec<String> = items.collect();
+            format!("{column} {not}IN ({})", items.join(", "))
+        };
+        let (left, right) = (list(), list());
+        format!("({left} {both} {right})")
     }
 }

@@ -1,0 +1,264 @@
+//! IN lists that the optimizer's simplifier does not let meet.
+//!
+//! DataFusion 55.2 makes one of `x IN A AND x IN B` and of `x NOT IN A OR x NOT IN B` as if x were never NULL and every item a value
+//! that is like another or is not: `true`, `false` or a shorter list, where the row has NULL, an item is a column or NULL
+//! (apache/datafusion#24258 mends it, after 55.2). So where an expression has more than one list, or may get them from `x = 1 OR x = 2`,
+//! each list and each comparison with a constant is simplified by itself, and the expression about them with names in their place.
+//!
+//! ```text
+//! (x = 1 OR x = 2) AND x NOT IN (3) ─► x IN (1, 2) AND NOT x IN (3) ─► l0 AND NOT l1 ─► the engine's rule ─► x IN (1, 2) AND x <> 3
+//! ```
+//!
+//! What is always right stays: lists under OR, and negated ones under AND, become one. Nothing is lost of which files are read:
+//! they are chosen by every condition.
+//!
+//! Take this out when `datafusion_alone_lets_them_meet` fails.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, ScalarValue, TableReference};
+use datafusion::logical_expr::expr::{Cast, InList};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+/// What stands for a list is a column of this table, from outside of the plan: none that a plan can have.
+const LISTS: &str = "__gust_lists";
+
+/// `rule`, which simplifies a node's expressions, with their lists kept apart.
+pub(super) fn simplified(
+    rule: &dyn OptimizerRule,
+    plan: LogicalPlan,
+    config: &dyn OptimizerConfig,
+) -> Result<Transformed<LogicalPlan>> {
+    if !any_could_meet(&plan)? {
+        return rule.rewrite(plan, config);
+    }
+    let schema = input_schema(&plan)?;
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::clone(&schema))
+        .with_config_options(config.options())
+        .with_query_execution_start_time(config.query_execution_start_time())
+        .build();
+    // As the rule does: the sides of a join's condition stay where they are.
+    let simplifier = ExprSimplifier::new(context).with_canonicalize(!matches!(plan, LogicalPlan::Join(_)));
+    let mut lists = Lists { schema, known: HashMap::new(), lists: vec![], simplifier, changed: Cell::new(false) };
+
+    let names = NamePreserver::new(&plan);
+    let mut hide = |expr: Expr| {
+        if !could_meet(&expr)? {
+            return Ok(Transformed::no(expr));
+        }
+        let name = names.save(&expr);
+        Ok(Transformed::yes(name.restore(lists.hidden(expr)?)))
+    };
+    let hidden = plan.map_expressions(|expr| match expr {
+        Expr::GroupingSet(_) => expr.map_children(&mut hide),
+        expr => hide(expr),
+    })?;
+    let simplified = rule.rewrite(hidden.data, config)?;
+    let shown = simplified.data.map_expressions(|expr| lists.shown(expr))?;
+    Ok(Transformed::new_transformed(shown.data, simplified.transformed || lists.changed.get()))
+}
+
+fn any_could_meet(plan: &LogicalPlan) -> Result<bool> {
+    let mut any = false;
+    plan.apply_expressions(|expr| {
+        any = any || could_meet(expr)?;
+        Ok(if any { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(any)
+}
+
+/// Whether an expression has two lists, or may get as many from comparisons with constants.
+fn could_meet(expr: &Expr) -> Result<bool> {
+    let (mut lists, mut equal, mut is_logic) = (0, 0, false);
+    expr.apply(|expr| {
+        match expr {
+            Expr::InList(_) => lists += 1,
+            Expr::BinaryExpr(BinaryExpr { op: Operator::Eq | Operator::NotEq, .. }) => equal += 1,
+            Expr::BinaryExpr(BinaryExpr { op: Operator::Or, .. }) | Expr::Not(_) | Expr::Case(_) => is_logic = true,
+            _ => {}
+        }
+        Ok(if lists > 1 { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(lists > 1 || is_logic && lists + equal / 2 > 1)
+}
+
+/// The columns that a node's expressions are over; a table's filters are over all that it has.
+fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
+    Ok(Arc::new(match plan {
+        LogicalPlan::TableScan(scan) => {
+            DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?
+        }
+        plan => merge_schema(&plan.inputs()),
+    }))
+}
+
+struct Lists {
+    schema: DFSchemaRef,
+    /// Equal lists are one, for what the rule makes of `a OR a AND b`.
+    known: HashMap<Expr, usize>,
+    lists: Vec<Expr>,
+    simplifier: ExprSimplifier,
+    /// Whether lists were united or became simpler.
+    changed: Cell<bool>,
+}
+
+impl Lists {
+    /// `expr` with a name for each of its lists.
+    fn hidden(&mut self, expr: Expr) -> Result<Expr> {
+        let united = expr.transform_up(|expr| Ok(united(expr)))?;
+        self.changed.set(self.changed.get() || united.transformed);
+        let hidden = united.data.transform_up(|expr| match expr {
+            Expr::InList(of) if has_columns(&of.expr) && !of.list.is_empty() => {
+                let mut seen = HashSet::new();
+                let list = of.list.into_iter().filter(|item| seen.insert(item.clone())).collect();
+                self.hide(Expr::InList(InList { list, negated: false, ..of }), of.negated)
+            }
+            Expr::BinaryExpr(of) if is_compared(&of) => {
+                let is_negated = of.op == Operator::NotEq;
+                self.hide(Expr::BinaryExpr(BinaryExpr { op: Operator::Eq, ..of }), is_negated)
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(hidden.data)
+    }
+
+    fn hide(&mut self, list: Expr, is_negated: bool) -> Result<Transformed<Expr>> {
+        let is_nullable = list.nullable(&self.schema).unwrap_or(true);
+        let next = self.lists.len();
+        let known = if list.is_volatile() { next } else { *self.known.entry(list.clone()).or_insert(next) };
+        if known == next {
+            self.lists.push(list);
+        }
+        let name = known.to_string();
+        let field = Arc::new(Field::new(&name, DataType::Boolean, is_nullable));
+        let hidden = Expr::OuterReferenceColumn(field, Column::new(Some(LISTS), name));
+        Ok(Transformed::yes(if is_negated { Expr::Not(Box::new(hidden)) } else { hidden }))
+    }
+
+    /// `expr` with its lists again, each simplified.
+    fn shown(&self, expr: Expr) -> Result<Transformed<Expr>> {
+        expr.transform_down(|expr| {
+            let (list, is_negated) = match &expr {
+                Expr::Not(inner) => (self.list(inner), true),
+                other => (self.list(other), false),
+            };
+            let Some(list) = list else { return Ok(Transformed::no(expr)) };
+            let list = match (list.clone(), is_negated) {
+                (Expr::InList(of), true) => Expr::InList(InList { negated: true, ..of }),
+                (Expr::BinaryExpr(of), true) => Expr::BinaryExpr(BinaryExpr { op: Operator::NotEq, ..of }),
+                (list, _) => list,
+            };
+            let simplified = self.simplifier.simplify_with_cycle_count_transformed(list)?.0;
+            self.changed.set(self.changed.get() || simplified.transformed);
+            // Within a list there may be others.
+            let shown = self.shown(simplified.data)?.data;
+            Ok(Transformed::new(shown, true, TreeNodeRecursion::Jump))
+        })
+    }
+
+    /// The list that an expression stands for.
+    fn list(&self, expr: &Expr) -> Option<&Expr> {
+        match expr {
+            Expr::OuterReferenceColumn(_, Column { relation: Some(TableReference::Bare { table }), name, .. })
+                if table.as_ref() == LISTS =>
+            {
+                self.lists.get(name.parse::<usize>().ok()?)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `x = 1 OR x IN (2, 3)` and `x <> 1 AND x NOT IN (2, 3)` as one list. This is right whatever x and the items are.
+fn united(expr: Expr) -> Transformed<Expr> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = expr else {
+        return Transformed::no(expr);
+    };
+    let is_negated = op == Operator::And;
+    let is_one = match (listed(&left, is_negated), listed(&right, is_negated)) {
+        (Some(left), Some(right)) => left == right,
+        _ => false,
+    };
+    if !is_one {
+        return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }));
+    }
+    let (expr, mut list) = into_list(*left);
+    list.extend(into_list(*right).1);
+    Transformed::yes(Expr::InList(InList { expr: Box::new(expr), list, negated: is_negated }))
+}
+
+/// The column of which an expression is a list, or could be.
+fn listed(expr: &Expr, is_negated: bool) -> Option<&Expr> {
+    let compared = match expr {
+        Expr::InList(of) if of.negated == is_negated && !of.list.is_empty() => of.expr.as_ref(),
+        Expr::BinaryExpr(of) if is_compared(of) && (of.op == Operator::NotEq) == is_negated => sides(of)?.0,
+        _ => return None,
+    };
+    let is_column = match compared {
+        Expr::Cast(Cast { expr, .. }) => matches!(**expr, Expr::Column(_)),
+        other => matches!(other, Expr::Column(_)),
+    };
+    is_column.then_some(compared)
+}
+
+/// What [`listed`] has found, taken apart.
+fn into_list(expr: Expr) -> (Expr, Vec<Expr>) {
+    match expr {
+        Expr::InList(InList { expr, list, .. }) => (*expr, list),
+        Expr::BinaryExpr(BinaryExpr { left, right, .. }) if has_columns(&left) => (*left, vec![*right]),
+        Expr::BinaryExpr(BinaryExpr { left, right, .. }) => (*right, vec![*left]),
+        other => (other, vec![]),
+    }
+}
+
+/// Whether something with columns is compared with a constant. What is compared with NULL, true or false is something else soon.
+fn is_compared(of: &BinaryExpr) -> bool {
+    let is_plain = |constant: &Expr| !matches!(constant, Expr::Literal(value, _) if value.is_null() || matches!(value, ScalarValue::Boolean(_)));
+    matches!(of.op, Operator::Eq | Operator::NotEq) && sides(of).is_some_and(|(_, constant)| is_plain(constant))
+}
+
+/// What is compared, and the constant.
+fn sides(BinaryExpr { left, right, .. }: &BinaryExpr) -> Option<(&Expr, &Expr)> {
+    match (has_columns(left), has_columns(right)) {
+        (true, false) if !right.is_volatile() => Some((left, right)),
+        (false, true) if !left.is_volatile() => Some((right, left)),
+        _ => None,
+    }
+}
+
+/// Whether an expression is not computed while a query is planned.
+fn has_columns(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column(_) => true,
+        Expr::Literal(..) => false,
+        Expr::Cast(Cast { expr, .. }) => has_columns(expr),
+        expr => expr
+            .exists(|expr| {
+                Ok(matches!(
+                    expr,
+                    Expr::Column(_)
+                        | Expr::OuterReferenceColumn(..)
+                        | Expr::ScalarSubquery(_)
+                        | Expr::InSubquery(_)
+                        | Expr::Exists(_)
+                        | Expr::SetComparison(_)
+                        | Expr::Placeholder(_)
+                        | Expr::AggregateFunction(_)
+                        | Expr::WindowFunction(_)
+                        | Expr::Unnest(_)
+                        | Expr::LambdaVariable(_)
+                ))
+            })
+            .unwrap_or(true),
+    }
+}
