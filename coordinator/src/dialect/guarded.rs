@@ -8,7 +8,7 @@
 //! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the first from the second above the
 //! aggregate, calls both `d`, and fails. Where the rule fails with that, it is left out.
 //!
-//! `simplify_expressions`: IN lists do not meet (`in_lists`), and after it a condition has its constants at the right (`1 < x` as `x > 1`).
+//! `simplify_expressions`: some expressions are spared (`spared`), IN lists do not meet (`in_lists`), and after it a condition has its constants at the right (`1 < x` as `x > 1`).
 //! DataFusion 55.2 turns them before it computes them (`DATE '2020-01-01' = d`), and not in a join. Beside `x = 1`, in a filter or pushed below
 //! a join, it takes `1 = x` for contradictory because it is written differently, and of `x >= 1` and `1 < x` the first for the stricter.
 //!
@@ -66,9 +66,9 @@ impl OptimizerRule for Guarded {
                     rewritten => rewritten,
                 }
             }
-            _ if self.name() == SIMPLIFY => {
-                super::in_lists::simplified(self.0.as_ref(), plan, config)?.transform_data(constants_right)
-            }
+            _ if self.name() == SIMPLIFY => super::spared::spared(plan)?
+                .transform_data(|plan| super::in_lists::simplified(self.0.as_ref(), plan, config))?
+                .transform_data(constants_right),
             _ => self.0.rewrite(plan, config),
         }
     }

@@ -93,7 +93,7 @@ fn could_meet(expr: &Expr) -> Result<bool> {
 }
 
 /// The columns that a node's expressions are over; a table's filters are over all that it has.
-fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
+pub(super) fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
     Ok(Arc::new(match plan {
         LogicalPlan::TableScan(scan) => {
             DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?

@@ -13,7 +13,8 @@
 //! 6. `integers`: integer arithmetic fails where it overflows.
 //!
 //! While a statement is planned `types` has TIME be of microseconds. The optimizer is `guarded`: a filter stays above an aggregate
-//! that has a row of no rows, and IN lists do not meet (`in_lists`). After all of its rules `constants` refuses large ones that every row would get.
+//! that has a row of no rows, IN lists do not meet (`in_lists`), and casts that lose
+//! something stay (`spared`). After all of its rules `constants` refuses large ones that every row would get.
 //!
 //! Each rule is a pure rewrite of the plan that keeps the columns' names, and types but where they are its point (`dates`, `doubles`);
 //! one that has run changes nothing when it runs again. Each has a test, in its file, `tests/tests/meaning.rs` or `tests/cases/`.
@@ -39,6 +40,7 @@ mod in_subquery;
 mod integers;
 mod merged_keys;
 mod own_functions;
+mod spared;
 mod types;
 mod unions;
 mod using;

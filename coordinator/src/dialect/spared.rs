@@ -1,0 +1,152 @@
+//! Expressions that the optimizer's simplifier is spared, because it makes others of them.
+//!
+//! - A cast that loses something, compared with a constant: `CAST(1.50 AS DECIMAL(10, 0)) = 2` is not `1.50 = 2.00`
+//!   (apache/datafusion#23095), and `TRY_CAST(5000000000 AS INT) <> 1` is NULL (apache/datafusion#24702). DataFusion 55.2 casts the constant
+//!   instead, in its plan and again in its physical one.
+//! - `x ~ '.*'` is NULL where x is (apache/datafusion#24379, mended after 55.2).
+//! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions draws once a row. DataFusion 55.2 makes ANDs and ORs of it that draw twice; no
+//!   report is known.
+//!
+//! A cast and a CASE are spared as `CASE true WHEN … THEN … END`, which nothing takes apart. Non-goal: `random() BETWEEN 0.2 AND 0.4`, which
+//! DataFusion evaluates as two comparisons with a draw each.
+//!
+//! Take each out when its rows in "what is spared" of `tests/cases/meaning.toml` are right without it.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
+
+use super::float_keys::is_comparison;
+
+/// `plan` with such expressions of its own written so that they stay.
+pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let mut any = false;
+    plan.apply_expressions(|expr| {
+        any = any || expr.exists(|expr| Ok(could_be(expr)))?;
+        Ok(if any { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    if !any {
+        return Ok(Transformed::no(plan));
+    }
+    let schema = super::in_lists::input_schema(&plan)?;
+    let names = NamePreserver::new(&plan);
+    let spare = |expr: Expr| {
+        let name = names.save(&expr);
+        Ok(expr.transform_up(|expr| Ok(kept(expr, &schema)))?.update_data(|expr| name.restore(expr)))
+    };
+    plan.map_expressions(|expr| match expr {
+        Expr::GroupingSet(_) => expr.map_children(spare),
+        expr => spare(expr),
+    })
+}
+
+/// What is looked at closely.
+fn could_be(expr: &Expr) -> bool {
+    let is_cast = |expr: &Expr| matches!(expr, Expr::Cast(_) | Expr::TryCast(_));
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => is_cast(left) || is_cast(right),
+        Expr::BinaryExpr(BinaryExpr { op: Operator::RegexMatch | Operator::RegexIMatch, right, .. }) => {
+            is_anything(right)
+        }
+        Expr::ScalarFunction(function) => is_any_text(function),
+        Expr::InList(InList { expr, .. }) | Expr::Between(Between { expr, .. }) => is_cast(expr),
+        Expr::Case(Case { expr: None, when_then_expr, .. }) => {
+            when_then_expr.iter().any(|(when, _)| when.is_volatile())
+        }
+        _ => false,
+    }
+}
+
+fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let is_lossy = |expr: &Expr| is_lossy(expr, schema);
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right })
+            if is_comparison(op) && is_lossy(&left) && is_constant(&right) =>
+        {
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(whole(*left)), op, right }))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right })
+            if is_comparison(op) && is_lossy(&right) && is_constant(&left) =>
+        {
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right: Box::new(whole(*right)) }))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::RegexMatch | Operator::RegexIMatch, right })
+            if is_anything(&right) =>
+        {
+            Transformed::yes(Expr::IsNotNull(left).or(lit(ScalarValue::Boolean(None))))
+        }
+        Expr::ScalarFunction(mut function) if is_any_text(&function) => {
+            Transformed::yes(function.args.remove(0).is_not_null().or(lit(ScalarValue::Boolean(None))))
+        }
+        Expr::InList(InList { expr, list, negated }) if is_lossy(&expr) => {
+            Transformed::yes(Expr::InList(InList { expr: Box::new(whole(*expr)), list, negated }))
+        }
+        Expr::Between(Between { expr, negated, low, high }) if is_lossy(&expr) => {
+            Transformed::yes(Expr::Between(Between { expr: Box::new(whole(*expr)), negated, low, high }))
+        }
+        Expr::Case(Case { expr: None, when_then_expr, else_expr })
+            if when_then_expr.iter().any(|(when, _)| when.is_volatile()) =>
+        {
+            Transformed::yes(Expr::Case(Case { expr: Some(Box::new(lit(true))), when_then_expr, else_expr }))
+        }
+        other => Transformed::no(other),
+    }
+}
+
+fn whole(expr: Expr) -> Expr {
+    let when_then_expr = vec![(Box::new(lit(true)), Box::new(expr))];
+    Expr::Case(Case { expr: Some(Box::new(lit(true))), when_then_expr, else_expr: None })
+}
+
+fn is_constant(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(..)) || expr.column_refs().is_empty()
+}
+
+/// `regexp_like(x, '.*')`, which becomes `x ~ '.*'`.
+fn is_any_text(function: &ScalarFunction) -> bool {
+    function.func.name() == "regexp_like" && matches!(function.args.as_slice(), [_, pattern] if is_anything(pattern))
+}
+
+/// Whether a pattern is that of any text.
+fn is_anything(pattern: &Expr) -> bool {
+    match pattern {
+        Expr::Literal(value, _) => value.try_as_str().flatten() == Some(".*"),
+        Expr::Cast(Cast { expr, .. }) => is_anything(expr),
+        _ => false,
+    }
+}
+
+/// Whether an expression is a cast of columns that makes one value of several, or NULL of one; also where it is cast again.
+fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
+    let (of, to, is_tried) = match expr {
+        Expr::Cast(Cast { expr, field }) => (expr, field.data_type(), false),
+        Expr::TryCast(TryCast { expr, field }) => (expr, field.data_type(), true),
+        _ => return false,
+    };
+    let Ok(from) = of.get_type(schema) else { return is_tried };
+    let loses = match (digits(&from), digits(to)) {
+        _ if from == *to || from.is_string() && to.is_string() => false,
+        (Some((_, places)), Some((_, kept))) if places > kept => true,
+        (Some((whole, _)), Some((kept, _))) => is_tried && whole > kept,
+        _ => is_tried,
+    };
+    (loses && !is_constant(of)) || is_lossy(of, schema)
+}
+
+/// How many digits a number may have before and after its point. Of integers those that bound them by their width.
+fn digits(of: &DataType) -> Option<(i16, i16)> {
+    Some(match of {
+        DataType::Int8 => (3, 0),
+        DataType::Int16 => (5, 0),
+        DataType::Int32 => (10, 0),
+        DataType::Int64 => (19, 0),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => (i16::from(*precision) - i16::from(*scale), i16::from(*scale)),
+        _ => return None,
+    })
+}
