@@ -36,8 +36,7 @@ fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
     let rows = projection.input.max_rows().map_or(batch_rows, |rows| rows.min(batch_rows)).max(1);
     let value_bytes_max = MADE_BYTES_MAX / rows as u64;
     for expr in &projection.expr {
-        let expr = expr.clone().unalias();
-        let is_whole = matches!(expr, Expr::Literal(..));
+        let is_whole = matches!(unaliased(expr), Expr::Literal(..));
         expr.apply(|part| {
             let Expr::Literal(value, _) = part else { return Ok(TreeNodeRecursion::Continue) };
             let bytes = value.size() as u64;
@@ -50,6 +49,13 @@ fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => unaliased(&alias.expr),
+        other => other,
+    }
 }
 
 fn is_text(of: &DataType) -> bool {

@@ -60,6 +60,12 @@ impl OptimizerRule for Guarded {
             {
                 Ok(Transformed::no(plan))
             }
+            // Of columns alone there is nothing to eliminate.
+            LogicalPlan::Aggregate(Aggregate { group_expr, .. })
+                if self.name() == ELIMINATE_GROUPS && group_expr.iter().all(|by| matches!(by, Expr::Column(_))) =>
+            {
+                Ok(Transformed::no(plan))
+            }
             LogicalPlan::Aggregate(_) if self.name() == ELIMINATE_GROUPS => {
                 match self.0.rewrite(plan.clone(), config) {
                     Err(error) if error.to_string().contains(TWO_OF_A_NAME) => Ok(Transformed::no(plan)),

@@ -16,6 +16,8 @@
 //! that has a row of no rows, IN lists do not meet (`in_lists`), and casts that lose
 //! something stay (`spared`). After all of its rules `constants` refuses large ones that every row would get.
 //!
+//! A rule runs where the plan has something that it is about (`contents`): nothing else is rebuilt.
+//!
 //! Each rule is a pure rewrite of the plan that keeps the columns' names, and types but where they are its point (`dates`, `doubles`);
 //! one that has run changes nothing when it runs again. Each has a test, in its file, `tests/tests/meaning.rs` or `tests/cases/`.
 //! Non-goals: making plans faster; meaning anything else than PostgreSQL and DuckDB do.
@@ -23,12 +25,14 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 
 mod constants;
+mod contents;
 mod copies;
 mod dates;
 mod doubles;
@@ -45,22 +49,55 @@ mod types;
 mod unions;
 mod using;
 
+use contents::Contents;
 pub(crate) use types::Types;
 pub(crate) use using::mark_merged_keys;
 
 /// DataFusion's rules and ours, in the order in which they run.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 6] = [
-        Arc::new(own_functions::OwnFunctions),
-        Arc::new(merged_keys::MergedKeys),
-        Arc::new(unions::UnmarkedUnions),
-        Arc::new(copies::CountedCopies),
-        Arc::new(dates::DatesAndHours),
-        Arc::new(doubles::Doubles),
-    ];
-    let after: [Arc<dyn AnalyzerRule + Send + Sync>; 3] =
-        [Arc::new(in_subquery::InSubqueries), Arc::new(float_keys::FloatKeys), Arc::new(integers::CheckedIntegers)];
-    before.into_iter().chain(Analyzer::new().rules).chain(after).collect()
+    let before = Rules {
+        name: "gust_before_types",
+        rules: vec![
+            (|plan| plan.other_functions, Box::new(own_functions::OwnFunctions)),
+            (|plan| plan.merged_keys, Box::new(merged_keys::MergedKeys)),
+            (|plan| plan.unions, Box::new(unions::UnmarkedUnions)),
+            (|plan| plan.set_joins, Box::new(copies::CountedCopies)),
+            (|plan| plan.sums, Box::new(dates::DatesAndHours)),
+            (|plan| plan.floats && plan.decimals, Box::new(doubles::Doubles)),
+        ],
+    };
+    let after = Rules {
+        name: "gust_after_types",
+        rules: vec![
+            (|plan| plan.subqueries, Box::new(in_subquery::InSubqueries)),
+            (|plan| plan.floats, Box::new(float_keys::FloatKeys)),
+            (|plan| plan.arithmetic, Box::new(integers::CheckedIntegers)),
+        ],
+    };
+    let [before, after] = [before, after].map(|rules| Arc::new(rules) as Arc<dyn AnalyzerRule + Send + Sync>);
+    [before].into_iter().chain(Analyzer::new().rules).chain([after]).collect()
+}
+
+/// A rule, and whether it has anything to do.
+type Rule = (fn(&Contents) -> bool, Box<dyn AnalyzerRule + Send + Sync>);
+
+/// Rules in their order, of which none makes work for a later one that had none.
+#[derive(Debug)]
+struct Rules {
+    name: &'static str,
+    rules: Vec<Rule>,
+}
+
+impl AnalyzerRule for Rules {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+        let contents = Contents::of(&plan)?;
+        let needed = self.rules.iter().filter(|(is_needed, _)| is_needed(&contents));
+        needed.map(|(_, rule)| rule).try_fold(plan, |plan, rule| rule.analyze(plan, config))
+    }
 }
 
 /// DataFusion's optimizer with what it gets wrong guarded, and our rule after all of its.

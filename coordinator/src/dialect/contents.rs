@@ -1,0 +1,95 @@
+//! What a plan has that rules are about. A rule rebuilds the plan that it goes through; one that has nothing to do is not run.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{NullEquality, Result};
+use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast, WindowFunctionDefinition};
+use datafusion::logical_expr::{Expr, JoinConstraint, LogicalPlan, Operator};
+use gust_protocol::functions::{self, MergedKey, has_floats};
+
+/// Whether a plan, or a subquery in it, has some of each. May be true where there is none, never false where there is one.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Contents {
+    /// Functions that have the name of one of ours.
+    pub(super) other_functions: bool,
+    /// Joins by USING, and what is marked as their key.
+    pub(super) merged_keys: bool,
+    pub(super) unions: bool,
+    /// Joins in which NULLs are equal.
+    pub(super) set_joins: bool,
+    pub(super) floats: bool,
+    pub(super) decimals: bool,
+    /// `+` or `-` of two operands.
+    pub(super) sums: bool,
+    /// `+`, `-`, `*`, `/`, `%` and signs.
+    pub(super) arithmetic: bool,
+    pub(super) subqueries: bool,
+}
+
+impl Contents {
+    pub(super) fn of(plan: &LogicalPlan) -> Result<Self> {
+        let mut contents = Self::default();
+        plan.apply_with_subqueries(|node| {
+            contents.add_node(node);
+            node.apply_expressions(|expr| {
+                expr.apply(|expr| {
+                    contents.add_expr(expr);
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+        })?;
+        Ok(contents)
+    }
+
+    fn add_node(&mut self, node: &LogicalPlan) {
+        node.schema().fields().iter().for_each(|field| self.add_type(field.data_type()));
+        match node {
+            LogicalPlan::Union(_) => self.unions = true,
+            LogicalPlan::Join(join) => {
+                self.merged_keys |= join.join_constraint == JoinConstraint::Using;
+                self.set_joins |= join.null_equality == NullEquality::NullEqualsNull;
+            }
+            _ => {}
+        }
+    }
+
+    fn add_expr(&mut self, expr: &Expr) {
+        match expr {
+            Expr::Literal(value, _) => self.add_type(&value.data_type()),
+            Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) => self.add_type(field.data_type()),
+            Expr::BinaryExpr(BinaryExpr { op, .. }) => match op {
+                Operator::Plus | Operator::Minus => (self.sums, self.arithmetic) = (true, true),
+                Operator::Multiply | Operator::Divide | Operator::Modulo => self.arithmetic = true,
+                _ => {}
+            },
+            Expr::Negative(_) => self.arithmetic = true,
+            Expr::ScalarFunction(call) => {
+                self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
+                self.merged_keys |= call.name() == MergedKey::NAME;
+                // Floats may come of it that no column and no constant has.
+                self.floats = true;
+            }
+            Expr::AggregateFunction(call) => {
+                self.other_functions |=
+                    functions::aggregate_named(call.func.name()).is_some_and(|own| *own != call.func);
+            }
+            Expr::WindowFunction(call) => {
+                if let WindowFunctionDefinition::AggregateUDF(func) = &call.fun {
+                    self.other_functions |= functions::aggregate_named(func.name()).is_some_and(|own| own != func);
+                }
+            }
+            Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
+                self.subqueries = true;
+            }
+            Expr::HigherOrderFunction(_) => self.floats = true,
+            // What these are of is not known yet.
+            Expr::Placeholder(_) | Expr::ScalarVariable(..) => (self.floats, self.decimals) = (true, true),
+            _ => {}
+        }
+    }
+
+    fn add_type(&mut self, of: &DataType) {
+        self.floats |= has_floats(of);
+        self.decimals |= of.is_decimal();
+    }
+}
