@@ -219,9 +219,12 @@ impl Keys {
         match op {
             // The simplifier compares constants by their bits, and makes a list, which is looked up by them, of four in an OR.
             Operator::Eq | Operator::NotEq if is_usual(&right) && is_zero(&right) => {
+                let is_surely = is_surely_zero(&right);
                 let keyed = both(self.key(left.clone()), op, keyed(right));
                 Transformed::yes(match (op, self.zeros(&left)) {
-                    (Operator::Eq, Some((low, high))) => keyed.and(left.clone().gt_eq(low)).and(left.lt_eq(high)),
+                    (Operator::Eq, Some((low, high))) if is_surely => {
+                        keyed.and(left.clone().gt_eq(low)).and(left.lt_eq(high))
+                    }
                     _ => keyed,
                 })
             }
@@ -291,6 +294,15 @@ fn is_zero(expr: &Expr) -> bool {
         Expr::Cast(Cast { expr, .. }) | Expr::Negative(expr) => {
             is_zero(expr) || !matches!(&**expr, Expr::Literal(value, _) if value.data_type().is_numeric())
         }
+        _ => false,
+    }
+}
+
+/// A constant that is a zero, not only one that may become it.
+fn is_surely_zero(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(..) => is_zero(expr),
+        Expr::Cast(Cast { expr, .. }) | Expr::Negative(expr) => is_surely_zero(expr),
         _ => false,
     }
 }
