@@ -24,6 +24,7 @@ pub(super) struct Contents {
     /// `+`, `-`, `*`, `/`, `%` and signs.
     pub(super) arithmetic: bool,
     pub(super) subqueries: bool,
+    pub(super) windows: bool,
 }
 
 impl Contents {
@@ -45,6 +46,7 @@ impl Contents {
         node.schema().fields().iter().for_each(|field| self.add_type(field.data_type()));
         match node {
             LogicalPlan::Union(_) => self.unions = true,
+            LogicalPlan::Window(_) => self.windows = true,
             LogicalPlan::Join(join) => {
                 self.merged_keys |= join.join_constraint == JoinConstraint::Using;
                 self.set_joins |= join.null_equality == NullEquality::NullEqualsNull;

@@ -68,6 +68,6 @@ fn numbered(plan: &Arc<LogicalPlan>, name: &str) -> Result<Arc<LogicalPlan>> {
     Ok(Arc::new(numbered.project(columns.into_iter().chain([number]))?.build()?))
 }
 
-fn columns_of(plan: &LogicalPlan) -> Vec<Expr> {
+pub(super) fn columns_of(plan: &LogicalPlan) -> Vec<Expr> {
     plan.schema().iter().map(|field| Expr::Column(Column::from(field))).collect()
 }

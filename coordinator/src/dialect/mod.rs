@@ -9,6 +9,7 @@
 //! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
 //!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time.
 //! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
+//!    `partitions`: what a window partitions by is computed below it.
 //! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
 //! 6. `integers`: integer arithmetic fails where it overflows.
 //!
@@ -44,6 +45,7 @@ mod in_subquery;
 mod integers;
 mod merged_keys;
 mod own_functions;
+mod partitions;
 mod spared;
 mod types;
 mod unions;
@@ -70,6 +72,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         name: "gust_after_types",
         rules: vec![
             (|plan| plan.subqueries, Box::new(in_subquery::InSubqueries)),
+            (|plan| plan.windows, Box::new(partitions::ComputedPartitions)),
             (|plan| plan.floats, Box::new(float_keys::FloatKeys)),
             (|plan| plan.arithmetic, Box::new(integers::CheckedIntegers)),
         ],
