@@ -25,6 +25,8 @@ pub(super) struct Contents {
     pub(super) arithmetic: bool,
     pub(super) subqueries: bool,
     pub(super) windows: bool,
+    /// IN lists of columns and constants.
+    pub(super) mixed_lists: bool,
 }
 
 impl Contents {
@@ -64,6 +66,7 @@ impl Contents {
                 Operator::Multiply | Operator::Divide | Operator::Modulo => self.arithmetic = true,
                 _ => {}
             },
+            Expr::InList(list) => self.mixed_lists |= super::time_lists::is_mixed(list),
             Expr::Negative(_) => self.arithmetic = true,
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);

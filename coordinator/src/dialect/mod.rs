@@ -7,7 +7,8 @@
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
-//!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time.
+//!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time;
+//!    `time_lists`: in an IN list each column is compared by itself.
 //! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
 //!    `partitions`: what a window partitions by is computed below it.
 //! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
@@ -47,6 +48,7 @@ mod merged_keys;
 mod own_functions;
 mod partitions;
 mod spared;
+mod time_lists;
 mod types;
 mod unions;
 mod using;
@@ -65,6 +67,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
             (|plan| plan.unions, Box::new(unions::UnmarkedUnions)),
             (|plan| plan.set_joins, Box::new(copies::CountedCopies)),
             (|plan| plan.sums, Box::new(dates::DatesAndHours)),
+            (|plan| plan.mixed_lists, Box::new(time_lists::TimeLists)),
             (|plan| plan.floats && plan.decimals, Box::new(doubles::Doubles)),
         ],
     };

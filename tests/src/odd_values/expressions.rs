@@ -239,8 +239,7 @@ impl Writer<'_> {
             let not = self.pick(&["", "NOT "]);
             let items = (0..self.random.random_range(1..6)).map(|_| match self.random.random_range(0..10) {
                 0 => "NULL".to_owned(),
-                // Beside literals it would be of nanoseconds.
-                1 if kind != Time => self.column(kind),
+                1 => self.column(kind),
                 _ => self.literal(kind).to_owned(),
             });
             let items: Vec<String> = items.collect();
