@@ -64,7 +64,7 @@ impl TimeModel {
     /// A laptop with functions as its own processes.
     pub fn laptop(cores: usize) -> Self {
         Self {
-            // `lab tax`, four warm fragments, on two cores (ARCHITECTURE.md, Measurements).
+            // `lab tax`, four warm fragments, on two cores (docs/measurements.md).
             stage_overhead: Duration::from_millis(4),
             fragment_overhead: Duration::from_micros(500),
             // TPC-H Q1 and Q6 at scale factor 1 on one core: 60 to 200 MB of compressed columns a second.
@@ -76,7 +76,7 @@ impl TimeModel {
             // Without its one read, which takes nothing here: `lab fanout`, an executor's tiny fragment, and as much for the rest.
             attempt_overhead: Duration::from_millis(1),
             read_latency: Latency::default(),
-            // Our function's start to ready takes 6 ms, 14 at worst (ARCHITECTURE.md, Measurements).
+            // Our function's start to ready takes 6 ms, 14 at worst (docs/measurements.md).
             start: Duration::from_millis(10),
             cores,
             function_cores: 1.0,

@@ -9,7 +9,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use super::memory::{EXPANSION, row_bytes};
 use super::stage::Stage;
 
-/// Of Arrow bytes, what LZ4 leaves (ARCHITECTURE.md, Measurements, `compression`).
+/// Of Arrow bytes, what LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;
 
 /// Bytes of all results of a stage.

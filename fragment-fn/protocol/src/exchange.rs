@@ -26,7 +26,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, Part};
 
-/// What the wire pays for: measured by `lab compression` (see ARCHITECTURE.md).
+/// What the wire pays for: measured by `lab compression` (docs/measurements.md).
 pub const COMPRESSION: Option<CompressionType> = Some(CompressionType::LZ4_FRAME);
 
 /// What can go wrong between a result's producer and its reader.

@@ -37,7 +37,7 @@ mod wheel;
 mod workload;
 
 #[derive(Parser)]
-#[command(name = "lab", about = "Measurements; see ARCHITECTURE.md")]
+#[command(name = "lab", about = "Measurements; see docs/measurements.md")]
 struct Lab {
     #[command(subcommand)]
     measurement: Measurement,
