@@ -2,9 +2,9 @@
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use gust::config::Target;
-use gust::decide::Reason;
-use gust::session::{QueryError, Session};
+use gust_engine::config::Target;
+use gust_engine::decide::Reason;
+use gust_engine::session::{QueryError, Session};
 
 use crate::query::{assert_partly_remote, assert_remote, run};
 

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use gust::config::{Config, S3Config, Secret};
-use gust::session::{QueryError, Session};
+use gust_engine::config::{Config, S3Config, Secret};
+use gust_engine::session::{QueryError, Session};
 use gust_protocol::StoreAccess;
 
 use crate::s3::identity::{COORDINATOR, access_key};

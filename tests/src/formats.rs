@@ -10,9 +10,9 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::physical_plan::collect;
 use gust::cli::output::{Format, RowWriter};
-use gust::config::Target;
-use gust::report::Report;
-use gust::session::Session;
+use gust_engine::config::Target;
+use gust_engine::report::Report;
+use gust_engine::session::Session;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

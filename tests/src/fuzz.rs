@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt;
-use gust::session::{QueryError, Session};
+use gust_engine::session::{QueryError, Session};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

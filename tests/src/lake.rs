@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gust::config::{Config, ConfigFile, Overrides, Target};
-use gust::session::Session;
+use gust_engine::config::{Config, ConfigFile, Overrides, Target};
+use gust_engine::session::Session;
 use tempfile::TempDir;
 
 use crate::python::{self, Run};

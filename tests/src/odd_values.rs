@@ -19,8 +19,8 @@ use anyhow::{Context, bail};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use futures::{StreamExt, stream};
-use gust::config::{Config, ConfigFile, Overrides, Target};
-use gust::session::Session;
+use gust_engine::config::{Config, ConfigFile, Overrides, Target};
+use gust_engine::session::Session;
 use tempfile::TempDir;
 
 use crate::compare::{Rule, compare, read_arrow_file};

@@ -8,10 +8,10 @@ use std::fmt;
 use std::path::Path;
 
 use datafusion::arrow::array::RecordBatch;
-use gust::config::{Config, Target};
-use gust::memory::SharedPool;
-use gust::report::Report;
-use gust::session::{QueryError, Session};
+use gust_engine::config::{Config, Target};
+use gust_engine::memory::SharedPool;
+use gust_engine::report::Report;
+use gust_engine::session::{QueryError, Session};
 use tempfile::TempDir;
 
 use crate::compare::{Rule, compare};

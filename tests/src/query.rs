@@ -2,10 +2,10 @@
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
-use gust::config::{Config, Target};
-use gust::event::Stamped;
-use gust::report::Report;
-use gust::session::{QueryError, Session};
+use gust_engine::config::{Config, Target};
+use gust_engine::event::Stamped;
+use gust_engine::report::Report;
+use gust_engine::session::{QueryError, Session};
 
 /// A session on `target` whose functions, if they are processes, run the real function binary.
 pub fn session(target: Target, functions_max: u32, bootstrap: &str) -> Session {
@@ -67,5 +67,5 @@ pub fn assert_partly_remote(report: &Report, what: &str) {
     assert!(report.attempts_failed.keys().all(|kind| kind == "Cancelled"), "{what}: attempts failed: {report:?}");
     assert_eq!(report.fell_back, None, "{what}: fell back");
     let decision = report.decision.as_ref().expect("a decision");
-    assert_eq!(decision.place, gust::decide::Place::Functions, "{what}: {decision}");
+    assert_eq!(decision.place, gust_engine::decide::Place::Functions, "{what}: {decision}");
 }

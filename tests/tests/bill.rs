@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gust::config::{Config, Target};
-use gust::report::Report;
-use gust::session::QueryError;
+use gust_engine::config::{Config, Target};
+use gust_engine::report::Report;
+use gust_engine::session::QueryError;
 use gust_tests::python::{self, Run};
 use gust_tests::query::run;
 use gust_tests::s3::shape::{Latency, Pipe};

@@ -1,8 +1,8 @@
 //! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
 
-use gust::config::{Config, S3Config, Secret, Target};
-use gust::cost::{Money, OverBudget};
-use gust::session::{QueryError, Session};
+use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::cost::{Money, OverBudget};
+use gust_engine::session::{QueryError, Session};
 use gust_tests::query::{plain, run};
 use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
-use gust::config::Config;
+use gust_engine::config::Config;
 use gust_tests::cloud;
 use gust_tests::python::{self, Run};
 use gust_tests::s3::{ACCESS_KEY_ID, BUCKET, REGION, S3Server, SECRET_ACCESS_KEY};
@@ -183,7 +183,7 @@ async fn prepare(case: &Case, place: &Path, server: &S3Server) {
     );
     std::fs::write(place.join("gust.toml"), settings).expect("written");
     let config = cloud::config(server, Config::default(), Path::new(""));
-    let config = gust::aws::sdk_config(&config.s3, Some(REGION), Some(server.endpoint())).await;
+    let config = gust_engine::aws::sdk_config(&config.s3, Some(REGION), Some(server.endpoint())).await;
     let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
     let client = aws_sdk_s3::Client::from_conf(config);
     let mut folders = vec![place.join("s3")];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gust::config::{Config, Target};
+use gust_engine::config::{Config, Target};
 use gust_tests::query::{plain, run};
 use gust_tests::s3::identity::{FUNCTION, access_key};
 use gust_tests::s3::shape::{Faults, Latency, Pipe, RequestLimits};

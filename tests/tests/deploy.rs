@@ -37,18 +37,18 @@ fn localstack_runs_any_function_as_lambda_does() {
 
 /// Rights of the coordinator and of a function: action, source file that needs it, and the call in it.
 const COORDINATOR: [(&str, &str, &str); 9] = [
-    ("lambda:GetAlias", "coordinator/src/invoker/lambda/deployment.rs", ".get_alias()"),
-    ("lambda:InvokeFunction", "coordinator/src/invoker/lambda/mod.rs", ".invoke()"),
+    ("lambda:GetAlias", "coordinator/engine/src/invoker/lambda/deployment.rs", ".get_alias()"),
+    ("lambda:InvokeFunction", "coordinator/engine/src/invoker/lambda/mod.rs", ".invoke()"),
     (
         "lambda:GetFunctionConfiguration",
-        "coordinator/src/invoker/lambda/deployment.rs",
+        "coordinator/engine/src/invoker/lambda/deployment.rs",
         ".get_function_configuration()",
     ),
-    ("lambda:GetAccountSettings", "coordinator/src/invoker/lambda/deployment.rs", ".get_account_settings()"),
-    ("s3:GetBucketLocation", "coordinator/src/session/doctor.rs", ".get_bucket_location()"),
-    ("s3:ListBucket", "coordinator/src/exec/query.rs", "store.list("),
-    ("s3:DeleteObject", "coordinator/src/exec/query.rs", "store.delete("),
-    ("s3:PutObject", "coordinator/src/exec/travel.rs", "store.put("),
+    ("lambda:GetAccountSettings", "coordinator/engine/src/invoker/lambda/deployment.rs", ".get_account_settings()"),
+    ("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
+    ("s3:ListBucket", "coordinator/engine/src/exec/query.rs", "store.list("),
+    ("s3:DeleteObject", "coordinator/engine/src/exec/query.rs", "store.delete("),
+    ("s3:PutObject", "coordinator/engine/src/exec/travel.rs", "store.put("),
     ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
 ];
 const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
@@ -109,7 +109,8 @@ fn every_call_of_a_service_has_a_right() {
         .map(|(_, _, call)| call.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
         .collect();
     let mut found = BTreeSet::new();
-    let mut folders = vec![localstack::root().join("coordinator/src")];
+    let mut folders =
+        ["coordinator/src", "coordinator/engine/src"].map(|folder| localstack::root().join(folder)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
             if entry.path().is_dir() {

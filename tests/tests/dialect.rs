@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use datafusion::arrow::array::RecordBatch;
-use gust::config::Target;
-use gust::session::Session;
+use gust_engine::config::Target;
+use gust_engine::session::Session;
 use gust_tests::asks::cells;
 use gust_tests::compare::read_arrow_file;
 use gust_tests::python::{self, Run};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
-use gust::config::{CatalogConfig, CatalogKind, Config, Target};
-use gust::cost::{Estimate, PriceBook, Quote};
-use gust::decide::{Place, Prefer};
 use gust::demo::queries;
 use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
-use gust::report::Report;
-use gust::session::{QueryError, Session};
+use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::cost::{Estimate, PriceBook, Quote};
+use gust_engine::decide::{Place, Prefer};
+use gust_engine::report::Report;
+use gust_engine::session::{QueryError, Session};
 use gust_tests::query::{assert_remote, run};
 use gust_tests::tpch;
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::formats::{Checked, check as check_seeds};
 
 use crate::bad_input::{Place, check};

@@ -12,9 +12,9 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
-use gust::planner::pack::Packing;
-use gust::planner::plan_stages;
-use gust::planner::stage::Surroundings;
+use gust_engine::planner::pack::Packing;
+use gust_engine::planner::plan_stages;
+use gust_engine::planner::stage::Surroundings;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits,
@@ -57,7 +57,7 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
     let context = SessionContext::new();
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
     let packing = Packing {
-        model: gust::decide::TimeModel::laptop(1),
+        model: gust_engine::decide::TimeModel::laptop(1),
         fragment_bytes_target: 1 << 30,
         functions_max: 1,
         functions: Some(1),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::fuzz::{Damage, Outcome, damaged, files, read};
 use gust_tests::query::session;
 use tempfile::TempDir;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gust::config::Target;
-use gust::session::{QueryError, Session};
+use gust_engine::config::Target;
+use gust_engine::session::{QueryError, Session};
 use gust_tests::asks::{Read, ask};
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::lake::Lake;

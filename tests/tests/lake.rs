@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use gust::config::{Config, S3Config, Secret, Target};
 use gust::demo::queries;
 use gust::demo::table::TpchTable;
-use gust::session::Session;
+use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_remote, plain, run};
 use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use gust::config::{Config, InvokerKind, Target};
-use gust::decide::Prefer;
 use gust::demo::queries;
-use gust::event::QueryEvent;
-use gust::invoker::{Billing, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
-use gust::session::Session;
+use gust_engine::config::{Config, InvokerKind, Target};
+use gust_engine::decide::Prefer;
+use gust_engine::event::QueryEvent;
+use gust_engine::invoker::{Billing, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
+use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::invokers::{Subject, echo_of, request, wait_for};
 use gust_tests::localstack::{self, LocalStack, Setup};

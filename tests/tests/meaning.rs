@@ -11,8 +11,8 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::parquet::arrow::ArrowWriter;
-use gust::config::Target;
-use gust::session::{QueryError, Session};
+use gust_engine::config::Target;
+use gust_engine::session::{QueryError, Session};
 use gust_tests::asks::{Read, ask, lines};
 use gust_tests::query::{run, session};
 use gust_tests::subqueries;

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use gust::config::{CatalogConfig, CatalogKind, Config, Target};
 use gust::demo::tables::{CATALOG, ensure_tables};
-use gust::session::Session;
+use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::session::Session;
 use gust_tests::query::{plain, run};
 use gust_tests::tpch;
 use tempfile::TempDir;

@@ -9,8 +9,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use gust::config::{S3Config, Secret};
-use gust::invoker::{Billing, Invocation, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
+use gust_engine::config::{S3Config, Secret};
+use gust_engine::invoker::{Billing, Invocation, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
 use gust_tests::invokers::{due_in, request};
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ async fn invoke(endpoint: &str, request: gust_protocol::InvokeRequest) -> Invoca
         secret_access_key: Some(Secret::new("secret")),
         ..S3Config::default()
     };
-    let sdk = gust::aws::sdk_config(&keys, Some("eu-central-1"), Some(endpoint)).await;
+    let sdk = gust_engine::aws::sdk_config(&keys, Some("eu-central-1"), Some(endpoint)).await;
     let clones = vec![PinnedFunction { name: "gust".to_owned(), version: "7".to_owned() }];
     Lambda::new(&sdk, clones, 4).invoke(request).await
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::Int64Type;
-use gust::config::{Config, Target};
-use gust::session::{QueryError, Session};
+use gust_engine::config::{Config, Target};
+use gust_engine::session::{QueryError, Session};
 use gust_tests::query::{assert_remote, plain, run};
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! Queries of every shape that a fragment can have, on every target, against DataFusion alone.
 
 use datafusion::arrow::array::RecordBatch;
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_partly_remote, plain, run};
 

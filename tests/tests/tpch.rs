@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use gust::config::Target;
 use gust::demo::queries;
-use gust::report::Report;
-use gust::session::Session;
+use gust_engine::config::Target;
+use gust_engine::report::Report;
+use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;

@@ -2,21 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use gust_engine::config::{Config, Target};
+use gust_engine::cost::Money;
+use gust_engine::decide::Fleet;
+use gust_engine::event::{QueryEvent, Stamped};
+use gust_engine::invoker::Billing;
+use gust_engine::measured::{Measured, crossover};
+use gust_engine::report::Report;
+use gust_engine::session::{QueryError, Session};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use uuid::Uuid;
 
 use super::data::{Data, DataError, PLAIN_FILES};
-use super::measured::{Measured, crossover};
 use super::network::{Burst, FunctionPipe, Runs, above};
-use crate::config::{Config, Target};
-use crate::cost::Money;
-use crate::decide::Fleet;
 use crate::demo::queries;
-use crate::event::{QueryEvent, Stamped};
-use crate::invoker::Billing;
-use crate::report::Report;
-use crate::session::{QueryError, Session};
 
 const ONE: &str = "SELECT count(*), sum(c0) FROM one";
 const TINY: &str = "SELECT count(*), sum(c0) FROM tiny";

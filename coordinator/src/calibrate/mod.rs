@@ -13,8 +13,6 @@
 
 mod data;
 mod measure;
-mod measured;
 mod network;
 
 pub use measure::{Calibration, CalibrationError, calibrate};
-pub use measured::{Measured, ModelError, crossover, load, save};

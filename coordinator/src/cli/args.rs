@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use gust_engine::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
+use gust_engine::cost::Money;
+use gust_engine::decide::Prefer;
+use gust_engine::history::{BadLabel, Label, is_label_key};
 
 use super::exit::Exit;
 use super::output::Format;
-use crate::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
-use crate::cost::Money;
-use crate::decide::Prefer;
-use crate::history::{BadLabel, Label, is_label_key};
 
 /// Statements longer than this are refused rather than held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
@@ -140,7 +141,7 @@ pub struct GcArgs {
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
     /// Functions to measure [default: those that `auto` uses]
-    #[arg(long, value_enum, value_name = "TARGET")]
+    #[arg(long, value_parser = targets(), value_name = "TARGET")]
     pub on: Option<Target>,
     /// Most functions at a time, as queries have them [default: 4]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
@@ -219,7 +220,7 @@ pub enum Since {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Functions to look after [default: those that `auto` uses]
-    #[arg(long, value_enum, value_name = "TARGET")]
+    #[arg(long, value_parser = targets(), value_name = "TARGET")]
     pub on: Option<Target>,
     /// Configuration file [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -273,7 +274,7 @@ pub struct SourceArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Where to run [default: auto]
-    #[arg(long, value_enum, value_name = "TARGET")]
+    #[arg(long, value_parser = targets(), value_name = "TARGET")]
     pub on: Option<Target>,
     /// Run locally when functions fail, although --on names them
     #[arg(long)]
@@ -285,7 +286,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
     /// What picks the place, the number of functions and their size [default: latency; with --deadline cost]
-    #[arg(long, value_enum, value_name = "WHAT")]
+    #[arg(long, value_parser = preferences(), value_name = "WHAT")]
     pub prefer: Option<Prefer>,
     /// Pick what is expected to be done after this long even at most, e.g. 10s; nothing is stopped at it
     #[arg(long, value_name = "DURATION", value_parser = parse_deadline)]
@@ -315,7 +316,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
     pub functions: u32,
     /// Where to run
-    #[arg(long, value_enum, value_name = "TARGET", default_value_t = Target::Processes)]
+    #[arg(long, value_parser = targets(), value_name = "TARGET", default_value = Target::Processes.name())]
     pub on: Target,
     /// What the queries are for, to find them by in the history; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -354,8 +355,8 @@ impl Cli {
     pub fn log_filter(&self) -> &'static str {
         match self.verbose {
             0 => "error",
-            1 => "warn,gust=info,fragment_fn=info",
-            _ => "info,gust=debug,gust_catalog=debug,gust_protocol=debug,fragment_fn=debug",
+            1 => "warn,gust=info,gust_engine=info,fragment_fn=info",
+            _ => "info,gust=debug,gust_engine=debug,gust_catalog=debug,gust_protocol=debug,fragment_fn=debug",
         }
     }
 }
@@ -417,6 +418,37 @@ impl DemoArgs {
     pub fn overrides(&self) -> Overrides {
         Overrides { on: Some(self.on), functions_max: Some(self.functions), ..Overrides::default() }
     }
+}
+
+/// Where a statement can run, and what `--help` says of it.
+fn targets() -> impl TypedValueParser<Value = Target> {
+    named(Target::ALL, Target::name, |target| match target {
+        Target::Auto => "Functions where the numbers say that they pay, else locally",
+        Target::Local => "In the coordinator alone",
+        Target::InProcess => "Functions inside the coordinator's process, for tests",
+        Target::Processes => "Functions as child processes of the coordinator",
+        Target::Lambda => "Functions deployed on AWS Lambda",
+    })
+}
+
+/// What should be little, and what `--help` says of it.
+fn preferences() -> impl TypedValueParser<Value = Prefer> {
+    named(Prefer::ALL, Prefer::name, |prefer| match prefer {
+        Prefer::Cost => "Dollars",
+        Prefer::Latency => "Seconds",
+        Prefer::Balanced => "Dollars times seconds",
+    })
+}
+
+/// Takes one of the values by its name. Clap's own derive needs its trait on the type, which is the engine's.
+fn named<T: Copy + Send + Sync + 'static, const N: usize>(
+    values: [T; N],
+    name: fn(T) -> &'static str,
+    help: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let possible = values.map(|value| PossibleValue::new(name(value)).help(help(value)));
+    PossibleValuesParser::new(possible)
+        .map(move |text| values.into_iter().find(|value| name(*value) == text).expect("one of the possible values"))
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

@@ -3,16 +3,17 @@
 use std::io::{Write, stdout};
 
 use fragment_fn::stack;
+use gust_engine::aws;
+use gust_engine::config::Overrides;
+use gust_engine::measured::{Measured, load, save};
+use gust_engine::session::QueryError;
 use humansize::{BINARY, format_size};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::CalibrateArgs;
 use super::{Stop, configuration};
-use crate::aws;
-use crate::calibrate::{Calibration, CalibrationError, Measured, calibrate as measure, load, save};
+use crate::calibrate::{Calibration, CalibrationError, calibrate as measure};
 use crate::cli::exit::Exit;
-use crate::config::Overrides;
-use crate::session::QueryError;
 
 pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: args.on, functions_max: args.functions, ..Overrides::default() };

@@ -3,14 +3,14 @@
 use std::io::stdout;
 
 use chrono::{DateTime, NaiveTime, Utc};
+use gust_engine::config::{Overrides, Target};
+use gust_engine::history::NO_PLACE;
+use gust_engine::session::Session;
 
 use super::args::{CostArgs, RollUp, Since};
 use super::output::{Output, OutputError, StreamError};
 use super::{Stop, configuration, write};
 use crate::cli::exit::Exit;
-use crate::config::{Overrides, Target};
-use crate::history::NO_PLACE;
-use crate::session::Session;
 
 /// One row a group; what has to be known to read it goes to stderr.
 pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {

@@ -3,6 +3,8 @@
 use std::io::stdout;
 use std::sync::{Arc, Mutex};
 
+use gust_engine::config::{CatalogConfig, CatalogKind};
+use gust_engine::session::{QueryError, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{DemoArgs, ReportFormat};
@@ -11,10 +13,8 @@ use super::progress::Progress;
 use super::recorder::Recorder;
 use super::{Reports, Stop, configuration, statements};
 use crate::cli::exit::Exit;
-use crate::config::{CatalogConfig, CatalogKind};
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
-use crate::session::{QueryError, Session};
 
 /// Makes or finds the tables, then runs the queries one after the other.
 pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop> {
@@ -81,7 +81,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     });
     let making = ensure_tables(&args.home, args.scale_factor, on_step);
     let tables = tokio::select! {
-        made = making => made.map_err(|error| failed(crate::session::with_causes(&error)))?,
+        made = making => made.map_err(|error| failed(gust_engine::session::with_causes(&error)))?,
         _ = tokio::signal::ctrl_c() => return Err(QueryError::Interrupted.into()),
     };
     write_configuration(args, &tables).map_err(|error| failed(format!("{}: {error}", args.home.display())))?;

@@ -3,13 +3,13 @@
 use std::io::{Write, stdout};
 use std::time::SystemTime;
 
+use gust_engine::config::Overrides;
+use gust_engine::session::Session;
 use humansize::{BINARY, format_size};
 
 use super::args::GcArgs;
 use super::{Stop, configuration};
 use crate::cli::exit::Exit;
-use crate::config::Overrides;
-use crate::session::Session;
 
 /// Removes what old queries have left, and says what that was.
 pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {

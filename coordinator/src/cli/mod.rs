@@ -7,6 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
+use gust_engine::aws;
+use gust_engine::config::{Config, ConfigFile, Overrides};
+use gust_engine::report::Report;
+use gust_engine::session::{Check, QueryError, Running, Session};
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
@@ -20,15 +24,11 @@ mod prices;
 pub mod progress;
 mod recorder;
 
-use crate::aws;
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
-use crate::cli::recorder::Recorder;
-use crate::config::{Config, ConfigFile, Overrides};
-use crate::report::Report;
-use crate::session::{Check, QueryError, Running, Session};
+use crate::cli::recorder::{Recorder, ended};
 
 /// Why a command ended early: what to say, and the exit code.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
         let written = write(&mut running, output).await;
         drop(following);
         running.finish().await;
-        reports.write(&recorder.end(&(&written).into()).await)?;
+        reports.write(&recorder.end(&ended(&written)).await)?;
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),

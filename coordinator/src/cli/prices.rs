@@ -4,14 +4,14 @@ use std::io::stdout;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use gust_engine::aws;
+use gust_engine::config::Overrides;
+use gust_engine::cost::PriceBook;
 
 use super::args::PricesArgs;
 use super::output::{OutputError, RowWriter};
 use super::{Stop, configuration};
-use crate::aws;
 use crate::cli::exit::Exit;
-use crate::config::Overrides;
-use crate::cost::PriceBook;
 
 /// One row a price; where they are from goes to stderr.
 pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {

@@ -8,11 +8,10 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gust_engine::event::{AttemptOutcome, EventLog, QueryEvent};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-
-use crate::event::{AttemptOutcome, EventLog, QueryEvent};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -181,10 +180,10 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use gust_engine::invoker::{Billing, InvokeErrorKind};
     use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 
     use super::*;
-    use crate::invoker::{Billing, InvokeErrorKind};
 
     fn id(index: u32) -> FragmentId {
         FragmentId { query: "q".to_owned(), stage: 0, index }

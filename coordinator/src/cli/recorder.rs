@@ -3,14 +3,14 @@
 use std::sync::{Mutex, MutexGuard};
 
 use chrono::Utc;
+use gust_engine::event::{EventLog, QueryEvent};
+use gust_engine::history::{self, Asked, Ended, Label, Outcome, Story};
+use gust_engine::report::Report;
+use gust_engine::session::{QueryError, Running, Session, Statement, text_of};
 use uuid::Uuid;
 
 use super::Stop;
 use super::output::{OutputError, StreamError};
-use crate::event::{EventLog, QueryEvent};
-use crate::history::{self, Asked, Ended, Label, Outcome, Story};
-use crate::report::Report;
-use crate::session::{QueryError, Running, Session, Statement, text_of};
 
 /// Follows the statements of a session, one after the other.
 pub(crate) struct Recorder<'a> {
@@ -98,26 +98,14 @@ pub(crate) fn warn(report: &Report) {
     }
 }
 
-impl From<&QueryError> for Ended {
-    fn from(error: &QueryError) -> Self {
-        let outcome = match error {
-            QueryError::TimedOut(_) => Outcome::TimedOut,
-            QueryError::Interrupted => Outcome::Cancelled,
-            _ => Outcome::Failed,
-        };
-        Self { outcome, message: Some(error.to_string()) }
-    }
-}
-
-impl From<&Result<u64, StreamError<QueryError>>> for Ended {
-    fn from(written: &Result<u64, StreamError<QueryError>>) -> Self {
-        match written {
-            Ok(_) => Self { outcome: Outcome::Done, message: None },
-            Err(StreamError::Query(error)) => error.into(),
-            Err(StreamError::Output(error @ OutputError::ReaderGone)) => {
-                Self { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
-            }
-            Err(StreamError::Output(error)) => Self { outcome: Outcome::Failed, message: Some(error.to_string()) },
+/// The end of a statement whose rows were written, or not.
+pub(crate) fn ended(written: &Result<u64, StreamError<QueryError>>) -> Ended {
+    match written {
+        Ok(_) => Ended { outcome: Outcome::Done, message: None },
+        Err(StreamError::Query(error)) => error.into(),
+        Err(StreamError::Output(error @ OutputError::ReaderGone)) => {
+            Ended { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
         }
+        Err(StreamError::Output(error)) => Ended { outcome: Outcome::Failed, message: Some(error.to_string()) },
     }
 }

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust::cost::Money;
+use gust_engine::cost::Money;
 use gust_protocol::Requests;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -112,12 +112,12 @@ pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
     world.faults = FaultPlan::default();
     world.platform.concurrent_max = 1000;
     world.platform.ramp_burst = 1000;
-    world.settings = gust::scheduler::Settings::new(200, 7);
+    world.settings = gust_engine::scheduler::Settings::new(200, 7);
     let query = |cap| Query {
         begins: Duration::ZERO,
         timeout: Duration::from_secs(300),
         file_bytes: vec![128 << 20; 100],
-        packing: gust::planner::pack::Packing {
+        packing: gust_engine::planner::pack::Packing {
             functions_max: 100,
             functions: Some(100),
             ..trial::query(&mut SmallRng::seed_from_u64(7)).packing

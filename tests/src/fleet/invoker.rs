@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use gust::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
-use gust::scheduler::Clock;
+use gust_engine::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+use gust_engine::scheduler::Clock;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{

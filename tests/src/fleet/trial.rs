@@ -10,12 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust::decide::TimeModel;
-use gust::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
-use gust::invoker::InvokeErrorKind;
-use gust::planner::pack::Packing;
-use gust::scheduler::Settings;
-use gust::session::QueryError;
+use gust_engine::decide::TimeModel;
+use gust_engine::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use gust_engine::invoker::InvokeErrorKind;
+use gust_engine::planner::pack::Packing;
+use gust_engine::scheduler::Settings;
+use gust_engine::session::QueryError;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::ipc::reader::StreamReader;
 use futures::TryStreamExt;
-use gust::invoker::{Invocation, Invoker};
+use gust_engine::invoker::{Invocation, Invoker};
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_at};
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{FragmentResponse, FragmentResult, InvokeRequest, Output, Usage};

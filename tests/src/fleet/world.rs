@@ -14,16 +14,16 @@ use datafusion::prelude::SessionConfig;
 use fragment_fn::metering::{Counters, CountingStore};
 use futures::TryStreamExt;
 use futures::future::join_all;
-use gust::cost::{Architecture, Budget, Money, PriceBook, Tariff};
-use gust::decide::TimeModel;
-use gust::event::{EventLog, Stamped};
-use gust::exec::{Exchange, QueryContext, StoreCredentials};
-use gust::invoker::Invoker;
-use gust::planner::pack::Packing;
-use gust::planner::plan_stages;
-use gust::planner::stage::Surroundings;
-use gust::scheduler::{Breaker, Clock, Scheduler, Settings};
-use gust::session::QueryError;
+use gust_engine::cost::{Architecture, Budget, Money, PriceBook, Tariff};
+use gust_engine::decide::TimeModel;
+use gust_engine::event::{EventLog, Stamped};
+use gust_engine::exec::{Exchange, QueryContext, StoreCredentials};
+use gust_engine::invoker::Invoker;
+use gust_engine::planner::pack::Packing;
+use gust_engine::planner::plan_stages;
+use gust_engine::planner::stage::Surroundings;
+use gust_engine::scheduler::{Breaker, Clock, Scheduler, Settings};
+use gust_engine::session::QueryError;
 use gust_protocol::{Limits, Requests, StoreAccess};
 use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
@@ -219,7 +219,7 @@ impl World {
     }
 }
 
-fn plan(query: &Query) -> EngineResult<gust::planner::Planned> {
+fn plan(query: &Query) -> EngineResult<gust_engine::planner::Planned> {
     let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
     let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
     let groups = vec![FileGroup::new(files), FileGroup::default()];

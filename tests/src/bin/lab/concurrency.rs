@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use futures::future::try_join_all;
-use gust::config::{Config, Target};
-use gust::session::Session;
+use gust_engine::config::{Config, Target};
+use gust_engine::session::Session;
 use gust_tests::cloud;
 use gust_tests::query::run_with_events;
 use gust_tests::s3::{S3Server, Shape, accounts};

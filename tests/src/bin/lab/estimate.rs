@@ -5,11 +5,12 @@ use std::path::Path;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
-use gust::calibrate::{calibrate, save};
-use gust::config::{Config, Target};
+use gust::calibrate::calibrate;
 use gust::demo::queries;
-use gust::report::Report;
-use gust::session::Session;
+use gust_engine::config::{Config, Target};
+use gust_engine::measured::save;
+use gust_engine::report::Report;
+use gust_engine::session::Session;
 use gust_tests::chaos::random_query;
 use gust_tests::query::run_with_events;
 use gust_tests::s3::{S3Server, Shape};

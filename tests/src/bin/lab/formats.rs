@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::formats::{Checked, check};
 use serde_json::json;
 

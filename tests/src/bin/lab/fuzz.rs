@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::fuzz::{Outcome, damaged, files, read};
 use gust_tests::query::session;
 

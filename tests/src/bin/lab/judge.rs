@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use gust::config::Target;
 use gust::demo::queries;
+use gust_engine::config::Target;
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::python::{self, Run};
 use gust_tests::query::{run, session};

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
-use gust::config::{Config, Target};
 use gust::demo::queries;
-use gust::session::Session;
+use gust_engine::config::{Config, Target};
+use gust_engine::session::Session;
 use gust_tests::query::run_with_events;
 use gust_tests::tpch;
 use serde_json::json;

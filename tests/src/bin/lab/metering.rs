@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fragment_fn::metering::{Counters, CountingStore};
-use gust::cost::Tariff;
 use gust::demo::queries;
-use gust::event::{AttemptCause, EventLog, QueryEvent};
-use gust::report::Report;
+use gust_engine::cost::Tariff;
+use gust_engine::event::{AttemptCause, EventLog, QueryEvent};
+use gust_engine::report::Report;
 use gust_protocol::FragmentId;
 use gust_tests::query::{assert_remote, run_with_events, session};
 use gust_tests::stats::median;
@@ -28,7 +28,8 @@ pub async fn measure(metering: &Metering, cache: &Path) -> anyhow::Result<Outcom
     let request_ns = request_ns(metering.repeats).await?;
     let tables = tpch::tables_at(cache, metering.scale, metering.files, metering.row_group_rows)?;
     let bootstrap = sibling("bootstrap_under_test")?;
-    let session = session(gust::config::Target::Processes, metering.functions, bootstrap.to_str().unwrap_or_default());
+    let session =
+        session(gust_engine::config::Target::Processes, metering.functions, bootstrap.to_str().unwrap_or_default());
     for statement in tables.create_statements() {
         run_with_events(&session, &statement).await?;
     }
@@ -114,7 +115,7 @@ async fn request_ns(repeats: usize) -> anyhow::Result<f64> {
 }
 
 /// Seconds to make a priced report of a query's events, median.
-fn fold_seconds(events: &[gust::event::Stamped], tariff: &Tariff, runs: usize) -> f64 {
+fn fold_seconds(events: &[gust_engine::event::Stamped], tariff: &Tariff, runs: usize) -> f64 {
     let seconds = (0..runs).map(|_| {
         let started = Instant::now();
         std::hint::black_box(Report::priced(std::hint::black_box(events), Ok(tariff)));

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust::decide::{Latency, Pipe, TimeModel};
-use gust::planner::pack::Packing;
-use gust::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
+use gust_engine::decide::{Latency, Pipe, TimeModel};
+use gust_engine::planner::pack::Packing;
+use gust_engine::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
 use gust_tests::stats::median;
 use serde_json::json;

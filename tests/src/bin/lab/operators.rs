@@ -1,6 +1,6 @@
 //! Every query of the suite of operators under memory limits, everywhere and with every number of partitions.
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::pressure::{Data, PARTS, Tally, Way, queries};
 use serde_json::json;
 

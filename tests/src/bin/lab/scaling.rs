@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use gust::config::{Config, Target};
-use gust::report::Report;
-use gust::session::Session;
+use gust_engine::config::{Config, Target};
+use gust_engine::report::Report;
+use gust_engine::session::Session;
 use gust_tests::cloud;
 use gust_tests::query::run_with_events;
 use gust_tests::s3::identity::{COORDINATOR, FUNCTION, access_key};

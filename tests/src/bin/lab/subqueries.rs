@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gust::config::Target;
+use gust_engine::config::Target;
 use gust_tests::query::session;
 use gust_tests::subqueries;
 use serde_json::json;

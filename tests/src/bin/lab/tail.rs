@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust::decide::TimeModel;
-use gust::planner::pack::Packing;
-use gust::scheduler::{Settings, SpeculationPolicy};
+use gust_engine::decide::TimeModel;
+use gust_engine::planner::pack::Packing;
+use gust_engine::scheduler::{Settings, SpeculationPolicy};
 use gust_tests::fleet::{Fault, FaultPlan, Platform, Query, World, run_virtually};
 use serde_json::json;
 

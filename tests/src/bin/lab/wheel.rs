@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use gust::config::{Config, Target};
 use gust::demo::queries;
-use gust::session::Session;
+use gust_engine::config::{Config, Target};
+use gust_engine::session::Session;
 use gust_tests::python::{self, Environment};
 use gust_tests::query::run;
 use gust_tests::stats::{geometric_mean, median};

@@ -386,3 +386,12 @@ fn the_file_is_found() {
     assert_eq!(ConfigFile::find(None, folder.path()).expect("readable"), Some(file.clone()));
     assert_eq!(ConfigFile::find(Some(&path), Path::new("elsewhere")).expect("readable"), Some(file));
 }
+
+#[test]
+fn flags_and_settings_use_the_same_names() {
+    fn check<T: serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: T, name: &str) {
+        assert_eq!(serde_json::from_value::<T>(name.into()).expect("a setting"), value);
+    }
+    Target::ALL.into_iter().for_each(|target| check(target, target.name()));
+    Prefer::ALL.into_iter().for_each(|prefer| check(prefer, prefer.name()));
+}

@@ -8,7 +8,7 @@ use gust_protocol::exchange::ExchangeError;
 
 use super::with_causes;
 use crate::cost::OverBudget;
-use crate::history::HistoryError;
+use crate::history::{Ended, HistoryError, Outcome};
 use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::tables::folder::FolderError;
@@ -105,6 +105,17 @@ impl QueryError {
     /// Whether the same statement could succeed without functions.
     pub fn may_succeed_locally(&self) -> bool {
         matches!(self, Self::Functions(_) | Self::Resources(_))
+    }
+}
+
+impl From<&QueryError> for Ended {
+    fn from(error: &QueryError) -> Self {
+        let outcome = match error {
+            QueryError::TimedOut(_) => Outcome::TimedOut,
+            QueryError::Interrupted => Outcome::Cancelled,
+            _ => Outcome::Failed,
+        };
+        Self { outcome, message: Some(error.to_string()) }
     }
 }
 

@@ -245,9 +245,9 @@ pub enum Reason {
     LocalFaster,
     #[error("functions are estimated to be faster")]
     FunctionsFaster,
-    #[error("{} by estimate", .0.name())]
+    #[error("{} by estimate", .0.superlative())]
     Preferred(Prefer),
-    #[error("{} of what keeps the deadline by estimate", .0.name())]
+    #[error("{} of what keeps the deadline by estimate", .0.superlative())]
     KeepsDeadline(Prefer),
     #[error("nothing is sure to keep the deadline; this is the fastest by estimate")]
     MissesDeadline,

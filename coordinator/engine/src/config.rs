@@ -116,7 +116,7 @@ impl Default for Config {
 }
 
 /// Where a statement runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// Functions where the numbers say that they pay, else locally
@@ -130,6 +130,21 @@ pub enum Target {
     Processes,
     /// Functions deployed on AWS Lambda
     Lambda,
+}
+
+impl Target {
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Local, Self::InProcess, Self::Processes, Self::Lambda];
+
+    /// The name that flags and settings take.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Local => "local",
+            Self::InProcess => "in-process",
+            Self::Processes => "processes",
+            Self::Lambda => "lambda",
+        }
+    }
 }
 
 /// Functions that `auto` may use.
@@ -218,7 +233,7 @@ pub struct LambdaConfig {
 pub struct CostConfig {
     /// Whose prices count. None is the functions' region, or that of the data.
     pub region: Option<String>,
-    /// A price book of one's own in place of the project's. The project's own are the pattern: `coordinator/src/cost/prices/`.
+    /// A price book of one's own in place of the project's. The project's own are the pattern: `coordinator/engine/src/cost/prices/`.
     #[serde(deserialize_with = "units::optional_path")]
     pub prices: Option<PathBuf>,
     /// Dollars that one statement may cost. None is no limit.

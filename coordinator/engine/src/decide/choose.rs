@@ -9,7 +9,7 @@ use super::Reason;
 use crate::cost::Estimate;
 
 /// What should be little.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prefer {
     /// Dollars
@@ -72,7 +72,19 @@ pub fn fan_outs(most: usize) -> Vec<usize> {
 }
 
 impl Prefer {
+    pub const ALL: [Self; 3] = [Self::Cost, Self::Latency, Self::Balanced];
+
+    /// The name that flags and settings take.
     pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cost => "cost",
+            Self::Latency => "latency",
+            Self::Balanced => "balanced",
+        }
+    }
+
+    /// What is picked, for people.
+    pub const fn superlative(self) -> &'static str {
         match self {
             Self::Cost => "cheapest",
             Self::Latency => "fastest",

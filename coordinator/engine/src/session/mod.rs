@@ -37,12 +37,12 @@ pub(crate) use plan::Ready;
 pub use run::Running;
 pub use statement::{Statement, text_of};
 
-use crate::calibrate::{self, Measured};
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
 use crate::dialect;
 use crate::exec::Exchange;
 use crate::history;
+use crate::measured::{self, Measured};
 use crate::memory::SharedPool;
 use crate::nearest::nearest;
 use crate::planner::filter_names;
@@ -107,7 +107,7 @@ impl Session {
         let folder = folder.map_err(|e| {
             QueryError::Setup(format!("temporary folder `{}`: {e}\nhint: set temp_folder", temp_folder.display()))
         })?;
-        let measured = config.time_model.as_deref().map(calibrate::load).transpose();
+        let measured = config.time_model.as_deref().map(measured::load).transpose();
         let measured = Arc::new(measured.map_err(|e| QueryError::Setup(e.to_string()))?.unwrap_or_default());
         let stores = Stores::new(config.s3.clone());
         let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
@@ -196,7 +196,7 @@ impl Session {
     }
 
     /// Which functions these are, as a calibration names them, and how many lanes one has.
-    pub(crate) async fn functions_like(&self) -> Result<(String, usize), QueryError> {
+    pub async fn functions_like(&self) -> Result<(String, usize), QueryError> {
         let capacity = self.functions.capacity().await?;
         Ok((self.functions.kind(&capacity), capacity.lanes))
     }
@@ -332,7 +332,7 @@ fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider
 }
 
 /// An error and everything that it came from, on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     for _ in 0..16 {

@@ -400,7 +400,7 @@ mod tests {
     /// `docs/dialect.md` tells the limits as they are.
     #[test]
     fn the_page_has_these_numbers() {
-        let page = include_str!("../../../docs/dialect.md");
+        let page = include_str!("../../../../docs/dialect.md");
         let page = &page[page.find("Limits of a statement").expect("their paragraph")..];
         let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
         let mebibytes = TEXT_BYTES_MAX >> 20;

@@ -1,0 +1,31 @@
+//! The engine: plans a query, decides where it runs, schedules its fragments, finishes it and reports.
+//!
+//! It never talks to a person: no flags, no output, no progress bar. Crate `gust` is the command line on top.
+//!
+//! ```text
+//!  face ─► session ─► planner ─► decide ─► exec::RemoteFragmentExec ─► scheduler ─► invoker ⇢ function
+//!                                               ▲                                                │
+//!                               final operators ┴──────────── exchange.read ◄───── result ◄──────┘
+//! ```
+
+#![warn(clippy::unwrap_used)]
+
+pub mod aws;
+pub mod config;
+pub mod cost;
+pub mod decide;
+mod dialect;
+pub mod event;
+pub mod exec;
+pub mod explain;
+pub mod history;
+pub mod invoker;
+pub mod measured;
+pub mod memory;
+pub mod nearest;
+pub mod planner;
+pub mod report;
+pub mod scheduler;
+pub mod session;
+mod sql;
+pub mod tables;
