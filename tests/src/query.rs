@@ -3,7 +3,7 @@
 use datafusion::arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
 use gust_engine::config::{Config, Target};
-use gust_engine::event::Stamped;
+use gust_engine::events::Stamped;
 use gust_engine::report::Report;
 use gust_engine::session::{QueryError, Session};
 

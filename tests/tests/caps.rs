@@ -1,7 +1,8 @@
 //! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
 
 use gust_engine::config::{Config, S3Config, Secret, Target};
-use gust_engine::cost::{Money, OverBudget};
+use gust_engine::cost::OverBudget;
+use gust_engine::money::Money;
 use gust_engine::session::{QueryError, Session};
 use gust_tests::query::{plain, run};
 use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use gust::demo::queries;
+use gust_engine::attempt::{Billing, InvokeErrorKind as Kind};
 use gust_engine::config::{Config, InvokerKind, Target};
 use gust_engine::decide::Prefer;
-use gust_engine::event::QueryEvent;
-use gust_engine::invoker::{Billing, InvokeErrorKind as Kind, Invoker, Lambda, PinnedFunction};
+use gust_engine::events::QueryEvent;
+use gust_engine::invoker::{Invoker, Lambda, PinnedFunction};
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::invokers::{Subject, echo_of, request, wait_for};

@@ -21,7 +21,7 @@ use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 
 use crate::config::S3Config;
-use crate::session::with_causes;
+use crate::error::with_causes;
 
 /// Credentials are fetched anew when they have less than this to live: longer than a request, shorter than SSO's minimum.
 const LIFE_MIN: Duration = Duration::from_secs(300);

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::cost::{Money, Price};
 use crate::decide::Prefer;
 use crate::history::{BadLabel, LABELS_MAX, Label};
 use crate::invoker::{CLONES_MAX, FunctionName};
 use crate::memory::machine;
+use crate::money::{Money, Price};
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};

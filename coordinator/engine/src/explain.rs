@@ -15,8 +15,9 @@ use gust_catalog::Pruning;
 use humansize::{BINARY, format_size};
 
 use crate::config::Config;
-use crate::cost::{Estimate, Money, Quote};
+use crate::cost::{Estimate, Quote};
 use crate::decide::Place;
+use crate::money::Money;
 use crate::planner::Stage;
 use crate::planner::memory::{Need, coordinator_need, fragment_need};
 use crate::session::Ready;
@@ -120,7 +121,7 @@ pub(crate) fn cost_schema() -> SchemaRef {
     ]))
 }
 
-/// Nano-dollars, as many as [`crate::cost::Money`] holds.
+/// Nano-dollars, as many as [`crate::money::Money`] holds.
 const DOLLAR_DIGITS: (u8, i8) = (20, 9);
 
 /// The rows of EXPLAIN COST.

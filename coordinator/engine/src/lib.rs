@@ -10,18 +10,21 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod attempt;
 pub mod aws;
 pub mod config;
 pub mod cost;
 pub mod decide;
 mod dialect;
-pub mod event;
+pub mod error;
+pub mod events;
 pub mod exec;
 pub mod explain;
 pub mod history;
 pub mod invoker;
 pub mod measured;
 pub mod memory;
+pub mod money;
 pub mod nearest;
 pub mod planner;
 pub mod report;

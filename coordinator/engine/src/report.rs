@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cost::{CostReport, PriceError, Quote, Tariff, price};
 use crate::decide::Decision;
-use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 
 /// The report on one statement. Times are in seconds, sizes in bytes.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use gust_engine::attempt::Billing;
 use gust_engine::config::{Config, Target};
-use gust_engine::cost::Money;
 use gust_engine::decide::Fleet;
-use gust_engine::event::{QueryEvent, Stamped};
-use gust_engine::invoker::Billing;
+use gust_engine::events::{QueryEvent, Stamped};
 use gust_engine::measured::{Measured, crossover};
+use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{QueryError, Session};
 use object_store::ObjectStoreExt;

@@ -81,7 +81,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     });
     let making = ensure_tables(&args.home, args.scale_factor, on_step);
     let tables = tokio::select! {
-        made = making => made.map_err(|error| failed(gust_engine::session::with_causes(&error)))?,
+        made = making => made.map_err(|error| failed(gust_engine::error::with_causes(&error)))?,
         _ = tokio::signal::ctrl_c() => return Err(QueryError::Interrupted.into()),
     };
     write_configuration(args, &tables).map_err(|error| failed(format!("{}: {error}", args.home.display())))?;

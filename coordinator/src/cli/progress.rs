@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gust_engine::event::{AttemptOutcome, EventLog, QueryEvent};
+use gust_engine::events::{AttemptOutcome, EventLog, QueryEvent};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -180,7 +180,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use gust_engine::invoker::{Billing, InvokeErrorKind};
+    use gust_engine::attempt::{Billing, InvokeErrorKind};
     use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use chrono::Utc;
-use gust_engine::event::{EventLog, QueryEvent};
+use gust_engine::events::{EventLog, QueryEvent};
 use gust_engine::history::{self, Asked, Ended, Label, Outcome, Story};
 use gust_engine::report::Report;
 use gust_engine::session::{QueryError, Running, Session, Statement, text_of};

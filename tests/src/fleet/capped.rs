@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust_engine::cost::Money;
+use gust_engine::money::Money;
 use gust_protocol::Requests;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use chrono::NaiveDate;
 use serde::Deserialize;
 
-use super::money::Price;
+use crate::money::Price;
 use crate::nearest::nearest;
 
 /// Region whose prices count where none is known: the largest, and mostly the cheapest.

@@ -26,9 +26,9 @@ use gust_protocol::FragmentResult;
 use tokio::sync::oneshot;
 
 use super::items::{Basis, Item, Quantities, Tariff};
-use super::money::Money;
 use super::price::add_usage;
-use crate::invoker::{GRACE, Invocation};
+use crate::attempt::{GRACE, Invocation};
+use crate::money::Money;
 
 /// An attempt has this long at least, and is paid for it: a new environment starts in a tenth of a second, in three at worst,
 /// and its start is billed also where the deadline came first.

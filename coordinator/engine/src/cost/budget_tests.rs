@@ -5,7 +5,7 @@ use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Part, Requests, Usage};
 
 use super::*;
-use crate::invoker::{Billing, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, InvokeError, InvokeErrorKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -17,9 +17,9 @@ use gust_protocol::{Requests, Usage};
 use serde::Serialize;
 
 use super::items::{Basis, Item, Quantities, Tariff, line_cost};
-use super::money::Money;
+use crate::attempt::Billing;
 use crate::decide::{Latency, Pipe, Place, TimeModel};
-use crate::invoker::Billing;
+use crate::money::Money;
 use crate::planner::reads::Reads;
 use crate::planner::results::Results;
 

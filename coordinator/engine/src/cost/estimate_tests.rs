@@ -1,6 +1,6 @@
 use super::*;
 use crate::cost::{Quote, price};
-use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use gust_protocol::FragmentId;
 
 // Published prices of us-east-1, in dollars.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::book::PriceBook;
-use super::money::{Money, Price};
-use crate::invoker::Billing;
+use crate::attempt::Billing;
+use crate::money::{Money, Price};
 
 /// How a quantity is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -7,9 +7,9 @@ use gust_protocol::{FragmentId, Requests, Usage};
 use serde::Serialize;
 
 use super::items::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
-use super::money::Money;
-use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
-use crate::invoker::Billing;
+use crate::attempt::Billing;
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::money::Money;
 
 /// Athena bills ten megabytes at least, by the megabyte (AWS, Athena pricing, November 2026).
 const ATHENA_BYTES_MIN: u64 = 10 << 20;

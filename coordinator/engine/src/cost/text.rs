@@ -5,8 +5,8 @@ use std::fmt::{Display, Formatter};
 use humansize::{BINARY, format_size};
 
 use super::items::{Basis, Item};
-use super::money::Money;
 use super::price::{CostReport, Waste};
+use crate::money::Money;
 
 /// Amounts below this are named together.
 const SHOWN_MIN: Money = Money::from_nano_dollars(1);

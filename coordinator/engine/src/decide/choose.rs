@@ -96,8 +96,9 @@ impl Prefer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::{Amounts, Money};
+    use crate::cost::Amounts;
     use crate::decide::Place;
+    use crate::money::Money;
 
     /// Functions, nano-dollars and seconds, and seconds at most.
     fn way((functions, nano_dollars, seconds, at_most): (usize, u64, f64, f64)) -> Estimate {

@@ -23,7 +23,7 @@ use super::held::{Held, Share};
 use super::query::QueryContext;
 use super::travel::TravellingPlan;
 use crate::cost::Work;
-use crate::event::QueryEvent;
+use crate::events::QueryEvent;
 use crate::planner::Stage;
 use crate::planner::stage::EXCHANGE;
 use crate::scheduler::{AttemptNumbers, FragmentAttempts, FragmentFailure, StageAttempts};

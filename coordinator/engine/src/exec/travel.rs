@@ -7,7 +7,7 @@ use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
 use super::query::{Exchange, QueryContext};
-use crate::event::QueryEvent;
+use crate::events::QueryEvent;
 use crate::planner::stage::EXCHANGE;
 use crate::scheduler::FragmentFailure;
 

@@ -18,9 +18,10 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::record::{AttemptEnd, AttemptRecord, LineRecord, QueryRecord};
-use crate::cost::{Basis, CostReport, Item, Money};
-use crate::event::AttemptCause;
-use crate::invoker::Billing;
+use crate::attempt::Billing;
+use crate::cost::{Basis, CostReport, Item};
+use crate::events::AttemptCause;
+use crate::money::Money;
 use crate::report::Side;
 
 /// What a column holds.

@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 use gust_protocol::{FragmentId, Usage};
 use sha2::{Digest, Sha256};
 
+use crate::attempt::Billing;
 use crate::config::StatementKept;
-use crate::cost::{Line, Money, Tariff, attempt_spent};
-use crate::event::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
-use crate::invoker::Billing;
+use crate::cost::{Line, Tariff, attempt_spent};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::money::Money;
 use crate::report::Report;
 
 /// A longer statement is cut; its hash is that of all of it.

@@ -1,9 +1,9 @@
 use gust_protocol::Requests;
 
 use super::*;
+use crate::attempt::InvokeErrorKind;
 use crate::decide::{Decision, Place, Reason, Workload};
 use crate::history::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES};
-use crate::invoker::InvokeErrorKind;
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -7,13 +7,10 @@ use gust_protocol::wire::{self, PAYLOAD_BYTES_MAX};
 use gust_protocol::{FragmentId, FragmentResponse, InvokeRequest};
 use tokio::time::Instant;
 
-use super::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind};
 
 /// Longest invocation on AWS Lambda; a later deadline counts as this one.
 const INVOCATION_MAX: Duration = Duration::from_secs(900);
-
-/// A function gives up by itself at its deadline; the platform stops it this much later.
-pub const GRACE: Duration = Duration::from_secs(1);
 
 /// One attempt's request as bytes, and its moments.
 #[derive(Debug)]

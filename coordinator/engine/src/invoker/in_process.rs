@@ -16,8 +16,9 @@ use gust_protocol::InvokeRequest;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use super::Invoker;
 use super::framing::{self, Framed};
-use super::{Billing, Invocation, Invoker};
+use crate::attempt::{Billing, Invocation};
 
 /// A function: request bytes and the platform's deadline in, response bytes out.
 pub type Handler = Arc<dyn Fn(Bytes, SystemTime) -> BoxFuture<'static, Bytes> + Send + Sync>;
@@ -83,7 +84,9 @@ impl Invoker for InProcess {
         };
         let duration = started.elapsed();
         let billing = match &outcome {
-            Err(error) if error.kind == super::InvokeErrorKind::TimedOut => Billing::Bounded { at_most: duration },
+            Err(error) if error.kind == crate::attempt::InvokeErrorKind::TimedOut => {
+                Billing::Bounded { at_most: duration }
+            }
             _ => Billing::Metered { duration, init: Duration::ZERO },
         };
         Invocation { outcome, billing, cold: Some(false), log_tail: String::new() }

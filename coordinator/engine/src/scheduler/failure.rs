@@ -4,8 +4,8 @@ use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
 
 use object_store::path::Path;
 
+use crate::attempt::InvokeError;
 use crate::cost::OverBudget;
-use crate::invoker::InvokeError;
 
 /// A fragment that no attempt could bring home.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use gust_protocol::{FragmentErrorKind, FragmentResponse};
 use tokio::time::Instant;
 
-use crate::invoker::{Invocation, InvokeErrorKind};
+use crate::attempt::{Invocation, InvokeErrorKind};
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use gust_protocol::{FragmentId, FragmentResponse};
 use tokio::time::Instant;
 
-use crate::event::{AttemptCause, AttemptOutcome, EventLog, QueryEvent};
-use crate::invoker::{Billing, Invocation};
+use crate::attempt::{Billing, Invocation};
+use crate::events::{AttemptCause, AttemptOutcome, EventLog, QueryEvent};
 
 #[derive(Debug)]
 pub(super) struct Ledger {

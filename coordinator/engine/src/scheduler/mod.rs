@@ -45,7 +45,7 @@ pub use retry::RetryPolicy;
 pub use speculate::SpeculationPolicy;
 
 use crate::cost::{Budget, OverBudget, Work};
-use crate::event::EventLog;
+use crate::events::EventLog;
 use crate::invoker::Invoker;
 use ledger::Ledger;
 use limiter::Limiter;

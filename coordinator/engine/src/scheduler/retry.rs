@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use gust_protocol::FragmentErrorKind;
 
 use super::failure::FailureCause;
-use crate::invoker::InvokeErrorKind;
+use crate::attempt::InvokeErrorKind;
 
 /// Bounds on trying again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,7 +126,7 @@ mod tests {
     use gust_protocol::FragmentError;
 
     use super::*;
-    use crate::invoker::InvokeError;
+    use crate::attempt::InvokeError;
 
     #[test]
     fn the_first_retry_comes_within_a_tenth_of_a_second_and_no_two_seeds_agree() {

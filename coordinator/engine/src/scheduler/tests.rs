@@ -11,9 +11,10 @@ use gust_protocol::{
 };
 
 use super::*;
-use crate::cost::{Architecture, Money, PriceBook, Tariff};
-use crate::event::{AttemptCause, AttemptOutcome, QueryEvent};
-use crate::invoker::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use crate::cost::{Architecture, PriceBook, Tariff};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent};
+use crate::money::Money;
 
 const SECOND: Duration = Duration::from_secs(1);
 

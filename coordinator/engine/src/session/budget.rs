@@ -10,8 +10,9 @@ use gust_protocol::plan::scans;
 use super::error::QueryError;
 use super::plan::Ready;
 use super::{Session, difference};
-use crate::cost::{Budget, Money, Tariff, lower_bound, own_cost};
-use crate::event::EventLog;
+use crate::cost::{Budget, Tariff, lower_bound, own_cost};
+use crate::events::EventLog;
+use crate::money::Money;
 use crate::planner::Stage;
 
 impl Session {

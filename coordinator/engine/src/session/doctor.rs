@@ -21,10 +21,12 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::{Session, with_causes};
+use super::Session;
+use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config, InvokerKind, Target};
+use crate::error::with_causes;
 use crate::exec::Exchange;
-use crate::invoker::{Invocation, Invoker, Lambda, PinnedFunction};
+use crate::invoker::{Invoker, Lambda, PinnedFunction};
 use crate::memory::machine;
 use crate::planner::stage::EXCHANGE;
 use crate::scheduler::Health;

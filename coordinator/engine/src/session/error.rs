@@ -6,10 +6,10 @@ use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
-use super::with_causes;
+use crate::attempt::InvokeErrorKind;
 use crate::cost::OverBudget;
+use crate::error::with_causes;
 use crate::history::{Ended, HistoryError, Outcome};
-use crate::invoker::InvokeErrorKind;
 use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::tables::folder::FolderError;
 

@@ -40,6 +40,7 @@ pub use statement::{Statement, text_of};
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
 use crate::dialect;
+use crate::error::with_causes;
 use crate::exec::Exchange;
 use crate::history;
 use crate::measured::{self, Measured};
@@ -329,19 +330,4 @@ fn with_paths(context: SessionContext) -> SessionContext {
 /// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.
 fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
     history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
-}
-
-/// An error and everything that it came from, on one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    for _ in 0..16 {
-        let Some(current) = cause else { break };
-        let next = current.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = current.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::Session;
 use super::error::QueryError;
-use crate::cost::Money;
+use crate::money::Money;
 use crate::nearest::nearest;
 
 /// What a statement may cost.

@@ -28,7 +28,7 @@ use super::{CLEANING_MAX, Session};
 use crate::config::Target;
 use crate::cost::Budget;
 use crate::decide::{Decision, Reason, Workload};
-use crate::event::{AttemptOutcome, EventLog, QueryEvent};
+use crate::events::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::{QueryContext, StoreCredentials};
 use crate::explain;
 use crate::scheduler::{Clock, QueryAttempts};

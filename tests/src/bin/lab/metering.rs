@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fragment_fn::metering::{Counters, CountingStore};
 use gust::demo::queries;
 use gust_engine::cost::Tariff;
-use gust_engine::event::{AttemptCause, EventLog, QueryEvent};
+use gust_engine::events::{AttemptCause, EventLog, QueryEvent};
 use gust_engine::report::Report;
 use gust_protocol::FragmentId;
 use gust_tests::query::{assert_remote, run_with_events, session};
@@ -115,7 +115,7 @@ async fn request_ns(repeats: usize) -> anyhow::Result<f64> {
 }
 
 /// Seconds to make a priced report of a query's events, median.
-fn fold_seconds(events: &[gust_engine::event::Stamped], tariff: &Tariff, runs: usize) -> f64 {
+fn fold_seconds(events: &[gust_engine::events::Stamped], tariff: &Tariff, runs: usize) -> f64 {
     let seconds = (0..runs).map(|_| {
         let started = Instant::now();
         std::hint::black_box(Report::priced(std::hint::black_box(events), Ok(tariff)));

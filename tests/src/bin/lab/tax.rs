@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gust_engine::config::{Config, Target};
-use gust_engine::event::{AttemptOutcome, QueryEvent, Stamped};
+use gust_engine::events::{AttemptOutcome, QueryEvent, Stamped};
 use gust_engine::session::Session;
 use gust_tests::query::run_with_events;
 use serde_json::json;

@@ -15,7 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
 use super::outcome::no_credentials;
 use crate::aws::NoCredentials;
-use crate::session::with_causes;
+use crate::error::with_causes;
 
 /// Most functions that a configuration can name.
 pub const CLONES_MAX: usize = 1_000;

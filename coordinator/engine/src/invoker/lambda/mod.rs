@@ -29,8 +29,9 @@ mod report_line;
 
 pub use deployment::{CLONES_MAX, Deployment, DescribeError, FunctionName, PinnedFunction, describe};
 
+use super::Invoker;
 use super::framing::{self, Framed};
-use super::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
 /// An answer may come this much later than the function's own end: the network's share.
 const ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);

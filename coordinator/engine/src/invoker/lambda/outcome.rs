@@ -12,10 +12,10 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Deserialize;
 
 use super::report_line::{ReportLine, init_failed};
+use crate::attempt::{Billing, InvokeError, InvokeErrorKind as Kind};
 use crate::aws::NoCredentials;
+use crate::error::with_causes;
 use crate::invoker::framing::Framed;
-use crate::invoker::{Billing, InvokeError, InvokeErrorKind as Kind};
-use crate::session::with_causes;
 
 /// What a function error's payload says.
 #[derive(Debug, Default, Deserialize)]

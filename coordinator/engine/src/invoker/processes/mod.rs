@@ -25,8 +25,9 @@ use tokio_util::task::TaskTracker;
 
 use self::environment::{Condition, Environment};
 use self::runtime_api::RuntimeApi;
+use super::Invoker;
 use super::framing::{self, Framed};
-use super::{Billing, Invocation, InvokeError, InvokeErrorKind, Invoker};
+use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
 mod environment;
 mod log_tail;

@@ -22,7 +22,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 
 use super::Running;
 use crate::decide::Decision;
-use crate::event::QueryEvent;
+use crate::events::QueryEvent;
 use crate::planner::Planned;
 use crate::planner::pack::Packing;
 use crate::session::error::QueryError;

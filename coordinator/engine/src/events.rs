@@ -6,9 +6,9 @@ use std::time::Duration;
 use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 use tokio::time::Instant;
 
+use crate::attempt::{Billing, InvokeErrorKind};
 use crate::cost::Quote;
 use crate::decide::Decision;
-use crate::invoker::{Billing, InvokeErrorKind};
 
 /// Something that happened, in the order in which it did.
 #[derive(Debug, Clone)]
