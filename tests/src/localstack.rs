@@ -17,7 +17,7 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{Environment, EphemeralStorage, FunctionCode, LastUpdateStatus, Runtime, State};
 use gust_engine::config::{LambdaConfig, S3Config, Secret};
-use gust_engine::tables::stores::Stores;
+use gust_engine::storage::Stores;
 use object_store::ObjectStore;
 
 /// Any region does.
@@ -127,7 +127,7 @@ impl LocalStack {
     }
 
     pub async fn sdk(&self) -> SdkConfig {
-        gust_engine::aws::sdk_config(&self.s3(), Some(REGION), Some(&self.endpoint)).await
+        gust_engine::storage::aws::sdk_config(&self.s3(), Some(REGION), Some(&self.endpoint)).await
     }
 
     /// A bucket as a store.

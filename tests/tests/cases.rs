@@ -183,7 +183,7 @@ async fn prepare(case: &Case, place: &Path, server: &S3Server) {
     );
     std::fs::write(place.join("gust.toml"), settings).expect("written");
     let config = cloud::config(server, Config::default(), Path::new(""));
-    let config = gust_engine::aws::sdk_config(&config.s3, Some(REGION), Some(server.endpoint())).await;
+    let config = gust_engine::storage::aws::sdk_config(&config.s3, Some(REGION), Some(server.endpoint())).await;
     let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
     let client = aws_sdk_s3::Client::from_conf(config);
     let mut folders = vec![place.join("s3")];

@@ -46,8 +46,8 @@ const COORDINATOR: [(&str, &str, &str); 9] = [
     ),
     ("lambda:GetAccountSettings", "coordinator/engine/src/invoker/lambda/deployment.rs", ".get_account_settings()"),
     ("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
-    ("s3:ListBucket", "coordinator/engine/src/exec/query.rs", "store.list("),
-    ("s3:DeleteObject", "coordinator/engine/src/exec/query.rs", "store.delete("),
+    ("s3:ListBucket", "coordinator/engine/src/exchange/mod.rs", "store.list("),
+    ("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
     ("s3:PutObject", "coordinator/engine/src/exec/travel.rs", "store.put("),
     ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
 ];

@@ -75,7 +75,7 @@ async fn invoke(endpoint: &str, request: gust_protocol::InvokeRequest) -> Invoca
         secret_access_key: Some(Secret::new("secret")),
         ..S3Config::default()
     };
-    let sdk = gust_engine::aws::sdk_config(&keys, Some("eu-central-1"), Some(endpoint)).await;
+    let sdk = gust_engine::storage::aws::sdk_config(&keys, Some("eu-central-1"), Some(endpoint)).await;
     let clones = vec![PinnedFunction { name: "gust".to_owned(), version: "7".to_owned() }];
     Lambda::new(&sdk, clones, 4).invoke(request).await
 }

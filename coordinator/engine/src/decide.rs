@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config::Target;
+use crate::config::{Prefer, Target};
 
 mod choose;
 
-pub use choose::{Choice, Prefer, choose, compare, fan_outs};
+pub use choose::{Choice, choose, compare, fan_outs};
 
 /// What a query is about to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -11,13 +11,13 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod attempt;
-pub mod aws;
 pub mod config;
 pub mod cost;
 pub mod decide;
 mod dialect;
 pub mod error;
 pub mod events;
+pub mod exchange;
 pub mod exec;
 pub mod explain;
 pub mod history;
@@ -31,4 +31,5 @@ pub mod report;
 pub mod scheduler;
 pub mod session;
 mod sql;
+pub mod storage;
 pub mod tables;

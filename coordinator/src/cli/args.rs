@@ -11,9 +11,9 @@ use chrono::NaiveDate;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
-use gust_engine::config::{FUNCTIONS_MAX, Overrides, TIMEOUT_MAX, Target, is_timeout};
-use gust_engine::decide::Prefer;
-use gust_engine::history::{BadLabel, Label, is_label_key};
+use gust_engine::config::{
+    BadLabel, FUNCTIONS_MAX, Label, Overrides, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout,
+};
 use gust_engine::money::Money;
 
 use super::exit::Exit;

@@ -3,10 +3,10 @@
 use std::io::{Write, stdout};
 
 use fragment_fn::stack;
-use gust_engine::aws;
 use gust_engine::config::Overrides;
 use gust_engine::measured::{Measured, load, save};
 use gust_engine::session::QueryError;
+use gust_engine::storage::aws;
 use humansize::{BINARY, format_size};
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
-use gust_engine::aws;
 use gust_engine::config::{Config, ConfigFile, Overrides};
 use gust_engine::report::Report;
 use gust_engine::session::{Check, QueryError, Running, Session};
+use gust_engine::storage::aws;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;

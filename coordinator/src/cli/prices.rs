@@ -4,9 +4,9 @@ use std::io::stdout;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
-use gust_engine::aws;
 use gust_engine::config::Overrides;
 use gust_engine::cost::PriceBook;
+use gust_engine::storage::aws;
 
 use super::args::PricesArgs;
 use super::output::{OutputError, RowWriter};

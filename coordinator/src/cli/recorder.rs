@@ -3,8 +3,9 @@
 use std::sync::{Mutex, MutexGuard};
 
 use chrono::Utc;
+use gust_engine::config::{self, Label};
 use gust_engine::events::{EventLog, QueryEvent};
-use gust_engine::history::{self, Asked, Ended, Label, Outcome, Story};
+use gust_engine::history::{self, Asked, Ended, Outcome, Story};
 use gust_engine::report::Report;
 use gust_engine::session::{QueryError, Running, Session, Statement, text_of};
 use uuid::Uuid;
@@ -28,7 +29,7 @@ impl<'a> Recorder<'a> {
     /// `labels` stand above those of the settings.
     pub(crate) fn new(session: &'a Session, labels: &[Label]) -> Result<Self, Stop> {
         let settings = &session.config().history;
-        let labels = history::labels(settings, labels);
+        let labels = config::labels(settings, labels);
         let labels = labels.map_err(|bad| Stop::usage(format!("--label: expected {bad}")))?;
         let asked = Asked { user: settings.user.clone(), labels, ..Asked::default() };
         Ok(Self { session, asked, under_way: Mutex::default() })

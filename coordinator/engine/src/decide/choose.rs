@@ -3,22 +3,11 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Reason;
+use crate::config::Prefer;
 use crate::cost::Estimate;
-
-/// What should be little.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Prefer {
-    /// Dollars
-    Cost,
-    /// Seconds
-    Latency,
-    /// Dollars times seconds
-    Balanced,
-}
 
 /// The way that is taken, and the one that would be if it were not there.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -69,28 +58,6 @@ pub fn compare(a: &Estimate, b: &Estimate, prefer: Prefer) -> Ordering {
 pub fn fan_outs(most: usize) -> Vec<usize> {
     let powers = std::iter::successors(Some(1_usize), |fan_out| fan_out.checked_mul(2));
     powers.take_while(|fan_out| *fan_out < most).chain([most.max(1)]).collect()
-}
-
-impl Prefer {
-    pub const ALL: [Self; 3] = [Self::Cost, Self::Latency, Self::Balanced];
-
-    /// The name that flags and settings take.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cost => "cost",
-            Self::Latency => "latency",
-            Self::Balanced => "balanced",
-        }
-    }
-
-    /// What is picked, for people.
-    pub const fn superlative(self) -> &'static str {
-        match self {
-            Self::Cost => "cheapest",
-            Self::Latency => "fastest",
-            Self::Balanced => "least dollars times seconds",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,13 +14,11 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Phy
 use futures::{StreamExt, TryStreamExt};
 
 mod held;
-mod leftovers;
 mod query;
 mod run;
 mod travel;
 
-pub use leftovers::Leftovers;
-pub use query::{Exchange, QueryContext, StoreCredentials};
+pub use query::QueryContext;
 pub use travel::PLAN_INLINE_BYTES_MAX;
 
 use crate::planner::Stage;

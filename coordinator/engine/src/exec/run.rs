@@ -24,8 +24,8 @@ use super::query::QueryContext;
 use super::travel::TravellingPlan;
 use crate::cost::Work;
 use crate::events::QueryEvent;
+use crate::exchange::EXCHANGE;
 use crate::planner::Stage;
-use crate::planner::stage::EXCHANGE;
 use crate::scheduler::{AttemptNumbers, FragmentAttempts, FragmentFailure, StageAttempts};
 
 /// The tasks of a stage; they are aborted when the last partition's answers are dropped.

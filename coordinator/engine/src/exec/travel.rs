@@ -6,9 +6,9 @@ use gust_protocol::{FragmentId, ObjectRef, PlanRef, StagePlan, exchange};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
-use super::query::{Exchange, QueryContext};
+use super::query::QueryContext;
 use crate::events::QueryEvent;
-use crate::planner::stage::EXCHANGE;
+use crate::exchange::{EXCHANGE, Exchange};
 use crate::scheduler::FragmentFailure;
 
 /// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.

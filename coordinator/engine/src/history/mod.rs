@@ -11,16 +11,13 @@
 
 mod columns;
 mod error;
-mod label;
 mod record;
 mod store;
 mod tables;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use error::{Fault, HistoryError};
-pub use label::{BadLabel, LABELS_MAX, Label, is_label_key};
 pub use record::{Asked, Ended, Outcome, Record, Story, record};
 pub use store::Store;
 pub use tables::{SCHEMA, schema, table_names};
@@ -47,14 +44,4 @@ pub async fn write(story: &Story<'_>, settings: &HistoryConfig) -> Result<(), St
     let oldest = story.asked.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
     let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
     written.unwrap_or_else(|_| Err(store.error(Fault::Slow))).map_err(|error| error.to_string())
-}
-
-/// The settings' labels, and a statement's own above them.
-///
-/// # Errors
-/// Where there are more than [`LABELS_MAX`].
-pub fn labels(settings: &HistoryConfig, own: &[Label]) -> Result<BTreeMap<String, String>, BadLabel> {
-    let mut labels = settings.labels.clone();
-    labels.extend(own.iter().map(|label| (label.key.clone(), label.value.clone())));
-    if labels.len() > LABELS_MAX { Err(BadLabel::TooMany(labels.len())) } else { Ok(labels) }
 }

@@ -15,7 +15,7 @@ mod lambda;
 mod processes;
 
 pub use in_process::{Handler, InProcess};
-pub use lambda::{CLONES_MAX, Deployment, DescribeError, FunctionName, Lambda, PinnedFunction, describe};
+pub use lambda::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;

@@ -21,6 +21,7 @@ use super::cut::{cut, is_sorted};
 use super::pack::{Packing, pack};
 use super::spread::keeps_groups;
 use super::units::{Unit, units};
+use crate::exchange::DATA;
 use crate::exec::RemoteFragmentExec;
 
 /// Everything that the passes look things up in.
@@ -211,10 +212,6 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
     })
 }
-
-/// Where a request's access table holds the store of the data, and where the exchange's.
-pub const DATA: u16 = 0;
-pub const EXCHANGE: u16 = 1;
 
 /// Values of the scalar subqueries of the fragment's scope, if its expressions refer to one.
 ///

@@ -25,10 +25,9 @@ use super::Session;
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config, InvokerKind, Target};
 use crate::error::with_causes;
-use crate::exec::Exchange;
+use crate::exchange::{EXCHANGE, Exchange};
 use crate::invoker::{Invoker, Lambda, PinnedFunction};
 use crate::memory::machine;
-use crate::planner::stage::EXCHANGE;
 use crate::scheduler::Health;
 use crate::tables::catalog::IcebergCatalog;
 
@@ -94,7 +93,7 @@ impl Session {
         let url = exchange.access.url.trim_end_matches('/');
         let bucket = url.split_once("://").map_or(url, |(_, bucket)| bucket);
         let s3 = &self.config.s3;
-        let config = crate::aws::sdk_config(s3, s3.region.as_deref(), s3.endpoint.as_deref()).await;
+        let config = crate::storage::aws::sdk_config(s3, s3.region.as_deref(), s3.endpoint.as_deref()).await;
         if config.region().is_none() {
             return Err("no AWS region is set for S3\nhint: set s3.region in gust.toml, or AWS_REGION".to_owned());
         }

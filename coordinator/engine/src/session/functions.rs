@@ -17,15 +17,14 @@ use uuid::Uuid;
 
 use super::error::QueryError;
 use super::warmth::Warmth;
-use crate::aws;
 use crate::config::{Config, Target};
 use crate::cost::Architecture;
 use crate::decide::Fleet;
-use crate::exec::Exchange;
+use crate::exchange::Exchange;
 use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use crate::planner::Planned;
 use crate::scheduler::{Breaker, EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
-use crate::tables::stores::Stores;
+use crate::storage::{Stores, aws};
 
 /// A deployment is looked at again by the first query after this long, so that an upgrade is seen.
 const DESCRIBED_FOR: Duration = Duration::from_secs(60);

@@ -29,10 +29,11 @@ use crate::config::Target;
 use crate::cost::Budget;
 use crate::decide::{Decision, Reason, Workload};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent};
-use crate::exec::{QueryContext, StoreCredentials};
+use crate::exec::QueryContext;
 use crate::explain;
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
+use crate::storage::StoreCredentials;
 use crate::tables::folder::tables_only;
 use again::Again;
 

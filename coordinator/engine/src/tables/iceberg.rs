@@ -177,7 +177,7 @@ impl TableProvider for IcebergTable {
 /// `CREATE EXTERNAL TABLE … STORED AS ICEBERG LOCATION …`: a metadata file or a table folder.
 #[derive(Debug)]
 pub struct IcebergFactory {
-    pub stores: super::stores::Stores,
+    pub stores: crate::storage::Stores,
 }
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Where tables come from: stores by URL, files that nobody keeps a list of (`folder`), Iceberg through `gust-catalog`.
+//! Where tables come from: files that nobody keeps a list of (`folder`), Iceberg through `gust-catalog`.
 
 pub mod broken;
 pub mod catalog;
@@ -9,4 +9,3 @@ mod planned;
 mod predicate;
 pub mod pruning;
 mod schema;
-pub mod stores;

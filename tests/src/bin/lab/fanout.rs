@@ -19,12 +19,14 @@ use fragment_fn::{Environment, Settings, handler};
 use gust_engine::attempt::{Billing, Invocation};
 use gust_engine::decide::TimeModel;
 use gust_engine::events::EventLog;
-use gust_engine::exec::{Exchange, QueryContext, StoreCredentials};
+use gust_engine::exchange::Exchange;
+use gust_engine::exec::QueryContext;
 use gust_engine::invoker::Invoker;
 use gust_engine::planner::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
 use gust_engine::scheduler::{Clock, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
+use gust_engine::storage::StoreCredentials;
 use gust_protocol::exchange::ResultWriter;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{

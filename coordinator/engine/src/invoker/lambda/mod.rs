@@ -27,7 +27,7 @@ mod deployment;
 mod outcome;
 mod report_line;
 
-pub use deployment::{CLONES_MAX, Deployment, DescribeError, FunctionName, PinnedFunction, describe};
+pub use deployment::{Deployment, DescribeError, PinnedFunction, describe};
 
 use super::Invoker;
 use super::framing::{self, Framed};

@@ -1,6 +1,9 @@
 //! What a query is for, as whoever asks it says: `team=ads`.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
+
+use super::HistoryConfig;
 
 /// Most labels of a query.
 pub const LABELS_MAX: usize = 16;
@@ -54,6 +57,16 @@ impl FromStr for Label {
     }
 }
 
+/// The settings' labels, and a statement's own above them.
+///
+/// # Errors
+/// Where there are more than [`LABELS_MAX`].
+pub fn labels(settings: &HistoryConfig, own: &[Label]) -> Result<BTreeMap<String, String>, BadLabel> {
+    let mut labels = settings.labels.clone();
+    labels.extend(own.iter().map(|label| (label.key.clone(), label.value.clone())));
+    if labels.len() > LABELS_MAX { Err(BadLabel::TooMany(labels.len())) } else { Ok(labels) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,12 +97,11 @@ mod tests {
     #[test]
     fn a_statements_own_labels_stand_above_the_settings() {
         let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let settings =
-            crate::config::HistoryConfig { labels: of(&[("team", "ads"), ("env", "prod")]), ..Default::default() };
+        let settings = HistoryConfig { labels: of(&[("team", "ads"), ("env", "prod")]), ..Default::default() };
         let own = [Label::new("team", "search").expect("a label")];
-        assert_eq!(super::super::labels(&settings, &own), Ok(of(&[("team", "search"), ("env", "prod")])));
+        assert_eq!(labels(&settings, &own), Ok(of(&[("team", "search"), ("env", "prod")])));
         let many: Vec<Label> = (0..15).map(|n| Label::new(&format!("k{n}"), "v").expect("a label")).collect();
-        assert_eq!(super::super::labels(&settings, &many), Err(BadLabel::TooMany(17)));
-        assert!(super::super::labels(&settings, &many[1..]).is_ok());
+        assert_eq!(labels(&settings, &many), Err(BadLabel::TooMany(17)));
+        assert!(labels(&settings, &many[1..]).is_ok());
     }
 }

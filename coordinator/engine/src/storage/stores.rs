@@ -13,9 +13,9 @@ use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use url::{Position, Url};
 
-use crate::aws::ChainCredentials;
 use crate::config::S3Config;
-use crate::exec::StoreCredentials;
+use crate::storage::StoreCredentials;
+use crate::storage::aws::ChainCredentials;
 
 /// The coordinator's stores. Cloning shares them.
 #[derive(Debug, Clone)]

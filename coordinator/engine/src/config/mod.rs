@@ -8,7 +8,10 @@
 //! Non-goals: whether a file, folder or store that is named here exists is for its first user to find out.
 
 mod error;
+mod function_name;
+mod label;
 mod node;
+mod prefer;
 mod units;
 
 use std::collections::BTreeMap;
@@ -17,14 +20,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::decide::Prefer;
-use crate::history::{BadLabel, LABELS_MAX, Label};
-use crate::invoker::{CLONES_MAX, FunctionName};
 use crate::memory::machine;
 use crate::money::{Money, Price};
 use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
+pub use function_name::{CLONES_MAX, FunctionName};
+pub use label::{BadLabel, LABELS_MAX, Label, is_label_key, labels};
+pub use prefer::Prefer;
 pub use units::{CORES_MAX, FUNCTIONS_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.

@@ -1,0 +1,64 @@
+//! The exchange: where functions leave results that are too large for their response, and the coordinator plans that are too long
+//! for a request.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use gust_protocol::StoreAccess;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+mod leftovers;
+
+pub use leftovers::Leftovers;
+
+/// Where a request's access table holds the store of the data, and where the exchange's.
+pub const DATA: u16 = 0;
+pub const EXCHANGE: u16 = 1;
+
+/// Where results go that do not fit a response.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    pub access: StoreAccess,
+    /// Key prefix inside the store, without slashes at its ends.
+    pub prefix: String,
+    pub store: Arc<dyn ObjectStore>,
+}
+
+impl Exchange {
+    /// Deletes everything that a query's attempts wrote, adopted or not. Returns how many objects there were.
+    pub async fn clean(&self, query: &str) -> object_store::Result<usize> {
+        let prefix = Path::parse(&self.prefix).unwrap_or_default();
+        let folder: Path = prefix.parts().chain(Path::from(query).parts()).collect();
+        let found: Vec<Path> = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await?;
+        for path in &found {
+            match self.store.delete(path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn a_query_is_cleaned_and_no_other() {
+        let store = Arc::new(InMemory::new());
+        for key in ["x/q1/0/00000-0.arrows", "x/q1/1/00003-1.arrows", "x/q10/0/00000-0.arrows", "q1/a"] {
+            store.put(&Path::from(key), "rows".into()).await.expect("in memory");
+        }
+        let access = StoreAccess { url: "memory:///".into(), options: BTreeMap::new() };
+        let exchange = Exchange { access, prefix: "x".into(), store: store.clone() };
+        assert_eq!(exchange.clean("q1").await.expect("in memory"), 2);
+        let left: Vec<String> =
+            store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("in memory");
+        assert_eq!(left, ["q1/a", "x/q10/0/00000-0.arrows"]);
+    }
+}
