@@ -3,7 +3,7 @@
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use gust_engine::config::Target;
-use gust_engine::decide::Reason;
+use gust_engine::model::Reason;
 use gust_engine::session::{QueryError, Session};
 
 use crate::query::{assert_partly_remote, assert_remote, run};

@@ -67,5 +67,5 @@ pub fn assert_partly_remote(report: &Report, what: &str) {
     assert!(report.attempts_failed.keys().all(|kind| kind == "Cancelled"), "{what}: attempts failed: {report:?}");
     assert_eq!(report.fell_back, None, "{what}: fell back");
     let decision = report.decision.as_ref().expect("a decision");
-    assert_eq!(decision.place, gust_engine::decide::Place::Functions, "{what}: {decision}");
+    assert_eq!(decision.place, gust_engine::model::Place::Functions, "{what}: {decision}");
 }

@@ -2,7 +2,7 @@
 
 use gust::calibrate::calibrate;
 use gust_engine::config::{Config, InvokerKind, Target};
-use gust_engine::measured::{Measured, load};
+use gust_engine::model::measured::{Measured, load};
 use gust_tests::localstack::{self, Setup};
 
 use crate::bad_input::{Place, check, fails};
@@ -49,7 +49,7 @@ async fn figures_are_told_kept_and_reckoned_with() {
     assert_eq!(files_in(&place.path("exchange")), 0, "its tables are removed");
 
     let slow = Measured { stage_seconds: 4321.0, ..kept[0].clone() };
-    gust_engine::measured::save(&model, slow).expect("written");
+    gust_engine::model::measured::save(&model, slow).expect("written");
     let explain = ["explain", "--on", "processes", "SELECT sum(k) FROM 'data/a.parquet'"];
     let output = place.gust(&explain).output().expect("it starts");
     check(&output, 0, &[]);

@@ -1,7 +1,7 @@
 //! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
 
+use gust_engine::budget::OverBudget;
 use gust_engine::config::{Config, S3Config, Secret, Target};
-use gust_engine::cost::OverBudget;
 use gust_engine::money::Money;
 use gust_engine::session::{QueryError, Session};
 use gust_tests::query::{plain, run};

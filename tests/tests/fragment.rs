@@ -57,7 +57,7 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
     let context = SessionContext::new();
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
     let packing = Packing {
-        model: gust_engine::decide::TimeModel::laptop(1),
+        model: gust_engine::model::TimeModel::laptop(1),
         fragment_bytes_target: 1 << 30,
         functions_max: 1,
         functions: Some(1),

@@ -11,7 +11,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::json::WriterBuilder;
 use datafusion::arrow::json::writer::LineDelimited;
 use gust_engine::config::{Config, S3Config, Secret, Target};
-use gust_engine::decide::Place;
+use gust_engine::model::Place;
 use gust_engine::session::{QueryError, Session};
 use gust_tests::asks::{Read, ask, lines};
 use gust_tests::lake::Lake;

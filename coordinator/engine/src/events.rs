@@ -7,8 +7,7 @@ use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 use tokio::time::Instant;
 
 use crate::attempt::{Billing, InvokeErrorKind};
-use crate::cost::Quote;
-use crate::decide::Decision;
+use crate::model::{Decision, Quote};
 
 /// Something that happened, in the order in which it did.
 #[derive(Debug, Clone)]

@@ -15,8 +15,7 @@ use gust_catalog::Pruning;
 use humansize::{BINARY, format_size};
 
 use crate::config::Config;
-use crate::cost::{Estimate, Quote};
-use crate::decide::Place;
+use crate::model::{Estimate, Place, Quote};
 use crate::money::Money;
 use crate::planner::Stage;
 use crate::planner::memory::{Need, coordinator_need, fragment_need};

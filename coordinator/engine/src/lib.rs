@@ -11,9 +11,9 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod attempt;
+pub mod budget;
 pub mod config;
 pub mod cost;
-pub mod decide;
 mod dialect;
 pub mod error;
 pub mod events;
@@ -22,8 +22,8 @@ pub mod exec;
 pub mod explain;
 pub mod history;
 pub mod invoker;
-pub mod measured;
 pub mod memory;
+pub mod model;
 pub mod money;
 pub mod nearest;
 pub mod planner;

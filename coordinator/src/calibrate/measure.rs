@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use gust_engine::attempt::Billing;
 use gust_engine::config::{Config, Target};
-use gust_engine::decide::Fleet;
 use gust_engine::events::{QueryEvent, Stamped};
-use gust_engine::measured::{Measured, crossover};
+use gust_engine::model::Fleet;
+use gust_engine::model::measured::{Measured, crossover};
 use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{QueryError, Session};

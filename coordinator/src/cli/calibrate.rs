@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use fragment_fn::stack;
 use gust_engine::config::Overrides;
-use gust_engine::measured::{Measured, load, save};
+use gust_engine::model::measured::{Measured, load, save};
 use gust_engine::session::QueryError;
 use gust_engine::storage::aws;
 use humansize::{BINARY, format_size};

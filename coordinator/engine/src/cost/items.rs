@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gust_protocol::{Requests, Usage};
 use serde::Serialize;
 
 use super::book::PriceBook;
@@ -215,6 +216,28 @@ impl Quantities {
         self.iter().filter_map(|(item, basis, quantity)| line_cost(item, basis, quantity, tariff)).sum()
     }
 
+    /// What the coordinator does by itself: its requests, what comes to it, and its time.
+    pub(crate) fn add_own(&mut self, requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) {
+        let Requests { get, head, list, put, .. } = *requests;
+        self.add(Item::CoordinatorReads, Basis::Metered, get + head);
+        self.add(Item::CoordinatorWrites, Basis::Metered, list + put);
+        let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
+        let outside = tariff.coordinator_outside;
+        if outside != Some(false) {
+            self.add(Item::DataTransfer, known(outside.is_some()), bytes);
+        }
+        self.add(Item::Coordinator, known(tariff.coordinator_hour.is_some()), time.as_micros());
+    }
+
+    /// An attempt's requests, and its result in the exchange until the query's end.
+    pub(crate) fn add_usage(&mut self, usage: &Usage, stored: Duration) {
+        let Requests { get, head, list, put, .. } = usage.requests;
+        self.add(Item::TableReads, Basis::Metered, get + head);
+        self.add(Item::TableLists, Basis::Metered, list);
+        self.add(Item::ExchangeWrites, Basis::Metered, put);
+        self.add(Item::ExchangeStorage, Basis::Metered, u128::from(usage.bytes_written) * stored.as_micros());
+    }
+
     /// One attempt's functions: nothing where none was started.
     pub fn add_billing(&mut self, billing: Billing, tariff: &Tariff) {
         let (basis, total, init, memory_mb) = match billing {
@@ -235,7 +258,14 @@ impl Quantities {
     }
 }
 
+/// What the coordinator does by itself in money, as far as it has a price.
+pub(crate) fn own_cost(requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) -> Money {
+    let mut spent = Quantities::default();
+    spent.add_own(requests, bytes, time, tariff);
+    spent.cost(tariff)
+}
+
 /// Unknown is never an amount.
-pub(super) fn line_cost(item: Item, basis: Basis, quantity: u128, tariff: &Tariff) -> Option<Money> {
+pub(crate) fn line_cost(item: Item, basis: Basis, quantity: u128, tariff: &Tariff) -> Option<Money> {
     if basis == Basis::Unknown { None } else { item.cost(quantity, tariff) }
 }

@@ -3,7 +3,7 @@
 use chrono::NaiveDate;
 
 use super::book::{DEFAULT_REGION, PriceBook, PriceError};
-use super::items::{Architecture, Tariff};
+use super::{Architecture, Tariff};
 use crate::config::{Config, Target};
 
 impl PriceBook {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use gust_protocol::Limits;
 
-use crate::decide::TimeModel;
 use crate::exchange::Exchange;
+use crate::model::TimeModel;
 use crate::scheduler::QueryAttempts;
 use crate::storage::StoreCredentials;
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::held::{Held, Share};
 use super::query::QueryContext;
 use super::travel::TravellingPlan;
-use crate::cost::Work;
+use crate::budget::Work;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE;
 use crate::planner::Stage;

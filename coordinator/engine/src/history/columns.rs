@@ -19,10 +19,10 @@ use sqlx::sqlite::SqliteRow;
 
 use super::record::{AttemptEnd, AttemptRecord, LineRecord, QueryRecord};
 use crate::attempt::Billing;
-use crate::cost::{Basis, CostReport, Item};
+use crate::cost::{Basis, Item};
 use crate::events::AttemptCause;
 use crate::money::Money;
-use crate::report::Side;
+use crate::report::{CostReport, Side};
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

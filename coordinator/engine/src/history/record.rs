@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 
 use crate::attempt::Billing;
 use crate::config::StatementKept;
-use crate::cost::{Line, Tariff, attempt_spent};
+use crate::cost::Tariff;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::money::Money;
-use crate::report::Report;
+use crate::report::{Line, Report, attempt_spent};
 
 /// A longer statement is cut; its hash is that of all of it.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;

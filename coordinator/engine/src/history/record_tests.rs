@@ -2,8 +2,8 @@ use gust_protocol::Requests;
 
 use super::*;
 use crate::attempt::InvokeErrorKind;
-use crate::decide::{Decision, Place, Reason, Workload};
 use crate::history::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES};
+use crate::model::{Decision, Place, Reason, Workload};
 
 const MS: Duration = Duration::from_millis(1);
 

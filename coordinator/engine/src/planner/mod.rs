@@ -12,6 +12,7 @@
 //! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
 //! no I/O; footers that were read anyway are looked up in a cache.
 
+pub mod choose;
 pub mod cut;
 pub mod filter_names;
 pub mod memory;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::decide::TimeModel;
+use crate::model::TimeModel;
 
 /// How many fragments a stage may have and how large they should be.
 #[derive(Debug, Clone, Copy, PartialEq)]

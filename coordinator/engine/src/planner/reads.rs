@@ -6,8 +6,7 @@
 //! read: only the reader sees these statistics.
 
 use std::collections::BTreeMap;
-use std::iter::Sum;
-use std::ops::{Add, Range};
+use std::ops::Range;
 
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
@@ -17,6 +16,7 @@ use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
 use object_store::ObjectMeta;
 
 use super::units::{Columns, FileFacts, Unit, footer, start_of};
+use crate::model::load::Reads;
 
 /// What DataFusion's own reader takes of a file's end in one go (`datafusion.execution.parquet.metadata_size_hint`).
 const LOCAL_FOOTER_BYTES: u64 = 512 << 10;
@@ -28,59 +28,6 @@ pub enum Reader<'a> {
     Function(&'a dyn Fn(&ObjectMeta) -> bool),
     /// The coordinator by itself: it keeps footers of bare Parquet, and reads Iceberg's files as functions do.
     Coordinator,
-}
-
-/// Requests and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reads {
-    /// Files whose end is read.
-    pub footers: u64,
-    /// Requests for them if every footer of unknown length is longer than what is read at first.
-    pub footers_max: u64,
-    /// Row groups with something to read.
-    pub row_groups: u64,
-    /// Requests for the columns of all row groups, neighbours together.
-    pub runs: u64,
-    /// The same if each column is asked for alone where nobody knows how they lie.
-    pub runs_max: u64,
-    /// Bytes of footers and of runs: what lies between neighbouring columns is read with them.
-    pub bytes: u64,
-    /// Files whose columns' sizes nobody knows: they are taken to be equally large.
-    pub guessed_files: u64,
-}
-
-impl Reads {
-    /// GETs where neighbours come together.
-    pub fn requests(&self) -> u64 {
-        self.footers + self.runs
-    }
-
-    /// GETs where what is not known is at its worst.
-    pub fn requests_max(&self) -> u64 {
-        self.footers_max + self.runs_max
-    }
-}
-
-impl Add for Reads {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            footers: self.footers + other.footers,
-            footers_max: self.footers_max + other.footers_max,
-            row_groups: self.row_groups + other.row_groups,
-            runs: self.runs + other.runs,
-            runs_max: self.runs_max + other.runs_max,
-            bytes: self.bytes + other.bytes,
-            guessed_files: self.guessed_files + other.guessed_files,
-        }
-    }
-}
-
-impl Sum for Reads {
-    fn sum<I: Iterator<Item = Self>>(reads: I) -> Self {
-        reads.fold(Self::default(), Add::add)
-    }
 }
 
 /// What one attempt, or the coordinator, asks for to read these units of a scan.

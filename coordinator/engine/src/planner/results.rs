@@ -8,17 +8,10 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
 use super::stage::Stage;
+use crate::model::load::Results;
 
 /// Of Arrow bytes, what LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;
-
-/// Bytes of all results of a stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Results {
-    /// None where nobody can say: how many groups an aggregate finds, or how many rows there are.
-    pub expected: Option<u64>,
-    pub at_most: u64,
-}
 
 /// What the fragments of a stage will send in all.
 pub fn results(stage: &Stage) -> Results {

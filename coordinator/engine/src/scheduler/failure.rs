@@ -5,7 +5,7 @@ use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
 use object_store::path::Path;
 
 use crate::attempt::InvokeError;
-use crate::cost::OverBudget;
+use crate::budget::OverBudget;
 
 /// A fragment that no attempt could bring home.
 #[derive(Debug, Clone, thiserror::Error)]

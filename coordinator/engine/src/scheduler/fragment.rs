@@ -17,7 +17,7 @@ use super::limiter::Slot;
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{AttemptNumbers, Query, StageAttempts};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
-use crate::cost::{Ask, OverBudget, Reservation, Work};
+use crate::budget::{Ask, OverBudget, Reservation, Work};
 use crate::events::AttemptCause;
 
 /// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.

@@ -44,7 +44,7 @@ pub use ramp::EnvironmentRamp;
 pub use retry::RetryPolicy;
 pub use speculate::SpeculationPolicy;
 
-use crate::cost::{Budget, OverBudget, Work};
+use crate::budget::{Budget, OverBudget, Work};
 use crate::events::EventLog;
 use crate::invoker::Invoker;
 use ledger::Ledger;

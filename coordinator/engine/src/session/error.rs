@@ -7,7 +7,7 @@ use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
 use crate::attempt::InvokeErrorKind;
-use crate::cost::OverBudget;
+use crate::budget::OverBudget;
 use crate::error::with_causes;
 use crate::history::{Ended, HistoryError, Outcome};
 use crate::scheduler::{FailureCause, FragmentFailure};

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
 use gust::calibrate::calibrate;
 use gust::demo::queries;
 use gust_engine::config::{Config, Target};
-use gust_engine::measured::save;
+use gust_engine::model::measured::save;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::chaos::random_query;

@@ -21,8 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
 
 use super::Running;
-use crate::decide::Decision;
 use crate::events::QueryEvent;
+use crate::model::Decision;
 use crate::planner::Planned;
 use crate::planner::pack::Packing;
 use crate::session::error::QueryError;

@@ -8,9 +8,14 @@ use gust_protocol::{FragmentId, Requests, Usage};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
-use crate::cost::{CostReport, PriceError, Quote, Tariff, price};
-use crate::decide::Decision;
+mod bill;
+mod text;
+
+pub use bill::{Athena, CostReport, Line, Waste, attempt_spent, price};
+
+use crate::cost::{PriceError, Tariff};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::model::{Decision, Quote};
 
 /// The report on one statement. Times are in seconds, sizes in bytes.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -3,20 +3,8 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::Reason;
 use crate::config::Prefer;
-use crate::cost::Estimate;
-
-/// The way that is taken, and the one that would be if it were not there.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
-    pub picked: Estimate,
-    pub runner_up: Option<Estimate>,
-    #[serde(skip)]
-    pub reason: Reason,
-}
+use crate::model::{Choice, Estimate, Reason};
 
 /// Picks by what is expected. With a deadline, among the ways that keep it even at most; where none does, the fastest.
 ///
@@ -63,8 +51,7 @@ pub fn fan_outs(most: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::Amounts;
-    use crate::decide::Place;
+    use crate::model::{Amounts, Place};
     use crate::money::Money;
 
     /// Functions, nano-dollars and seconds, and seconds at most.

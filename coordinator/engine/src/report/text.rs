@@ -4,8 +4,8 @@ use std::fmt::{Display, Formatter};
 
 use humansize::{BINARY, format_size};
 
-use super::items::{Basis, Item};
-use super::price::{CostReport, Waste};
+use super::bill::{CostReport, Waste};
+use crate::cost::{Basis, Item};
 use crate::money::Money;
 
 /// Amounts below this are named together.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::{Fleet, Latency, Pipe, TimeModel, Workload, estimate};
+use crate::model::decision::estimate;
+use crate::model::{Fleet, Latency, Pipe, TimeModel, Workload};
 
 /// Of the file; raised where a figure changes its meaning.
 const VERSION: u32 = 2;

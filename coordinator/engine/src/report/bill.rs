@@ -6,8 +6,8 @@ use std::time::Duration;
 use gust_protocol::{FragmentId, Requests, Usage};
 use serde::Serialize;
 
-use super::items::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::attempt::Billing;
+use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::money::Money;
 
@@ -258,7 +258,7 @@ impl<'a> Fold<'a> {
         total.add(Item::ExchangeReads, Basis::Metered, self.exchange_reads);
         total.add(Item::Logs, Basis::Unknown, self.invoked);
         let requests = Requests { get: get - self.exchange_reads, head, list, put, ..Requests::default() };
-        add_own(total, &requests, self.coordinator.bytes_read + self.inline_bytes, self.end, self.tariff);
+        total.add_own(&requests, self.coordinator.bytes_read + self.inline_bytes, self.end, self.tariff);
     }
 }
 
@@ -269,7 +269,7 @@ pub fn attempt_spent(outcome: &AttemptOutcome, billing: Billing, stored: Duratio
     let was_started = spent != Quantities::default();
     match outcome {
         AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } => {
-            add_usage(&mut spent, usage, stored);
+            spent.add_usage(usage, stored);
         }
         AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled if was_started => {
             spent.add(Item::LostRequests, Basis::Unknown, 1_u128);
@@ -277,35 +277,6 @@ pub fn attempt_spent(outcome: &AttemptOutcome, billing: Billing, stored: Duratio
         AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled => {}
     }
     spent
-}
-
-/// What the coordinator does by itself: its requests, what comes to it, and its time.
-fn add_own(spent: &mut Quantities, requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) {
-    let Requests { get, head, list, put, .. } = *requests;
-    spent.add(Item::CoordinatorReads, Basis::Metered, get + head);
-    spent.add(Item::CoordinatorWrites, Basis::Metered, list + put);
-    let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
-    let outside = tariff.coordinator_outside;
-    if outside != Some(false) {
-        spent.add(Item::DataTransfer, known(outside.is_some()), bytes);
-    }
-    spent.add(Item::Coordinator, known(tariff.coordinator_hour.is_some()), time.as_micros());
-}
-
-/// What that costs, as far as it has a price.
-pub(crate) fn own_cost(requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) -> Money {
-    let mut spent = Quantities::default();
-    add_own(&mut spent, requests, bytes, time, tariff);
-    spent.cost(tariff)
-}
-
-/// An attempt's requests, and its result in the exchange until the query's end.
-pub(super) fn add_usage(spent: &mut Quantities, usage: &Usage, stored: Duration) {
-    let Requests { get, head, list, put, .. } = usage.requests;
-    spent.add(Item::TableReads, Basis::Metered, get + head);
-    spent.add(Item::TableLists, Basis::Metered, list);
-    spent.add(Item::ExchangeWrites, Basis::Metered, put);
-    spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(usage.bytes_written) * stored.as_micros());
 }
 
 fn athena(bytes: u64, tariff: &Tariff) -> Athena {
@@ -317,5 +288,5 @@ fn athena(bytes: u64, tariff: &Tariff) -> Athena {
 }
 
 #[cfg(test)]
-#[path = "price_tests.rs"]
+#[path = "bill_tests.rs"]
 mod tests;

@@ -12,47 +12,15 @@
 
 use std::time::Duration;
 
+use gust_protocol::Usage;
 use gust_protocol::exchange::PART_BYTES;
-use gust_protocol::{Requests, Usage};
 use serde::Serialize;
 
-use super::items::{Basis, Item, Quantities, Tariff, line_cost};
 use crate::attempt::Billing;
-use crate::decide::{Latency, Pipe, Place, TimeModel};
+use crate::cost::{Basis, Item, Quantities, Tariff, line_cost};
+use crate::model::load::{FragmentLoad, LocalLoad, Reads, Results, StageLoad};
+use crate::model::{Latency, Pipe, Place, TimeModel};
 use crate::money::Money;
-use crate::planner::reads::Reads;
-use crate::planner::results::Results;
-
-/// One fragment's work.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FragmentLoad {
-    /// Compressed bytes of the projected columns.
-    pub weight_bytes: u64,
-    /// Partitions that run at once; at least one.
-    pub lanes: usize,
-    /// As far as environments are likely to have kept footers.
-    pub reads: Reads,
-    /// As far as it can be counted upon.
-    pub reads_at_most: Reads,
-}
-
-/// One stage's work.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StageLoad {
-    pub fragments: Vec<FragmentLoad>,
-    pub results: Results,
-    /// A result up to this size rides in its response.
-    pub inline_bytes_max: u64,
-    /// Whether the plan is so long that it goes through the exchange.
-    pub publishes_plan: bool,
-}
-
-/// What a query reads where it runs without functions.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LocalLoad {
-    pub weight_bytes: u64,
-    pub reads: Reads,
-}
 
 /// Where, with what, and at which prices.
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +240,7 @@ fn functions_amounts(stages: &[StageLoad], on: &Circumstances<'_>, view: &View) 
     spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.object_bytes) * micros(seconds));
     let read_bytes: u64 = all().map(|attempt| attempt.bytes).sum();
     spent.add(Item::Logs, Basis::Unknown, (count + repeated) as u64);
-    coordinator(&mut spent, on, seconds, results.bytes);
+    add_own(&mut spent, on, seconds, results.bytes);
     let bytes = read_bytes + results.object_bytes + on.planning.bytes_read;
     amounts(&spent, on.tariff, seconds, bytes)
 }
@@ -288,21 +256,14 @@ fn local_amounts(load: &LocalLoad, on: &Circumstances<'_>, view: &View) -> (Amou
     let again = (view.again * requests as f64).ceil() as u64 + view.again_each * u64::from(requests > 0);
     let mut spent = Quantities::default();
     spent.add(Item::CoordinatorReads, Basis::Metered, requests + again);
-    coordinator(&mut spent, on, seconds, reads.bytes);
+    add_own(&mut spent, on, seconds, reads.bytes);
     amounts(&spent, on.tariff, seconds, reads.bytes + on.planning.bytes_read)
 }
 
 /// What the coordinator has whatever it runs: the requests of its planning, its machine, and bytes that come to it.
-fn coordinator(spent: &mut Quantities, on: &Circumstances<'_>, seconds: f64, arriving_bytes: u64) {
-    let Requests { get, head, list, put, .. } = on.planning.requests;
-    spent.add(Item::CoordinatorReads, Basis::Metered, get + head);
-    spent.add(Item::CoordinatorWrites, Basis::Metered, list + put);
-    let known = |is_known: bool| if is_known { Basis::Metered } else { Basis::Unknown };
-    let outside = on.tariff.coordinator_outside;
-    if outside != Some(false) {
-        spent.add(Item::DataTransfer, known(outside.is_some()), arriving_bytes + on.planning.bytes_read);
-    }
-    spent.add(Item::Coordinator, known(on.tariff.coordinator_hour.is_some()), micros(seconds));
+fn add_own(spent: &mut Quantities, on: &Circumstances<'_>, seconds: f64, arriving_bytes: u64) {
+    let bytes = arriving_bytes + on.planning.bytes_read;
+    spent.add_own(&on.planning.requests, bytes, duration(seconds), on.tariff);
 }
 
 /// One fragment from its invocation to its answer, as the first on its function or after others.
@@ -478,5 +439,5 @@ impl std::fmt::Display for Estimate {
 }
 
 #[cfg(test)]
-#[path = "estimate_tests.rs"]
+#[path = "forecast_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::attempt::InvokeErrorKind;
-use crate::cost::items::Architecture;
+use crate::cost::Architecture;
 
 fn tariff() -> Tariff {
     Tariff::of_tests()

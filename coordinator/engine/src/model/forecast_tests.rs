@@ -1,6 +1,9 @@
+use gust_protocol::Requests;
+
 use super::*;
-use crate::cost::{Quote, price};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::model::Quote;
+use crate::report::price;
 use gust_protocol::FragmentId;
 
 // Published prices of us-east-1, in dollars.

@@ -25,9 +25,8 @@ use std::time::Duration;
 use gust_protocol::FragmentResult;
 use tokio::sync::oneshot;
 
-use super::items::{Basis, Item, Quantities, Tariff};
-use super::price::add_usage;
 use crate::attempt::{GRACE, Invocation};
+use crate::cost::{Basis, Item, Quantities, Tariff};
 use crate::money::Money;
 
 /// An attempt has this long at least, and is paid for it: a new environment starts in a tenth of a second, in three at worst,
@@ -467,7 +466,7 @@ impl Reservation {
         let was_started = spent != Quantities::default();
         match &invocation.outcome {
             Ok(response) => {
-                add_usage(&mut spent, &response.usage, Duration::ZERO);
+                spent.add_usage(&response.usage, Duration::ZERO);
                 if let Ok(FragmentResult::Inline { part, .. }) = &response.outcome {
                     self.budget.add_transfer(&mut spent, part.bytes);
                 }
@@ -492,5 +491,4 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-#[path = "budget_tests.rs"]
 mod tests;

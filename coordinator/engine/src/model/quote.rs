@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::estimate::Estimate;
-use super::items::Tariff;
+use crate::cost::Tariff;
+use crate::model::Estimate;
 
 /// Ways to run one query, and which of them it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]

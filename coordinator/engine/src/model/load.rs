@@ -1,0 +1,96 @@
+//! What a query's fragments, and the coordinator, have to read and to send: data, made by the planner.
+
+use std::iter::Sum;
+use std::ops::Add;
+
+/// One fragment's work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FragmentLoad {
+    /// Compressed bytes of the projected columns.
+    pub weight_bytes: u64,
+    /// Partitions that run at once; at least one.
+    pub lanes: usize,
+    /// As far as environments are likely to have kept footers.
+    pub reads: Reads,
+    /// As far as it can be counted upon.
+    pub reads_at_most: Reads,
+}
+
+/// One stage's work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageLoad {
+    pub fragments: Vec<FragmentLoad>,
+    pub results: Results,
+    /// A result up to this size rides in its response.
+    pub inline_bytes_max: u64,
+    /// Whether the plan is so long that it goes through the exchange.
+    pub publishes_plan: bool,
+}
+
+/// What a query reads where it runs without functions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LocalLoad {
+    pub weight_bytes: u64,
+    pub reads: Reads,
+}
+
+/// Requests and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Files whose end is read.
+    pub footers: u64,
+    /// Requests for them if every footer of unknown length is longer than what is read at first.
+    pub footers_max: u64,
+    /// Row groups with something to read.
+    pub row_groups: u64,
+    /// Requests for the columns of all row groups, neighbours together.
+    pub runs: u64,
+    /// The same if each column is asked for alone where nobody knows how they lie.
+    pub runs_max: u64,
+    /// Bytes of footers and of runs: what lies between neighbouring columns is read with them.
+    pub bytes: u64,
+    /// Files whose columns' sizes nobody knows: they are taken to be equally large.
+    pub guessed_files: u64,
+}
+
+impl Reads {
+    /// GETs where neighbours come together.
+    pub fn requests(&self) -> u64 {
+        self.footers + self.runs
+    }
+
+    /// GETs where what is not known is at its worst.
+    pub fn requests_max(&self) -> u64 {
+        self.footers_max + self.runs_max
+    }
+}
+
+impl Add for Reads {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            footers: self.footers + other.footers,
+            footers_max: self.footers_max + other.footers_max,
+            row_groups: self.row_groups + other.row_groups,
+            runs: self.runs + other.runs,
+            runs_max: self.runs_max + other.runs_max,
+            bytes: self.bytes + other.bytes,
+            guessed_files: self.guessed_files + other.guessed_files,
+        }
+    }
+}
+
+impl Sum for Reads {
+    fn sum<I: Iterator<Item = Self>>(reads: I) -> Self {
+        reads.fold(Self::default(), Add::add)
+    }
+}
+
+/// Bytes of all results of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Results {
+    /// None where nobody can say: how many groups an aggregate finds, or how many rows there are.
+    pub expected: Option<u64>,
+    pub at_most: u64,
+}

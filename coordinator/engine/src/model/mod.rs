@@ -1,0 +1,19 @@
+//! What a query will take: time, money, requests and bytes, here and on functions; and what is decided by that. Data and pure functions.
+//!
+//! ```text
+//!  loads (the planner's) ─┐
+//!  time model, fleet ─────┼─► forecast ─► quote, decision
+//!  tariff ────────────────┘
+//! ```
+
+pub mod decision;
+pub mod forecast;
+pub mod load;
+pub mod measured;
+mod quote;
+mod time;
+
+pub use decision::{Choice, Decision, Place, Reason, decide};
+pub use forecast::{Amounts, Estimate};
+pub use quote::Quote;
+pub use time::{Fleet, Latency, Pipe, TimeModel, Workload};
