@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::FutureExt;
 use gust_engine::attempt::Invocation;
-use gust_engine::invoker::{InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
+use gust_engine::fleet::{InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult,

@@ -37,14 +37,14 @@ fn localstack_runs_any_function_as_lambda_does() {
 
 /// Rights of the coordinator and of a function: action, source file that needs it, and the call in it.
 const COORDINATOR: [(&str, &str, &str); 9] = [
-    ("lambda:GetAlias", "coordinator/engine/src/invoker/lambda/deployment.rs", ".get_alias()"),
-    ("lambda:InvokeFunction", "coordinator/engine/src/invoker/lambda/mod.rs", ".invoke()"),
+    ("lambda:GetAlias", "coordinator/engine/src/fleet/lambda/deployment.rs", ".get_alias()"),
+    ("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
     (
         "lambda:GetFunctionConfiguration",
-        "coordinator/engine/src/invoker/lambda/deployment.rs",
+        "coordinator/engine/src/fleet/lambda/deployment.rs",
         ".get_function_configuration()",
     ),
-    ("lambda:GetAccountSettings", "coordinator/engine/src/invoker/lambda/deployment.rs", ".get_account_settings()"),
+    ("lambda:GetAccountSettings", "coordinator/engine/src/fleet/lambda/deployment.rs", ".get_account_settings()"),
     ("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
     ("s3:ListBucket", "coordinator/engine/src/exchange/mod.rs", "store.list("),
     ("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),

@@ -12,6 +12,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
+use gust_engine::exec::RemoteFragmentExec;
 use gust_engine::planner::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
@@ -64,7 +65,10 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
         lanes_max: 2,
     };
     let reach = |_: &str| Ok(access.clone());
-    let planned = plan_stages(&plan, &Surroundings { packing, footers: footers.as_ref(), access: &reach });
+    let planned = plan_stages(
+        &plan,
+        &Surroundings { packing, footers: footers.as_ref(), access: &reach, leaf: &RemoteFragmentExec::leaf },
+    );
     let stage = Arc::clone(&planned.expect("a plan").stages[0]);
     let local = StoreAccess { url: "file:///".to_owned(), options: Default::default() };
     InvokeRequest {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use gust_engine::attempt::{Billing, Invocation, InvokeErrorKind};
-use gust_engine::invoker::{Invoker, Processes};
+use gust_engine::fleet::{Invoker, Processes};
 use gust_protocol::wire::PAYLOAD_BYTES_MAX;
 use gust_protocol::{FragmentErrorKind, FragmentResult};
 use gust_tests::invokers::{Echo, Subject, due_in, echo_of, padded, processes_marked, request, wait_for};

@@ -7,7 +7,7 @@ use gust::demo::queries;
 use gust_engine::attempt::{Billing, InvokeErrorKind as Kind};
 use gust_engine::config::{Config, InvokerKind, Prefer, Target};
 use gust_engine::events::QueryEvent;
-use gust_engine::invoker::{Invoker, Lambda, PinnedFunction};
+use gust_engine::fleet::{Invoker, Lambda, PinnedFunction};
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::invokers::{Subject, echo_of, request, wait_for};

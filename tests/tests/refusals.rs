@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use gust_engine::attempt::{Billing, Invocation, InvokeErrorKind as Kind};
 use gust_engine::config::{S3Config, Secret};
-use gust_engine::invoker::{Invoker, Lambda, PinnedFunction};
+use gust_engine::fleet::{Invoker, Lambda, PinnedFunction};
 use gust_tests::invokers::{due_in, request};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 //! It never talks to a person: no flags, no output, no progress bar. Crate `gust` is the command line on top.
 //!
 //! ```text
-//!  face ─► session ─► planner ─► decide ─► exec::RemoteFragmentExec ─► scheduler ─► invoker ⇢ function
+//!  face ─► session ─► planner ─► decide ─► exec::RemoteFragmentExec ─► scheduler ─► fleet ⇢ function
 //!                                               ▲                                                │
 //!                               final operators ┴──────────── exchange.read ◄───── result ◄──────┘
 //! ```
@@ -20,8 +20,8 @@ pub mod events;
 pub mod exchange;
 pub mod exec;
 pub mod explain;
+pub mod fleet;
 pub mod history;
-pub mod invoker;
 pub mod memory;
 pub mod model;
 pub mod money;

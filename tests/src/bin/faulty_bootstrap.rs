@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fragment_fn::{Environment, Settings, handler};
-use gust_engine::invoker::{Invoker, Processes};
+use gust_engine::fleet::{Invoker, Processes};
 use gust_protocol::{FragmentError, FragmentErrorKind, wire};
 use gust_tests::chaos;
 use gust_tests::invokers::{answer, echo_of, processes_config, request, wait_for};

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
-use gust_engine::invoker::Invoker;
+use gust_engine::fleet::Invoker;
 use gust_engine::scheduler::Clock;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
 use gust_protocol::version::PROTOCOL_VERSION;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use datafusion::arrow::ipc::reader::StreamReader;
 use futures::TryStreamExt;
 use gust_engine::attempt::Invocation;
-use gust_engine::invoker::Invoker;
+use gust_engine::fleet::Invoker;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_at};
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{FragmentResponse, FragmentResult, InvokeRequest, Output, Usage};

@@ -18,14 +18,14 @@ use gust_engine::budget::Budget;
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
 use gust_engine::events::{EventLog, Stamped};
 use gust_engine::exchange::Exchange;
-use gust_engine::exec::QueryContext;
-use gust_engine::invoker::Invoker;
+use gust_engine::exec::{QueryContext, RemoteFragmentExec};
+use gust_engine::fleet::{Breaker, Invoker};
 use gust_engine::model::TimeModel;
 use gust_engine::money::Money;
 use gust_engine::planner::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
-use gust_engine::scheduler::{Breaker, Clock, Scheduler, Settings};
+use gust_engine::scheduler::{Clock, Scheduler, Settings};
 use gust_engine::session::QueryError;
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::{Limits, Requests, StoreAccess};
@@ -234,5 +234,13 @@ fn plan(query: &Query) -> EngineResult<gust_engine::planner::Planned> {
     let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
-    plan_stages(&scan, &Surroundings { packing: query.packing, footers: footers.as_ref(), access: &access })
+    plan_stages(
+        &scan,
+        &Surroundings {
+            packing: query.packing,
+            footers: footers.as_ref(),
+            access: &access,
+            leaf: &RemoteFragmentExec::leaf,
+        },
+    )
 }

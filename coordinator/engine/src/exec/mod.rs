@@ -61,6 +61,11 @@ impl RemoteFragmentExec {
         }
     }
 
+    /// The same as a plan's leaf, which is what the planner asks for.
+    pub fn leaf(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self::new(stage, subtree))
+    }
+
     pub fn stage(&self) -> &Arc<Stage> {
         &self.stage
     }

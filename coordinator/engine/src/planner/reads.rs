@@ -15,8 +15,9 @@ use datafusion::parquet::file::metadata::ParquetMetaData;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
 use object_store::ObjectMeta;
 
-use super::units::{Columns, FileFacts, Unit, footer, start_of};
+use super::units::{Columns, Unit, footer, start_of};
 use crate::model::load::Reads;
+use crate::tables::facts::FileFacts;
 
 /// What DataFusion's own reader takes of a file's end in one go (`datafusion.execution.parquet.metadata_size_hint`).
 const LOCAL_FOOTER_BYTES: u64 = 512 << 10;

@@ -22,7 +22,7 @@ use super::pack::{Packing, pack};
 use super::spread::keeps_groups;
 use super::units::{Unit, units};
 use crate::exchange::DATA;
-use crate::exec::RemoteFragmentExec;
+use crate::tables::facts::MATCHING_KEY;
 
 /// Everything that the passes look things up in.
 pub struct Surroundings<'a> {
@@ -30,12 +30,17 @@ pub struct Surroundings<'a> {
     pub footers: &'a FileMetadataCache,
     /// How the functions reach a store, by its URL.
     pub access: &'a dyn Fn(&str) -> Result<StoreAccess>,
+    /// Makes the leaf that runs a stage in the place of its subtree.
+    pub leaf: &'a Leaf<'a>,
 }
+
+/// From a stage and its subtree to what runs it.
+pub type Leaf<'a> = dyn Fn(Arc<Stage>, &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> + 'a;
 
 /// A distributed plan.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// Runs on the coordinator; its leaves are [`RemoteFragmentExec`]s where functions take over.
+    /// Runs on the coordinator; its leaves are those of [`Surroundings::leaf`] where functions take over.
     pub plan: Arc<dyn ExecutionPlan>,
     pub stages: Vec<Arc<Stage>>,
     /// Of what would have been a stage and stays in the coordinator's plan, why: it does not arrive at functions as it is.
@@ -93,7 +98,7 @@ pub fn plan_stages_after(
         let index = earlier + stages.len() as u32;
         let stage = Arc::new(Stage::new(index, &subtree, (plan, encoded), surroundings)?);
         stages.push(Arc::clone(&stage));
-        Ok(Arc::new(RemoteFragmentExec::new(stage, &subtree)))
+        Ok((surroundings.leaf)(stage, &subtree))
     })?;
     Ok(Planned { plan, stages, kept })
 }
@@ -192,9 +197,6 @@ fn matching(scan: &FileScanConfig) -> Result<ColumnMatching> {
     let Some(matching) = scan.file_schema().metadata().get(MATCHING_KEY) else { return Ok(ColumnMatching::Name) };
     serde_json::from_str(matching).map_err(|e| DataFusionError::External(Box::new(e)))
 }
-
-/// Key of a table schema's metadata under which its provider says, as JSON, how data files are matched to it.
-pub const MATCHING_KEY: &str = "gust.matching";
 
 fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
     let meta = &unit.file.object_meta;

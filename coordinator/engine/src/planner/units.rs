@@ -1,7 +1,5 @@
 //! Pass 3: a scan's files as scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
 
-use std::collections::BTreeMap;
-
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 // Not the one that `parquet` itself exports: that is another type of the same name, which no cache holds.
@@ -10,14 +8,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
-/// What a table's metadata tells about a data file, attached to its `PartitionedFile` by the table provider.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FileFacts {
-    /// Compressed bytes by Iceberg field id.
-    pub column_bytes: BTreeMap<i32, u64>,
-    /// Where row groups begin, ascending.
-    pub split_offsets: Vec<u64>,
-}
+use crate::tables::facts::FileFacts;
 
 /// One data file or a run of its row groups.
 #[derive(Debug, Clone)]

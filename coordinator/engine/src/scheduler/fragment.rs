@@ -21,7 +21,7 @@ use crate::budget::{Ask, OverBudget, Reservation, Work};
 use crate::events::AttemptCause;
 
 /// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
-const GRACE: Duration = Duration::from_secs(2);
+const ANSWER_LATE_MAX: Duration = Duration::from_secs(2);
 
 /// Attempts beside a slow one, each when the newest is slow, too.
 const SPECULATIVE_MAX: u32 = 2;
@@ -257,7 +257,7 @@ impl FragmentAttempts {
         let attempt = run(Arc::clone(&query), (slot, paid), id.clone(), number, request, reply);
         query.running.spawn(attempt.instrument(span));
         async move {
-            let invocation = match timeout_at(deadline + GRACE, answer).await {
+            let invocation = match timeout_at(deadline + ANSWER_LATE_MAX, answer).await {
                 Ok(Ok(invocation)) => invocation,
                 Ok(Err(_)) => lost(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker")),
                 Err(_) => lost(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline")),

@@ -26,9 +26,8 @@ use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config, InvokerKind, Target};
 use crate::error::with_causes;
 use crate::exchange::{EXCHANGE, Exchange};
-use crate::invoker::{Invoker, Lambda, PinnedFunction};
+use crate::fleet::{Health, Invoker, Lambda, PinnedFunction};
 use crate::memory::machine;
-use crate::scheduler::Health;
 use crate::tables::catalog::IcebergCatalog;
 
 /// Functions that are tried by themselves.

@@ -20,10 +20,10 @@ use super::warmth::Warmth;
 use crate::config::{Config, Target};
 use crate::cost::Architecture;
 use crate::exchange::Exchange;
-use crate::invoker::{Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
+use crate::fleet::{Breaker, Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use crate::model::Fleet;
 use crate::planner::Planned;
-use crate::scheduler::{Breaker, EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
+use crate::scheduler::{EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use crate::storage::{Stores, aws};
 
 /// A deployment is looked at again by the first query after this long, so that an upgrade is seen.

@@ -22,6 +22,7 @@ use super::error::QueryError;
 use super::estimate::Survey;
 use super::functions::Capacity;
 use crate::config::Target;
+use crate::exec::RemoteFragmentExec;
 use crate::model::measured::Measured;
 use crate::model::{Decision, Place, Reason, TimeModel, Workload, decide};
 use crate::planner::pack::Packing;
@@ -260,7 +261,11 @@ impl Session {
             }
             self.stores.access(&url)
         };
-        plan_stages_after(earlier, plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })
+        plan_stages_after(
+            earlier,
+            plan,
+            &Surroundings { packing, footers: footers.as_ref(), access: &access, leaf: &RemoteFragmentExec::leaf },
+        )
     }
 }
 

@@ -30,7 +30,7 @@ use super::planned::AsPlanned;
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::schema::{arrow_schema, engine_scalar, engine_value};
-use crate::planner::units::FileFacts;
+use crate::tables::facts::FileFacts;
 
 /// One snapshot of an Iceberg table.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 pub mod broken;
 pub mod catalog;
+pub mod facts;
 pub mod folder;
 pub mod iceberg;
 pub mod kept;

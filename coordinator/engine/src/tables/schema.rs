@@ -9,7 +9,7 @@ use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use gust_catalog::{Scalar, Type};
 use gust_protocol::ColumnMatching;
 
-use crate::planner::stage::MATCHING_KEY;
+use crate::tables::facts::MATCHING_KEY;
 
 /// The Arrow schema of a table: field ids in the fields' metadata, the way of matching in the schema's.
 pub(super) fn arrow_schema(schema: &gust_catalog::Schema) -> SchemaRef {

@@ -19,8 +19,8 @@ use fragment_fn::{Environment, Settings, handler};
 use gust_engine::attempt::{Billing, Invocation};
 use gust_engine::events::EventLog;
 use gust_engine::exchange::Exchange;
-use gust_engine::exec::QueryContext;
-use gust_engine::invoker::Invoker;
+use gust_engine::exec::{QueryContext, RemoteFragmentExec};
+use gust_engine::fleet::Invoker;
 use gust_engine::model::TimeModel;
 use gust_engine::planner::pack::Packing;
 use gust_engine::planner::plan_stages;
@@ -55,7 +55,10 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
             functions: Some(fragments),
             lanes_max: 1,
         };
-        plan_stages(&scan(fragments)?, &Surroundings { packing, footers: footers.as_ref(), access: &access })?
+        plan_stages(
+            &scan(fragments)?,
+            &Surroundings { packing, footers: footers.as_ref(), access: &access, leaf: &RemoteFragmentExec::leaf },
+        )?
     };
     let task = TaskContext::from(&context.state());
     let events = EventLog::start();
@@ -181,7 +184,10 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
         functions: None,
         lanes_max: 1,
     };
-    let planned = plan_stages(&plan, &Surroundings { packing, footers: footers.as_ref(), access: &access })?;
+    let planned = plan_stages(
+        &plan,
+        &Surroundings { packing, footers: footers.as_ref(), access: &access, leaf: &RemoteFragmentExec::leaf },
+    )?;
     let stage = &planned.stages[0];
     let environment = Arc::new(Environment::new(Settings::default()));
     let mut samples = Vec::with_capacity(count);

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::report_line::{ReportLine, init_failed};
 use crate::attempt::{Billing, InvokeError, InvokeErrorKind as Kind};
 use crate::error::with_causes;
-use crate::invoker::framing::Framed;
+use crate::fleet::framing::Framed;
 use crate::storage::aws::NoCredentials;
 
 /// What a function error's payload says.

@@ -1,4 +1,4 @@
-//! Invokers: each runs exactly ONE attempt somewhere.
+//! The fleet: invokers, each of which runs exactly ONE attempt somewhere, and the breaker that says whether they are worth asking.
 //!
 //! The scheduler owns retries, so that every attempt is seen and priced; an invoker never tries again. Whatever goes wrong
 //! is a typed outcome, never a panic. To add an invoker, implement [`Invoker`] and add it to the conformance suite in
@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use gust_protocol::InvokeRequest;
 
 mod framing;
+mod health;
 mod in_process;
 mod lambda;
 mod processes;
 
+pub use health::{Breaker, Health};
 pub use in_process::{Handler, InProcess};
 pub use lambda::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
 pub use processes::{Processes, ProcessesConfig};

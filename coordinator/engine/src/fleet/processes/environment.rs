@@ -13,7 +13,7 @@ use super::ProcessesConfig;
 use super::log_tail::LogTail;
 use super::runtime_api::{Mailbox, RuntimeApi, Said, Work};
 use crate::attempt::{InvokeError, InvokeErrorKind};
-use crate::invoker::framing::{self, Framed};
+use crate::fleet::framing::{self, Framed};
 
 /// AWS Lambda gives up on an environment that has not asked for its first invocation by then.
 const INIT_MAX: Duration = Duration::from_secs(10);

@@ -100,7 +100,7 @@ impl Breaker {
     }
 
     /// An attempt is about to be made; where the breaker is half open, it is the probe.
-    pub(super) fn started(&self) {
+    pub(crate) fn started(&self) {
         if matches!(self.health(), Health::HalfOpen { .. }) {
             self.state.lock().expect("no holder panics").probing_since = Some(Instant::now());
         }
