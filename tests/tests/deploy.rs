@@ -48,7 +48,7 @@ const COORDINATOR: [(&str, &str, &str); 9] = [
     ("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
     ("s3:ListBucket", "coordinator/engine/src/exchange/mod.rs", "store.list("),
     ("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
-    ("s3:PutObject", "coordinator/engine/src/exec/travel.rs", "store.put("),
+    ("s3:PutObject", "coordinator/engine/src/exec/publish.rs", "store.put("),
     ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
 ];
 const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [

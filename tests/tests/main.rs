@@ -1,5 +1,6 @@
 //! All suites, one binary.
 
+mod arrows;
 mod bad_input;
 mod bill;
 mod calibrate;

@@ -3,10 +3,12 @@
 //! It never talks to a person: no flags, no output, no progress bar. Crate `gust` is the command line on top.
 //!
 //! ```text
-//!  face ─► session ─► planner ─► decide ─► exec::RemoteFragmentExec ─► scheduler ─► fleet ⇢ function
+//!  face ─► session ─► planner ─► model ──► exec::RemoteFragmentExec ─► scheduler ─► fleet ⇢ function
 //!                                               ▲                                                │
 //!                               final operators ┴──────────── exchange.read ◄───── result ◄──────┘
 //! ```
+//!
+//! The modules stand in one order, from [`session`] down to [`money`], and import downwards only: `arrows.txt`.
 
 #![warn(clippy::unwrap_used)]
 
@@ -19,7 +21,6 @@ pub mod error;
 pub mod events;
 pub mod exchange;
 pub mod exec;
-pub mod explain;
 pub mod fleet;
 pub mod history;
 pub mod memory;

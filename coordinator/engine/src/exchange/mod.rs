@@ -12,6 +12,11 @@ mod leftovers;
 
 pub use leftovers::Leftovers;
 
+/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
+///
+/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
+pub const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
+
 /// Where a request's access table holds the store of the data, and where the exchange's.
 pub const DATA: u16 = 0;
 pub const EXCHANGE: u16 = 1;

@@ -13,13 +13,12 @@ use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStrea
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
-mod held;
+mod publish;
 mod query;
+mod result_memory;
 mod run;
-mod travel;
 
 pub use query::QueryContext;
-pub use travel::PLAN_INLINE_BYTES_MAX;
 
 use crate::planner::Stage;
 use crate::scheduler::AttemptNumbers;

@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::held::{Held, Share};
+use super::publish::TravellingPlan;
 use super::query::QueryContext;
-use super::travel::TravellingPlan;
+use super::result_memory::{Held, Share};
 use crate::budget::Work;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE;

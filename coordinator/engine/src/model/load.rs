@@ -3,6 +3,8 @@
 use std::iter::Sum;
 use std::ops::Add;
 
+use gust_protocol::Limits;
+
 /// One fragment's work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FragmentLoad {
@@ -93,4 +95,13 @@ pub struct Results {
     /// None where nobody can say: how many groups an aggregate finds, or how many rows there are.
     pub expected: Option<u64>,
     pub at_most: u64,
+}
+
+/// Results of a stage that may wait in memory at once, over all of its fragments.
+const RESULTS_HELD_BYTES_MAX: u64 = 256 << 20;
+
+/// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
+pub fn fragment_limits(limits: Limits, fragments: usize, memory_bytes_max: u64) -> Limits {
+    let share = RESULTS_HELD_BYTES_MAX.min(memory_bytes_max / 4) / fragments.max(1) as u64;
+    Limits { inline_bytes_max: limits.inline_bytes_max.min(share), ..limits }
 }

@@ -12,8 +12,10 @@ pub mod load;
 pub mod measured;
 mod quote;
 mod time;
+mod warm_state;
 
 pub use decision::{Choice, Decision, Place, Reason, decide};
 pub use forecast::{Amounts, Estimate};
 pub use quote::Quote;
 pub use time::{Fleet, Latency, Pipe, TimeModel, Workload};
+pub(crate) use warm_state::Warmth;

@@ -20,9 +20,9 @@ use super::plan::{distributed, whole_files};
 use super::run::difference;
 use crate::config::{Prefer, Target};
 use crate::cost::Tariff;
-use crate::exec::{PLAN_INLINE_BYTES_MAX, QueryContext};
+use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::forecast::{Circumstances, locally, on_functions};
-use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad};
+use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
 use crate::model::{Choice, Decision, Estimate, Place, Quote, Workload};
 use crate::planner::choose::{choose, compare, fan_outs};
 use crate::planner::memory::fragment_need;
@@ -287,7 +287,7 @@ impl Session {
         Ok(StageLoad {
             fragments,
             results: results(stage),
-            inline_bytes_max: QueryContext::limits_of(capacity.limits, stage.fragments.len(), memory).inline_bytes_max,
+            inline_bytes_max: fragment_limits(capacity.limits, stage.fragments.len(), memory).inline_bytes_max,
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
         })
     }

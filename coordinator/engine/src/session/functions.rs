@@ -16,12 +16,11 @@ use url::Url;
 use uuid::Uuid;
 
 use super::error::QueryError;
-use super::warmth::Warmth;
 use crate::config::{Config, Target};
 use crate::cost::Architecture;
 use crate::exchange::Exchange;
 use crate::fleet::{Breaker, Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
-use crate::model::Fleet;
+use crate::model::{Fleet, Warmth};
 use crate::planner::Planned;
 use crate::scheduler::{EnvironmentRamp, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use crate::storage::{Stores, aws};

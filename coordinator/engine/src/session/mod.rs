@@ -22,13 +22,13 @@ mod doctor;
 mod engine;
 mod error;
 mod estimate;
+mod explain;
 mod functions;
 mod options;
 mod plan;
 mod prepared;
 mod run;
 mod statement;
-mod warmth;
 mod workers;
 
 pub use doctor::Check;

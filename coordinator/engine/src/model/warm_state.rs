@@ -16,7 +16,7 @@ const KEPT_FOR: Duration = Duration::from_secs(300);
 
 /// What one session's queries have left behind.
 #[derive(Debug, Default)]
-pub(super) struct Warmth {
+pub(crate) struct Warmth {
     /// By memory: functions of each size are other ones.
     sizes: HashMap<u32, Environments>,
     last_used: Option<Instant>,
@@ -32,7 +32,7 @@ struct Environments {
 
 impl Warmth {
     /// A query hands out fragments to so many environments at once; `files` are those of each fragment, with their store.
-    pub(super) fn query<'a>(
+    pub(crate) fn query<'a>(
         &mut self,
         memory_mb: u32,
         at_once: usize,
@@ -54,19 +54,19 @@ impl Warmth {
     }
 
     /// Forgets all where a platform is likely to have ended all environments.
-    pub(super) fn cool_down(&mut self) {
+    pub(crate) fn cool_down(&mut self) {
         if self.last_used.is_some_and(|last| last.elapsed() > KEPT_FOR) {
             *self = Self::default();
         }
     }
 
     /// That are likely to be up.
-    pub(super) fn environments(&self, memory_mb: u32) -> usize {
+    pub(crate) fn environments(&self, memory_mb: u32) -> usize {
         self.sizes.get(&memory_mb).map_or(0, |environments| environments.count)
     }
 
     /// How likely one of the environments of a query has no footer of a file: any may have had any of its fragments, or is new.
-    pub(super) fn misses(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
+    pub(crate) fn misses(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
         let Some(environments) = self.sizes.get(&memory_mb) else { return 1.0 };
         let fragments = environments.fragments.get(&key(store, file)).copied().unwrap_or_default();
         let others = 1.0 - 1.0 / environments.count.max(at_once).max(1) as f64;

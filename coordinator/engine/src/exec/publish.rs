@@ -8,13 +8,8 @@ use tokio::sync::OnceCell;
 
 use super::query::QueryContext;
 use crate::events::QueryEvent;
-use crate::exchange::{EXCHANGE, Exchange};
+use crate::exchange::{EXCHANGE, Exchange, PLAN_INLINE_BYTES_MAX};
 use crate::scheduler::FragmentFailure;
-
-/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
-///
-/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
-pub const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// A stage's plan on its way to the functions.
 #[derive(Debug)]
