@@ -13,7 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
 use gust_engine::exec::RemoteFragmentExec;
-use gust_engine::planner::pack::Packing;
+use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};

@@ -117,7 +117,7 @@ pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
         begins: Duration::ZERO,
         timeout: Duration::from_secs(300),
         file_bytes: vec![128 << 20; 100],
-        packing: gust_engine::planner::pack::Packing {
+        packing: gust_engine::planner::passes::pack::Packing {
             functions_max: 100,
             functions: Some(100),
             ..trial::query(&mut SmallRng::seed_from_u64(7)).packing

@@ -13,7 +13,7 @@ use std::time::Duration;
 use gust_engine::attempt::InvokeErrorKind;
 use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use gust_engine::model::TimeModel;
-use gust_engine::planner::pack::Packing;
+use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::Settings;
 use gust_engine::session::QueryError;
 use rand::rngs::SmallRng;

@@ -22,7 +22,7 @@ use gust_engine::exec::{QueryContext, RemoteFragmentExec};
 use gust_engine::fleet::{Breaker, Invoker};
 use gust_engine::model::TimeModel;
 use gust_engine::money::Money;
-use gust_engine::planner::pack::Packing;
+use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
 use gust_engine::scheduler::{Clock, Scheduler, Settings};

@@ -17,10 +17,10 @@ use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
 };
 
-use super::cut::{cut, is_sorted};
-use super::pack::{Packing, pack};
-use super::spread::keeps_groups;
-use super::units::{Unit, units};
+use super::passes::cut::{cut, is_sorted};
+use super::passes::pack::{Packing, pack};
+use super::passes::spread::keeps_groups;
+use super::passes::units::{Unit, units};
 use crate::exchange::DATA;
 use crate::tables::facts::MATCHING_KEY;
 

@@ -25,11 +25,11 @@ use crate::model::forecast::{Circumstances, locally, on_functions};
 use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
 use crate::model::{Choice, Decision, Estimate, Place, Quote, Workload};
 use crate::planner::choose::{choose, compare, fan_outs};
-use crate::planner::memory::fragment_need;
-use crate::planner::reads::{Reader, reads};
-use crate::planner::results::results;
+use crate::planner::loads::memory::fragment_need;
+use crate::planner::loads::reads::{Reader, reads};
+use crate::planner::loads::results::results;
+use crate::planner::passes::units::units;
 use crate::planner::stage::is_parquet;
-use crate::planner::units::units;
 use crate::planner::{Planned, Stage};
 use crate::tables::pruning::PruningNotes;
 

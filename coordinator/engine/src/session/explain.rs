@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::model::{Estimate, Place, Quote};
 use crate::money::Money;
 use crate::planner::Stage;
-use crate::planner::memory::{Need, coordinator_need, fragment_need};
+use crate::planner::loads::memory::{Need, coordinator_need, fragment_need};
 use crate::session::Ready;
 
 /// The whole text, without a newline at its end.

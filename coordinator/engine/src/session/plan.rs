@@ -25,10 +25,10 @@ use crate::config::Target;
 use crate::exec::RemoteFragmentExec;
 use crate::model::measured::Measured;
 use crate::model::{Decision, Place, Reason, TimeModel, Workload, decide};
-use crate::planner::pack::Packing;
-use crate::planner::spread::SpreadScans;
+use crate::planner::passes::pack::Packing;
+use crate::planner::passes::spread::SpreadScans;
+use crate::planner::passes::units::units;
 use crate::planner::stage::{Surroundings, is_parquet};
-use crate::planner::units::units;
 use crate::planner::{Planned, plan_stages_after};
 use crate::tables::pruning::PruningNotes;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gust_engine::model::{Latency, Pipe, TimeModel};
-use gust_engine::planner::pack::Packing;
+use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
 use gust_tests::stats::median;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gust_engine::model::TimeModel;
-use gust_engine::planner::pack::Packing;
+use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{Settings, SpeculationPolicy};
 use gust_tests::fleet::{Fault, FaultPlan, Platform, Query, World, run_virtually};
 use serde_json::json;

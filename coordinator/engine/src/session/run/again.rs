@@ -24,7 +24,7 @@ use super::Running;
 use crate::events::QueryEvent;
 use crate::model::Decision;
 use crate::planner::Planned;
-use crate::planner::pack::Packing;
+use crate::planner::passes::pack::Packing;
 use crate::session::error::QueryError;
 use crate::session::functions::Capacity;
 use crate::session::plan::Ready;

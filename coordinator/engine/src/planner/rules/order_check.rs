@@ -70,7 +70,7 @@ mod tests {
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
-    use crate::planner::filter_names;
+    use crate::planner::rules::filter_names;
 
     /// Plans an order by a CASE over a function's value, of rows in two partitions.
     async fn planned(rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>>) -> Result<usize> {

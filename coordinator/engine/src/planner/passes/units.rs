@@ -63,17 +63,17 @@ fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
 }
 
 /// The projected columns of a scan, and what part of the table they are.
-pub(super) struct Columns {
+pub(in crate::planner) struct Columns {
     names: Vec<String>,
-    pub(super) ids: Vec<i32>,
+    pub(in crate::planner) ids: Vec<i32>,
     /// Places among the table's columns, of which there are so many.
-    pub(super) positions: Vec<usize>,
-    pub(super) of: usize,
+    pub(in crate::planner) positions: Vec<usize>,
+    pub(in crate::planner) of: usize,
     share: f64,
 }
 
 impl Columns {
-    pub(super) fn of(scan: &FileScanConfig) -> Self {
+    pub(in crate::planner) fn of(scan: &FileScanConfig) -> Self {
         let fields = scan.file_schema().fields();
         let projection = scan.file_source().projection();
         let projected = projection.map_or_else(|| (0..fields.len()).collect(), |p| p.column_indices());
@@ -93,7 +93,10 @@ impl Columns {
         self.chunks(group).map(|column| u64::try_from(column.compressed_size()).unwrap_or_default()).sum()
     }
 
-    pub(super) fn chunks<'a>(&self, group: &'a RowGroupMetaData) -> impl Iterator<Item = &'a ColumnChunkMetaData> {
+    pub(in crate::planner) fn chunks<'a>(
+        &self,
+        group: &'a RowGroupMetaData,
+    ) -> impl Iterator<Item = &'a ColumnChunkMetaData> {
         let is_mine =
             move |c: &&ColumnChunkMetaData| c.column_path().parts().first().is_some_and(|c| self.names.contains(c));
         group.columns().iter().filter(is_mine)
@@ -142,7 +145,7 @@ pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std
 }
 
 /// Where DataFusion takes a row group to begin when it compares it to a range. One without columns lies nowhere.
-pub(super) fn start_of(group: &RowGroupMetaData) -> u64 {
+pub(in crate::planner) fn start_of(group: &RowGroupMetaData) -> u64 {
     let Some(first) = group.columns().first() else { return 0 };
     let offset = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
     u64::try_from(offset).unwrap_or_default()

@@ -15,7 +15,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::plan::file_scan;
 
-use super::stage::is_parquet;
+use crate::planner::stage::is_parquet;
 
 /// The pass as a rule, to run before DataFusion's own.
 #[derive(Debug)]

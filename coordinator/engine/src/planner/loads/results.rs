@@ -7,8 +7,8 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
-use super::stage::Stage;
 use crate::model::load::Results;
+use crate::planner::stage::Stage;
 
 /// Of Arrow bytes, what LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;

@@ -15,8 +15,8 @@ use datafusion::parquet::file::metadata::ParquetMetaData;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
 use object_store::ObjectMeta;
 
-use super::units::{Columns, Unit, footer, start_of};
 use crate::model::load::Reads;
+use crate::planner::passes::units::{Columns, Unit, footer, start_of};
 use crate::tables::facts::FileFacts;
 
 /// What DataFusion's own reader takes of a file's end in one go (`datafusion.execution.parquet.metadata_size_hint`).

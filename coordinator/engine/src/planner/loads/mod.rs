@@ -1,0 +1,5 @@
+//! What stages read, send and hold, taken from their plans: for estimates and EXPLAIN only.
+
+pub mod memory;
+pub mod reads;
+pub mod results;

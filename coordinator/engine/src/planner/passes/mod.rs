@@ -1,0 +1,6 @@
+//! The passes, in the order that the planner lists them.
+
+pub mod cut;
+pub mod pack;
+pub mod spread;
+pub mod units;
