@@ -7,6 +7,7 @@ mod calibrate;
 mod caps;
 mod cases;
 mod cloud;
+mod dependencies;
 mod deploy;
 mod dialect;
 mod estimate;

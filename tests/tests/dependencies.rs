@@ -1,0 +1,116 @@
+//! What the crates say that they need is what they need: no dependency that nobody names, and no second Arrow outside its fence.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use gust_tests::localstack;
+use toml::Table;
+
+/// Each crate's folder. Folders of other crates in it are not its own.
+const CRATES: [&str; 6] =
+    ["coordinator", "coordinator/engine", "coordinator/catalog", "fragment-fn", "fragment-fn/protocol", "tests"];
+
+/// Dependencies that bring features for the whole workspace, by the crate: the root's Cargo.toml says why.
+const FOR_FEATURES: [(&str, &[&str]); 1] =
+    [("coordinator", &["arrayvec", "digest", "getrandom", "md-5", "rand_core", "simdutf8", "subtle", "time"])];
+
+fn table(path: &Path) -> Table {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every word of a crate's sources.
+fn words(root: &Path, folder: &str, words: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
+        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() && !CRATES.contains(&path.as_str()) {
+            self::words(root, &path, words);
+        } else if path.ends_with(".rs") {
+            let text = std::fs::read_to_string(entry.path()).expect("text");
+            words.extend(text.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_dependency_is_named_by_its_crate() {
+    let root = localstack::root();
+    let mut unused = Vec::new();
+    for folder in CRATES {
+        let manifest = table(&root.join(folder).join("Cargo.toml"));
+        let mut named = BTreeSet::new();
+        words(&root, folder, &mut named);
+        let for_features = FOR_FEATURES.iter().find(|(of, _)| *of == folder).map_or(&[][..], |(_, names)| names);
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(kind).and_then(|value| value.as_table()) else { continue };
+            let is_unused =
+                |name: &&String| !named.contains(&name.replace('-', "_")) && !for_features.contains(&name.as_str());
+            unused.extend(dependencies.keys().filter(is_unused).map(|name| format!("{folder}: {name}")));
+        }
+    }
+    assert!(unused.is_empty(), "nobody names:\n{}", unused.join("\n"));
+}
+
+/// Packages that need one of another Arrow than DataFusion's, and are not part of it.
+fn over_the_fence(lock: &Table) -> Vec<String> {
+    let text = |package: &Table, key: &str| package[key].as_str().expect("text").to_owned();
+    let packages: Vec<&Table> =
+        lock["package"].as_array().expect("packages").iter().flat_map(|p| p.as_table()).collect();
+    let is_arrow = |name: &str| name == "parquet" || name == "arrow" || name.starts_with("arrow-");
+    let ours = packages.iter().find(|package| text(package, "name") == "datafusion-common").map(|package| {
+        let arrow = packages.iter().filter(|package| text(package, "name") == "arrow").map(|p| text(p, "version"));
+        let arrows: Vec<String> = arrow.collect();
+        assert_eq!(arrows.len(), 1, "{}: one `arrow`, the one that DataFusion brings", text(package, "name"));
+        arrows[0].clone()
+    });
+    let ours = ours.expect("DataFusion");
+    let is_other = |dependency: &str| {
+        let (name, version) = dependency.split_once(' ').unwrap_or((dependency, &ours));
+        is_arrow(name) && version != ours
+    };
+    let mut found = Vec::new();
+    for package in &packages {
+        let (name, version) = (text(package, "name"), text(package, "version"));
+        let needs = package.get("dependencies").and_then(|value| value.as_array()).into_iter().flatten();
+        let needs: Vec<&str> = needs.filter_map(|need| need.as_str()).filter(|need| is_other(need)).collect();
+        let is_within = name == "iceberg" || name.starts_with("iceberg-") || is_arrow(&name) && version != ours;
+        if !needs.is_empty() && !is_within {
+            found.push(format!("{name} {version} needs {}", needs.join(", ")));
+        }
+    }
+    found
+}
+
+#[test]
+fn another_arrow_stays_behind_the_catalog() {
+    let lock = table(&localstack::root().join("Cargo.lock"));
+    assert_eq!(over_the_fence(&lock), Vec::<String>::new());
+    let needs_iceberg = lock["package"].as_array().expect("packages").iter().filter(|package| {
+        let needs = package.get("dependencies").and_then(|value| value.as_array()).into_iter().flatten();
+        needs.filter_map(|need| need.as_str()).any(|need| need.split(' ').next() == Some("iceberg"))
+    });
+    let names: Vec<&str> = needs_iceberg.filter_map(|package| package["name"].as_str()).collect();
+    assert_eq!(names, ["gust-catalog"]);
+}
+
+#[test]
+fn an_arrow_over_the_fence_is_found() {
+    let lock = r#"
+        [[package]]
+        name = "arrow"
+        version = "59.3.2"
+        [[package]]
+        name = "datafusion-common"
+        version = "55.2.0"
+        dependencies = ["arrow", "arrow-ipc 59.3.2"]
+        [[package]]
+        name = "iceberg"
+        version = "0.10.1"
+        dependencies = ["arrow-array 58.4.1"]
+        [[package]]
+        name = "writer"
+        version = "1.0.0"
+        dependencies = ["parquet 58.4.1", "arrow-array 59.3.2"]
+    "#;
+    assert_eq!(over_the_fence(&lock.parse().expect("a lock")), ["writer 1.0.0 needs parquet 58.4.1"]);
+}
