@@ -3,8 +3,9 @@
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use gust_engine::config::Target;
+use gust_engine::error::QueryError;
 use gust_engine::model::Reason;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 
 use crate::query::{assert_partly_remote, assert_remote, run};
 

@@ -21,7 +21,7 @@ use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, connect, handler};
 use futures::TryStreamExt;
 use gust_engine::config::{Config, Target};
-use gust_engine::session::QueryError;
+use gust_engine::error::ErrorKind;
 use gust_protocol::exchange::result_path;
 use gust_protocol::{Base64, FragmentResult, InvokeRequest, Output, wire};
 use object_store::path::Path as Key;
@@ -289,7 +289,9 @@ impl Bench {
                     trial.broken.push(missed);
                 }
             }
-            Err(error @ (QueryError::Functions(_) | QueryError::TimedOut(_))) => trial.error = Some(error.to_string()),
+            Err(error) if matches!(error.kind(), ErrorKind::Functions | ErrorKind::TimedOut) => {
+                trial.error = Some(error.to_string())
+            }
             Err(error) => trial.broken.push(format!("not a typed failure of functions: {error}")),
         }
         if took > timeout + Duration::from_secs(3) {

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use gust_engine::config::{Config, S3Config, Secret};
-use gust_engine::session::{QueryError, Session};
+use gust_engine::error::QueryError;
+use gust_engine::session::Session;
 use gust_protocol::StoreAccess;
 
 use crate::s3::identity::{COORDINATOR, access_key};

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::session::Session;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -64,11 +65,11 @@ async fn read_file(session: &Session, path: &Path) -> Outcome {
 fn judge(path: &Path, error: &QueryError) -> Outcome {
     let message = error.to_string();
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    match error {
-        QueryError::Data(_) if message.contains(&name) && !message.contains("after 2 attempts") => {
+    match error.kind() {
+        ErrorKind::Data if message.contains(&name) && !message.contains("after 2 attempts") => {
             Outcome::Refused(message)
         }
-        QueryError::Data(_) => Outcome::Wrong(format!("the file is not named: {message}")),
-        other => Outcome::Wrong(format!("{other:?}")),
+        ErrorKind::Data => Outcome::Wrong(format!("the file is not named: {message}")),
+        _ => Outcome::Wrong(format!("{error:?}")),
     }
 }

@@ -9,9 +9,10 @@ use std::path::Path;
 
 use datafusion::arrow::array::RecordBatch;
 use gust_engine::config::{Config, Target};
+use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::memory::SharedPool;
 use gust_engine::report::Report;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 use tempfile::TempDir;
 
 use crate::compare::{Rule, compare};
@@ -150,7 +151,8 @@ impl Data {
         session.close().await;
         let (got, report) = match ended {
             Ok(ended) => ended,
-            Err(QueryError::Resources(message)) => {
+            Err(error) if error.kind() == ErrorKind::Resources => {
+                let message = error.to_string();
                 let names = message.contains("memory_bytes_max") || message.contains("function_memory_bytes");
                 return if names { Ok(Outcome::Refused) } else { Err(what(format!("no setting is named: {message}"))) };
             }

@@ -3,9 +3,10 @@
 use datafusion::arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
 use gust_engine::config::{Config, Target};
+use gust_engine::error::QueryError;
 use gust_engine::events::Stamped;
 use gust_engine::report::Report;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 
 /// A session on `target` whose functions, if they are processes, run the real function binary.
 pub fn session(target: Target, functions_max: u32, bootstrap: &str) -> Session {

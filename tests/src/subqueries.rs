@@ -9,7 +9,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, Int32Array, RecordBatch};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::arrow::ArrowWriter;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::error::ErrorKind;
+use gust_engine::session::Session;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -136,9 +137,12 @@ impl Trial {
                         false => outcome.wrong.push(format!("{sql}\n    {seen:?}\n    instead of {expected:?}")),
                     }
                 }
-                Err(QueryError::Sql(_)) => outcome.refused += 1,
+                Err(error) if error.kind() == ErrorKind::Sql => outcome.refused += 1,
                 // The same, said of functions.
-                Err(QueryError::Functions(why)) if why.contains("does not support logical expression") => {
+                Err(error)
+                    if error.kind() == ErrorKind::Functions
+                        && error.message().contains("does not support logical expression") =>
+                {
                     outcome.refused += 1;
                 }
                 Err(error) => outcome.wrong.push(format!("{sql}\n    {error}")),

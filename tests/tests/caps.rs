@@ -1,9 +1,11 @@
 //! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
 
+use std::error::Error;
+
 use gust_engine::budget::OverBudget;
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::money::Money;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 use gust_tests::query::{plain, run};
 use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;
@@ -144,7 +146,8 @@ async fn the_coordinators_requests_to_s3_count() {
     let asked = server.take_requests();
     let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
     let spent = (count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000;
-    let QueryError::BudgetExceeded(OverBudget::Before { at_least, .. }) = &error else { panic!("{error:?}") };
+    let over = error.source().and_then(|source| source.downcast_ref::<OverBudget>());
+    let Some(OverBudget::Before { at_least, .. }) = over else { panic!("{error:?}") };
     assert_eq!(*at_least, Money::from_nano_dollars(spent), "what planning asked the server for: {asked:?}");
     run(&session, &format!("SET gust.max_cost = 0.01; {query}")).await.map(drop).expect("a cent is enough");
     session.close().await;

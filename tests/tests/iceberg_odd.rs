@@ -11,8 +11,9 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::json::WriterBuilder;
 use datafusion::arrow::json::writer::LineDelimited;
 use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::error::ErrorKind;
 use gust_engine::model::Place;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 use gust_tests::asks::{Read, ask, lines};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
@@ -177,7 +178,7 @@ async fn three_processes() {
 async fn failure(session: &Session, sql: &str) -> String {
     match run(session, sql).await {
         Ok((batches, _)) => panic!("`{sql}` gave {}", rows(&batches)),
-        Err(QueryError::Data(message)) => message,
+        Err(error) if error.kind() == ErrorKind::Data => error.to_string(),
         Err(other) => panic!("`{sql}`: {other:?}"),
     }
 }
@@ -265,7 +266,7 @@ async fn a_damaged_table_says_what_is_gone() {
         assert!(error.contains(expect), "{sql}: {error}");
     }
     let message = match run(&session, "SELECT * FROM nosuch").await {
-        Err(QueryError::Sql(message)) => message,
+        Err(error) if error.kind() == ErrorKind::Sql => error.to_string(),
         other => panic!("{other:?}"),
     };
     assert!(message.contains("there is no table `nosuch`"), "{message}");

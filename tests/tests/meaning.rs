@@ -12,7 +12,8 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::parquet::arrow::ArrowWriter;
 use gust_engine::config::Target;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::error::ErrorKind;
+use gust_engine::session::Session;
 use gust_tests::asks::{Read, ask, lines};
 use gust_tests::query::{run, session};
 use gust_tests::subqueries;
@@ -402,7 +403,7 @@ async fn check(target: Target) {
             (Ok(batches), Error(_)) => wrong.push(format!("{sql}\n    no error: {:?}", lines(&batches, "NULL"))),
             (Err(error), Rows(_)) => wrong.push(format!("{sql}\n    {error}")),
             (Err(error), Error(words)) => {
-                let is_typed = matches!(error, QueryError::Sql(_) | QueryError::Data(_));
+                let is_typed = matches!(error.kind(), ErrorKind::Sql | ErrorKind::Data);
                 if !is_typed || !error.to_string().contains(words) {
                     wrong.push(format!("{sql}\n    {error:?}\n    instead of an error with {words:?}"));
                 }

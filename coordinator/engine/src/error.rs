@@ -1,7 +1,12 @@
-//! Errors in words.
+//! Why a statement did not run, and errors in words.
+
+use std::error::Error;
+use std::fmt::{Display, Formatter};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// An error and everything that it came from, on one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     for _ in 0..16 {
@@ -13,4 +18,173 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         cause = current.source();
     }
     text
+}
+
+/// What a user can do about a failed statement, and the program's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The text is not SQL, or names what does not exist.
+    Sql,
+    /// The query failed over its data: a file is missing, changed or broken, or an expression cannot be computed.
+    Data,
+    /// Memory or temporary space did not suffice.
+    Resources,
+    /// Functions failed and nothing else was allowed.
+    Functions,
+    /// The deadline passed.
+    TimedOut,
+    /// It would have cost more than it may.
+    CapReached,
+    Interrupted,
+    /// The session itself could not be set up.
+    Setup,
+}
+
+impl ErrorKind {
+    /// PostgreSQL's code for errors of this kind, where nothing more is known.
+    fn sqlstate(self) -> &'static str {
+        match self {
+            Self::Sql => "42000",
+            Self::Data => "22000",
+            Self::Resources => "53200",
+            Self::Functions => "58000",
+            Self::TimedOut | Self::Interrupted => "57014",
+            Self::CapReached => "53400",
+            Self::Setup => "F0000",
+        }
+    }
+}
+
+/// A statement's failure.
+///
+/// Displayed it is the message and, on a line of its own, the hint.
+#[derive(Debug, Clone)]
+pub struct QueryError {
+    kind: ErrorKind,
+    sqlstate: &'static str,
+    message: String,
+    hint: Option<String>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl QueryError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, sqlstate: kind.sqlstate(), message: message.into(), hint: None, source: None }
+    }
+
+    pub fn sql(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Sql, message)
+    }
+
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    pub fn functions(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Functions, message)
+    }
+
+    pub fn setup(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Setup, message)
+    }
+
+    pub fn timed_out(after: Duration) -> Self {
+        let after = humantime::format_duration(after);
+        Self::new(ErrorKind::TimedOut, format!("the statement was stopped after {after}"))
+            .with_hint("allow more with --timeout")
+    }
+
+    pub fn interrupted() -> Self {
+        Self::new(ErrorKind::Interrupted, "interrupted")
+    }
+
+    /// An error from below that has its hint in its words, on a line of its own.
+    pub fn in_words(kind: ErrorKind, words: impl Into<String>) -> Self {
+        let words = words.into();
+        match words.split_once("\nhint: ") {
+            Some((message, hint)) => Self::new(kind, message).with_hint(hint),
+            None => Self::new(kind, words),
+        }
+    }
+
+    /// The next step.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// A next step where there is none yet.
+    #[must_use]
+    pub fn or_hint(self, hint: Option<impl Into<String>>) -> Self {
+        Self { hint: self.hint.or(hint.map(Into::into)), ..self }
+    }
+
+    /// PostgreSQL's code of five letters, where it is more exact than the kind's.
+    #[must_use]
+    pub fn with_sqlstate(self, sqlstate: &'static str) -> Self {
+        Self { sqlstate, ..self }
+    }
+
+    #[must_use]
+    pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..self }
+    }
+
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// PostgreSQL's code of five letters.
+    pub fn sqlstate(&self) -> &'static str {
+        self.sqlstate
+    }
+
+    /// The thing and the reason, without the next step.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The next step.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whether the same statement could succeed without functions.
+    pub fn may_succeed_locally(&self) -> bool {
+        matches!(self.kind, ErrorKind::Functions | ErrorKind::Resources)
+    }
+}
+
+impl Display for QueryError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl Error for QueryError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_stands_beside_the_message() {
+        let error = QueryError::sql("there is no table `t`").with_hint("SHOW TABLES").with_sqlstate("42P01");
+        assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Sql, "42P01"));
+        assert_eq!((error.message(), error.hint()), ("there is no table `t`", Some("SHOW TABLES")));
+        assert_eq!(error.to_string(), "there is no table `t`\nhint: SHOW TABLES");
+    }
+
+    #[test]
+    fn words_from_below_are_told_apart() {
+        let of = |words: &str| QueryError::in_words(ErrorKind::Data, words);
+        let (with, without) = (of("a file is gone\nhint: run it again"), of("two\nlines"));
+        assert_eq!((with.message(), with.hint()), ("a file is gone", Some("run it again")));
+        assert_eq!((without.message(), without.hint()), ("two\nlines", None));
+    }
 }

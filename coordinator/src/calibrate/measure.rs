@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use gust_engine::attempt::Billing;
 use gust_engine::config::{Config, Target};
+use gust_engine::error::QueryError;
 use gust_engine::events::{QueryEvent, Stamped};
 use gust_engine::model::Fleet;
 use gust_engine::model::measured::{Measured, crossover};
 use gust_engine::money::Money;
 use gust_engine::report::Report;
-use gust_engine::session::{QueryError, Session};
+use gust_engine::session::Session;
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use uuid::Uuid;

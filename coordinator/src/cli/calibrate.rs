@@ -4,8 +4,8 @@ use std::io::{Write, stdout};
 
 use fragment_fn::stack;
 use gust_engine::config::Overrides;
+use gust_engine::error::QueryError;
 use gust_engine::model::measured::{Measured, load, save};
-use gust_engine::session::QueryError;
 use gust_engine::storage::aws;
 use humansize::{BINARY, format_size};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,7 +36,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     let measuring = workers.spawn(async move { Box::pin(measure(&config_of_all, args.megabytes << 20, &told)).await });
     let ended = tokio::select! {
         ended = measuring => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
-        _ = tokio::signal::ctrl_c() => Err(CalibrationError::Query(QueryError::Interrupted)),
+        _ = tokio::signal::ctrl_c() => Err(CalibrationError::Query(QueryError::interrupted())),
     };
     workers.shutdown_background();
     bar.finish_and_clear();

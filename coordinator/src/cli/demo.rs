@@ -4,7 +4,8 @@ use std::io::stdout;
 use std::sync::{Arc, Mutex};
 
 use gust_engine::config::{CatalogConfig, CatalogKind};
-use gust_engine::session::{QueryError, Session};
+use gust_engine::error::QueryError;
+use gust_engine::session::Session;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{DemoArgs, ReportFormat};
@@ -27,7 +28,7 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop>
     let recorder = Recorder::new(&session, &args.labels)?;
     let ended = tokio::select! {
         ended = Box::pin(run(&recorder, &args, &namespace, &progress)) => ended,
-        _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
+        _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
     };
     session.close().await;
     recorder.interrupt().await;
@@ -82,7 +83,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     let making = ensure_tables(&args.home, args.scale_factor, on_step);
     let tables = tokio::select! {
         made = making => made.map_err(|error| failed(gust_engine::error::with_causes(&error)))?,
-        _ = tokio::signal::ctrl_c() => return Err(QueryError::Interrupted.into()),
+        _ = tokio::signal::ctrl_c() => return Err(QueryError::interrupted().into()),
     };
     write_configuration(args, &tables).map_err(|error| failed(format!("{}: {error}", args.home.display())))?;
     Ok(tables)

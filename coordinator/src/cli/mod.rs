@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use futures::stream;
 use gust_engine::config::{Config, ConfigFile, Overrides};
+use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
-use gust_engine::session::{Check, QueryError, Running, Session};
+use gust_engine::session::{Check, Running, Session};
 use gust_engine::storage::aws;
 use tracing_subscriber::EnvFilter;
 
@@ -45,13 +46,13 @@ impl Stop {
 
 impl From<QueryError> for Stop {
     fn from(error: QueryError) -> Self {
-        let exit = match &error {
-            QueryError::Sql(_) | QueryError::Data(_) | QueryError::Resources(_) => Exit::QueryFailed,
-            QueryError::Functions(_) => Exit::FunctionsFailed,
-            QueryError::BudgetExceeded(_) => Exit::CapReached,
-            QueryError::TimedOut(_) => Exit::TimedOut,
-            QueryError::Interrupted => Exit::Interrupted,
-            QueryError::Setup(_) => Exit::Usage,
+        let exit = match error.kind() {
+            ErrorKind::Sql | ErrorKind::Data | ErrorKind::Resources => Exit::QueryFailed,
+            ErrorKind::Functions => Exit::FunctionsFailed,
+            ErrorKind::CapReached => Exit::CapReached,
+            ErrorKind::TimedOut => Exit::TimedOut,
+            ErrorKind::Interrupted => Exit::Interrupted,
+            ErrorKind::Setup => Exit::Usage,
         };
         Self { exit, message: error.to_string() }
     }
@@ -195,7 +196,7 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
         ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, reports)) => ended,
-        _ = tokio::signal::ctrl_c() => Err(QueryError::Interrupted.into()),
+        _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
     };
     session.close().await;
     recorder.interrupt().await;

@@ -4,10 +4,11 @@ use std::sync::{Mutex, MutexGuard};
 
 use chrono::Utc;
 use gust_engine::config::{self, Label};
+use gust_engine::error::QueryError;
 use gust_engine::events::{EventLog, QueryEvent};
 use gust_engine::history::{self, Asked, Ended, Outcome, Story};
 use gust_engine::report::Report;
-use gust_engine::session::{QueryError, Running, Session, Statement, text_of};
+use gust_engine::session::{Running, Session, Statement, text_of};
 use uuid::Uuid;
 
 use super::Stop;
@@ -83,7 +84,7 @@ impl<'a> Recorder<'a> {
     /// Whoever asked has gone, perhaps in the middle of a statement.
     pub(crate) async fn interrupt(&self) {
         if self.under_way().is_some() {
-            self.refuse(&QueryError::Interrupted).await;
+            self.refuse(&QueryError::interrupted()).await;
         }
     }
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gust_engine::attempt::InvokeErrorKind;
+use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use gust_engine::model::TimeModel;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::Settings;
-use gust_engine::session::QueryError;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -172,10 +172,10 @@ pub(super) fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial:
 
 /// The errors that faults may end in.
 pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
-    match error {
-        QueryError::Functions(_) => Some("functions"),
-        QueryError::TimedOut(_) => Some("timed out"),
-        QueryError::BudgetExceeded(_) => Some("budget exceeded"),
+    match error.kind() {
+        ErrorKind::Functions => Some("functions"),
+        ErrorKind::TimedOut => Some("timed out"),
+        ErrorKind::CapReached => Some("budget exceeded"),
         _ => None,
     }
 }

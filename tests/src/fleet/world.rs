@@ -16,6 +16,7 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use gust_engine::budget::Budget;
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
+use gust_engine::error::QueryError;
 use gust_engine::events::{EventLog, Stamped};
 use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
@@ -26,7 +27,6 @@ use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::plan_stages;
 use gust_engine::planner::stage::Surroundings;
 use gust_engine::scheduler::{Clock, Scheduler, Settings};
-use gust_engine::session::QueryError;
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::{Limits, Requests, StoreAccess};
 use object_store::memory::InMemory;
@@ -188,7 +188,7 @@ impl World {
         let rows = match ended {
             Ok(Ok(batches)) => Ok(sorted(batches)),
             Ok(Err(error)) => Err(QueryError::from_engine(error)),
-            Err(_) => Err(QueryError::TimedOut(query.timeout)),
+            Err(_) => Err(QueryError::timed_out(query.timeout)),
         };
         let took = started.elapsed();
         // As a session does it: at once, and again when nothing of the query can write any more.

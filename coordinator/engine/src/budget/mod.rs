@@ -100,12 +100,17 @@ pub(crate) struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverBudget {
     /// Nothing has run.
-    #[error(
-        "not run: it costs at least {at_least}, and the cap is {cap}\nhint: allow more with --max-cost, or read less"
-    )]
+    #[error("not run: it costs at least {at_least}, and the cap is {cap}")]
     Before { cap: Money, at_least: Money },
-    #[error("{0}\nhint: allow more with --max-cost, or read less")]
+    #[error("{0}")]
     Meanwhile(Box<Stopped>),
+}
+
+impl OverBudget {
+    /// The next step.
+    pub fn hint(&self) -> &'static str {
+        "allow more with --max-cost, or read less"
+    }
 }
 
 /// How far a query came.

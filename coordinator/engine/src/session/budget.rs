@@ -7,26 +7,26 @@ use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
 use gust_protocol::plan::scans;
 
-use super::error::QueryError;
 use super::plan::Ready;
 use super::{Session, difference};
 use crate::budget::{Budget, lower_bound};
 use crate::cost::{Tariff, own_cost};
+use crate::error::QueryError;
 use crate::events::EventLog;
 use crate::money::Money;
 use crate::planner::Stage;
 
 impl Session {
     /// # Errors
-    /// [`QueryError::Setup`] where there are no prices to keep a cap by.
+    /// [`ErrorKind::Setup`](crate::error::ErrorKind::Setup) where there are no prices to keep a cap by.
     pub(super) async fn tariff_for_cap(&self) -> Result<Tariff, QueryError> {
-        self.tariff().await.map_err(|error| QueryError::Setup(format!("a cap cannot be kept without prices: {error}")))
+        self.tariff().await.map_err(|error| QueryError::setup(format!("a cap cannot be kept without prices: {error}")))
     }
 
     /// Opens the budget of a query that is planned.
     ///
     /// # Errors
-    /// [`QueryError::BudgetExceeded`] where it is sure to cost more than `cap`, and [`QueryError::Setup`] without prices.
+    /// [`ErrorKind::CapReached`](crate::error::ErrorKind::CapReached) where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
     pub(super) async fn budget(
         &self,
         cap: Money,
@@ -45,7 +45,7 @@ impl Session {
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
         };
         let budget = Budget::new(cap, tariff, fragments, own);
-        budget.allow(at_least).map_err(QueryError::BudgetExceeded)?;
+        budget.allow(at_least).map_err(QueryError::over_cap)?;
         Ok(budget)
     }
 }

@@ -1,6 +1,4 @@
-//! Why a statement did not run, by what its user can do next.
-
-use std::time::Duration;
+//! The kind and the hint of what goes wrong below.
 
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
@@ -8,37 +6,10 @@ use gust_protocol::exchange::ExchangeError;
 
 use crate::attempt::InvokeErrorKind;
 use crate::budget::OverBudget;
-use crate::error::with_causes;
+use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::history::{Ended, HistoryError, Outcome};
 use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::tables::folder::FolderError;
-
-/// A statement's failure. Messages are whole: they name the thing, the reason and mostly the next step.
-#[derive(Debug, thiserror::Error)]
-pub enum QueryError {
-    /// The text is not SQL, or names what does not exist.
-    #[error("{0}")]
-    Sql(String),
-    /// The query failed over its data: a file is missing, changed or broken, or an expression cannot be computed.
-    #[error("{0}")]
-    Data(String),
-    /// Memory or temporary space did not suffice.
-    #[error("{0}")]
-    Resources(String),
-    /// Functions failed and nothing else was allowed.
-    #[error("{0}")]
-    Functions(String),
-    #[error("the statement was stopped after {}\nhint: allow more with --timeout", humantime::format_duration(*.0))]
-    TimedOut(Duration),
-    /// It would have cost more than it may.
-    #[error("{0}")]
-    BudgetExceeded(OverBudget),
-    #[error("interrupted")]
-    Interrupted,
-    /// The session itself could not be set up.
-    #[error("{0}")]
-    Setup(String),
-}
 
 impl QueryError {
     /// Sorts an engine's error by its innermost telling cause.
@@ -47,49 +18,53 @@ impl QueryError {
             return Self::from_fragment(failure);
         }
         if let Some(over) = fragment_fn::find::<OverBudget>(&error) {
-            return Self::BudgetExceeded(over.clone());
+            return Self::over_cap(over.clone());
         }
         if let Some(refused) = fragment_fn::find::<ExchangeError>(&error) {
-            return Self::Functions(refused.to_string());
+            return Self::functions(refused.to_string());
         }
         if let Some(table) = fragment_fn::find::<gust_catalog::Error>(&error) {
-            let next = table.next_step().map_or_else(String::new, |next| format!("\nhint: {next}"));
-            return Self::Data(with_causes(table) + &next);
+            return Self::data(with_causes(table)).or_hint(table.next_step());
         }
         if let Some(folder) = fragment_fn::find::<FolderError>(&error) {
-            return Self::Data(folder.to_string());
+            return Self::in_words(ErrorKind::Data, folder.to_string());
         }
         if let Some(history) = fragment_fn::find::<HistoryError>(&error) {
-            return Self::Data(format!("the history {history}"));
+            return Self::in_words(ErrorKind::Data, format!("the history {history}"));
         }
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
-        let hint = hint(classified.kind, &classified.message);
-        let message = format!("{}{hint}", without_request(&classified.message));
-        match classified.kind {
-            FragmentErrorKind::OutOfMemory | FragmentErrorKind::DiskFull => Self::Resources(message),
-            FragmentErrorKind::Execution if is_sql(&error) => Self::Sql(message),
-            _ => Self::Data(message),
+        let kind = match classified.kind {
+            FragmentErrorKind::OutOfMemory | FragmentErrorKind::DiskFull => ErrorKind::Resources,
+            FragmentErrorKind::Execution if is_sql(&error) => ErrorKind::Sql,
+            _ => ErrorKind::Data,
+        };
+        let told = Self::in_words(kind, without_request(&classified.message));
+        let told = told.or_hint(hint(classified.kind, &classified.message));
+        match sqlstate(classified.kind) {
+            Some(state) => told.with_sqlstate(state).with_source(error),
+            None => told.with_source(error),
         }
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {
         if let FailureCause::Budget(over) = &failure.cause {
-            return Self::BudgetExceeded(over.clone());
+            return Self::over_cap(over.clone());
         }
         let message = failure.to_string();
-        let FailureCause::Fragment(error) = &failure.cause else { return Self::Functions(message) };
+        let FailureCause::Fragment(error) = &failure.cause else {
+            return Self::in_words(ErrorKind::Functions, message);
+        };
         let hint = match error.kind {
-            FragmentErrorKind::OutOfMemory => FUNCTION_MEMORY_HINT,
+            FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),
             kind => hint(kind, &error.message),
         };
-        let message = format!("{message}{hint}");
         use FragmentErrorKind as Kind;
-        match error.kind {
+        let kind = match error.kind {
             Kind::FileMissing | Kind::FileChanged | Kind::FileCorrupt | Kind::SchemaMismatch | Kind::Execution => {
-                Self::Data(message)
+                ErrorKind::Data
             }
-            Kind::OutOfMemory | Kind::DiskFull => Self::Resources(message),
+            Kind::OutOfMemory | Kind::DiskFull => ErrorKind::Resources,
             Kind::VersionMismatch
             | Kind::MalformedRequest
             | Kind::PlanDecode
@@ -98,21 +73,34 @@ impl QueryError {
             | Kind::StorageThrottled
             | Kind::DeadlineExceeded
             | Kind::ResultTooLarge
-            | Kind::Panic => Self::Functions(message),
-        }
+            | Kind::Panic => ErrorKind::Functions,
+        };
+        Self::in_words(kind, message).or_hint(hint)
     }
 
-    /// Whether the same statement could succeed without functions.
-    pub fn may_succeed_locally(&self) -> bool {
-        matches!(self, Self::Functions(_) | Self::Resources(_))
+    /// A query that may not spend more; its source says how far it came.
+    pub fn over_cap(over: OverBudget) -> Self {
+        Self::new(ErrorKind::CapReached, over.to_string()).with_hint(over.hint()).with_source(over)
+    }
+}
+
+/// PostgreSQL's code, where the kind of a failure tells more than a statement's.
+fn sqlstate(kind: FragmentErrorKind) -> Option<&'static str> {
+    match kind {
+        FragmentErrorKind::DiskFull => Some("53100"),
+        FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => Some("58P01"),
+        FragmentErrorKind::FileCorrupt => Some("XX001"),
+        FragmentErrorKind::AccessDenied => Some("42501"),
+        FragmentErrorKind::Storage | FragmentErrorKind::StorageThrottled => Some("58030"),
+        _ => None,
     }
 }
 
 impl From<&QueryError> for Ended {
     fn from(error: &QueryError) -> Self {
-        let outcome = match error {
-            QueryError::TimedOut(_) => Outcome::TimedOut,
-            QueryError::Interrupted => Outcome::Cancelled,
+        let outcome = match error.kind() {
+            ErrorKind::TimedOut => Outcome::TimedOut,
+            ErrorKind::Interrupted => Outcome::Cancelled,
             _ => Outcome::Failed,
         };
         Self { outcome, message: Some(error.to_string()) }
@@ -153,43 +141,41 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
 
 /// Functions have memory of their own.
 const FUNCTION_MEMORY_HINT: &str =
-    "\nhint: raise function_memory_bytes, deploy functions with more memory, or use more of them";
+    "raise function_memory_bytes, deploy functions with more memory, or use more of them";
 
-/// A next step for those kinds that have one, on a line of its own.
-fn hint(kind: FragmentErrorKind, message: &str) -> &'static str {
+/// A next step for those kinds that have one.
+fn hint(kind: FragmentErrorKind, message: &str) -> Option<&'static str> {
     // What a store answers is told by its words only.
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
-    match kind {
+    Some(match kind {
         FragmentErrorKind::Storage if says(&["NoSuchBucket"]) => {
-            "\nhint: there is no such bucket; check its name, the region and the endpoint"
+            "there is no such bucket; check its name, the region and the endpoint"
         }
-        FragmentErrorKind::Storage if says(&["LocalFileSystem"]) => {
-            "\nhint: check the path and what the disk says of it"
-        }
+        FragmentErrorKind::Storage if says(&["LocalFileSystem"]) => "check the path and what the disk says of it",
         FragmentErrorKind::AccessDenied if says(&["Permission denied"]) => {
-            "\nhint: this user may not read it; check the permissions of the file and of the folders above it"
+            "this user may not read it; check the permissions of the file and of the folders above it"
         }
         FragmentErrorKind::AccessDenied if says(&["SignatureDoesNotMatch", "InvalidAccessKeyId"]) => {
-            "\nhint: the store does not take these keys; check the access key, its secret and the region"
+            "the store does not take these keys; check the access key, its secret and the region"
         }
         FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => {
-            "\nhint: a file of the table is gone or is not the one that was planned; run the query again"
+            "a file of the table is gone or is not the one that was planned; run the query again"
         }
-        FragmentErrorKind::FileCorrupt => "\nhint: a file is truncated or is not Parquet; write it again",
+        FragmentErrorKind::FileCorrupt => "a file is truncated or is not Parquet; write it again",
         FragmentErrorKind::SchemaMismatch => {
-            "\nhint: declare the column in CREATE EXTERNAL TABLE with a type that all files fit in, or rewrite the odd file"
+            "declare the column in CREATE EXTERNAL TABLE with a type that all files fit in, or rewrite the odd file"
         }
-        FragmentErrorKind::OutOfMemory => "\nhint: raise memory_bytes_max, or run fewer queries at once",
-        FragmentErrorKind::DiskFull => "\nhint: free space in the temporary folder, or set temp_folder",
+        FragmentErrorKind::OutOfMemory => "raise memory_bytes_max, or run fewer queries at once",
+        FragmentErrorKind::DiskFull => "free space in the temporary folder, or set temp_folder",
         FragmentErrorKind::AccessDenied => {
-            "\nhint: check the credentials and the bucket's policy; without the right to list, S3 says so of a missing file, too"
+            "check the credentials and the bucket's policy; without the right to list, S3 says so of a missing file, too"
         }
         FragmentErrorKind::VersionMismatch => {
-            "\nhint: on AWS: `infra/release --function-only`, then `terraform apply` with that package; `gust doctor` shows both versions"
+            "on AWS: `infra/release --function-only`, then `terraform apply` with that package; `gust doctor` shows both versions"
         }
-        FragmentErrorKind::Storage => "\nhint: check the endpoint, the region and the network",
-        _ => "",
-    }
+        FragmentErrorKind::Storage => "check the endpoint, the region and the network",
+        _ => return None,
+    })
 }
 
 fn is_sql(error: &DataFusionError) -> bool {

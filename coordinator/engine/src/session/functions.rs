@@ -15,9 +15,9 @@ use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 use uuid::Uuid;
 
-use super::error::QueryError;
 use crate::config::{Config, Target};
 use crate::cost::Architecture;
+use crate::error::{ErrorKind, QueryError};
 use crate::exchange::Exchange;
 use crate::fleet::{Breaker, Deployment, InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use crate::model::{Fleet, Warmth};
@@ -77,7 +77,7 @@ pub(super) struct Capacity {
 
 impl FunctionPool {
     pub(super) fn new(config: &Config, stores: &Stores, folder: &Path) -> Result<Self, QueryError> {
-        let setup = |what: &str, e: &dyn std::fmt::Display| QueryError::Setup(format!("exchange: {what}: {e}"));
+        let setup = |what: &str, e: &dyn std::fmt::Display| QueryError::setup(format!("exchange: {what}: {e}"));
         let url = match &config.exchange {
             Some(url) if url.contains("://") => Url::parse(url).map_err(|e| setup(url, &e))?,
             Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,
@@ -126,7 +126,7 @@ impl FunctionPool {
     /// What `decide` and the packing need to know; starts nothing, but asks Lambda what is deployed.
     pub(super) async fn capacity(&self) -> Result<Capacity, QueryError> {
         let first = self.sizes().await?.into_iter().next();
-        first.ok_or_else(|| QueryError::Functions("no function is deployed".to_owned()))
+        first.ok_or_else(|| QueryError::functions("no function is deployed".to_owned()))
     }
 
     /// The same for every memory size that may be picked, the one to use where nothing is picked first.
@@ -151,7 +151,7 @@ impl FunctionPool {
         }
         if self.config.on == Target::Auto && !healthy {
             // Not asked again until the breaker lets a query try.
-            return Err(QueryError::Functions("they could not be asked the last times".to_owned()));
+            return Err(QueryError::functions("they could not be asked the last times".to_owned()));
         }
         let of_size = |Deployed { deployment, .. }: Deployed| {
             let functions_max = deployment.functions_max(functions_max);
@@ -213,7 +213,7 @@ impl FunctionPool {
             let is_it = |one: &&Deployed| memory_mb.is_none_or(|memory_mb| one.deployment.memory_mb == memory_mb);
             // A size that went away with an upgrade in between: what is there now.
             let chosen = deployed.iter().find(is_it).or(deployed.first()).map(|deployed| deployed.scheduler.clone());
-            return chosen.ok_or_else(|| QueryError::Functions("no function is deployed".to_owned()));
+            return chosen.ok_or_else(|| QueryError::functions("no function is deployed".to_owned()));
         }
         let mut started = self.started.lock().await;
         if let Some((scheduler, _)) = &started.local {
@@ -226,7 +226,7 @@ impl FunctionPool {
         } else {
             let made = Processes::start(self.processes_config()?).await.map_err(|e| {
                 self.health.failed(e.to_string());
-                QueryError::Functions(format!("cannot start functions: {e}"))
+                QueryError::functions(format!("cannot start functions: {e}"))
             })?;
             let made = Arc::new(made);
             (Arc::clone(&made) as _, Some(made))
@@ -257,13 +257,12 @@ impl FunctionPool {
     /// What is deployed on Lambda, by memory size, asked for anew.
     pub(super) async fn describe(&self) -> Result<Vec<Deployment>, QueryError> {
         if self.exchange.access.url.starts_with("file:") {
-            let message =
-                "functions on Lambda need an exchange in S3\nhint: set exchange = \"s3://BUCKET/PREFIX\" in gust.toml";
-            return Err(QueryError::Setup(message.to_owned()));
+            return Err(QueryError::setup("functions on Lambda need an exchange in S3")
+                .with_hint("set exchange = \"s3://BUCKET/PREFIX\" in gust.toml"));
         }
         let lambda = &self.config.lambda;
         let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
-        described.map_err(|error| QueryError::Functions(error.to_string()))
+        described.map_err(|error| QueryError::in_words(ErrorKind::Functions, error.to_string()))
     }
 
     /// What is deployed on Lambda, by memory size; at least one.
@@ -314,7 +313,7 @@ impl FunctionPool {
             Some(program) => (program.clone(), Vec::new()),
             None => {
                 let own = std::env::current_exe();
-                let own = own.map_err(|e| QueryError::Setup(format!("cannot find this program's own file: {e}")))?;
+                let own = own.map_err(|e| QueryError::setup(format!("cannot find this program's own file: {e}")))?;
                 (own, vec!["bootstrap".into()])
             }
         };

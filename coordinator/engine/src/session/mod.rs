@@ -18,9 +18,9 @@ use gust_protocol::functions as sql_functions;
 use tempfile::TempDir;
 
 mod budget;
+mod classify;
 mod doctor;
 mod engine;
-mod error;
 mod estimate;
 mod explain;
 mod functions;
@@ -31,8 +31,8 @@ mod run;
 mod statement;
 mod workers;
 
+use crate::error::QueryError;
 pub use doctor::Check;
-pub use error::QueryError;
 pub(crate) use plan::Ready;
 pub use run::Running;
 pub use statement::{Statement, text_of};
@@ -99,19 +99,19 @@ impl Session {
     /// operator that computes for minutes without a pause: its time-outs and signals still come.
     ///
     /// # Errors
-    /// [`QueryError::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
+    /// [`ErrorKind::Setup`](crate::error::ErrorKind::Setup) where a folder or store that the settings name cannot be used, or threads cannot be started.
     pub fn new(config: Config) -> Result<Self, QueryError> {
-        let workers = Workers::start().map_err(|e| QueryError::Setup(format!("cannot start threads: {e}")))?;
+        let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
         let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
         let folder = folder.map_err(|e| {
-            QueryError::Setup(format!("temporary folder `{}`: {e}\nhint: set temp_folder", temp_folder.display()))
+            QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured = Arc::new(measured.map_err(|e| QueryError::Setup(e.to_string()))?.unwrap_or_default());
+        let measured = Arc::new(measured.map_err(|e| QueryError::setup(e.to_string()))?.unwrap_or_default());
         let stores = Stores::new(config.s3.clone());
-        let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::Setup(e.strip_backtrace()))?;
+        let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::setup(e.strip_backtrace()))?;
         let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
         Ok(Self {
             context,
@@ -150,14 +150,13 @@ impl Session {
     pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
         let setup = |e: &(dyn std::error::Error + 'static)| {
             let next = e.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::next_step);
-            let next = next.map_or_else(String::new, |next| format!("\nhint: {next}"));
-            QueryError::Setup(format!("catalog `{name}`: {}{next}", with_causes(e)))
+            QueryError::setup(format!("catalog `{name}`: {}", with_causes(e))).or_hint(next)
         };
         let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
             let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
             let hint = near
                 .map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
-            return Err(QueryError::Setup(format!("there is no catalog `{name}` in the configuration\nhint: {hint}")));
+            return Err(QueryError::setup(format!("there is no catalog `{name}` in the configuration")).with_hint(hint));
         };
         let catalog = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await.map_err(|e| setup(&e))?;
         let listed = IcebergCatalog::list(&catalog).await.map_err(|e| setup(&e))?;

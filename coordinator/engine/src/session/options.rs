@@ -7,7 +7,7 @@ use datafusion::common::{DataFusionError, Result as EngineResult};
 use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::Session;
-use super::error::QueryError;
+use crate::error::{ErrorKind, QueryError};
 use crate::money::Money;
 use crate::nearest::nearest;
 
@@ -98,7 +98,9 @@ impl Session {
         let state = self.context.state_ref();
         let mut state = state.write();
         let options = state.config_mut().options_mut().extensions.get_mut::<Options>();
-        options.map_or(Ok(()), |options| options.change(name, value)).map_err(QueryError::Sql)?;
+        options
+            .map_or(Ok(()), |options| options.change(name, value))
+            .map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
         Ok(true)
     }
 }

@@ -18,10 +18,10 @@ use gust_protocol::plan::file_scan;
 use url::Url;
 
 use super::Session;
-use super::error::QueryError;
 use super::estimate::Survey;
 use super::functions::Capacity;
 use crate::config::Target;
+use crate::error::{ErrorKind, QueryError};
 use crate::exec::RemoteFragmentExec;
 use crate::model::measured::Measured;
 use crate::model::{Decision, Place, Reason, TimeModel, Workload, decide};
@@ -159,9 +159,9 @@ impl Session {
         let optimized = state.optimize(logical).map_err(QueryError::from_engine)?;
         let capacity = match self.functions.capacity().await {
             Ok(capacity) => capacity,
-            Err(QueryError::Functions(why)) if self.config.allow_fallback => {
+            Err(error) if error.kind() == ErrorKind::Functions && self.config.allow_fallback => {
                 let mut ready = self.ready_locally(state, logical).await?;
-                ready.decision.reason = Reason::Unavailable(why);
+                ready.decision.reason = Reason::Unavailable(error.to_string());
                 return Ok(ready);
             }
             Err(error) => return Err(error),
@@ -189,9 +189,10 @@ impl Session {
                 ready.decision.reason = Reason::PlanNotSupported(why);
                 Ok(ready)
             }
-            Err(DataFusionError::NotImplemented(why)) => Err(QueryError::Functions(format!(
-                "functions cannot run this query: {why}\nhint: use --on local, or --allow-fallback"
-            ))),
+            Err(DataFusionError::NotImplemented(why)) => {
+                Err(QueryError::functions(format!("functions cannot run this query: {why}"))
+                    .with_hint("use --on local, or --allow-fallback"))
+            }
             Err(error) => Err(QueryError::from_engine(error)),
         }
     }

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Deallocate, Execute, Expr, LogicalPlan, Prepare, 
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::Session;
-use super::error::QueryError;
+use crate::error::QueryError;
 use crate::nearest::nearest;
 
 /// Most statements that a session keeps.
@@ -35,21 +35,20 @@ impl Session {
             LogicalPlan::Statement(Statement::Prepare(Prepare { name, fields, input })) => {
                 let parameters = parameters(input)?;
                 if !fields.is_empty() && fields.len() != parameters {
-                    return Err(QueryError::Sql(format!(
+                    return Err(QueryError::sql(format!(
                         "PREPARE {name}: {} types, but the statement has {parameters} parameters",
                         fields.len()
                     )));
                 }
                 let mut prepared = self.prepared.lock().expect("no holder panics");
                 if prepared.contains_key(name) {
-                    return Err(QueryError::Sql(format!(
-                        "there is a prepared statement `{name}` already\nhint: DEALLOCATE {name}, or give it another name"
-                    )));
+                    return Err(QueryError::sql(format!("there is a prepared statement `{name}` already"))
+                        .with_hint(format!("DEALLOCATE {name}, or give it another name"))
+                        .with_sqlstate("42P05"));
                 }
                 if prepared.len() >= PREPARED_MAX {
-                    return Err(QueryError::Sql(format!(
-                        "{PREPARED_MAX} statements are prepared; no more are kept\nhint: DEALLOCATE one"
-                    )));
+                    return Err(QueryError::sql(format!("{PREPARED_MAX} statements are prepared; no more are kept"))
+                        .with_hint("DEALLOCATE one"));
                 }
                 prepared.insert(name.clone(), Kept { fields: fields.clone(), plan: input.as_ref().clone() });
                 Ok(true)
@@ -94,7 +93,7 @@ impl Session {
         };
         let wanted = parameters(&plan)?;
         if given.len() != wanted {
-            return Err(QueryError::Sql(format!(
+            return Err(QueryError::sql(format!(
                 "EXECUTE {name}: {} parameters are given, but the statement has {wanted}",
                 given.len()
             )));
@@ -110,10 +109,11 @@ impl Session {
             let value = match simplifier.simplify(expr.clone()).map_err(QueryError::from_engine)? {
                 Expr::Literal(value, metadata) => ScalarAndMetadata::new(value, metadata),
                 other => {
-                    return Err(QueryError::Sql(format!(
-                        "EXECUTE {name}: parameter {} is no constant: {other}\nhint: give a value",
+                    return Err(QueryError::sql(format!(
+                        "EXECUTE {name}: parameter {} is no constant: {other}",
                         index + 1
-                    )));
+                    ))
+                    .with_hint("give a value"));
                 }
             };
             values.push(match fields.get(index) {
@@ -133,10 +133,9 @@ fn parameters(plan: &LogicalPlan) -> Result<usize, QueryError> {
         let number =
             name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()).filter(|number| *number > 0);
         let Some(number) = number.filter(|number| *number <= names.len()) else {
-            return Err(QueryError::Sql(format!(
-                "the parameter `{name}` is not one of $1 to ${}\nhint: number parameters from $1 on, without gaps",
-                names.len()
-            )));
+            return Err(QueryError::sql(format!("the parameter `{name}` is not one of $1 to ${}", names.len()))
+                .with_hint("number parameters from $1 on, without gaps")
+                .with_sqlstate("42P02"));
         };
         highest = highest.max(number);
     }
@@ -148,5 +147,5 @@ fn unknown(name: &str, prepared: &Prepared) -> QueryError {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("prepare it in the same text: PREPARE {name} AS SELECT ...; EXECUTE {name}"),
     };
-    QueryError::Sql(format!("there is no prepared statement `{name}`\nhint: {hint}"))
+    QueryError::sql(format!("there is no prepared statement `{name}`")).with_hint(hint).with_sqlstate("26000")
 }

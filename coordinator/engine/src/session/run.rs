@@ -20,13 +20,14 @@ use gust_protocol::Usage;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::error::{QueryError, ran_out_of_memory_here, ran_out_of_time};
+use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::functions::Capacity;
 use super::plan::Ready;
 use super::statement::Statement;
 use super::{CLEANING_MAX, Session};
 use crate::budget::Budget;
 use crate::config::Target;
+use crate::error::{ErrorKind, QueryError};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{Decision, Reason, Workload};
@@ -79,10 +80,10 @@ impl Session {
         let session = self.clone();
         let starting = self.on_workers(async move {
             let started = AssertUnwindSafe(Box::pin(session.start(statement, events, deadline))).catch_unwind().await;
-            started.unwrap_or_else(|panic| Err(QueryError::Data(panicked(&*panic))))
+            started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, panicked(&*panic))))
         });
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
-        started.unwrap_or_else(|_| Err(QueryError::TimedOut(self.timeout())))
+        started.unwrap_or_else(|_| Err(QueryError::timed_out(self.timeout())))
     }
 
     /// Runs a future where queries run; dropping the answer drops it.
@@ -177,8 +178,8 @@ impl Session {
         let query = match logical {
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => &create.input,
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let message = "EXPLAIN: this statement changes the session and has no plan\nhint: explain a query";
-                return Err(QueryError::Sql(message.to_owned()));
+                let message = "EXPLAIN: this statement changes the session and has no plan";
+                return Err(QueryError::sql(message).with_hint("explain a query"));
             }
             query => query,
         };
@@ -257,7 +258,7 @@ impl Running {
     /// The statement is over: its time has passed.
     pub fn timed_out(&mut self) -> QueryError {
         self.stream = None;
-        self.failed(QueryError::TimedOut(self.session.timeout()))
+        self.failed(QueryError::timed_out(self.session.timeout()))
     }
 
     /// The next rows; None at the end.
@@ -284,7 +285,7 @@ impl Running {
             biased;
             over = over => {
                 self.stream = None;
-                return Err(self.failed(QueryError::BudgetExceeded(over)));
+                return Err(self.failed(QueryError::over_cap(over)));
             }
             next = tokio::time::timeout_at(self.deadline.into(), stream.next()) => next,
         };

@@ -18,8 +18,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use fragment_fn::stack::on_big_stack;
 
 use super::Session;
-use super::error::QueryError;
 use crate::dialect::mark_merged_keys;
+use crate::error::{ErrorKind, QueryError};
 use crate::history;
 use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
@@ -62,6 +62,11 @@ pub(super) enum Wanted {
     CostOrChange,
 }
 
+/// PostgreSQL's codes.
+const SYNTAX: &str = "42601";
+const NO_TABLE: &str = "42P01";
+const NO_COLUMN: &str = "42703";
+
 impl Wanted {
     /// Whether the cost of `plan` is wanted, and not its rows or what it changes.
     ///
@@ -71,14 +76,14 @@ impl Wanted {
         let (LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) = plan else { return Ok(self != Self::Rows) };
         let runs_a_query = matches!(plan, LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)));
         match self {
-            Self::Cost => Err(QueryError::Sql(
-                "EXPLAIN COST: this statement changes the session and has no cost of its own\nhint: ask for the cost of a query, such as EXPLAIN COST SELECT ..."
-                    .to_owned(),
-            )),
-            Self::CostOrChange if runs_a_query => Err(QueryError::Sql(
-                "a dry run does not run this statement, for it reads data\nhint: ask for the cost of its query"
-                    .to_owned(),
-            )),
+            Self::Cost => {
+                Err(QueryError::sql("EXPLAIN COST: this statement changes the session and has no cost of its own")
+                    .with_hint("ask for the cost of a query, such as EXPLAIN COST SELECT ..."))
+            }
+            Self::CostOrChange if runs_a_query => {
+                Err(QueryError::sql("a dry run does not run this statement, for it reads data")
+                    .with_hint("ask for the cost of its query"))
+            }
             Self::CostOrChange | Self::Rows => Ok(false),
         }
     }
@@ -128,7 +133,7 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
 /// The statements of a text, none of them past a limit.
 fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     let failed = |recursions: usize, error: DataFusionError| {
-        QueryError::Sql(match error.find_root() {
+        let words = match error.find_root() {
             // Past its limit the parser takes CASE and NOT for names, and says what it makes of the rest.
             DataFusionError::SQL(parser, _)
                 if matches!(**parser, ParserError::RecursionLimitExceeded) || recursions >= PARSER_DEPTH_MAX =>
@@ -140,7 +145,8 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
             DataFusionError::SQL(parser, _) => parser.to_string(),
             DataFusionError::Plan(message) => message.clone(),
             _ => error.strip_backtrace(),
-        })
+        };
+        QueryError::in_words(ErrorKind::Sql, words).with_sqlstate(SYNTAX)
     };
     let tokens = sql::tokens(text).map_err(|error| failed(0, error))?;
     let recursions = sql::limits::recursions(&tokens);
@@ -148,7 +154,7 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     let statements = parser.and_then(|mut parser| statements(&mut parser));
     let mut statements = statements.map_err(|error| failed(recursions, error))?;
     for statement in &mut statements {
-        sql::shape(&mut statement.sql).map_err(QueryError::Sql)?;
+        sql::shape(&mut statement.sql).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
     }
     Ok(statements)
 }
@@ -163,17 +169,15 @@ impl Session {
     /// Splits a text at its semicolons.
     ///
     /// # Errors
-    /// [`QueryError::Sql`] with line and column of the first word that does not fit, or with the limit that the text is past.
+    /// [`ErrorKind::Sql`] with line and column of the first word that does not fit, or with the limit that the text is past.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>, QueryError> {
         // Trees are as deep as the text makes them until they are looked through.
         let statements = on_big_stack(|| read(sql))?;
         if statements.is_empty() {
-            return Err(QueryError::Sql(
-                "there is no statement\nhint: give SQL, or - to read it from stdin".to_owned(),
-            ));
+            return Err(QueryError::sql("there is no statement").with_hint("give SQL, or - to read it from stdin"));
         }
         if statements.len() > STATEMENTS_MAX {
-            return Err(QueryError::Sql(format!("{} statements; at most {STATEMENTS_MAX} are run", statements.len())));
+            return Err(QueryError::sql(format!("{} statements; at most {STATEMENTS_MAX} are run", statements.len())));
         }
         Ok(statements)
     }
@@ -205,7 +209,7 @@ impl Session {
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
         let is_scalar = |name: &str| state.scalar_functions().contains_key(name);
-        sql::prepare(&mut statement, &is_scalar).map_err(QueryError::Sql)?;
+        sql::prepare(&mut statement, &is_scalar).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.
@@ -219,7 +223,7 @@ impl Session {
                 name.0.iter().filter_map(ObjectNamePart::as_ident).map(|part| part.value.as_str()).collect();
             views.get(&parts.join(".").to_lowercase()).copied().unwrap_or(1)
         };
-        sql::check_relations(&statement, &weight).map_err(QueryError::Sql)?;
+        sql::check_relations(&statement, &weight).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
         let planned = match state.statement_to_plan(statement.clone()).await {
             Err(error) if is_clash_of_names(&error) => match sql::unique(&statement) {
                 Some((renamed, names)) => {
@@ -240,7 +244,7 @@ impl Session {
             },
             Err(error) => {
                 let told = sort_out(error);
-                if !matches!(told, QueryError::Sql(_)) {
+                if told.kind() != ErrorKind::Sql {
                     return Err(told);
                 }
                 let references = references.unwrap_or_default();
@@ -252,12 +256,13 @@ impl Session {
         }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) = &plan {
             let known = check_format(&create.file_type, state.table_factories().keys());
-            known.map_err(|error| QueryError::Sql(error.to_string()))?;
+            known.map_err(|error| QueryError::sql(error.to_string()))?;
         }
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
-        SQLOptions::new().with_allow_dml(false).verify_plan(&plan).map_err(|e| {
-            QueryError::Sql(format!("{}\nhint: gust reads; write with another tool", e.strip_backtrace()))
-        })?;
+        SQLOptions::new()
+            .with_allow_dml(false)
+            .verify_plan(&plan)
+            .map_err(|e| QueryError::sql(e.strip_backtrace()).with_hint("gust reads; write with another tool"))?;
         Ok((plan, names))
     }
 
@@ -280,9 +285,10 @@ impl Session {
             let Some(plan) = table.get_logical_plan() else { continue };
             let (leaves, depth) = leaves_and_depth(&plan);
             if depth > VIEW_DEPTH_MAX {
-                return Err(QueryError::Sql(format!(
-                    "the plan of view `{name}` is {depth} levels deep; at most {VIEW_DEPTH_MAX} are planned\nhint: keep its rows with CREATE TABLE AS"
-                )));
+                return Err(QueryError::sql(format!(
+                    "the plan of view `{name}` is {depth} levels deep; at most {VIEW_DEPTH_MAX} are planned"
+                ))
+                .with_hint("keep its rows with CREATE TABLE AS"));
             }
             views.insert(reference.to_string().to_lowercase(), leaves);
         }
@@ -314,9 +320,8 @@ impl Session {
         let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
         let is_there = matches!(self.find_table(reference).await, Ok(Some(_)));
         if is_there && self.config.catalogs.contains_key(&*resolved.catalog) {
-            return Err(QueryError::Sql(format!(
-                "table `{reference}` is in an Iceberg catalog\nhint: gust reads; drop it with another tool"
-            )));
+            return Err(QueryError::sql(format!("table `{reference}` is in an Iceberg catalog"))
+                .with_hint("gust reads; drop it with another tool"));
         }
         Ok(())
     }
@@ -348,7 +353,7 @@ impl Session {
             }
             None => "SHOW TABLES lists what there is".to_owned(),
         };
-        QueryError::Sql(format!("there is no table `{reference}`\nhint: {hint}"))
+        QueryError::sql(format!("there is no table `{reference}`")).with_hint(hint).with_sqlstate(NO_TABLE)
     }
 
     /// Names of the tables of all catalogs, without their schemas and without the history's.
@@ -420,17 +425,22 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     // The first line is the message, what follows lists what there would have been.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     let rest = rest.trim_start_matches("hint: ");
-    let hint = if rest.is_empty() { String::new() } else { format!("\nhint: {rest}") };
-    QueryError::Sql(format!("{}{at}{hint}", first.trim_end_matches('.')))
+    let told = QueryError::sql(format!("{}{at}", first.trim_end_matches('.')));
+    let told = told.or_hint(Some(rest).filter(|rest| !rest.is_empty()));
+    match error.find_root() {
+        DataFusionError::SQL(..) => told.with_sqlstate(SYNTAX),
+        DataFusionError::SchemaError(kind, _) if matches!(**kind, SchemaError::FieldNotFound { .. }) => {
+            told.with_sqlstate(NO_COLUMN)
+        }
+        _ => told,
+    }
 }
 
 /// Planning reads listings and footers, too: only what is the text's fault is told as such.
 fn sort_out(error: DataFusionError) -> QueryError {
     let told = sql_error(&error);
-    match QueryError::from_engine(error) {
-        QueryError::Sql(_) => told,
-        other => other,
-    }
+    let sorted = QueryError::from_engine(error);
+    if sorted.kind() == ErrorKind::Sql { told } else { sorted }
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
 
 use super::Running;
+use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
 use crate::planner::Planned;
 use crate::planner::passes::pack::Packing;
-use crate::session::error::QueryError;
 use crate::session::functions::Capacity;
 use crate::session::plan::Ready;
 

@@ -7,7 +7,7 @@ use datafusion::common::DataFusionError;
 use datafusion::logical_expr::CreateMemoryTable;
 
 use super::{Running, Session};
-use crate::session::error::QueryError;
+use crate::error::QueryError;
 use crate::tables::folder::tables_only;
 use crate::tables::kept::Rows;
 
@@ -17,7 +17,7 @@ impl Session {
         let CreateMemoryTable { name, if_not_exists, or_replace, .. } = create;
         let is_there = tables_only(self.context.table(name.clone())).await.is_ok();
         match (is_there, if_not_exists, or_replace) {
-            (_, true, true) => Err(QueryError::Sql(format!("CREATE TABLE {name}: either IF NOT EXISTS or OR REPLACE"))),
+            (_, true, true) => Err(QueryError::sql(format!("CREATE TABLE {name}: either IF NOT EXISTS or OR REPLACE"))),
             (true, false, false) => {
                 let exists = DataFusionError::Execution(format!("Table '{name}' already exists"));
                 Err(QueryError::from_engine(exists))
@@ -34,7 +34,7 @@ impl Running {
         let mut names = HashSet::new();
         if let Some(twice) = self.schema.fields().iter().find(|field| !names.insert(field.name())) {
             let message = format!("CREATE TABLE {}: two columns are named `{}`", create.name, twice.name());
-            return Err(self.failed(QueryError::Sql(format!("{message}\nhint: give one another name with AS"))));
+            return Err(self.failed(QueryError::sql(message).with_hint("give one another name with AS")));
         }
         let context = self.session.context.clone();
         let mut rows = Rows::new(Arc::clone(&self.schema), create.name.table(), &context.runtime_env().memory_pool);
