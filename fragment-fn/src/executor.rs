@@ -1,6 +1,6 @@
 //! Runs one fragment: decodes its plan, binds its inputs, and writes what comes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,33 +8,31 @@ use bytes::Bytes;
 use chrono::DateTime;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
 use gust_protocol::{
-    ColumnMatching, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafSpec, ObjectRef,
-    Output, PlanRef, ScanUnit, Usage, functions, plan,
+    FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, Output, PlanRef, ScanUnit, Usage,
+    functions, plan,
 };
+use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use crate::blame::naming_file;
-use crate::by_name::NameMatching;
 use crate::classify::{classify, classify_exchange, classify_write};
-use crate::columns::{FieldIdMatching, FileConstants};
+use crate::columns::FileConstants;
 use crate::environment::Environment;
-use crate::footer::FooterOnce;
 use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
-use crate::pinned::PinnedStore;
+use crate::scan::ScanReader;
 
 /// A plan in the exchange is read whole.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
@@ -136,10 +134,8 @@ async fn produce(
 /// A store of the request's access table, as this attempt sees it.
 struct Store {
     url: Url,
-    /// For the exchange: counted, and asked again where it is late.
+    /// Its client: counted, and asked again where it is late.
     hedged: Arc<dyn ObjectStore>,
-    /// For the inputs.
-    pinned: Arc<dyn ObjectStore>,
     /// Tells stores apart in the environment's footer cache, which knows only keys.
     salt: u32,
 }
@@ -156,22 +152,15 @@ fn connect_stores(
 ) -> Result<Vec<Store>, FragmentError> {
     let invalid = |e: String| FragmentError::new(FragmentErrorKind::MalformedRequest, e);
     let mut stores = Vec::with_capacity(request.access.0.len());
-    for (index, access) in request.access.0.iter().enumerate() {
+    for access in &request.access.0 {
         let client = environment.client(access).map_err(invalid)?;
         let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(&meter.counters)));
         let hedged = HedgedStore::wrap(counted, client.hedger, &meter.counters);
-        let objects = inputs(request).filter(|object| usize::from(object.access) == index);
-        let pinned = PinnedStore::new(Arc::clone(&hedged), objects).map_err(|e| invalid(e.to_string()))?;
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let salt = crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
-        stores.push(Store { url, hedged, pinned: Arc::new(pinned), salt });
+        stores.push(Store { url, hedged, salt });
     }
     Ok(stores)
-}
-
-fn inputs(request: &InvokeRequest) -> impl Iterator<Item = &ObjectRef> {
-    let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(lanes))| lanes);
-    lanes.flatten().map(|unit| &unit.file)
 }
 
 fn task_context(
@@ -185,8 +174,9 @@ fn task_context(
         config.options_mut().set(key, value)?;
     }
     let runtime = runtime(environment, request, meter)?;
+    // DataFusion asks for a scan's store before it opens a file. Inputs come by [`ScanReader`] alone, so that one is empty.
     for store in stores {
-        runtime.register_object_store(&store.url, Arc::clone(&store.pinned));
+        runtime.register_object_store(&store.url, Arc::new(InMemory::new()));
     }
     Ok(Arc::new(TaskContext::new(
         Some(request.fragment.id.to_string()),
@@ -256,45 +246,24 @@ fn decode(
     stores: &[Store],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
-    let mut factories: HashMap<u16, Arc<FooterOnce>> = HashMap::new();
     plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
         let missing = |what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
         let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing("input"))?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing("spec"))?;
         let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
         let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
-        let factory = factories
-            .entry(access)
-            .or_insert_with(|| Arc::new(FooterOnce::new(Arc::clone(&store.pinned), Arc::clone(&environment.footers))));
-        bind(scan, spec, lanes, Arc::clone(factory), store.salt)
+        let reader = ScanReader::new(Arc::clone(&store.hedged), Arc::clone(&environment.footers), spec.matching);
+        Ok(naming_file(reader.attach(with_lanes(scan, lanes, store.salt)?)?))
     })
 }
 
-/// Turns a placeholder into a scan of this fragment's lanes.
-fn bind(
-    scan: &FileScanConfig,
-    spec: &LeafSpec,
-    lanes: &[Vec<ScanUnit>],
-    footers: Arc<FooterOnce>,
-    salt: u32,
-) -> Result<FileScanConfig> {
+/// The placeholder `scan` over this fragment's lanes, each a partition.
+fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], salt: u32) -> Result<FileScanConfig> {
     let groups = lanes
         .iter()
         .map(|lane| Ok(FileGroup::new(lane.iter().map(|unit| partitioned_file(unit, salt)).collect::<Result<_>>()?)))
-        .collect::<Result<Vec<_>>>()?;
-    let scan = plan::with_files(scan, groups);
-    let source = scan
-        .file_source()
-        .downcast_ref::<ParquetSource>()
-        .ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?
-        .clone()
-        .with_parquet_file_reader_factory(footers);
-    let matching: Arc<dyn PhysicalExprAdapterFactory> = match &spec.matching {
-        ColumnMatching::Name => Arc::new(NameMatching),
-        ColumnMatching::FieldId => Arc::new(FieldIdMatching),
-    };
-    let builder = FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).with_expr_adapter(Some(matching));
-    Ok(naming_file(builder.build()))
+        .collect::<Result<_>>()?;
+    Ok(plan::with_files(scan, groups))
 }
 
 fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {

@@ -8,7 +8,6 @@
 //! [`FileFault`] that names the file, whatever the parser makes of it.
 
 mod check;
-mod reader;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,18 +22,17 @@ use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader,
 };
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::ObjectMeta;
 
 use crate::contained::contained;
 use crate::fault::FileFault;
+use crate::pinned::PinnedFile;
 use crate::statistics::only_what_holds;
 use crate::thrift;
 use check::check;
 
-pub use reader::FooterOnce;
-
 /// How much of a file's end to read for a footer of unknown length. A footer with its page index is mostly far smaller, and what
-/// it overshoots is kept by the pinned store; 256 KiB is within the first millisecond of an S3 body at 75 MiB/s.
+/// it overshoots is kept by the pinned file; 256 KiB is within the first millisecond of an S3 body at 75 MiB/s.
 pub const FOOTER_GUESS_BYTES: usize = 256 << 10;
 
 /// A page index that is spread over more of its file than this is not read: it only saves reading.
@@ -53,11 +51,11 @@ const FILE_BYTES_MIN: u64 = 12;
 /// # Errors
 /// The store's own error, or a [`FileFault`].
 pub async fn read_footer(
-    store: &dyn ObjectStore,
-    object: &ObjectMeta,
+    file: &PinnedFile,
     footer_bytes: Option<usize>,
     footers: &FileMetadataCache,
 ) -> Result<Arc<ParquetMetaData>> {
+    let object = file.object();
     if let Some(footer) = kept(object, footers) {
         return Ok(footer);
     }
@@ -68,14 +66,12 @@ pub async fn read_footer(
     }
     // A small file is read whole with its footer.
     let guess = footer_bytes.filter(|_| size > FOOTER_GUESS_BYTES as u64).unwrap_or(FOOTER_GUESS_BYTES);
-    let mut end = End::read(store, object, size.saturating_sub(guess.max(TAIL_BYTES) as u64)).await?;
-    let tail = end.slice(size - TAIL_BYTES as u64..size);
-    let begin = footer_begin(&tail, size).map_err(|reason| match reason {
+    let end = file.range(size.saturating_sub(guess.max(TAIL_BYTES) as u64)..size).await?;
+    let begin = footer_begin(&end[end.len() - TAIL_BYTES..], size).map_err(|reason| match reason {
         NoFooter::Encrypted => encrypted(object),
         NoFooter::Other(reason) => fault(reason),
     })?;
-    end.reach(store, object, begin).await?;
-    let metadata = end.slice(begin..size - TAIL_BYTES as u64);
+    let metadata = file.range(begin..size - TAIL_BYTES as u64).await?;
     match thrift::footer(&metadata) {
         Ok(false) => {}
         Ok(true) => return Err(encrypted(object)),
@@ -85,13 +81,12 @@ pub async fn read_footer(
     let footer = parsed(|| ParquetMetaDataReader::decode_metadata(&metadata)).map_err(unreadable)?;
     check(&footer, size).map_err(fault)?;
     // Whoever takes the columns from it later need not expect that they cannot be read.
-    let file = footer.file_metadata();
-    parsed(|| parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map(drop))
+    let told = footer.file_metadata();
+    parsed(|| parquet_to_arrow_schema(told.schema_descr(), told.key_value_metadata()).map(drop))
         .map_err(|reason| fault(format!("its columns cannot be read: {reason}")))?;
     let footer = match page_index_range(&footer) {
         Some((first, last)) if last - first <= PAGE_INDEX_BYTES_MAX => {
-            end.reach(store, object, first).await?;
-            let index = end.slice(first..last);
+            let index = file.range(first..last).await?;
             let index = || with_page_index(footer, size, first..last, index);
             contained(index)
                 .and_then(|index| index)
@@ -127,44 +122,6 @@ fn parsed<T>(parse: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Strin
     match contained(parse) {
         Ok(parsed) => parsed.map_err(|error| error.to_string()),
         Err(panic) => Err(panic),
-    }
-}
-
-/// The last bytes of a file.
-struct End {
-    begin: u64,
-    bytes: Bytes,
-}
-
-impl End {
-    async fn read(store: &dyn ObjectStore, object: &ObjectMeta, begin: u64) -> Result<Self> {
-        let bytes = Self::bytes(store, object, begin..object.size).await?;
-        Ok(Self { begin, bytes })
-    }
-
-    /// Reads what is missing from `begin` on.
-    async fn reach(&mut self, store: &dyn ObjectStore, object: &ObjectMeta, begin: u64) -> Result<()> {
-        if begin < self.begin {
-            let head = Self::bytes(store, object, begin..self.begin).await?;
-            self.bytes = [head, self.bytes.clone()].concat().into();
-            self.begin = begin;
-        }
-        Ok(())
-    }
-
-    async fn bytes(store: &dyn ObjectStore, object: &ObjectMeta, range: Range<u64>) -> Result<Bytes> {
-        let expect = range.end - range.start;
-        let bytes = store.get_ranges(&object.location, &[range]).await?.swap_remove(0);
-        if bytes.len() as u64 != expect {
-            let reason = format!("{} bytes came of {expect} asked for", bytes.len());
-            return Err(FileFault::corrupt(&object.location, reason).into());
-        }
-        Ok(bytes)
-    }
-
-    /// `range` lies within.
-    fn slice(&self, range: Range<u64>) -> Bytes {
-        self.bytes.slice((range.start - self.begin) as usize..(range.end - self.begin) as usize)
     }
 }
 

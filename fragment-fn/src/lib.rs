@@ -1,10 +1,11 @@
 //! The stateless function: bytes in, bytes out, nothing kept but what makes the next attempt cheaper.
 //!
 //! ```text
-//!  payload ─► handler ─► executor ─► [pinned ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
-//!             deadline    decode, bind   the planned   late reads   requests and
-//!             and panics  inputs, run    object, or    sent again   bytes counted
-//!                                        none
+//!  payload ─► handler ─► executor ─► [scan ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
+//!             deadline    decode,     a file  late reads  requests and
+//!             and panics  attach      as it   sent again  bytes counted
+//!                         scans, run  was
+//!                                     planned
 //! ```
 //!
 //! Non-goals: it never names `lambda_runtime` outside [`bootstrap`], links neither `iceberg` nor the coordinator, and keeps no
@@ -29,17 +30,19 @@ pub mod metering;
 mod pages;
 mod pinned;
 mod read_as;
+mod scan;
 pub mod stack;
 mod statistics;
 mod thrift;
 
 pub use blame::naming_files;
-pub use by_name::{NameMatching, repeated_name};
+pub use by_name::repeated_name;
 pub use classify::{classify, find};
-pub use columns::{FieldIdMatching, FileConstants};
+pub use columns::FileConstants;
 pub use contained::{message as panic_message, quiet_contained_panics};
 pub use environment::{Environment, Settings, connect};
 pub use fault::FileFault;
-pub use footer::{FOOTER_GUESS_BYTES, FooterOnce, read_footer};
-pub use pinned::{COALESCE_BYTES, PinnedStore};
+pub use footer::{FOOTER_GUESS_BYTES, read_footer};
+pub use pinned::{COALESCE_BYTES, PinnedFile};
+pub use scan::ScanReader;
 pub use statistics::file_statistics;

@@ -53,7 +53,7 @@ pub struct LeafSpec {
 }
 
 /// How a data file's columns are matched to the table's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnMatching {
     /// Bare Parquet.

@@ -20,7 +20,7 @@ const CONSTANTS_KEY: &str = "gust.constants";
 
 /// By Iceberg field id, each [`plan::encode_scalar`]d; None where the metadata has a value that cannot be understood.
 ///
-/// An extension of a `PartitionedFile`, which [`crate::FooterOnce`] heeds.
+/// An extension of a `PartitionedFile`, which [`crate::ScanReader`] heeds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileConstants(pub Vec<(i32, Option<Base64>)>);
 

@@ -151,7 +151,7 @@ impl Stage {
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: vec![LeafSpec { matching: self.matching.clone() }],
+            leaves: vec![LeafSpec { matching: self.matching }],
             scalars: scalars(&self.plan)?,
             output,
             options,

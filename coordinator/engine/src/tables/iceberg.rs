@@ -17,20 +17,26 @@ use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use fragment_fn::{FieldIdMatching, FileConstants};
+use fragment_fn::{FileConstants, ScanReader};
 use gust_catalog::{DataFile, Field, Location, Scalar, Table, Type};
+use gust_protocol::ColumnMatching;
 use gust_protocol::plan::encode_scalar;
 use object_store::ObjectMeta;
+use object_store::path::Path;
 use url::Url;
 
-use super::planned::AsPlanned;
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::schema::{arrow_schema, engine_scalar, engine_value};
 use crate::tables::facts::FileFacts;
+
+/// Footers that one scan keeps for partitions that come to a file after each other.
+const FOOTERS_BYTES_MAX: usize = 32 << 20;
 
 /// One snapshot of an Iceberg table.
 #[derive(Debug)]
@@ -62,14 +68,10 @@ impl IcebergTable {
         let groups = groups.into_iter().map(FileGroup::new).collect();
         let options =
             TableParquetOptions { global: settings.options().execution.parquet.clone(), ..Default::default() };
-        let readers = AsPlanned::new(session.runtime_env().object_store(&store)?);
-        let source = ParquetSource::new(Arc::clone(&self.schema))
-            .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(readers));
+        let source = ParquetSource::new(Arc::clone(&self.schema)).with_table_parquet_options(options);
         Ok(FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(groups)
-            .with_statistics(self.statistics(files))
-            .with_expr_adapter(Some(Arc::new(FieldIdMatching))))
+            .with_statistics(self.statistics(files)))
     }
 
     /// Row counts are exact; bounds may be truncated and are only hints.
@@ -170,6 +172,9 @@ impl TableProvider for IcebergTable {
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
+        let store = state.runtime_env().object_store(&scan.object_store_url)?;
+        let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
+        let scan = ScanReader::new(store, footers, ColumnMatching::FieldId).attach(scan)?;
         Ok(DataSourceExec::from_data_source(scan))
     }
 }

@@ -6,7 +6,6 @@ pub mod facts;
 pub mod folder;
 pub mod iceberg;
 pub mod kept;
-mod planned;
 mod predicate;
 pub mod pruning;
 mod schema;

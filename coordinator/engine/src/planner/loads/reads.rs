@@ -1,6 +1,6 @@
 //! What reading scan units asks of storage: requests and bytes, as far as metadata tells. Pure, and no pass: for estimates only.
 //!
-//! It mirrors how fragments are read (`fragment-fn/src/{footer,pinned}.rs` and DataFusion's opener): a file's end once, with its
+//! It mirrors how fragments are read (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener): a file's end once, with its
 //! footer, unless it was kept; then each row group's projected columns, of which those that lie close together come with one request. What the
 //! file's end has brought along is not asked for again. Row groups and pages that their own statistics will rule out count as
 //! read: only the reader sees these statistics.
@@ -19,15 +19,12 @@ use crate::model::load::Reads;
 use crate::planner::passes::units::{Columns, Unit, footer, start_of};
 use crate::tables::facts::FileFacts;
 
-/// What DataFusion's own reader takes of a file's end in one go (`datafusion.execution.parquet.metadata_size_hint`).
-const LOCAL_FOOTER_BYTES: u64 = 512 << 10;
-
 /// Who reads.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
     /// A function whose environment has kept the footers of some files.
     Function(&'a dyn Fn(&ObjectMeta) -> bool),
-    /// The coordinator by itself: it keeps footers of bare Parquet, and reads Iceberg's files as functions do.
+    /// The coordinator, in the same way; its session keeps footers of bare Parquet.
     Coordinator,
 }
 
@@ -66,22 +63,17 @@ impl FileEnd {
     fn of(file: &PartitionedFile, is_cached: bool, reader: Reader<'_>) -> Self {
         let size = file.object_meta.size;
         let guess = FOOTER_GUESS_BYTES as u64;
-        let once = |bytes: u64| Reads { footers: 1, footers_max: 1, bytes, ..Reads::default() };
-        // Of Iceberg's files the coordinator knows no footer, and of bare Parquet only metadata is kept, not the bytes.
+        // The session keeps footers of bare Parquet, not the bytes beside them, and none of Iceberg's.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
             Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
-            Reader::Coordinator if is_bare => {
-                let footers_max = if size <= LOCAL_FOOTER_BYTES { 1 } else { 2 };
-                Self { reads: Reads { footers_max, ..once(size.min(LOCAL_FOOTER_BYTES)) }, start: size }
-            }
             Reader::Function(keeps) if keeps(&file.object_meta) => Self { reads: Reads::default(), start: size },
             Reader::Coordinator | Reader::Function(_) => {
                 let is_small = size <= guess;
                 let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| !is_small);
                 let bytes = size.min(known.unwrap_or(guess));
                 let footers_max = if is_small || known.is_some() { 1 } else { 2 };
-                Self { reads: Reads { footers_max, ..once(bytes) }, start: size - bytes }
+                Self { reads: Reads { footers: 1, footers_max, bytes, ..Reads::default() }, start: size - bytes }
             }
         }
     }
@@ -255,10 +247,9 @@ mod tests {
     #[test]
     fn a_small_file_comes_whole_with_its_footer() {
         let expect = Reads { footers: 1, footers_max: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
-        check(COLD, &[0, 1], vec![file(1000, None)], expect);
-        // Nobody keeps the bytes of a bare file for the coordinator.
-        let expect = Reads { row_groups: 1, runs: 1, runs_max: 2, bytes: 1500, ..expect };
-        check(Reader::Coordinator, &[0, 1], vec![file(1000, None)], expect);
+        for reader in [COLD, Reader::Coordinator] {
+            check(reader, &[0, 1], vec![file(1000, None)], expect);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use datafusion::parquet::file::statistics::Statistics as ChunkStatistics;
 use datafusion::parquet::schema::types::ColumnDescriptor;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
-use fragment_fn::{file_statistics, read_footer, repeated_name};
+use fragment_fn::{PinnedFile, file_statistics, read_footer, repeated_name};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::error::FolderError;
@@ -28,12 +28,11 @@ use super::error::FolderError;
 /// One that names the file.
 async fn footer(
     state: &dyn Session,
-    store: &dyn ObjectStore,
+    store: &Arc<dyn ObjectStore>,
     file: &ObjectMeta,
 ) -> Result<(Arc<ParquetMetaData>, Schema)> {
-    let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
     let named = |error: datafusion::common::DataFusionError| error.context(format!("file `{}`", file.location));
-    let footer = read_footer(store, file, None, footers.as_ref()).await.map_err(named)?;
+    let footer = read(state, store, file).await.map_err(named)?;
     let told = footer.file_metadata();
     let own = parquet_to_arrow_schema(told.schema_descr(), told.key_value_metadata());
     let own = own.map_err(|error| named(error.into()))?;
@@ -41,6 +40,12 @@ async fn footer(
         return Err(FolderError::TwoColumns { file: file.location.to_string(), column }.into());
     }
     Ok((footer, own))
+}
+
+/// The footer of a file as it was listed, from the session's cache where it is there.
+async fn read(state: &dyn Session, store: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> Result<Arc<ParquetMetaData>> {
+    let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+    read_footer(&PinnedFile::new(Arc::clone(store), file.clone()), None, footers.as_ref()).await
 }
 
 /// A file's columns as the format reads them.
@@ -53,7 +58,7 @@ pub(super) async fn schema(
     format: &Arc<dyn FileFormat>,
     file: &ObjectMeta,
 ) -> Result<SchemaRef> {
-    footer(state, store.as_ref(), file).await?;
+    footer(state, store, file).await?;
     // From the footer that the session keeps.
     let schema = format.infer_schema(state, store, std::slice::from_ref(file)).await;
     schema.map_err(|error| error.context(format!("file `{}`", file.location)))
@@ -63,9 +68,12 @@ pub(super) async fn schema(
 ///
 /// # Errors
 /// One that names the file.
-pub(super) async fn bytes(state: &dyn Session, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<HashSet<String>> {
-    let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
-    let footer = read_footer(store, file, None, footers.as_ref()).await?;
+pub(super) async fn bytes(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    file: &ObjectMeta,
+) -> Result<HashSet<String>> {
+    let footer = read(state, store, file).await?;
     let columns = footer.file_metadata().schema_descr().columns();
     let is_bytes = |column: &&Arc<ColumnDescriptor>| {
         column.path().parts().len() == 1
@@ -85,7 +93,7 @@ pub(super) async fn statistics(
     columns: &SchemaRef,
     file: &ObjectMeta,
 ) -> Result<(Statistics, Option<LexOrdering>)> {
-    let (footer, own) = footer(state, store.as_ref(), file).await?;
+    let (footer, own) = footer(state, store, file).await?;
     let statistics = file_statistics(&footer, columns)?;
     let sorted = sorted(&footer, &own, columns);
     Ok((statistics, sorted))

@@ -15,8 +15,9 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, create_lex_ordering};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr};
-use fragment_fn::NameMatching;
+use fragment_fn::ScanReader;
 use futures::{StreamExt, TryStreamExt, stream};
+use gust_protocol::ColumnMatching;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::FolderTable;
@@ -25,7 +26,6 @@ use super::filter::{PartitionFilter, is_about};
 use super::listing::{File, Wanted, find};
 use super::names::{Format, is_compressed};
 use super::{footers, partitions, text};
-use crate::tables::planned::AsPlanned;
 
 /// Plans a scan.
 ///
@@ -85,22 +85,18 @@ pub(super) async fn scan(
     if raw.is_some() { text::checked(plan, &wanted) } else { Ok(plan) }
 }
 
-/// Parquet is read as functions read it: each file as it was planned, its footer once, columns matched by name.
+/// Parquet is read as functions read it, by [`ScanReader`]; text is read by its format.
 async fn plan(
     table: &FolderTable,
     state: &dyn Session,
     store: Arc<dyn ObjectStore>,
     scan: FileScanConfig,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let Some(source) = scan.file_source().downcast_ref::<ParquetSource>().cloned() else {
+    if scan.file_source().downcast_ref::<ParquetSource>().is_none() {
         return table.format.create_physical_plan(state, scan).await;
-    };
+    }
     let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
-    let source = source.with_parquet_file_reader_factory(Arc::new(AsPlanned::keeping(store, footers)));
-    let scan = FileScanConfigBuilder::from(scan)
-        .with_source(Arc::new(source))
-        .with_expr_adapter(Some(Arc::new(NameMatching)))
-        .build();
+    let scan = ScanReader::new(store, footers, ColumnMatching::Name).attach(scan)?;
     Ok(DataSourceExec::from_data_source(scan))
 }
 

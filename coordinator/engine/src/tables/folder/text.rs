@@ -35,7 +35,7 @@ pub(super) async fn with_bytes(
     let own = table.columns.file_schema();
     let mut found = vec![false; own.fields().len()];
     for file in files {
-        let bytes = footers::bytes(state, store.as_ref(), &file.object_meta).await?;
+        let bytes = footers::bytes(state, store, &file.object_meta).await?;
         for (field, found) in own.fields().iter().zip(&mut found) {
             *found |= field.data_type().is_string() && bytes.contains(field.name());
         }

@@ -1,87 +1,54 @@
-//! The data files of one attempt, as the Parquet reader opens them.
+//! One data file as the Parquet reader asks for it: its footer, and ranges whose pages were looked at.
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::common::Result;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::ParquetMetaData;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use tokio::sync::OnceCell;
 
-use super::read_footer;
 use crate::columns::{FileConstants, with_constants};
 use crate::contained::contained;
 use crate::fault::FileFault;
+use crate::footer::read_footer;
 use crate::pages;
+use crate::pinned::PinnedFile;
 
-/// Opens the data files of one attempt over a pinned store. Lanes that open the same file wait for one footer read.
+/// A data file that partitions read, and its footer once one of them has asked for it.
+pub(super) struct OpenFile {
+    pub(super) pinned: PinnedFile,
+    footer: OnceCell<Arc<ParquetMetaData>>,
+}
+
+impl OpenFile {
+    pub(super) fn new(pinned: PinnedFile) -> Self {
+        Self { pinned, footer: OnceCell::new() }
+    }
+
+    fn fault(&self, reason: impl ToString) -> ParquetError {
+        external(FileFault::corrupt(self.pinned.location(), reason))
+    }
+}
+
+/// One partition's reader of a data file.
 ///
 /// Errors name the file and keep their cause, so that [`crate::classify`] finds it. No range outside a file is asked for, and
 /// pages that claim more memory than they can need are refused.
-#[derive(Debug)]
-pub struct FooterOnce {
-    store: Arc<dyn ObjectStore>,
-    footers: Footers,
-    reading: Mutex<HashMap<Path, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// The environment's footer cache.
-#[derive(Clone)]
-struct Footers(Arc<FileMetadataCache>);
-
-impl std::fmt::Debug for Footers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Footers")
-    }
-}
-
-impl FooterOnce {
-    pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>) -> Self {
-        Self { store, footers: Footers(footers), reading: Mutex::default() }
-    }
-}
-
-impl ParquetFileReaderFactory for FooterOnce {
-    fn create_reader(
-        &self,
-        _partition_index: usize,
-        file: PartitionedFile,
-        _metadata_size_hint: Option<usize>,
-        _metrics: &ExecutionPlanMetricsSet,
-    ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let mut reading = self.reading.lock().expect("no holder panics");
-        let turn = Arc::clone(reading.entry(file.object_meta.location.clone()).or_default());
-        Ok(Box::new(Reader {
-            store: Arc::clone(&self.store),
-            footers: self.footers.clone(),
-            turn,
-            footer_bytes: file.metadata_size_hint,
-            constants: file.extensions.get::<FileConstants>().cloned(),
-            object: file.object_meta,
-            chunks: None,
-        }))
-    }
-}
-
-struct Reader {
-    store: Arc<dyn ObjectStore>,
-    footers: Footers,
-    turn: Arc<tokio::sync::Mutex<()>>,
+pub(super) struct Reader {
+    file: Arc<OpenFile>,
+    footers: Arc<FileMetadataCache>,
+    /// Length of footer and page index, where it is known.
     footer_bytes: Option<usize>,
-    /// Of a file that may lack columns which its partition knows.
+    /// Values of columns that the file may lack and its partition knows.
     constants: Option<FileConstants>,
-    object: ObjectMeta,
     /// Known once bytes were asked for.
     chunks: Option<Chunks>,
 }
@@ -122,28 +89,33 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
 }
 
 impl Reader {
-    fn fault(&self, reason: impl ToString) -> ParquetError {
-        external(FileFault::corrupt(&self.object.location, reason))
+    /// A reader of `file`, with what the scan knows of it in `planned`.
+    pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> Self {
+        let footer_bytes = planned.metadata_size_hint;
+        let constants = planned.extensions.get::<FileConstants>().cloned();
+        Self { file, footers, footer_bytes, constants, chunks: None }
     }
 
     async fn footer(&self) -> Result<Arc<ParquetMetaData>, ParquetError> {
-        let _turn = self.turn.lock().await;
-        let footer = read_footer(&self.store, &self.object, self.footer_bytes, self.footers.0.as_ref()).await;
-        footer.map_err(|error| external(error.context(format!("file `{}`", self.object.location))))
+        let pinned = &self.file.pinned;
+        let read = || read_footer(pinned, self.footer_bytes, self.footers.as_ref());
+        let footer = self.file.footer.get_or_try_init(read).await;
+        footer.cloned().map_err(|error| external(error.context(format!("file `{}`", pinned.location()))))
     }
 
     async fn ranges(&mut self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
-        if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > self.object.size) {
-            return Err(self.fault(format!("bytes {range:?} are not within its {}", self.object.size)));
+        let size = self.file.pinned.object().size;
+        if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > size) {
+            return Err(self.file.fault(format!("bytes {range:?} are not within its {size}")));
         }
         if self.chunks.is_none() {
             // Mostly from the cache.
             self.chunks = Some(Chunks::new(self.footer().await?));
         }
-        let bytes = self.store.get_ranges(&self.object.location, &ranges).await.map_err(external)?;
+        let bytes = self.file.pinned.ranges(&ranges).await.map_err(external)?;
         if let Some(chunks) = &self.chunks {
             for (range, bytes) in ranges.iter().zip(&bytes) {
-                contained(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.fault(e))?;
+                contained(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.file.fault(e))?;
             }
         }
         Ok(bytes)

@@ -1,0 +1,179 @@
+//! The one way to read a Parquet file, for functions and for the coordinator.
+//!
+//! ```text
+//!  scan ─► attach ─► scan that DataFusion opens ─► Reader ──────► OpenFile ────► PinnedFile ─► store
+//!                    columns matched               pages checked  footer once    as planned, no byte twice
+//! ```
+//!
+//! Non-goals: it lists nothing, and names no file in errors of expressions above the file (`blame` does).
+
+mod reader;
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Formatter};
+use std::sync::{Arc, Mutex};
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{
+    FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
+};
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use gust_protocol::ColumnMatching;
+use object_store::{ObjectMeta, ObjectStore};
+
+use crate::by_name::NameMatching;
+use crate::columns::FieldIdMatching;
+use crate::pinned::PinnedFile;
+use reader::{OpenFile, Reader};
+
+/// Reader of one scan's Parquet files.
+///
+/// - A file is read as its `PartitionedFile` was planned: each GET carries the etag, if there is one, and an object of another
+///   size in bytes is refused.
+/// - A footer is read once for all partitions that share the file, by [`crate::read_footer`], and not at all where `footers`
+///   has it. `metadata_size_hint` is the length of footer and page index in bytes, where it is known.
+/// - A partition holds footer and end, 256 KiB mostly, of the file that it opened last: memory grows with partitions, not with
+///   files. DataFusion opens a file's parts one after the other, so that one of its partitions is still there for the next.
+/// - [`crate::FileConstants`] among a file's extensions are the values of columns that the file lacks.
+///
+/// Errors while reading are the store's or a [`crate::FileFault`] that names the file; [`crate::classify`] finds either.
+pub struct ScanReader {
+    store: Arc<dyn ObjectStore>,
+    footers: Arc<FileMetadataCache>,
+    matching: ColumnMatching,
+    /// File that each partition opened last.
+    open: Mutex<BTreeMap<usize, Arc<OpenFile>>>,
+}
+
+impl ScanReader {
+    /// A reader of files in `store`, which already counts and hedges. `footers` are kept for later scans by whoever shares them.
+    pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
+        Self { store, footers, matching, open: Mutex::default() }
+    }
+
+    /// Makes `scan` read through this reader, also after rules have spread its files over other partitions.
+    ///
+    /// # Errors
+    /// A scan of files that are not Parquet.
+    pub fn attach(self, scan: FileScanConfig) -> Result<FileScanConfig> {
+        let source = scan.file_source().downcast_ref::<ParquetSource>().cloned();
+        let source = source.ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?;
+        let matching: Arc<dyn PhysicalExprAdapterFactory> = match self.matching {
+            ColumnMatching::Name => Arc::new(NameMatching),
+            ColumnMatching::FieldId => Arc::new(FieldIdMatching),
+        };
+        let source = source.with_parquet_file_reader_factory(Arc::new(self));
+        Ok(FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).with_expr_adapter(Some(matching)).build())
+    }
+
+    fn open(&self, partition: usize, object: &ObjectMeta) -> Arc<OpenFile> {
+        let mut open = self.open.lock().expect("no holder panics");
+        let shared = open.values().find(|file| file.pinned.object() == object).cloned();
+        let new = || OpenFile::new(PinnedFile::new(Arc::clone(&self.store), object.clone()));
+        let file = shared.unwrap_or_else(|| Arc::new(new()));
+        open.insert(partition, Arc::clone(&file));
+        file
+    }
+}
+
+impl Debug for ScanReader {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScanReader").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl ParquetFileReaderFactory for ScanReader {
+    fn create_reader(
+        &self,
+        partition: usize,
+        file: PartitionedFile,
+        _metadata_size_hint: Option<usize>,
+        _metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        let open = self.open(partition, &file.object_meta);
+        Ok(Box::new(Reader::new(open, &file, Arc::clone(&self.footers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+    use datafusion::execution::cache::default_cache::DefaultCache;
+    use datafusion::parquet::arrow::ArrowWriter;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{ObjectStoreExt, PutPayload};
+
+    use super::*;
+    use crate::metering::{Counters, CountingStore};
+
+    /// A reader that keeps no footers between files, three files to read, and what was asked of their store.
+    async fn files() -> (ScanReader, Vec<PartitionedFile>, Arc<Counters>) {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let rows = RecordBatch::try_from_iter([("k", column)]).expect("one column");
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("written");
+        let bytes = writer.into_inner().expect("a file");
+        let (store, counters) = (Arc::new(InMemory::new()), Arc::<Counters>::default());
+        let mut files = Vec::new();
+        for name in ["a", "b", "c"] {
+            let path = Path::from(name);
+            let put = store.put(&path, PutPayload::from(bytes.clone())).await.expect("put");
+            let mut file = PartitionedFile::new(name, bytes.len() as u64);
+            file.object_meta.e_tag = put.e_tag;
+            files.push(file);
+        }
+        let counted = Arc::new(CountingStore::new(store, Arc::clone(&counters)));
+        let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0));
+        (ScanReader::new(counted, footers, ColumnMatching::Name), files, counters)
+    }
+
+    fn reader(scan: &ScanReader, partition: usize, file: &PartitionedFile) -> Box<dyn AsyncFileReader + Send> {
+        let metrics = ExecutionPlanMetricsSet::new();
+        scan.create_reader(partition, file.clone(), None, &metrics).expect("a reader")
+    }
+
+    #[tokio::test]
+    async fn partitions_of_one_file_read_its_footer_once() {
+        let (scan, files, counters) = files().await;
+        let size = files[0].object_meta.size;
+        let mut first = reader(&scan, 0, &files[0].clone().with_range(0, 100));
+        let mut second = reader(&scan, 1, &files[0].clone().with_range(100, size as i64));
+        let (one, other) = futures::join!(first.get_metadata(None), second.get_metadata(None));
+        assert!(Arc::ptr_eq(&one.expect("a footer"), &other.expect("a footer")));
+        second.get_bytes(4..size).await.expect("what came with the footer");
+        assert_eq!((counters.requests().get, counters.bytes_read()), (1, size));
+        // Where it goes on with the file that another has left, too.
+        drop((first, second));
+        reader(&scan, 0, &files[0]).get_metadata(None).await.expect("a footer");
+        assert_eq!(counters.requests().get, 1);
+    }
+
+    #[tokio::test]
+    async fn a_partition_holds_no_file_but_its_last() {
+        let (scan, files, counters) = files().await;
+        for _ in 0..2 {
+            for file in &files {
+                reader(&scan, 0, file).get_metadata(None).await.expect("a footer");
+            }
+        }
+        assert_eq!(counters.requests().get, 6);
+        assert_eq!(scan.open.lock().expect("no holder panics").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_version_is_refused() {
+        let (scan, files, _) = files().await;
+        let mut planned = files[0].clone();
+        planned.object_meta.e_tag = Some("other".to_owned());
+        let mut other = reader(&scan, 1, &planned);
+        reader(&scan, 0, &files[0]).get_metadata(None).await.expect("as planned");
+        let error = other.get_metadata(None).await.expect_err("not what was planned");
+        assert_eq!(crate::classify(&error.into()).kind, gust_protocol::FragmentErrorKind::FileChanged);
+    }
+}
