@@ -101,6 +101,8 @@ async fn check_some(
             let (schema, batches, report) = match (&reference, rows(session, &query).await) {
                 (Ok(_), ran) => ran.with_context(|| format!("{what}: {query}"))?,
                 (Err(_), Err(_)) => continue,
+                // Gust gives such columns names of their own.
+                (Err(error), Ok(_)) if error.to_string().contains("require unique expression names") => continue,
                 (Err(error), Ok(_)) => anyhow::bail!("{what} runs what the engine refuses: {query}: {error}"),
             };
             if *target != Target::Local && report.fragments > 0 {

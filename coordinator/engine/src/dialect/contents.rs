@@ -71,8 +71,8 @@ impl Contents {
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
-                // Floats may come of it that no column and no constant has.
-                self.floats = true;
+                // Numbers may come of it, or out of what they are nested in, that no column and no constant has.
+                (self.floats, self.decimals) = (true, true);
             }
             Expr::AggregateFunction(call) => {
                 self.other_functions |=
@@ -86,9 +86,10 @@ impl Contents {
             Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
                 self.subqueries = true;
             }
-            Expr::HigherOrderFunction(_) => self.floats = true,
-            // What these are of is not known yet.
-            Expr::Placeholder(_) | Expr::ScalarVariable(..) => (self.floats, self.decimals) = (true, true),
+            // What the latter are of is not known yet.
+            Expr::HigherOrderFunction(_) | Expr::Placeholder(_) | Expr::ScalarVariable(..) => {
+                (self.floats, self.decimals) = (true, true);
+            }
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! DataFusion's optimizer, with a guard around three of its rules.
+//! DataFusion's optimizer, with a guard around five of its rules.
 //!
 //! `push_down_filter`: a filter stays above an aggregate that has a row even of no rows.
 //! DataFusion 55.2 pushes a condition without columns (`HAVING (SELECT false)`, a LEFT JOIN's `ON false`, once its constants
@@ -8,17 +8,21 @@
 //! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the first from the second above the
 //! aggregate, calls both `d`, and fails. Where the rule fails with that, it is left out.
 //!
+//! `extract_equijoin_predicate`, `eliminate_cross_join`: a join in which NULLs are equal, which the first makes of `a.r IS NOT DISTINCT FROM
+//! b.r`, keeps its keys to itself. DataFusion 55.2 has one such setting for all keys of a join, and adds `a.s = b.s`
+//! of a WHERE to them, or takes the keys into a join without it: then NULLs of s are equal, or those of r are not.
+//!
 //! `simplify_expressions`: some expressions are spared (`spared`), IN lists do not meet (`in_lists`), and after it a condition has its constants at the right (`1 < x` as `x > 1`).
 //! DataFusion 55.2 turns them before it computes them (`DATE '2020-01-01' = d`), and not in a join. Beside `x = 1`, in a filter or pushed below
 //! a join, it takes `1 = x` for contradictory because it is written differently, and of `x >= 1` and `1 < x` the first for the stricter.
 //!
-//! No report of the first two and of the last is known (seen in 55.2). Take each out when its `datafusion_alone_…` fails.
+//! No report of these is known (seen in 55.2) but of what `spared` and `in_lists` name. Take each out when its `datafusion_alone_…` fails.
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, Filter, LogicalPlan};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{NullEquality, Result};
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, Filter, JoinType, LogicalPlan};
 use datafusion::optimizer::optimizer::Optimizer;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
@@ -28,15 +32,20 @@ type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 const PUSH_DOWN_FILTER: &str = "push_down_filter";
 const ELIMINATE_GROUPS: &str = "eliminate_group_by_constant";
 const SIMPLIFY: &str = "simplify_expressions";
+const EXTRACT_KEYS: &str = "extract_equijoin_predicate";
+const ELIMINATE_CROSS: &str = "eliminate_cross_join";
+
+/// All that are guarded.
+const GUARDED: [&str; 5] = [PUSH_DOWN_FILTER, ELIMINATE_GROUPS, SIMPLIFY, EXTRACT_KEYS, ELIMINATE_CROSS];
 
 /// What the second one fails with.
 const TWO_OF_A_NAME: &str = "unique expression names";
 
 /// DataFusion's rules in their order.
 pub(super) fn rules() -> Vec<Rule> {
-    let guarded = |rule: Rule| match rule.name() {
-        PUSH_DOWN_FILTER | ELIMINATE_GROUPS | SIMPLIFY => Arc::new(Guarded(rule)) as Rule,
-        _ => rule,
+    let guarded = |rule: Rule| match GUARDED.contains(&rule.name()) {
+        true => Arc::new(Guarded(rule)) as Rule,
+        false => rule,
     };
     Optimizer::new().rules.into_iter().map(guarded).collect()
 }
@@ -72,6 +81,9 @@ impl OptimizerRule for Guarded {
                     rewritten => rewritten,
                 }
             }
+            _ if self.name() == EXTRACT_KEYS && has_equal_nulls(&plan) => Ok(Transformed::no(plan)),
+            // It goes through the plan by itself.
+            _ if self.name() == ELIMINATE_CROSS && has_inner_of_equal_nulls(&plan)? => Ok(Transformed::no(plan)),
             _ if self.name() == SIMPLIFY => super::spared::spared(plan)?
                 .transform_data(|plan| super::in_lists::simplified(self.0.as_ref(), plan, config))?
                 .transform_data(constants_right),
@@ -102,6 +114,20 @@ fn constants_right(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 fn has_a_row_of_none(plan: &LogicalPlan) -> bool {
     let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = plan else { return false };
     group_expr.is_empty() || matches!(group_expr.as_slice(), [Expr::GroupingSet(_)])
+}
+
+/// Whether a plan is a join by keys of which NULLs are equal.
+fn has_equal_nulls(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Join(join) if join.null_equality == NullEquality::NullEqualsNull && !join.on.is_empty())
+}
+
+fn has_inner_of_equal_nulls(plan: &LogicalPlan) -> Result<bool> {
+    let mut any = false;
+    plan.apply_with_subqueries(|plan| {
+        any |= matches!(plan, LogicalPlan::Join(join) if join.join_type == JoinType::Inner) && has_equal_nulls(plan);
+        Ok(if any { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(any)
 }
 
 #[cfg(test)]
@@ -171,12 +197,30 @@ mod tests {
         assert_eq!(rows(Optimizer::new().rules, TURNED).await.expect("rows"), 0);
     }
 
+    /// The first has no row, since NULLs of s are not equal; the second has one, since those of r are.
+    const KEYS: [&str; 2] = [
+        "SELECT * FROM (VALUES (1, CAST(NULL AS INT))) AS a(r, s) JOIN (VALUES (1, CAST(NULL AS INT))) AS b(r, s) ON a.r IS NOT DISTINCT FROM b.r WHERE a.s = b.s",
+        "SELECT * FROM (VALUES (1, CAST(NULL AS INT))) AS a(k, r) JOIN (VALUES (1, CAST(NULL AS INT))) AS b(k, r) ON a.r IS NOT DISTINCT FROM b.r \
+         JOIN (VALUES (1)) AS c(k) ON c.k = a.k",
+    ];
+
+    #[tokio::test]
+    async fn keys_of_equal_nulls_stay_apart() {
+        let counts = [rows(rules(), KEYS[0]).await.expect("rows"), rows(rules(), KEYS[1]).await.expect("rows")];
+        assert_eq!(counts, [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn datafusion_alone_mixes_them() {
+        let rules = || Optimizer::new().rules;
+        let counts = [rows(rules(), KEYS[0]).await.expect("rows"), rows(rules(), KEYS[1]).await.expect("rows")];
+        assert_eq!(counts, [1, 0]);
+    }
+
     /// The guard knows the rules by their names.
     #[test]
-    fn all_three_are_guarded() {
+    fn all_are_guarded() {
         let names: Vec<String> = Optimizer::new().rules.iter().map(|rule| rule.name().to_owned()).collect();
-        assert!(
-            [PUSH_DOWN_FILTER, ELIMINATE_GROUPS, SIMPLIFY].iter().all(|name| names.iter().any(|known| known == name))
-        );
+        assert!(GUARDED.iter().all(|name| names.iter().any(|known| known == name)));
     }
 }

@@ -82,7 +82,7 @@ fn could_meet(expr: &Expr) -> Result<bool> {
     let (mut lists, mut equal, mut is_logic) = (0, 0, false);
     expr.apply(|expr| {
         match expr {
-            Expr::InList(_) => lists += 1,
+            expr if is_list(expr) => lists += 1,
             Expr::BinaryExpr(BinaryExpr { op: Operator::Eq | Operator::NotEq, .. }) => equal += 1,
             Expr::BinaryExpr(BinaryExpr { op: Operator::Or, .. }) | Expr::Not(_) | Expr::Case(_) => is_logic = true,
             _ => {}
@@ -90,6 +90,19 @@ fn could_meet(expr: &Expr) -> Result<bool> {
         Ok(if lists > 1 { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(lists > 1 || is_logic && lists + equal / 2 > 1)
+}
+
+/// A list, or what the simplifier makes one of: `s ~ '^(a|b)$'`, `array_has([1, 2], x)`.
+fn is_list(expr: &Expr) -> bool {
+    match expr {
+        Expr::InList(_) => true,
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
+            op,
+            Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch | Operator::RegexNotIMatch
+        ),
+        Expr::ScalarFunction(call) => matches!(call.name(), "regexp_like" | "array_has"),
+        _ => false,
+    }
 }
 
 /// The columns that a node's expressions are over; a table's filters are over all that it has.
@@ -123,6 +136,7 @@ impl Lists {
                 let list = of.list.into_iter().filter(|item| seen.insert(item.clone())).collect();
                 self.hide(Expr::InList(InList { list, negated: false, ..of }), of.negated)
             }
+            expr if is_list(&expr) && !matches!(expr, Expr::InList(_)) => self.hide(expr, false),
             Expr::BinaryExpr(of) if is_compared(&of) => {
                 let is_negated = of.op == Operator::NotEq;
                 self.hide(Expr::BinaryExpr(BinaryExpr { op: Operator::Eq, ..of }), is_negated)
@@ -155,8 +169,11 @@ impl Lists {
             let Some(list) = list else { return Ok(Transformed::no(expr)) };
             let list = match (list.clone(), is_negated) {
                 (Expr::InList(of), true) => Expr::InList(InList { negated: true, ..of }),
-                (Expr::BinaryExpr(of), true) => Expr::BinaryExpr(BinaryExpr { op: Operator::NotEq, ..of }),
-                (list, _) => list,
+                (Expr::BinaryExpr(of), true) if of.op == Operator::Eq => {
+                    Expr::BinaryExpr(BinaryExpr { op: Operator::NotEq, ..of })
+                }
+                (list, true) => Expr::Not(Box::new(list)),
+                (list, false) => list,
             };
             let simplified = self.simplifier.simplify_with_cycle_count_transformed(list)?.0;
             self.changed.set(self.changed.get() || simplified.transformed);

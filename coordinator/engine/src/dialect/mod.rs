@@ -9,7 +9,8 @@
 //! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
 //!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time;
 //!    `time_lists`: in an IN list each column is compared by itself.
-//! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
+//! 4. `correlated_casts`: a cast that an outer row is compared with is a column.
+//!    `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
 //!    `partitions`: what a window partitions by is computed below it.
 //! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
 //! 6. `integers`: integer arithmetic fails where it overflows.
@@ -36,6 +37,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 mod constants;
 mod contents;
 mod copies;
+mod correlated_casts;
 mod dates;
 mod doubles;
 mod float_keys;
@@ -74,6 +76,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let after = Rules {
         name: "gust_after_types",
         rules: vec![
+            (|plan| plan.subqueries, Box::new(correlated_casts::CorrelatedCasts)),
             (|plan| plan.subqueries, Box::new(in_subquery::InSubqueries)),
             (|plan| plan.windows, Box::new(partitions::ComputedPartitions)),
             (|plan| plan.floats, Box::new(float_keys::FloatKeys)),

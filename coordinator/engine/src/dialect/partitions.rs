@@ -39,14 +39,17 @@ impl AnalyzerRule for ComputedPartitions {
 
 fn computed(window: Window) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new_for_projection();
-    let (mut window_expr, mut keys) = (vec![], vec![]);
+    let (mut window_expr, mut keys) = (vec![], Vec::<Expr>::new());
     for expr in &window.window_expr {
         let keyed = expr.clone().transform_down(|expr| {
             let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
             for by in function.params.partition_by.iter_mut().filter(|by| is_computed(by)) {
-                let name = format!("{PARTITION}{}", keys.len());
-                let column = Expr::Column(Column::from_name(&name));
-                keys.push(std::mem::replace(by, column).alias(name));
+                let known = if by.is_volatile() { None } else { keys.iter().position(|key| key == by) };
+                let column = Column::from_name(format!("{PARTITION}{}", known.unwrap_or(keys.len())));
+                let key = std::mem::replace(by, Expr::Column(column));
+                if known.is_none() {
+                    keys.push(key);
+                }
             }
             Ok(Transformed::new(Expr::WindowFunction(function), true, TreeNodeRecursion::Jump))
         })?;
@@ -55,6 +58,7 @@ fn computed(window: Window) -> Result<Transformed<LogicalPlan>> {
     if keys.is_empty() {
         return Ok(Transformed::no(LogicalPlan::Window(window)));
     }
+    let keys = keys.into_iter().enumerate().map(|(number, key)| key.alias(format!("{PARTITION}{number}")));
     let below = columns_of(&window.input).into_iter().chain(keys).collect();
     let below = LogicalPlan::Projection(Projection::try_new(below, Arc::clone(&window.input))?);
     let keyed = LogicalPlan::Window(Window::try_new(window_expr, Arc::new(below))?);

@@ -131,6 +131,8 @@ fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
         _ if from == *to || from.is_string() && to.is_string() => false,
         (Some((_, places)), Some((_, kept))) if places > kept => true,
         (Some((whole, _)), Some((kept, _))) => is_tried && whole > kept,
+        // Unsigned integers.
+        (Some((_, places)), None) if places > 0 && to.is_integer() => true,
         _ => is_tried,
     };
     (loses && !is_constant(of)) || is_lossy(of, schema)
