@@ -9,7 +9,7 @@ use crate::budget::OverBudget;
 
 /// A fragment that no attempt could bring home.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("fragment {id} failed after {attempts} attempt{}: {cause}{}{}", if *attempts == 1 { "" } else { "s" }, note(*budget_spent), tail(log_tail))]
+#[error("{}", self.told(&cause.to_string()))]
 pub struct FragmentFailure {
     pub id: FragmentId,
     /// All that were booked for it.
@@ -37,6 +37,26 @@ pub enum FailureCause {
 }
 
 impl FragmentFailure {
+    /// The message and the next step, where the cause has one in its words.
+    pub fn parts(&self) -> (String, Option<String>) {
+        let cause = self.cause.to_string();
+        let (cause, hint) = match cause.split_once("\nhint: ") {
+            Some((cause, hint)) => (cause, Some(hint.to_owned())),
+            None => (cause.as_str(), None),
+        };
+        (self.told(cause), hint)
+    }
+
+    fn told(&self, cause: &str) -> String {
+        let Self { id, attempts, budget_spent, log_tail, .. } = self;
+        let plural = if *attempts == 1 { "" } else { "s" };
+        format!(
+            "fragment {id} failed after {attempts} attempt{plural}: {cause}{}{}",
+            note(*budget_spent),
+            tail(log_tail)
+        )
+    }
+
     /// A fragment whose request could not even be made.
     pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));

@@ -11,22 +11,23 @@ use super::plan::Ready;
 use super::{Session, difference};
 use crate::budget::{Budget, lower_bound};
 use crate::cost::{Tariff, own_cost};
-use crate::error::QueryError;
+use crate::error::{ErrorKind, QueryError};
 use crate::events::EventLog;
 use crate::money::Money;
 use crate::planner::Stage;
 
 impl Session {
     /// # Errors
-    /// [`ErrorKind::Setup`](crate::error::ErrorKind::Setup) where there are no prices to keep a cap by.
+    /// [`ErrorKind::Setup`] where there are no prices to keep a cap by.
     pub(super) async fn tariff_for_cap(&self) -> Result<Tariff, QueryError> {
-        self.tariff().await.map_err(|error| QueryError::setup(format!("a cap cannot be kept without prices: {error}")))
+        let no_prices = |error| format!("a cap cannot be kept without prices: {error}");
+        self.tariff().await.map_err(|error| QueryError::in_words(ErrorKind::Setup, no_prices(error)))
     }
 
     /// Opens the budget of a query that is planned.
     ///
     /// # Errors
-    /// [`ErrorKind::CapReached`](crate::error::ErrorKind::CapReached) where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
+    /// [`ErrorKind::CapReached`] where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
     pub(super) async fn budget(
         &self,
         cap: Money,

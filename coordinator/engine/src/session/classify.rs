@@ -51,10 +51,13 @@ impl QueryError {
         if let FailureCause::Budget(over) = &failure.cause {
             return Self::over_cap(over.clone());
         }
-        let message = failure.to_string();
-        let FailureCause::Fragment(error) = &failure.cause else {
-            return Self::in_words(ErrorKind::Functions, message);
-        };
+        let (message, own_hint) = failure.parts();
+        // The function's own says less.
+        let is_of_versions =
+            matches!(&failure.cause, FailureCause::Fragment(e) if e.kind == FragmentErrorKind::VersionMismatch);
+        let own_hint = own_hint.filter(|_| !is_of_versions);
+        let told = |kind| Self::new(kind, message).or_hint(own_hint).with_source(failure.clone());
+        let FailureCause::Fragment(error) = &failure.cause else { return told(ErrorKind::Functions) };
         let hint = match error.kind {
             FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),
             kind => hint(kind, &error.message),
@@ -75,7 +78,11 @@ impl QueryError {
             | Kind::ResultTooLarge
             | Kind::Panic => ErrorKind::Functions,
         };
-        Self::in_words(kind, message).or_hint(hint)
+        let told = told(kind).or_hint(hint);
+        match sqlstate(error.kind) {
+            Some(state) => told.with_sqlstate(state),
+            None => told,
+        }
     }
 
     /// A query that may not spend more; its source says how far it came.
@@ -171,7 +178,7 @@ fn hint(kind: FragmentErrorKind, message: &str) -> Option<&'static str> {
             "check the credentials and the bucket's policy; without the right to list, S3 says so of a missing file, too"
         }
         FragmentErrorKind::VersionMismatch => {
-            "on AWS: `infra/release --function-only`, then `terraform apply` with that package; `gust doctor` shows both versions"
+            "deploy the function of the coordinator's release; on AWS: `infra/release --function-only`, then `terraform apply` with that package; `gust doctor` shows both versions"
         }
         FragmentErrorKind::Storage => "check the endpoint, the region and the network",
         _ => return None,

@@ -19,7 +19,7 @@ use super::plan::{distributed, whole_files};
 use super::run::difference;
 use crate::config::{Prefer, Target};
 use crate::cost::Tariff;
-use crate::error::QueryError;
+use crate::error::{ErrorKind, QueryError};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::forecast::{Circumstances, locally, on_functions};
 use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
@@ -91,7 +91,7 @@ impl Session {
         ways.extend(runner_up.clone());
         ways.extend(best.filter(|_| !shows_functions).cloned());
         // By now it is known what is deployed.
-        let tariff = self.tariff().await.map_err(|error| QueryError::setup(error.to_string()))?;
+        let tariff = self.tariff().await.map_err(|error| QueryError::in_words(ErrorKind::Setup, error.to_string()))?;
         let quote = Quote::new(ways, &picked, runner_up.as_ref(), &tariff);
         Ok((decision, Quote { missing: survey.missing, guessed_files: survey.guessed_files, ..quote }))
     }
@@ -127,7 +127,7 @@ impl Session {
         let planner = state.query_planner();
         let local = planner.create_physical_plan(&optimized, &state).await.map_err(QueryError::from_engine)?;
         let planned_locally = difference(self.coordinator_usage(), *before);
-        let tariff = self.tariff().await.map_err(|error| QueryError::setup(error.to_string()))?;
+        let tariff = self.tariff().await.map_err(|error| QueryError::in_words(ErrorKind::Setup, error.to_string()))?;
         let (load, others) = self.local_load(&local).map_err(QueryError::from_engine)?;
         let model = self.model(None);
         let alone = Circumstances {

@@ -77,7 +77,9 @@ pub(super) struct Capacity {
 
 impl FunctionPool {
     pub(super) fn new(config: &Config, stores: &Stores, folder: &Path) -> Result<Self, QueryError> {
-        let setup = |what: &str, e: &dyn std::fmt::Display| QueryError::setup(format!("exchange: {what}: {e}"));
+        let setup = |what: &str, e: &dyn std::fmt::Display| {
+            QueryError::in_words(ErrorKind::Setup, format!("exchange: {what}: {e}"))
+        };
         let url = match &config.exchange {
             Some(url) if url.contains("://") => Url::parse(url).map_err(|e| setup(url, &e))?,
             Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,

@@ -31,7 +31,7 @@ mod run;
 mod statement;
 mod workers;
 
-use crate::error::QueryError;
+use crate::error::{ErrorKind, QueryError, with_causes};
 pub use doctor::Check;
 pub(crate) use plan::Ready;
 pub use run::Running;
@@ -40,7 +40,6 @@ pub use statement::{Statement, text_of};
 use crate::config::{CatalogConfig, CatalogKind, Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
 use crate::dialect;
-use crate::error::with_causes;
 use crate::exchange::Exchange;
 use crate::history;
 use crate::memory::SharedPool;
@@ -99,7 +98,7 @@ impl Session {
     /// operator that computes for minutes without a pause: its time-outs and signals still come.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`](crate::error::ErrorKind::Setup) where a folder or store that the settings name cannot be used, or threads cannot be started.
+    /// [`ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
     pub fn new(config: Config) -> Result<Self, QueryError> {
         let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
@@ -109,7 +108,8 @@ impl Session {
             QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured = Arc::new(measured.map_err(|e| QueryError::setup(e.to_string()))?.unwrap_or_default());
+        let measured =
+            Arc::new(measured.map_err(|e| QueryError::in_words(ErrorKind::Setup, e.to_string()))?.unwrap_or_default());
         let stores = Stores::new(config.s3.clone());
         let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::setup(e.strip_backtrace()))?;
         let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);

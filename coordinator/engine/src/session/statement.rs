@@ -256,7 +256,7 @@ impl Session {
         }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) = &plan {
             let known = check_format(&create.file_type, state.table_factories().keys());
-            known.map_err(|error| QueryError::sql(error.to_string()))?;
+            known.map_err(|error| QueryError::in_words(ErrorKind::Sql, error.to_string()))?;
         }
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
         SQLOptions::new()
