@@ -19,17 +19,50 @@ fn table(path: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every word of a crate's sources.
-fn words(root: &Path, folder: &str, words: &mut BTreeSet<String>) {
+/// Every name of a crate's sources that may be a crate's: before `::` or `!`, or after `use`. Comments do not count.
+fn names(root: &Path, folder: &str, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
         let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() && !CRATES.contains(&path.as_str()) {
-            self::words(root, &path, words);
+            names(root, &path, found);
         } else if path.ends_with(".rs") {
             let text = std::fs::read_to_string(entry.path()).expect("text");
-            words.extend(text.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned));
+            text.lines().for_each(|line| found.extend(names_in(line.split("// ").next().unwrap_or(line))));
         }
     }
+}
+
+fn names_in(line: &str) -> Vec<String> {
+    let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut names = Vec::new();
+    let mut rest = line;
+    while let Some(start) = rest.find(is_of_name) {
+        let (before, from) = rest.split_at(start);
+        let end = from.find(|c| !is_of_name(c)).unwrap_or(from.len());
+        let (name, after) = from.split_at(end);
+        let is_path = after.starts_with("::") || after.starts_with('!') && !after.starts_with("!=");
+        if !before.ends_with("::") && !before.ends_with('.') && (is_path || before.ends_with("use ")) {
+            names.push(name.to_owned());
+        }
+        // What stands before the next name still has to be seen.
+        rest = after;
+        if name == "use" {
+            let used = rest.trim_start();
+            let end = used.find(|c| !is_of_name(c)).unwrap_or(used.len());
+            names.push(used[..end].to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_crates_are_told_from_other_words() {
+    let check = |line: &str, expect: &[&str]| assert_eq!(names_in(line), expect, "{line}");
+    check("let url = self.url;", &[]);
+    check("let at = url::Url::parse(text)?;", &["url"]);
+    check("use tokio;", &["tokio"]);
+    check("tracing::warn!(x, \"y\"); if a != b {}", &["tracing"]);
+    check("    pub use crate::x;", &["crate", "crate"]);
 }
 
 #[test]
@@ -39,7 +72,7 @@ fn every_dependency_is_named_by_its_crate() {
     for folder in CRATES {
         let manifest = table(&root.join(folder).join("Cargo.toml"));
         let mut named = BTreeSet::new();
-        words(&root, folder, &mut named);
+        names(&root, folder, &mut named);
         let for_features = FOR_FEATURES.iter().find(|(of, _)| *of == folder).map_or(&[][..], |(_, names)| names);
         for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
             let Some(dependencies) = manifest.get(kind).and_then(|value| value.as_table()) else { continue };

@@ -140,7 +140,7 @@ async fn a_spilling_repartition_ends() {
     }
 }
 
-/// When this fails, look whether these can go: `OnceExec` in `planner/unsound.rs` (apache/datafusion 22641, 24676 and 24764) and the
+/// When this fails, look whether these can go: `OnceExec` in `planner/rules/unsound.rs` (apache/datafusion 22641, 24676 and 24764) and the
 /// filters of sort-merge joins there, and the size of spill files in `session/engine.rs` (24883). What they keep from happening depends
 /// on timing, or fails loudly; the other workarounds have tests of their own below.
 #[test]
@@ -206,7 +206,7 @@ async fn a_piecewise_merge_join_is_refused() {
     assert!(message.contains("hint: RESET datafusion.optimizer.enable_piecewise_merge_join"), "{message}");
 }
 
-/// Take it out of `planner/unsound.rs` when this fails. See apache/datafusion 24335, 24297 and 24348.
+/// Take it out of `planner/rules/unsound.rs` when this fails. See apache/datafusion 24335, 24297 and 24348.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piecewise_merge_join_still_loses_rows_in_datafusion() {
     let (piecewise, nested) = (with_pool(1 << 30), with_pool(1 << 30));
@@ -375,7 +375,7 @@ async fn sort_merge_joins_compare_keys_of_all_types() {
     session.close().await;
 }
 
-/// Take `ComparableKeys` out of `planner/unsound.rs` when all of this works: apache/datafusion 25134 is for floats alone.
+/// Take `ComparableKeys` out of `planner/rules/unsound.rs` when all of this works: apache/datafusion 25134 is for floats alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn sort_merge_joins_still_do_not_in_datafusion() {
     for key in ODD_KEYS {
