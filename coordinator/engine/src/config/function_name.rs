@@ -11,7 +11,7 @@ pub const CLONES_MAX: usize = 1_000;
 /// A function as the configuration names it: `NAME`, `NAME:ALIAS`, or an ARN with or without alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionName {
-    /// Where the ARN says it.
+    /// Region that the ARN names; none of a bare name.
     pub region: Option<String>,
     /// Without qualifier.
     pub name: String,

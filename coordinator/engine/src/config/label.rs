@@ -60,7 +60,7 @@ impl FromStr for Label {
 /// The settings' labels, and a statement's own above them.
 ///
 /// # Errors
-/// Where there are more than [`LABELS_MAX`].
+/// More labels than [`LABELS_MAX`].
 pub fn labels(settings: &HistoryConfig, own: &[Label]) -> Result<BTreeMap<String, String>, BadLabel> {
     let mut labels = settings.labels.clone();
     labels.extend(own.iter().map(|label| (label.key.clone(), label.value.clone())));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What should be little.
+/// Quantity that the choice of a place keeps little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prefer {
@@ -26,7 +26,7 @@ impl Prefer {
         }
     }
 
-    /// What is picked, for people.
+    /// Word for the pick, for people: `cheapest`.
     pub const fn superlative(self) -> &'static str {
         match self {
             Self::Cost => "cheapest",

@@ -216,7 +216,7 @@ impl Quantities {
         self.iter().filter_map(|(item, basis, quantity)| line_cost(item, basis, quantity, tariff)).sum()
     }
 
-    /// What the coordinator does by itself: its requests, what comes to it, and its time.
+    /// Adds the coordinator's own share: its requests, what comes to it, and its time.
     pub(crate) fn add_own(&mut self, requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) {
         let Requests { get, head, list, put, .. } = *requests;
         self.add(Item::CoordinatorReads, Basis::Metered, get + head);
@@ -258,7 +258,7 @@ impl Quantities {
     }
 }
 
-/// What the coordinator does by itself in money, as far as it has a price.
+/// Cost of the coordinator's own share, as far as it has a price.
 pub(crate) fn own_cost(requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) -> Money {
     let mut spent = Quantities::default();
     spent.add_own(requests, bytes, time, tariff);
