@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from harness import START, Cloud, Started, children_of, is_alive, wait_until
+from process_executor.process import remove
 
 
 @pytest.fixture
@@ -127,6 +128,26 @@ def test_a_killed_start_leaves_nothing(busy: tuple[Started, int], tmp_path: Path
     started.process.wait()
     assert wait_until(lambda: not is_alive(host) and not is_alive(function))
     assert wait_until(lambda: list(tmp_path.iterdir()) == [])
+
+
+def test_a_folder_goes_though_others_write_into_it(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    ended = threading.Event()
+
+    def write() -> None:
+        # Until there is no folder to write into, as a server's threads do while it ends.
+        for number in range(1_000_000):
+            try:
+                (folder / str(number)).touch()
+            except FileNotFoundError:
+                break
+        ended.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert wait_until(lambda: len(list(folder.iterdir())) > 100)
+    remove(folder)
+    assert not folder.exists() and ended.wait(5)
 
 
 def test_a_killed_localstack_is_an_error_and_its_functions_end(busy: tuple[Started, int], tmp_path: Path) -> None:

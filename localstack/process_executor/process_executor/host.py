@@ -10,7 +10,6 @@ import argparse
 import ctypes
 import ipaddress
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from localstack.runtime.runtime import LocalstackRuntime
 from localstack.services.lambda_.invocation.runtime_executor import EXECUTOR_PLUGIN_MANAGER, get_runtime_executor
 
 from process_executor.executor import ProcessRuntimeExecutor, stop_all
+from process_executor.process import remove as remove_folder
 
 EXIT_FAILED = 1
 EXIT_PORT_TAKEN = 3
@@ -81,7 +81,7 @@ def _announce(runtime: LocalstackRuntime, descriptor: int) -> None:
 def _stop(parent: int, remove: Path | None) -> None:
     stop_all()
     if os.getppid() != parent and remove is not None:
-        shutil.rmtree(remove, ignore_errors=True)
+        remove_folder(remove)
     # LocalStack's own way out waits for requests, and for a loop that nobody wakes up.
     os._exit(0)
 

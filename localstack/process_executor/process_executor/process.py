@@ -11,12 +11,15 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024
+REMOVE_S_MAX = 5
+REMOVE_PAUSE_S = 0.02
 MB = 1024 * 1024
 
 
@@ -72,7 +75,17 @@ class Folder:
         return -(-total // MB)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove(self.path)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder in which others may still write: what they add while it is emptied keeps it there, so it is emptied again."""
+    until = time.monotonic() + REMOVE_S_MAX
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > until:
+            return
+        time.sleep(REMOVE_PAUSE_S)
 
 
 class FunctionProcess:
