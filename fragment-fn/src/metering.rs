@@ -30,9 +30,23 @@ pub struct Counters {
     hedged: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    /// Counters that count all this too.
+    total: Option<Arc<Counters>>,
 }
 
 impl Counters {
+    /// Counters of a part, from zero: whatever they count, `total` counts as well.
+    pub fn part_of(total: &Arc<Counters>) -> Self {
+        Self { total: Some(Arc::clone(total)), ..Self::default() }
+    }
+
+    fn add(&self, counter: fn(&Self) -> &AtomicU64, more: u64) {
+        counter(self).fetch_add(more, Relaxed);
+        if let Some(total) = &self.total {
+            total.add(counter, more);
+        }
+    }
+
     pub fn requests(&self) -> Requests {
         Requests {
             get: self.get.load(Relaxed),
@@ -46,7 +60,7 @@ impl Counters {
 
     /// One of the GETs is a second try at what another has not answered in time.
     pub fn note_hedge(&self) {
-        self.hedged.fetch_add(1, Relaxed);
+        self.add(|c| &c.hedged, 1);
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -81,8 +95,8 @@ impl Display for CountingStore {
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for CountingStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.counters.put.fetch_add(1, Relaxed);
-        self.counters.bytes_written.fetch_add(payload.content_length() as u64, Relaxed);
+        self.counters.add(|c| &c.put, 1);
+        self.counters.add(|c| &c.bytes_written, payload.content_length() as u64);
         self.inner.put_opts(location, payload, options).await
     }
 
@@ -91,26 +105,25 @@ impl ObjectStore for CountingStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.counters.put.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.put, 1);
         let upload = self.inner.put_multipart_opts(location, options).await?;
         Ok(Box::new(CountingUpload { upload, counters: Arc::clone(&self.counters) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let kind = if options.head { &self.counters.head } else { &self.counters.get };
-        kind.fetch_add(1, Relaxed);
         let head = options.head;
+        self.counters.add(if head { |c| &c.head } else { |c| &c.get }, 1);
         let mut result = self.inner.get_opts(location, options).await?;
         match result.payload {
             // A local file is read as a whole range once it is asked for.
             GetResultPayload::File(..) if !head => {
-                self.counters.bytes_read.fetch_add(result.range.end - result.range.start, Relaxed);
+                self.counters.add(|c| &c.bytes_read, result.range.end - result.range.start);
             }
             GetResultPayload::File(..) => {}
             GetResultPayload::Stream(stream) => {
                 let counters = Arc::clone(&self.counters);
                 let counted = stream.inspect_ok(move |chunk| {
-                    counters.bytes_read.fetch_add(chunk.len() as u64, Relaxed);
+                    counters.add(|c| &c.bytes_read, chunk.len() as u64);
                 });
                 result.payload = GetResultPayload::Stream(counted.boxed());
             }
@@ -119,42 +132,42 @@ impl ObjectStore for CountingStore {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.counters.get.fetch_add(ranges.len() as u64, Relaxed);
+        self.counters.add(|c| &c.get, ranges.len() as u64);
         let chunks = self.inner.get_ranges(location, ranges).await?;
-        self.counters.bytes_read.fetch_add(chunks.iter().map(|c| c.len() as u64).sum(), Relaxed);
+        self.counters.add(|c| &c.bytes_read, chunks.iter().map(|c| c.len() as u64).sum());
         Ok(chunks)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let counters = Arc::clone(&self.counters);
         let counted = locations.inspect_ok(move |_| {
-            counters.delete.fetch_add(1, Relaxed);
+            counters.add(|c| &c.delete, 1);
         });
         self.inner.delete_stream(counted.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.counters.list.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.list, 1);
         self.inner.list(prefix)
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.counters.list.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.list, 1);
         self.inner.list_with_offset(prefix, offset)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.counters.list.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.list, 1);
         self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.counters.put.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.put, 1);
         self.inner.copy_opts(from, to, options).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.counters.put.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.put, 1);
         self.inner.rename_opts(from, to, options).await
     }
 }
@@ -168,18 +181,18 @@ struct CountingUpload {
 #[async_trait]
 impl MultipartUpload for CountingUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.counters.put.fetch_add(1, Relaxed);
-        self.counters.bytes_written.fetch_add(data.content_length() as u64, Relaxed);
+        self.counters.add(|c| &c.put, 1);
+        self.counters.add(|c| &c.bytes_written, data.content_length() as u64);
         self.upload.put_part(data)
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.counters.put.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.put, 1);
         self.upload.complete().await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.counters.delete.fetch_add(1, Relaxed);
+        self.counters.add(|c| &c.delete, 1);
         self.upload.abort().await
     }
 }

@@ -94,6 +94,12 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The same catalog, whose tables are read through other stores.
+    #[must_use]
+    pub fn with_stores(&self, stores: Stores) -> Catalog {
+        Catalog { stores, ..self.clone() }
+    }
+
     pub async fn namespaces(&self) -> Result<Vec<String>> {
         self.strings(
             "SELECT table_namespace FROM iceberg_tables WHERE catalog_name = ?

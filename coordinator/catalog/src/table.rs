@@ -27,6 +27,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// The same snapshot, read through other stores.
+    #[must_use]
+    pub fn with_stores(&self, stores: Stores) -> Table {
+        Table { stores, ..self.clone() }
+    }
+
     /// As the catalog or the folder names it, for messages.
     pub fn name(&self) -> &str {
         &self.name

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
+use datafusion::common::{DataFusionError, Result};
 use futures::TryStreamExt;
 use gust_protocol::StoreAccess;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use crate::storage::Stores;
 
 mod leftovers;
 
@@ -31,6 +35,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// The same place, reached through a query's stores.
+    ///
+    /// # Errors
+    /// Where these cannot open it.
+    pub fn through(&self, stores: &Stores) -> Result<Self> {
+        let url = Url::parse(&self.access.url).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Self { store: stores.open(&url)?, ..self.clone() })
+    }
+
     /// Deletes everything that a query's attempts wrote, adopted or not. Returns how many objects there were.
     pub async fn clean(&self, query: &str) -> object_store::Result<usize> {
         let prefix = Path::parse(&self.prefix).unwrap_or_default();

@@ -8,7 +8,7 @@ use gust_protocol::Usage;
 use gust_protocol::plan::scans;
 
 use super::plan::Ready;
-use super::{Session, difference};
+use super::Session;
 use crate::budget::{Budget, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::{ErrorKind, QueryError};
@@ -33,7 +33,6 @@ impl Session {
         cap: Money,
         ready: &Ready,
         events: EventLog,
-        before: Usage,
     ) -> Result<Arc<Budget>, QueryError> {
         let tariff = self.tariff_for_cap().await?;
         let stages = ready.planned.iter().flat_map(|planned| &planned.stages);
@@ -42,7 +41,7 @@ impl Session {
         let at_least = lower_bound(surely_fragments, surely_files, &tariff);
         let (stores, prices) = (self.stores.clone(), tariff.clone());
         let own = move |result_bytes| {
-            let Usage { requests, bytes_read, .. } = difference(stores.billed_usage(), before);
+            let Usage { requests, bytes_read, .. } = stores.billed_usage();
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
         };
         let budget = Budget::new(cap, tariff, fragments, own);

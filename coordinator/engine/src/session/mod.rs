@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::catalog::{CatalogProvider, DynamicFileCatalog, SchemaProvider, TableProviderFactory, UrlTableFactory};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, DynamicFileCatalog, SchemaProvider, TableProviderFactory, UrlTableFactory,
+};
 use datafusion::common::Result as EngineResult;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust_catalog::Catalog;
@@ -49,13 +51,12 @@ use crate::planner::passes::pack::Packing;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::storage::Stores;
-use crate::tables::catalog::IcebergCatalog;
+use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
 use crate::tables::folder::{FolderFactory, Paths};
 use crate::tables::iceberg::IcebergFactory;
 use functions::{Capacity, FunctionPool};
 use options::Options;
 use prepared::Prepared;
-use run::difference;
 use workers::Workers;
 
 /// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
@@ -71,6 +72,8 @@ const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::fr
 #[derive(Clone)]
 pub struct Session {
     context: SessionContext,
+    /// Its catalogs, in which names are looked up that are no paths.
+    catalogs: Arc<dyn CatalogProviderList>,
     config: Arc<Config>,
     stores: Stores,
     functions: Arc<FunctionPool>,
@@ -111,10 +114,12 @@ impl Session {
         let measured =
             Arc::new(measured.map_err(|e| QueryError::in_words(ErrorKind::Setup, e.to_string()))?.unwrap_or_default());
         let stores = Stores::new(config.s3.clone());
-        let context = context(&config, &stores, folder.path()).map_err(|e| QueryError::setup(e.strip_backtrace()))?;
+        let opened = context(&config, &stores, folder.path());
+        let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
         let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
         Ok(Self {
             context,
+            catalogs,
             config: Arc::new(config),
             stores,
             functions,
@@ -246,10 +251,26 @@ impl Session {
 }
 
 impl Session {
+    /// The session as one query sees it: with stores that count for the query alone.
+    fn for_query(&self) -> Self {
+        let stores = self.stores.of_a_query();
+        let mut state = self.context.state();
+        state.config_mut().set_extension(Arc::new(stores.clone()));
+        let runtime = state.runtime_env().as_ref().clone();
+        let runtime = RuntimeEnv { object_store_registry: Arc::new(stores.clone()), ..runtime };
+        let catalogs = QueryCatalogs { of_session: Arc::clone(&self.catalogs), stores: stores.clone() };
+        let builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
+        let context = with_paths(builder, Arc::new(catalogs));
+        Self { context, stores, ..self.clone() }
+    }
+
     /// Deletes what a query's attempts wrote. A store's client does not try every deletion again by itself.
     async fn clean(&self, query: &str) {
         for pause in CLEANING_PAUSES {
-            match self.functions.exchange().clean(query).await {
+            let exchange = self.functions.exchange();
+            // Without stores of the query's it is cleaned all the same.
+            let exchange = exchange.through(&self.stores).unwrap_or_else(|_| exchange.clone());
+            match exchange.clean(query).await {
                 Ok(_) => return,
                 Err(error) => tracing::warn!(query, %error, "the exchange could not be cleaned"),
             }
@@ -263,7 +284,12 @@ impl Session {
     }
 }
 
-fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<SessionContext> {
+/// A context, and its catalogs without paths.
+fn context(
+    config: &Config,
+    stores: &Stores,
+    folder: &Path,
+) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
     let memory_bytes_max = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(SharedPool::new(memory_bytes_max)))
@@ -275,7 +301,7 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
         .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
         .build_arc()?;
-    let mut settings = SessionConfig::new();
+    let mut settings = SessionConfig::new().with_extension(Arc::new(stores.clone()));
     engine::settings(settings.options_mut(), memory_bytes_max);
     settings.options_mut().extensions.insert(Options::new(config.cost.max));
     // A folder is read with its sub-folders, as Athena and Spark (recursively) read it.
@@ -290,14 +316,15 @@ fn context(config: &Config, stores: &Stores, folder: &Path) -> EngineResult<Sess
         .with_type_planner(Arc::new(dialect::Types))
         .with_optimizer_rules(dialect::optimizer_rules())
         .with_physical_optimizer_rules(physical_rules())
-        .with_table_factories(formats(stores))
+        .with_table_factories(formats())
         .build();
-    let context = with_paths(SessionContext::new_with_state(state));
+    let catalogs = Arc::clone(state.catalog_list());
+    let context = with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs));
     let default = context.state().config_options().catalog.default_catalog.clone();
     if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
         catalog.register_schema(history::SCHEMA, history)?;
     }
-    Ok(context)
+    Ok((context, catalogs))
 }
 
 /// DataFusion's physical rules between ours.
@@ -309,19 +336,18 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 }
 
 /// What STORED AS may name.
-fn formats(stores: &Stores) -> HashMap<String, Arc<dyn TableProviderFactory>> {
+fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
     let folder: Arc<dyn TableProviderFactory> = Arc::new(FolderFactory);
     let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
-    formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory { stores: stores.clone() }));
+    formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory));
     formats
 }
 
-/// The same context, in which a name that is no table's may be a path.
-fn with_paths(context: SessionContext) -> SessionContext {
+/// A context with these catalogs, in which a name that is no table's may be a path.
+fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
     let paths = Arc::new(Paths::default());
-    let named = Arc::clone(context.state().catalog_list());
-    let catalogs = DynamicFileCatalog::new(named, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);
-    let context: SessionContext = context.into_state_builder().with_catalog_list(Arc::new(catalogs)).build().into();
+    let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);
+    let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();
     paths.serve(&context);
     context
 }

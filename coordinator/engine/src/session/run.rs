@@ -49,8 +49,6 @@ pub struct Running {
     names: Names,
     stream: Option<SendableRecordBatchStream>,
     events: EventLog,
-    before: Usage,
-    billed_before: Usage,
     deadline: Instant,
     rows: u64,
     is_silent: bool,
@@ -97,20 +95,18 @@ impl Session {
     }
 
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
-        let (before, billed_before) = (self.stores.usage(), self.stores.billed_usage());
+        let query = self.for_query();
         let id = Uuid::now_v7().simple().to_string();
         let Statement { sql, wanted } = statement;
-        let (logical, names) = self.logical_plan(*sql).await?;
-        let logical = self.executed(logical)?;
+        let (logical, names) = query.logical_plan(*sql).await?;
+        let logical = query.executed(logical)?;
         let mut running = Running {
-            session: self.clone(),
+            session: query.clone(),
             id,
             schema: Arc::new(Schema::empty()),
             names,
             stream: None,
             events,
-            before,
-            billed_before,
             deadline,
             rows: 0,
             is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
@@ -132,25 +128,27 @@ impl Session {
                     LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
                     logical => logical,
                 };
-                let (decision, quote) = Box::pin(self.quote(&logical, &before)).await?;
+                let (decision, quote) = Box::pin(query.quote(&logical, &Usage::default())).await?;
                 running.schema = explain::cost_schema();
                 running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
                 running.events.push(QueryEvent::Planned { decision });
                 running.events.push(QueryEvent::Quoted { quote: Box::new(quote) });
             }
             LogicalPlan::Explain(explain) => {
-                let text = self.explain_plan(&explain.plan).await?;
+                let text = query.explain_plan(&explain.plan).await?;
                 running.schema = Arc::new(explain.schema.as_arrow().clone());
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
             }
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
-                if self.is_to_create(&create).await? {
+                if query.is_to_create(&create).await? {
                     Box::pin(running.begin(create.input.as_ref().clone())).await?;
                     running.creating = Some(create);
                 }
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let done = tables_only(self.context.execute_logical_plan(logical)).await;
+                // Settings are the session's; what a table is made from is read by the query.
+                let context = if matches!(logical, LogicalPlan::Ddl(_)) { &query.context } else { &self.context };
+                let done = tables_only(context.execute_logical_plan(logical)).await;
                 let done = done.map_err(QueryError::from_engine)?;
                 // Has no rows, but an error where the engine has only parsed the statement.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
@@ -162,7 +160,7 @@ impl Session {
 
     /// How a statement would run, in words.
     pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
-        let session = self.clone();
+        let session = self.for_query();
         let explaining = async move {
             let (logical, _) = session.logical_plan(*statement.sql).await?;
             let logical = match session.executed(logical)? {
@@ -183,11 +181,11 @@ impl Session {
             }
             query => query,
         };
-        let ready = self.ready(query, &self.coordinator_usage()).await?;
+        let ready = self.ready(query, &Usage::default()).await?;
         Ok(explain::explain(&ready, &self.config))
     }
 
-    /// What the coordinator's own stores have been asked for since the session began.
+    /// What the query has asked the coordinator's own stores for.
     pub(super) fn coordinator_usage(&self) -> Usage {
         self.stores.usage()
     }
@@ -213,7 +211,7 @@ impl Session {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), budget),
             model: self.model(Some(capacity)),
-            exchange: self.functions.exchange().clone(),
+            exchange: self.functions.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
             limits: capacity.limits,
             credentials: self.store_credentials().await,
             options: function_options(self.context.state().config()),
@@ -322,8 +320,7 @@ impl Running {
             attempts.close();
             clean_after(self.session.clone(), self.id.clone(), attempts, self.settled()).await;
         }
-        let (now, before) = (self.session.stores.usage(), self.before);
-        self.events.push(QueryEvent::CoordinatorRead { usage: difference(now, before) });
+        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.coordinator_usage() });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
     }
@@ -353,10 +350,9 @@ impl Running {
         if cap.is_some() {
             self.session.tariff_for_cap().await?;
         }
-        let ready = self.session.ready(&logical, &self.before).await?;
+        let ready = self.session.ready(&logical, &Usage::default()).await?;
         if let Some(cap) = cap {
-            let opened = self.session.budget(cap, &ready, self.events.clone(), self.billed_before);
-            self.budget = Some(opened.await?);
+            self.budget = Some(self.session.budget(cap, &ready, self.events.clone()).await?);
         }
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
         let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());

@@ -1,7 +1,7 @@
 //! Object stores by URL, opened when first asked for, all requests counted, late reads sent again.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreRegistry;
@@ -17,36 +17,96 @@ use crate::config::S3Config;
 use crate::storage::StoreCredentials;
 use crate::storage::aws::ChainCredentials;
 
-/// The coordinator's stores. Cloning shares them.
+/// The coordinator's stores: those of the process, or one query's view of them. Cloning shares them.
+///
+/// ```text
+///  query's view: hedged ─► counted for the query, and so for the process ─┐
+///  process's   : hedged ─► counted for the process ───────────────────────┴─► one client a store
+/// ```
 #[derive(Debug, Clone)]
-pub struct Stores {
+pub struct Stores(Arc<View>);
+
+#[derive(Debug)]
+struct View {
+    reach: Arc<Reach>,
+    /// The process's, where this is a query's.
+    process: Option<Stores>,
+    open: Mutex<BTreeMap<String, Opened>>,
+}
+
+/// How stores are reached.
+#[derive(Debug)]
+struct Reach {
     s3: S3Config,
     /// Where the configuration names no keys.
     credentials: Arc<ChainCredentials>,
+}
+
+#[derive(Debug, Clone)]
+struct Opened {
+    client: Arc<dyn ObjectStore>,
+    /// What is known of the client's reads, whoever makes them.
+    hedger: Option<Arc<Hedger>>,
     counters: Arc<Counters>,
-    /// Of these, what somebody sends a bill for: requests to S3.
-    billed: Arc<Counters>,
-    open: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
+    /// The client, counted and hedged.
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Opened {
+    fn new(client: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>, counters: Counters) -> Self {
+        let counters = Arc::new(counters);
+        // The order matters: a read that is sent again is counted twice.
+        let counted = Arc::new(CountingStore::new(Arc::clone(&client), Arc::clone(&counters)));
+        let store = HedgedStore::wrap(counted, hedger.clone(), &counters);
+        Self { client, hedger, counters, store }
+    }
+
+    /// The same client, counted apart.
+    fn part(&self) -> Self {
+        Self::new(Arc::clone(&self.client), self.hedger.clone(), Counters::part_of(&self.counters))
+    }
 }
 
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
-        Self { s3, credentials: Arc::default(), counters: Arc::default(), billed: Arc::default(), open: Arc::default() }
+        let reach = Arc::new(Reach { s3, credentials: Arc::default() });
+        Self(Arc::new(View { reach, process: None, open: Mutex::default() }))
     }
 
-    /// Everything that the coordinator itself has asked its stores for.
+    /// The same stores, counted from zero: what a query asks of them is its own, and the process's.
+    #[must_use]
+    pub fn of_a_query(&self) -> Self {
+        let process = self.0.process.as_ref().unwrap_or(self).clone();
+        Self(Arc::new(View { reach: Arc::clone(&self.0.reach), process: Some(process), open: Mutex::default() }))
+    }
+
+    /// Everything that these stores have been asked for; of the process's stores, also what queries have asked.
     pub fn usage(&self) -> Usage {
-        usage(&self.counters)
+        self.usage_of(|_| true)
     }
 
-    /// What of it went to S3.
+    /// What of it somebody sends a bill for: requests to S3.
     pub fn billed_usage(&self) -> Usage {
-        usage(&self.billed)
+        self.usage_of(|url| url.starts_with("s3"))
+    }
+
+    fn usage_of(&self, counts: impl Fn(&str) -> bool) -> Usage {
+        let mut usage = Usage::default();
+        for (_, Opened { counters, .. }) in self.lock().iter().filter(|(url, _)| counts(url)) {
+            usage.requests += counters.requests();
+            usage.bytes_read += counters.bytes_read();
+            usage.bytes_written += counters.bytes_written();
+        }
+        usage
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Opened>> {
+        self.0.open.lock().expect("no holder panics")
     }
 
     /// The credentials of the environment, for stores whose keys the configuration does not name.
     pub fn credentials(&self) -> &ChainCredentials {
-        &self.credentials
+        &self.0.reach.credentials
     }
 
     /// How anyone reaches the store of `url`: this coordinator or a function.
@@ -55,7 +115,7 @@ impl Stores {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
                 let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
-                Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(&self.s3) })
+                Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(&self.0.reach.s3) })
             }
             scheme => Err(plan_error(format!(
                 "`{url}`: scheme `{scheme}` is not supported\nhint: use a local path, file:// or s3://"
@@ -65,27 +125,36 @@ impl Stores {
 
     /// The store of `url`, opened once.
     pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        let access = self.access(url)?;
-        let mut open = self.open.lock().expect("no holder panics");
-        if let Some(store) = open.get(&access.url) {
-            return Ok(Arc::clone(store));
+        Ok(self.opened(&self.access(url)?)?.store)
+    }
+
+    fn opened(&self, access: &StoreAccess) -> Result<Opened> {
+        if let Some(opened) = self.lock().get(&access.url) {
+            return Ok(opened.clone());
         }
-        let is_own = self.s3.access_key_id.is_none();
-        let credentials = is_own.then(|| Arc::clone(&self.credentials) as AwsCredentialProvider);
-        let store = connect(&access, credentials).map_err(plan_error)?;
-        let store = self.decorated(store, &access.url);
-        open.insert(access.url, Arc::clone(&store));
-        Ok(store)
+        let opened = match &self.0.process {
+            Some(process) => process.opened(access)?.part(),
+            None => {
+                let Reach { s3, credentials } = &*self.0.reach;
+                let is_own = s3.access_key_id.is_none();
+                let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
+                let client = connect(access, credentials).map_err(plan_error)?;
+                Opened::new(client, Hedger::for_store(&access.url), Counters::default())
+            }
+        };
+        // Who was faster has counted already.
+        Ok(self.lock().entry(access.url.clone()).or_insert(opened).clone())
     }
 
     /// The credentials of now as object_store's settings, for functions on this machine; nothing where the configuration
     /// names keys (they travel with each store), where no store of S3 is in use, or where there are none: then functions use their own.
     pub async fn lendable(&self) -> BTreeMap<String, String> {
-        let uses_s3 = self.open.lock().expect("no holder panics").keys().any(|url| url.starts_with("s3"));
-        if !uses_s3 || self.s3.access_key_id.is_some() {
+        let process = self.0.process.as_ref().unwrap_or(self);
+        let uses_s3 = process.lock().keys().any(|url| url.starts_with("s3"));
+        if !uses_s3 || self.0.reach.s3.access_key_id.is_some() {
             return BTreeMap::new();
         }
-        let current = match self.credentials.current().await {
+        let current = match self.credentials().current().await {
             Ok(current) => current,
             Err(error) => {
                 tracing::debug!(%error, "functions are lent no credentials");
@@ -98,25 +167,11 @@ impl Stores {
         pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect()
     }
 
-    /// The order matters: a read that is sent again is counted twice.
-    fn decorated(&self, mut store: Arc<dyn ObjectStore>, url: &str) -> Arc<dyn ObjectStore> {
-        if url.starts_with("s3") {
-            store = Arc::new(CountingStore::new(store, Arc::clone(&self.billed)));
-        }
-        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(store, Arc::clone(&self.counters)));
-        HedgedStore::wrap(counted, Hedger::for_store(url), &self.counters)
-    }
-
     /// The same stores as the Iceberg catalog asks for them.
     pub fn for_catalog(&self) -> gust_catalog::Stores {
         let stores = self.clone();
         gust_catalog::Stores::new(move |url| stores.open(url).map_err(Into::into))
     }
-}
-
-fn usage(counters: &Counters) -> Usage {
-    let (requests, bytes_read, bytes_written) = (counters.requests(), counters.bytes_read(), counters.bytes_written());
-    Usage { requests, bytes_read, bytes_written, ..Usage::default() }
 }
 
 fn plan_error(message: String) -> DataFusionError {
@@ -140,11 +195,17 @@ fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
 }
 
 impl ObjectStoreRegistry for Stores {
-    /// A store that was put here by hand is counted and hedged like any other.
+    /// A store that was put here by hand is counted and hedged like any other, and is the process's.
     fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
-        let url = url[..Position::BeforePath].to_owned() + "/";
-        let decorated = self.decorated(store, &url);
-        self.open.lock().expect("no holder panics").insert(url, decorated)
+        let key = url[..Position::BeforePath].to_owned() + "/";
+        let opened = match &self.0.process {
+            Some(process) => {
+                process.register_store(url, store);
+                process.lock().get(&key)?.part()
+            }
+            None => Opened::new(store, Hedger::for_store(&key), Counters::default()),
+        };
+        self.lock().insert(key, opened).map(|before| before.store)
     }
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {

@@ -4,59 +4,90 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use gust_catalog::Catalog;
 
 use super::broken::BrokenTable;
 use super::iceberg::IcebergTable;
+use crate::storage::Stores;
 
 /// The tables of a catalog by namespace, as they were listed when it was opened; each is loaded when it is used.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct IcebergCatalog {
-    schemas: BTreeMap<String, Arc<dyn SchemaProvider>>,
+    catalog: Catalog,
+    namespaces: Arc<BTreeMap<String, Arc<[String]>>>,
+    /// Schemas that are no namespaces.
+    others: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
 
 #[derive(Debug)]
 struct Namespace {
     catalog: Catalog,
     name: String,
-    tables: Vec<String>,
+    tables: Arc<[String]>,
 }
 
 impl IcebergCatalog {
     pub async fn list(catalog: &Catalog) -> gust_catalog::Result<Self> {
-        let mut schemas: BTreeMap<String, Arc<dyn SchemaProvider>> = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
         for name in catalog.namespaces().await? {
             let tables = catalog.tables(&name).await?;
-            let namespace = Namespace { catalog: catalog.clone(), name: name.clone(), tables };
-            schemas.insert(name, Arc::new(namespace));
+            namespaces.insert(name, tables.into());
         }
-        Ok(Self { schemas })
+        Ok(Self { catalog: catalog.clone(), namespaces: Arc::new(namespaces), others: BTreeMap::new() })
     }
 
     /// With one more schema, unless a namespace has that name.
     pub fn with_schema(mut self, name: &str, schema: Arc<dyn SchemaProvider>) -> Self {
-        self.schemas.entry(name.to_owned()).or_insert(schema);
+        if !self.namespaces.contains_key(name) {
+            self.others.insert(name.to_owned(), schema);
+        }
         self
     }
 }
 
 impl CatalogProvider for IcebergCatalog {
     fn schema_names(&self) -> Vec<String> {
-        self.schemas.keys().cloned().collect()
+        self.namespaces.keys().chain(self.others.keys()).cloned().collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        self.schemas.get(name).cloned()
+        let Some(tables) = self.namespaces.get(name) else { return self.others.get(name).cloned() };
+        let catalog = self.catalog.clone();
+        Some(Arc::new(Namespace { catalog, name: name.to_owned(), tables: Arc::clone(tables) }))
+    }
+}
+
+/// A session's catalogs as one of its queries sees them: what is read of a table's metadata is that query's.
+#[derive(Debug)]
+pub struct QueryCatalogs {
+    pub of_session: Arc<dyn CatalogProviderList>,
+    pub stores: Stores,
+}
+
+impl CatalogProviderList for QueryCatalogs {
+    fn register_catalog(&self, name: String, catalog: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+        self.of_session.register_catalog(name, catalog)
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        self.of_session.catalog_names()
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        let found = self.of_session.catalog(name)?;
+        let Some(iceberg) = found.downcast_ref::<IcebergCatalog>() else { return Some(found) };
+        let catalog = iceberg.catalog.with_stores(self.stores.for_catalog());
+        Some(Arc::new(IcebergCatalog { catalog, ..iceberg.clone() }))
     }
 }
 
 #[async_trait]
 impl SchemaProvider for Namespace {
     fn table_names(&self) -> Vec<String> {
-        self.tables.clone()
+        self.tables.to_vec()
     }
 
     /// A table that cannot be loaded is there all the same, as a [`BrokenTable`].

@@ -12,7 +12,9 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, not_impl_err, plan_err};
+use datafusion::common::{
+    ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, internal_datafusion_err, not_impl_err, plan_err,
+};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -33,6 +35,7 @@ use url::Url;
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::schema::{arrow_schema, engine_scalar, engine_value};
+use crate::storage::Stores;
 use crate::tables::facts::FileFacts;
 
 /// Footers that one scan keeps for partitions that come to a file after each other.
@@ -163,7 +166,8 @@ impl TableProvider for IcebergTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = self.table.plan(&predicate(filters, self.table.schema())).await.map_err(external)?;
+        let table = self.table.with_stores(stores_of(state)?.for_catalog());
+        let plan = table.plan(&predicate(filters, self.table.schema())).await.map_err(external)?;
         if let Some(notes) = state.config().get_extension::<PruningNotes>() {
             notes.note(self.table.name(), plan.pruning);
         }
@@ -179,20 +183,24 @@ impl TableProvider for IcebergTable {
     }
 }
 
+/// The stores of the query that plans: a table may be older than it.
+fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
+    let stores = state.config().get_extension::<Stores>();
+    stores.ok_or_else(|| internal_datafusion_err!("the session has no stores for Iceberg tables"))
+}
+
 /// `CREATE EXTERNAL TABLE … STORED AS ICEBERG LOCATION …`: a metadata file or a table folder.
 #[derive(Debug)]
-pub struct IcebergFactory {
-    pub stores: crate::storage::Stores,
-}
+pub struct IcebergFactory;
 
 #[async_trait]
 impl TableProviderFactory for IcebergFactory {
-    async fn create(&self, _: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+    async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         let [location] = command.locations.as_slice() else {
             return plan_err!("an Iceberg table has one location: its folder or a metadata file");
         };
         let location = absolute(location)?;
-        let table = Table::open(&location, &self.stores.for_catalog()).await.map_err(external)?;
+        let table = Table::open(&location, &stores_of(state)?.for_catalog()).await.map_err(external)?;
         Ok(Arc::new(IcebergTable::new(table)))
     }
 }
