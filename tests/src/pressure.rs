@@ -10,7 +10,6 @@ use std::path::Path;
 use datafusion::arrow::array::RecordBatch;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::memory::SharedPool;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use tempfile::TempDir;
@@ -128,7 +127,7 @@ impl Data {
     pub async fn plenty(&self, query: &Query, way: Way) -> Result<(Vec<RecordBatch>, usize), QueryError> {
         let session = self.session(way, 4 << 30, &query.settings).await?;
         let ended = run(&session, &query.sql).await;
-        let need = pool(&session, SharedPool::peak_bytes);
+        let need = session.engine().memory().peak_bytes();
         session.close().await;
         Ok((ended?.0, need))
     }
@@ -147,7 +146,7 @@ impl Data {
         let what = |why: String| format!("{} with {memory_bytes_max} bytes, {way:?}: {why}", query.name);
         let session = self.session(way, memory_bytes_max, &query.settings).await.map_err(|e| what(e.to_string()))?;
         let ended = run(&session, &query.sql).await;
-        let refused = pool(&session, SharedPool::refusals) > 0;
+        let refused = session.engine().memory().refusals() > 0;
         session.close().await;
         let (got, report) = match ended {
             Ok(ended) => ended,
@@ -171,11 +170,6 @@ fn outcome(report: &Report, refused: bool) -> Outcome {
         (None, true) => Outcome::Spilled,
         (None, false) => Outcome::Right,
     }
-}
-
-fn pool<T>(session: &Session, ask: impl FnOnce(&SharedPool) -> T) -> T {
-    let runtime = session.context().runtime_env();
-    ask(runtime.memory_pool.downcast_ref::<SharedPool>().expect("the session's own pool"))
 }
 
 const JOIN_TYPES: [&str; 8] = [

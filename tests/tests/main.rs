@@ -33,4 +33,5 @@ mod shapes;
 mod slt;
 mod statements;
 mod statistics;
+mod tenants;
 mod tpch;

@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use gust_engine::config::{CatalogConfig, CatalogKind};
 use gust_engine::error::QueryError;
-use gust_engine::session::Session;
+use gust_engine::session::Recorder;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{Format, Output};
 use super::progress::Progress;
-use super::recorder::Recorder;
-use super::{Reports, Stop, configuration, statements};
+use super::{Reports, Stop, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
@@ -24,18 +23,18 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop>
     let DemoTables { database, warehouse, namespace } = tables;
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
     config.catalogs.insert(CATALOG.to_owned(), catalog);
-    let session = Session::new(config)?;
-    let recorder = Recorder::new(&session, &args.labels)?;
+    let session = only_session(config, &args.labels)?;
+    let recorder = Recorder::new(session.clone());
     let ended = tokio::select! {
         ended = Box::pin(run(&recorder, &args, &namespace, &progress)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
     };
     session.close().await;
-    recorder.interrupt().await;
+    interrupted(&recorder).await;
     ended
 }
 
-async fn run(recorder: &Recorder<'_>, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
+async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
     recorder.session().use_catalog(CATALOG).await?;
     recorder.session().use_schema(CATALOG, namespace);
     for number in &args.queries {

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
-use gust_engine::config::{Config, ConfigFile, Overrides};
+use gust_engine::config::{Config, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::history::{Ended, Outcome};
 use gust_engine::report::Report;
-use gust_engine::session::{Check, Running, Session};
+use gust_engine::session::{Check, Engine, EngineOptions, Recorder, Running, Session, SessionOptions};
 use gust_engine::storage::aws;
 use tracing_subscriber::EnvFilter;
 
@@ -23,13 +24,11 @@ pub mod exit;
 pub mod output;
 mod prices;
 pub mod progress;
-mod recorder;
 
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
-use crate::cli::recorder::{Recorder, ended};
 
 /// Why a command ended early: what to say, and the exit code.
 #[derive(Debug)]
@@ -127,18 +126,25 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
     Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
 }
 
-/// A session as configured.
-async fn session(named: Option<&Path>, overrides: &Overrides) -> Result<Session, Stop> {
+/// A session as configured, of an engine of its own; `labels` stand above those of the configuration.
+async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) -> Result<Session, Stop> {
     let mut config = configuration(named, overrides)?;
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    Ok(Session::new(config)?)
+    only_session(config, labels)
+}
+
+/// The session of the one user of the command line.
+pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, Stop> {
+    labels(&config.history, own).map_err(|bad| Stop::usage(format!("--label: expected {bad}")))?;
+    let options = SessionOptions { labels: own.to_vec(), ..SessionOptions::default() };
+    Ok(Engine::open(config, EngineOptions::default())?.session(options)?)
 }
 
 /// A session with the setup files' statements run.
-async fn open(source: &SourceArgs) -> Result<Session, Stop> {
-    let session = session(source.config.as_deref(), &source.run.overrides()).await?;
+async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, Stop> {
+    let session = session(source.config.as_deref(), &source.run.overrides(), labels).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
@@ -155,7 +161,7 @@ async fn open(source: &SourceArgs) -> Result<Session, Stop> {
 
 async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: args.on, ..Overrides::default() };
-    let session = session(args.config.as_deref(), &overrides).await?;
+    let session = session(args.config.as_deref(), &overrides, &[]).await?;
     let checks = session.examine().await;
     session.close().await;
     let mut ailing = 0;
@@ -177,7 +183,7 @@ async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
 
 async fn explain(source: SourceArgs) -> Result<(), Stop> {
     let sql = source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
-    let session = open(&source).await?;
+    let session = open(&source, &[]).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
@@ -191,44 +197,49 @@ async fn explain(source: SourceArgs) -> Result<(), Stop> {
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
-    let session = open(&args.source).await?;
-    let recorder = Recorder::new(&session, &args.labels)?;
+    let session = open(&args.source, &args.labels).await?;
+    let recorder = Recorder::new(session.clone());
     let output = Output::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
         ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
     };
     session.close().await;
-    recorder.interrupt().await;
+    interrupted(&recorder).await;
     ended
+}
+
+/// Records a statement in whose middle somebody has left.
+pub(crate) async fn interrupted(recorder: &Recorder) {
+    if let Some(report) = recorder.interrupt().await {
+        warn(&report);
+    }
 }
 
 /// Runs all statements of a text, one after the other; the first that fails ends it.
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
-    recorder: &Recorder<'_>,
+    recorder: &Recorder,
     sql: &str,
     dry_run: bool,
     output: &Output<W>,
     progress: &Progress,
     mut reports: Reports,
 ) -> Result<(), Stop> {
-    let session = recorder.session();
-    for statement in session.parse(sql)? {
-        let statement = if dry_run { statement.as_dry_run() } else { statement };
-        recorder.begin(&statement);
-        let mut running = match session.run(statement).await {
-            Ok(running) => running,
-            Err(error) => {
-                recorder.refuse(&error).await;
-                return Err(error.into());
+    let mut script = recorder.script(sql, dry_run)?;
+    loop {
+        let mut running = match script.next().await {
+            Ok(Some(running)) => running,
+            Ok(None) => return Ok(()),
+            Err(refused) => {
+                // Nobody makes a report of that.
+                warn(&refused.report);
+                return Err(refused.error.into());
             }
         };
-        recorder.follow(&running);
         let following = progress.follow(running.events().clone());
         let written = write(&mut running, output).await;
         drop(following);
-        running.finish().await;
-        reports.write(&recorder.end(&ended(&written)).await)?;
+        reports.write(&recorder.finish(running, &ended(&written)).await)?;
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
@@ -238,7 +249,25 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
             Err(StreamError::Query(error)) => return Err(error.into()),
         }
     }
-    Ok(())
+}
+
+/// Says what the history lacks where no report does.
+fn warn(report: &Report) {
+    if let Some(why) = &report.history_not_recorded {
+        eprintln!("warning: not recorded in the history: {why}");
+    }
+}
+
+/// The end of a statement whose rows were written, or not.
+fn ended(written: &Result<u64, StreamError<QueryError>>) -> Ended {
+    match written {
+        Ok(_) => Ended { outcome: Outcome::Done, message: None },
+        Err(StreamError::Query(error)) => error.into(),
+        Err(StreamError::Output(error @ OutputError::ReaderGone)) => {
+            Ended { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
+        }
+        Err(StreamError::Output(error)) => Ended { outcome: Outcome::Failed, message: Some(error.to_string()) },
+    }
 }
 
 async fn write<W: Write + std::fmt::Debug + Send + 'static>(
@@ -277,7 +306,7 @@ impl Reports {
     fn write(&mut self, report: &Report) -> Result<(), Stop> {
         let text = match self.format {
             ReportFormat::None => {
-                recorder::warn(report);
+                warn(report);
                 return Ok(());
             }
             ReportFormat::Text => format!("{report}\n\n"),

@@ -1,11 +1,18 @@
-//! The memory pool of a session: who may have how much of it, and who is to blame where it does not suffice.
+//! The memory of a process: how much of it a query may have, who of its operators may have how much of that, and who is to blame
+//! where it does not suffice.
 //!
 //! ```text
-//!  0                       50 %           75 %          100 %
-//!  ├── all, as they come ────┼── no sorts ──┼── no merges ──┤
-//!  │                         │   and aggregates, unless they │
-//!  │                         │   hold less than an even share│
+//!  process   0                                  50 %                          100 %
+//!            ├── an even share for each query ────┼── for whoever comes first ──┤    where queries run side by side
+//!
+//!  query     0                       50 %           75 %          100 %              of what it may have
+//!            ├── all, as they come ────┼── no sorts ──┼── no merges ──┤
+//!            │                         │   and aggregates, unless they │
+//!            │                         │   hold less than an even share│
 //! ```
+//!
+//! A query alone may have everything. Where several are expected, each is sure of its share: one that takes all that it may leaves
+//! the others running. Tables that sessions keep in memory are sure of nothing.
 //!
 //! DataFusion's greedy pool lets a sort take everything, after which a join beside it, which cannot spill, fails; its fair pool gives
 //! each operator that could ever spill an even share, though most of them are small or over. Here operators that can do with less take
@@ -16,7 +23,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
@@ -32,11 +39,22 @@ const MERGE: &str = "ExternalSorterMerge";
 /// Those who hold most, named in an error.
 const NAMED_MAX: usize = 3;
 
-/// A pool of a fixed size.
+/// What the queries of a process share.
 #[derive(Debug)]
-pub struct SharedPool {
+pub struct ProcessMemory {
     bytes_max: usize,
+    /// Queries that are expected at the same time; at least one.
+    queries_max: usize,
     state: Mutex<State>,
+}
+
+/// The part of a query, or of the tables that sessions keep. Whoever reserves of it keeps it.
+#[derive(Debug)]
+pub struct QueryPool {
+    process: Arc<ProcessMemory>,
+    id: u64,
+    /// What it is sure of.
+    bytes_sure: usize,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +63,14 @@ struct State {
     /// The most that was reserved at once.
     peak: usize,
     refusals: u64,
+    pools: HashMap<u64, Part>,
+    next_id: u64,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    reserved: usize,
+    bytes_sure: usize,
     /// By the consumer's id.
     holders: HashMap<usize, Holder>,
 }
@@ -57,44 +83,102 @@ struct Holder {
     bytes: usize,
 }
 
-impl SharedPool {
-    pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default() }
+impl ProcessMemory {
+    /// `queries_max` queries are expected at the same time, at least one.
+    pub fn new(bytes_max: usize, queries_max: usize) -> Arc<Self> {
+        Arc::new(Self { bytes_max, queries_max: queries_max.max(1), state: Mutex::default() })
     }
 
-    /// The most that was reserved at once since the session began.
+    /// The most that was reserved at once since the process began.
     pub fn peak_bytes(&self) -> usize {
         self.lock().peak
     }
 
-    /// How often somebody was refused, and spilled or failed, since the session began.
+    /// What queries and tables hold now.
+    pub fn reserved_bytes(&self) -> usize {
+        self.lock().reserved
+    }
+
+    /// How often somebody was refused, and spilled or failed, since the process began.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
+    }
+
+    /// The pool of one query.
+    pub fn for_query(self: &Arc<Self>) -> Arc<QueryPool> {
+        self.pool(self.sure_of_each())
+    }
+
+    /// The pool of tables, which outlive their queries.
+    pub fn for_tables(self: &Arc<Self>) -> Arc<QueryPool> {
+        self.pool(0)
+    }
+
+    fn pool(self: &Arc<Self>, bytes_sure: usize) -> Arc<QueryPool> {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.pools.insert(id, Part { bytes_sure, ..Part::default() });
+        Arc::new(QueryPool { process: Arc::clone(self), id, bytes_sure })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 
+    /// Half of the memory in even shares; nothing where a query is alone.
+    fn sure_of_each(&self) -> usize {
+        if self.queries_max == 1 { 0 } else { self.bytes_max / 2 / self.queries_max }
+    }
+
+    /// What is nobody's share.
+    fn for_the_first(&self) -> usize {
+        self.bytes_max - self.sure_of_each() * self.queries_max
+    }
+}
+
+impl QueryPool {
+    /// What this is a part of.
+    pub fn process(&self) -> &ProcessMemory {
+        &self.process
+    }
+
+    /// The most that it may ever have.
+    fn bytes_max(&self) -> usize {
+        self.bytes_sure + self.process.for_the_first()
+    }
+
+    /// The most that it may have now, beside all others.
+    fn room(&self, state: &State) -> usize {
+        let others = || state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
+        let beyond: usize = others().map(|other| other.reserved.saturating_sub(other.bytes_sure)).sum();
+        let reserved: usize = others().map(|other| other.reserved).sum();
+        let may = self.bytes_sure + self.process.for_the_first().saturating_sub(beyond);
+        may.min(self.process.bytes_max.saturating_sub(reserved))
+    }
+
     /// Whether `consumer` may have `additional` more.
     fn allows(&self, state: &State, consumer: &MemoryConsumer, additional: usize) -> bool {
-        let wanted = state.reserved.saturating_add(additional);
-        if wanted > self.bytes_max {
+        let (room, Some(own)) = (self.room(state), state.pools.get(&self.id)) else { return false };
+        let wanted = own.reserved.saturating_add(additional);
+        if wanted > room {
             return false;
         }
         let Some(percent) = bound_percent(consumer) else { return true };
-        let held = state.holders.get(&consumer.id()).map_or(0, |holder| holder.bytes);
+        let held = own.holders.get(&consumer.id()).map_or(0, |holder| holder.bytes);
         // Who holds nothing yet has nothing to spill: a refusal would be the end.
-        if held == 0 || wanted <= self.bytes_max / 100 * percent {
+        if held == 0 || wanted <= room / 100 * percent {
             return true;
         }
-        let busy = state.holders.values().filter(|holder| holder.is_bounded && holder.bytes > 0).count();
-        held.saturating_add(additional) <= self.bytes_max / busy.max(1)
+        let busy = own.holders.values().filter(|holder| holder.is_bounded && holder.bytes > 0).count();
+        held.saturating_add(additional) <= room / busy.max(1)
     }
 
     fn exhausted(&self, state: &State, reservation: &MemoryReservation, additional: usize) -> DataFusionError {
         let size = |bytes: usize| format_size(bytes, BINARY);
-        let mut holders: Vec<&Holder> = state.holders.values().filter(|holder| holder.bytes > 0).collect();
+        let own = state.pools.get(&self.id);
+        let mut holders: Vec<&Holder> =
+            own.iter().flat_map(|own| own.holders.values()).filter(|holder| holder.bytes > 0).collect();
         holders.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         let named = holders.iter().take(NAMED_MAX).map(|holder| format!("{} {}", holder.name, size(holder.bytes)));
         let held = match holders.len() {
@@ -102,22 +186,29 @@ impl SharedPool {
             _ => format!("; most is held by {}", named.collect::<Vec<_>>().join(", ")),
         };
         let name = reservation.consumer().name();
+        let reserved = own.map_or(0, |own| own.reserved);
+        let elsewhere = match state.reserved - reserved {
+            0 => String::new(),
+            bytes => format!("; other queries and tables hold {}", size(bytes)),
+        };
         DataFusionError::ResourcesExhausted(format!(
-            "{}{name} needs {} more than the {} that it holds, of {} allowed {} are free{held}",
+            "{}{name} needs {} more than the {} that it holds, of {} allowed {} are free{held}{elsewhere}",
             in_words(name).map_or_else(String::new, |words| format!("{words}: ")),
             size(additional),
             size(reservation.size()),
-            size(self.bytes_max),
-            size(self.bytes_max.saturating_sub(state.reserved)),
+            size(self.bytes_max()),
+            size(self.room(state).saturating_sub(reserved)),
         ))
     }
 }
 
 impl State {
-    fn grow(&mut self, reservation: &MemoryReservation, additional: usize) {
+    fn grow(&mut self, pool: u64, reservation: &MemoryReservation, additional: usize) {
         self.reserved += additional;
         self.peak = self.peak.max(self.reserved);
-        if let Some(holder) = self.holders.get_mut(&reservation.consumer().id()) {
+        let Some(own) = self.pools.get_mut(&pool) else { return };
+        own.reserved += additional;
+        if let Some(holder) = own.holders.get_mut(&reservation.consumer().id()) {
             holder.bytes += additional;
         }
     }
@@ -153,13 +244,19 @@ fn in_words(consumer: &str) -> Option<&'static str> {
     words.or_else(|| consumer.contains("Aggregate").then_some("an aggregate"))
 }
 
-impl Display for SharedPool {
+impl Display for QueryPool {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "shared({})", format_size(self.bytes_max, BINARY))
+        write!(f, "shared({})", format_size(self.bytes_max(), BINARY))
     }
 }
 
-impl MemoryPool for SharedPool {
+impl Drop for QueryPool {
+    fn drop(&mut self) {
+        self.process.lock().pools.remove(&self.id);
+    }
+}
+
+impl MemoryPool for QueryPool {
     fn name(&self) -> &str {
         "shared"
     }
@@ -167,52 +264,56 @@ impl MemoryPool for SharedPool {
     fn register(&self, consumer: &MemoryConsumer) {
         let is_bounded = bound_percent(consumer).is_some();
         let holder = Holder { name: consumer.name().to_owned(), is_bounded, bytes: 0 };
-        self.lock().holders.insert(consumer.id(), holder);
+        if let Some(own) = self.process.lock().pools.get_mut(&self.id) {
+            own.holders.insert(consumer.id(), holder);
+        }
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.lock().holders.remove(&consumer.id());
+        if let Some(own) = self.process.lock().pools.get_mut(&self.id) {
+            own.holders.remove(&consumer.id());
+        }
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.lock().grow(reservation, additional);
+        self.process.lock().grow(self.id, reservation, additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        let mut state = self.lock();
+        let mut state = self.process.lock();
         state.reserved -= shrink;
-        if let Some(holder) = state.holders.get_mut(&reservation.consumer().id()) {
+        let Some(own) = state.pools.get_mut(&self.id) else { return };
+        own.reserved -= shrink;
+        if let Some(holder) = own.holders.get_mut(&reservation.consumer().id()) {
             holder.bytes -= shrink;
         }
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.process.lock();
         if !self.allows(&state, reservation.consumer(), additional) {
             state.refusals += 1;
             return Err(self.exhausted(&state, reservation, additional));
         }
-        state.grow(reservation, additional);
+        state.grow(self.id, reservation, additional);
         Ok(())
     }
 
     fn reserved(&self) -> usize {
-        self.lock().reserved
+        self.process.lock().pools.get(&self.id).map_or(0, |own| own.reserved)
     }
 
     fn memory_limit(&self) -> MemoryLimit {
-        MemoryLimit::Finite(self.bytes_max)
+        MemoryLimit::Finite(self.bytes_max())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn pool(bytes_max: usize) -> Arc<dyn MemoryPool> {
-        Arc::new(SharedPool::new(bytes_max))
+        ProcessMemory::new(bytes_max, 1).for_query()
     }
 
     fn spills(name: &str, pool: &Arc<dyn MemoryPool>) -> MemoryReservation {
@@ -242,8 +343,51 @@ mod tests {
         assert_eq!(pool.reserved(), 1000);
         drop((join, aggregate));
         assert_eq!(pool.reserved(), 0);
-        let pool = pool.downcast_ref::<SharedPool>().expect("it is one");
-        assert_eq!((pool.peak_bytes(), pool.refusals()), (1000, 3));
+        let process = pool.downcast_ref::<QueryPool>().expect("it is one").process();
+        assert_eq!((process.peak_bytes(), process.refusals()), (1000, 3));
+    }
+
+    #[test]
+    fn each_query_is_sure_of_a_share() {
+        let process = ProcessMemory::new(1000, 5);
+        let pools: Vec<Arc<dyn MemoryPool>> = (0..5).map(|_| process.for_query() as _).collect();
+        let joins: Vec<_> = pools.iter().map(|pool| MemoryConsumer::new("HashJoinInput[0]").register(pool)).collect();
+        joins[0].try_grow(600).expect("its share of 100, and all of the common half");
+        joins[0].try_grow(1).expect_err("the rest is others' shares");
+        for join in &joins[1..] {
+            join.try_grow(100).expect("its share");
+            let error = join.try_grow(1).expect_err("the common half is taken").strip_backtrace();
+            assert!(
+                error.contains("0 B are free; most is held by HashJoinInput[0] 100 B; other queries and tables hold"),
+                "{error}"
+            );
+        }
+        let tables: Arc<dyn MemoryPool> = process.for_tables();
+        let table = MemoryConsumer::new("table t").register(&tables);
+        table.try_grow(1).expect_err("it is sure of nothing");
+        drop(joins);
+        drop(pools);
+        table.try_grow(500).expect("the common half");
+        table.try_grow(1).expect_err("shares are kept free");
+        let pool: Arc<dyn MemoryPool> = process.for_query();
+        assert!(matches!(pool.memory_limit(), MemoryLimit::Finite(600)));
+        let join = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
+        join.try_grow(100).expect("its share");
+        join.try_grow(1).expect_err("the table has the rest");
+        drop((table, join));
+        assert_eq!(process.lock().reserved, 0);
+    }
+
+    #[test]
+    fn a_query_alone_may_have_all() {
+        let process = ProcessMemory::new(1000, 1);
+        let (pool, tables): (Arc<dyn MemoryPool>, Arc<dyn MemoryPool>) = (process.for_query(), process.for_tables());
+        let table = MemoryConsumer::new("table t").register(&tables);
+        table.try_grow(300).expect("room");
+        let join = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
+        join.try_grow(700).expect("all that is left");
+        table.try_grow(1).expect_err("full");
+        assert_eq!((pool.reserved(), tables.reserved(), process.peak_bytes()), (700, 300, 1000));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
 use gust_protocol::plan::scans;
 
-use super::plan::Ready;
 use super::Session;
+use super::plan::Ready;
 use crate::budget::{Budget, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::{ErrorKind, QueryError};
@@ -28,12 +28,7 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::CapReached`] where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
-    pub(super) async fn budget(
-        &self,
-        cap: Money,
-        ready: &Ready,
-        events: EventLog,
-    ) -> Result<Arc<Budget>, QueryError> {
+    pub(super) async fn budget(&self, cap: Money, ready: &Ready, events: EventLog) -> Result<Arc<Budget>, QueryError> {
         let tariff = self.tariff_for_cap().await?;
         let stages = ready.planned.iter().flat_map(|planned| &planned.stages);
         let fragments = stages.map(|stage| stage.fragments.len() as u64).sum();

@@ -186,7 +186,7 @@ impl Session {
     async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, String> {
         let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
         let outcome = self.try_probe(&id, invoker.as_ref()).await;
-        self.clean(&id.query).await;
+        self.engine.clean(&id.query, self.exchange()).await;
         outcome
     }
 

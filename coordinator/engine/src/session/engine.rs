@@ -1,56 +1,305 @@
-//! Settings of the engine that differ from its defaults, each with its reason. SET changes them for a session as any other.
+//! What a process has for all its sessions: clients of stores, footers, functions, prices, memory, threads.
 
-use datafusion::common::config::{ConfigNonZeroUsize, ConfigOptions};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-/// What each sort sets aside for merging what it spilled, by DataFusion's default.
-const SORT_RESERVATION_BYTES: usize = 10 << 20;
+use datafusion::catalog::{CatalogProviderList, SchemaProvider, TableProviderFactory};
+use datafusion::common::Result as EngineResult;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use gust_catalog::Catalog;
+use gust_protocol::Usage;
+use gust_protocol::functions as sql_functions;
+use tempfile::TempDir;
 
-/// Sorts that are to find their reservation at the same time, whatever the size of the pool.
-const SORTS_AT_ONCE: usize = 64;
+use super::functions::FunctionPool;
+use super::options::{Options, SettingsPolicy};
+use super::workers::Workers;
+use super::{Session, SessionOptions, defaults, with_paths};
+use crate::config::{CatalogConfig, CatalogKind, Config};
+use crate::dialect;
+use crate::error::{ErrorKind, QueryError};
+use crate::exchange::Exchange;
+use crate::history;
+use crate::memory::ProcessMemory;
+use crate::model::measured::{self, Measured};
+use crate::nearest::nearest;
+use crate::planner::rules::filter_names;
+use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
+use crate::storage::Stores;
+use crate::tables::folder::FolderFactory;
+use crate::tables::iceberg::IcebergFactory;
 
-/// Fits the settings to a memory pool of `memory_bytes_max`.
-pub(super) fn settings(options: &mut ConfigOptions, memory_bytes_max: usize) {
-    options.catalog.information_schema = true;
-    // Else a large CSV file is cut at line breaks, also at those within quotes, and what is read begins in the middle of a value.
-    // DataFusion 55.2's default; no report of it is known. Take it out when a cut of its own looks at quotes.
-    options.catalog.newlines_in_values = true;
-    // Errors then tell where in the text they are.
-    options.sql_parser.collect_spans = true;
-    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(memory_bytes_max / SORTS_AT_ONCE);
-    // A repartition that spills hangs in DataFusion 55.2 where two of its inputs have a file open each (apache/datafusion 24883). With
-    // this size every batch is a file of its own, which is closed before anybody waits for it. It can go with a DataFusion that has
-    // 24891; a test reminds whoever raises the version.
-    if let Ok(one) = ConfigNonZeroUsize::try_new(1) {
-        options.execution.max_spill_file_size_bytes = one;
-    }
-    // DataFusion 55.2 says of `b IS TRUE` that it is never NULL while it plans words, and that it may be while it plans operators, and forgets
-    // the metadata of a column under NOT; it then refuses to group by either. Types are held against the result's when it is written.
-    // It can go when `grouping_by_a_condition_is_refused_by_datafusion_alone` fails.
-    options.execution.skip_physical_aggregate_schema_check = true;
-    // In DataFusion 55.2 the filter that min and max hand to a scan forgets aggregates that it cannot bound or not yet, so that
-    // `min(a), min(b + 1)` misses rows (apache/datafusion 24816). It can go when `min_and_max_still_miss_rows_in_datafusion` fails.
-    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+/// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
+const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
+
+/// Cleaning up may take this long where every thread is busy with something that cannot be stopped.
+pub(super) const CLEANING_MAX: Duration = Duration::from_secs(5);
+
+/// After each try to clean up.
+const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::ZERO];
+
+/// What the face of an engine decides: the command line, or a server.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Queries that are expected at the same time. Each is sure of an even share of half the memory; a query alone may have all of it.
+    pub queries_max: usize,
+    /// What SET may change.
+    pub settings: SettingsPolicy,
 }
 
-#[cfg(test)]
-mod tests {
-    use datafusion::common::Result;
-    use datafusion::prelude::{SessionConfig, SessionContext};
+impl Default for EngineOptions {
+    /// One user, one query at a time.
+    fn default() -> Self {
+        Self { queries_max: 1, settings: SettingsPolicy::OwnSession }
+    }
+}
 
-    use super::*;
+/// What a process shares among its sessions. Cloning shares it.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) config: Arc<Config>,
+    pub(super) settings: SettingsPolicy,
+    pub(super) stores: Stores,
+    /// The temporary folder, and footers that were read.
+    runtime: Arc<RuntimeEnv>,
+    pub(super) memory: Arc<ProcessMemory>,
+    pub(super) functions: Arc<FunctionPool>,
+    /// What was calibrated, for one kind of functions or several.
+    pub(super) measured: Arc<Vec<Measured>>,
+    /// Where queries are planned and run.
+    pub(super) workers: Workers,
+    /// Opened catalogs by name.
+    catalogs: Arc<tokio::sync::Mutex<BTreeMap<String, Catalog>>>,
+    /// Queries that may have left something in the exchange, cleaned when the functions have ended.
+    unsettled: Arc<Mutex<Vec<String>>>,
+    /// Spilled batches and the private exchange; removed with the engine.
+    folder: Arc<TempDir>,
+}
 
-    async fn grouped(config: SessionConfig) -> Result<usize> {
-        let context = SessionContext::new_with_config(config);
-        let sql = "SELECT b IS TRUE AS g, count(DISTINCT a) FROM (VALUES (1, true), (2, NULL)) AS t(a, b) GROUP BY 1";
-        Ok(context.sql(sql).await?.collect().await?.iter().map(|batch| batch.num_rows()).sum())
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens an engine. Starts no function: they start with the first query that needs them.
+    ///
+    /// Queries run on threads of the engine's own, whose stacks hold what a statement may be. Who follows them is not held up by an
+    /// operator that computes for minutes without a pause: its time-outs and signals still come.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
+    pub fn open(config: Config, options: EngineOptions) -> Result<Self, QueryError> {
+        let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
+        let _inside = workers.handle().enter();
+        let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
+        let folder = folder.map_err(|e| {
+            QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
+        })?;
+        let measured = config.time_model.as_deref().map(measured::load).transpose();
+        let measured = measured.map_err(|e| QueryError::in_words(ErrorKind::Setup, e.to_string()))?;
+        let stores = Stores::new(config.s3.clone());
+        let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
+        let runtime = runtime(&stores, &memory, folder.path());
+        let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
+        let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
+        Ok(Self {
+            config: Arc::new(config),
+            settings: options.settings,
+            stores,
+            runtime,
+            memory,
+            functions,
+            measured: Arc::new(measured.unwrap_or_default()),
+            workers: workers.clone(),
+            catalogs: Arc::default(),
+            unsettled: Arc::default(),
+            folder: Arc::new(folder),
+        })
     }
 
-    #[tokio::test]
-    async fn grouping_by_a_condition_is_refused_by_datafusion_alone() {
-        let refused = grouped(SessionConfig::new()).await.expect_err("refused");
-        assert!(refused.to_string().contains("nullability"), "{refused}");
-        let mut config = SessionConfig::new();
-        settings(config.options_mut(), 1 << 30);
-        assert_eq!(grouped(config).await.expect("rows"), 2);
+    /// Opens a session: one connection, which sees nothing of the settings and tables of others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] where the history cannot be shown, or there are too many labels.
+    pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
+        let _inside = self.workers.handle().enter();
+        let config = options.over(&self.config)?;
+        let opened = self.context(&config);
+        let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
+        Ok(Session {
+            engine: self.clone(),
+            config: Arc::new(config),
+            context,
+            catalogs,
+            stores: self.stores.clone(),
+            functions: Arc::clone(&self.functions),
+            measured: Arc::clone(&self.measured),
+            prepared: Arc::default(),
+        })
     }
+
+    /// The stores of all sessions; their usage is that of all queries.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Everything that the coordinator's stores have been asked for since the engine was opened.
+    pub fn usage(&self) -> Usage {
+        self.stores.usage()
+    }
+
+    /// What all queries and tables share.
+    pub fn memory(&self) -> &ProcessMemory {
+        &self.memory
+    }
+
+    /// The pool of what sessions keep.
+    pub(super) fn tables_pool(&self) -> &Arc<dyn MemoryPool> {
+        &self.runtime.memory_pool
+    }
+
+    /// Where functions leave results that are too large for their response.
+    pub fn exchange(&self) -> &Exchange {
+        self.functions.exchange()
+    }
+
+    /// A configured catalog, opened once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] where none has the name, or it cannot be opened.
+    pub(super) async fn catalog(&self, name: &str) -> Result<Catalog, QueryError> {
+        let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
+            let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
+            let hint = near
+                .map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
+            return Err(QueryError::setup(format!("there is no catalog `{name}` in the configuration")).with_hint(hint));
+        };
+        let mut catalogs = self.catalogs.lock().await;
+        if let Some(catalog) = catalogs.get(name) {
+            return Ok(catalog.clone());
+        }
+        let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
+        let catalog = opened.map_err(|error| super::in_catalog(name, &error))?;
+        Ok(catalogs.entry(name.to_owned()).or_insert(catalog).clone())
+    }
+
+    /// Ends all function processes and removes what they left. To be called before the program ends.
+    ///
+    /// Does not wait for operators that are still busy, and removes their files all the same.
+    pub async fn close(&self) {
+        let engine = self.clone();
+        let closing = async move {
+            engine.functions.close().await;
+            let unsettled = std::mem::take(&mut *engine.unsettled.lock().expect("no holder panics"));
+            for query in unsettled {
+                engine.clean(&query, engine.exchange()).await;
+            }
+        };
+        // Workers that compute without a pause cannot help; the children then end when they lose their parent.
+        if self.functions.have_started().await
+            && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err()
+        {
+            tracing::warn!("the functions were not ended in order: every thread is busy");
+        }
+        if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");
+        }
+    }
+
+    /// Deletes what a query's attempts wrote. A store's client does not try every deletion again by itself.
+    pub(super) async fn clean(&self, query: &str, exchange: &Exchange) {
+        for pause in CLEANING_PAUSES {
+            match exchange.clean(query).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(query, %error, "the exchange could not be cleaned"),
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// A query's attempts may leave something in the exchange from now on.
+    pub(super) fn may_leave(&self, query: &str) {
+        self.unsettled.lock().expect("no holder panics").push(query.to_owned());
+    }
+
+    /// Nothing of a query's attempts can turn up in the exchange any more.
+    pub(super) fn has_settled(&self, query: &str) {
+        self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
+    }
+
+    /// A session's context, and its catalogs without paths.
+    fn context(&self, config: &Config) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
+        let mut settings = SessionConfig::new().with_extension(Arc::new(self.stores.clone()));
+        defaults::settings(settings.options_mut(), memory_bytes(config));
+        settings.options_mut().extensions.insert(Options::new(config.cost.max));
+        let state = SessionStateBuilder::new()
+            .with_config(settings)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_default_features()
+            .with_scalar_functions(sql_functions::scalar())
+            .with_aggregate_functions(sql_functions::aggregate())
+            .with_analyzer_rules(dialect::analyzer_rules())
+            .with_type_planner(Arc::new(dialect::Types))
+            .with_optimizer_rules(dialect::optimizer_rules())
+            .with_physical_optimizer_rules(physical_rules())
+            .with_table_factories(formats())
+            .build();
+        let catalogs = Arc::clone(state.catalog_list());
+        let context = with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs));
+        let default = context.state().config_options().catalog.default_catalog.clone();
+        if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
+            catalog.register_schema(history::SCHEMA, history)?;
+        }
+        Ok((context, catalogs))
+    }
+}
+
+fn memory_bytes(config: &Config) -> usize {
+    usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX)
+}
+
+fn runtime(stores: &Stores, memory: &Arc<ProcessMemory>, folder: &Path) -> EngineResult<Arc<RuntimeEnv>> {
+    RuntimeEnvBuilder::new()
+        // A query has a pool of its own; what a session keeps is of this one.
+        .with_memory_pool(memory.for_tables())
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
+        )
+        .with_object_store_registry(Arc::new(stores.clone()))
+        // A listing that is kept would hide files that came or went between two queries.
+        .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
+        .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
+        .build_arc()
+}
+
+/// DataFusion's physical rules between ours.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ComparableKeys)];
+    rules.extend(filter_names::rules());
+    rules.push(Arc::new(RefuseUnsound));
+    rules
+}
+
+/// What STORED AS may name.
+fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
+    let folder: Arc<dyn TableProviderFactory> = Arc::new(FolderFactory);
+    let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
+    formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory));
+    formats
+}
+
+/// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.
+pub(super) fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
+    history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
 }

@@ -1,26 +1,23 @@
-//! The door: SQL text in, running queries out. Holds the tables, the stores and the functions of one process.
+//! The door: SQL text in, running queries out.
+//!
+//! ```text
+//!  Engine (a process) ──► Session (a connection) ──► query (a statement on its way)
+//!  clients, footers,      settings, tables,          counters, memory,
+//!  functions, memory      catalogs, cap              deadline, rows
+//! ```
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, DynamicFileCatalog, SchemaProvider, TableProviderFactory, UrlTableFactory,
-};
-use datafusion::common::Result as EngineResult;
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, DynamicFileCatalog, UrlTableFactory};
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::cache::cache_manager::CacheManagerConfig;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::prelude::{SessionConfig, SessionContext};
-use gust_catalog::Catalog;
-use gust_protocol::functions as sql_functions;
-use tempfile::TempDir;
+use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::SessionContext;
 
 mod budget;
 mod classify;
+mod defaults;
 mod doctor;
 mod engine;
 mod estimate;
@@ -29,63 +26,46 @@ mod functions;
 mod options;
 mod plan;
 mod prepared;
+mod recorder;
 mod run;
 mod statement;
 mod workers;
 
-use crate::error::{ErrorKind, QueryError, with_causes};
+use crate::error::{QueryError, with_causes};
 pub use doctor::Check;
+pub use engine::{Engine, EngineOptions};
+pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub(crate) use plan::Ready;
+pub use recorder::{Recorder, Refused, Script};
 pub use run::Running;
 pub use statement::{Statement, text_of};
 
-use crate::config::{CatalogConfig, CatalogKind, Config, Target};
+use crate::config::{Config, Target};
 use crate::cost::{Architecture, PriceError, Tariff};
-use crate::dialect;
 use crate::exchange::Exchange;
 use crate::history;
-use crate::memory::SharedPool;
-use crate::model::measured::{self, Measured};
-use crate::nearest::nearest;
+use crate::model::measured::Measured;
 use crate::planner::passes::pack::Packing;
-use crate::planner::rules::filter_names;
-use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::storage::Stores;
 use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
-use crate::tables::folder::{FolderFactory, Paths};
-use crate::tables::iceberg::IcebergFactory;
+use crate::tables::folder::Paths;
+use engine::history_schema;
 use functions::{Capacity, FunctionPool};
-use options::Options;
 use prepared::Prepared;
-use workers::Workers;
 
-/// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
-const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
-
-/// Cleaning up may take this long where every thread is busy with something that cannot be stopped.
-const CLEANING_MAX: Duration = Duration::from_secs(5);
-
-/// After each try to clean up.
-const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::ZERO];
-
-/// What a session is made of. Cloning shares it.
+/// One connection: its settings, tables and prepared statements. Cloning shares it.
 #[derive(Clone)]
 pub struct Session {
+    engine: Engine,
+    /// The engine's configuration, with what this session asks for above it.
+    config: Arc<Config>,
     context: SessionContext,
     /// Its catalogs, in which names are looked up that are no paths.
     catalogs: Arc<dyn CatalogProviderList>,
-    config: Arc<Config>,
     stores: Stores,
     functions: Arc<FunctionPool>,
-    /// What was calibrated, for one kind of functions or several.
     measured: Arc<Vec<Measured>>,
-    /// Where queries are planned and run.
-    workers: Workers,
     prepared: Arc<Mutex<Prepared>>,
-    /// Queries that may have left something in the exchange, cleaned when the functions have ended.
-    unsettled: Arc<Mutex<Vec<String>>>,
-    /// Spilled batches and the private exchange; removed with the session.
-    folder: Arc<TempDir>,
 }
 
 impl std::fmt::Debug for Session {
@@ -95,40 +75,17 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Opens a session. Starts no function: they start with the first query that needs them.
-    ///
-    /// Queries run on threads of the session's own, whose stacks hold what a statement may be. Who follows them is not held up by an
-    /// operator that computes for minutes without a pause: its time-outs and signals still come.
+    /// The only session of an engine of its own, for one user.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
+    /// Those of [`Engine::open`].
     pub fn new(config: Config) -> Result<Self, QueryError> {
-        let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
-        let _inside = workers.handle().enter();
-        let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
-        let folder = folder.map_err(|e| {
-            QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
-        })?;
-        let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured =
-            Arc::new(measured.map_err(|e| QueryError::in_words(ErrorKind::Setup, e.to_string()))?.unwrap_or_default());
-        let stores = Stores::new(config.s3.clone());
-        let opened = context(&config, &stores, folder.path());
-        let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
-        let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
-        Ok(Self {
-            context,
-            catalogs,
-            config: Arc::new(config),
-            stores,
-            functions,
-            measured,
-            workers: workers.clone(),
-            prepared: Arc::default(),
-            unsettled: Arc::default(),
-            folder: Arc::new(folder),
-        })
+        Engine::open(config, EngineOptions::default())?.session(SessionOptions::default())
+    }
+
+    /// What this session shares with others.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// DataFusion's own context: tables can be registered with it directly.
@@ -153,17 +110,8 @@ impl Session {
     ///
     /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
     pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
-        let setup = |e: &(dyn std::error::Error + 'static)| {
-            let next = e.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::next_step);
-            QueryError::setup(format!("catalog `{name}`: {}", with_causes(e))).or_hint(next)
-        };
-        let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
-            let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
-            let hint = near
-                .map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
-            return Err(QueryError::setup(format!("there is no catalog `{name}` in the configuration")).with_hint(hint));
-        };
-        let catalog = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await.map_err(|e| setup(&e))?;
+        let setup = |error: &(dyn std::error::Error + 'static)| in_catalog(name, error);
+        let catalog = self.engine.catalog(name).await?;
         let listed = IcebergCatalog::list(&catalog).await.map_err(|e| setup(&e))?;
         let default = match listed.schema_names().as_slice() {
             [only] => only.clone(),
@@ -226,121 +174,39 @@ impl Session {
         }
     }
 
-    /// Ends all function processes and removes what they left. To be called before the program ends.
-    ///
-    /// Does not wait for operators that are still busy, and removes their files all the same.
+    /// Closes the engine, for whoever has no other session of it.
     pub async fn close(&self) {
-        let session = self.clone();
-        let closing = async move {
-            session.functions.close().await;
-            let unsettled = std::mem::take(&mut *session.unsettled.lock().expect("no holder panics"));
-            for query in unsettled {
-                session.clean(&query).await;
-            }
-        };
-        // Workers that compute without a pause cannot help; the children then end when they lose their parent.
-        if self.functions.have_started().await
-            && tokio::time::timeout(CLEANING_MAX, self.on_workers(closing)).await.is_err()
-        {
-            tracing::warn!("the functions were not ended in order: every thread is busy");
-        }
-        if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
-            tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");
+        self.engine.close().await;
+    }
+
+    /// The most memory that a query may have; bytes.
+    fn memory_bytes_max(&self) -> u64 {
+        match self.context.runtime_env().memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes as u64,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => u64::MAX,
         }
     }
-}
 
-impl Session {
-    /// The session as one query sees it: with stores that count for the query alone.
+    /// The session as one query sees it: with stores that count for the query alone, and its part of the memory.
     fn for_query(&self) -> Self {
         let stores = self.stores.of_a_query();
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
-        let runtime = state.runtime_env().as_ref().clone();
-        let runtime = RuntimeEnv { object_store_registry: Arc::new(stores.clone()), ..runtime };
+        let runtime = RuntimeEnv {
+            object_store_registry: Arc::new(stores.clone()),
+            memory_pool: self.engine.memory.for_query(),
+            ..state.runtime_env().as_ref().clone()
+        };
         let catalogs = QueryCatalogs { of_session: Arc::clone(&self.catalogs), stores: stores.clone() };
         let builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
         let context = with_paths(builder, Arc::new(catalogs));
         Self { context, stores, ..self.clone() }
     }
-
-    /// Deletes what a query's attempts wrote. A store's client does not try every deletion again by itself.
-    async fn clean(&self, query: &str) {
-        for pause in CLEANING_PAUSES {
-            let exchange = self.functions.exchange();
-            // Without stores of the query's it is cleaned all the same.
-            let exchange = exchange.through(&self.stores).unwrap_or_else(|_| exchange.clone());
-            match exchange.clean(query).await {
-                Ok(_) => return,
-                Err(error) => tracing::warn!(query, %error, "the exchange could not be cleaned"),
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Nothing of a query's attempts can turn up in the exchange any more.
-    fn has_settled(&self, query: &str) {
-        self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
-    }
 }
 
-/// A context, and its catalogs without paths.
-fn context(
-    config: &Config,
-    stores: &Stores,
-    folder: &Path,
-) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
-    let memory_bytes_max = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(SharedPool::new(memory_bytes_max)))
-        .with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
-        )
-        .with_object_store_registry(Arc::new(stores.clone()))
-        // A listing that is kept would hide files that came or went between two queries.
-        .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
-        .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
-        .build_arc()?;
-    let mut settings = SessionConfig::new().with_extension(Arc::new(stores.clone()));
-    engine::settings(settings.options_mut(), memory_bytes_max);
-    settings.options_mut().extensions.insert(Options::new(config.cost.max));
-    // A folder is read with its sub-folders, as Athena and Spark (recursively) read it.
-    settings.options_mut().execution.listing_table_ignore_subdirectory = false;
-    let state = SessionStateBuilder::new()
-        .with_config(settings)
-        .with_runtime_env(runtime)
-        .with_default_features()
-        .with_scalar_functions(sql_functions::scalar())
-        .with_aggregate_functions(sql_functions::aggregate())
-        .with_analyzer_rules(dialect::analyzer_rules())
-        .with_type_planner(Arc::new(dialect::Types))
-        .with_optimizer_rules(dialect::optimizer_rules())
-        .with_physical_optimizer_rules(physical_rules())
-        .with_table_factories(formats())
-        .build();
-    let catalogs = Arc::clone(state.catalog_list());
-    let context = with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs));
-    let default = context.state().config_options().catalog.default_catalog.clone();
-    if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
-        catalog.register_schema(history::SCHEMA, history)?;
-    }
-    Ok((context, catalogs))
-}
-
-/// DataFusion's physical rules between ours.
-fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ComparableKeys)];
-    rules.extend(filter_names::rules());
-    rules.push(Arc::new(RefuseUnsound));
-    rules
-}
-
-/// What STORED AS may name.
-fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
-    let folder: Arc<dyn TableProviderFactory> = Arc::new(FolderFactory);
-    let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
-    formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory));
-    formats
+fn in_catalog(name: &str, error: &(dyn std::error::Error + 'static)) -> QueryError {
+    let next = error.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::next_step);
+    QueryError::setup(format!("catalog `{name}`: {}", with_causes(error))).or_hint(next)
 }
 
 /// A context with these catalogs, in which a name that is no table's may be a path.
@@ -350,9 +216,4 @@ fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>
     let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();
     paths.serve(&context);
     context
-}
-
-/// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.
-fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
-    history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
 }

@@ -1,15 +1,95 @@
-//! Settings that SQL changes for the statements after it: `SET gust.max_cost = '0.05'`, `RESET gust.max_cost`.
+//! What one session asks for: when it is opened, and by SET and RESET for the statements after it.
+//!
+//! `SET gust.max_cost = '0.05'` and whatever of DataFusion's settings stays inside the session. What reaches beyond it is refused.
 
 use std::any::Any;
+use std::time::Duration;
 
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::common::{DataFusionError, Result as EngineResult};
 use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::Session;
+use crate::config::{Config, Label, Prefer, labels};
 use crate::error::{ErrorKind, QueryError};
 use crate::money::Money;
 use crate::nearest::nearest;
+
+/// What a session has of its own. None is what the engine's configuration says.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Who asks.
+    pub principal: Option<String>,
+    /// What for; they stand above the configuration's.
+    pub labels: Vec<Label>,
+    /// What a statement may cost, until SET changes it.
+    pub cap: Option<Money>,
+    pub timeout: Option<Duration>,
+    /// What picks among ways to run a query.
+    pub prefer: Option<Prefer>,
+    /// When a query should be done.
+    pub deadline: Option<Duration>,
+}
+
+impl SessionOptions {
+    /// The configuration of such a session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] where there are too many labels.
+    pub(super) fn over(self, engine: &Config) -> Result<Config, QueryError> {
+        let mut config = engine.clone();
+        let labels = labels(&config.history, &self.labels);
+        config.history.labels = labels.map_err(|bad| QueryError::setup(format!("labels: expected {bad}")))?;
+        config.history.user = self.principal.or(config.history.user);
+        config.cost.max = self.cap.or(config.cost.max);
+        config.timeout = self.timeout.unwrap_or(config.timeout);
+        config.prefer = self.prefer.or(config.prefer);
+        config.deadline = self.deadline.or(config.deadline);
+        Ok(config)
+    }
+}
+
+/// Which of DataFusion's settings a session may change.
+#[derive(Debug, Clone)]
+pub enum SettingsPolicy {
+    /// All that stay inside the session.
+    OwnSession,
+    /// These alone.
+    Listed(&'static [Allowed]),
+}
+
+/// A setting that may be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed {
+    pub name: &'static str,
+    /// The least and the most, where it is a number.
+    pub bounds: Option<(u64, u64)>,
+}
+
+/// Settings of DataFusion's that are the whole process's: memory, spill folder, caches.
+const OF_THE_PROCESS: &str = "datafusion.runtime.";
+
+impl SettingsPolicy {
+    /// # Errors
+    /// [`ErrorKind::Sql`] where a session may not set `name`, or not to `value`.
+    fn check(&self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
+        if name.starts_with(OF_THE_PROCESS) {
+            let hint = "memory_bytes_max and temp_folder are set in gust.toml, for all sessions";
+            return Err(QueryError::sql(format!("`{name}` is a setting of the whole process")).with_hint(hint));
+        }
+        let Self::Listed(allowed) = self else { return Ok(()) };
+        let Some(allowed) = allowed.iter().find(|allowed| allowed.name == name) else {
+            let names: Vec<_> = NAMES.into_iter().chain(allowed.iter().map(|allowed| allowed.name)).collect();
+            return Err(QueryError::sql(format!("a session may not change `{name}`"))
+                .with_hint(format!("it may change {}", names.join(", "))));
+        };
+        let (Some((least, most)), Some(value)) = (allowed.bounds, value) else { return Ok(()) };
+        match value.parse::<u64>() {
+            Ok(number) if (least..=most).contains(&number) => Ok(()),
+            _ => Err(QueryError::sql(format!("{name}: {value} is no number from {least} to {most}"))),
+        }
+    }
+}
 
 /// What a statement may cost.
 const MAX_COST: &str = "gust.max_cost";
@@ -86,6 +166,9 @@ impl Session {
     }
 
     /// Carries out a SET or RESET of one of our own settings. Returns whether it was one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sql`] where the session may not change it, or not to that.
     pub(super) fn change_option(&self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         let (name, value) = match plan {
             LogicalPlan::Statement(Statement::SetVariable(set)) => (&set.variable, Some(set.value.as_str())),
@@ -93,6 +176,7 @@ impl Session {
             _ => return Ok(false),
         };
         if name.split('.').next() != Some(Options::PREFIX) {
+            self.engine.settings.check(&name.to_ascii_lowercase(), value)?;
             return Ok(false);
         }
         let state = self.context.state_ref();
@@ -108,6 +192,38 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_lists_settings_and_bounds() {
+        const LISTED: &[Allowed] = &[
+            Allowed { name: "datafusion.execution.time_zone", bounds: None },
+            Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) },
+        ];
+        let (own, listed) = (SettingsPolicy::OwnSession, SettingsPolicy::Listed(LISTED));
+        for (policy, name, value, refused) in [
+            (&own, "datafusion.execution.batch_size", Some("1"), None),
+            (&own, "datafusion.runtime.memory_limit", Some("1G"), Some("whole process")),
+            (&own, "datafusion.runtime.temp_directory", None, Some("whole process")),
+            (&listed, "datafusion.runtime.memory_limit", Some("1G"), Some("whole process")),
+            (&listed, "datafusion.execution.time_zone", Some("Europe/Berlin"), None),
+            (&listed, "datafusion.execution.batch_size", Some("128"), None),
+            (&listed, "datafusion.execution.batch_size", Some("65537"), Some("no number from 128 to 65536")),
+            (&listed, "datafusion.execution.batch_size", Some("-1"), Some("no number from 128")),
+            (&listed, "datafusion.execution.batch_size", None, None),
+            (
+                &listed,
+                "datafusion.execution.target_partitions",
+                Some("1"),
+                Some("it may change gust.max_cost, datafusion."),
+            ),
+        ] {
+            match (policy.check(name, value), refused) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) if error.to_string().contains(words) => {}
+                (checked, _) => panic!("{name} = {value:?}: {checked:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_cap_is_set_reset_and_never_half_set() {

@@ -17,14 +17,14 @@ use datafusion::prelude::SessionConfig;
 use fragment_fn::{naming_files, panic_message};
 use futures::{FutureExt, StreamExt};
 use gust_protocol::Usage;
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
+use super::engine::CLEANING_MAX;
 use super::functions::Capacity;
 use super::plan::Ready;
 use super::statement::Statement;
-use super::{CLEANING_MAX, Session};
 use crate::budget::Budget;
 use crate::config::Target;
 use crate::error::{ErrorKind, QueryError};
@@ -58,8 +58,6 @@ pub struct Running {
     again: Option<Again>,
     /// Whether it has been planned again.
     sort_merge_joins: bool,
-    /// Of the session's memory pool, when the query began.
-    reserved_before: usize,
     /// What all runs on functions share.
     lent: Option<Arc<QueryContext>>,
     /// None where it has no functions.
@@ -76,22 +74,12 @@ impl Session {
         let deadline = Instant::now() + self.timeout();
         let events = EventLog::start();
         let session = self.clone();
-        let starting = self.on_workers(async move {
+        let starting = self.engine.workers.run(async move {
             let started = AssertUnwindSafe(Box::pin(session.start(statement, events, deadline))).catch_unwind().await;
             started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, panicked(&*panic))))
         });
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
         started.unwrap_or_else(|_| Err(QueryError::timed_out(self.timeout())))
-    }
-
-    /// Runs a future where queries run; dropping the answer drops it.
-    pub(super) fn on_workers<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + Send + 'static,
-    {
-        let task = AbortOnDropHandle::new(self.workers.handle().spawn(future));
-        async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
     }
 
     async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
@@ -113,7 +101,6 @@ impl Session {
             fallback: None,
             again: None,
             sort_merge_joins: false,
-            reserved_before: self.context.runtime_env().memory_pool.reserved(),
             lent: None,
             attempts: None,
             budget: None,
@@ -169,7 +156,7 @@ impl Session {
             };
             session.explain_plan(&logical).await
         };
-        self.on_workers(explaining).await
+        self.engine.workers.run(explaining).await
     }
 
     async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
@@ -373,7 +360,7 @@ impl Running {
         let Ready { state, plan, planned, capacity, .. } = ready;
         let mut context = TaskContext::from(&state);
         if let (Some(planned), Some(capacity)) = (planned.filter(|_| remote), capacity) {
-            self.session.unsettled.lock().expect("no holder panics").push(self.id.clone());
+            self.session.engine.may_leave(&self.id);
             let query = match self.lent.take() {
                 Some(query) => query,
                 None => {
@@ -419,7 +406,7 @@ impl Running {
         &mut self,
         planning: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, QueryError> {
-        let planning = self.session.on_workers(planning);
+        let planning = self.session.engine.workers.run(planning);
         match tokio::time::timeout_at(self.deadline.into(), planning).await {
             Ok(planned) => planned.map_err(|error| self.failed(error)),
             Err(_) => Err(self.timed_out()),
@@ -461,22 +448,26 @@ fn same_columns(announced: &Schema, planned: &Schema) -> Result<(), DataFusionEr
 
 /// Removes what the attempts wrote: now, and again when the last of them can write no more.
 async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all_ended, wrote_nothing): (bool, bool)) {
+    let engine = session.engine.clone();
+    let exchange = engine.exchange();
+    // Without stores of the query's it is cleaned all the same.
+    let exchange = exchange.through(&session.stores).unwrap_or_else(|_| exchange.clone());
     if !wrote_nothing {
-        let (cleaner, query) = (session.clone(), id.clone());
-        let cleaning = session.on_workers(async move { cleaner.clean(&query).await });
+        let (engine, query, exchange) = (engine.clone(), id.clone(), exchange.clone());
+        let cleaning = session.engine.workers.run(async move { engine.clean(&query, &exchange).await });
         if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
             tracing::warn!(query = id, "the exchange was not cleaned: every thread is busy");
         }
     }
     if all_ended {
-        session.has_settled(&id);
+        engine.has_settled(&id);
         return;
     }
-    let workers = session.workers.clone();
+    let workers = engine.workers.clone();
     workers.handle().spawn(async move {
         attempts.ended().await;
-        session.clean(&id).await;
-        session.has_settled(&id);
+        engine.clean(&id, &exchange).await;
+        engine.has_settled(&id);
     });
 }
 

@@ -1,12 +1,13 @@
-//! The threads on which a session plans and runs.
+//! The threads on which statements are planned and run.
 
 use std::io;
 use std::sync::Arc;
 
 use fragment_fn::stack;
 use tokio::runtime::{Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
 
-/// A runtime of the session's own: its stacks hold what a statement may be, and who follows a statement from another runtime is not
+/// A runtime of the engine's own: its stacks hold what a statement may be, and who follows a statement from another runtime is not
 /// held up by what computes here. Cloning shares it.
 ///
 /// Who drops the last clone does not wait for its threads: one that computes ends with its work, or with the process.
@@ -28,6 +29,16 @@ impl Workers {
 
     pub(super) fn handle(&self) -> &Handle {
         &self.0.handle
+    }
+
+    /// Runs a future on these threads; dropping the answer drops it.
+    pub(super) fn run<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let task = AbortOnDropHandle::new(self.0.handle.spawn(future));
+        async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
     }
 }
 

@@ -108,19 +108,18 @@ impl Running {
         }
     }
 
-    /// Waits until the memory pool is as free as it was before the query, for a run that was dropped ends in its own time.
+    /// Waits until the query holds no memory any more, for a run that was dropped ends in its own time.
     pub(super) fn released(&self) -> impl Future<Output = ()> + use<> {
         let pool = Arc::clone(&self.session.context.runtime_env().memory_pool);
-        let before = self.reserved_before;
         async move {
             let released = async {
-                while pool.reserved() > before {
+                while pool.reserved() > 0 {
                     tokio::time::sleep(RELEASE_POLL).await;
                 }
             };
             if tokio::time::timeout(RELEASE_MAX, released).await.is_err() {
                 let reserved = pool.reserved();
-                tracing::debug!(reserved, before, "memory of the first run, or of another query, is still held");
+                tracing::debug!(reserved, "memory of the first run is still held");
             }
         }
     }
@@ -131,13 +130,14 @@ impl super::Session {
     pub(super) fn planning_state(&self, sort_merge_joins: bool) -> SessionState {
         let mut state = self.context.state();
         if sort_merge_joins {
+            let memory_bytes_max = self.memory_bytes_max();
             let config = state.config_mut();
-            let partitions = partitions(config.target_partitions(), self.config.memory_bytes_max);
+            let partitions = partitions(config.target_partitions(), memory_bytes_max);
             let options = config.options_mut();
             options.execution.target_partitions = partitions;
             // A sort that copies its runs together needs more than it holds when there is least.
             options.execution.sort_in_place_threshold_bytes = 0;
-            let rows = batch_rows(options.execution.batch_size.get(), self.config.memory_bytes_max);
+            let rows = batch_rows(options.execution.batch_size.get(), memory_bytes_max);
             if let Ok(rows) = ConfigNonZeroUsize::try_new(rows) {
                 options.execution.batch_size = rows;
             }

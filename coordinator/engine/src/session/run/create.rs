@@ -37,7 +37,9 @@ impl Running {
             return Err(self.failed(QueryError::sql(message).with_hint("give one another name with AS")));
         }
         let context = self.session.context.clone();
-        let mut rows = Rows::new(Arc::clone(&self.schema), create.name.table(), &context.runtime_env().memory_pool);
+        // The table outlives the query, whose memory ends with it.
+        let pool = self.session.engine.tables_pool();
+        let mut rows = Rows::new(Arc::clone(&self.schema), create.name.table(), pool);
         while let Some(batch) = self.next_batch().await? {
             if let Err(error) = rows.add(&batch) {
                 self.stream = None;

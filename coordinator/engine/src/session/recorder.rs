@@ -1,0 +1,139 @@
+//! Runs statements and puts what became of them into the history. Whatever goes wrong with that is told, and is never a statement's
+//! failure.
+
+use std::sync::{Mutex, MutexGuard};
+use std::vec;
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use super::{Running, Session, Statement, text_of};
+use crate::error::QueryError;
+use crate::events::{EventLog, QueryEvent};
+use crate::history::{self, Asked, Ended, Story};
+use crate::report::Report;
+
+/// Follows the statements of a session, one after the other.
+pub struct Recorder {
+    session: Session,
+    under_way: Mutex<Option<UnderWay>>,
+}
+
+struct UnderWay {
+    asked: Asked,
+    events: EventLog,
+}
+
+/// A statement that did not begin to run.
+#[derive(Debug)]
+pub struct Refused {
+    pub error: QueryError,
+    pub report: Report,
+}
+
+/// The statements of a text, to be run one after the other.
+pub struct Script<'a> {
+    recorder: &'a Recorder,
+    statements: vec::IntoIter<Statement>,
+}
+
+impl Recorder {
+    pub fn new(session: Session) -> Self {
+        Self { session, under_way: Mutex::default() }
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// A text's statements; in a dry run they are estimated instead of run.
+    ///
+    /// # Errors
+    /// Those of [`Session::parse`].
+    pub fn script(&self, text: &str, dry_run: bool) -> Result<Script<'_>, QueryError> {
+        let mut statements = self.session.parse(text)?;
+        if dry_run {
+            statements = statements.into_iter().map(Statement::as_dry_run).collect();
+        }
+        Ok(Script { recorder: self, statements: statements.into_iter() })
+    }
+
+    /// Plans a statement and starts it. Its rows are to be read, and [`Recorder::finish`] to be called whatever becomes of them.
+    ///
+    /// # Errors
+    /// Where it is refused before it runs; that is recorded already.
+    pub async fn run(&self, statement: Statement) -> Result<Running, Box<Refused>> {
+        let history = &self.session.config().history;
+        let asked = Asked {
+            id: Uuid::now_v7().simple().to_string(),
+            started: Utc::now(),
+            user: history.user.clone(),
+            labels: history.labels.clone(),
+            statement: text_of(&statement),
+            tables: self.session.tables_of(&statement),
+        };
+        *self.under_way() = Some(UnderWay { asked, events: EventLog::start() });
+        match self.session.run(statement).await {
+            Ok(running) => {
+                if let Some(under_way) = self.under_way().as_mut() {
+                    running.id().clone_into(&mut under_way.asked.id);
+                    under_way.events = running.events().clone();
+                }
+                Ok(running)
+            }
+            Err(error) => {
+                let report = self.refused(&error).await;
+                Err(Box::new(Refused { error, report }))
+            }
+        }
+    }
+
+    /// Ends a statement: its report, which says so where it could not be recorded.
+    pub async fn finish(&self, running: Running, ended: &Ended) -> Report {
+        running.finish().await;
+        self.end(ended).await
+    }
+
+    /// Whoever asked has gone, perhaps in the middle of a statement: its report.
+    pub async fn interrupt(&self) -> Option<Report> {
+        // Nothing is locked while it is recorded.
+        let is_under_way = self.under_way().is_some();
+        if is_under_way { Some(self.refused(&QueryError::interrupted()).await) } else { None }
+    }
+
+    async fn refused(&self, error: &QueryError) -> Report {
+        if let Some(under_way) = self.under_way().as_ref() {
+            under_way.events.push(QueryEvent::Failed { message: error.to_string() });
+        }
+        self.end(&error.into()).await
+    }
+
+    async fn end(&self, ended: &Ended) -> Report {
+        let under_way = self.under_way().take();
+        let Some(UnderWay { asked, events }) = under_way else { return Report::default() };
+        let events = events.snapshot();
+        let tariff = self.session.tariff().await;
+        let mut report = Report::priced(&events, tariff.as_ref());
+        let story = Story { asked: &asked, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
+        let written = history::write(&story, &self.session.config().history).await;
+        report.history_not_recorded = written.err();
+        report
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Option<UnderWay>> {
+        self.under_way.lock().expect("no holder panics")
+    }
+}
+
+impl Script<'_> {
+    /// Starts the next statement; None after the last.
+    ///
+    /// # Errors
+    /// Those of [`Recorder::run`]. The statements after it are not to be run.
+    pub async fn next(&mut self) -> Result<Option<Running>, Box<Refused>> {
+        match self.statements.next() {
+            Some(statement) => Box::pin(self.recorder.run(statement)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Many queries of many sessions in one process: each pays for what it asked, and none sees or starves another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
+use datafusion::parquet::file::properties::WriterProperties;
+use gust::demo::queries;
+use gust_catalog::{Catalog, DataFile, Field, Schema, Type};
+use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::error::ErrorKind;
+use gust_engine::report::Report;
+use gust_engine::session::{Allowed, Engine, EngineOptions, Session, SessionOptions, SettingsPolicy};
+use gust_tests::query::{assert_remote, run};
+use gust_tests::s3::identity::{COORDINATOR, access_key};
+use gust_tests::s3::{Operation, S3Server, accounts};
+use gust_tests::{cloud, parquet, tpch};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tempfile::TempDir;
+
+const QUERIES: usize = 50;
+
+/// Tables in a bucket: TPC-H as Parquet, one more as Iceberg.
+struct Bucket {
+    server: S3Server,
+    create: Vec<String>,
+    folder: TempDir,
+}
+
+impl Bucket {
+    async fn new() -> Self {
+        let server = S3Server::start().expect("a server");
+        let store = server.store().expect("a client");
+        let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+        let url = server.url("");
+        let create = tables.upload(store.as_ref(), url.trim_end_matches('/')).await.expect("uploaded");
+        let folder = TempDir::new().expect("a temporary folder");
+        points(&server, store, &folder.path().join("catalog.db")).await;
+        Self { server, create, folder }
+    }
+
+    fn engine(&self, on: Target, queries_max: usize) -> Engine {
+        let config = Config { on, functions_max: 4, exchange: Some(self.server.url("exchange")), ..Config::default() };
+        let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
+        let mut config = cloud::config(&self.server, config, bootstrap.as_ref());
+        config.cost.region = Some("us-east-1".to_owned());
+        let (path, warehouse) = (self.folder.path().join("catalog.db"), self.server.url("warehouse"));
+        let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse };
+        config.catalogs.insert("lake".to_owned(), catalog);
+        let options = EngineOptions { queries_max, ..EngineOptions::default() };
+        Engine::open(config, options).expect("an engine")
+    }
+
+    async fn session(&self, engine: &Engine, options: SessionOptions) -> Session {
+        let session = engine.session(options).expect("a session");
+        for statement in &self.create {
+            run(&session, statement).await.expect("a table");
+        }
+        session.use_catalog("lake").await.expect("the catalog");
+        session.use_schema("datafusion", "public");
+        session
+    }
+
+    /// Kinds of queries whose reads do not depend on the moment.
+    fn kinds(&self) -> [String; 5] {
+        [
+            queries::query(1).to_owned(),
+            queries::query(6).to_owned(),
+            "SELECT l_orderkey, l_partkey, l_suppkey, l_extendedprice, l_comment FROM lineitem".to_owned(),
+            "SELECT count(*), sum(id), max(name) FROM lake.demo.points".to_owned(),
+            format!("SELECT count(*), max(o_comment) FROM '{}'", self.server.url("orders/")),
+        ]
+    }
+}
+
+/// An Iceberg table of four files.
+async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path) {
+    let columns = [("id", Type::Long, DataType::Int64), ("name", Type::String, DataType::Utf8)];
+    let fields = columns.iter().zip(1..).map(|((name, ty, _), id)| Field {
+        id,
+        name: (*name).to_owned(),
+        required: false,
+        ty: ty.clone(),
+    });
+    let schema = Schema { fields: fields.collect() };
+    let stores = {
+        let store = Arc::clone(&store);
+        gust_catalog::Stores::new(move |_| Ok(Arc::clone(&store)))
+    };
+    let catalog = Catalog::create_sqlite(database, "lake", &server.url("warehouse"), stores).await.expect("a catalog");
+    let mut table = catalog.create_table("demo", "points", &schema, &[], &[]).await.expect("a table");
+    let arrow = columns.iter().zip(1..).map(|((name, _, ty), id)| {
+        let id = HashMap::from([("PARQUET:field_id".to_owned(), id.to_string())]);
+        ArrowField::new(*name, ty.clone(), true).with_metadata(id)
+    });
+    let arrow = Arc::new(ArrowSchema::new(arrow.collect::<Vec<_>>()));
+    for file in 0..4 {
+        let ids = Int64Array::from_iter_values(file * 1000..(file + 1) * 1000);
+        let names = StringArray::from_iter_values(ids.values().iter().map(|id| format!("point {id}")));
+        let rows = RecordBatch::try_new(Arc::clone(&arrow), vec![Arc::new(ids), Arc::new(names)]).expect("rows");
+        let bytes = parquet::file(&[rows], WriterProperties::builder().build());
+        let key = format!("points/{file}.parquet");
+        let data = DataFile {
+            path: server.url(&key),
+            size_bytes: bytes.len() as u64,
+            record_count: 1000,
+            ..DataFile::default()
+        };
+        store.put(&Key::from(key), bytes.into()).await.expect("put");
+        table = catalog.append(&table, &[data]).await.expect("appended");
+    }
+}
+
+/// What the coordinator asked for of the first tries: a read that is late is sent again, and the moment decides which.
+fn asked(report: &Report) -> (u64, u64) {
+    let asked = report.coordinator;
+    (asked.requests.total() - asked.requests.hedged, asked.bytes_read)
+}
+
+async fn fifty_at_once(on: Target) {
+    let bucket = Bucket::new().await;
+    let engine = bucket.engine(on, QUERIES);
+    let kinds = bucket.kinds();
+    let first = bucket.session(&engine, SessionOptions::default()).await;
+    let mut alone = Vec::new();
+    for kind in &kinds {
+        // Footers are the process's: whoever comes first reads them.
+        run(&first, kind).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
+        let statement = first.parse(kind).expect("SQL").remove(0);
+        let mut running = first.run(statement).await.expect("it starts");
+        let mut rows = 0;
+        while let Some(batch) = running.next().await.unwrap_or_else(|error| panic!("{kind}: {error}")) {
+            rows += batch.num_rows();
+        }
+        let events = running.finish().await.snapshot();
+        let tariff = first.tariff().await.expect("prices");
+        let report = Report::priced(&events, Ok(&tariff));
+        let cost = report.cost.as_ref().expect("prices").known;
+        alone.push((asked(&report), rows, cost));
+    }
+    // What a query costs alone twice: far less than all of them. Functions' attempts are booked at their worst case, above that.
+    let mut sessions = Vec::new();
+    for number in 0..QUERIES {
+        let (_, _, cost) = alone[number % kinds.len()];
+        let cap = (on == Target::Local).then_some(cost + cost);
+        sessions.push(bucket.session(&engine, SessionOptions { cap, ..SessionOptions::default() }).await);
+    }
+    bucket.server.take_requests();
+    let running = sessions.into_iter().enumerate().map(|(number, session)| {
+        let kind = kinds[number % kinds.len()].clone();
+        tokio::spawn(async move {
+            let ended = run(&session, &kind).await;
+            ended.unwrap_or_else(|error| panic!("{kind}: {error}"))
+        })
+    });
+    let mut sum = (0, 0);
+    for (number, ended) in futures::future::join_all(running).await.into_iter().enumerate() {
+        let (rows, report) = ended.expect("it ran");
+        let ((requests, bytes), rows_alone, _) = alone[number % kinds.len()];
+        let what = format!("{on:?}: query {number} of {QUERIES}, {}", kinds[number % kinds.len()]);
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), rows_alone, "{what}");
+        if on != Target::Local {
+            assert_remote(&report, &what);
+        }
+        let seen = asked(&report);
+        assert!(within_two_percent(seen.0, requests), "{what}: {} requests, {requests} alone", seen.0);
+        let hedged = report.coordinator.requests.hedged * (1 << 20);
+        assert!(seen.1 >= bytes && seen.1 <= bytes + bytes / 50 + hedged, "{what}: {} bytes, {bytes} alone", seen.1);
+        sum.0 += report.coordinator.requests.total();
+        sum.1 += report.coordinator.bytes_read;
+    }
+    let account = accounts(&bucket.server.take_requests()).remove(&access_key(COORDINATOR)).expect("it asked");
+    let counted: BTreeMap<Operation, u64> = account.requests;
+    let total: u64 = counted.values().sum();
+    assert!(within_two_percent(sum.0, total), "{on:?}: {} requests billed, the server counted {counted:?}", sum.0);
+    assert!(within_two_percent(sum.1, account.bytes_read), "{on:?}: {} of {} bytes", sum.1, account.bytes_read);
+    engine.close().await;
+}
+
+fn within_two_percent(seen: u64, expected: u64) -> bool {
+    seen.abs_diff(expected) * 50 <= expected
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_queries_pay_for_their_own_reads_locally() {
+    fifty_at_once(Target::Local).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_queries_pay_for_their_own_reads_through_processes() {
+    fifty_at_once(Target::Processes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sessions_see_nothing_of_each_other() {
+    let config = Config { on: Target::Local, ..Config::default() };
+    let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
+    let [one, other] = [(); 2].map(|()| engine.session(SessionOptions::default()).expect("a session"));
+    let value = async |session: &Session, sql: &str| {
+        let (rows, _) = run(session, sql).await.map_err(|error| error.to_string())?;
+        let shown = datafusion::arrow::util::pretty::pretty_format_batches(&rows).expect("rows").to_string();
+        Ok::<_, String>(shown.lines().nth(3).unwrap_or_default().to_owned())
+    };
+    let name = "SHOW datafusion.execution.batch_size";
+    let before = value(&other, name).await.expect("a setting");
+    for statement in [
+        "SET datafusion.execution.batch_size = 77",
+        "SET gust.max_cost = '0.07'",
+        "CREATE TABLE t AS SELECT 1 AS a",
+        "CREATE VIEW v AS SELECT 2 AS b",
+        "CREATE SCHEMA s",
+        "PREPARE p AS SELECT 3 AS c",
+    ] {
+        run(&one, statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    one.use_schema("datafusion", "s");
+    assert!(value(&one, name).await.expect("a setting").contains("77"));
+    assert_eq!(value(&other, name).await.expect("a setting"), before);
+    assert!(!value(&other, "SHOW gust.max_cost").await.expect("a setting").contains("0.07"));
+    for (own, others) in [("SELECT * FROM public.t", "t"), ("SELECT * FROM public.v", "v"), ("EXECUTE p", "p")] {
+        value(&one, own).await.unwrap_or_else(|error| panic!("{own}: {error}"));
+        let error = value(&other, own).await.expect_err("it is another session's");
+        assert!(error.contains(&format!("`{others}`")) || error.contains(&format!("{others}`")), "{own}: {error}");
+    }
+    run(&other, "CREATE TABLE t AS SELECT 9 AS a").await.expect("the name is free here");
+    assert!(value(&one, "SELECT a FROM public.t").await.expect("a row").contains(" 1 "));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_the_process_are_refused() {
+    const LISTED: &[Allowed] = &[Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) }];
+    let [own, listed] = [SettingsPolicy::OwnSession, SettingsPolicy::Listed(LISTED)].map(|settings| {
+        let config = Config { on: Target::Local, ..Config::default() };
+        let options = EngineOptions { settings, ..EngineOptions::default() };
+        Engine::open(config, options).expect("an engine").session(SessionOptions::default()).expect("a session")
+    });
+    for (session, statement, refused) in [
+        (&own, "SET datafusion.runtime.memory_limit = '1G'", Some("is a setting of the whole process")),
+        (&own, "SET DataFusion.Runtime.Temp_Directory = '/tmp'", Some("is a setting of the whole process")),
+        (&own, "RESET datafusion.runtime.memory_limit", Some("is a setting of the whole process")),
+        (&own, "SET datafusion.execution.batch_size = 1", None),
+        (&own, "SET TIME ZONE = '+02:00'", None),
+        (&listed, "SET datafusion.execution.batch_size = 1", Some("no number from 128 to 65536")),
+        (&listed, "SET datafusion.execution.batch_size = 1000", None),
+        (&listed, "SET datafusion.execution.target_partitions = 9", Some("may not change")),
+        (&listed, "SET gust.max_cost = '1'", None),
+    ] {
+        match (run(session, statement).await, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(words)) => {
+                assert!(error.to_string().contains(words), "{statement}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Sql, "{statement}");
+            }
+            (ended, _) => panic!("{statement}: {:?}", ended.map(drop)),
+        }
+    }
+    own.close().await;
+    listed.close().await;
+}
+
+/// The left side of a cross join, of so many rows of 8 bytes, is held as long as somebody may read on.
+fn holds(rows: u64) -> String {
+    format!("SELECT a.value FROM generate_series(1, {rows}) a, generate_series(1, 1000000000) b")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
+    // Of 66 MiB each of four is sure of 8.25, and one may have 41.25; alone it may have all.
+    for (queries_max, fits, too_many, others_run) in [(4, 4_000_000, 8_000_000, true), (1, 8_000_000, 9_000_000, false)]
+    {
+        let config = Config { on: Target::Local, memory_bytes_max: 66 << 20, ..Config::default() };
+        let options = EngineOptions { queries_max, ..EngineOptions::default() };
+        let engine = Engine::open(config, options).expect("an engine");
+        let [greedy, modest] = [(); 2].map(|()| engine.session(SessionOptions::default()).expect("a session"));
+        let error = run(&greedy, &holds(too_many)).await.map(drop).expect_err("it may not have that much");
+        assert_eq!(error.kind(), ErrorKind::Resources, "{error}");
+        assert!(error.to_string().contains("the left side of a cross join"), "{error}");
+        let statement = greedy.parse(&holds(fits)).expect("SQL").remove(0);
+        let mut running = greedy.run(statement).await.expect("it starts");
+        running.next().await.expect("it fits").expect("rows");
+        assert!(engine.memory().reserved_bytes() >= fits as usize * 8, "it is held");
+        let statement = modest.parse(&holds(900_000)).expect("SQL").remove(0);
+        let mut other = modest.run(statement).await.expect("it starts");
+        match other.next().await {
+            Ok(rows) => assert!(others_run && rows.is_some(), "alone a query may have all"),
+            Err(error) => {
+                assert!(!others_run, "{error}");
+                assert!(error.to_string().contains("other queries and tables hold"), "{error}");
+            }
+        }
+        running.finish().await;
+        other.finish().await;
+        engine.close().await;
+    }
+}
