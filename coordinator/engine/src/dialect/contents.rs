@@ -96,6 +96,19 @@ impl Contents {
 
     fn add_type(&mut self, of: &DataType) {
         self.floats |= has_floats(of);
-        self.decimals |= of.is_decimal();
+        self.decimals |= has_decimals(of);
+    }
+}
+
+/// Whether a type, or one in it, is a decimal.
+pub(super) fn has_decimals(of: &DataType) -> bool {
+    match of {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_decimals(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_decimals(field.data_type())),
+        DataType::Dictionary(_, values) => has_decimals(values),
+        other => other.is_decimal(),
     }
 }

@@ -2,28 +2,36 @@
 //!
 //! DataFusion 55.2 makes DECIMAL(30, 15) of a double that is compared or united with a decimal: 1e-20 is then nought, and NaN, an infinity
 //! or 1e20 an error. Here the decimals become doubles before it looks for a common type: in comparisons, BETWEEN, IN, CASE, joins, set
-//! operations, arrays, `coalesce`, `nullif`, `greatest` and `least`. Constants that have a decimal's digits (`price > 9.99 + 0.01`) stay with the
-//! decimals, which files are pruned by and which lose nothing then.
+//! operations, VALUES, arrays and their functions, `coalesce`, `nullif`, `greatest` and `least`, also inside lists, maps and structs. Constants
+//! that have a decimal's digits (`price > 9.99 + 0.01`) stay with the decimals, which files are pruned by and which lose nothing then.
+//!
+//! The planner has given the rows of VALUES one type already, by casts: these are taken off again. A cast that the statement has in a row stands
+//! twice there ([`crate::sql`]), so that it is none of them.
 //!
 //! Take this out when the rows of `doubles` in `tests/cases/meaning.toml` are right without it.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr::{Case, InList, InSubquery, ScalarFunction, SetComparison};
+use datafusion::logical_expr::expr::{Case, Cast, InList, InSubquery, ScalarFunction, SetComparison};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Operator, Projection, Subquery, Union,
-    cast,
+    Between, BinaryExpr, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, Operator,
+    Projection, Union, Values, cast, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::contents::has_decimals;
+
 /// Functions whose arguments get one type.
 const UNITING: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
+
+/// What functions begin with that take arrays and their elements.
+const OF_ARRAYS: &str = "array";
 
 /// Constants between these have few enough digits on both sides of the point.
 const USUAL: std::ops::Range<f64> = 1e-12..1e15;
@@ -50,12 +58,8 @@ impl AnalyzerRule for Doubles {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Double,
-    Decimal,
-    Other,
-}
+/// What of a type has to be like that of others.
+type Part = fn(&DataType) -> &DataType;
 
 /// The columns that a node's expressions are over.
 struct Met {
@@ -63,24 +67,26 @@ struct Met {
 }
 
 impl Met {
-    fn kind(&self, expr: &Expr) -> Kind {
-        match expr.get_type(&self.schema) {
-            Ok(of) if of.is_floating() && !is_usual(expr) => Kind::Double,
-            Ok(of) if of.is_decimal() => Kind::Decimal,
-            _ => Kind::Other,
-        }
+    /// The type that an expression brings to others; none of a constant that a decimal has the digits for.
+    fn kind(&self, expr: &Expr) -> DataType {
+        if is_usual(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }
     }
 
-    /// Makes doubles of the decimals among `exprs` where there is a double, and says whether it did.
+    /// Makes doubles of the decimals among `exprs` where there are doubles, and says whether it did.
     fn unite<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>) -> bool {
-        let mut exprs: Vec<(Kind, &mut Expr)> = exprs.into_iter().map(|expr| (self.kind(expr), expr)).collect();
-        if !exprs.iter().any(|(kind, _)| *kind == Kind::Double) {
-            return false;
-        }
+        self.unite_by(exprs, whole)
+    }
+
+    /// The same by what `part` of the types has to be one.
+    fn unite_by<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>, part: Part) -> bool {
+        let mut exprs: Vec<(DataType, &mut Expr)> = exprs.into_iter().map(|expr| (self.kind(expr), expr)).collect();
+        let kinds: Vec<DataType> = exprs.iter().map(|(of, _)| part(of).clone()).collect();
         let mut any = false;
-        for (_, expr) in exprs.iter_mut().filter(|(kind, _)| *kind == Kind::Decimal) {
-            **expr = cast(std::mem::take(*expr), DataType::Float64);
-            any = true;
+        for (of, expr) in &mut exprs {
+            if let Some(doubles) = doubled(of, part, &kinds.iter().collect::<Vec<_>>()) {
+                **expr = cast(std::mem::take(*expr), doubles);
+                any = true;
+            }
         }
         any
     }
@@ -99,19 +105,25 @@ impl Met {
                 self.unite(thens.into_iter().chain(else_expr.iter_mut().map(AsMut::as_mut))) || compared
             }
             Expr::ScalarFunction(ScalarFunction { func, args }) if UNITING.contains(&func.name()) => self.unite(args),
+            // Its first argument is a question.
+            Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "nvl2" => {
+                self.unite(args.iter_mut().skip(1))
+            }
+            Expr::ScalarFunction(ScalarFunction { func, args }) if func.name().starts_with(OF_ARRAYS) => {
+                self.unite_by(args, element)
+            }
             Expr::InSubquery(InSubquery { expr, subquery, .. })
             | Expr::SetComparison(SetComparison { expr, subquery, .. }) => {
-                match (self.kind(expr), kind_of(&subquery.subquery, 0)) {
-                    (Kind::Double, Kind::Decimal) => {
-                        *subquery = of_doubles(subquery)?;
-                        true
-                    }
-                    (Kind::Decimal, Kind::Double) => {
-                        **expr = cast(std::mem::take(expr.as_mut()), DataType::Float64);
-                        true
-                    }
-                    _ => false,
+                let (value, rows) = (self.kind(expr), kind_of(&subquery.subquery, 0));
+                if let Some(doubles) = doubled(&value, whole, &[&rows]) {
+                    **expr = cast(std::mem::take(expr.as_mut()), doubles);
                 }
+                let doubles = doubled(&rows, whole, &[&value]);
+                let changed = doubles.is_some() || value != self.kind(expr);
+                if let Some(doubles) = doubles {
+                    *subquery = subquery.with_plan(cast_columns(Arc::clone(&subquery.subquery), &[Some(doubles)])?);
+                }
+                changed
             }
             _ => false,
         };
@@ -129,24 +141,145 @@ impl Met {
                 Ok(Transformed::new_transformed(LogicalPlan::Join(Join { join_constraint, ..join }), changed))
             }
             LogicalPlan::Union(union) => {
-                let columns = union.schema.fields().len();
-                let kinds = |column: usize| union.inputs.iter().map(move |input| kind_of(input, column));
-                let mixed: Vec<usize> = (0..columns)
-                    .filter(|column| {
-                        kinds(*column).any(|kind| kind == Kind::Double)
-                            && kinds(*column).any(|kind| kind == Kind::Decimal)
-                    })
+                let kinds: Vec<Vec<DataType>> = (0..union.schema.fields().len())
+                    .map(|column| union.inputs.iter().map(|input| kind_of(input, column)).collect())
                     .collect();
-                if mixed.is_empty() {
+                let doubles_of = |input: usize| -> Vec<Option<DataType>> {
+                    let of_column =
+                        |kinds: &Vec<DataType>| doubled(&kinds[input], whole, &kinds.iter().collect::<Vec<_>>());
+                    kinds.iter().map(of_column).collect()
+                };
+                let doubles: Vec<Vec<Option<DataType>>> = (0..union.inputs.len()).map(doubles_of).collect();
+                if doubles.iter().flatten().all(Option::is_none) {
                     return Ok(Transformed::no(LogicalPlan::Union(union)));
                 }
                 let inputs =
-                    union.inputs.into_iter().map(|input| cast_columns(input, &mixed)).collect::<Result<_>>()?;
+                    union.inputs.into_iter().zip(&doubles).map(|(input, doubles)| cast_columns(input, doubles));
+                let inputs = inputs.collect::<Result<_>>()?;
                 Ok(Transformed::yes(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?)))
             }
+            LogicalPlan::Values(values) => self.of_values(values),
             other => Ok(Transformed::no(other)),
         }
     }
+
+    /// The rows of VALUES as they are written, each column of which is of doubles where one of them is.
+    fn of_values(&self, values: Values) -> Result<Transformed<LogicalPlan>> {
+        let types: Vec<&DataType> = values.schema.fields().iter().map(|field| field.data_type()).collect();
+        if !types.iter().any(|of| has_decimals(of)) {
+            return Ok(Transformed::no(LogicalPlan::Values(values)));
+        }
+        let as_written = |(expr, of): (&Expr, &&DataType)| match expr {
+            Expr::Cast(Cast { expr: inner, field }) if field.data_type() == *of => inner.as_ref().clone(),
+            Expr::Literal(value, _) if value.is_null() && value.data_type() == **of => lit(ScalarValue::Null),
+            other => other.clone(),
+        };
+        let mut rows: Vec<Vec<Expr>> =
+            values.values.iter().map(|row| row.iter().zip(&types).map(as_written).collect()).collect();
+        let mut any = false;
+        for column in 0..types.len() {
+            any |= self.unite(rows.iter_mut().map(|row| &mut row[column]));
+        }
+        // What is in a row may have become of doubles before.
+        any |= values
+            .values
+            .iter()
+            .flatten()
+            .zip(types.iter().cycle())
+            .any(|(expr, of)| expr.get_type(&self.schema).is_ok_and(|own| own != **of));
+        match any {
+            true => Ok(Transformed::yes(LogicalPlanBuilder::values(rows)?.build()?)),
+            false => Ok(Transformed::no(LogicalPlan::Values(values))),
+        }
+    }
+}
+
+/// `of` with doubles for its decimals where one of `others` has a float in that place; None where it has none.
+///
+/// `part` of it is what the others are beside.
+fn doubled(of: &DataType, part: Part, others: &[&DataType]) -> Option<DataType> {
+    if part(of) != of {
+        let inner = list_item(of)?;
+        return Some(with_item(of, doubled(inner.data_type(), part, others)?));
+    }
+    match of {
+        of if of.is_decimal() => others.iter().any(|other| other.is_floating()).then_some(DataType::Float64),
+        DataType::Dictionary(_, values) => doubled(values, whole, others),
+        DataType::Struct(fields) => {
+            let others: Vec<&Fields> = others.iter().filter_map(|other| struct_fields(other)).collect();
+            doubled_fields(fields, &others).map(DataType::Struct)
+        }
+        DataType::Map(entries, sorted) => {
+            let fields = struct_fields(entries.data_type())?;
+            let others = others.iter().filter_map(|other| match other {
+                DataType::Map(entries, _) => struct_fields(entries.data_type()),
+                _ => None,
+            });
+            let fields = doubled_fields(fields, &others.collect::<Vec<_>>())?;
+            Some(DataType::Map(Arc::new(entries.as_ref().clone().with_data_type(DataType::Struct(fields))), *sorted))
+        }
+        _ => {
+            let items: Vec<&DataType> =
+                others.iter().filter_map(|other| list_item(other)).map(|item| item.data_type()).collect();
+            Some(with_item(of, doubled(list_item(of)?.data_type(), whole, &items)?))
+        }
+    }
+}
+
+/// Each field meets those of its name, or of its place where the others have other names, as the engine has it.
+fn doubled_fields(fields: &Fields, others: &[&Fields]) -> Option<Fields> {
+    let mut any = false;
+    let made = fields.iter().enumerate().map(|(place, field)| {
+        let met = |other: &&Fields| {
+            let by_name = fields.iter().all(|field| other.find(field.name()).is_some());
+            let met = if by_name { other.find(field.name()).map(|(_, met)| met) } else { other.get(place) };
+            met.map(|met| met.data_type().clone())
+        };
+        let met: Vec<DataType> = others.iter().filter_map(met).collect();
+        match doubled(field.data_type(), whole, &met.iter().collect::<Vec<_>>()) {
+            Some(doubles) => {
+                any = true;
+                Arc::new(field.as_ref().clone().with_data_type(doubles))
+            }
+            None => Arc::clone(field),
+        }
+    });
+    let made = made.collect();
+    any.then_some(made)
+}
+
+fn struct_fields(of: &DataType) -> Option<&Fields> {
+    match of {
+        DataType::Struct(fields) => Some(fields),
+        _ => None,
+    }
+}
+
+fn list_item(of: &DataType) -> Option<&FieldRef> {
+    match of {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(item),
+        _ => None,
+    }
+}
+
+/// A list type with another item.
+fn with_item(list: &DataType, of: DataType) -> DataType {
+    let item = |item: &FieldRef| -> Arc<Field> { Arc::new(item.as_ref().clone().with_data_type(of)) };
+    match list {
+        DataType::List(own) => DataType::List(item(own)),
+        DataType::LargeList(own) => DataType::LargeList(item(own)),
+        DataType::FixedSizeList(own, length) => DataType::FixedSizeList(item(own), *length),
+        other => other.clone(),
+    }
+}
+
+fn whole(of: &DataType) -> &DataType {
+    of
+}
+
+/// What lists, and lists of lists, are of.
+fn element(of: &DataType) -> &DataType {
+    list_item(of).map_or(of, |item| element(item.data_type()))
 }
 
 /// A constant that a decimal has the digits for.
@@ -177,33 +310,25 @@ fn constant(expr: &Expr) -> Option<f64> {
     }
 }
 
-/// The kind of a plan's column. A column that is one usual constant is of neither kind.
-fn kind_of(plan: &LogicalPlan, column: usize) -> Kind {
+/// The type of a plan's column; none of one that is a usual constant.
+fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
     if let LogicalPlan::Projection(projection) = plan
         && projection.expr.get(column).is_some_and(is_usual)
     {
-        return Kind::Other;
+        return DataType::Null;
     }
-    match plan.schema().fields().get(column).map(|field| field.data_type()) {
-        Some(of) if of.is_floating() => Kind::Double,
-        Some(of) if of.is_decimal() => Kind::Decimal,
-        _ => Kind::Other,
-    }
+    plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone())
 }
 
-/// A plan with those of its columns that are decimals as doubles.
-fn cast_columns(plan: Arc<LogicalPlan>, which: &[usize]) -> Result<Arc<LogicalPlan>> {
+/// A plan with the columns that have a type in `doubles` cast to it.
+fn cast_columns(plan: Arc<LogicalPlan>, doubles: &[Option<DataType>]) -> Result<Arc<LogicalPlan>> {
     let columns = plan.schema().iter().enumerate().map(|(at, (relation, field))| {
         let column = Expr::Column(Column::new(relation.cloned(), field.name()));
-        match which.contains(&at) && field.data_type().is_decimal() {
-            true => cast(column, DataType::Float64).alias_qualified(relation.cloned(), field.name()),
-            false => column,
+        match doubles.get(at).cloned().flatten() {
+            Some(doubles) => cast(column, doubles).alias_qualified(relation.cloned(), field.name()),
+            None => column,
         }
     });
     let columns: Vec<Expr> = columns.collect();
     Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, plan)?)))
-}
-
-fn of_doubles(subquery: &Subquery) -> Result<Subquery> {
-    Ok(subquery.with_plan(cast_columns(Arc::clone(&subquery.subquery), &[0])?))
 }

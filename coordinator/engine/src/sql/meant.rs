@@ -67,6 +67,7 @@ impl VisitorMut for Meant {
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        own_casts(query.body.as_mut());
         match query.body.as_mut() {
             SetExpr::Select(select) => {
                 if let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|by| &mut by.kind) {
@@ -125,6 +126,30 @@ impl VisitorMut for Meant {
             },
             _ => not_a_text(),
         }
+    }
+}
+
+/// The casts to decimals of VALUES, each twice: one alone could be the engine's, which `dialect::doubles` takes off.
+fn own_casts(body: &mut SetExpr) {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            own_casts(left);
+            own_casts(right);
+        }
+        SetExpr::Values(values) => values.rows.iter_mut().flat_map(|row| row.iter_mut()).for_each(|expr| {
+            let mut inner = &*expr;
+            while let Expr::Nested(nested) = inner {
+                inner = nested;
+            }
+            let Expr::Cast { kind, data_type, array, format, .. } = inner else { return };
+            let name = data_type.to_string().to_ascii_uppercase();
+            if ["DEC", "NUMERIC"].iter().any(|decimal| name.contains(decimal)) {
+                let (kind, data_type, array, format) = (kind.clone(), data_type.clone(), *array, format.clone());
+                let own = std::mem::replace(expr, Expr::Value(Value::Null.into()));
+                *expr = Expr::Cast { kind, expr: Box::new(own), data_type, array, format };
+            }
+        }),
+        _ => {}
     }
 }
 
@@ -285,6 +310,10 @@ mod tests {
             (
                 "SELECT CAST(a AS VARCHAR), CAST(a AS CHAR(2)) AS b",
                 "SELECT CAST(a AS VARCHAR), SUBSTRING(CAST(a AS VARCHAR) FROM 1 FOR 2) AS b",
+            ),
+            (
+                "SELECT 1 UNION VALUES ((CAST(1 AS DECIMAL))), (CAST(1 AS INT))",
+                "SELECT 1 UNION VALUES (CAST((CAST(1 AS DECIMAL)) AS DECIMAL)), (CAST(1 AS INT))",
             ),
             ("SELECT 1 WHERE a = ANY (SELECT b FROM t)", "SELECT 1 WHERE a IN (SELECT b FROM t)"),
             ("SELECT 1 WHERE a <> ALL (SELECT b FROM t)", "SELECT 1 WHERE a NOT IN (SELECT b FROM t)"),
