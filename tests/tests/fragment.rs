@@ -13,9 +13,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, Settings, handler};
 use gust_engine::exec::RemoteFragmentExec;
+use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::planner::plan_stages;
-use gust_engine::planner::stage::Surroundings;
+use gust_engine::planner::passes::stages::plan_stages;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentResponse, InvokeRequest, Limits,
@@ -64,11 +64,8 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
         functions: Some(1),
         lanes_max: 2,
     };
-    let reach = |_: &str| Ok(access.clone());
-    let planned = plan_stages(
-        &plan,
-        &Surroundings { packing, footers: footers.as_ref(), access: &reach, leaf: &RemoteFragmentExec::leaf },
-    );
+    let reach = |_: &str| Ok(Reach::Through(access.clone()));
+    let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf);
     let stage = Arc::clone(&planned.expect("a plan").stages[0]);
     let local = StoreAccess { url: "file:///".to_owned(), options: Default::default() };
     InvokeRequest {

@@ -97,21 +97,21 @@ pub async fn calibrate(
         folder: folder.path().join("here"),
     };
     let measured = async {
-        let (functions, lanes) = many.functions_like().await?;
+        let (size, shares_machine) = many.functions_like().await?;
+        let lanes = size.lanes;
         told("writing tables");
         data.write(fragments, plain_bytes, lanes).await?;
         let bench = Bench { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
-        bench.measure(functions).await
+        Ok::<_, CalibrationError>((bench.measure(size.kind).await?, shares_machine))
     };
     let measured = measured.await;
     data.remove().await;
     for session in [one, many, local] {
         session.close().await;
     }
-    let (measured, cost) = measured?;
+    let ((measured, cost), shares_machine) = measured?;
     let model = measured.model(std::thread::available_parallelism().map_or(1, usize::from));
-    let fleet =
-        Fleet { functions_max: config.functions_max as usize, healthy: true, shares_machine: on != Target::Lambda };
+    let fleet = Fleet { functions_max: config.functions_max as usize, healthy: true, shares_machine };
     Ok(Calibration {
         crossover_alone: crossover(&model, &fleet, 1),
         crossover_of_twenty: crossover(&model, &fleet, 20),

@@ -54,6 +54,22 @@ impl std::ops::AddAssign for Requests {
     }
 }
 
+impl std::ops::Sub for Requests {
+    type Output = Self;
+
+    /// Those since an earlier count.
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            get: self.get - earlier.get,
+            head: self.head - earlier.head,
+            list: self.list - earlier.list,
+            put: self.put - earlier.put,
+            delete: self.delete - earlier.delete,
+            hedged: self.hedged - earlier.hedged,
+        }
+    }
+}
+
 /// Wall time of the attempt's steps inside the function, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spans {

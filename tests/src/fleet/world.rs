@@ -24,8 +24,8 @@ use gust_engine::fleet::{Breaker, Invoker};
 use gust_engine::model::TimeModel;
 use gust_engine::money::Money;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::planner::plan_stages;
-use gust_engine::planner::stage::Surroundings;
+use gust_engine::planner::passes::stages::plan_stages;
+use gust_engine::planner::{DistributedPlan, Reach};
 use gust_engine::scheduler::{Clock, Scheduler, Settings};
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::{Limits, Requests, StoreAccess};
@@ -223,7 +223,7 @@ impl World {
     }
 }
 
-fn plan(query: &Query) -> EngineResult<gust_engine::planner::Planned> {
+fn plan(query: &Query) -> EngineResult<DistributedPlan> {
     let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
     let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
     let groups = vec![FileGroup::new(files), FileGroup::default()];
@@ -231,16 +231,8 @@ fn plan(query: &Query) -> EngineResult<gust_engine::planner::Planned> {
     let url = ObjectStoreUrl::parse("s3://lake/")?;
     let scan: Arc<dyn ExecutionPlan> =
         DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build());
-    let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
+    let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
-    plan_stages(
-        &scan,
-        &Surroundings {
-            packing: query.packing,
-            footers: footers.as_ref(),
-            access: &access,
-            leaf: &RemoteFragmentExec::leaf,
-        },
-    )
+    plan_stages(&scan, &query.packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)
 }

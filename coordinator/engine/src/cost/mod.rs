@@ -10,3 +10,4 @@ mod tariff;
 pub use book::{AGE_DAYS_MAX, DEFAULT_REGION, PriceBook, PriceError};
 pub use items::{Architecture, Basis, Item, Quantities, Tariff};
 pub(crate) use items::{line_cost, own_cost};
+pub use tariff::Billed;

@@ -3,22 +3,76 @@
 //! Requests and responses cross the wire's encoding and limits like anywhere else, so that what works here is not refused
 //! elsewhere. Non-goals: memory limits and stopping a handler that blocks its thread (its slot stays taken until it ends).
 
-use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fragment_fn::{Environment, handler};
+use fragment_fn::{Environment, Settings, handler, panic_message};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_protocol::InvokeRequest;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::Invoker;
 use super::framing::{self, Framed};
+use super::platform::{Platform, Probes, Site};
+use super::{Invoker, local};
 use crate::attempt::{Billing, Invocation};
+use crate::error::QueryError;
+use crate::model::{FunctionSize, PlatformTraits, TimeModel};
+
+/// The platform: one environment, made when it is first used.
+#[derive(Debug)]
+pub(super) struct InThisProcess {
+    site: Site,
+    started: OnceLock<Arc<InProcess>>,
+}
+
+impl InThisProcess {
+    pub(super) fn new(site: Site) -> Self {
+        Self { site, started: OnceLock::new() }
+    }
+
+    fn invoker(&self) -> Arc<dyn Invoker> {
+        let start = || {
+            let settings = Settings { temp_folder: self.site.folder.clone(), ..Settings::default() };
+            let functions_max = self.site.config.functions_max as usize;
+            Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
+        };
+        Arc::clone(self.started.get_or_init(start)) as _
+    }
+}
+
+#[async_trait]
+impl Platform for InThisProcess {
+    fn traits(&self) -> PlatformTraits {
+        local::TRAITS
+    }
+
+    fn model(&self, cores: usize, function_cores: f64) -> TimeModel {
+        local::model(cores, function_cores)
+    }
+
+    async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
+        let size = local::size(&self.site.config, "in-process".to_owned(), 1);
+        Ok(vec![FunctionSize { is_one_environment: true, ..size }])
+    }
+
+    async fn start(&self, _: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
+        Ok(self.invoker())
+    }
+
+    async fn region(&self) -> Option<String> {
+        self.site.config.s3.region.clone()
+    }
+
+    async fn probes(&self, _: bool) -> Probes {
+        Probes::of_one_kind(Ok(self.invoker()))
+    }
+
+    async fn close(&self) {}
+}
 
 /// A function: request bytes and the platform's deadline in, response bytes out.
 pub type Handler = Arc<dyn Fn(Bytes, SystemTime) -> BoxFuture<'static, Bytes> + Send + Sync>;
@@ -91,9 +145,4 @@ impl Invoker for InProcess {
         };
         Invocation { outcome, billing, cold: Some(false), log_tail: String::new() }
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

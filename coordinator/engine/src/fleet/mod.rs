@@ -1,26 +1,47 @@
-//! The fleet: invokers, each of which runs exactly ONE attempt somewhere, and the breaker that says whether they are worth asking.
+//! The fleet: functions of one platform, what they are like, and where they leave large results.
+//!
+//! ```text
+//!  Fleet ─► Platform: in process │ processes │ Lambda ─► Invoker: exactly ONE attempt
+//!    ├─ breaker: whether they are worth asking
+//!    └─ warm: what their environments are likely to have
+//! ```
 //!
 //! The scheduler owns retries, so that every attempt is seen and priced; an invoker never tries again. Whatever goes wrong
-//! is a typed outcome, never a panic. To add an invoker, implement [`Invoker`] and add it to the conformance suite in
-//! the tests crate.
+//! is a typed outcome, never a panic. A platform is one folder or file here and one line of [`platform`]; CONTRIBUTING.md says how.
 
 use std::fmt::Debug;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use gust_protocol::InvokeRequest;
+use gust_protocol::{InvokeRequest, StoreAccess};
+use object_store::path::Path as StorePath;
+use object_store::{ObjectMeta, ObjectStore};
+use url::Url;
 
 mod framing;
 mod health;
 mod in_process;
 mod lambda;
+mod local;
+mod platform;
 mod processes;
 
 pub use health::{Breaker, Health};
 pub use in_process::{Handler, InProcess};
 pub use lambda::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
+pub use platform::{Note, Platform, Probes, Site};
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
+use crate::config::{Config, Target};
+use crate::cost::{Architecture, Billed, PriceError, Tariff};
+use crate::error::{ErrorKind, QueryError};
+use crate::exchange::Exchange;
+use crate::model::measured::Measured;
+use crate::model::{FleetFacts, FunctionSize, TimeModel, WarmState};
+use crate::storage::{StoreCredentials, Stores};
 
 /// Runs one attempt of one fragment.
 #[async_trait]
@@ -29,4 +50,199 @@ pub trait Invoker: Debug + Send + Sync + 'static {
     ///
     /// Dropping the future frees the caller only; the attempt may go on until its deadline.
     async fn invoke(&self, request: InvokeRequest) -> Invocation;
+}
+
+/// The platform of a target: one line each. `auto` and `local` have been resolved by [`Config::functions_on`].
+fn platform(target: Target, site: Site) -> Arc<dyn Platform> {
+    match target {
+        Target::InProcess => Arc::new(in_process::InThisProcess::new(site)),
+        Target::Auto | Target::Local | Target::Processes => Arc::new(processes::ChildProcesses::new(site)),
+        Target::Lambda => Arc::new(lambda::OnLambda::new(site)),
+    }
+}
+
+/// Who sends a bill for the functions of a configuration.
+pub fn billed(config: &Config) -> Billed {
+    let site = Site {
+        config: Arc::new(config.clone()),
+        folder: std::env::temp_dir(),
+        exchange_url: String::new(),
+        breaker: Arc::default(),
+    };
+    platform(config.functions_on(), site).traits().billed
+}
+
+/// The functions of a process: started with the first query that needs them.
+#[derive(Debug)]
+pub struct Fleet {
+    config: Arc<Config>,
+    platform: Arc<dyn Platform>,
+    exchange: Exchange,
+    breaker: Arc<Breaker>,
+    /// Calibrations, one for each kind of functions.
+    measured: Vec<Measured>,
+    warm: Mutex<Arc<WarmState>>,
+    /// Memory and architecture of the first size, once it was asked for.
+    first: Mutex<Option<(u32, Option<Architecture>)>>,
+    has_started: AtomicBool,
+}
+
+impl Fleet {
+    /// Starts nothing. `folder` is the session's own, for what it spills and, where no exchange is configured, for results.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Setup`] where the exchange cannot be used.
+    pub fn new(
+        config: &Arc<Config>,
+        stores: &Stores,
+        folder: &Path,
+        measured: Vec<Measured>,
+    ) -> Result<Self, QueryError> {
+        let exchange = exchange(config, stores, folder)?;
+        let breaker = Arc::<Breaker>::default();
+        let site = Site {
+            config: Arc::clone(config),
+            folder: folder.to_owned(),
+            exchange_url: exchange.access.url.clone(),
+            breaker: Arc::clone(&breaker),
+        };
+        Ok(Self {
+            config: Arc::clone(config),
+            platform: platform(config.functions_on(), site),
+            exchange,
+            breaker,
+            measured,
+            warm: Mutex::default(),
+            first: Mutex::default(),
+            has_started: AtomicBool::new(false),
+        })
+    }
+
+    /// Where functions leave results that are too large for their response.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    pub fn platform(&self) -> &dyn Platform {
+        self.platform.as_ref()
+    }
+
+    /// How long things take on the coordinator: as it was calibrated, else as it was published.
+    pub fn coordinator_model(&self) -> TimeModel {
+        let cores = cores();
+        let measured = self.measured.first().map(|measured| measured.model(cores));
+        measured.unwrap_or_else(|| self.platform.model(cores, 1.0))
+    }
+
+    /// What there is now; starts nothing, but asks a platform elsewhere what is deployed. That is not asked while the breaker advises
+    /// against it, unless the caller `insists`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Functions`] or [`ErrorKind::Setup`] where no function can be used.
+    pub async fn facts(&self, insists: bool) -> Result<FleetFacts, QueryError> {
+        let traits = self.platform.traits();
+        let is_healthy = self.breaker.health().allows();
+        if !traits.shares_machine && !is_healthy && !insists {
+            return Err(QueryError::functions("they could not be asked the last times"));
+        }
+        let mut sizes = self.platform.sizes().await?;
+        for size in &mut sizes {
+            if let Some(measured) = self.measured.iter().find(|measured| measured.functions == size.kind) {
+                size.model = measured.model(cores());
+            }
+        }
+        let first = sizes.first().ok_or_else(|| QueryError::functions("no function is deployed"))?;
+        *self.first.lock().expect("no holder panics") = Some((first.memory_mb, first.architecture));
+        Ok(FleetFacts { traits, sizes, is_healthy, warm: Arc::clone(&self.warm()) })
+    }
+
+    /// What runs attempts on functions of a size.
+    pub async fn invoker(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
+        self.has_started.store(true, Ordering::Relaxed);
+        self.platform.start(size).await
+    }
+
+    /// Notes that a query hands out fragments to `at_once` environments; `files` are those of each fragment, with their store.
+    pub fn hands_out<'a>(
+        &self,
+        size: &FunctionSize,
+        at_once: usize,
+        files: impl IntoIterator<Item = (&'a str, &'a ObjectMeta)>,
+    ) {
+        Arc::make_mut(&mut self.warm()).query(size.memory_mb, at_once, files);
+    }
+
+    fn warm(&self) -> std::sync::MutexGuard<'_, Arc<WarmState>> {
+        let mut warm = self.warm.lock().expect("no holder panics");
+        if self.platform.traits().kept_for.is_some_and(|kept_for| warm.is_cold(kept_for)) {
+            *warm = Arc::default();
+        }
+        warm
+    }
+
+    /// With what functions reach stores.
+    pub async fn credentials(&self, stores: &Stores) -> StoreCredentials {
+        match self.platform.traits().lends_credentials {
+            true => StoreCredentials::Lent(stores.lendable().await),
+            false => StoreCredentials::Own,
+        }
+    }
+
+    /// What functions and requests cost, of the first size as far as it was asked for.
+    ///
+    /// # Errors
+    /// Where the region has no price book, or the configured file is none.
+    pub fn tariff(&self) -> Result<Tariff, PriceError> {
+        let today = chrono::Utc::now().date_naive();
+        let mut tariff = Tariff::of_config(&self.config, &self.platform.traits().billed, today)?;
+        if let Some((memory_mb, architecture)) = *self.first.lock().expect("no holder panics") {
+            tariff.memory_mb = memory_mb;
+            tariff.architecture = architecture.unwrap_or(tariff.architecture);
+        }
+        Ok(tariff)
+    }
+
+    /// What there is to examine, for functions of the first size, or of all.
+    pub async fn probes(&self, all_sizes: bool) -> Probes {
+        self.has_started.store(true, Ordering::Relaxed);
+        self.platform.probes(all_sizes).await
+    }
+
+    pub fn has_started(&self) -> bool {
+        self.has_started.load(Ordering::Relaxed)
+    }
+
+    pub async fn close(&self) {
+        self.platform.close().await;
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange, QueryError> {
+    let setup = |what: &str, e: &dyn std::fmt::Display| {
+        QueryError::in_words(ErrorKind::Setup, format!("exchange: {what}: {e}"))
+    };
+    let url = match &config.exchange {
+        Some(url) if url.contains("://") => Url::parse(url).map_err(|e| setup(url, &e))?,
+        Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,
+        None => folder_url(&folder.join("exchange")).map_err(|e| setup("private folder", &e))?,
+    };
+    let access: StoreAccess = stores.access(&url).map_err(|e| setup(url.as_str(), &e))?;
+    let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(|e| setup(url.as_str(), &e))?;
+    let prefix = StorePath::from_url_path(url.path()).map_err(|e| setup(url.as_str(), &e))?.to_string();
+    Ok(Exchange { access, prefix, store })
+}
+
+/// The URL of a folder, which is made if it is not there.
+fn folder_url(folder: &Path) -> std::io::Result<Url> {
+    std::fs::create_dir_all(folder)?;
+    let folder = folder.canonicalize()?;
+    Url::from_directory_path(&folder).map_err(|()| std::io::Error::other("not an absolute path"))
 }

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod decision;
+mod fleet;
 pub mod forecast;
 pub mod load;
 pub mod measured;
@@ -15,7 +16,8 @@ mod time;
 mod warm_state;
 
 pub use decision::{Choice, Decision, Place, Reason, decide};
+pub use fleet::{EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits};
 pub use forecast::{Amounts, Estimate};
 pub use quote::Quote;
 pub use time::{Fleet, Latency, Pipe, TimeModel, Workload};
-pub(crate) use warm_state::Warmth;
+pub use warm_state::WarmState;

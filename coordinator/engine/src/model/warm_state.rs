@@ -11,28 +11,25 @@ use object_store::ObjectMeta;
 /// Files that are remembered of a size of functions; later ones count as never read.
 const FILES_MAX: usize = 1 << 18;
 
-/// A platform keeps what nobody uses for some minutes; AWS does not say how many.
-const KEPT_FOR: Duration = Duration::from_secs(300);
-
 /// What one session's queries have left behind.
-#[derive(Debug, Default)]
-pub(crate) struct Warmth {
+#[derive(Debug, Clone, Default)]
+pub struct WarmState {
     /// By memory: functions of each size are other ones.
-    sizes: HashMap<u32, Environments>,
+    sizes: HashMap<u32, WarmEnvironments>,
     last_used: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
-struct Environments {
+#[derive(Debug, Clone, Default)]
+struct WarmEnvironments {
     /// As many as were ever in use at once.
     count: usize,
     /// How many fragments have had a part of a file, by a hash of what it is.
     fragments: HashMap<u64, u32>,
 }
 
-impl Warmth {
-    /// A query hands out fragments to so many environments at once; `files` are those of each fragment, with their store.
-    pub(crate) fn query<'a>(
+impl WarmState {
+    /// Notes a query that hands out fragments to `at_once` environments; `files` are those of each fragment, with their store.
+    pub fn query<'a>(
         &mut self,
         memory_mb: u32,
         at_once: usize,
@@ -53,20 +50,18 @@ impl Warmth {
         }
     }
 
-    /// Forgets all where a platform is likely to have ended all environments.
-    pub(crate) fn cool_down(&mut self) {
-        if self.last_used.is_some_and(|last| last.elapsed() > KEPT_FOR) {
-            *self = Self::default();
-        }
+    /// Whether a platform that keeps idle environments for `kept_for` is likely to have ended all of them.
+    pub fn is_cold(&self, kept_for: Duration) -> bool {
+        self.last_used.is_some_and(|last| last.elapsed() > kept_for)
     }
 
-    /// That are likely to be up.
-    pub(crate) fn environments(&self, memory_mb: u32) -> usize {
+    /// Environments that are likely to be up.
+    pub fn environments(&self, memory_mb: u32) -> usize {
         self.sizes.get(&memory_mb).map_or(0, |environments| environments.count)
     }
 
     /// How likely one of the environments of a query has no footer of a file: any may have had any of its fragments, or is new.
-    pub(crate) fn misses(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
+    pub fn misses_footer(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
         let Some(environments) = self.sizes.get(&memory_mb) else { return 1.0 };
         let fragments = environments.fragments.get(&key(store, file)).copied().unwrap_or_default();
         let others = 1.0 - 1.0 / environments.count.max(at_once).max(1) as f64;
@@ -97,42 +92,45 @@ mod tests {
     fn a_footer_is_missed_less_the_more_have_read_it() {
         // The only one has it after one fragment, one of two, too, half of four after 2.4, half of a hundred after 69.
         for (functions, least) in [(1, 1), (2, 1), (4, 3), (100, 69)] {
-            let mut warmth = Warmth::default();
-            assert_eq!(warmth.misses(MB, functions, HERE, &file(1)), 1.0);
+            let mut warm = WarmState::default();
+            assert_eq!(warm.misses_footer(MB, functions, HERE, &file(1)), 1.0);
             let enough = (1..200).find(|_| {
-                warmth.query(MB, functions, [(HERE, &file(1))]);
-                warmth.misses(MB, functions, HERE, &file(1)) <= 0.5
+                warm.query(MB, functions, [(HERE, &file(1))]);
+                warm.misses_footer(MB, functions, HERE, &file(1)) <= 0.5
             });
             assert_eq!(enough, Some(least), "{functions} functions");
-            assert_eq!(warmth.environments(MB), functions);
+            assert_eq!(warm.environments(MB), functions);
             let others = [(MB, HERE, 2), (MB, "s3://bucket/", 1), (1024, HERE, 1)];
             for (memory_mb, store, size) in others {
-                assert_eq!(warmth.misses(memory_mb, functions, store, &file(size)), 1.0, "{memory_mb} {store} {size}");
+                assert_eq!(
+                    warm.misses_footer(memory_mb, functions, store, &file(size)),
+                    1.0,
+                    "{memory_mb} {store} {size}"
+                );
             }
         }
     }
 
     #[test]
     fn environments_that_a_query_does_not_reach_learn_nothing() {
-        let mut warmth = Warmth::default();
-        warmth.query(MB, 1, [(HERE, &file(1))]);
-        assert_eq!(warmth.misses(MB, 1, HERE, &file(1)), 0.0);
-        assert_eq!(warmth.misses(MB, 4, HERE, &file(1)), 0.75, "three of the four are new");
-        warmth.query(MB, 4, []);
+        let mut warm = WarmState::default();
+        warm.query(MB, 1, [(HERE, &file(1))]);
+        assert_eq!(warm.misses_footer(MB, 1, HERE, &file(1)), 0.0);
+        assert_eq!(warm.misses_footer(MB, 4, HERE, &file(1)), 0.75, "three of the four are new");
+        warm.query(MB, 4, []);
         for _ in 0..100 {
-            warmth.query(MB, 1, [(HERE, &file(1))]);
+            warm.query(MB, 1, [(HERE, &file(1))]);
         }
-        assert_eq!((warmth.environments(MB), warmth.misses(MB, 4, HERE, &file(1))), (4, 0.75));
+        assert_eq!((warm.environments(MB), warm.misses_footer(MB, 4, HERE, &file(1))), (4, 0.75));
     }
 
     #[test]
     fn a_platform_keeps_nothing_for_long() {
-        let mut warmth = Warmth::default();
-        warmth.query(MB, 2, []);
-        warmth.cool_down();
-        assert_eq!(warmth.environments(MB), 2);
-        warmth.last_used = Instant::now().checked_sub(2 * KEPT_FOR);
-        warmth.cool_down();
-        assert_eq!(warmth.environments(MB), 0);
+        let kept_for = Duration::from_secs(300);
+        let mut warm = WarmState::default();
+        warm.query(MB, 2, []);
+        assert!(!warm.is_cold(kept_for));
+        warm.last_used = Instant::now().checked_sub(2 * kept_for);
+        assert!(warm.is_cold(kept_for));
     }
 }

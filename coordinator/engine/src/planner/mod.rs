@@ -1,21 +1,356 @@
-//! From a physical plan to stages of fragments: pure passes, in this order.
+//! From an optimized logical plan to what runs, and where. [`Planner::plan`] takes these steps from top to bottom:
 //!
-//! 1. [`passes::spread`]: before DataFusion's own rules, gives every scan as many partitions as the coordinator has, so that the
-//!    rules put gathers, merges and partial aggregates where fragments will end.
-//! 2. [`passes::cut`]: after them, finds each scan's maximal partition-local subtree.
-//! 3. [`passes::units`]: takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes.
-//! 4. [`passes::pack`]: packs the units, largest first, into fragments and lanes.
+//! 1. DataFusion's logical rules.
+//! 2. The coordinator's own plan, where the query may stay here: DataFusion's, untouched.
+//! 3. The fleet's facts, if there is anything to send.
+//! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
+//!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
+//! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
+//! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
+//!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
+//! 7. [`candidates`]: what each way to run the query will take, from [`loads`]; [`choose()`] picks one.
+//! 8. Leaves that run stages take the place of the subtrees.
 //!
-//! Beside them, for local plans, too: [`rules::unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
+//! The passes are pure and do no I/O; footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
+//! node. Beside them, for local plans, too: [`rules::unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
 //! DataFusion's own rules are [`rules::filter_names::rules`]: stock, but for a guard and [`rules::order_check`].
-//!
-//! What comes out is a coordinator plan whose leaves are stages. Every intermediate plan still runs on one node. The passes do
-//! no I/O; footers that were read anyway are looked up in a cache.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::SessionState;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use gust_catalog::Pruning;
+use gust_protocol::plan::file_scan;
+use url::Url;
+
+pub mod candidates;
+pub mod certain;
 pub mod choose;
+pub mod explain;
+pub mod graph;
 pub mod loads;
 pub mod passes;
 pub mod rules;
-pub mod stage;
 
-pub use stage::{Planned, Stage, plan_stages, plan_stages_after};
+pub use graph::{DistributedPlan, Placement, Stage};
+pub use passes::stages::{Leaf, Reach};
+
+use crate::config::{Config, Prefer, Target};
+use crate::error::{ErrorKind, QueryError};
+use crate::fleet::Fleet;
+use crate::model::{Decision, FunctionSize, Place, PlatformTraits, Reason, Workload, decide};
+use crate::storage::Stores;
+use crate::tables::pruning::PruningNotes;
+use candidates::Candidates;
+use graph::{is_parquet, workload};
+use passes::pack::Packing;
+use passes::spread::distributing;
+use passes::stages::CutPlan;
+use passes::units::units;
+
+/// What plans a query looks things up in.
+pub struct Planner {
+    pub settings: PlannerSettings,
+    pub fleet: Arc<Fleet>,
+    /// The query's stores, which count what planning asks of them.
+    pub stores: Stores,
+    /// Makes the leaf that runs a stage.
+    pub leaf: &'static Leaf<'static>,
+}
+
+/// The settings that planning follows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlannerSettings {
+    pub on: Target,
+    pub allow_fallback: bool,
+    pub prefer: Option<Prefer>,
+    pub deadline: Option<Duration>,
+    pub fragment_bytes_target: u64,
+    /// Of the coordinator.
+    pub memory_bytes_max: u64,
+}
+
+impl From<&Config> for PlannerSettings {
+    fn from(config: &Config) -> Self {
+        let Config { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, .. } = *config;
+        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max }
+    }
+}
+
+/// A query that is ready to run.
+#[derive(Debug)]
+pub struct PlannedQuery {
+    pub state: SessionState,
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// None where it runs on the coordinator alone.
+    pub functions: Option<OnFunctions>,
+    pub decision: Decision,
+    /// What table metadata saved, by table.
+    pub pruning: Vec<(String, Pruning)>,
+}
+
+/// What functions run of a query.
+#[derive(Debug, Clone)]
+pub struct OnFunctions {
+    /// At least one.
+    pub stages: Vec<Arc<Stage>>,
+    pub size: FunctionSize,
+    pub packing: Packing,
+    /// Environments that are busy at the same time.
+    pub at_once: usize,
+}
+
+impl PlannedQuery {
+    /// The stages of its plan; none where it runs on the coordinator alone.
+    pub fn stages(&self) -> &[Arc<Stage>] {
+        self.functions.as_ref().map_or(&[], |functions| &functions.stages)
+    }
+
+    fn here(state: SessionState, plan: Arc<dyn ExecutionPlan>, decision: Decision) -> Self {
+        Self { state, plan, functions: None, decision, pruning: Vec::new() }
+    }
+
+    fn on_functions(
+        state: SessionState,
+        DistributedPlan { plan, stages, kept }: DistributedPlan,
+        (size, packing): (&FunctionSize, Packing),
+        decision: Decision,
+    ) -> Self {
+        let fragments = stages.iter().map(|stage| stage.fragments.len()).sum();
+        let at_once = size.at_once(fragments);
+        let decision = decision.keeping(&kept);
+        let functions = OnFunctions { stages, size: size.clone(), packing, at_once };
+        let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
+        Self { state, plan, functions, decision, pruning: Vec::new() }
+    }
+}
+
+impl Planner {
+    /// Plans a query for where it is decided to run.
+    ///
+    /// # Errors
+    /// The engine's, and a [`QueryError`] in them where functions are asked for and cannot be used.
+    pub async fn plan(&self, mut state: SessionState, logical: &LogicalPlan) -> Result<PlannedQuery> {
+        let notes = PruningNotes::default();
+        state.config_mut().set_extension(Arc::new(notes.clone()));
+        let planned = match self.settings.on {
+            Target::Local => self.here(state, logical, Decision::local(Reason::Requested, Workload::default())).await,
+            _ if self.picks_by_estimate() => Box::pin(self.by_estimate(state, logical, &notes)).await,
+            Target::Auto => self.by_numbers(state, logical, &notes).await,
+            _ => Box::pin(self.as_asked(state, logical, &notes)).await,
+        };
+        Ok(PlannedQuery { pruning: notes.take(), ..planned? })
+    }
+
+    /// A plan for the coordinator alone, however that was decided: stock planning, nothing else.
+    pub async fn here(&self, state: SessionState, logical: &LogicalPlan, decision: Decision) -> Result<PlannedQuery> {
+        let plan = state.create_physical_plan(logical).await?;
+        Ok(PlannedQuery::here(state, plan, decision))
+    }
+
+    /// Plans a query anew that has run with `first`: at the same place, with another state, and `more` fragments for each that it had.
+    pub async fn again(
+        &self,
+        state: SessionState,
+        logical: &LogicalPlan,
+        (first, more): (&OnFunctions, usize),
+        decision: Decision,
+    ) -> Result<PlannedQuery> {
+        let OnFunctions { stages, size, packing, .. } = first;
+        let packing = Packing {
+            functions_max: packing.functions_max * more,
+            functions: packing.functions.map(|functions| functions * more),
+            fragment_bytes_target: packing.fragment_bytes_target / more as u64,
+            ..*packing
+        };
+        let optimized = state.optimize(logical)?;
+        let (distributing, plan) = distributed(&state, &optimized).await?;
+        match self.cut(&plan)? {
+            Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
+            Placement::Functions(cut) => {
+                // What is booked and written is told apart by the number of a stage.
+                let stages = cut.stages(stages.len() as u32, &packing, footers(&state).as_ref());
+                let distributed = cut.with_leaves(stages, self.leaf)?;
+                Ok(PlannedQuery::on_functions(distributing, distributed, (size, packing), decision))
+            }
+        }
+    }
+
+    /// The candidate that money or a deadline picks; the default rules, where there is none to pick.
+    async fn by_estimate(
+        &self,
+        state: SessionState,
+        logical: &LogicalPlan,
+        notes: &PruningNotes,
+    ) -> Result<PlannedQuery> {
+        let candidates = Box::pin(self.candidates(state, logical, notes)).await?;
+        let Some(choice) = self.choose(&candidates) else {
+            // Planning again notes again.
+            notes.take();
+            let Candidates { state, .. } = candidates;
+            return match self.settings.on {
+                Target::Auto => self.by_numbers(state, logical, notes).await,
+                _ => Box::pin(self.as_asked(state, logical, notes)).await,
+            };
+        };
+        let Candidates { state, local, workload, distributed, all, .. } = candidates;
+        let picked = all.into_iter().find(|candidate| candidate.estimate == choice.picked);
+        let decision = Decision::chosen(choice, workload);
+        let (Some((size, packing)), Some(on)) = (picked.and_then(|picked| picked.functions), distributed) else {
+            return Ok(PlannedQuery::here(state, local, decision));
+        };
+        let stages = on.cut.stages(0, &packing, footers(&state).as_ref());
+        let plan = on.cut.with_leaves(stages, self.leaf)?;
+        Ok(PlannedQuery::on_functions(on.state, plan, (&size, packing), decision))
+    }
+
+    async fn by_numbers(
+        &self,
+        state: SessionState,
+        logical: &LogicalPlan,
+        notes: &PruningNotes,
+    ) -> Result<PlannedQuery> {
+        let optimized = state.optimize(logical)?;
+        let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
+        let workload = self.workload(&state, &plan)?;
+        let here = |reason| Decision::local(reason, workload);
+        if workload.scans == 0 {
+            // Nobody needs to ask what is deployed.
+            return Ok(PlannedQuery::here(state, plan, here(Reason::NoScan)));
+        }
+        let facts = match self.fleet.facts(false).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                return Ok(PlannedQuery::here(state, plan, here(Reason::Unavailable(error.to_string()))));
+            }
+        };
+        let size = &facts.sizes[0];
+        let decision = decide(Target::Auto, workload, Some(facts.fleet(size)), &size.model);
+        if decision.place == Place::Local {
+            return Ok(PlannedQuery::here(state, plan, decision));
+        }
+        // Planning again notes again.
+        notes.take();
+        let packing = self.packing(size, None);
+        let (distributing, distributed) = distributed(&state, &optimized).await?;
+        match self.cut(&distributed)? {
+            Placement::Here(reason) => Ok(PlannedQuery::here(state, plan, here(reason))),
+            Placement::Functions(cut) => {
+                let plan = cut.with_leaves(cut.stages(0, &packing, footers(&state).as_ref()), self.leaf)?;
+                Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
+            }
+        }
+    }
+
+    async fn as_asked(&self, state: SessionState, logical: &LogicalPlan, notes: &PruningNotes) -> Result<PlannedQuery> {
+        let optimized = state.optimize(logical)?;
+        let here = |reason| Decision::local(reason, Workload::default());
+        let facts = match self.fleet.facts(true).await {
+            Ok(facts) => facts,
+            Err(error) if error.kind() == ErrorKind::Functions && self.settings.allow_fallback => {
+                return self.here(state, logical, here(Reason::Unavailable(error.to_string()))).await;
+            }
+            Err(error) => return Err(told(error)),
+        };
+        let (distributing, plan) = distributed(&state, &optimized).await?;
+        match self.cut(&plan)? {
+            Placement::Here(Reason::PlanNotSupported(why)) if !self.settings.allow_fallback => Err(told(
+                QueryError::functions(format!("functions cannot run this query: {why}"))
+                    .with_hint("use --on local, or --allow-fallback"),
+            )),
+            Placement::Here(reason) => {
+                // Planning again notes again.
+                notes.take();
+                self.here(state, logical, here(reason)).await
+            }
+            Placement::Functions(cut) => {
+                let size = &facts.sizes[0];
+                let packing = self.packing(size, None);
+                let stages = cut.stages(0, &packing, footers(&state).as_ref());
+                let workload = workload(stages.iter().map(AsRef::as_ref));
+                let decision = decide(self.settings.on, workload, Some(facts.fleet(size)), &size.model);
+                let plan = cut.with_leaves(stages, self.leaf)?;
+                Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
+            }
+        }
+    }
+
+    fn picks_by_estimate(&self) -> bool {
+        let PlannerSettings { prefer, deadline, .. } = self.settings;
+        deadline.is_some() || matches!(prefer, Some(Prefer::Cost | Prefer::Balanced))
+    }
+
+    /// How fragments are packed; `fan_out` is how many were picked.
+    fn packing(&self, size: &FunctionSize, fan_out: Option<usize>) -> Packing {
+        let PlannerSettings { on, fragment_bytes_target, .. } = self.settings;
+        Packing {
+            fragment_bytes_target,
+            model: size.model,
+            functions_max: size.functions_max,
+            // An explicit target uses all functions; `auto` makes fragments of a size that pays.
+            functions: fan_out.or((on != Target::Auto).then_some(size.functions_max)),
+            lanes_max: size.lanes,
+        }
+    }
+
+    /// What the Parquet scans of a physical plan will read.
+    fn workload(&self, state: &SessionState, plan: &Arc<dyn ExecutionPlan>) -> Result<Workload> {
+        let footers = footers(state);
+        let mut workload = Workload::default();
+        let unit_bytes_min = self.settings.fragment_bytes_target / 4;
+        plan.apply(|node| {
+            if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
+                let units = units(scan, &whole_files(scan), footers.as_ref(), |_| unit_bytes_min);
+                workload.scans += 1;
+                workload.units += units.len();
+                workload.bytes += units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(workload)
+    }
+
+    fn cut(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Placement<CutPlan>> {
+        let PlatformTraits { name, shares_machine, .. } = self.fleet.platform().traits();
+        let reach = |url: &str| {
+            let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
+            if url.scheme() == "file" && !shares_machine {
+                let why = format!("functions on {name} cannot read this machine's files; put the table into S3");
+                return Ok(Reach::Never(why));
+            }
+            self.stores.access(&url).map(Reach::Through)
+        };
+        CutPlan::of(plan, &reach)
+    }
+}
+
+/// The physical plan that stages are cut from, and the state that it was made with.
+async fn distributed(state: &SessionState, optimized: &LogicalPlan) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
+    let state = distributing(state);
+    let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
+    Ok((state, plan))
+}
+
+fn footers(state: &SessionState) -> Arc<FileMetadataCache> {
+    state.runtime_env().cache_manager.get_file_metadata_cache()
+}
+
+/// A scan's files, each once: local plans cut them anywhere.
+fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
+    let mut files: Vec<_> = scan.file_groups.iter().flat_map(|group| group.iter()).cloned().collect();
+    files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
+    files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+    files
+}
+
+/// A statement's error among the engine's.
+fn told(error: QueryError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

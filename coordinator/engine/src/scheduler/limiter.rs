@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::ramp::{EnvironmentRamp, Ramp};
+use super::ramp::Ramp;
+use crate::model::EnvironmentRamp;
 
 /// Throttles within this time tell of the same overload, and slow down once.
 const REDUCTION_INTERVAL: Duration = Duration::from_millis(200);

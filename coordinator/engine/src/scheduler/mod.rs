@@ -32,14 +32,15 @@ mod ledger;
 mod limiter;
 mod ramp;
 mod retry;
+mod schedulers;
 mod speculate;
 
 pub use clock::Clock;
 pub use failure::{FailureCause, FragmentFailure};
 pub use fragment::FragmentAttempts;
 pub use limiter::Limits;
-pub use ramp::EnvironmentRamp;
 pub use retry::RetryPolicy;
+pub use schedulers::Schedulers;
 pub use speculate::SpeculationPolicy;
 
 use crate::budget::{Budget, OverBudget, Work};
@@ -98,11 +99,6 @@ impl Scheduler {
             queries: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
-    }
-
-    /// Where attempts go.
-    pub fn invoker(&self) -> Arc<dyn Invoker> {
-        Arc::clone(&self.shared.invoker)
     }
 
     /// Opens the books of a query that must be done by `deadline`, within its `money` if that is limited.

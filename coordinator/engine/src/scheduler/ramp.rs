@@ -4,25 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::model::EnvironmentRamp;
+
 /// Environments that are idle for longer are counted as gone. Lambda keeps them for minutes and promises nothing.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-
-/// The rate at which a platform starts environments.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EnvironmentRamp {
-    /// Clones of the function, each with a rate of its own.
-    pub functions: u32,
-    /// Environments that one clone starts at once.
-    pub burst: u32,
-    pub per_second: f64,
-}
-
-impl EnvironmentRamp {
-    /// AWS Lambda: 1,000 environments per 10 seconds and function (AWS Lambda quotas, read in November 2026).
-    pub const fn lambda(functions: u32) -> Self {
-        Self { functions, burst: 1000, per_second: 100.0 }
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Ramp {

@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
-use gust_protocol::plan::scans;
 
 use super::Session;
-use super::plan::Ready;
 use crate::budget::{Budget, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::{ErrorKind, QueryError};
 use crate::events::EventLog;
 use crate::money::Money;
-use crate::planner::Stage;
+use crate::planner::PlannedQuery;
+use crate::planner::certain::certain;
 
 impl Session {
     /// # Errors
@@ -28,12 +25,16 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::CapReached`] where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
-    pub(super) async fn budget(&self, cap: Money, ready: &Ready, events: EventLog) -> Result<Arc<Budget>, QueryError> {
+    pub(super) async fn budget(
+        &self,
+        cap: Money,
+        planned: &PlannedQuery,
+        events: EventLog,
+    ) -> Result<Arc<Budget>, QueryError> {
         let tariff = self.tariff_for_cap().await?;
-        let stages = ready.planned.iter().flat_map(|planned| &planned.stages);
-        let fragments = stages.map(|stage| stage.fragments.len() as u64).sum();
-        let (surely_fragments, surely_files) = certain(ready);
-        let at_least = lower_bound(surely_fragments, surely_files, &tariff);
+        let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
+        let certain = certain(planned);
+        let at_least = lower_bound(certain.fragments, certain.files, &tariff);
         let (stores, prices) = (self.stores.clone(), tariff.clone());
         let own = move |result_bytes| {
             let Usage { requests, bytes_read, .. } = stores.billed_usage();
@@ -43,33 +44,4 @@ impl Session {
         budget.allow(at_least).map_err(QueryError::over_cap)?;
         Ok(budget)
     }
-}
-
-/// Fragments that run and files that functions read whatever the rows are. A limit or a join may end a query before most of it has begun.
-fn certain(ready: &Ready) -> (u64, u64) {
-    let Some(planned) = &ready.planned else { return (0, 0) };
-    if may_end_early(&planned.plan) {
-        return (planned.stages.len().min(1) as u64, 0);
-    }
-    let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u64).sum();
-    let files =
-        planned.stages.iter().filter(|stage| reads_every_file(stage)).map(|stage| stage.units.len() as u64).sum();
-    (fragments, files)
-}
-
-fn may_end_early(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let mut may = false;
-    let walked = plan.apply(|node| {
-        may |= node.fetch().is_some() || node.name().contains("Join");
-        Ok(TreeNodeRecursion::Continue)
-    });
-    may || walked.is_err()
-}
-
-/// Without a predicate no statistics spare a file, but rows without columns are counted in footers, which a function may know.
-fn reads_every_file(stage: &Stage) -> bool {
-    scans(&stage.plan).iter().all(|scan| {
-        let source = scan.file_source();
-        source.filter().is_none() && source.projection().is_some_and(|columns| !columns.column_indices().is_empty())
-    })
 }

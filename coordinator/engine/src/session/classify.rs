@@ -14,6 +14,9 @@ use crate::tables::folder::FolderError;
 impl QueryError {
     /// Sorts an engine's error by its innermost telling cause.
     pub fn from_engine(error: DataFusionError) -> Self {
+        if let Some(told) = fragment_fn::find::<Self>(&error) {
+            return told.clone();
+        }
         if let Some(failure) = fragment_fn::find::<FragmentFailure>(&error) {
             return Self::from_fragment(failure);
         }

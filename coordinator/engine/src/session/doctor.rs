@@ -21,42 +21,26 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::Session;
+use super::{Check, Session};
 use crate::attempt::Invocation;
-use crate::config::{CatalogConfig, CatalogKind, Config, InvokerKind, Target};
+use crate::config::{CatalogConfig, CatalogKind, Config};
 use crate::error::with_causes;
 use crate::exchange::{EXCHANGE, Exchange};
-use crate::fleet::{Health, Invoker, Lambda, PinnedFunction};
+use crate::fleet::{Health, Invoker, Probes};
 use crate::memory::machine;
 use crate::tables::catalog::IcebergCatalog;
-
-/// Functions that are tried by themselves.
-const PROBES_MAX: usize = 20;
 
 /// Longest that one function is waited for: far above a cold start.
 const PROBE_MAX: Duration = Duration::from_secs(30);
 
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    pub what: String,
-    /// What was found, or what is wrong and what to do.
-    pub outcome: Result<String, String>,
-}
-
-impl Check {
-    fn new(what: impl Into<String>, outcome: Result<String, impl std::fmt::Display>) -> Self {
-        Self { what: what.into(), outcome: outcome.map_err(|error| error.to_string()) }
-    }
-}
-
 impl Session {
     /// All checks, in the order in which their subjects depend on each other.
     pub async fn examine(&self) -> Vec<Check> {
-        let mut checks = vec![Check::new("memory", memory(&self.config, machine::memory_bytes()))];
-        let exchange = self.functions.exchange();
+        let shares_machine = self.engine.fleet.platform().traits().shares_machine;
+        let mut checks = vec![Check::new("memory", memory(&self.config, shares_machine, machine::memory_bytes()))];
+        let exchange = self.engine.fleet.exchange();
         let in_s3 = exchange.access.url.starts_with("s3");
-        if in_s3 || self.functions.target() == Target::Lambda {
+        if in_s3 || !shares_machine {
             checks.push(Check::new("credentials", self.credentials().await));
         }
         if in_s3 {
@@ -65,7 +49,10 @@ impl Session {
         let written = writable(exchange).await;
         let can_write = written.is_ok();
         checks.push(Check::new("exchange", written));
-        for (what, invoker) in self.functions_to_try(&mut checks).await {
+        // Other sizes than the first are used only where they are picked.
+        let Probes { notes, subjects } = self.engine.fleet.probes(self.config.picks_by_estimate()).await;
+        checks.extend(notes);
+        for (what, invoker) in subjects {
             let answer = match can_write {
                 true => self.probe(invoker).await,
                 false => Err("not tried, for there is no exchange to answer through".to_owned()),
@@ -112,11 +99,9 @@ impl Session {
                 (response.status().as_u16(), region.to_owned())
             }
         };
-        let functions_region = match self.functions.target() {
-            Target::Lambda => self.functions.sdk().await.region().map(ToString::to_string),
-            _ => s3.region.clone(),
-        };
-        if let Some(ours) = functions_region.filter(|ours| !theirs.is_empty() && *ours != theirs) {
+        if let Some(ours) =
+            self.engine.fleet.platform().region().await.filter(|ours| !theirs.is_empty() && *ours != theirs)
+        {
             return Err(format!(
                 "bucket `{bucket}` is in {theirs}, the functions are in {ours}: results would cross regions, slowly and for money\nhint: set s3.region to {theirs}, or use an exchange in {ours}"
             ));
@@ -136,47 +121,9 @@ impl Session {
         }
     }
 
-    /// Each function by itself, or the one kind of process.
-    async fn functions_to_try(&self, checks: &mut Vec<Check>) -> Vec<(String, Arc<dyn Invoker>)> {
-        if self.functions.target() != Target::Lambda {
-            return match self.functions.invoker().await {
-                Ok(invoker) => vec![("function".to_owned(), invoker)],
-                Err(error) => {
-                    checks.push(Check::new("function", Err::<String, _>(error)));
-                    Vec::new()
-                }
-            };
-        }
-        let mut deployments = match self.functions.describe().await {
-            Ok(deployments) => deployments,
-            Err(error) => {
-                checks.push(Check::new("functions", Err::<String, _>(error)));
-                return Vec::new();
-            }
-        };
-        // Other sizes than the first are used only where they are picked.
-        deployments.truncate(if self.config.picks_by_estimate() { usize::MAX } else { 1 });
-        for deployment in &deployments {
-            checks.push(Check::new("functions", Ok::<_, String>(deployment.to_string())));
-        }
-        let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
-        checks.push(Check::new("quota", quota(limit, self.config.functions_max)));
-        let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
-        if clones.len() > PROBES_MAX {
-            let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());
-            checks.push(Check::new("clones", Ok::<_, String>(untried)));
-        }
-        let sdk = self.functions.sdk().await;
-        let alone = |clone: PinnedFunction| {
-            let what = format!("{}:{}", clone.short_name(), clone.version);
-            (what, Arc::new(Lambda::new(sdk, vec![clone], 1)) as Arc<dyn Invoker>)
-        };
-        clones.into_iter().take(PROBES_MAX).map(alone).collect()
-    }
-
     /// What the probes, and all queries of this session before them, have taught the breaker.
     fn breaker(&self) -> Result<String, String> {
-        match self.functions.breaker().health() {
+        match self.engine.fleet.breaker().health() {
             Health::Good => Ok("closed: `auto` may use functions".to_owned()),
             ailing => Err(format!("open: `auto` runs locally; functions are {ailing}\nhint: see the functions above")),
         }
@@ -192,9 +139,9 @@ impl Session {
 
     async fn try_probe(&self, id: &FragmentId, invoker: &dyn Invoker) -> Result<String, String> {
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
-        let Exchange { access, prefix, store } = self.functions.exchange();
-        let access = self.store_credentials().await.apply(access);
-        let capacity = self.functions.capacity().await.map_err(|error| error.to_string())?;
+        let Exchange { access, prefix, store } = self.engine.fleet.exchange();
+        let access = self.engine.fleet.credentials(&self.stores).await.apply(access);
+        let facts = self.engine.fleet.facts(true).await.map_err(|error| error.to_string())?;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PROBE_MAX;
         let request = InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -202,7 +149,7 @@ impl Session {
             fragment: Fragment {
                 id: id.clone(),
                 inputs: Vec::new(),
-                limits: Limits { inline_bytes_max: 0, ..capacity.limits },
+                limits: Limits { inline_bytes_max: 0, ..facts.sizes[0].limits },
             },
             attempt: 0,
             deadline_unix_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
@@ -217,7 +164,7 @@ impl Session {
         };
         let started = Instant::now();
         let invocation = invoker.invoke(request).await;
-        self.functions.breaker().note(&invocation);
+        self.engine.fleet.breaker().note(&invocation);
         let Invocation { outcome, log_tail, .. } = invocation;
         let response = outcome.map_err(|error| format!("{error}\n{}", log_tail.trim_end()))?;
         let took = started.elapsed();
@@ -268,7 +215,7 @@ async fn writable(exchange: &Exchange) -> Result<String, String> {
 }
 
 /// Whether the pools of the coordinator and, where they share its machine, of the functions are within what it has.
-fn memory(config: &Config, has: Option<u64>) -> Result<String, String> {
+fn memory(config: &Config, shares_machine: bool, has: Option<u64>) -> Result<String, String> {
     let size = |bytes: u64| format_size(bytes, BINARY);
     let pool = config.memory_bytes_max;
     let Some(has) = has else {
@@ -282,7 +229,7 @@ fn memory(config: &Config, has: Option<u64>) -> Result<String, String> {
         ));
     }
     let own = format!("{} of {} for the coordinator", size(pool), size(has));
-    if config.on == Target::Lambda || config.invoker == InvokerKind::Lambda {
+    if !shares_machine {
         return Ok(own);
     }
     let functions = config.function_memory_bytes.saturating_mul(u64::from(config.functions_max));
@@ -295,19 +242,6 @@ fn memory(config: &Config, has: Option<u64>) -> Result<String, String> {
     }
 }
 
-fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
-    match quota {
-        None => {
-            Ok("the account's concurrency could not be asked for (lambda:GetAccountSettings); throttles are waited out"
-                .to_owned())
-        }
-        Some(quota) if quota < functions_max => Err(format!(
-            "the account may run {quota} functions at once, functions_max is {functions_max}: at most {quota} are used\nhint: ask AWS for more (Service Quotas, Lambda, concurrent executions), or lower functions_max"
-        )),
-        Some(quota) => Ok(format!("{quota} functions at once, of which a query uses up to {functions_max}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,10 +250,10 @@ mod tests {
     fn pools_are_compared_with_the_machine() {
         let config = Config { memory_bytes_max: 6 << 30, ..Config::default() };
         assert_eq!(
-            memory(&config, None),
+            memory(&config, true, None),
             Ok("6 GiB for the coordinator; this system does not tell how much it has".to_owned())
         );
-        let found = |has: u64| memory(&config, Some(has << 30));
+        let found = |has: u64| memory(&config, true, Some(has << 30));
         assert_eq!(
             found(16),
             Ok("6 GiB of 16 GiB for the coordinator; function processes may take 8 GiB beside it".to_owned())
@@ -328,8 +262,7 @@ mod tests {
         assert!(
             found(4).is_err_and(|text| text.contains("memory_bytes_max is 6 GiB, this machine or container has 4 GiB"))
         );
-        let config = Config { invoker: InvokerKind::Lambda, ..config };
-        assert_eq!(memory(&config, Some(8 << 30)), Ok("6 GiB of 8 GiB for the coordinator".to_owned()));
+        assert_eq!(memory(&config, false, Some(8 << 30)), Ok("6 GiB of 8 GiB for the coordinator".to_owned()));
     }
 
     #[test]

@@ -19,7 +19,6 @@ use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
 use tempfile::TempDir;
 
-use super::functions::FunctionPool;
 use super::options::{Options, SettingsPolicy};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
@@ -27,12 +26,14 @@ use crate::config::{CatalogConfig, CatalogKind, Config};
 use crate::dialect;
 use crate::error::{ErrorKind, QueryError};
 use crate::exchange::Exchange;
+use crate::fleet::Fleet;
 use crate::history;
 use crate::memory::ProcessMemory;
-use crate::model::measured::{self, Measured};
+use crate::model::measured;
 use crate::nearest::nearest;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
+use crate::scheduler::Schedulers;
 use crate::storage::Stores;
 use crate::tables::folder::FolderFactory;
 use crate::tables::iceberg::IcebergFactory;
@@ -71,9 +72,8 @@ pub struct Engine {
     /// The temporary folder, and footers that were read.
     runtime: Arc<RuntimeEnv>,
     pub(super) memory: Arc<ProcessMemory>,
-    pub(super) functions: Arc<FunctionPool>,
-    /// What was calibrated, for one kind of functions or several.
-    pub(super) measured: Arc<Vec<Measured>>,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) schedulers: Arc<Schedulers>,
     /// Where queries are planned and run.
     pub(super) workers: Workers,
     /// Opened catalogs by name.
@@ -112,15 +112,16 @@ impl Engine {
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let runtime = runtime(&stores, &memory, folder.path());
         let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
-        let functions = Arc::new(FunctionPool::new(&config, &stores, folder.path())?);
+        let config = Arc::new(config);
+        let fleet = Arc::new(Fleet::new(&config, &stores, folder.path(), measured.unwrap_or_default())?);
         Ok(Self {
-            config: Arc::new(config),
+            config,
             settings: options.settings,
             stores,
             runtime,
             memory,
-            functions,
-            measured: Arc::new(measured.unwrap_or_default()),
+            fleet,
+            schedulers: Arc::default(),
             workers: workers.clone(),
             catalogs: Arc::default(),
             unsettled: Arc::default(),
@@ -143,8 +144,6 @@ impl Engine {
             context,
             catalogs,
             stores: self.stores.clone(),
-            functions: Arc::clone(&self.functions),
-            measured: Arc::clone(&self.measured),
             prepared: Arc::default(),
         })
     }
@@ -171,7 +170,7 @@ impl Engine {
 
     /// Where functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
-        self.functions.exchange()
+        self.fleet.exchange()
     }
 
     /// A configured catalog, opened once.
@@ -200,16 +199,14 @@ impl Engine {
     pub async fn close(&self) {
         let engine = self.clone();
         let closing = async move {
-            engine.functions.close().await;
+            engine.fleet.close().await;
             let unsettled = std::mem::take(&mut *engine.unsettled.lock().expect("no holder panics"));
             for query in unsettled {
                 engine.clean(&query, engine.exchange()).await;
             }
         };
         // Workers that compute without a pause cannot help; the children then end when they lose their parent.
-        if self.functions.have_started().await
-            && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err()
-        {
+        if self.fleet.has_started() && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err() {
             tracing::warn!("the functions were not ended in order: every thread is busy");
         }
         if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {

@@ -20,11 +20,7 @@ mod classify;
 mod defaults;
 mod doctor;
 mod engine;
-mod estimate;
-mod explain;
-mod functions;
 mod options;
-mod plan;
 mod prepared;
 mod recorder;
 mod run;
@@ -32,25 +28,24 @@ mod statement;
 mod workers;
 
 use crate::error::{QueryError, with_causes};
-pub use doctor::Check;
+pub use crate::fleet::Note as Check;
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
-pub(crate) use plan::Ready;
 pub use recorder::{Recorder, Refused, Script};
 pub use run::Running;
 pub use statement::{Statement, text_of};
 
 use crate::config::{Config, Target};
-use crate::cost::{Architecture, PriceError, Tariff};
+use crate::cost::{PriceError, Tariff};
 use crate::exchange::Exchange;
+use crate::exec::RemoteFragmentExec;
 use crate::history;
-use crate::model::measured::Measured;
-use crate::planner::passes::pack::Packing;
+use crate::model::FunctionSize;
+use crate::planner::{Planner, PlannerSettings};
 use crate::storage::Stores;
 use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
 use crate::tables::folder::Paths;
 use engine::history_schema;
-use functions::{Capacity, FunctionPool};
 use prepared::Prepared;
 
 /// One connection: its settings, tables and prepared statements. Cloning shares it.
@@ -63,8 +58,6 @@ pub struct Session {
     /// Its catalogs, in which names are looked up that are no paths.
     catalogs: Arc<dyn CatalogProviderList>,
     stores: Stores,
-    functions: Arc<FunctionPool>,
-    measured: Arc<Vec<Measured>>,
     prepared: Arc<Mutex<Prepared>>,
 }
 
@@ -103,7 +96,7 @@ impl Session {
 
     /// Where functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
-        self.functions.exchange()
+        self.engine.exchange()
     }
 
     /// Makes a configured catalog the one in which bare names are looked up.
@@ -140,18 +133,26 @@ impl Session {
     /// # Errors
     /// Where the region has no price book, or the configured file is none.
     pub async fn tariff(&self) -> Result<Tariff, PriceError> {
-        let mut tariff = Tariff::of_config(&self.config, chrono::Utc::now().date_naive())?;
-        if let Some((architecture, memory_mb)) = self.functions.deployed_as().await {
-            tariff.architecture = Architecture::of(&architecture);
-            tariff.memory_mb = memory_mb;
-        }
-        Ok(tariff)
+        self.engine.fleet.tariff()
     }
 
-    /// Which functions these are, as a calibration names them, and how many lanes one has.
-    pub async fn functions_like(&self) -> Result<(String, usize), QueryError> {
-        let capacity = self.functions.capacity().await?;
-        Ok((self.functions.kind(&capacity), capacity.lanes))
+    /// The functions of the size that is used where nothing is picked, and whether they share the coordinator's machine.
+    pub async fn functions_like(&self) -> Result<(FunctionSize, bool), QueryError> {
+        let facts = self.engine.fleet.facts(true).await?;
+        Ok((facts.sizes[0].clone(), facts.traits.shares_machine))
+    }
+
+    /// What plans a query of this session.
+    fn planner(&self) -> Planner {
+        Planner {
+            settings: PlannerSettings {
+                memory_bytes_max: self.memory_bytes_max(),
+                ..PlannerSettings::from(&*self.config)
+            },
+            fleet: Arc::clone(&self.engine.fleet),
+            stores: self.stores.clone(),
+            leaf: &RemoteFragmentExec::leaf,
+        }
     }
 
     fn target(&self) -> Target {
@@ -160,18 +161,6 @@ impl Session {
 
     fn timeout(&self) -> Duration {
         self.config.timeout
-    }
-
-    /// How fragments are packed; `fan_out` is how many were picked.
-    fn packing(&self, capacity: &Capacity, fan_out: Option<usize>) -> Packing {
-        Packing {
-            fragment_bytes_target: self.config.fragment_bytes_target,
-            model: self.model(Some(capacity)),
-            functions_max: capacity.fleet.functions_max,
-            // Who names a target wants to see that many functions; `auto` makes fragments of a size that pays.
-            functions: fan_out.or((self.target() != Target::Auto).then_some(capacity.fleet.functions_max)),
-            lanes_max: capacity.lanes,
-        }
     }
 
     /// Closes the engine, for whoever has no other session of it.

@@ -16,25 +16,21 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use fragment_fn::{naming_files, panic_message};
 use futures::{FutureExt, StreamExt};
-use gust_protocol::Usage;
 use uuid::Uuid;
 
 use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::engine::CLEANING_MAX;
-use super::functions::Capacity;
-use super::plan::Ready;
 use super::statement::Statement;
 use crate::budget::Budget;
 use crate::config::Target;
 use crate::error::{ErrorKind, QueryError};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::QueryContext;
-use crate::model::{Decision, Reason, Workload};
+use crate::model::{Decision, FunctionSize, Reason, Workload};
+use crate::planner::{OnFunctions, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
-use crate::session::explain;
 use crate::sql::Names;
-use crate::storage::StoreCredentials;
 use crate::tables::folder::tables_only;
 use again::Again;
 
@@ -115,7 +111,9 @@ impl Session {
                     LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
                     logical => logical,
                 };
-                let (decision, quote) = Box::pin(query.quote(&logical, &Usage::default())).await?;
+                let planner = query.planner();
+                let quoted = Box::pin(planner.quote(query.context.state(), &logical)).await;
+                let (decision, quote) = quoted.map_err(QueryError::from_engine)?;
                 running.schema = explain::cost_schema();
                 running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
                 running.events.push(QueryEvent::Planned { decision });
@@ -168,39 +166,26 @@ impl Session {
             }
             query => query,
         };
-        let ready = self.ready(query, &Usage::default()).await?;
-        Ok(explain::explain(&ready, &self.config))
-    }
-
-    /// What the query has asked the coordinator's own stores for.
-    pub(super) fn coordinator_usage(&self) -> Usage {
-        self.stores.usage()
-    }
-
-    /// With what functions reach S3: their own role on Lambda, the coordinator's credentials on its own machine.
-    pub(super) async fn store_credentials(&self) -> StoreCredentials {
-        match self.functions.target() {
-            Target::Lambda => StoreCredentials::Own,
-            _ => StoreCredentials::Lent(self.stores.lendable().await),
-        }
+        let planned = self.planner().plan(self.context.state(), query).await;
+        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config))
     }
 
     async fn query_context(
         &self,
         id: &str,
-        capacity: &Capacity,
+        size: &FunctionSize,
         events: &EventLog,
         deadline: Instant,
         budget: Option<Arc<Budget>>,
     ) -> Result<QueryContext, QueryError> {
-        let scheduler = self.functions.scheduler(Some(capacity.memory_mb)).await?;
+        let scheduler = self.engine.schedulers.of(&self.engine.fleet, size).await?;
         Ok(QueryContext {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), budget),
-            model: self.model(Some(capacity)),
-            exchange: self.functions.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
-            limits: capacity.limits,
-            credentials: self.store_credentials().await,
+            model: size.model,
+            exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
+            limits: size.limits,
+            credentials: self.engine.fleet.credentials(&self.stores).await,
             options: function_options(self.context.state().config()),
         })
     }
@@ -307,7 +292,7 @@ impl Running {
             attempts.close();
             clean_after(self.session.clone(), self.id.clone(), attempts, self.settled()).await;
         }
-        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.coordinator_usage() });
+        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.stores.usage() });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
     }
@@ -337,17 +322,18 @@ impl Running {
         if cap.is_some() {
             self.session.tariff_for_cap().await?;
         }
-        let ready = self.session.ready(&logical, &Usage::default()).await?;
+        let planned = self.session.planner().plan(self.session.context.state(), &logical).await;
+        let ready = planned.map_err(QueryError::from_engine)?;
         if let Some(cap) = cap {
             self.budget = Some(self.session.budget(cap, &ready, self.events.clone()).await?);
         }
         self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
-        let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
+        let remote = ready.functions.is_some();
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
         self.schema = shown(&ready.plan.schema(), &logical, &self.names);
         self.again = Again::of(&ready, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
-        match self.execute(ready, remote).await {
+        match self.execute(ready).await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())
@@ -356,22 +342,23 @@ impl Running {
         }
     }
 
-    async fn execute(&mut self, ready: Ready, remote: bool) -> Result<SendableRecordBatchStream, QueryError> {
-        let Ready { state, plan, planned, capacity, .. } = ready;
+    async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
+        let PlannedQuery { state, plan, functions, .. } = planned;
         let mut context = TaskContext::from(&state);
-        if let (Some(planned), Some(capacity)) = (planned.filter(|_| remote), capacity) {
+        if let Some(OnFunctions { stages, size, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
             let query = match self.lent.take() {
                 Some(query) => query,
                 None => {
                     let budget = self.budget.clone();
-                    let lending = self.session.query_context(&self.id, &capacity, &self.events, self.deadline, budget);
+                    let lending = self.session.query_context(&self.id, &size, &self.events, self.deadline, budget);
                     Arc::new(lending.await?)
                 }
             };
             self.lent = Some(Arc::clone(&query));
             self.attempts = Some(query.attempts.clone());
-            self.session.functions.use_for(&planned, &capacity);
+            let files = stages.iter().flat_map(|stage| stage.files());
+            self.session.engine.fleet.hands_out(&size, at_once, files);
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
@@ -388,7 +375,8 @@ impl Running {
         let planned = logical.clone();
         let locally = async move {
             let decision = Decision::local(Reason::Requested, Workload::default());
-            let ready = session.ready_here(state, &planned, decision).await?;
+            let ready = session.planner().here(state, &planned, decision).await;
+            let ready = ready.map_err(QueryError::from_engine)?;
             let stream = start_stream(Arc::clone(&ready.plan), TaskContext::from(&ready.state))?;
             Ok((ready, stream))
         };
@@ -414,7 +402,7 @@ impl Running {
     }
 
     /// Another plan of the query makes the columns that were announced.
-    fn announced(&self, ready: &Ready) -> Result<(), QueryError> {
+    fn announced(&self, ready: &PlannedQuery) -> Result<(), QueryError> {
         same_columns(&self.schema, &ready.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
     }
 
@@ -500,17 +488,4 @@ fn panicked(panic: &(dyn Any + Send)) -> String {
     format!(
         "the engine panicked: {message}\nhint: this is a fault of gust's, not of the statement; a report of it is welcome"
     )
-}
-
-pub(super) fn difference(now: Usage, before: Usage) -> Usage {
-    let mut usage = now;
-    usage.requests.get -= before.requests.get;
-    usage.requests.head -= before.requests.head;
-    usage.requests.list -= before.requests.list;
-    usage.requests.put -= before.requests.put;
-    usage.requests.delete -= before.requests.delete;
-    usage.requests.hedged -= before.requests.hedged;
-    usage.bytes_read -= before.bytes_read;
-    usage.bytes_written -= before.bytes_written;
-    usage
 }

@@ -22,9 +22,9 @@ use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
 use gust_engine::fleet::Invoker;
 use gust_engine::model::TimeModel;
+use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::planner::plan_stages;
-use gust_engine::planner::stage::Surroundings;
+use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::scheduler::{Clock, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::exchange::ResultWriter;
@@ -47,7 +47,7 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
     let context = SessionContext::new();
     let planned = {
         let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-        let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
+        let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
         let packing = Packing {
             fragment_bytes_target: 1,
             model: TimeModel::laptop(1),
@@ -55,10 +55,7 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
             functions: Some(fragments),
             lanes_max: 1,
         };
-        plan_stages(
-            &scan(fragments)?,
-            &Surroundings { packing, footers: footers.as_ref(), access: &access, leaf: &RemoteFragmentExec::leaf },
-        )?
+        plan_stages(&scan(fragments)?, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?
     };
     let task = TaskContext::from(&context.state());
     let events = EventLog::start();
@@ -176,7 +173,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source).with_file_groups(groups);
     let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config.build());
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-    let access = |url: &str| Ok(StoreAccess { url: url.to_owned(), options: Default::default() });
+    let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let packing = Packing {
         fragment_bytes_target: 1 << 20,
         model: TimeModel::laptop(1),
@@ -184,10 +181,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
         functions: None,
         lanes_max: 1,
     };
-    let planned = plan_stages(
-        &plan,
-        &Surroundings { packing, footers: footers.as_ref(), access: &access, leaf: &RemoteFragmentExec::leaf },
-    )?;
+    let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?;
     let stage = &planned.stages[0];
     let environment = Arc::new(Environment::new(Settings::default()));
     let mut samples = Vec::with_capacity(count);

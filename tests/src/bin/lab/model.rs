@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust_engine::model::{Latency, Pipe, TimeModel};
+use gust_engine::model::{EnvironmentRamp, Latency, Pipe, TimeModel};
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::scheduler::{EnvironmentRamp, Settings, SpeculationPolicy};
+use gust_engine::scheduler::{Settings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
 use gust_tests::stats::median;
 use serde_json::json;

@@ -25,9 +25,11 @@ use tokio_util::task::TaskTracker;
 
 mod deployment;
 mod outcome;
+mod platform;
 mod report_line;
 
 pub use deployment::{Deployment, DescribeError, PinnedFunction, describe};
+pub(super) use platform::OnLambda;
 
 use super::Invoker;
 use super::framing::{self, Framed};

@@ -31,7 +31,10 @@ use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
 mod environment;
 mod log_tail;
+mod platform;
 mod runtime_api;
+
+pub(super) use platform::ChildProcesses;
 
 /// Which program is the function, and how many of it.
 #[derive(Clone)]

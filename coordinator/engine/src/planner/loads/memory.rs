@@ -12,7 +12,7 @@ use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJo
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-use crate::planner::stage::Stage;
+use crate::planner::graph::Stage;
 
 /// Arrow bytes for one byte of compressed Parquet. TPC-H lineitem (zstd) decodes to about five times its size.
 pub(super) const EXPANSION: u64 = 5;

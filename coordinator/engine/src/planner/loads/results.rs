@@ -8,7 +8,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
 use crate::model::load::Results;
-use crate::planner::stage::Stage;
+use crate::planner::graph::Stage;
 
 /// Of Arrow bytes, what LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;

@@ -19,7 +19,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use gust_protocol::plan::file_scan;
 
-use crate::planner::stage::is_parquet;
+use crate::planner::graph::is_parquet;
 
 /// Replaces each maximal partition-local subtree by what `stage` makes of it; the rest of the plan stays as it is.
 ///

@@ -3,4 +3,5 @@
 pub mod cut;
 pub mod pack;
 pub mod spread;
+pub mod stages;
 pub mod units;

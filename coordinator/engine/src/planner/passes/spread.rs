@@ -11,11 +11,16 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
 use gust_protocol::plan::file_scan;
 
-use crate::planner::stage::is_parquet;
+use crate::planner::graph::is_parquet;
+
+/// DataFusion's rule that makes one aggregate of a partial and a final one where nothing lies between them.
+const COMBINES_AGGREGATES: &str = "CombinePartialFinalAggregate";
 
 /// The pass as a rule, to run before DataFusion's own.
 #[derive(Debug)]
@@ -61,4 +66,28 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         .with_output_ordering(Vec::new())
         .with_preserve_order(false)
         .build()
+}
+
+/// The state that plans for functions: the session's rules without the one that undoes two-phase aggregates, with [`SpreadScans`] before
+/// them, and scans that stay as it spreads them.
+pub fn distributing(state: &SessionState) -> SessionState {
+    let partitions = state.config().target_partitions().max(2);
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
+    let own = state.physical_optimizers().iter().cloned();
+    rules.extend(own.filter(|rule| rule.name() != COMBINES_AGGREGATES));
+    let config = config(state.config().clone(), partitions);
+    SessionStateBuilder::new_from_existing(state.clone())
+        .with_config(config)
+        .with_physical_optimizer_rules(rules)
+        .build()
+}
+
+fn config(config: SessionConfig, partitions: usize) -> SessionConfig {
+    let mut config = config.with_target_partitions(partitions).with_repartition_file_scans(false);
+    let options = config.options_mut();
+    // A round robin between a scan and its partial aggregate would send raw rows to the coordinator.
+    options.optimizer.enable_round_robin_repartition = false;
+    // Such a filter is filled by the coordinator's build side while the fragments run elsewhere.
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    config
 }

@@ -24,10 +24,7 @@ use super::Running;
 use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
-use crate::planner::Planned;
-use crate::planner::passes::pack::Packing;
-use crate::session::functions::Capacity;
-use crate::session::plan::Ready;
+use crate::planner::{OnFunctions, PlannedQuery};
 
 /// Memory for each row of a batch: many batches are held at once, one for each run that is merged.
 const ROW_BYTES: u64 = 64 << 10;
@@ -47,21 +44,16 @@ const RELEASE_POLL: Duration = Duration::from_millis(5);
 pub(super) struct Again {
     logical: LogicalPlan,
     decision: Decision,
-    /// Where it runs, if not here, and how many stages it has had.
-    on_functions: Option<(Capacity, Packing, u32)>,
+    /// What ran on functions.
+    functions: Option<OnFunctions>,
 }
 
 impl Again {
     /// None where it would come out the same: nothing of it is a hash join, or came from functions.
-    pub(super) fn of(ready: &Ready, logical: &LogicalPlan) -> Option<Self> {
-        let on_functions = match (&ready.planned, ready.capacity, ready.packing) {
-            (Some(Planned { stages, .. }), Some(capacity), Some(packing)) => {
-                Some((capacity, packing, stages.len() as u32))
-            }
-            _ => None,
-        };
-        let again = || Self { logical: logical.clone(), decision: ready.decision.clone(), on_functions };
-        (has_hash_joins(&ready.plan) || on_functions.is_some_and(|(_, _, stages)| stages > 0)).then(again)
+    pub(super) fn of(ready: &PlannedQuery, logical: &LogicalPlan) -> Option<Self> {
+        let PlannedQuery { plan, decision, functions, .. } = ready;
+        let again = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
+        (has_hash_joins(plan) || functions.is_some()).then(again)
     }
 }
 
@@ -80,26 +72,17 @@ impl Running {
         self.released().await;
         let session = self.session.clone();
         let planning = async move {
-            let Again { logical, decision, on_functions } = again;
-            let state = session.planning_state(true);
-            let Some((capacity, packing, earlier)) = on_functions else {
-                return session.ready_here(state, &logical, decision).await;
+            let Again { logical, decision, functions } = again;
+            let (state, planner) = (session.planning_state(true), session.planner());
+            let planned = match &functions {
+                Some(first) => planner.again(state, &logical, (first, MORE_FRAGMENTS), decision).await,
+                None => planner.here(state, &logical, decision).await,
             };
-            let optimized = state.optimize(&logical).map_err(QueryError::from_engine)?;
-            let packing = Packing {
-                functions_max: packing.functions_max * MORE_FRAGMENTS,
-                functions: packing.functions.map(|functions| functions * MORE_FRAGMENTS),
-                fragment_bytes_target: packing.fragment_bytes_target / MORE_FRAGMENTS as u64,
-                ..packing
-            };
-            let distributed = session.distribute(&state, &optimized, packing, earlier).await;
-            let (state, planned) = distributed.map_err(QueryError::from_engine)?;
-            Ok(Ready::on_functions(state, planned, (capacity, packing), decision))
+            planned.map_err(QueryError::from_engine)
         };
         let ready = self.planned_in_time(planning).await?;
         self.announced(&ready)?;
-        let remote = ready.planned.as_ref().is_some_and(|planned| !planned.stages.is_empty());
-        match self.execute(ready, remote).await {
+        match self.execute(ready).await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())

@@ -14,24 +14,23 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use gust_catalog::Pruning;
 use humansize::{BINARY, format_size};
 
+use super::loads::memory::{Need, coordinator_need, fragment_need};
+use super::{PlannedQuery, Stage};
 use crate::config::Config;
 use crate::model::{Estimate, Place, Quote};
 use crate::money::Money;
-use crate::planner::Stage;
-use crate::planner::loads::memory::{Need, coordinator_need, fragment_need};
-use crate::session::Ready;
 
 /// The whole text, without a newline at its end.
-pub(crate) fn explain(ready: &Ready, config: &Config) -> String {
-    let mut text = format!("decision     {}\n", ready.decision);
-    for (table, pruning) in &ready.pruning {
+pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
+    let mut text = format!("decision     {}\n", planned.decision);
+    for (table, pruning) in &planned.pruning {
         text += &pruned(table, pruning);
     }
-    let coordinator = coordinator_need(&ready.plan);
+    let coordinator = coordinator_need(&planned.plan);
     let mut needs = vec![("the coordinator".to_owned(), coordinator.clone(), config.memory_bytes_max)];
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
-    text += &indented(&ready.plan);
-    for stage in ready.planned.iter().flat_map(|planned| &planned.stages) {
+    text += &indented(&planned.plan);
+    for stage in planned.stages() {
         let need = fragment_need(stage);
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
@@ -98,7 +97,7 @@ fn first_to_run_out(needs: Vec<(String, Need, u64)>) -> String {
 }
 
 /// The columns of EXPLAIN COST: one row a way to run the query. Dollars are exact, seconds rounded to microseconds.
-pub(crate) fn cost_schema() -> SchemaRef {
+pub fn cost_schema() -> SchemaRef {
     let dollars = DataType::Decimal128(DOLLAR_DIGITS.0, DOLLAR_DIGITS.1);
     let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), name == "memory_mb");
     Arc::new(Schema::new(vec![
@@ -124,7 +123,7 @@ pub(crate) fn cost_schema() -> SchemaRef {
 const DOLLAR_DIGITS: (u8, i8) = (20, 9);
 
 /// The rows of EXPLAIN COST.
-pub(crate) fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
+pub fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
     let ways = || quote.ways.iter();
     let count = |of: fn(&Estimate) -> u64| Arc::new(ways().map(of).collect::<UInt64Array>()) as ArrayRef;
     let seconds = |of: fn(&Estimate) -> f64| {
@@ -166,7 +165,7 @@ pub(crate) fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
 }
 
 /// The text as the rows of SQL's EXPLAIN: a heading and a body.
-pub(crate) fn as_rows(schema: &SchemaRef, text: &str) -> Result<SendableRecordBatchStream> {
+pub fn as_rows(schema: &SchemaRef, text: &str) -> Result<SendableRecordBatchStream> {
     let columns: Vec<ArrayRef> =
         vec![Arc::new(StringArray::from(vec!["gust"])), Arc::new(StringArray::from(vec![text]))];
     one_batch(schema, columns)

@@ -1,0 +1,232 @@
+//! AWS Lambda as a platform: functions of one or several memory sizes, looked at again from time to time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use gust_protocol::Limits;
+use gust_protocol::wire::INLINE_BYTES_MAX;
+use tokio::sync::{Mutex, OnceCell};
+
+use super::{Deployment, Lambda, PinnedFunction, describe};
+use crate::config::{Config, LambdaConfig};
+use crate::cost::{Architecture, Billed};
+use crate::error::{ErrorKind, QueryError};
+use crate::fleet::Invoker;
+use crate::fleet::platform::{Note, Platform, Probes, Site};
+use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
+use crate::storage::aws;
+
+/// A deployment is looked at again by the first query after this long, so that an upgrade is seen.
+const DESCRIBED_FOR: Duration = Duration::from_secs(60);
+
+/// Lambda keeps what nobody uses for some minutes; AWS does not say how many.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// Share of a function's memory that its pool may hold: the rest is for the program, decoders and what no pool sees.
+const POOL_PERCENT: u64 = 60;
+
+/// Functions that are tried by themselves.
+const PROBES_MAX: usize = 20;
+
+#[derive(Debug)]
+pub(in crate::fleet) struct OnLambda {
+    site: Site,
+    sdk: OnceCell<SdkConfig>,
+    /// One a memory size, the one to use first. Queries under way keep what they began with.
+    deployed: Mutex<Vec<Deployed>>,
+}
+
+#[derive(Debug, Clone)]
+struct Deployed {
+    deployment: Arc<Deployment>,
+    invoker: Arc<Lambda>,
+    described: Instant,
+}
+
+impl OnLambda {
+    pub(in crate::fleet) fn new(site: Site) -> Self {
+        Self { site, sdk: OnceCell::new(), deployed: Mutex::default() }
+    }
+
+    async fn sdk(&self) -> &SdkConfig {
+        let Config { s3, lambda, .. } = &*self.site.config;
+        // On the heap, as below: the SDK's futures are large, and few.
+        self.sdk.get_or_init(|| Box::pin(aws::sdk_config(s3, region(lambda), lambda.endpoint.as_deref()))).await
+    }
+
+    /// What is deployed, by memory size, asked for anew.
+    async fn describe(&self) -> Result<Vec<Deployment>, QueryError> {
+        if self.site.exchange_url.starts_with("file:") {
+            return Err(QueryError::setup("functions on Lambda need an exchange in S3")
+                .with_hint("set exchange = \"s3://BUCKET/PREFIX\" in gust.toml"));
+        }
+        let lambda = &self.site.config.lambda;
+        let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
+        described.map_err(|error| QueryError::in_words(ErrorKind::Functions, error.to_string()))
+    }
+
+    /// What is deployed, by memory size; at least one.
+    async fn deployed(&self) -> Result<Vec<Deployed>, QueryError> {
+        let mut known = self.deployed.lock().await;
+        let is_fresh = |deployed: &Deployed| deployed.described.elapsed() < DESCRIBED_FOR;
+        if known.first().is_some_and(is_fresh) {
+            return Ok(known.clone());
+        }
+        let described = Instant::now();
+        let deployments = match self.describe().await {
+            Ok(deployments) => deployments,
+            Err(error) => {
+                self.site.breaker.failed(error.to_string());
+                if known.is_empty() {
+                    return Err(error);
+                }
+                // What is known still runs: a version that was published stays.
+                tracing::warn!(%error, "the functions could not be looked at again");
+                known.iter_mut().for_each(|known| known.described = described);
+                return Ok(known.clone());
+            }
+        };
+        let mut deployed = Vec::with_capacity(deployments.len());
+        for deployment in deployments {
+            let same = known.iter().find(|known| *known.deployment == deployment).cloned();
+            // Another version: new queries go there, those under way end where they began.
+            deployed.push(match same {
+                Some(same) => Deployed { described, ..same },
+                None => {
+                    let functions_max = deployment.functions_max(self.site.config.functions_max);
+                    let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
+                    Deployed { deployment: Arc::new(deployment), invoker, described }
+                }
+            });
+        }
+        known.clone_from(&deployed);
+        Ok(deployed)
+    }
+
+    fn size(&self, deployment: &Deployment) -> FunctionSize {
+        let architecture = Architecture::of(&deployment.arch);
+        let cores = deployment.cores_used();
+        FunctionSize {
+            kind: format!("lambda {} MB {}", deployment.memory_mb, architecture.name()),
+            memory_mb: deployment.memory_mb,
+            architecture: Some(architecture),
+            lanes: deployment.cores(),
+            cores,
+            limits: Limits {
+                memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * POOL_PERCENT / 100,
+                temp_bytes_max: u64::from(deployment.temp_mb) << 20,
+                inline_bytes_max: INLINE_BYTES_MAX,
+            },
+            functions_max: deployment.functions_max(self.site.config.functions_max),
+            is_one_environment: false,
+            ramp: Some(EnvironmentRamp::lambda(deployment.clones.len() as u32)),
+            model: TimeModel::lambda(std::thread::available_parallelism().map_or(1, usize::from), cores),
+        }
+    }
+}
+
+#[async_trait]
+impl Platform for OnLambda {
+    fn traits(&self) -> PlatformTraits {
+        PlatformTraits {
+            name: "Lambda",
+            shares_machine: false,
+            kept_for: Some(KEPT_FOR),
+            lends_credentials: false,
+            billed: Billed::In(region(&self.site.config.lambda).map(ToOwned::to_owned)),
+        }
+    }
+
+    fn model(&self, cores: usize, function_cores: f64) -> TimeModel {
+        TimeModel::lambda(cores, function_cores)
+    }
+
+    async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
+        Ok(self.deployed().await?.iter().map(|deployed| self.size(&deployed.deployment)).collect())
+    }
+
+    async fn start(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
+        let deployed = self.deployed().await?;
+        let is_it = |one: &&Deployed| one.deployment.memory_mb == size.memory_mb;
+        // A size that went away with an upgrade in between: what is there now.
+        let chosen =
+            deployed.iter().find(is_it).or(deployed.first()).map(|deployed| Arc::clone(&deployed.invoker) as _);
+        chosen.ok_or_else(|| QueryError::functions("no function is deployed"))
+    }
+
+    async fn region(&self) -> Option<String> {
+        self.sdk().await.region().map(ToString::to_string)
+    }
+
+    /// Each function by itself: nothing hides behind another.
+    async fn probes(&self, all_sizes: bool) -> Probes {
+        let mut deployments = match self.describe().await {
+            Ok(deployments) => deployments,
+            Err(error) => {
+                return Probes { notes: vec![Note::new("functions", Err::<String, _>(error))], subjects: Vec::new() };
+            }
+        };
+        deployments.truncate(if all_sizes { usize::MAX } else { 1 });
+        let found = |deployment: &Deployment| Note::new("functions", Ok::<_, String>(deployment.to_string()));
+        let mut notes: Vec<Note> = deployments.iter().map(found).collect();
+        let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
+        notes.push(Note::new("quota", quota(limit, self.site.config.functions_max)));
+        let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
+        if clones.len() > PROBES_MAX {
+            let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());
+            notes.push(Note::new("clones", Ok::<_, String>(untried)));
+        }
+        let sdk = self.sdk().await;
+        let alone = |clone: PinnedFunction| {
+            let what = format!("{}:{}", clone.short_name(), clone.version);
+            (what, Arc::new(Lambda::new(sdk, vec![clone], 1)) as Arc<dyn Invoker>)
+        };
+        Probes { notes, subjects: clones.into_iter().take(PROBES_MAX).map(alone).collect() }
+    }
+
+    async fn close(&self) {
+        for deployed in std::mem::take(&mut *self.deployed.lock().await) {
+            deployed.invoker.shutdown().await;
+        }
+    }
+}
+
+/// The region that the configuration names, by itself or in a function's ARN.
+fn region(lambda: &LambdaConfig) -> Option<&str> {
+    lambda.region.as_deref().or_else(|| lambda.functions.iter().find_map(|function| function.region.as_deref()))
+}
+
+fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
+    match quota {
+        None => {
+            Ok("the account's concurrency could not be asked for (lambda:GetAccountSettings); throttles are waited out"
+                .to_owned())
+        }
+        Some(quota) if quota < functions_max => Err(format!(
+            "the account may run {quota} functions at once, functions_max is {functions_max}: at most {quota} are used\nhint: ask AWS for more (Service Quotas, Lambda, concurrent executions), or lower functions_max"
+        )),
+        Some(quota) => Ok(format!("{quota} functions at once, of which a query uses up to {functions_max}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigFile, Overrides};
+
+    #[test]
+    fn functions_are_billed_where_the_configuration_has_them() {
+        #[track_caller]
+        fn check(lambda: &str, expect: Option<&str>) {
+            let text = format!("on = 'lambda'\n[lambda]\n{lambda}");
+            let file = ConfigFile { path: "gust.toml".into(), text };
+            let config = Config::load(Some(&file), [], &Overrides::default()).expect("a valid file");
+            assert_eq!(crate::fleet::billed(&config), Billed::In(expect.map(ToOwned::to_owned)), "{lambda}");
+        }
+        check("", None);
+        check("region = 'eu-central-1'", Some("eu-central-1"));
+        check("functions = ['arn:aws:lambda:us-east-2:1:function:f']", Some("us-east-2"));
+    }
+}

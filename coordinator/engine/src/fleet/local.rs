@@ -1,0 +1,42 @@
+//! What platforms on the coordinator's own machine have in common.
+
+use gust_protocol::Limits;
+use gust_protocol::wire::INLINE_BYTES_MAX;
+
+use crate::config::Config;
+use crate::cost::Billed;
+use crate::model::{FunctionSize, PlatformTraits, TimeModel};
+
+pub(super) const TRAITS: PlatformTraits = PlatformTraits {
+    name: "this machine",
+    shares_machine: true,
+    kept_for: None,
+    lends_credentials: true,
+    billed: Billed::AsIf,
+};
+
+pub(super) fn model(cores: usize, function_cores: f64) -> TimeModel {
+    TimeModel { function_cores, ..TimeModel::laptop(cores) }
+}
+
+/// Functions of `lanes` cores each, as the configuration has them.
+pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize {
+    let limits = Limits {
+        memory_bytes_max: config.function_memory_bytes,
+        temp_bytes_max: config.function_temp_bytes,
+        inline_bytes_max: INLINE_BYTES_MAX,
+    };
+    let cores = lanes as f64;
+    FunctionSize {
+        kind,
+        memory_mb: u32::try_from(limits.memory_bytes_max.div_ceil(1 << 20)).unwrap_or(u32::MAX),
+        architecture: None,
+        lanes,
+        cores,
+        limits,
+        functions_max: config.functions_max as usize,
+        is_one_environment: false,
+        ramp: None,
+        model: model(std::thread::available_parallelism().map_or(1, usize::from), cores),
+    }
+}

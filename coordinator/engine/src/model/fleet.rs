@@ -1,0 +1,98 @@
+//! What a platform of functions offers: data that plans and estimates are made from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gust_protocol::Limits;
+
+use super::{Fleet, TimeModel, WarmState};
+use crate::cost::{Architecture, Billed};
+
+/// Functions of one memory size: what each has, and how many there may be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FunctionSize {
+    /// Their name in a calibration: `processes of 1 core`, or `lambda 2048 MB arm64`.
+    pub kind: String,
+    pub memory_mb: u32,
+    /// None is this machine's.
+    pub architecture: Option<Architecture>,
+    /// Lanes of one function: its whole cores, at least one.
+    pub lanes: usize,
+    /// Cores that these lanes can use: less than one where a function has less than one.
+    pub cores: f64,
+    /// Limits of one attempt.
+    pub limits: Limits,
+    /// Functions of this size at once.
+    pub functions_max: usize,
+    /// Whether all of them are one environment, which is always up.
+    pub is_one_environment: bool,
+    /// How fast they are started; None where nothing bounds it.
+    pub ramp: Option<EnvironmentRamp>,
+    /// As it was calibrated, else as it was published.
+    pub model: TimeModel,
+}
+
+/// What is the same for all sizes of a platform, and at all times.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlatformTraits {
+    pub name: &'static str,
+    /// Whether functions run on the coordinator's machine: they share its cores and its pipe, and read its files.
+    pub shares_machine: bool,
+    /// How long an idle environment is kept; None is until the session ends.
+    pub kept_for: Option<Duration>,
+    /// Whether functions reach stores with credentials that the coordinator lends them, and not with their own.
+    pub lends_credentials: bool,
+    pub billed: Billed,
+}
+
+/// The functions at hand when a query is planned.
+#[derive(Debug, Clone)]
+pub struct FleetFacts {
+    pub traits: PlatformTraits,
+    /// At least one; the one to use where nothing is picked comes first.
+    pub sizes: Vec<FunctionSize>,
+    /// Whether the last that was heard of them was good.
+    pub is_healthy: bool,
+    /// What environments are likely to have.
+    pub warm: Arc<WarmState>,
+}
+
+impl FunctionSize {
+    /// Environments that a query of so many fragments keeps busy at the same time.
+    pub fn at_once(&self, fragments: usize) -> usize {
+        if self.is_one_environment { 1 } else { fragments.min(self.functions_max) }
+    }
+}
+
+impl FleetFacts {
+    /// Environments of functions of a size that are likely to be up.
+    pub fn environments(&self, size: &FunctionSize) -> usize {
+        match size.is_one_environment {
+            true => size.functions_max,
+            false => self.warm.environments(size.memory_mb),
+        }
+    }
+
+    /// What [`super::decide`] has to know of functions of a size.
+    pub fn fleet(&self, size: &FunctionSize) -> Fleet {
+        let Self { traits: PlatformTraits { shares_machine, .. }, is_healthy, .. } = *self;
+        Fleet { functions_max: size.functions_max, healthy: is_healthy, shares_machine }
+    }
+}
+
+/// The rate at which a platform starts environments.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EnvironmentRamp {
+    /// Clones of the function, each with a rate of its own.
+    pub functions: u32,
+    /// Environments that one clone starts at once.
+    pub burst: u32,
+    pub per_second: f64,
+}
+
+impl EnvironmentRamp {
+    /// AWS Lambda: 1,000 environments per 10 seconds and function (AWS Lambda quotas, read in November 2026).
+    pub const fn lambda(functions: u32) -> Self {
+        Self { functions, burst: 1000, per_second: 100.0 }
+    }
+}

@@ -1,0 +1,167 @@
+//! A distributed plan as data: stages, and the coordinator's plan that their results flow into.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
+use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
+use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use fragment_fn::FileConstants;
+use gust_protocol::plan::encode_scalar;
+use gust_protocol::{
+    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
+};
+use object_store::ObjectMeta;
+
+use super::passes::units::Unit;
+use crate::exchange::DATA;
+use crate::model::{Reason, Workload};
+
+/// A distributed plan.
+#[derive(Debug, Clone)]
+pub struct DistributedPlan {
+    /// Runs on the coordinator; its leaves run the stages.
+    pub plan: Arc<dyn ExecutionPlan>,
+    pub stages: Vec<Arc<Stage>>,
+    /// Why subtrees that would have been stages stay in the coordinator's plan: they do not arrive at functions as they are.
+    pub kept: Vec<String>,
+}
+
+/// Where a distributed plan can run.
+#[derive(Debug, Clone)]
+pub enum Placement<T> {
+    Functions(T),
+    /// On the coordinator alone, and why.
+    Here(Reason),
+}
+
+impl<T> Placement<T> {
+    /// What runs on functions, for a caller that has nowhere else to go.
+    ///
+    /// # Errors
+    /// The reason why nothing of it does.
+    pub fn on_functions(self) -> Result<T> {
+        match self {
+            Self::Functions(planned) => Ok(planned),
+            Self::Here(reason) => Err(DataFusionError::Plan(format!("functions cannot run this query: {reason}"))),
+        }
+    }
+}
+
+/// Fragments that run the same plan over different inputs.
+#[derive(Debug)]
+pub struct Stage {
+    pub index: u32,
+    /// What each function runs, over all of the stage's files.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// [`gust_protocol::plan::encode_checked`] once.
+    pub(super) encoded: Base64,
+    pub(super) matching: ColumnMatching,
+    /// How the functions reach the data.
+    pub access: StoreAccess,
+    pub units: Vec<Unit>,
+    /// Fragments, lanes, positions in `units`.
+    pub fragments: Vec<Vec<Vec<usize>>>,
+    /// Whether each fragment's rows come sorted and are merged, not concatenated.
+    pub sorted: bool,
+    /// Whether output partition `i` must hold exactly the rows of fragment `i`.
+    pub keeps_groups: bool,
+}
+
+impl Stage {
+    /// Compressed bytes of the projected columns over all units.
+    pub fn weight_bytes(&self) -> u64 {
+        self.units.iter().map(|unit| unit.weight_bytes).sum()
+    }
+
+    /// Weight of one fragment.
+    pub fn fragment_weight_bytes(&self, fragment: usize) -> u64 {
+        self.fragments[fragment].iter().flatten().map(|unit| self.units[*unit].weight_bytes).sum()
+    }
+
+    /// The store and the files of each fragment, each file once a fragment.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &ObjectMeta)> {
+        self.fragments.iter().flat_map(|fragment| {
+            let units = fragment.iter().flatten().map(|unit| &self.units[*unit].file.object_meta);
+            let each: BTreeMap<_, _> = units.map(|file| (&file.location, file)).collect();
+            each.into_values().map(|file| (self.access.url.as_str(), file))
+        })
+    }
+
+    /// Length of the encoded plan.
+    pub fn plan_bytes(&self) -> usize {
+        self.encoded.0.len()
+    }
+
+    /// What travels with every fragment. `options` are the session's settings that matter to a function.
+    pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
+        Ok(StagePlan {
+            plan: PlanRef::Inline(self.encoded.clone()),
+            leaves: vec![LeafSpec { matching: self.matching }],
+            scalars: scalars(&self.plan)?,
+            output,
+            options,
+        })
+    }
+
+    /// The inputs of one fragment.
+    pub fn inputs(&self, fragment: usize) -> Result<Vec<(u32, Input)>> {
+        let lane = |lane: &Vec<usize>| lane.iter().map(|unit| scan_unit(&self.units[*unit])).collect::<Result<_>>();
+        let lanes = self.fragments[fragment].iter().map(lane).collect::<Result<_>>()?;
+        Ok(vec![(0, Input::Scan(lanes))])
+    }
+}
+
+/// What stages read.
+pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
+    let mut workload = Workload::default();
+    for stage in stages {
+        workload.scans += 1;
+        workload.units += stage.units.len();
+        workload.bytes += stage.weight_bytes();
+    }
+    workload
+}
+
+fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
+    let meta = &unit.file.object_meta;
+    let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
+    Ok(ScanUnit {
+        file: ObjectRef {
+            access: DATA,
+            path: meta.location.to_string(),
+            size_bytes: meta.size,
+            etag: meta.e_tag.clone(),
+            footer_bytes: unit.file.metadata_size_hint.map(|bytes| bytes as u64),
+        },
+        range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
+        partition_values: unit.file.partition_values.iter().map(encode_scalar).collect::<Result<_>>()?,
+        constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
+    })
+}
+
+/// Values of the scalar subqueries of the fragment's scope, if its expressions refer to one.
+///
+/// All of a scope's subqueries are computed before anything else in it runs, and they are numbered without gaps.
+fn scalars(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Base64>> {
+    let mut scope = None;
+    plan.apply(|node| {
+        node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
+            expr.apply(|expr| {
+                let subquery = expr.downcast_ref::<ScalarSubqueryExpr>();
+                scope = scope.take().or_else(|| subquery.map(|subquery| subquery.results().clone()));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    let Some(results) = scope else { return Ok(Vec::new()) };
+    (0..).map_while(|index| results.get(SubqueryIndex::new(index))).map(|value| encode_scalar(&value)).collect()
+}
+
+/// Whether a scan reads Parquet: the only format that fragments know.
+pub fn is_parquet(scan: &FileScanConfig) -> bool {
+    scan.file_source().downcast_ref::<ParquetSource>().is_some()
+}

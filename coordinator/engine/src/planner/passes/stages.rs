@@ -1,0 +1,205 @@
+//! Pass 3: each subtree that was cut off becomes the template of a stage, encoded once whatever it is packed into.
+//!
+//! ```text
+//!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► units, pack ─► Stage
+//!                        └─► does not arrive as it is ─► stays in the coordinator's plan
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use gust_protocol::plan::{Obstacle, encode_checked, scans};
+use gust_protocol::{Base64, ColumnMatching, StoreAccess};
+
+use super::cut::{cut, is_sorted};
+use super::pack::{Packing, pack};
+use super::spread::keeps_groups;
+use super::units::{Unit, units};
+use crate::model::Reason;
+use crate::planner::graph::{DistributedPlan, Placement, Stage};
+use crate::tables::facts::MATCHING_KEY;
+
+/// How functions reach a store.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    Through(StoreAccess),
+    /// They do not, and why.
+    Never(Obstacle),
+}
+
+/// From a stage and its subtree to the leaf that runs it.
+pub type Leaf<'a> = dyn Fn(Arc<Stage>, &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> + Sync + 'a;
+
+/// A distributed plan and its templates.
+#[derive(Debug)]
+pub struct CutPlan {
+    plan: Arc<dyn ExecutionPlan>,
+    /// In the order in which [`cut`] finds subtrees.
+    templates: Vec<Result<StageTemplate, Kept>>,
+}
+
+/// A subtree that stays in the coordinator's plan.
+#[derive(Debug)]
+struct Kept {
+    subtree: Arc<dyn ExecutionPlan>,
+    obstacle: Obstacle,
+}
+
+/// What a stage is before its files are packed.
+#[derive(Debug)]
+struct StageTemplate {
+    /// What a function runs.
+    plan: Arc<dyn ExecutionPlan>,
+    encoded: Base64,
+    scan: FileScanConfig,
+    matching: ColumnMatching,
+    access: StoreAccess,
+}
+
+impl CutPlan {
+    /// Cuts `plan`. A subtree that cannot travel to functions stays where it is, which is planning and no fallback: nothing has failed.
+    pub fn of(plan: &Arc<dyn ExecutionPlan>, reach: &dyn Fn(&str) -> Result<Reach>) -> Result<Placement<Self>> {
+        let (mut templates, mut unreachable) = (Vec::new(), None);
+        cut(plan, &mut |subtree| {
+            let merged = merged(&subtree);
+            match encode_checked(&merged) {
+                Err(obstacle) => templates.push(Err(Kept { subtree: Arc::clone(&subtree), obstacle })),
+                Ok(encoded) => match StageTemplate::of(&subtree, merged, Base64(encoded), reach)? {
+                    Ok(template) => templates.push(Ok(template)),
+                    Err(obstacle) => unreachable = unreachable.take().or(Some(obstacle)),
+                },
+            }
+            Ok(subtree)
+        })?;
+        if let Some(obstacle) = unreachable {
+            return Ok(Placement::Here(Reason::PlanNotSupported(obstacle)));
+        }
+        if let Some(Err(Kept { obstacle, .. })) = templates.first()
+            && templates.iter().all(Result::is_err)
+        {
+            return Ok(Placement::Here(Reason::NothingTravels(obstacle.clone())));
+        }
+        Ok(Placement::Functions(Self { plan: Arc::clone(plan), templates }))
+    }
+
+    /// Subtrees that stay in the coordinator's plan.
+    pub fn kept(&self) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
+        self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
+    }
+
+    /// Its stages, packed; the first has the number `first`.
+    pub fn stages(&self, first: u32, packing: &Packing, footers: &FileMetadataCache) -> Vec<Arc<Stage>> {
+        let templates = self.templates.iter().flatten();
+        (first..).zip(templates).map(|(index, template)| Arc::new(template.stage(index, packing, footers))).collect()
+    }
+
+    /// The plan with a leaf in the place of each of its stages.
+    pub fn with_leaves(&self, stages: Vec<Arc<Stage>>, leaf: &Leaf<'_>) -> Result<DistributedPlan> {
+        let (mut next, mut templates) = (stages.iter(), self.templates.iter());
+        let plan = cut(&self.plan, &mut |subtree| match templates.next() {
+            Some(Ok(_)) => {
+                let stage = next.next().ok_or_else(|| DataFusionError::Internal("a stage is missing".to_owned()))?;
+                Ok(leaf(Arc::clone(stage), &subtree))
+            }
+            _ => Ok(subtree),
+        })?;
+        let kept =
+            self.templates.iter().filter_map(|template| Some(template.as_ref().err()?.obstacle.clone())).collect();
+        Ok(DistributedPlan { plan, stages, kept })
+    }
+}
+
+/// Cuts a plan, packs its files, and puts leaves in the place of its stages.
+pub fn plan_stages(
+    plan: &Arc<dyn ExecutionPlan>,
+    packing: &Packing,
+    footers: &FileMetadataCache,
+    reach: &dyn Fn(&str) -> Result<Reach>,
+    leaf: &Leaf<'_>,
+) -> Result<DistributedPlan> {
+    let cut = CutPlan::of(plan, reach)?.on_functions()?;
+    cut.with_leaves(cut.stages(0, packing, footers), leaf)
+}
+
+/// What a function runs in the place of `subtree`.
+fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    match subtree.output_ordering() {
+        // The lanes of a function are merged there: one sorted stream a fragment.
+        Some(order) => {
+            Arc::new(SortPreservingMergeExec::new(order.clone(), Arc::clone(subtree)).with_fetch(subtree.fetch()))
+        }
+        None => Arc::clone(subtree),
+    }
+}
+
+impl StageTemplate {
+    fn of(
+        subtree: &Arc<dyn ExecutionPlan>,
+        plan: Arc<dyn ExecutionPlan>,
+        encoded: Base64,
+        reach: &dyn Fn(&str) -> Result<Reach>,
+    ) -> Result<Result<Self, Obstacle>> {
+        let mut scans = scans(subtree);
+        let (Some(scan), true) = (scans.pop(), scans.is_empty()) else {
+            return Err(DataFusionError::Internal("a fragment is not over one scan".to_owned()));
+        };
+        let access = match reach(scan.object_store_url.as_str())? {
+            Reach::Through(access) => access,
+            Reach::Never(obstacle) => return Ok(Err(obstacle)),
+        };
+        let matching = matching(&scan)?;
+        Ok(Ok(Self { plan, encoded, scan, matching, access }))
+    }
+
+    fn stage(&self, index: u32, packing: &Packing, footers: &FileMetadataCache) -> Stage {
+        let keeps_groups = keeps_groups(&self.scan);
+        let (units, fragments) =
+            if keeps_groups { grouped(&self.scan, footers) } else { packed(&self.scan, packing, footers) };
+        Stage {
+            index,
+            plan: Arc::clone(&self.plan),
+            encoded: self.encoded.clone(),
+            matching: self.matching,
+            access: self.access.clone(),
+            units,
+            fragments,
+            sorted: is_sorted(&self.plan),
+            keeps_groups,
+        }
+    }
+}
+
+/// Files cut at row groups and packed by weight.
+fn packed(scan: &FileScanConfig, packing: &Packing, footers: &FileMetadataCache) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
+    let files = scan.file_groups.iter().flat_map(|group| group.iter());
+    // About four units a fragment: enough to balance, few enough that footers are not read all over.
+    let unit_bytes_min = |total: u64| {
+        let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;
+        (total / (4 * fragments)).min(packing.fragment_bytes_target / 4).max(1)
+    };
+    let units = units(scan, files, footers, unit_bytes_min);
+    let weights: Vec<u64> = units.iter().map(|unit| unit.weight_bytes).collect();
+    let fragments = pack(&weights, packing);
+    (units, fragments)
+}
+
+/// One fragment with one lane a file group, in the groups' order.
+fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
+    let (mut all, mut fragments) = (Vec::new(), Vec::new());
+    for group in &scan.file_groups {
+        let group = units(scan, group.iter(), footers, |_| u64::MAX);
+        fragments.push(vec![(all.len()..all.len() + group.len()).collect()]);
+        all.extend(group);
+    }
+    (all, fragments)
+}
+
+/// How the files' columns are matched: as the table provider said in its schema.
+fn matching(scan: &FileScanConfig) -> Result<ColumnMatching> {
+    let Some(matching) = scan.file_schema().metadata().get(MATCHING_KEY) else { return Ok(ColumnMatching::Name) };
+    serde_json::from_str(matching).map_err(|e| DataFusionError::External(Box::new(e)))
+}
