@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use gust_tests::localstack;
 use toml::Table;
@@ -10,9 +11,8 @@ use toml::Table;
 const CRATES: [&str; 6] =
     ["coordinator", "coordinator/engine", "coordinator/catalog", "fragment-fn", "fragment-fn/protocol", "tests"];
 
-/// Dependencies that bring features for the whole workspace, by the crate: the root's Cargo.toml says why.
-const FOR_FEATURES: [(&str, &[&str]); 1] =
-    [("coordinator", &["arrayvec", "digest", "getrandom", "md-5", "rand_core", "simdutf8", "subtle", "time"])];
+/// The crate that brings features for all others' tests; nobody names it.
+const FEATURES: &str = "gust-features";
 
 fn table(path: &Path) -> Table {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -73,15 +73,39 @@ fn every_dependency_is_named_by_its_crate() {
         let manifest = table(&root.join(folder).join("Cargo.toml"));
         let mut named = BTreeSet::new();
         names(&root, folder, &mut named);
-        let for_features = FOR_FEATURES.iter().find(|(of, _)| *of == folder).map_or(&[][..], |(_, names)| names);
         for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
             let Some(dependencies) = manifest.get(kind).and_then(|value| value.as_table()) else { continue };
-            let is_unused =
-                |name: &&String| !named.contains(&name.replace('-', "_")) && !for_features.contains(&name.as_str());
+            let is_unused = |name: &&String| !named.contains(&name.replace('-', "_")) && name.as_str() != FEATURES;
             unused.extend(dependencies.keys().filter(is_unused).map(|name| format!("{folder}: {name}")));
         }
     }
     assert!(unused.is_empty(), "nobody names:\n{}", unused.join("\n"));
+}
+
+/// Packages with their features, as they are resolved for some crates and their tests. Which edges: what is built for the compiler has
+/// features of its own.
+fn resolved(edges: &str, of: &[&str]) -> BTreeSet<String> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["tree", "--offline", "--edges", edges, "--prefix", "none", "--format", "{p} {f}"]);
+    let output = command.args(of).current_dir(localstack::root()).output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    lines.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect()
+}
+
+/// Else whoever tests a single crate builds DataFusion once more.
+#[test]
+fn each_crate_alone_has_the_features_of_the_workspace() {
+    for edges in ["normal,build,dev", "no-build,no-proc-macro"] {
+        let all = resolved(edges, &["--workspace"]);
+        for folder in CRATES {
+            let manifest = table(&localstack::root().join(folder).join("Cargo.toml"));
+            let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
+            let own = resolved(edges, &["--package", &name]);
+            let other: Vec<_> = own.difference(&all).collect();
+            assert!(other.is_empty(), "{name}: name with all features in tests/features/Cargo.toml: {other:#?}");
+        }
+    }
 }
 
 /// Packages that need one of another Arrow than DataFusion's, and are not part of it.

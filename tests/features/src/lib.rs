@@ -1,0 +1,1 @@
+//! Features of dependencies, so that each crate is tested as the whole workspace is built. Its manifest is all there is.
