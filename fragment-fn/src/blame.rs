@@ -4,13 +4,14 @@
 //! stands between: a file source around the engine's that maps what each file's planning and rows end with. Errors of the
 //! decoder and panics become a [`FileFault`]; errors of the query's own expressions stay as they are.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Display, Formatter};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
@@ -80,8 +81,8 @@ impl FileSource for Naming {
     ) -> Result<Box<dyn Morselizer>> {
         let inner = self.source.create_morselizer(store, scan, partition)?;
         let columns = Arc::clone(self.source.table_schema().file_schema());
-        let texts = self.source.projection().map_or_else(Vec::new, texts_of_bytes);
-        Ok(Box::new(NamingFiles { inner, columns, texts: texts.into() }))
+        let texts = Texts::of(self.source.as_ref(), &columns)?;
+        Ok(Box::new(NamingFiles { inner, columns, texts: Arc::new(texts) }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -127,7 +128,7 @@ impl FileSource for Naming {
 #[derive(Debug)]
 struct NamingFiles {
     columns: SchemaRef,
-    texts: Arc<[String]>,
+    texts: Arc<Texts>,
     inner: Box<dyn Morselizer>,
 }
 
@@ -148,8 +149,49 @@ impl Morselizer for NamingFiles {
 struct DataFile {
     path: Path,
     columns: SchemaRef,
-    /// Columns of bytes that are read as text.
-    texts: Arc<[String]>,
+    texts: Arc<Texts>,
+}
+
+/// The columns of a scan whose bytes may be no text.
+#[derive(Debug, Default)]
+struct Texts {
+    /// Those that have text in them.
+    own: BTreeSet<String>,
+    /// Those of bytes of which the scan makes text. Where files have the table's types, no adapter sees such a cast.
+    cast: BTreeSet<String>,
+}
+
+impl Texts {
+    fn of(source: &dyn FileSource, columns: &Schema) -> Result<Self> {
+        let mut texts = Self::default();
+        let read = source.projection().into_iter().flat_map(|projection| projection.iter().map(|expr| &expr.expr));
+        for expr in read.chain(source.filter().as_ref()) {
+            expr.apply(|expr| {
+                let cast = expr.downcast_ref::<CastExpr>().filter(|cast| cast.cast_type().is_string());
+                if let Some(column) = cast.and_then(|cast| cast.expr().downcast_ref::<Column>()) {
+                    texts.cast.insert(column.name().to_owned());
+                } else if let Some(column) = expr.downcast_ref::<Column>()
+                    && columns.field_with_name(column.name()).is_ok_and(|field| has_text(field.data_type()))
+                {
+                    texts.own.insert(column.name().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(texts)
+    }
+}
+
+fn has_text(of: &DataType) -> bool {
+    match of {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_text(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_text(field.data_type())),
+        DataType::Dictionary(_, values) => has_text(values),
+        other => other.is_string(),
+    }
 }
 
 impl Display for DataFile {
@@ -239,6 +281,9 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
     if find::<FileFault>(&error).is_some() {
         return error;
     }
+    if let Some(reason) = no_text(name, &error) {
+        return FileFault::Mismatch { file: name.to_string(), reason }.into();
+    }
     match classify(&error).kind {
         FragmentErrorKind::FileCorrupt => FileFault::corrupt(name, error.strip_backtrace()).into(),
         FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged => match find(&error) {
@@ -254,7 +299,7 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
         FragmentErrorKind::Execution if is_of_decoder(&error) => {
             FileFault::corrupt(name, error.strip_backtrace()).into()
         }
-        FragmentErrorKind::Execution => match of_text(name, &error).or_else(|| no_text(name, &error)) {
+        FragmentErrorKind::Execution => match of_text(name, &error) {
             Some(reason) => FileFault::Mismatch { file: name.to_string(), reason }.into(),
             None => error,
         },
@@ -262,32 +307,28 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
     }
 }
 
-/// Columns of bytes of which a scan makes text. Where files have the table's types, no adapter sees such a cast.
-fn texts_of_bytes(projection: &ProjectionExprs) -> Vec<String> {
-    let mut names = Vec::new();
-    for expr in projection.iter() {
-        let visited = expr.expr.apply(|expr| {
-            let cast = expr.downcast_ref::<CastExpr>().filter(|cast| cast.cast_type().is_string());
-            if let Some(column) = cast.and_then(|cast| cast.expr().downcast_ref::<Column>()) {
-                names.push(column.name().to_owned());
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-        debug_assert!(visited.is_ok(), "the visit never fails");
-    }
-    names
+/// What is said of bytes that are no text, with the columns that they may be of: the decoder, and arrow's cast, do not name them.
+fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
+    let of_decoder = |said: &String| said.contains("non UTF-8").then(|| (said.clone(), &file.texts.own));
+    let found = match find(error) {
+        Some(ArrowError::InvalidArgumentError(said)) => {
+            said.contains("non-UTF-8").then(|| (said.clone(), &file.texts.cast))
+        }
+        Some(ArrowError::ParquetError(said)) => of_decoder(said),
+        _ => None,
+    };
+    let (said, columns) = found.or_else(|| match find(error) {
+        Some(ParquetError::General(said)) => of_decoder(said),
+        _ => None,
+    })?;
+    let names: Vec<String> = columns.iter().take(TEXTS_NAMED_MAX).map(|name| format!("`{name}`")).collect();
+    let more = if columns.len() > names.len() { " or another" } else { "" };
+    (!names.is_empty())
+        .then(|| format!("column {}{more} holds bytes that are no UTF-8 text: {said}", names.join(" or ")))
 }
 
-/// What is said of bytes that are no text, with the columns that they may be of.
-fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
-    match find(error)? {
-        ArrowError::InvalidArgumentError(said) if said.contains("non-UTF-8") && !file.texts.is_empty() => {
-            let names: Vec<String> = file.texts.iter().map(|name| format!("`{name}`")).collect();
-            Some(format!("column {} holds bytes that are no UTF-8 text: {said}", names.join(" or ")))
-        }
-        _ => None,
-    }
-}
+/// So many columns are named of those that may be meant.
+const TEXTS_NAMED_MAX: usize = 5;
 
 /// What readers of CSV and JSON say of a value or of a line, with the column's name.
 fn of_text(file: &DataFile, error: &DataFusionError) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Text of files that call it bytes, as Impala and old Hive write it: it is text if it is UTF-8, else an error.
 //!
 //! DataFusion 55.2 has parquet 59.3 read such a column as text where the table says so, and parquet looks only into columns that
-//! the file itself calls text: any bytes would pass for text. So the scan reads bytes, and a cast above it, which looks, makes
+//! the file itself calls text: any bytes would pass for text. So the scan reads bytes, and a cast in its projection, which looks, makes
 //! text of them. `folders::columns::bytes_that_are_no_text` tells when this can go.
 
 use std::sync::Arc;
@@ -67,5 +67,7 @@ pub(super) fn checked(plan: Arc<dyn ExecutionPlan>, wanted: &SchemaRef) -> Resul
         ProjectionExpr { expr, alias: wanted.name().clone() }
     });
     let columns: Vec<ProjectionExpr> = columns.collect();
-    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+    let projection = ProjectionExec::try_new(columns, Arc::clone(&plan))?;
+    // In the scan, so that what fails is told with its file.
+    Ok(plan.try_swapping_with_projection(&projection)?.unwrap_or_else(|| Arc::new(projection)))
 }
