@@ -40,7 +40,7 @@ use crate::metering::Counters;
 pub const READS_PER_HEDGE: u64 = 200;
 /// What a client that has read nothing yet may send again at once: its first reads are those that a query waits for. A
 /// fleet of fresh clients thus sends at most one read more each, and only where one is late.
-const HEDGES_AT_START: u64 = 1;
+pub const HEDGES_AT_START: u64 = 1;
 /// What a client that has read much without trouble may save up: a store that slows down for everybody is not asked twice.
 const HEDGES_SAVED_MAX: u64 = 8;
 /// The most of a body that is held while two reads race for it.

@@ -11,7 +11,7 @@ use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
 use gust_engine::config::{CatalogConfig, CatalogKind, Config, Prefer, Target};
 use gust_engine::cost::PriceBook;
 use gust_engine::error::ErrorKind;
-use gust_engine::model::{Estimate, Place, Quote};
+use gust_engine::model::{Estimate, Place, Quote, Reason, WallTimes};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::query::{assert_remote, run};
@@ -205,6 +205,29 @@ async fn a_deadline_that_nothing_keeps_is_said_and_the_query_runs() {
         assert!(words.contains(expect), "{words}");
         assert_eq!(picked(&quote).fragments, report.fragments, "as was said");
         assert_eq!(asked.decision.expect("a decision").place, Place::Functions);
+    }
+}
+
+/// Decisions and EXPLAIN COST have one model.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_decision_has_the_seconds_that_are_quoted() {
+    for (on, number) in [(Target::InProcess, 1), (Target::InProcess, 3), (Target::InProcess, 14), (Target::Auto, 6)] {
+        let session = with_tpch(Config { on, ..config(4) }).await;
+        let (_, quote, asked) = quote(&session, queries::query(number)).await;
+        session.close().await;
+        let decision = asked.decision.expect("a decision");
+        let Some(WallTimes { local_seconds, functions_seconds, functions }) = decision.estimate else {
+            assert_eq!((on, decision.reason), (Target::Auto, Reason::TooSmall), "query {number}");
+            continue;
+        };
+        let (local, remote) = (&quote.ways[0], picked(&quote));
+        assert_eq!((local.place, remote.place, remote.functions), (Place::Local, Place::Functions, functions));
+        for (decided, quoted) in [(local_seconds, local), (functions_seconds, remote)] {
+            assert!(
+                (decided - quoted.expected.seconds).abs() < 1e-9,
+                "query {number}: {decided} s decided, {quoted} quoted"
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use gust_engine::attempt::Billing;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
 use gust_engine::events::{QueryEvent, Stamped};
-use gust_engine::model::Fleet;
+use gust_engine::model::Machines;
 use gust_engine::model::measured::{Measured, crossover};
 use gust_engine::money::Money;
 use gust_engine::report::Report;
@@ -102,19 +102,20 @@ pub async fn calibrate(
         told("writing tables");
         data.write(fragments, plain_bytes, lanes).await?;
         let bench = Bench { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
-        Ok::<_, CalibrationError>((bench.measure(size.kind).await?, shares_machine))
+        Ok::<_, CalibrationError>((bench.measure(size.kind).await?, lanes, shares_machine))
     };
     let measured = measured.await;
     data.remove().await;
     for session in [one, many, local] {
         session.close().await;
     }
-    let ((measured, cost), shares_machine) = measured?;
+    let ((measured, cost), lanes, shares_machine) = measured?;
     let model = measured.model(std::thread::available_parallelism().map_or(1, usize::from));
-    let fleet = Fleet { functions_max: config.functions_max as usize, healthy: true, shares_machine };
+    let functions_max = config.functions_max as usize;
+    let machines = Machines { model: &model, functions_max, shares_machine, warm: functions_max, lanes };
     Ok(Calibration {
-        crossover_alone: crossover(&model, &fleet, 1),
-        crossover_of_twenty: crossover(&model, &fleet, 20),
+        crossover_alone: crossover(&machines, 1),
+        crossover_of_twenty: crossover(&machines, 20),
         measured,
         cost,
     })

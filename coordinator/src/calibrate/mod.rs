@@ -1,4 +1,4 @@
-//! `gust calibrate`: measures this installation with real queries over tables of its own, so that `decide` reckons with its figures
+//! `gust calibrate`: measures this installation with real queries over tables of its own, so that estimates reckon with its figures
 //! instead of published ones.
 //!
 //! ```text

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// A new function on Lambda has 300 MiB (arXiv 2501.07771).
-const LONG_BURST_BYTES: f64 = (320 << 20) as f64;
+/// After so many bytes a long burst is over: a new function on Lambda has 300 MiB (arXiv 2501.07771).
+const BURST_OVER_BYTES: f64 = (320 << 20) as f64;
 /// No longer is its end looked for: what takes so long is no burst.
 const LOOKED_FOR: Duration = Duration::from_secs(10);
 /// Runs that are slower than the first by this factor …
@@ -67,7 +67,7 @@ impl Runs {
             return Burst::Over;
         }
         let enough = self.whole.len() > 2
-            && (self.whole_bytes() * self.whole.len() as f64 > LONG_BURST_BYTES || passed > LOOKED_FOR);
+            && (self.whole_bytes() * self.whole.len() as f64 > BURST_OVER_BYTES || passed > LOOKED_FOR);
         if enough { Burst::None } else { Burst::Unknown }
     }
 

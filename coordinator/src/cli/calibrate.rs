@@ -1,4 +1,4 @@
-//! `gust calibrate`: measures this installation and keeps the figures for `decide`.
+//! `gust calibrate`: measures this installation and keeps the figures for estimates.
 
 use std::io::{Write, stdout};
 
@@ -51,7 +51,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
             eprintln!("warning: replaced: {}", why.lines().next().unwrap_or_default());
         }
         save(&path, calibration.measured).map_err(Stop::usage)?;
-        eprintln!("kept in {}; `decide` reckons with it from now on", path.display());
+        eprintln!("kept in {}; estimates reckon with it from now on", path.display());
     }
     Ok(())
 }

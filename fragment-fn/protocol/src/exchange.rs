@@ -84,6 +84,14 @@ pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
 pub const PART_BYTES: usize = 8 << 20;
 const PARTS_AT_ONCE_MAX: usize = 2;
 
+/// Requests that writing a result object takes: one PUT, or a beginning, parts and an end.
+pub fn writes_of(bytes: u64) -> u64 {
+    match bytes.div_ceil(PART_BYTES as u64) {
+        0 | 1 => 1,
+        parts => parts + 2,
+    }
+}
+
 /// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max`, then three multipart parts of 8 MiB, in memory.
 pub struct ResultWriter {
     encoder: StreamWriter<Vec<u8>>,

@@ -22,7 +22,10 @@ use std::fmt::{Display, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use fragment_fn::COALESCE_BYTES;
+use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
 use gust_protocol::FragmentResult;
+use gust_protocol::exchange::writes_of;
 use tokio::sync::oneshot;
 
 use crate::attempt::{GRACE, Invocation};
@@ -51,14 +54,8 @@ const CLEANING_LISTS: u64 = 2;
 
 /// GETs of a scan unit besides its columns: footer, what the footer's guess has missed, page index, dictionaries.
 const READS_PER_UNIT: u64 = 4;
-/// Neighbouring ranges are one GET up to this distance (`fragment_fn::pinned`), and column chunks are rarely smaller.
-const BYTES_PER_READ: u64 = 1 << 20;
-/// Reads of which one may be sent again (`fragment_fn::hedging`), and one more at a client's start.
-const READS_PER_HEDGE: u64 = 200;
-/// Parts of a result object have 8 MiB: room for a result half as large as what is read.
-const BYTES_PER_WRITE: u64 = 16 << 20;
-/// An object of several parts is begun and completed, too.
-const WRITES_OF_PARTS: u64 = 2;
+/// A result is at most half as large as what is read.
+const RESULT_PART: u64 = 2;
 
 /// What an attempt may ask of storage and send, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,13 +72,11 @@ impl Work {
     /// Of a fragment that reads `weight_bytes` of the projected columns in so many scan units.
     pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
         // The stage's plan may lie in the exchange, too.
-        let reads = 1 + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(BYTES_PER_READ);
-        let hedges = 1 + reads / READS_PER_HEDGE;
-        let writes = match weight_bytes.div_ceil(BYTES_PER_WRITE) {
-            0 | 1 => 1,
-            parts => parts + WRITES_OF_PARTS,
-        };
-        Self { reads: reads + hedges, writes, answer_bytes }
+        let of_plan = 1;
+        // Neighbours that are closer are one GET, and column chunks are rarely smaller.
+        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(COALESCE_BYTES);
+        let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
+        Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_PART)), answer_bytes }
     }
 }
 

@@ -71,7 +71,9 @@ impl StageRun {
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
         let plan = Arc::new(TravellingPlan::new(stage.stage_plan(output, query.options.clone())?));
-        let expected = (0..fragments).map(|index| query.model.fragment_time(stage.fragment_weight_bytes(index)));
+        let lanes = |index: usize| stage.fragments[index].len();
+        let time = |index| query.model.fragment_time(stage.fragment_weight_bytes(index), lanes(index));
+        let expected = (0..fragments).map(time);
         let attempts = query.attempts.stage(expected.collect());
         let held = Held::new(stage.index, pool);
         let mut tasks = JoinSet::new();

@@ -42,7 +42,7 @@ struct State {
     last_failure: String,
 }
 
-/// A breaker's state, for people and for `decide`.
+/// A breaker's state, for people and for `auto`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     Good,

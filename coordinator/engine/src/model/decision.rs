@@ -1,11 +1,11 @@
-//! Local or functions, and why. Pure: the same workload, fleet and model always give the same decision.
+//! Local or functions, and why: what was decided, as data. [`crate::planner::choose`] decides.
 //!
 //! The fastest distributed query is the one that runs on a single node; functions have to earn their overhead in pipes.
 
 use serde::Serialize;
 
-use crate::config::{Prefer, Target};
-use crate::model::{Estimate, Fleet, TimeModel, Workload};
+use crate::config::Prefer;
+use crate::model::{Estimate, Workload};
 
 /// Where the query runs and the numbers that made it so.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,7 +30,7 @@ pub enum Place {
 }
 
 /// Predicted wall times.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct WallTimes {
     pub local_seconds: f64,
     pub functions_seconds: f64,
@@ -53,8 +53,6 @@ pub struct Choice {
 pub enum Reason {
     #[error("asked for by --on")]
     Requested,
-    #[error("no functions are configured")]
-    NoFunctions,
     #[error("no function is healthy")]
     NoneHealthy,
     #[error("functions cannot be used: {0}")]
@@ -107,6 +105,11 @@ impl std::fmt::Display for Decision {
 }
 
 impl Decision {
+    /// A query whose place was decided by wall times.
+    pub fn timed((place, reason): (Place, Reason), workload: Workload, times: WallTimes) -> Self {
+        Self { place, reason, workload, estimate: Some(times), choice: None, kept: Vec::new() }
+    }
+
     /// A local run for a reason that needs no estimate.
     pub fn local(reason: Reason, workload: Workload) -> Self {
         Self { place: Place::Local, reason, workload, estimate: None, choice: None, kept: Vec::new() }
@@ -121,99 +124,5 @@ impl Decision {
     /// The same with scans that stay on the coordinator.
     pub fn keeping(self, kept: &[String]) -> Self {
         Self { kept: kept.to_vec(), ..self }
-    }
-}
-
-/// Decides for `target`; an explicit target wins unless there is nothing to send.
-pub fn decide(target: Target, workload: Workload, fleet: Option<Fleet>, model: &TimeModel) -> Decision {
-    let decision =
-        |place, reason, estimate| Decision { place, reason, workload, estimate, choice: None, kept: Vec::new() };
-    let local = |reason| decision(Place::Local, reason, None);
-    if workload.scans == 0 {
-        return local(Reason::NoScan);
-    }
-    let Some(fleet) = fleet.filter(|fleet| fleet.functions_max > 0) else {
-        return local(if target == Target::Local { Reason::Requested } else { Reason::NoFunctions });
-    };
-    let estimate = estimate(&workload, &fleet, model);
-    match target {
-        Target::Local => return decision(Place::Local, Reason::Requested, Some(estimate)),
-        Target::InProcess | Target::Processes | Target::Lambda => {
-            return decision(Place::Functions, Reason::Requested, Some(estimate));
-        }
-        Target::Auto => {}
-    }
-    let (place, reason) = if !fleet.healthy {
-        (Place::Local, Reason::NoneHealthy)
-    } else if estimate.local_seconds < model.stage_overhead.as_secs_f64() {
-        (Place::Local, Reason::TooSmall)
-    } else if workload.units < 2 {
-        (Place::Local, Reason::FewerUnits)
-    } else if estimate.functions_seconds < estimate.local_seconds {
-        (Place::Functions, Reason::FunctionsFaster)
-    } else {
-        (Place::Local, Reason::LocalFaster)
-    };
-    decision(place, reason, Some(estimate))
-}
-
-pub(crate) fn estimate(workload: &Workload, fleet: &Fleet, model: &TimeModel) -> WallTimes {
-    let bytes = workload.bytes as f64;
-    let functions = fleet.functions_max.min(workload.units).max(1);
-    let seconds = |reading: f64, cores: f64| reading.max(bytes / (cores * model.core_bytes_per_second));
-    let local_reading = bytes / model.pipe_bytes_per_second;
-    let local_seconds = seconds(local_reading, model.cores as f64);
-    let n = functions as f64;
-    let reading = model.function_pipe.seconds(workload.bytes.div_ceil(functions as u64));
-    let (reading, cores) = if fleet.shares_machine {
-        (reading.max(bytes / model.machine_pipe_bytes_per_second), (n * model.function_cores).min(model.cores as f64))
-    } else {
-        (reading, n * model.function_cores)
-    };
-    let overhead = model.stage_overhead.as_secs_f64() * workload.scans as f64
-        + model.fragment_overhead.as_secs_f64() * (functions * workload.scans) as f64;
-    WallTimes { local_seconds, functions_seconds: seconds(reading, cores) + overhead, functions }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GB: u64 = 1_000_000_000;
-
-    fn laptop() -> Fleet {
-        Fleet { functions_max: 4, healthy: true, shares_machine: true }
-    }
-
-    fn cloud() -> Fleet {
-        Fleet { functions_max: 100, healthy: true, shares_machine: false }
-    }
-
-    fn check(
-        target: Target,
-        (scans, units, bytes): (usize, usize, u64),
-        fleet: Option<Fleet>,
-        expect: (Place, Reason),
-    ) {
-        let workload = Workload { scans, units, bytes };
-        let decision = decide(target, workload, fleet, &TimeModel::laptop(2));
-        assert_eq!((decision.place, decision.reason), expect, "{target:?} {workload:?} {fleet:?}");
-    }
-
-    #[test]
-    fn each_reason() {
-        use Place::{Functions, Local};
-        let much = (1, 400, 20 * GB);
-        check(Target::Auto, much, Some(cloud()), (Functions, Reason::FunctionsFaster));
-        check(Target::Auto, much, Some(laptop()), (Local, Reason::LocalFaster));
-        check(Target::Auto, much, None, (Local, Reason::NoFunctions));
-        check(Target::Auto, much, Some(Fleet { healthy: false, ..cloud() }), (Local, Reason::NoneHealthy));
-        check(Target::Auto, (0, 0, 0), Some(cloud()), (Local, Reason::NoScan));
-        check(Target::Auto, (1, 8, 10_000), Some(cloud()), (Local, Reason::TooSmall));
-        check(Target::Auto, (1, 1, 20 * GB), Some(cloud()), (Local, Reason::FewerUnits));
-        check(Target::Processes, (1, 8, 10_000), Some(laptop()), (Functions, Reason::Requested));
-        check(Target::Processes, (0, 0, 0), Some(laptop()), (Local, Reason::NoScan));
-        check(Target::Local, much, Some(laptop()), (Local, Reason::Requested));
-        check(Target::Local, much, None, (Local, Reason::Requested));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gust_protocol::Limits;
 
-use super::{Fleet, TimeModel, WarmState};
+use super::{Machines, TimeModel, WarmState};
 use crate::cost::{Architecture, Billed};
 
 /// Functions of one memory size: what each has, and how many there may be.
@@ -73,10 +73,15 @@ impl FleetFacts {
         }
     }
 
-    /// What [`super::decide`] has to know of functions of a size.
-    pub fn fleet(&self, size: &FunctionSize) -> Fleet {
-        let Self { traits: PlatformTraits { shares_machine, .. }, is_healthy, .. } = *self;
-        Fleet { functions_max: size.functions_max, healthy: is_healthy, shares_machine }
+    /// Functions of a size, for the model.
+    pub fn machines<'a>(&self, size: &'a FunctionSize) -> Machines<'a> {
+        Machines {
+            model: &size.model,
+            functions_max: size.functions_max,
+            shares_machine: self.traits.shares_machine,
+            warm: self.environments(size),
+            lanes: size.lanes,
+        }
     }
 }
 

@@ -3,6 +3,8 @@ use gust_protocol::Requests;
 use super::*;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::model::Quote;
+use crate::model::load::{FragmentLoad, Reads, Results};
+use crate::model::{Latency, Pipe};
 use crate::report::price;
 use gust_protocol::FragmentId;
 
@@ -52,19 +54,12 @@ fn stage(fragments: usize) -> StageLoad {
 }
 
 /// What `stages` cost on ten cold functions elsewhere, with changes.
-fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &mut Circumstances<'_>)) -> Estimate {
+fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &mut Machines<'_>)) -> Estimate {
     let (mut changed_model, mut changed_tariff) = (model(), tariff());
-    let mut on = Circumstances {
-        model: &model(),
-        functions_max: 10,
-        shares_machine: false,
-        warm: 0,
-        lanes: 1,
-        tariff: &tariff(),
-        planning: &planning(),
-    };
+    let mut on = Machines { model: &model(), functions_max: 10, shares_machine: false, warm: 0, lanes: 1 };
     change(&mut changed_model, &mut changed_tariff, &mut on);
-    on_functions(stages, &Circumstances { model: &changed_model, tariff: &changed_tariff, ..on })
+    let prices = Prices { tariff: &changed_tariff, planning: &planning() };
+    on_functions(stages, &Machines { model: &changed_model, ..on }, &prices)
 }
 
 #[track_caller]
@@ -224,16 +219,8 @@ fn a_local_run_has_requests_and_the_machine() {
     let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
     let (model, mut tariff, planning) = (model(), tariff(), planning());
     tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
-    let on = Circumstances {
-        model: &model,
-        functions_max: 0,
-        shares_machine: false,
-        warm: 0,
-        lanes: 1,
-        tariff: &tariff,
-        planning: &planning,
-    };
-    let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &on);
+    let prices = Prices { tariff: &tariff, planning: &planning };
+    let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &model, &prices);
     assert_eq!((place, functions, memory_mb, not_included), (Place::Local, 0, None, vec![]));
     // 800 MB on four cores, which read a quarter of the time; files' ends are waited for, and then row groups by fours.
     check_seconds(expected.seconds, 2.0 + 0.03 + 0.02);
@@ -285,16 +272,10 @@ fn nonsense_does_not_panic() {
 fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
     let (model, tariff, planning) = (model(), tariff(), planning());
-    let on = Circumstances {
-        model: &model,
-        functions_max: 8,
-        shares_machine: false,
-        warm: 8,
-        lanes: 1,
-        tariff: &tariff,
-        planning: &planning,
-    };
-    let (local, four, eight) = (locally(&load, &on), on_functions(&[stage(4)], &on), on_functions(&[stage(8)], &on));
+    let on = Machines { model: &model, functions_max: 8, shares_machine: false, warm: 8, lanes: 1 };
+    let prices = Prices { tariff: &tariff, planning: &planning };
+    let of = |fragments| on_functions(&[stage(fragments)], &on, &prices);
+    let (local, four, eight) = (locally(&load, &model, &prices), of(4), of(8));
     let ways = vec![eight.clone(), local.clone(), four.clone(), eight.clone()];
     let quote = Quote::new(ways, &eight, Some(&local), &tariff);
     assert_eq!(quote.ways, [local, four, eight]);

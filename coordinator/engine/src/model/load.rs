@@ -18,6 +18,14 @@ pub struct FragmentLoad {
     pub reads_at_most: Reads,
 }
 
+impl FragmentLoad {
+    /// A fragment of which no more is known than what it reads: in one go, and its first byte is part of an attempt's overhead.
+    pub fn of_bytes(weight_bytes: u64, lanes: usize) -> Self {
+        let reads = Reads { bytes: weight_bytes, ..Reads::default() };
+        Self { weight_bytes, lanes, reads, reads_at_most: reads }
+    }
+}
+
 /// One stage's work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageLoad {
@@ -30,10 +38,25 @@ pub struct StageLoad {
 }
 
 /// What a query reads where it runs without functions.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LocalLoad {
     pub weight_bytes: u64,
     pub reads: Reads,
+}
+
+impl LocalLoad {
+    /// A query of which no more is known than what it reads.
+    pub fn of_bytes(weight_bytes: u64) -> Self {
+        Self { weight_bytes, reads: Reads { bytes: weight_bytes, ..Reads::default() } }
+    }
+}
+
+impl Add for LocalLoad {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { weight_bytes: self.weight_bytes + other.weight_bytes, reads: self.reads + other.reads }
+    }
 }
 
 /// Requests and bytes.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::model::decision::estimate;
-use crate::model::{Fleet, Latency, Pipe, TimeModel, Workload};
+use super::attempts::{Machines, seconds_here, seconds_on_functions};
+use super::load::{FragmentLoad, LocalLoad, Results, StageLoad};
+use super::{Latency, Pipe, TimeModel};
 
 /// Of the file; raised where a figure changes its meaning.
 const VERSION: u32 = 2;
@@ -50,7 +51,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The model that `decide` reckons with, on a coordinator of `cores`.
+    /// The model that all estimates reckon with, on a coordinator of `cores`.
     pub fn model(&self, cores: usize) -> TimeModel {
         let function_pipe = if self.function_pipe < self.function_pipe_first {
             // How much a long burst holds is not measured: it would take its bytes many times over.
@@ -112,16 +113,22 @@ impl Measured {
 
 /// Bytes of a scan from which functions are faster than the coordinator, for one of `at_once` equal queries that run at the same time
 /// and share what there is; None where they never are, up to an exabyte.
-pub fn crossover(model: &TimeModel, fleet: &Fleet, at_once: usize) -> Option<u64> {
+pub fn crossover(machines: &Machines<'_>, at_once: usize) -> Option<u64> {
     let shared = at_once.max(1);
-    let fleet = Fleet { functions_max: (fleet.functions_max / shared).max(1), ..*fleet };
+    let functions = (machines.functions_max / shared).max(1);
+    let on = Machines { functions_max: functions, warm: functions, ..*machines };
     let pays = |bytes: u64| {
-        let workload = Workload { scans: 1, units: usize::MAX, bytes };
-        let estimate = estimate(&workload, &fleet, model);
+        let fragment = FragmentLoad::of_bytes(bytes.div_ceil(functions as u64), on.lanes);
+        let stage = StageLoad {
+            fragments: vec![fragment; functions],
+            results: Results::default(),
+            inline_bytes_max: u64::MAX,
+            publishes_plan: false,
+        };
         // All share the coordinator's cores and pipe, and so do functions that run on its machine.
-        let local = estimate.local_seconds * shared as f64;
-        let functions = estimate.functions_seconds * if fleet.shares_machine { shared as f64 } else { 1.0 };
-        functions < local
+        let local = seconds_here(&LocalLoad::of_bytes(bytes), on.model) * shared as f64;
+        let remote = seconds_on_functions(&[stage], None, &on) * if on.shares_machine { shared as f64 } else { 1.0 };
+        remote < local
     };
     let most = (10..=60).map(|power| 1_u64 << power).find(|bytes| pays(*bytes))?;
     let (mut least, mut most) = (most / 2, most);
@@ -229,7 +236,8 @@ mod tests {
 
     #[test]
     fn functions_pay_from_where_two_lines_cross() {
-        // Local: 4 cores and 200 MB/s, so bytes / 200e6. Ten functions, each 100 MB/s by pipe and core: 0.05 + 0.03 + 10 × 0.001 + bytes / 1e9.
+        // Local: 4 lanes, so bytes / 200e6 through the pipe and a quarter of bytes / 400e6 in the cores. Ten functions of one lane, each 100 MB/s by
+        // pipe and then by core: 0.05 + 0.03 + 10 × 0.001 + 2 × bytes / 1e9.
         let steady = Measured {
             function_pipe_first: 100.0 * MB,
             function_pipe: 100.0 * MB,
@@ -238,17 +246,18 @@ mod tests {
             ..measured("x")
         };
         let model = steady.model(4);
-        let fleet = Fleet { functions_max: 10, healthy: true, shares_machine: false };
+        let on = Machines { model: &model, functions_max: 10, shares_machine: false, warm: 10, lanes: 1 };
         #[track_caller]
         fn check(found: Option<u64>, expect: f64) {
             let found = found.expect("they cross") as f64;
             assert!((found / expect - 1.0).abs() < 0.01, "{found} is not about {expect}");
         }
-        check(crossover(&model, &fleet, 1), 0.09 / (1.0 / 200e6 - 1.0 / 1e9));
-        // Two at once: half of everything, so 2 × bytes / 200e6 against 0.08 + 5 × 0.001 + bytes / 500e6.
-        check(crossover(&model, &fleet, 2), 0.085 / (2.0 / 200e6 - 1.0 / 500e6));
-        let here = Fleet { shares_machine: true, ..fleet };
-        assert_eq!(crossover(&model, &here, 1), None, "functions of the same machine read through the same pipe");
+        let local = 1.0 / 200e6 + 1.0 / 400e6 / 4.0;
+        check(crossover(&on, 1), 0.09 / (local - 2.0 / 1e9));
+        // Two at once: half of everything, so twice as long here against 0.08 + 5 × 0.001 + 2 × bytes / 500e6.
+        check(crossover(&on, 2), 0.085 / (2.0 * local - 2.0 / 500e6));
+        let here = Machines { shares_machine: true, ..on };
+        assert_eq!(crossover(&here, 1), None, "functions of the same machine read through the same pipe");
     }
 
     #[test]

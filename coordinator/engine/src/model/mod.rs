@@ -1,11 +1,12 @@
 //! What a query will take: time, money, requests and bytes, here and on functions; and what is decided by that. Data and pure functions.
 //!
 //! ```text
-//!  loads (the planner's) ─┐
-//!  time model, fleet ─────┼─► forecast ─► quote, decision
-//!  tariff ────────────────┘
+//!  loads (the planner's) ─┬─► attempts: seconds, requests ─┬─► decision, packing, expected times
+//!  time model, fleet ─────┘                                └─► forecast: dollars ─► quote
+//!  tariff ─────────────────────────────────────────────────────┘
 //! ```
 
+pub mod attempts;
 pub mod decision;
 mod fleet;
 pub mod forecast;
@@ -15,9 +16,10 @@ mod quote;
 mod time;
 mod warm_state;
 
-pub use decision::{Choice, Decision, Place, Reason, decide};
+pub use attempts::Machines;
+pub use decision::{Choice, Decision, Place, Reason, WallTimes};
 pub use fleet::{EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits};
 pub use forecast::{Amounts, Estimate};
 pub use quote::Quote;
-pub use time::{Fleet, Latency, Pipe, TimeModel, Workload};
+pub use time::{Latency, Pipe, TimeModel, Workload};
 pub use warm_state::WarmState;

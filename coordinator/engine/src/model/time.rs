@@ -16,16 +16,6 @@ pub struct Workload {
     pub bytes: u64,
 }
 
-/// The functions at hand.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fleet {
-    pub functions_max: usize,
-    /// Whether the last that was heard of them was good.
-    pub healthy: bool,
-    /// Whether they run on the coordinator's machine and share its cores and its pipe.
-    pub shares_machine: bool,
-}
-
 /// Seconds and bytes per second that the estimates are made from. Sources stand at each field's default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeModel {
@@ -155,41 +145,9 @@ const MIB: f64 = (1 << 20) as f64;
 
 const GIB: f64 = (1 << 30) as f64;
 
-/// A fragment that reads less would mostly be overhead.
-const LONG_BURST_BYTES: u64 = 32 << 20;
-
-impl TimeModel {
-    /// What one fragment should take from its invocation to its answer.
-    pub fn fragment_time(&self, bytes: u64) -> Duration {
-        self.stage_overhead + Duration::from_secs_f64(self.function_seconds(bytes))
-    }
-
-    /// One function, once it runs: reading and computing overlap.
-    fn function_seconds(&self, bytes: u64) -> f64 {
-        let computing = bytes as f64 / (self.function_cores * self.core_bytes_per_second);
-        self.function_pipe.seconds(bytes).max(computing)
-    }
-
-    /// Bytes that a fragment should read: `wanted`, or what a function's burst carries where that makes the stage faster.
-    ///
-    /// Fragments inside the burst are worth it while there are functions for them: a second wave on the same functions finds
-    /// their bursts used up.
-    pub fn fragment_bytes(&self, total: u64, wanted: u64, functions_max: usize) -> u64 {
-        let seconds = |target: u64| {
-            let fragments = total.div_ceil(target.max(1)).clamp(1, functions_max.max(1) as u64);
-            self.function_seconds(total.div_ceil(fragments)) + self.fragment_overhead.as_secs_f64() * fragments as f64
-        };
-        let burst = self.function_pipe.burst_bytes;
-        // A short burst, as any pipe may have one, is no reason to cut small.
-        if burst >= LONG_BURST_BYTES && seconds(burst) < seconds(wanted) { burst } else { wanted }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GB: u64 = 1_000_000_000;
 
     #[test]
     fn the_last_of_several_is_waited_for() {
@@ -199,28 +157,6 @@ mod tests {
             assert!((found / expect - 1.0).abs() < 0.005, "{requests}: {found} is not about {expect}");
         }
         assert_eq!(Latency::default().of_last(3.0), 0.0);
-    }
-
-    #[test]
-    fn fragments_stay_inside_the_burst_where_that_is_faster() {
-        let lambda = TimeModel {
-            function_pipe: Pipe::LAMBDA,
-            core_bytes_per_second: 1e9,
-            function_cores: 2.0,
-            ..TimeModel::laptop(2)
-        };
-        #[track_caller]
-        fn check(model: &TimeModel, wanted: u64, functions_max: usize, expect: u64) {
-            assert_eq!(model.fragment_bytes(30 * GB, wanted, functions_max), expect, "{wanted} {functions_max}");
-        }
-        let (small, burst, large) = (64 << 20, 150 << 20, 1 << 30);
-        check(&lambda, large, 1000, burst);
-        check(&lambda, small, 1000, burst);
-        check(&TimeModel { fragment_overhead: Duration::ZERO, ..lambda }, small, 1000, small);
-        check(&lambda, large, 20, large);
-        check(&TimeModel::laptop(2), large, 1000, large);
-        let short = Pipe { burst_bytes: 8 << 20, ..Pipe::LAMBDA };
-        check(&TimeModel { function_pipe: short, ..lambda }, small, 1000, small);
     }
 
     #[test]

@@ -4,36 +4,28 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
-use gust_protocol::plan::{file_scan, scans};
-use object_store::ObjectMeta;
 
 use super::choose::{choose, compare, fan_outs};
-use super::graph::{Placement, Stage, is_parquet};
+use super::graph::{Placement, Stage};
 use super::loads::memory::fragment_need;
-use super::loads::reads::{Reader, reads};
 use super::loads::results::results;
+use super::loads::stages::{LocalReads, Readers, local_reads, stage_loads};
 use super::passes::pack::Packing;
 use super::passes::stages::CutPlan;
-use super::passes::units::units;
-use super::{Planner, distributed, footers, told, whole_files};
+use super::{Planner, distributed, footers, told};
 use crate::config::{Prefer, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::{ErrorKind, QueryError};
-use crate::exchange::PLAN_INLINE_BYTES_MAX;
-use crate::model::forecast::{Circumstances, locally, on_functions};
-use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
+use crate::model::forecast::{Prices, locally, on_functions};
+use crate::model::load::LocalLoad;
 use crate::model::{Choice, Decision, Estimate, FleetFacts, FunctionSize, Place, Quote, Reason, Workload};
 use crate::tables::pruning::PruningNotes;
-
-/// What happens less often than this is left out of what a query costs at most.
-const SELDOM: f64 = 0.01;
 
 /// A query's plans, and the ways to run it.
 pub(super) struct Candidates {
@@ -145,19 +137,12 @@ impl Planner {
         let local = state.query_planner().create_physical_plan(&optimized, &state).await?;
         let here = self.stores.usage();
         let tariff = self.fleet.tariff().map_err(unpriced)?;
-        let (load, others) = local_load(&local, footers(&state).as_ref())?;
-        let alone = Circumstances {
-            model: &self.fleet.coordinator_model(),
-            functions_max: 0,
-            shares_machine: false,
-            warm: 0,
-            lanes: 1,
-            tariff: &tariff,
-            planning: &here,
-        };
+        let LocalReads { workload, load, others } = self.local_reads(&local, footers(&state).as_ref())?;
+        let prices = Prices { tariff: &tariff, planning: &here };
+        let here = locally(&load, &self.fleet.coordinator_model(), &prices);
         let mut candidates = Candidates {
-            workload: self.workload(&state, &local)?,
-            all: vec![Candidate { estimate: locally(&load, &alone), functions: None }],
+            workload,
+            all: vec![Candidate { estimate: here, functions: None }],
             state,
             local,
             distributed: None,
@@ -267,91 +252,34 @@ impl Planner {
         candidates: &Candidates,
     ) -> Result<Estimate> {
         let footers = footers(state);
-        let footers = footers.as_ref();
-        let loads = stages.iter().map(|stage| self.stage_load(stage, stages, size, (&on.facts, footers)));
-        let loads = loads.collect::<Result<Vec<_>>>()?;
-        let tariff = &candidates.tariff;
-        let circumstances = Circumstances {
-            model: &size.model,
-            functions_max: size.functions_max,
-            shares_machine: on.facts.traits.shares_machine,
-            warm: on.facts.environments(size),
-            lanes: size.lanes,
-            tariff: &Tariff {
-                memory_mb: size.memory_mb,
-                architecture: size.architecture.unwrap_or(tariff.architecture),
-                ..tariff.clone()
-            },
-            planning: &candidates.planning,
+        let readers = Readers { facts: &on.facts, size, footers: footers.as_ref() };
+        let loads = stage_loads(stages, self.settings.memory_bytes_max, readers)?;
+        let tariff = Tariff {
+            memory_mb: size.memory_mb,
+            architecture: size.architecture.unwrap_or(candidates.tariff.architecture),
+            ..candidates.tariff.clone()
         };
-        let estimate = on_functions(&loads, &circumstances);
-        let mut here: Option<LocalLoad> = None;
-        for subtree in on.cut.kept() {
-            let (load, _) = local_load(subtree, footers)?;
-            let (weight_bytes, reads) = here.map_or((0, Reads::default()), |here| (here.weight_bytes, here.reads));
-            here = Some(LocalLoad { weight_bytes: weight_bytes + load.weight_bytes, reads: reads + load.reads });
-        }
-        Ok(match here {
-            Some(here) => estimate.and_here(&here, &circumstances),
+        let prices = Prices { tariff: &tariff, planning: &candidates.planning };
+        let estimate = on_functions(&loads, &on.facts.machines(size), &prices);
+        Ok(match self.kept_load(&on.cut, footers.as_ref())? {
+            Some(here) => estimate.and_here(&here, &size.model, &tariff),
             None => estimate,
         })
     }
 
-    fn stage_load(
-        &self,
-        stage: &Stage,
-        all: &[Arc<Stage>],
-        size: &FunctionSize,
-        (facts, footers): (&FleetFacts, &FileMetadataCache),
-    ) -> Result<StageLoad> {
-        let scans = scans(&stage.plan);
-        let [scan] = scans.as_slice() else {
-            return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
-        };
-        let at_once = size.at_once(all.iter().map(|stage| stage.fragments.len()).sum());
-        let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, &stage.access.url, file);
-        // A platform may have ended any environment in between; processes stay.
-        let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
-        let fragment = |(index, lanes): (usize, &Vec<Vec<usize>>)| {
-            let reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| {
-                let units = lanes.iter().flatten().map(|unit| &stage.units[*unit]);
-                reads(scan, units, footers, Reader::Function(keeps))
-            };
-            FragmentLoad {
-                weight_bytes: stage.fragment_weight_bytes(index),
-                lanes: lanes.len(),
-                reads: reads(&|file| misses(file) <= 0.5),
-                reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
-            }
-        };
-        let fragments: Vec<FragmentLoad> = stage.fragments.iter().enumerate().map(fragment).collect();
-        let memory = self.settings.memory_bytes_max;
-        Ok(StageLoad {
-            results: results(stage),
-            inline_bytes_max: fragment_limits(size.limits, fragments.len(), memory).inline_bytes_max,
-            publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
-            fragments,
-        })
-    }
-}
-
-/// What a local plan reads of Parquet files, and how many other scans it has.
-fn local_load(plan: &Arc<dyn ExecutionPlan>, footers: &FileMetadataCache) -> Result<(LocalLoad, usize)> {
-    let mut load = LocalLoad { weight_bytes: 0, reads: Reads::default() };
-    let mut others = 0;
-    plan.apply(|node| {
-        match file_scan(node) {
-            Some(scan) if is_parquet(scan) => {
-                let units = units(scan, &whole_files(scan), footers, |_| u64::MAX);
-                load.weight_bytes += units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
-                load.reads = load.reads + reads(scan, &units, footers, Reader::Coordinator);
-            }
-            Some(_) => others += 1,
-            None => {}
+    /// What the coordinator reads of a distributed plan itself.
+    pub(super) fn kept_load(&self, cut: &CutPlan, footers: &FileMetadataCache) -> Result<Option<LocalLoad>> {
+        let mut kept = None;
+        for subtree in cut.kept() {
+            let LocalReads { load, .. } = self.local_reads(subtree, footers)?;
+            kept = Some(kept.unwrap_or_default() + load);
         }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok((load, others))
+        Ok(kept)
+    }
+
+    pub(super) fn local_reads(&self, plan: &Arc<dyn ExecutionPlan>, footers: &FileMetadataCache) -> Result<LocalReads> {
+        local_reads(plan, footers, self.settings.fragment_bytes_target / 4)
+    }
 }
 
 /// Requests and bytes between two counts.

@@ -1,10 +1,44 @@
-//! Which of several ways to run a query, by money or by time. Pure.
+//! Where a query runs: by money, by time, or because there is nothing to weigh. Pure.
+//!
+//! The fastest distributed query is the one that runs on a single node; functions have to earn their overhead in pipes.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::config::Prefer;
-use crate::model::{Choice, Estimate, Reason};
+use crate::model::{Choice, Estimate, Place, Reason, WallTimes, Workload};
+
+/// What `auto` knows of a query and its functions before any plan for functions is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prospect {
+    pub workload: Workload,
+    /// Whether the last that was heard of functions was good.
+    pub is_healthy: bool,
+    /// What it takes here.
+    pub local_seconds: f64,
+    /// What it takes on functions at least, however they are packed.
+    pub least_seconds: f64,
+}
+
+/// Why `auto` stays here without a plan for functions; None where they may be faster.
+pub fn reason_to_stay(prospect: &Prospect) -> Option<Reason> {
+    let Prospect { workload, is_healthy, local_seconds, least_seconds } = *prospect;
+    match () {
+        () if workload.scans == 0 => Some(Reason::NoScan),
+        () if !is_healthy => Some(Reason::NoneHealthy),
+        () if local_seconds < least_seconds => Some(Reason::TooSmall),
+        () if workload.units < 2 => Some(Reason::FewerUnits),
+        () => None,
+    }
+}
+
+/// What `auto` does without a preference: whatever is expected to be faster; of equals it stays here.
+pub fn faster(times: &WallTimes) -> (Place, Reason) {
+    match times.functions_seconds < times.local_seconds {
+        true => (Place::Functions, Reason::FunctionsFaster),
+        false => (Place::Local, Reason::LocalFaster),
+    }
+}
 
 /// Picks by what is expected. With a deadline, among the ways that keep it even at most; where none does, the fastest.
 ///
@@ -51,7 +85,7 @@ pub fn fan_outs(most: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Amounts, Place};
+    use crate::model::Amounts;
     use crate::money::Money;
 
     /// Functions, nano-dollars and seconds, and seconds at most.
@@ -111,6 +145,25 @@ mod tests {
         check(&WAYS, None, Some(8.5), Some((8, Some(64), keeps(Cost))));
         check(&WAYS, Some(Latency), Some(8.5), Some((8, Some(64), keeps(Latency))));
         check(&WAYS, Some(Cost), Some(1.0), Some((64, Some(8), Reason::MissesDeadline)));
+    }
+
+    #[test]
+    fn auto_has_a_reason_for_each_place() {
+        let much = Workload { scans: 1, units: 400, bytes: 20_000_000_000 };
+        let prospect = Prospect { workload: much, is_healthy: true, local_seconds: 80.0, least_seconds: 0.1 };
+        assert_eq!(reason_to_stay(&prospect), None);
+        let of = |scans, units| Workload { scans, units, ..much };
+        for (prospect, expect) in [
+            (Prospect { workload: of(0, 0), is_healthy: false, ..prospect }, Reason::NoScan),
+            (Prospect { is_healthy: false, local_seconds: 0.0, ..prospect }, Reason::NoneHealthy),
+            (Prospect { workload: of(1, 1), local_seconds: 0.01, ..prospect }, Reason::TooSmall),
+            (Prospect { workload: of(1, 1), ..prospect }, Reason::FewerUnits),
+        ] {
+            assert_eq!(reason_to_stay(&prospect), Some(expect), "{prospect:?}");
+        }
+        let times = |local_seconds, functions_seconds| WallTimes { local_seconds, functions_seconds, functions: 4 };
+        assert_eq!(faster(&times(2.0, 1.9)), (Place::Functions, Reason::FunctionsFaster));
+        assert_eq!(faster(&times(2.0, 2.0)), (Place::Local, Reason::LocalFaster));
     }
 
     #[test]

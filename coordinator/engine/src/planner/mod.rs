@@ -2,13 +2,14 @@
 //!
 //! 1. DataFusion's logical rules.
 //! 2. The coordinator's own plan, where the query may stay here: DataFusion's, untouched.
-//! 3. The fleet's facts, if there is anything to send.
+//! 3. The fleet's facts, if there is anything to send. `auto` stays here where these scans would not be faster on functions at their best.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
 //! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
-//! 7. [`candidates`]: what each way to run the query will take, from [`loads`]; [`choose()`] picks one.
+//! 7. What it will take here and there, from [`loads`] by [`crate::model::attempts`]; where money or a deadline decides, in each of the
+//!    [`candidates`]. [`mod@choose`] picks one.
 //! 8. Leaves that run stages take the place of the subtrees.
 //!
 //! The passes are pure and do no I/O; footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
@@ -18,21 +19,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::SessionState;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_catalog::Pruning;
-use gust_protocol::plan::file_scan;
 use url::Url;
 
 pub mod candidates;
 pub mod certain;
 pub mod choose;
+mod decide;
 pub mod explain;
 pub mod graph;
 pub mod loads;
@@ -43,17 +41,14 @@ pub use graph::{DistributedPlan, Placement, Stage};
 pub use passes::stages::{Leaf, Reach};
 
 use crate::config::{Config, Prefer, Target};
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::fleet::Fleet;
-use crate::model::{Decision, FunctionSize, Place, PlatformTraits, Reason, Workload, decide};
+use crate::model::{Decision, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
 use crate::tables::pruning::PruningNotes;
-use candidates::Candidates;
-use graph::{is_parquet, workload};
 use passes::pack::Packing;
 use passes::spread::distributing;
 use passes::stages::CutPlan;
-use passes::units::units;
 
 /// What plans a query looks things up in.
 pub struct Planner {
@@ -143,7 +138,7 @@ impl Planner {
         let planned = match self.settings.on {
             Target::Local => self.here(state, logical, Decision::local(Reason::Requested, Workload::default())).await,
             _ if self.picks_by_estimate() => Box::pin(self.by_estimate(state, logical, &notes)).await,
-            Target::Auto => self.by_numbers(state, logical, &notes).await,
+            Target::Auto => self.faster(state, logical, &notes).await,
             _ => Box::pin(self.as_asked(state, logical, &notes)).await,
         };
         Ok(PlannedQuery { pruning: notes.take(), ..planned? })
@@ -183,105 +178,6 @@ impl Planner {
         }
     }
 
-    /// The candidate that money or a deadline picks; the default rules, where there is none to pick.
-    async fn by_estimate(
-        &self,
-        state: SessionState,
-        logical: &LogicalPlan,
-        notes: &PruningNotes,
-    ) -> Result<PlannedQuery> {
-        let candidates = Box::pin(self.candidates(state, logical, notes)).await?;
-        let Some(choice) = self.choose(&candidates) else {
-            // Planning again notes again.
-            notes.take();
-            let Candidates { state, .. } = candidates;
-            return match self.settings.on {
-                Target::Auto => self.by_numbers(state, logical, notes).await,
-                _ => Box::pin(self.as_asked(state, logical, notes)).await,
-            };
-        };
-        let Candidates { state, local, workload, distributed, all, .. } = candidates;
-        let picked = all.into_iter().find(|candidate| candidate.estimate == choice.picked);
-        let decision = Decision::chosen(choice, workload);
-        let (Some((size, packing)), Some(on)) = (picked.and_then(|picked| picked.functions), distributed) else {
-            return Ok(PlannedQuery::here(state, local, decision));
-        };
-        let stages = on.cut.stages(0, &packing, footers(&state).as_ref());
-        let plan = on.cut.with_leaves(stages, self.leaf)?;
-        Ok(PlannedQuery::on_functions(on.state, plan, (&size, packing), decision))
-    }
-
-    async fn by_numbers(
-        &self,
-        state: SessionState,
-        logical: &LogicalPlan,
-        notes: &PruningNotes,
-    ) -> Result<PlannedQuery> {
-        let optimized = state.optimize(logical)?;
-        let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
-        let workload = self.workload(&state, &plan)?;
-        let here = |reason| Decision::local(reason, workload);
-        if workload.scans == 0 {
-            // Nobody needs to ask what is deployed.
-            return Ok(PlannedQuery::here(state, plan, here(Reason::NoScan)));
-        }
-        let facts = match self.fleet.facts(false).await {
-            Ok(facts) => facts,
-            Err(error) => {
-                return Ok(PlannedQuery::here(state, plan, here(Reason::Unavailable(error.to_string()))));
-            }
-        };
-        let size = &facts.sizes[0];
-        let decision = decide(Target::Auto, workload, Some(facts.fleet(size)), &size.model);
-        if decision.place == Place::Local {
-            return Ok(PlannedQuery::here(state, plan, decision));
-        }
-        // Planning again notes again.
-        notes.take();
-        let packing = self.packing(size, None);
-        let (distributing, distributed) = distributed(&state, &optimized).await?;
-        match self.cut(&distributed)? {
-            Placement::Here(reason) => Ok(PlannedQuery::here(state, plan, here(reason))),
-            Placement::Functions(cut) => {
-                let plan = cut.with_leaves(cut.stages(0, &packing, footers(&state).as_ref()), self.leaf)?;
-                Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
-            }
-        }
-    }
-
-    async fn as_asked(&self, state: SessionState, logical: &LogicalPlan, notes: &PruningNotes) -> Result<PlannedQuery> {
-        let optimized = state.optimize(logical)?;
-        let here = |reason| Decision::local(reason, Workload::default());
-        let facts = match self.fleet.facts(true).await {
-            Ok(facts) => facts,
-            Err(error) if error.kind() == ErrorKind::Functions && self.settings.allow_fallback => {
-                return self.here(state, logical, here(Reason::Unavailable(error.to_string()))).await;
-            }
-            Err(error) => return Err(told(error)),
-        };
-        let (distributing, plan) = distributed(&state, &optimized).await?;
-        match self.cut(&plan)? {
-            Placement::Here(Reason::PlanNotSupported(why)) if !self.settings.allow_fallback => Err(told(
-                QueryError::functions(format!("functions cannot run this query: {why}"))
-                    .with_hint("use --on local, or --allow-fallback"),
-            )),
-            Placement::Here(reason) => {
-                // Planning again notes again.
-                notes.take();
-                self.here(state, logical, here(reason)).await
-            }
-            Placement::Functions(cut) => {
-                let size = &facts.sizes[0];
-                let packing = self.packing(size, None);
-                let stages = cut.stages(0, &packing, footers(&state).as_ref());
-                let workload = workload(stages.iter().map(AsRef::as_ref));
-                let decision = decide(self.settings.on, workload, Some(facts.fleet(size)), &size.model);
-                let plan = cut.with_leaves(stages, self.leaf)?;
-                Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
-            }
-        }
-    }
-
     fn picks_by_estimate(&self) -> bool {
         let PlannerSettings { prefer, deadline, .. } = self.settings;
         deadline.is_some() || matches!(prefer, Some(Prefer::Cost | Prefer::Balanced))
@@ -298,23 +194,6 @@ impl Planner {
             functions: fan_out.or((on != Target::Auto).then_some(size.functions_max)),
             lanes_max: size.lanes,
         }
-    }
-
-    /// What the Parquet scans of a physical plan will read.
-    fn workload(&self, state: &SessionState, plan: &Arc<dyn ExecutionPlan>) -> Result<Workload> {
-        let footers = footers(state);
-        let mut workload = Workload::default();
-        let unit_bytes_min = self.settings.fragment_bytes_target / 4;
-        plan.apply(|node| {
-            if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
-                let units = units(scan, &whole_files(scan), footers.as_ref(), |_| unit_bytes_min);
-                workload.scans += 1;
-                workload.units += units.len();
-                workload.bytes += units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(workload)
     }
 
     fn cut(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Placement<CutPlan>> {
@@ -340,14 +219,6 @@ async fn distributed(state: &SessionState, optimized: &LogicalPlan) -> Result<(S
 
 fn footers(state: &SessionState) -> Arc<FileMetadataCache> {
     state.runtime_env().cache_manager.get_file_metadata_cache()
-}
-
-/// A scan's files, each once: local plans cut them anywhere.
-fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
-    let mut files: Vec<_> = scan.file_groups.iter().flat_map(|group| group.iter()).cloned().collect();
-    files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
-    files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
-    files
 }
 
 /// A statement's error among the engine's.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::model::attempts::EXTRA_SHARE_MAX;
+
 /// When to run a fragment twice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpeculationPolicy {
@@ -25,8 +27,12 @@ pub struct SpeculationPolicy {
 
 impl SpeculationPolicy {
     /// Functions with a machine, and so a pipe, of their own.
-    pub const ELSEWHERE: Self =
-        Self { done_share: 0.75, slower_than: 1.5, later_than: Duration::from_millis(50), extra_share_max: 0.05 };
+    pub const ELSEWHERE: Self = Self {
+        done_share: 0.75,
+        slower_than: 1.5,
+        later_than: Duration::from_millis(50),
+        extra_share_max: EXTRA_SHARE_MAX,
+    };
 
     /// Functions that share this machine's cores: a second attempt takes from the first, so only what hangs is worth one.
     pub const SAME_MACHINE: Self = Self { slower_than: 3.0, later_than: Duration::from_secs(2), ..Self::ELSEWHERE };

@@ -3,3 +3,4 @@
 pub mod memory;
 pub mod reads;
 pub mod results;
+pub mod stages;

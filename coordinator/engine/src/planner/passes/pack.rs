@@ -36,7 +36,11 @@ fn fragments(weights: &[u64], packing: &Packing) -> usize {
         Some(functions) => functions,
         None => {
             let wanted = packing.fragment_bytes_target.max(1);
-            let target = packing.model.fragment_bytes(total, wanted, packing.functions_max.min(weights.len()));
+            let target = packing.model.fragment_bytes(
+                total,
+                wanted,
+                (packing.functions_max.min(weights.len()), packing.lanes_max),
+            );
             usize::try_from(total.div_ceil(target)).unwrap_or(usize::MAX)
         }
     };

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
@@ -155,10 +156,17 @@ impl StageTemplate {
         Ok(Ok(Self { plan, encoded, scan, matching, access }))
     }
 
+    fn files(&self) -> impl Iterator<Item = &PartitionedFile> {
+        self.scan.file_groups.iter().flat_map(|group| group.iter())
+    }
+
     fn stage(&self, index: u32, packing: &Packing, footers: &FileMetadataCache) -> Stage {
         let keeps_groups = keeps_groups(&self.scan);
-        let (units, fragments) =
-            if keeps_groups { grouped(&self.scan, footers) } else { packed(&self.scan, packing, footers) };
+        let (units, fragments) = if keeps_groups {
+            grouped(&self.scan, footers)
+        } else {
+            packed(&self.scan, self.files(), packing, footers)
+        };
         Stage {
             index,
             plan: Arc::clone(&self.plan),
@@ -174,8 +182,12 @@ impl StageTemplate {
 }
 
 /// Files cut at row groups and packed by weight.
-fn packed(scan: &FileScanConfig, packing: &Packing, footers: &FileMetadataCache) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
-    let files = scan.file_groups.iter().flat_map(|group| group.iter());
+pub(in crate::planner) fn packed<'a>(
+    scan: &FileScanConfig,
+    files: impl Iterator<Item = &'a PartitionedFile>,
+    packing: &Packing,
+    footers: &FileMetadataCache,
+) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
     // About four units a fragment: enough to balance, few enough that footers are not read all over.
     let unit_bytes_min = |total: u64| {
         let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;

@@ -1,0 +1,418 @@
+//! What attempts a query takes, and how long: the one model that decisions, quotes, packing and expected times of attempts share. Pure;
+//! knows no prices ([`super::forecast`] does).
+//!
+//! Within an attempt, lanes overlap reading and computing: while one computes, the others read. Not foreseen: what operators above the
+//! scans take on the coordinator, row groups that statistics rule out, and LIMITs that end a query early.
+
+use std::time::Duration;
+
+use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
+use gust_protocol::exchange::writes_of;
+
+use super::load::{FragmentLoad, LocalLoad, Reads, Results, StageLoad};
+use super::{Latency, Pipe, TimeModel};
+
+/// The share of a stage's time that second attempts may take, summed over its fragments; one is always allowed.
+pub const EXTRA_SHARE_MAX: f64 = 0.05;
+
+/// Fewer fragments than this see no second attempt while the first is well: three quarters must be done before one is called
+/// slow ([`crate::scheduler::SpeculationPolicy`]).
+const REPEATED_FROM: usize = 4;
+
+/// A fragment that reads less would mostly be overhead.
+const PACKED_BURST_BYTES_MIN: u64 = 32 << 20;
+
+/// The coordinator and functions of one size.
+#[derive(Debug, Clone, Copy)]
+pub struct Machines<'a> {
+    pub model: &'a TimeModel,
+    /// Functions at once.
+    pub functions_max: usize,
+    /// Whether functions share the coordinator's cores and pipe.
+    pub shares_machine: bool,
+    /// Environments that are likely to be up.
+    pub warm: usize,
+    /// Lanes of one function.
+    pub lanes: usize,
+}
+
+/// How the future is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Assumptions {
+    /// A core takes this many times as long as the model's.
+    core: f64,
+    /// An attempt's overhead takes this many times as long.
+    pub(super) overhead: f64,
+    /// Standard deviations above the mean that all waiting for first bytes takes.
+    deviations: f64,
+    /// An environment takes this many times as long to start.
+    start: f64,
+    /// Whether pipes have their burst.
+    bursts: bool,
+    /// Whether a platform may have ended all environments. Processes of this machine live as long as the session.
+    all_cold: bool,
+    /// Whether what is not known of files and environments is at its worst.
+    pessimistic: bool,
+    /// Reads that are sent once more, of all.
+    again: f64,
+    /// The same for each function, on top.
+    again_each: u64,
+    /// Fragments of which there are two attempts, of all.
+    repeated: f64,
+    /// Size of a stage's results.
+    results: fn(&Results) -> u64,
+}
+
+impl Assumptions {
+    pub(super) const EXPECTED: Self = Self {
+        core: 1.0,
+        overhead: 1.0,
+        deviations: 0.0,
+        start: 1.0,
+        bursts: true,
+        all_cold: false,
+        pessimistic: false,
+        again: 0.0,
+        again_each: 0,
+        repeated: 0.0,
+        // Where nobody can say, it is an aggregate's: mostly small enough for the response.
+        results: |results| results.expected.unwrap_or_default(),
+    };
+
+    pub(super) const UPPER: Self = Self {
+        // Queries differ in what a core takes: TPC-H's scans from 60 to 200 MB/s, where the model says 120.
+        core: 2.0,
+        // A plan of twenty operators takes longer to decode and to set up than a calibration's tiny one.
+        overhead: 2.0,
+        // One exponential is three deviations above its mean twice in a hundred times, a sum of several less often.
+        deviations: 3.0,
+        // AWS: a cold start takes "from under 100 ms to over 1 second", where the model says 250 ms.
+        start: 4.0,
+        // A function whose environment has just worked may have used up its burst.
+        bursts: false,
+        all_cold: true,
+        pessimistic: true,
+        // Hedges, and as many for what a store's client tries again.
+        again: 2.0 / READS_PER_HEDGE as f64,
+        again_each: HEDGES_AT_START,
+        repeated: EXTRA_SHARE_MAX,
+        results: |results| results.at_most,
+    };
+
+    /// Reads that so many clients send once more.
+    fn repeated_reads(&self, reads: u64, clients: u64) -> u64 {
+        (self.again * reads as f64).ceil() as u64 + self.again_each * clients
+    }
+}
+
+/// An attempt that runs to its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    /// In the mean.
+    pub(super) seconds: f64,
+    /// Of what it waits for first bytes, in square seconds.
+    variance: f64,
+    requests: u64,
+    bytes: u64,
+}
+
+/// What comes back from stages, and how much of it through the exchange.
+#[derive(Debug, Default)]
+pub(super) struct ResultTraffic {
+    pub(super) bytes: u64,
+    pub(super) objects: u64,
+    pub(super) writes: u64,
+    pub(super) object_bytes: u64,
+}
+
+/// Whether an attempt is the first on its function.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Turn {
+    First,
+    Later,
+}
+
+/// Stages that run on functions, from the first attempt to the last result.
+#[derive(Debug)]
+pub(super) struct RemoteRun {
+    /// The first attempts, the longest first.
+    attempts: Vec<Attempt>,
+    /// Of the longest, those of which there are two.
+    repeated: usize,
+    pub(super) at_once: usize,
+    /// Environments that are started for it, and how long one takes.
+    pub(super) cold: usize,
+    pub(super) start: Duration,
+    /// Factor on every attempt's mean.
+    pub(super) longer: f64,
+    pub(super) seconds: f64,
+    pub(super) results: ResultTraffic,
+}
+
+impl RemoteRun {
+    pub(super) fn of(stages: &[StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Self {
+        let fragments: Vec<&FragmentLoad> = stages.iter().flat_map(|stage| &stage.fragments).collect();
+        let count = fragments.len();
+        // All stages are handed to the scheduler at once.
+        let at_once = count.min(on.functions_max).max(1);
+        let of = |(index, fragment): (usize, &&FragmentLoad)| {
+            let turn = if index < at_once { Turn::First } else { Turn::Later };
+            attempt(fragment, (turn, at_once), on, assume)
+        };
+        let mut attempts: Vec<Attempt> = fragments.iter().enumerate().map(of).collect();
+        attempts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let repeated = if count < REPEATED_FROM { 0 } else { (assume.repeated * count as f64).ceil() as usize };
+        let start = on.model.start.mul_f64(assume.start);
+        let warm = if assume.all_cold && !on.shares_machine { 0 } else { on.warm };
+        let cold = at_once.saturating_sub(warm).min(count);
+        let results = results(stages, assume);
+
+        // Many deviate less, together, than each by itself.
+        let all = || attempts.iter().chain(&attempts[..repeated]);
+        let deviation = assume.deviations * all().map(|attempt| attempt.variance).sum::<f64>().sqrt();
+        let billed: f64 = all().map(|attempt| attempt.seconds).sum();
+        let longer = 1.0 + if billed > 0.0 { deviation / billed } else { 0.0 };
+        let of_longest = |attempt: &Attempt| attempt.seconds + assume.deviations * attempt.variance.sqrt();
+        let longest = attempts.first().map_or(0.0, of_longest);
+        let shared = (attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() + deviation) / at_once as f64;
+        let seconds = longest.max(shared)
+            // What a stage takes and its functions are not billed for.
+            + assume.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
+            + if cold > 0 { start.as_secs_f64() } else { 0.0 }
+            + on.model.fragment_overhead.as_secs_f64() * count as f64
+            + results.bytes as f64 / on.model.pipe_bytes_per_second;
+        Self { attempts, repeated, at_once, cold, start, longer, seconds, results }
+    }
+
+    /// Every attempt, first and second.
+    pub(super) fn attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().chain(&self.attempts[..self.repeated])
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.attempts().map(|attempt| attempt.bytes).sum()
+    }
+
+    /// By functions, of tables and of `plans` in the exchange.
+    pub(super) fn requests(&self, plans: u64, assume: &Assumptions) -> u64 {
+        let at_once = self.at_once as u64;
+        let reads = self.attempts().map(|attempt| attempt.requests).sum::<u64>() + plans * at_once;
+        reads + assume.repeated_reads(reads, at_once)
+    }
+}
+
+/// Scans that run on the coordinator.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalRun {
+    pub(super) seconds: f64,
+    pub(super) requests: u64,
+}
+
+impl LocalRun {
+    pub(super) fn of(load: &LocalLoad, model: &TimeModel, assume: &Assumptions) -> Self {
+        let LocalLoad { weight_bytes, reads } = load;
+        let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, .. } = *model;
+        let reading = reads.bytes as f64 / pipe_bytes_per_second;
+        let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
+        let (waiting, variance) = waiting(reads, cores.max(1), &model.read_latency);
+        let requests = requests(reads, assume);
+        Self {
+            seconds: in_lanes(reading, computing, cores.max(1)) + waiting + assume.deviations * variance.sqrt(),
+            requests: requests + assume.repeated_reads(requests, u64::from(requests > 0)),
+        }
+    }
+}
+
+/// Seconds that a query is expected to take on the coordinator alone.
+pub fn seconds_here(load: &LocalLoad, model: &TimeModel) -> f64 {
+    LocalRun::of(load, model, &Assumptions::EXPECTED).seconds
+}
+
+/// Seconds that it is expected to take with stages on functions, and then with scans that stay `here`.
+pub fn seconds_on_functions(stages: &[StageLoad], here: Option<&LocalLoad>, on: &Machines<'_>) -> f64 {
+    let here = here.map_or(0.0, |here| seconds_here(here, on.model));
+    RemoteRun::of(stages, on, &Assumptions::EXPECTED).seconds + here
+}
+
+/// Seconds that it takes at least on any number of functions of any speed: a round trip, and a wait for each kind of first bytes, of which
+/// one is part of the round trip.
+pub fn seconds_least(load: &LocalLoad, model: &TimeModel) -> f64 {
+    let (waiting, _) = waiting(&load.reads, usize::MAX, &model.read_latency);
+    let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
+    model.stage_overhead.as_secs_f64() + waiting
+}
+
+impl TimeModel {
+    /// What one fragment should take from its invocation to its answer, as the first on its function.
+    pub fn fragment_time(&self, bytes: u64, lanes: usize) -> Duration {
+        let overhead = self.stage_overhead.saturating_sub(self.attempt_overhead);
+        overhead + duration(self.fragment_seconds(bytes, lanes))
+    }
+
+    /// Bytes that a fragment should read: `wanted`, or what a function's burst carries where that makes the stage faster.
+    ///
+    /// Fragments inside the burst are worth it while there are functions for them: a second wave on the same functions finds
+    /// their bursts used up.
+    pub fn fragment_bytes(&self, total: u64, wanted: u64, (functions_max, lanes): (usize, usize)) -> u64 {
+        let seconds = |target: u64| {
+            let fragments = total.div_ceil(target.max(1)).clamp(1, functions_max.max(1) as u64);
+            let each = self.fragment_seconds(total.div_ceil(fragments), lanes);
+            each + self.fragment_overhead.as_secs_f64() * fragments as f64
+        };
+        let burst = self.function_pipe.burst_bytes;
+        // A short burst, as any pipe may have one, is no reason to cut small.
+        if burst >= PACKED_BURST_BYTES_MIN && seconds(burst) < seconds(wanted) { burst } else { wanted }
+    }
+
+    fn fragment_seconds(&self, bytes: u64, lanes: usize) -> f64 {
+        let alone = Machines { model: self, functions_max: 1, shares_machine: false, warm: 1, lanes };
+        attempt(&FragmentLoad::of_bytes(bytes, lanes), (Turn::First, 1), &alone, &Assumptions::EXPECTED).seconds
+    }
+}
+
+/// One fragment from its invocation to its answer, on one of `at_once` functions.
+fn attempt(
+    fragment: &FragmentLoad,
+    (turn, at_once): (Turn, usize),
+    on: &Machines<'_>,
+    assume: &Assumptions,
+) -> Attempt {
+    let FragmentLoad { weight_bytes, lanes, .. } = *fragment;
+    let reads = if assume.pessimistic { fragment.reads_at_most } else { fragment.reads };
+    let (model, lanes) = (on.model, lanes.max(1));
+    let overhead = assume.overhead * model.attempt_overhead.as_secs_f64();
+    let (waiting, variance) = waiting(&reads, lanes, &model.read_latency);
+    // One read's latency is part of the overhead.
+    let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
+    // A function's cores are shared by its lanes, of which some may have nothing to do.
+    let cores = model.function_cores * (lanes as f64 / on.lanes.max(lanes) as f64);
+    let mut computing = weight_bytes as f64 * assume.core / (cores * model.core_bytes_per_second);
+    if on.shares_machine {
+        computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
+    }
+    let pauses = waiting + computing / lanes as f64;
+    let pipe = &model.function_pipe;
+    let mut reading = match (assume.bursts, turn) {
+        (true, Turn::First) => pipe.seconds_besides(reads.bytes, pipe.burst_bytes, pauses),
+        (true, Turn::Later) => pipe.seconds_besides(reads.bytes, 0, overhead + pauses),
+        (false, _) => Pipe::steady(pipe.bytes_per_second).seconds(reads.bytes),
+    };
+    if on.shares_machine {
+        reading = reading.max(reads.bytes as f64 * at_once as f64 / model.machine_pipe_bytes_per_second);
+    }
+    Attempt {
+        seconds: overhead + waiting + in_lanes(reading, computing, lanes),
+        variance,
+        requests: requests(&reads, assume),
+        bytes: reads.bytes,
+    }
+}
+
+/// While one lane computes, the others read.
+fn in_lanes(reading: f64, computing: f64, lanes: usize) -> f64 {
+    reading.max(computing) + reading.min(computing) / lanes as f64
+}
+
+/// What lanes wait for first bytes, at the same time: seconds in the mean, and the variance. A footer is waited for, and then each row
+/// group, whose runs are asked for together.
+fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> (f64, f64) {
+    let Reads { footers, row_groups, runs, .. } = *reads;
+    // One after the other in a lane; a lane that has anything waits at least once.
+    let turns = |waits: u64| if waits > 0 { (waits as f64 / lanes as f64).max(1.0) } else { 0.0 };
+    let of_group = latency.of_last(runs as f64 / row_groups.max(1) as f64);
+    let mean = turns(footers) * latency.mean.as_secs_f64() + turns(row_groups) * of_group;
+    (mean, latency.deviation().powi(2) * (turns(footers) + turns(row_groups)))
+}
+
+fn requests(reads: &Reads, assume: &Assumptions) -> u64 {
+    if assume.pessimistic { reads.requests_max() } else { reads.requests() }
+}
+
+fn results(stages: &[StageLoad], assume: &Assumptions) -> ResultTraffic {
+    let mut sent = ResultTraffic::default();
+    for stage in stages {
+        let (bytes, fragments) = ((assume.results)(&stage.results), stage.fragments.len().max(1) as u64);
+        let each = bytes.div_ceil(fragments);
+        sent.bytes += bytes;
+        if each > stage.inline_bytes_max {
+            sent.objects += fragments;
+            sent.writes += fragments * writes_of(each);
+            sent.object_bytes += bytes;
+        }
+    }
+    sent
+}
+
+/// A model of nonsense gives nonsense, but no panic.
+pub(super) fn duration(seconds: f64) -> Duration {
+    const MAX: Duration = Duration::from_secs(1_000_000_000);
+    Duration::try_from_secs_f64(seconds).map_or(MAX, |duration| duration.min(MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    #[test]
+    fn fragments_stay_inside_the_burst_where_that_is_faster() {
+        let lambda = TimeModel {
+            function_pipe: Pipe::LAMBDA,
+            core_bytes_per_second: 1e9,
+            function_cores: 2.0,
+            ..TimeModel::laptop(2)
+        };
+        #[track_caller]
+        fn check(model: &TimeModel, wanted: u64, functions_max: usize, expect: u64) {
+            assert_eq!(model.fragment_bytes(30 * GB, wanted, (functions_max, 2)), expect, "{wanted} {functions_max}");
+        }
+        let (small, burst, large) = (64 << 20, 150 << 20, 1 << 30);
+        check(&lambda, large, 1000, burst);
+        check(&lambda, small, 1000, burst);
+        check(&TimeModel { fragment_overhead: Duration::ZERO, ..lambda }, small, 1000, small);
+        check(&lambda, large, 20, large);
+        check(&TimeModel::laptop(2), large, 1000, large);
+        let short = Pipe { burst_bytes: 8 << 20, ..Pipe::LAMBDA };
+        check(&TimeModel { function_pipe: short, ..lambda }, small, 1000, small);
+    }
+
+    #[test]
+    fn a_fragment_alone_takes_what_a_stage_of_one_takes() {
+        for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
+            for (bytes, lanes) in [(0, 1), (10_000_000, 1), (GB, 1), (GB, 2)] {
+                let stage = StageLoad {
+                    fragments: vec![FragmentLoad::of_bytes(bytes, lanes)],
+                    results: Results::default(),
+                    inline_bytes_max: 0,
+                    publishes_plan: false,
+                };
+                let on = Machines { model: &model, functions_max: 1, shares_machine: false, warm: 1, lanes };
+                let stage = seconds_on_functions(&[stage], None, &on) - model.fragment_overhead.as_secs_f64();
+                let alone = model.fragment_time(bytes, lanes).as_secs_f64();
+                assert!((stage - alone).abs() < 1e-6, "{stage} is not {alone}: {bytes} {lanes}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_plan_is_faster_than_the_least() {
+        let reads =
+            |files| Reads { footers: files, row_groups: files, runs: files, bytes: files * 1000, ..Reads::default() };
+        for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
+            for files in [1, 2, 100] {
+                let load = LocalLoad { weight_bytes: 1000 * files, reads: reads(files) };
+                let each = FragmentLoad { reads: reads(1), reads_at_most: reads(1), ..FragmentLoad::of_bytes(1000, 1) };
+                let stage = StageLoad {
+                    fragments: vec![each; files as usize],
+                    results: Results::default(),
+                    inline_bytes_max: 0,
+                    publishes_plan: false,
+                };
+                let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };
+                let (least, seconds) = (seconds_least(&load, &model), seconds_on_functions(&[stage], None, &on));
+                assert!(least <= seconds, "{least} and {seconds} s for {files} files");
+            }
+        }
+    }
+}

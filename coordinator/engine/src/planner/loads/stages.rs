@@ -1,0 +1,156 @@
+//! The work of fragments on functions, and of scans on the coordinator, for the model. Pure.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::physical_plan::ExecutionPlan;
+use gust_protocol::plan::{file_scan, scans};
+use object_store::ObjectMeta;
+
+use super::reads::{Reader, reads};
+use super::results::results;
+use crate::exchange::PLAN_INLINE_BYTES_MAX;
+use crate::model::load::{FragmentLoad, LocalLoad, Results, StageLoad, fragment_limits};
+use crate::model::{FleetFacts, FunctionSize, Workload};
+use crate::planner::Stage;
+use crate::planner::graph::is_parquet;
+use crate::planner::passes::pack::Packing;
+use crate::planner::passes::stages::packed;
+use crate::planner::passes::units::{Unit, units};
+
+/// What happens less often than this is left out of what a query costs at most.
+const SELDOM: f64 = 0.01;
+
+/// What a physical plan reads where it runs on the coordinator.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LocalReads {
+    /// Of its Parquet scans.
+    pub workload: Workload,
+    pub load: LocalLoad,
+    /// Scans of other files, of which nobody knows how much they read.
+    pub others: usize,
+}
+
+/// Functions of one size, and what may be known of the files that they read.
+#[derive(Clone, Copy)]
+pub struct Readers<'a> {
+    pub facts: &'a FleetFacts,
+    pub size: &'a FunctionSize,
+    pub footers: &'a FileMetadataCache,
+}
+
+/// What the scans of a plan read; units are runs of at least `unit_bytes_min`.
+pub fn local_reads(
+    plan: &Arc<dyn ExecutionPlan>,
+    footers: &FileMetadataCache,
+    unit_bytes_min: u64,
+) -> Result<LocalReads> {
+    let mut found = LocalReads::default();
+    plan.apply(|node| {
+        match file_scan(node) {
+            Some(scan) if is_parquet(scan) => {
+                let units = units(scan, &whole_files(scan), footers, |_| unit_bytes_min);
+                let weight_bytes = units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
+                found.workload.scans += 1;
+                found.workload.units += units.len();
+                found.workload.bytes += weight_bytes;
+                found.load.weight_bytes += weight_bytes;
+                found.load.reads = found.load.reads + reads(scan, &units, footers, Reader::Coordinator);
+            }
+            Some(_) => found.others += 1,
+            None => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}
+
+/// The work of stages that are packed for functions of a size; results may wait in `memory_bytes_max` here.
+pub fn stage_loads(stages: &[Arc<Stage>], memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<StageLoad>> {
+    let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
+    let load = |stage: &Arc<Stage>| {
+        let scans = scans(&stage.plan);
+        let [scan] = scans.as_slice() else {
+            return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
+        };
+        let load = |lanes| fragment_load(scan, &stage.access.url, (&stage.units, lanes), at_once, readers);
+        let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
+        let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
+        Ok(StageLoad {
+            results: results(stage),
+            inline_bytes_max: limits.inline_bytes_max,
+            publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
+            fragments,
+        })
+    };
+    stages.iter().map(load).collect()
+}
+
+/// The work of functions that read the scans of a plan which was not made for them: what they take at least, for results and what is
+/// too large for a response are known only where stages are.
+pub fn scan_loads(
+    plan: &Arc<dyn ExecutionPlan>,
+    packing: &Packing,
+    url_of: &dyn Fn(&str) -> String,
+    readers: Readers<'_>,
+) -> Result<Vec<StageLoad>> {
+    let mut packed_scans = Vec::new();
+    plan.apply(|node| {
+        if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
+            let (units, fragments) = packed(scan, whole_files(scan).iter(), packing, readers.footers);
+            let url = url_of(scan.object_store_url.as_str());
+            packed_scans.push(PackedScan { scan: scan.clone(), url, units, fragments });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let at_once = readers.size.at_once(packed_scans.iter().map(|packed| packed.fragments.len()).sum());
+    let load = |PackedScan { scan, url, units, fragments }: &PackedScan| StageLoad {
+        fragments: fragments.iter().map(|lanes| fragment_load(scan, url, (units, lanes), at_once, readers)).collect(),
+        results: Results::default(),
+        inline_bytes_max: u64::MAX,
+        publishes_plan: false,
+    };
+    Ok(packed_scans.iter().map(load).collect())
+}
+
+/// A scan as if it were a stage.
+struct PackedScan {
+    scan: FileScanConfig,
+    url: String,
+    units: Vec<Unit>,
+    fragments: Vec<Vec<Vec<usize>>>,
+}
+
+/// The work of one fragment, whose lanes are positions in `units`, on one of `at_once` environments.
+fn fragment_load(
+    scan: &FileScanConfig,
+    url: &str,
+    (units, lanes): (&[Unit], &Vec<Vec<usize>>),
+    at_once: usize,
+    Readers { facts, size, footers }: Readers<'_>,
+) -> FragmentLoad {
+    let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, url, file);
+    // A platform may have ended any environment in between; processes stay.
+    let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
+    let own = || lanes.iter().flatten().map(|unit| &units[*unit]);
+    let reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| reads(scan, own(), footers, Reader::Function(keeps));
+    FragmentLoad {
+        weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
+        lanes: lanes.len(),
+        reads: reads(&|file| misses(file) <= 0.5),
+        reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
+    }
+}
+
+/// A scan's files, each once and whole: local plans cut them anywhere.
+fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
+    let files = scan.file_groups.iter().flat_map(|group| group.iter());
+    let mut files: Vec<_> = files.map(|file| PartitionedFile { range: None, ..file.clone() }).collect();
+    files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
+    files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+    files
+}
