@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use gust_engine::config::Overrides;
 use gust_engine::cost::PriceBook;
-use gust_engine::fleet::billed;
+use gust_engine::fleet;
 use gust_engine::storage::aws;
 
 use super::args::PricesArgs;
@@ -20,7 +20,8 @@ pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    let book = PriceBook::of_config(&config, &billed(&config), args.region.as_deref()).map_err(Stop::usage)?;
+    let book =
+        PriceBook::of_config(&config, &fleet::traits(&config).billed, args.region.as_deref()).map_err(Stop::usage)?;
     let rows = rows(&book).map_err(|error| Stop { exit: Exit::QueryFailed, message: error.to_string() })?;
     let schema = rows.schema();
     match RowWriter::new(stdout(), args.format).write_rows(&schema, std::iter::once(Ok(rows))) {

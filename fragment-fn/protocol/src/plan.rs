@@ -76,12 +76,13 @@ fn decode_with(bytes: &[u8], context: &TaskContext, scalars: ScalarSubqueryResul
 
 /// # Errors
 /// Where the value could not be decoded again, or not as it is.
-pub fn encode_scalar(value: &ScalarValue) -> Result<Base64> {
-    let message = datafusion_proto::protobuf::ScalarValue::try_from(value)?;
+pub fn encode_scalar(value: &ScalarValue) -> Result<Base64, Obstacle> {
+    let obstacle = || format!("a value of type {} cannot travel to functions", value.data_type());
+    let message = datafusion_proto::protobuf::ScalarValue::try_from(value).map_err(|_| obstacle())?;
     let encoded = Base64(message.encode_to_vec().into());
     match decode_scalar(&encoded) {
         Ok(decoded) if decoded == *value && decoded.data_type() == value.data_type() => Ok(encoded),
-        _ => Err(check::changed(value)),
+        _ => Err(obstacle()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! What every local invoker does around a function: frames the request, bounds both payloads, knows when to give up.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gust_protocol::wire::{self, PAYLOAD_BYTES_MAX};
 use gust_protocol::{FragmentId, FragmentResponse, InvokeRequest};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind};
 
@@ -29,7 +31,7 @@ pub(super) struct Framed {
 impl Framed {
     /// # Errors
     /// [`InvokeErrorKind::RequestTooLarge`], [`InvokeErrorKind::TimedOut`] where the deadline has passed already.
-    pub fn new(request: &InvokeRequest) -> Result<Self, InvokeError> {
+    fn new(request: &InvokeRequest) -> Result<Self, InvokeError> {
         let (id, attempt) = (request.fragment.id.clone(), request.attempt);
         let payload = wire::encode_request(request).map_err(|error| {
             InvokeError::new(InvokeErrorKind::Protocol, format!("cannot encode fragment {id}: {error}"))
@@ -98,6 +100,23 @@ impl Framed {
     pub fn crashed(&self, how: impl std::fmt::Display) -> InvokeError {
         let message = format!("function ended while it ran fragment {}: {how}", self.id);
         InvokeError::new(InvokeErrorKind::Crashed, message)
+    }
+}
+
+/// Frames a request and waits for one of the functions that may run at once.
+///
+/// # Errors
+/// Those of [`Framed::new`]; [`InvokeErrorKind::TimedOut`] where none was free by the deadline, [`InvokeErrorKind::Stopped`] after the end.
+pub(super) async fn admit(
+    request: InvokeRequest,
+    slots: &Arc<Semaphore>,
+) -> Result<(Framed, OwnedSemaphorePermit), InvokeError> {
+    let framed = Framed::new(&request)?;
+    drop(request);
+    match timeout_at(framed.deadline, Arc::clone(slots).acquire_owned()).await {
+        Ok(Ok(slot)) => Ok((framed, slot)),
+        Ok(Err(_)) => Err(stopped()),
+        Err(_) => Err(framed.waited()),
     }
 }
 

@@ -15,7 +15,7 @@ use gust_protocol::InvokeRequest;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::framing::{self, Framed};
+use super::framing;
 use super::platform::{Platform, Probes, Site};
 use super::{Invoker, local};
 use crate::attempt::{Billing, Invocation};
@@ -108,15 +108,9 @@ impl InProcess {
 #[async_trait]
 impl Invoker for InProcess {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let framed = match Framed::new(&request) {
-            Ok(framed) => framed,
+        let (framed, slot) = match framing::admit(request, &self.slots).await {
+            Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
-        };
-        drop(request);
-        let slot = match timeout_at(framed.deadline, Arc::clone(&self.slots).acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
-            Err(_) => return framing::not_sent(framed.waited()),
         };
         let started = Instant::now();
         let (handler, payload) = (Arc::clone(&self.handler), framed.payload.clone());

@@ -36,11 +36,11 @@ pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
 use crate::config::{Config, Target};
-use crate::cost::{Architecture, Billed, PriceError, Tariff};
+use crate::cost::{Architecture, PriceError, Tariff};
 use crate::error::{ErrorKind, QueryError};
 use crate::exchange::Exchange;
 use crate::model::measured::Measured;
-use crate::model::{FleetFacts, FunctionSize, TimeModel, WarmState};
+use crate::model::{FleetFacts, FunctionSize, PlatformTraits, TimeModel, WarmState};
 use crate::storage::{StoreCredentials, Stores};
 
 /// Runs one attempt of one fragment.
@@ -61,15 +61,15 @@ fn platform(target: Target, site: Site) -> Arc<dyn Platform> {
     }
 }
 
-/// Who sends a bill for the functions of a configuration.
-pub fn billed(config: &Config) -> Billed {
+/// What a configuration's functions are like, whether or not there are any.
+pub fn traits(config: &Config) -> PlatformTraits {
     let site = Site {
         config: Arc::new(config.clone()),
         folder: std::env::temp_dir(),
         exchange_url: String::new(),
         breaker: Arc::default(),
     };
-    platform(config.functions_on(), site).traits().billed
+    platform(config.functions_on(), site).traits()
 }
 
 /// The functions of a process: started with the first query that needs them.

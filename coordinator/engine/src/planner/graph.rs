@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
@@ -138,7 +138,7 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
             footer_bytes: unit.file.metadata_size_hint.map(|bytes| bytes as u64),
         },
         range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
-        partition_values: unit.file.partition_values.iter().map(encode_scalar).collect::<Result<_>>()?,
+        partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
     })
 }
@@ -158,7 +158,11 @@ fn scalars(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Base64>> {
         })
     })?;
     let Some(results) = scope else { return Ok(Vec::new()) };
-    (0..).map_while(|index| results.get(SubqueryIndex::new(index))).map(|value| encode_scalar(&value)).collect()
+    (0..).map_while(|index| results.get(SubqueryIndex::new(index))).map(|value| travelling(&value)).collect()
+}
+
+fn travelling(value: &ScalarValue) -> Result<Base64> {
+    encode_scalar(value).map_err(DataFusionError::Plan)
 }
 
 /// Whether a scan reads Parquet: the only format that fragments know.

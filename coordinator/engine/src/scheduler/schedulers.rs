@@ -43,3 +43,52 @@ fn settings(size: &FunctionSize, traits: &PlatformTraits, seed: u64) -> Settings
     }
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Target};
+    use crate::storage::Stores;
+
+    #[tokio::test]
+    async fn functions_of_one_size_have_one_scheduler() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Arc::new(Config { on: Target::InProcess, ..Config::default() });
+        let stores = Stores::new(config.s3.clone());
+        let fleet = Fleet::new(&config, &stores, folder.path(), Vec::new()).expect("a fleet");
+        assert!(!fleet.has_started());
+        let size = fleet.facts(true).await.expect("a size").sizes.remove(0);
+        let schedulers = Schedulers::default();
+        let [first, second] = [schedulers.of(&fleet, &size).await, schedulers.of(&fleet, &size).await];
+        let (first, second) = (first.expect("started"), second.expect("started"));
+        assert!(fleet.has_started() && Arc::ptr_eq(&first.shared, &second.shared));
+        let larger = FunctionSize { memory_mb: 2 * size.memory_mb, ..size };
+        let larger = schedulers.of(&fleet, &larger).await.expect("started");
+        assert!(!Arc::ptr_eq(&first.shared, &larger.shared));
+    }
+
+    #[test]
+    fn functions_that_share_the_machine_are_repeated_late() {
+        let config = Config { on: Target::InProcess, ..Config::default() };
+        let here = crate::fleet::traits(&config);
+        let there = crate::fleet::traits(&Config { on: Target::Lambda, ..config });
+        let size = FunctionSize {
+            kind: "x".to_owned(),
+            memory_mb: 1,
+            architecture: None,
+            lanes: 1,
+            cores: 1.0,
+            limits: gust_protocol::Limits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 },
+            functions_max: 3,
+            is_one_environment: false,
+            ramp: Some(crate::model::EnvironmentRamp::lambda(2)),
+            model: crate::model::TimeModel::laptop(1),
+        };
+        let (here, there) = (settings(&size, &here, 7), settings(&size, &there, 7));
+        assert_eq!(
+            (here.speculation, there.speculation),
+            (SpeculationPolicy::SAME_MACHINE, SpeculationPolicy::ELSEWHERE)
+        );
+        assert_eq!((there.limits.in_flight_max, there.limits.ramp), (3, size.ramp));
+    }
+}

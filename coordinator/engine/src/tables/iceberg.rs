@@ -134,7 +134,8 @@ fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFi
     if !file.identity_values.is_empty() {
         let encode = |(id, value): &(i32, Option<Scalar>)| {
             let value = value.as_ref().map(engine_value);
-            Ok((*id, value.as_ref().map(encode_scalar).transpose()?))
+            let value = value.as_ref().map(encode_scalar).transpose();
+            Ok((*id, value.map_err(DataFusionError::Plan)?))
         };
         planned.extensions.insert(FileConstants(file.identity_values.iter().map(encode).collect::<Result<_>>()?));
     }

@@ -314,10 +314,5 @@ fn told(expr: &Arc<dyn PhysicalExpr>) -> String {
     }
 }
 
-/// A value that does not arrive as it is.
-pub(super) fn changed(value: &ScalarValue) -> DataFusionError {
-    DataFusionError::NotImplemented(format!("a value of type {} cannot travel to functions", value.data_type()))
-}
-
 #[cfg(test)]
 mod tests;

@@ -93,16 +93,9 @@ impl Lambda {
 #[async_trait]
 impl Invoker for Lambda {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let framed = match Framed::new(&request) {
-            Ok(framed) => framed,
+        let (framed, slot) = match framing::admit(request, &self.shared.slots).await {
+            Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
-        };
-        drop(request);
-        let slots = Arc::clone(&self.shared.slots);
-        let slot = match timeout_at(framed.deadline, slots.acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
-            Err(_) => return framing::not_sent(framed.waited()),
         };
         let at_most = framed.stop_at.saturating_duration_since(Instant::now());
         let (reply, invocation) = oneshot::channel();

@@ -223,7 +223,7 @@ mod tests {
             let text = format!("on = 'lambda'\n[lambda]\n{lambda}");
             let file = ConfigFile { path: "gust.toml".into(), text };
             let config = Config::load(Some(&file), [], &Overrides::default()).expect("a valid file");
-            assert_eq!(crate::fleet::billed(&config), Billed::In(expect.map(ToOwned::to_owned)), "{lambda}");
+            assert_eq!(crate::fleet::traits(&config).billed, Billed::In(expect.map(ToOwned::to_owned)), "{lambda}");
         }
         check("", None);
         check("region = 'eu-central-1'", Some("eu-central-1"));

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use gust_protocol::{FragmentResponse, InvokeRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -121,16 +121,9 @@ impl Drop for Processes {
 #[async_trait]
 impl Invoker for Processes {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let framed = match Framed::new(&request) {
-            Ok(framed) => framed,
+        let (framed, slot) = match framing::admit(request, &self.shared.slots).await {
+            Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
-        };
-        drop(request);
-        let slots = Arc::clone(&self.shared.slots);
-        let slot = match timeout_at(framed.deadline, slots.acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return framing::not_sent(framing::stopped()),
-            Err(_) => return framing::not_sent(framed.waited()),
         };
         // A task of its own: an invocation cannot be recalled, so it keeps its slot where the caller goes away.
         let (reply, invocation) = oneshot::channel();

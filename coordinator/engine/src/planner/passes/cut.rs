@@ -93,3 +93,75 @@ fn limited(plan: &Arc<dyn ExecutionPlan>, fetch: usize) -> Arc<dyn ExecutionPlan
 pub fn is_sorted(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.output_ordering().is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::passes::samples::{Sample, hole, shape};
+
+    /// What stays of a query's plan on the coordinator, and what is cut off.
+    async fn check(sample: &Sample, sql: &str, coordinator: &str, stages: &[&str]) {
+        let mut found = Vec::new();
+        let plan = cut(&sample.plan(sql).await, &mut |subtree| {
+            found.push(shape(&subtree));
+            Ok(hole(&subtree))
+        });
+        assert_eq!(
+            (shape(&plan.expect("a plan")).as_str(), found),
+            (coordinator, stages.iter().map(ToString::to_string).collect()),
+            "{sql}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_largest_subtree_without_an_exchange_is_cut_off() {
+        let sample = Sample::new().await;
+        check(&sample, "SELECT a FROM t", "EmptyExec", &["DataSourceExec"]).await;
+        check(
+            &sample,
+            "SELECT sum(a) FROM t WHERE b + 0 = 3",
+            "AggregateExec\n  CoalescePartitionsExec\n    EmptyExec",
+            &["AggregateExec\n  FilterExec\n    DataSourceExec"],
+        )
+        .await;
+        check(
+            &sample,
+            "SELECT b, count(*) FROM t GROUP BY b",
+            "ProjectionExec\n  AggregateExec\n    RepartitionExec\n      EmptyExec",
+            &["AggregateExec\n  DataSourceExec"],
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn no_partition_sends_more_rows_than_the_gather_lets_through() {
+        let sample = Sample::new().await;
+        check(
+            &sample,
+            "SELECT a FROM t LIMIT 3",
+            "CoalescePartitionsExec\n  EmptyExec",
+            // Here the scan itself stops.
+            &["DataSourceExec"],
+        )
+        .await;
+        check(
+            &sample,
+            "SELECT a FROM t ORDER BY b LIMIT 3",
+            "ProjectionExec\n  SortPreservingMergeExec\n    EmptyExec",
+            &["SortExec\n  DataSourceExec"],
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn each_side_of_a_join_is_cut_off() {
+        let sample = Sample::new().await;
+        let sql = "SELECT x.a FROM t AS x JOIN t AS y ON x.a = y.b WHERE y.a > 3";
+        let mut stages = 0;
+        let plan = cut(&sample.plan(sql).await, &mut |subtree| {
+            stages += 1;
+            Ok(hole(&subtree))
+        });
+        assert_eq!((stages, shape(&plan.expect("a plan")).contains("DataSourceExec")), (2, false));
+    }
+}

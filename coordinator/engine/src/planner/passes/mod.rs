@@ -5,3 +5,6 @@ pub mod pack;
 pub mod spread;
 pub mod stages;
 pub mod units;
+
+#[cfg(test)]
+mod samples;

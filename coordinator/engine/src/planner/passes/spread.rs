@@ -83,6 +83,8 @@ pub fn distributing(state: &SessionState) -> SessionState {
 }
 
 fn config(config: SessionConfig, partitions: usize) -> SessionConfig {
+    // With a catalog of its own, the state would put an empty one in the place of the session's.
+    let config = config.with_create_default_catalog_and_schema(false);
     let mut config = config.with_target_partitions(partitions).with_repartition_file_scans(false);
     let options = config.options_mut();
     // A round robin between a scan and its partial aggregate would send raw rows to the coordinator.
@@ -90,4 +92,52 @@ fn config(config: SessionConfig, partitions: usize) -> SessionConfig {
     // Such a filter is filled by the coordinator's build side while the fragments run elsewhere.
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_expr::Partitioning;
+
+    use super::*;
+    use crate::planner::passes::samples::{Sample, scan, shape};
+
+    /// The names of the files of each partition, after the pass.
+    fn check(scan: FileScanConfig, partitions: usize, expect: &[&[&str]]) {
+        let plan = DataSourceExec::from_data_source(scan) as Arc<dyn ExecutionPlan>;
+        let spread = SpreadScans { partitions }.optimize(plan, &ConfigOptions::new()).expect("a plan");
+        let scan = file_scan(&spread).expect("still a scan");
+        let names = |group: &FileGroup| group.iter().map(|f| f.object_meta.location.to_string()).collect::<Vec<_>>();
+        assert_eq!(scan.file_groups.iter().map(names).collect::<Vec<_>>(), expect);
+    }
+
+    #[test]
+    fn every_scan_gets_as_many_partitions_as_the_coordinator_has() {
+        check(scan(&[&[1]]), 2, &[&["0"], &[]]);
+        check(scan(&[&[1, 2, 3]]), 2, &[&["0", "2"], &["1"]]);
+        check(scan(&[&[1], &[2], &[3], &[4]]), 2, &[&["0", "2"], &["1", "3"]]);
+        check(scan(&[]), 2, &[&[], &[]]);
+    }
+
+    #[test]
+    fn groups_that_mean_something_are_left_alone() {
+        let grouped = FileScanConfigBuilder::from(scan(&[&[1, 2], &[3]]))
+            .with_output_partitioning(Some(Partitioning::UnknownPartitioning(2)))
+            .build();
+        assert!(keeps_groups(&grouped));
+        check(grouped, 3, &[&["0", "1"], &["2"]]);
+    }
+
+    #[tokio::test]
+    async fn two_phases_and_a_gather_are_planned_for_a_single_file() {
+        let plan = Sample::new().await.plan("SELECT sum(a) FROM t").await;
+        let expect = "AggregateExec\n  CoalescePartitionsExec\n    AggregateExec\n      DataSourceExec";
+        assert_eq!(shape(&plan), expect);
+    }
+
+    #[test]
+    fn datafusion_still_has_the_rule_that_is_left_out() {
+        let state = datafusion::prelude::SessionContext::new().state();
+        assert!(state.physical_optimizers().iter().any(|rule| rule.name() == COMBINES_AGGREGATES));
+        assert!(distributing(&state).physical_optimizers().iter().all(|rule| rule.name() != COMBINES_AGGREGATES));
+    }
 }

@@ -182,3 +182,87 @@ fn runs(file: &PartitionedFile, pieces: &[Piece], unit_bytes_min: u64) -> Vec<Un
     };
     runs.into_iter().zip(ends).enumerate().map(unit).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+    use datafusion::execution::cache::default_cache::DefaultCache;
+    use object_store::path::Path;
+
+    use super::*;
+    use crate::planner::passes::samples::{Sample, scan};
+
+    /// A unit's file, range and weight.
+    type Cut<'a> = (&'a str, Option<(i64, i64)>, u64);
+
+    /// Files of these sizes and row groups' starts, cut into units of at least so many bytes.
+    #[track_caller]
+    fn check(files: &[(u64, &[u64])], unit_bytes_min: u64, expect: &[Cut<'_>]) {
+        let file = |(number, (size, starts)): (usize, &(u64, &[u64]))| {
+            let mut file = PartitionedFile::new(format!("{number}"), *size);
+            file.extensions.insert(FileFacts { split_offsets: starts.to_vec(), ..FileFacts::default() });
+            file
+        };
+        let files: Vec<PartitionedFile> = files.iter().enumerate().map(file).collect();
+        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
+        let units = units(&scan(&[]), &files, &footers, |_| unit_bytes_min);
+        let range = |unit: &Unit| unit.file.range.as_ref().map(|range| (range.start, range.end));
+        let seen = units.iter().map(|unit| (unit.file.object_meta.location.as_ref(), range(unit), unit.weight_bytes));
+        assert_eq!(seen.collect::<Vec<_>>(), expect, "{files:?}");
+    }
+
+    #[test]
+    fn files_are_cut_at_row_groups_and_neighbours_stay_together_until_they_weigh_enough() {
+        let four: &[u64] = &[0, 100, 200, 300];
+        check(
+            &[(400, four)],
+            100,
+            &[
+                ("0", Some((0, 100)), 100),
+                ("0", Some((100, 200)), 100),
+                ("0", Some((200, 300)), 100),
+                ("0", Some((300, 400)), 100),
+            ],
+        );
+        check(&[(400, four)], 150, &[("0", Some((0, 200)), 200), ("0", Some((200, 400)), 200)]);
+        check(&[(400, four)], u64::MAX, &[("0", None, 400)]);
+        // A light rest joins the run before it.
+        check(
+            &[(320, four)],
+            100,
+            &[("0", Some((0, 100)), 100), ("0", Some((100, 200)), 100), ("0", Some((200, 320)), 120)],
+        );
+        check(&[(90, &[]), (10, &[])], 1, &[("0", None, 90), ("1", None, 10)]);
+    }
+
+    #[test]
+    fn row_groups_out_of_order_are_one_unit() {
+        check(&[(300, &[0, 200, 100])], 1, &[("0", None, 300)]);
+    }
+
+    #[tokio::test]
+    async fn a_footer_that_was_read_weighs_exactly_the_columns_of_the_query() {
+        let sample = Sample::new().await;
+        sample.context.sql("SELECT sum(a) FROM t").await.expect("SQL").collect().await.expect("rows");
+        let footers = sample.context.runtime_env().cache_manager.get_file_metadata_cache();
+        let mut weights = Vec::new();
+        for columns in ["a", "b", "a, b"] {
+            let plan = sample.plan(&format!("SELECT {columns} FROM t")).await;
+            let scan = gust_protocol::plan::scans(&plan).remove(0);
+            let files: Vec<PartitionedFile> = scan.file_groups.iter().flat_map(|group| group.iter().cloned()).collect();
+            let units = units(&scan, &files, footers.as_ref(), |_| 1);
+            let chunks = |file: &PartitionedFile| {
+                let footer = footer(file, footers.as_ref()).expect("it was read");
+                let columns = Columns::of(&scan);
+                footer.row_groups().iter().map(|group| columns.bytes_in(group)).sum::<u64>()
+            };
+            assert_eq!(
+                units.iter().map(|unit| unit.weight_bytes).collect::<Vec<_>>(),
+                files.iter().map(chunks).collect::<Vec<_>>()
+            );
+            weights.push(units.iter().map(|unit| unit.weight_bytes).sum::<u64>());
+        }
+        assert_eq!(weights[0] + weights[1], weights[2]);
+        assert!(weights[0] > weights[1], "{weights:?}");
+    }
+}
