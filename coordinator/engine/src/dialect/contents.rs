@@ -1,6 +1,6 @@
 //! What a plan has that rules are about. A rule rebuilds the plan that it goes through; one that has nothing to do is not run.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{NullEquality, Result};
 use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast, WindowFunctionDefinition};
@@ -25,8 +25,8 @@ pub(super) struct Contents {
     pub(super) arithmetic: bool,
     pub(super) subqueries: bool,
     pub(super) windows: bool,
-    /// IN lists of columns and constants.
-    pub(super) mixed_lists: bool,
+    /// Dates, and points in time that are not of nanoseconds.
+    pub(super) times: bool,
 }
 
 impl Contents {
@@ -66,13 +66,12 @@ impl Contents {
                 Operator::Multiply | Operator::Divide | Operator::Modulo => self.arithmetic = true,
                 _ => {}
             },
-            Expr::InList(list) => self.mixed_lists |= super::time_lists::is_mixed(list),
             Expr::Negative(_) => self.arithmetic = true,
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
                 // Numbers may come of it, or out of what they are nested in, that no column and no constant has.
-                (self.floats, self.decimals) = (true, true);
+                (self.floats, self.decimals, self.times) = (true, true, true);
             }
             Expr::AggregateFunction(call) => {
                 self.other_functions |=
@@ -88,7 +87,7 @@ impl Contents {
             }
             // What the latter are of is not known yet.
             Expr::HigherOrderFunction(_) | Expr::Placeholder(_) | Expr::ScalarVariable(..) => {
-                (self.floats, self.decimals) = (true, true);
+                (self.floats, self.decimals, self.times) = (true, true, true);
             }
             _ => {}
         }
@@ -97,6 +96,10 @@ impl Contents {
     fn add_type(&mut self, of: &DataType) {
         self.floats |= has_floats(of);
         self.decimals |= has_decimals(of);
+        self.times |= match of {
+            DataType::Timestamp(unit, _) => *unit != TimeUnit::Nanosecond,
+            other => *other == DataType::Date32,
+        };
     }
 }
 

@@ -1,7 +1,8 @@
-//! A cast that an outer row is compared with, below an aggregate, is a column of its own.
+//! What is computed and compared with an outer row, below an aggregate, is a column of its own.
 //!
 //! DataFusion 55.2 groups `SELECT count(*) FROM e WHERE CAST(e.ts AS DATE) = d.day` by `e.ts` and joins by the cast, so that a day has a row
-//! for each of its points in time. No report is known. Here the cast is computed below the filter, and the groups are of it.
+//! for each of its points in time; other computed values, like a float's key, it refuses. No report is known. Here the value is computed below the
+//! filter, and the groups are of it.
 //!
 //! Take this out when the rows of "correlated casts" in `tests/cases/meaning.toml` are right without it.
 
@@ -18,7 +19,7 @@ use super::copies::columns_of;
 /// What a computed column is called, before its number.
 const CAST: &str = "__gust_cast_";
 
-/// Runs after types are coerced, which casts, too.
+/// Runs after types are coerced, which casts, and after floats have got their keys.
 #[derive(Debug)]
 pub(super) struct CorrelatedCasts;
 
@@ -53,10 +54,14 @@ fn computed(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         Expr::Column(Column::from_name(format!("{CAST}{number}")))
     };
     let predicate = predicate.transform_up(|expr| match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_cast(&left) && right.contains_outer() => {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right })
+            if is_computed(&left) && right.contains_outer() =>
+        {
             Ok(Transformed::yes(column_of(*left).eq(*right)))
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_cast(&right) && left.contains_outer() => {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right })
+            if is_computed(&right) && left.contains_outer() =>
+        {
             Ok(Transformed::yes((*left).eq(column_of(*right))))
         }
         other => Ok(Transformed::no(other)),
@@ -71,10 +76,7 @@ fn computed(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Filter(filter)))?)))
 }
 
-/// A cast of columns of the inner query.
-fn is_cast(expr: &Expr) -> bool {
-    matches!(expr, Expr::Cast(_) | Expr::TryCast(_))
-        && expr.any_column_refs()
-        && !expr.contains_outer()
-        && !expr.is_volatile()
+/// A value that is computed of columns of the inner query.
+fn is_computed(expr: &Expr) -> bool {
+    !matches!(expr, Expr::Column(_)) && expr.any_column_refs() && !expr.contains_outer() && !expr.is_volatile()
 }

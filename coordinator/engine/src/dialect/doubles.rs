@@ -4,6 +4,7 @@
 //! or 1e20 an error. Here the decimals become doubles before it looks for a common type: in comparisons, BETWEEN, IN, CASE, joins, set
 //! operations, VALUES, arrays and their functions, `coalesce`, `nullif`, `greatest` and `least`, also inside lists, maps and structs. Constants
 //! that have a decimal's digits (`price > 9.99 + 0.01`) stay with the decimals, which files are pruned by and which lose nothing then.
+//! In the same places points in time get one unit ([`time_units`]).
 //!
 //! The planner has given the rows of VALUES one type already, by casts: these are taken off again. A cast that the statement has in a row stands
 //! twice there ([`crate::sql`]), so that it is none of them.
@@ -26,6 +27,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::contents::has_decimals;
+use super::time_units;
 
 /// Functions whose arguments get one type.
 const UNITING: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
@@ -74,7 +76,17 @@ impl Met {
 
     /// Makes doubles of the decimals among `exprs` where there are doubles, and says whether it did.
     fn unite<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>) -> bool {
-        self.unite_by(exprs, whole)
+        let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
+        let type_of = |expr: &Expr| expr.get_type(&self.schema).unwrap_or(DataType::Null);
+        let met: Vec<_> = exprs.iter().map(|expr| (type_of(expr), Some(&**expr))).collect();
+        let units = time_units::united(&met);
+        let any = units.iter().any(Option::is_some);
+        for (expr, unit) in exprs.iter_mut().zip(units) {
+            if let Some(unit) = unit {
+                **expr = time_units::cast_to(std::mem::take(*expr), unit);
+            }
+        }
+        self.unite_by(exprs, whole) || any
     }
 
     /// The same by what `part` of the types has to be one.
@@ -115,10 +127,16 @@ impl Met {
             Expr::InSubquery(InSubquery { expr, subquery, .. })
             | Expr::SetComparison(SetComparison { expr, subquery, .. }) => {
                 let (value, rows) = (self.kind(expr), kind_of(&subquery.subquery, 0));
+                let own = (expr.get_type(&self.schema)?, Some(expr.as_ref()));
+                let mut units = time_units::united(&[own, type_of(&subquery.subquery, 0)]).into_iter();
+                let (own, theirs) = (units.next().flatten(), units.next().flatten());
+                if let Some(unit) = own {
+                    **expr = time_units::cast_to(std::mem::take(expr.as_mut()), unit);
+                }
                 if let Some(doubles) = doubled(&value, whole, &[&rows]) {
                     **expr = cast(std::mem::take(expr.as_mut()), doubles);
                 }
-                let doubles = doubled(&rows, whole, &[&value]);
+                let doubles = theirs.or_else(|| doubled(&rows, whole, &[&value]));
                 let changed = doubles.is_some() || value != self.kind(expr);
                 if let Some(doubles) = doubles {
                     *subquery = subquery.with_plan(cast_columns(Arc::clone(&subquery.subquery), &[Some(doubles)])?);
@@ -144,10 +162,15 @@ impl Met {
                 let kinds: Vec<Vec<DataType>> = (0..union.schema.fields().len())
                     .map(|column| union.inputs.iter().map(|input| kind_of(input, column)).collect())
                     .collect();
+                let types_of = |column: usize| union.inputs.iter().map(move |input| type_of(input, column));
+                let units: Vec<Vec<Option<DataType>>> =
+                    (0..kinds.len()).map(|column| time_units::united(&types_of(column).collect::<Vec<_>>())).collect();
                 let doubles_of = |input: usize| -> Vec<Option<DataType>> {
-                    let of_column =
-                        |kinds: &Vec<DataType>| doubled(&kinds[input], whole, &kinds.iter().collect::<Vec<_>>());
-                    kinds.iter().map(of_column).collect()
+                    let of_column = |(kinds, units): (&Vec<DataType>, &Vec<Option<DataType>>)| {
+                        let unit = units[input].clone();
+                        unit.or_else(|| doubled(&kinds[input], whole, &kinds.iter().collect::<Vec<_>>()))
+                    };
+                    kinds.iter().zip(&units).map(of_column).collect()
                 };
                 let doubles: Vec<Vec<Option<DataType>>> = (0..union.inputs.len()).map(doubles_of).collect();
                 if doubles.iter().flatten().all(Option::is_none) {
@@ -318,6 +341,19 @@ fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
         return DataType::Null;
     }
     plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone())
+}
+
+/// The type of a plan's column, and the expression where it is computed.
+fn type_of(plan: &LogicalPlan, column: usize) -> (DataType, Option<&Expr>) {
+    let own = plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone());
+    let expr = match plan {
+        LogicalPlan::Projection(projection) => projection.expr.get(column).map(|expr| match expr {
+            Expr::Alias(alias) => alias.expr.as_ref(),
+            other => other,
+        }),
+        _ => None,
+    };
+    (own, expr)
 }
 
 /// A plan with the columns that have a type in `doubles` cast to it.

@@ -8,11 +8,11 @@
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
 //!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time;
-//!    `time_lists`: in an IN list each column is compared by itself.
-//! 4. `correlated_casts`: a cast that an outer row is compared with is a column.
-//!    `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
+//!    `time_units`: what meets points in time has their unit.
+//! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
 //!    `partitions`: what a window partitions by is computed below it.
 //! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
+//!    `correlated_casts`: what is computed and compared with an outer row is a column.
 //! 6. `integers`: integer arithmetic fails where it overflows.
 //!
 //! While a statement is planned `types` has TIME be of microseconds. The optimizer is `guarded`: a filter stays above an aggregate
@@ -50,7 +50,7 @@ mod merged_keys;
 mod own_functions;
 mod partitions;
 mod spared;
-mod time_lists;
+mod time_units;
 mod types;
 mod unions;
 mod using;
@@ -69,17 +69,16 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
             (|plan| plan.unions, Box::new(unions::UnmarkedUnions)),
             (|plan| plan.set_joins, Box::new(copies::CountedCopies)),
             (|plan| plan.sums, Box::new(dates::DatesAndHours)),
-            (|plan| plan.mixed_lists, Box::new(time_lists::TimeLists)),
-            (|plan| plan.floats && plan.decimals, Box::new(doubles::Doubles)),
+            (|plan| plan.floats && plan.decimals || plan.times, Box::new(doubles::Doubles)),
         ],
     };
     let after = Rules {
         name: "gust_after_types",
         rules: vec![
-            (|plan| plan.subqueries, Box::new(correlated_casts::CorrelatedCasts)),
             (|plan| plan.subqueries, Box::new(in_subquery::InSubqueries)),
             (|plan| plan.windows, Box::new(partitions::ComputedPartitions)),
             (|plan| plan.floats, Box::new(float_keys::FloatKeys)),
+            (|plan| plan.subqueries, Box::new(correlated_casts::CorrelatedCasts)),
             (|plan| plan.arithmetic, Box::new(integers::CheckedIntegers)),
         ],
     };

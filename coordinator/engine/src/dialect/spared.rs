@@ -7,6 +7,9 @@
 //! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions draws once a row. DataFusion 55.2 makes ANDs and ORs of it that draw twice; no
 //!   report is known.
 //!
+//! - `CASE WHEN i = 0 THEN false ELSE 10 / i > 1 END` divides by no zero. DataFusion 55.2 makes ANDs and ORs of it, too, which compute both sides;
+//!   no report is known.
+//!
 //! A cast and a CASE are spared as `CASE true WHEN … THEN … END`, which nothing takes apart. Non-goal: `random() BETWEEN 0.2 AND 0.4`, which
 //! DataFusion evaluates as two comparisons with a draw each.
 //!
@@ -18,6 +21,8 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
+
+use gust_protocol::functions::FloatKey;
 
 use super::float_keys::is_comparison;
 
@@ -53,15 +58,14 @@ fn could_be(expr: &Expr) -> bool {
         }
         Expr::ScalarFunction(function) => is_any_text(function),
         Expr::InList(InList { expr, .. }) | Expr::Between(Between { expr, .. }) => is_cast(expr),
-        Expr::Case(Case { expr: None, when_then_expr, .. }) => {
-            when_then_expr.iter().any(|(when, _)| when.is_volatile())
-        }
+        Expr::Case(case) => is_choice(case),
         _ => false,
     }
 }
 
 fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let is_lossy = |expr: &Expr| is_lossy(expr, schema);
+    let is_boolean = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::Boolean));
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if is_comparison(op) && is_lossy(&left) && is_constant(&right) =>
@@ -87,13 +91,47 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::Between(Between { expr, negated, low, high }) if is_lossy(&expr) => {
             Transformed::yes(Expr::Between(Between { expr: Box::new(whole(*expr)), negated, low, high }))
         }
-        Expr::Case(Case { expr: None, when_then_expr, else_expr })
-            if when_then_expr.iter().any(|(when, _)| when.is_volatile()) =>
-        {
-            Transformed::yes(Expr::Case(Case { expr: Some(Box::new(lit(true))), when_then_expr, else_expr }))
+        Expr::Case(case) if is_choice(&case) && case.when_then_expr.iter().any(|(_, then)| is_boolean(then)) => {
+            Transformed::yes(Expr::Case(Case { expr: Some(Box::new(lit(true))), ..case }))
         }
         other => Transformed::no(other),
     }
+}
+
+/// Whether a CASE draws what it chooses by, or keeps rows from what may fail for them.
+fn is_choice(case: &Case) -> bool {
+    let Case { expr: None, when_then_expr, else_expr } = case else { return false };
+    let whens = || when_then_expr.iter().map(|(when, _)| when.as_ref());
+    let thens = when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(else_expr.as_deref());
+    whens().any(Expr::is_volatile) || whens().skip(1).chain(thens).any(may_fail)
+}
+
+/// Whether an expression computes more than truth values.
+fn may_fail(expr: &Expr) -> bool {
+    let is_sure = |expr: &Expr| match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => is_comparison(*op) || matches!(op, Operator::And | Operator::Or),
+        Expr::Column(_)
+        | Expr::OuterReferenceColumn(..)
+        | Expr::Literal(..)
+        | Expr::Alias(_)
+        | Expr::Not(_)
+        | Expr::IsNull(_)
+        | Expr::IsNotNull(_)
+        | Expr::IsTrue(_)
+        | Expr::IsFalse(_)
+        | Expr::IsUnknown(_)
+        | Expr::IsNotTrue(_)
+        | Expr::IsNotFalse(_)
+        | Expr::IsNotUnknown(_)
+        | Expr::Between(_)
+        | Expr::InList(_)
+        | Expr::Like(_)
+        | Expr::Case(_) => true,
+        Expr::ScalarFunction(call) => call.name() == FloatKey::NAME,
+        _ => false,
+    };
+    // A visit never fails.
+    expr.exists(|expr| Ok(!is_sure(expr))).unwrap_or(true)
 }
 
 fn whole(expr: Expr) -> Expr {

@@ -1,0 +1,90 @@
+//! What meets points in time has their unit.
+//!
+//! DataFusion 55.2 makes nanoseconds of a date or of a constant, and of the column beside it, which reach from 1677 to 2262: a column of
+//! microseconds with the year 1, or a date of 9999-12-31 that stands for "for ever", fails. Here a constant that has no more digits, and a date,
+//! become microseconds, or what unit the columns have, before it looks for a common type. Where a column has nanoseconds itself all do.
+//!
+//! [`super::doubles`] asks wherever expressions get one type. Non-goals: subtraction, points in time inside lists, maps and structs.
+//!
+//! Take this out when the rows of "time units" in `tests/cases/meaning.toml` are right without it.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::{Expr, cast, lit};
+
+/// What a type, and an expression of it, is to others.
+enum Time {
+    Of(TimeUnit, Option<Arc<str>>),
+    Date,
+    /// A constant that microseconds have the digits for.
+    Constant(Option<Arc<str>>),
+    Other,
+}
+
+impl Time {
+    fn of(data_type: &DataType, expr: Option<&Expr>) -> Self {
+        match data_type {
+            DataType::Date32 => Self::Date,
+            DataType::Timestamp(TimeUnit::Nanosecond, zone) if expr.and_then(in_micros).is_some() => {
+                Self::Constant(zone.clone())
+            }
+            DataType::Timestamp(unit, zone) => Self::Of(*unit, zone.clone()),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The types that expressions get which meet each other, by the types that they have; None of what stays as it is.
+pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>> {
+    let times: Vec<Time> = met.iter().map(|(of, expr)| Time::of(of, *expr)).collect();
+    let units = || {
+        times.iter().filter_map(|time| match time {
+            Time::Of(unit, _) => Some(*unit),
+            Time::Constant(_) => Some(TimeUnit::Microsecond),
+            _ => None,
+        })
+    };
+    let is_zoned = times.iter().any(|time| matches!(time, Time::Of(_, Some(_)) | Time::Constant(Some(_))));
+    // Constants among themselves stay as they are.
+    let has_others = times.iter().any(|time| matches!(time, Time::Of(..) | Time::Date));
+    let unit = units().max().filter(|unit| *unit != TimeUnit::Nanosecond && has_others);
+    let target = |time: &Time| match time {
+        Time::Constant(zone) => Some(DataType::Timestamp(unit?, zone.clone())),
+        // Midnight is another moment in each zone.
+        Time::Date if !is_zoned => Some(DataType::Timestamp(unit?, None)),
+        _ => None,
+    };
+    times.iter().map(target).collect()
+}
+
+/// An expression as what [`united`] says.
+pub(super) fn cast_to(expr: Expr, of: DataType) -> Expr {
+    match in_micros(&expr) {
+        Some(micros) => lit(micros),
+        None => cast(expr, of),
+    }
+}
+
+/// A constant of nanoseconds that has no more digits as microseconds.
+fn in_micros(expr: &Expr) -> Option<ScalarValue> {
+    match expr {
+        Expr::Literal(ScalarValue::TimestampNanosecond(Some(value), zone), _) => {
+            (value % 1_000 == 0).then(|| ScalarValue::TimestampMicrosecond(Some(value / 1_000), zone.clone()))
+        }
+        Expr::Cast(Cast { expr, field }) => {
+            let (Expr::Literal(value, _), DataType::Timestamp(TimeUnit::Nanosecond, zone)) =
+                (expr.as_ref(), field.data_type())
+            else {
+                return None;
+            };
+            let text = value.try_as_str().flatten()?;
+            let digits = text.split_once('.').map_or("", |(_, after)| after).chars().take_while(char::is_ascii_digit);
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+            if digits.count() > 6 { None } else { value.cast_to(&micros).ok() }
+        }
+        _ => None,
+    }
+}
