@@ -21,6 +21,8 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 
+use crate::bad_input::{Place, check};
+
 const QUERIES: usize = 50;
 
 /// Tables in a bucket: TPC-H as Parquet, one more as Iceberg.
@@ -295,5 +297,24 @@ async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
         running.finish().await;
         other.finish().await;
         engine.close().await;
+    }
+}
+
+/// Whoever reads the log of many queries can tell them apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_query_does_is_logged_with_its_id() {
+    let place = Place::new("");
+    for file in ["a", "b", "c"] {
+        place.parquet(&format!("t/{file}.parquet"), "SELECT value AS k FROM generate_series(1, 100)").await;
+    }
+    let sql = "SELECT sum(k) FROM 't/' WHERE k > 10";
+    for on in ["in-process", "processes"] {
+        let mut command = place.gust(&["query", "--on", on, "--functions", "2", "--report", "none", sql]);
+        let output = command.env("GUST_LOG", "gust_engine=debug").output().expect("it starts");
+        check(&output, 0, &["AttemptStarted", "AttemptEnded", "Finished"]);
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        for line in log.lines().filter(|line| line.contains("query event")) {
+            assert!(line.contains("query{id="), "{on}: {line}");
+        }
     }
 }

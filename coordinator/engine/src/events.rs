@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::attempt::{Billing, InvokeErrorKind};
 use crate::model::{Decision, Quote};
@@ -115,12 +116,19 @@ pub struct Stamped {
 #[derive(Debug, Clone)]
 pub struct EventLog {
     started: Instant,
+    /// What is logged of the query, whoever logs it.
+    span: Span,
     events: Arc<Mutex<Vec<Stamped>>>,
 }
 
 impl EventLog {
+    /// A log of the query whose span this is called in.
     pub fn start() -> Self {
-        Self { started: Instant::now(), events: Arc::default() }
+        Self { started: Instant::now(), span: Span::current(), events: Arc::default() }
+    }
+
+    pub fn span(&self) -> &Span {
+        &self.span
     }
 
     /// Since the query's start.
@@ -130,7 +138,7 @@ impl EventLog {
 
     pub fn push(&self, event: QueryEvent) {
         let at = self.elapsed();
-        tracing::debug!(at_us = at.as_micros() as u64, ?event, "query event");
+        tracing::debug!(parent: &self.span, at_us = at.as_micros() as u64, ?event, "query event");
         self.events.lock().expect("no holder panics").push(Stamped { at, event });
     }
 

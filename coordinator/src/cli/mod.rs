@@ -72,7 +72,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Err(_) => Ok(EnvFilter::new(cli.log_filter())),
     };
     match filter {
-        Ok(filter) => tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init(),
+        Ok(filter) => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .init(),
         Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
     }
     // A session has threads of its own: while they compute, this one still hears signals and time-outs.

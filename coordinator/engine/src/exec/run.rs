@@ -18,6 +18,7 @@ use gust_protocol::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::publish::TravellingPlan;
 use super::query::QueryContext;
@@ -81,6 +82,8 @@ impl StageRun {
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
         let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
+        // Whoever runs this plan runs it in tasks of their own.
+        let query_span = query.attempts.events().span();
         for index in 0..fragments {
             let sender = if stage.sorted {
                 let (sender, receiver) = mpsc::channel(1);
@@ -92,11 +95,12 @@ impl StageRun {
             let (stage, query, plan, held) =
                 (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), Arc::clone(&held));
             let (attempts, numbers) = (attempts.clone(), numbers.clone());
-            tasks.spawn(async move {
+            let running = async move {
                 let answer = run_fragment(&stage, &query, &plan, (&attempts, numbers), &held, index).await;
                 // Nobody listens any more where a LIMIT was reached.
                 let _ = sender.send(answer).await;
-            });
+            };
+            tasks.spawn(running.instrument(query_span.clone()));
         }
         if !stage.sorted {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();

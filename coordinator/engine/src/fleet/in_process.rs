@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use gust_protocol::InvokeRequest;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use super::framing;
 use super::platform::{Platform, Probes, Site};
@@ -116,11 +117,12 @@ impl Invoker for InProcess {
         let (handler, payload) = (Arc::clone(&self.handler), framed.payload.clone());
         let (stop_at, stop_at_wall) = (framed.stop_at, framed.stop_at_wall);
         // A task of its own, so that the attempt goes on where the caller goes away, and a panic ends there.
-        let attempt = tokio::spawn(async move {
+        let attempt = async move {
             let answer = timeout_at(stop_at, handler(payload, stop_at_wall)).await;
             drop(slot);
             answer
-        });
+        };
+        let attempt = tokio::spawn(attempt.in_current_span());
         // Bounded here, too: a handler that blocks its thread never sees the bound inside.
         let outcome = match timeout_at(stop_at, attempt).await {
             Ok(Ok(Ok(answer))) => framed.response(&answer),

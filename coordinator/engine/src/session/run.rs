@@ -16,6 +16,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use fragment_fn::{naming_files, panic_message};
 use futures::{FutureExt, StreamExt};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Session;
@@ -68,19 +69,27 @@ impl Session {
     /// Plans a statement and starts it. Statements that only change the session have an empty result.
     pub async fn run(&self, statement: Statement) -> Result<Running, QueryError> {
         let deadline = Instant::now() + self.timeout();
-        let events = EventLog::start();
-        let session = self.clone();
-        let starting = self.engine.workers.run(async move {
-            let started = AssertUnwindSafe(Box::pin(session.start(statement, events, deadline))).catch_unwind().await;
+        let (session, id) = (self.clone(), Uuid::now_v7().simple().to_string());
+        let span = tracing::info_span!("query", id);
+        let events = span.in_scope(EventLog::start);
+        let starting = async move {
+            let started = Box::pin(session.start(statement, id, events, deadline));
+            let started = AssertUnwindSafe(started).catch_unwind().await;
             started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, panicked(&*panic))))
-        });
+        };
+        let starting = self.engine.workers.run(starting.instrument(span));
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
         started.unwrap_or_else(|_| Err(QueryError::timed_out(self.timeout())))
     }
 
-    async fn start(&self, statement: Statement, events: EventLog, deadline: Instant) -> Result<Running, QueryError> {
+    async fn start(
+        &self,
+        statement: Statement,
+        id: String,
+        events: EventLog,
+        deadline: Instant,
+    ) -> Result<Running, QueryError> {
         let query = self.for_query();
-        let id = Uuid::now_v7().simple().to_string();
         let Statement { sql, wanted } = statement;
         let (logical, names) = query.logical_plan(*sql).await?;
         let logical = query.executed(logical)?;
@@ -236,10 +245,14 @@ impl Running {
     /// # Errors
     /// After an error the statement is over; [`Running::finish`] still has to be called.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
-        match self.creating.take() {
-            Some(create) => Box::pin(self.create(create)).await.map(|()| None),
-            None => self.next_batch().await,
-        }
+        let span = self.events.span().clone();
+        let next = async {
+            match self.creating.take() {
+                Some(create) => Box::pin(self.create(create)).await.map(|()| None),
+                None => self.next_batch().await,
+            }
+        };
+        next.instrument(span).await
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
@@ -286,7 +299,12 @@ impl Running {
     /// Cleans up and closes the event log. To be called whether the statement succeeded, failed or was given up.
     ///
     /// What attempts that are still busy write later is removed when the session is closed.
-    pub async fn finish(mut self) -> EventLog {
+    pub async fn finish(self) -> EventLog {
+        let span = self.events.span().clone();
+        self.end().instrument(span).await
+    }
+
+    async fn end(mut self) -> EventLog {
         self.stream = None;
         if let Some(attempts) = self.attempts.take() {
             attempts.close();
@@ -452,11 +470,12 @@ async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all
         return;
     }
     let workers = engine.workers.clone();
-    workers.handle().spawn(async move {
+    let later = async move {
         attempts.ended().await;
         engine.clean(&id, &exchange).await;
         engine.has_settled(&id);
-    });
+    };
+    workers.handle().spawn(later.in_current_span());
 }
 
 /// Runs a plan in a task of its own: an operator that computes for minutes without a pause must not hold up a time-out.
@@ -465,7 +484,7 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
     let sender = rows.tx();
     let plan = naming_files(plan).map_err(QueryError::from_engine)?;
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
-    rows.spawn(async move {
+    let running = async move {
         while let Some(batch) = AssertUnwindSafe(stream.next())
             .catch_unwind()
             .await
@@ -478,7 +497,8 @@ fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<Se
             }
         }
         Ok(())
-    });
+    };
+    rows.spawn(running.in_current_span());
     Ok(rows.build())
 }
 

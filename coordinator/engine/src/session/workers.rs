@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fragment_fn::stack;
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 /// A runtime of the engine's own: its stacks hold what a statement may be, and who follows a statement from another runtime is not
 /// held up by what computes here. Cloning shares it.
@@ -37,7 +38,7 @@ impl Workers {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let task = AbortOnDropHandle::new(self.0.handle.spawn(future));
+        let task = AbortOnDropHandle::new(self.0.handle.spawn(future.in_current_span()));
         async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 mod deployment;
 mod outcome;
@@ -99,7 +100,7 @@ impl Invoker for Lambda {
         };
         let at_most = framed.stop_at.saturating_duration_since(Instant::now());
         let (reply, invocation) = oneshot::channel();
-        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply));
+        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
         // Without a reply the attempt is lost, but not what it may cost.
         invocation.await.unwrap_or_else(|_| bounded(framing::stopped(), at_most))
     }

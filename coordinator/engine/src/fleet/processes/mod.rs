@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::environment::{Condition, Environment};
 use self::runtime_api::RuntimeApi;
@@ -127,7 +128,7 @@ impl Invoker for Processes {
         };
         // A task of its own: an invocation cannot be recalled, so it keeps its slot where the caller goes away.
         let (reply, invocation) = oneshot::channel();
-        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply));
+        self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
         invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
     }
 }
