@@ -8,7 +8,7 @@ use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, FieldRef, Float64Type, Schema};
 use datafusion::arrow::error::ArrowError;
@@ -19,6 +19,8 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_plan::PhysicalExpr;
+
+use gust_protocol::functions::has_floats;
 
 use crate::classify::find;
 
@@ -98,7 +100,7 @@ fn never_fails(found: &DataType, wanted: &DataType) -> bool {
             let sign = usize::from(!found.is_signed_integer() && wanted.is_signed_integer());
             (found.is_signed_integer() == wanted.is_signed_integer() || sign == 1) && bits(found) + sign <= bits(wanted)
         }
-        // A greater one becomes infinite, see `grown_infinite`.
+        // A greater one becomes infinite, see `too_large`.
         (found, DataType::Float32) => found.is_integer() || matches!(found, DataType::Float16 | DataType::Float32),
         (found, DataType::Float64) => found.is_integer() || found.is_floating(),
         _ => false,
@@ -127,13 +129,65 @@ pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: &
     )
 }
 
-/// A finite number that a cast to a narrower float made infinite, which arrow calls no error.
-fn grown_infinite(found: &ColumnarValue, read: &ColumnarValue, rows: usize) -> Result<Option<f64>> {
-    let doubles = |value: &ColumnarValue| Ok::<_, DataFusionError>(cast(&value.to_array(rows)?, &DataType::Float64)?);
-    let (found, read) = (doubles(found)?, doubles(read)?);
-    let (found, read) = (found.as_primitive::<Float64Type>(), read.as_primitive::<Float64Type>());
-    let mut both = found.iter().zip(read).filter_map(|(found, read)| Some((found?, read?)));
-    Ok(both.find(|(found, read)| found.is_finite() && read.is_infinite()).map(|(found, _)| found))
+/// A finite number in `found`, also inside lists, maps and structs, that is infinite as the narrower float in its place in
+/// `wanted`, which arrow calls no error.
+pub(crate) fn too_large(found: &ArrayRef, wanted: &DataType) -> Result<Option<f64>> {
+    let item = |list: &DataType| match list {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            Some(item.data_type().clone())
+        }
+        _ => None,
+    };
+    match (found.data_type(), wanted) {
+        (of, DataType::Float32 | DataType::Float16) if of.is_numeric() && !of.is_integer() && of != wanted => {
+            let max = if *wanted == DataType::Float32 { f64::from(f32::MAX) } else { HALF_MAX };
+            let doubles = cast(found, &DataType::Float64)?;
+            let mut values = doubles.as_primitive::<Float64Type>().iter().flatten();
+            // What is rounded to the greatest has a place.
+            Ok(values.find(|value| value.is_finite() && value.abs() > max && narrow(*value, wanted).is_infinite()))
+        }
+        (DataType::Struct(own), DataType::Struct(fields)) => {
+            let found = found.as_struct();
+            for (place, field) in fields.iter().enumerate() {
+                let place = own.find(field.name()).map_or(place, |(place, _)| place);
+                let part = found.columns().get(place).map(|part| too_large(part, field.data_type())).transpose()?;
+                if let Some(value) = part.flatten() {
+                    return Ok(Some(value));
+                }
+            }
+            Ok(None)
+        }
+        (DataType::Map(..), DataType::Map(entries, _)) => {
+            let found: ArrayRef = Arc::new(found.as_map().entries().clone());
+            too_large(&found, entries.data_type())
+        }
+        (of, wanted) => {
+            let Some(wanted) = item(wanted) else { return Ok(None) };
+            match of {
+                DataType::List(_) => too_large(found.as_list::<i32>().values(), &wanted),
+                DataType::LargeList(_) => too_large(found.as_list::<i64>().values(), &wanted),
+                DataType::FixedSizeList(..) => too_large(found.as_fixed_size_list().values(), &wanted),
+                _ => Ok(None),
+            }
+        }
+    }
+}
+
+/// The greatest number of sixteen bits.
+const HALF_MAX: f64 = 65504.0;
+
+fn narrow(value: f64, of: &DataType) -> f64 {
+    match of {
+        DataType::Float32 => f64::from(value as f32),
+        // Half of the last step above the greatest.
+        _ if value.abs() < HALF_MAX + 16.0 => value,
+        _ => f64::INFINITY,
+    }
+}
+
+/// What is told of it.
+pub(crate) fn told_too_large(value: f64) -> DataFusionError {
+    ArrowError::CastError(format!("{value:e} is too large")).into()
 }
 
 impl PartialEq for ReadAs {
@@ -167,11 +221,10 @@ impl PhysicalExpr for ReadAs {
         };
         let read = self.cast.evaluate(batch).map_err(told)?;
         if let [of_file] = self.cast.children()[..]
-            && self.found.is_numeric()
-            && read.data_type().is_floating()
-            && let Some(value) = grown_infinite(&of_file.evaluate(batch)?, &read, batch.num_rows())?
+            && has_floats(&read.data_type())
+            && let Some(value) = too_large(&of_file.evaluate(batch)?.into_array(batch.num_rows())?, &read.data_type())?
         {
-            return Err(told(ArrowError::CastError(format!("{value:e} is too large")).into()));
+            return Err(told(told_too_large(value)));
         }
         Ok(read)
     }

@@ -199,6 +199,26 @@ async fn a_function_of_another_release() {
 pub(crate) const ENDLESS: &str =
     "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1";
 
+/// `2>&1 | head -1`: what nobody reads is dropped, and the exit code stays the statement's.
+#[test]
+fn a_stderr_that_is_closed() {
+    let place = Place::new("on = 'local'");
+    for (arguments, code) in [
+        (&["query", "SELECT 1 AS a"][..], 0),
+        (&["query", "-vv", "SELECT 1 AS a"], 0),
+        (&["query", "--report", "json", "SELECT 1 AS a"], 0),
+        (&["query", "SELECT 1 +"], 1),
+        (&["query", "SELECT CAST('x' AS INT)"], 1),
+        (&["query", "--config", "missing.toml", "SELECT 1"], 2),
+        (&["prices"], 0),
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = place.gust(arguments).stderr(writer).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_time_out() {
     let place = Place::new("");

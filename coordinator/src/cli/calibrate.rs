@@ -14,6 +14,7 @@ use super::args::CalibrateArgs;
 use super::{Stop, configuration};
 use crate::calibrate::{Calibration, CalibrationError, calibrate as measure};
 use crate::cli::exit::Exit;
+use crate::cli::say::say;
 
 pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: args.on, functions_max: args.functions, ..Overrides::default() };
@@ -48,10 +49,10 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     if let Some(path) = config.time_model.filter(|_| !args.dry_run) {
         if let Err(error) = load(&path) {
             let why = error.to_string();
-            eprintln!("warning: replaced: {}", why.lines().next().unwrap_or_default());
+            say!("warning: replaced: {}", why.lines().next().unwrap_or_default());
         }
         save(&path, calibration.measured).map_err(Stop::usage)?;
-        eprintln!("kept in {}; estimates reckon with it from now on", path.display());
+        say!("kept in {}; estimates reckon with it from now on", path.display());
     }
     Ok(())
 }

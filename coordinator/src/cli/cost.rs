@@ -11,6 +11,7 @@ use super::args::{CostArgs, RollUp, Since};
 use super::output::{Output, OutputError, StreamError};
 use super::{Stop, configuration, write};
 use crate::cli::exit::Exit;
+use crate::cli::say::say;
 
 /// One row a group; what has to be known to read it goes to stderr.
 pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
@@ -27,8 +28,8 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     running.finish().await;
     session.close().await;
     match written {
-        Ok(0) => eprintln!("no query is recorded for that in {}", path.display()),
-        Ok(_) if by == RollUp::Label => eprintln!("a query with several labels counts for each of them"),
+        Ok(0) => say!("no query is recorded for that in {}", path.display()),
+        Ok(_) if by == RollUp::Label => say!("a query with several labels counts for each of them"),
         Ok(_) | Err(StreamError::Output(OutputError::ReaderGone)) => {}
         Err(StreamError::Output(error)) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
         Err(StreamError::Query(error)) => return Err(error.into()),

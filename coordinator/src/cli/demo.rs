@@ -13,6 +13,7 @@ use super::output::{Format, Output};
 use super::progress::Progress;
 use super::{Reports, Stop, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;
+use crate::cli::say::say;
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
 
@@ -38,12 +39,12 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
     recorder.session().use_catalog(CATALOG).await?;
     recorder.session().use_schema(CATALOG, namespace);
     for number in &args.queries {
-        eprintln!("TPC-H query {number}");
+        say!("TPC-H query {number}");
         let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
         statements(recorder, queries::query(usize::from(*number)), false, &output, progress, reports).await?;
     }
-    eprintln!(
+    say!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",
         args.home.display(),
         args.home.join("gust.toml").display(),
@@ -75,7 +76,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
                     bar.finish_and_clear();
                 }
                 let size = humansize::format_size(size_bytes, humansize::BINARY);
-                eprintln!("made {}: {files} files, {size}", table.name());
+                say!("made {}: {files} files, {size}", table.name());
             }
         }
     });

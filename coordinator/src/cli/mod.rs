@@ -24,11 +24,13 @@ pub mod exit;
 pub mod output;
 mod prices;
 pub mod progress;
+mod say;
 
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
+use crate::cli::say::say;
 
 /// Why a command ended early: what to say, and the exit code.
 #[derive(Debug)]
@@ -76,6 +78,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
+            .log_internal_errors(false)
             .init(),
         Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
     }
@@ -107,7 +110,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn fail(stop: &Stop) -> ExitCode {
-    eprintln!("error: {}", stop.message);
+    say!("error: {}", stop.message);
     stop.exit.into()
 }
 
@@ -258,7 +261,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
 /// Says what the history lacks where no report does.
 fn warn(report: &Report) {
     if let Some(why) = &report.history_not_recorded {
-        eprintln!("warning: not recorded in the history: {why}");
+        say!("warning: not recorded in the history: {why}");
     }
 }
 
@@ -318,7 +321,10 @@ impl Reports {
         };
         let written = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()),
-            None => std::io::stderr().write_all(text.as_bytes()),
+            None => {
+                say::dropped(std::io::stderr().write_all(text.as_bytes()));
+                Ok(())
+            }
         };
         written.map_err(|error| Stop::usage(format!("cannot write the report: {error}")))
     }

@@ -13,6 +13,7 @@ use super::args::PricesArgs;
 use super::output::{OutputError, RowWriter};
 use super::{Stop, configuration};
 use crate::cli::exit::Exit;
+use crate::cli::say::say;
 
 /// One row a price; where they are from goes to stderr.
 pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
@@ -28,9 +29,9 @@ pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
         Ok(_) | Err(OutputError::ReaderGone) => {}
         Err(error) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
     }
-    eprintln!("list prices of {}, looked up on {}: {}", book.region, book.date, book.source);
+    say!("list prices of {}, looked up on {}: {}", book.region, book.date, book.source);
     if let Some(stale) = book.staleness(chrono::Utc::now().date_naive()) {
-        eprintln!("warning: {stale}");
+        say!("warning: {stale}");
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::{Constants, field_id};
-use crate::read_as::unread;
+use crate::read_as::{told_too_large, too_large, unread};
 
 /// How values of the table's type are made from those of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -191,7 +191,10 @@ fn relisted<O: OffsetSizeTrait>(shape: &Shape, found: &GenericListArray<O>, item
 }
 
 fn cast(found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
-    Ok(cast_with_options(found, wanted, &CastOptions { safe: false, ..CastOptions::default() })?)
+    match too_large(found, wanted)? {
+        Some(value) => Err(told_too_large(value)),
+        None => Ok(cast_with_options(found, wanted, &CastOptions { safe: false, ..CastOptions::default() })?),
+    }
 }
 
 /// A file's column, or a part of it, as the table's field.

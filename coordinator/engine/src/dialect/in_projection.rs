@@ -12,20 +12,25 @@
 //!  EXISTS (S)   (SELECT count(*) FROM S) > 0
 //! ```
 //!
-//! Take this out when DataFusion alone plans `SELECT x IN (SELECT …)`. Non-goals: what refers to the outer query;
-//! [`super::in_subquery`] refuses it.
+//! Where S refers to the outer query, rows are counted for each outer row, three times for IN: those that equal x, those that are NULL, and all.
+//! DataFusion has a plan for such counts where S is chosen by equality of columns (`s.a = outer.b`).
+//!
+//! Take this out when DataFusion alone plans `SELECT x IN (SELECT …)`. Non-goals: ANY and ALL but what IN is, and rows that
+//! the outer query chooses otherwise; [`super::in_subquery`] refuses them.
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DataFusionError, Result, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::expr::{Cast, Exists, InSubquery};
+use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, lit, scalar_subquery, when,
+    BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, lit, scalar_subquery,
+    when,
 };
 
-use super::in_subquery::{has_one_row, with_one_row};
+use super::in_subquery::{Outer, has_one_row, with_one_row};
 
 /// The projection without the subqueries that it can do without.
 pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<LogicalPlan>> {
@@ -44,10 +49,55 @@ pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<L
 }
 
 fn is_ours(expr: &Expr) -> bool {
-    let (Expr::InSubquery(InSubquery { subquery, .. }) | Expr::Exists(Exists { subquery, .. })) = expr else {
-        return false;
+    match expr {
+        Expr::InSubquery(InSubquery { subquery, .. }) if !refers_outside(subquery) => true,
+        Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
+            let rows = &subquery.subquery;
+            // What is random would be drawn anew for each count.
+            is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile())
+        }
+        Expr::Exists(Exists { subquery, .. }) => {
+            has_one_row(&subquery.subquery) || !refers_outside(subquery) || is_by_equality(&subquery.subquery)
+        }
+        _ => false,
+    }
+}
+
+fn refers_outside(subquery: &Subquery) -> bool {
+    !subquery.subquery.all_out_ref_exprs().is_empty()
+}
+
+/// Whether the outer row chooses the rows of a plan by equality of columns alone, which is what DataFusion can count by.
+fn is_by_equality(rows: &LogicalPlan) -> bool {
+    let mut is = true;
+    let visited = rows.apply(|node| {
+        match node {
+            LogicalPlan::Filter(filter) => {
+                let conditions = split_conjunction(&filter.predicate);
+                let mut outer = conditions.iter().filter(|condition| condition.contains_outer());
+                is = is && outer.all(|condition| is_equality(condition));
+            }
+            other => {
+                other.apply_expressions(|expr| {
+                    is = is && !expr.contains_outer();
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    is && visited.is_ok()
+}
+
+/// Of a column, or of its cast, with something of the outer row.
+fn is_equality(condition: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
+    let is_column = |expr: &Expr| match expr {
+        Expr::Cast(Cast { expr, .. }) => matches!(expr.as_ref(), Expr::Column(_)),
+        other => matches!(other, Expr::Column(_)),
     };
-    subquery.subquery.all_out_ref_exprs().is_empty()
+    let is_pair = |inner: &Expr, outer: &Expr| is_column(inner) && !outer.any_column_refs();
+    is_pair(left, right) || is_pair(right, left)
 }
 
 /// What a projection reads, joined with what its subqueries find.
@@ -62,11 +112,17 @@ impl Joined {
             return Ok(Transformed::no(expr));
         }
         match expr {
+            Expr::Exists(Exists { subquery, negated }) if has_one_row(&subquery.subquery) => {
+                Ok(Transformed::yes(lit(!negated)))
+            }
             Expr::Exists(Exists { subquery, negated }) => {
                 let rows = counted(&subquery.subquery, None)?;
                 Ok(Transformed::yes(if negated { rows.eq(lit(0_i64)) } else { rows.gt(lit(0_i64)) }))
             }
             Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
+            Expr::InSubquery(within) if refers_outside(&within.subquery) => {
+                Ok(Transformed::yes(counts(&within, &self.plan)?))
+            }
             Expr::InSubquery(within) => Ok(Transformed::yes(self.join(within)?)),
             other => Ok(Transformed::no(other)),
         }
@@ -92,6 +148,14 @@ impl Joined {
             .when(unknown, lit(ScalarValue::Boolean(None)))
             .otherwise(lit(negated))
     }
+}
+
+/// IN by the rows that there are for each row of `input`.
+fn counts(of: &InSubquery, input: &LogicalPlan) -> Result<Expr> {
+    let (found, null, any) = Outer { input }.parts(of)?;
+    let has = |rows| Ok::<_, DataFusionError>(counted(&rows, None)?.gt(lit(0_i64)));
+    let unknown = has(null)?.or(of.expr.as_ref().clone().is_null().and(has(any)?));
+    when(has(found)?, lit(!of.negated)).when(unknown, lit(ScalarValue::Boolean(None))).otherwise(lit(of.negated))
 }
 
 /// How many rows of a plan there are, or fulfil a condition.

@@ -31,7 +31,8 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{Column, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, SubqueryAlias, exists, lit, not, not_exists, when,
+    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, exists, lit, not,
+    not_exists, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -86,6 +87,9 @@ fn with_certain(expr: Expr) -> Result<Transformed<Expr>> {
 /// What S is called.
 const ROWS: &str = "__gust_rows";
 
+/// What the value of S is called.
+const VALUE: &str = "__gust_value";
+
 /// S under a name in which no column of `value`, the outer one, is.
 fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
     if refers_outside(rows) {
@@ -102,9 +106,20 @@ fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
                 "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query\nhint: give the table in the subquery another name: FROM t AS u"
             );
         }
-        return Ok(Arc::clone(rows));
+        return with_own_name(rows);
     }
     Ok(Arc::new(LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::clone(rows), ROWS)?)))
+}
+
+/// S whose value, where it is a cast column, is not called as the column, which DataFusion may put beside it.
+fn with_own_name(rows: &Arc<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
+    match rows.as_ref() {
+        LogicalPlan::Projection(projection) if matches!(projection.expr.as_slice(), [Expr::Cast(_)]) => {
+            let value = projection.expr.iter().map(|value| value.clone().alias(VALUE)).collect();
+            Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(value, Arc::clone(&projection.input))?)))
+        }
+        _ => Ok(Arc::clone(rows)),
+    }
 }
 
 fn is_named(plan: &LogicalPlan) -> bool {
@@ -126,7 +141,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             if !is_filter && !matches!(expr, Expr::ScalarSubquery(_)) {
                 let what = if exists { "EXISTS" } else { "IN, ANY or ALL" };
                 return plan_err!(
-                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT without names of the outer query\nhint: LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL"
+                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT as IN, NOT IN and EXISTS, over rows that the outer query chooses by equality or not at all\nhint: LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL"
                 );
             }
             subquery.subquery.apply(|node| {
@@ -154,8 +169,8 @@ fn refers_outside(plan: &LogicalPlan) -> bool {
 }
 
 /// The rows that a condition is about.
-struct Outer<'a> {
-    input: &'a LogicalPlan,
+pub(super) struct Outer<'a> {
+    pub(super) input: &'a LogicalPlan,
 }
 
 impl Outer<'_> {
@@ -206,7 +221,7 @@ impl Outer<'_> {
     }
 
     /// The subquery with the rows that equal the value, with those that are NULL, and as it is.
-    fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
+    pub(super) fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
         let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
         let value = self.seen_from_inside(of.expr.as_ref().clone())?;
