@@ -21,14 +21,15 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, Result, ScalarValue};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Cast, Exists, InSubquery};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, lit, scalar_subquery,
-    when,
+    BinaryExpr, Expr, ExprSchemable, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, lit,
+    scalar_subquery, when,
 };
+use gust_protocol::functions::has_floats;
 
 use super::in_subquery::{Outer, has_one_row, with_one_row};
 
@@ -53,8 +54,9 @@ fn is_ours(expr: &Expr) -> bool {
         Expr::InSubquery(InSubquery { subquery, .. }) if !refers_outside(subquery) => true,
         Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
             let rows = &subquery.subquery;
-            // What is random would be drawn anew for each count.
-            is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile())
+            let is_float = rows.schema().fields().first().is_some_and(|field| has_floats(field.data_type()));
+            // What is random would be drawn anew for each count; for two conditions, one over a float's key, DataFusion has no plan.
+            is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile() && !is_float)
         }
         Expr::Exists(Exists { subquery, .. }) => {
             has_one_row(&subquery.subquery) || !refers_outside(subquery) || is_by_equality(&subquery.subquery)
@@ -75,7 +77,7 @@ fn is_by_equality(rows: &LogicalPlan) -> bool {
             LogicalPlan::Filter(filter) => {
                 let conditions = split_conjunction(&filter.predicate);
                 let mut outer = conditions.iter().filter(|condition| condition.contains_outer());
-                is = is && outer.all(|condition| is_equality(condition));
+                is = is && outer.all(|condition| is_equality(condition, filter.input.schema()));
             }
             other => {
                 other.apply_expressions(|expr| {
@@ -89,15 +91,16 @@ fn is_by_equality(rows: &LogicalPlan) -> bool {
     is && visited.is_ok()
 }
 
-/// Of a column, or of its cast, with something of the outer row.
-fn is_equality(condition: &Expr) -> bool {
+/// Of a column, or of its cast, with something of the outer row. Floats are compared by a key.
+fn is_equality(condition: &Expr, schema: &DFSchema) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
     let is_column = |expr: &Expr| match expr {
         Expr::Cast(Cast { expr, .. }) => matches!(expr.as_ref(), Expr::Column(_)),
         other => matches!(other, Expr::Column(_)),
     };
+    let is_float = |expr: &Expr| expr.get_type(schema).map_or(true, |of| has_floats(&of));
     let is_pair = |inner: &Expr, outer: &Expr| is_column(inner) && !outer.any_column_refs();
-    is_pair(left, right) || is_pair(right, left)
+    (is_pair(left, right) || is_pair(right, left)) && !is_float(left) && !is_float(right)
 }
 
 /// What a projection reads, joined with what its subqueries find.
