@@ -44,5 +44,6 @@ pub use environment::{Environment, Settings, connect};
 pub use fault::FileFault;
 pub use footer::{FOOTER_GUESS_BYTES, read_footer};
 pub use pinned::{COALESCE_BYTES, PinnedFile};
+pub use read_as::read_as;
 pub use scan::ScanReader;
 pub use statistics::file_statistics;

@@ -55,6 +55,11 @@ pub(crate) fn naming_columns(
     named.data()
 }
 
+/// A cast of a table's column from the type that its reader found: its errors name the column, and a number that is too large is one.
+pub fn read_as(column: &str, found: &DataType, cast: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    Arc::new(ReadAs { column: column.to_owned(), found: found.clone(), cast })
+}
+
 fn is_filter(expr: &dyn PhysicalExpr, file: &Schema) -> Result<bool> {
     Ok(!expr.is::<Column>() && !expr.is::<CastExpr>() && expr.data_type(file)? == DataType::Boolean)
 }

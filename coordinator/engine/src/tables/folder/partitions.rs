@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, exec_err};
 use percent_encoding::percent_decode_str;
 
 use super::error::FolderError;
@@ -78,6 +78,12 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
         return ScalarValue::try_from(data_type);
     }
     let cast = ScalarValue::Utf8(Some(value.to_owned())).cast_to(data_type)?;
+    if let ScalarValue::Float32(Some(float)) = cast
+        && float.is_infinite()
+        && value.parse().is_ok_and(f64::is_finite)
+    {
+        return exec_err!("{value} is too large");
+    }
     // Comparisons of the engine tell the zeros apart.
     Ok(match cast {
         ScalarValue::Float64(Some(0.0)) => ScalarValue::Float64(Some(0.0)),

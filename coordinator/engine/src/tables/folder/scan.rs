@@ -49,7 +49,7 @@ pub(super) async fn scan(
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(wanted)));
     }
-    let raw = text::with_bytes(table, state, &store, &files).await?;
+    let raw = text::as_read(table, state, &store, &files).await?;
     let (table, files) = match &raw {
         Some(raw) => (raw, with_statistics(raw, state, &store, files, None).await?.0),
         None => (table, files),

@@ -1,12 +1,15 @@
-//! Text of files that call it bytes, as Impala and old Hive write it: it is text if it is UTF-8, else an error.
+//! Columns that a format's reader would change without a word are read as another type, and a cast in the scan's projection, which looks,
+//! makes the table's type of them.
 //!
-//! DataFusion 55.2 has parquet 59.3 read such a column as text where the table says so, and parquet looks only into columns that
-//! the file itself calls text: any bytes would pass for text. So the scan reads bytes, and a cast in its projection, which looks, makes
-//! text of them. `folders::columns::bytes_that_are_no_text` tells when this can go.
+//! - Parquet: text that a file calls bytes, as Impala and old Hive write it. DataFusion 55.2 has parquet 59.3 read such a column as
+//!   text where the table says so, and parquet looks only into columns that the file itself calls text: any bytes would pass for text.
+//!   `folders::columns::bytes_that_are_no_text` tells when this can go.
+//! - CSV and JSON: a FLOAT that is too large would be infinite. CSV: digits of a DECIMAL beyond its scale would be cut, where CAST rounds
+//!   (arrow 59.3; no report is known). The case `numbers of text that a column cannot hold` tells when this can go.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::listing::PartitionedFile;
@@ -19,11 +22,49 @@ use object_store::ObjectStore;
 use super::names::Format;
 use super::{FolderTable, footers};
 
-/// The table with bytes for the text of which a file has bytes; None where there is no such column.
+/// The table as its files are read; None where that is as it is declared.
 ///
 /// # Errors
 /// A footer's.
-pub(super) async fn with_bytes(
+pub(super) async fn as_read(
+    table: &FolderTable,
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    files: &[PartitionedFile],
+) -> Result<Option<FolderTable>> {
+    match table.kind {
+        Format::Csv | Format::Json => Ok(with_exact_numbers(table)),
+        _ => with_bytes(table, state, store, files).await,
+    }
+}
+
+fn with_exact_numbers(table: &FolderTable) -> Option<FolderTable> {
+    let own = table.columns.file_schema();
+    let fields = own.fields().iter().map(|field| {
+        let read = match field.data_type() {
+            of if of.is_decimal() && table.kind == Format::Csv => DataType::Utf8View,
+            of => with_doubles(of),
+        };
+        field.as_ref().clone().with_data_type(read)
+    });
+    let read = Schema::new_with_metadata(fields.collect::<Vec<_>>(), own.metadata().clone());
+    (read != **own).then(|| table.with_columns(Arc::new(read)))
+}
+
+/// The type with DOUBLE for each FLOAT in it.
+fn with_doubles(of: &DataType) -> DataType {
+    let field = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_doubles(field.data_type())));
+    match of {
+        DataType::Float32 => DataType::Float64,
+        DataType::List(element) => DataType::List(field(element)),
+        DataType::LargeList(element) => DataType::LargeList(field(element)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
+        other => other.clone(),
+    }
+}
+
+/// Bytes for the text of which a file has bytes.
+async fn with_bytes(
     table: &FolderTable,
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -62,7 +103,10 @@ pub(super) fn checked(plan: Arc<dyn ExecutionPlan>, wanted: &SchemaRef) -> Resul
         let expr = if read.data_type() == wanted.data_type() {
             column
         } else {
-            Arc::new(CastExpr::new(column, wanted.data_type().clone(), None))
+            let cast = Arc::new(CastExpr::new(column, wanted.data_type().clone(), None));
+            // A reader of Parquet names the column by itself.
+            let is_named = read.data_type() == &DataType::BinaryView;
+            if is_named { cast } else { fragment_fn::read_as(wanted.name(), read.data_type(), cast) }
         };
         ProjectionExpr { expr, alias: wanted.name().clone() }
     });
