@@ -3,6 +3,8 @@
 //! - A cast that loses something, compared with a constant: `CAST(1.50 AS DECIMAL(10, 0)) = 2` is not `1.50 = 2.00`
 //!   (apache/datafusion#23095), and `TRY_CAST(5000000000 AS INT) <> 1` is NULL (apache/datafusion#24702). DataFusion 55.2 casts the constant
 //!   instead, in its plan and again in its physical one.
+//! - A point in time compared with a constant of more digits than its unit has: `ms = TIMESTAMP '… 12:00:00.0001'` is false of 12:00:00.000.
+//!   DataFusion 55.2 cuts the constant off (its `casts.rs` says that it may).
 //! - `x ~ '.*'` is NULL where x is (apache/datafusion#24379, mended after 55.2).
 //! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions draws once a row. DataFusion 55.2 makes ANDs and ORs of it that draw twice; no
 //!   report is known.
@@ -15,7 +17,7 @@
 //!
 //! Take each out when `datafusion_alone_makes_others_of_them` fails.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast};
@@ -64,16 +66,17 @@ fn could_be(expr: &Expr) -> bool {
 }
 
 fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let is_finer = |expr: &Expr, constant: &Expr| is_finer(expr, constant, schema);
     let is_lossy = |expr: &Expr| is_lossy(expr, schema);
     let is_boolean = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::Boolean));
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right })
-            if is_comparison(op) && is_lossy(&left) && is_constant(&right) =>
+            if is_comparison(op) && (is_lossy(&left) && is_constant(&right) || is_finer(&left, &right)) =>
         {
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(whole(*left)), op, right }))
         }
         Expr::BinaryExpr(BinaryExpr { left, op, right })
-            if is_comparison(op) && is_lossy(&right) && is_constant(&left) =>
+            if is_comparison(op) && (is_lossy(&right) && is_constant(&left) || is_finer(&right, &left)) =>
         {
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right: Box::new(whole(*right)) }))
         }
@@ -85,10 +88,14 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::ScalarFunction(mut function) if is_any_text(&function) => {
             Transformed::yes(function.args.remove(0).is_not_null().or(lit(ScalarValue::Boolean(None))))
         }
-        Expr::InList(InList { expr, list, negated }) if is_lossy(&expr) => {
+        Expr::InList(InList { expr, list, negated })
+            if is_lossy(&expr) || list.iter().any(|item| is_finer(&expr, item)) =>
+        {
             Transformed::yes(Expr::InList(InList { expr: Box::new(whole(*expr)), list, negated }))
         }
-        Expr::Between(Between { expr, negated, low, high }) if is_lossy(&expr) => {
+        Expr::Between(Between { expr, negated, low, high })
+            if is_lossy(&expr) || is_finer(&expr, &low) || is_finer(&expr, &high) =>
+        {
             Transformed::yes(Expr::Between(Between { expr: Box::new(whole(*expr)), negated, low, high }))
         }
         Expr::Case(case) if is_choice(&case) && case.when_then_expr.iter().any(|(_, then)| is_boolean(then)) => {
@@ -176,6 +183,27 @@ fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
     (loses && !is_constant(of)) || is_lossy(of, schema)
 }
 
+/// Whether an expression is a cast of points in time to a finer unit, and a constant has digits that theirs lacks.
+fn is_finer(expr: &Expr, constant: &Expr, schema: &DFSchema) -> bool {
+    let Expr::Cast(Cast { expr: of, .. }) = expr else { return false };
+    let Ok(own @ DataType::Timestamp(..)) = of.get_type(schema) else { return false };
+    let value = match constant {
+        Expr::Literal(value, _) => Ok(value.clone()),
+        // Computed in the same step in which the cast would go.
+        Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
+            Expr::Literal(text, _) => text.cast_to(field.data_type()),
+            _ => return false,
+        },
+        _ => return false,
+    };
+    let (Ok(value), DataType::Timestamp(_, zone)) = (value, &own) else { return false };
+    let fine = DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
+    let is_time = matches!(value.data_type(), DataType::Timestamp(..));
+    is_time
+        && !value.is_null()
+        && value.cast_to(&own).and_then(|kept| kept.cast_to(&fine)).ok() != value.cast_to(&fine).ok()
+}
+
 /// How many digits a number may have before and after its point. Of integers those that bound them by their width.
 fn digits(of: &DataType) -> Option<(i16, i16)> {
     Some(match of {
@@ -183,6 +211,8 @@ fn digits(of: &DataType) -> Option<(i16, i16)> {
         DataType::Int16 => (5, 0),
         DataType::Int32 => (10, 0),
         DataType::Int64 => (19, 0),
+        // Of a second.
+        DataType::Timestamp(unit, _) => (19, 3 * *unit as i16),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale)
