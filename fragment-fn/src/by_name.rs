@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, exec_err};
 use datafusion::physical_expr::expressions::Column;
@@ -158,7 +158,7 @@ fn same_places(found: &DataType, wanted: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::{Field, TimeUnit};
+    use arrow::datatypes::{Field, TimeUnit};
 
     use super::*;
     use DataType::*;

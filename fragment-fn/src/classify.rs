@@ -2,11 +2,11 @@
 
 use std::error::Error;
 
-use datafusion::arrow::error::ArrowError;
+use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use datafusion::parquet::errors::ParquetError;
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::{FragmentError, FragmentErrorKind as Kind};
+use parquet::errors::ParquetError;
 
 use crate::fault::FileFault;
 

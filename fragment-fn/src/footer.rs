@@ -16,13 +16,11 @@ use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
-use datafusion::parquet::DecodeResult;
-use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::{
-    PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader,
-};
 use object_store::ObjectMeta;
+use parquet::DecodeResult;
+use parquet::arrow::parquet_to_arrow_schema;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader};
 
 use crate::contained::contained;
 use crate::fault::FileFault;

@@ -5,10 +5,10 @@
 //! be had ends the process. Whatever else is wrong with a page is left to its decoder, which says so.
 
 use bytes::Bytes;
-use datafusion::parquet::basic::{CompressionCodec, Type};
-use datafusion::parquet::column::page::Page;
-use datafusion::parquet::file::metadata::ColumnChunkMetaData;
-use datafusion::parquet::file::reader::SerializedPageReader;
+use parquet::basic::{CompressionCodec, Type};
+use parquet::column::page::Page;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::SerializedPageReader;
 use std::sync::Arc;
 
 use crate::thrift::{self, PageHeader};

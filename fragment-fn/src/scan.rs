@@ -19,11 +19,11 @@ use datafusion::datasource::physical_plan::{
     FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use gust_protocol::ColumnMatching;
 use object_store::{ObjectMeta, ObjectStore};
+use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
@@ -101,13 +101,13 @@ impl ParquetFileReaderFactory for ScanReader {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
     use datafusion::execution::cache::default_cache::DefaultCache;
-    use datafusion::parquet::arrow::ArrowWriter;
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use object_store::{ObjectStoreExt, PutPayload};
+    use parquet::arrow::ArrowWriter;
 
     use super::*;
     use crate::metering::{Counters, CountingStore};

@@ -15,15 +15,15 @@
 
 mod file;
 
-use datafusion::parquet::basic::{ColumnOrder, LogicalType, SortOrder, Type};
-use datafusion::parquet::data_type::{
+use parquet::basic::{ColumnOrder, LogicalType, SortOrder, Type};
+use parquet::data_type::{
     BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type, Int64Type, Int96Type,
 };
-use datafusion::parquet::errors::Result;
-use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
-use datafusion::parquet::file::page_index::column_index::ColumnIndexMetaData;
-use datafusion::parquet::file::statistics::{Statistics, ValueStatistics};
-use datafusion::parquet::schema::types::ColumnDescriptor;
+use parquet::errors::Result;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::statistics::{Statistics, ValueStatistics};
+use parquet::schema::types::ColumnDescriptor;
 
 pub use file::file_statistics;
 
@@ -257,12 +257,12 @@ fn has_width(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
+    use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
     use datafusion::common::ScalarValue;
     use datafusion::common::stats::Precision;
-    use datafusion::parquet::arrow::ArrowWriter;
-    use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
-    use datafusion::parquet::file::properties::WriterProperties;
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::properties::WriterProperties;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Tests that are tables of statements and their rows: what all of them need.
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use gust_engine::config::Target;
 use gust_engine::error::QueryError;
 use gust_engine::model::Reason;

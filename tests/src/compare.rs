@@ -10,9 +10,9 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
-use datafusion::arrow::ipc::reader::FileReader;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema, TimeUnit};
+use arrow_ipc::reader::FileReader;
 use datafusion::common::ScalarValue;
 use thiserror::Error;
 
@@ -338,10 +338,10 @@ fn units(scale: i8) -> Option<i128> {
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{
+    use arrow::array::{
         ArrayRef, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, StringViewArray,
     };
-    use datafusion::arrow::datatypes::Int32Type;
+    use arrow::datatypes::Int32Type;
 
     use super::*;
 

@@ -11,7 +11,7 @@ pub mod invokers;
 pub mod lake;
 pub mod localstack;
 pub mod odd_values;
-pub mod parquet;
+pub mod parquet_files;
 pub mod pressure;
 pub mod python;
 pub mod query;

@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::util::pretty::pretty_format_batches;
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
 use futures::{StreamExt, stream};
 use gust_engine::config::{Config, ConfigFile, Overrides, Target};
 use gust_engine::session::Session;

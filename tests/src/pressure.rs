@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use datafusion::arrow::array::RecordBatch;
+use arrow::array::RecordBatch;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;

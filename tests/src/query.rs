@@ -1,6 +1,6 @@
 //! Running statements through a session, and asking its report what really happened.
 
-use datafusion::arrow::array::RecordBatch;
+use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;

@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, Int32Array, RecordBatch};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::parquet::arrow::ArrowWriter;
+use arrow::array::{Array, ArrayRef, Int32Array, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use gust_engine::error::ErrorKind;
 use gust_engine::session::Session;
+use parquet::arrow::ArrowWriter;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

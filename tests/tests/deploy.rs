@@ -229,7 +229,7 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
         assert!(number == 17 || report["fragments_adopted"] == report["fragments"], "query {number}: {report}");
         assert!(report["fragments_adopted"].as_u64() > Some(0), "query {number}: {report}");
         assert!(report["fragments"].as_u64() > Some(0) && report["fell_back"].is_null(), "{report}");
-        let rows = datafusion::arrow::ipc::reader::StreamReader::try_new(output.stdout.as_slice(), None).expect("rows");
+        let rows = arrow_ipc::reader::StreamReader::try_new(output.stdout.as_slice(), None).expect("rows");
         let rows: Vec<_> = rows.collect::<Result<_, _>>().expect("rows");
         let expected = plain(&tables.create_statements(), queries::query(number)).await;
         compare(&expected, &rows, Rule::same_engine())

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use datafusion::arrow::array::RecordBatch;
+use arrow::array::RecordBatch;
 use gust_engine::config::Target;
 use gust_engine::session::Session;
 use gust_tests::asks::cells;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
 use gust::demo::queries;
 use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
 use gust_engine::config::{CatalogConfig, CatalogKind, Config, Prefer, Target};

@@ -100,7 +100,7 @@ async fn files_without_columns() {
     let place = Place::new("");
     std::fs::create_dir(place.path("t")).expect("made");
     for (name, rows) in [("0", 2), ("1", 3)] {
-        std::fs::write(place.path(&format!("t/{name}.parquet")), gust_tests::parquet::without_columns(rows))
+        std::fs::write(place.path(&format!("t/{name}.parquet")), gust_tests::parquet_files::without_columns(rows))
             .expect("written");
     }
     for on in ["local", "in-process", "processes", "auto"] {
@@ -126,7 +126,7 @@ async fn deep_schemas() {
     let place = Place::new("");
     std::fs::create_dir(place.path("t")).expect("made");
     for (groups, code, expect) in [(20, 0, ""), (400, 1, "its schema is nested too deep")] {
-        std::fs::write(place.path("t/0.parquet"), gust_tests::parquet::nested(groups)).expect("written");
+        std::fs::write(place.path("t/0.parquet"), gust_tests::parquet_files::nested(groups)).expect("written");
         for on in ["local", "processes"] {
             let query = ["query", "--on", on, "--format", "csv", "SELECT count(*) AS n FROM 't/'"];
             check(&place.gust(&query).output().expect("it starts"), code, &[expect]);

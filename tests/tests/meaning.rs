@@ -6,17 +6,17 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
 };
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::parquet::arrow::ArrowWriter;
+use arrow::datatypes::{DataType, Int64Type};
 use gust_engine::config::Target;
 use gust_engine::error::ErrorKind;
 use gust_engine::session::Session;
 use gust_tests::asks::{Read, ask, lines};
 use gust_tests::query::{run, session};
 use gust_tests::subqueries;
+use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
 /// What a statement gives: rows, cells split by `|`, in the order that it asks for; or an error with these words.

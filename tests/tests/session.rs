@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use datafusion::arrow::array::{AsArray, RecordBatch};
-use datafusion::arrow::datatypes::Int64Type;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::Session;

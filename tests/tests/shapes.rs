@@ -1,6 +1,6 @@
 //! Queries of every shape that a fragment can have, on every target, against DataFusion alone.
 
-use datafusion::arrow::array::RecordBatch;
+use arrow::array::RecordBatch;
 use gust_engine::config::Target;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_partly_remote, plain, run};

@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array,
     Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
 };
-use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::DataType;
-use datafusion::parquet::data_type::{ByteArray, FixedLenByteArray};
-use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
-use datafusion::parquet::file::statistics::{Statistics, ValueStatistics};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::DataType;
 use gust_engine::config::Target;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
-use gust_tests::parquet::{batch, file, with_statistics};
+use gust_tests::parquet_files::{batch, file, with_statistics};
 use gust_tests::query::{assert_partly_remote, plain, run, session};
+use parquet::data_type::{ByteArray, FixedLenByteArray};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::statistics::{Statistics, ValueStatistics};
 use tempfile::TempDir;
 
 const NAN: f64 = f64::NAN;
@@ -147,7 +147,7 @@ macro_rules! bounds_of {
     };
 }
 
-bounds_of!(bool, i32, i64, f32, f64, datafusion::parquet::data_type::Int96, ByteArray, FixedLenByteArray);
+bounds_of!(bool, i32, i64, f32, f64, parquet::data_type::Int96, ByteArray, FixedLenByteArray);
 
 fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
     let wide = || FixedLenByteArray::from(ByteArray::from(vec![0x7f; 40]));
@@ -155,7 +155,7 @@ fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
         Boolean: bool, None;
         Int32: i32, None;
         Int64: i64, None;
-        Int96: datafusion::parquet::data_type::Int96, None;
+        Int96: parquet::data_type::Int96, None;
         Float: f32, Some(f32::NAN);
         Double: f64, Some(NAN);
         ByteArray: ByteArray, Some(ByteArray::from(Vec::new()));

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
-use datafusion::parquet::file::properties::WriterProperties;
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use gust::demo::queries;
 use gust_catalog::{Catalog, DataFile, Field, Schema, Type};
 use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
@@ -16,9 +15,10 @@ use gust_engine::session::{Allowed, Engine, EngineOptions, Session, SessionOptio
 use gust_tests::query::{assert_remote, run};
 use gust_tests::s3::identity::{COORDINATOR, access_key};
 use gust_tests::s3::{Operation, S3Server, accounts};
-use gust_tests::{cloud, parquet, tpch};
+use gust_tests::{cloud, parquet_files, tpch};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::file::properties::WriterProperties;
 use tempfile::TempDir;
 
 use crate::bad_input::{Place, check};
@@ -103,7 +103,7 @@ async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path)
         let ids = Int64Array::from_iter_values(file * 1000..(file + 1) * 1000);
         let names = StringArray::from_iter_values(ids.values().iter().map(|id| format!("point {id}")));
         let rows = RecordBatch::try_new(Arc::clone(&arrow), vec![Arc::new(ids), Arc::new(names)]).expect("rows");
-        let bytes = parquet::file(&[rows], WriterProperties::builder().build());
+        let bytes = parquet_files::file(&[rows], WriterProperties::builder().build());
         let key = format!("points/{file}.parquet");
         let data = DataFile {
             path: server.url(&key),
@@ -203,7 +203,7 @@ async fn two_sessions_see_nothing_of_each_other() {
     let [one, other] = [(); 2].map(|()| engine.session(SessionOptions::default()).expect("a session"));
     let value = async |session: &Session, sql: &str| {
         let (rows, _) = run(session, sql).await.map_err(|error| error.to_string())?;
-        let shown = datafusion::arrow::util::pretty::pretty_format_batches(&rows).expect("rows").to_string();
+        let shown = arrow::util::pretty::pretty_format_batches(&rows).expect("rows").to_string();
         Ok::<_, String>(shown.lines().nth(3).unwrap_or_default().to_owned())
     };
     let name = "SHOW datafusion.execution.batch_size";

@@ -20,9 +20,9 @@ use std::fmt::Debug;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::record_batch::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 

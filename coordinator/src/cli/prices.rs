@@ -3,7 +3,7 @@
 use std::io::stdout;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use gust_engine::config::Overrides;
 use gust_engine::cost::PriceBook;
 use gust_engine::fleet;
@@ -36,7 +36,7 @@ pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
     Ok(())
 }
 
-fn rows(book: &PriceBook) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
+fn rows(book: &PriceBook) -> Result<RecordBatch, arrow::error::ArrowError> {
     let entries = book.entries();
     let column = |values: Vec<String>| Arc::new(StringArray::from(values)) as ArrayRef;
     RecordBatch::try_from_iter([

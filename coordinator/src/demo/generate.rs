@@ -26,15 +26,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use datafusion::arrow::array::{AsArray, Int32Array, RecordBatch};
-use datafusion::arrow::compute::kernels::cmp::eq;
-use datafusion::arrow::compute::{DatePart, date_part, filter_record_batch};
-use datafusion::arrow::datatypes::{Int32Type, SchemaRef};
+use arrow::array::{AsArray, Int32Array, RecordBatch};
+use arrow::compute::kernels::cmp::eq;
+use arrow::compute::{DatePart, date_part, filter_record_batch};
+use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::error::DataFusionError;
-use datafusion::parquet::arrow::ArrowWriter;
-use datafusion::parquet::basic::{Compression, ZstdLevel};
-use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use thiserror::Error;
 
 use super::metrics::{FileMetrics, file_metrics};
@@ -251,11 +251,11 @@ fn split_by_year(batch: &RecordBatch, column: &str) -> Result<Vec<(Option<i32>, 
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::Date32Array;
-    use datafusion::arrow::compute::concat_batches;
-    use datafusion::arrow::datatypes::{DataType, Date32Type};
+    use arrow::array::Date32Array;
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::{DataType, Date32Type};
     use datafusion::common::ScalarValue;
-    use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
 

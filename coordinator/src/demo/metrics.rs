@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::datatypes::Schema;
+use arrow::datatypes::Schema;
 use datafusion::common::ScalarValue;
 use datafusion::error::DataFusionError;
-use datafusion::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use datafusion::parquet::file::metadata::ParquetMetaData;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::file::metadata::ParquetMetaData;
 
 /// A file's metrics.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +72,7 @@ pub fn file_metrics(footer: &ParquetMetaData, schema: &Schema) -> Result<FileMet
     Ok(FileMetrics { columns, split_offsets })
 }
 
-fn scalars(array: &dyn datafusion::arrow::array::Array) -> Result<Vec<ScalarValue>, DataFusionError> {
+fn scalars(array: &dyn arrow::array::Array) -> Result<Vec<ScalarValue>, DataFusionError> {
     (0..array.len()).map(|row| ScalarValue::try_from_array(array, row)).collect()
 }
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::arrow::datatypes::DataType;
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use gust_catalog::{Catalog, DataFile, Field, PartitionField, Scalar, Schema, Stores, Table, Transform, Type};
 use object_store::ObjectStore;

@@ -11,14 +11,14 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{ByteViewType, DataType, Schema};
+use arrow::error::ArrowError;
+use arrow_ipc::CompressionType;
+use arrow_ipc::reader::StreamDecoder;
+use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::datatypes::{ByteViewType, DataType, Schema};
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::CompressionType;
-use datafusion::arrow::ipc::reader::StreamDecoder;
-use datafusion::arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -284,8 +284,8 @@ impl Iterator for Rows {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Int64Array, StringArray, StringViewArray};
-    use datafusion::arrow::datatypes::{DataType, Field};
+    use arrow::array::{Int64Array, StringArray, StringViewArray};
+    use arrow::datatypes::{DataType, Field};
     use object_store::memory::InMemory;
     use object_store::{ObjectStoreExt, PutPayload};
 

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
-use datafusion::parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
-use datafusion::parquet::schema::types::Type;
 use gust_protocol::{Base64, plan};
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use parquet::schema::types::Type;
 
 use super::field_id;
 

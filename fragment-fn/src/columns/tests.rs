@@ -1,12 +1,12 @@
 //! Files as other writers leave them, against the table of today.
 
-use datafusion::arrow::array::{
+use arrow::array::{
     Array, ArrayRef, AsArray, Int32Array, Int64Array, LargeListArray, ListArray, MapArray, RecordBatch, StringArray,
     StructArray,
 };
-use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
-use datafusion::arrow::datatypes::{Fields, Int32Type};
-use datafusion::arrow::util::pretty::pretty_format_columns;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::{Fields, Int32Type};
+use arrow::util::pretty::pretty_format_columns;
 use datafusion::common::ScalarValue;
 use datafusion::common::config::ConfigOptions;
 use datafusion::functions::core::get_field;

@@ -1,6 +1,6 @@
 //! Whether a footer fits its file: what every later step takes for granted.
 
-use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 /// Compares a footer with the size of its file.
 ///

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use datafusion::arrow::array::RecordBatch;
 use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 use gust_engine::fleet::Invoker;
 use gust_engine::scheduler::Clock;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_ipc::reader::StreamReader;
 use async_trait::async_trait;
-use datafusion::arrow::ipc::reader::StreamReader;
 use futures::TryStreamExt;
 use gust_engine::attempt::Invocation;
 use gust_engine::fleet::Invoker;

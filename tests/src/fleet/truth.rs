@@ -3,8 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use gust_protocol::FragmentId;
 
 /// Rows of a fragment: its index, and numbers drawn from its name.
@@ -53,7 +53,7 @@ impl Truth {
 
 fn batch(id: &FragmentId, values: &[i64]) -> RecordBatch {
     let fragments = Int64Array::from_value(i64::from(id.index), values.len());
-    let columns: Vec<Arc<dyn datafusion::arrow::array::Array>> =
+    let columns: Vec<Arc<dyn arrow::array::Array>> =
         vec![Arc::new(fragments), Arc::new(Int64Array::from(values.to_vec()))];
     RecordBatch::try_new(schema(), columns).expect("two columns of one length")
 }

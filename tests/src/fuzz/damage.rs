@@ -127,7 +127,7 @@ fn page_starts(file: &[u8]) -> Vec<usize> {
     if !file.ends_with(b"PAR1") {
         return vec![4];
     }
-    let footer = crate::parquet::footer(file);
+    let footer = crate::parquet_files::footer(file);
     let chunks = footer.row_groups().iter().flat_map(|group| group.columns());
     let starts: Vec<usize> = chunks
         .flat_map(|chunk| [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), chunk.bloom_filter_offset()])

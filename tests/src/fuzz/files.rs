@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float16Array, Float32Array, Float64Array,
     Int8Array, Int32Array, Int64Array, LargeStringArray, ListArray, MapBuilder, RecordBatch, StringArray,
     StringBuilder, StructArray, TimestampMicrosecondArray, UInt32Array,
 };
-use datafusion::arrow::array::{Int64Builder, builder::MapFieldNames};
-use datafusion::arrow::datatypes::{Float16Type, Int32Type};
-use datafusion::parquet::basic::{BrotliLevel, Compression, Encoding, GzipLevel, ZstdLevel};
-use datafusion::parquet::file::properties::{
-    EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
-};
-use datafusion::parquet::schema::types::ColumnPath;
+use arrow::array::{Int64Builder, builder::MapFieldNames};
+use arrow::datatypes::{Float16Type, Int32Type};
+use parquet::basic::{BrotliLevel, Compression, Encoding, GzipLevel, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use parquet::schema::types::ColumnPath;
 
-use crate::parquet::{batch, file};
+use crate::parquet_files::{batch, file};
 
 /// Rows of a row group.
 const ROWS: i64 = 200;
@@ -119,8 +117,8 @@ fn flat(group: i64) -> RecordBatch {
     ])
 }
 
-fn half_of(value: f32) -> <Float16Type as datafusion::arrow::datatypes::ArrowPrimitiveType>::Native {
-    <Float16Type as datafusion::arrow::datatypes::ArrowPrimitiveType>::Native::from_f32(value)
+fn half_of(value: f32) -> <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native {
+    <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::from_f32(value)
 }
 
 fn nested(group: i64) -> RecordBatch {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array,
     Int64Array, LargeStringArray, StringArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
     UInt64Array,
 };
-use datafusion::arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field};
 
 use super::*;
 

@@ -9,9 +9,8 @@ mod partitions;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{Field, Schema};
-use datafusion::parquet::arrow::ArrowWriter;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{Field, Schema};
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::{self, Read, ask};
@@ -19,6 +18,7 @@ use gust_tests::query::run;
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
+use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
 /// What a file holds.

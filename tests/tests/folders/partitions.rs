@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::Int64Array;
+use arrow::array::Int64Array;
 
 use super::*;
 

@@ -4,7 +4,7 @@
 //! then copies it for each row of a batch, and dies of that. What the rows of one batch would hold is bounded as what one
 //! call makes is. A constant that is only compared, or only looked into, is not copied and stays.
 
-use datafusion::arrow::datatypes::DataType;
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};

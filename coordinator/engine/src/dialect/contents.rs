@@ -1,6 +1,6 @@
 //! What a plan has that rules are about. A rule rebuilds the plan that it goes through; one that has nothing to do is not run.
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{NullEquality, Result};
 use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast, WindowFunctionDefinition};

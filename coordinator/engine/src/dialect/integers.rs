@@ -8,7 +8,7 @@
 
 use std::ops::RangeInclusive;
 
-use datafusion::arrow::datatypes::DataType;
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -143,7 +143,7 @@ fn combined(op: IntegerOp, a: &RangeInclusive<i128>, b: &RangeInclusive<i128>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::{Field, Schema};
     use datafusion::common::tree_node::TreeNodeRecursion;
     use datafusion::logical_expr::{cast, col};
 

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use datafusion::arrow::util::pretty::pretty_format_batches;
+use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 

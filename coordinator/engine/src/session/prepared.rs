@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::datatypes::FieldRef;
+use arrow::datatypes::FieldRef;
 use datafusion::common::ParamValues;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::logical_expr::simplify::SimplifyContext;

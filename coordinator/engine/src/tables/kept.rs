@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
+use arrow::buffer::{Buffer, NullBuffer};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::buffer::{Buffer, NullBuffer};
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{Constraints, Result};
 use datafusion::datasource::TableType;

@@ -161,7 +161,7 @@ mod tests {
             ),
             (key(-col("x")).gt(lit(5.0)), Predicate::And(vec![Predicate::AlwaysTrue])),
             (
-                key(cast(col("x"), datafusion::arrow::datatypes::DataType::Float32)).gt(lit(5.0)),
+                key(cast(col("x"), arrow::datatypes::DataType::Float32)).gt(lit(5.0)),
                 Predicate::And(vec![Predicate::AlwaysTrue]),
             ),
         ] {

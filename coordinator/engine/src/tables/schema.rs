@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
-use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use gust_catalog::{Scalar, Type};
 use gust_protocol::ColumnMatching;
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::tables::facts::MATCHING_KEY;
 

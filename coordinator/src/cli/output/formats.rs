@@ -4,16 +4,14 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, StringArray, new_empty_array};
-use datafusion::arrow::csv;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::writer::StreamWriter;
-use datafusion::arrow::json::writer::{
-    EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder,
-};
-use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::{Array, ArrayRef, StringArray, new_empty_array};
+use arrow::csv;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::writer::{EncoderOptions, JsonArray, JsonFormat, LineDelimited, WriterBuilder, make_encoder};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow_ipc::writer::StreamWriter;
 
 use super::OutputError;
 

@@ -1,12 +1,12 @@
 use std::sync::mpsc as std_mpsc;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListArray, MapBuilder,
     MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray,
 };
-use datafusion::arrow::buffer::OffsetBuffer;
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
-use datafusion::arrow::ipc::reader::StreamReader;
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
+use arrow_ipc::reader::StreamReader;
 
 use super::*;
 
@@ -175,7 +175,7 @@ fn statements_follow_each_other() {
 
 #[test]
 fn rows_without_columns_are_rows() {
-    let options = datafusion::arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(2));
+    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(2));
     let schema = Arc::new(Schema::empty());
     let two = RecordBatch::try_new_with_options(schema.clone(), Vec::new(), &options).expect("rows");
     check(Format::Table, &two, "(2 rows without columns)\n");

@@ -3,11 +3,11 @@
 //! `repeat('x', 10000000000)` and its like allocate what no memory pool sees. Each is estimated from its arguments, row by row,
 //! and refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be larger than what would be made, not smaller.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::compute::kernels::length::length;
-use datafusion::arrow::datatypes::IntervalUnit::MonthDayNano;
-use datafusion::arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, TimeUnit};
+use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
+use arrow::compute::cast;
+use arrow::compute::kernels::length::length;
+use arrow::datatypes::IntervalUnit::MonthDayNano;
+use arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, TimeUnit};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, make_array};
-use datafusion::arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, make_array};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type};
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -142,8 +142,8 @@ fn floats<T: ArrowPrimitiveType>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{Float32Array, Float64Array, ListArray, StructArray};
-    use datafusion::arrow::datatypes::Field;
+    use arrow::array::{Float32Array, Float64Array, ListArray, StructArray};
+    use arrow::datatypes::Field;
 
     fn bits(array: &ArrayRef) -> Vec<u64> {
         array.as_primitive::<Float64Type>().values().iter().map(|value| value.to_bits()).collect()

@@ -5,10 +5,10 @@
 //! overflow is possible. A chain is one call: DataFusion's planner takes n² steps to ask for the type of n calls inside each
 //! other (`ExprSchemable::to_field` writes the name of each), and it asks at each of them.
 
-use datafusion::arrow::array::{ArrayRef, Datum};
-use datafusion::arrow::compute::kernels::numeric::{add, div, mul, rem, sub};
-use datafusion::arrow::datatypes::DataType;
-use datafusion::arrow::error::ArrowError;
+use arrow::array::{ArrayRef, Datum};
+use arrow::compute::kernels::numeric::{add, div, mul, rem, sub};
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};

@@ -3,7 +3,7 @@
 //! The coordinator's `dialect::using` writes it around unqualified keys and `dialect::merged_keys` replaces it before anything runs.
 //! It computes nothing: one that is left over is an error.
 
-use datafusion::arrow::datatypes::DataType;
+use arrow::datatypes::DataType;
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BinaryArray};
-use datafusion::arrow::datatypes::DataType;
-use datafusion::arrow::row::{RowConverter, SortField};
+use arrow::array::{Array, ArrayRef, BinaryArray};
+use arrow::datatypes::DataType;
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
@@ -66,7 +66,7 @@ fn keys(array: &ArrayRef) -> Result<ArrayRef> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{AsArray, Float64Array};
+    use arrow::array::{AsArray, Float64Array};
 
     #[test]
     fn keys_are_ordered_as_values_are() {

@@ -10,8 +10,8 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use bytes::Bytes;
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::physical_plan::ParquetSource;

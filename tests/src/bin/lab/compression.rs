@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::ipc::CompressionType;
+use arrow_ipc::CompressionType;
 use datafusion::prelude::SessionContext;
 use gust_protocol::exchange::{ResultWriter, read};
 use gust_protocol::{FragmentId, FragmentResult};

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use datafusion::arrow::array::{AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
 use gust::calibrate::calibrate;
 use gust::demo::queries;
 use gust_engine::config::{Config, Target};

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::ipc::reader::StreamReader;
+use arrow::array::RecordBatch;
+use arrow_ipc::reader::StreamReader;
 use gust::demo::queries;
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::python::{self, Run};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use datafusion::arrow::util::pretty::pretty_format_batches;
+use arrow::util::pretty::pretty_format_batches;
 use gust_engine::config::{Config, Target};
 use gust_engine::report::Report;
 use gust_engine::session::Session;

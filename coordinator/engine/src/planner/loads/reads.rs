@@ -11,9 +11,9 @@ use std::ops::Range;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::parquet::file::metadata::ParquetMetaData;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
 use object_store::ObjectMeta;
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::model::load::Reads;
 use crate::planner::passes::units::{Columns, Unit, footer, start_of};
@@ -165,13 +165,13 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
     use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
     use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
     use datafusion::execution::cache::default_cache::DefaultCache;
     use datafusion::execution::object_store::ObjectStoreUrl;
-    use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
     use object_store::path::Path;
+    use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
     const MIB: u64 = 1 << 20;
 

@@ -53,7 +53,7 @@ impl Sample {
 
 /// A Parquet scan of one column over groups of files of these sizes.
 pub fn scan(groups: &[&[u64]]) -> FileScanConfig {
-    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
     let url = ObjectStoreUrl::local_filesystem();
     let mut files = 0..;

@@ -5,8 +5,8 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 // Not the one that `parquet` itself exports: that is another type of the same name, which no cache holds.
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::parquet::arrow::PARQUET_FIELD_ID_META_KEY;
-use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 use crate::tables::facts::FileFacts;
 

@@ -89,7 +89,7 @@ fn shares_names(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::record_batch::RecordBatch;
+    use arrow::record_batch::RecordBatch;
     use datafusion::dataframe::DataFrameWriteOptions;
     use datafusion::execution::SessionStateBuilder;
     use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};

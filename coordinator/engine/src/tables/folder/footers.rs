@@ -4,21 +4,21 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion::arrow::compute::SortOptions;
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{Result, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
-use datafusion::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::basic::{ConvertedType, Type as PhysicalType};
-use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
-use datafusion::parquet::file::statistics::Statistics as ChunkStatistics;
-use datafusion::parquet::schema::types::ColumnDescriptor;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use fragment_fn::{PinnedFile, file_statistics, read_footer, repeated_name};
 use object_store::{ObjectMeta, ObjectStore};
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::parquet_to_arrow_schema;
+use parquet::basic::{ConvertedType, Type as PhysicalType};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::statistics::Statistics as ChunkStatistics;
+use parquet::schema::types::ColumnDescriptor;
 
 use super::error::FolderError;
 

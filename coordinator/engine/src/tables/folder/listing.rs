@@ -23,7 +23,7 @@ use super::glob::{Glob, is_pattern};
 use super::location::{Location, path_of};
 use super::names::{self, Format};
 use super::partitions::{self, Value};
-use datafusion::arrow::datatypes::FieldRef;
+use arrow::datatypes::FieldRef;
 
 /// Listings that are under way at once.
 const LISTINGS_MAX: usize = 32;

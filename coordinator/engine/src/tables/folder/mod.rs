@@ -35,8 +35,8 @@ mod widen;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::{FieldRef, SchemaRef};
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraints, Result, TableReference};
 use datafusion::datasource::TableType;

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 /// The type that both fit in; the same from either side.
 pub(super) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {

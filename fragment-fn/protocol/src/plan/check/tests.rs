@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::arrow::array::{
+use arrow::array::{
     Array, ArrayRef, DictionaryArray, FixedSizeListArray, Int32Array, Int64Array, LargeListArray, LargeListViewArray,
     ListArray, ListViewArray, MapBuilder, MapFieldNames, RecordBatch, RunArray, StringArray, StringBuilder,
     StructArray, UnionArray,
 };
-use datafusion::arrow::buffer::ScalarBuffer;
-use datafusion::arrow::compute::SortOptions;
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::SortOptions;
+use arrow::compute::cast;
+use arrow::datatypes::{
     DataType, Field, Int32Type, IntervalDayTime, IntervalMonthDayNano, IntervalUnit, Schema, SchemaRef, TimeUnit,
     UnionFields, i256,
 };
@@ -134,8 +134,8 @@ fn nested() -> Vec<ArrayRef> {
     let lists = |values: &ArrayRef| -> Vec<ArrayRef> {
         let offsets = || ScalarBuffer::from(vec![0_i32, 2]);
         let (large, sizes) = (ScalarBuffer::from(vec![0_i64, 2]), ScalarBuffer::from(vec![2_i64, 2]));
-        let offsets32 = datafusion::arrow::buffer::OffsetBuffer::<i32>::from_lengths([2, 2]);
-        let offsets64 = datafusion::arrow::buffer::OffsetBuffer::<i64>::from_lengths([2, 2]);
+        let offsets32 = arrow::buffer::OffsetBuffer::<i32>::from_lengths([2, 2]);
+        let offsets64 = arrow::buffer::OffsetBuffer::<i64>::from_lengths([2, 2]);
         vec![
             Arc::new(ListArray::new(item(values), offsets32, Arc::clone(values), None)),
             Arc::new(LargeListArray::new(item(values), offsets64, Arc::clone(values), None)),
@@ -151,7 +151,7 @@ fn nested() -> Vec<ArrayRef> {
         ]
     };
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
-    let mut maps = MapBuilder::new(Some(names), StringBuilder::new(), datafusion::arrow::array::Int64Builder::new());
+    let mut maps = MapBuilder::new(Some(names), StringBuilder::new(), arrow::array::Int64Builder::new());
     maps.keys().append_value("k");
     maps.values().append_null();
     maps.append(true).expect("a map");

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::parquet::arrow::ArrowWriter;
-use datafusion::parquet::basic::{Repetition, Type as Physical};
-use datafusion::parquet::file::metadata::{
+use arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Repetition, Type as Physical};
+use parquet::file::metadata::{
     FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
 };
-use datafusion::parquet::file::properties::WriterProperties;
-use datafusion::parquet::file::statistics::Statistics;
-use datafusion::parquet::file::writer::SerializedFileWriter;
-use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::statistics::Statistics;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::{SchemaDescriptor, Type};
 
 /// A file with a row group for each batch.
 pub fn file(groups: &[RecordBatch], properties: WriterProperties) -> Vec<u8> {
@@ -68,7 +68,7 @@ pub fn with_statistics(file: &[u8], change: impl Fn(usize, usize, &Statistics) -
 }
 
 /// Columns by name.
-pub fn batch(columns: Vec<(&str, datafusion::arrow::array::ArrayRef)>) -> RecordBatch {
+pub fn batch(columns: Vec<(&str, arrow::array::ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, column)| (name, Arc::clone(&column), true)),
     )
