@@ -151,6 +151,12 @@ pub(crate) fn too_large(found: &ArrayRef, wanted: &DataType) -> Result<Option<f6
             // What is rounded to the greatest has a place.
             Ok(values.find(|value| value.is_finite() && value.abs() > max && narrow(*value, wanted).is_infinite()))
         }
+        (DataType::Utf8View, DataType::Float32) => {
+            let is_infinite = |text: &&str| text.to_ascii_lowercase().contains("inf");
+            let texts = found.as_string_view().iter().flatten().filter(|text| !is_infinite(text));
+            let mut values = texts.filter_map(|text| text.trim().parse::<f64>().ok());
+            Ok(values.find(|value| narrow(*value, wanted).is_infinite()))
+        }
         (DataType::Struct(own), DataType::Struct(fields)) => {
             let found = found.as_struct();
             for (place, field) in fields.iter().enumerate() {

@@ -192,7 +192,9 @@ impl Met {
         if !types.iter().any(|of| has_decimals(of)) {
             return Ok(Transformed::no(LogicalPlan::Values(values)));
         }
+        // Columns without decimals stay as they are: their casts may be the statement's.
         let as_written = |(expr, of): (&Expr, &&DataType)| match expr {
+            expr if !has_decimals(of) => expr.clone(),
             Expr::Cast(Cast { expr: inner, field }) if field.data_type() == *of => inner.as_ref().clone(),
             Expr::Literal(value, _) if value.is_null() && value.data_type() == **of => lit(ScalarValue::Null),
             other => other.clone(),

@@ -1,4 +1,4 @@
-//! What every local invoker does around a function: frames the request, bounds both payloads, knows when to give up.
+//! What every invoker does around a function: frames the request, bounds both payloads, knows when to give up.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -11,8 +11,8 @@
 //!            │                         │   hold less than an even share│
 //! ```
 //!
-//! A query alone may have everything. Where several are expected, each is sure of its share: one that takes all that it may leaves
-//! the others running. Tables that sessions keep in memory are sure of nothing.
+//! Where one query is expected, it may have everything. Where several are, each is sure of its share, and may have what nobody is sure of:
+//! one that takes all that it may leaves the others running. Tables that sessions keep are sure of nothing, and may keep what nobody is sure of.
 //!
 //! DataFusion's greedy pool lets a sort take everything, after which a join beside it, which cannot spill, fails; its fair pool gives
 //! each operator that could ever spill an even share, though most of them are small or over. Here operators that can do with less take

@@ -50,7 +50,8 @@ const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::fr
 /// What the face of an engine decides: the command line, or a server.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Queries that are expected at the same time. Each is sure of an even share of half the memory; a query alone may have all of it.
+    /// Queries that are expected at the same time. With one, a query may have all of the memory. With more, each is sure of an even share of
+    /// one half, and may have the other half as well, as long as nobody else does.
     pub queries_max: usize,
     /// What SET may change.
     pub settings: SettingsPolicy,

@@ -140,6 +140,19 @@ impl ExtensionOptions for Options {
 }
 
 impl Options {
+    /// The same; where the configured cap is a ceiling, nothing above it. An error changes nothing.
+    fn change_below(&mut self, name: &str, value: Option<&str>, is_ceiling: bool) -> Result<(), String> {
+        let mut changed = self.clone();
+        changed.change(name, value)?;
+        if let (true, Some(ceiling), Some(wanted)) = (is_ceiling, self.configured, changed.max_cost)
+            && wanted > ceiling
+        {
+            return Err(format!("{name}: {wanted} is above this session's cap of {ceiling}"));
+        }
+        *self = changed;
+        Ok(())
+    }
+
     /// Without a value it is again what the configuration says. An error changes nothing.
     fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), String> {
         if name != MAX_COST {
@@ -182,8 +195,10 @@ impl Session {
         let state = self.context.state_ref();
         let mut state = state.write();
         let options = state.config_mut().options_mut().extensions.get_mut::<Options>();
+        // Where somebody else than the user has set a cap, it is a ceiling.
+        let is_ceiling = matches!(self.engine.settings, SettingsPolicy::Listed(_));
         options
-            .map_or(Ok(()), |options| options.change(name, value))
+            .map_or(Ok(()), |options| options.change_below(name, value, is_ceiling))
             .map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
         Ok(true)
     }

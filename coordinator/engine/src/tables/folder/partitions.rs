@@ -78,10 +78,12 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
         return ScalarValue::try_from(data_type);
     }
     let cast = ScalarValue::Utf8(Some(value.to_owned())).cast_to(data_type)?;
-    if let ScalarValue::Float32(Some(float)) = cast
-        && float.is_infinite()
-        && value.parse().is_ok_and(f64::is_finite)
-    {
+    let grown = match cast {
+        ScalarValue::Float32(Some(float)) => float.is_infinite(),
+        ScalarValue::Float64(Some(float)) => float.is_infinite(),
+        _ => false,
+    };
+    if grown && !value.to_ascii_lowercase().contains("inf") {
         return exec_err!("{value} is too large");
     }
     // Comparisons of the engine tell the zeros apart.

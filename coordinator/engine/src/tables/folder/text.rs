@@ -4,12 +4,12 @@
 //! - Parquet: text that a file calls bytes, as Impala and old Hive write it. DataFusion 55.2 has parquet 59.3 read such a column as
 //!   text where the table says so, and parquet looks only into columns that the file itself calls text: any bytes would pass for text.
 //!   `folders::columns::bytes_that_are_no_text` tells when this can go.
-//! - CSV and JSON: a FLOAT that is too large would be infinite. CSV: digits of a DECIMAL beyond its scale would be cut, where CAST rounds
-//!   (arrow 59.3; no report is known). The case `numbers of text that a column cannot hold` tells when this can go.
+//! - CSV and JSON: a FLOAT that is too large would be infinite, and digits of a DECIMAL beyond its scale would be cut, where CAST rounds
+//!   (arrow 59.3; no report is known). A DECIMAL is read with more digits than it has: what is cut then never decides how it is rounded. The case `numbers of text that a column cannot hold` tells when this can go.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DECIMAL256_MAX_PRECISION, DataType, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::listing::PartitionedFile;
@@ -21,6 +21,9 @@ use object_store::ObjectStore;
 
 use super::names::Format;
 use super::{FolderTable, footers};
+
+/// Digits of a DECIMAL that are read beyond its own.
+const DIGITS_MORE: i8 = 20;
 
 /// The table as its files are read; None where that is as it is declared.
 ///
@@ -40,13 +43,15 @@ pub(super) async fn as_read(
 
 fn with_exact_numbers(table: &FolderTable) -> Option<FolderTable> {
     let own = table.columns.file_schema();
-    let fields = own.fields().iter().map(|field| {
-        let read = match field.data_type() {
-            of if of.is_decimal() && table.kind == Format::Csv => DataType::Utf8View,
-            of => with_doubles(of),
-        };
-        field.as_ref().clone().with_data_type(read)
-    });
+    let read = |of: &DataType| match of {
+        DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
+            DataType::Decimal256(DECIMAL256_MAX_PRECISION, scale + DIGITS_MORE)
+        }
+        // Not by way of a DOUBLE, which would round twice.
+        DataType::Float32 if table.kind == Format::Csv => DataType::Utf8View,
+        of => with_doubles(of),
+    };
+    let fields = own.fields().iter().map(|field| field.as_ref().clone().with_data_type(read(field.data_type())));
     let read = Schema::new_with_metadata(fields.collect::<Vec<_>>(), own.metadata().clone());
     (read != **own).then(|| table.with_columns(Arc::new(read)))
 }
@@ -58,6 +63,7 @@ fn with_doubles(of: &DataType) -> DataType {
         DataType::Float32 => DataType::Float64,
         DataType::List(element) => DataType::List(field(element)),
         DataType::LargeList(element) => DataType::LargeList(field(element)),
+        DataType::Map(entries, sorted) => DataType::Map(field(entries), *sorted),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
         other => other.clone(),
     }
