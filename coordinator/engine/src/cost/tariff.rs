@@ -6,7 +6,7 @@ use super::book::{DEFAULT_REGION, PriceBook, PriceError};
 use super::{Architecture, Tariff};
 use crate::config::Config;
 
-/// Who sends a bill for functions.
+/// The sender of a bill for functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Billed {
     /// Nobody: they are priced as if they ran on Lambda.

@@ -85,7 +85,7 @@ impl Contents {
             Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
                 self.subqueries = true;
             }
-            // What the latter are of is not known yet.
+            // Their types are not known yet.
             Expr::HigherOrderFunction(_) | Expr::Placeholder(_) | Expr::ScalarVariable(..) => {
                 (self.floats, self.decimals, self.times) = (true, true, true);
             }
@@ -103,7 +103,7 @@ impl Contents {
     }
 }
 
-/// Whether a type, or one in it, is a decimal.
+/// True of a decimal, and of a type that holds one.
 pub(super) fn has_decimals(of: &DataType) -> bool {
     match of {
         DataType::List(item)

@@ -16,7 +16,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::copies::columns_of;
 
-/// What a computed column is called, before its number.
+/// The name of a computed column, before its number.
 const CAST: &str = "__gust_cast_";
 
 /// Runs after types are coerced, which casts, and after floats have got their keys.

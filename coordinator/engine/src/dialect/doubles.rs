@@ -32,7 +32,7 @@ use super::time_units;
 /// Functions whose arguments get one type.
 const UNITING: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
 
-/// What functions begin with that take arrays and their elements.
+/// The beginnings of names of functions that take arrays and their elements.
 const OF_ARRAYS: &str = "array";
 
 /// Constants between these have few enough digits on both sides of the point.
@@ -60,7 +60,7 @@ impl AnalyzerRule for Doubles {
     }
 }
 
-/// What of a type has to be like that of others.
+/// The part of a type that has to be like that of others.
 type Part = fn(&DataType) -> &DataType;
 
 /// The columns that a node's expressions are over.

@@ -17,7 +17,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::copies::columns_of;
 
-/// What a computed column is called, before its number.
+/// The name of a computed column, before its number.
 const PARTITION: &str = "__gust_partition_";
 
 #[derive(Debug)]
