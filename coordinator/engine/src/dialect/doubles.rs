@@ -205,7 +205,7 @@ impl Met {
         for column in 0..types.len() {
             any |= self.unite(rows.iter_mut().map(|row| &mut row[column]));
         }
-        // What is in a row may have become of doubles before.
+        // A value in a row may have become one of doubles before.
         any |= values
             .values
             .iter()
@@ -302,7 +302,7 @@ fn whole(of: &DataType) -> &DataType {
     of
 }
 
-/// What lists, and lists of lists, are of.
+/// The type of the innermost elements of a list, or of lists of lists.
 fn element(of: &DataType) -> &DataType {
     list_item(of).map_or(of, |item| element(item.data_type()))
 }

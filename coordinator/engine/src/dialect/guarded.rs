@@ -116,7 +116,7 @@ fn has_a_row_of_none(plan: &LogicalPlan) -> bool {
     group_expr.is_empty() || matches!(group_expr.as_slice(), [Expr::GroupingSet(_)])
 }
 
-/// Whether a plan is a join by keys of which NULLs are equal.
+/// True of a join by keys of which NULLs are equal.
 fn has_equal_nulls(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Join(join) if join.null_equality == NullEquality::NullEqualsNull && !join.on.is_empty())
 }

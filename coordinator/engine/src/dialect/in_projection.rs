@@ -55,7 +55,7 @@ fn is_ours(expr: &Expr) -> bool {
         Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
             let rows = &subquery.subquery;
             let is_float = rows.schema().fields().first().is_some_and(|field| has_floats(field.data_type()));
-            // What is random would be drawn anew for each count; for two conditions, one over a float's key, DataFusion has no plan.
+            // A random value would be drawn anew for each count; for two conditions, one over a float's key, DataFusion has no plan.
             is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile() && !is_float)
         }
         Expr::Exists(Exists { subquery, .. }) => {
@@ -69,7 +69,7 @@ fn refers_outside(subquery: &Subquery) -> bool {
     !subquery.subquery.all_out_ref_exprs().is_empty()
 }
 
-/// Whether the outer row chooses the rows of a plan by equality of columns alone, which is what DataFusion can count by.
+/// True where the outer row chooses the rows of a plan by equality of columns alone, which is all that DataFusion can count by.
 fn is_by_equality(rows: &LogicalPlan) -> bool {
     let mut is = true;
     let visited = rows.apply(|node| {
@@ -91,7 +91,7 @@ fn is_by_equality(rows: &LogicalPlan) -> bool {
     is && visited.is_ok()
 }
 
-/// Of a column, or of its cast, with something of the outer row. Floats are compared by a key.
+/// True of a column, or its cast, that equals something of the outer row. Floats are compared by a key, so they are not.
 fn is_equality(condition: &Expr, schema: &DFSchema) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
     let is_column = |expr: &Expr| match expr {

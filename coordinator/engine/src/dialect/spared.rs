@@ -229,10 +229,15 @@ mod tests {
     use datafusion::prelude::SessionContext;
 
     /// Each has all rows of its table; the last draws once for each of 64.
-    const ALL: [(&str, usize); 4] = [
+    const ALL: [(&str, usize); 5] = [
         ("SELECT * FROM (VALUES (CAST('1.50' AS DECIMAL(10, 2)))) AS t(d) WHERE CAST(d AS DECIMAL(10, 0)) = 2", 1),
         ("SELECT * FROM (VALUES (5000000000)) AS t(l) WHERE (TRY_CAST(l AS INT) <> 1) IS NULL", 1),
         ("SELECT * FROM (VALUES (CAST(NULL AS VARCHAR))) AS t(s) WHERE (s ~ '.*') IS NULL", 1),
+        (
+            "SELECT * FROM (VALUES (arrow_cast('2024-01-01T12:00:00', 'Timestamp(Millisecond, None)'))) AS t(ms) \
+             WHERE ms <> TIMESTAMP '2024-01-01 12:00:00.0001'",
+            1,
+        ),
         ("SELECT * FROM generate_series(1, 64) AS t(i) WHERE CASE WHEN random() < 0.5 THEN i > 0 ELSE i > 0 END", 64),
     ];
 
