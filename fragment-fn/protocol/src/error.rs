@@ -1,8 +1,8 @@
-//! What can go wrong inside a function, by what the caller can do next.
+//! Errors inside a function, by the caller's next step.
 
 use serde::{Deserialize, Serialize};
 
-/// A fragment's failure as the function saw it.
+/// A fragment's failure, as the function saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct FragmentError {
@@ -47,7 +47,7 @@ pub enum FragmentErrorKind {
     DiskFull,
     /// The deadline passed before the fragment was done.
     DeadlineExceeded,
-    /// The result fits neither the response nor is there an exchange to put it in.
+    /// The result does not fit the response, and there is no exchange.
     ResultTooLarge,
     /// The query itself is at fault (division by zero, an invalid cast).
     Execution,
@@ -76,7 +76,7 @@ impl FragmentErrorKind {
         Self::Panic,
     ];
 
-    /// Whether another attempt at the same fragment can succeed with nothing else changed.
+    /// Returns true where another attempt at the same fragment can succeed with nothing else changed.
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Storage | Self::StorageThrottled | Self::Panic => true,

@@ -1,4 +1,4 @@
-//! Rows on their way back: Arrow IPC streams, inline while they are small, one object in the exchange when they are not.
+//! Rows on their way back: Arrow IPC streams. A small result is inline, a large one is an object in the exchange.
 //!
 //! ```text
 //!  batches ─► ResultWriter ─┬─ up to inline_bytes_max ─► FragmentResult::Inline
@@ -6,7 +6,7 @@
 //!  FragmentResult ─► read ─► length and checksum verified ─► batches
 //! ```
 //!
-//! A producer writes one object at most, under a key that carries the attempt: two attempts never share a key.
+//! A producer writes one object at most. The object's key carries the attempt, so that two attempts never share a key.
 //! A reader sees no row before the whole stream's checksum held.
 
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, Part};
 
-/// What the wire pays for: measured by `lab compression` (docs/measurements.md).
+/// Compression of results on the wire. `lab compression` chose it (docs/measurements.md).
 pub const COMPRESSION: Option<CompressionType> = Some(CompressionType::LZ4_FRAME);
 
-/// What can go wrong between a result's producer and its reader.
+/// Errors between a result's producer and its reader.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     #[error("cannot encode or decode an arrow stream: {0}")]
@@ -46,20 +46,20 @@ pub enum ExchangeError {
     Schema { fragment: FragmentId },
 }
 
-/// Key of an attempt's result object below the exchange's prefix.
+/// Makes the key of an attempt's result object below the exchange's prefix.
 pub fn result_path(prefix: &str, id: &FragmentId, attempt: u32) -> Path {
     let FragmentId { query, stage, index } = id;
     let key = format!("{query}/{stage}/{index:05}-{attempt}.arrows");
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
-/// Where a stage's plan lies if it does not travel inline.
+/// Makes the key of a stage's plan that does not travel inline.
 pub fn plan_path(prefix: &str, query: &str, stage: u32) -> Path {
     let key = format!("{query}/{stage}/plan");
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
-/// Whose result lies at `path`, if that is a key that [`result_path`] makes below `prefix`.
+/// Reads fragment and attempt from the key of a result. None where [`result_path`] does not make `path` below `prefix`.
 pub fn result_at(prefix: &str, path: &Path) -> Option<(FragmentId, u32)> {
     let prefix = Path::parse(prefix).ok()?;
     let parts: Vec<_> = path.prefix_match(&prefix)?.collect();
@@ -68,11 +68,11 @@ pub fn result_at(prefix: &str, path: &Path) -> Option<(FragmentId, u32)> {
     let number = |text: &str| text.parse::<u32>().ok();
     let id = FragmentId { query: query.as_ref().to_owned(), stage: number(stage.as_ref())?, index: number(index)? };
     let attempt = number(attempt)?;
-    // Exactly what is made, not what merely parses.
+    // A key that merely parses is not ours: it has to be the key that is made.
     (result_path(prefix.as_ref(), &id, attempt) == *path).then_some((id, attempt))
 }
 
-/// Whose plan lies at `path`, if that is a key that [`plan_path`] makes below `prefix`.
+/// Reads the query from the key of a plan. None where [`plan_path`] does not make `path` below `prefix`.
 pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
     let parts: Vec<_> = path.prefix_match(&Path::parse(prefix).ok()?)?.collect();
     let [query, stage, name] = parts.as_slice() else { return None };
@@ -80,11 +80,12 @@ pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
     (name.as_ref() == "plan" && plan_path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
 }
 
-/// A multipart part, and how many are under way at once: memory outside the pool.
+/// Length of a multipart part, in bytes. Parts are memory outside the pool.
 pub const PART_BYTES: usize = 8 << 20;
+/// Parts of one result that are under way at once.
 const PARTS_AT_ONCE_MAX: usize = 2;
 
-/// Requests that writing a result object takes: one PUT, or a beginning, parts and an end.
+/// Counts the requests that write a result object of `bytes`: one PUT, or a beginning, the parts and an end.
 pub fn writes_of(bytes: u64) -> u64 {
     match bytes.div_ceil(PART_BYTES as u64) {
         0 | 1 => 1,
@@ -92,7 +93,9 @@ pub fn writes_of(bytes: u64) -> u64 {
     }
 }
 
-/// Encodes a fragment's batches as they come. Holds at most `inline_bytes_max`, then three multipart parts of 8 MiB, in memory.
+/// Encodes a fragment's batches as they come.
+///
+/// Memory: `inline_bytes_max` at most, then three multipart parts of [`PART_BYTES`].
 pub struct ResultWriter {
     encoder: StreamWriter<Vec<u8>>,
     checksum: crc32fast::Hasher,
@@ -109,7 +112,7 @@ enum Sink {
 }
 
 impl ResultWriter {
-    /// `target`: where the object goes if the rows outgrow `inline_bytes_max`.
+    /// `target` is the place of the object, should the rows outgrow `inline_bytes_max`.
     pub fn new(
         schema: &Schema,
         compression: Option<CompressionType>,
@@ -134,15 +137,15 @@ impl ResultWriter {
         self.drain().await
     }
 
-    /// Gives up: parts of an object that has been begun are not kept (and paid for) until somebody removes them.
+    /// Aborts the upload of a begun object. Its parts would be stored, and charged, until somebody removes them.
     pub async fn abort(self) {
         if let Sink::Object(mut writer) = self.sink {
-            // The bucket's lifecycle rule takes what this cannot.
+            // The bucket's lifecycle rule removes the parts of an upload that cannot be aborted.
             let _ = writer.abort().await;
         }
     }
 
-    /// Ends the stream; the object, if there is one, is complete when this returns.
+    /// Ends the stream. An object is complete when this returns.
     pub async fn finish(mut self) -> Result<FragmentResult, ExchangeError> {
         self.encoder.finish()?;
         self.drain().await?;
@@ -159,7 +162,7 @@ impl ResultWriter {
         }
     }
 
-    /// Moves what the encoder has produced to the sink, and the sink to the exchange once it is too large.
+    /// Moves the encoder's bytes to the sink, and the sink to the exchange once the bytes exceed `inline_bytes_max`.
     async fn drain(&mut self) -> Result<(), ExchangeError> {
         let chunk = std::mem::take(self.encoder.get_mut());
         self.checksum.update(&chunk);
@@ -185,10 +188,10 @@ impl ResultWriter {
     }
 }
 
-/// The batch without the text that none of its rows refers to.
+/// Drops the text of a batch that none of its rows refers to.
 ///
-/// A scan's batches share the buffers of the pages that they were cut from, and the encoder writes whole buffers: without
-/// this the same text would travel several times.
+/// Batches of a scan share the buffers of the pages that they were cut from, and the encoder writes whole buffers.
+/// Without this the same text would travel several times.
 fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     fn is_wasteful<T: ByteViewType>(column: &GenericByteViewArray<T>) -> bool {
         column.data_buffers().iter().map(Buffer::len).sum::<usize>() > column.total_buffer_bytes_used()
@@ -205,14 +208,14 @@ fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new_with_options(batch.schema(), columns, &options)
 }
 
-/// Fetches (if it is not inline) and verifies a result; its rows are decoded as they are asked for.
+/// Fetches a result that is not inline, and verifies it. Its rows are decoded as they are asked for.
 ///
-/// `store` is the exchange's. Holds the encoded stream in memory as a whole; decoded columns point into it where they
+/// `store` is the exchange's. The whole encoded stream is held in memory. Decoded columns point into it where they
 /// are not compressed.
 ///
 /// # Errors
-/// [`ExchangeError::Length`], [`ExchangeError::Checksum`] for torn or swapped bytes and [`ExchangeError::Schema`] for other
-/// columns, before any row is seen.
+/// [`ExchangeError::Store`] where the object cannot be read, [`ExchangeError::Length`] and [`ExchangeError::Checksum`]
+/// for torn or swapped bytes, [`ExchangeError::Schema`] for other columns. All come before any row is seen.
 pub async fn read(
     id: &FragmentId,
     result: FragmentResult,
@@ -239,7 +242,7 @@ pub async fn read(
     Rows::open(id, bytes, schema)
 }
 
-/// A verified result's rows. Decodes one batch ahead.
+/// Rows of a verified result. One batch is decoded ahead.
 #[derive(Debug)]
 pub struct Rows {
     encoded: Buffer,
@@ -358,7 +361,7 @@ mod tests {
             writer.write(&whole.slice(start, 100)).await.expect("in memory");
         }
         let result = writer.finish().await.expect("in memory");
-        // 64 bytes of text and 16 of view a row; without compaction ten times as much text.
+        // A row has 64 bytes of text and 16 of view. Without compaction there would be ten times as much text.
         assert!(result.part().bytes < 1000 * 100, "{} bytes", result.part().bytes);
         let back = read(&id(), result, &whole.schema(), &InMemory::new()).await.expect("what was written");
         let back: Vec<RecordBatch> = back.collect::<Result<_, _>>().expect("what was written");
@@ -409,7 +412,7 @@ mod tests {
         assert!(matches!(gone, Err(ExchangeError::Store { .. })), "{gone:?}");
     }
 
-    /// A stream written by the first release decodes for ever, or the protocol's version is raised.
+    /// A stream of the first release decodes for ever, or the protocol's version is raised.
     #[tokio::test]
     async fn the_stream_is_what_it_was() {
         let (_, result) = written(&[batch(3)], 10_000).await;

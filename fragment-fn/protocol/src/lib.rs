@@ -1,5 +1,4 @@
-//! The contract between the coordinator and a function: what a fragment is, how its plan and its results travel, what
-//! can go wrong, and what it used.
+//! Contract between the coordinator and a function: fragments, the way of their plans and results, errors, and usage.
 //!
 //! ```text
 //!  coordinator                                              function
@@ -8,8 +7,8 @@
 //!                     results too large for a response: exchange::write ─► object ─► exchange::read
 //! ```
 //!
-//! Every byte that crosses carries [`version::PROTOCOL_VERSION`] and a fingerprint of the functions that both sides know;
-//! they are checked before anything else is decoded.
+//! Every byte that crosses carries [`version::PROTOCOL_VERSION`] and a fingerprint of the functions that both sides know.
+//! They are checked before anything else is decoded.
 //!
 //! Non-goals: this crate does no network I/O beyond `dyn ObjectStore`, names no platform, and never retries.
 

@@ -1,8 +1,8 @@
-//! The plan codec: a physical plan whose scans have been emptied, as datafusion-proto bytes.
+//! Plan codec: a physical plan whose scans have been emptied, as datafusion-proto bytes.
 //!
-//! The plan travels once a stage; the files travel with each fragment. What the encoding loses about a scan (etags, how
-//! columns are matched) travels in [`crate::LeafSpec`] and [`crate::ScanUnit`], and [`decode`] hands each placeholder to
-//! the caller to be rebuilt.
+//! The plan travels once a stage, the files travel with each fragment. The encoding loses facts about a scan, such as
+//! etags and the matching of columns: these travel in [`crate::LeafSpec`] and [`crate::ScanUnit`]. [`decode`] hands each
+//! placeholder to the caller, who rebuilds the scan.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ pub use check::{Obstacle, encode_checked};
 
 /// Encodes a fragment's plan without its files and statistics.
 ///
-/// For plans that are known to arrive as they are; [`encode_checked`] makes sure.
+/// Does not prove that the plan arrives as it is: [`encode_checked`] does.
 ///
 /// # Errors
-/// Whatever datafusion-proto cannot encode.
+/// Errors of datafusion-proto, where it cannot encode the plan.
 pub fn encode(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     encode_emptied(emptied(plan)?)
 }
@@ -50,9 +50,10 @@ fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     )
 }
 
-/// Decodes a fragment's plan; `bind` turns each placeholder (by its position in a pre-order walk) into a real scan.
+/// Decodes a fragment's plan. `bind` turns each placeholder, by its position in a pre-order walk, into a real scan.
 ///
-/// `scalars` are the values of the scalar subqueries that the plan refers to by position; the coordinator ran them before.
+///
+/// `scalars` are the values of the scalar subqueries that the plan refers to by position. The coordinator has run them.
 /// Every store that the scans name must be registered in `context` before.
 pub fn decode(
     bytes: &[u8],
@@ -74,8 +75,10 @@ fn decode_with(bytes: &[u8], context: &TaskContext, scalars: ScalarSubqueryResul
     DeduplicatingProtoConverter {}.proto_to_execution_plan(&node, &decoding)
 }
 
+/// Encodes one value.
+///
 /// # Errors
-/// Where the value could not be decoded again, or not as it is.
+/// A phrase that names the type, where the value cannot be decoded again or comes back as another.
 pub fn encode_scalar(value: &ScalarValue) -> Result<Base64, Obstacle> {
     let obstacle = || format!("a value of type {} cannot travel to functions", value.data_type());
     let message = datafusion_proto::protobuf::ScalarValue::try_from(value).map_err(|_| obstacle())?;
@@ -92,7 +95,7 @@ pub fn decode_scalar(bytes: &Base64) -> Result<ScalarValue> {
     Ok(ScalarValue::try_from(&message)?)
 }
 
-/// The scans of a plan, in the order that numbers its leaves.
+/// Lists the scans of a plan, in the order that numbers its leaves.
 pub fn scans(plan: &Arc<dyn ExecutionPlan>) -> Vec<FileScanConfig> {
     let mut found = Vec::new();
     let visited = for_each_scan(plan, &mut |_, scan| {
@@ -103,7 +106,7 @@ pub fn scans(plan: &Arc<dyn ExecutionPlan>) -> Vec<FileScanConfig> {
     found
 }
 
-/// `scan` over other files, without the statistics of the old ones.
+/// Makes `scan` over other files, without the statistics of the old ones.
 pub fn with_files(scan: &FileScanConfig, files: Vec<FileGroup>) -> FileScanConfig {
     let unknown = Statistics::new_unknown(scan.file_source().table_schema().table_schema());
     FileScanConfigBuilder::from(scan.clone()).with_file_groups(files).with_statistics(unknown).build()
@@ -123,7 +126,7 @@ fn for_each_scan(
     Ok(rewritten.data)
 }
 
-/// The file scan that `node` is, if it is one.
+/// Returns the file scan of `node`. None where `node` is no file scan.
 pub fn file_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     let source = node.downcast_ref::<DataSourceExec>()?.data_source();
     source.downcast_ref::<FileScanConfig>()

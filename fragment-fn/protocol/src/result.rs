@@ -1,10 +1,10 @@
-//! What comes back.
+//! The response: rows or an error, and the usage.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Base64, FragmentError, FragmentId, ObjectRef, Usage};
 
-/// The answer to one attempt, success or not; `usage` is metered either way.
+/// Answer to one attempt, success or not. `usage` is metered either way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FragmentResponse {
     pub version: u32,
@@ -14,7 +14,7 @@ pub struct FragmentResponse {
     pub usage: Usage,
 }
 
-/// Rows as Arrow IPC streams, here or in the exchange.
+/// Rows as an Arrow IPC stream, here or in the exchange.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FragmentResult {
@@ -30,12 +30,12 @@ impl FragmentResult {
     }
 }
 
-/// One Arrow IPC stream.
+/// Length, rows and checksum of one Arrow IPC stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// Length of the stream in bytes, after compression.
     pub bytes: u64,
     pub rows: u64,
-    /// CRC-32 (IEEE) of the stream's bytes: torn or swapped bytes are refused.
+    /// CRC-32 (IEEE) of the stream's bytes. Torn or swapped bytes are refused.
     pub crc32: u32,
 }

@@ -1,14 +1,15 @@
-//! What a function metered about one attempt: the facts that the report, the cost and the time model are made from.
+//! Usage of one attempt, as the function metered it. The report, the cost and the time model are made from it.
 
 use serde::{Deserialize, Serialize};
 
-/// One attempt's consumption, measured inside the function.
+/// Consumption of one attempt, measured inside the function.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Storage requests that the function sent.
     pub requests: Requests,
-    /// Body bytes read from and written to storage.
+    /// Body bytes read from storage.
     pub bytes_read: u64,
+    /// Body bytes written to storage.
     pub bytes_written: u64,
     /// Rows of the fragment's result.
     pub rows_out: u64,
@@ -16,10 +17,10 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Bytes that operators spilled to the temporary folder.
     pub spilled_bytes: u64,
-    /// CPU time of the whole process during the attempt, in microseconds; 0 where the platform does not tell.
+    /// CPU time of the whole process during the attempt, in microseconds. 0 where the platform does not tell.
     pub cpu_us: u64,
     pub spans: Spans,
-    /// Whether this was the environment's first attempt.
+    /// Cold start: true for the environment's first attempt.
     pub cold: bool,
 }
 
@@ -32,7 +33,7 @@ pub struct Requests {
     /// PUT, POST and COPY, each part of a multipart upload included.
     pub put: u64,
     pub delete: u64,
-    /// Of the GETs, those that were sent again because the first had not answered in time.
+    /// GETs that were sent again because the first had not answered in time. `get` includes them.
     #[serde(default)]
     pub hedged: u64,
 }
@@ -57,7 +58,7 @@ impl std::ops::AddAssign for Requests {
 impl std::ops::Sub for Requests {
     type Output = Self;
 
-    /// Those since an earlier count.
+    /// Subtracts an earlier count: the requests since then.
     fn sub(self, earlier: Self) -> Self {
         Self {
             get: self.get - earlier.get,
@@ -73,12 +74,12 @@ impl std::ops::Sub for Requests {
 /// Wall time of the attempt's steps inside the function, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spans {
-    /// Request bytes to an executable plan.
+    /// From the request's bytes to an executable plan.
     pub decode_us: u64,
-    /// The plan's start to its last batch.
+    /// From the plan's start to its last batch.
     pub execute_us: u64,
     /// Encoding the result and writing it to the exchange.
     pub write_us: u64,
-    /// Everything, from the request's first byte to the response's last.
+    /// From the request's first byte to the response's last.
     pub total_us: u64,
 }

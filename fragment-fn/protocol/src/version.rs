@@ -1,13 +1,13 @@
-//! Which coordinator works with which function: both must agree on [`PROTOCOL_VERSION`] and on [`fingerprint`].
+//! Versions: a coordinator and a function have to agree on [`PROTOCOL_VERSION`] and on [`fingerprint`].
 
 use std::sync::LazyLock;
 
 use crate::functions;
 
-/// Raised with every change of the wire; the golden bytes in `testdata/` fail until it is.
+/// Version of the wire. Every change of the wire raises it: until then the golden bytes in `testdata/` fail.
 pub const PROTOCOL_VERSION: u32 = 3;
 
-/// Engine version and the set of SQL functions that a plan may name, e.g. `datafusion-55.2.0/functions-1-1a2b3c4d`.
+/// Returns the engine's version and the set of SQL functions that a plan may name: `datafusion-55.2.0/functions-1-1a2b3c4d`.
 ///
 /// Two binaries with equal fingerprints decode each other's plans.
 pub fn fingerprint() -> &'static str {

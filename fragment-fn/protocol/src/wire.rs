@@ -1,6 +1,6 @@
-//! Bytes for requests and responses: JSON (a Lambda payload must be JSON) with binary parts in base64.
+//! Bytes of requests and responses: JSON, for a Lambda payload must be JSON, with binary parts in base64.
 //!
-//! Decoding looks at version and fingerprint first, so that a mismatch is told as such and not as a parse error.
+//! Decoding looks at version and fingerprint first, so that a mismatch is not reported as a parse error.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::version::{PROTOCOL_VERSION, fingerprint};
 use crate::{FragmentError, FragmentErrorKind, FragmentResponse, InvokeRequest};
 
-/// Largest request and largest response of a synchronous Lambda invocation: 6 MB (AWS Lambda quotas).
+/// Largest request and largest response of a synchronous Lambda invocation, in bytes: 6 MB (AWS Lambda quotas).
 pub const PAYLOAD_BYTES_MAX: usize = 6_291_556;
 
-/// Room that a response needs around its inline rows: ids, usage, JSON punctuation.
+/// Room that a response needs around its inline rows, in bytes: ids, usage, JSON punctuation.
 const ENVELOPE_BYTES: usize = 4_096;
 
-/// Most result bytes that fit a response once base64 has made them a third longer.
+/// Largest inline result, in bytes. Base64 makes it a third longer.
 pub const INLINE_BYTES_MAX: u64 = ((PAYLOAD_BYTES_MAX - ENVELOPE_BYTES) / 4 * 3) as u64;
 
 /// Binary data inside JSON.
@@ -62,7 +62,7 @@ impl From<WireError> for FragmentError {
     }
 }
 
-/// The part of a request that every version can read.
+/// Part of a request that every version can read.
 #[derive(Deserialize)]
 struct Header {
     version: u32,
@@ -185,7 +185,7 @@ mod tests {
         outcomes.map(respond).to_vec()
     }
 
-    /// Whoever changes these bytes raises [`PROTOCOL_VERSION`] and writes the files anew.
+    /// A change of these bytes raises [`PROTOCOL_VERSION`] and writes the files anew.
     #[test]
     fn the_wire_is_what_it_was() {
         let golden = include_str!("../testdata/request.json").trim_end();

@@ -1,7 +1,8 @@
-//! What a call would make out of numbers, told before it is made.
+//! Bounds of calls that make large values out of small numbers.
 //!
-//! `repeat('x', 10000000000)` and its like allocate what no memory pool sees. Each is estimated from its arguments, row by row,
-//! and refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be larger than what would be made, not smaller.
+//! `repeat('x', 10000000000)` allocates memory that no memory pool sees. Such a call's result is estimated from its
+//! arguments, row by row, before the call. It is refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be
+//! larger than the result, but not smaller.
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
 use arrow::compute::cast;
@@ -11,19 +12,20 @@ use arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNanoType
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
-/// Most bytes that one call makes for one batch of rows.
+/// Largest result of one call for one batch of rows, in bytes.
 pub const MADE_BYTES_MAX: u64 = 256 << 20;
 
 const CHARACTER_BYTES_MAX: u128 = 4;
 const SERIES_VALUE_BYTES: u128 = 8;
-/// A number or a point in time, written out.
+/// Length of a number or a point in time as text.
 const VALUE_TEXT_BYTES: u128 = 32;
-/// A usual replacement, and a usual text. Of the two together a batch makes no more than some gigabytes, and hardly ever that.
+/// Longest usual replacement, and longest usual text. A batch of 8,192 rows makes 8 GiB of the two at most (a match at each
+/// byte), and hardly ever that much.
 const REPLACEMENT_BYTES: u128 = 64;
 const MATCHED_BYTES: u128 = 16 << 10;
 const HOUR_NS: i128 = 3_600_000_000_000;
 
-/// How a function's result grows with its arguments.
+/// Growth of a function's result with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Makes {
     /// `repeat(text, times)`
@@ -64,8 +66,10 @@ pub(super) fn makes(name: &str) -> Option<Makes> {
     })
 }
 
+/// Estimates a call's result.
+///
 /// # Errors
-/// Where the call would make too much.
+/// An execution error where the result would exceed [`MADE_BYTES_MAX`].
 pub(super) fn check(name: &str, makes: Makes, call: &ScalarFunctionArgs) -> Result<()> {
     let arrays = call.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_)));
     let rows = if arrays { call.number_rows } else { 1 };
@@ -81,7 +85,7 @@ pub(super) fn check(name: &str, makes: Makes, call: &ScalarFunctionArgs) -> Resu
 
 type OfRow = Box<dyn Fn(usize) -> u128>;
 
-/// Bytes by row.
+/// Estimates the bytes of each row.
 fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
     let number = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), integers);
     let text = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), text_bytes);
@@ -110,7 +114,7 @@ fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
             let (values, bytes, delimiter) = (values_of_row(&args[0])?, value_bytes(&args[0])?, text(1)?);
             Box::new(move |row| values * (positive(delimiter(row)) + VALUE_TEXT_BYTES) + bytes)
         }
-        // What a short replacement makes of a short text is no matter; how often there is a match, nobody knows before.
+        // The number of matches is unknown before the call. A short replacement in a short text is harmless at any number.
         Makes::Matched => {
             let (text, replacement) = (text(0)?, text(2)?);
             Box::new(move |row| match (positive(replacement(row)), positive(text(row))) {
@@ -121,7 +125,7 @@ fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
         Makes::Together | Makes::Separated => {
             let is_text = |arg: &&ColumnarValue| arg.data_type().is_string();
             let texts = args.iter().filter(is_text).map(text_bytes).collect::<Result<Vec<_>>>()?;
-            // The first of `concat_ws` is there between all others.
+            // `concat_ws` puts its first argument between all others.
             let between = if makes == Makes::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
             Box::new(move |row| {
                 let all = texts.iter().map(|text| positive(text(row))).fold(0u128, u128::saturating_add);
@@ -169,7 +173,7 @@ fn array_of(arg: &ColumnarValue) -> Result<ArrayRef> {
     }
 }
 
-/// `arg` by row, each value times `unit`; a scalar is the same in every row.
+/// Reads `arg` by row, each value times `unit`. A scalar is the same in every row.
 fn scaled(arg: &ColumnarValue, array: &ArrayRef, unit: i128) -> Result<Numbers> {
     let single = matches!(arg, ColumnarValue::Scalar(_));
     let numbers = cast(array, &DataType::Int64)?;
@@ -178,7 +182,7 @@ fn scaled(arg: &ColumnarValue, array: &ArrayRef, unit: i128) -> Result<Numbers> 
         let row = if single { 0 } else { row };
         let numbers = numbers.as_primitive::<Int64Type>();
         match array.is_valid(row) {
-            // What no BIGINT holds is large.
+            // A value that does not fit a BIGINT is large.
             true if numbers.is_null(row) => Some(i128::from(i64::MAX)),
             true => Some(i128::from(numbers.value(row)) * unit),
             false => None,
@@ -198,7 +202,7 @@ fn text_bytes(arg: &ColumnarValue) -> Result<Numbers> {
     scaled(arg, &length(&array)?, 1)
 }
 
-/// Numbers as they are; points in time and steps of time in nanoseconds, steps no longer than they are.
+/// Reads numbers as they are. Points in time and steps of time become nanoseconds; a step is never overestimated.
 fn points(arg: &ColumnarValue) -> Result<Numbers> {
     let array = array_of(arg)?;
     match array.data_type() {
@@ -214,7 +218,7 @@ fn points(arg: &ColumnarValue) -> Result<Numbers> {
                 let steps = array.as_primitive::<IntervalMonthDayNanoType>();
                 let (months, days, ns) =
                     IntervalMonthDayNanoType::to_parts(steps.is_valid(row).then(|| steps.value(row))?);
-                // A month has 28 days at least, a day 23 hours.
+                // A month has at least 28 days, a day at least 23 hours.
                 Some((i128::from(months) * 28 + i128::from(days)) * 23 * HOUR_NS + i128::from(ns))
             }))
         }
@@ -222,7 +226,7 @@ fn points(arg: &ColumnarValue) -> Result<Numbers> {
     }
 }
 
-/// How many values the lists of a row have, lists in lists taken apart, on average.
+/// Counts the values in the lists of a row, on average. Lists in lists are counted by their values.
 fn values_of_row(arg: &ColumnarValue) -> Result<u128> {
     fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> usize {
         let offsets = lists.value_offsets();
@@ -241,7 +245,7 @@ fn values_of_row(arg: &ColumnarValue) -> Result<u128> {
     Ok((values(array.as_ref()) / array.len().max(1)) as u128)
 }
 
-/// What one value takes, on average.
+/// Returns the bytes of one value, on average.
 fn value_bytes(arg: &ColumnarValue) -> Result<u128> {
     let array = array_of(arg)?;
     let bytes = array.to_data().get_slice_memory_size()?;

@@ -1,8 +1,8 @@
-//! `min` and `max` of floats by group: NaN is the greatest value, and there is nothing below −infinity.
+//! `min` and `max` of floats by group: NaN is the greatest value, and −infinity the least.
 //!
-//! DataFusion 55.2 lets the value after a NaN win whatever it is (the max of 5, NaN, 1 is 1; apache/datafusion 24432), so that the rows' order decides, and
-//! takes the greatest finite number for the max of no more than −infinity. Without groups it compares as it should. Take this out
-//! when the grouped extremes of `tests/tests/meaning.rs` are right without it.
+//! DataFusion 55.2 lets the value after a NaN win (apache/datafusion 24432): the max of 5, NaN, 1 is 1, so that the rows'
+//! order decides. It also takes the least finite number for the max of a group that has only −infinity. Without groups it
+//! is right. Take this out when the grouped extremes of `tests/tests/meaning.rs` are right without it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use datafusion::logical_expr::{
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
-/// `min` or `max`: DataFusion's, but for groups of floats.
+/// `min` or `max`: DataFusion's, except for groups of floats.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Extreme {
     stock: Arc<AggregateUDF>,
-    /// How a better value compares with the best so far.
+    /// Comparison of a better value with the best so far.
     better: Ordering,
 }
 
@@ -35,7 +35,7 @@ impl Extreme {
         Self { stock, better: Ordering::Greater }
     }
 
-    /// `worst` is what every value is better than, or as good as: in the total order, one NaN or the other.
+    /// Makes the accumulator of groups. It starts at the worst value in the total order: one NaN or the other.
     fn groups<T>(&self, of: &DataType, greatest: T::Native, least: T::Native) -> Box<dyn GroupsAccumulator>
     where
         T: ArrowPrimitiveType<Native: ArrowNativeTypeOp> + Send,

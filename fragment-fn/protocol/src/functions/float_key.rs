@@ -1,8 +1,8 @@
-//! `gust_float_key`: a value whose bits are equal where SQL calls it equal.
+//! `gust_float_key`: a value whose bits are equal where SQL calls the values equal.
 //!
-//! −0.0 becomes 0.0 and every NaN the one positive NaN, also inside lists and structs. Engines compare, hash and sort floats by
-//! their bits: under this key there is one zero and one NaN, and NaN is the greatest value, as in DuckDB and PostgreSQL.
-//! The coordinator's `dialect::float_keys` puts it where floats are grouped, joined, compared and ordered.
+//! −0.0 becomes 0.0 and every NaN the one positive NaN, also inside lists and structs. Engines compare, hash and sort floats
+//! by their bits. Under this key there is one zero and one NaN, and NaN is the greatest value, as in DuckDB and PostgreSQL.
+//! The coordinator's `dialect::float_keys` calls it where floats are grouped, joined, compared and ordered.
 
 use std::sync::Arc;
 
@@ -50,7 +50,8 @@ impl ScalarUDFImpl for FloatKey {
         true
     }
 
-    /// With the field of a struct that it is of: DataFusion 55.2 moves that alone, and then does not find it under the key.
+    /// Moves together with the struct field that it is called with: DataFusion 55.2 moves such a field alone, and then does not
+    /// find it under the key.
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
         match args {
             [ExpressionPlacement::MoveTowardsLeafNodes] => ExpressionPlacement::MoveTowardsLeafNodes,
@@ -69,7 +70,7 @@ impl ScalarUDFImpl for FloatKey {
     }
 }
 
-/// The key of a value; itself where there is no float in its type.
+/// Makes the key of a value. A value whose type has no float is its own key.
 pub(super) fn key(of: ColumnarValue) -> Result<ColumnarValue> {
     Ok(match of {
         ColumnarValue::Array(array) => ColumnarValue::Array(canonical(&array)?),
@@ -80,7 +81,7 @@ pub(super) fn key(of: ColumnarValue) -> Result<ColumnarValue> {
     })
 }
 
-/// Whether a value of this type is or contains a float.
+/// Returns true where a value of this type is or contains a float.
 pub fn has_floats(data_type: &DataType) -> bool {
     match data_type {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
@@ -121,7 +122,7 @@ fn canonical(array: &ArrayRef) -> Result<ArrayRef> {
     }
 }
 
-/// A zero or a NaN that may not be the canonical one.
+/// Returns true for a zero or a NaN that may not be the canonical one.
 fn is_odd(value: f64) -> bool {
     value.is_nan() || (value == 0.0 && value.is_sign_negative())
 }
@@ -132,7 +133,7 @@ fn floats<T: ArrowPrimitiveType>(
     canonical: impl Fn(T::Native) -> T::Native,
 ) -> ArrayRef {
     let values: &PrimitiveArray<T> = array.as_primitive();
-    // Mostly there is none, and the column stays as it is.
+    // Most columns have none and stay as they are.
     if !values.values().iter().any(|value| is_odd(*value)) {
         return Arc::clone(array);
     }

@@ -1,10 +1,12 @@
-//! Aggregates of floats over a window frame that slides: what leaves a frame leaves no trace.
+//! Aggregates of floats over a window frame that slides. A value that leaves the frame leaves no trace.
 //!
-//! DataFusion 55.2 subtracts what leaves. A NaN or an infinity then stays in every frame after it, and 1e20 takes the small values
-//! beside it along: 1.0 + 1.0 is 0.0. PostgreSQL and DuckDB do not subtract floats either. Here a frame is two stacks, the
-//! textbook's queue with an aggregate: sums of suffixes for what will leave, one running sum for what came. `sum` and `avg` have
-//! numbers on their stacks; `stddev`, `var`, `covar`, `corr` and `regr_*` the states that functions send each other, merged, and so
-//! do `bool_and`, `bool_or`, `bit_and` and `bit_or`, which DataFusion does not compute over a frame that slides.
+//! DataFusion 55.2 subtracts the values that leave. A NaN or an infinity then stays in every later frame, and 1e20 takes
+//! small values along: 1.0 + 1.0 is 0.0. PostgreSQL and DuckDB do not subtract floats either.
+//!
+//! Here a frame is two stacks, the textbook's queue with an aggregate: sums of suffixes for the values that will leave, and
+//! one running sum for the values that came. `sum` and `avg` have numbers on their stacks. `stddev`, `var`, `covar`, `corr`
+//! and `regr_*` have the states that functions send each other, and merge them. So do `bool_and`, `bool_or`, `bit_and` and
+//! `bit_or`, which DataFusion does not compute over a frame that slides.
 //!
 //! Not reported upstream yet (seen in 55.2). Take this out when the frames of `tests/tests/meaning.rs` are right without it.
 
@@ -20,12 +22,12 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::PhysicalExpr;
 
-/// Whether a frame's sum is kept here.
+/// Returns true where a frame's sum is computed here.
 pub(super) fn is_framed(args: &AccumulatorArgs<'_>) -> bool {
     !args.is_distinct && args.expr_fields.first().is_some_and(|of| *of.data_type() == DataType::Float64)
 }
 
-/// The sum of a frame.
+/// Makes the accumulator of a frame's sum.
 pub(super) fn sum() -> Box<dyn Accumulator> {
     Box::new(Frame { result: |sum, _| sum, ..Frame::default() })
 }
@@ -34,15 +36,16 @@ fn mean() -> Box<dyn Accumulator> {
     Box::new(Frame { result: |sum, values| sum / values, ..Frame::default() })
 }
 
-/// The values of a frame, NULLs left out.
+/// Values of a frame, without NULLs.
 #[derive(Debug)]
 struct Frame {
-    /// Sums of all values from one to the last of this stack's; the oldest is on top.
+    /// Sums of suffixes: each entry adds the values from its own to the newest of this stack. The oldest entry is on top.
     leaving: Vec<f64>,
-    /// Values that came since `leaving` was filled, and their sum.
+    /// Values that came since `leaving` was filled.
     came: Vec<f64>,
+    /// Sum of `came`.
     came_sum: f64,
-    /// Of the sum and the number of values.
+    /// Result from the sum and the number of values.
     result: fn(f64, f64) -> f64,
 }
 
@@ -106,14 +109,15 @@ impl Accumulator for Frame {
     }
 }
 
-/// A frame whose aggregate is merged from states.
+/// Frame whose aggregate is merged from states.
 #[derive(Debug)]
 struct States {
     of: Owned,
-    /// States of all rows from one to the last of this stack's; the oldest is on top.
+    /// States of suffixes: each entry covers the rows from its own to the newest of this stack. The oldest entry is on top.
     leaving: Vec<Vec<ScalarValue>>,
-    /// Rows that came since `leaving` was filled, and what they come to.
+    /// Rows that came since `leaving` was filled.
     came: Vec<Vec<ArrayRef>>,
+    /// Accumulator that has seen the rows of `came`.
     came_state: Box<dyn Accumulator>,
 }
 
@@ -196,7 +200,7 @@ impl Accumulator for States {
     }
 }
 
-/// What makes an accumulator, again and again.
+/// Arguments of an accumulator, owned, so that it can be made again and again.
 #[derive(Debug)]
 struct Owned {
     stock: Arc<AggregateUDF>,
@@ -224,7 +228,7 @@ impl Owned {
     }
 }
 
-/// Whether frames of an aggregate are mended here.
+/// Returns true where frames of an aggregate are computed here.
 pub(super) fn is_mended(name: &str) -> bool {
     const MERGED: [&str; 12] = [
         "avg",
@@ -243,7 +247,7 @@ pub(super) fn is_mended(name: &str) -> bool {
     MERGED.contains(&name) || name.starts_with("regr_")
 }
 
-/// An aggregate of DataFusion's, but for frames of floats.
+/// Aggregate of DataFusion's, with other accumulators over frames that slide.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Framed {
     pub stock: Arc<AggregateUDF>,

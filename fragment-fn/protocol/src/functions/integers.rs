@@ -1,9 +1,11 @@
-//! `gust_integers('+-', a, b, c)`: integer arithmetic that fails where a result does not fit, from left to right.
+//! `gust_integers('+-', a, b, c)`: integer arithmetic from left to right that fails where a result does not fit.
 //!
-//! DataFusion 55.2 wraps `+`, `-` and `*` of integers around (apache/datafusion#17539); its physical expression can be told to fail,
-//! but no setting does so and the plan codec does not carry it. The coordinator's `dialect::integers` puts this where an
-//! overflow is possible. A chain is one call: DataFusion's planner takes n² steps to ask for the type of n calls inside each
-//! other (`ExprSchemable::to_field` writes the name of each), and it asks at each of them.
+//! DataFusion 55.2 wraps `+`, `-` and `*` of integers around (apache/datafusion#17539). Its physical expression can be told to
+//! fail, but no setting does so, and the plan codec does not carry it. The coordinator's `dialect::integers` calls this
+//! function where an overflow is possible.
+//!
+//! A chain is one call. DataFusion's planner takes n² steps to ask for the type of n calls inside each other
+//! (`ExprSchemable::to_field` writes the name of each), and it asks at each of them.
 
 use arrow::array::{ArrayRef, Datum};
 use arrow::compute::kernels::numeric::{add, div, mul, rem, sub};
@@ -17,7 +19,7 @@ use datafusion::physical_expr_common::datum::apply;
 
 const NAME: &str = "gust_integers";
 
-/// Most operands of one call: each is held for a batch of rows.
+/// Most operands of one call. Each operand is held for a batch of rows.
 pub const OPERANDS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +27,7 @@ pub enum IntegerOp {
     Add,
     Subtract,
     Multiply,
-    /// Does not wrap in DataFusion, and stands here between those that do.
+    /// Division does not wrap in DataFusion. It may stand between operators that do.
     Divide,
     Remainder,
 }
@@ -39,12 +41,12 @@ impl IntegerOp {
         (Self::Remainder, Operator::Modulo, '%'),
     ];
 
-    /// The operation that an operator of SQL is, where it is one of these.
+    /// Returns the operation of an SQL operator. None where the operator is none of these.
     pub fn of(operator: Operator) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, of, _)| *of == operator).map(|(op, ..)| op)
     }
 
-    /// As the function's first argument has it.
+    /// Returns the operation's sign in the function's first argument.
     pub fn sign(self) -> char {
         let sign = Self::ALL.into_iter().find(|(op, ..)| *op == self).map(|(.., sign)| sign);
         sign.expect("all are listed")
@@ -67,7 +69,7 @@ impl IntegerOp {
     }
 }
 
-/// Of integers of one type; so is the result.
+/// Function over integers of one type, which is also its result's.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct IntegerChain {
     signature: Signature,
@@ -106,7 +108,7 @@ impl ScalarUDFImpl for IntegerChain {
     fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
         let [signs, first, others @ ..] = inputs else { return plan_err!("{NAME}: no operands") };
         let operands = || std::iter::once(first).chain(others);
-        // Of most functions no bounds are known, and not even their type.
+        // DataFusion knows no bounds of most functions' results, and gives them the type NULL.
         let integer = operands().map(|operand| operand.data_type()).find(|of| !of.is_null()).unwrap_or(DataType::Null);
         if signs.lower() != signs.upper() || operands().any(|operand| operand.data_type() != integer) {
             return Interval::make_unbounded(&integer);
@@ -124,7 +126,7 @@ impl ScalarUDFImpl for IntegerChain {
         Ok(bounds)
     }
 
-    /// As the operators' own: what does not wrap keeps its order.
+    /// Keeps an order where the operators do: arithmetic that does not wrap is monotonic.
     fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
         let [signs, first, others @ ..] = inputs else { return plan_err!("{NAME}: no operands") };
         if signs.range.lower() != signs.range.upper() {

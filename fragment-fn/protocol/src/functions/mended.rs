@@ -1,11 +1,13 @@
-//! A scalar function of DataFusion with something put right around it: a bound or one zero and one NaN before, a type after.
+//! A scalar function of DataFusion with a correction around it: a bound, one zero and one NaN before the call, a list type
+//! after it.
 //!
-//! Before: functions that compare their arguments do so by the bits of floats, as DataFusion does everywhere (see `float_key`), so
-//! they are given keys. Take that out with `dialect::float_keys`.
+//! Before: functions that compare their arguments compare the bits of floats, as DataFusion does everywhere (see `float_key`).
+//! They are given keys. Take that out together with `dialect::float_keys`.
 //!
-//! Around: array functions promise the list type of their argument (`element` is what Parquet calls a list's values) and some
-//! return one that calls them `item`; later operators then refuse the batch (apache/datafusion#16349, 55.2). Others build a list
-//! from parts of both names and fail. Lists go in under DataFusion's name for their values and come out under the promised type. Take that out when `array_concat` over lists that are all NULL keeps its field's name.
+//! Around: array functions promise the list type of their argument, where Parquet calls a list's values `element`. Some
+//! return a list that calls them `item`, and later operators refuse the batch (apache/datafusion#16349, 55.2). Others build
+//! a list from parts of both names and fail. Here lists go in under DataFusion's name for their values and come out under
+//! the promised type. Take that out when `array_concat` over lists that are all NULL keeps its field's name.
 
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ use super::bounds::{self, Makes};
 use super::float_key::{self, has_floats};
 use super::scalar_named;
 
-/// Ours in place of DataFusion's where there is something to put right.
+/// Puts ours in place of DataFusion's where there is something to correct.
 pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let (makes, compares) = (bounds::makes(stock.name()), compares(stock.name()));
     match makes.is_some() || compares || is_of_lists(stock.name()) {
@@ -37,14 +39,14 @@ pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     }
 }
 
-/// Functions that return a list made from a list.
+/// Returns true for functions that make a list from a list.
 fn is_of_lists(name: &str) -> bool {
     let others = ["make_array", "flatten", "string_to_array", "map_keys", "map_values", "map_entries", "map_extract"];
-    // One value of a list is no list; it is mended all the same, for it may be one of a list of lists.
+    // `array_element` and its like return one value. They are corrected, too: the value may be a list in a list of lists.
     name.starts_with("array") || others.contains(&name)
 }
 
-/// Functions that compare values with each other.
+/// Returns true for functions that compare values with each other.
 fn compares(name: &str) -> bool {
     const COMPARING: [&str; 4] = ["nullif", "greatest", "least", "map_extract"];
     let of_arrays =
@@ -57,11 +59,11 @@ fn compares(name: &str) -> bool {
 struct Mended {
     stock: Arc<ScalarUDF>,
     makes: Option<Makes>,
-    /// Whether floats among its arguments are told apart by their bits.
+    /// True where the function compares its arguments: floats among them become keys.
     compares: bool,
 }
 
-/// `value` under the type that was promised, where the two differ in the names of nested fields.
+/// Casts `value` to the promised type, where the two differ in the names of nested fields.
 fn as_promised(value: ColumnarValue, promised: &DataType) -> Result<ColumnarValue> {
     if value.data_type() == *promised || !promised.is_nested() {
         return Ok(value);
@@ -78,7 +80,7 @@ fn named(value: ColumnarValue, of: &DataType) -> Result<ColumnarValue> {
     })
 }
 
-/// The call with lists whose values are called as DataFusion calls them: some functions build lists of that type from parts.
+/// Renames the values of a call's lists to DataFusion's `item`. Some functions build lists of that type from parts.
 fn with_items(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
     if args.args.iter().all(|arg| items(&arg.data_type()) == arg.data_type()) {
         return Ok(args);
@@ -94,7 +96,7 @@ fn with_items(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
     Ok(args)
 }
 
-/// A type whose lists are of fields called `item`.
+/// Returns the type with the values of its lists called `item`.
 fn items(of: &DataType) -> DataType {
     let item = |field: &FieldRef| Arc::new(Field::new_list_field(items(field.data_type()), field.is_nullable()));
     match of {
@@ -162,12 +164,12 @@ impl ScalarUDFImpl for Mended {
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        // Not into an IN list, which compares bits.
+        // DataFusion would make an IN list, which compares bits.
         if self.compares && args.iter().any(|arg| info.get_data_type(arg).is_ok_and(|of| has_floats(&of))) {
             return Ok(ExprSimplifyResult::Original(args));
         }
         match self.stock.simplify(args, info)? {
-            // It names DataFusion's own (`concat` of fewer texts).
+            // DataFusion names its own functions here (`concat` of fewer texts).
             ExprSimplifyResult::Simplified(expr) => {
                 let ours = expr.transform_up(|expr| {
                     let Expr::ScalarFunction(call) = expr else { return Ok(Transformed::no(expr)) };

@@ -1,7 +1,7 @@
-//! `gust_merged_key`: marks a name that means the merged key of `JOIN … USING`, until the planner knows what it is.
+//! `gust_merged_key`: mark of a name that means the merged key of `JOIN … USING`, until the planner knows the key.
 //!
-//! The coordinator's `dialect::using` writes it around unqualified keys and `dialect::merged_keys` replaces it before anything runs.
-//! It computes nothing: one that is left over is an error.
+//! The coordinator's `dialect::using` writes it around unqualified keys, and `dialect::merged_keys` replaces it before
+//! anything runs. It computes nothing: a call that is left over is an error.
 
 use arrow::datatypes::DataType;
 use datafusion::common::utils::take_function_args;
@@ -28,7 +28,7 @@ impl ScalarUDFImpl for MergedKey {
         Self::NAME
     }
 
-    /// The name of the key itself: columns are named as if nothing were around it.
+    /// Returns the name of the key itself, so that columns are named as if the mark were not there.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let [key] = take_function_args(Self::NAME, args)?;
         Ok(key.schema_name().to_string())

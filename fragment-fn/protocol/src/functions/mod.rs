@@ -1,16 +1,16 @@
-//! The SQL functions that a plan may name: DataFusion's, with ours in place of those that it gets wrong.
+//! SQL functions that a plan may name: DataFusion's, with ours in place of those that it gets wrong.
 //!
 //! ```text
 //!  DataFusion's defaults ─► sum            checked: an overflow is an error        (sum.rs)
-//!                           avg, stddev…   frames of floats without subtraction      (frames.rs)
-//!                           min, max       NaN is the greatest, by group, too          (extremes.rs)
+//!                           avg, stddev…   frames of floats without subtraction    (frames.rs)
+//!                           min, max       by group: NaN is the greatest value     (extremes.rs)
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
-//!                           array_*        as typed: the promised list type        (mended.rs)
-//!                        +  gust_*         what the coordinator's rewrites call    (float_key, integers, merged_key, row_key)
+//!                           array_*        typed: the promised list type           (mended.rs)
+//!                        +  gust_*         calls of the coordinator's rewrites     (float_key, integers, merged_key, row_key)
 //! ```
 //!
-//! One set for both sides: the coordinator plans with it, a function decodes with it. Names are DataFusion's own, so that an
-//! encoded plan finds ours. [`SET_VERSION`] stands for how they compute, and is part of the fingerprint.
+//! Both sides have one set: the coordinator plans with it, a function decodes with it. Ours bear DataFusion's names, so that
+//! an encoded plan finds them. [`SET_VERSION`] stands for their results, and is a part of the fingerprint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -34,10 +34,10 @@ pub use integers::{IntegerChain, IntegerOp, OPERANDS_MAX};
 pub use merged_key::MergedKey;
 pub use row_key::RowKey;
 
-/// Raised whenever a function of ours computes something else under the same name.
+/// Version of our functions' results. It is raised whenever one of ours computes something else under the same name.
 pub const SET_VERSION: u32 = 2;
 
-/// All scalar functions; each name once.
+/// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     static SET: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         let mended = SessionStateDefaults::default_scalar_functions().into_iter().map(mended::mend);
@@ -56,7 +56,7 @@ pub fn higher_order() -> Vec<Arc<HigherOrderUDF>> {
     SessionStateDefaults::default_higher_order_functions()
 }
 
-/// All aggregate functions; each name once.
+/// Lists all aggregate functions. Each name stands once.
 pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
     static SET: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| {
         let mend = |function: Arc<AggregateUDF>| match function.name() {
@@ -75,7 +75,7 @@ pub fn window() -> Vec<Arc<WindowUDF>> {
     SessionStateDefaults::default_window_functions()
 }
 
-/// The scalar function of a name or alias, as this set has it.
+/// Returns this set's scalar function of a name or alias.
 pub fn scalar_named(name: &str) -> Option<&'static Arc<ScalarUDF>> {
     static BY_NAME: LazyLock<HashMap<String, Arc<ScalarUDF>>> = LazyLock::new(|| {
         let all = scalar().into_iter();
@@ -84,7 +84,7 @@ pub fn scalar_named(name: &str) -> Option<&'static Arc<ScalarUDF>> {
     BY_NAME.get(name)
 }
 
-/// The aggregate function of a name or alias, as this set has it.
+/// Returns this set's aggregate function of a name or alias.
 pub fn aggregate_named(name: &str) -> Option<&'static Arc<AggregateUDF>> {
     static BY_NAME: LazyLock<HashMap<String, Arc<AggregateUDF>>> = LazyLock::new(|| {
         let all = aggregate().into_iter();
@@ -101,7 +101,7 @@ fn names(name: &str, aliases: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Take ours out when DataFusion's own does what ours does: each has a test that says so.
+    /// Each of ours has a test that says when DataFusion's own does the same. Then ours is taken out.
     #[test]
     fn ours_stand_in_for_datafusions_under_the_same_names() {
         let ours: Vec<String> =

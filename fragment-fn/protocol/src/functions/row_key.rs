@@ -1,6 +1,7 @@
-//! `gust_row_key`: bytes that are equal and ordered as the values are that they stand for; NULL stays NULL.
+//! `gust_row_key`: bytes that are equal and ordered as their values are. NULL stays NULL.
 //!
-//! The coordinator's `planner::unsound` puts it where a sort-merge join compares keys of types that DataFusion does not get right.
+//! The coordinator's `planner::rules::unsound` calls it where a sort-merge join has keys of types that DataFusion compares
+//! wrongly.
 
 use std::sync::Arc;
 

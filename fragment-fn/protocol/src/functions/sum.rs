@@ -1,9 +1,9 @@
 //! `sum` that never wraps: DataFusion's, with other accumulators.
 //!
-//! Integers and durations are added up in 128 bits, which no number of rows overflows: only the end result can be too large, and
-//! whether it is does not depend on the order of rows or on how many functions took part. Decimals are added up in their own width,
-//! or in 128 bits where that is more, and every step is checked. Floats and intervals are DataFusion's,
-//! but for frames of floats that slide (`frames`).
+//! Integers and durations are added up in 128 bits, which no number of rows overflows. Only the end result can be too large,
+//! so that an overflow does not depend on the order of rows or on the number of functions. Decimals are added up in their
+//! own width, or in 128 bits where that is more, and every step is checked. Floats and intervals are DataFusion's, except
+//! for frames of floats that slide (`frames`).
 //!
 //! DataFusion 55.2 wraps around (apache/datafusion#17539). Take this out when its `sum` fails instead.
 
@@ -30,10 +30,10 @@ use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_o
 
 use super::frames;
 
-/// Digits that a sum has above its argument: DataFusion's rule, which is Spark's.
+/// Digits that the sum of a short decimal has above its argument: DataFusion's rule, which is Spark's.
 const SUM_DIGITS: u8 = 10;
 
-/// `sum`, as the module's head says.
+/// `sum` with the accumulators of this module.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CheckedSum {
     stock: Sum,
@@ -74,7 +74,7 @@ impl AggregateUDFImpl for CheckedSum {
         }
         let total = Total::new(&args);
         if args.is_distinct {
-            // Its list of values is right; its sum of them is what wraps.
+            // DataFusion's list of distinct values is right, but its sum of them wraps.
             let values = self.stock.accumulator(of_type(args, &from))?;
             return Ok(in_width!(from, distinct(values, total)));
         }
@@ -137,13 +137,13 @@ impl AggregateUDFImpl for CheckedSum {
     }
 }
 
-/// Whether sums of a type are kept here, and not as DataFusion keeps them.
+/// Returns true where sums of a type are kept here, and not as DataFusion keeps them.
 fn is_kept_wide(from: &DataType) -> bool {
     use DataType::{Decimal32, Decimal64, Decimal128, Decimal256, Duration, Int64, UInt64};
     matches!(from, Int64 | UInt64 | Duration(_) | Decimal32(..) | Decimal64(..) | Decimal128(..) | Decimal256(..))
 }
 
-/// The type of a sum that is not finished.
+/// Returns the type of an unfinished sum.
 fn kept_as(from: &DataType) -> DataType {
     match from {
         DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
@@ -154,18 +154,18 @@ fn kept_as(from: &DataType) -> DataType {
     }
 }
 
-/// The same arguments, of an aggregate that returns the type of its argument.
+/// Makes the same arguments for an aggregate that returns the type of its argument.
 fn of_type<'a>(args: AccumulatorArgs<'a>, from: &DataType) -> AccumulatorArgs<'a> {
     let return_field = Arc::new(args.return_field.as_ref().clone().with_data_type(from.clone()));
     AccumulatorArgs { return_field, ..args }
 }
 
-/// A decimal that sums are kept in.
+/// Decimal type in which sums are kept.
 trait Wide: DecimalType + Debug + Sized {
-    /// The values of a column, or of a state, in this width.
+    /// Widens the values of a column, or of a state, to this type.
     fn widen(values: &ArrayRef) -> Result<PrimitiveArray<Self>>;
 
-    /// As a 64-bit integer of either sign, where it fits.
+    /// Returns the value in 128 bits. None where it does not fit.
     fn to_i128(value: Self::Native) -> Option<i128>;
 }
 
@@ -200,11 +200,11 @@ impl Wide for Decimal256Type {
     }
 }
 
-/// Names a sum, and turns what was added up into its type.
+/// Name and types of a sum. It turns an unfinished sum into its result.
 #[derive(Debug, Clone)]
 struct Total {
     name: String,
-    /// The type of an unfinished sum.
+    /// Type of an unfinished sum.
     kept: DataType,
     result: DataType,
 }
@@ -271,12 +271,12 @@ fn running<T: Wide>(total: Total) -> Box<dyn Accumulator> {
     Box::new(Running::<T> { total, sum: T::Native::default(), values: 0 })
 }
 
-/// The sum of what was seen; also of a frame that slides.
+/// Sum of the values so far, also of a frame that slides.
 #[derive(Debug)]
 struct Running<T: Wide> {
     total: Total,
     sum: T::Native,
-    /// How many values it is of; of no value the sum is NULL.
+    /// Number of values in the sum. The sum of no values is NULL.
     values: u64,
 }
 
@@ -337,7 +337,7 @@ fn distinct<T: Wide>(values: Box<dyn Accumulator>, total: Total) -> Box<dyn Accu
     Box::new(Distinct::<T> { values, total, width: std::marker::PhantomData })
 }
 
-/// The sum of distinct values: DataFusion's set of them, added up here.
+/// Sum of distinct values: DataFusion's set of them, added up here.
 #[derive(Debug)]
 struct Distinct<T: Wide> {
     values: Box<dyn Accumulator>,
@@ -377,7 +377,7 @@ fn sliding_distinct<T: Wide<Native: Hash + Eq>>(total: Total) -> Box<dyn Accumul
     Box::new(SlidingDistinct::<T> { total, counts: HashMap::new(), sum: T::Native::default() })
 }
 
-/// The sum of the distinct values of a frame that slides.
+/// Sum of the distinct values of a frame that slides.
 #[derive(Debug)]
 struct SlidingDistinct<T: Wide> {
     total: Total,
@@ -442,11 +442,11 @@ fn groups<T: Wide + Send>(total: Total) -> Box<dyn GroupsAccumulator> {
     Box::new(Groups::<T, _> { sums, total, overflowed, width: std::marker::PhantomData })
 }
 
-/// A sum a group: DataFusion's accumulator of something primitive, in a wider type.
+/// Sum of each group: DataFusion's accumulator of a primitive type, in a wider one.
 struct Groups<T, G> {
     sums: G,
     total: Total,
-    /// Told by the closure that adds, which cannot fail.
+    /// Overflow, noted by the closure that adds and that cannot return an error.
     overflowed: Arc<AtomicBool>,
     width: std::marker::PhantomData<fn() -> T>,
 }

@@ -1,10 +1,12 @@
-//! Whether a plan arrives as it was sent: it is encoded, decoded again, and the two are compared.
+//! Check of a plan's way: the plan is encoded and decoded again, and both plans are compared.
 //!
-//! datafusion-proto 55.2 loses some things without a word (a Float16 literal becomes a Float32 one), and cannot decode all that
-//! it encodes (types nested 32 levels deep). Rather than to list what it gets wrong, nothing is sent that does not come back equal:
-//! schemas, what operators say of themselves, expressions with the types and values of their literals, functions by value.
+//! datafusion-proto 55.2 loses some things silently: a Float16 literal becomes a Float32 literal. It cannot decode all that
+//! it encodes either, such as types nested 32 levels deep. A list of its faults would be incomplete, so a plan is sent
+//! only if it comes back equal. Compared are schemas, the operators' one-line displays, expressions with the types and
+//! values of their literals, and functions by value.
 //!
-//! Not compared are the settings that functions were planned with: those that matter travel as [`crate::StagePlan::options`].
+//! The settings that functions were planned with are not compared. Those that matter travel as
+//! [`crate::StagePlan::options`].
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -32,10 +34,13 @@ use object_store::memory::InMemory;
 use super::{decode_with, emptied, encode_emptied, encode_scalar, file_scan};
 use crate::functions;
 
-/// Why a plan cannot be run by functions: a phrase that names what is in the way.
+/// Phrase that names the reason why functions cannot run a plan.
 pub type Obstacle = String;
 
-/// Encodes a fragment's plan without its files and statistics, if it arrives as it is.
+/// Encodes a fragment's plan without its files and statistics, if the plan arrives as it is.
+///
+/// # Errors
+/// The first difference between the plan and its decoded copy.
 pub fn encode_checked(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes, Obstacle> {
     let plan = &emptied(plan).map_err(|error| brief(&error))?;
     let bytes =
@@ -52,7 +57,7 @@ pub fn encode_checked(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes, Obstacle> 
     same_plans(plan, &received).map(|()| bytes)
 }
 
-/// The beginning of a message: some hold whole plans.
+/// Cuts a message to 200 characters: some messages hold whole plans.
 fn brief(error: &DataFusionError) -> String {
     const CHARS_MAX: usize = 200;
     let text = error.strip_backtrace();
@@ -62,7 +67,7 @@ fn brief(error: &DataFusionError) -> String {
     }
 }
 
-/// Types of the scalar subqueries that a plan refers to; those that it does not refer to are given as NULL's.
+/// Lists the types of the scalar subqueries that a plan refers to, by position. A position without a reference has type NULL.
 fn subqueries(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<DataType>> {
     let mut types = Vec::new();
     plan.apply(|node| {
@@ -80,7 +85,7 @@ fn subqueries(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<DataType>> {
     Ok(types)
 }
 
-/// What a function decodes with, but for stores that hold nothing.
+/// Makes the context in which a function decodes, with stores that hold nothing.
 fn context(plan: &Arc<dyn ExecutionPlan>) -> TaskContext {
     type Known<F> = LazyLock<HashMap<String, Arc<F>>>;
     static SCALAR: Known<datafusion::logical_expr::ScalarUDF> =
@@ -129,7 +134,8 @@ fn same_plans(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) 
     Ok(())
 }
 
-/// What fields are called, hold and allow. Of what is noted about them, datafusion-proto loses some; that counts where it is read.
+/// Compares names, types and nullability of fields. datafusion-proto loses some of their metadata, which is compared
+/// only where the plan reads metadata.
 fn same_schemas(operator: &str, sent: &Schema, received: &Schema, notes_are_read: bool) -> Result<(), Obstacle> {
     if sent == received {
         return Ok(());
@@ -153,7 +159,7 @@ fn same_schemas(operator: &str, sent: &Schema, received: &Schema, notes_are_read
     Ok(())
 }
 
-/// Functions whose value is what is noted about a field.
+/// Functions that read the metadata of a field.
 const READ_NOTES: [&str; 2] = ["arrow_metadata", "arrow_field"];
 
 fn reads_notes(expr: &Arc<dyn PhysicalExpr>) -> bool {
@@ -164,7 +170,7 @@ fn reads_notes(expr: &Arc<dyn PhysicalExpr>) -> bool {
     .unwrap_or(true)
 }
 
-/// What operators have besides schema and expressions.
+/// Compares the parts of operators besides schema and expressions.
 fn same_operators(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) -> Result<(), Obstacle> {
     let name = sent.name();
     let changed = |what: &str| Err(format!("{what} of {name} arrives as another"));
@@ -218,7 +224,7 @@ fn same_operators(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPla
     Ok(())
 }
 
-/// The function as it is where its input comes in no order: with one it only does less, and datafusion-proto forgets of one.
+/// Makes the function for an input without order. An order only saves it work, and datafusion-proto forgets the order.
 fn unordered(function: &AggregateUDF) -> AggregateUDF {
     let without = function.clone().with_beneficial_ordering(false);
     without.ok().flatten().unwrap_or_else(|| function.clone())
@@ -234,7 +240,7 @@ fn expressions(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn PhysicalExpr>> {
     found
 }
 
-/// Without recursion: expressions may be deep.
+/// Compares expressions without recursion: expressions may be deep.
 fn same_expressions(
     operator: &str,
     sent: &[Arc<dyn PhysicalExpr>],
@@ -254,7 +260,7 @@ fn same_expressions(
     Ok(())
 }
 
-/// Its own, whatever the input.
+/// Returns the subquery's field, which does not depend on the input.
 fn return_field(subquery: &ScalarSubqueryExpr) -> Result<FieldRef> {
     subquery.return_field(&Schema::empty())
 }
@@ -264,12 +270,12 @@ fn position(subquery: &ScalarSubqueryExpr) -> usize {
     subquery.index().as_usize()
 }
 
-/// Whether two expressions are the same but for what is below them.
+/// Compares two expressions without their children.
 fn same_node(sent: &Arc<dyn PhysicalExpr>, received: &Arc<dyn PhysicalExpr>) -> bool {
     if (sent.as_ref() as &dyn Any).type_id() != (received.as_ref() as &dyn Any).type_id() {
         return false;
     }
-    // Both are filled where they run.
+    // Both filters are filled where they run.
     if sent.is::<DynamicFilterPhysicalExpr>() {
         return true;
     }
@@ -278,7 +284,7 @@ fn same_node(sent: &Arc<dyn PhysicalExpr>, received: &Arc<dyn PhysicalExpr>) -> 
     {
         return position(sent) == position(received) && return_field(sent).ok() == return_field(received).ok();
     }
-    // Equality of these counts their settings in.
+    // Equality of function expressions would compare their settings, too.
     if let (Some(sent), Some(received)) =
         (sent.downcast_ref::<ScalarFunctionExpr>(), received.downcast_ref::<ScalarFunctionExpr>())
     {
@@ -306,7 +312,7 @@ fn same_node(sent: &Arc<dyn PhysicalExpr>, received: &Arc<dyn PhysicalExpr>) -> 
     }
 }
 
-/// An expression for a message: a literal with its type.
+/// Writes an expression for a message. A literal has its type beside it.
 fn told(expr: &Arc<dyn PhysicalExpr>) -> String {
     match expr.downcast_ref::<Literal>() {
         Some(literal) => format!("literal {literal} of type {}", literal.value().data_type()),

@@ -1,4 +1,4 @@
-//! Every type of value, every function, and what only operators have, through the codec.
+//! Every type of value, every function, and the options of operators, through the codec.
 
 use std::collections::BTreeSet;
 
@@ -54,7 +54,7 @@ fn project(expr: Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Arc<dyn Execution
     Arc::new(ProjectionExec::try_new(vec![(expr, "x".to_owned())], scan(schema)).expect("a projection"))
 }
 
-/// The expression of a projection as a function has it.
+/// Encodes and decodes a projection, and returns its expression.
 fn received(bytes: &Bytes, sent: &Arc<dyn ExecutionPlan>) -> Arc<dyn PhysicalExpr> {
     let plan = decode(bytes, &context(sent), &[], &mut |_, scan| Ok(scan.clone())).expect("it was decoded before");
     expressions(&plan).remove(0)
@@ -172,7 +172,7 @@ fn nested() -> Vec<ArrayRef> {
     all
 }
 
-/// Sends a literal; whether it arrives, as the rows that it stands for say.
+/// Sends a literal and returns whether it arrives. The rows that it makes decide.
 fn arrives(value: &ScalarValue) -> bool {
     let schema = schema(&[DataType::Int64]);
     let sent = project(lit(value.clone()), &schema);
@@ -187,7 +187,7 @@ fn arrives(value: &ScalarValue) -> bool {
     true
 }
 
-/// What does not travel in 55.2: when one does, take it out here. Nothing else needs to change.
+/// Lists the values that do not travel in 55.2. One that travels is taken out here, and nothing else has to change.
 #[test]
 fn a_value_of_every_type() {
     let mut kept = BTreeSet::new();
@@ -230,7 +230,7 @@ fn types_travel_as_deep_as_they_can_be_decoded() {
     assert!(obstacle.contains("cannot be decoded again"), "{obstacle}");
 }
 
-/// Functions with arguments of the types that their signatures give as examples.
+/// Calls each function with the types that its signature gives as examples.
 #[test]
 fn every_scalar_function() {
     let (mut sent, mut kept) = (0, Vec::new());
@@ -251,7 +251,7 @@ fn every_scalar_function() {
     assert_eq!(kept, Vec::<String>::new(), "of {sent}");
 }
 
-/// None where the function does not take what its signature promises.
+/// Makes a call. None where the function refuses types that its signature promises.
 fn call(function: &Arc<ScalarUDF>, types: &[DataType]) -> Option<Arc<dyn ExecutionPlan>> {
     let schema = schema(types);
     let arguments = schema.fields().iter().map(|field| col(field.name(), &schema).expect("a column")).collect();
@@ -299,7 +299,7 @@ fn every_aggregate_function() {
     assert!(sent.len() > 30, "only {sent:?}");
 }
 
-/// What the planner lets into fragments, each with what it alone has.
+/// Sends each operator that the planner lets into fragments, with the options that it alone has.
 #[test]
 fn every_operator_of_fragments() {
     let lists = DataType::List(Arc::new(Field::new("element", DataType::Int64, true)));
@@ -344,12 +344,12 @@ fn every_operator_of_fragments() {
         let name = plan.name().to_owned();
         encode_checked(&plan).unwrap_or_else(|obstacle| panic!("{name}: {obstacle}"));
     }
-    // When it can be encoded, the planner's cut may let it into fragments again.
+    // Once it can be encoded, the planner's cut may let it into fragments again.
     let partial = PartialSortExec::new(order(false), scan(&schema), 1).with_preserve_partitioning(true);
     let obstacle =
         encode_checked(&(Arc::new(partial) as Arc<dyn ExecutionPlan>)).expect_err("55.2 has no message for it");
     assert!(obstacle.starts_with("it cannot be encoded") && obstacle.len() < 300, "{obstacle}");
-    // The message has 32 bits for it.
+    // The message has 32 bits for the limit.
     let limit: Arc<dyn ExecutionPlan> = Arc::new(LocalLimitExec::new(scan(&schema), u32::MAX as usize + 5));
     let obstacle = encode_checked(&limit).expect_err("it becomes 4");
     assert!(obstacle.contains("LocalLimitExec"), "{obstacle}");
@@ -361,7 +361,7 @@ fn schema_of_unnested(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Who compares finds every difference.
+/// Each comparison finds its difference.
 #[test]
 fn differences_are_found() {
     let schema = schema(&[DataType::Int64, DataType::Utf8]);
@@ -380,7 +380,7 @@ fn differences_are_found() {
         let difference = same_plans(&sent, &received).expect_err("they differ");
         assert!(!difference.is_empty());
     }
-    // By value, whatever they look like.
+    // Literals are compared by value: these display alike.
     let zone = |zone: Option<&str>| lit(ScalarValue::TimestampSecond(Some(0), zone.map(Into::into)));
     assert!(same_plans(&project(zone(None), &schema), &project(zone(Some("UTC")), &schema)).is_err());
     let intervals = [IntervalUnit::DayTime, IntervalUnit::YearMonth].map(DataType::Interval);
