@@ -1,4 +1,4 @@
-//! Tests that are tables of statements and their rows: what all of them need.
+//! Helpers of tests that are tables of statements and their rows.
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -9,22 +9,22 @@ use gust_engine::session::Session;
 
 use crate::query::{assert_partly_remote, assert_remote, run};
 
-/// Who reads what a query needs, where functions are asked for.
+/// Reader that a query is expected to have where the target has functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// Functions, all of it.
+    /// Functions read everything.
     ByFunctions,
-    /// Functions, as far as there is anything to read.
+    /// Functions read everything that is read; the planner may find nothing to scan.
     PartlyByFunctions,
-    /// Nobody: it is known without a data file.
+    /// Nobody reads a data file: the answer is known without one.
     ByNobody,
     ByAnybody,
 }
 
-/// Runs a query, and fails where another than `read` says has read for it.
+/// Runs a query and returns its rows. Fails the test where another reader than `read` was at work.
 ///
 /// # Errors
-/// The query's.
+/// The query's error.
 pub async fn ask(session: &Session, target: Target, sql: &str, read: Read) -> Result<Vec<RecordBatch>, QueryError> {
     let (rows, report) = run(session, sql).await?;
     let what = format!("`{sql}` on {target:?}");
@@ -43,7 +43,7 @@ pub async fn ask(session: &Session, target: Target, sql: &str, read: Read) -> Re
     Ok(rows)
 }
 
-/// Rows with their cells as text.
+/// Returns the rows with their cells as text; `null` is the text of NULL.
 pub fn cells(batches: &[RecordBatch], null: &str) -> Vec<Vec<String>> {
     let options = FormatOptions::new().with_null(null);
     let mut rows = Vec::new();
@@ -58,7 +58,7 @@ pub fn cells(batches: &[RecordBatch], null: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// Rows as lines, their cells apart by a bar.
+/// Returns each row as a line whose cells are joined by `|`; `null` is the text of NULL.
 pub fn lines(batches: &[RecordBatch], null: &str) -> Vec<String> {
     cells(batches, null).iter().map(|row| row.join("|")).collect()
 }

@@ -1,11 +1,11 @@
-//! Random queries through real function processes and a real S3 server that fail at random: the same promise as in virtual
-//! time, kept for real.
+//! Random queries through real function processes and a real S3 server, both of which fail at random. The trial asserts the
+//! promise that the simulated fleet asserts in virtual time.
 //!
-//! The function is the project's own, wrapped: before, while or after it runs a fragment it may crash, be killed, hang, panic,
-//! be late, damage its result, do its work twice, or write something else when it should have ended. Storage may ask to slow
-//! down, fail, reset connections and cut bodies short. What befalls an attempt hangs on the seed and the attempt's place alone,
-//! and what befalls a request on the seed and the request. Each fault that fires in a function leaves a line beside the
-//! functions' mark; the server counts its own.
+//! The function is the project's own, wrapped. Before, while or after it runs a fragment it may crash, be killed, hang, panic,
+//! be late, damage its result, do its work twice, or overwrite its result after its answer. Storage may ask to slow
+//! down, fail, reset connections and cut bodies short. An attempt's fault depends on the seed and the attempt's place alone.
+//! A request's fault depends on the seed and the request alone. Each fault that fires in a function adds a line to the
+//! file `fired` in the folder that marks the functions; the server counts its own faults.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -36,23 +36,23 @@ use crate::s3::shape::Faults;
 use crate::s3::{Fault as StorageFault, S3Server, Shape};
 use crate::{cloud, tpch};
 
-/// What can befall a function process.
+/// Fault of a function process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Exits before it answers, and leaves an object behind.
+    /// The process exits before it answers, and leaves an object behind.
     Crash,
-    /// `kill -9` while it works.
+    /// The process is ended by `kill -9` while it works.
     Kill,
     Hang,
     Panic,
-    /// Gives up at its deadline, or would.
+    /// The process starts its work at its deadline.
     TimeOut,
     Slow,
-    /// Half of its result.
+    /// The result is cut to half of its bytes.
     TruncatedResult,
-    /// The work is done twice, and so the result written twice.
+    /// The work is done twice, so the result is written twice.
     DuplicateDelivery,
-    /// Something else is written over its result, soon after it has answered.
+    /// The result is overwritten soon after the answer.
     LateZombieWrite,
 }
 
@@ -69,7 +69,7 @@ impl Fault {
         Self::LateZombieWrite,
     ];
 
-    /// What befalls an attempt: in most worlds a few of them, hanging and waiting seldom, for it takes real time.
+    /// Draws an attempt's fault. In four of five worlds some attempts have one; faults that take real time are rare.
     fn draw(seed: u64, random: &mut SmallRng) -> Option<Self> {
         let severity = [0.0, 0.1, 0.1, 0.2, 0.3][(seed % 5) as usize];
         if !random.random_bool(severity) {
@@ -89,7 +89,7 @@ impl Fault {
     }
 }
 
-/// What can befall a request to storage.
+/// Faults of a request to storage.
 pub const STORAGE_FAULTS: [StorageFault; 5] = [
     StorageFault::SlowDown,
     StorageFault::InternalError,
@@ -98,7 +98,7 @@ pub const STORAGE_FAULTS: [StorageFault; 5] = [
     StorageFault::Truncated,
 ];
 
-/// How storage behaves in a world: well in every third one.
+/// Returns storage's shape in a world; in every third world it has no faults.
 fn storage(seed: u64) -> Shape {
     let share = [0.0, 0.02, 0.05][(seed % 3) as usize];
     let faults =
@@ -106,7 +106,7 @@ fn storage(seed: u64) -> Shape {
     Shape { seed, scale: 1.0, pipe: None, latency: None, limits: None, faults }
 }
 
-/// The function: answers a request unless a fault befalls it. Its working folder's mark tells what fired.
+/// Answers a request as the function does, unless a fault is drawn for it. The file `fired` in `mark` lists the faults that fired.
 #[expect(clippy::disallowed_methods, reason = "ending without a word is what it is there for")]
 pub async fn answer(
     environment: &Arc<Environment>,
@@ -118,7 +118,7 @@ pub async fn answer(
     let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
     let mut random = random_of(seed, &request);
     let fault = Fault::draw(seed, &mut random);
-    // Where results are small, also as objects.
+    // Results are small and would stay inline: half of them are forced to be objects.
     if random.random_bool(0.5) {
         request.fragment.limits.inline_bytes_max = 0;
     }
@@ -167,7 +167,7 @@ pub async fn answer(
     }
 }
 
-/// Chance that is the same whenever this attempt is made in this world.
+/// Returns a random source that is the same whenever this attempt is made in this world.
 fn random_of(seed: u64, request: &InvokeRequest) -> SmallRng {
     let mut hasher = DefaultHasher::new();
     let id = &request.fragment.id;
@@ -181,7 +181,7 @@ fn note(mark: &Path, fault: Fault) {
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the trial's folder is writable");
 }
 
-/// Where an attempt's result lies, or would.
+/// Returns the store and the path of an attempt's result, whether it is there or not.
 fn result_of(request: &InvokeRequest) -> (Arc<dyn ObjectStore>, Key) {
     let Output::Gather { access, prefix } = &request.stage.output;
     let access = request.access.0.get(usize::from(*access)).expect("a valid request");
@@ -189,7 +189,7 @@ fn result_of(request: &InvokeRequest) -> (Arc<dyn ObjectStore>, Key) {
     (store, result_path(prefix, &request.fragment.id, request.attempt))
 }
 
-/// Writes something where a result lies; storage may refuse it.
+/// Writes `bytes` at the path of a result. Storage may refuse the write, which is ignored.
 async fn overwrite(request: &InvokeRequest, bytes: Bytes) {
     let (store, path) = result_of(request);
     let _ = store.put(&path, bytes.into()).await;
@@ -210,20 +210,20 @@ async fn truncated(request: &InvokeRequest, answer: Bytes) -> Bytes {
     wire::encode_response(&response).expect("a response is JSON")
 }
 
-/// What one seed brought.
+/// Result of one seed.
 #[derive(Debug, Default)]
 pub struct Trial {
     pub sql: String,
-    /// What did not hold. Empty is a pass.
+    /// Promises that did not hold. A trial without any has passed.
     pub broken: Vec<String>,
-    /// The typed error that the query ended in, if it did.
+    /// Typed error of the query, where it ended in one.
     pub error: Option<String>,
     pub attempts: usize,
-    /// How often each fault fired, by its name.
+    /// Times that each fault fired, by its name.
     pub fired: BTreeMap<String, u64>,
 }
 
-/// The tables on an S3 server, and a judge who has them on disk.
+/// TPC-H tables on an S3 server, and a judge that reads them from disk.
 pub struct Bench {
     server: S3Server,
     store: Arc<dyn ObjectStore>,
@@ -233,7 +233,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// `faulty` is the function's program; `cache` keeps the tables.
+    /// Makes or finds the tables below `cache` and uploads them. `faulty` is the path of the function's program.
     pub async fn new(faulty: &Path, cache: &Path) -> anyhow::Result<Self> {
         let tables = tpch::tables(cache)?;
         let judge = SessionContext::new();
@@ -304,7 +304,7 @@ impl Bench {
         for fault in std::fs::read_to_string(mark.join("fired")).unwrap_or_default().lines() {
             *trial.fired.entry(fault.to_owned()).or_default() += 1;
         }
-        // Only what was written after its query had been cleaned up may be left, and it is collected.
+        // An object may be left only if it was written after its query had been cleaned up. It is then collected.
         let zombies = trial.fired.get(&format!("{:?}", Fault::LateZombieWrite)).copied().unwrap_or_default();
         let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
         if left.len() as u64 > zombies {
@@ -320,13 +320,13 @@ impl Bench {
     }
 }
 
-/// Names of all faults, of functions and of storage.
+/// Returns the names of all faults, those of functions before those of storage.
 pub fn fault_names() -> Vec<String> {
     let functions = Fault::ALL.iter().map(|fault| format!("{fault:?}"));
     functions.chain(STORAGE_FAULTS.iter().map(|fault| format!("{fault:?}"))).collect()
 }
 
-/// A program without arguments, as a session's configuration names one.
+/// Writes a script that runs the function: a session's configuration names a program without arguments.
 fn script(folder: &Path, faulty: &Path, seed: u64, mark: &Path) -> anyhow::Result<PathBuf> {
     let path = folder.join("function.sh");
     let text = format!("#!/bin/sh\nexec '{}' chaos-{seed} '{}'\n", faulty.display(), mark.display());
@@ -334,7 +334,7 @@ fn script(folder: &Path, faulty: &Path, seed: u64, mark: &Path) -> anyhow::Resul
     Ok(path)
 }
 
-/// A query with one right answer: exact numbers, and an order only where there is a limit.
+/// Returns a query with one right answer: its numbers are exact, and it has an order only where it has a limit.
 pub fn random_query(random: &mut SmallRng) -> String {
     let days = random.random_range(0..2400);
     let date = format!("date '1992-01-01' + interval '{days} days'");

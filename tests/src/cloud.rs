@@ -1,5 +1,5 @@
-//! Sessions on the tests' own S3 server: the coordinator and each function process are clients with an identity of their
-//! own, so that the server can give each a pipe and tell who asked for what.
+//! Sessions on the tests' own S3 server. The coordinator and each function process are clients with an identity of their
+//! own, so the server can give each of them a pipe and tell their requests apart.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use gust_protocol::StoreAccess;
 use crate::s3::identity::{COORDINATOR, access_key};
 use crate::s3::{BUCKET, REGION, S3Server, SECRET_ACCESS_KEY};
 
-/// How the bucket is reached with the keys of `name`.
+/// Returns the access to the bucket with the keys of `name`.
 pub fn access(server: &S3Server, name: &str) -> StoreAccess {
     let options = [
         ("aws_endpoint", server.endpoint()),
@@ -24,7 +24,7 @@ pub fn access(server: &S3Server, name: &str) -> StoreAccess {
     StoreAccess { url: format!("s3://{BUCKET}/"), options }
 }
 
-/// A session whose functions, where they are processes, run `bootstrap`: the one under test, which has its own identity.
+/// Opens a session. Its functions, where they are processes, run `bootstrap`, the one under test: it has an identity of its own.
 ///
 /// # Errors
 /// When the session cannot be opened.
@@ -32,7 +32,7 @@ pub fn session(server: &S3Server, config: Config, bootstrap: &Path) -> Result<Se
     Session::new(self::config(server, config, bootstrap))
 }
 
-/// The configuration of such a session.
+/// Returns `config` with the server and the function's program set.
 pub fn config(server: &S3Server, config: Config, bootstrap: &Path) -> Config {
     let mut config = config;
     config.s3 = S3Config {

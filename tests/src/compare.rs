@@ -1,7 +1,7 @@
-//! Compares two results, and says where they first differ.
+//! Compares two results, and names the first cell in which they differ.
 //!
-//! A [`Rule`] says how strict to be; the two that the project needs are [`Rule::same_engine`] and
-//! [`Rule::other_engine`]. Batch boundaries, nullability and metadata never count. Not for large results: rows are
+//! A [`Rule`] sets the strictness. The project needs two: [`Rule::same_engine`] and [`Rule::other_engine`].
+//! Batch boundaries, nullability and metadata never count. Not for large results: rows are
 //! held as values, one by one.
 
 use std::cmp::Ordering;
@@ -16,41 +16,40 @@ use arrow_ipc::reader::FileReader;
 use datafusion::common::ScalarValue;
 use thiserror::Error;
 
-/// Floats may differ by this share of the larger of the two: sums are added up in another order.
+/// Share of the larger of two floats by which they may differ: engines add up sums in different orders.
 const FLOAT_RELATIVE: f64 = 1e-9;
 
-/// What counts as the same.
+/// Differences that are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Rows may come in any order: both sides are sorted first.
+    /// Rows may come in any order. Both sides are sorted first.
     pub any_order: bool,
-    /// `Utf8`, `LargeUtf8` and `Utf8View` are one type, and so are the kinds of binary, and a dictionary and its values.
+    /// `Utf8`, `LargeUtf8` and `Utf8View` are one type. The kinds of binary are one type. A dictionary has its values' type.
     pub any_encoding: bool,
-    /// Numbers, and timestamps without a zone, compare by value whatever their type or unit. An integer is exact; two decimals
-    /// of one scale are exact; decimals
-    /// of two scales, and a decimal with a float, may differ by one unit of the coarser scale, for an engine may
-    /// round an average or a quotient where another cuts it off.
+    /// Numbers compare by value whatever their type, and timestamps without a zone whatever their unit. An integer is exact.
+    /// Two decimals of one scale are exact. Two decimals of different scales may differ by one unit of the coarser scale,
+    /// and so may a decimal and a float: one engine may round an average or a quotient where another cuts it off.
     pub any_number: bool,
 }
 
 impl Rule {
-    /// Results of one engine: types and order as they are, only floats have leave to differ.
+    /// Returns the rule for two results of one engine: types and order are exact, only floats may differ.
     pub fn same_engine() -> Self {
         Self { any_order: false, any_encoding: false, any_number: false }
     }
 
-    /// A result against another engine's.
+    /// Returns the rule for a result against another engine's.
     pub fn other_engine() -> Self {
         Self { any_order: false, any_encoding: true, any_number: true }
     }
 
-    /// The same rule for rows in any order.
+    /// Returns the same rule for rows in any order.
     pub fn in_any_order(self) -> Self {
         Self { any_order: true, ..self }
     }
 }
 
-/// The first difference.
+/// First difference of two results.
 #[derive(Debug, Error, PartialEq)]
 pub enum Difference {
     #[error("columns differ: expected {expected:?}, got {actual:?}")]
@@ -59,7 +58,7 @@ pub enum Difference {
     Type { column: String, expected: DataType, actual: DataType },
     #[error("row counts differ: expected {expected}, got {actual}")]
     RowCount { expected: usize, actual: usize },
-    /// Rows are counted from 0, in sorted order where the rule sorts.
+    /// Rows are counted from 0. Where the rule sorts, they are counted in sorted order.
     #[error(
         "row {row}, column {column}: expected {expected}, got {actual}\n  expected row: {expected_row}\n  actual row:   {actual_row}"
     )]
@@ -75,10 +74,10 @@ pub enum Difference {
     Unreadable { column: String, reason: String },
 }
 
-/// Compares `actual` with `expected`. A side without batches has neither columns nor rows, and equals any without rows.
+/// Compares `actual` with `expected`. A side without batches has neither columns nor rows, and equals any side without rows.
 ///
 /// # Errors
-/// The first [`Difference`]: columns before types before the number of rows before cells in row order.
+/// The first [`Difference`]. Columns come before types, types before the number of rows, and that before cells in row order.
 pub fn compare(expected: &[RecordBatch], actual: &[RecordBatch], rule: Rule) -> Result<(), Difference> {
     let row_count = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
     if let (Some(expected), Some(actual)) = (expected.first(), actual.first()) {
@@ -96,7 +95,7 @@ pub fn compare(expected: &[RecordBatch], actual: &[RecordBatch], rule: Rule) -> 
     let mut expected = read_rows(expected)?;
     let mut actual = read_rows(actual)?;
     if rule.any_order {
-        // Columns that may differ a little come last, so that they do not decide which rows are held together.
+        // Columns that may differ a little come last, so that they do not decide which rows face each other.
         let may_differ =
             |index: &usize| is_inexact(schema.field(*index).data_type(), actual_schema.field(*index).data_type());
         let mut order: Vec<usize> = (0..schema.fields().len()).collect();
@@ -124,7 +123,7 @@ pub fn compare(expected: &[RecordBatch], actual: &[RecordBatch], rule: Rule) -> 
     Ok(())
 }
 
-/// The batches of an Arrow IPC file, one without rows where the file holds none, so that its columns are known.
+/// Reads the batches of an Arrow IPC file. A file without batches gives one without rows, so that its columns are known.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -153,7 +152,7 @@ fn compare_schemas(expected: &Schema, actual: &Schema, rule: Rule) -> Result<(),
     Ok(())
 }
 
-/// One type for all those that the rule takes as the same.
+/// Returns one type for all types that the rule treats as the same.
 fn plain_type(data_type: &DataType, rule: Rule) -> DataType {
     match data_type {
         DataType::Dictionary(_, values) if rule.any_encoding => plain_type(values, rule),
@@ -165,7 +164,7 @@ fn plain_type(data_type: &DataType, rule: Rule) -> DataType {
     }
 }
 
-/// A cell, with every encoding of the same value made one.
+/// Value of a cell. All encodings of one value are equal.
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
     Null,
@@ -179,7 +178,7 @@ enum Value {
     Time(i128),
     Text(String),
     Bytes(Vec<u8>),
-    /// Dates, times with a zone, booleans and nested values.
+    /// Dates, times, timestamps with a zone, booleans and nested values.
     Other(ScalarValue),
 }
 
@@ -241,12 +240,12 @@ impl Value {
         }
     }
 
-    /// An order to sort by, the same on both sides wherever the values are exact.
+    /// Orders values for sorting. Both sides come in the same order wherever their values are exact.
     fn order(&self, other: &Value) -> Ordering {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
             (Value::Decimal { unscaled: a, .. }, Value::Decimal { unscaled: b, .. }) => a.cmp(b),
-            // Neither zeros nor NaN differ by their sign.
+            // The sign of a zero or of NaN does not count.
             (Value::Float(a), Value::Float(b)) => {
                 let plain = |value: f64| if value.is_nan() { f64::NAN } else { value + 0.0 };
                 plain(*a).total_cmp(&plain(*b))
@@ -258,7 +257,7 @@ impl Value {
             (Value::Null, Value::Null) => Ordering::Equal,
             (Value::Null, _) => Ordering::Less,
             (_, Value::Null) => Ordering::Greater,
-            // One column has one kind of value.
+            // A column's values are of one kind.
             _ => Ordering::Equal,
         }
     }
@@ -306,7 +305,7 @@ fn show(row: &[Value]) -> String {
     row.iter().map(Value::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether values of these types may differ and yet count as the same.
+/// Returns whether values of these types may differ and yet count as the same.
 fn is_inexact(expected: &DataType, actual: &DataType) -> bool {
     let scale = |data_type: &DataType| match data_type {
         DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => Some(*scale),
@@ -318,18 +317,18 @@ fn is_inexact(expected: &DataType, actual: &DataType) -> bool {
 
 fn floats_agree(a: f64, b: f64, slack: f64) -> bool {
     let is_near = || (a - b).abs() <= slack + FLOAT_RELATIVE * a.abs().max(b.abs());
-    // An infinity is near to nothing, or everything would be near to it.
+    // Without this check everything would be near to an infinity.
     a == b || (a.is_nan() && b.is_nan()) || (a.is_finite() && b.is_finite() && is_near())
 }
 
-/// Whether the values are within one unit of the coarser scale, which has `digits` fewer digits than the finer.
+/// Returns whether the values are within one unit of the coarser scale, which has `digits` fewer digits than the finer.
 fn decimals_agree(coarser: i128, finer: i128, digits: i8) -> bool {
     let unit = units(digits);
     let distance = unit.and_then(|unit| coarser.checked_mul(unit)).and_then(|coarser| coarser.checked_sub(finer));
     matches!((unit, distance), (Some(unit), Some(distance)) if distance.unsigned_abs() <= unit.unsigned_abs())
 }
 
-/// Ten to the power of a scale.
+/// Returns ten to the power of `scale`, unless it overflows.
 fn units(scale: i8) -> Option<i128> {
     u32::try_from(scale).ok().and_then(|scale| 10_i128.checked_pow(scale))
 }
@@ -386,7 +385,7 @@ mod tests {
         check(short, ints(&[8]), OTHER, false);
         check(null.clone(), null.clone(), SAME, true);
         check(null, ints(&[0]), SAME, false);
-        // Floats: a part in a thousand million, never more, and not a number is itself.
+        // Floats differ by one part in 10^9 at most. NaN equals NaN.
         check(floats(&[1e12]), floats(&[1e12 + 500.0]), SAME, true);
         check(floats(&[1e12]), floats(&[1e12 + 5000.0]), SAME, false);
         check(floats(&[f64::NAN]), floats(&[f64::NAN]), SAME, true);
@@ -394,7 +393,7 @@ mod tests {
         check(floats(&[f64::INFINITY]), floats(&[f64::NEG_INFINITY]), SAME, false);
         check(floats(&[f64::INFINITY]), floats(&[1.0]), SAME, false);
         check(floats(&[0.0]), floats(&[1e-300]), SAME, false);
-        // Decimals: exact at one scale, one unit of the coarser at two.
+        // Decimals of one scale are exact. Decimals of two scales differ by one unit of the coarser at most.
         check(decimals(&[100], 2), decimals(&[101], 2), OTHER, false);
         check(decimals(&[100], 2), decimals(&[1_009_999], 6), OTHER, true);
         check(decimals(&[100], 2), decimals(&[1_010_000], 6), OTHER, true);
@@ -422,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_column_that_may_differ_does_not_decide_the_order_of_rows() {
-        // By the floats, the second row of one side would face the first of the other.
+        // Sorted by the floats, the second row of one side would face the first of the other.
         let expected = batch(&[floats(&[1.0, 1.0 + 1e-12]), ints(&[1, 2])]);
         let actual = batch(&[floats(&[1.0, 1.0 + 1e-12]), ints(&[2, 1])]);
         assert_eq!(compare(&expected, &actual, SAME.in_any_order()), Ok(()));

@@ -1,4 +1,4 @@
-//! Results of random queries in every format, on every target, read back by pyarrow and Python's own readers.
+//! Random queries' results in every format, on every target, read back by pyarrow and Python's own readers.
 
 use std::fs::File;
 use std::ops::Range;
@@ -28,23 +28,23 @@ const FORMATS: [(&str, Format); 5] = [
     ("table", Format::Table),
 ];
 
-/// Results that Python reads at a time: their files are removed before the next ones are written.
+/// Seeds whose results Python reads at a time. Their files are removed before the next ones are written.
 const SEEDS_AT_ONCE: u64 = 100;
 
-/// What was checked.
+/// Counts of the results that were read back.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Queries times targets whose rows were read back.
     pub results: usize,
-    /// Of those, the ones that functions had a part in.
+    /// Results that functions had a part in.
     pub remote: usize,
-    /// Queries that the engine refuses, and so did every target.
+    /// Queries that the engine refuses. Every target refuses them, too, unless only the names of their columns clash.
     pub refused: usize,
-    /// Why nothing was read back, where there is no Python.
+    /// Reason why nothing was read back, where Python is missing.
     pub skipped: Option<String>,
 }
 
-/// Runs the queries of `seeds` and has their results read; `cache` keeps Python's packages.
+/// Runs the queries of `seeds` and has their results read back; `cache` keeps Python's packages.
 ///
 /// # Errors
 /// The first difference, with its seed, target and query.
@@ -130,7 +130,7 @@ async fn check_some(
     Ok(())
 }
 
-/// The rows as the engine alone collects them.
+/// Returns the rows as DataFusion collects them.
 async fn reference(session: &Session, query: &str) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
     let plan = session.context().sql(query).await?.create_physical_plan().await?;
     let batches = collect(plan.clone(), session.context().task_ctx()).await?;
@@ -153,7 +153,7 @@ async fn rows(session: &Session, query: &str) -> anyhow::Result<(SchemaRef, Vec<
     Ok((schema, batches, report))
 }
 
-/// Batches under their own schema; `announced` is of a result without batches.
+/// Writes batches under their own schema. A result without batches is written under `announced`.
 fn write_file(path: &Path, announced: &SchemaRef, batches: &[RecordBatch]) -> anyhow::Result<()> {
     let schema = batches.first().map_or_else(|| announced.clone(), RecordBatch::schema);
     let mut writer = StreamWriter::try_new(File::create(path)?, &schema)?;

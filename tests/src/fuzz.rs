@@ -1,7 +1,7 @@
-//! A fuzzer over bytes: valid Parquet files, damaged, and what a session makes of them.
+//! A fuzzer over bytes: it damages valid Parquet files and lets a session read them.
 //!
-//! It may answer rows, for a flipped bit of a value is a value; or fail with a typed error that names the file. It may not
-//! panic, hang, end the process or take much memory. One seed is one damaged file.
+//! A session may answer rows, because a flipped bit may leave a value that is valid. It may fail with a typed error that names
+//! the file. It may not panic, hang, end the process or take much memory. One seed is one damaged file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,20 +20,20 @@ mod files;
 pub use damage::{Damage, damage};
 pub use files::files;
 
-/// More than any of these small files needs.
+/// Time far above the need of any of these small files.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
-/// What came of a damaged file.
+/// Result of reading a damaged file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Rows(u64),
-    /// The message, which names the file.
+    /// The session refuses the file; the message names it.
     Refused(String),
-    /// What must not be, in words.
+    /// The session did what it must not do, told in words.
     Wrong(String),
 }
 
-/// A damaged file of one seed: of which file, how, and its bytes.
+/// Damages a file by a seed: returns the file's name, the damage, and the damaged bytes.
 pub fn damaged(files: &[(String, Vec<u8>)], seed: u64) -> (&str, Damage, Vec<u8>) {
     let mut random = StdRng::seed_from_u64(seed);
     let (name, bytes) = &files[random.random_range(0..files.len())];

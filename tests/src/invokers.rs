@@ -1,6 +1,6 @@
 //! A function that misbehaves on request, and the invokers that run it.
 //!
-//! The request's query id says what to do, so that one function serves every case in every invoker:
+//! The request's query id names the misbehaviour, so one function serves every case in every invoker:
 //!
 //! | query id | the function |
 //! |---|---|
@@ -33,17 +33,17 @@ use tempfile::TempDir;
 
 use crate::localstack::{self, Setup};
 
-/// Longest wait of a test for something that must happen. Far above what it takes: only a failing test gets there.
+/// Longest time that a test waits for something that must happen. It is far above the need: only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an echo tells about the function that answered.
+/// Facts that an echo tells about its function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Echo {
     pub process_id: u32,
     pub temp_folder: PathBuf,
 }
 
-/// The function: does what the request's query id says.
+/// Answers as the request's query id says.
 #[expect(clippy::disallowed_methods, reason = "ending without a word is what it is asked for")]
 pub async fn answer(payload: Bytes, _deadline: SystemTime) -> Bytes {
     let request = wire::decode_request(&payload).expect("the suite sends valid requests");
@@ -74,7 +74,7 @@ pub async fn answer(payload: Bytes, _deadline: SystemTime) -> Bytes {
         }
         "memory" => {
             let mebibytes: usize = argument.parse().expect("a size in MiB");
-            // Written, so that the pages are really there.
+            // The memory is written, so that its pages are really there.
             let held = vec![1u8; mebibytes << 20];
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(held.iter().step_by(4096).all(|byte| *byte == 1));
@@ -122,14 +122,14 @@ fn touch(path: &Path) {
     std::fs::write(path, "").expect("the test's folder is writable");
 }
 
-/// Who answered; panics where nobody did.
+/// Returns the echo of a function's answer. Panics where there is none.
 pub fn echo_of(invocation: &Invocation) -> Echo {
     let outcome = &invocation.outcome.as_ref().unwrap_or_else(|error| panic!("{error}: {invocation:?}")).outcome;
     let Ok(FragmentResult::Inline { bytes, .. }) = outcome else { panic!("{outcome:?}") };
     serde_json::from_slice(&bytes.0).expect("an echo is JSON")
 }
 
-/// Polls until `holds`; panics where it never does.
+/// Waits until `holds`. Panics after [`PATIENCE`].
 pub async fn wait_for(holds: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !holds() {
@@ -138,7 +138,7 @@ pub async fn wait_for(holds: impl Fn() -> bool) {
     }
 }
 
-/// A request for the function, due in a minute.
+/// Returns a request for the function, due in a minute.
 pub fn request(query: &str) -> InvokeRequest {
     let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + PATIENCE;
     InvokeRequest {
@@ -162,14 +162,14 @@ pub fn request(query: &str) -> InvokeRequest {
     }
 }
 
-/// `request` with another deadline.
+/// Returns `request` with a deadline `left` from now.
 pub fn due_in(mut request: InvokeRequest, left: Duration) -> InvokeRequest {
     let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + left;
     request.deadline_unix_ms = deadline.as_millis() as u64;
     request
 }
 
-/// `request` filled up to an exact length on the wire.
+/// Returns `request`, filled up to an exact length on the wire.
 pub fn padded(mut request: InvokeRequest, bytes: usize) -> InvokeRequest {
     request.stage.options.insert("padding".to_owned(), String::new());
     let bare = wire::encode_request(&request).expect("a request is JSON").len();
@@ -177,25 +177,25 @@ pub fn padded(mut request: InvokeRequest, bytes: usize) -> InvokeRequest {
     request
 }
 
-/// An invoker under test and what its kind promises.
+/// Invoker under test, with the promises of its kind.
 #[derive(Debug)]
 pub struct Subject {
     pub invoker: Arc<dyn Invoker>,
-    /// Environments are started, and seen to be.
+    /// Whether it starts environments and reports their starts.
     pub starts: bool,
-    /// For gates; its name marks the subject's processes.
+    /// Folder for gates. Its name marks the subject's processes.
     pub folder: TempDir,
 }
 
 impl Subject {
-    /// The function as tasks of the test.
+    /// Runs the function as tasks of the test.
     pub fn in_process(concurrency_max: usize) -> Self {
         let handler = Arc::new(|payload, deadline| answer(payload, deadline).boxed());
         let invoker = Arc::new(InProcess::with_handler(handler, concurrency_max));
         Self { invoker, starts: false, folder: TempDir::new().expect("a temporary folder") }
     }
 
-    /// `program MODE MARK` as child processes.
+    /// Runs `program MODE MARK` as child processes.
     pub async fn processes(program: &str, mode: &str, processes_max: usize) -> (Self, Arc<Processes>) {
         let folder = TempDir::new().expect("a temporary folder");
         let config = processes_config(program.as_ref(), mode, folder.path(), processes_max);
@@ -203,7 +203,7 @@ impl Subject {
         (Self { invoker: Arc::clone(&processes) as Arc<dyn Invoker>, starts: true, folder }, processes)
     }
 
-    /// `program MODE MARK` on Lambda, in LocalStack. None where that cannot run here.
+    /// Deploys `program MODE MARK` on Lambda, in LocalStack. Returns None where LocalStack cannot run here.
     pub async fn lambda(program: &str, mode: &str, concurrency_max: usize, setup: Setup) -> Option<Self> {
         let localstack = localstack::shared()?;
         let folder = TempDir::new().expect("a temporary folder");
@@ -218,7 +218,7 @@ impl Subject {
         Some(Self { invoker, starts: true, folder })
     }
 
-    /// A path for a gate.
+    /// Returns the path of a gate.
     pub fn gate(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -240,12 +240,12 @@ pub fn processes_config(program: &Path, mode: &str, mark: &Path, processes_max: 
     }
 }
 
-/// Running processes whose last argument is `mark`.
+/// Counts running processes whose last argument is `mark`.
 pub fn processes_marked(mark: &Path) -> usize {
     let mut ending = mark.as_os_str().as_encoded_bytes().to_vec();
     ending.push(0);
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
-    // A process that ends while it is looked at has no command line any more.
+    // A process may end meanwhile, and then has no command line.
     processes
         .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
         .filter(|line| line.ends_with(&ending))

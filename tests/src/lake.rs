@@ -1,4 +1,4 @@
-//! Iceberg tables of PyIceberg's making, in a folder with their catalog.
+//! Iceberg tables that PyIceberg wrote, in a folder with their catalog.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use tempfile::TempDir;
 
 use crate::python::{self, Run};
 
-/// A folder with `catalog.db` and `warehouse`, and what else the script left there.
+/// Folder with `catalog.db`, `warehouse` and further files of the script.
 pub struct Lake {
     folder: TempDir,
 }
 
 impl Lake {
-    /// Runs a script in a new folder below `cache`, after `prepare`. None where there is no Python to do so, which is said.
+    /// Runs a script in a new folder below `cache`, after `prepare`. Returns None where Python is missing, and says so on stderr.
     pub fn make(cache: &Path, script: &str, prepare: impl FnOnce(&Path)) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("iceberg-").tempdir_in(cache).expect("a temporary folder");
         prepare(folder.path());
@@ -32,7 +32,7 @@ impl Lake {
         self.folder.path().join(name)
     }
 
-    /// The files of a table's `data` or `metadata`, by name.
+    /// Lists the files of a table's `data` or `metadata` folder, by name.
     pub fn files(&self, table: &str, folder: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path(&format!("warehouse/{table}/{folder}"))).expect("readable");
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
@@ -40,7 +40,7 @@ impl Lake {
         files
     }
 
-    /// A session as `gust.toml` describes it.
+    /// Opens a session by a `gust.toml` that names the catalog.
     pub fn session(&self, target: Target, functions_max: u32, program: &str) -> Session {
         let text = format!(
             "[process]\nprogram = '{program}'\n[catalogs.lake]\ntype = 'sqlite'\npath = 'catalog.db'\nwarehouse = 'warehouse'\n"
@@ -51,7 +51,7 @@ impl Lake {
         Session::new(config).expect("a session")
     }
 
-    /// The same with the catalog's tables under bare names.
+    /// Opens the same session with the catalog's tables under bare names.
     pub async fn through_catalog(&self, target: Target, functions_max: u32, program: &str) -> Session {
         let session = self.session(target, functions_max, program);
         session.use_catalog("lake").await.expect("the catalog");

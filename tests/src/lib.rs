@@ -1,4 +1,4 @@
-//! What the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
+//! Helpers that the test suites share: a real S3 server, judges, data, and functions that fail on purpose.
 
 pub mod asks;
 pub mod chaos;

@@ -1,8 +1,8 @@
-//! LocalStack for tests: one for all tests of a program, started with the first that needs it and ended with the program.
+//! LocalStack for tests. All tests of a program share one: the first that needs it starts it, and it ends with the program.
 //!
-//! `localstack/start` does the work and ends when its stdin does, so that a killed test leaves nothing behind. Where it cannot start,
-//! [`shared`] gives the reason, which the caller prints; with `CI=true` that is a failure instead. Functions run as local processes there
-//! and see the tests' files: gates work as with any other invoker.
+//! `localstack/start` does the work. It ends when its stdin does, so a killed test leaves nothing behind. Where it cannot start,
+//! [`shared`] prints the reason and returns None; with `CI=true` it panics instead. Functions run there as local processes
+//! and see the tests' files, so gates work as with any other invoker.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,21 +20,21 @@ use gust_engine::config::{LambdaConfig, S3Config, Secret};
 use gust_engine::storage::Stores;
 use object_store::ObjectStore;
 
-/// Any region does.
+/// Region of everything. Any would do.
 pub const REGION: &str = "eu-central-1";
 
-/// A running LocalStack.
+/// Running LocalStack.
 #[derive(Debug)]
 pub struct LocalStack {
     pub endpoint: String,
-    /// Its end of stdin is what keeps it alive.
+    /// Process that ends when this value is dropped, because its stdin is closed then.
     _child: Mutex<Child>,
 }
 
-/// The program's LocalStack. None where it cannot run here, which has been said on stderr.
+/// Returns the program's LocalStack, or None where it cannot run here. The reason is then printed on stderr.
 ///
 /// # Panics
-/// With `CI=true` instead of None.
+/// With `CI=true`, instead of returning None.
 pub fn shared() -> Option<&'static LocalStack> {
     static SHARED: OnceLock<Result<LocalStack, String>> = OnceLock::new();
     match SHARED.get_or_init(|| start().map_err(|error| format!("{error:#}"))) {
@@ -48,19 +48,19 @@ pub fn shared() -> Option<&'static LocalStack> {
     }
 }
 
-/// Tells on stderr that a test cannot run; not captured, unlike what a passing test prints.
+/// Prints on stderr that a test cannot run. The test harness does not capture it, unlike a passing test's other output.
 pub fn say_skipped(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
-/// Takes the user's own AWS settings away from a program.
+/// Removes the user's own AWS settings from a program's environment.
 pub fn without_aws(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
         command.env_remove(name);
     }
 }
 
-/// The project's root.
+/// Returns the project's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the project").to_owned()
 }
@@ -82,13 +82,13 @@ fn start() -> anyhow::Result<LocalStack> {
         child.stderr.take().context("stderr is a pipe")?.read_to_string(&mut why)?;
         bail!("LocalStack did not start: {}", why.trim());
     };
-    // Nobody reads on; what it says later must not block it.
+    // Nobody reads stderr any more. It is drained, so that later output does not block LocalStack.
     let mut stderr = child.stderr.take().context("stderr is a pipe")?;
     std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     Ok(LocalStack { endpoint, _child: Mutex::new(child) })
 }
 
-/// How a test function is set up.
+/// Settings of a test function.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub memory_mb: i32,
@@ -104,7 +104,7 @@ impl Default for Setup {
 }
 
 impl LocalStack {
-    /// S3 as stores reach it.
+    /// Returns the settings by which stores reach S3.
     pub fn s3(&self) -> S3Config {
         S3Config {
             endpoint: Some(self.endpoint.clone()),
@@ -116,7 +116,7 @@ impl LocalStack {
         }
     }
 
-    /// Lambda with these functions.
+    /// Returns the settings of Lambda with these functions.
     pub fn lambda(&self, functions: &[String]) -> LambdaConfig {
         LambdaConfig {
             functions: functions.iter().map(|name| name.parse().expect("a function's name")).collect(),
@@ -130,13 +130,13 @@ impl LocalStack {
         gust_engine::storage::aws::sdk_config(&self.s3(), Some(REGION), Some(&self.endpoint)).await
     }
 
-    /// A bucket as a store.
+    /// Opens a bucket as a store.
     pub fn store(&self, bucket: &str) -> Arc<dyn ObjectStore> {
         let url = format!("s3://{bucket}/").parse().expect("a bucket's name");
         Stores::new(self.s3()).open(&url).expect("plain settings")
     }
 
-    /// A bucket of the test's own.
+    /// Makes a bucket of the test's own, and returns its name.
     pub async fn bucket(&self, name: &str) -> String {
         let bucket = unique(name);
         let config = aws_sdk_s3::config::Builder::from(&self.sdk().await).force_path_style(true).build();
@@ -147,7 +147,7 @@ impl LocalStack {
         bucket
     }
 
-    /// The keys under `s3://BUCKET/PREFIX`.
+    /// Lists the keys under `s3://BUCKET/PREFIX`.
     pub async fn objects(&self, url: &str) -> Vec<String> {
         let (bucket, prefix) = url.trim_start_matches("s3://").split_once('/').unwrap_or((url, ""));
         let config = aws_sdk_s3::config::Builder::from(&self.sdk().await).force_path_style(true).build();
@@ -194,19 +194,19 @@ async fn ready(client: &Client, name: &str) {
     panic!("function {name} does not become active");
 }
 
-/// Names that two tests of one program do not share.
+/// Returns a name that no other test of the program has.
 fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A zip whose `bootstrap` runs `program` with `arguments`, from where it lies on this machine.
+/// Returns a zip whose `bootstrap` runs `program` with `arguments`, from its place on this machine.
 pub fn package_of(program: &str, arguments: &[&str]) -> Vec<u8> {
     let script = format!("#!/bin/sh\nexec '{program}' {}\n", arguments.join(" "));
     zip("bootstrap", script.as_bytes())
 }
 
-/// A zip with one executable file, made by Python: the archive format is not what these tests are about.
+/// Returns a zip with one executable file. Python makes it: the archive format is not under test.
 pub fn zip(name: &str, content: &[u8]) -> Vec<u8> {
     const SCRIPT: &str = "
 import sys, zipfile

@@ -6,7 +6,7 @@
 //!                └► Gust on three targets ─► the same rows as DuckDB, and the same types on all three
 //! ```
 //!
-//! What is not the same is a failure, unless it stands in [`DIFFERENCES`] with its reason.
+//! A difference is a failure, unless it stands in [`DIFFERENCES`] with its reason.
 
 mod expressions;
 mod queries;
@@ -32,15 +32,16 @@ const TARGETS: [Target; 3] = [Target::Local, Target::InProcess, Target::Processe
 /// Rows of a result that a failure shows.
 const ROWS_SHOWN_MAX: usize = 40;
 
-/// A difference that is the dialect's.
+/// Difference from DuckDB that the dialect intends.
 struct Difference {
-    /// In what Gust says, or in what DuckDB says.
+    /// Words of Gust's error; None where Gust has rows.
     gust: Option<&'static str>,
+    /// Words of DuckDB's error; None where DuckDB has rows.
     duckdb: Option<&'static str>,
     reason: &'static str,
 }
 
-/// All of them; `docs/dialect.md` has a line for each.
+/// All intended differences. `docs/dialect.md` has a line for each.
 const DIFFERENCES: &[Difference] = &[Difference {
     gust: Some("overflows: the sum does not fit"),
     duckdb: None,
@@ -58,30 +59,30 @@ impl Difference {
     }
 }
 
-/// What came of many seeds.
+/// Result of many seeds.
 #[derive(Debug, Default)]
 pub struct Judged {
-    /// Equal rows on every target.
+    /// Seeds with equal rows on every target.
     pub agreed: usize,
-    /// Those in which functions read the tables.
+    /// Seeds with equal rows whose tables functions read.
     pub remote: usize,
-    /// Differences of the dialect, by their reason.
+    /// Seeds with an intended difference, by its reason.
     pub dialect: BTreeMap<&'static str, usize>,
-    /// Everything else: seed, statement, and what differs.
+    /// Seeds with any other difference: the seed, the statement, and the difference.
     pub failures: Vec<String>,
 }
 
-/// How a seed ended.
+/// Result of one seed.
 enum Verdict {
     Agreed { remote: bool },
     Dialect(&'static str),
     Failed(String),
 }
 
-/// Runs the seeds, `at_once` at a time. Processes are `bootstrap`; the Python environment is kept under `cache`.
+/// Runs the seeds, `at_once` at a time. The process target runs `bootstrap`; the Python environment is kept under `cache`.
 ///
 /// # Errors
-/// When the judge cannot be had, the reason, or a session cannot be opened.
+/// When DuckDB cannot be had, with the reason, or when a session cannot be opened.
 pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &Path) -> anyhow::Result<Judged> {
     let folder = tempfile::Builder::new().prefix("odd-values-").tempdir_in(cache)?;
     let queries: Vec<(u64, Query)> = seeds.map(|seed| (seed, query(seed))).collect();
@@ -93,7 +94,7 @@ pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &
     let places = [open(&folder, bootstrap, true).await?, open(&folder, bootstrap, false).await?];
     let verdicts = stream::iter(queries.iter().enumerate()).map(async |(position, (seed, query))| {
         let answer = folder.path().join("answers").join(position.to_string());
-        // Bare Parquet and Iceberg take turns.
+        // Statements alternate between Iceberg and bare Parquet.
         let sessions = &places[position % places.len()];
         (*seed, Box::pin(verdict(sessions, *seed, query, &answer)).await)
     });
@@ -115,7 +116,7 @@ pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &
     Ok(judged)
 }
 
-/// A session on each target, with the tables of one kind.
+/// Opens a session on each target, with the tables of one kind.
 async fn open(folder: &TempDir, bootstrap: &Path, is_iceberg: bool) -> anyhow::Result<Vec<Session>> {
     let text = format!(
         "[process]\nprogram = '{}'\n[catalogs.lake]\ntype = 'sqlite'\npath = 'catalog.db'\nwarehouse = 'warehouse'\n",
@@ -191,12 +192,12 @@ async fn verdict(sessions: &[Session], seed: u64, query: &Query, answer: &Path) 
     Ok(told(&format!("{}\nDuckDB:\n{duckdb}\nGust:\n{gust}", same.expect_err("not the same"))))
 }
 
-/// What went wrong, without the values: rows come in any order, and the first one that fails is told.
+/// Returns the words of an error without its values: rows come in any order, and the error tells the first that fails.
 fn first_words(error: &str) -> String {
     error.lines().next().unwrap_or_default().chars().filter(|c| c.is_alphabetic() || *c == ' ').collect()
 }
 
-/// DuckDB's rows, or its message.
+/// Returns DuckDB's rows, or its error's message.
 fn judges_answer(answer: &Path) -> anyhow::Result<Result<Vec<RecordBatch>, String>> {
     let error = PathBuf::from(format!("{}.error", answer.display()));
     if error.exists() {

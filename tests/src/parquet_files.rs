@@ -1,4 +1,4 @@
-//! Parquet files for tests, down to what their footers say.
+//! Parquet files for tests, down to the fields of their footers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{SchemaDescriptor, Type};
 
-/// A file with a row group for each batch.
+/// Writes a file with a row group for each batch.
 pub fn file(groups: &[RecordBatch], properties: WriterProperties) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, groups[0].schema(), Some(properties)).expect("a writer");
@@ -25,7 +25,7 @@ pub fn file(groups: &[RecordBatch], properties: WriterProperties) -> Vec<u8> {
     bytes
 }
 
-/// What a file's footer says.
+/// Reads a file's footer, with its page indexes.
 pub fn footer(file: &[u8]) -> ParquetMetaData {
     let bytes = bytes::Bytes::copy_from_slice(file);
     let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
@@ -33,7 +33,7 @@ pub fn footer(file: &[u8]) -> ParquetMetaData {
     reader.finish().expect("a footer")
 }
 
-/// The same data under a footer whose row groups `change` has changed; page indexes go.
+/// Returns the same data under a footer whose row groups `change` has changed. Page indexes are dropped.
 pub fn with_groups(file: &[u8], change: impl Fn(usize, RowGroupMetaData) -> RowGroupMetaData) -> Vec<u8> {
     let before = footer(file);
     let chunks = before.row_groups().iter().flat_map(|group| group.columns());
@@ -48,7 +48,7 @@ pub fn with_groups(file: &[u8], change: impl Fn(usize, RowGroupMetaData) -> RowG
     bytes
 }
 
-/// Each chunk's statistics as `change` makes them, by row group and column.
+/// Returns the file with each chunk's statistics replaced by those of `change`, which gets the row group, the column and the old.
 pub fn with_statistics(file: &[u8], change: impl Fn(usize, usize, &Statistics) -> Option<Statistics>) -> Vec<u8> {
     with_groups(file, |index, group| {
         let columns = group.columns().iter().enumerate().map(|(place, column)| {
@@ -67,7 +67,7 @@ pub fn with_statistics(file: &[u8], change: impl Fn(usize, usize, &Statistics) -
     })
 }
 
-/// Columns by name.
+/// Makes a batch of named columns, all nullable.
 pub fn batch(columns: Vec<(&str, arrow::array::ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, column)| (name, Arc::clone(&column), true)),
@@ -75,7 +75,7 @@ pub fn batch(columns: Vec<(&str, arrow::array::ArrayRef)>) -> RecordBatch {
     .expect("columns of one length")
 }
 
-/// A file of so many rows and no column.
+/// Returns a file of so many rows and no column.
 pub fn without_columns(rows: i64) -> Vec<u8> {
     let schema = Type::group_type_builder("schema").build().expect("a schema");
     let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
@@ -86,7 +86,7 @@ pub fn without_columns(rows: i64) -> Vec<u8> {
     bytes
 }
 
-/// A file without rows whose only column lies under so many groups, each in the one before it.
+/// Returns a file without rows. Its only column lies under so many groups, each inside the one before it.
 pub fn nested(groups: usize) -> Vec<u8> {
     let leaf = Type::primitive_type_builder("leaf", Physical::INT32).with_repetition(Repetition::OPTIONAL).build();
     let group = |child: Type, name: &str| {

@@ -1,7 +1,7 @@
-//! Queries under less memory than they need: the same rows as with plenty, or a typed error.
+//! Queries under less memory than they need: they give the same rows as with plenty, or a typed error.
 //!
-//! Every operator that spills, holds an input or reads it again has its queries here. One is first run with plenty of memory, which
-//! gives the rows and the need, then with parts of the need. What is left to chance comes from a seed.
+//! Every operator that spills, holds an input or reads it again has its queries here. A query first runs with plenty of memory,
+//! which gives its rows and its need. Then it runs with parts of that need.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,43 +17,43 @@ use tempfile::TempDir;
 use crate::compare::{Rule, compare};
 use crate::query::{plain, run};
 
-/// Parts of the need that a query is given: the need divided by these.
+/// Divisors of a query's need. Each quotient is the memory of one run.
 pub const PARTS: [usize; 4] = [1, 2, 8, 32];
 
-/// A query of the suite.
+/// Query of the suite.
 #[derive(Debug, Clone)]
 pub struct Query {
     pub name: String,
     pub settings: Vec<&'static str>,
     pub sql: String,
-    /// Whether its rows come in one order only.
+    /// Whether the rows come in one order only.
     pub ordered: bool,
 }
 
-/// Where and how a query runs.
+/// Target and settings of a run, and the part of its need that the query has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
     pub target: Target,
     pub partitions: usize,
     pub part: usize,
-    /// Whether texts share their buffers, as by default; then a batch is counted with all that its neighbours hold.
+    /// Whether texts share their buffers, as by default. A batch is then counted with everything that its neighbours hold.
     pub views: bool,
 }
 
-/// What came of a query under too little memory.
+/// Result of a query under too little memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// The rows, and memory was never refused.
+    /// The rows were right, and memory was never refused.
     Right,
-    /// The rows, though somebody was refused memory: it spilled.
+    /// The rows were right, though memory was refused: an operator spilled.
     Spilled,
-    /// The rows, with sort-merge joins after hash joins did not fit.
+    /// The rows were right, with sort-merge joins after hash joins did not fit.
     PlannedAgain,
-    /// A typed error.
+    /// The query ended in a typed error.
     Refused,
 }
 
-/// How many runs came to what.
+/// Number of runs by their outcome.
 #[derive(Debug, Default)]
 pub struct Tally(BTreeMap<Outcome, usize>);
 
@@ -78,7 +78,7 @@ impl fmt::Display for Tally {
 /// Tables that the queries read: `a` of 4,000 rows in six files, `b` of 2,000 in four.
 pub struct Data(TempDir);
 
-/// Keys repeat and are sometimes NULL, numbers have NaN and NULL, texts are wide enough to matter.
+/// Columns of both tables. Keys repeat and are sometimes NULL, numbers have NaN and NULL, texts are wide enough to matter.
 const COLUMNS: &str = "\
     CASE WHEN value % 53 = 0 THEN NULL ELSE (value * 7919) % 1499 END AS k, \
     value AS v, \
@@ -104,7 +104,7 @@ impl Data {
         self.0.path()
     }
 
-    /// A session with so much memory, in which the tables are known.
+    /// Opens a session with so much memory, in which the tables are known.
     pub async fn session(&self, way: Way, memory_bytes_max: u64, settings: &[&str]) -> Result<Session, QueryError> {
         let config = Config { on: way.target, functions_max: 3, memory_bytes_max, ..Config::default() };
         let session = Session::new(config)?;
@@ -123,7 +123,7 @@ impl Data {
         Ok(session)
     }
 
-    /// The rows with plenty of memory, and the most that was reserved for them.
+    /// Runs a query with plenty of memory. Returns its rows, and the bytes reserved at the peak.
     pub async fn plenty(&self, query: &Query, way: Way) -> Result<(Vec<RecordBatch>, usize), QueryError> {
         let session = self.session(way, 4 << 30, &query.settings).await?;
         let ended = run(&session, &query.sql).await;
@@ -132,10 +132,10 @@ impl Data {
         Ok((ended?.0, need))
     }
 
-    /// Runs a query with a part of what it needs.
+    /// Runs a query with a part of its need.
     ///
     /// # Errors
-    /// What is wrong: other rows than with plenty, or an error that is not of memory.
+    /// In words: other rows than with plenty, or an error that is not about memory.
     pub async fn under(
         &self,
         query: &Query,
@@ -183,7 +183,7 @@ const JOIN_TYPES: [&str; 8] = [
     "RIGHT ANTI JOIN",
 ];
 
-/// How equal keys are joined, by settings.
+/// Settings by which joins of equal keys are done, by name.
 const EQUI: [(&str, &[&str]); 3] = [
     (
         "collect-left",
@@ -202,7 +202,7 @@ const EQUI: [(&str, &[&str]); 3] = [
     ("sort-merge", &["SET datafusion.optimizer.prefer_hash_join = false"]),
 ];
 
-/// All queries.
+/// Returns all queries.
 pub fn queries() -> Vec<Query> {
     let mut all = equi_joins();
     all.extend(other_joins());
@@ -216,7 +216,7 @@ fn query(name: impl Into<String>, settings: &[&'static str], sql: impl Into<Stri
     Query { name: name.into(), settings, sql, ordered }
 }
 
-/// Everything of what a join puts out in one row, so that none can be lost, doubled or changed unseen.
+/// Sums up a join's output in one row, so that no row can be lost, doubled or changed unseen.
 fn digest(join: &str, condition: &str) -> String {
     let side =
         |t: &str| format!("count({t}.v), sum({t}.v), sum({t}.v * {t}.v), sum(length({t}.s)), min({t}.s), max({t}.s)");

@@ -1,8 +1,8 @@
-//! Runs Python scripts of the tests, with packages pinned in `tests/python/requirements.txt`.
+//! Runs the tests' Python scripts, with packages pinned in `tests/python/requirements.txt`.
 //!
-//! The packages are installed once into a virtual environment that is kept under the target folder by the hash of
-//! the requirements. Where that cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints;
-//! with `CI=true` it is an error instead, so that a skipped test cannot go unseen there.
+//! The packages are installed once, into a virtual environment. It is kept under the target folder by the hash of
+//! the requirements. Where it cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints.
+//! With `CI=true` that is an error instead, so that a skipped test cannot go unseen there.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,27 +14,27 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
-/// Two tests of one process must not install the same packages at once.
+/// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// How a run of a script went.
+/// Result of a script's run.
 #[derive(Debug)]
 pub enum Run {
-    /// It ended with status 0 and printed this.
+    /// The script ended with status 0 and printed this text.
     Done { stdout: String },
-    /// There is no Python 3, or its packages cannot be had.
+    /// Python 3 is missing, or its packages cannot be had.
     Skipped { reason: String },
 }
 
-/// The folder of the scripts, `tests/python`.
+/// Returns the folder of the scripts, `tests/python`.
 pub fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
 }
 
-/// Runs `tests/python/SCRIPT` with `arguments`; the environment is kept under `cache`, a test's `CARGO_TARGET_TMPDIR`.
+/// Runs `tests/python/SCRIPT` with `arguments`. The environment is kept under `cache`, a test's `CARGO_TARGET_TMPDIR`.
 ///
 /// # Errors
-/// When the script fails (the message ends with what it wrote to stderr), and instead of a skip where `CI=true`.
+/// When the script fails (the message ends with its stderr), and with `CI=true` where the run would be skipped.
 pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
     let python = match environment(cache)? {
         Environment::Ready(python) => python,
@@ -57,16 +57,16 @@ fn skip(script: &str, reason: String, is_ci: bool) -> anyhow::Result<Run> {
     Ok(Run::Skipped { reason })
 }
 
-/// Where the packages are.
+/// Virtual environment of the packages.
 #[derive(Debug)]
 pub enum Environment {
-    /// Its interpreter.
+    /// Path of the interpreter.
     Ready(PathBuf),
-    /// They cannot be had, and why.
+    /// Reason why the packages cannot be had.
     Missing(String),
 }
 
-/// The environment under `cache`, made unless it is there.
+/// Returns the environment under `cache`, which is made unless it is there.
 ///
 /// # Errors
 /// When its folder cannot be used.
@@ -79,7 +79,7 @@ pub fn environment(cache: &Path) -> anyhow::Result<Environment> {
     let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if !folder.exists() {
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-        // Installed elsewhere and moved when whole: its interpreter finds its packages beside itself.
+        // The packages are installed elsewhere and moved when whole: the interpreter finds its packages beside itself.
         let unfinished = tempfile::Builder::new().prefix("python-unfinished-").tempdir_in(cache)?;
         if let Err(reason) = install(unfinished.path(), &requirements) {
             return Ok(Environment::Missing(reason));
@@ -109,7 +109,7 @@ fn interpreter(folder: &Path) -> PathBuf {
     folder.join("bin").join("python")
 }
 
-/// The end of what a command wrote, where its reason stands.
+/// Returns the last five lines of a command's output, which tell the reason of a failure.
 fn last_lines(output: &Output) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! Running statements through a session, and asking its report what really happened.
+//! Runs statements through a session, and asserts where a query was read by its report.
 
 use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
@@ -8,7 +8,7 @@ use gust_engine::events::Stamped;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 
-/// A session on `target` whose functions, if they are processes, run the real function binary.
+/// Opens a session on `target`. Its functions, if they are processes, run `bootstrap`.
 pub fn session(target: Target, functions_max: u32, bootstrap: &str) -> Session {
     let mut config = Config { on: target, functions_max, ..Config::default() };
     config.process.program = Some(bootstrap.into());
@@ -21,7 +21,7 @@ pub async fn run(session: &Session, sql: &str) -> Result<(Vec<RecordBatch>, Repo
     Ok((rows, report))
 }
 
-/// The same, with the events that the report was made from.
+/// Does the same, and returns also the events that the report was made from.
 pub async fn run_with_events(
     session: &Session,
     sql: &str,
@@ -45,7 +45,7 @@ pub async fn run_with_events(
     Ok(last.expect("parse returns at least one statement"))
 }
 
-/// The same statements through DataFusion alone, with none of our settings: the independent judge.
+/// Runs a statement, after those of `setup`, through DataFusion alone: the judge has none of the project's settings.
 pub async fn plain(setup: &[String], sql: &str) -> Vec<RecordBatch> {
     let context = SessionContext::new();
     for statement in setup {
@@ -54,14 +54,14 @@ pub async fn plain(setup: &[String], sql: &str) -> Vec<RecordBatch> {
     context.sql(sql).await.expect("plan").collect().await.expect("rows")
 }
 
-/// Fails unless every fragment of the report came from a function and was used, and nothing was done locally instead.
+/// Fails unless every fragment of the report was adopted from a function, and nothing was done locally instead.
 #[track_caller]
 pub fn assert_remote(report: &Report, what: &str) {
     assert_eq!(report.fragments_adopted, report.fragments, "{what}: not every fragment was adopted: {report:?}");
     assert_partly_remote(report, what);
 }
 
-/// The same for a query that stops asking for rows early: what it did not need was cancelled, not lost.
+/// Does the same for a query that stops early and cancels the fragments that it does not need.
 #[track_caller]
 pub fn assert_partly_remote(report: &Report, what: &str) {
     assert!(report.fragments_adopted > 0, "{what}: no fragment was adopted: {report:?}");

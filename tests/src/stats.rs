@@ -1,6 +1,6 @@
-//! Medians, and how sure of them one can be.
+//! Medians with their confidence intervals, quantiles, and geometric means.
 
-/// The median and the bounds of its 95 % interval, by order statistics: no distribution is assumed.
+/// Returns the median and the bounds of its 95 % interval, by order statistics: no distribution is assumed.
 pub fn median_interval(samples: &[f64]) -> (f64, f64, f64) {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -25,7 +25,7 @@ fn median_of_sorted(sorted: &[f64]) -> f64 {
     if n % 2 == 1 { sorted[n / 2] } else { f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]) }
 }
 
-/// The sample that a share of all samples does not exceed (nearest rank).
+/// Returns the sample that a share of all samples does not exceed (nearest rank).
 pub fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);

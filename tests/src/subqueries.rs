@@ -1,6 +1,6 @@
-//! Random queries over small tables full of NULLs, about what IN, EXISTS, quantified comparisons and USING mean.
+//! Random queries over small tables full of NULLs, about the meaning of IN, EXISTS, quantified comparisons and USING.
 //!
-//! Contract: one seed is one history, tables and queries. Each query is one that DuckDB understands as well; its rows come in any
+//! Contract: one seed is one history of tables and queries. DuckDB understands the queries as well. Their rows come in any
 //! order.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::python::{self, Run};
 use crate::query::run;
 
-/// Tables of a trial: `id` is unique, `k` and `z` are of few values and NULL.
+/// Tables of a trial. `id` is unique in a table; `k` and `z` have few values and NULL.
 pub const TABLES: [&str; 3] = ["l", "r", "s"];
 
 /// Writes the tables of a seed as `TABLE/N.parquet` below `folder`: two files each, some without rows.
@@ -52,20 +52,20 @@ pub fn write_tables(seed: u64, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Queries over the tables of a seed.
+/// Returns `count` queries over the tables of a seed.
 pub fn queries(seed: u64, count: usize) -> Vec<String> {
     let mut queries = Queries(StdRng::seed_from_u64(seed.wrapping_add(1)));
     (0..count).map(|index| if index % 4 == 3 { queries.using() } else { queries.subquery() }).collect()
 }
 
-/// Tables and queries of a seed, with what DuckDB answers.
+/// Tables and queries of a seed, with DuckDB's answers.
 #[derive(Debug)]
 pub struct Trial {
     folder: TempDir,
     queries: Vec<(String, Judged)>,
 }
 
-/// What DuckDB answers.
+/// Answer of DuckDB.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Judged {
@@ -73,7 +73,7 @@ enum Judged {
     Error(String),
 }
 
-/// How the queries of a trial went.
+/// Counts and failures of a trial's queries.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub right: usize,
@@ -81,11 +81,11 @@ pub struct Outcome {
     pub refused: usize,
     /// Queries that DuckDB refuses, with its reasons.
     pub unjudged: Vec<String>,
-    /// What was wrong, in words.
+    /// Queries that were wrong, with the difference.
     pub wrong: Vec<String>,
 }
 
-/// Makes a trial; None, and a word on stdout, where DuckDB is not to be had.
+/// Makes a trial. Returns None where DuckDB cannot be had, and says so on stdout.
 ///
 /// # Errors
 /// Where files cannot be written, or the judge fails.
@@ -111,7 +111,7 @@ pub fn trial(cache: &Path, seed: u64, count: usize) -> anyhow::Result<Option<Tri
 }
 
 impl Trial {
-    /// Runs its queries in a session.
+    /// Runs the trial's queries in a session.
     pub async fn run(&self, session: &Session) -> Outcome {
         let mut outcome = Outcome::default();
         for table in TABLES {
@@ -138,7 +138,7 @@ impl Trial {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Sql => outcome.refused += 1,
-                // The same, said of functions.
+                // A function ends with the same refusal as an error of its own.
                 Err(error)
                     if error.kind() == ErrorKind::Functions
                         && error.message().contains("does not support logical expression") =>
@@ -157,7 +157,7 @@ fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
     rows
 }
 
-/// Rows with their cells as text, NULL as none.
+/// Returns the rows with their cells as text; NULL is None.
 fn cells(batches: &[RecordBatch]) -> Vec<Vec<Option<String>>> {
     let options = FormatOptions::new();
     let mut rows = Vec::new();
@@ -220,7 +220,7 @@ impl Queries {
         self.pick(&forms).replace("{value}", &value).replace("{rows}", &rows)
     }
 
-    /// A subquery of one column.
+    /// Returns a subquery of one column.
     fn rows(&mut self) -> String {
         let what = self.pick(&[
             "r.k",

@@ -10,38 +10,38 @@ use gust::demo::table::TpchTable;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-/// The scale of the tests' tables: 60,000 rows of lineitem.
+/// Scale factor of the tests' tables: 60,000 rows of lineitem.
 pub const SCALE: f64 = 0.01;
 /// Files of every table but nation and region, which have one.
 pub const FILES: usize = 4;
-/// Small, so that a file has several row groups to be cut at.
+/// Rows of a row group. They are few, so that a file has several row groups to be cut at.
 pub const ROW_GROUP_ROWS: usize = 4096;
-/// Raise it whenever the files of this module or of the generator change, so that kept ones are made anew.
+/// Version of the files. Raise it whenever this module or the generator changes them, so that kept ones are made anew.
 const LAYOUT_VERSION: u32 = 1;
 
-/// Where the tables are: a folder of Parquet files each.
+/// Folder with a folder of Parquet files for each table.
 #[derive(Debug, Clone)]
 pub struct Tables {
     folder: PathBuf,
 }
 
 impl Tables {
-    /// The folder of a table.
+    /// Returns the folder of a table.
     pub fn folder(&self, table: TpchTable) -> PathBuf {
         self.folder.join(table.name())
     }
 
-    /// The folder that holds a folder of each table's name.
+    /// Returns the folder that holds a folder of each table's name.
     pub fn root(&self) -> &Path {
         &self.folder
     }
 
-    /// `CREATE EXTERNAL TABLE` for each of the tables, in DataFusion's SQL.
+    /// Returns `CREATE EXTERNAL TABLE` for each of the tables, in DataFusion's SQL.
     pub fn create_statements(&self) -> Vec<String> {
         Self::create_statements_at(&self.folder.display().to_string())
     }
 
-    /// The same for tables that lie elsewhere in the same layout.
+    /// Returns the same statements for tables elsewhere in the same layout.
     fn create_statements_at(root: &str) -> Vec<String> {
         let create = |table: TpchTable| {
             format!("CREATE EXTERNAL TABLE {0} STORED AS PARQUET LOCATION '{root}/{0}/'", table.name())
@@ -62,7 +62,7 @@ impl Tables {
     }
 }
 
-/// The tables at [`SCALE`], as [`tables_at`] makes them.
+/// Returns the tables at [`SCALE`], as [`tables_at`] makes them.
 ///
 /// # Errors
 /// When the files cannot be written.
@@ -70,10 +70,10 @@ pub fn tables(cache: &Path) -> anyhow::Result<Tables> {
     tables_at(cache, SCALE, FILES, ROW_GROUP_ROWS)
 }
 
-/// The tables at a scale factor, made under `cache` unless they are there; a test gives its `CARGO_TARGET_TMPDIR`.
-/// Each table but nation and region has `files` files, and a row group at most `row_group_rows` rows.
+/// Returns the tables at a scale factor, made under `cache` unless they are there. A test gives its `CARGO_TARGET_TMPDIR`.
+/// Each table but nation and region has `files` files, and a row group has at most `row_group_rows` rows.
 ///
-/// Several processes may ask at once: each makes them in a folder of its own, and the first to finish wins.
+/// Several processes may do so at once: each makes them in a folder of its own, and the first to finish wins.
 ///
 /// # Errors
 /// When the files cannot be written.

@@ -1,13 +1,13 @@
-//! Random queries of mixed types: what planning coerces, and what output formats then have to write.
+//! Random queries of mixed types, which planning coerces and output formats then write.
 //!
 //! One seed is one query. Its expressions mix types where SQL lets the planner find a common one: CASE, COALESCE, UNION ALL, IN,
-//! arithmetic, casts, NULL. Some are refused; whoever runs them counts how many ran.
+//! arithmetic, casts, NULL. Some queries are refused; the caller counts those that ran.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-/// Columns over a number `v` that make the files of the tables `t` and `u`: every type, NULL in each column but `k`.
+/// Files of the tables `t` and `u`: path, columns over a number `v`, and offset of `v`. Most columns but `k` have a NULL.
 pub const TABLES: [(&str, &str, u64); 3] = [
     ("t/0.parquet", T, 0),
     ("t/1.parquet", T, 7),
@@ -39,7 +39,7 @@ const T: &str = "v AS k,
     CASE WHEN v = 5 THEN NULL ELSE named_struct('a', CAST(v AS INT), 'b', concat('s', v)) END AS st,
     CASE WHEN v = 6 THEN NULL ELSE map(['a', 'b'], [v, NULL]) END AS m";
 
-/// What expressions of one kind can stand for each other.
+/// Kind of an expression: expressions of one kind can stand for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Number,
@@ -66,7 +66,7 @@ struct Maker {
     random: StdRng,
 }
 
-/// The query of a seed, over the tables `t` and `u`.
+/// Returns the query of a seed, over the tables `t` and `u`.
 pub fn query(seed: u64) -> String {
     Maker { random: StdRng::seed_from_u64(seed) }.query()
 }
@@ -133,7 +133,7 @@ impl Maker {
         })
     }
 
-    /// A column of `u`, or a literal, that can stand beside such an expression.
+    /// Returns a column of `u`, or a literal, that can stand beside an expression of the kind.
     fn of_u(&mut self, kind: Kind) -> &'static str {
         self.one(match kind {
             Kind::Number => &["a", "c", "e", "k", "1", "NULL", "2.5"],

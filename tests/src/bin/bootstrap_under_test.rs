@@ -1,7 +1,7 @@
 //! The function binary as the tests start it: the same few lines as fragment-fn's own `bootstrap`.
 //!
-//! To the tests' S3 server each process is a client of its own. With `TEST_OTHER_RELEASE` it is a function of another
-//! release: it finds another engine's name in each request.
+//! To the tests' S3 server each process is a client of its own. With `TEST_OTHER_RELEASE` it plays a function of another
+//! release: it finds another engine's version in each request.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! A Lambda function that misbehaves on request: `faulty_bootstrap MODE MARK`. For tests only; see `gust_tests::invokers`.
 //!
-//! Modes: `function` behind the project's own adapter, `stock` behind lambda_runtime's, `raw` speaks the Runtime API by hand,
-//! `init-exit`, `init-error` and `init-hang` do not come up, `parent` has two functions of its own and waits to be killed,
+//! `function` runs behind the project's own adapter, `stock` behind lambda_runtime's, and `raw` speaks the Runtime API by hand.
+//! `init-exit`, `init-error` and `init-hang` do not come up. `parent` has two functions of its own and waits to be killed.
 //! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `once`, `once-crash`, `once-retry` and
-//! `once-late` run one fragment and end, so that the process lives as long as its attempt; of these, two spoil each fragment's first
-//! attempt, and one holds back all fragments but the first.
+//! `once-late` run one fragment and end, so that the process lives as long as its attempt. `once-crash` and `once-retry` spoil
+//! each fragment's first attempt. `once-late` holds back all fragments but the first, by ten seconds.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -53,7 +53,7 @@ async fn main() {
     }
 }
 
-/// The project's own function, and what befalls it.
+/// Runs the project's own function with the faults of a seed.
 async fn chaos(seed: u64, mark: PathBuf) {
     let settings = Settings { temp_folder: std::env::temp_dir(), ..Settings::default() };
     let environment = Arc::new(Environment::new(settings));
@@ -65,7 +65,7 @@ async fn chaos(seed: u64, mark: PathBuf) {
     eprintln!("{ended:?}");
 }
 
-/// One fragment, by the project's own handler; its result goes through the exchange.
+/// Runs one fragment by the project's own handler. Its result goes through the exchange.
 #[expect(clippy::disallowed_methods, reason = "its end is what is measured")]
 async fn once(mode: &str) {
     let runtime = "/2018-06-01/runtime";
@@ -97,7 +97,7 @@ async fn stock(event: LambdaEvent<Value>) -> Result<Value, Error> {
     Ok(serde_json::from_slice(&answer)?)
 }
 
-/// Makes every mistake that the Runtime API must refuse around each invocation; panics where one is not refused.
+/// Makes every mistake that the Runtime API must refuse around each invocation. Panics where one is not refused.
 async fn raw() {
     let runtime = "/2018-06-01/runtime";
     loop {
@@ -114,7 +114,7 @@ async fn raw() {
     }
 }
 
-/// HTTP/1.0: status, request id, body. A path that begins with `/../` replaces the base path.
+/// Makes an HTTP/1.0 request and returns status, request id and body. A path that begins with `/../` replaces the base path.
 fn call(method: &str, path: &str, body: &[u8]) -> (u16, Option<String>, Vec<u8>) {
     let base = std::env::var("AWS_LAMBDA_RUNTIME_API").expect("a child of the invoker");
     let (authority, token) = base.strip_prefix("http://").and_then(|base| base.split_once('/')).expect("a base url");
@@ -140,7 +140,7 @@ fn call(method: &str, path: &str, body: &[u8]) -> (u16, Option<String>, Vec<u8>)
     (status, id, body)
 }
 
-/// Starts an idle function and a busy one; says who is idle on stdout.
+/// Starts an idle function and a busy one. Prints the idle one's echo on stdout.
 async fn parent(mark: &Path) {
     let program = std::env::current_exe().expect("its own path");
     let processes = Processes::start(processes_config(&program, "function", &mark.join("child"), 2)).await;

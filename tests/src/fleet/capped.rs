@@ -1,7 +1,7 @@
-//! One seed: a query with a cap under random faults, and what the platform's own books say that it cost.
+//! One seed: a query with a cap under random faults, and the dollars that it cost by the platform's own books.
 //!
-//! The prices are written down here once more, and what ran is counted by the simulated platform and by the coordinator's
-//! store: nothing of this comes from the project's ledger.
+//! This module repeats the list prices. The simulated platform and the coordinator's store count the usage: nothing here
+//! comes from the project's ledger.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use super::trial::{self, Trial};
 use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
 use super::{Bill, FaultPlan};
 
-/// AWS's list prices in us-east-1, x86_64 (November 2026).
+/// AWS's list prices in us-east-1, x86_64 (November 2026), in dollars.
 const GIGABYTE_SECOND: f64 = 0.000_016_666_7;
 const INVOCATION: f64 = 0.20 / 1e6;
 const GET: f64 = 0.0004 / 1e3;
 const PUT_OR_LIST: f64 = 0.005 / 1e3;
 
-/// More than this part above its cap is broken.
+/// Share of its cap by which a query may exceed the cap. More breaks the trial.
 const OVERSHOOT_MAX: f64 = 0.05;
 
-/// Whether the scheduler is told of the cap.
+/// Whether the scheduler knows the cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
     On,
-    /// To show that the trial would notice.
+    /// The scheduler knows no cap. A test uses it to show that the trial would notice an overshoot.
     Off,
 }
 
-/// What one seed brought.
+/// Result of one seed.
 #[derive(Debug, Default)]
 pub struct CappedTrial {
     pub trial: Trial,
-    /// Queries that did not fit their caps.
+    /// Queries that ended because their caps were reached.
     pub stopped: usize,
-    /// The largest part of its cap that a query cost.
+    /// Largest cost of a query, as a share of its cap.
     pub share_max: f64,
 }
 
@@ -51,7 +51,7 @@ pub fn capped_trial(seed: u64, enforcement: Enforcement) -> CappedTrial {
     })
 }
 
-/// What the platform and S3 charge for a query, in dollars.
+/// Returns the dollars that the platform and S3 charge for a query.
 pub fn dollars(ended: &Ended, outcome: &QueryOutcome) -> f64 {
     let Bill { invocations, gigabyte_seconds, requests } =
         ended.served.bills.get(&outcome.id).copied().unwrap_or_default();
@@ -94,7 +94,7 @@ fn run(seed: u64, enforcement: Enforcement) -> CappedTrial {
     capped
 }
 
-/// From what one attempt needs at worst, or a third of what the query costs where nothing goes wrong, to much more than that.
+/// Draws a cap. The range begins at the need of one attempt, a third of the cost without faults, and ends far above that cost.
 fn cap(query: &Query, random: &mut SmallRng) -> Money {
     let seconds: f64 = query.file_bytes.iter().map(|bytes| 0.3 + *bytes as f64 / 100e6).sum();
     let usual = 0.000_15 + seconds * 2.0 * GIGABYTE_SECOND;
@@ -102,7 +102,9 @@ fn cap(query: &Query, random: &mut SmallRng) -> Money {
     Money::from_nano_dollars((dollars * 1e9) as u64)
 }
 
-/// A large query where nothing goes wrong: dollars and time without a cap, and time with one of so many times those dollars.
+/// Runs a large query without faults twice: without a cap, and with one of `times` the first run's cost.
+///
+/// Returns the dollars and the time without the cap, and the time with it.
 ///
 /// # Panics
 /// Where one of the runs has no result.

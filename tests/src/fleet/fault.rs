@@ -1,4 +1,4 @@
-//! What can befall an attempt.
+//! Faults of a simulated attempt, and the plan that they are drawn from.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ use tokio::time::Instant;
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// The function ends half-way; its result may have been written whole.
+    /// The function ends half-way. Its result may have been written whole.
     Crash,
-    /// It is killed while it writes: half an object stays.
+    /// The function is killed while it writes, and leaves half an object.
     Kill,
-    /// It never answers, and the platform stops it.
+    /// The function never answers, and the platform stops it.
     Hang,
-    /// It gives up by itself at its deadline.
+    /// The function gives up by itself at its deadline.
     TimeOut,
     Panic,
-    /// For some seconds the platform starts nothing.
+    /// The platform starts nothing for some seconds.
     ThrottleStorm,
-    /// A small share of the network.
+    /// The function has a small share of its network.
     SlowPipe,
     /// Storage asks to slow down.
     SlowDown,
     /// Storage closes the connection.
     Reset,
-    /// The answer is lost on its way; the work was done.
+    /// The work was done, but the answer is lost on its way.
     LostAnswer,
-    /// The result is shorter than promised.
+    /// The result is shorter than its answer promises.
     TruncatedResult,
-    /// Another result lies where this one should.
+    /// The result's bytes are those of another fragment.
     SwappedResult,
-    /// The request is delivered twice; the second run writes something else under the same name, sooner or later.
+    /// The request is delivered twice. The second run writes something else under the same name, at once or later.
     DuplicateDelivery,
     /// The attempt is given up, runs on, and writes something else when nobody expects it any more.
     LateZombieWrite,
@@ -57,26 +57,26 @@ impl Fault {
     ];
 }
 
-/// How likely each fault is, and when nothing is started at all.
+/// Chances of the faults, and the times at which the platform starts nothing.
 #[derive(Debug, Clone)]
 pub struct FaultPlan {
-    /// Chance of an attempt to suffer it. Together at most 1; a throttle storm is no attempt's own.
+    /// Chance of an attempt to suffer each fault, together at most 1. A throttle storm is no attempt's own and has none.
     pub chances: Vec<(Fault, f64)>,
-    /// Begin and length of throttle storms, from the world's start.
+    /// Begin and length of each throttle storm, from the world's start.
     pub storms: Vec<(Duration, Duration)>,
-    /// What is left of a slow pipe.
+    /// Share of its network that a slow pipe keeps.
     pub slow_pipe_share: f64,
 }
 
 impl Default for FaultPlan {
-    /// No faults.
+    /// Returns a plan without faults.
     fn default() -> Self {
         Self { chances: Vec::new(), storms: Vec::new(), slow_pipe_share: 0.1 }
     }
 }
 
 impl FaultPlan {
-    /// Some faults, some often, some storms; sometimes nothing at all.
+    /// Draws a plan. Some faults have a chance, often a small one; up to two storms come. One plan in twenty has no fault.
     pub fn random(random: &mut SmallRng) -> Self {
         let mut plan = Self::default();
         if random.random_bool(0.05) {
@@ -95,7 +95,7 @@ impl FaultPlan {
         plan
     }
 
-    /// What an attempt suffers.
+    /// Draws the fault of an attempt.
     pub(super) fn draw(&self, random: &mut SmallRng) -> Option<Fault> {
         let mut at: f64 = random.random();
         for (fault, chance) in &self.chances {

@@ -27,14 +27,14 @@ use super::pipe::Burst;
 use super::platform::Platform;
 use super::truth::{Truth, number, schema};
 
-/// How long a refusal takes.
+/// Time after which the platform refuses an invocation.
 const REFUSAL: Duration = Duration::from_millis(10);
-/// The platform stops a function this long after its deadline.
+/// Time from a function's deadline until the platform stops it.
 const GRACE: Duration = Duration::from_secs(1);
-/// A second delivery or a zombie writes at most this much later.
+/// Milliseconds after which a second delivery or a zombie writes, at most.
 const LATE_MAX_MS: u64 = 20_000;
 
-/// The platform.
+/// Simulated platform, as the scheduler invokes it.
 #[derive(Debug, Clone)]
 pub struct SimInvoker {
     inner: Arc<Inner>,
@@ -63,23 +63,23 @@ struct State {
     served: Served,
 }
 
-/// What the platform did, as its owner would see it on the bill.
+/// Usage of the platform, as its owner would see it on the bill.
 #[derive(Debug, Clone, Default)]
 pub struct Served {
     pub invocations: u64,
     pub throttled: u64,
     pub cold: u64,
     pub running_peak: usize,
-    /// Billed time times memory, starts included.
+    /// Billed time times memory, cold starts included.
     pub gigabyte_seconds: f64,
     pub requests: Requests,
-    /// The same by query.
+    /// Usage by query.
     pub bills: BTreeMap<String, Bill>,
-    /// How often each fault fired.
+    /// Times that each fault fired.
     pub fired: BTreeMap<Fault, u64>,
 }
 
-/// What one query's attempts took, whoever heard of their end.
+/// Usage of one query's attempts, including those whose end the coordinator never heard of.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bill {
     pub invocations: u64,
@@ -87,7 +87,7 @@ pub struct Bill {
     pub requests: Requests,
 }
 
-/// An environment with its attempt.
+/// Environment that an attempt has, with its burst.
 struct Running {
     burst: Burst,
     is_cold: bool,
@@ -109,7 +109,7 @@ impl SimInvoker {
         Self { inner: Arc::new(Inner { seed, platform, faults, truth, exchange, clock, started, state }) }
     }
 
-    /// Environments that have worked already, with their bursts refilled as far as they are.
+    /// Makes environments that have carried the bytes of one burst already.
     pub fn warm_up(&self, environments: usize) {
         let mut burst = Burst::full(&self.inner.platform.pipe);
         burst.carry(&self.inner.platform.pipe, self.inner.platform.pipe.once_bytes, 1.0);
@@ -120,7 +120,7 @@ impl SimInvoker {
         self.inner.lock().served.clone()
     }
 
-    /// Functions that have not ended.
+    /// Returns the number of functions that have not ended.
     pub fn running(&self) -> usize {
         self.inner.lock().running
     }
@@ -152,7 +152,7 @@ impl Inner {
         self.state.lock().expect("no holder panics")
     }
 
-    /// An environment for an attempt, unless the platform refuses.
+    /// Takes an environment for an attempt. None is the platform's refusal.
     fn start(&self) -> Option<Running> {
         let Platform { concurrent_max, ramp_burst, ramp_per_second, functions, .. } = self.platform;
         let mut state = self.lock();
@@ -190,7 +190,7 @@ impl Inner {
         let sent = Instant::now();
         let mut random = SmallRng::seed_from_u64(number(self.seed, (&id, number_)));
         let deadline = self.clock.moment(request.deadline_unix_ms);
-        // Who hears nothing knows only when the platform stops the function.
+        // Without an answer the coordinator knows only that the platform has stopped the function by then.
         let at_most = (deadline + GRACE).saturating_duration_since(sent);
         let start = if running.is_cold { &self.platform.cold_start_ms } else { &self.platform.warm_start_ms };
         let start = start.draw_ms(&mut random);
@@ -201,7 +201,7 @@ impl Inner {
             *self.lock().served.fired.entry(fault).or_default() += 1;
         }
         let (work, usage) = self.work(&request, &mut running.burst, fault, &mut random);
-        // It gives up by itself at its deadline, unless it hangs.
+        // A function gives up by itself at its deadline, unless it hangs.
         let ends = (began + work).min(deadline);
         let early = began + ends.saturating_duration_since(began).mul_f64(random.random());
         let mut reply = Some(reply);
@@ -245,14 +245,14 @@ impl Inner {
         });
         let is_lost = matches!(fault, Some(Fault::Crash | Fault::Kill | Fault::Hang));
         let init = if running.is_cold { start } else { Duration::ZERO };
-        // What a function has sent may arrive when it has been stopped.
+        // A write may take longer than the function lives: only its life is billed.
         let stopped = began.max(deadline + GRACE).min(Instant::now());
         let billed = init + stopped.saturating_duration_since(began);
         self.ended(running.burst, is_lost, &id.query, usage.requests, billed);
         self.answer(&mut reply, outcome, (start, began, at_most), running.is_cold);
     }
 
-    /// A function that lives to answer.
+    /// Plays a function that lives to answer, and returns its outcome.
     async fn answer_of(
         self: &Arc<Self>,
         request: &InvokeRequest,
@@ -314,7 +314,7 @@ impl Inner {
         }
     }
 
-    /// How long the fragment's work takes, and what it asks of storage.
+    /// Returns the time that the fragment's work takes, and its requests to storage.
     fn work(
         &self,
         request: &InvokeRequest,
@@ -332,7 +332,7 @@ impl Inner {
         }
         let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
         let mut reads = Reads { platform: &self.platform, hedges_left: 1 + gets / 200, hedged: 0 };
-        // A footer first, then the columns: the first of them waits for its first byte, the others while it is carried.
+        // Footers are read before columns. Only the first wave of reads waits for its bytes; later ones wait meanwhile.
         let mut first_byte: Duration = (0..self.platform.footer_reads.min(1)).map(|_| reads.slowest(1, random)).sum();
         first_byte += reads.slowest(in_flight, random);
         let waves = gets.div_ceil(u64::from(in_flight.max(1)));
@@ -360,7 +360,7 @@ impl Inner {
         writer.finish().await.expect("in memory")
     }
 
-    /// A stream of batches as bytes.
+    /// Encodes batches as the bytes of one stream.
     async fn encoded(&self, batches: &[RecordBatch]) -> Bytes {
         let target = (0, Arc::clone(&self.exchange), object_store::path::Path::from("unused"));
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, u64::MAX, target).expect("a plain schema");
@@ -373,7 +373,7 @@ impl Inner {
         }
     }
 
-    /// What a function leaves that is killed while it writes.
+    /// Writes the half of an object that a function leaves when it is killed.
     async fn write_half(&self, request: &InvokeRequest) {
         let Output::Gather { prefix, .. } = &request.stage.output;
         let path = result_path(prefix, &request.fragment.id, request.attempt);
@@ -381,7 +381,7 @@ impl Inner {
         self.exchange.put(&path, whole.slice(..whole.len() / 2).into()).await.expect("in memory");
     }
 
-    /// The result with other bytes than it promises.
+    /// Replaces the result's bytes, while the answer promises the old ones.
     async fn damage(
         &self,
         request: &InvokeRequest,
@@ -399,7 +399,7 @@ impl Inner {
         }
     }
 
-    /// Books an attempt's end and keeps its environment.
+    /// Books an attempt's end and keeps its environment, unless it is lost.
     fn ended(&self, burst: Burst, is_lost: bool, query: &str, requests: Requests, billed: Duration) {
         let mut state = self.lock();
         state.running -= 1;
@@ -429,12 +429,12 @@ impl Inner {
             Err(error) if error.kind == InvokeErrorKind::Unavailable => Billing::Bounded { at_most },
             _ => Billing::Reported { duration, init, memory_mb: self.platform.memory_mb },
         };
-        // Nobody listens where the query is over.
+        // A query that is over listens no more.
         let _ = reply.send(Invocation { outcome, billing, cold: Some(is_cold), log_tail: String::new() });
     }
 }
 
-/// An attempt's reads, of which some may be sent twice.
+/// Reads of an attempt, some of which may be sent twice.
 struct Reads<'a> {
     platform: &'a Platform,
     hedges_left: u64,
@@ -442,7 +442,7 @@ struct Reads<'a> {
 }
 
 impl Reads<'_> {
-    /// When the last of `count` reads has its first byte.
+    /// Returns the time until the last of `count` reads has its first byte.
     fn slowest(&mut self, count: u32, random: &mut SmallRng) -> Duration {
         let slowest = self.platform.read_ms.slowest_ms(count, random);
         let Some(after) = self.platform.hedged_after_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)) else {
@@ -456,7 +456,7 @@ impl Reads<'_> {
     }
 }
 
-/// AWS bills whole milliseconds.
+/// Rounds up to whole milliseconds, as AWS bills.
 fn whole_ms(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! A platform of functions that exists in virtual time only: thousands of them in seconds, one seed one history.
+//! A platform of functions that exists in virtual time only. It runs thousands of functions in seconds; one seed is one history.
 //!
 //! ```text
 //!  world: a runtime with tokio's paused clock
@@ -7,10 +7,10 @@
 //!                                        └── exchange::read ◄── in-memory store ◄── ResultWriter
 //! ```
 //!
-//! Everything from the stage to the adopted rows is the project's own code; only what AWS would do is simulated. Parameters
-//! come from a [`Platform`]; what an attempt suffers is drawn from the seed and the attempt's name, so that it does not hang
+//! Everything from the stage to the adopted rows is the project's own code. Only AWS's part is simulated. Parameters
+//! come from a [`Platform`]. An attempt's fault is drawn from the seed and the attempt's name, so it does not depend
 //! on the order in which tasks run. Not simulated: DataFusion's operators in the function (a fragment's rows are known
-//! beforehand), S3's request rates.
+//! beforehand), and S3's request rates.
 
 mod capped;
 mod fault;

@@ -1,4 +1,4 @@
-//! A function's network: a burst that is partly spent once and for all, partly refilled, and a steady rate.
+//! A function's network: a steady rate, and a burst. One part of the burst comes once, the other is refilled.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipe {
-    /// Spent once in an environment's life.
+    /// Burst that is spent once in an environment's life.
     pub once_bytes: f64,
-    /// Refilled at the steady rate while it is not used.
+    /// Burst that is refilled at the steady rate while it is not used.
     pub refilled_bytes: f64,
     pub burst_bytes_per_second: f64,
     pub bytes_per_second: f64,
 }
 
-/// What is left of one environment's burst.
+/// Remaining burst of one environment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Burst {
     once: f64,
@@ -30,12 +30,12 @@ impl Burst {
         Self { once: pipe.once_bytes, refilled: pipe.refilled_bytes, at: Instant::now() }
     }
 
-    /// How long `bytes` take from now on, at `share` of the pipe. Nothing else may use it meanwhile.
+    /// Returns the time that `bytes` take from now on, at `share` of the pipe. Nothing else may use the pipe meanwhile.
     pub(super) fn carry(&mut self, pipe: &Pipe, bytes: f64, share: f64) -> Duration {
         let idle = self.at.elapsed().as_secs_f64();
         self.refilled = (self.refilled + idle * pipe.bytes_per_second).min(pipe.refilled_bytes);
         let (fast, steady) = (pipe.burst_bytes_per_second, pipe.bytes_per_second);
-        // While the burst is drawn on, it is refilled, too.
+        // The burst is refilled also while it is drawn on.
         let saved = self.once + self.refilled;
         let quick = bytes.min(saved * fast / (fast - steady).max(1.0));
         let seconds = quick / fast + (bytes - quick) / steady;
@@ -69,11 +69,11 @@ mod tests {
             assert!((seconds - expect).abs() < 1e-6, "{what}: {seconds} s, not {expect} s");
         };
         carry(300.0, 1.0, 0.25, "a new environment");
-        // A bucket of 300 MiB that is refilled at 75 MiB/s meanwhile lasts 300 / 1125 s, for 320 MiB; then 55 at 75 MiB/s.
+        // A bucket of 300 MiB, refilled at 75 MiB/s meanwhile, lasts 300 / 1125 s and carries 320 MiB. The last 55 take 75 MiB/s.
         carry(75.0, 1.0, 1.0 - 0.25, "the end of the burst, and then steadily");
         tokio::time::advance(Duration::from_secs(10)).await;
         carry(150.0, 1.0, 0.125, "half of it has come back");
-        // Of 160 MiB that are quick, 10 are left; then 140 at 75 MiB/s.
+        // The refilled half carries 160 MiB quickly, of which 10 are left. The last 140 take 75 MiB/s.
         carry(150.0, 1.0, 2.0 - 0.125, "the end of that half");
         tokio::time::advance(Duration::from_secs(10)).await;
         carry(75.0, 0.1, 0.625, "a slow pipe");

@@ -1,4 +1,4 @@
-//! What a simulated platform is made of. Every figure is a parameter; the lab's stand in `tests/lab.toml` with their source.
+//! Parameters of a simulated platform. The lab's figures stand in `tests/lab.toml` with their source.
 
 use std::time::Duration;
 
@@ -8,46 +8,51 @@ use serde::Deserialize;
 
 use super::pipe::Pipe;
 
-/// AWS Lambda and S3 as a function meets them.
+/// Parameters of AWS Lambda and S3, as a function meets them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Platform {
-    /// Memory of one function; it is billed by it.
+    /// Memory of one function, by which its time is billed.
     pub memory_mb: u32,
     /// Cores that one function's memory buys.
     pub cores: f64,
     /// Compressed bytes a second that one core filters and aggregates.
     pub core_bytes_per_second: f64,
-    /// Environments that run at once.
+    /// Environments that run at once, at most.
     pub concurrent_max: usize,
-    /// Environments that one clone of the function starts at once, and further ones a second.
+    /// Environments that one clone of the function starts at once.
     pub ramp_burst: u32,
+    /// Further environments that one clone starts, a second.
     pub ramp_per_second: f64,
     /// Clones of the function.
     pub functions: u32,
-    /// From the call to the function's first instruction.
+    /// Time from the call to the function's first instruction in a new environment.
     pub cold_start_ms: Quantiles,
+    /// The same time in a warm environment.
     pub warm_start_ms: Quantiles,
-    /// First byte of a GET, and a small PUT.
+    /// Time to the first byte of a GET.
     pub read_ms: Quantiles,
+    /// Time of a small PUT.
     pub write_ms: Quantiles,
-    /// Reads of one function at once, the bytes of one read, and reads of a file before those of its columns.
+    /// Reads of one function at once.
     pub reads_in_flight: u32,
+    /// Bytes of one read.
     pub read_bytes: u64,
+    /// Reads of a file before those of its columns.
     pub footer_reads: u64,
-    /// A read that has no first byte by then is sent again; one of the reads of an attempt, and one more of each 200.
+    /// Time without a first byte after which a read is sent again. An attempt repeats one read, and one more of each 200.
     #[serde(default)]
     pub hedged_after_ms: Option<f64>,
     pub pipe: Pipe,
 }
 
-/// A distribution by some of its quantiles; between two of them the logarithm is even, as tails mostly are.
+/// Distribution given by some of its quantiles. Between two of them the logarithm rises evenly, as it does in most tails.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Quantiles(Vec<(f64, f64)>);
 
 impl Quantiles {
-    /// Pairs of share (0 to 1, rising) and value (above zero).
+    /// Takes pairs of share (0 to 1, rising) and value (above zero).
     pub fn new(quantiles: Vec<(f64, f64)>) -> Self {
         Self(quantiles)
     }
@@ -60,7 +65,7 @@ impl Quantiles {
         milliseconds(self.draw(random))
     }
 
-    /// The slowest of `count` draws.
+    /// Draws the slowest of `count` draws.
     pub fn slowest_ms(&self, count: u32, random: &mut SmallRng) -> Duration {
         let share: f64 = random.random();
         // The largest of n uniform draws is distributed like the n-th root of one.

@@ -1,7 +1,7 @@
-//! One seed: random queries under random faults, and what must hold whatever happens.
+//! One seed: random queries under random faults, and the promises that hold whatever happens.
 //!
-//! Every query equals the fault-free result or fails with a typed error by its deadline; every attempt is booked before it
-//! runs and closed once; one attempt of a fragment is adopted; nothing stays in the exchange.
+//! Every query equals the fault-free result, or fails with a typed error by its deadline. Every attempt is booked before it
+//! runs, and closed once. One attempt of a fragment is adopted. Nothing stays in the exchange.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,19 +23,19 @@ use super::trusting::Trusting;
 use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
 use super::{Fault, FaultPlan, Pipe, Platform, Quantiles};
 
-/// Who hands results to the coordinator.
+/// Whether the coordinator adopts one checked attempt's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adoption {
-    /// One attempt's, checked: as the project does it.
+    /// The coordinator takes one attempt's result and checks it, as the project does.
     On,
-    /// Whatever was written last, unchecked: to show that the trial would notice.
+    /// The coordinator takes the last result, unchecked. A test uses it to show that the trial would notice.
     Off,
 }
 
-/// What one seed brought.
+/// Result of one seed.
 #[derive(Debug, Default)]
 pub struct Trial {
-    /// What did not hold. Empty is a pass.
+    /// Promises that did not hold. A trial without any has passed.
     pub broken: Vec<String>,
     pub queries_right: usize,
     /// Queries that failed as they may, by the kind of their error.
@@ -44,9 +44,9 @@ pub struct Trial {
     pub retries: usize,
     pub second_attempts: usize,
     pub fired: BTreeMap<Fault, u64>,
-    /// Objects that zombies wrote when their query had been cleaned up, and that gc found.
+    /// Objects that zombies wrote after their query had been cleaned up, and that the collection found.
     pub late_objects: usize,
-    /// Stands for everything that happened, in its order and at its time.
+    /// Hash of everything that happened, with its order and its times.
     pub history: u64,
 }
 
@@ -58,7 +58,7 @@ pub fn trial(seed: u64, adoption: Adoption) -> Trial {
     }
 }
 
-/// The same, with everything that happened.
+/// Runs one seed and returns its log, too. Panics where the project's code does.
 pub fn trial_in_full(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     run(seed, adoption)
 }
@@ -124,7 +124,7 @@ pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
         faults: FaultPlan::random(random),
         settings: Settings::new(random.random_range(1..64), seed),
         model: TimeModel { core_bytes_per_second: 100e6, ..TimeModel::laptop(1) },
-        // Half of the worlds send everything through the exchange, where the more can go wrong.
+        // Half of the worlds send all results through the exchange, where more can go wrong.
         inline_bytes_max: if random.random() { 0 } else { 1 << 20 },
         rows_max: 60,
         warm: random.random_range(0..20),
@@ -170,7 +170,7 @@ pub(super) fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial:
     check_books(id, *fragments, rows.is_ok(), events, trial);
 }
 
-/// The errors that faults may end in.
+/// Returns the name of an error's kind, if faults may end a query with it.
 pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::Functions => Some("functions"),
@@ -180,7 +180,7 @@ pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
     }
 }
 
-/// What the event log must add up to.
+/// Checks that the event log adds up.
 fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped], trial: &mut Trial) {
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<u32, u32> = BTreeMap::new();
@@ -223,7 +223,7 @@ fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped],
     if succeeded && adopted.len() != fragments as usize {
         broken(format!("{} of {fragments} fragments were adopted", adopted.len()));
     }
-    // Four that count, and one beside each that was speculative.
+    // Four failures count, and beside each of them one speculative attempt may fail.
     if let Some((fragment, failed)) = failures.iter().find(|(_, failed)| **failed > 8) {
         broken(format!("fragment {fragment} failed {failed} times"));
     }

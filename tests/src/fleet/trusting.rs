@@ -1,5 +1,5 @@
-//! A coordinator's nightmare: answers every attempt with whatever object of its fragment was written last, by whomever, and
-//! promises exactly those bytes. With it between scheduler and platform, adoption and checksums protect nothing.
+//! An invoker for a coordinator without adoption and checksums: it answers each attempt with the object of its fragment that
+//! was written last, by whichever attempt, and promises exactly the rows in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Invoker for Trusting {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
         let (id, attempt, output) = (request.fragment.id.clone(), request.attempt, request.stage.output.clone());
         let invocation = self.inner.invoke(request).await;
-        // Long enough for others to write, too.
+        // The pause is long enough for other attempts to write, too.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Output::Gather { prefix, .. } = output;
         let all: Vec<ObjectMeta> = self.store.list(None).try_collect().await.expect("in memory");

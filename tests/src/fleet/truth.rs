@@ -1,4 +1,4 @@
-//! The rows that each fragment has, known without running it.
+//! Rows of each fragment, known without running it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use gust_protocol::FragmentId;
 
-/// Rows of a fragment: its index, and numbers drawn from its name.
+/// Rows of fragments. A row is the fragment's index and a number drawn from its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Truth {
     pub seed: u64,
-    /// Rows that a fragment has at most.
+    /// Rows of a fragment, at most.
     pub rows_max: u64,
 }
 
@@ -20,7 +20,7 @@ pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![column("fragment"), column("value")]))
 }
 
-/// A number that always belongs to the same name.
+/// Returns a number that depends on nothing but the seed and the name.
 pub(super) fn number(seed: u64, name: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     (seed, name).hash(&mut hasher);
@@ -28,7 +28,7 @@ pub(super) fn number(seed: u64, name: impl Hash) -> u64 {
 }
 
 impl Truth {
-    /// Up to three batches; a result that ends after one of them is still a valid stream.
+    /// Returns up to three batches. A result that ends after one of them is still a valid stream.
     pub fn batches(&self, id: &FragmentId) -> Vec<RecordBatch> {
         let rows = number(self.seed, (id, "rows")) % (self.rows_max + 1);
         let values: Vec<i64> = (0..rows).map(|row| number(self.seed, (id, row)) as i64).collect();
@@ -36,13 +36,13 @@ impl Truth {
         values.chunks(size).map(|values| batch(id, values)).collect()
     }
 
-    /// All rows of a query's stage, sorted.
+    /// Returns all rows of a query's stage, sorted.
     pub fn rows(&self, query: &str, fragments: u32) -> Vec<(i64, i64)> {
         let ids = (0..fragments).map(|index| FragmentId { query: query.to_owned(), stage: 0, index });
         sorted(ids.flat_map(|id| self.batches(&id)))
     }
 
-    /// Rows that no fragment has, in a stream that is as valid as any.
+    /// Returns rows that no fragment has, in a stream that is as valid as any.
     pub(super) fn lie(&self, id: &FragmentId) -> Vec<RecordBatch> {
         let mut lie = self.batches(id);
         lie.extend(self.batches(id));
@@ -58,7 +58,7 @@ fn batch(id: &FragmentId, values: &[i64]) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).expect("two columns of one length")
 }
 
-/// The rows of batches, sorted.
+/// Returns the rows of batches, sorted.
 pub(super) fn sorted(batches: impl IntoIterator<Item = RecordBatch>) -> Vec<(i64, i64)> {
     let column = |batch: &RecordBatch, index: usize| {
         let values = batch.column(index).as_any().downcast_ref::<Int64Array>().expect("integers");

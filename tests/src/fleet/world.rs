@@ -37,14 +37,15 @@ use super::invoker::Served;
 use super::truth::{number, schema, sorted};
 use super::{FaultPlan, Platform, SimInvoker, Truth};
 
-/// When every world begins.
+/// Epoch of every world's clock.
 const BEGINS: SystemTime = UNIX_EPOCH;
+/// Time after the epoch at which every world begins.
 const BEGINS_AFTER: Duration = Duration::from_secs(1_800_000_000);
 
-/// Whatever runs on when the last query is over has ended by then.
+/// Time after the last query's end by which everything that runs on has ended.
 const QUIET_AFTER: Duration = Duration::from_secs(3_600);
 
-/// One platform, one scheduler, and what their queries share.
+/// Platform and scheduler, with the settings that their queries share.
 #[derive(Debug, Clone)]
 pub struct World {
     pub seed: u64,
@@ -52,32 +53,32 @@ pub struct World {
     pub faults: FaultPlan,
     pub settings: Settings,
     pub model: TimeModel,
-    /// Results above it go through the exchange; 0 sends all of them there.
+    /// Largest result that is answered inline. Larger ones go through the exchange; 0 sends all of them there.
     pub inline_bytes_max: u64,
-    /// Rows that a fragment has at most.
+    /// Rows of a fragment, at most.
     pub rows_max: u64,
     /// Environments that are warm from the start.
     pub warm: usize,
 }
 
-/// A query: one stage over some files.
+/// Query of one stage over some files.
 #[derive(Debug, Clone)]
 pub struct Query {
     pub begins: Duration,
-    /// Time that it has.
+    /// Time that the query may take.
     pub timeout: Duration,
     pub file_bytes: Vec<u64>,
     pub packing: Packing,
-    /// What it may cost.
+    /// Money that the query may cost.
     pub cap: Option<Money>,
 }
 
-/// What became of it.
+/// Result of a query.
 #[derive(Debug)]
 pub struct QueryOutcome {
     pub id: String,
     pub fragments: u32,
-    /// Sorted.
+    /// Rows, sorted.
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
     pub took: Duration,
     pub events: Vec<Stamped>,
@@ -85,20 +86,20 @@ pub struct QueryOutcome {
     pub own: Requests,
 }
 
-/// What became of all of them.
+/// Result of a world's queries, and its platform afterwards.
 #[derive(Debug)]
 pub struct Ended {
     pub queries: Vec<QueryOutcome>,
     pub served: Served,
-    /// Objects that zombies wrote after their query had been cleaned up, which `gust exchange gc` found.
+    /// Objects that zombies wrote after their query had been cleaned up, and that the exchange's collection found.
     pub late_objects: usize,
-    /// Objects that were still there after that.
+    /// Objects that were still there after the collection.
     pub orphans: usize,
-    /// Functions that still ran when nothing should.
+    /// Functions that still ran after everything should have ended.
     pub running: usize,
 }
 
-/// Runs a future in a time of its own, which passes as fast as nothing happens in it.
+/// Runs a future in virtual time, which jumps ahead whenever all tasks wait.
 pub fn run_virtually<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without input or output").block_on(future)
@@ -109,7 +110,9 @@ impl World {
         Truth { seed: self.seed, rows_max: self.rows_max }
     }
 
-    /// Runs the queries of one phase together, and the phases one after the other. `decorate` may stand between the scheduler and the platform.
+    /// Runs the queries of one phase together, and the phases one after the other.
+    ///
+    /// `decorate` may put another invoker between the scheduler and the platform.
     pub async fn run(
         &self,
         phases: &[Vec<Query>],
@@ -137,7 +140,7 @@ impl World {
             outcomes.extend(join_all(runs).await);
         }
         sleep(QUIET_AFTER).await;
-        // Queries began in virtual time, objects were written in real time: both are over.
+        // Queries began in virtual time, but the store dates objects in real time: this moment is after both.
         let virtually = UNIX_EPOCH + Duration::from_millis(clock.unix_ms(Instant::now()));
         let now = SystemTime::now().max(virtually) + QUIET_AFTER;
         let late = exchange.leftovers(Duration::ZERO, now).await.expect("in memory");
@@ -191,7 +194,7 @@ impl World {
             Err(_) => Err(QueryError::timed_out(query.timeout)),
         };
         let took = started.elapsed();
-        // As a session does it: at once, and again when nothing of the query can write any more.
+        // A session cleans up at once, too, and again when nothing of the query can write any more.
         context.attempts.close();
         context.exchange.clean(&id).await.expect("in memory");
         let events = events.snapshot();
@@ -200,7 +203,7 @@ impl World {
         QueryOutcome { id, fragments, rows, took, events, own: own.requests() }
     }
 
-    /// As a session opens it on Lambda.
+    /// Opens a budget as a session on Lambda does.
     fn budget(&self, cap: Money, fragments: u32, own: Arc<Counters>) -> Arc<Budget> {
         let tariff = Tariff {
             book: PriceBook::of_region("us-east-1").expect("a book"),
@@ -215,7 +218,7 @@ impl World {
         Budget::new(cap, tariff, u64::from(fragments), spent)
     }
 
-    /// A UUIDv7 of the world's time and seed.
+    /// Returns a UUIDv7 of the world's time and seed.
     fn query_id(&self, index: usize, clock: Clock) -> String {
         let random = number(self.seed, ("query", index));
         let (high, low) = (random >> 52, random & 0x0fff_ffff_ffff_ffff);

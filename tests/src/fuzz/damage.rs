@@ -3,28 +3,28 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// How a file was damaged.
+/// Damage of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Damage {
-    /// One to eight bits, anywhere.
+    /// One to eight bits flip, anywhere.
     Bits,
-    /// One to eight bits of the pages.
+    /// One to eight bits of the pages flip.
     DataBits,
-    /// One to four bits of the footer or the page index before it.
+    /// One to four bits of the footer, or of the page index before it, flip.
     FooterBits,
     /// One to four bytes of the footer become extreme ones.
     FooterBytes,
-    /// A byte or two at the start of a page, where its header is.
+    /// A byte or two at the start of a column chunk change, where the first page's header is.
     PageHeader,
     /// The file ends early.
     Truncated,
-    /// The footer says that it is of another length.
+    /// The footer's length field is another.
     FooterLength,
-    /// A stretch of another file's bytes, at the same place.
+    /// A stretch is another file's, from the same place.
     Spliced,
-    /// A stretch of one byte.
+    /// A stretch is filled with one byte.
     Filled,
-    /// Bytes are taken out, so that all that follows moves.
+    /// Bytes are taken out, so that everything behind them moves.
     Cut,
 }
 
@@ -43,13 +43,13 @@ impl Damage {
     ];
 }
 
-/// Bytes that are the ends of ranges, or continue a varint.
+/// Bytes at the ends of ranges, or with the bit that continues a varint.
 const EXTREMES: [u8; 6] = [0x00, 0x01, 0x7f, 0x80, 0xfe, 0xff];
 
-/// A damaged copy, different from `file`.
+/// Returns the damage and a damaged copy that differs from `file`.
 pub fn damage(random: &mut StdRng, file: &[u8], other: &[u8]) -> (Damage, Vec<u8>) {
     loop {
-        // A splice of the file with itself changes nothing, however often it is tried.
+        // The kind is drawn again, too: a splice of the file with itself never changes it.
         let kind = Damage::ALL[random.random_range(0..Damage::ALL.len())];
         let damaged = damaged(kind, random, file, other);
         if damaged != file {
@@ -122,7 +122,7 @@ fn footer_length(file: &[u8]) -> usize {
     u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]) as usize
 }
 
-/// Where column chunks begin; the first of a file's bytes where no footer says so.
+/// Returns the offsets at which pages and bloom filters begin, or 4, the end of the magic, where no footer tells them.
 fn page_starts(file: &[u8]) -> Vec<usize> {
     if !file.ends_with(b"PAR1") {
         return vec![4];

@@ -1,4 +1,4 @@
-//! Valid files of every encoding, codec and shape that this build writes.
+//! Valid files of every encoding, codec and shape that this build writes, and two that claim to be encrypted.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::parquet_files::{batch, file};
 /// Rows of a row group.
 const ROWS: i64 = 200;
 
-/// Every file with its name.
+/// Returns every file with its name.
 pub fn files() -> Vec<(String, Vec<u8>)> {
     let (flat, nested) = ([flat(0), flat(1)], [nested(0), nested(1)]);
     let mut files = Vec::new();
@@ -53,7 +53,7 @@ pub fn files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Many pages, each with its bounds.
+/// Returns properties of many small pages, each with its bounds.
 fn paged() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_write_batch_size(16)
@@ -145,7 +145,7 @@ fn nested(group: i64) -> RecordBatch {
     ])
 }
 
-/// A file whose footer is encrypted, as far as a reader without keys can tell.
+/// Returns a file whose footer is encrypted, as far as a reader without keys can tell.
 fn encrypted_footer(file: &[u8]) -> Vec<u8> {
     let mut bytes = file.to_vec();
     let size = bytes.len();
@@ -154,12 +154,12 @@ fn encrypted_footer(file: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A file whose footer says by which algorithm its columns are encrypted: field 8, a union of AES_GCM_V1.
+/// Returns a file whose footer names the algorithm that its columns are encrypted by: field 8, a union of AES_GCM_V1.
 fn encrypted_columns(file: &[u8]) -> Vec<u8> {
     const ALGORITHM: [u8; 5] = [0x1c, 0x1c, 0x00, 0x00, 0x00];
     let tail = file.len() - 8;
     let length = u32::from_le_bytes(file[tail..tail + 4].try_into().expect("four bytes"));
-    // The footer's last byte ends its structure; its last field before is number 7.
+    // The footer's last byte ends its structure. The last field before that byte is number 7.
     let mut bytes = file[..tail - 1].to_vec();
     bytes.extend(ALGORITHM);
     bytes.extend((length + ALGORITHM.len() as u32 - 1).to_le_bytes());

@@ -1,23 +1,23 @@
-//! Random expressions of one type, over columns of odd values, in words that DuckDB and DataFusion understand alike.
+//! Random expressions of one type over columns of odd values, in words that DuckDB and DataFusion understand alike.
 //!
-//! What fails at run time for some rows and not for others (a sum that overflows, a division by nought) is left out: an
-//! engine is free to evaluate it or not. What the two mean differently is left out too, and stands on the dialect page:
-//! division of integers, casts that round, the text of a float.
+//! Expressions that fail at run time for some rows only (a sum that overflows, a division by nought) are left out: an
+//! engine is free to evaluate them or not. Expressions that the two engines understand differently are left out, too. They
+//! stand on the dialect page: division of integers, casts that round, the text of a float.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// What an expression's values are.
+/// Kind of an expression's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Few values: keys.
+    /// Few values, for keys.
     Small,
     Int,
     Long,
-    /// Any double, the largest too: nothing is added up.
+    /// Any double, the largest too. Nothing adds them up.
     Double,
     Real,
-    /// Doubles whose sums are exact, and NaN and infinities.
+    /// Doubles whose sums are exact, with NaN and infinities.
     Tame,
     Decimal,
     Wide,
@@ -96,10 +96,10 @@ impl Kind {
     }
 }
 
-/// The randomness, and the names that a table's columns are called by.
+/// Randomness, and the prefixes that columns are called by.
 pub struct Writer<'a> {
     pub random: &'a mut SmallRng,
-    /// Prefixes of columns, `x.` and `y.` or nothing.
+    /// Prefixes of columns: `x.`, `y.` and `z.`, or the empty one.
     pub tables: Vec<&'static str>,
 }
 
@@ -125,13 +125,13 @@ impl Writer<'_> {
         self.pick(kind.literals())
     }
 
-    /// A value of a kind; `depth` bounds how deep it is nested.
+    /// Returns a value of a kind. `depth` bounds its nesting.
     pub fn value(&mut self, kind: Kind, depth: u32) -> String {
         if depth == 0 || self.chance(0.4) {
             return self.column(kind);
         }
         let inner = self.value(kind, depth - 1);
-        // A literal would make nanoseconds of the column, which the year 9999 has none of.
+        // A literal would turn the column into nanoseconds, which cannot reach the year 9999.
         if kind != Time && self.chance(0.3) {
             let literal = self.literal(kind);
             return match self.random.random_range(0..4) {
@@ -175,7 +175,7 @@ impl Writer<'_> {
         self.pick(around).replace("{}", &inner)
     }
 
-    /// A number that any column has.
+    /// Returns a small number: a length, a year, a month, a position or a key.
     pub fn number(&mut self, depth: u32) -> String {
         let text = self.value(Text, depth);
         let date = self.value(Date, depth);
@@ -189,7 +189,7 @@ impl Writer<'_> {
         }
     }
 
-    /// True, false or NULL.
+    /// Returns a condition that is true, false or NULL.
     pub fn condition(&mut self, depth: u32) -> String {
         if depth > 0 && self.chance(0.35) {
             let (left, right) = (self.condition(depth - 1), self.condition(depth - 1));
@@ -232,7 +232,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Two lists for one column.
+    /// Returns two lists for one column, in one condition.
     fn lists(&mut self, kind: Kind) -> String {
         let (column, both) = (self.column(kind), self.pick(&["AND", "OR"]));
         let mut list = || {

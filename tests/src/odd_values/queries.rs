@@ -1,6 +1,6 @@
-//! Random statements over the three tables of odd values: one seed is one statement.
+//! Random statements over the three tables of odd values. One seed is one statement.
 //!
-//! Each has one right answer: where its order counts, it is total.
+//! Each statement has one right answer: where the order of its rows counts, that order is total.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::expressions::Kind::*;
 use super::expressions::{KINDS, Kind, Writer};
 
-/// A statement, and whether the order of its rows counts.
+/// Statement, and whether the order of its rows counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     pub sql: String,
@@ -17,7 +17,7 @@ pub struct Query {
 
 const TABLES: [&str; 3] = ["a", "b", "c"];
 
-/// The statement of a seed.
+/// Returns the statement of a seed.
 pub fn query(seed: u64) -> Query {
     let mut random = SmallRng::seed_from_u64(seed);
     let shape = random.random_range(0..10);
@@ -41,7 +41,7 @@ fn in_order(sql: String) -> Query {
     Query { sql, ordered: true }
 }
 
-/// ` WHERE …`, or nothing.
+/// Returns ` WHERE …`, or nothing.
 fn filter(writer: &mut Writer<'_>, share: f64) -> String {
     if !writer.chance(share) {
         return String::new();
@@ -49,7 +49,7 @@ fn filter(writer: &mut Writer<'_>, share: f64) -> String {
     format!(" WHERE {}", writer.condition(2))
 }
 
-/// ` LIMIT n OFFSET m`, or less, or nothing.
+/// Returns ` LIMIT n OFFSET m`, ` LIMIT n`, or nothing.
 fn limit(writer: &mut Writer<'_>) -> String {
     let rows = writer.random.random_range(0..12);
     match writer.random.random_range(0..4) {
@@ -63,7 +63,7 @@ fn direction(writer: &mut Writer<'_>) -> &'static str {
     writer.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST", " ASC NULLS LAST", " DESC NULLS FIRST"])
 }
 
-/// Up to `most` values, named from `prefix`.
+/// Returns up to `most` values, named from `prefix`.
 fn values(writer: &mut Writer<'_>, most: u32, prefix: &str) -> Vec<String> {
     let count = writer.random.random_range(1..=most);
     let value = |writer: &mut Writer<'_>, number| {
@@ -87,7 +87,7 @@ fn filtered(writer: &mut Writer<'_>) -> Query {
     in_order(format!("SELECT id, {values} FROM {table}{filter} ORDER BY {key}{direction}, id{limit}"))
 }
 
-/// An aggregate whose result does not depend on the order of its rows.
+/// Returns an aggregate whose result does not depend on the order of its rows.
 fn aggregate(writer: &mut Writer<'_>) -> String {
     let kind = writer.kind();
     let value = writer.value(kind, 1);
@@ -126,7 +126,7 @@ fn aggregates(writer: &mut Writer<'_>) -> String {
     all.join(", ")
 }
 
-/// `SELECT keys, aggregates FROM source … GROUP BY keys`.
+/// Returns `SELECT keys, aggregates FROM source … GROUP BY keys`, or the aggregates alone.
 fn grouping(writer: &mut Writer<'_>, source: &str, filter: &str) -> String {
     let aggregates = aggregates(writer);
     if writer.chance(0.2) {
@@ -177,7 +177,7 @@ fn joined(writer: &mut Writer<'_>) -> Query {
     Query { sql, ordered }
 }
 
-/// An equality, mostly; a full join has nothing else, for DuckDB has no other.
+/// Returns a join's condition, mostly an equality. A full join has equalities alone, because DuckDB has no other full joins.
 fn on(writer: &mut Writer<'_>, join: &str) -> String {
     let kind = writer.pick(&[Small, Small, Int, Long, Double, Real, Tame, Decimal, Text, Date, Time]);
     let column = kind.column();
@@ -193,7 +193,7 @@ fn on(writer: &mut Writer<'_>, join: &str) -> String {
     }
 }
 
-/// Three tables, whose columns have the same names.
+/// Joins three tables whose columns have the same names.
 fn chain(writer: &mut Writer<'_>, left: &str, right: &str, join: &str) -> Query {
     let (third, again) = (writer.pick(&TABLES), writer.pick(&JOINS));
     let keys = [Small, Int, Long, Double, Tame, Decimal, Text, Date];

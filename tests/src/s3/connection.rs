@@ -12,10 +12,10 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Accepts connections.
+/// Listener for such connections.
 pub(super) struct Connections(pub(super) TcpListener);
 
-/// Breaks off the connection that it belongs to: the client sees a reset, not an end.
+/// Switch that breaks off its connection: the client sees a reset, not an end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Breaker(Arc<AtomicBool>);
 
@@ -40,7 +40,7 @@ impl Listener for Connections {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
-        // Small answers would wait for the client's delayed acknowledgement, 40 ms a request.
+        // Without it a small answer would wait for the client's delayed acknowledgement, 40 ms a request.
         drop(stream.set_nodelay(true));
         let breaker = Breaker::default();
         (Connection { stream, breaker: breaker.clone() }, (address, breaker))
@@ -60,7 +60,7 @@ impl Connected<IncomingStream<'_, Connections>> for Breaker {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.breaker.check().is_err() {
-            // Closing it then resets it.
+            // The close that follows then resets the connection.
             drop(self.stream.set_zero_linger());
         }
     }

@@ -1,5 +1,5 @@
-//! Who is asking: identities are access keys, and free. Whoever knows the secret may call itself anything that begins
-//! with [`ACCESS_KEY_ID`].
+//! Identities of clients: an identity is the access key that it signs with. A client that has the secret may use any key that
+//! begins with [`ACCESS_KEY_ID`].
 
 use bytes::Bytes;
 use s3s::auth::{S3Auth, SecretKey};
@@ -7,12 +7,12 @@ use s3s::{S3Result, s3_error};
 
 use super::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 
-/// Who a coordinator is to the server.
+/// Name of the coordinator's identity.
 pub const COORDINATOR: &str = "coordinator";
-/// What the names of all functions begin with.
+/// Prefix of the names of all functions' identities.
 pub const FUNCTION: &str = "function";
 
-/// The server's list of keys.
+/// Keys that the server accepts.
 pub(super) struct Identities;
 
 #[async_trait::async_trait]
@@ -26,13 +26,13 @@ impl S3Auth for Identities {
     }
 }
 
-/// The access key of an identity.
+/// Returns the access key of an identity.
 pub fn access_key(name: &str) -> String {
     format!("{ACCESS_KEY_ID}-{name}")
 }
 
-/// A request's payload with the coordinator's access key turned into one of this process, as if its platform gave it a role
-/// of its own: else all processes of an invoker would be one client to the server.
+/// Returns a request's payload with the coordinator's access key replaced by one of this process, as if its platform gave it a
+/// role of its own. Without it the server would see all processes of an invoker as one client.
 pub fn of_this_process(payload: Bytes) -> Bytes {
     let lent = access_key(COORDINATOR);
     match std::str::from_utf8(&payload) {

@@ -1,17 +1,17 @@
 //! An S3 server inside the test process, on a loopback port of its own.
 //!
-//! It speaks the protocol through `s3s` (signatures, XML, ranges) and keeps objects as immutable files of a temporary
-//! folder, so that what a request sees is one object whole, with the ETag that belongs to its bytes, however many
-//! writers there are. Every request is noted with who sent it, so that a test can read off the server what a program asked
-//! for. A [`Shape`] gives it the time and the troubles of a cloud.
+//! It speaks the protocol through `s3s` (signatures, XML, ranges). It keeps objects as immutable files of a temporary
+//! folder, so a request sees one object whole, with the ETag that belongs to its bytes, however many
+//! writers there are. It notes every request with the identity that sent it, so a test can count a program's requests.
+//! A [`Shape`] gives it the time and the troubles of a cloud.
 //!
 //! ```text
 //!  object_store ──HTTP──▶ axum ─▶ shape ─▶ s3s ─▶ service (S3 verbs, notes) ─▶ objects (keys, ETags, conditions, files)
 //! ```
 //!
-//! Kept of S3: strong consistency, `If-Match` and `If-None-Match` on reads and writes, ranges and suffix ranges,
-//! multipart uploads with their 5 MiB minimum, listings in key order with ETags, pages and delimiters. Not kept: more
-//! than one bucket, versions, ACLs, tags and checksums.
+//! It keeps S3's strong consistency, `If-Match` and `If-None-Match` on reads and writes, ranges and suffix ranges,
+//! multipart uploads with their 5 MiB minimum, and listings in key order with ETags, pages and delimiters. It does not have
+//! more than one bucket, versions, ACLs, tags or checksums.
 
 mod connection;
 pub mod identity;
@@ -45,26 +45,26 @@ use shape::Shaper;
 
 /// The only bucket.
 pub const BUCKET: &str = "gust-test";
-/// The region that clients sign for; the server takes any.
+/// Region that clients sign for; the server takes any.
 pub const REGION: &str = "us-east-1";
-/// The keys of who is nobody in particular.
+/// Keys of a client without an identity of its own.
 pub const ACCESS_KEY_ID: &str = "gust-test-key";
 pub const SECRET_ACCESS_KEY: &str = "gust-test-secret";
 
-/// Two threads: the server must answer while the test's own runtime is busy, and shares the machine with it.
+/// Threads of the server. It must answer while the test's own runtime is busy, and it shares the machine with that runtime.
 const THREADS: usize = 2;
-/// What they are called, so that their CPU time can be told from everyone else's.
+/// Name of these threads, by which their CPU time is told from that of others.
 pub const THREAD_NAME: &str = "s3-server";
 
-/// The shape at this moment; None is a server without one.
+/// Shape at this moment; None is a server without one.
 type CurrentShape = Arc<RwLock<Option<Arc<Shaper>>>>;
 
-/// A running server; dropping it stops it and removes its objects.
+/// Running server. Dropping it stops it and removes its objects.
 pub struct S3Server {
     endpoint: String,
     requests: Arc<RequestLog>,
     shape: CurrentShape,
-    // Dropped before the folder whose files its tasks hold.
+    // It is dropped before the folder, whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
 }
@@ -96,34 +96,34 @@ impl S3Server {
         Ok(Self { endpoint, requests, shape, runtime: Some(runtime), _folder: folder })
     }
 
-    /// Takes on a shape from now on, with full buckets, or none. Requests that have begun keep theirs.
+    /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
     pub fn set_shape(&self, shape: Option<Shape>) {
         let shaper = shape.map(|shape| Arc::new(Shaper::new(shape, Arc::clone(&self.requests))));
         *self.shape.write().unwrap_or_else(PoisonError::into_inner) = shaper;
     }
 
-    /// How often each fault of the present shape befell a request.
+    /// Returns how often each fault of the present shape befell a request.
     pub fn fired(&self) -> BTreeMap<Fault, u64> {
         current(&self.shape).map(|shaper| shaper.fired()).unwrap_or_default()
     }
 
-    /// Bytes that went through the pipe of each identity under the present shape, both ways: fewer than were asked for
-    /// where a body was cut or its reader went away.
+    /// Returns the bytes that went through each identity's pipe under the present shape, both ways. They are fewer than those
+    /// asked for where a body was cut or its reader went away.
     pub fn passed_bytes(&self) -> BTreeMap<String, u64> {
         current(&self.shape).map(|shaper| shaper.passed_bytes()).unwrap_or_default()
     }
 
-    /// `http://127.0.0.1:PORT`; buckets are in the path.
+    /// Returns `http://127.0.0.1:PORT`. Buckets are in the path.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The URL of an object, `s3://gust-test/KEY`.
+    /// Returns the URL of an object, `s3://gust-test/KEY`.
     pub fn url(&self, key: &str) -> String {
         format!("s3://{BUCKET}/{key}")
     }
 
-    /// A client of the bucket, as a program would make one.
+    /// Returns a client of the bucket, as a program would make one.
     ///
     /// # Errors
     /// When the client's TLS or HTTP set-up fails.
@@ -138,7 +138,7 @@ impl S3Server {
         Ok(Arc::new(builder.build()?))
     }
 
-    /// Every request since the start, or since the last [`Self::take_requests`], in the order of their answers.
+    /// Returns every request since the start, or since the last [`Self::take_requests`], in the order of their answers.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.all()
     }
@@ -152,7 +152,7 @@ impl S3Server {
 impl Drop for S3Server {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Not the waiting kind: the owner may be a task of another runtime.
+            // This does not wait, because the owner may be a task of another runtime.
             runtime.shutdown_background();
         }
     }

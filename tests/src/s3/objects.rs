@@ -1,7 +1,7 @@
 //! The bucket: keys, the immutable files behind them, and the conditions under which they are read and replaced.
 //!
-//! An object is never changed, only replaced by another under one lock, so its bytes and its ETag cannot part. A
-//! replaced object's file goes when the last reader has finished with it.
+//! An object is never changed, only replaced by another under one lock, so its bytes always have their own ETag. A
+//! replaced object's file is removed when the last reader has finished with it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -18,7 +18,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
-/// An object's bytes in a file of their own, which goes with the value.
+/// Bytes of an object, in a file that is removed with this value.
 #[derive(Debug)]
 pub(super) struct Blob {
     pub(super) path: PathBuf,
@@ -28,7 +28,7 @@ pub(super) struct Blob {
 
 impl Drop for Blob {
     fn drop(&mut self) {
-        // Nothing can be done here; the folder itself is removed with the server.
+        // A failure has no remedy here. The folder itself is removed with the server.
         drop(fs::remove_file(&self.path));
     }
 }
@@ -36,9 +36,9 @@ impl Drop for Blob {
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     pub(super) blob: Arc<Blob>,
-    /// Without the quotes.
+    /// ETag without its quotes.
     pub(super) etag: String,
-    /// Whole seconds, as HTTP dates are.
+    /// Time of the write in whole seconds, as HTTP dates are.
     pub(super) modified: SystemTime,
     pub(super) content_type: Option<String>,
     pub(super) metadata: Option<Metadata>,
@@ -52,7 +52,7 @@ impl Object {
     }
 }
 
-/// The conditions of a read.
+/// Conditions of a read.
 #[derive(Debug, Default)]
 pub(super) struct ReadConditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -62,7 +62,7 @@ pub(super) struct ReadConditions {
 }
 
 impl ReadConditions {
-    /// An ETag condition outranks the date condition of its kind, as on S3.
+    /// Checks the conditions. An ETag condition outranks the date condition of its kind, as on S3.
     fn check(&self, object: &Object) -> S3Result<()> {
         let modified = Timestamp::from(object.modified);
         let stale = match (&self.if_match, &self.if_unmodified_since) {
@@ -83,7 +83,7 @@ impl ReadConditions {
     }
 }
 
-/// The conditions of a write.
+/// Conditions of a write.
 #[derive(Debug, Default)]
 pub(super) struct WriteConditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -113,7 +113,7 @@ fn matches(condition: &ETagCondition, object: &Object) -> bool {
     }
 }
 
-/// A multipart upload that is neither completed nor aborted.
+/// Multipart upload that is neither completed nor aborted.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     pub(super) key: String,
@@ -127,11 +127,11 @@ pub(super) struct Upload {
 pub(super) struct Page {
     pub(super) objects: Vec<(String, Object)>,
     pub(super) prefixes: Vec<String>,
-    /// Where the next page begins, exclusive; `None` after the last page.
+    /// Last entry of the page, behind which the next page begins; `None` on the last page.
     pub(super) next: Option<String>,
 }
 
-/// The bucket's content.
+/// Content of the bucket.
 #[derive(Debug)]
 pub(super) struct Objects {
     folder: PathBuf,
@@ -169,7 +169,7 @@ impl Objects {
         Ok(blob)
     }
 
-    /// One file of the parts, end to end.
+    /// Joins the parts, end to end, in one file.
     pub(super) async fn join(&self, parts: &[Arc<Blob>]) -> S3Result<Blob> {
         let path = self.folder.join(self.names.fetch_add(1, Ordering::Relaxed).to_string());
         let mut whole = File::create(&path).await.map_err(S3Error::internal_error)?;
@@ -195,12 +195,12 @@ impl Objects {
         Ok(())
     }
 
-    /// Removes an object; one that is not there is removed already.
+    /// Removes an object. A missing object counts as removed.
     pub(super) fn delete(&self, key: &str) {
         self.lock().remove(key);
     }
 
-    /// The keys with `prefix` after `after`, those that share a piece up to `delimiter` rolled into one.
+    /// Lists keys with `prefix` after `after`. Keys that share a piece up to `delimiter` become one entry.
     pub(super) fn list(&self, prefix: &str, delimiter: Option<&str>, after: &str, entries_max: usize) -> Page {
         let objects = self.lock();
         let mut page = Page::default();
@@ -236,7 +236,7 @@ impl Objects {
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Returns lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! What a server was asked, by whom, in the order in which it answered.
+//! Requests to a server with their identities, in the order in which it answered.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -7,13 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use s3s::{S3Request, S3Result};
 
-/// More than a measurement asks of one server: a bound on the log's memory, about 250 MB.
+/// Bound on the log's length. No measurement sends so many requests to one server; they take about 250 MB of memory.
 const REQUESTS_MAX: usize = 1_000_000;
 
-/// Stands for a status where the client went away before the server, shaped, could answer.
+/// Status of a request whose client went away before the server, shaped, could answer.
 pub const GONE: u16 = 499;
 
-/// A verb of S3.
+/// Verb of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     Get,
@@ -30,31 +30,31 @@ pub enum Operation {
     AbortMultipart,
 }
 
-/// One request that was properly signed and understood, or that a shaped server refused.
+/// Request that was properly signed and understood, or that a shaped server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub operation: Operation,
-    /// The object's key, or a listing's prefix.
+    /// Key of the object, or prefix of the listing.
     pub key: String,
-    /// The access key that it was signed with.
+    /// Access key that the request was signed with.
     pub identity: String,
-    /// The object's bytes that were to travel, in either direction; `0..0` where none were.
+    /// Range of the object's bytes that were to travel, in either direction; `0..0` where none were.
     pub bytes: Range<u64>,
-    /// The HTTP status with which the server refused, or [`GONE`]; `None` where it served.
+    /// HTTP status with which the server refused, or [`GONE`]; `None` where it served.
     pub refused: Option<u16>,
 }
 
-/// What one client asked for.
+/// Requests of one client, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
     pub requests: BTreeMap<Operation, u64>,
-    /// Of them, by the status with which they were refused.
+    /// Refused requests, by their status. They are counted in `requests`, too.
     pub refused: BTreeMap<u16, u64>,
     pub bytes_read: u64,
     pub bytes_written: u64,
 }
 
-/// Who asked for what, by identity.
+/// Sums up requests by identity.
 pub fn accounts(requests: &[Request]) -> BTreeMap<String, Account> {
     let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
     for Request { operation, identity, bytes, refused, .. } in requests {
@@ -75,7 +75,7 @@ pub(super) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Notes a request by its answer, and hands the answer on.
+    /// Notes a request by its answer, and returns the answer.
     pub(super) fn note<T>(
         &self,
         operation: Operation,
@@ -112,7 +112,7 @@ impl RequestLog {
     }
 }
 
-/// A key and who asks for it.
+/// Returns the key, and the identity that asks for it.
 pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> (String, String) {
     (key.to_owned(), request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default())
 }

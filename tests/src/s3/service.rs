@@ -1,4 +1,4 @@
-//! S3's verbs over [`Objects`], each noted in the log.
+//! S3's verbs over [`Objects`]. Each request is noted in the log.
 
 use std::io::SeekFrom;
 use std::ops::Range;
@@ -18,21 +18,21 @@ use super::BUCKET;
 use super::objects::{Blob, Object, Objects, ReadConditions, Upload, WriteConditions, hex};
 use super::requests::{Operation, RequestLog, asked};
 
-/// A body is read from its file and sent in pieces of this size.
+/// Size of the pieces in which a body is read from its file and sent.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// S3's least size of every part but the last.
 const PART_BYTES_MIN: u64 = 5 << 20;
 const PARTS_MAX: i32 = 10_000;
 const LIST_KEYS_MAX: i32 = 1_000;
 
-/// The bucket as `s3s` serves it.
+/// Bucket as `s3s` serves it.
 pub(super) struct Service {
     objects: Objects,
     uploads: AtomicU64,
     log: Arc<RequestLog>,
 }
 
-/// A verb's answer with the object's bytes that travel for it.
+/// Answer of a verb, with the range of the object's bytes that travel for it.
 type Answer<T> = S3Result<(Range<u64>, T)>;
 
 impl Service {
@@ -51,7 +51,7 @@ impl Service {
         let object = self.objects.get(&input.key, &conditions)?;
         let size = object.blob.size;
         let bytes = match input.range {
-            // A suffix may be longer than the object, but an empty object has no bytes to give.
+            // A suffix may be longer than the object. An empty object has no bytes, so no range of it is valid.
             Some(range) => {
                 Some(range.check(size)?).filter(|range| !range.is_empty()).ok_or_else(|| s3_error!(InvalidRange))?
             }
@@ -109,7 +109,7 @@ impl Service {
     fn list(&self, input: ListObjectsV2Input) -> Answer<ListObjectsV2Output> {
         check_bucket(&input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        // The token is the last entry of the page before, and outranks the key to start after.
+        // The token is the last entry of the page before. It outranks the key to start after.
         let after = input.continuation_token.as_ref().or(input.start_after.as_ref()).cloned().unwrap_or_default();
         let max_keys = input.max_keys.unwrap_or(LIST_KEYS_MAX).clamp(0, LIST_KEYS_MAX);
         let page = self.objects.list(&prefix, input.delimiter.as_deref(), &after, max_keys as usize);
@@ -246,7 +246,7 @@ fn signed(bytes: u64) -> S3Result<i64> {
     i64::try_from(bytes).map_err(S3Error::internal_error)
 }
 
-/// The parts that a completion names: ascending, present, unchanged, and none but the last too small.
+/// Returns the parts that a completion names. They must ascend, exist and be unchanged, and only the last may be small.
 fn chosen_parts(upload: &Upload, named: &[CompletedPart]) -> S3Result<Vec<Arc<Blob>>> {
     let mut chosen = Vec::with_capacity(named.len());
     let mut before = 0;
@@ -268,7 +268,7 @@ fn chosen_parts(upload: &Upload, named: &[CompletedPart]) -> S3Result<Vec<Arc<Bl
     if chosen.is_empty() { Err(s3_error!(InvalidRequest, "no part is named")) } else { Ok(chosen) }
 }
 
-/// The next `length` bytes of the file; the blob keeps the file alive until the last of them is read.
+/// Streams the next `length` bytes of the file. The blob keeps the file alive until the last of them is read.
 fn read(file: File, blob: Arc<Blob>, length: u64) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Sync {
     futures::stream::try_unfold((file, blob, length), |(mut file, blob, left)| async move {
         if left == 0 {

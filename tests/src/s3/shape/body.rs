@@ -1,4 +1,4 @@
-//! An answer's body on its way through a pipe, whole or not.
+//! An answer's body on its way through a pipe, whole or cut.
 
 use std::io;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use futures::{Stream, StreamExt};
 use super::Line;
 use crate::s3::connection::Breaker;
 
-/// How a body ends.
+/// End of a body.
 #[derive(Debug, Clone)]
 pub(super) enum End {
     Whole,
-    /// After so many bytes, as if it were over.
+    /// The body ends after so many bytes, as if it were over.
     After(u64),
-    /// After so many bytes the connection breaks off.
+    /// The connection breaks off after so many bytes.
     Breaks(u64, Breaker),
 }
 
-/// The body's bytes, each piece as soon as the line lets it through.
+/// Returns the body's bytes, each piece as soon as the line lets it through.
 pub(super) fn shaped(body: Body, line: Arc<Line>, end: End) -> Body {
     let left = match &end {
         End::Whole => u64::MAX,
@@ -37,7 +37,7 @@ pub(super) fn shaped(body: Body, line: Arc<Line>, end: End) -> Body {
 struct Flow {
     body: futures::stream::BoxStream<'static, Result<Bytes, axum::Error>>,
     pending: Bytes,
-    /// How many bytes may still pass.
+    /// Bytes that may still pass.
     left: u64,
     breaker: Option<Breaker>,
     line: Arc<Line>,

@@ -1,10 +1,10 @@
-//! Which requests go wrong, and how: from a seed, the same for the same request in every run. Pure.
+//! Faults of requests, drawn from a seed: the same request has the same fault in every run. Pure.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde::Deserialize;
 
-/// A way for a request to go wrong.
+/// Fault of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     /// 503 SlowDown, by chance or because the prefix was asked too often.
@@ -15,11 +15,11 @@ pub enum Fault {
     Reset,
     /// The connection is reset within the body.
     ResetInBody,
-    /// The body is shorter than the range that the answer names, and says so nowhere.
+    /// The body is shorter than the range that the answer names. The answer's length is that of the short body.
     Truncated,
 }
 
-/// Shares of all requests, each 0 to 1, together at most 1. The last two befall reads only.
+/// Shares of all requests that have each fault: each is 0 to 1, together at most 1. The last two befall reads only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {

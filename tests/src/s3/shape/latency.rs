@@ -1,22 +1,22 @@
-//! How long a request takes to its first byte: a distribution given by its quantiles. Pure.
+//! Time of a request until its first byte: a distribution given by its quantiles. Pure.
 
 use serde::Deserialize;
 
-/// Quantiles of a latency, in between interpolated geometrically over the tail's logarithm: an exponential tail is a
-/// straight line there.
+/// Quantiles of a latency. Between them the latency is interpolated geometrically over the logarithm of the tail's share. An
+/// exponential tail is a straight line there.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
-    /// Least of all, in milliseconds.
+    /// Least latency, in milliseconds.
     pub least_ms: f64,
-    /// `[share of requests that take longer, milliseconds]`, from the most to the fewest.
+    /// `[share of requests that take longer, milliseconds]`, from the largest share to the smallest.
     pub longer_ms: Vec<(f64, f64)>,
-    /// Worst of all, in milliseconds; the requests beyond the last share lie below it.
+    /// Worst latency, in milliseconds. The requests beyond the last share lie below it.
     pub worst_ms: f64,
 }
 
 impl Latency {
-    /// The latency that a share `longer` of all requests exceeds, in seconds; a uniform `longer` samples the distribution.
+    /// Returns the latency in seconds that a share `longer` of all requests exceeds. A uniform `longer` samples the distribution.
     pub fn seconds(&self, longer: f64) -> f64 {
         let (mut from, mut from_ms) = (1.0, self.least_ms);
         for &(share, ms) in &self.longer_ms {
@@ -26,7 +26,7 @@ impl Latency {
             }
             (from, from_ms) = (share, ms);
         }
-        // No logarithm reaches zero: outliers are spread over what is left.
+        // The logarithm of zero is infinite, so the outliers are spread evenly over the last share.
         between(from_ms, self.worst_ms, 1.0 - longer / from) / 1000.0
     }
 }

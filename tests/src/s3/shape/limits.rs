@@ -1,4 +1,4 @@
-//! How many requests a second a prefix takes before it answers 503 SlowDown. Pure: the clock is an argument.
+//! Requests a second that a prefix takes before it answers 503 SlowDown. Pure: the clock is an argument.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::s3::Operation;
 
-/// Rates for each prefix: everything of a key up to its last slash.
+/// Rates for each prefix. A prefix is everything of a key up to its last slash.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestLimits {
@@ -17,11 +17,11 @@ pub struct RequestLimits {
     pub burst: f64,
 }
 
-/// The limits in use.
+/// Limits in use.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: RequestLimits,
-    /// Tokens and when they were counted, in seconds, by prefix and whether it is a write.
+    /// Tokens, and the seconds at which they were counted, by prefix and whether it is a write.
     prefixes: HashMap<(String, bool), (f64, f64)>,
 }
 
@@ -30,7 +30,7 @@ impl Limiter {
         Self { limits, prefixes: HashMap::new() }
     }
 
-    /// Whether the prefix takes this request now. A refused one costs nothing.
+    /// Returns whether the prefix takes this request now. A refused request takes no token.
     pub(super) fn takes(&mut self, now: Duration, operation: Operation, key: &str) -> bool {
         let write = !matches!(operation, Operation::Get | Operation::Head | Operation::List);
         let rate = if write { self.limits.writes_per_second } else { self.limits.reads_per_second };
@@ -58,7 +58,7 @@ mod tests {
         let mut taken = |from: u64, to: u64, operation, key| {
             (from..to).filter(|ms| limiter.takes(Duration::from_millis(*ms), operation, key)).count()
         };
-        // One request a millisecond for a second: the burst and what flows in.
+        // One request a millisecond comes for a second: the burst is taken, and the tokens that flow in.
         assert_eq!(taken(0, 1000, Operation::Get, "t/a"), 104);
         assert_eq!(taken(0, 1000, Operation::Put, "t/b"), 14);
         assert_eq!(taken(0, 1000, Operation::Get, "other/a"), 104);

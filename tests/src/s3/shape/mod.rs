@@ -1,14 +1,14 @@
-//! The time and the troubles of a cloud, laid around the server's answers.
+//! The time and the troubles of a cloud, put around the server's answers.
 //!
 //! ```text
 //!  request ─▶ question ─▶ latency ─▶ limits ─▶ faults ─▶ line (upload) ─▶ s3s ─▶ line (body, whole or cut) ─▶
 //!             who, what   quantiles  a prefix  seeded     one pipe for each identity
 //! ```
 //!
-//! Data and rates are scaled by ONE factor, so that a laptop can serve many pipes for as long as a cloud would; latencies
-//! and request rates are not: they are overheads, and their number does not shrink with the data. What a request meets is
-//! drawn from the seed, what it asks for and how often that was asked before: the same in every run, in whatever order
-//! requests come.
+//! Data and rates are scaled by ONE factor, so that a laptop can serve many pipes for as long as a cloud would. Latencies
+//! and request rates are not scaled: they are overheads, and their number does not shrink with the data. A request's latency
+//! and fault are drawn from the seed, from the question that it asks, and from how often that was asked before. They are
+//! the same in every run, in whatever order requests come.
 
 mod body;
 mod faults;
@@ -42,14 +42,14 @@ use body::{End, shaped};
 use limits::Limiter;
 use question::Question;
 
-/// How the server behaves. What is absent costs nothing.
+/// Behaviour of the server. An absent part costs nothing.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     pub seed: u64,
-    /// One byte here stands for so many: the pipes below are given in full size.
+    /// Bytes that one byte here stands for. The pipes below are given in full size.
     pub scale: f64,
-    /// What each identity has.
+    /// Pipe of each identity.
     pub pipe: Option<Pipe>,
     pub latency: Option<Latency>,
     pub limits: Option<RequestLimits>,
@@ -57,7 +57,7 @@ pub struct Shape {
     pub faults: Faults,
 }
 
-/// A shape in use.
+/// Shape in use.
 pub(super) struct Shaper {
     shape: Shape,
     started: Instant,
@@ -68,12 +68,12 @@ pub(super) struct Shaper {
 struct State {
     lines: BTreeMap<String, Arc<Line>>,
     limiter: Option<Limiter>,
-    /// How often each question was asked.
+    /// Times that each question was asked, by its hash.
     asked: HashMap<u64, u64>,
     fired: BTreeMap<Fault, u64>,
 }
 
-/// The pipe of one identity, and what went through it.
+/// Pipe of one identity, with the bytes that went through it.
 struct Line {
     bucket: Option<Mutex<Bucket>>,
     started: Instant,
@@ -81,11 +81,11 @@ struct Line {
     passed_bytes: Mutex<u64>,
 }
 
-/// What a request meets.
+/// Latency and fault of a request.
 struct Fate {
     latency: Duration,
     fault: Option<Fault>,
-    /// Where a body is cut, as a share of it.
+    /// Place where a body is cut, as a share of its length.
     cut: f64,
 }
 
@@ -100,12 +100,12 @@ impl Shaper {
         Self { shape, started: Instant::now(), log, state: Mutex::new(state) }
     }
 
-    /// How often each fault befell a request so far.
+    /// Returns how often each fault has befallen a request so far.
     pub(super) fn fired(&self) -> BTreeMap<Fault, u64> {
         self.lock().fired.clone()
     }
 
-    /// Bytes that went through the pipe of each identity, both ways.
+    /// Returns the bytes that went through the pipe of each identity, both ways.
     pub(super) fn passed_bytes(&self) -> BTreeMap<String, u64> {
         let state = self.lock();
         state.lines.iter().map(|(identity, line)| (identity.clone(), *lock(&line.passed_bytes))).collect()
@@ -146,7 +146,7 @@ impl Shaper {
         response.map(|body| shaped(body, line, end))
     }
 
-    /// What the request meets: the same for the same question at the same time of asking.
+    /// Draws a request's fate. It is the same for the same question, asked the same number of times before.
     fn fate(&self, question: &Question) -> Fate {
         let mut state = self.lock();
         let nth = state.asked.entry(question.hash).or_default();
@@ -158,7 +158,7 @@ impl Shaper {
         Fate { latency: Duration::from_secs_f64(latency), fault, cut: rng.random() }
     }
 
-    /// The fault that befalls the request, noted.
+    /// Returns the fault that befalls the request, and counts it.
     fn befalls(&self, question: &Question, fate: &Fate) -> Option<Fault> {
         let mut state = self.lock();
         let now = self.started.elapsed();
@@ -201,7 +201,7 @@ impl Shaper {
     }
 }
 
-/// A request before its answer: dropped where its client goes away.
+/// Request before its answer. It is dropped if its client goes away.
 struct Waiting<'a> {
     shaper: &'a Shaper,
     question: &'a Question,
@@ -216,7 +216,7 @@ impl Drop for Waiting<'_> {
 impl Line {
     fn new(shape: &Shape, started: Instant) -> Self {
         let pipe = shape.pipe.map(|pipe| pipe.scaled(shape.scale));
-        // About fifty pieces a second: fine enough for streams to share the pipe, coarse enough to cost nothing.
+        // About fifty pieces pass a second: they are fine enough for streams to share the pipe, and coarse enough to be cheap.
         let piece_bytes = pipe.map_or(u64::MAX, |pipe| ((pipe.refill_bytes_per_second / 50.0) as u64).max(1024));
         let bucket = pipe.map(|pipe| Mutex::new(Bucket::new(pipe)));
         Self { bucket, started, piece_bytes, passed_bytes: Mutex::default() }

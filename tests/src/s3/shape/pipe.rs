@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// What the network of one client gives.
+/// Network of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipe {
@@ -14,12 +14,12 @@ pub struct Pipe {
     pub burst_bytes: f64,
     /// Rate within a burst.
     pub line_bytes_per_second: f64,
-    /// Rate without one, and that at which a burst fills up.
+    /// Rate without a burst, which is also the rate at which a burst fills up.
     pub refill_bytes_per_second: f64,
 }
 
 impl Pipe {
-    /// The same pipe for data that is `scale` times smaller.
+    /// Returns the same pipe for data that is `scale` times smaller.
     pub fn scaled(self, scale: f64) -> Self {
         Self {
             burst_once_bytes: self.burst_once_bytes / scale,
@@ -30,25 +30,25 @@ impl Pipe {
     }
 }
 
-/// A pipe in use. What is let through goes one after the other, in the order in which it was asked for.
+/// Pipe in use. Requests pass one after the other, in the order in which they come.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     pipe: Pipe,
-    /// May be negative while bytes that wait for the refill are on their way.
+    /// Tokens of the burst. They are negative while bytes that wait for the refill are on their way.
     tokens: f64,
-    /// When `tokens` was true, in seconds.
+    /// Second at which `tokens` was counted.
     at: f64,
-    /// When the pipe is free again, in seconds.
+    /// Second at which the pipe is free again.
     free_at: f64,
 }
 
 impl Bucket {
-    /// A full bucket. Times count from any fixed moment.
+    /// Returns a full bucket. Times count from any fixed moment.
     pub fn new(pipe: Pipe) -> Self {
         Self { pipe, tokens: pipe.burst_once_bytes + pipe.burst_bytes, at: 0.0, free_at: 0.0 }
     }
 
-    /// Lets `bytes` through as soon as the pipe can; returns when the last of them has passed.
+    /// Lets `bytes` through as soon as the pipe can. Returns the time at which the last of them has passed.
     pub fn pass(&mut self, now: Duration, bytes: u64) -> Duration {
         let bytes = bytes as f64;
         let begin = now.as_secs_f64().max(self.free_at);
@@ -60,7 +60,7 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: f64) {
-        // What is left of the burst that comes once is above the brim, and stays.
+        // The rest of the burst that comes once lies above the brim, and stays.
         let brim = self.pipe.burst_bytes.max(self.tokens);
         self.tokens = (self.tokens + (now - self.at).max(0.0) * self.pipe.refill_bytes_per_second).min(brim);
         self.at = now;
@@ -73,7 +73,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A Lambda function's, as published.
+    /// Returns the bucket of a Lambda function, as published.
     fn lambda() -> Bucket {
         let mib = MIB as f64;
         Bucket::new(Pipe {

@@ -1,4 +1,4 @@
-//! What a request asks for, read off its head before anything is done about it.
+//! The question that a request asks, read off its head before anything is done about it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -8,17 +8,17 @@ use object_store::path::Path;
 
 use crate::s3::{BUCKET, Operation};
 
-/// A request's head as the shaping sees it.
+/// Head of a request, as the shaping sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) operation: Operation,
-    /// The object's key, or a listing's prefix.
+    /// Key of the object, or prefix of the listing.
     pub(super) key: String,
-    /// The access key that it claims to be signed with.
+    /// Access key that the request claims to be signed with.
     pub(super) identity: String,
-    /// Length of its own body.
+    /// Length of the request's own body.
     pub(super) body_bytes: u64,
-    /// Equal for requests that ask for the same.
+    /// Hash that is equal for requests that ask for the same.
     pub(super) hash: u64,
 }
 
