@@ -1,7 +1,7 @@
-//! The name of the file in every error that comes of reading one.
+//! The name of the file in every error that comes from reading it.
 //!
-//! The engine's decoders do not know which file they decode, and an operator above a scan sees rows of many. This
-//! stands between: a file source around the engine's that maps what each file's planning and rows end with. Errors of the
+//! The engine's decoders do not know which file they decode, and an operator above a scan sees rows of many files. This
+//! module puts a file source around the engine's and maps the errors of each file's planning and rows. Errors of the
 //! decoder and panics become a [`FileFault`]; errors of the query's own expressions stay as they are.
 
 use std::collections::BTreeSet;
@@ -36,8 +36,9 @@ use crate::classify::{classify, find};
 use crate::contained::contained;
 use crate::fault::FileFault;
 
-/// The plan with scans that name the file in their errors. To be the last thing that is done to a plan: rules that look for a
-/// Parquet scan find none in it.
+/// Makes the plan's scans name the file in their errors.
+///
+/// Call it last: rules that look for a Parquet scan find none in the new plan.
 ///
 /// # Errors
 /// A node that cannot be rebuilt with another scan under it.
@@ -52,13 +53,13 @@ pub fn naming_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPla
     named.data()
 }
 
-/// The scan whose errors name the file.
+/// Makes the scan's errors name the file.
 pub(crate) fn naming_file(scan: FileScanConfig) -> FileScanConfig {
     let source = Arc::new(Naming { source: Arc::clone(scan.file_source()) });
     FileScanConfigBuilder::from(scan).with_source(source).build()
 }
 
-/// A file source whose errors name the file.
+/// File source whose errors name the file.
 struct Naming {
     source: Arc<dyn FileSource>,
 }
@@ -144,7 +145,7 @@ impl Morselizer for NamingFiles {
     }
 }
 
-/// What errors tell of a file.
+/// Facts about a file that its errors tell.
 #[derive(Debug)]
 struct DataFile {
     path: Path,
@@ -152,12 +153,12 @@ struct DataFile {
     texts: Arc<Texts>,
 }
 
-/// The columns of a scan whose bytes may be no text.
+/// Columns of a scan whose bytes may be no UTF-8 text.
 #[derive(Debug, Default)]
 struct Texts {
-    /// Those that have text in them.
+    /// Columns of text.
     own: BTreeSet<String>,
-    /// Those of bytes of which the scan makes text. Where files have the table's types, no adapter sees such a cast.
+    /// Columns of bytes that the scan casts to text. Where files have the table's types, no adapter sees such a cast.
     cast: BTreeSet<String>,
 }
 
@@ -200,7 +201,7 @@ impl Display for DataFile {
     }
 }
 
-/// A step of one file's reading.
+/// Step in the reading of one file.
 #[derive(Debug)]
 struct OfFile<T> {
     name: Arc<DataFile>,
@@ -242,7 +243,7 @@ impl Morsel for OfFile<Box<dyn Morsel>> {
     }
 }
 
-/// A file's rows. It ends after an error.
+/// Rows of one file. They end after an error.
 struct RowsOfFile {
     name: Arc<DataFile>,
     inner: Option<BoxStream<'static, Result<RecordBatch>>>,
@@ -264,7 +265,7 @@ impl Stream for RowsOfFile {
     }
 }
 
-/// What `work` on a file answers.
+/// Does `work` on a file. Its error or panic names the file.
 fn named<T>(name: &DataFile, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match contained(work) {
         Ok(done) => done.map_err(|error| with_name(name, error)),
@@ -276,7 +277,7 @@ fn panicked(name: &DataFile, panic: &str) -> DataFusionError {
     FileFault::corrupt(name, format!("it cannot be decoded: {panic}")).into()
 }
 
-/// The error with the file's name, where the file is at fault and the error does not say so already.
+/// Adds the file's name to an error, where the file is at fault and the error does not name it already.
 fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
     if find::<FileFault>(&error).is_some() {
         return error;
@@ -307,7 +308,7 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
     }
 }
 
-/// What is said of bytes that are no text, with the columns that they may be of: the decoder, and arrow's cast, do not name them.
+/// Explains bytes that are no UTF-8 text, with the columns that may hold them: neither the decoder nor arrow's cast names one.
 fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
     let of_decoder = |said: &String| said.contains("non UTF-8").then(|| (said.clone(), &file.texts.own));
     let found = match find(error) {
@@ -327,10 +328,10 @@ fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
         .then(|| format!("column {}{more} holds bytes that are no UTF-8 text: {said}", names.join(" or ")))
 }
 
-/// So many columns are named of those that may be meant.
+/// Most columns that such an error names.
 const TEXTS_NAMED_MAX: usize = 5;
 
-/// What readers of CSV and JSON say of a value or of a line, with the column's name.
+/// Returns the message of a CSV or JSON reader about a value or a line, with the column's name.
 fn of_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
     let (ArrowError::CsvError(said) | ArrowError::JsonError(said) | ArrowError::ParseError(said)) = find(error)? else {
         return None;
@@ -343,7 +344,7 @@ fn of_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
     Some(named.unwrap_or_else(|| said.clone()))
 }
 
-/// The decoder tells some of its errors as Arrow's, in words.
+/// Returns true for the decoder's errors. It reports some of them as Arrow's, with a text only.
 fn is_of_decoder(error: &DataFusionError) -> bool {
     find::<ParquetError>(error).is_some() || matches!(find::<ArrowError>(error), Some(ArrowError::ParquetError(_)))
 }

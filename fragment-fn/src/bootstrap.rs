@@ -1,7 +1,7 @@
-//! The function as a process: asks the Lambda Runtime API for an invocation, answers it, and again.
+//! The function as a process. It asks the Lambda Runtime API for an invocation, answers it, and asks again.
 //!
-//! Payloads pass through as bytes: the handler decodes them once. A process whose Runtime API is gone ends; so does, where
-//! [`FOLDER_VARIABLE`] is set, one whose parent is gone. Non-goal: what a payload means.
+//! Payloads pass through as bytes: the handler decodes them once. The process ends when its Runtime API is gone. Where
+//! [`FOLDER_VARIABLE`] is set, it also ends when its parent is gone. Non-goal: the meaning of a payload.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -19,11 +19,12 @@ use crate::contained::quiet_contained_panics;
 use crate::environment::{Environment, Settings};
 use crate::{handler, stack};
 
-/// A folder of this process's own. If set, stdin is a pipe from the parent: at its end, folder and process go. Lambda does
-/// not set it.
+/// Variable that names a folder of this process's own. Lambda does not set it.
+///
+/// With it, stdin is a pipe from the parent. At the pipe's end the process removes the folder and exits.
 pub const FOLDER_VARIABLE: &str = "GUST_FUNCTION_FOLDER";
 
-/// What every Lambda environment defines and the runtime cannot do without.
+/// Variables that every Lambda environment defines and that the runtime needs.
 const LAMBDA_VARIABLES: [&str; 4] = [
     "AWS_LAMBDA_RUNTIME_API",
     "AWS_LAMBDA_FUNCTION_NAME",
@@ -31,24 +32,24 @@ const LAMBDA_VARIABLES: [&str; 4] = [
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
 ];
 
-/// Why the process ended.
+/// Reason for the process's end.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    /// Nobody to work for: started by hand.
+    /// There is no Runtime API: the program was started by hand.
     #[error(
         "this is gust's function: it runs fragments of queries on AWS Lambda or as a child of `gust`, and {variable} is not set\nhint: run `gust query`, which starts it"
     )]
     NotInLambda { variable: &'static str },
-    /// The Runtime API is gone or refuses to talk.
+    /// The Runtime API is gone, or refuses a request.
     #[error("lambda runtime api: {0}")]
     RuntimeApi(Error),
-    /// There is no room for its threads.
+    /// The process's threads cannot be started.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
 
 impl BootstrapError {
-    /// 2 where the user started the wrong program, else 1.
+    /// Returns 2 where the user started the wrong program, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotInLambda { .. } => 2,
@@ -76,9 +77,9 @@ pub async fn run() -> Result<(), BootstrapError> {
     serve(handler).await
 }
 
-/// Serves any handler: request bytes and the platform's deadline in, response bytes out.
+/// Serves fragments by any handler: request bytes and the platform's deadline in, response bytes out.
 ///
-/// A panic of the handler ends the process: its state is not trusted with another invocation.
+/// A panic of the handler ends the process, because the handler's state may be broken.
 pub async fn serve<H, F>(handler: H) -> Result<(), BootstrapError>
 where
     H: Fn(Bytes, SystemTime) -> F,
@@ -100,11 +101,11 @@ where
         let answer = handler(body, context.deadline()).await;
         post(client, &context.request_id, answer).await
     };
-    // The runtime's own service would parse the payload and serialize the answer: the layer takes its place.
+    // The runtime's own service would parse the payload and serialize the answer. The layer takes its place.
     let replaced = service_fn(|_: LambdaEvent<()>| async { Ok::<_, Error>(()) });
     let runtime = Runtime::new(replaced).layer(layer_fn(|_| service_fn(answer)));
     let ended = runtime.run().await.map_err(BootstrapError::RuntimeApi);
-    // An idle process may notice the end of the Runtime API before that of its stdin.
+    // An idle process may notice the end of the Runtime API before the end of its stdin.
     if let Some(folder) = folder {
         let _ = std::fs::remove_dir_all(folder);
     }
@@ -125,11 +126,11 @@ async fn post(client: &PooledClient, request_id: &str, answer: Bytes) -> Result<
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fragment_fn=info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // Fails where the program has a subscriber already, and then that one is right.
+    // It fails where the program already has a subscriber, which then stays.
     let _ = subscriber.without_time().with_target(false).try_init();
 }
 
-/// A killed parent cannot stop its children, and a busy child does not look at the Runtime API.
+/// Exits when stdin ends. A killed parent cannot stop its children, and a busy child does not look at the Runtime API.
 fn exit_with_parent(folder: PathBuf) {
     #[expect(clippy::disallowed_methods, reason = "nobody is left to answer, and a busy runtime would not end")]
     std::thread::spawn(move || {

@@ -1,10 +1,16 @@
-//! Matching a bare Parquet file's columns to a table's by name, with types that may differ as far as no value becomes another
-//! unseen.
+//! Matching of a bare Parquet file's columns to a table's by name. Types may differ, but no value becomes another unseen.
 //!
-//! DataFusion's own adapter casts whatever arrow can cast: 1.9 to 1, a number to a time of that many nanoseconds, and the fields of a
-//! map's structs by their place. Here these are errors that name the column and both types. What is cast either keeps its value,
-//! is rounded as CAST rounds to a precision that the table asks for (a DOUBLE that a FLOAT has not, a BIGINT above 2^53 as DOUBLE), or
-//! is an error where it does not fit (an INT of a BIGINT file, a FLOAT of 1e300; inside lists and maps the latter is infinite). A column that a file lacks is NULL; two of one name are refused.
+//! DataFusion's own adapter casts whatever arrow can cast: 1.9 to 1, a number to a time of that many nanoseconds, and the
+//! fields of a map's structs by their place. Here these are errors that name the column and both types. A value that is
+//! cast has one of three fates:
+//!
+//! - it stays the same;
+//! - it is rounded as CAST rounds to a precision that the table asks for: a DOUBLE that no FLOAT equals, a BIGINT above
+//!   2^53 as DOUBLE;
+//! - it is an error where it does not fit: an INT of a large BIGINT, a FLOAT of 1e300, at the top or inside lists, maps and
+//!   structs.
+//!
+//! A column that a file lacks is NULL. Two columns of one name are refused.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -66,7 +72,7 @@ impl ByName {
     }
 }
 
-/// A column that is there twice, or a column with a struct in it that has a field twice.
+/// Returns the name of a column that stands twice, or of a column whose struct has a field twice.
 pub fn repeated_name(schema: &Schema) -> Option<String> {
     repeated(schema.fields()).map(str::to_owned)
 }
@@ -87,7 +93,7 @@ fn repeated_below(field: &FieldRef) -> Option<&str> {
     }
 }
 
-/// Whether each value of one type is itself, or an error, when it is cast to another.
+/// Returns true where a cast from one type to the other keeps each value or fails.
 fn fits(found: &DataType, wanted: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Boolean, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary,
@@ -106,14 +112,14 @@ fn fits(found: &DataType, wanted: &DataType) -> bool {
         (FixedSizeList(found, size), FixedSizeList(wanted, same)) if size == same => {
             fits(found.data_type(), wanted.data_type())
         }
-        // What lies below is matched by place here.
+        // Fields below are matched by place.
         (List(found) | LargeList(found) | FixedSizeList(found, _), List(wanted) | LargeList(wanted))
         | (Map(found, _), Map(wanted, _)) => {
             same_places(found.data_type(), wanted.data_type()) && fits(found.data_type(), wanted.data_type())
         }
         (found, wanted) if found.is_nested() || wanted.is_nested() => false,
         (_, wanted) if wanted.is_string() => true,
-        // Parsed, or an error.
+        // A text is parsed, or the cast fails.
         (found, _) if found.is_string() => true,
         (found, wanted) if is_binary(found) && is_binary(wanted) => true,
         (found, wanted) if found.is_numeric() && wanted.is_integer() => found.is_integer() || is_whole(found),
@@ -135,7 +141,7 @@ fn by_name(found: &Fields, wanted: &Fields) -> bool {
     wanted.iter().all(|field| found.find(field.name()).is_none_or(|(_, own)| fits(own.data_type(), field.data_type())))
 }
 
-/// Whether structs at the same depth have the same fields in the same order. A map's entries may be called anything.
+/// Returns true where structs at the same depth have the same fields in the same order. A map's entries may have any names.
 fn same_places(found: &DataType, wanted: &DataType) -> bool {
     use DataType::{FixedSizeList, LargeList, List, Map, Struct};
     match (found, wanted) {

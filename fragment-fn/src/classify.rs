@@ -1,4 +1,4 @@
-//! From an engine's error to a kind that says what the caller can do next.
+//! Classification of an engine's error by the caller's next step.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 
 use crate::fault::FileFault;
 
-/// Finds the innermost cause that tells something and keeps the whole message.
+/// Finds the kind of the innermost cause that has one, and keeps the whole message.
 pub fn classify(error: &DataFusionError) -> FragmentError {
     let mut kind = Kind::Execution;
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -28,7 +28,7 @@ pub fn classify(error: &DataFusionError) -> FragmentError {
     }
 }
 
-/// The first cause of a type, however deep.
+/// Finds the first cause of a type among the causes of an error.
 pub fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     for _ in 0..CAUSES_MAX {
@@ -41,10 +41,10 @@ pub fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
     None
 }
 
-/// A chain of causes is followed this far.
+/// Most causes of an error that are looked at.
 const CAUSES_MAX: usize = 32;
 
-/// The cause, also where a library wraps it without calling it `source`.
+/// Returns the cause, also where a library wraps it without calling it `source`.
 fn inner_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(ParquetError::External(inner)) = error.downcast_ref::<ParquetError>() {
         return Some(inner.as_ref());
@@ -73,7 +73,7 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
         return match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Kind::DiskFull),
             ErrorKind::PermissionDenied => Some(Kind::AccessDenied),
-            // The spill limit's own error, by the time the writer has wrapped it.
+            // The spill limit's own error, after the writer has wrapped it.
             _ if error.to_string().contains("used disk space") => Some(Kind::DiskFull),
             _ => None,
         };
@@ -92,7 +92,7 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
     }
 }
 
-/// Our own column matching and DataFusion's name-based one tell only by their text.
+/// Returns true for mismatches by our own matching and by DataFusion's: only their text tells them.
 fn is_schema_mismatch(message: &str) -> bool {
     message.starts_with("schema mismatch:")
         || message.starts_with("Cannot cast column")
@@ -111,19 +111,20 @@ fn of_store(error: &object_store::Error) -> Kind {
     }
 }
 
-/// A listing's refusal is of no kind of its own in object_store 0.13: only its message has the status.
+/// Returns true where the store refused the credentials. object_store 0.13 has no kind for a listing that is refused: only
+/// the message has the status.
 fn is_refused(error: &object_store::Error) -> bool {
     let text = error.to_string();
     ["403 Forbidden", "401 Unauthorized"].iter().any(|sign| text.contains(sign))
 }
 
-/// object_store keeps the status of a refused request only in its message.
+/// Returns true where the store asked to slow down. object_store keeps the status of such a request only in the message.
 fn is_throttled(error: &object_store::Error) -> bool {
     let text = error.to_string();
     ["SlowDown", "503 Service Unavailable", "429 Too Many Requests"].iter().any(|sign| text.contains(sign))
 }
 
-/// What the exchange answered: nothing there is a file of the user's.
+/// Classifies an error of the exchange. A missing or changed object there is no file of the user's.
 pub(crate) fn classify_exchange(error: &object_store::Error) -> Kind {
     match of_store(error) {
         Kind::FileMissing | Kind::FileChanged => Kind::Storage,
@@ -131,7 +132,7 @@ pub(crate) fn classify_exchange(error: &object_store::Error) -> Kind {
     }
 }
 
-/// A result that could not be written.
+/// Classifies an error of writing a result.
 pub(crate) fn classify_write(error: &ExchangeError) -> FragmentError {
     let kind = match error {
         ExchangeError::Store { source, .. } => of_store(source),

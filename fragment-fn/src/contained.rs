@@ -1,18 +1,18 @@
-//! Panics under a file: caught, told as that file's fault, and not printed.
+//! Panics under a file are caught, reported as that file's fault, and not printed.
 //!
-//! Decoders that meet bytes they did not expect panic here and there. Such a panic is an answer about a file, not a fault of
-//! the program; every other panic stays what it is.
+//! Some decoders panic at bytes that they did not expect. Such a panic says that the file is bad, not that the program is.
+//! Every other panic stays a panic.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 thread_local! {
-    /// How many [`contained`] are at work on this thread.
+    /// Number of [`contained`] calls under way on this thread.
     static CONTAINING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `work`; a panic becomes its message. `work` must leave nothing behind that is used after a panic.
+/// Runs `work`. A panic becomes its message. `work` must leave nothing behind that is used after a panic.
 pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     CONTAINING.set(CONTAINING.get() + 1);
     let done = catch_unwind(AssertUnwindSafe(work));
@@ -20,13 +20,13 @@ pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     done.map_err(|panic| message(&*panic).to_owned())
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 pub fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a message")
 }
 
-/// From now on contained panics go to the log and not to stderr. For programs; a library leaves the hook alone.
+/// Sends contained panics to the log and not to stderr, from now on. Programs call it; a library leaves the hook alone.
 pub fn quiet_contained_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! What one environment keeps between attempts: store clients and Parquet footers. Never results.
+//! State that one environment keeps between attempts: store clients, Parquet footers and one plan, but never results.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,12 +18,12 @@ use url::Url;
 
 use crate::hedging::Hedger;
 
-/// Sizes of what an environment keeps.
+/// Sizes and places of an environment's state.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Parquet footers and page indexes held between attempts.
+    /// Parquet footers and page indexes kept between attempts, in bytes.
     pub metadata_cache_bytes_max: usize,
-    /// Where operators spill; `/tmp` on Lambda.
+    /// Folder in which operators spill: `/tmp` on Lambda.
     pub temp_folder: PathBuf,
 }
 
@@ -33,12 +33,12 @@ impl Default for Settings {
     }
 }
 
-/// One function environment. Attempts share it; it never blocks one on another.
+/// One function environment. Attempts share it, and none blocks another.
 pub struct Environment {
     pub(crate) settings: Settings,
     pub(crate) footers: Arc<FileMetadataCache>,
     clients: Mutex<BTreeMap<StoreAccess, Client>>,
-    /// The last plan that came through the exchange: a stage's attempts follow each other.
+    /// Last plan that came through the exchange, as attempts of one stage follow each other: its path, checksum and bytes.
     plan: Mutex<Option<(String, u32, Bytes)>>,
     used: AtomicBool,
 }
@@ -49,15 +49,15 @@ impl std::fmt::Debug for Environment {
     }
 }
 
-/// A store's client and what is known about how fast it answers.
+/// Client of a store, and its knowledge of how fast the store answers.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) store: Arc<dyn ObjectStore>,
-    /// None where no read is worth sending twice.
+    /// None where no read is sent twice.
     pub(crate) hedger: Option<Arc<Hedger>>,
 }
 
-/// Store clients kept at once; beyond it the cache starts anew (each holds a connection pool).
+/// Store clients kept at once, each with a connection pool. Beyond it the cache starts anew.
 const CLIENTS_MAX: usize = 64;
 
 impl Environment {
@@ -66,12 +66,12 @@ impl Environment {
         Self { settings, footers, clients: Mutex::default(), plan: Mutex::default(), used: AtomicBool::new(false) }
     }
 
-    /// True once: for the first attempt.
+    /// Returns true once, for the first attempt.
     pub(crate) fn is_cold(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// The plan that was read from `path` last, if it is that one.
+    /// Returns the plan that was read last, if it came from `path` with this checksum.
     pub(crate) fn plan(&self, path: &str, crc32: u32) -> Option<Bytes> {
         let plan = self.plan.lock().expect("no holder panics");
         plan.as_ref().filter(|kept| kept.0 == path && kept.1 == crc32).map(|kept| kept.2.clone())
@@ -81,7 +81,7 @@ impl Environment {
         *self.plan.lock().expect("no holder panics") = Some((path.to_owned(), crc32, plan));
     }
 
-    /// The client for a store, made once an environment.
+    /// Returns the client of a store. It is made once an environment.
     pub(crate) fn client(&self, access: &StoreAccess) -> Result<Client, String> {
         let mut clients = self.clients.lock().expect("no holder panics");
         if let Some(client) = clients.get(access) {
@@ -96,23 +96,23 @@ impl Environment {
     }
 }
 
-// The scheduler owns retries across attempts; inside one attempt a short bounded one rides out a reset, a 5xx, or a 503
-// SlowDown. It waits first 100 ms, then a random time up to twice the last, so that many functions do not come back at once:
-// five retries take 0.5 s at least, about 1 s mostly and 3.1 s at most. What S3 still refuses then fails the attempt as
-// throttled, which frees its slot and leaves the next attempt to the scheduler.
+// Retries between attempts are the scheduler's. A short bounded retry inside one attempt survives a reset, a 5xx, or a 503
+// SlowDown. It waits 100 ms, then a random time up to twice the last, so that many functions do not come back at once. Five
+// retries take 0.5 s at least, about 1 s mostly and 3.1 s at most. If S3 still refuses, the attempt fails as throttled,
+// which frees its slot and leaves the next attempt to the scheduler.
 const RETRIES_MAX: usize = 5;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// No retry begins later than this after the request's start; also bounds how old its signature gets.
+/// Age of a request after which no retry begins. It also bounds the age of the request's signature.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a store: `file:///` or `s3://bucket/`.
 ///
-/// S3 takes the region from the environment where `access` does not name it, and so credentials where `credentials` is None.
+/// For S3 the environment gives the region where `access` does not name it, and the credentials where `credentials` is None.
 ///
 /// # Errors
-/// A message that names the store and what is wrong with its settings.
+/// A message that names the store and the wrong setting.
 pub fn connect(
     access: &StoreAccess,
     credentials: Option<AwsCredentialProvider>,

@@ -1,4 +1,4 @@
-//! Runs one fragment: decodes its plan, binds its inputs, and writes what comes out.
+//! Execution of one fragment: its plan is decoded, its inputs are bound, and its rows are written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
 use crate::scan::ScanReader;
 
-/// A plan in the exchange is read whole.
+/// Longest plan in the exchange, in bytes: it is read whole.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
 
-/// What one attempt meters while it runs; readable at any moment, also when the attempt is given up.
+/// Meter of one attempt. It can be read at any moment, also when the attempt is given up.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) counters: Arc<Counters>,
@@ -131,12 +131,12 @@ async fn produce(
     }
 }
 
-/// A store of the request's access table, as this attempt sees it.
+/// Store of the request's access table, as this attempt sees it.
 struct Store {
     url: Url,
-    /// Its client: counted, and asked again where it is late.
+    /// Client that counts, and that sends late reads again.
     hedged: Arc<dyn ObjectStore>,
-    /// Tells stores apart in the environment's footer cache, which knows only keys.
+    /// Number that tells stores apart in the environment's footer cache, which knows only keys.
     salt: u32,
 }
 
@@ -174,7 +174,7 @@ fn task_context(
         config.options_mut().set(key, value)?;
     }
     let runtime = runtime(environment, request, meter)?;
-    // DataFusion asks for a scan's store before it opens a file. Inputs come by [`ScanReader`] alone, so that one is empty.
+    // DataFusion asks for a scan's store before it opens a file. Inputs come only by [`ScanReader`], so that store is empty.
     for store in stores {
         runtime.register_object_store(&store.url, Arc::new(InMemory::new()));
     }
@@ -207,7 +207,7 @@ fn runtime(environment: &Environment, request: &InvokeRequest, meter: &Meter) ->
         .build_arc()
 }
 
-/// The encoded plan: from the request, or from the exchange once an environment.
+/// Returns the encoded plan: from the request, or from the exchange once an environment.
 async fn plan_bytes(
     environment: &Environment,
     request: &InvokeRequest,
@@ -257,7 +257,7 @@ fn decode(
     })
 }
 
-/// The placeholder `scan` over this fragment's lanes, each a partition.
+/// Puts this fragment's lanes, each a partition, into the placeholder `scan`.
 fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], salt: u32) -> Result<FileScanConfig> {
     let groups = lanes
         .iter()
@@ -268,7 +268,7 @@ fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], salt: u32) -> Resu
 
 fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {
     let object = &unit.file;
-    // The footer cache compares size and modification time; store and etag stand in for the time.
+    // The footer cache compares size and modification time. Store and etag stand in for the time.
     let identity = crc32fast::hash(object.etag.as_deref().unwrap_or_default().as_bytes());
     let version = i64::from(identity) << 16 | i64::from(salt & 0xffff);
     let mut file = PartitionedFile::new_from_meta(object_store::ObjectMeta {
@@ -295,7 +295,7 @@ fn signed(offset: u64) -> Result<i64> {
     i64::try_from(offset).map_err(|e| DataFusionError::External(Box::new(e)))
 }
 
-/// Bytes spilled by all operators of a finished plan.
+/// Counts the bytes that all operators of a finished plan spilled.
 fn spilled_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let own = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or_default() as u64;
     own + plan.children().into_iter().map(spilled_bytes).sum::<u64>()

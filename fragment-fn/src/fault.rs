@@ -1,4 +1,4 @@
-//! What is wrong with a data file, by its name.
+//! Faults of a data file, with its name.
 
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
@@ -6,19 +6,19 @@ use gust_protocol::FragmentErrorKind;
 /// A file that cannot be read. It would fail the same way anywhere and any number of times.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileFault {
-    /// Truncated, damaged or no Parquet.
+    /// It is truncated, damaged or no Parquet.
     #[error("file `{file}`: {reason}")]
     Corrupt { file: String, reason: String },
-    /// Not there.
+    /// It is not there.
     #[error("file `{file}` was not found: {reason}")]
     Missing { file: String, reason: String },
-    /// Another than the one that was planned.
+    /// It is not the file that was planned.
     #[error("file `{file}` has changed: {reason}")]
     Changed { file: String, reason: String },
-    /// Whole, but with values or types that are not the table's.
+    /// It is whole, but its values or types do not fit the table's.
     #[error("file `{file}`: {reason}")]
     Mismatch { file: String, reason: String },
-    /// Whole, but of a kind that is not read.
+    /// It is whole, but of a kind that is not read.
     #[error("file `{file}`: {reason}")]
     Unsupported { file: String, reason: String },
 }

@@ -1,4 +1,4 @@
-//! Bytes in, bytes out: the function as any platform sees it.
+//! The function as any platform sees it: bytes in, bytes out.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::contained;
 use crate::environment::Environment;
 use crate::executor::{self, Meter};
 
-/// Left to say so before the platform stops the function.
+/// Time for the answer before the platform stops the function.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
-/// Answers one request. Never panics, never outlives the earlier of the request's deadline and the platform's.
+/// Answers one request. It never panics, and never outlives the earlier of the request's deadline and the platform's.
 pub async fn handle(environment: &Arc<Environment>, payload: Bytes, platform_deadline: SystemTime) -> Bytes {
     let started = Instant::now();
     let cpu = ProcessTime::now();

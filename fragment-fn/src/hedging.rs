@@ -1,18 +1,20 @@
-//! A decorator that sends a read once more when it takes too long: the first answer wins, the other is dropped.
+//! Decorator that sends a late read once more. The first answer is used, the other read is dropped.
 //!
-//! One read in a few hundred meets a store that is slow for it alone, and waits ten times as long as its neighbours; the
-//! query then waits for that read. A second one to the same bytes mostly meets a healthy server.
+//! One read in a few hundred meets a store that is slow for it alone, and takes ten times as long as its neighbours. The
+//! query then waits for that read. A second read of the same bytes mostly meets a healthy server.
 //!
 //! ```text
 //!  get ─► first byte due: multiple × latency ──► late: the same GET again, the first answer is used
 //!     ├─► each next byte due: multiple × latency ──┐
-//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──┴─► late: a GET of what is missing, which is
-//!         taken from whoever has all of it first
+//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──┴─► late: a GET of the missing bytes, which are
+//!         taken from the read that has all of them first
 //! ```
 //!
-//! Only a body that is slow beside this client's own others is sent again: a second read would go through the same pipe. Until
-//! a first one has shown the pipe's rate, only silence counts. It stands outside the decorator that counts, so that both reads are
-//! counted. A body that ends before its range does is an error, late or not. Non-goals: writes, heads and lists; local files; bodies longer than [`REST_BYTES_MAX`].
+//! A body is sent again only if it is slow beside this client's other bodies: a second read would go through the same pipe.
+//! Until a first body has shown the pipe's rate, only silence counts. The decorator stands outside the one that counts, so
+//! that both reads are counted. A body that ends before its range does is an error, late or not.
+//!
+//! Non-goals: writes, heads and lists; local files; bodies longer than [`REST_BYTES_MAX`].
 
 use std::fmt::{Display, Formatter};
 use std::future::Future;
@@ -36,19 +38,20 @@ use tokio::time::{Instant, timeout};
 
 use crate::metering::Counters;
 
-/// One read in so many may be sent again: 0.5 %.
+/// Reads that pay for one second read: 0.5 % of reads may be sent again.
 pub const READS_PER_HEDGE: u64 = 200;
-/// What a client that has read nothing yet may send again at once: its first reads are those that a query waits for. A
-/// fleet of fresh clients thus sends at most one read more each, and only where one is late.
+/// Second reads that a new client may send at once, because a query waits for the client's first reads.
+///
+/// A fleet of new clients thus sends at most one read more each, and only where a read is late.
 pub const HEDGES_AT_START: u64 = 1;
-/// What a client that has read much without trouble may save up: a store that slows down for everybody is not asked twice.
+/// Most second reads that a client saves up in a time without late reads. A store that slows down for all is not asked twice.
 const HEDGES_SAVED_MAX: u64 = 8;
-/// The most of a body that is held while two reads race for it.
+/// Most bytes of a body that are held while two reads race for it.
 const REST_BYTES_MAX: u64 = 64 << 20;
-/// Shorter bodies tell more about latency than about the pipe.
+/// Shortest body from which the rate is learnt, in bytes. Shorter bodies tell more about latency than about the pipe.
 const RATE_BYTES_MIN: u64 = 64 << 10;
 
-/// How long a read should take, and how much more is too much.
+/// Expected time of a read, and the multiple of it at which the read is late.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Expectation {
     pub latency: Duration,
@@ -64,15 +67,15 @@ impl Default for Expectation {
     }
 }
 
-/// What one client of a store knows about its reads; lives as long as the client.
+/// Knowledge of one client about its reads. It lives as long as the client.
 #[derive(Debug)]
 pub struct Hedger {
     expectation: Expectation,
-    /// Reads that have paid for hedges not sent yet.
+    /// Reads that have paid for second reads not sent yet.
     credit: AtomicU64,
-    /// Reads under way: they share the client's pipe.
+    /// Reads under way, which share the client's pipe.
     readers: AtomicUsize,
-    /// The pipe's rate, as far as seen.
+    /// Rate of the pipe in bytes a second, once it was seen.
     rate: Mutex<Option<f64>>,
 }
 
@@ -82,14 +85,14 @@ impl Hedger {
         Self { expectation, credit, readers: AtomicUsize::new(0), rate: Mutex::default() }
     }
 
-    /// For the store of a URL, if its reads can be late: a disk is not asked twice.
+    /// Makes the hedger for the store of a URL. None for local files: a disk is not asked twice.
     pub fn for_store(url: &str) -> Option<Arc<Self>> {
         (!url.starts_with("file:")).then(|| Arc::new(Self::new(Expectation::default())))
     }
 
     fn earn(&self) {
         let saved = |credit: u64| Some((credit + 1).min(HEDGES_SAVED_MAX * READS_PER_HEDGE));
-        // Never fails: the closure always has an answer.
+        // It never fails: the closure always returns a value.
         let _ = self.credit.fetch_update(Relaxed, Relaxed, saved);
     }
 
@@ -101,7 +104,7 @@ impl Hedger {
         self.expectation.latency.mul_f64(self.expectation.multiple)
     }
 
-    /// From the question to the last byte; None while the pipe is not known.
+    /// Returns the longest time from the request to the last byte. None until the pipe's rate is known.
     fn last_byte_max(&self, bytes: u64) -> Option<Duration> {
         let seen = (*self.rate.lock().expect("no holder panics"))?;
         let rate = seen.min(self.expectation.bytes_per_second);
@@ -109,19 +112,19 @@ impl Hedger {
         Some(self.silence_max() + Duration::from_secs_f64(self.expectation.multiple * shared / rate))
     }
 
-    /// A body has come whole.
+    /// Learns the pipe's rate from a body that has come whole.
     fn note_rate(&self, bytes: u64, took: Duration) {
         if bytes < RATE_BYTES_MIN || took < Duration::from_millis(1) {
             return;
         }
         let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64 / took.as_secs_f64();
         let mut rate = self.rate.lock().expect("no holder panics");
-        // The latest fifth: follows the end of a burst within a few reads, and one odd read hardly.
+        // The latest body weighs one fifth: the rate follows the end of a burst within a few reads, and hardly follows one odd read.
         *rate = Some(rate.map_or(shared, |rate| 0.8 * rate + 0.2 * shared));
     }
 }
 
-/// One read under way.
+/// Read under way.
 #[derive(Debug)]
 struct Reader(Arc<Hedger>);
 
@@ -139,7 +142,7 @@ impl Drop for Reader {
     }
 }
 
-/// Sends late reads of `inner` again.
+/// Store that sends late reads of `inner` again.
 #[derive(Debug)]
 pub struct HedgedStore {
     inner: Arc<dyn ObjectStore>,
@@ -148,12 +151,12 @@ pub struct HedgedStore {
 }
 
 impl HedgedStore {
-    /// Counts in `counters` what it sends again; `inner` counts every read.
+    /// Makes the store. `counters` count the second reads, and `inner` counts every read.
     pub fn new(inner: Arc<dyn ObjectStore>, hedger: Arc<Hedger>, counters: Arc<Counters>) -> Self {
         Self { inner, hedger, counters }
     }
 
-    /// `store` with its late reads sent again, where a hedger is given.
+    /// Makes `store` send its late reads again, where there is a hedger.
     pub fn wrap(
         store: Arc<dyn ObjectStore>,
         hedger: Option<Arc<Hedger>>,
@@ -180,7 +183,7 @@ impl HedgedStore {
     }
 }
 
-/// The first success of two; the other is dropped. Where both fail, the error of the one that was asked first.
+/// Returns the first success of two and drops the other. Where both fail, it returns the error of the first read.
 async fn first_success<T>(
     asked_first: impl Future<Output = Result<T>> + Unpin,
     asked_again: impl Future<Output = Result<T>> + Unpin,
@@ -192,27 +195,27 @@ async fn first_success<T>(
     }
 }
 
-/// A body that is watched while it comes.
+/// Body that is watched while it comes.
 struct Body {
     inner: Arc<dyn ObjectStore>,
     counters: Arc<Counters>,
     reader: Reader,
     location: Path,
-    /// Asks for the same object again: its etag is a condition.
+    /// Options of a request for the same object: its etag is a condition.
     options: GetOptions,
     stream: BoxStream<'static, Result<Bytes>>,
     whole: Range<u64>,
-    /// What has not come yet.
+    /// Bytes that have not come yet.
     rest: Range<u64>,
-    /// How much longer the last byte may be waited for.
+    /// Time left until the last byte is late. None while the pipe's rate is not known.
     patience: Option<Duration>,
-    /// Whether it may be sent again at all.
+    /// True where a second read may be sent.
     may_hedge: bool,
     waited: Duration,
 }
 
 impl Body {
-    /// The next bytes; time in which nobody asks for them does not count.
+    /// Returns the next bytes. Only time in which somebody waits for them counts.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let asked = Instant::now();
         let silence_max = self.reader.0.silence_max();
@@ -234,7 +237,7 @@ impl Body {
         match &chunk {
             Some(chunk) => self.rest.start += chunk.len() as u64,
             None => {
-                // A body that ends early without a word would be taken for a whole one.
+                // The caller would take a body that ends early for a whole one.
                 whole(self.whole_bytes() - self.rest_bytes(), &self.whole, &self.location)?;
                 self.reader.0.note_rate(self.whole_bytes(), self.waited);
             }
@@ -250,7 +253,7 @@ impl Body {
         self.rest.end.saturating_sub(self.rest.start)
     }
 
-    /// What is missing, from this read or from a second one.
+    /// Reads the missing bytes, from this read or from a second one.
     async fn race(&mut self) -> Result<Bytes> {
         self.counters.note_hedge();
         tracing::debug!(location = %self.location, rest = self.rest_bytes(), "a late read is sent again");
@@ -268,7 +271,7 @@ impl Body {
         let bytes = first_success(Box::pin(on), Box::pin(again)).await?;
         self.rest.start = self.rest.end;
         self.may_hedge = false;
-        // Says nothing about the pipe's rate.
+        // The race tells nothing about the pipe's rate.
         self.whole = self.rest.clone();
         Ok(bytes)
     }
@@ -313,7 +316,7 @@ impl ObjectStore for HedgedStore {
                     whole: range.clone(),
                     rest: range.clone(),
                     patience: due.map(|due| due.saturating_sub(asked.elapsed())),
-                    // Without an etag the rest might come from another object.
+                    // Without an etag the missing bytes might come from another object.
                     may_hedge: meta.e_tag.is_some(),
                     waited: Duration::ZERO,
                 };
@@ -327,7 +330,7 @@ impl ObjectStore for HedgedStore {
         Ok(GetResult { payload, meta, range, attributes })
     }
 
-    /// One read for ranges that lie close together, each watched by itself.
+    /// Reads ranges that lie close together with one request. Each request is watched by itself.
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         coalesce_ranges(ranges, |range| self.get_range(location, range), OBJECT_STORE_COALESCE_DEFAULT).await
     }

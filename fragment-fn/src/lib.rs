@@ -1,4 +1,4 @@
-//! The stateless function: bytes in, bytes out, nothing kept but what makes the next attempt cheaper.
+//! The stateless function: bytes in, bytes out. It keeps only caches that make the next attempt cheaper.
 //!
 //! ```text
 //!  payload ─► handler ─► executor ─► [scan ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response

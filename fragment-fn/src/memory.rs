@@ -1,4 +1,4 @@
-//! The bounded memory of one attempt, with its high-water mark.
+//! Bounded memory of one attempt, with its high-water mark.
 
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-/// A [`FairSpillPool`] that remembers the most that was reserved at once.
+/// [`FairSpillPool`] that remembers the largest reservation.
 #[derive(Debug)]
 pub(crate) struct PeakPool {
     inner: FairSpillPool,

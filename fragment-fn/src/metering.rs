@@ -1,7 +1,7 @@
-//! A counting decorator around a store: requests by kind and bytes each way.
+//! Counting decorator around a store: requests by kind, and bytes each way.
 //!
-//! It counts what the decorated store is asked, one request a call. Not tracked: retries inside the store's own client, and
-//! the pages of a long listing (one LIST a call here, one per 1,000 keys on S3).
+//! It counts the calls of the decorated store, one request a call. It does not see retries inside the store's own client,
+//! nor the pages of a long listing: one LIST a call here, one per 1,000 keys on S3.
 
 use std::fmt::{Display, Formatter};
 use std::ops::Range;
@@ -19,7 +19,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
-/// Running totals; cloning the `Arc` shares them.
+/// Running totals. Clones of the `Arc` share them.
 #[derive(Debug, Default)]
 pub struct Counters {
     get: AtomicU64,
@@ -30,12 +30,12 @@ pub struct Counters {
     hedged: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
-    /// Counters that count all this too.
+    /// Counters that count all of this, too.
     total: Option<Arc<Counters>>,
 }
 
 impl Counters {
-    /// Counters of a part, from zero: whatever they count, `total` counts as well.
+    /// Makes counters that start at zero. `total` counts what they count, too.
     pub fn part_of(total: &Arc<Counters>) -> Self {
         Self { total: Some(Arc::clone(total)), ..Self::default() }
     }
@@ -58,7 +58,7 @@ impl Counters {
         }
     }
 
-    /// One of the GETs is a second try at what another has not answered in time.
+    /// Notes that one of the GETs repeats a GET that had not answered in time.
     pub fn note_hedge(&self) {
         self.add(|c| &c.hedged, 1);
     }
@@ -72,7 +72,7 @@ impl Counters {
     }
 }
 
-/// Counts what passes through to `inner`.
+/// Store that counts the calls of `inner`.
 #[derive(Debug)]
 pub struct CountingStore {
     inner: Arc<dyn ObjectStore>,
@@ -115,7 +115,7 @@ impl ObjectStore for CountingStore {
         self.counters.add(if head { |c| &c.head } else { |c| &c.get }, 1);
         let mut result = self.inner.get_opts(location, options).await?;
         match result.payload {
-            // A local file is read as a whole range once it is asked for.
+            // A local file is counted as its whole range when it is asked for.
             GetResultPayload::File(..) if !head => {
                 self.counters.add(|c| &c.bytes_read, result.range.end - result.range.start);
             }

@@ -1,8 +1,8 @@
-//! Pages that claim more memory than their bytes can need are refused before they are decoded.
+//! Refusal of pages that claim more memory than their bytes can need, before they are decoded.
 //!
-//! The Parquet reader reserves what a page's header claims: its size once decompressed, the number of a dictionary's values,
-//! and, for strings in delta encodings, the number of lengths. A few damaged bytes there ask for gigabytes, and memory that cannot
-//! be had ends the process. Whatever else is wrong with a page is left to its decoder, which says so.
+//! The Parquet reader reserves the memory that a page's header claims: the decompressed size, the number of a dictionary's
+//! values and, for strings in delta encodings, the number of lengths. A few damaged bytes there ask for gigabytes, and
+//! memory that the machine does not have ends the process. The decoder reports every other fault of a page.
 
 use bytes::Bytes;
 use parquet::basic::{CompressionCodec, Type};
@@ -13,17 +13,17 @@ use std::sync::Arc;
 
 use crate::thrift::{self, PageHeader};
 
-/// Claims below this are believed: they hurt nobody.
+/// Largest decompressed size that is believed without a check, in bytes: it does no harm.
 const HARMLESS_BYTES: i64 = 16 << 20;
 
 /// Thrift's numbers of the two encodings that begin with lengths.
 const DELTA_LENGTH_BYTE_ARRAY: i64 = 6;
 const DELTA_BYTE_ARRAY: i64 = 7;
 
-/// Looks at the pages in `bytes`, which begin at a page of `column`.
+/// Checks the pages in `bytes`, which begin at a page of `column`.
 ///
 /// # Errors
-/// What a page claims and what it can have.
+/// A text with the claim of a page and its limit.
 pub(crate) fn check(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), String> {
     let mut rest = &bytes[..];
     let mut has_lengths = false;
@@ -54,20 +54,20 @@ fn check_sizes(column: &ColumnChunkMetaData, header: &PageHeader) -> Result<(), 
     Ok(())
 }
 
-/// How often a codec can repeat a byte, at its best: by the longest copy and the fewest bytes that ask for it.
+/// Returns how often a codec can repeat a byte at best: the longest copy over the fewest bytes that ask for it.
 fn ratio_max(codec: CompressionCodec) -> i64 {
     match codec {
         CompressionCodec::UNCOMPRESSED => 1,
         CompressionCodec::SNAPPY => 32,
         CompressionCodec::LZ4 | CompressionCodec::LZ4_RAW => 256,
         CompressionCodec::GZIP => 1_040,
-        // A block of 128 KiB in four bytes.
+        // Four bytes make a block of 128 KiB.
         CompressionCodec::ZSTD => 1 << 15,
         _ => i64::MAX,
     }
 }
 
-/// The most values of a dictionary of so many bytes; it is always encoded plain.
+/// Returns the most values in a dictionary of `bytes`. A dictionary is always encoded plain.
 fn values_max(column: &ColumnChunkMetaData, bytes: i64) -> i64 {
     let width = match column.column_type() {
         Type::BOOLEAN => return bytes.saturating_mul(8),
@@ -79,7 +79,7 @@ fn values_max(column: &ColumnChunkMetaData, bytes: i64) -> i64 {
     bytes / width
 }
 
-/// Decompresses pages of strings in delta encodings and compares how many lengths they claim with how many values.
+/// Decompresses pages of strings in delta encodings, and compares the lengths that they claim with their values.
 fn check_lengths(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), String> {
     let alone = ColumnChunkMetaData::builder(column.column_descr_ptr())
         .set_compression_codec(column.compression_codec())
@@ -103,7 +103,7 @@ fn check_lengths(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), Stri
     Ok(())
 }
 
-/// The counts that a page in a delta encoding claims: of its lengths, or of its prefixes and of its suffixes.
+/// Returns the counts that a page in a delta encoding claims: its lengths, or its prefixes and its suffixes.
 fn claimed_lengths(page: &Page, (repeats, optional): (bool, bool)) -> [Option<u64>; 2] {
     let encoding = page.encoding() as i64;
     let values = match page {
@@ -124,7 +124,7 @@ fn claimed_lengths(page: &Page, (repeats, optional): (bool, bool)) -> [Option<u6
     }
 }
 
-/// Levels of a page of the first version: their length, then they.
+/// Skips the levels of a page of the first version: a length, then the levels.
 fn after_levels(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.get(u32::from_le_bytes(*length) as usize..)
@@ -143,14 +143,14 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// How many numbers a delta-packed run claims.
+/// Returns the count of numbers that a delta-packed run claims.
 fn count(mut bytes: &[u8]) -> Option<u64> {
     varint(&mut bytes)?;
     varint(&mut bytes)?;
     varint(&mut bytes)
 }
 
-/// What comes after a delta-packed run.
+/// Returns the bytes after a delta-packed run.
 fn past(mut bytes: &[u8]) -> Option<&[u8]> {
     let block = varint(&mut bytes)?;
     let per_block = varint(&mut bytes)?;

@@ -1,8 +1,8 @@
-//! What was planned is what is read: a data file that is served as it was planned, or not at all.
+//! A data file that is served as it was planned, or not at all.
 //!
-//! Every GET carries the planned etag as a precondition, and an answer about an object of another size is refused, so that
-//! a file overwritten between plan and read is a typed error and never a mixture. Neighbouring ranges are read with one
-//! request, and the bytes that a footer read brings are kept, so that no byte is fetched twice.
+//! Every GET carries the planned etag as a precondition, and an answer about an object of another size is refused. A file
+//! that is overwritten between plan and read is thus a typed error and never a mixture. Neighbouring ranges are read with
+//! one request. The bytes that a footer read brings are kept, so that no byte is fetched twice.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -11,12 +11,12 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, coalesce_ranges};
 
-/// Ranges closer than this are one request: about what S3 transfers in the time of one more round trip.
+/// Largest gap between ranges of one request, in bytes: about the bytes that S3 transfers in one more round trip.
 pub const COALESCE_BYTES: u64 = 1 << 20;
 
 /// One data file as it was planned, and the bytes of its end that were read.
 ///
-/// It holds these bytes for its life, so it lives no longer than its file is read.
+/// It holds these bytes for its life, so it lives only while its file is read.
 #[derive(Debug)]
 pub struct PinnedFile {
     store: Arc<dyn ObjectStore>,
@@ -26,7 +26,7 @@ pub struct PinnedFile {
 }
 
 impl PinnedFile {
-    /// The planned `object` in `store`. An Iceberg manifest tells a size and no etag; then the size alone is compared.
+    /// Makes the planned `object` in `store`. An Iceberg manifest knows a size and no etag; then only the size is compared.
     pub fn new(store: Arc<dyn ObjectStore>, object: ObjectMeta) -> Self {
         Self { store, object, tail: Mutex::default() }
     }
@@ -39,18 +39,18 @@ impl PinnedFile {
         &self.object.location
     }
 
-    /// Reads one range, in bytes from the file's begin. It lies within the planned size.
+    /// Reads one range, in bytes from the file's beginning. It lies within the planned size.
     ///
     /// # Errors
-    /// Those of [`Self::ranges`].
+    /// Errors of [`Self::ranges`].
     pub(crate) async fn range(&self, range: Range<u64>) -> Result<Bytes> {
         Ok(self.ranges(&[range]).await?.swap_remove(0))
     }
 
-    /// Reads ranges, in bytes from the file's begin. They lie within the planned size.
+    /// Reads ranges, in bytes from the file's beginning. They lie within the planned size.
     ///
     /// # Errors
-    /// The store's; [`Error::Precondition`] where the file has another etag or size than was planned.
+    /// The store's errors, and [`Error::Precondition`] where the file has another etag or size than was planned.
     pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let split: Vec<_> = ranges.iter().map(|range| self.split(range)).collect();
         let missing: Vec<Range<u64>> = split.iter().filter_map(|(missing, _)| missing.clone()).collect();
@@ -66,7 +66,7 @@ impl PinnedFile {
             .collect())
     }
 
-    /// The part of `range` that has to be fetched, and the part that the tail already holds.
+    /// Splits `range` into a part that has to be fetched and a part that the tail already holds.
     fn split(&self, range: &Range<u64>) -> (Option<Range<u64>>, Option<Bytes>) {
         let tail = self.tail.lock().expect("no holder panics");
         match tail.as_ref() {
@@ -81,7 +81,7 @@ impl PinnedFile {
         }
     }
 
-    /// One GET of one range of the object as it was planned.
+    /// Sends one GET for one range of the object as it was planned.
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
         let range_asked = Some(GetRange::Bounded(range.clone()));
         let options = GetOptions { range: range_asked, if_match: self.object.e_tag.clone(), ..Default::default() };
@@ -110,9 +110,9 @@ impl PinnedFile {
         Err(self.changed(reason))
     }
 
-    /// No range beyond the planned size is ever asked for: where a store says so, the object has become shorter.
+    /// Explains a refused range. No range beyond the planned size is asked for, so the object has become shorter.
     fn explain(&self, error: Error) -> Error {
-        // object_store tells it by its message only: the local file system's, and the status of S3.
+        // object_store tells it only by its message: the local file system's, and the status of S3.
         let text = error.to_string();
         if ["Requested range was invalid", "416 Range Not Satisfiable"].iter().all(|sign| !text.contains(sign)) {
             return error;

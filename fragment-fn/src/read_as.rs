@@ -1,8 +1,9 @@
 //! Casts from a file's type to the table's whose errors name the column.
 //!
-//! An adapter of DataFusion's casts each column that a file has in another type; where a value does not fit, its error has the value
-//! and no column. This puts a [`ReadAs`] around those casts that can fail; the file's name comes with [`crate::blame`].
-//! Filters are left alone: rows are filtered above the scan, and pruning by statistics sees through a cast, not through this.
+//! DataFusion's adapter casts each column that a file has in another type. Where a value does not fit, its error has the
+//! value and no column. This module puts a [`ReadAs`] around those casts that can fail; [`crate::blame`] adds the file's
+//! name. Filters are left alone: rows are filtered above the scan, and pruning by statistics sees through a cast, but not
+//! through a [`ReadAs`].
 
 use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
@@ -24,8 +25,9 @@ use gust_protocol::functions::has_floats;
 
 use crate::classify::find;
 
-/// An expression over a file's columns, with the columns' names in the errors of casts to the table's types. `shown` is a column's
-/// name in the table. Casts that the query asks for are left alone, but those of bytes to text.
+/// Puts the columns' names into the errors of casts to the table's types, in an expression over a file's columns.
+///
+/// `shown` gives a column's name in the table. Casts that the query asks for are left alone, except casts of bytes to text.
 ///
 /// # Errors
 /// An expression whose type is not known.
@@ -55,7 +57,8 @@ pub(crate) fn naming_columns(
     named.data()
 }
 
-/// A cast of a table's column from the type that its reader found: its errors name the column, and a number that is too large is one.
+/// Wraps a cast of a table's column from the type that its reader found. Its errors name the column, and a number that is
+/// too large is an error.
 pub fn read_as(column: &str, found: &DataType, cast: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
     Arc::new(ReadAs { column: column.to_owned(), found: found.clone(), cast })
 }
@@ -64,7 +67,7 @@ fn is_filter(expr: &dyn PhysicalExpr, file: &Schema) -> Result<bool> {
     Ok(!expr.is::<Column>() && !expr.is::<CastExpr>() && expr.data_type(file)? == DataType::Boolean)
 }
 
-/// `a`, or `s.a` of a struct's field, and its type in the table.
+/// Returns the name and the table's type of a column `a`, or of a struct's field `s.a`.
 fn in_table<'a>(
     expr: &dyn PhysicalExpr,
     table: &'a Schema,
@@ -75,7 +78,7 @@ fn in_table<'a>(
         let own = table.field_with_name(&name).ok()?.data_type();
         return Some((name, own));
     }
-    // From one kind of bytes to another.
+    // One kind of bytes becomes another.
     if let Some(cast) = expr.downcast_ref::<CastExpr>().filter(|cast| is_bytes(cast.cast_type())) {
         return in_table(cast.expr().as_ref(), table, shown);
     }
@@ -94,7 +97,7 @@ fn is_bytes(of: &DataType) -> bool {
     matches!(of, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_))
 }
 
-/// Whether the one type holds all values of the other.
+/// Returns true where no cast from `found` to `wanted` fails.
 fn never_fails(found: &DataType, wanted: &DataType) -> bool {
     let bits = |of: &DataType| of.primitive_width().unwrap_or(0) * 8;
     match (found, wanted) {
@@ -105,23 +108,23 @@ fn never_fails(found: &DataType, wanted: &DataType) -> bool {
             let sign = usize::from(!found.is_signed_integer() && wanted.is_signed_integer());
             (found.is_signed_integer() == wanted.is_signed_integer() || sign == 1) && bits(found) + sign <= bits(wanted)
         }
-        // A greater one becomes infinite, see `too_large`.
+        // A DOUBLE that is too large becomes infinite: `too_large` finds it.
         (found, DataType::Float32) => found.is_integer() || matches!(found, DataType::Float16 | DataType::Float32),
         (found, DataType::Float64) => found.is_integer() || found.is_floating(),
         _ => false,
     }
 }
 
-/// A column's cast, or what reads it as another type in another way.
+/// Cast of a column, or another expression that reads the column as the table's type.
 #[derive(Debug, Clone, Eq)]
 struct ReadAs {
-    /// As the table names it.
+    /// Name of the column in the table.
     column: String,
     found: DataType,
     cast: Arc<dyn PhysicalExpr>,
 }
 
-/// What is told of a column's value that does not become the table's.
+/// Makes the error of a column's value that does not become the table's type.
 pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: &DataFusionError) -> DataFusionError {
     let reason = match find::<ArrowError>(error) {
         Some(
@@ -134,8 +137,8 @@ pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: &
     )
 }
 
-/// A finite number in `found`, also inside lists, maps and structs, that is infinite as the narrower float in its place in
-/// `wanted`, which arrow calls no error.
+/// Finds a finite number in `found` that is infinite as the narrower float in its place in `wanted`, also inside lists, maps
+/// and structs. arrow does not call it an error.
 pub(crate) fn too_large(found: &ArrayRef, wanted: &DataType) -> Result<Option<f64>> {
     let item = |list: &DataType| match list {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
@@ -148,7 +151,7 @@ pub(crate) fn too_large(found: &ArrayRef, wanted: &DataType) -> Result<Option<f6
             let max = if *wanted == DataType::Float32 { f64::from(f32::MAX) } else { HALF_MAX };
             let doubles = cast(found, &DataType::Float64)?;
             let mut values = doubles.as_primitive::<Float64Type>().iter().flatten();
-            // What is rounded to the greatest has a place.
+            // A number that is rounded to the greatest one fits.
             Ok(values.find(|value| value.is_finite() && value.abs() > max && narrow(*value, wanted).is_infinite()))
         }
         (DataType::Utf8View, DataType::Float32) => {
@@ -184,19 +187,19 @@ pub(crate) fn too_large(found: &ArrayRef, wanted: &DataType) -> Result<Option<f6
     }
 }
 
-/// The greatest number of sixteen bits.
+/// Greatest finite float of 16 bits.
 const HALF_MAX: f64 = 65504.0;
 
 fn narrow(value: f64, of: &DataType) -> f64 {
     match of {
         DataType::Float32 => f64::from(value as f32),
-        // Half of the last step above the greatest.
+        // The limit is half a step above the greatest float.
         _ if value.abs() < HALF_MAX + 16.0 => value,
         _ => f64::INFINITY,
     }
 }
 
-/// What is told of it.
+/// Makes the error of such a number.
 pub(crate) fn told_too_large(value: f64) -> DataFusionError {
     ArrowError::CastError(format!("{value:e} is too large")).into()
 }

@@ -32,15 +32,15 @@ use reader::{OpenFile, Reader};
 
 /// Reader of one scan's Parquet files.
 ///
-/// - A file is read as its `PartitionedFile` was planned: each GET carries the etag, if there is one, and an object of another
-///   size in bytes is refused.
-/// - A footer is read once for all partitions that share the file, by [`crate::read_footer`], and not at all where `footers`
-///   has it. `metadata_size_hint` is the length of footer and page index in bytes, where it is known.
-/// - A partition holds footer and end, 256 KiB mostly, of the file that it opened last: memory grows with partitions, not with
-///   files. DataFusion opens a file's parts one after the other, so that one of its partitions is still there for the next.
+/// - A file is read as its `PartitionedFile` was planned: each GET carries the etag, if there is one, and an object of
+///   another size in bytes is refused.
+/// - All partitions that share a file read its footer once, by [`crate::read_footer`], and not at all where `footers` has
+///   it. `metadata_size_hint` is the length of footer and page index in bytes, where it is known.
+/// - A partition holds footer and end, mostly 256 KiB, of the file that it opened last: memory grows with partitions, not
+///   with files. DataFusion opens a file's parts one after the other, so that the next part still finds them.
 /// - [`crate::FileConstants`] among a file's extensions are the values of columns that the file lacks.
 ///
-/// Errors while reading are the store's or a [`crate::FileFault`] that names the file; [`crate::classify`] finds either.
+/// Errors while reading are the store's or a [`crate::FileFault`] that names the file. [`crate::classify`] finds either.
 pub struct ScanReader {
     store: Arc<dyn ObjectStore>,
     footers: Arc<FileMetadataCache>,
@@ -50,7 +50,7 @@ pub struct ScanReader {
 }
 
 impl ScanReader {
-    /// A reader of files in `store`, which already counts and hedges. `footers` are kept for later scans by whoever shares them.
+    /// Makes a reader of files in `store`, which already counts and hedges. Scans that share `footers` share what it keeps.
     pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
         Self { store, footers, matching, open: Mutex::default() }
     }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::metering::{Counters, CountingStore};
 
-    /// A reader that keeps no footers between files, three files to read, and what was asked of their store.
+    /// Makes a reader that keeps no footers between files, three files, and the counters of their store.
     async fn files() -> (ScanReader, Vec<PartitionedFile>, Arc<Counters>) {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
         let rows = RecordBatch::try_from_iter([("k", column)]).expect("one column");
@@ -148,7 +148,7 @@ mod tests {
         assert!(Arc::ptr_eq(&one.expect("a footer"), &other.expect("a footer")));
         second.get_bytes(4..size).await.expect("what came with the footer");
         assert_eq!((counters.requests().get, counters.bytes_read()), (1, size));
-        // Where it goes on with the file that another has left, too.
+        // A partition goes on with a file that another partition has left, too.
         drop((first, second));
         reader(&scan, 0, &files[0]).get_metadata(None).await.expect("a footer");
         assert_eq!(counters.requests().get, 1);

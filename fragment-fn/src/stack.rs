@@ -1,29 +1,29 @@
 //! Stacks on which statements are parsed, planned, decoded and evaluated.
 //!
-//! Trees of expressions and plans are walked by recursion, much of it in derived code (`Clone`, `Drop`, `PartialEq`) that no
-//! guard of the engine's reaches. How deep a tree may be is bounded where statements are read; these stacks hold that depth, tokio's
-//! two mebibytes do not. Only what is touched of a stack takes memory.
+//! Trees of expressions and plans are walked by recursion, much of it in derived code (`Clone`, `Drop`, `PartialEq`) that
+//! none of the engine's guards reaches. Statements are bounded in depth where they are read. These stacks hold that depth,
+//! tokio's two mebibytes do not. Only the touched part of a stack takes memory.
 
 use std::io;
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Size of such a stack.
+/// Size of such a stack, in bytes.
 pub const STACK_BYTES: usize = 64 << 20;
 
-/// A runtime with a worker for each core, all on such stacks.
+/// Makes a runtime with a worker for each core, all on such stacks.
 ///
 /// # Errors
-/// Where threads cannot be started.
+/// An I/O error where threads cannot be started.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
 }
 
-/// Does short work on such a stack; the caller waits for it.
+/// Does short work on such a stack. The caller's thread waits for it.
 ///
 /// # Panics
-/// Where the work does, or a thread cannot be started.
+/// Panics where the work panics, or where no thread can be started.
 pub fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn they_hold_what_other_stacks_do_not() {
-        // 16 MB of frames, and twice that where nothing is optimized.
+        // The frames take 16 MB, and twice that where nothing is optimized.
         assert_eq!(on_big_stack(|| deep(4_000)), 4_000);
         let runtime = runtime().expect("threads");
         assert_eq!(runtime.block_on(runtime.spawn(async { deep(4_000) })).expect("no panic"), 4_000);

@@ -1,17 +1,18 @@
-//! Statistics that hold for all rows, of those that a Parquet file has.
+//! Statistics of a Parquet file that hold for all of its rows.
 //!
-//! A bound that does not hold makes wrong rows of right data: a row group is passed over, a maximum is answered without reading, a
-//! value stands where another belongs. So what does not hold is taken out of a footer once, where it comes in
-//! ([`only_what_holds`]), and what a whole file is said to have is computed here ([`file_statistics`]). What is taken out:
+//! A bound that does not hold makes wrong rows of right data: a row group is skipped, a maximum is answered without reading,
+//! a value stands where another belongs. So statistics that do not hold are removed from a footer once, where it is read
+//! ([`only_what_holds`]). The statistics of a whole file are computed here, too ([`file_statistics`]). Removed are:
 //!
-//! - the largest value of floats: writers pass over NaN, which the engine takes to be greater than any other; and their bloom
-//!   filters and page bounds. The smallest stays, as -0.0 where it is a zero, and a smallest value that is NaN goes;
-//! - bounds in an order that is not the engine's: the deprecated fields of strings and of unsigned integers, INT96, intervals;
-//! - bounds of another width than their type's, which the reader panics at, and bounds of which the smallest is the larger one;
-//! - all of it where nulls of a column that may have some are not counted: the reader takes that for none.
+//! - the largest value of floats, their bloom filters and their page bounds: writers skip NaN, which the engine takes to be
+//!   greater than any other value. The smallest value stays, as -0.0 where it is a zero; a smallest value of NaN goes;
+//! - bounds in an order that is not the engine's: the deprecated fields of strings and of unsigned integers, INT96,
+//!   intervals;
+//! - bounds of another width than their type's, at which the reader panics, and a smallest value above the largest;
+//! - all statistics of a nullable column whose nulls are not counted: the reader takes that for no nulls.
 //!
-//! This works around DataFusion 55.2, which believes a file's bounds also where a row group has none (its issue 25226), and parquet
-//! 59.3, whose converter looks at neither order nor NaN. `tests/tests/statistics.rs` says when it can go.
+//! This works around DataFusion 55.2, which believes a file's bounds even where a row group has none (apache/datafusion
+//! 25226), and parquet 59.3, whose converter heeds neither order nor NaN. `tests/tests/statistics.rs` says when it can go.
 
 mod file;
 
@@ -27,19 +28,19 @@ use parquet::schema::types::ColumnDescriptor;
 
 pub use file::file_statistics;
 
-/// A writer that, before its version 53.1, left the count of nulls out where there were none.
+/// Start of the name of a writer that, before its version 53.1, left out a null count of zero.
 const COUNTED_NO_ZERO: &str = "parquet-rs version ";
 
-/// What of a column's bounds can hold.
+/// Bounds of a column that can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bounds {
     Both,
-    /// Floats.
+    /// Only the smallest value: floats.
     Smallest,
     Neither,
 }
 
-/// A footer without the statistics that do not hold for all rows.
+/// Removes the statistics that do not hold for all rows from a footer.
 ///
 /// # Errors
 /// A footer whose parts do not fit together.
@@ -98,7 +99,7 @@ fn sort_order(column: &ColumnDescriptor) -> SortOrder {
     ColumnOrder::sort_order_for_type(column.logical_type_ref(), column.converted_type(), column.physical_type())
 }
 
-/// The column chunk with what holds of its statistics; None where that is all of them.
+/// Removes statistics that do not hold from a column chunk. None where all of them hold.
 fn chunk(column: &ColumnChunkMetaData, bounds: Bounds, counts_no_zero: bool) -> Result<Option<ColumnChunkMetaData>> {
     let blind_filter = bounds == Bounds::Smallest && column.bloom_filter_offset().is_some();
     let honest = column.statistics().map(|found| honest(found, column, bounds, counts_no_zero));
@@ -154,7 +155,7 @@ fn honest(
     })
 }
 
-/// The statistics with the bounds that are to be kept; `smallest` makes a float's hold.
+/// Makes the statistics with the bounds to keep. `smallest` corrects the smallest value of a float.
 fn kept<D: DataType>(
     found: &ValueStatistics<D::T>,
     nulls: Option<u64>,
@@ -172,7 +173,7 @@ fn kept<D: DataType>(
         .with_max_is_exact(is_exact && found.max_is_exact())
 }
 
-/// A smallest float of 16 bits as it holds; it is stored in little-endian bytes.
+/// Corrects the smallest value of floats of 16 bits. It is stored in little-endian bytes.
 fn smallest_half(bytes: &[u8]) -> Option<u16> {
     const SIGN: u16 = 0x8000;
     const INFINITY: u16 = 0x7c00;
@@ -184,7 +185,7 @@ fn smallest_half(bytes: &[u8]) -> Option<u16> {
     }
 }
 
-/// Whether a type was ordered the same before its order was defined.
+/// Returns true where a type had the same order before its order was defined.
 fn is_signed_number(leaf: &ColumnDescriptor) -> bool {
     match leaf.physical_type() {
         Type::BOOLEAN | Type::FLOAT | Type::DOUBLE => true,
@@ -193,7 +194,7 @@ fn is_signed_number(leaf: &ColumnDescriptor) -> bool {
     }
 }
 
-/// Whether the smallest value is larger than the largest.
+/// Returns true where the smallest value is larger than the largest.
 fn are_turned(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
     let is_signed = sort_order(leaf) == SortOrder::SIGNED;
     match found {
@@ -219,7 +220,7 @@ fn both<T>(found: &ValueStatistics<T>) -> Option<(&T, &T)> {
     Some((found.min_opt()?, found.max_opt()?))
 }
 
-/// Whether one is more than the other: as bytes, or as the integers of decimals, whose widths may differ.
+/// Compares two values as bytes, or as the integers of decimals, whose widths may differ.
 fn is_more(a: &[u8], b: &[u8], is_signed: bool) -> bool {
     if !is_signed {
         return a > b;
@@ -237,7 +238,7 @@ fn is_more(a: &[u8], b: &[u8], is_signed: bool) -> bool {
     }
 }
 
-/// Whether the bounds have the width of their type, or one that its decimals can have.
+/// Returns true where the bounds have the width of their type, or a width that its decimals can have.
 fn has_width(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
     let mut widths = [found.min_bytes_opt(), found.max_bytes_opt()].into_iter().flatten().map(<[u8]>::len);
     let is_decimal = sort_order(leaf) == SortOrder::SIGNED;
@@ -289,7 +290,7 @@ mod tests {
         }
     }
 
-    /// Two row groups; bounds of more than two bytes are cut.
+    /// Makes a footer of two row groups. Bounds of more than two bytes are cut.
     fn footer() -> (ParquetMetaData, RecordBatch) {
         let groups =
             [batch([7.0, f64::NAN], [Some(1), None], ["abc", "b"]), batch([0.0, 9.0], [None, None], ["a", "xyz"])];
@@ -344,7 +345,7 @@ mod tests {
         let [float, number, text] = found.column_statistics.as_slice() else { panic!("three columns") };
         assert_eq!(float.max_value, Precision::Absent);
         assert_eq!(float.min_value, Precision::Inexact(ScalarValue::Float64(Some(-0.0))));
-        // A row group of nulls takes nothing away.
+        // The bounds come from the other row group: this one has only NULLs.
         let one = Precision::Exact(ScalarValue::Int32(Some(1)));
         assert_eq!((&number.min_value, &number.max_value, number.null_count), (&one, &one, Precision::Exact(3)));
         assert_eq!(text.min_value, Precision::Exact(ScalarValue::Utf8(Some("a".to_owned()))));

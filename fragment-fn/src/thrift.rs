@@ -1,16 +1,16 @@
-//! Walks Thrift's compact encoding without believing a length before it has seen the bytes.
+//! Walk over Thrift's compact encoding that believes a length only once it has seen the bytes.
 //!
-//! The Parquet reader reserves memory for as many elements as a list claims, and follows a schema by recursion: a few damaged
-//! bytes would end the process, which nothing can catch. So what stands in a file's Thrift structures is walked here first.
-//! Non-goal: what the fields mean, apart from the few that claim memory.
+//! The Parquet reader reserves memory for as many elements as a list claims, and follows a schema by recursion. A few
+//! damaged bytes would end the process, and nothing can catch that. So the Thrift structures of a file are walked here first.
+//! Non-goal: the meaning of the fields, apart from the few that claim memory.
 
-/// Why an encoding is refused.
+/// Result of a walk. The error is the reason why an encoding is refused.
 pub(crate) type Walked<T> = Result<T, &'static str>;
 
-/// Structures within structures; Parquet's own need seven.
+/// Deepest structure within structures. Parquet's own need seven levels.
 const DEPTH_MAX: usize = 64;
 
-/// Groups within groups of a schema. Each costs the Parquet reader a few stack frames; a list in a list costs two.
+/// Deepest group within groups of a schema. A level costs the Parquet reader a few stack frames; a list in a list has two.
 pub(crate) const SCHEMA_DEPTH_MAX: usize = 300;
 
 const CUT: &str = "it ends within a structure";
@@ -25,7 +25,7 @@ const MAP: u8 = 11;
 const STRUCT: u8 = 12;
 const UUID: u8 = 13;
 
-/// A place in an encoding.
+/// Position in an encoding.
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -71,7 +71,7 @@ impl<'a> Walk<'a> {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// The next field's number and type; None at the structure's end.
+    /// Reads the next field's number and type. None at the structure's end.
     fn field(&mut self, last: &mut i64) -> Walked<Option<u8>> {
         let header = self.byte()?;
         if header & 0x0f == STOP {
@@ -84,7 +84,7 @@ impl<'a> Walk<'a> {
         Ok(Some(header & 0x0f))
     }
 
-    /// How many elements a list has, and of what type. Each takes a byte at least.
+    /// Reads the count and the type of a list's elements. Each element takes at least a byte.
     fn list(&mut self) -> Walked<(usize, u8)> {
         let header = self.byte()?;
         let count = match header >> 4 {
@@ -113,7 +113,7 @@ impl<'a> Walk<'a> {
             }
             kind if LISTS.contains(&kind) => {
                 let (count, of) = self.list()?;
-                // An element takes a byte where a field would need none.
+                // A boolean element takes a byte, where a boolean field would take none.
                 let of = if BOOLEANS.contains(&of) { BYTE } else { of };
                 (0..count).try_for_each(|_| self.skip(of, depth + 1))
             }
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A structure of which `number` and its type are handed to `read`, which says whether it has passed that field.
+    /// Walks a structure. `read` gets each field's number and type and returns true where it has passed that field.
     fn structure(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> Walked<bool>) -> Walked<()> {
         let mut last = 0;
         while let Some(kind) = self.field(&mut last)? {
@@ -152,12 +152,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Passes a structure whole.
+/// Skips a whole structure.
 pub(crate) fn structure(bytes: &[u8]) -> Walked<()> {
     Walk::new(bytes).skip(STRUCT, 0)
 }
 
-/// Passes a file's metadata. Returns whether its columns are encrypted.
+/// Walks a file's metadata. Returns true where its columns are encrypted.
 pub(crate) fn footer(bytes: &[u8]) -> Walked<bool> {
     const SCHEMA: i64 = 2;
     const ENCRYPTION_ALGORITHM: i64 = 8;
@@ -172,14 +172,14 @@ pub(crate) fn footer(bytes: &[u8]) -> Walked<bool> {
     Ok(encrypted)
 }
 
-/// Passes a schema: its nodes in the order in which they are met, each with its number of children.
+/// Walks a schema: its nodes in the order of the file, each with its number of children.
 fn schema(walk: &mut Walk<'_>) -> Walked<()> {
     const CHILDREN: i64 = 5;
     let (nodes, kind) = walk.list()?;
     if kind != STRUCT {
         return walk_elements(walk, nodes, kind);
     }
-    // Children still to come, of each group that is open.
+    // Children still to come, for each open group.
     let mut open: Vec<i64> = Vec::new();
     for _ in 0..nodes {
         let mut children = 0;
@@ -210,16 +210,16 @@ fn walk_elements(walk: &mut Walk<'_>, count: usize, kind: u8) -> Walked<()> {
     (0..count).try_for_each(|_| walk.skip(kind, 1))
 }
 
-/// What a page says of itself before its bytes.
+/// Facts that a page's header claims about the page.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageHeader {
-    /// Of the header itself.
+    /// Length of the header itself.
     pub(crate) bytes: usize,
     pub(crate) uncompressed_bytes: i64,
     pub(crate) compressed_bytes: i64,
     pub(crate) is_dictionary: bool,
     pub(crate) values: i64,
-    /// Thrift's number of the encoding.
+    /// Number of the encoding in Thrift.
     pub(crate) encoding: i64,
 }
 
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_claims_more_than_there_is_is_refused() {
-        // A list of 2^31 - 1 structures, a text of 2^40 bytes, and structures without an end.
+        // These are a list of 2^31 - 1 structures, a text of 2^40 bytes, and structures without an end.
         let list = [0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
         let text = [0x18, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0x00];
         let nested = [0x1c; 100];
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_schema_is_only_so_deep() {
-        // Field 2: a list of structures whose field 5 is 1: each the only child of the one before it.
+        // Field 2 is a list of structures whose field 5 is 1, so that each is the only child of the one before it.
         let schema = |depth: usize| {
             let count = [(depth & 0x7f) as u8 | 0x80, (depth >> 7) as u8];
             let mut bytes = vec![0x29, 0xfc, count[0], count[1]];

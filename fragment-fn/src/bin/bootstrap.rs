@@ -1,4 +1,4 @@
-//! The function's program: what AWS Lambda runs, and what `gust` starts on a laptop.
+//! The function's program. AWS Lambda runs it, and `gust` starts it on a laptop.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! What a file's partition says of columns that the file itself may lack.
+//! Values that a file's partition gives to columns that the file itself may lack.
 //!
-//! Files that came from Hive keep the values of identity-partitioned columns in their folders' names and, since, in Iceberg's
-//! metadata. DataFusion's adapters see a file's schema and nothing else of it, so the values travel in the schema's metadata,
-//! which the reader of the footer puts there ([`with_constants`]), and only where a column is really absent.
+//! Files that came from Hive keep the values of identity-partitioned columns in their folders' names and, after the
+//! migration, in Iceberg's metadata. DataFusion's adapters see a file's schema and nothing else of it. So the values travel
+//! in the schema's metadata, where the reader of the footer puts them ([`with_constants`]), only for absent columns.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use parquet::schema::types::Type;
 
 use super::field_id;
 
-/// Key of a footer's metadata.
+/// Key in a footer's metadata.
 const CONSTANTS_KEY: &str = "gust.constants";
 
-/// By Iceberg field id, each [`plan::encode_scalar`]d; None where the metadata has a value that cannot be understood.
+/// Values by Iceberg field id, each [`plan::encode_scalar`]d. None is a value of the metadata that cannot be understood.
 ///
-/// An extension of a `PartitionedFile`, which [`crate::ScanReader`] heeds.
+/// It is an extension of a `PartitionedFile`, which [`crate::ScanReader`] reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileConstants(pub Vec<(i32, Option<Base64>)>);
 
-/// The same as an adapter finds them.
+/// The same values, decoded for an adapter.
 #[derive(Debug, Default)]
 pub(super) struct Constants(BTreeMap<i32, Option<ScalarValue>>);
 
@@ -38,7 +38,10 @@ impl Constants {
         Ok(Self(encoded.into_iter().map(decode).collect::<Result<_>>()?))
     }
 
-    /// The value of all rows in a column that the file lacks, in the column's type: NULL unless the partition says more.
+    /// Returns the value of all rows in a column that the file lacks, in the column's type: NULL where the partition has none.
+    ///
+    /// # Errors
+    /// A value of the partition that cannot be understood, or that does not become the column's type.
     pub(super) fn value(&self, id: i32, wanted: &Field) -> Result<ScalarValue> {
         match self.0.get(&id) {
             None => ScalarValue::try_new_null(wanted.data_type()),
@@ -50,7 +53,7 @@ impl Constants {
         }
     }
 
-    /// A field below `wanted` of which the partition says something other than NULL.
+    /// Returns a field below `wanted` to which the partition gives a value other than NULL.
     pub(super) fn below(&self, wanted: &Field) -> Option<String> {
         let children: Vec<&Field> = match wanted.data_type() {
             DataType::Struct(fields) => fields.iter().map(AsRef::as_ref).collect(),
@@ -64,7 +67,7 @@ impl Constants {
     }
 }
 
-/// The footer with the constants of columns that the file lacks; the same where it has them all.
+/// Adds the constants of absent columns to the footer. A file with all columns keeps its footer.
 pub(crate) fn with_constants(footer: Arc<ParquetMetaData>, constants: &FileConstants) -> Arc<ParquetMetaData> {
     let file = footer.file_metadata();
     let mut ids = Vec::new();

@@ -1,10 +1,10 @@
-//! Matching a data file's columns to an Iceberg table's by field id, never by name: after a rename the name is wrong.
+//! Matching of a data file's columns to an Iceberg table's by field id, never by name: a rename makes the name wrong.
 //!
 //! ```text
 //!  table's expression ─► [`Instead`]: nested columns, absent ones ─► DataFusion's adapter, under the table's names ─► the file's names
 //! ```
 //!
-//! Ids count at every depth ([`nested`]). What cannot be matched is refused where a query reads it, and only there.
+//! Ids count at every depth ([`nested`]). A column that cannot be matched is refused where a query reads it, and only there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use nested::{Part, Rebuilt, Shape};
 
 use crate::read_as::naming_columns;
 
-/// Makes adapters for a table whose fields carry `PARQUET:field_id` metadata.
+/// Factory of adapters for a table whose fields carry `PARQUET:field_id` metadata.
 ///
-/// What a file's partition says of columns that the file lacks comes with its footer: see [`FileConstants`].
+/// A file's partition may have values of columns that the file lacks. They come with its footer: see [`FileConstants`].
 #[derive(Debug)]
 pub struct FieldIdMatching;
 
@@ -54,7 +54,7 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
             };
             found.push(id);
             let Some(wanted) = by_id.get(&id) else {
-                // A column that the table no longer has: out of reach of every name in the table.
+                // A column that the table no longer has: no name of the table reaches it.
                 fields.push(renamed(field, &format!("\u{0}dropped {id}"), field));
                 continue;
             };
@@ -82,13 +82,13 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
     }
 }
 
-/// What stands in an expression where the table's column stood.
+/// Replacement of the table's column in an expression.
 #[derive(Debug)]
 enum Instead {
     Rebuilt(Rebuilt),
     /// All rows of the file have this value.
     Constant(Literal),
-    /// The file cannot be read as the table, and why.
+    /// Reason why the file cannot be read as the table.
     Refused(String),
 }
 
@@ -100,7 +100,8 @@ impl Instead {
         }
     }
 
-    /// None where DataFusion's own adapter does what is right: NULL, or an error where that is not allowed.
+    /// Replaces a column that the file lacks. None where DataFusion's own adapter is right: NULL, or an error where NULL is not
+    /// allowed.
     fn absent(id: i32, wanted: &FieldRef, constants: &Constants) -> Option<Self> {
         match constants.value(id, wanted) {
             Ok(value) if value.is_null() => {
@@ -133,14 +134,14 @@ impl Instead {
     }
 }
 
-/// Resolves columns under the table's names, then gives them the file's.
+/// Adapter that resolves columns under the table's names and then gives them the file's.
 #[derive(Debug)]
 struct ByFieldId {
     inner: DefaultPhysicalExprAdapter,
     table: SchemaRef,
-    /// By the table's names.
+    /// Replacements, by the table's column name.
     instead: HashMap<String, Instead>,
-    /// The file's columns under the names that `inner` knows.
+    /// Columns of the file under the names that `inner` knows.
     as_table: SchemaRef,
     physical: SchemaRef,
 }
@@ -165,7 +166,7 @@ impl ByFieldId {
         }
     }
 
-    /// `s['a']['b']` of a struct that has to be rebuilt reads `a.b` of the file alone, as DataFusion does where nothing is rebuilt.
+    /// Reads only `a.b` of the file for `s['a']['b']` of a struct that has to be rebuilt, as DataFusion does for other structs.
     fn part_of_struct(&self, expr: &dyn PhysicalExpr) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let Some(access) = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr) else { return Ok(None) };
         let Some((source, keys)) = access.args().split_first() else { return Ok(None) };
@@ -198,7 +199,7 @@ impl ByFieldId {
             return Ok(None);
         }
         let found = self.get_field(access, Arc::clone(&rebuilt.found), &path)?;
-        // What a NULL struct holds is NULL.
+        // The fields of a NULL struct are NULL.
         let nullable = || Arc::new(field.as_ref().clone().with_nullable(true));
         let part: Arc<dyn PhysicalExpr> = match shape {
             Shape::Same => found,
@@ -208,7 +209,7 @@ impl ByFieldId {
         self.get_field(access, part, rest).map(Some)
     }
 
-    /// `source` with the further keys of `access`, if there are any.
+    /// Makes `source` with the further keys of `access`. Without keys it is `source` itself.
     fn get_field(
         &self,
         access: &ScalarFunctionExpr,
@@ -224,7 +225,7 @@ impl ByFieldId {
         Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, &self.as_table, options)?))
     }
 
-    /// The table's name of a file's column.
+    /// Returns the table's name of a file's column.
     fn shown(&self, name: &str) -> String {
         let index = self.physical.index_of(name);
         let named = index.map(|index| self.as_table.field(index).name()).ok().filter(|name| !name.starts_with('\0'));
@@ -241,7 +242,7 @@ impl ByFieldId {
     }
 }
 
-/// The Iceberg id of a field, if it has one.
+/// Returns the Iceberg id of a field.
 fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
 }

@@ -1,11 +1,11 @@
-//! Nested columns by field id: what a file's struct, list or map holds, as the table's type of today.
+//! Nested columns by field id: structs, lists and maps of a file become the table's current type.
 //!
-//! A [`Shape`] is found once a file, from the ids on both sides, and [`Rebuilt`] applies it to each batch. Buffers of leaves are
-//! shared, not copied, unless their type has changed. Needed because DataFusion 55.2 casts structs by name and, inside maps and
-//! between kinds of lists, by position (`nested_struct.rs`, `cast_column`): after a field was dropped or renamed, values would
-//! come from another field.
+//! A [`Shape`] is found once a file, from the ids on both sides, and [`Rebuilt`] applies it to each batch. Buffers of leaves
+//! are shared, not copied, unless their type has changed. DataFusion 55.2 casts structs by name and, inside maps and
+//! between kinds of lists, by position (`nested_struct.rs`, `cast_column`). After a field was dropped or renamed, values
+//! would come from another field.
 //!
-//! Non-goal: defaults of added fields; an absent field is NULL, or what the file's partition says.
+//! Non-goal: defaults of added fields. An absent field is NULL, or has the partition's value.
 
 use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
@@ -25,31 +25,31 @@ use datafusion::physical_plan::PhysicalExpr;
 use super::{Constants, field_id};
 use crate::read_as::{told_too_large, too_large, unread};
 
-/// How values of the table's type are made from those of a file.
+/// Way from a file's values to the table's type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Shape {
-    /// They are the same.
+    /// The values are the same.
     Same,
-    /// Another encoding, or a type that was promoted since.
+    /// The file has another encoding, or a type that was promoted since.
     Cast,
     /// One part for each of the table's fields.
     Struct(Vec<Part>),
-    /// Of its element.
+    /// Shape of the elements.
     List(Box<Shape>),
-    /// Of its key and of its value.
+    /// Shapes of the keys and of the values.
     Map(Box<Shape>, Box<Shape>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Part {
-    /// The file's field of this name.
+    /// Field of the file, by its name.
     Found { name: String, shape: Shape },
-    /// The file has no such field: all rows have this value, of the field's type.
+    /// Value of all rows, in the field's type: the file has no such field.
     Absent(ScalarValue),
 }
 
 impl Shape {
-    /// From the ids of a table's field and of a file's. `path` names the field for messages.
+    /// Finds the shape from the ids of a table's field and of a file's. `path` names the field in messages.
     ///
     /// # Errors
     /// A schema mismatch that names the field: no id, another id where only one is possible, a required field that is
@@ -113,7 +113,7 @@ fn part(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) ->
     Ok(Part::Absent(value))
 }
 
-/// By name nothing is certain, and a field without an id may be any.
+/// Refuses fields without an id: such a field may be any field, because names prove nothing.
 fn check_ids(found: &Fields, path: &str) -> Result<()> {
     let Some(nameless) = found.iter().find(|field| field_id(field).is_none()) else { return Ok(()) };
     exec_err!(
@@ -122,7 +122,7 @@ fn check_ids(found: &Fields, path: &str) -> Result<()> {
     )
 }
 
-/// An element, a key or a value: there is one, with or without its id.
+/// Finds the shape of an element, a key or a value. There is exactly one, with or without its id.
 fn only(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path: &str) -> Result<Shape> {
     let path = format!("{path}.{}", wanted.name());
     let Some(found) = found else { return exec_err!("schema mismatch: a data file has no `{path}`") };
@@ -166,7 +166,7 @@ fn structs(parts: &[Part], found: &StructArray, fields: &Fields) -> Result<Struc
     Ok(StructArray::try_new_with_length(fields.clone(), columns, found.nulls().cloned(), found.len())?)
 }
 
-/// Every kind of list becomes the one that tables have.
+/// Makes the table's kind of list from any kind.
 fn list(shape: &Shape, found: &ArrayRef, item: &FieldRef) -> Result<ListArray> {
     match found.data_type() {
         DataType::List(_) => relisted(shape, found.as_list::<i32>(), item),
@@ -197,7 +197,7 @@ fn cast(found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
     }
 }
 
-/// A file's column, or a part of it, as the table's field.
+/// Expression for a file's column, or a part of it, as the table's field.
 #[derive(Debug, Clone, Eq)]
 pub(super) struct Rebuilt {
     pub(super) found: Arc<dyn PhysicalExpr>,

@@ -1,4 +1,4 @@
-//! Files as other writers leave them, against the table of today.
+//! Files as other writers leave them, against the table's current schema.
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Int32Array, Int64Array, LargeListArray, ListArray, MapArray, RecordBatch, StringArray,
@@ -51,7 +51,7 @@ fn structs(data_type: &DataType, columns: Vec<ArrayRef>, nulls: Option<&[bool]>)
     Arc::new(StructArray::new(fields.clone(), columns, nulls))
 }
 
-/// The column `name` of a file of one column, as the table's one column.
+/// Reads the column `name` of a file of one column as the table's one column.
 fn read(wanted: &Field, found: &Field, values: ArrayRef) -> Result<ArrayRef> {
     evaluate(wanted, found, values, &|table| col(wanted.name(), table))
 }
@@ -86,7 +86,7 @@ fn refused(wanted: &Field, found: &Field, values: ArrayRef, expect: &str) {
     assert!(error.contains("schema mismatch") && error.contains(expect), "`{expect}` is not in: {error}");
 }
 
-/// What was written, {a, b}; what the table is, {b, c}; and rows: one, one of NULLs, a NULL.
+/// Makes the written type {a, b}, the table's type {b, c}, and three rows: values, NULLs, and a NULL struct.
 fn evolved() -> (DataType, DataType, ArrayRef) {
     let written = structure(vec![int(11, "a"), int(12, "b")]);
     let wanted = structure(vec![int(12, "b"), int(13, "c")]);
@@ -100,13 +100,13 @@ fn structs_by_id() {
     let (written, wanted, values) = evolved();
     let (file, table) = (field(1, "s", written.clone()), field(1, "s", wanted));
     check(&table, &file, Arc::clone(&values), "{b: 2, c: }; {b: , c: }; ");
-    // Renamed, swapped, in another order, promoted, and under another name at the top.
+    // Fields are renamed, swapped, promoted, and lie under another name at the top.
     let swapped = field(1, "renamed", structure(vec![int(12, "a"), field(11, "b", DataType::Int64)]));
     check(&swapped, &file, Arc::clone(&values), "{a: 2, b: 1}; {a: , b: }; ");
-    // Nothing in common.
+    // The table and the file have no field in common.
     let fresh = field(1, "s", structure(vec![int(14, "a")]));
     check(&fresh, &file, Arc::clone(&values), "{a: }; {a: }; ");
-    // Dropped and added again under its old name.
+    // A field was dropped and added again under its old name.
     let again = field(1, "s", structure(vec![int(15, "a"), int(12, "b")]));
     check(&again, &file, Arc::clone(&values), "{a: , b: 2}; {a: , b: }; ");
     // A struct in a struct.
@@ -134,10 +134,10 @@ fn lists_by_id_whatever_their_kind() {
     check(&table, &field(1, "l", list(2, written.clone())), Arc::new(small.clone()), expect);
     let large = LargeListArray::new(item, OffsetBuffer::from_lengths(lengths), values, nulls());
     check(&table, &field(1, "l", large_list(2, written.clone())), Arc::new(large.clone()), expect);
-    // Parts of arrays begin in the midst of their values.
+    // A slice of an array begins in the middle of its values.
     check(&table, &field(1, "l", large_list(2, written.clone())), Arc::new(large.slice(2, 2)), "[]; [{b: , c: }, ]");
     check(&table, &field(1, "l", list(2, written)), Arc::new(small.slice(3, 1)), "[{b: , c: }, ]");
-    // Numbers alone, promoted, from an element without an id.
+    // A list of numbers is promoted, and its element has no id.
     let item = Arc::new(Field::new("item", DataType::Int32, true));
     let numbers = LargeListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(7), None])]);
     let file = Field::new("l", DataType::LargeList(item), true).with_metadata(table.metadata().clone());
@@ -159,7 +159,7 @@ fn maps_by_id() {
     let rows = made(&written, Arc::clone(&values));
     check(&table, &file, Arc::clone(&rows), "{k: {b: 2, c: }}; ; {l: {b: , c: }, m: }");
     check(&table, &file, rows.slice(2, 1), "{l: {b: , c: }, m: }");
-    // Lists of them as values.
+    // Values may be lists of structs.
     let item = |data_type: &DataType| Arc::new(field(4, "element", data_type.clone()));
     let lists = LargeListArray::new(item(&written), OffsetBuffer::from_lengths([1, 0, 2]), values, None);
     let file = field(1, "m", map(2, 3, large_list(4, written.clone())));
@@ -192,7 +192,7 @@ fn what_cannot_be_matched_is_refused() {
         None,
     ));
     refused(&other, &field(1, "s", list(9, DataType::Int32)), numbers, "`s.element` has field id 9");
-    // Only where it is read.
+    // The file is refused only where the column is read.
     let table = Arc::new(Schema::new(vec![int(1, "n"), other]));
     let file = Arc::new(Schema::new(vec![int(1, "n"), file]));
     let file = Arc::new(Schema::new(vec![file.field(0).clone(), field(1000, "s", DataType::Int32)]));

@@ -1,11 +1,11 @@
-//! Whether a footer fits its file: what every later step takes for granted.
+//! Check that a footer fits its file. Every later step takes this for granted.
 
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 /// Compares a footer with the size of its file.
 ///
 /// # Errors
-/// The first thing that does not fit, in words.
+/// A text that names the first part that does not fit.
 pub(super) fn check(footer: &ParquetMetaData, size_bytes: u64) -> Result<(), String> {
     let mut rows = 0i64;
     for (index, group) in footer.row_groups().iter().enumerate() {

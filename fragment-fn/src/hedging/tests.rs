@@ -6,7 +6,7 @@ use super::*;
 
 const KIB: u64 = 1 << 10;
 
-/// What one read of the fake store meets: time to its answer, then to each piece of its body.
+/// Slowness of one read of the fake store: time to its answer, then to each piece of its body.
 #[derive(Debug, Clone, Copy)]
 struct Slowness {
     answer: Duration,
@@ -20,7 +20,7 @@ const fn slowness(answer_ms: u64, piece_ms: u64) -> Slowness {
     Slowness { answer: Duration::from_millis(answer_ms), piece: Duration::from_millis(piece_ms), fails: false }
 }
 
-/// One object, whose reads are as slow as a script says; it knows how many are under way and how many came to their end.
+/// One object, whose reads are as slow as a script says. It counts the reads under way and the reads that ended.
 #[derive(Debug, Default)]
 struct SlowStore {
     inner: InMemory,
@@ -31,7 +31,7 @@ struct SlowStore {
     ranges: Mutex<Vec<Option<GetRange>>>,
 }
 
-/// Held by a read until it ends or is dropped.
+/// Guard that a read holds until it ends or is dropped.
 struct UnderWay(Arc<AtomicUsize>);
 
 impl Drop for UnderWay {
@@ -123,7 +123,7 @@ impl Bench {
         Self { slow, store, counters, object }
     }
 
-    /// Reads a range, checks its bytes, and returns how long it took in milliseconds.
+    /// Reads a range, checks its bytes, and returns the time in milliseconds.
     async fn read(&self, range: Range<u64>) -> u64 {
         let asked = Instant::now();
         let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..Default::default() };
@@ -133,7 +133,7 @@ impl Bench {
         asked.elapsed().as_millis() as u64
     }
 
-    /// Reads begun, reads hedged, reads that were dropped before their end.
+    /// Returns reads begun, reads hedged, and reads that were dropped before their end.
     fn counts(&self) -> (u64, u64, u64) {
         let begun = self.slow.begun.load(Relaxed);
         assert_eq!(self.counters.requests().get, begun, "both reads are counted");
@@ -153,7 +153,7 @@ async fn a_healthy_read_is_sent_once() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_asked_for_again() {
     let bench = Bench::new([slowness(10_000, 1)]).await;
-    // Nine times 15 ms, then a healthy read.
+    // The answer is late after nine times 15 ms. A healthy read follows.
     assert_eq!(bench.read(0..100).await, 135 + 21);
     assert_eq!(bench.counts(), (2, 1, 1));
 }
@@ -176,7 +176,7 @@ async fn a_body_that_falls_silent_is_finished_by_a_second_read() {
 async fn a_body_slower_than_its_likes_is_finished_by_a_second_read() {
     let bench = Bench::new([HEALTHY, slowness(20, 60)]).await;
     bench.read(0..1024 * KIB).await;
-    // The first took 16 ms: due after 9 × (15 ms + 16 ms) = 279 ms, when four of sixteen pieces are there.
+    // The first body took 16 ms. The second is due after 9 × (15 ms + 16 ms) = 279 ms, when four of sixteen pieces are there.
     assert_eq!(bench.read(0..1024 * KIB).await, 279 + 20 + 12);
     assert_eq!(bench.counts(), (3, 1, 1));
     let ranges = bench.slow.ranges.lock().expect("no holder panics").split_off(1);
@@ -204,7 +204,7 @@ async fn a_reader_that_takes_its_time_is_not_the_stores_fault() {
     assert_eq!(bench.counts(), (1, 0, 0));
 }
 
-/// A pipe ten times slower than expected is no reason to send everything twice.
+/// A pipe ten times slower than expected does not make every read go out twice.
 #[tokio::test(start_paused = true)]
 async fn a_slow_pipe_is_learnt() {
     let bench = Bench::new((0..100).map(|_| slowness(20, 40))).await;
@@ -214,7 +214,7 @@ async fn a_slow_pipe_is_learnt() {
     assert_eq!(bench.counts(), (10, 0, 0));
 }
 
-/// 5 % of 10,000 reads are slow: ten times what the budget pays for.
+/// 5 % of 10,000 reads are slow: ten times as many as the budget pays for.
 #[tokio::test(start_paused = true)]
 async fn the_budget_holds() {
     let reads = 10_000;
@@ -230,7 +230,7 @@ async fn the_budget_holds() {
     assert!(hedged >= most - 1, "{hedged} hedges of {reads} reads, though there were reasons for more");
 }
 
-/// After much reading without trouble no more than a few are sent again at once.
+/// After much reading without trouble only a few reads are sent again at once.
 #[tokio::test(start_paused = true)]
 async fn savings_are_bounded() {
     let script = (0..4_000).map(|_| HEALTHY).chain((0..100).map(|_| slowness(1_000, 1)));

@@ -1,4 +1,4 @@
-//! One data file as the Parquet reader asks for it: its footer, and ranges whose pages were looked at.
+//! One data file as the Parquet reader asks for it: its footer, and ranges with checked pages.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::footer::read_footer;
 use crate::pages;
 use crate::pinned::PinnedFile;
 
-/// A data file that partitions read, and its footer once one of them has asked for it.
+/// Data file that partitions read, and its footer once one of them has asked for it.
 pub(super) struct OpenFile {
     pub(super) pinned: PinnedFile,
     footer: OnceCell<Arc<ParquetMetaData>>,
@@ -38,25 +38,25 @@ impl OpenFile {
     }
 }
 
-/// One partition's reader of a data file.
+/// Reader of a data file for one partition.
 ///
-/// Errors name the file and keep their cause, so that [`crate::classify`] finds it. No range outside a file is asked for, and
-/// pages that claim more memory than they can need are refused.
+/// Errors name the file and keep their cause, so that [`crate::classify`] finds it. A range outside the file is refused
+/// before it is asked for, and so are pages that claim more memory than they can need.
 pub(super) struct Reader {
     file: Arc<OpenFile>,
     footers: Arc<FileMetadataCache>,
-    /// Length of footer and page index, where it is known.
+    /// Length of footer and page index in bytes, where it is known.
     footer_bytes: Option<usize>,
-    /// Values of columns that the file may lack and its partition knows.
+    /// Values of the file's partition for columns that the file may lack.
     constants: Option<FileConstants>,
-    /// Known once bytes were asked for.
+    /// Column chunks, once bytes were asked for.
     chunks: Option<Chunks>,
 }
 
-/// A file's column chunks in the order in which they lie.
+/// Column chunks of a file in the order of their places.
 struct Chunks {
     footer: Arc<ParquetMetaData>,
-    /// First byte, end, row group, column.
+    /// First byte, end, row group and column of each chunk.
     places: Vec<(u64, u64, usize, usize)>,
 }
 
@@ -75,7 +75,7 @@ impl Chunks {
         Self { footer, places }
     }
 
-    /// Looks at the pages of a range, if it lies in a column chunk.
+    /// Checks the pages of a range that lies in a column chunk.
     fn check(&self, range: &Range<u64>, bytes: &Bytes) -> Result<(), String> {
         let after = self.places.partition_point(|(start, ..)| *start <= range.start);
         let mut before = self.places[..after].iter().rev();
@@ -89,7 +89,7 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
 }
 
 impl Reader {
-    /// A reader of `file`, with what the scan knows of it in `planned`.
+    /// Makes a reader of `file`. `planned` has the facts that the scan knows about it.
     pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> Self {
         let footer_bytes = planned.metadata_size_hint;
         let constants = planned.extensions.get::<FileConstants>().cloned();
@@ -109,7 +109,7 @@ impl Reader {
             return Err(self.file.fault(format!("bytes {range:?} are not within its {size}")));
         }
         if self.chunks.is_none() {
-            // Mostly from the cache.
+            // The cache mostly has the footer.
             self.chunks = Some(Chunks::new(self.footer().await?));
         }
         let bytes = self.file.pinned.ranges(&ranges).await.map_err(external)?;
@@ -131,7 +131,7 @@ impl AsyncFileReader for Reader {
         self.ranges(ranges).boxed()
     }
 
-    /// Takes the page index along whatever was asked for: it lies next to the footer, and asking for it later would be
+    /// Reads the page index, too, whatever the options ask for. It lies next to the footer, and a later read of it would be
     /// another request for every reader of the file.
     fn get_metadata<'a>(
         &'a mut self,

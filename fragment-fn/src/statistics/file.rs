@@ -1,4 +1,4 @@
-//! What a whole file is known to hold, as the planner takes it.
+//! Statistics of a whole file, as the planner takes them.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics as ChunkStatistics;
 
-/// Statistics of a file under a table's schema, without its partition columns. The footer must be one of this crate's reading.
+/// Computes the statistics of a file under a table's schema, without its partition columns. The footer must come from
+/// [`crate::read_footer`].
 ///
-/// A bound is there only where every row group has one, and exact only where a row has that value for certain; a null count
-/// only where every row group counts. Floats have no exact bounds: their NaNs and zeros are not told.
+/// A bound exists only where every row group has one. It is exact only where a row has that value for certain. A null count
+/// exists only where every row group counts. Floats have no exact bounds, because bounds do not tell NaNs and zeros.
 ///
 /// # Errors
 /// A footer whose schema the engine does not know.
 pub fn file_statistics(footer: &ParquetMetaData, schema: &SchemaRef) -> Result<Statistics> {
-    // Row counts and sizes are right there.
+    // DataFusion's row counts and sizes are right.
     let mut statistics = DFParquetMetadata::statistics_from_parquet_metadata(footer, schema)?;
     let file = footer.file_metadata();
     let own = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())?;
@@ -39,11 +40,11 @@ pub fn file_statistics(footer: &ParquetMetaData, schema: &SchemaRef) -> Result<S
     Ok(statistics)
 }
 
-/// What is known of a column; None is nothing.
+/// Computes the statistics of a column. None means that nothing is known.
 fn known(footer: &ParquetMetaData, own: &Schema, name: &str, wanted: &DataType) -> Option<ColumnStatistics> {
     let rows = footer.row_groups().iter().map(|group| usize::try_from(group.num_rows()).ok()).sum::<Option<usize>>()?;
     let Some((_, field)) = own.column_with_name(name) else {
-        // It is read as NULL.
+        // The column is read as NULL.
         return Some(ColumnStatistics { null_count: Precision::Exact(rows), ..ColumnStatistics::new_unknown() });
     };
     let groups: Vec<&RowGroupMetaData> = footer.row_groups().iter().filter(|group| group.num_rows() > 0).collect();
@@ -75,7 +76,7 @@ fn known(footer: &ParquetMetaData, own: &Schema, name: &str, wanted: &DataType) 
     })
 }
 
-/// Bounds under the table's type, where every value of the file's has its place there and the order stays.
+/// Casts bounds to the table's type, where every value of the file fits there and the order stays.
 fn widened(values: &ArrayRef, wanted: &DataType) -> Option<ArrayRef> {
     let wanted = match wanted {
         DataType::Dictionary(_, of) => of,
@@ -90,7 +91,7 @@ fn widened(values: &ArrayRef, wanted: &DataType) -> Option<ArrayRef> {
     widens.then(|| cast_with_options(values, wanted, &strict).ok()).flatten()
 }
 
-/// The bound of all row groups; None where one has none, or none has one.
+/// Returns the outermost bound of all row groups. None where a group with values lacks one, or where no group has one.
 fn outermost(values: &ArrayRef, all_null: &[bool], exact: &[bool], better: Ordering) -> Option<Precision<ScalarValue>> {
     let mut held: Option<(ScalarValue, bool)> = None;
     for (group, (all_null, exact)) in all_null.iter().zip(exact).enumerate() {
@@ -106,7 +107,7 @@ fn outermost(values: &ArrayRef, all_null: &[bool], exact: &[bool], better: Order
             None => better,
         };
         match (&mut held, order) {
-            // A value that one group is known to have is there, whatever another's bound is cut to.
+            // One group has this value for certain. The file then has it, too, even where another group's bound is cut to it.
             (Some((_, held_exact)), Ordering::Equal) => *held_exact |= exact,
             (held, order) if order == better => *held = Some((value, *exact)),
             _ => {}
