@@ -25,7 +25,7 @@ pub struct CloudTable {
 }
 
 impl CloudTable {
-    /// Puts the files into a folder and returns the statement that makes a table of its name of them.
+    /// Puts the files into a folder. Returns the statement that creates a table of them; folder and table are called `name`.
     pub async fn put(&self, server: &S3Server, name: &str) -> anyhow::Result<String> {
         let store = server.store()?;
         for file in 0..self.files {
@@ -35,20 +35,20 @@ impl CloudTable {
         Ok(format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'"))
     }
 
-    /// `SELECT count(*), sum(c0), …` over the first columns.
+    /// Returns `SELECT count(*), sum(c0), …` over the first columns.
     pub fn query(&self, columns: usize) -> String {
         let sums: Vec<String> = (0..columns.min(self.columns)).map(|column| format!("sum(c{column})")).collect();
         format!("SELECT count(*), {} FROM t", sums.join(", "))
     }
 
-    /// Bytes of values in the first columns.
+    /// Returns the bytes of the values in the first columns.
     pub fn bytes(&self, columns: usize) -> u64 {
         (self.files * self.rows_per_file * columns.min(self.columns) * size_of::<i64>()) as u64
     }
 
     fn file(&self, file: usize) -> anyhow::Result<Bytes> {
         let mut rng = StdRng::seed_from_u64(self.seed + file as u64);
-        // 44 random bits and a sign: their sums do not overflow.
+        // Values have 44 random bits and a sign, so their sums do not overflow.
         let mut column = || {
             let values: Int64Array = (0..self.rows_per_file).map(|_| Some(rng.random::<i64>() >> 19)).collect();
             Arc::new(values) as ArrayRef

@@ -1,4 +1,4 @@
-//! Which codec results should travel in: bytes, and the time to encode, carry and decode them.
+//! Codecs for results: the bytes of each, and the time to encode, carry and decode them.
 
 use std::path::Path;
 use std::sync::Arc;

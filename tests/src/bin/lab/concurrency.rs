@@ -18,11 +18,11 @@ use super::tax::sibling;
 use super::workload::Concurrency;
 use super::{Bound, Outcome};
 
-/// What all users together saw.
+/// Latencies and usage of all users together, in one place.
 #[derive(Serialize)]
 struct Side {
     place: &'static str,
-    /// Each query's seconds, from its text to its last row.
+    /// Seconds of each query, from its text to its last row.
     latencies: Vec<f64>,
     seconds: f64,
     cpu: Shares,
@@ -53,7 +53,7 @@ pub async fn measure(
         server.set_shape(None);
         let session = cloud::session(&server, config, &sibling("bootstrap_under_test")?)?;
         run_with_events(&session, &create).await?;
-        // Starts every function and reads the footers.
+        // The first run starts every function and reads the footers.
         run_with_events(&session, &query).await?;
         server.set_shape(Some(shape.clone()));
         server.take_requests();

@@ -1,4 +1,4 @@
-//! Whose CPU time a stretch of a measurement took: the S3 server's, its clients', the whole machine's.
+//! CPU time of a stretch of a measurement: the S3 server's, its clients', the whole machine's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ pub struct Cpu {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Shares {
     pub server: f64,
-    /// This process without the server's threads, and its children.
+    /// Share of this process without the server's threads, and of its children.
     pub clients: f64,
-    /// Everything that runs here, strangers included.
+    /// Share of everything that runs on the machine, other users' programs included.
     pub machine: f64,
 }
 
@@ -37,7 +37,7 @@ impl Cpu {
         }
         let own = std::process::id().to_string();
         for process in fs::read_dir("/proc").context("/proc")?.flatten() {
-            // After the name in brackets: state, then the parent.
+            // State and parent follow the name in brackets.
             let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
             let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
             if parent == Some(own.as_str()) {
@@ -47,12 +47,12 @@ impl Cpu {
         Ok(Self { at: Instant::now(), server, clients, machine: machine()? })
     }
 
-    /// CPU time of this process without the server's threads, and of its children, since then.
+    /// Returns the CPU time of this process without the server's threads, and of its children, since `then`.
     pub fn clients_since(&self, then: &Self) -> Duration {
         self.clients.saturating_sub(then.clients)
     }
 
-    /// What was used since then.
+    /// Returns the shares that were used since `then`.
     pub fn shares_since(&self, then: &Self) -> Shares {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         let all = (self.at - then.at).as_secs_f64() * cores;
@@ -66,12 +66,12 @@ impl Cpu {
 }
 
 impl Shares {
-    /// The busiest of them.
+    /// Returns the largest share.
     pub fn most(&self) -> f64 {
         self.server.max(self.clients).max(self.machine)
     }
 
-    /// The larger of each, for several runs.
+    /// Returns the larger share of each kind, to sum up several runs.
     pub fn or_more(self, other: Self) -> Self {
         Self {
             server: self.server.max(other.server),
@@ -82,18 +82,18 @@ impl Shares {
 }
 
 fn tasks(process: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    // A process that has ended meanwhile has none.
+    // A process that has ended meanwhile has no tasks.
     let Ok(tasks) = fs::read_dir(process.join("task")) else { return Ok(Vec::new()) };
     Ok(tasks.flatten().map(|task| task.path()).collect())
 }
 
-/// Time on a core, in nanoseconds: the first figure of `schedstat`.
+/// Returns a task's time on a core: the first figure of `schedstat`, in nanoseconds.
 fn run_time(task: &Path) -> Duration {
     let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
     Duration::from_nanos(text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or_default())
 }
 
-/// Busy time of all cores: `/proc/stat`, in hundredths of a second, all columns but idle and waiting for disks.
+/// Returns the busy time of all cores: in `/proc/stat`, all columns but idle and waiting for disks, in hundredths of a second.
 fn machine() -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let line = text.lines().next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What EXPLAIN COST says, beside what the report then says: calibrated on tables of its own, tested on TPC-H and random queries,
-//! on cloud-shaped S3.
+//! Estimates of EXPLAIN COST beside the report's figures. They are calibrated on tables of their own and tested on TPC-H and
+//! random queries, on cloud-shaped S3.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ use super::tax::sibling;
 use super::workload::Estimates;
 use super::{Bound, Outcome};
 
-/// One query, foretold and run.
+/// Query that was estimated and then run.
 #[derive(Serialize)]
 struct Sample {
     name: String,
@@ -35,7 +35,7 @@ struct Sample {
     all_remote: bool,
 }
 
-/// A figure before and after.
+/// Estimate of a figure, and the figure itself.
 #[derive(Clone, Copy, Serialize)]
 struct Foretold {
     expected: f64,
@@ -107,7 +107,7 @@ fn is_function(item: &str) -> bool {
     matches!(item, "compute" | "start-up")
 }
 
-/// The row that says what will run: each figure expected and at most.
+/// Row of the picked place: each figure as expected and at most.
 struct Picked {
     dollars: (f64, f64),
     gigabyte_seconds: (f64, f64),

@@ -95,7 +95,7 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
     })
 }
 
-/// Takes a request apart and puts an answer together, as any transport must.
+/// Invoker that decodes a request and encodes an answer, as any transport must.
 #[derive(Debug)]
 struct Framing {
     answer: gust_protocol::FragmentResult,
@@ -134,7 +134,7 @@ async fn one_row() -> anyhow::Result<gust_protocol::FragmentResult> {
     Ok(writer.finish().await?)
 }
 
-/// A scan of as many distinct files as there are fragments; none of them is ever opened.
+/// Returns a scan of as many distinct files as there are fragments. None of them is ever opened.
 fn scan(fragments: usize) -> anyhow::Result<Arc<dyn ExecutionPlan>> {
     let file = |index: usize| PartitionedFile::new(format!("lab/part-{index:05}.parquet"), 1000 + index as u64);
     let groups = vec![FileGroup::new((0..fragments).map(file).collect()), FileGroup::default()];
@@ -145,7 +145,7 @@ fn scan(fragments: usize) -> anyhow::Result<Arc<dyn ExecutionPlan>> {
 
 fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryContext {
     let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
-    // Each fragment once, however busy the machine is.
+    // Without speculation each fragment is invoked once, however busy the machine is.
     let settings = SchedulerSettings { speculation: SpeculationPolicy::NEVER, ..SchedulerSettings::new(in_flight, 0) };
     let scheduler = Scheduler::new(Arc::clone(framing) as _, Arc::default(), settings);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
@@ -160,7 +160,7 @@ fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryCon
     }
 }
 
-/// The handler alone: one tiny fragment after the other, warm, in microseconds.
+/// Runs tiny fragments through the warm handler, one after the other. Returns the microseconds of each.
 async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
     let path = std::path::absolute(cache.join("one-row.parquet"))?;
     let context = SessionContext::new();

@@ -1,4 +1,4 @@
-//! Random queries under random faults: right, or a typed error in time; never wrong rows, never an orphan.
+//! Random queries under random faults. They end right or with a typed error in time, never with wrong rows or an orphan.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::tax::sibling;
 use super::workload::Faults;
 use super::{Bound, Outcome, on_all_cores};
 
-/// Many seeds in virtual time, on all cores.
+/// Runs many seeds in virtual time, on all cores.
 pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
     let started = Instant::now();
     let trials: Vec<(u64, Trial)> = on_all_cores(seeds, |seed| (seed, trial(seed, adoption)));
@@ -67,7 +67,7 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
     }
 }
 
-/// One seed with everything that happened.
+/// Runs one seed, and shows everything that happened.
 pub fn reproduce(seed: u64, adoption: Adoption) -> Outcome {
     let (mut table, trial) = trial_in_full(seed, adoption);
     let passed = trial.broken.is_empty();
@@ -83,7 +83,7 @@ pub fn reproduce(seed: u64, adoption: Adoption) -> Outcome {
     }
 }
 
-/// Some seeds with real function processes, one after the other; `only` one of them with what it says.
+/// Runs some seeds with real function processes, one after the other. `only` runs one of them, and shows its query and its end.
 pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
     let bench = chaos::Bench::new(&sibling("faulty_bootstrap")?, cache).await?;
     let started = Instant::now();

@@ -1,6 +1,6 @@
-//! Damaged Parquet files, many of them: what a session makes of each, and the memory that it takes.
+//! Many damaged Parquet files: a session's answer to each, and the memory that reading takes.
 //!
-//! The file that is being read stays in the cache folder: where it ends the program, it is there.
+//! The file that is being read stays in the cache folder. If it ends the program, it can be found there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use gust_tests::query::session;
 
 use super::{Bound, Outcome as Measured};
 
-/// Of the whole program, with the decoders' buffers for files of some kilobytes.
+/// Memory of the whole program, with the decoders' buffers for files of some kilobytes.
 const PEAK_MIB_MAX: f64 = 512.0;
 
 pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Measured> {
@@ -28,7 +28,7 @@ pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyh
     for seed in seeds {
         let (name, damage, bytes) = damaged(&files, seed);
         let reading = Instant::now();
-        // Every seed is read in one of the two ways; a single one in both.
+        // Each seed is read on one of the two targets. A single seed is read on both.
         for session in sessions
             .iter()
             .skip(if only.is_some() { 0 } else { seed as usize % 2 })
@@ -75,7 +75,7 @@ fn bound(what: &str, measured: f64, aim: f64, unit: &'static str) -> Bound {
     Bound { what: what.to_owned(), measured, aim, worst: aim, unit }
 }
 
-/// The most memory that this program has held.
+/// Returns the most memory that this program has held.
 fn peak_mib() -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `--on local` must cost nothing: the same queries through a session and through a stock SessionContext.
+//! `--on local` must cost nothing: the same queries run through a session and through a stock SessionContext.
 
 use std::path::Path;
 use std::time::Instant;

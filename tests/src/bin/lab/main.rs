@@ -1,4 +1,4 @@
-//! `lab`: the measurements. Workloads stand in `tests/lab.toml`, fixed before measuring; every figure comes with its raw
+//! `lab`: the measurements. Their workloads stand in `tests/lab.toml`, fixed before measuring. Every figure comes with its raw
 //! samples (`--json`), its validity checks, and its aim.
 //!
 //! ```text
@@ -70,47 +70,47 @@ enum Measurement {
     Local,
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
     Wheel,
-    /// What counting and pricing cost, beside the queries that are counted and priced
+    /// Cost of counting and pricing, beside that of the queries that are counted and priced
     Metering,
     /// Codecs for results on the wire
     Compression,
     /// Random queries under random faults, in virtual time or with real processes
     Faults {
-        /// How many histories
+        /// Number of histories
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
-        /// Show everything that happens in one of them
+        /// Seed of one history, of which everything is shown
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
-        /// Read whatever was written last, unchecked: the seeds must then fail
+        /// Take the result that was written last, unchecked: the seeds must then fail
         #[arg(long)]
         without_adoption: bool,
-        /// So many with real function processes instead, in real time
+        /// Number of histories with real function processes instead, in real time
         #[arg(long, value_name = "SEEDS")]
         processes: Option<u64>,
-        /// One of those
+        /// Seed of one history with real function processes
         #[arg(long, value_name = "N")]
         process_seed: Option<u64>,
     },
     /// Random queries of mixed types in every format, read back by pyarrow and Python
     Formats {
-        /// How many queries
+        /// Number of queries
         #[arg(long, default_value_t = 2_000)]
         seeds: u64,
-        /// The first of them
+        /// Seed of the first query
         #[arg(long, default_value_t = 0)]
         first: u64,
     },
     /// Damaged Parquet files: rows or an error that names the file, in bounded memory
     Fuzz {
-        /// How many
+        /// Number of damaged files
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
-        /// One of them, in both ways, and what it answers
+        /// Seed of one file, read on both targets, of which the answers are shown
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
-    /// Stragglers in virtual time: the tail with and without second attempts, and what they cost
+    /// Stragglers in virtual time: the tail with and without second attempts, and their cost
     Tail,
     /// A published query at scale factor 1000 in virtual time, and ours beside it
     Model,
@@ -126,7 +126,7 @@ enum Measurement {
     },
     /// The 22 TPC-H queries under memory limits, each a process, against DuckDB
     Memory {
-        /// A smaller scale factor than the workload's, with limits that are smaller by as much
+        /// Scale factor below the workload's; the limits shrink by as much
         #[arg(long = "sf")]
         scale: Option<f64>,
         #[arg(long, value_delimiter = ',')]
@@ -140,13 +140,13 @@ enum Measurement {
     Operators,
     /// Random statements over NULL, NaN, -0.0, empty texts and extremes against DuckDB
     OddValues {
-        /// How many statements
+        /// Number of statements
         #[arg(long, default_value_t = 5_000)]
         seeds: u64,
-        /// The first of them
+        /// Seed of the first statement
         #[arg(long, value_name = "N", default_value_t = 0)]
         from: u64,
-        /// This one alone
+        /// Seed of one statement, run alone
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
@@ -162,7 +162,7 @@ enum Measurement {
     },
 }
 
-/// What every measurement hands back.
+/// Result of a measurement.
 #[derive(Serialize)]
 struct Outcome {
     name: &'static str,
@@ -172,11 +172,11 @@ struct Outcome {
     /// Raw samples and derived figures.
     samples: serde_json::Value,
     bounds: Vec<Bound>,
-    /// What would make the figures worthless, each with whether it held.
+    /// Conditions without which the figures are worthless, each with whether it held.
     validity: Vec<(String, bool)>,
 }
 
-/// A figure against its aim and the worst that is acceptable; smaller is better.
+/// Figure with its aim and the worst that is acceptable. Smaller is better.
 #[derive(Serialize)]
 struct Bound {
     what: String,
@@ -211,7 +211,7 @@ async fn main() -> ExitCode {
 async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     let workload = workload::read(&lab.workload)?;
     std::fs::create_dir_all(&lab.cache)?;
-    // An object's path has no `..`.
+    // A canonical path has no `..`, which an object's path could not have.
     let cache: &Path = &lab.cache.canonicalize()?;
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
@@ -259,14 +259,14 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Runs what has runtimes, and a time, of its own.
+/// Runs a measurement on a thread of its own, because it makes runtimes with a time of their own.
 fn virtually<T: Send>(measure: impl FnOnce() -> T + Send) -> T {
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| scope.spawn(measure).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-/// Runs `work` for each number below `count`, on all cores, and returns what came of it in order.
+/// Runs `work` for each number below `count`, on all cores, and returns the results in the order of the numbers.
 fn on_all_cores<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let next = AtomicU64::new(0);
     let some = || {

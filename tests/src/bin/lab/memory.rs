@@ -1,5 +1,5 @@
-//! TPC-H under memory limits: each query is a process of its own, its rows are compared with DuckDB's, and the most memory that it
-//! and its function processes had at once (VmHWM, the resident set's high-water mark) is shown beside the limit.
+//! TPC-H under memory limits. Each query is a process of its own, and its rows are compared with DuckDB's. Beside the limit stands
+//! the most memory that it and its function processes had at once (VmHWM, the resident set's high-water mark).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,10 +22,10 @@ use super::tax::sibling;
 use super::workload::Memory;
 use super::{Bound, Outcome};
 
-/// How often the processes are looked at: a high-water mark never falls, only the end of a process is missed.
+/// Pause between looks at the processes. A high-water mark never falls, so only the last pause of a process can be missed.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What to run, where the command line narrows it down.
+/// Runs that the command line chooses from the workload. An empty list chooses all.
 pub struct Choice {
     pub scale: Option<f64>,
     pub queries: Vec<usize>,
@@ -33,7 +33,7 @@ pub struct Choice {
     pub limits: Vec<String>,
 }
 
-/// One query's run.
+/// Run of one query.
 #[derive(Serialize)]
 struct Ran {
     query: usize,
@@ -44,7 +44,7 @@ struct Ran {
     seconds: f64,
     planned_again: bool,
     coordinator_peak_bytes: u64,
-    /// Of each function process, largest first.
+    /// Peak of each function process, largest first.
     function_peak_bytes: Vec<u64>,
 }
 
@@ -84,7 +84,7 @@ fn line(ran: &Ran) -> String {
     format!("{query:>5}  {on:<9}  {limit:<8}  {seconds:>7.1}  {:>15}  {functions:<22}  {verdict}{again}", peak >> 20)
 }
 
-/// DuckDB's rows, kept beside the tables.
+/// Writes DuckDB's rows beside the tables, unless they are there. Returns their folder.
 fn judge(tables: &Tables, numbers: &[usize], cache: &Path, scale: f64) -> anyhow::Result<PathBuf> {
     let judged = cache.join(format!("tpch-sf{scale}-judged"));
     let missing = |number: &&usize| !judged.join(format!("q{number:02}.arrow")).exists();
@@ -153,7 +153,7 @@ fn run(
     })
 }
 
-/// `512MiB`, `1GiB` or `default`; a smaller scale has smaller limits.
+/// Parses `512MiB`, `1GiB` or `default`. A smaller scale has smaller limits, by `share`.
 fn limit_bytes(limit: &str, share: f64) -> anyhow::Result<Option<u64>> {
     if limit == "default" {
         return Ok(None);
@@ -174,7 +174,7 @@ fn read_stream(path: &Path) -> anyhow::Result<Vec<RecordBatch>> {
     Ok(if batches.is_empty() { vec![empty] } else { batches })
 }
 
-/// Whether a process ended well, and the most memory that it, first, and each of its children had.
+/// Waits for a process. Returns whether it ended well, and the peaks of itself, first, and of each of its children.
 fn watch(mut child: Child) -> anyhow::Result<(bool, Vec<u64>)> {
     let parent = child.id().to_string();
     let (mut own, mut children) = (0, BTreeMap::new());
@@ -197,7 +197,7 @@ fn watch(mut child: Child) -> anyhow::Result<(bool, Vec<u64>)> {
 }
 
 fn is_child(process: &Path, parent: &str) -> bool {
-    // After the name in brackets: state, then the parent.
+    // State and parent follow the name in brackets.
     let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(parent)
 }

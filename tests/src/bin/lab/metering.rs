@@ -1,4 +1,4 @@
-//! What metering costs: nanoseconds an event × events, beside the CPU time of the query that they belong to.
+//! Cost of metering: nanoseconds an event × events, beside the CPU time of the query that they belong to.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub async fn measure(metering: &Metering, cache: &Path) -> anyhow::Result<Outcom
     let (mut samples, mut worst) = (Vec::new(), 0.0_f64);
     for number in &metering.queries {
         let sql = queries::query(*number);
-        // Starts the functions, and reads the footers.
+        // The first run starts the functions and reads the footers.
         run_with_events(&session, sql).await?;
         let cpu = Cpu::now()?;
         let mut runs = Vec::new();
@@ -83,7 +83,7 @@ pub async fn measure(metering: &Metering, cache: &Path) -> anyhow::Result<Outcom
     })
 }
 
-/// Nanoseconds to book one event, in a log of its own.
+/// Returns the nanoseconds to book one event, in a log of its own.
 fn event_ns(repeats: usize) -> f64 {
     let id = FragmentId { query: "0123456789abcdef0123456789abcdef".to_owned(), stage: 0, index: 0 };
     let log = EventLog::start();
@@ -94,14 +94,14 @@ fn event_ns(repeats: usize) -> f64 {
     nanoseconds_each(started.elapsed(), repeats)
 }
 
-/// Nanoseconds that counting adds to a read of one byte from memory.
+/// Returns the nanoseconds that counting adds to a read of one byte from memory.
 async fn request_ns(repeats: usize) -> anyhow::Result<f64> {
     let plain: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let key = Key::from("a");
     plain.put(&key, "a".into()).await?;
     let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(Arc::clone(&plain), Arc::new(Counters::default())));
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    // Taking turns, so that both meet the same machine.
+    // The two stores take turns, so that both meet the same machine.
     for _ in 0..20 {
         for (store, seconds) in [(&plain, &mut without), (&counted, &mut with)] {
             let started = Instant::now();
@@ -114,7 +114,7 @@ async fn request_ns(repeats: usize) -> anyhow::Result<f64> {
     Ok((median(&with) - median(&without)).max(0.0))
 }
 
-/// Seconds to make a priced report of a query's events, median.
+/// Returns the seconds to make a priced report of a query's events, median of `runs`.
 fn fold_seconds(events: &[gust_engine::events::Stamped], tariff: &Tariff, runs: usize) -> f64 {
     let seconds = (0..runs).map(|_| {
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! Published queries at scale factor 1000 in virtual time, from microbenchmarks alone; then ours on the same bytes.
 //!
-//! Nothing is fitted to a query's time. Where the model is off by more than the workload allows, it says so and claims no cents.
+//! Nothing is fitted to a query's time. Where the model is off by more than the workload allows, the table shows no cents.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::{Bound, Outcome, on_all_cores};
 
 const MIB: u64 = 1 << 20;
 
-/// What our coordinator adds per fragment (`lab fanout`), in the model that packs.
+/// Time that our coordinator adds per fragment (`lab fanout`), in the model that packs.
 const FRAGMENT_OVERHEAD: Duration = Duration::from_micros(20);
 
 pub fn measure(model: &Model, fleet: &Platform, prices: &Prices) -> Outcome {
@@ -45,7 +45,7 @@ pub fn measure(model: &Model, fleet: &Platform, prices: &Prices) -> Outcome {
             what: format!("error of {name}'s seconds"),
             measured: off.abs(),
             aim: model.error_max,
-            // A missed aim is a finding, no failure.
+            // A missed aim is a finding, not a failure.
             worst: f64::INFINITY,
             unit: "of all",
         });
@@ -100,7 +100,7 @@ fn middle(figures: &[Figures]) -> Figures {
     }
 }
 
-/// Their functions: one request an input object, and everything through the exchange; nothing is done twice.
+/// Returns the setup of the published functions: one request an input object, all results through the exchange, nothing twice.
 fn theirs(fleet: &Platform, seed: u64) -> Setup {
     let speculation = SpeculationPolicy::NEVER;
     Setup {
@@ -111,14 +111,14 @@ fn theirs(fleet: &Platform, seed: u64) -> Setup {
     }
 }
 
-/// Five lineitem files a worker, and one worker that adds up.
+/// Returns Q6: five lineitem files a worker, and one worker that adds up.
 fn q6(model: &Model) -> Vec<Vec<Query>> {
     let bytes = share(model.lineitem_bytes, model.q6_lineitem_share) / model.lineitem_files as u64;
     let workers = workers(model.lineitem_files, 5);
     vec![vec![stage(vec![bytes; model.lineitem_files], workers)], vec![stage(vec![1024; workers], 1)]]
 }
 
-/// Two scans that shuffle, a join, and one worker that adds up.
+/// Returns Q12: two scans that shuffle, a join, and one worker that adds up.
 fn q12(model: &Model) -> Vec<Vec<Query>> {
     let scan = |bytes: u64, columns: f64, files: usize, each: usize| {
         stage(vec![share(bytes, columns) / files as u64; files], workers(files, each))
@@ -134,7 +134,7 @@ fn q12(model: &Model) -> Vec<Vec<Query>> {
     vec![vec![lineitem, orders], vec![join], vec![stage(vec![1024; model.q12_partitions], 1)]]
 }
 
-/// As many workers as their generator plans for some files.
+/// Returns the number of workers that the published generator plans for some files.
 fn workers(files: usize, each: usize) -> usize {
     files / each + files % each
 }
@@ -154,7 +154,7 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
     Query { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
 }
 
-/// Where phases of queries run.
+/// Platform and settings on which phases of queries run.
 struct Setup {
     platform: Platform,
     settings: Settings,
@@ -164,7 +164,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// What the phases take, and whether their rows were right.
+    /// Runs the phases. Returns their figures, and whether their rows were right.
     fn run(&self, phases: &[Vec<Query>], prices: &Prices) -> (Figures, bool) {
         let (ended, all_right) = self.world(phases);
         (figures(&ended, phases, prices), all_right)
@@ -206,7 +206,7 @@ fn figures(ended: &Ended, phases: &[Vec<Query>], prices: &Prices) -> Figures {
     Figures { functions: served.invocations as f64, seconds, cents: 100.0 * dollars, requests: gets + puts }
 }
 
-/// What the planner would reckon with.
+/// Returns the time model that the planner would have of the platform.
 fn time_model(platform: &Platform) -> TimeModel {
     TimeModel {
         stage_overhead: Duration::from_millis(50),
@@ -223,7 +223,7 @@ fn time_model(platform: &Platform) -> TimeModel {
     }
 }
 
-/// The scans that we would run for their queries, as files of projected columns.
+/// Returns the scans that we would run for the published queries, as files of projected columns.
 fn ours_of(model: &Model) -> Vec<(&'static str, Vec<Vec<u64>>)> {
     let files = |bytes: u64, columns: f64, files: usize| vec![share(bytes, columns) / files as u64; files];
     let lineitem = |columns: f64| files(model.lineitem_bytes, columns, model.lineitem_files);
@@ -234,7 +234,7 @@ fn ours_of(model: &Model) -> Vec<(&'static str, Vec<Vec<u64>>)> {
     ]
 }
 
-/// Our packing, with a function of one core; results of the size that these queries have ride in the response.
+/// Runs scans with our packing. A function has one core; results of the size that these queries have ride in the response.
 fn ours(
     model: &Model,
     fleet: &Platform,
@@ -265,7 +265,7 @@ fn ours(
     Setup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
 }
 
-/// Many fragments on a platform where nothing is warm.
+/// Runs many fragments on a platform without warm environments.
 fn ramp(model: &Model, fleet: &Platform, clones: u32, bytes: u64) -> (Ended, bool) {
     let functions = model.ramp_functions;
     let platform = Platform { functions: clones, concurrent_max: functions, ..fleet.clone() };

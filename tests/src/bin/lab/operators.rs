@@ -1,4 +1,4 @@
-//! Every query of the suite of operators under memory limits, everywhere and with every number of partitions.
+//! Every query of the suite of operators under memory limits, locally and in-process, with every number of partitions.
 
 use gust_engine::config::Target;
 use gust_tests::pressure::{Data, PARTS, Tally, Way, queries};

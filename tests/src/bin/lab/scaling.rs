@@ -1,4 +1,4 @@
-//! How much faster more functions are where the network is the bound: one scan, one run, one pipe for each function.
+//! Speed-up by more functions where the network is the bound: one scan, one run, one pipe for each function.
 
 use std::time::Instant;
 
@@ -20,18 +20,19 @@ use super::tax::sibling;
 use super::workload::Scaling;
 use super::{Bound, Outcome};
 
-/// Makes every function process run before it is measured.
+/// Query that starts every function process before the measured run.
 const WARM_UP: &str = "SELECT count(*), sum(c0) FROM w";
 
-/// One timed run.
+/// Run that was timed.
 #[derive(Serialize)]
 struct Sample {
     seconds: f64,
-    /// Text to plan, and the last answer to the last row: what more functions do not shorten.
+    /// Seconds from the text to the plan, and from the last answer to the last row, which more functions do not shorten.
     serial_seconds: f64,
     cpu: Shares,
-    /// GETs and bytes by the functions' identities (by the coordinator's where it runs locally), off the server.
+    /// GETs by the functions' identities (by the coordinator's where it runs locally), counted by the server.
     gets: u64,
+    /// Bytes by the same identities.
     bytes: u64,
     /// Bytes of the busiest pipe over their mean.
     imbalance: f64,
@@ -57,7 +58,7 @@ pub async fn measure(
     Ok(outcome(scaling, data, &rows))
 }
 
-/// A server with the tables, and the function program.
+/// Server with the tables, and the statements that are run on it.
 struct Bench<'a> {
     server: S3Server,
     create: String,
@@ -83,8 +84,9 @@ impl<'a> Bench<'a> {
         Ok(samples)
     }
 
-    /// Functions that run but have not seen the table; a coordinator that has planned the query before. Each run of a row
-    /// meets other latencies, the same as that run of the other rows.
+    /// Runs the query once. The functions run but have not seen the table; the coordinator has planned the query before.
+    ///
+    /// Each run of a row meets other latencies, the same as that run of the other rows.
     async fn sample(&self, target: Target, functions: u32, run: u64) -> anyhow::Result<Sample> {
         self.server.set_shape(None);
         let config = Config { on: target, functions_max: functions, ..Config::default() };
@@ -129,7 +131,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// All runs with the same functions; none is the coordinator alone.
+/// All runs with the same number of functions. None is the coordinator alone.
 struct Row {
     functions: u32,
     samples: Vec<Sample>,

@@ -1,4 +1,4 @@
-//! What stragglers do to a query's tail, and what second attempts do about it, in virtual time.
+//! Effect of stragglers on a query's tail, and of second attempts and hedged reads against them, in virtual time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::workload::Tail;
 use super::{Bound, Outcome, on_all_cores};
 
-/// What is done about what is slow.
+/// Measures against slow attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Policy {
     name: &'static str,
@@ -76,7 +76,7 @@ pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
 
 /// Many queries of one kind.
 struct Row {
-    /// Sorted.
+    /// Seconds of each query, sorted.
     seconds: Vec<f64>,
     gigabyte_seconds: f64,
     second_attempts: u64,
@@ -143,7 +143,7 @@ fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), pol
         model,
         inline_bytes_max: 1 << 20,
         rows_max: 3,
-        // Also for second attempts there is a warm one.
+        // Second attempts find a warm environment, too.
         warm: fragments + fragments.div_ceil(10),
     };
     let packing = Packing {
@@ -154,7 +154,7 @@ fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), pol
         lanes_max: 1,
     };
     let query = Query {
-        // Bursts are full again.
+        // Bursts are full again by then.
         begins: Duration::from_secs(10),
         timeout: Duration::from_secs(600),
         file_bytes: vec![tail.fragment_bytes; fragments],

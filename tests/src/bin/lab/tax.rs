@@ -1,4 +1,4 @@
-//! What a trip through function processes costs over running locally, on data so small that nothing else counts.
+//! Extra time of a trip through function processes over running locally, on data so small that nothing else counts.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -64,7 +64,7 @@ struct Row {
     all_remote: bool,
 }
 
-/// Steps of an attempt, microseconds, one sample an attempt.
+/// Steps in microseconds, one sample for each attempt, and for each adopted fragment in `reply`.
 #[derive(Default)]
 struct Spans {
     outside: Vec<f64>,
@@ -128,7 +128,7 @@ async fn pairs(tax: &Tax, fragments: u32, folder: &Path, bootstrap: &Path) -> an
         all_remote: true,
     };
     for pair in 0..tax.pairs {
-        // Whoever goes first may find warmer caches: take turns.
+        // The first of a pair may warm caches for the second, so the two take turns.
         let (mut local_ms, mut functions_ms) = (0.0, 0.0);
         for turn in 0..2 {
             let started = Instant::now();
@@ -160,7 +160,7 @@ async fn session(target: Target, functions_max: u32, folder: &Path, bootstrap: &
     Ok(session)
 }
 
-/// One tiny file a fragment.
+/// Writes one tiny file for each fragment, unless they are there. Returns their folder.
 async fn data(cache: &Path, files: u32, rows: usize) -> anyhow::Result<PathBuf> {
     let folder = cache.join(format!("tax-{files}-{rows}"));
     if folder.join("done").exists() {
@@ -182,7 +182,7 @@ async fn data(cache: &Path, files: u32, rows: usize) -> anyhow::Result<PathBuf> 
     Ok(folder.join("t"))
 }
 
-/// A binary beside this one.
+/// Returns the path of a binary beside this one.
 pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     anyhow::ensure!(path.exists(), "{} is not there\nhint: cargo build --release -p gust-tests", path.display());

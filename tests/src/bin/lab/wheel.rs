@@ -1,5 +1,5 @@
-//! Beside the published Python wheel of DataFusion: the same queries over the same files, taking turns with a stock
-//! SessionContext and with `--on local` of this build.
+//! The published Python wheel of DataFusion against this build. The same queries over the same files take turns on the wheel, on a
+//! stock SessionContext, and with `--on local` of this build.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,7 +21,7 @@ use serde_json::json;
 use super::Outcome;
 use super::workload::Local;
 
-/// Who takes turns, as the table names them.
+/// Programs that take turns, as the table names them.
 const SIDES: [&str; 3] = ["wheel", "stock", "local"];
 
 pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
@@ -90,7 +90,7 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     Ok(Outcome { name: "wheel", table, samples, bounds: Vec::new(), validity })
 }
 
-/// A Python process that runs statements one after the other.
+/// Python process that runs statements one after the other.
 struct Wheel {
     child: Child,
     questions: ChildStdin,
@@ -120,7 +120,7 @@ impl Wheel {
         Ok(Self { child, questions, answers, version: version.trim().to_owned() })
     }
 
-    /// Seconds as the wheel's own process measured them, and rows.
+    /// Runs a statement. Returns the seconds as the wheel's own process measured them, and the number of rows.
     fn run(&mut self, sql: &str) -> anyhow::Result<(f64, usize)> {
         writeln!(self.questions, "{}", json!(sql))?;
         self.questions.flush()?;

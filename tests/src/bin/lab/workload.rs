@@ -16,7 +16,7 @@ pub struct Workload {
     pub estimate: Estimates,
     pub fanout: Fanout,
     pub faults: Faults,
-    /// A platform in virtual time.
+    /// Platform in virtual time.
     pub fleet: Platform,
     pub prices: Prices,
     pub tail: Tail,
@@ -27,7 +27,7 @@ pub struct Workload {
     pub compression: Compression,
     pub memory: Memory,
     pub operators: Operators,
-    /// The S3 that `scaling` and `concurrency` run on, and the table there.
+    /// S3 that `scaling` and `concurrency` run on. The next field is the table there.
     pub cloud: Shape,
     pub cloud_table: CloudTable,
     pub scaling: Scaling,
@@ -117,7 +117,7 @@ pub struct Faults {
     pub process_seeds: u64,
 }
 
-/// Dollars.
+/// Prices in dollars.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prices {
@@ -172,7 +172,7 @@ pub struct Published {
     pub q12: Figures,
 }
 
-/// What a query took.
+/// Usage of a query.
 #[derive(Debug, Clone, Copy, Default, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figures {
@@ -221,7 +221,7 @@ pub struct Scaling {
     pub judged: Vec<JudgedScaling>,
 }
 
-/// What is asked of the N functions over their speed-up.
+/// Bounds of the number of functions over their speed-up.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JudgedScaling {
@@ -234,12 +234,12 @@ pub struct JudgedScaling {
 #[serde(deny_unknown_fields)]
 pub struct Concurrency {
     pub functions: u32,
-    /// The first columns of the table, summed.
+    /// Number of the table's first columns that are summed.
     pub columns: usize,
     /// Queries of each user, one after the other.
     pub rounds: usize,
     pub cpu_share_max: f64,
-    /// p99 of functions over p99 of local.
+    /// Bound of p99 on functions over p99 locally.
     pub aim_ratio: f64,
     pub worst_ratio: f64,
 }
