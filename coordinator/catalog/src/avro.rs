@@ -1,9 +1,10 @@
 //! Partition fields of a manifest under names that iceberg's Avro reader takes.
 //!
-//! A partition field may have any name. Java writes it into the Avro schema with other letters in place of those that Avro does
-//! not know, PyIceberg as it is, ClickHouse names it like its column; iceberg 0.10 refuses the last two and would read the first as
-//! NULL. Values are found by their order, so each field is called after its id in the file's header before iceberg sees it. To be
-//! taken out when iceberg resolves partition fields by id (apache/iceberg-rust reads them by name as of 0.10.1).
+//! A partition field may have any name. Java writes it into the Avro schema with other letters in place of those that Avro
+//! does not know. PyIceberg writes it as it is. ClickHouse gives it the name of its column. iceberg 0.10 refuses the last
+//! two, and would read the first as NULL. Values are found by their order, so each field is renamed after its id in the
+//! file's header before iceberg sees it. Take this out when iceberg resolves partition fields by id (apache/iceberg-rust
+//! reads them by name as of 0.10.1).
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -12,11 +13,11 @@ const MAGIC: &[u8] = b"Obj\x01";
 /// Field id of a data file's partition, in the specification of manifests.
 const PARTITION_FIELD_ID: u64 = 102;
 const PARTITION_FIELD_NAME: &str = "partition";
-/// Ids of partition fields where a spec of version 1 has none.
+/// First id of partition fields in a spec of version 1 that has none.
 const FIRST_PARTITION_ID: u64 = 1000;
 
-/// The manifest with its partition fields called after their ids; as it is where its header is not what it should be, for
-/// iceberg to say why.
+/// Renames the partition fields of a manifest after their ids. A manifest with a damaged header stays as it is, and iceberg
+/// reports the fault.
 pub(crate) fn with_partition_ids_as_names(manifest: &Bytes) -> Bytes {
     renamed(manifest).unwrap_or_else(|| manifest.clone())
 }
@@ -55,7 +56,7 @@ fn renamed(manifest: &[u8]) -> Option<Bytes> {
     Some(write(&entries, rest))
 }
 
-/// The fields of the record that a data file's partition is.
+/// Finds the fields of the record that is a data file's partition.
 fn partition_fields(schema: &mut Value) -> Option<&mut Vec<Value>> {
     match schema {
         Value::Object(object) => {
@@ -74,7 +75,7 @@ fn partition_fields(schema: &mut Value) -> Option<&mut Vec<Value>> {
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The metadata of an Avro file, and what follows it.
+/// Reads the metadata of an Avro file, and returns it with the bytes behind it.
 fn read_header(file: &[u8]) -> Option<(Entries, &[u8])> {
     let mut rest = file.strip_prefix(MAGIC)?;
     let mut entries = Vec::new();
@@ -83,7 +84,7 @@ fn read_header(file: &[u8]) -> Option<(Entries, &[u8])> {
         if count == 0 {
             return Some((entries, rest));
         }
-        // A negative count is followed by the block's length in bytes.
+        // The block's length in bytes follows a negative count.
         if count < 0 {
             read_long(&mut rest)?;
         }
@@ -117,7 +118,7 @@ fn read_bytes(rest: &mut &[u8]) -> Option<Vec<u8>> {
     Some(bytes.to_vec())
 }
 
-/// A zigzag number of variable length.
+/// Reads a zigzag number of variable length.
 fn read_long(rest: &mut &[u8]) -> Option<i64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
@@ -181,7 +182,7 @@ mod tests {
         };
         check(&["day"], &["day"]);
         check(&["é", "a b", "1st", "x-y", "", "日本", "p\"q\\"], &["é", "a b", "1st", "x-y", "", "日本", "p\"q\\"]);
-        // The Java writer spells them so.
+        // The Java writer spells the names in this way.
         check(&["é", "1st", "x-y"], &["_xE9", "_1st", "x_x2Dy"]);
         check(&[], &[]);
     }

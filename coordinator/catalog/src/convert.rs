@@ -1,4 +1,4 @@
-//! Between iceberg's types and ours. Nothing else in the crate's surface knows both.
+//! Conversions between iceberg's types and ours. No other module of the crate's surface knows both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -54,7 +54,10 @@ fn primitive_type(primitive: &ice::PrimitiveType) -> Type {
     }
 }
 
-/// Err: duplicate names or ids, and what else iceberg finds wrong with a schema.
+/// Converts a schema.
+///
+/// # Errors
+/// Duplicate names or ids, and any other fault that iceberg finds in a schema.
 pub(crate) fn to_schema(schema: &Schema) -> iceberg::Result<ice::Schema> {
     let fields = schema.fields.iter().map(to_field);
     ice::Schema::builder().with_fields(fields).build()
@@ -122,7 +125,7 @@ pub(crate) fn to_transform(transform: Transform) -> ice::Transform {
     }
 }
 
-/// `None` where the literal is not one of the type.
+/// Converts a literal. `None` where the literal is not one of the type.
 pub(crate) fn scalar(ty: &ice::PrimitiveType, literal: &ice::PrimitiveLiteral) -> Option<Scalar> {
     use ice::PrimitiveLiteral as L;
     use ice::PrimitiveType as T;
@@ -149,12 +152,12 @@ pub(crate) fn scalar(ty: &ice::PrimitiveType, literal: &ice::PrimitiveLiteral) -
     })
 }
 
-/// `None` where a value of the type cannot hold the scalar.
+/// Converts a scalar. `None` where a value of the type cannot hold it.
 pub(crate) fn to_datum(scalar: &Scalar, ty: &ice::PrimitiveType) -> Option<ice::Datum> {
     if !scalar.fits(&primitive_type(ty)) {
         return None;
     }
-    // By way of the specification's bytes, the one constructor that takes every type.
+    // The specification's bytes lead to the one constructor that takes every type.
     let bytes = match (scalar, ty) {
         (Scalar::Boolean(v), _) => vec![u8::from(*v)],
         (Scalar::Int(v), ice::PrimitiveType::Long) => i64::from(*v).to_le_bytes().to_vec(),
@@ -181,15 +184,15 @@ pub(crate) fn to_datum(scalar: &Scalar, ty: &ice::PrimitiveType) -> Option<ice::
     ice::Datum::try_from_bytes(&bytes, ty.clone()).ok()
 }
 
-/// One field of a manifest's partition struct.
+/// Field of a manifest's partition struct.
 pub(crate) struct PartitionValue {
     pub(crate) name: String,
     pub(crate) ty: ice::Type,
-    /// The column that it repeats, if it does.
+    /// Column whose value the field repeats.
     pub(crate) identity_of: Option<i32>,
 }
 
-/// A file of a manifest whose partition struct has these fields.
+/// Converts a file of a manifest whose partition struct has these fields.
 pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionValue]) -> DataFile {
     let values = || file.partition().iter().zip(partition);
     DataFile {
@@ -204,7 +207,7 @@ pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionValue]) -> D
         upper_bounds: bounds(file.upper_bounds()),
         partition: values()
             .filter_map(|(value, field)| {
-                // One that cannot be understood is left out: it is not NULL.
+                // A value that cannot be understood is left out: it is not NULL.
                 let value = match value {
                     Some(value) => Some(partition_value(value, &field.ty)?),
                     None => None,
@@ -232,7 +235,7 @@ fn bounds(bounds: &HashMap<i32, ice::Datum>) -> BTreeMap<i32, Scalar> {
     scalars.collect()
 }
 
-/// None at all unless they ascend within the file: some writers have left wrong ones.
+/// Returns the offsets if they ascend within the file, and none otherwise: some writers have left wrong ones.
 fn split_offsets(file: &ice::DataFile) -> Vec<u64> {
     let offsets = file.split_offsets().unwrap_or_default();
     let size_bytes = file.file_size_in_bytes();

@@ -1,6 +1,6 @@
-//! What can go wrong with a table, by what the caller can do about it.
+//! Errors of a table, by the caller's next step.
 
-/// The error underneath, kept for its chain of sources.
+/// Error underneath, kept for its chain of sources.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -8,15 +8,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing has this name: check it.
+    /// Nothing has this name: check the name.
     #[error("{what} not found{}", hint_line(.hint))]
     NotFound { what: String, hint: Option<String> },
 
-    /// A file is gone that the catalog, a table's metadata or the caller names: restore it. `what` says which one it is.
+    /// A file that the catalog, a table's metadata or the caller names is gone: restore it. `what` is its role.
     #[error("{what} {file} is not there{}", hint_line(.hint))]
     Missing { what: String, file: String, hint: Option<String> },
 
-    /// Something has this name already: use it, or choose another name.
+    /// Another table or namespace has this name: use it, or choose another name.
     #[error("{what} already exists")]
     AlreadyExists { what: String },
 
@@ -24,7 +24,7 @@ pub enum Error {
     #[error("table {table} has {feature}, which is not supported\nhint: {next}")]
     Unsupported { table: String, feature: String, next: &'static str },
 
-    /// A metadata file does not hold what it should. `what` says which one it is, where that is known.
+    /// A metadata file does not hold valid metadata. `what` is its role, where the role is known.
     #[error("cannot make sense of {what}{file}")]
     Corrupt {
         what: String,
@@ -42,7 +42,7 @@ pub enum Error {
         source: Cause,
     },
 
-    /// Another commit came first and this one changed nothing: load the table again.
+    /// Another commit came first, and this one changed nothing: load the table again.
     #[error("table {table} was changed by another commit since it was loaded\nhint: load it again")]
     Conflict { table: String },
 
@@ -81,7 +81,7 @@ impl Error {
         }
     }
 
-    /// The same, and of a missing or damaged file which part of the table it was.
+    /// Adds the table, and the role of a missing or damaged file in it.
     pub(crate) fn in_table(self, table: &str, part: Part) -> Self {
         let (name, next) = match part {
             Part::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
@@ -99,7 +99,7 @@ impl Error {
         }
     }
 
-    /// The next step after an [`Error::Corrupt`] or an [`Error::Unreachable`], by its reason; None where the message says enough.
+    /// Returns the next step after an [`Error::Corrupt`] or an [`Error::Unreachable`]. None where the message says enough.
     pub fn next_step(&self) -> Option<&'static str> {
         if let Error::Corrupt { next, .. } = self {
             return *next;
@@ -123,8 +123,7 @@ impl Error {
         location.contains("://").then_some("check the location, the endpoint, the region and the network")
     }
 
-    /// An error of iceberg's while it worked on `file`: of the storage beneath it, or because the
-    /// file is not what it should be.
+    /// Converts an error of iceberg's work on `file`. The fault is the storage's, or else the file's.
     pub(crate) fn from_iceberg(file: &str, error: iceberg::Error) -> Self {
         let source = std::error::Error::source(&error);
         if source.is_some_and(|source| source.is::<object_store::Error>() || source.is::<Error>()) {
@@ -135,7 +134,7 @@ impl Error {
     }
 }
 
-/// A metadata file of a table, by its place.
+/// Role of a metadata file in its table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
     Metadata,

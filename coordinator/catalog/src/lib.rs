@@ -1,4 +1,4 @@
-//! Iceberg tables: where they are, what a query has to read of them, and appending to them.
+//! Iceberg tables: their places, the files that a query has to read of them, and appends to them.
 //!
 //! ```text
 //! Catalog (SQLite) ─┐
@@ -7,12 +7,12 @@
 //! table folder               └── append(&[DataFile]): one atomic commit
 //! ```
 //!
-//! Contract: `plan` never leaves out a file that may hold a matching row, and what would be read
-//! wrongly (delete files, unknown types, encryption) is refused by name. All bytes go through the
+//! Contract: `plan` never leaves out a file that may hold a matching row. Contents that would be read
+//! wrongly (delete files, unknown types, encryption) are refused by name. All bytes go through the
 //! caller's object stores.
 //!
-//! The only crate that links `iceberg`, which carries an arrow of another version: no type of
-//! either is in this API. It reads and writes metadata alone; Parquet is its caller's.
+//! Only this crate links `iceberg`, which carries an arrow of another version: no type of either is
+//! in this API. The crate reads and writes metadata alone; its caller reads and writes Parquet.
 
 #![warn(clippy::unwrap_used)]
 

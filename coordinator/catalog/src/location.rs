@@ -1,6 +1,6 @@
 //! Iceberg's absolute paths, as an object store and a path within it.
 //!
-//! A location is not a URL: nothing in it is percent-encoded, so `a%20b` and `a b` are two files.
+//! A location is not a URL. Nothing in it is percent-encoded, so that `a%20b` and `a b` are two files.
 
 use object_store::path::Path;
 use url::Url;
@@ -9,14 +9,16 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// The root of the store: `file:///` or `s3://bucket/`. The schemes s3a and s3n become s3.
+    /// Root of the store: `file:///` or `s3://bucket/`. The schemes s3a and s3n become s3.
     pub store: Url,
     pub path: Path,
 }
 
 impl Location {
-    /// Takes `/a/b`, `file:/a/b`, `file:///a/b`, `s3://bucket/key` and other schemes of that form.
-    /// Err (invalid): a relative path, `..`, or an empty segment (`//`) outside the file system.
+    /// Parses `/a/b`, `file:/a/b`, `file:///a/b`, `s3://bucket/key` and other schemes of that form.
+    ///
+    /// # Errors
+    /// Invalid: a relative path, `..`, or an empty segment (`//`) outside the file system.
     pub fn parse(location: &str) -> Result<Location> {
         let invalid = |why: &str| Error::Invalid(format!("cannot use location {location}: {why}"));
         let (store, path) = match location.split_once(':') {

@@ -1,4 +1,4 @@
-//! One manifest: whether to read it, and which of its files to keep.
+//! One manifest: the decision to read it, and the choice of its files.
 
 use bytes::Bytes;
 use iceberg::spec as ice;
@@ -11,20 +11,23 @@ use crate::prune::{Bound, Node, Nulls, Range, Reason, SpecField};
 use crate::table::Table;
 use crate::types::{PartitionField, Transform};
 
-/// A predicate as it applies to the manifests of one partition spec.
+/// Predicate in the form that applies to the manifests of one partition spec.
 #[derive(Debug)]
 pub(crate) struct Pruner {
     table: String,
     spec: ice::PartitionSpecRef,
     fields: Vec<SpecField>,
-    /// Of the partition values, by the current schema; `None` where the column is gone.
+    /// Types of the partition values by the current schema. `None` where the column is gone.
     types: Vec<Option<ice::PrimitiveType>>,
     node: Node,
     column_ids: Vec<i32>,
 }
 
 impl Pruner {
-    /// Err: the table has no such spec.
+    /// Binds a predicate to a spec.
+    ///
+    /// # Errors
+    /// Corrupt: the table has no such spec.
     pub(crate) fn new(table: &Table, spec_id: i32, bound: &Bound) -> Result<Pruner> {
         let spec = table.metadata().partition_spec_by_id(spec_id);
         let spec = spec.ok_or_else(|| {
@@ -48,7 +51,7 @@ impl Pruner {
         })
     }
 
-    /// Why none of the manifest's files can match, by its partition summaries.
+    /// Returns the reason why none of the manifest's files can match, by its partition summaries.
     pub(crate) fn excluded_manifest(&self, manifest: &ice::ManifestFile) -> Option<&Reason> {
         let summaries = manifest.partitions.as_ref()?;
         if summaries.len() != self.fields.len() {
@@ -60,7 +63,7 @@ impl Pruner {
         self.node.excluded(&ranges)
     }
 
-    /// Why no row of the file can match: by its partition values if those suffice.
+    /// Returns the reason why no row of the file can match, by its partition values if those suffice.
     fn excluded_file(&self, file: &DataFile) -> Option<&Reason> {
         let fields = self.fields.iter().map(|field| &field.field);
         let mut ranges: Vec<_> = fields
@@ -93,7 +96,7 @@ impl Pruner {
     }
 }
 
-/// The live files of a manifest that the pruner keeps, and what it booked for the others.
+/// Selects the live files of a manifest that the pruner keeps, and books the reasons of the others.
 pub(crate) fn select(bytes: &Bytes, location: &str, pruner: &Pruner) -> Result<FilePlan> {
     let manifest = ice::Manifest::parse_avro(&with_partition_ids_as_names(bytes))
         .map_err(|error| pruner.unreadable(location, error))?;
@@ -114,7 +117,7 @@ pub(crate) fn select(bytes: &Bytes, location: &str, pruner: &Pruner) -> Result<F
     Ok(plan)
 }
 
-/// Live delete files: of positions, deletion vectors, of equality.
+/// Counts live delete files: files of positions, deletion vectors, and files of equality.
 pub(crate) fn count_deletes(bytes: &Bytes, location: &str) -> Result<[u64; 3]> {
     let manifest = ice::Manifest::parse_avro(&with_partition_ids_as_names(bytes))
         .map_err(|error| Error::from_iceberg(location, error))?;
@@ -130,7 +133,7 @@ pub(crate) fn count_deletes(bytes: &Bytes, location: &str) -> Result<[u64; 3]> {
     Ok(counts)
 }
 
-/// The fields of the manifest's partition values, under the table's names and with the types of their time.
+/// Lists the fields of the manifest's partition values, under the table's names and with the types of their time.
 fn partition_fields(manifest: &ice::Manifest, location: &str, pruner: &Pruner) -> Result<Vec<convert::PartitionValue>> {
     let metadata = manifest.metadata();
     let spec = metadata.partition_spec();
@@ -188,7 +191,7 @@ fn spec_field(field: &ice::PartitionField, schema: &ice::Schema) -> SpecField {
     }
 }
 
-/// What a manifest's summary says about the values of one partition field.
+/// Returns the range of one partition field's values by a manifest's summary.
 pub(crate) fn summary_range(
     summary: &ice::FieldSummary,
     ty: Option<&ice::PrimitiveType>,
@@ -200,7 +203,7 @@ pub(crate) fn summary_range(
     };
     let may_be_nan = matches!(ty, None | Some(ice::PrimitiveType::Float | ice::PrimitiveType::Double));
     let nan = may_be_nan && summary.contains_nan != Some(false);
-    // Without bounds all values should be NULL or NaN, but some writers leave bounds out always.
+    // Without bounds all values should be NULL or NaN, but some writers never write bounds.
     let nulls = if summary.contains_null { Nulls::Maybe } else { Nulls::None };
     let range =
         Range { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan, cut: true };

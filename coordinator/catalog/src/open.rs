@@ -1,7 +1,7 @@
 //! Tables without a catalog: a metadata file, or the folder of a table.
 //!
 //! A folder is only a guess at the current version: the highest number in `metadata/`, unless
-//! `version-hint.text` says otherwise. A commit that failed half-way can leave a higher one behind.
+//! `version-hint.text` names another. A commit that failed half-way can leave a higher number behind.
 
 use futures::StreamExt;
 
@@ -14,7 +14,8 @@ const METADATA_SUFFIXES: [&str; 3] = [".metadata.json.gz", ".gz.metadata.json", 
 impl Table {
     /// Opens `…/metadata/00001-….metadata.json`, or the table folder above it.
     ///
-    /// Err: as for a table of a catalog; invalid where the folder's current version is ambiguous.
+    /// # Errors
+    /// Those of a table of a catalog, and invalid where the folder's current version is ambiguous.
     pub async fn open(location: &str, stores: &Stores) -> Result<Table> {
         let location = location.trim_end_matches('/');
         if METADATA_SUFFIXES.iter().any(|suffix| location.ends_with(suffix)) {
@@ -54,7 +55,7 @@ async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
     }
 }
 
-/// The names of the metadata files with their versions.
+/// Lists the names of the metadata files with their versions.
 async fn metadata_files(folder: &str, stores: &Stores) -> Result<Vec<(u64, String)>> {
     let (store, path) = stores.locate(&format!("{folder}/metadata"))?;
     let mut objects = store.list(Some(&path));
@@ -75,7 +76,7 @@ fn newest(names: &[(u64, String)]) -> Vec<&str> {
     of_version(newest, names)
 }
 
-/// A hint is a version, or a file's name with or without its suffix.
+/// Finds the files of a hint, which is a version, or a file's name with or without its suffix.
 fn hinted<'a>(hint: &str, names: &'a [(u64, String)]) -> Vec<&'a str> {
     if let Ok(version) = hint.parse() {
         return of_version(Some(version), names);
@@ -93,7 +94,7 @@ fn stem(name: &str) -> Option<&str> {
     METADATA_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix))
 }
 
-/// The version in `v12.metadata.json` or `00012-….metadata.json`.
+/// Reads the version from `v12.metadata.json` or `00012-….metadata.json`.
 fn version(name: &str) -> Option<u64> {
     let stem = stem(name)?;
     let digits = match stem.strip_prefix('v') {

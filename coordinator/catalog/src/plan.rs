@@ -1,4 +1,4 @@
-//! From a snapshot to the data files that a query has to read.
+//! Choice of the data files that a query has to read of a snapshot.
 //!
 //! ```text
 //! manifest list ──▶ manifests ──▶ data files
@@ -23,64 +23,64 @@ use crate::prune::{Bound, Reason};
 use crate::scalar::Scalar;
 use crate::table::Table;
 
-/// Manifests in flight at once.
+/// Most manifests in flight at once.
 const MANIFEST_READS_MAX: usize = 16;
 
-/// A data file as its manifest describes it. Maps are by field id, nested fields included; what a
-/// writer did not record is absent. Counts are of values, sizes of bytes on disk.
+/// A data file as its manifest describes it. Maps are by field id, nested fields included. An entry
+/// that the writer did not record is absent. Counts count values; sizes are bytes on disk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DataFile {
-    /// Absolute, as written in the manifest: for `Location::parse`.
+    /// Path as written in the manifest, absolute: for `Location::parse`.
     pub path: String,
     pub size_bytes: u64,
     pub record_count: u64,
     pub column_sizes: BTreeMap<i32, u64>,
-    /// NULL and NaN included.
+    /// Counts of values, NULL and NaN included.
     pub value_counts: BTreeMap<i32, u64>,
     pub null_counts: BTreeMap<i32, u64>,
     pub nan_counts: BTreeMap<i32, u64>,
-    /// At most the smallest value that is neither NULL nor NaN; it may be truncated.
+    /// Lower bounds of the values that are neither NULL nor NaN. A bound may be truncated.
     pub lower_bounds: BTreeMap<i32, Scalar>,
-    /// At least the largest such value.
+    /// Upper bounds of the same values.
     pub upper_bounds: BTreeMap<i32, Scalar>,
-    /// By the names of the partition fields, in the order of the spec; `None` is NULL. A field is
+    /// Values by the names of the partition fields, in the order of the spec. `None` is NULL. A field is
     /// absent if its value cannot be read.
     pub partition: Vec<(String, Option<Scalar>)>,
-    /// Values that all rows share in the identity partition columns of the file's own spec, by field id: files that were
+    /// Values that all rows share in the identity partition columns of the file's own spec, by field id. Files that were
     /// imported may hold these columns nowhere else. NULLs are left out; `None` is a value that cannot be read.
     pub identity_values: Vec<(i32, Option<Scalar>)>,
-    /// Where row groups start, ascending; empty when unknown.
+    /// Offsets at which row groups start, ascending. Empty when unknown.
     pub split_offsets: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FilePlan {
-    /// In the order of the manifests.
+    /// Files to read, in the order of the manifests.
     pub files: Vec<DataFile>,
     pub pruning: Pruning,
 }
 
-/// What the metadata saved. Only live data files are counted.
+/// Savings by metadata. Only live data files are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruning {
     pub manifests_total: u64,
     pub manifests_read: u64,
     pub files_total: u64,
     pub files_kept: u64,
-    /// Of all files; `None` where unread manifests hide it and the snapshot's summary does not tell.
+    /// Bytes of all files. `None` where unread manifests hide them and the snapshot's summary does not tell.
     pub bytes_total: Option<u64>,
     pub bytes_kept: u64,
-    /// One entry a reason, in the order of first use. A file counts for the first that excluded it.
+    /// One entry a reason, in the order of first use. A file counts for the first reason that excluded it.
     pub by_reason: Vec<Pruned>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
     pub reason: Reason,
-    /// Whole manifests that were not read; their files are among `files`.
+    /// Whole manifests that were not read. Their files are among `files`.
     pub manifests: u64,
     pub files: u64,
-    /// `None` where unread manifests hide it.
+    /// Bytes of the files. `None` where unread manifests hide them.
     pub bytes: Option<u64>,
 }
 
@@ -97,7 +97,7 @@ impl Pruning {
         }
     }
 
-    /// Sets the bytes of all files, and with them those of the one reason that hides some, if one.
+    /// Sets the bytes of all files, and with them the bytes of a reason that alone hides some.
     fn set_bytes_total(&mut self, summary_bytes: Option<u64>) {
         let known: u64 = self.by_reason.iter().filter_map(|pruned| pruned.bytes).sum();
         let known = self.bytes_kept + known;
@@ -114,10 +114,11 @@ impl Pruning {
 }
 
 impl Table {
-    /// The data files of the pinned snapshot that may hold a row matching the predicate.
+    /// Chooses the data files of the pinned snapshot that may hold a row matching the predicate.
     ///
-    /// Err: unsupported (live delete files, files that are not Parquet, encryption), not found,
-    /// unreachable or corrupt metadata, invalid (a column that the table does not have).
+    /// # Errors
+    /// Unsupported (live delete files, files that are not Parquet, encryption), missing, unreachable or
+    /// corrupt metadata, invalid (a column that the table does not have).
     pub async fn plan(&self, predicate: &Predicate) -> Result<FilePlan> {
         let bound = Bound::new(predicate, self.schema())?;
         let Some(snapshot) = self.metadata().current_snapshot() else {
@@ -146,7 +147,7 @@ impl Table {
         Ok(plan)
     }
 
-    /// The manifests to read; those that partition summaries exclude are booked instead.
+    /// Chooses the manifests to read. It books those that partition summaries exclude.
     fn choose_manifests(
         &self,
         manifests: Vec<ice::ManifestFile>,
@@ -165,7 +166,7 @@ impl Table {
                 }
             };
             pruning.manifests_total += 1;
-            // One that does not count its files is read, so that they can be.
+            // A manifest that does not count its files is read, so that they can be counted.
             match (live_files(&manifest), pruner.excluded_manifest(&manifest)) {
                 (Some(files), Some(reason)) => {
                     pruning.files_total += files;
@@ -187,7 +188,7 @@ impl Table {
         selected.map_err(|error| error.in_table(self.name(), Part::Manifest))
     }
 
-    /// The manifests of a snapshot, live or not.
+    /// Reads the manifests of a snapshot, live or not.
     pub(crate) async fn manifests(&self, snapshot: &ice::Snapshot) -> Result<Vec<ice::ManifestFile>> {
         let location = snapshot.manifest_list();
         let bytes = self.read(location, Part::ManifestList).await?;
@@ -244,7 +245,7 @@ impl FilePlan {
     }
 }
 
-/// Decoding is CPU work: off the threads that drive I/O. A panic within is the file's fault.
+/// Decodes off the threads that drive I/O, for decoding is CPU work. A panic within is the file's fault.
 async fn in_background<T: Send + 'static>(
     location: String,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -261,7 +262,7 @@ fn live_files(manifest: &ice::ManifestFile) -> Option<u64> {
     Some(u64::from(added) + u64::from(existing))
 }
 
-/// The bytes of all data files, as the snapshot's summary has it.
+/// Returns the bytes of all data files by the snapshot's summary.
 fn files_bytes(snapshot: &ice::Snapshot) -> Option<u64> {
     let properties = &snapshot.summary().additional_properties;
     properties.get("total-files-size")?.parse().ok()
@@ -292,7 +293,7 @@ mod tests {
         check(&[Some(5), None], Some(99), Some(99), &[Some(5), Some(84)]);
         check(&[Some(5), None], None, None, &[Some(5), None]);
         check(&[None, None], Some(99), Some(99), &[None, None]);
-        // A summary that cannot be right.
+        // This summary cannot be right.
         check(&[Some(5), None], Some(14), None, &[Some(5), None]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a query asks of a table's rows, as far as files can be chosen by it.
+//! Conditions of a query on a table's rows, as far as files can be chosen by them.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,8 +7,8 @@ use crate::scalar::Scalar;
 /// A condition with SQL's three-valued logic: a row matches when it is TRUE, not when it is NULL.
 /// Columns are named as in the table's current schema, top level only.
 ///
-/// `AlwaysTrue` also stands for any part that cannot be expressed here. It therefore keeps every
-/// file under a `Not` as well: `Not(AlwaysTrue)` removes nothing.
+/// `AlwaysTrue` also stands for any part that cannot be expressed here. So it keeps every file under a
+/// `Not` as well: `Not(AlwaysTrue)` removes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Predicate {
     AlwaysTrue,
@@ -22,7 +22,7 @@ pub enum Predicate {
         op: CompareOp,
         value: Scalar,
     },
-    /// The list holds no NULL: `NOT IN` with one is never true, and the caller knows that.
+    /// The list holds no NULL. `NOT IN` with a NULL is never true, and the caller has to know that.
     In {
         column: String,
         values: Vec<Scalar>,

@@ -1,4 +1,4 @@
-//! One typed value: a literal of a predicate, a bound of a column, a partition value.
+//! A typed value: a literal of a predicate, a bound of a column, a partition value.
 
 use std::cmp::Ordering;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::Type;
 
-/// Serialized bounds must keep every bit of a float, which not every JSON reader does.
+/// A typed value. Serialized bounds must keep every bit of a float, which not every JSON reader does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Scalar {
     Boolean(bool),
@@ -32,7 +32,7 @@ pub enum Scalar {
     /// Nanoseconds since 1970-01-01 UTC.
     TimestamptzNs(i64),
     String(String),
-    /// Big-endian.
+    /// UUID, big-endian.
     Uuid(u128),
     Fixed(Vec<u8>),
     Binary(Vec<u8>),
@@ -40,9 +40,10 @@ pub enum Scalar {
 
 impl Scalar {
     /// Orders values of one kind, and across the promotions that Iceberg allows (int and long, float
-    /// and double). `None` where there is no order to rely on: other kinds, decimals of another
-    /// scale, NaN, and unequal UUIDs, which writers have ordered both signed and unsigned.
-    /// Zeros of either sign are equal.
+    /// and double). Zeros of either sign are equal.
+    ///
+    /// `None` where there is no order to rely on: other kinds, decimals of another scale, NaN, and
+    /// unequal UUIDs, which writers have ordered both signed and unsigned.
     pub fn compare(&self, other: &Scalar) -> Option<Ordering> {
         use Scalar::*;
         match (self, other) {
@@ -69,7 +70,7 @@ impl Scalar {
         }
     }
 
-    /// Whether a column of this type can hold the value, promotions either way included.
+    /// Returns true where a column of this type can hold the value, promotions either way included.
     pub fn fits(&self, ty: &Type) -> bool {
         match (self, ty) {
             (Scalar::Decimal { scale, .. }, Type::Decimal { scale: other, .. }) => scale == other,
@@ -101,7 +102,7 @@ impl Scalar {
         matches!(self, Scalar::Float(_) | Scalar::Double(_))
     }
 
-    /// The value `step` away, for kinds whose values can be counted; `None` past the kind's end.
+    /// Returns the value `step` away, for kinds whose values can be counted. `None` past the kind's end.
     pub(crate) fn step(&self, step: i8) -> Option<Scalar> {
         let narrow = |value: i32| value.checked_add(i32::from(step));
         let wide = |value: i64| value.checked_add(i64::from(step));

@@ -1,6 +1,6 @@
 //! A SQL catalog in a SQLite file, in the tables that every Iceberg implementation shares.
 //!
-//! The SQL is our own: iceberg's SQL catalog cannot read files from before the column
+//! The SQL is our own. iceberg's SQL catalog cannot read files from before the column
 //! `iceberg_type`, and it moves a commit to a newer snapshot than the one it was made for.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::storage::Stores;
 use crate::table::Table;
 
 const CONNECTIONS_MAX: u32 = 4;
-/// How long a statement waits for another process's lock.
+/// Time that a statement waits for another process's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 const CREATE_TABLES: [&str; 2] = [
@@ -34,14 +34,14 @@ const CREATE_TABLES: [&str; 2] = [
         PRIMARY KEY (catalog_name, namespace, property_key))",
 ];
 
-/// The tables under one catalog name of a database. Namespaces are dotted: `a.b`.
+/// Tables under one catalog name of a database. Namespaces are dotted: `a.b`.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     name: String,
     warehouse: String,
     database: PathBuf,
     pool: SqlitePool,
-    /// Condition that leaves out views; empty for a database that cannot hold any.
+    /// Condition that leaves out views. Empty for a database that cannot hold any.
     tables_only: &'static str,
     stores: Stores,
 }
@@ -49,7 +49,8 @@ pub struct Catalog {
 impl Catalog {
     /// Opens the catalog `name` in an existing database. New tables go below `warehouse`.
     ///
-    /// Err: not found, unreachable (no database, or not readable), invalid (not a catalog).
+    /// # Errors
+    /// Not found, unreachable (no database, or not readable), invalid (not a catalog).
     pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: Stores) -> Result<Catalog> {
         if !database.exists() {
             let database = database.display();
@@ -59,7 +60,7 @@ impl Catalog {
         Catalog::connect(database, name, warehouse, stores, false).await
     }
 
-    /// As `sqlite`, and creates the database and its tables where they are missing.
+    /// Opens the catalog as `sqlite` does, and creates the database and its tables where they are missing.
     pub async fn create_sqlite(database: &Path, name: &str, warehouse: &str, stores: Stores) -> Result<Catalog> {
         Catalog::connect(database, name, warehouse, stores, true).await
     }
@@ -94,7 +95,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The same catalog, whose tables are read through other stores.
+    /// Makes the same catalog, whose tables are read through other stores.
     #[must_use]
     pub fn with_stores(&self, stores: Stores) -> Catalog {
         Catalog { stores, ..self.clone() }
@@ -110,7 +111,7 @@ impl Catalog {
         .await
     }
 
-    /// The names of a namespace's tables; none for a namespace that does not exist.
+    /// Lists the names of a namespace's tables. A namespace that does not exist has none.
     pub async fn tables(&self, namespace: &str) -> Result<Vec<String>> {
         let statement = format!(
             "SELECT table_name FROM iceberg_tables
@@ -120,8 +121,11 @@ impl Catalog {
         self.strings(&statement, &[&self.name, namespace]).await
     }
 
-    /// Err: not found (with the names of the catalogs in the database, if this one has none),
-    /// and what `Table::open` gives.
+    /// Loads a table.
+    ///
+    /// # Errors
+    /// Not found (with the names of the catalogs in the database, if this one has none), and those of
+    /// `Table::open`.
     pub async fn load(&self, namespace: &str, name: &str) -> Result<Table> {
         let full_name = format!("{namespace}.{name}");
         match self.metadata_location(namespace, name).await? {
@@ -133,7 +137,10 @@ impl Catalog {
         }
     }
 
-    /// Err: exists already.
+    /// Creates a namespace.
+    ///
+    /// # Errors
+    /// Exists already.
     pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
         if self.namespaces().await?.iter().any(|name| name == namespace) {
             let what = format!("namespace {namespace}");
@@ -155,7 +162,10 @@ impl Catalog {
         Ok(found.into_iter().next())
     }
 
-    /// Enters a new table. Err: exists already.
+    /// Enters a new table.
+    ///
+    /// # Errors
+    /// Exists already.
     pub(crate) async fn insert(&self, namespace: &str, name: &str, metadata: &str) -> Result<()> {
         let (column, value) = match self.tables_only {
             "" => ("", ""),
@@ -175,7 +185,8 @@ impl Catalog {
 
     /// Moves a table from one version of its metadata to the next: the commit.
     ///
-    /// Err: conflict (it is no longer at `from`; nothing changed), commit unknown.
+    /// # Errors
+    /// Conflict (it is no longer at `from`, and nothing changed), commit unknown.
     pub(crate) async fn swap(&self, namespace: &str, name: &str, from: &str, to: &str) -> Result<()> {
         let statement = format!(
             "UPDATE iceberg_tables SET metadata_location = ?, previous_metadata_location = ?
@@ -188,7 +199,7 @@ impl Catalog {
         match self.try_execute(&statement, &binds).await {
             Ok(0) => Err(Error::Conflict { table: table() }),
             Ok(_) => Ok(()),
-            // SQLite itself said no (a lock, a full disk): it rolled the statement back.
+            // SQLite itself refused (a lock, a full disk), and rolled the statement back.
             Err(error @ sqlx::Error::Database(_)) => Err(self.failed(error)),
             Err(error) => Err(Error::CommitUnknown { table: table(), source: error.into() }),
         }
@@ -202,7 +213,7 @@ impl Catalog {
         &self.stores
     }
 
-    /// A catalog name that nobody used is the usual reason for finding nothing.
+    /// Lists the database's other catalogs: a wrong catalog name is the usual reason for finding nothing.
     async fn other_catalogs(&self) -> Result<Option<String>> {
         let names = self
             .strings(

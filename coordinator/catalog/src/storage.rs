@@ -1,4 +1,4 @@
-//! Iceberg's storage traits over `object_store`: every byte of metadata goes through the caller's
+//! Iceberg's storage traits over `object_store`. Every byte of metadata goes through the caller's
 //! stores, so that its credentials, limits and counters apply.
 
 use std::fmt;
@@ -23,8 +23,8 @@ use crate::location::Location;
 
 type Resolve = dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync;
 
-/// Where the stores come from: given a store's root (`file:///`, `s3://bucket/`), the store.
-/// It is asked once a file, so it should keep what it has built.
+/// Source of the stores: it gives the store of a root (`file:///`, `s3://bucket/`). It is called
+/// once a file, so it should keep the stores that it has built.
 #[derive(Clone)]
 pub struct Stores(Arc<Resolve>);
 
@@ -52,11 +52,11 @@ impl fmt::Debug for Stores {
     }
 }
 
-/// A metadata file larger than this is taken for a mistake.
+/// Largest metadata file, in bytes. A larger one is taken for a mistake.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
 impl Stores {
-    /// A whole metadata file.
+    /// Reads a whole metadata file.
     pub(crate) async fn read(&self, location: &str) -> Result<Bytes> {
         let (store, path) = self.locate(location)?;
         let failed = |error| Error::from_object_store(location, error);
@@ -80,7 +80,7 @@ fn for_iceberg(error: object_store::Error) -> iceberg::Error {
     iceberg::Error::new(iceberg::ErrorKind::Unexpected, "storage failed").with_source(error)
 }
 
-/// iceberg can send its storage to other processes; a resolver lives in this one.
+/// iceberg can send its storage to other processes. A resolver lives in this process.
 impl Serialize for Stores {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         use serde::ser::Error;
@@ -93,7 +93,7 @@ impl StorageFactory for Stores {
         Ok(Arc::new(self.clone()))
     }
 
-    // What `#[typetag::serde]` would add, without registering the type for deserialization.
+    // `#[typetag::serde]` would add these, but would also register the type for deserialization.
     fn typetag_name(&self) -> &'static str {
         "Stores"
     }
@@ -189,7 +189,7 @@ impl FileRead for Object {
     }
 }
 
-/// A metadata file on its way: small, so one request at the end, which makes it atomic.
+/// Metadata file on its way. It is small, so that one request at the end writes it, which is atomic.
 struct Upload {
     object: Object,
     bytes: BytesMut,
@@ -216,7 +216,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The local file system alone.
+    /// Makes stores of the local file system alone.
     pub(crate) fn local_stores() -> Stores {
         let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
         Stores::new(move |url| match url.scheme() {

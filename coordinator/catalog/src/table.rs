@@ -13,7 +13,7 @@ use crate::types::{MappedField, PartitionField, Schema};
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
 
-/// Metadata in memory: cheap to clone, and unmoved by later commits.
+/// A table's metadata in memory. It is cheap to clone, and later commits do not change it.
 #[derive(Debug, Clone)]
 pub struct Table {
     name: String,
@@ -22,23 +22,23 @@ pub struct Table {
     stores: Stores,
     schema: Arc<Schema>,
     name_mapping: Option<Arc<Vec<MappedField>>>,
-    /// Namespace and name in its catalog.
+    /// Namespace and name in the table's catalog.
     registered: Option<(String, String)>,
 }
 
 impl Table {
-    /// The same snapshot, read through other stores.
+    /// Makes the same snapshot, read through other stores.
     #[must_use]
     pub fn with_stores(&self, stores: Stores) -> Table {
         Table { stores, ..self.clone() }
     }
 
-    /// As the catalog or the folder names it, for messages.
+    /// Returns the name in the catalog, or the folder, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its folder: new data files belong under `data/` in it.
+    /// Returns the table's folder. New data files belong under `data/` in it.
     pub fn location(&self) -> &str {
         self.metadata.location()
     }
@@ -47,23 +47,23 @@ impl Table {
         &self.metadata_location
     }
 
-    /// The current schema; field ids are the table's own.
+    /// Returns the current schema. Field ids are the table's own.
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
 
-    /// `None` for a table without data.
+    /// Returns the pinned snapshot's id. `None` for a table without data.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.metadata.current_snapshot_id()
     }
 
-    /// When the snapshot was committed.
+    /// Returns the time of the snapshot's commit, in milliseconds since the Unix epoch.
     pub fn snapshot_timestamp_unix_ms(&self) -> Option<i64> {
         let snapshot = self.metadata.current_snapshot();
         snapshot.map(|snapshot| snapshot.timestamp_ms())
     }
 
-    /// The spec that new files are written with; older files may have others.
+    /// Lists the fields of the spec that new files are written with. Older files may have other specs.
     pub fn partition_fields(&self) -> Vec<PartitionField> {
         let schema = self.metadata.current_schema();
         let fields = self.metadata.default_partition_spec().fields().iter();
@@ -76,7 +76,7 @@ impl Table {
             .collect()
     }
 
-    /// How files without field ids name the table's fields; `None`: no such file can be read.
+    /// Returns the names of the table's fields in files without field ids. `None`: no such file can be read.
     pub fn name_mapping(&self) -> Option<&[MappedField]> {
         self.name_mapping.as_ref().map(|fields| fields.as_slice())
     }
@@ -99,7 +99,10 @@ impl Table {
         &self.stores
     }
 
-    /// Err: not found, unreachable, corrupt, or unsupported by its metadata alone.
+    /// Loads a table from its metadata file.
+    ///
+    /// # Errors
+    /// Missing, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &Stores) -> Result<Table> {
         let in_table = |error: Error| error.in_table(name, Part::Metadata);
         let raw = read_metadata(metadata_location, stores).await.map_err(in_table)?;
@@ -148,13 +151,13 @@ impl Table {
     }
 }
 
-/// The metadata as JSON, for iceberg drops what it cannot parse without a word.
+/// Reads the metadata as JSON, because iceberg silently drops the parts that it cannot parse.
 async fn read_metadata(location: &str, stores: &Stores) -> Result<Value> {
     let bytes = stores.read(location).await?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(location, error));
     }
-    // iceberg keeps its inflater to itself: let it read the file.
+    // iceberg's inflater is private, so that iceberg reads the file.
     let metadata = ice::TableMetadata::read_from(&stores.file_io(), location)
         .await
         .map_err(|error| Error::from_iceberg(location, error))?;
@@ -168,7 +171,7 @@ async fn read_metadata(location: &str, stores: &Stores) -> Result<Value> {
     serde_json::to_value(metadata).map_err(|error| Error::corrupt(location, error))
 }
 
-/// What would be read wrongly, or what iceberg cannot parse, by name.
+/// Refuses, by name, metadata that would be read wrongly and metadata that iceberg cannot parse.
 fn refuse_unknown(table: &str, metadata: &Value) -> Result<()> {
     let unsupported = |feature: String, next| Error::Unsupported { table: table.to_string(), feature, next };
     if let Some(version) = metadata["format-version"].as_u64()

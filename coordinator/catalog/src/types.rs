@@ -1,4 +1,4 @@
-//! Schemas and partition specs as plain data: Iceberg's words, no library's types.
+//! Schemas and partition specs as plain data, in Iceberg's words and without a library's types.
 
 use std::fmt;
 
@@ -27,17 +27,17 @@ pub enum Type {
     TimestamptzNs,
     String,
     Uuid,
-    /// So many bytes.
+    /// Bytes of this count.
     Fixed(u64),
     Binary,
     Struct(Vec<Field>),
-    /// Its element.
+    /// List with its element.
     List(Box<Field>),
-    /// Its key and its value.
+    /// Map with its key and its value.
     Map(Box<Field>, Box<Field>),
 }
 
-/// A column, or a part of a nested one. `id` names it for ever; `name` may change.
+/// A column, or a part of a nested one. `id` stays for ever; `name` may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
     pub id: i32,
@@ -52,40 +52,40 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// The top-level column of exactly this name.
+    /// Returns the top-level column of exactly this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
     }
 }
 
-/// How a partition value is made from a column's value.
+/// Computation of a partition value from a column's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transform {
     Identity,
-    /// Hash into so many buckets.
+    /// Hash into this number of buckets.
     Bucket(u32),
-    /// Width: a multiple for numbers, characters for strings, bytes for binary.
+    /// Cut to a width: a multiple for numbers, characters for strings, bytes for binary.
     Truncate(u32),
     Year,
     Month,
     Day,
     Hour,
     Void,
-    /// One that this version does not know: its values say nothing.
+    /// Transform that this version does not know: its values say nothing.
     Unknown,
 }
 
-/// One field of a partition spec.
+/// A field of a partition spec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionField {
-    /// The partition field's own name, such as `l_shipmonth`.
+    /// Name of the partition field, such as `l_shipmonth`.
     pub name: String,
-    /// The column that it is made from.
+    /// Column that the field is made from.
     pub column: String,
     pub transform: Transform,
 }
 
-/// One column of a sort order.
+/// A column of a sort order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SortField {
     pub column: String,

@@ -1,8 +1,9 @@
 //! New tables, and data files appended to them in one atomic commit.
 //!
-//! An append is made for the snapshot that its table was loaded at: if the table has moved on, it
-//! fails with a conflict and changes nothing, so that two loaders cannot both fill an empty table.
-//! It does not merge manifests, check that the files exist, or look for them in the table.
+//! An append is made for the snapshot that its table was loaded at. If the table has moved on, the
+//! append fails with a conflict and changes nothing, so that two loaders cannot both fill an empty
+//! table. An append does not merge manifests, check that the files exist, or look for them in the
+//! table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -21,11 +22,12 @@ use crate::table::Table;
 use crate::types::{PartitionField, Schema, SortField};
 
 impl Catalog {
-    /// Creates an empty table in format version 2, below the warehouse; the namespace need not exist.
+    /// Creates an empty table in format version 2, below the warehouse. The namespace need not exist.
     /// Field ids need only be unique: the table assigns its own, found in its `schema()`.
     ///
-    /// Err: exists already, invalid (a bad schema, an unknown column, a transform that does not take
-    /// the column's type), unreachable.
+    /// # Errors
+    /// Exists already, invalid (a bad schema, an unknown column, a transform that does not take the
+    /// column's type), unreachable.
     pub async fn create_table(
         &self,
         namespace: &str,
@@ -48,9 +50,10 @@ impl Catalog {
     }
 
     /// Commits the files as one snapshot on top of the table's, and returns the table at it.
-    /// Partition values go by name and must be all those of `partition_fields()`.
+    /// Partition values are given by name, and all of `partition_fields()` are needed.
     ///
-    /// Err: conflict, commit unknown, invalid (a value that does not fit its column), unreachable.
+    /// # Errors
+    /// Conflict, commit unknown, invalid (a value that does not fit its column), unreachable.
     pub async fn append(&self, table: &Table, files: &[DataFile]) -> Result<Table> {
         let Some((namespace, name)) = table.registered() else {
             return Err(Error::Invalid(format!(
@@ -74,7 +77,7 @@ impl Catalog {
             .metadata;
         let to = match MetadataLocation::from_str(from) {
             Ok(location) => location.with_next_version().with_new_metadata(&metadata),
-            // Not named by this rule: registered from elsewhere.
+            // The table was registered from elsewhere, and its metadata file is not named by this rule.
             Err(_) => MetadataLocation::new_with_metadata(table.location(), &metadata),
         };
         write_metadata(&metadata, &to, self).await?;
@@ -87,8 +90,8 @@ impl Catalog {
 }
 
 impl Catalog {
-    /// Removes the metadata file of a commit that certainly did not happen, as far as it can: in a
-    /// folder that is opened without a catalog it would pass for a version of the table.
+    /// Tries to remove the metadata file of a commit that certainly did not happen. In a folder that is
+    /// opened without a catalog it would pass for a version of the table.
     async fn discard_if_rejected(&self, commit: Result<()>, metadata_location: &str) -> Result<()> {
         if let Err(Error::Conflict { .. } | Error::AlreadyExists { .. }) = commit {
             let removed = self.stores().file_io().delete(metadata_location).await;
@@ -171,7 +174,7 @@ async fn write_metadata(metadata: &ice::TableMetadata, location: &MetadataLocati
     written.map_err(|error| Error::from_iceberg(&location.to_string(), error))
 }
 
-/// Writes a manifest of the files and the list of it and all manifests before.
+/// Writes a manifest of the files, and the list of it and all manifests before it.
 async fn write_snapshot(table: &Table, files: &[DataFile]) -> Result<ice::Snapshot> {
     let metadata = table.metadata();
     let commit_id = Uuid::now_v7();
@@ -221,7 +224,7 @@ async fn write_manifest(
     let mut writer = ice::ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec).build_v2_data();
     for file in files {
         let file = to_data_file(table, file)?;
-        // Inherited from the manifest once it is committed.
+        // The file inherits the number from the manifest once it is committed.
         const SEQUENCE_NUMBER_UNASSIGNED: i64 = -1;
         writer.add_file(file, SEQUENCE_NUMBER_UNASSIGNED).map_err(failed)?;
     }
@@ -282,7 +285,7 @@ fn partition_literal(value: &Scalar, ty: &ice::Type) -> Option<ice::Literal> {
     Some(ice::Literal::Primitive(datum.literal().clone()))
 }
 
-/// What the snapshot added, and the totals if its parent has them.
+/// Summarizes the snapshot's additions, and the totals if its parent has them.
 fn summary(files: &[DataFile], parent: Option<&ice::Summary>) -> ice::Summary {
     let added = [
         ("data-files", files.len() as u64),
@@ -312,7 +315,7 @@ fn now_unix_ms() -> i64 {
     since.map_or(0, |since| since.as_millis() as i64)
 }
 
-/// Tells whether Avro takes `name` as a field name: iceberg cannot write others.
+/// Returns true where Avro takes `name` as a field name: iceberg cannot write others.
 fn is_avro_name(name: &str) -> bool {
     let mut chars = name.chars();
     let starts_well = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');

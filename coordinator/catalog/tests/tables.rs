@@ -33,7 +33,7 @@ impl Fixture {
         Fixture { folder, catalog }
     }
 
-    /// Columns id, day and name; partitioned by day's month and by name's bucket.
+    /// Creates a table with columns id, day and name, partitioned by day's month and by name's bucket.
     async fn orders(&self) -> Table {
         let partition =
             [field("day_month", "day", Transform::Month), field("name_bucket", "name", Transform::Bucket(4))];
@@ -85,7 +85,7 @@ fn field(name: &str, column: &str, transform: Transform) -> PartitionField {
     PartitionField { name: name.into(), column: column.into(), transform }
 }
 
-/// A file with ids from `ids.0` to `ids.1`, all of one day and one name.
+/// Makes a file with ids from `ids.0` to `ids.1`, all of one day and one name.
 fn file(path: &str, ids: (i64, i64), day: i32, name: &str) -> DataFile {
     let name = Scalar::String(name.into());
     let bounds = |id| [(1, Scalar::Long(id)), (2, Scalar::Date(day)), (3, name.clone())];
@@ -117,7 +117,7 @@ fn paths(plan: &FilePlan) -> Vec<&str> {
     paths.map(|path| path.strip_prefix("s3://bucket/").unwrap()).collect()
 }
 
-/// What EXPLAIN would print of the pruning.
+/// Prints the pruning as EXPLAIN would.
 fn reasons(plan: &FilePlan) -> Vec<String> {
     let reasons = plan.pruning.by_reason.iter();
     reasons
@@ -213,7 +213,7 @@ async fn plan_names_what_pruned() {
     let null = Predicate::IsNull { column: "id".into(), negated: false };
     check(null.clone(), &[], &["id bounds: 0 manifests, 4 files, 4000 bytes"]).await;
     check(Predicate::Or(vec![null, id(GtEq, 30)]), &["d"], &["id bounds: 0 manifests, 3 files, 3000 bytes"]).await;
-    // Stands for something that cannot be expressed: it must not become false.
+    // `AlwaysTrue` stands for a part that cannot be expressed: it must not become false.
     let unknown = Predicate::And(vec![Predicate::AlwaysTrue, id(Gt, 0)]);
     check(Predicate::Not(Box::new(unknown)), &["a", "b", "c", "d"], &[]).await;
 
@@ -262,14 +262,14 @@ async fn manifests_are_pruned_by_their_own_spec_and_column_names_of_today() {
         ],
     )
     .await;
-    // Renamed from `id`, whose name another column has now.
+    // The column was renamed from `id`, and another column has that name now.
     check(
         compare("number", CompareOp::GtEq, Scalar::Long(10)),
         &["b", "c"],
         &["number bounds: 0 manifests, 1 files, 1000 bytes"],
     )
     .await;
-    // Added after all files were written: they hold NULL, but nothing says so.
+    // The column was added after all files were written: they hold NULL, but nothing says so.
     check(compare("id", CompareOp::Eq, Scalar::Int(1)), &["a", "b", "c"], &[]).await;
 }
 
@@ -455,7 +455,7 @@ fn ice_file(content: ice::DataContentType, format: ice::DataFileFormat, key: Opt
         .unwrap()
 }
 
-/// A snapshot with one more manifest; without entries, one of a delete file that was removed.
+/// Adds a snapshot with one more manifest. Without entries, the manifest has a delete file that was removed.
 async fn add_manifest(fixture: &Fixture, table: &Table, entries: Vec<ice::DataFile>) -> Table {
     let io = FileIO::new_with_fs();
     let metadata = ice::TableMetadata::read_from(&io, table.metadata_location()).await.unwrap();
@@ -514,7 +514,7 @@ async fn tables_live_in_object_stores_and_are_used_from_other_threads() {
         other => Err(format!("no store for {other}").into()),
     });
     let database = folder.path().join("catalog.db");
-    // Spawned: every future has to be one that a runtime can move between threads.
+    // Spawned, the work shows that a runtime can move every future between threads.
     let work = async move {
         let catalog = Catalog::create_sqlite(&database, "demo", "s3a://bucket/wh", stores.clone()).await.unwrap();
         catalog.create_namespace("n").await.unwrap();

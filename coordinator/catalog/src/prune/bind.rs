@@ -1,5 +1,5 @@
-//! A predicate with its columns resolved and its negations pushed down to the conditions, and what
-//! it implies under one partition spec.
+//! Binding of a predicate: its columns are resolved, and its negations are pushed down to the
+//! conditions. A bound predicate is then projected onto one partition spec.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,7 @@ use crate::prune::{Node, Op, Reason, Test};
 use crate::scalar::Scalar;
 use crate::types::{Field, PartitionField, Schema};
 
-/// A bound predicate and the columns that it names.
+/// Bound predicate and the columns that it names.
 #[derive(Debug)]
 pub(crate) struct Bound {
     tree: Tree,
@@ -31,7 +31,7 @@ enum Tree {
     Leaf { column: usize, op: Op },
 }
 
-/// A field of a partition spec, and the id of the column that it is made from.
+/// Field of a partition spec, and the id of the column that it is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct SpecField {
     pub(crate) source_id: i32,
@@ -47,19 +47,22 @@ impl Op {
 }
 
 impl Bound {
-    /// Err: a column that the schema does not have.
+    /// Binds a predicate to a schema.
+    ///
+    /// # Errors
+    /// Invalid: a column that the schema does not have.
     pub(crate) fn new(predicate: &Predicate, schema: &Schema) -> Result<Bound> {
         let mut columns = Vec::new();
         let tree = bind(predicate, false, schema, &mut columns)?;
         Ok(Bound { tree, columns })
     }
 
-    /// The ids of the named columns, in the order of their ranges after the spec's.
+    /// Lists the ids of the named columns, in the order of their ranges after the spec's.
     pub(crate) fn column_ids(&self) -> impl Iterator<Item = i32> {
         self.columns.iter().map(|column| column.id)
     }
 
-    /// The predicate over the ranges of this spec's fields, then of the named columns.
+    /// Projects the predicate onto the ranges of this spec's fields, followed by those of the named columns.
     pub(crate) fn project(&self, spec: &[SpecField]) -> Node {
         self.project_tree(&self.tree, spec)
     }
@@ -96,7 +99,7 @@ fn bind(predicate: &Predicate, negated: bool, schema: &Schema, columns: &mut Vec
         trees.map(|p| bind(p, negated, schema, columns)).collect()
     };
     match predicate {
-        // It may stand for anything, so its negation may be true as well.
+        // It may stand for anything, so that its negation may be true as well.
         Predicate::AlwaysTrue => Ok(Tree::Keep),
         Predicate::AlwaysFalse if negated => Ok(Tree::Keep),
         Predicate::AlwaysFalse => Ok(Tree::Drop),
@@ -144,12 +147,12 @@ fn bind_in(field: &Field, values: &[Scalar], negated: bool, columns: &mut Vec<Co
     }
 }
 
-/// `None` when bounds and partition values say nothing about the condition.
+/// Returns the condition. `None` when bounds and partition values say nothing about it.
 fn condition(field: &Field, op: CompareOp, value: &Scalar) -> Option<Op> {
     if !is_usable(field, value) {
         return None;
     }
-    // `x < 10` as `x <= 9`: the same rows, and a transform of 9 tells more than one of 10.
+    // `x < 10` becomes `x <= 9`: the rows are the same, and a transform of 9 tells more than one of 10.
     let inclusive = match op {
         CompareOp::Lt => value.step(-1).map(|value| (CompareOp::LtEq, value)),
         CompareOp::Gt => value.step(1).map(|value| (CompareOp::GtEq, value)),

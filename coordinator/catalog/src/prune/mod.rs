@@ -1,4 +1,4 @@
-//! Which files cannot hold a matching row, from metadata alone.
+//! Exclusion of files that cannot hold a matching row, from metadata alone.
 //!
 //! ```text
 //! Predicate ── bind ──▶ Bound ── project ──▶ Node            once a plan, once a partition spec
@@ -28,13 +28,13 @@ use crate::types::PartitionField;
 pub(crate) use bind::{Bound, SpecField};
 pub(crate) use range::{Nulls, Range};
 
-/// What excluded a file: what EXPLAIN names.
+/// Reason why a file was excluded. EXPLAIN names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     Partition(PartitionField),
-    /// The bounds or the counts of this column.
+    /// Bounds or counts of this column.
     Column(String),
-    /// The predicate is false for every row.
+    /// Predicate that is false for every row.
     Contradiction,
 }
 
@@ -48,39 +48,39 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One condition on one value: a column's, or a partition field's. NULL meets none but `IsNull`.
+/// Condition on one value of a column or of a partition field. NULL meets none but `IsNull`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Op {
     Compare(CompareOp, Scalar),
-    /// Any of these, in `Scalar::compare`'s order.
+    /// Any of these values, in `Scalar::compare`'s order.
     In(Vec<Scalar>),
     StartsWith(String),
     IsNull,
     NotNull,
 }
 
-/// A predicate over numbered ranges: the fields of one partition spec, then the columns it names.
+/// Predicate over numbered ranges: the fields of one partition spec, then the columns that it names.
 #[derive(Debug)]
 pub(crate) enum Node {
     Keep,
     Drop,
     And(Vec<Node>),
     Or(Vec<Node>),
-    /// What one condition implies about several ranges: a match needs all of them.
+    /// Implications of one condition for several ranges. A match needs all of them.
     Tests(Vec<Test>),
 }
 
 #[derive(Debug)]
 pub(crate) struct Test {
-    /// Index of its range.
+    /// Index of the test's range.
     pub(crate) range: usize,
     pub(crate) op: Op,
     pub(crate) reason: Reason,
 }
 
 impl Node {
-    /// Why no row within these ranges can match; `None` where one might. An OR is booked to its
-    /// first branch. Ranges beyond the slice are unknown.
+    /// Returns the reason why no row within these ranges can match, or `None` where one might. An OR is
+    /// booked to its first branch. Ranges beyond the slice are unknown.
     pub(crate) fn excluded(&self, ranges: &[Range]) -> Option<&Reason> {
         match self {
             Node::Keep => None,

@@ -1,9 +1,9 @@
 //! Proof by brute force that pruning loses no row: random rows in random files, random predicates.
 //!
-//! The judges share nothing with the code under test: iceberg's transform functions make the
-//! partition values, and rows are matched one by one, under every order that engines use for
-//! floats (IEEE 754, total, NaN largest) and UUIDs (signed, unsigned), and with every truth value for
-//! `AlwaysTrue`, which may stand for anything. Metrics are incomplete, and some cannot be right.
+//! The judges share nothing with the code under test. iceberg's transform functions make the
+//! partition values. Rows are matched one by one, under every order that engines use for floats
+//! (IEEE 754, total, NaN largest) and UUIDs (signed, unsigned). `AlwaysTrue` may stand for anything,
+//! so it takes every truth value. Metrics are incomplete, and some cannot be right.
 
 use std::cmp::Ordering;
 
@@ -23,16 +23,16 @@ const FILES_PER_MANIFEST: usize = 3;
 const PREDICATES_PER_MANIFEST: usize = 20;
 const ROWS_PER_FILE_MAX: usize = 4;
 
-/// A value of the partitioned column `a`, and one of the column `b`.
+/// Value of the partitioned column `a`, and value of the column `b`.
 type Row = (Option<Scalar>, Option<i32>);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Order {
-    /// The order of floats by IEEE 754, and the signed one of UUIDs.
+    /// Order of floats by IEEE 754, and signed order of UUIDs.
     Ieee,
-    /// The total order of floats (DataFusion's), the unsigned one of UUIDs.
+    /// Total order of floats (DataFusion's), and unsigned order of UUIDs.
     Total,
-    /// NaN is one value and the largest, whatever its sign, and zeros are equal (DuckDB's, PostgreSQL's).
+    /// Order in which NaN is one value and the largest, whatever its sign, and zeros are equal (DuckDB's, PostgreSQL's).
     Largest,
 }
 
@@ -73,7 +73,7 @@ impl Judge {
         }
     }
 
-    /// SQL's TRUE, FALSE, or NULL.
+    /// Returns SQL's TRUE, FALSE, or NULL.
     fn matches(self, predicate: &Predicate, row: &Row) -> Option<bool> {
         let value = |column: &str| match column {
             "a" => row.0.clone(),
@@ -135,12 +135,12 @@ fn integer(value: &Scalar) -> i64 {
     }
 }
 
-/// From few values, so that literals meet rows, and from the edges of the type.
+/// Draws from few values, so that literals meet rows, and from the edges of the type.
 fn random_value(ty: &Type, rng: &mut StdRng) -> Scalar {
     let small = rng.random_range(-30..30);
     let edge = rng.random_ratio(1, 20);
     const HOUR: i64 = 3_600_000_000;
-    // Around 1970, hours and days apart, with and without a fraction.
+    // Instants lie around 1970, hours and days apart, with and without a fraction.
     let instant = small * HOUR * [1, 24, 24 * 31][rng.random_range(0..3)] + [0, 1, -1][rng.random_range(0..3)];
     let narrow = match edge {
         true => [i32::MIN, i32::MIN + 3, i32::MAX][rng.random_range(0..3)],
@@ -212,14 +212,14 @@ fn random_predicate(a: &Type, depth: u32, rng: &mut StdRng) -> Predicate {
     }
 }
 
-/// Rows that share a partition value, as a writer would put them into one file, and that value.
+/// Makes rows that share a partition value, as a writer would put them into one file, and returns that value, too.
 fn random_rows(ty: &Type, transform: Transform, rng: &mut StdRng) -> (Vec<Row>, Option<Scalar>) {
     let null_rows = rng.random_ratio(1, 8);
     let random_a = |rng: &mut StdRng| (!null_rows).then(|| random_value(ty, rng));
     let first = random_a(rng);
     let partition = first.as_ref().and_then(|a| judge_transform(transform, ty, a));
     let mut rows = vec![(first, random_b(rng))];
-    // Few values share a bucket or a string: try many.
+    // Few values share a bucket or a string, so that many are tried.
     for _ in 0..40 {
         let a = random_a(rng);
         let same = a.as_ref().and_then(|a| judge_transform(transform, ty, a)) == partition;
@@ -251,7 +251,7 @@ fn judge_transform(transform: Transform, ty: &Type, value: &Scalar) -> Option<Sc
             (scalar, _) => scalar,
         });
     };
-    // The one that iceberg's functions do not take.
+    // iceberg's functions do not truncate binary values.
     let Scalar::Binary(bytes) = value else {
         panic!("{value:?} is not binary");
     };
@@ -259,7 +259,7 @@ fn judge_transform(transform: Transform, ty: &Type, value: &Scalar) -> Option<Sc
     Some(Scalar::Binary(cut.collect()))
 }
 
-/// The file's metrics, with gaps that writers leave.
+/// Makes the file's metrics, with gaps that writers leave.
 fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFile {
     let mut file = DataFile {
         record_count: rows.len() as u64,
@@ -297,7 +297,7 @@ fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFi
     file
 }
 
-/// Metrics that some writers have left and that cannot be right.
+/// Puts in metrics that some writers have left and that cannot be right.
 fn spoil(file: &mut DataFile, id: i32, rng: &mut StdRng) {
     let rows = file.record_count;
     match rng.random_range(0..3) {
@@ -315,7 +315,7 @@ fn spoil(file: &mut DataFile, id: i32, rng: &mut StdRng) {
     }
 }
 
-/// Truncated as writers do, or in the narrower type that the column had before its promotion.
+/// Truncates a bound as writers do, or narrows it to the type that the column had before its promotion.
 fn loosen_lower(bound: &Scalar, rng: &mut StdRng) -> Scalar {
     match bound {
         Scalar::String(text) if rng.random() => Scalar::String(text.chars().take(2).collect()),
@@ -328,7 +328,7 @@ fn loosen_upper(bound: &Scalar, rng: &mut StdRng) -> Scalar {
     match bound {
         Scalar::String(text) if text.chars().count() > 2 => {
             let mut cut: Vec<char> = text.chars().take(2).collect();
-            // Some forget to round up what they cut.
+            // Some writers forget to round up a truncated bound.
             if rng.random_ratio(3, 4) {
                 cut[1] = char::from_u32(cut[1] as u32 + 1).unwrap();
             }
@@ -350,7 +350,7 @@ fn narrowed(bound: &Scalar, rng: &mut StdRng) -> Scalar {
     }
 }
 
-/// Runs one type under one transform; the number of files that pruning left out.
+/// Runs one type under one transform, and returns the number of files that pruning left out.
 fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
     let field = |id, name: &str, ty: &Type| Field { id, name: name.to_string(), required: false, ty: ty.clone() };
     let schema = Schema { fields: vec![field(1, "a", ty), field(2, "b", &Type::Int)] };
@@ -391,7 +391,7 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
     pruned
 }
 
-/// The summary of the files' partition values, as a manifest list holds it.
+/// Makes the summary of the files' partition values, as a manifest list holds it.
 fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> Range {
     let values: Vec<_> = files.iter().map(|(file, _)| &file.partition[0].1).collect();
     let judge = Judge { order: Order::Total, unknown: None };
@@ -405,7 +405,7 @@ fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rn
         let datum = convert::to_datum(value, &result_type).unwrap();
         datum.to_bytes().unwrap()
     };
-    // Some writers never have bounds.
+    // Some writers never write bounds.
     if rng.random_ratio(1, 10) {
         sorted.clear();
     }

@@ -1,4 +1,4 @@
-//! What is known about a set of values, and whether a condition can hold for any of them.
+//! Knowledge about a set of values, and the test of a condition on it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -16,16 +16,17 @@ pub(crate) enum Nulls {
     All,
 }
 
-/// The values of a column in a file, or of a partition field in a file or a manifest. A bound that
-/// is absent is unknown; one that is present may be wider than the values, never narrower.
+/// Values of a column in a file, or of a partition field in a file or a manifest. An absent bound is
+/// unknown. A present bound may be wider than the values, but never narrower.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Range {
     pub(crate) lower: Option<Scalar>,
     pub(crate) upper: Option<Scalar>,
     pub(crate) nulls: Nulls,
-    /// NaN may be among the values; bounds say nothing about it.
+    /// True where NaN may be among the values. Bounds say nothing about NaN.
     pub(crate) nan: bool,
-    /// Bounds of strings and bytes may be cut: values may begin with the upper one and go on, where its writer did not round it up.
+    /// True where bounds of strings and bytes may be cut. Values may then begin with the upper bound and go on, where its
+    /// writer did not round it up.
     pub(crate) cut: bool,
 }
 
@@ -34,14 +35,14 @@ impl Range {
         Range { lower: None, upper: None, nulls: Nulls::Maybe, nan: true, cut: true }
     }
 
-    /// What a data file's metrics say about one of its columns. A column without metrics may hold
+    /// Reads the range of a column from a data file's metrics. A column without metrics may hold
     /// anything: the file may have been written without them.
     pub(crate) fn of_column(file: &DataFile, id: i32) -> Range {
         let count = |counts: &BTreeMap<i32, u64>| counts.get(&id).copied();
         let values = count(&file.value_counts).unwrap_or(file.record_count);
         let nulls = count(&file.null_counts);
         if values != file.record_count || nulls.is_some_and(|nulls| nulls > values) {
-            // Counts that cannot be right say that nothing else may be, either.
+            // Where one count cannot be right, the other metrics may be wrong, too.
             return Range::unknown();
         }
         let (lower, upper) = (file.lower_bounds.get(&id), file.upper_bounds.get(&id));
@@ -60,7 +61,7 @@ impl Range {
         range.trusted()
     }
 
-    /// Without bounds that contradict each other.
+    /// Drops bounds that contradict each other.
     pub(crate) fn trusted(mut self) -> Range {
         if let (Some(lower), Some(upper)) = (&self.lower, &self.upper)
             && lower.compare(upper) == Some(Ordering::Greater)
@@ -70,7 +71,7 @@ impl Range {
         self
     }
 
-    /// A file's value of one partition field: the same for all of its rows.
+    /// Makes the range of a file's value of one partition field, which all of its rows share.
     pub(crate) fn of_partition(value: Option<&Scalar>, transform: Transform) -> Range {
         let range = Range {
             lower: value.cloned(),
@@ -82,10 +83,10 @@ impl Range {
         range.widened(transform)
     }
 
-    /// Room for partition values that writers have computed wrongly.
+    /// Widens the range to partition values that writers have computed wrongly.
     pub(crate) fn widened(mut self, transform: Transform) -> Range {
         match transform {
-            // Some rounded times before 1970 towards 1970 instead of down: 0 may have to be -1.
+            // Some writers rounded times before 1970 towards 1970 instead of down: 0 may have to be -1.
             Transform::Year | Transform::Month | Transform::Day | Transform::Hour => {
                 self.lower = self.lower.map(|lower| match lower {
                     Scalar::Int(value @ ..=0) => Scalar::Int(value.saturating_sub(1)),
@@ -93,7 +94,7 @@ impl Range {
                     value => value,
                 });
             }
-            // Some wrapped around at the smallest numbers: the largest may have to be those.
+            // Some writers wrapped around at the smallest numbers: the largest may have to be those.
             Transform::Truncate(width) => {
                 let wrapped = match &self.upper {
                     Some(Scalar::Int(upper)) => i64::from(*upper) > i64::from(i32::MAX) - i64::from(width),
@@ -109,7 +110,7 @@ impl Range {
         self
     }
 
-    /// Whether the condition can hold for any of the values.
+    /// Returns true where the condition can hold for any of the values.
     pub(crate) fn admits(&self, op: &Op) -> bool {
         match op {
             Op::IsNull => self.nulls != Nulls::None,
@@ -129,7 +130,7 @@ impl Range {
     }
 
     fn admits_compare(&self, op: CompareOp, value: &Scalar) -> bool {
-        // Engines disagree on where NaN sorts and whether zeros differ by sign: believe none of them.
+        // Engines disagree on the place of NaN and on the order of zeros, so that none of them is believed.
         let float = value.is_float();
         if float && self.nan && op != CompareOp::Eq {
             return true;
@@ -138,7 +139,7 @@ impl Range {
         let upper = self.upper.as_ref().and_then(|upper| upper.compare(value));
         let above = lower == Some(Ordering::Greater);
         let below = self.is_above(value);
-        // Whether an equal bound is the least or the greatest value in every order in use.
+        // An equal bound is the least or the greatest value in every order in use.
         let ordered = !float && !matches!(value, Scalar::Uuid(_));
         let from = ordered && lower == Some(Ordering::Equal);
         let until = ordered && upper == Some(Ordering::Equal) && !self.may_go_on(value);
@@ -152,13 +153,13 @@ impl Range {
         }
     }
 
-    /// Whether the value lies above all of the values.
+    /// Returns true where the value lies above all of the values.
     fn is_above(&self, value: &Scalar) -> bool {
         let upper = self.upper.as_ref();
         upper.is_some_and(|upper| value.compare(upper) == Some(Ordering::Greater)) && !self.may_go_on(value)
     }
 
-    /// True where a cut upper bound is a prefix of `value`: the real bound may then be above it.
+    /// Returns true where a cut upper bound is a prefix of `value`: the real bound may then be above it.
     fn may_go_on(&self, value: &Scalar) -> bool {
         self.cut
             && match (&self.upper, value) {
@@ -307,7 +308,7 @@ mod tests {
         check(None, Some(10), Nulls::All);
         check(Some(10), None, Nulls::Maybe);
         check(None, None, Nulls::Maybe);
-        // Counts that cannot be right.
+        // These counts cannot be right.
         check(Some(10), Some(11), Nulls::Maybe);
         check(Some(3), Some(3), Nulls::Maybe);
         check(Some(3), Some(0), Nulls::Maybe);

@@ -1,7 +1,7 @@
-//! Iceberg's partition transforms: of a value, and of a condition.
+//! Iceberg's partition transforms, of a value and of a condition.
 //!
-//! Written here rather than taken from iceberg: its day and hour round some times before 1970
-//! the wrong way, its truncate takes no binary, and its year and month panic on far dates.
+//! They are not taken from iceberg: its day and hour round some times before 1970 the wrong way, its
+//! truncate takes no binary, and its year and month panic on far dates.
 
 use crate::predicate::CompareOp;
 use crate::prune::Op;
@@ -12,8 +12,8 @@ const SECONDS_PER_DAY: i64 = 86_400;
 const SECONDS_PER_HOUR: i64 = 3_600;
 
 impl Transform {
-    /// The partition value of a column's value. `None` for `Void`, for a kind that the transform
-    /// does not take, and where the result has no representation.
+    /// Computes the partition value of a column's value. `None` for `Void`, for a kind that the
+    /// transform does not take, and where the result has no representation.
     pub fn apply(&self, value: &Scalar) -> Option<Scalar> {
         match *self {
             Transform::Identity => Some(value.clone()),
@@ -39,8 +39,8 @@ impl Transform {
         }
     }
 
-    /// What holds for the partition value wherever `op` holds for the column's value; `None` when
-    /// nothing does.
+    /// Projects a condition: the result holds for the partition value wherever `op` holds for the
+    /// column's value. `None` when no condition does.
     pub(crate) fn project(&self, op: &Op) -> Option<Op> {
         match self {
             Transform::Void | Transform::Unknown => return None,
@@ -65,7 +65,7 @@ impl Transform {
             Op::StartsWith(prefix) => self.project_prefix(prefix),
             Op::Compare(..) | Op::NotNull => None,
         };
-        // Any of these is false for NULL, and the partition value is NULL for NULL alone.
+        // Each of these conditions is false for NULL, and the partition value is NULL for NULL alone.
         Some(projected.unwrap_or(Op::NotNull))
     }
 
@@ -73,10 +73,10 @@ impl Transform {
         !matches!(self, Transform::Bucket(_))
     }
 
-    /// `apply`, where all writers agree on the result.
+    /// Computes the partition value where all writers agree on it.
     fn apply_alike(&self, value: &Scalar) -> Option<Scalar> {
         match (self, value) {
-            // Some hash nanoseconds before 1970 as microseconds rounded up, others down.
+            // Some writers hash nanoseconds before 1970 as microseconds rounded up, others rounded down.
             (Transform::Bucket(_), Scalar::TimestampNs(_) | Scalar::TimestamptzNs(_)) => None,
             _ => self.apply(value),
         }
@@ -124,7 +124,7 @@ fn cut_chars(value: &str, width: u32) -> &str {
     }
 }
 
-/// Seconds since 1970, rounded down.
+/// Returns the seconds since 1970, rounded down.
 fn seconds(value: &Scalar) -> Option<i64> {
     match value {
         Scalar::Timestamp(micros) | Scalar::Timestamptz(micros) => Some(micros.div_euclid(1_000_000)),
@@ -133,7 +133,7 @@ fn seconds(value: &Scalar) -> Option<i64> {
     }
 }
 
-/// Days since 1970-01-01, rounded down.
+/// Returns the days since 1970-01-01, rounded down.
 fn days(value: &Scalar) -> Option<i64> {
     match value {
         Scalar::Date(days) => Some(i64::from(*days)),
@@ -141,8 +141,8 @@ fn days(value: &Scalar) -> Option<i64> {
     }
 }
 
-/// Years since 1970 and the month, 0 to 11, of a day of the Gregorian calendar. Years are counted
-/// from March, so that the leap day comes last, in eras of 400 years, which are alike.
+/// Returns the years since 1970 and the month, 0 to 11, of a day of the Gregorian calendar. Years
+/// are counted from March, so that the leap day comes last, in eras of 400 years, which are alike.
 fn years_and_month(days: i64) -> (i64, i64) {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0000 = days + 719_468;
@@ -155,7 +155,7 @@ fn years_and_month(days: i64) -> (i64, i64) {
     (year - 1970, month)
 }
 
-/// The specification's 32-bit hash; `None` for kinds that cannot be bucketed.
+/// Computes the specification's 32-bit hash. `None` for kinds that cannot be bucketed.
 fn hash(value: &Scalar) -> Option<u32> {
     let long = |value: i64| murmur3(&value.to_le_bytes());
     Some(match value {
@@ -170,7 +170,7 @@ fn hash(value: &Scalar) -> Option<u32> {
     })
 }
 
-/// The shortest two's complement form of a big-endian number.
+/// Returns the shortest two's complement form of a big-endian number.
 pub(crate) fn minimal_be_bytes(bytes: &[u8; 16]) -> &[u8] {
     let redundant = bytes
         .windows(2)
@@ -183,7 +183,7 @@ pub(crate) fn minimal_be_bytes(bytes: &[u8; 16]) -> &[u8] {
     &bytes[redundant..]
 }
 
-/// Murmur3, the 32-bit x86 variant with seed 0.
+/// Computes Murmur3, the 32-bit x86 variant with seed 0.
 fn murmur3(bytes: &[u8]) -> u32 {
     let mix = |block: u32| {
         let block = block.wrapping_mul(0xcc9e_2d51).rotate_left(15);
@@ -214,7 +214,7 @@ mod tests {
 
     const HOUR: i64 = 3_600_000_000;
 
-    /// The specification's own vectors (appendix B).
+    /// The vectors are the specification's own (appendix B).
     #[test]
     fn hash_as_specified() {
         let check = |value: Scalar, expect: i32| {
