@@ -1,12 +1,12 @@
-//! The engine's folders import each other in one direction, so that no circle can arise: `coordinator/engine/arrows.txt` has them from
-//! top to bottom. Test code is free.
+//! The engine's folders import each other in one direction, so that no circle can arise. `coordinator/engine/arrows.txt` lists
+//! them from top to bottom. Test code is free.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use gust_tests::localstack;
 
-/// A source file by its path below `src`, and its text.
+/// Source file: its path below `src`, and its text.
 type Source = (String, String);
 
 fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
@@ -20,13 +20,14 @@ fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
     }
 }
 
-/// The folder, or the file at the top, that a source belongs to.
+/// Returns the folder, or the file at the top, that a source belongs to.
 fn node(path: &str) -> &str {
     path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
 }
 
-/// Lines of code with their numbers: no comments, and nothing that is compiled for tests only. Relies on rustfmt: an item ends with a
-/// brace that stands as far to the right as its beginning.
+/// Returns lines of code with their numbers, without comments and items that are compiled for tests only.
+///
+/// It relies on rustfmt: an item ends with a brace that stands as far to the right as its beginning.
 fn code((path, text): &Source) -> Vec<(usize, &str)> {
     if path.ends_with("/tests.rs") || path.ends_with("_tests.rs") {
         return Vec::new();
@@ -48,7 +49,7 @@ fn code((path, text): &Source) -> Vec<(usize, &str)> {
     code
 }
 
-/// What a line names of the crate: the word after `crate::`, and after as many `super::` as lead there.
+/// Returns the names of the crate's items in a line: the word after `crate::`, and after as many `super::` as lead there.
 fn named(path: &str, line: &str) -> Vec<String> {
     let depth = path.trim_end_matches(".rs").trim_end_matches("/mod").split('/').count();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == '{').collect();
@@ -62,7 +63,7 @@ fn named(path: &str, line: &str) -> Vec<String> {
     [starts("crate::"), starts(&ups)].concat()
 }
 
-/// Imports that do not point down.
+/// Returns the imports that do not point down.
 fn wrong(order: &[&str], sources: &[Source]) -> Vec<String> {
     let rank = |node: &str| order.iter().position(|folder| *folder == node);
     let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! What goes wrong on the command line: each with its message, its exit code, and nothing left behind.
+//! Errors of the command line: each has its message and its exit code, and leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use tempfile::TempDir;
 
-/// A folder with a configuration of its own and some Parquet in it.
+/// Folder with a configuration of its own and some Parquet in it.
 pub(crate) struct Place {
     folder: TempDir,
 }
@@ -24,7 +24,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The program in this folder, on functions that are the real function binary.
+    /// Returns the program in this folder, on functions that are the real function binary.
     pub(crate) fn gust(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
         command
@@ -32,14 +32,14 @@ impl Place {
             .current_dir(self.folder.path())
             .env_remove("GUST_LOG")
             .env("TMPDIR", self.path("tmp"))
-            // No test is a part of its user's history.
+            // A test must not become a part of its user's history.
             .env("XDG_STATE_HOME", self.path("state"))
             .env("GUST_PROCESS__PROGRAM", env!("CARGO_BIN_EXE_bootstrap_under_test"))
             .stdin(Stdio::null());
         command
     }
 
-    /// A Parquet file of `rows` rows made by a query of DataFusion's.
+    /// Writes a Parquet file with the rows of a DataFusion query.
     pub(crate) async fn parquet(&self, name: &str, select: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
@@ -47,7 +47,7 @@ impl Place {
         gust_tests::query::plain(&[], &copy).await;
     }
 
-    /// What is left in the temporary folder.
+    /// Lists the entries that are left in the temporary folder.
     fn left(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path("tmp")).expect("readable");
         entries.map(|entry| entry.expect("readable").path()).collect()
@@ -132,7 +132,7 @@ async fn broken_and_odd_files() {
     }
 }
 
-/// Planned from a table's metadata, then read: in between a file grows, shrinks, or goes.
+/// A query is planned from a table's metadata. Before it reads a file, the file grows, shrinks, or goes.
 #[test]
 fn files_that_are_not_as_planned() {
     let place = Place::new("");
@@ -188,18 +188,18 @@ async fn a_function_of_another_release() {
     let mut command = place.gust(&["query", "--on", "processes", "SELECT sum(k) FROM 't/'"]);
     let output = command.env("TEST_OTHER_RELEASE", "1").output().expect("it starts");
     check(&output, 3, &["version mismatch", "hint: deploy the function of the coordinator's release"]);
-    // Allowed, the coordinator does it alone, and says so.
+    // With leave to fall back, the coordinator does it alone, and says so.
     let mut command = place.gust(&["query", "--on", "processes", "--allow-fallback", "SELECT sum(k) FROM 't/'"]);
     let output = command.env("TEST_OTHER_RELEASE", "1").output().expect("it starts");
     check(&output, 0, &["fell back"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains('1'));
 }
 
-/// More work than anybody waits for.
+/// Query with more work than anybody waits for.
 pub(crate) const ENDLESS: &str =
     "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1";
 
-/// `2>&1 | head -1`: what nobody reads is dropped, and the exit code stays the statement's.
+/// With `2>&1 | head -1` nobody reads on: the output is dropped, and the exit code stays the statement's.
 #[test]
 fn a_stderr_that_is_closed() {
     let place = Place::new("on = 'local'");
@@ -233,7 +233,7 @@ async fn ctrl_c_leaves_nothing() {
     place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let endless = "SELECT count(*) FROM (SELECT sum(k) AS s FROM 't/') t, generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = s - 1";
     let mut command = place.gust(&["query", "--on", "processes", endless]);
-    // Marks the children: their environment is ours.
+    // The mark is found in the environment of the children, which inherit the program's.
     let mark = place.path("mark");
     let running =
         command.env("TEST_MARK", &mark).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
@@ -246,7 +246,7 @@ async fn ctrl_c_leaves_nothing() {
     assert_eq!(place.left(), Vec::<PathBuf>::new(), "something is left in the temporary folder");
 }
 
-/// Running processes that have the mark in their environment.
+/// Counts running processes that have the mark in their environment.
 fn processes_marked(mark: &Path) -> usize {
     let mark = [b"TEST_MARK=", mark.as_os_str().as_encoded_bytes()].concat();
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
@@ -263,7 +263,7 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Rows to stdout, words to stderr, in every format, also when the rows come from functions.
+/// Rows go to stdout and words to stderr, in every format, also when the rows come from functions.
 #[tokio::test(flavor = "multi_thread")]
 async fn formats() {
     let place = Place::new("");

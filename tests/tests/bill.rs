@@ -1,7 +1,7 @@
-//! The bill, recomputed: every line of a cost report by independent arithmetic (`tests/python/bill.py`) from what the S3 server
-//! counted and from how long the operating system kept the functions' processes.
+//! The bill, recomputed. Independent arithmetic (`tests/python/bill.py`) repeats every line of a cost report, from the S3
+//! server's counts and from the time for which the operating system kept the functions' processes.
 //!
-//! A function here is a process that lives for one attempt, and its network is slow, so that its life is its attempt.
+//! A function here is a process that lives for one attempt. Its network is slow, so that its life is its attempt.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -23,15 +23,15 @@ use gust_tests::{cloud, tpch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Reads most of lineitem: about half a megabyte a fragment.
+/// Query that reads most of lineitem: about half a megabyte a fragment.
 const EVERYTHING: &str = "SELECT sum(l_extendedprice), sum(l_quantity), max(l_comment), min(l_shipdate), sum(l_partkey), \
                           sum(l_orderkey), sum(l_tax), max(l_shipinstruct) FROM lineitem";
 
-/// A query, and what is done to it.
+/// Query, with the faults and limits under which it runs.
 struct Case {
     name: &'static str,
     sql: &'static str,
-    /// How the function behaves (`faulty_bootstrap`).
+    /// Mode of the function (`faulty_bootstrap`).
     mode: &'static str,
     latency: Option<Latency>,
     timeout: Duration,
@@ -81,7 +81,7 @@ async fn every_line_of_a_report_is_what_others_counted() {
     }
 }
 
-/// Runs a case; returns its report beside what the server and the operating system saw.
+/// Runs a case. Returns its report beside the observations of the server and the operating system.
 async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Path) -> Value {
     let Case { name, mode, .. } = *case;
     let mark = folder.join(name);
@@ -101,7 +101,7 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
     for statement in create {
         run(&session, statement).await.expect("a table");
     }
-    // Some 400 kB/s for each function.
+    // Each function has some 400 kB/s.
     let pipe =
         Pipe { burst_once_bytes: 0.0, burst_bytes: 0.0, line_bytes_per_second: 400e3, refill_bytes_per_second: 400e3 };
     let latency = case.latency.clone();
@@ -143,7 +143,7 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
     })
 }
 
-/// A program that notes its process, as a session's configuration names one.
+/// Writes a program that notes its process. A session's configuration names a program without arguments.
 fn program(folder: &Path, mode: &str, mark: &Path) -> PathBuf {
     let path =
         folder.join(format!("function-{}.sh", mark.file_name().and_then(|name| name.to_str()).unwrap_or_default()));
@@ -158,7 +158,7 @@ fn now_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }
 
-/// Follows the processes that note themselves in a folder, from their first line to their end.
+/// Watcher of the processes that note themselves in a folder, from their first line to their end.
 struct Watch {
     over: Arc<AtomicBool>,
     watching: std::thread::JoinHandle<BTreeMap<u32, (f64, f64)>>,
@@ -172,7 +172,7 @@ impl Watch {
         let watching = std::thread::spawn(move || {
             let mut lives: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
             loop {
-                // Looked at once more after the end, so that nobody is missed.
+                // The folder is read once more after the end, so that no process is missed.
                 let last = is_over.load(Ordering::Relaxed);
                 for entry in std::fs::read_dir(&mark).expect("readable").flatten() {
                     let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -190,7 +190,7 @@ impl Watch {
         Self { over, watching }
     }
 
-    /// By process: when it began and ended, in milliseconds since the Unix epoch.
+    /// Returns each process's begin and end, in milliseconds since the Unix epoch.
     fn stop(self) -> BTreeMap<u32, (f64, f64)> {
         self.over.store(true, Ordering::Relaxed);
         self.watching.join().expect("the watch never panics")
@@ -202,7 +202,7 @@ fn born_ms(note: &Path) -> f64 {
     born.ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()).map_or_else(now_ms, |born| born.as_secs_f64() * 1e3)
 }
 
-/// Gone, or dead and not yet buried by its parent.
+/// Returns whether a process is gone, or is dead and not yet reaped by its parent.
 fn has_ended(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))

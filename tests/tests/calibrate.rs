@@ -1,4 +1,4 @@
-//! `gust calibrate` by its program: what it measures is told, kept and reckoned with, and nothing of it stays in the exchange.
+//! `gust calibrate` by its program: it prints its figures, keeps them, and plans with them. Nothing stays in the exchange.
 
 use gust::calibrate::calibrate;
 use gust_engine::config::{Config, InvokerKind, Target};
@@ -42,7 +42,7 @@ async fn figures_are_told_kept_and_reckoned_with() {
         panic!("one kind of functions: {kept:?}")
     };
     assert_eq!(functions, "processes of 1 core");
-    // They are this machine's; how busy it is nobody knows.
+    // The figures are this machine's, whose load is unknown: their range is wide.
     assert!((0.1..10.0).contains(function_cores), "{kept:?}");
     assert!(*attempt_seconds > 1e-4 && *start_up_seconds > 1e-4, "a process takes its time: {kept:?}");
     assert!(place.path("exchange").is_dir());
@@ -57,7 +57,7 @@ async fn figures_are_told_kept_and_reckoned_with() {
     assert!(plan.contains("4321."), "the decision reckons with it: {plan}");
 }
 
-/// Its times are this machine's; what is shown is that nothing hangs on processes.
+/// The times are this machine's. The test shows that calibration needs no processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_on_lambda_are_measured_too() {
     let Some(localstack) = localstack::shared() else { return };
@@ -81,7 +81,7 @@ async fn functions_on_lambda_are_measured_too() {
     assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "its tables are removed");
 }
 
-/// Files below a folder.
+/// Counts the files below a folder.
 fn files_in(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries

@@ -1,4 +1,4 @@
-//! Caps in dollars on the command line and over S3: which of the settings counts, what is refused, what is stopped.
+//! Caps in dollars on the command line and over S3: the setting that counts, the queries that are refused, and those stopped.
 
 use std::error::Error;
 
@@ -95,11 +95,11 @@ async fn too_small_caps_and_sufficient_ones() {
     let none =
         ["stopped at the cap of $0.0001000: $0 spent, 0 of 20 fragments done; the next attempt may cost $0.0001"];
     fails(&place, &on("processes", "0.0001"), 4, &none);
-    // A prepared statement is no way around it.
+    // A prepared statement does not evade the cap.
     let prepared = format!("PREPARE p AS {SUM}; EXECUTE p");
     let prepared = ["query", "--on", "processes", "--functions", "20", "--max-cost", "0.00001", &prepared];
     fails(&place, &prepared, 4, &["not run: it costs at least $0.00001267"]);
-    // The worst case of one after the other, until that of another is more than what is left.
+    // One attempt after the other is admitted by its worst case, until the next worst case exceeds the rest of the cap.
     let some =
         ["stopped at the cap of $0.0001650: $0.0000", " of 20 fragments done", "hint: allow more with --max-cost"];
     fails(&place, &on("processes", "0.000165"), 4, &some);
@@ -112,7 +112,7 @@ async fn too_small_caps_and_sufficient_ones() {
 
 #[test]
 fn the_coordinators_machine_counts() {
-    // A dollar a second.
+    // The machine costs a dollar a second.
     let place = Place::new("[cost]\ncoordinator_hour = 3600\n");
     let query = ["query", "--on", "local", "--max-cost", "0.5", ENDLESS];
     fails(&place, &query, 4, &["stopped at the cap of $0.5000: $0.5", " spent\nhint: allow more"]);

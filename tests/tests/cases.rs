@@ -1,13 +1,13 @@
 //! Faults that users met, each with its neighbours: `tests/cases/*.toml`, run by the program itself on every target.
 //!
 //! ```text
-//!  cases.py make ─► folders and cases.json ─► gust, on each target, in each format ─► cases.py judge ─► what differs
+//!  cases.py make ─► folders and cases.json ─► gust, on each target, in each format ─► cases.py judge ─► differences
 //! ```
 //!
-//! An ask is a statement with its rows, or the words of its error, or both where either will do; then all targets must
-//! do the same. What users saw runs on every target in every format; a neighbour runs on every target, and its format
-//! changes from one to the next. Rows are read back by Python and pyarrow. Unless an ask says `remote = false`, or its case
-//! has no data, its rows come from functions where functions are asked for.
+//! An ask is a statement with its rows or with the words of its error. It may have both where either will do; then all targets
+//! must do the same. An ask that a user met runs on every target in every format. A neighbour runs on every target, and its
+//! format changes from one to the next. Python and pyarrow read the rows back. Rows come from functions where functions are
+//! asked for, unless an ask says `remote = false`, or its case has no data.
 //!
 //! `CASES=meaning cargo test --release -p gust-tests cases::` runs one file alone.
 
@@ -25,40 +25,40 @@ use gust_tests::s3::{ACCESS_KEY_ID, BUCKET, REGION, S3Server, SECRET_ACCESS_KEY}
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-/// Asks that do not pass yet, by file, case and number of the ask. Each must still fail, so that the list shrinks.
+/// List of the asks that do not pass yet, by file, case and number of the ask. Each must still fail, so that the list shrinks.
 const KNOWN_FAILING: &str = "known_failing.txt";
 
 const TARGETS: [&str; 4] = ["local", "in-process", "processes", "auto"];
 const FORMATS: [&str; 5] = ["arrow", "csv", "json", "table", "ndjson"];
 /// Programs at a time: as many as CI has cores, and one more for when both wait.
 const AT_ONCE: usize = 3;
-/// Nothing here takes as long; a run that does hangs.
+/// Time after which a run counts as hanging. No run takes as long.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
-/// Address space of a program, in kibibytes: what would take all of the machine's memory ends alone.
+/// Address space of a program, in kibibytes. A program that would take all of the machine's memory ends alone.
 const ADDRESS_SPACE_KIB_MAX: u64 = 16 * 1024 * 1024;
 
-/// One set of data.
+/// One set of data, with its asks.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
     file: String,
     number: usize,
     name: String,
-    /// What was wrong, and where it was reported.
+    /// Fault that was met, and the place where it was reported.
     fault: String,
     #[serde(default)]
     setup: String,
-    /// The tables are Iceberg's, in the catalog `lake`.
+    /// Whether the tables are Iceberg's, in the catalog `lake`.
     #[serde(default)]
     catalog: bool,
-    /// What lies in `s3/` is in a bucket.
+    /// Whether the files in `s3/` are put into a bucket.
     #[serde(default)]
     s3: bool,
     seconds_max: Option<f64>,
-    /// Run under each of these limits of memory; where an ask has rows and an error, some limits give the one and some the other.
+    /// Limits of memory; each ask runs under each. Where an ask has rows and an error, some limits give the one, some the other.
     #[serde(default)]
     limits: Vec<String>,
-    /// Instead of all of them.
+    /// Formats of the asks, instead of those that [`jobs`] chooses.
     formats: Option<Vec<String>>,
     ask: Vec<Ask>,
 }
@@ -67,22 +67,22 @@ struct Case {
 #[serde(deny_unknown_fields)]
 struct Ask {
     sql: String,
-    /// Rows of each statement that has any, as lines of JSON, the first of which names the columns.
+    /// Rows of each statement that has any, as lines of JSON. The first line names the columns.
     results: Option<Vec<String>>,
-    /// The types of the only result.
+    /// Types of the only result.
     types: Option<Vec<String>>,
-    /// All of these words are in the message.
+    /// Words that are all in the message.
     error: Option<Vec<String>>,
-    /// None of these is.
+    /// Words that are not in the message.
     #[serde(default)]
     absent: Vec<String>,
-    /// Instead of rows: the output has these words.
+    /// Words that are in the output, instead of rows.
     #[serde(default)]
     prints: Vec<String>,
-    /// A user met this one.
+    /// Whether a user met this ask.
     #[serde(default)]
     seen: bool,
-    /// Its rows come from functions where functions are asked for.
+    /// Whether the rows come from functions where functions are asked for.
     remote: bool,
     formats: Option<Vec<String>>,
 }
@@ -113,16 +113,16 @@ impl Job<'_> {
     }
 }
 
-/// How it ended.
+/// End of a run.
 struct Ended {
     code: Option<i32>,
     words: String,
     seconds: f64,
-    /// Of the last statement.
+    /// Fragments of the last statement that were adopted.
     fragments_adopted: u64,
 }
 
-/// What the judge is asked.
+/// Run that the judge compares with its expected rows.
 #[derive(Serialize)]
 struct Question<'a> {
     name: String,
@@ -169,7 +169,7 @@ async fn cases() {
     assert!(mended.is_empty(), "these pass now, strike them out: {mended:?}");
 }
 
-/// Puts what a case has for S3 there, and writes its settings and its setup.
+/// Puts the S3 files of a case into the bucket, and writes its settings and its setup.
 async fn prepare(case: &Case, place: &Path, server: &S3Server) {
     std::fs::create_dir(place.join("tmp")).expect("made");
     std::fs::write(place.join("setup.sql"), case.setup.replace("{bucket}", BUCKET)).expect("written");
@@ -195,7 +195,7 @@ async fn prepare(case: &Case, place: &Path, server: &S3Server) {
                 continue;
             }
             let key = path.strip_prefix(place.join("s3")).expect("below").to_str().expect("text");
-            // What consoles leave for a folder: an object whose key ends with the slash.
+            // Consoles leave such an object for a folder: its key ends with the slash.
             let key = key.strip_suffix("__folder__").unwrap_or(key);
             let body = std::fs::read(&path).expect("readable");
             client.put_object().bucket(BUCKET).key(key).body(body.into()).send().await.expect("put");
@@ -271,7 +271,7 @@ async fn run(root: &Path, job: &Job<'_>) -> Ended {
     }
 }
 
-/// The asks that fail, by name, each with what is wrong.
+/// Returns the asks that fail, by name, each with its failures.
 fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<String, String> {
     let questions = ended.iter().filter_map(|(ended, job)| question(ended, job)).collect::<Vec<_>>();
     std::fs::write(root.join("runs.json"), serde_json::to_string(&questions).expect("plain data")).expect("written");
@@ -288,7 +288,7 @@ fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<Stri
                 let sql: String = job.ask.sql.chars().take(200).collect();
                 format!("{}: {}\n  {sql}", job.ask_name, job.case.fault)
             });
-            // The first few say enough.
+            // The first few failures say enough.
             if told.lines().count() < 8 {
                 let wrong: String = wrong.replace('\n', " | ").chars().take(700).collect();
                 write!(told, "\n    {} as {}: {wrong}", job.target, job.format).expect("to a string");
@@ -325,7 +325,7 @@ fn question<'a>(ended: &Ended, job: &'a Job<'_>) -> Option<Question<'a>> {
     })
 }
 
-/// What is wrong with how a run ended, as far as its rows do not matter.
+/// Returns the failure of a run, as far as its rows do not matter.
 fn wrong(ended: &Ended, job: &Job<'_>) -> Option<String> {
     let Job { ask, case, .. } = job;
     let words = &ended.words;

@@ -28,7 +28,7 @@ fn object(bytes: usize) -> Bytes {
     (0..bytes).map(|index| (index * 7 % 251) as u8).collect::<Vec<_>>().into()
 }
 
-/// A server with one object, and a client with the retries that gust has.
+/// Starts a server with one object. Returns it with a client that has the retries of gust.
 async fn server(name: &str) -> (S3Server, Arc<dyn ObjectStore>) {
     let server = S3Server::start().expect("a server on loopback");
     let store = fragment_fn::connect(&cloud::access(&server, name), None).expect("a client of it");
@@ -57,7 +57,7 @@ async fn each_identity_has_a_pipe_and_an_account() {
     assert_eq!(a.expect("read"), object(300_000)[..100_000]);
     assert_eq!(b.expect("read"), object(300_000)[100_000..200_000]);
     assert_eq!(c.expect("read").len(), 100_000);
-    // Not sooner than the busier pipe allows: a quarter of the rate.
+    // The busier pipe bounds the time: it has a quarter of the rate.
     assert!(took >= Duration::from_secs_f64(200_000.0 / (rate / 4.0)), "{took:?}");
     let (one, two) = (access_key("one"), access_key("two"));
     assert_eq!(server.passed_bytes(), BTreeMap::from([(one.clone(), 200_000), (two.clone(), 100_000)]));
@@ -66,7 +66,7 @@ async fn each_identity_has_a_pipe_and_an_account() {
     assert_eq!(accounts[&one].requests, BTreeMap::from([(Operation::Get, 2)]));
 }
 
-/// A fault, what gust's own client makes of it, and what the server says that it was asked.
+/// Each fault fires. Gust's own client gets the right bytes, and the server has counted the requests.
 #[tokio::test]
 async fn each_fault_fires_and_a_client_comes_through() {
     for (faults, fault) in [
@@ -93,13 +93,13 @@ async fn each_fault_fires_and_a_client_comes_through() {
         };
         assert_eq!(refused, noted, "{requests:?}");
         if fault == Fault::ResetInBody {
-            // Sent again from where it broke off, not from the start.
+            // object_store reads on from where the body broke off: each break costs one more request.
             assert_eq!(requests.len() as u64, 10 + fired[&fault]);
         }
     }
 }
 
-/// Such a body looks whole to object_store; what comes through gust's own decorators does not.
+/// object_store takes such a body for whole. Gust's own decorators notice it.
 #[tokio::test]
 async fn a_truncated_body_is_noticed() {
     let (server, store) = server("one").await;
@@ -132,7 +132,7 @@ async fn the_same_seed_is_the_same_story() {
     assert_ne!(stories[0], stories[2]);
 }
 
-/// The coordinator has read the footer to plan: the function need not guess its length, and reads no byte that the query
+/// The coordinator has read the footer to plan, so the function need not guess its length. It reads no byte that the query
 /// does not ask for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_known_footer_is_read_to_the_byte() {
@@ -164,8 +164,8 @@ async fn a_known_footer_is_read_to_the_byte() {
     session.close().await;
 }
 
-/// Functions with identities of their own read a throttled table through a slow network: the rows are right, and the
-/// server tells who read what.
+/// Functions with identities of their own read a throttled table through a slow network. The rows are right, and the
+/// server's account of each function agrees with the report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_gets_through_a_store_that_asks_to_slow_down() {
     let server = S3Server::start().expect("a server");
@@ -188,7 +188,7 @@ async fn a_query_gets_through_a_store_that_asks_to_slow_down() {
     server.set_shape(Some(Shape { latency: Some(latency), limits: Some(limits), ..PLAIN }));
     server.take_requests();
     let (rows, report) = run(&session, sql).await.expect("rows");
-    // Whether a request came through in its attempt or in the next is chance: object_store's delays have no seed.
+    // Retries inside an attempt and new attempts both get through: object_store's delays have no seed, so chance decides.
     assert_eq!((report.fragments_adopted, &report.fell_back), (4, &None), "{report:?}");
     assert_eq!(rows, plain(&[create(&format!("{}/", files.display()))], sql).await);
     assert!(server.fired()[&Fault::SlowDown] > 0, "{:?}", server.fired());

@@ -1,4 +1,4 @@
-//! What the crates say that they need is what they need: no dependency that nobody names, and no second Arrow outside its fence.
+//! Dependencies of the crates: each is named by its crate's code, and no second Arrow stands outside its fence.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,11 +7,11 @@ use std::process::Command;
 use gust_tests::localstack;
 use toml::Table;
 
-/// Each crate's folder. Folders of other crates in it are not its own.
+/// Folder of each crate. Folders of other crates in it are not its own.
 const CRATES: [&str; 6] =
     ["coordinator", "coordinator/engine", "coordinator/catalog", "fragment-fn", "fragment-fn/protocol", "tests"];
 
-/// The crate that brings features for all others' tests; nobody names it.
+/// Crate that brings features for all others' tests. No code names it.
 const FEATURES: &str = "gust-features";
 
 fn table(path: &Path) -> Table {
@@ -19,7 +19,7 @@ fn table(path: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every name of a crate's sources that may be a crate's: before `::` or `!`, or after `use`. Comments do not count.
+/// Finds every name of a crate's sources that may be a crate's: before `::` or `!`, or after `use`. Comments do not count.
 fn names(root: &Path, folder: &str, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
         let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
@@ -44,7 +44,7 @@ fn names_in(line: &str) -> Vec<String> {
         if !before.ends_with("::") && !before.ends_with('.') && (is_path || before.ends_with("use ")) {
             names.push(name.to_owned());
         }
-        // What stands before the next name still has to be seen.
+        // Words before the next name still have to be seen.
         rest = after;
         if name == "use" {
             let used = rest.trim_start();
@@ -82,8 +82,9 @@ fn every_dependency_is_named_by_its_crate() {
     assert!(unused.is_empty(), "nobody names:\n{}", unused.join("\n"));
 }
 
-/// Packages with their features, as they are resolved for some crates and their tests. Which edges: what is built for the compiler has
-/// features of its own.
+/// Returns packages with their features, as they are resolved for some crates and their tests.
+///
+/// `edges` chooses the kinds of dependencies: those built for the compiler have features of their own.
 fn resolved(edges: &str, of: &[&str]) -> BTreeSet<String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["tree", "--offline", "--edges", edges, "--prefix", "none", "--format", "{p} {f}"]);
@@ -93,7 +94,7 @@ fn resolved(edges: &str, of: &[&str]) -> BTreeSet<String> {
     lines.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect()
 }
 
-/// Else whoever tests a single crate builds DataFusion once more.
+/// With other features, testing a single crate would build DataFusion once more.
 #[test]
 fn each_crate_alone_has_the_features_of_the_workspace() {
     for edges in ["normal,build,dev", "no-build,no-proc-macro"] {
@@ -108,7 +109,7 @@ fn each_crate_alone_has_the_features_of_the_workspace() {
     }
 }
 
-/// Packages that need one of another Arrow than DataFusion's, and are not part of it.
+/// Returns the packages that need another Arrow than DataFusion's, and are not part of that other Arrow or Iceberg.
 fn over_the_fence(lock: &Table) -> Vec<String> {
     let text = |package: &Table, key: &str| package[key].as_str().expect("text").to_owned();
     let packages: Vec<&Table> =

@@ -1,4 +1,4 @@
-//! What is deployed: Terraform's code and LocalStack's own checks, the rights that the policies give, and a stack from apply to destroy.
+//! Deployment: Terraform's code and LocalStack's own checks, the rights in the policies, and a stack from apply to destroy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const GUST: &str = env!("CARGO_BIN_EXE_gust_under_test");
 const FUNCTION: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 
-/// Runs a script of the project; what it skips it says itself, and with `CI=true` it fails instead.
+/// Runs a script of the project, and repeats on stderr the lines that it skips. With `CI=true` the script fails instead.
 fn script(path: &str, arguments: &[&str]) -> Output {
     let output = Command::new(localstack::root().join(path)).args(arguments).output().expect("a script");
     let told = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
@@ -35,7 +35,7 @@ fn localstack_runs_any_function_as_lambda_does() {
     script("localstack/check", &[]);
 }
 
-/// Rights of the coordinator and of a function: action, source file that needs it, and the call in it.
+/// Rights of the coordinator: action, source file that needs it, and the call in it. The next table has the function's.
 const COORDINATOR: [(&str, &str, &str); 9] = [
     ("lambda:GetAlias", "coordinator/engine/src/fleet/lambda/deployment.rs", ".get_alias()"),
     ("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
@@ -56,10 +56,10 @@ const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
     ("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
     ("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
 ];
-/// What the Lambda service itself does with the function's role: writes its log, and networks of its own where it is in a VPC.
+/// Rights that the Lambda service itself uses with the function's role, to write its log.
 const BY_LAMBDA: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];
 
-/// All actions that a module's policies name.
+/// Returns all actions that a module's policies name.
 fn granted(module: &str) -> BTreeSet<String> {
     let folder = localstack::root().join("infra/modules").join(module);
     let mut actions = BTreeSet::new();
@@ -74,7 +74,7 @@ fn granted(module: &str) -> BTreeSet<String> {
                 });
                 of_service || (*word == "*" && line.contains("Action"))
             };
-            // Who may take a role is another matter than what the role may do.
+            // This action lets a service take the role. It is no right of the role.
             actions.extend(words.filter(is_action).filter(|word| *word != "sts:AssumeRole").map(str::to_owned));
         }
     }
@@ -90,7 +90,7 @@ fn policies_give_what_the_code_calls_and_nothing_else() {
     ] {
         for (action, file, call) in rights {
             let source = std::fs::read_to_string(root.join(file)).expect("a source file");
-            // However it is laid out.
+            // The layout of the code does not count.
             let source: String = source.split_whitespace().collect();
             assert!(source.contains(call), "{module} has {action} for `{call}` in {file}, which is not there");
         }
@@ -100,7 +100,7 @@ fn policies_give_what_the_code_calls_and_nothing_else() {
     }
 }
 
-/// Each call of an AWS service in the coordinator is one that the table above knows.
+/// Each call of an AWS service in the coordinator stands in the table of rights.
 #[test]
 fn every_call_of_a_service_has_a_right() {
     let verbs = ["get_", "list_", "put_", "create_", "delete_", "update_", "head_", "tag_", "describe_"];
@@ -140,7 +140,7 @@ fn every_call_of_a_service_has_a_right() {
     assert!(found.len() >= 4, "the search finds calls: {found:?}");
 }
 
-/// A copy of `infra/` in which Terraform may write.
+/// Copy of `infra/` in which Terraform may write.
 struct Stack<'a> {
     localstack: &'a LocalStack,
     folder: TempDir,
@@ -173,7 +173,7 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
         return;
     }
     let folder = TempDir::new().expect("a temporary folder");
-    // Without what a user of this checkout may have applied from it.
+    // The copy leaves out the state that a user of this checkout may have.
     let copy = format!("source '{}/infra/lib/terraform.sh'; infra_copy \"$1\"", localstack::root().display());
     let copied = Command::new("bash").args(["-c", &copy, "-"]).arg(folder.path().join("infra")).status();
     assert!(copied.expect("bash").success());
@@ -205,7 +205,7 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
     std::fs::write(&setup_file, setup.join(";\n")).expect("writable");
     let gust = |arguments: &[&str], sql: &str| {
         let mut command = Command::new(GUST);
-        // As a user of LocalStack has it: any keys do.
+        // LocalStack takes any keys, as its users have them.
         localstack::without_aws(&mut command);
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").args(arguments);
         command.env("XDG_STATE_HOME", stack.folder.path());
@@ -241,7 +241,7 @@ async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
     assert!(left.len() == 6 && left.values().all(Vec::is_empty), "left behind: {left:?}");
 }
 
-/// Names of the things in LocalStack that are a stack's, by kind; others come and go with other tests.
+/// Returns the names of a stack's things in LocalStack, by kind. Things of other tests come and go.
 fn inventory(localstack: &LocalStack, stack: &str) -> BTreeMap<String, Vec<String>> {
     let script = localstack::root().join("tests/python/inventory.py");
     let output = Command::new("python3").arg(script).args([&localstack.endpoint, REGION]).output().expect("Python 3");

@@ -1,5 +1,5 @@
-//! `docs/dialect.md`: each row of its tables is a statement with what Gust makes of it, locally and through functions, and what
-//! DuckDB does.
+//! `docs/dialect.md`: each row of its tables is a statement with Gust's answer, locally and through functions, and with
+//! DuckDB's.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 struct Line {
     sql: String,
     gust: String,
-    /// What DuckDB says, where the page says it.
+    /// Answer of DuckDB, where the page has it.
     duckdb: Option<String>,
 }
 
-/// A table's rows: cells are divided by bars, and a bar in a cell has a backslash before it.
+/// Returns the rows of the page's tables. Cells are divided by bars, and a bar in a cell has a backslash before it.
 fn lines() -> Vec<Line> {
     let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
     let line = |row: &str| {
@@ -42,14 +42,14 @@ fn lines() -> Vec<Line> {
     rows.map(line).collect()
 }
 
-/// The lines of the block that begins with three backticks and `name`.
+/// Returns the lines of the block that begins with three backticks and `name`.
 fn block(name: &str) -> Vec<&'static str> {
     let begin = format!("```{name}");
     let lines = PAGE.lines().skip_while(|line| *line != begin).skip(1);
     lines.take_while(|line| *line != "```").collect()
 }
 
-/// Rows as the page writes them, or the message.
+/// Returns the rows as the page writes them, or the message.
 fn written(answer: &Result<Vec<RecordBatch>, String>) -> String {
     let batches = match answer {
         Ok(batches) => batches,
@@ -59,7 +59,7 @@ fn written(answer: &Result<Vec<RecordBatch>, String>) -> String {
     rows.join("; ")
 }
 
-/// Whether an answer is the page's: the same text, or for an error one that has its words.
+/// Returns whether an answer is the page's: it is the same text, or an error that has the page's words.
 fn is_as_written(page: &str, answer: &str) -> bool {
     match page.strip_prefix("error: ") {
         Some(words) => answer.starts_with("error: ") && answer.contains(words),
@@ -67,7 +67,7 @@ fn is_as_written(page: &str, answer: &str) -> bool {
     }
 }
 
-/// Makes the files, and has DuckDB's answers to the lines that ask for them.
+/// Makes the files, and has DuckDB answer the lines. Returns None where Python is missing, and says so on stderr.
 fn judged(lines: &[Line]) -> Option<TempDir> {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = tempfile::Builder::new().prefix("dialect-").tempdir_in(cache).expect("a temporary folder");
@@ -86,7 +86,7 @@ fn judged(lines: &[Line]) -> Option<TempDir> {
     }
 }
 
-/// The page's relative paths, which are of no folder that a session would be in, as absolute ones.
+/// Returns the statement with the page's relative paths replaced by absolute ones below `folder`.
 fn placed(sql: &str, folder: &Path) -> String {
     let mut placed = sql.to_owned();
     for file in block("files") {

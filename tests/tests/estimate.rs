@@ -1,4 +1,4 @@
-//! What a query is said to cost before it runs: nothing is read for it, and what is read afterwards is what was said.
+//! Estimates of a query's cost before it runs: they read no data, and the run then reads what they foretold.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ async fn no_data_file_of_an_iceberg_table_is_read() {
     let requests = rows[0].column_by_name("requests").expect("a column").as_primitive::<UInt64Type>();
     assert_eq!(gb_seconds.value(of("local")), 0.0);
     assert!(gb_seconds.value(of("functions")) > 0.0);
-    // Never less than what functions' time alone costs, nor than requests at a GET's price.
+    // The dollars are never less than the price of functions' time alone, with requests at a GET's price.
     for row in [of("local"), of("functions")] {
         let least = gb_seconds.value(row) * 0.0000166667 + requests.value(row) as f64 * 0.0000004;
         let seen = dollars.value(row) as f64 / 1e9;
@@ -99,8 +99,8 @@ async fn nothing_of_a_known_parquet_table_is_read() {
     session.close().await;
 }
 
-/// One function that has seen nothing: its requests and bytes are known beforehand. Row groups that statistics rule out are
-/// read less, never more; these queries rule none out.
+/// One function has read nothing yet, so its requests and bytes are known beforehand. Row groups that statistics rule out would
+/// be read less, never more; these queries rule none out.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_requests_are_those_that_were_said() {
     for number in [1, 3, 5, 6, 12, 14] {
@@ -120,7 +120,7 @@ async fn the_requests_are_those_that_were_said() {
     }
 }
 
-/// A scan whose plan does not travel is read by the coordinator, and counted.
+/// A scan whose plan cannot be sent is read by the coordinator, and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn scans_that_stay_are_counted() {
     let stays = "arrow_cast(CAST(o_custkey AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')";
@@ -153,7 +153,7 @@ async fn several_functions_ask_for_about_what_was_said() {
         let Estimate { functions, expected, upper, .. } = picked(&quote);
         assert_eq!(*functions, 4);
         let seen = report.functions.requests.total() + report.coordinator.requests.total();
-        // A process that has had another part of a file knows its end: likely, but nobody knows which one gets which part.
+        // A process that has had another part of a file knows its end. That is likely, but depends on chance.
         let said = expected.requests;
         assert!(
             4 * seen.abs_diff(said) <= said && seen <= upper.requests,
@@ -231,7 +231,7 @@ async fn the_decision_has_the_seconds_that_are_quoted() {
     }
 }
 
-/// Without a price of the coordinator's machine a local run costs next to nothing; `auto` then prefers it.
+/// Without a price of the coordinator's machine a local run costs next to nothing, so `auto` prefers it.
 #[tokio::test(flavor = "multi_thread")]
 async fn auto_by_money_is_local_and_says_what_it_left_out() {
     let session = with_tpch(Config { on: Target::Auto, prefer: Some(Prefer::Cost), ..Config::default() }).await;

@@ -1,5 +1,5 @@
-//! Queries under faults, in virtual time and with real processes: CI's share of `lab faults`, and the proof that it would
-//! notice.
+//! Queries under faults, in virtual time and with real processes: CI's share of `lab faults`, and tests that it would
+//! notice a broken promise.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::thread;
 use gust_tests::chaos;
 use gust_tests::fleet::{Adoption, Enforcement, Fault, Trial, capped_trial, trial, with_and_without};
 
-/// Runs seeds on both cores, in a time of their own.
+/// Runs seeds on both cores. Returns the seeds with their results, in order.
 fn on_both_cores<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
     let middle = u64::midpoint(seeds.start, seeds.end);
     let part = |seeds: std::ops::Range<u64>| seeds.map(|seed| (seed, run(seed))).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! What is written is what was made: columns, types and rows, in every format and on every target.
+//! Output has the columns, types and rows of the result, in every format and on every target.
 
 use std::path::Path;
 use std::process::Output;
@@ -22,9 +22,9 @@ async fn random_queries_of_mixed_types() {
     assert!(results >= 90 && remote >= 40, "{results} results, {remote} remote, {refused} refused");
 }
 
-/// Statements, what they write as CSV, and whether a Parquet scan is in the last of them.
+/// Statements, their output as CSV, and whether a Parquet scan is in the last of them.
 const CASES: &[(&str, &str, bool)] = &[
-    // Columns that planning coerces.
+    // Planning coerces these columns.
     ("SELECT id, CASE WHEN id = 1 THEN 'first' ELSE s END AS c FROM t ORDER BY id", "id,c\n1,first\n2,b\n3,c\n", true),
     ("SELECT sum(CASE WHEN id = 1 THEN 0 ELSE d END) AS s FROM t", "s\n2.500\n", true),
     (
@@ -40,7 +40,7 @@ const CASES: &[(&str, &str, bool)] = &[
     ("PREPARE p(BIGINT) AS SELECT count(*) AS n FROM t WHERE id < $1; EXECUTE p(3)", "n\n2\n", true),
     ("PREPARE p AS SELECT s FROM t WHERE id = $1; EXECUTE p(1 + 1); EXECUTE p(3)", "s\nb\n\ns\nc\n", true),
     ("PREPARE p AS SELECT 1 AS a; DEALLOCATE p; PREPARE p AS SELECT 2 AS a; EXECUTE p", "a\n2\n", false),
-    // What changes the session writes nothing.
+    // Statements that change the session write nothing.
     ("CREATE VIEW v AS SELECT s, sum(id) AS x FROM t GROUP BY s; SELECT count(*) AS n FROM v", "n\n3\n", true),
     ("CREATE TABLE c AS SELECT id FROM t; SELECT sum(id) AS s FROM c", "s\n6\n", false),
     ("CREATE EXTERNAL TABLE e (id BIGINT) STORED AS PARQUET LOCATION 't/'; SELECT sum(id) AS m FROM e", "m\n6\n", true),
@@ -50,7 +50,7 @@ const CASES: &[(&str, &str, bool)] = &[
         "a\n2\n",
         false,
     ),
-    // What shows the session has rows.
+    // Statements that show the session have rows.
     ("SHOW datafusion.execution.batch_size", "name,value\ndatafusion.execution.batch_size,8192\n", false),
     (
         "DESCRIBE t",
@@ -87,7 +87,7 @@ async fn statements_write_their_rows_and_nothing_else() {
             let mut rows: Vec<&str> =
                 std::str::from_utf8(&output.stdout).expect("text").split_inclusive('\n').collect();
             let mut expected: Vec<&str> = expect.split_inclusive('\n').collect();
-            // Without ORDER BY, rows come as they are made.
+            // Rows without ORDER BY come in any order.
             if !sql.contains("ORDER BY") {
                 rows[1..].sort_unstable();
                 expected[1..].sort_unstable();

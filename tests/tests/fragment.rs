@@ -1,4 +1,4 @@
-//! One fragment through the real handler: what it asks storage for, and how it fails.
+//! One fragment through the real handler: its requests to storage, and its failures.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use tempfile::TempDir;
 
 const MANY: &str = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 5) AS v FROM generate_series(1, 200000)";
 
-/// A Parquet file on disk, with several row groups.
+/// Writes a Parquet file on disk with row groups of 20,000 rows.
 async fn parquet(folder: &TempDir, select: &str) -> PathBuf {
     let path = folder.path().join("a.parquet");
     let copy = format!(
@@ -43,7 +43,7 @@ async fn parquet(folder: &TempDir, select: &str) -> PathBuf {
     path
 }
 
-/// A stage over one object as a store lists it: its rows, sorted or not, in `lanes` lanes.
+/// Returns a request for a stage over one object as a store lists it. Its rows are sorted or not.
 async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, sorted: bool) -> InvokeRequest {
     let meta: ObjectMeta = store.get_opts(key, head()).await.expect("it is there").meta;
     let schema = DFParquetMetadata::new(store.as_ref(), &meta).fetch_schema().await.expect("a footer");
@@ -119,7 +119,7 @@ fn environment() -> Arc<Environment> {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The server's own account: no HEAD, no LIST, the footer once an environment, and no byte twice.
+/// By the server's own account a fragment sends no HEAD and no LIST. It reads the footer once an environment, and no byte twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_is_asked_once() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -154,7 +154,7 @@ async fn storage_is_asked_once() {
     assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
 }
 
-/// A store in trouble that no retry inside the attempt rides out: the kind tells the scheduler to try again.
+/// No retry inside the attempt gets through this store. The error's kind tells the scheduler to try again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_in_trouble_is_worth_another_attempt() {
     let troubles = [
@@ -180,7 +180,7 @@ async fn a_store_in_trouble_is_worth_another_attempt() {
     futures::future::join_all(troubles.map(check)).await;
 }
 
-/// A fault between plan and read, or a limit, and the kind of error that it must be.
+/// Faults between plan and read, and limits, each with the kind of its error.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_failure_has_its_kind() {
     type Fault = fn(&Path, &mut InvokeRequest);
@@ -192,7 +192,7 @@ async fn each_failure_has_its_kind() {
             std::fs::write(path, bytes).expect("written");
         }),
         (Kind::FileChanged, "bytes, ", |path, request| {
-            // As from an Iceberg manifest: no etag, only a size.
+            // A file from an Iceberg manifest has no etag, only a size.
             let gust_protocol::Input::Scan(lanes) = &mut request.fragment.inputs[0].1;
             lanes.iter_mut().flatten().for_each(|unit| unit.file.etag = None);
             let mut bytes = std::fs::read(path).expect("readable");

@@ -1,4 +1,4 @@
-//! Damaged files: rows, or an error that names the file. `lab fuzz` does the same for many more.
+//! Damaged files give rows, or an error that names the file. `lab fuzz` does the same for many more.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::bad_input::{Place, check, fails};
 
-/// Of the seeds of each target, this many at least must be refused: damage that nobody sees proves nothing.
+/// Files of each target that must be refused, at least: damage that is never seen proves nothing.
 const REFUSED_MIN: usize = 60;
 
 async fn check_seeds(target: Target, seeds: std::ops::Range<u64>) {
@@ -46,7 +46,7 @@ async fn damaged_files_on_functions() {
     check_seeds(Target::InProcess, 150..300).await;
 }
 
-/// Before any damage every file but the encrypted ones is read whole, on each target.
+/// Undamaged, every file but the encrypted ones is read whole, on each target.
 #[tokio::test(flavor = "multi_thread")]
 async fn undamaged_files() {
     let folder = TempDir::new().expect("a folder");
@@ -65,7 +65,7 @@ async fn undamaged_files() {
     }
 }
 
-/// The program with its processes: exit code 1, one attempt, no stack trace, nothing left behind.
+/// The program runs with its processes: exit code 1, one attempt, no stack trace, nothing left behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_files_on_the_command_line() {
     let place = Place::new("");
@@ -120,7 +120,7 @@ async fn files_without_columns() {
     }
 }
 
-/// A schema is followed by recursion: one that is too deep is refused before anything follows it.
+/// A schema is followed by recursion. One that is too deep is refused before anything follows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_schemas() {
     let place = Place::new("");

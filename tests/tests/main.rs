@@ -1,4 +1,4 @@
-//! All suites, one binary.
+//! All suites in one binary.
 
 mod arrows;
 mod bad_input;

@@ -1,4 +1,4 @@
-//! Files whose columns differ, from each other and from what is declared.
+//! Files whose columns differ, from each other and from those that are declared.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ async fn files_that_differ() {
             "",
             vec![("SELECT count(*) AS n, sum(v) AS s FROM '$T/'", Rows(&["4|8"]))],
         ),
-        // Declared too narrow: an error where a value does not fit, never another value.
+        // The column is declared too narrow: a value that does not fit is an error, never another value.
         case(
             pair(column("a", Int32Array::from(vec![1])), column("a", Int64Array::from(vec![1_i64 << 40]))),
             "(a INT) STORED AS PARQUET LOCATION '$T/'",
@@ -152,7 +152,7 @@ async fn files_that_differ() {
             "(a TIMESTAMP) STORED AS PARQUET LOCATION '$T/'",
             vec![("SELECT a FROM t", Error(&["column `a` is Int64 in", "Timestamp"]))],
         ),
-        // Two columns of one name.
+        // The file has two columns of one name.
         case(
             vec![(
                 "a.parquet",
@@ -183,7 +183,7 @@ async fn files_that_differ() {
     .await;
 }
 
-/// Files that call text bytes. Where this holds without `tables/folder/text.rs`, that can go.
+/// These files call text bytes. If the test passes without `tables/folder/text.rs`, that file can go.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_text() {
     check(vec![

@@ -1,4 +1,4 @@
-//! What is asked of a store, and what is said where it does not answer.
+//! Listings that a store is asked for, and messages where a store does not answer.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use gust_tests::s3::Operation;
 
 use super::*;
 
-/// Each listing's prefix, relative to the table, and how often it was asked for.
+/// Returns each listing's prefix, relative to the table, with the number of its requests.
 fn listed(server: &S3Server) -> BTreeMap<String, usize> {
     let mut listed = BTreeMap::new();
     for request in server.take_requests() {
@@ -55,7 +55,7 @@ async fn pruning_lists_only_what_can_match() {
         let expect: BTreeMap<String, usize> = expect.iter().map(|prefix| ((*prefix).to_owned(), 1)).collect();
         assert_eq!(listed(&server), expect, "{filter}");
     }
-    // A pattern is listed from its literal folders on; columns are found out first, so that it is listed twice.
+    // A pattern is listed from its literal folders on. It is listed twice, because its columns are found out first.
     let glob =
         format!("SELECT count(id) FROM '{}' WHERE id > 0", server.url("t/year=2024/month=0[12]/day=1/*.parquet"));
     let (batches, _) = run(&session, &glob).await.expect("rows");

@@ -1,5 +1,5 @@
-//! Tables over files that nobody keeps a list of: folders, patterns, partition folders, files that differ. On this disk and in
-//! S3, here and on functions, the rows are those that stand beside each case.
+//! Tables over files without a list: folders, patterns, partition folders, files that differ. Each case stands beside its rows.
+//! It has them on this disk and in S3, locally and on functions.
 
 mod columns;
 mod listing;
@@ -21,13 +21,13 @@ use object_store::path::Path as Key;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
-/// What a file holds.
+/// Content of a file.
 enum Content {
     Parquet(Vec<(&'static str, ArrayRef)>),
     Bytes(&'static str),
 }
 
-/// One column `id`.
+/// Returns a file with one column `id`.
 fn ids<const N: usize>(ids: [i64; N]) -> Content {
     column("id", Int64Array::from(ids.to_vec()))
 }
@@ -54,18 +54,18 @@ impl Content {
     }
 }
 
-/// What a statement over some files gives.
+/// Expected result of a statement over some files.
 enum Expect {
-    /// Lines of values, in any order.
+    /// Lines of values, in any order, read by functions where the target has them.
     Rows(&'static [&'static str]),
-    /// The same, without a function's help: there is nothing to send to one.
+    /// Lines of values, in any order, with or without functions: a fragment may have nothing to read.
     RowsHere(&'static [&'static str]),
     /// Parts of the message.
     Error(&'static [&'static str]),
 }
 use Expect::{Error, Rows, RowsHere};
 
-/// `$T` in statements is where the files lie, with a slash at its end.
+/// Files and statements over them. `$T` in a statement is the place of the files; a slash follows it.
 struct Case {
     files: Vec<(&'static str, Content)>,
     create: &'static str,
@@ -76,7 +76,7 @@ fn case(files: Vec<(&'static str, Content)>, create: &'static str, queries: Vec<
     Case { files, create, queries }
 }
 
-/// Where files lie and who reads them.
+/// Place of the files, and the session that reads them.
 struct Place {
     what: String,
     session: Session,
@@ -119,7 +119,7 @@ fn sorted(rows: &[&str]) -> Vec<String> {
     rows
 }
 
-/// Rows as sorted lines.
+/// Returns the rows as sorted lines.
 fn lines(batches: &[RecordBatch]) -> Vec<String> {
     let mut lines = asks::lines(batches, "NULL");
     lines.sort();
@@ -160,7 +160,7 @@ fn on_disk(on: Target) -> Config {
     config
 }
 
-/// Everywhere: files on this disk and in S3, read here, by functions in this process, and by processes.
+/// Checks the cases everywhere: with files on this disk and in S3, read locally, by in-process functions, and by processes.
 async fn check(cases: Vec<Case>) {
     let server = S3Server::start().expect("a server");
     let folder = TempDir::new().expect("a temporary folder");

@@ -1,4 +1,4 @@
-//! Patterns and sub-folders, and which names are data.
+//! Patterns and sub-folders, and the names that are data.
 
 use super::*;
 
@@ -153,7 +153,7 @@ async fn what_is_no_data() {
             "",
             vec![("SELECT * FROM '$T/a.csv.gz'", Error(&["a.csv.gz` is compressed"]))],
         ),
-        // Tables whose list of files is not the folder.
+        // The list of these tables' files is not the folder.
         case(
             vec![("_delta_log/0.json", Content::Bytes("{}")), ("a.parquet", ids([1]))],
             "",

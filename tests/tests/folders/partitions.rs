@@ -104,7 +104,7 @@ async fn partition_folders_are_typed_values() {
                 ("SELECT id FROM t WHERE NOT (p = 7)", RowsHere(&[])),
             ],
         ),
-        // Folders that do not fit: an error that names them, where a row would need them.
+        // A folder that does not fit is an error that names it, where a row would need it.
         case(
             two("p=x/a.parquet", "p=7/a.parquet"),
             "(id BIGINT, p INT) STORED AS PARQUET PARTITIONED BY (p) LOCATION '$T/'",
@@ -121,7 +121,7 @@ async fn partition_folders_are_typed_values() {
             "(id BIGINT, b INT, year INT) STORED AS PARQUET PARTITIONED BY (b, year) LOCATION '$T/'",
             vec![("SELECT id, b, year FROM t WHERE year = 2024", Rows(&["1|1|2024"]))],
         ),
-        // A column of the file gives way to the folder's.
+        // The folder's value replaces a column of the file.
         case(
             vec![("p=7/a.parquet", Content::Parquet(vec![("id", Arc::new(Int64Array::from(vec![1]))), ("p", Arc::new(Int64Array::from(vec![9])))]))],
             "",
@@ -160,7 +160,7 @@ async fn partition_folders_that_nobody_declared() {
             "",
             vec![("SELECT id, p FROM '$T/' WHERE id > 0", Rows(&["1|1", "2|NULL"]))],
         ),
-        // A file without the folder: no such column.
+        // One file lies outside of the folder, so there is no such column.
         case(
             two("p=1/a.parquet", "a.parquet"),
             "",

@@ -1,5 +1,5 @@
-//! TPC-H under memory limits. Each query is a process of its own, and its rows are compared with DuckDB's. Beside the limit stands
-//! the most memory that it and its function processes had at once (VmHWM, the resident set's high-water mark).
+//! TPC-H under memory limits. Each query is a process of its own, and its rows are compared with DuckDB's. Beside the limit
+//! stand the peaks of its memory and of each function process's (VmHWM, the resident set's high-water mark).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

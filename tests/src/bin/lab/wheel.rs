@@ -1,5 +1,5 @@
-//! The published Python wheel of DataFusion against this build. The same queries over the same files take turns on the wheel, on a
-//! stock SessionContext, and with `--on local` of this build.
+//! The published Python wheel of DataFusion against this build. The same queries over the same files take turns on the wheel,
+//! on a stock SessionContext, and with `--on local` of this build.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

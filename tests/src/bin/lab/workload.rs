@@ -27,8 +27,9 @@ pub struct Workload {
     pub compression: Compression,
     pub memory: Memory,
     pub operators: Operators,
-    /// S3 that `scaling` and `concurrency` run on. The next field is the table there.
+    /// S3 that `scaling` and `concurrency` run on.
     pub cloud: Shape,
+    /// Table on that S3.
     pub cloud_table: CloudTable,
     pub scaling: Scaling,
     pub concurrency: Concurrency,
