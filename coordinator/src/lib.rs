@@ -1,4 +1,4 @@
-//! The command line: arguments, rows and reports as text, the demo's data, the calibration. What a query does is `gust_engine`'s.
+//! The command line: arguments, rows and reports as text, the demo's data, the calibration. `gust_engine` runs the queries.
 
 #![warn(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! The tables that a calibration reads.
+//! Tables that a calibration reads.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -18,30 +18,30 @@ use rand::{Rng, SeedableRng};
 use crate::demo::generate::{Layout, generate};
 use crate::demo::table::TpchTable;
 
-/// Of `plain`, each read with one request: enough for a few functions.
+/// Files of `plain`. Each is read with one request; there are enough for a few functions.
 pub(super) const PLAIN_FILES: usize = 4;
 const COLUMNS: usize = 8;
-/// Of the compressed table.
+/// Files of the compressed table.
 const FILES: usize = 4;
 const ROW_GROUP_ROWS: usize = 32 * 1024;
-/// Of the compressed table: 600,000 rows of lineitem, about 17 MB.
+/// Scale factor of the compressed table: 600,000 rows of lineitem, about 17 MB.
 const SCALE: f64 = 0.1;
-/// Of each of the dense table's files.
+/// Rows of each file of the dense table.
 const DENSE_ROWS: usize = 4 << 20;
 const DENSE_COLUMNS: usize = 4;
 
-/// Objects under one prefix, and files that only the coordinator reads.
+/// Place of the data: objects under one prefix, and files that only the coordinator reads.
 pub(super) struct Data {
     pub store: Arc<dyn ObjectStore>,
     /// Key prefix inside the store.
     pub prefix: Key,
-    /// The same as a URL, with a slash at its end.
+    /// URL of the prefix, with a slash at its end.
     pub url: String,
-    /// Of the coordinator's machine.
+    /// Folder on the coordinator's machine.
     pub folder: PathBuf,
 }
 
-/// Why there is no data to measure with.
+/// Reason why there is no data to measure with.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error(
@@ -53,8 +53,12 @@ pub enum DataError {
 }
 
 impl Data {
-    /// Writes all tables: `tiny` (`tiny_files` of one row), `plain` (random integers, `plain_bytes`), `dense` (a few kilobytes of very
-    /// many rows, a file for each of a function's lanes) and, in the folder, `lineitem`.
+    /// Writes all tables.
+    ///
+    /// - `tiny`: `tiny_files` of one row;
+    /// - `plain`: random integers, `plain_bytes`;
+    /// - `dense`: a few kilobytes of very many rows, one file for each of a function's lanes;
+    /// - `lineitem`, in the folder.
     pub async fn write(&self, tiny_files: usize, plain_bytes: u64, lanes: usize) -> Result<(), DataError> {
         for file in 0..tiny_files {
             self.put("tiny", file, plain_file(file as u64, 1).map_err(|e| DataError::Made(e.to_string()))?).await?;
@@ -83,12 +87,12 @@ impl Data {
         self.prefix.parts().chain(Key::from(format!("{table}/{file:05}.parquet")).parts()).collect()
     }
 
-    /// An object of some kilobytes.
+    /// Returns the key of an object whose first bytes can be read again and again: a file of `plain`.
     pub fn one_file(&self) -> Key {
         self.key("plain", 0)
     }
 
-    /// The statements that make tables of it: `one` is a file of `tiny`, `piece` a file of `plain`.
+    /// Returns the statements that make tables of the objects. `one` is a file of `tiny`, `piece` a file of `plain`.
     pub fn create(&self) -> Vec<String> {
         let tables = [
             ("tiny", "tiny/"),
@@ -103,12 +107,12 @@ impl Data {
         tables.map(create).into()
     }
 
-    /// Bytes of the values in a file of `plain`, as they lie in storage.
+    /// Returns the bytes of the values in a file of `plain`, as they lie in storage.
     pub fn piece_bytes(plain_bytes: u64) -> f64 {
         (plain_rows(plain_bytes) * COLUMNS * size_of::<i64>()) as f64
     }
 
-    /// The statement that makes a table of what only the coordinator reads.
+    /// Returns the statement that makes a table of the files that only the coordinator reads.
     pub fn create_lineitem(&self) -> String {
         let folder = self.folder.display();
         format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{folder}/'")
@@ -129,15 +133,15 @@ fn plain_rows(plain_bytes: u64) -> usize {
     (plain_bytes as usize / (PLAIN_FILES * COLUMNS * size_of::<i64>())).max(1)
 }
 
-/// The same over and over: next to nothing to read, and as much to compute as there are rows.
+/// Writes the same values over and over: next to nothing to read, and as much to compute as there are rows.
 fn dense_file() -> Result<Bytes, ParquetError> {
-    // Two values: a column of one would be computed once.
+    // There are two values, for a column of one value would be computed once.
     let values = || (0..DENSE_ROWS).map(|row| if row < DENSE_ROWS / 2 { 7 } else { 8 });
     let column = || Arc::new(Int64Array::from_iter_values(values())) as ArrayRef;
     file((0..DENSE_COLUMNS).map(|_| column()), WriterProperties::builder())
 }
 
-/// Columns `c0`, `c1` … in one row group.
+/// Writes columns `c0`, `c1` … in one row group.
 fn file(columns: impl Iterator<Item = ArrayRef>, properties: WriterPropertiesBuilder) -> Result<Bytes, ParquetError> {
     let rows = RecordBatch::try_from_iter(columns.enumerate().map(|(index, column)| (format!("c{index}"), column)))?;
     let properties = properties.set_max_row_group_row_count(Some(rows.num_rows())).build();
@@ -146,10 +150,10 @@ fn file(columns: impl Iterator<Item = ArrayRef>, properties: WriterPropertiesBui
     Ok(writer.into_inner()?.into())
 }
 
-/// Random integers, neither encoded nor compressed: reading them is all that takes time.
+/// Writes random integers, neither encoded nor compressed, so that only their reading takes time.
 fn plain_file(seed: u64, rows: usize) -> Result<Bytes, ParquetError> {
     let mut random = SmallRng::seed_from_u64(seed);
-    // 44 random bits and a sign: their sums do not overflow.
+    // The sums of 44 random bits and a sign do not overflow.
     let mut column = || {
         let values: Int64Array = (0..rows).map(|_| Some(random.random::<i64>() >> 19)).collect();
         Arc::new(values) as ArrayRef

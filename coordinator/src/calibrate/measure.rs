@@ -1,4 +1,4 @@
-//! Queries over the calibration's tables, and the clock.
+//! Timed queries over the calibration's tables.
 
 use std::time::{Duration, Instant};
 
@@ -25,33 +25,34 @@ const PLAIN: &str = "SELECT sum(c0), sum(c1), sum(c2), sum(c3), sum(c4), sum(c5)
 const PIECE: &str = "SELECT sum(c0), sum(c1), sum(c2), sum(c3), sum(c4), sum(c5), sum(c6), sum(c7) FROM piece";
 const DENSE: &str = "SELECT sum(sqrt(c0)), sum(ln(c0)), sum(sin(c0)), sum(cos(c1)), sum(exp(c1)), sum(cbrt(c1)), sum(atan(c2)), \
                      sum(tan(c2)), sum(log2(c2)), sum(sinh(c3)), sum(tanh(c3)), sum(log10(c3)) FROM dense";
-/// TPC-H's first query reads, filters and aggregates most of lineitem's numbers.
+/// Number of a TPC-H query that reads, filters and aggregates most of lineitem's numbers.
 const COMPRESSED: usize = 1;
 
-/// Runs of each query after one that warms up: the median of their seconds, and the mean of what is billed.
+/// Runs of each query after one that warms up. The median of their seconds and the mean of the billed time count.
 const RUNS: usize = 5;
-/// How much of a burst there is shows in a small difference.
+/// Runs of one piece. A burst shows in a small difference, so that many are needed.
 const PIECE_RUNS: usize = 30;
-/// A tiny query takes milliseconds, and is noisy.
+/// Runs of a tiny query, which takes milliseconds and is noisy.
 const TINY_RUNS: usize = 60;
 const LATENCIES: usize = 100;
-/// Functions that the slope of a fragment is measured over, at most.
+/// Most functions over which the slope of a fragment is measured.
 const FRAGMENTS_MAX: usize = 16;
-/// Several functions that take at most this many times what each takes alone do not share a pipe.
+/// Largest ratio of a function's time beside others to its time alone at which functions do not share a pipe.
 const ALONE: f64 = 1.25;
 
-/// What was measured, and what it means.
+/// Figures that were measured, and their consequences.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     pub measured: Measured,
-    /// Bytes from which functions are faster than a local run, for 1 and for 20 queries at once.
+    /// Bytes from which functions are faster than a local run, for one query.
     pub crossover_alone: Option<u64>,
+    /// Bytes from which functions are faster than a local run, for 20 queries at once.
     pub crossover_of_twenty: Option<u64>,
-    /// What the measurement itself has cost, as far as that is known.
+    /// Cost of the measurement itself, as far as it is known.
     pub cost: Money,
 }
 
-/// Why there is no calibration.
+/// Reason why there is no calibration.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
     #[error(transparent)]
@@ -64,8 +65,9 @@ pub enum CalibrationError {
     NotRemote(String),
 }
 
-/// Measures the configured functions, or processes on this machine, and the coordinator. Opens sessions of its own; `told` hears what
-/// is being measured.
+/// Measures the configured functions, or processes on this machine, and the coordinator.
+///
+/// It opens engines and sessions of its own. `told` is called with the name of each measurement.
 pub async fn calibrate(
     config: &Config,
     plain_bytes: u64,
@@ -75,7 +77,7 @@ pub async fn calibrate(
     let folder = tempfile::tempdir().map_err(|error| DataError::Made(error.to_string()))?;
     let open = |on, functions_max| {
         let mut config = Config { on, functions_max, time_model: None, allow_fallback: false, ..config.clone() };
-        // Where the private exchange of one session would be, another could not read.
+        // Another session could not read the private exchange of one session.
         config.exchange.get_or_insert_with(|| folder.path().display().to_string());
         Session::new(config)
     };
@@ -121,16 +123,16 @@ pub async fn calibrate(
     })
 }
 
-/// One timed query.
+/// Times and report of one query.
 struct Timed {
     seconds: f64,
-    /// What functions are billed for it, without their start.
+    /// Billed seconds of the functions, without their start.
     billed: f64,
     report: Report,
     events: Vec<Stamped>,
 }
 
-/// What is measured with.
+/// Sessions and tables of a measurement.
 struct Bench<'a> {
     data: &'a Data,
     one: &'a Session,
@@ -138,7 +140,7 @@ struct Bench<'a> {
     local: &'a Session,
     fragments: usize,
     plain_bytes: u64,
-    /// Of a function.
+    /// Lanes of a function.
     lanes: usize,
     told: &'a (dyn Fn(&str) + Send + Sync),
 }
@@ -167,7 +169,7 @@ impl Bench<'_> {
         let (pipe, together) = self.pipes(alone.billed, request_seconds, &mut cost).await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         let plain = median_here(local, PLAIN, RUNS).await?;
-        // One read's latency is in `here`.
+        // `here` contains one read's latency.
         let waits = request_seconds * (PLAIN_FILES as f64 / cores - 1.0).max(0.0);
         let pipe_bytes_per_second =
             PLAIN_FILES as f64 * Data::piece_bytes(self.plain_bytes) / above(plain - here - waits);
@@ -177,7 +179,7 @@ impl Bench<'_> {
         let compressed_bytes = run(local, compressed).await?.report.coordinator.bytes_read as f64;
         remote(one, DENSE, &mut cost).await?;
         let far = repeat(one, DENSE, RUNS, &mut cost).await?.billed;
-        // The same on one core.
+        // The same query runs on one core.
         run(local, "SET datafusion.execution.target_partitions = 1").await?;
         let near_dense = median_here(local, DENSE, RUNS).await?;
         let measured = Measured {
@@ -200,8 +202,10 @@ impl Bench<'_> {
         Ok((measured, cost))
     }
 
-    /// A function's network, and that of several together where they share one. `overhead` is what the least attempt is billed, one
-    /// read's latency with it.
+    /// Measures a function's network, and the network that several functions share, if they do.
+    ///
+    /// `overhead` is the billed time of the least attempt, with the latency of one read in it, and `latency` that of a read, in
+    /// seconds.
     async fn pipes(
         &self,
         overhead: f64,
@@ -219,7 +223,7 @@ impl Bench<'_> {
         let began = Instant::now();
         let mut burst = Burst::Unknown;
         while burst == Burst::Unknown {
-            // The first one reads the files' footers, too.
+            // The first run reads the files' footers, too.
             let footers = if runs.whole.is_empty() { self.turns(PLAIN_FILES) } else { 0.0 };
             let billed = remote(one, PLAIN, cost).await?.billed;
             runs.whole.push(above(billed - overhead - latency * footers));
@@ -228,7 +232,7 @@ impl Bench<'_> {
         runs.whole.push(above(remote(one, PLAIN, cost).await?.billed - overhead));
         runs.piece = above(repeat(one, PIECE, PIECE_RUNS, cost).await?.billed - overhead);
         let pipe = runs.pipe(burst, self.turns(PLAIN_FILES));
-        // Until each function has read each footer, more likely than not.
+        // After these runs each function has probably read each footer.
         repeat(many, PLAIN, RUNS, cost).await?;
         let together = repeat(many, PLAIN, RUNS, cost).await?;
         let functions = together.report.fragments.max(1);
@@ -239,13 +243,13 @@ impl Bench<'_> {
         Ok((pipe, shares.then_some(bytes / seconds)))
     }
 
-    /// How often a function waits for so many first bytes, one after the other in each lane.
+    /// Returns the waits that follow each other in a lane, for `waits` first bytes of a function.
     fn turns(&self, waits: usize) -> f64 {
         (waits as f64 / self.lanes as f64).max(1.0)
     }
 }
 
-/// Seconds of a stage of one fragment above a local run, and of each further fragment.
+/// Returns the seconds of a stage of one fragment above a local run, and those of each further fragment.
 fn of_three(one: f64, many: f64, here: f64, fragments: usize) -> (f64, f64) {
     let further = (fragments.max(2) - 1) as f64;
     (above(one - here), above((many - one) / further))
@@ -270,7 +274,7 @@ async fn run(session: &Session, sql: &str) -> Result<Timed, QueryError> {
     Ok(Timed { seconds, billed, report: Report::priced(&events, tariff.as_ref()), events })
 }
 
-/// A run on functions, all of it.
+/// Runs a query whose fragments all run on functions.
 async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<Timed, CalibrationError> {
     let timed = run(session, sql).await?;
     let Report { fragments, fragments_adopted, decision, .. } = &timed.report;
@@ -282,7 +286,7 @@ async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<Timed,
     Ok(timed)
 }
 
-/// Several such runs: the median of their seconds, and the mean of what is billed; the report is the last one's.
+/// Runs a query several times: the median of the seconds, the mean of the billed time, and the last report.
 async fn repeat(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> Result<Timed, CalibrationError> {
     let mut last = remote(session, sql, cost).await?;
     let (mut seconds, mut billed) = (vec![last.seconds], last.billed);
@@ -308,12 +312,12 @@ fn middle(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// How long the platform started environments for a query's attempts, at most.
+/// Returns the longest start of an environment for a query's attempts.
 fn start_up(events: &[Stamped]) -> Duration {
     events.iter().map(|stamped| billed(stamped).1).max().unwrap_or_default()
 }
 
-/// What an attempt that has ended took: its function's run, and its start.
+/// Returns the time of an ended attempt: its function's run, and its start.
 fn billed(stamped: &Stamped) -> (Duration, Duration) {
     match stamped.event {
         QueryEvent::AttemptEnded { billing: Billing::Metered { duration, init }, .. } => (duration, init),
@@ -324,7 +328,7 @@ fn billed(stamped: &Stamped) -> (Duration, Duration) {
     }
 }
 
-/// Of small reads: the mean, and the least.
+/// Measures small reads: the mean and the least, in seconds.
 async fn latency(data: &Data) -> Result<(f64, f64), CalibrationError> {
     let mut seconds = Vec::new();
     for _ in 0..LATENCIES {

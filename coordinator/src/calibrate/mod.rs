@@ -1,15 +1,15 @@
-//! `gust calibrate`: measures this installation with real queries over tables of its own, so that estimates reckon with its figures
+//! `gust calibrate`: measures this installation with real queries over its own tables, so that estimates use its figures
 //! instead of published ones.
 //!
 //! ```text
-//!  tiny files ──────────► what functions cost at all, a stage and a fragment
+//!  tiny files ──────────► overhead of functions: a stage and a fragment
 //!  random, plain ───────► the pipe into the coordinator, and into functions (several times in a row: bursts end)
-//!  TPC-H, compressed ───► what a core filters and aggregates, here, on local files
-//!  a few dense bytes ───► what a function computes, in cores of the coordinator
+//!  TPC-H, compressed ───► speed of a core that filters and aggregates, here, on local files
+//!  a few dense bytes ───► speed of a function, in cores of the coordinator
 //! ```
 //!
-//! Each figure is of warm runs: the median of times from the text of a query to its last row, or the mean of what functions are
-//! billed. Nothing that is computed is measured through a network, which would be all that shows.
+//! Each figure is of warm runs: the median of times from the text of a query to its last row, or the mean of the functions'
+//! billed time. Computing is not measured through a network, whose time would hide it.
 
 mod data;
 mod measure;

@@ -1,55 +1,56 @@
-//! A function's network from how long reads take. Pure.
+//! A function's network, computed from the times of reads. Pure.
 //!
-//! Three kinds of it are told apart: as fast all the time; with a short burst, which comes back while the function waits for first
-//! bytes; and with a long one, as functions on Lambda have it, which is over after some hundreds of megabytes.
+//! Three kinds of network are told apart. The first has the same rate all the time. The second has a short burst, which comes
+//! back while the function waits for first bytes. The third has a long burst, as functions on Lambda do, which ends after
+//! some hundreds of megabytes.
 
 use std::time::Duration;
 
-/// After so many bytes a long burst is over: a new function on Lambda has 300 MiB (arXiv 2501.07771).
+/// Bytes after which a long burst is over: a new function on Lambda has 300 MiB (arXiv 2501.07771).
 const BURST_OVER_BYTES: f64 = (320 << 20) as f64;
-/// No longer is its end looked for: what takes so long is no burst.
+/// Longest search for the end of a long burst. Runs that go on longer have none.
 const LOOKED_FOR: Duration = Duration::from_secs(10);
-/// Runs that are slower than the first by this factor …
+/// Factor between the first run and a run after a burst. Both this and [`SLOWER_WAITS`] have to be exceeded.
 const SLOWER: f64 = 1.5;
-/// … and by this many first bytes came after a burst.
+/// Difference between the first run and a run after a burst, in first bytes.
 const SLOWER_WAITS: f64 = 4.0;
-/// A short burst that is less than this share of a piece is noise …
+/// Share of a piece below which a short burst is noise.
 const NOISE: f64 = 0.05;
-/// … and so is one that is not this many times what the pipe carries during a first byte: a steady pipe whose reads wait for first
-/// bytes looks like one of exactly so much.
+/// Least ratio of a short burst to the bytes that the pipe carries during a first byte. A steady pipe whose reads wait for
+/// first bytes looks like a burst of exactly those bytes.
 const BURST_WAITS: f64 = 1.4;
-/// What nothing takes less than: clocks and noise.
+/// Least time of anything, in seconds: clocks and noise.
 const SECONDS_MIN: f64 = 1e-5;
 
-/// Seconds of reads, each without an attempt's overhead, of which one first byte is a part.
+/// Seconds of reads without an attempt's overhead. One first byte is a part of the overhead.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Runs {
-    /// Of all pieces, in a row.
+    /// Seconds of reading all pieces, run after run.
     pub whole: Vec<f64>,
-    /// Of one piece, afterwards.
+    /// Seconds of reading one piece, afterwards.
     pub piece: f64,
     pub piece_bytes: f64,
     pub pieces: usize,
-    /// Of a first byte, for which each piece waits.
+    /// Seconds until a first byte, for which each piece waits.
     pub latency: f64,
 }
 
-/// What runs in a row tell of a long burst.
+/// Finding of runs in a row about a long burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Burst {
     Unknown,
     None,
-    /// The last run came after it, or saw its end.
+    /// The last run came after the burst, or saw its end.
     Over,
 }
 
-/// Bytes a second into one function.
+/// Rates into one function, in bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct FunctionPipe {
-    /// While a long burst lasts; else the same as `then`.
+    /// Rate while a long burst lasts. Without one it equals `then`.
     pub first: f64,
     pub then: f64,
-    /// Of a short burst.
+    /// Bytes of a short burst.
     pub burst_bytes: f64,
 }
 
@@ -58,7 +59,7 @@ impl Runs {
         self.piece_bytes * self.pieces as f64
     }
 
-    /// After `turns` first bytes a run, one after the other.
+    /// Looks for a long burst in the runs, each of which waits for `turns` first bytes one after the other.
     pub fn burst(&self, turns: f64, passed: Duration) -> Burst {
         let (Some(first), Some(last)) = (self.whole.first(), self.whole.last()) else { return Burst::Unknown };
         let waits = self.latency * (turns - 1.0);
@@ -84,7 +85,7 @@ impl Runs {
         let whole = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
         let steady = |then: f64| FunctionPipe { first: then, then, burst_bytes: 0.0 };
         let bytes = self.whole_bytes() - self.piece_bytes;
-        // A short burst comes back in each pause, so that only bytes take time; and it shows in the piece.
+        // A short burst comes back in each pause, so that only the bytes take time. It shows in the piece.
         let then = bytes / above(whole - self.piece);
         let burst_bytes = self.piece_bytes - then * self.piece;
         if whole - self.piece > SECONDS_MIN
@@ -109,7 +110,7 @@ mod tests {
     const LATENCY: f64 = 0.03;
     const TURNS: f64 = 4.0;
 
-    /// Reads pieces of 16 MB until something is known of a long burst, and then what the calibration does.
+    /// Reads pieces of 16 MB until a long burst is known or excluded, and then computes as the calibration does.
     fn found(seconds: impl Fn(f64, f64) -> f64) -> FunctionPipe {
         let mut runs = Runs { piece_bytes: 16.0 * MB, pieces: 4, latency: LATENCY, ..Runs::default() };
         let (mut read, mut passed, mut burst) = (0.0, 0.0, Burst::Unknown);
@@ -125,7 +126,7 @@ mod tests {
         runs.pipe(burst, TURNS)
     }
 
-    /// First bytes after the first, one for each of the 16 MB.
+    /// Returns the waits for first bytes after the first, one for each 16 MB.
     fn waits(bytes: f64) -> f64 {
         LATENCY * (bytes / 16.0 / MB - 1.0)
     }
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn noise_makes_no_nonsense() {
-        // Of a disk: a piece that seems to take longer than all.
+        // A disk's noise makes one piece seem slower than all of them.
         let runs = Runs { whole: vec![0.01; 6], piece: 0.012, piece_bytes: 16.0 * MB, pieces: 4, latency: 1e-4 };
         check(runs.pipe(Burst::None, TURNS), 64.0 * MB / 0.0097, 64.0 * MB / 0.0097, 0.0);
     }

@@ -1,6 +1,6 @@
-//! The command line's shape: commands, flags, their bounds, and the layer of settings that flags make.
+//! Shape of the command line: commands, flags, their bounds, and the settings that flags override.
 //!
-//! Non-goals: nothing is opened, run or printed here; help and usage errors are clap's own.
+//! Non-goals: nothing is opened, run or printed here. Help and usage errors are clap's own.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -19,7 +19,7 @@ use gust_engine::money::Money;
 use super::exit::Exit;
 use super::output::Format;
 
-/// Statements longer than this are refused rather than held in memory.
+/// Longest text of statements, in bytes. A longer one is refused and not held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
 /// Largest scale factor of the demo's data: about a terabyte as text.
 const SCALE_FACTOR_MAX: f64 = 1000.0;
@@ -92,22 +92,22 @@ pub enum Command {
     /// Run statements; rows go to stdout, progress and report to stderr
     #[command(after_help = format!("{QUERY_EXAMPLES}\n\n{}", Exit::HELP))]
     Query(QueryArgs),
-    /// Show how a statement would run, and why, without running it
+    /// Show the plan of a statement and the reasons for it, without running it
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(SourceArgs),
     /// Make TPC-H data as Iceberg tables, if it is not there yet, and run queries over it through functions
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
-    /// Look after credentials, buckets, functions and catalogs, and say what to do
+    /// Check credentials, buckets, functions and catalogs, and say what to do
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
-    /// Show what things cost in a region: the prices that reports are made with
+    /// Show the prices of a region that reports are made with
     #[command(after_help = PRICES_EXAMPLES)]
     Prices(PricesArgs),
-    /// Measure functions, network and cores here, so that estimates and decisions are of this installation
+    /// Measure functions, network and cores here, so that estimates and decisions fit this installation
     #[command(after_help = CALIBRATE_EXAMPLES)]
     Calibrate(CalibrateArgs),
-    /// Show what the recorded queries cost, by day, user, label, table or outcome
+    /// Show the cost of the recorded queries, by day, user, label, table or outcome
     #[command(after_help = COST_EXAMPLES)]
     Cost(CostArgs),
     /// Look after the store in which functions leave large results
@@ -120,14 +120,14 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ExchangeCommand {
-    /// Remove what queries have left behind whose coordinator could not clean up after itself
+    /// Remove objects of queries whose coordinator could not clean up after itself
     #[command(after_help = GC_EXAMPLES)]
     Gc(GcArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    /// Only of queries that began, and wrote, longer ago than this; more than the longest query takes
+    /// Remove only objects of queries that began, and last wrote, longer ago than this; give more than the longest query takes
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     pub older_than: Duration,
     /// Say what would be removed, and remove nothing
@@ -149,7 +149,7 @@ pub struct CalibrateArgs {
     /// MB that the network is measured with; they are written to the exchange, read some twenty times, and removed
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = value_parser!(u64).range(1..=4096))]
     pub megabytes: u64,
-    /// Show the figures, and keep none
+    /// Show the figures without keeping them
     #[arg(long)]
     pub dry_run: bool,
     /// Configuration file [default: gust.toml in this folder, if there is one]
@@ -171,7 +171,7 @@ pub struct PricesArgs {
 
 #[derive(Debug, Args)]
 pub struct CostArgs {
-    /// What queries are grouped by [default: day]
+    /// Key that queries are grouped by [default: day]
     #[arg(long, value_enum, value_name = "KEY")]
     pub by: Option<By>,
     /// Group by the value of this label, so that each query counts once
@@ -187,7 +187,7 @@ pub struct CostArgs {
     pub config: Option<PathBuf>,
 }
 
-/// What `--by` takes.
+/// Keys of `--by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum By {
     Day,
@@ -197,20 +197,20 @@ pub enum By {
     Outcome,
 }
 
-/// What queries are grouped by.
+/// Key that queries are grouped by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RollUp {
     Day,
     User,
-    /// Each label of a query
+    /// All labels of a query.
     Label,
-    /// The value of one label
+    /// Value of one label.
     LabelKey(String),
     Table,
     Outcome,
 }
 
-/// Since when.
+/// Beginning of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     Ago(Duration),
@@ -219,7 +219,7 @@ pub enum Since {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Functions to look after [default: those that `auto` uses]
+    /// Functions to check [default: those that `auto` uses]
     #[arg(long, value_parser = targets(), value_name = "TARGET")]
     pub on: Option<Target>,
     /// Configuration file [default: gust.toml in this folder, if there is one]
@@ -231,28 +231,28 @@ pub struct DoctorArgs {
 pub struct QueryArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// How rows are written to stdout
+    /// Format of the rows on stdout
     ///
     /// Several statements follow each other: tables and CSV with an empty line between them, JSON as one array a line,
     /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
-    /// Say what each statement would cost instead of running it; what only changes the session, such as SET and CREATE
-    /// EXTERNAL TABLE, does run
+    /// Say what each statement would cost instead of running it; statements that only change the session, such as SET and
+    /// CREATE EXTERNAL TABLE, do run
     #[arg(long)]
     pub dry_run: bool,
-    /// What is said about each statement after its rows
+    /// Report on each statement after its rows
     #[arg(long, value_enum, default_value_t = ReportFormat::Text, value_name = "FORMAT")]
     pub report: ReportFormat,
     /// Write the report to this file instead of stderr
     #[arg(long, value_name = "PATH")]
     pub report_file: Option<PathBuf>,
-    /// What the query is for, to find it by in the history; may be given several times
+    /// Label that finds the query in the history; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<Label>,
 }
 
-/// What is to be run, against which tables, and where.
+/// Statements to run, their tables, and their place.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     /// Statements, separated by `;`. `-` or none reads them from stdin
@@ -270,10 +270,10 @@ pub struct SourceArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Flags that stand above the configuration.
+/// Flags that override the configuration.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where to run [default: auto]
+    /// Run on this target [default: auto]
     #[arg(long, value_parser = targets(), value_name = "TARGET")]
     pub on: Option<Target>,
     /// Run locally when functions fail, although --on names them
@@ -285,17 +285,17 @@ pub struct RunArgs {
     /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
-    /// What picks the place, the number of functions and their size [default: latency; with --deadline cost]
+    /// Measure that picks the place, the number of functions and their size [default: latency; with --deadline cost]
     #[arg(long, value_parser = preferences(), value_name = "WHAT")]
     pub prefer: Option<Prefer>,
-    /// Pick what is expected to be done after this long even at most, e.g. 10s; nothing is stopped at it
+    /// Pick a place that is expected to be done within this time even at most, e.g. 10s; nothing is stopped at it
     #[arg(long, value_name = "DURATION", value_parser = parse_deadline)]
     pub deadline: Option<Duration>,
     /// Stop each query before it costs more dollars than this, e.g. 0.05 [default: no limit]
     ///
-    /// Not begun where it surely costs more; stopped where its functions at their worst case could. Functions on this machine count
-    /// as if they ran on Lambda, local files cost nothing, and what has no known price is not counted: logs, and data transfer and
-    /// the coordinator's own machine unless the configuration tells them.
+    /// A query that surely costs more is not begun. A query is stopped where its functions at their worst case could cost more. Functions
+    /// on this machine count as if they ran on Lambda, and local files cost nothing. Amounts without a known price are not counted: logs,
+    /// and data transfer and the coordinator's own machine unless the configuration has their prices.
     #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
     pub max_cost: Option<Money>,
 }
@@ -315,15 +315,15 @@ pub struct DemoArgs {
     /// Most functions at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=i64::from(FUNCTIONS_MAX)))]
     pub functions: u32,
-    /// Where to run
+    /// Run on this target
     #[arg(long, value_parser = targets(), value_name = "TARGET", default_value = Target::Processes.name())]
     pub on: Target,
-    /// What the queries are for, to find them by in the history; may be given several times
+    /// Label that finds the queries in the history; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<Label>,
 }
 
-/// How the report on a statement is written.
+/// Format of the report on a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
     /// A few lines for people
@@ -335,7 +335,7 @@ pub enum ReportFormat {
 }
 
 impl Cli {
-    /// Reads the arguments, the program's name first. On an error call [`clap::Error::exit`]; help is one of them.
+    /// Reads the arguments, the program's name first. On an error call [`clap::Error::exit`]; help is one of the errors.
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(arguments)?;
         if let Command::Query(QueryArgs { report: ReportFormat::None, report_file: Some(_), .. }) = cli.command {
@@ -351,7 +351,7 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Filter of the log on stderr where GUST_LOG sets none.
+    /// Returns the filter of the log on stderr where GUST_LOG sets none.
     pub fn log_filter(&self) -> &'static str {
         match self.verbose {
             0 => "error",
@@ -362,7 +362,7 @@ impl Cli {
 }
 
 impl SourceArgs {
-    /// The statements' text. Only an omitted SQL on a terminal is an error: nobody would know that it waits.
+    /// Reads the statements' text. Only an omitted SQL on a terminal is an error: the user would not know that the program waits.
     pub fn read_sql(&self, stdin: impl Read, stdin_is_terminal: bool) -> Result<String, SqlError> {
         match self.sql.as_deref() {
             Some(sql) if sql != "-" => return Ok(sql.to_owned()),
@@ -375,7 +375,7 @@ impl SourceArgs {
     }
 }
 
-/// There is no SQL to run.
+/// Reason why there is no SQL to run.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
     #[error("no SQL was given\nhint: pass it as an argument, or pipe it in; see `gust query --help`")]
@@ -391,7 +391,7 @@ impl RunArgs {
         Overrides {
             on: self.on,
             functions_max: self.functions,
-            // the flag can only allow: its absence leaves the setting alone
+            // The flag can only allow: its absence leaves the setting alone.
             allow_fallback: self.allow_fallback.then_some(true),
             timeout: self.timeout,
             prefer: self.prefer,
@@ -420,7 +420,7 @@ impl DemoArgs {
     }
 }
 
-/// Where a statement can run, and what `--help` says of it.
+/// Places of a statement, with their words in `--help`.
 fn targets() -> impl TypedValueParser<Value = Target> {
     named(Target::ALL, Target::name, |target| match target {
         Target::Auto => "Functions where the numbers say that they pay, else locally",
@@ -431,7 +431,7 @@ fn targets() -> impl TypedValueParser<Value = Target> {
     })
 }
 
-/// What should be little, and what `--help` says of it.
+/// Measures of `--prefer`, with their words in `--help`.
 fn preferences() -> impl TypedValueParser<Value = Prefer> {
     named(Prefer::ALL, Prefer::name, |prefer| match prefer {
         Prefer::Cost => "Dollars",
@@ -440,7 +440,7 @@ fn preferences() -> impl TypedValueParser<Value = Prefer> {
     })
 }
 
-/// Takes one of the values by its name. Clap's own derive needs its trait on the type, which is the engine's.
+/// Takes one of the values by its name. clap's own derive needs its trait on the type, which is the engine's.
 fn named<T: Copy + Send + Sync + 'static, const N: usize>(
     values: [T; N],
     name: fn(T) -> &'static str,

@@ -22,7 +22,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    // Nobody wants to learn only then that it cannot be kept.
+    // The user should learn before the measurement that its figures cannot be kept.
     if config.time_model.is_none() && !args.dry_run {
         let hint = "set time_model in gust.toml, or HOME; or look only, with --dry-run";
         return Err(Stop::usage(format!("there is no place to keep the figures\nhint: {hint}")));
@@ -32,7 +32,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     let (said, config_of_all) = (bar.clone(), config.clone());
     let told = move |what: &str| said.set_message(what.to_owned());
-    // Writing the tables must not hold up a signal.
+    // The writing of tables must not hold up a signal.
     let workers = stack::runtime().map_err(|error| Stop::usage(format!("cannot start threads: {error}")))?;
     let measuring = workers.spawn(async move { Box::pin(measure(&config_of_all, args.megabytes << 20, &told)).await });
     let ended = tokio::select! {

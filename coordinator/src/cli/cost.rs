@@ -1,4 +1,4 @@
-//! `gust cost`: what the recorded queries cost, rolled up by SQL over the history.
+//! `gust cost`: the cost of the recorded queries, rolled up by SQL over the history.
 
 use std::io::stdout;
 
@@ -13,7 +13,7 @@ use super::{Stop, configuration, write};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
-/// One row a group; what has to be known to read it goes to stderr.
+/// Writes one row a group. Remarks that explain the rows go to stderr.
 pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
@@ -37,7 +37,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     Ok(())
 }
 
-/// A day begins at midnight UTC, as the days of a roll-up do.
+/// Returns the moment from which queries count. A day begins at midnight UTC, as the days of a roll-up do.
 fn beginning(since: Since, now: DateTime<Utc>) -> DateTime<Utc> {
     match since {
         Since::Day(day) => day.and_time(NaiveTime::MIN).and_utc(),
@@ -48,7 +48,7 @@ fn beginning(since: Since, now: DateTime<Utc>) -> DateTime<Utc> {
     }
 }
 
-/// What is priced as if on Lambda is never added to what is billed.
+/// Makes the statement. Amounts that are priced as if on Lambda are never added to billed amounts.
 fn sql(by: &RollUp, since: Option<DateTime<Utc>>) -> String {
     let key = match by {
         RollUp::Day => "CAST(q.started AS DATE) AS day",
@@ -56,7 +56,7 @@ fn sql(by: &RollUp, since: Option<DateTime<Utc>>) -> String {
         RollUp::Table => "nullif(array_to_string(q.tables, ', '), '') AS tables",
         RollUp::Outcome => "q.outcome AS outcome",
         RollUp::Label => "l.key || '=' || l.value AS label",
-        // A label's key needs no escaping.
+        // The key of a label needs no escaping.
         RollUp::LabelKey(key) => &format!("q.labels['{key}'] AS \"{key}\""),
     };
     let from = match by {

@@ -1,4 +1,4 @@
-//! `gust demo`: TPC-H as Iceberg tables, made once, and a handful of its queries run through functions.
+//! `gust demo`: makes TPC-H tables as Iceberg tables once, and runs a few of its queries through functions.
 
 use std::io::stdout;
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,7 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
     Ok(())
 }
 
-/// The tables, with a bar while they are made.
+/// Makes or finds the tables, with a bar while they are made.
 async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     let failed = |message: String| Stop { exit: Exit::QueryFailed, message };
     let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos} rows").map_err(Stop::usage)?;
@@ -89,7 +89,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     Ok(tables)
 }
 
-/// A `gust.toml` beside the data, so that `gust query` finds the tables too.
+/// Writes a `gust.toml` beside the data, so that `gust query` finds the tables, too.
 fn write_configuration(args: &DemoArgs, tables: &DemoTables) -> std::io::Result<()> {
     let path = args.home.join("gust.toml");
     if path.exists() {

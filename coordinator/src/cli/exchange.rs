@@ -1,4 +1,4 @@
-//! `gust exchange`: looks after the store in which functions leave large results.
+//! `gust exchange`: cleans the store in which functions leave large results.
 
 use std::io::{Write, stdout};
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use super::args::GcArgs;
 use super::{Stop, configuration};
 use crate::cli::exit::Exit;
 
-/// Removes what old queries have left, and says what that was.
+/// Removes the objects that old queries have left, and prints their number.
 pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {
     let config = configuration(args.config.as_deref(), &Overrides::default())?;
     let Some(place) = config.exchange.clone() else {

@@ -1,4 +1,4 @@
-//! What the program's exit code says.
+//! Exit codes of the program.
 
 /// The end of a run, as a script sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,20 +7,20 @@ pub enum Exit {
     Done = 0,
     /// The SQL or the data is at fault.
     QueryFailed = 1,
-    /// Flags or configuration are at fault; nothing has run. What clap exits with, too.
+    /// Flags or configuration are at fault, and nothing has run. clap exits with this code, too.
     Usage = 2,
     /// Functions failed and a fallback to the coordinator was not allowed.
     FunctionsFailed = 3,
-    /// The statement would have cost more than it may.
+    /// The statement would have cost more than its cap.
     CapReached = 4,
-    /// The statement's time-out passed. As `timeout(1)` has it.
+    /// The statement's time-out passed. `timeout(1)` has the same code.
     TimedOut = 124,
-    /// Ctrl-C. As shells have it: 128 and the signal's number.
+    /// Ctrl-C. The code is 128 plus the signal's number, as in shells.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// The table for `--help`.
+    /// Table of the codes for `--help`.
     pub const HELP: &str = "\
 Exit codes:
   0    done

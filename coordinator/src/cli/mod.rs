@@ -1,4 +1,4 @@
-//! The command line: reads arguments and configuration, runs statements, writes rows to stdout and words to stderr.
+//! The command line: it reads arguments and configuration, runs statements, and writes rows to stdout and words to stderr.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,7 +32,7 @@ use crate::cli::output::{Output, OutputError, StreamError};
 use crate::cli::progress::Progress;
 use crate::cli::say::say;
 
-/// Why a command ended early: what to say, and the exit code.
+/// Reason why a command ended early: its message and the exit code.
 #[derive(Debug)]
 pub(crate) struct Stop {
     exit: Exit,
@@ -59,7 +59,7 @@ impl From<QueryError> for Stop {
     }
 }
 
-/// Runs the program and returns its exit code. Not generic, so that it is compiled here and not once more in each binary.
+/// Runs the program and returns its exit code. It is not generic, so that it is compiled once, and not in each binary.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     fragment_fn::quiet_contained_panics();
     let cli = match Cli::read(arguments) {
@@ -82,7 +82,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             .init(),
         Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
     }
-    // A session has threads of its own: while they compute, this one still hears signals and time-outs.
+    // A session has threads of its own. While they compute, this thread still hears signals and time-outs.
     let control = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(control) => control,
         Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
@@ -124,16 +124,16 @@ fn bootstrap() -> ExitCode {
     }
 }
 
-/// The configuration of all three layers.
+/// Loads the configuration of all three layers.
 fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, Stop> {
     let file = ConfigFile::find(named, Path::new("")).map_err(Stop::usage)?;
-    // Variables that are not Unicode cannot be settings of ours.
+    // Variables that are not Unicode cannot be our settings.
     let environment =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
 }
 
-/// A session as configured, of an engine of its own; `labels` stand above those of the configuration.
+/// Opens a session as configured, in an engine of its own. `labels` override those of the configuration.
 async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) -> Result<Session, Stop> {
     let mut config = configuration(named, overrides)?;
     if config.s3.region.is_none() {
@@ -142,14 +142,14 @@ async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) 
     only_session(config, labels)
 }
 
-/// The session of the one user of the command line.
+/// Opens the session of the command line's one user.
 pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, Stop> {
     labels(&config.history, own).map_err(|bad| Stop::usage(format!("--label: expected {bad}")))?;
     let options = SessionOptions { labels: own.to_vec(), ..SessionOptions::default() };
     Ok(Engine::open(config, EngineOptions::default())?.session(options)?)
 }
 
-/// A session with the setup files' statements run.
+/// Opens a session and runs the statements of the setup files.
 async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, Stop> {
     let session = session(source.config.as_deref(), &source.run.overrides(), labels).await?;
     if let Some(catalog) = &source.catalog {
@@ -216,14 +216,14 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     ended
 }
 
-/// Records a statement in whose middle somebody has left.
+/// Records a statement that was interrupted.
 pub(crate) async fn interrupted(recorder: &Recorder) {
     if let Some(report) = recorder.interrupt().await {
         warn(&report);
     }
 }
 
-/// Runs all statements of a text, one after the other; the first that fails ends it.
+/// Runs all statements of a text, one after the other, until one fails.
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     recorder: &Recorder,
     sql: &str,
@@ -238,7 +238,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
             Ok(Some(running)) => running,
             Ok(None) => return Ok(()),
             Err(refused) => {
-                // Nobody makes a report of that.
+                // No report was made, so that nothing else says this.
                 warn(&refused.report);
                 return Err(refused.error.into());
             }
@@ -258,14 +258,14 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     }
 }
 
-/// Says what the history lacks where no report does.
+/// Prints a warning where the history lacks a statement and no report says so.
 fn warn(report: &Report) {
     if let Some(why) = &report.history_not_recorded {
         say!("warning: not recorded in the history: {why}");
     }
 }
 
-/// The end of a statement whose rows were written, or not.
+/// Returns the end of a statement from the writing of its rows.
 fn ended(written: &Result<u64, StreamError<QueryError>>) -> Ended {
     match written {
         Ok(_) => Ended { outcome: Outcome::Done, message: None },
@@ -282,7 +282,7 @@ async fn write<W: Write + std::fmt::Debug + Send + 'static>(
     output: &Output<W>,
 ) -> Result<u64, StreamError<QueryError>> {
     let schema = running.schema().clone();
-    // Statements that only change the session have nothing to show.
+    // Statements that only change the session have no rows.
     if running.is_silent() {
         while running.next().await.map_err(StreamError::Query)?.is_some() {}
         return Ok(0);
@@ -292,12 +292,12 @@ async fn write<W: Write + std::fmt::Debug + Send + 'static>(
         let next = running.next().await.transpose()?;
         Some((next, running))
     });
-    // Also a reader that has stopped reading must not outlive the statement's time-out.
+    // A reader that has stopped reading must not outlive the statement's time-out either.
     let written = tokio::time::timeout_at(deadline.into(), output.write_stream(schema, rows)).await;
     written.unwrap_or_else(|_| Err(StreamError::Query(running.timed_out())))
 }
 
-/// Where reports go.
+/// Destination of reports.
 pub(crate) struct Reports {
     format: ReportFormat,
     file: Option<File>,

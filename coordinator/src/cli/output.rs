@@ -4,11 +4,11 @@
 //! query stream ─► bounded channel ─► blocking thread: RowWriter ─► stdout
 //! ```
 //!
-//! Rows are written as they come and none is ever left out; memory is bounded whatever the size of the result. Several
-//! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a
-//! line, newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A query without columns has rows all the
-//! same; statements that only change the session never come here. Each batch is held against the columns that its statement
-//! announced ([`declared`]): what a header or a schema promises is what follows.
+//! Rows are written as they come and none is ever left out. Memory is bounded whatever the size of the result. Several
+//! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a line,
+//! newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A query without columns still has rows.
+//! Statements that only change the session never come here. Each batch is compared with the columns that its statement
+//! announced ([`declared`]), so that the rows fit their header or schema.
 //!
 //! Non-goals: widths of terminals, colours and paging; `| less -S` does that.
 
@@ -28,10 +28,10 @@ use tokio::sync::mpsc;
 
 use declared::Declared;
 
-/// Batches between the query and the writing thread: one being written, one ready.
+/// Batches between the query and the writing thread: one is being written, one is ready.
 const BATCHES_QUEUED_MAX: usize = 2;
 
-/// How rows are written.
+/// Format of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A drawn table, for people; NULL is written as NULL
@@ -46,7 +46,7 @@ pub enum Format {
     Arrow,
 }
 
-/// Why rows could not be written.
+/// Reason why rows could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// Nobody reads any more (`| head`): end quietly, with success.
@@ -62,7 +62,7 @@ pub enum OutputError {
         "cannot write the rows: {0}\nhint: this is a fault of gust's, not of the data; please report the statement"
     )]
     Undeclared(String),
-    /// The query ended early; what was written is not marked as complete.
+    /// The query ended early. The rows so far are not marked as complete.
     #[error("the rows end early")]
     Incomplete,
 }
@@ -82,7 +82,7 @@ impl From<io::Error> for OutputError {
     }
 }
 
-/// Why a query's rows did not all arrive.
+/// Reason why a query's rows did not all arrive.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError<E: std::error::Error + 'static> {
     #[error(transparent)]
@@ -91,7 +91,7 @@ pub enum StreamError<E: std::error::Error + 'static> {
     Output(#[from] OutputError),
 }
 
-/// Where rows go; lives as long as the output and serves one statement after the other. Cloning shares the output.
+/// Destination of rows. It lives as long as the output and serves one statement after the other. Clones share the output.
 #[derive(Debug)]
 pub struct Output<W> {
     writer: Arc<Mutex<RowWriter<W>>>,
@@ -102,10 +102,10 @@ impl<W: Write + Debug + Send + 'static> Output<W> {
         Self { writer: Arc::new(Mutex::new(RowWriter::new(out, format))) }
     }
 
-    /// Writes one statement's rows as they come and returns their number.
+    /// Writes one statement's rows as they come, and returns their number.
     ///
-    /// A blocking thread does the writing, so that a reader that stops reading holds up neither the runtime nor a
-    /// time-out: dropping the future frees the caller, and the thread ends with the write that it is in.
+    /// A blocking thread writes, so that a reader that stops reading holds up neither the runtime nor a time-out. A dropped
+    /// future frees the caller, and the thread ends with its current write.
     pub async fn write_stream<E>(
         &self,
         schema: SchemaRef,
@@ -129,7 +129,7 @@ impl<W: Write + Debug + Send + 'static> Output<W> {
         let mut failure = None;
         while let Some(batch) = stream.next().await {
             match batch {
-                // a closed channel means that the writer has failed: its own error says why
+                // A closed channel means that the writer has failed: its own error says why.
                 Ok(batch) => match sender.send(Message::Batch(batch)).await {
                     Ok(()) => continue,
                     Err(_) => break,
@@ -149,11 +149,11 @@ impl<W: Write + Debug + Send + 'static> Output<W> {
 
 enum Message {
     Batch(RecordBatch),
-    /// Every batch has been sent; without it the query has failed or was dropped.
+    /// Every batch has been sent. Without this message the query has failed or was dropped.
     Complete,
 }
 
-/// Writes statements' rows to one output. Blocks where the output does.
+/// Writer of statements' rows to one output. It blocks where the output does.
 #[derive(Debug)]
 pub struct RowWriter<W> {
     out: Watched<W>,
@@ -176,7 +176,7 @@ impl<W: Write> RowWriter<W> {
         let batches = batches.inspect(|batch| rows += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64));
         match self.write(schema, batches) {
             Ok(()) => Ok(rows),
-            // some encoders turn the error into text, hence the watch
+            // Some encoders turn the error into text, so that the output is watched.
             Err(_) if self.out.is_reader_gone => Err(OutputError::ReaderGone),
             Err(error) => Err(error),
         }
@@ -205,7 +205,7 @@ impl<W: Write> RowWriter<W> {
     }
 }
 
-/// Remembers whether the other end of a pipe was closed.
+/// Output that remembers whether the other end of its pipe was closed.
 #[derive(Debug)]
 struct Watched<W> {
     out: W,

@@ -15,7 +15,7 @@ use super::{Stop, configuration};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
-/// One row a price; where they are from goes to stderr.
+/// Writes one row a price. The source of the prices goes to stderr.
 pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
     let mut config = configuration(args.config.as_deref(), &Overrides::default())?;
     if config.s3.region.is_none() {

@@ -1,7 +1,7 @@
-//! A progress bar on stderr, made from a query's events; nothing at all where stderr is no terminal.
+//! Progress bar on stderr, made from a query's events. There is none where stderr is no terminal.
 //!
-//! The bar is drawn at most ten times a second, never for a statement that ends before the first drawing, and it is
-//! gone before the first row, the report or an error is written. It only reads the event log: a slow terminal holds up
+//! The bar is drawn at most ten times a second, and never for a statement that ends before the first drawing. It is gone
+//! before the first row, the report or an error is written. It only reads the event log, so that a slow terminal holds up
 //! no fragment.
 
 use std::io::{self, Write};
@@ -15,28 +15,28 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where progress is shown; one a program. Cloning shares it.
+/// Place where progress is shown, one a program. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Progress {
     target: fn() -> ProgressDrawTarget,
     is_shown: bool,
-    /// The bar on the screen, if there is one. Held while it is drawn, so that nothing is drawn once it is cleared.
+    /// Bar on the screen. Its lock is held while it is drawn, so that nothing is drawn once it is cleared.
     bar: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Progress {
-    /// A bar on stderr, if that is a terminal.
+    /// Makes a bar on stderr, if that is a terminal.
     pub fn on_stderr() -> Self {
         let target = ProgressDrawTarget::stderr;
         Self { target, is_shown: !target().is_hidden(), bar: Arc::default() }
     }
 
-    /// No bar: for a log on stderr, which a bar would tear apart.
+    /// Makes no bar, for a log on stderr that a bar would tear apart.
     pub fn hidden() -> Self {
         Self { target: ProgressDrawTarget::hidden, is_shown: false, bar: Arc::default() }
     }
 
-    /// Shows one statement's progress until the guard is dropped. Needs a tokio runtime.
+    /// Shows one statement's progress until the guard is dropped. It needs a tokio runtime.
     pub fn follow(&self, events: EventLog) -> Following {
         let task = self.is_shown.then(|| {
             *self.lock() = Some(ProgressBar::with_draw_target(Some(0), (self.target)()));
@@ -77,7 +77,7 @@ impl Progress {
     }
 }
 
-/// One statement's progress; dropping it clears the bar.
+/// Guard of one statement's progress. Dropping it clears the bar.
 #[derive(Debug)]
 #[must_use]
 pub struct Following {
@@ -94,7 +94,7 @@ impl Drop for Following {
     }
 }
 
-/// Writes to `out` with the bar off the screen: rows and bar may share a terminal.
+/// Writer to `out` that clears the bar first, because rows and bar may share a terminal.
 #[derive(Debug)]
 pub struct Clearing<W> {
     progress: Progress,
@@ -112,11 +112,11 @@ impl<W: Write> Write for Clearing<W> {
     }
 }
 
-/// What the bar shows.
+/// Contents of the bar.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     is_planned: bool,
-    /// Of all stages that have started.
+    /// Fragments of all stages that have started.
     fragments: u64,
     adopted: u64,
     attempts_failed: u64,
@@ -234,7 +234,7 @@ mod tests {
         check(&[stage(4), adopted(0), crashed, fell_back], "running locally, 1 failed attempt");
     }
 
-    /// A bar that draws nothing but counts as shown.
+    /// Makes a bar that draws nothing but counts as shown.
     fn shown() -> Progress {
         Progress { is_shown: true, ..Progress::hidden() }
     }

@@ -1,7 +1,6 @@
-//! Words on stderr. Nobody may read them (`2>&1 | head -1`): what cannot be written is dropped, and the exit code stays what the
-//! statement gives.
+//! Words on stderr. A line that cannot be written (`2>&1 | head -1`) is dropped, and the exit code stays the statement's.
 
-/// Writes a line to stderr, as `eprintln!` does, which panics where stderr is closed.
+/// Writes a line to stderr. `eprintln!` would panic where stderr is closed.
 macro_rules! say {
     ($($word:tt)*) => {{
         use std::io::Write as _;
@@ -11,5 +10,5 @@ macro_rules! say {
 
 pub(crate) use say;
 
-/// Nothing, whatever became of what was written.
+/// Drops the result of a write.
 pub(crate) fn dropped(_: std::io::Result<()>) {}

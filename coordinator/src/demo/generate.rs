@@ -10,10 +10,10 @@
 //! file a partition. Memory is bounded: a worker holds one batch and, for each file that it has open, one row group
 //! in encoded form. The same scale and layout give the same rows in the same files every time.
 //!
-//! Files are zstd-compressed, level 1: a fifth smaller than with snappy and no slower to decode, measured on lineitem;
-//! bytes are what an object store's readers wait for.
+//! Files are zstd-compressed, level 1: a fifth smaller than with snappy and no slower to decode, measured on lineitem.
+//! Readers of an object store wait for bytes.
 //!
-//! Not for here: making a table of the files, and cleaning up after a run that was interrupted; see
+//! Non-goals: making a table of the files, and cleaning up after a run that was interrupted; see
 //! [`tables`](super::tables).
 
 use std::collections::btree_map::Entry;
@@ -40,28 +40,28 @@ use thiserror::Error;
 use super::metrics::{FileMetrics, file_metrics};
 use super::table::TpchTable;
 
-/// More workers would hold more row groups in memory for little: eight generate a gigabyte in seconds.
+/// Most worker threads. More would hold more row groups for little gain: eight generate a gigabyte in seconds.
 const WORKERS_MAX: usize = 8;
-/// Rows of a demo file at scale factor 1; files grow with the square root of the scale, and so does their number.
+/// Rows of a demo file up to scale factor 1. Above it, the size and the number of files grow with the scale's square root.
 const DEMO_FILE_ROWS: f64 = 200_000.0;
-/// A row group of lineitem is then about 5 MB: a unit of work that is worth a request, and small enough to cut by.
+/// Rows of a row group. One of lineitem is about 5 MB, which is worth a request and small enough to cut by.
 const DEMO_ROW_GROUP_ROWS: usize = 128 * 1024;
-/// Ship dates lie in 1992 to 1998.
+/// Years of ship dates: 1992 to 1998.
 const SHIP_YEARS: f64 = 7.0;
 
-/// How a table's rows are laid out in files.
+/// Layout of a table's rows in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Slices of the key range, each giving one file, or one file a partition. At least 1.
+    /// Slices of the key range. Each gives one file, or one file a partition. At least 1.
     pub slices: usize,
-    /// The most rows a row group may hold. At least 1.
+    /// Most rows of a row group. At least 1.
     pub row_group_rows: usize,
-    /// A date column by whose year the rows are partitioned, each year a folder of its own.
+    /// Date column by whose year the rows are partitioned. Each year is a folder of its own.
     pub partition_by_year_of: Option<&'static str>,
 }
 
 impl Layout {
-    /// The demo's: a few files a table at scale factor 1, lineitem partitioned by the year of its ship date.
+    /// Makes the demo's layout: a few files a table at scale factor 1, lineitem partitioned by the year of its ship date.
     pub fn demo(table: TpchTable, scale: f64) -> Self {
         let file_rows = DEMO_FILE_ROWS * scale.sqrt().max(1.0);
         let partition_by_year_of = (table == TpchTable::LineItem).then_some("l_shipdate");
@@ -70,27 +70,27 @@ impl Layout {
         Self { slices: slices.max(2), row_group_rows: DEMO_ROW_GROUP_ROWS, partition_by_year_of }
     }
 
-    /// Bare Parquet: `files` files in one folder.
+    /// Makes the layout of bare Parquet: `files` files in one folder.
     pub fn bare(files: usize, row_group_rows: usize) -> Self {
         Self { slices: files, row_group_rows, partition_by_year_of: None }
     }
 }
 
-/// A file that was written.
+/// A written file.
 #[derive(Debug, Clone)]
 pub struct GeneratedFile {
     pub path: PathBuf,
     pub size_bytes: u64,
     pub rows: u64,
-    /// The year that all its rows have, where the layout partitions by one.
+    /// Year of all its rows, where the layout partitions by one.
     pub year: Option<i32>,
     pub metrics: FileMetrics,
 }
 
-/// Told how many more rows were written; breaks to stop the work.
+/// Callback with the number of rows written since the last call. It breaks to stop the work.
 pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
 
-/// Why a table was not written. What had been written so far is left where it is.
+/// Reason why a table was not written. The files written so far stay.
 #[derive(Debug, Error)]
 pub enum GenerateError {
     /// The folder or a file could not be made or written: a full disk, a missing permission.
@@ -99,18 +99,18 @@ pub enum GenerateError {
     /// The rows could not be encoded.
     #[error("cannot encode {path}: {source}")]
     Encode { path: PathBuf, source: DataFusionError },
-    /// `progress` said so.
+    /// `progress` stopped the work.
     #[error("stopped while writing {path}")]
     Stopped { path: PathBuf },
 }
 
 /// Writes `table` at `scale` into `folder`, which is made if need be, and returns its files in path order.
 ///
-/// `progress` is told the rows of each batch as it is written, from several threads, and may stop the work. The call
-/// blocks for as long as the work takes, and gives up at the first error.
+/// `progress` is called with the rows of each batch as it is written, from several threads, and may stop the work. The
+/// call blocks until the work is done, and gives up at the first error.
 ///
 /// # Errors
-/// [`GenerateError`]; the folder then holds some of the files.
+/// [`GenerateError`]. The folder then holds some of the files.
 pub fn generate(
     table: TpchTable,
     scale: f64,
@@ -224,7 +224,7 @@ impl FileWriter {
     }
 }
 
-/// The writer wraps what the file system said: take it out again, for it says what to do next.
+/// Unwraps the file system's error from the writer's, because it tells the next step.
 fn write_error(path: &Path, error: ParquetError) -> GenerateError {
     let path = path.to_owned();
     match error {
@@ -236,7 +236,7 @@ fn write_error(path: &Path, error: ParquetError) -> GenerateError {
     }
 }
 
-/// The rows of each year that the batch holds, in year order. The column must be a date without nulls.
+/// Splits the batch's rows by year, in year order. The column must be a date without nulls.
 fn split_by_year(batch: &RecordBatch, column: &str) -> Result<Vec<(Option<i32>, RecordBatch)>, DataFusionError> {
     let index = batch.schema_ref().index_of(column)?;
     let years = date_part(batch.column(index), DatePart::Year)?;

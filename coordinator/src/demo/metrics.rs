@@ -1,7 +1,7 @@
-//! What a Parquet footer says about a file, in the terms of an Iceberg manifest.
+//! Metrics of a file from its Parquet footer, in the terms of an Iceberg manifest.
 //!
-//! Plain data keyed by field id, so that it can be handed to a catalog without naming a Parquet type. Flat schemas
-//! only, as the demo's tables are: a nested column is an error, never a wrong bound.
+//! They are plain data keyed by field id, so that a catalog can take them without naming a Parquet type. Schemas must be
+//! flat, as the demo's tables are: a nested column is an error, never a wrong bound.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use datafusion::error::DataFusionError;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::file::metadata::ParquetMetaData;
 
-/// A file's metrics.
+/// Metrics of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileMetrics {
-    /// By Iceberg field id.
+    /// Columns by Iceberg field id.
     pub columns: BTreeMap<i32, ColumnMetrics>,
-    /// Where each row group begins in the file, in bytes, ascending.
+    /// Offsets at which row groups begin in the file, in bytes, ascending.
     pub split_offsets: Vec<u64>,
 }
 
-/// One column of a file.
+/// Metrics of one column of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnMetrics {
     /// Compressed bytes in the file, dictionary pages included.
@@ -28,17 +28,17 @@ pub struct ColumnMetrics {
     /// Values, nulls included.
     pub values: u64,
     pub nulls: u64,
-    /// A value that none of the column's is below; `None` where the footer has none. A long string's bounds are cut
-    /// short in the safe direction, as Iceberg allows.
+    /// Lower bound of the column's values. `None` where the footer has none. A long string's bounds are cut short in the
+    /// safe direction, as Iceberg allows.
     pub lower: Option<ScalarValue>,
-    /// A value that none of the column's is above.
+    /// Upper bound of the column's values.
     pub upper: Option<ScalarValue>,
 }
 
-/// Reads the metrics off a footer; `schema` is the Arrow schema that the file was written with.
+/// Reads the metrics from a footer. `schema` is the Arrow schema that the file was written with.
 ///
 /// # Errors
-/// When the footer's columns are not those of the schema, or a column has no field id.
+/// An internal error where the footer's columns are not those of the schema, or where a column has no field id.
 pub fn file_metrics(footer: &ParquetMetaData, schema: &Schema) -> Result<FileMetrics, DataFusionError> {
     let descriptor = footer.file_metadata().schema_descr();
     if descriptor.num_columns() != schema.fields().len() {
@@ -76,7 +76,7 @@ fn scalars(array: &dyn arrow::array::Array) -> Result<Vec<ScalarValue>, DataFusi
     (0..array.len()).map(|row| ScalarValue::try_from_array(array, row)).collect()
 }
 
-/// The most extreme of the values, or `None` where any is unknown: a bound has to hold for the whole file.
+/// Returns the most extreme value. `None` where any is unknown: a bound has to hold for the whole file.
 fn extreme(values: &[ScalarValue], beats: impl Fn(&ScalarValue, &ScalarValue) -> bool) -> Option<ScalarValue> {
     let mut best = values.first()?;
     for value in values {

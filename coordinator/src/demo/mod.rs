@@ -1,7 +1,7 @@
-//! TPC-H: what `gust demo` shows and what the tests run.
+//! TPC-H, which `gust demo` shows and the tests run.
 //!
-//! [`queries`] holds the SQL, [`table`] says what a table's rows are, [`generate`] writes them as Parquet files, and
-//! [`tables`] makes Iceberg tables of those files. Nothing here is used by a query that is not the demo's.
+//! [`queries`] has the SQL, [`table`] makes a table's rows, [`generate`] writes them as Parquet files, and [`tables`] makes
+//! Iceberg tables of those files. Only the demo's queries use this module.
 
 pub mod generate;
 pub mod metrics;

@@ -1,14 +1,14 @@
 //! The 22 TPC-H queries with the specification's validation parameters.
 //!
-//! Standard SQL, one statement a file, no trailing semicolon; DataFusion and DuckDB both run every one of them.
+//! Each file has one statement of standard SQL without a trailing semicolon. DataFusion and DuckDB both run all of them.
 
-/// How many queries there are; they are numbered from 1.
+/// Number of queries. The first has number 1.
 pub const COUNT: usize = QUERIES.len();
 
-/// The text of query `n`, counted from 1 as the specification does.
+/// Returns the text of query `n`, counted from 1 as the specification does.
 ///
 /// # Panics
-/// When `n` is not in `1..=COUNT`: the numbers are constants of the program, checked where a user gives one.
+/// Panics where `n` is not in `1..=COUNT`. The numbers are constants of the program; a user's are checked before.
 pub fn query(n: usize) -> &'static str {
     assert!((1..=COUNT).contains(&n), "TPC-H has queries 1 to {COUNT}, not {n}");
     QUERIES[n - 1]

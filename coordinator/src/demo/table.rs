@@ -1,8 +1,8 @@
 //! The eight TPC-H tables: names, schemas and rows.
 //!
 //! Rows come from the `tpchgen` crates, which give the specification's data exactly, slice by slice. Strings are `Utf8`
-//! here, not views, and every field carries its Iceberg field id, so that a file written from these batches can be
-//! added to an Iceberg table as it is.
+//! here, not views, and every field carries its Iceberg field id. A file of these batches can thus be added to an Iceberg
+//! table as it is.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use tpchgen_arrow::{
     CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
 };
 
-/// Rows a batch: large enough that a batch routed to seven partitions still gives each of them thousands of rows.
+/// Rows of a batch. A batch that is routed to seven partitions still gives each of them thousands of rows.
 const BATCH_ROWS: usize = 32 * 1024;
 
 /// A TPC-H table.
@@ -36,7 +36,7 @@ pub enum TpchTable {
 }
 
 impl TpchTable {
-    /// Every table, smallest first.
+    /// All tables, smallest first.
     pub const ALL: [TpchTable; 8] = [
         TpchTable::Region,
         TpchTable::Nation,
@@ -48,7 +48,7 @@ impl TpchTable {
         TpchTable::LineItem,
     ];
 
-    /// The name in SQL.
+    /// Returns the name in SQL.
     pub fn name(self) -> &'static str {
         match self {
             TpchTable::Region => "region",
@@ -62,8 +62,8 @@ impl TpchTable {
         }
     }
 
-    /// Rows at a scale factor: exact for every table but lineitem, whose orders have one to seven lines (four on
-    /// average).
+    /// Returns the rows at a scale factor. They are exact for every table but lineitem, whose orders have one to seven lines
+    /// (four on average).
     pub fn rows_about(self, scale: f64) -> u64 {
         let scaled = |rows: f64| (rows * scale) as u64;
         match self {
@@ -78,12 +78,12 @@ impl TpchTable {
         }
     }
 
-    /// Whether the table grows with the scale factor; the two others have one slice, whatever is asked.
+    /// Returns true where the table grows with the scale factor. The two others have one slice at any scale.
     pub fn is_scaled(self) -> bool {
         !matches!(self, TpchTable::Region | TpchTable::Nation)
     }
 
-    /// The schema of the files: no nulls, `Utf8` strings, and field ids 1, 2, 3 … in column order.
+    /// Returns the schema of the files: no nulls, `Utf8` strings, and field ids 1, 2, 3 … in column order.
     pub fn schema(self) -> SchemaRef {
         let generated = match self {
             TpchTable::Region => RegionArrow::schema_ref(),
@@ -106,7 +106,7 @@ impl TpchTable {
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    /// The rows of slice `slice` (from 0) of `slices`, in key order, in the types of [`Self::schema`].
+    /// Makes the rows of slice `slice` (from 0) of `slices`, in key order, in the types of [`Self::schema`].
     pub fn batches(self, scale: f64, slice: usize, slices: usize) -> Batches {
         let part = i32::try_from(slice + 1).unwrap_or(i32::MAX);
         let parts = i32::try_from(slices).unwrap_or(i32::MAX);
@@ -129,7 +129,7 @@ impl TpchTable {
     }
 }
 
-/// One slice of a table as record batches.
+/// Record batches of one slice of a table.
 pub struct Batches {
     generated: Box<dyn RecordBatchReader>,
     schema: SchemaRef,

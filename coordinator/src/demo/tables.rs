@@ -1,4 +1,4 @@
-//! The demo's Iceberg tables: made once, then found again.
+//! The demo's Iceberg tables. They are made once, and found again.
 //!
 //! ```text
 //!  HOME/catalog.db                    the catalog `demo`
@@ -6,11 +6,11 @@
 //!  HOME/lock                          held while tables are made
 //! ```
 //!
-//! A table is whole exactly when the catalog has it with a snapshot, for its one commit is the last step. What an
-//! interrupted run leaves has no snapshot: the next run deletes those files and writes them anew. Each scale factor
-//! has a namespace of its own.
+//! A table is whole exactly when the catalog has it with a snapshot, because its one commit is the last step. The table of
+//! an interrupted run has no snapshot: the next run deletes its files and writes them anew. Each scale factor has a
+//! namespace of its own.
 //!
-//! Not for other tables than the demo's, and a table that somebody else has written to since is used as it is.
+//! Non-goals: other tables than the demo's. A table that somebody else has written to is used as it is.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -30,43 +30,44 @@ use thiserror::Error;
 use super::generate::{GenerateError, GeneratedFile, Layout, generate};
 use super::table::TpchTable;
 
-/// The catalog's name in the database.
+/// Name of the catalog in the database.
 pub const CATALOG: &str = "demo";
-/// Below it tables are too small to have rows of every kind; above it a laptop's disk is too small.
+/// Least scale factor: below it tables are too small to have rows of every kind.
 pub const SCALE_MIN: f64 = 0.001;
+/// Largest scale factor: above it a laptop's disk is too small.
 pub const SCALE_MAX: f64 = 1000.0;
 
-/// Iceberg counts the years of a partition from here.
+/// Year from which Iceberg counts the years of a partition.
 const EPOCH_YEAR: i32 = 1970;
 
-/// Where the tables are.
+/// Place of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DemoTables {
-    /// The SQLite file of the catalog [`CATALOG`].
+    /// SQLite file of the catalog [`CATALOG`].
     pub database: PathBuf,
-    /// The location below which the tables lie, `file:///…`.
+    /// Location below which the tables lie, `file:///…`.
     pub warehouse: String,
-    /// The tables' namespace, such as `tpch_sf1` or `tpch_sf0_01`.
+    /// Namespace of the tables, such as `tpch_sf1` or `tpch_sf0_01`.
     pub namespace: String,
 }
 
-/// What is being done to a table, for a progress bar.
+/// Step in the making of a table, for a progress bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It was there.
+    /// The table was there.
     Reused,
-    /// It is about to be made, of about so many rows.
+    /// The table is about to be made, with about this many rows.
     Started { rows_about: u64 },
-    /// So many more rows are written.
+    /// More rows are written.
     Wrote { rows: u64 },
-    /// It is whole.
+    /// The table is whole.
     Committed { files: usize, size_bytes: u64 },
 }
 
-/// Told each step, from several threads.
+/// Callback for each step. Several threads call it.
 pub type OnStep = Arc<dyn Fn(TpchTable, Step) + Send + Sync>;
 
-/// Why there are no tables.
+/// Reason why there are no tables.
 #[derive(Debug, Error)]
 pub enum TablesError {
     #[error("cannot make TPC-H at scale factor {scale}: it must be from {SCALE_MIN} to {SCALE_MAX}")]
@@ -83,17 +84,17 @@ pub enum TablesError {
     Internal(String),
 }
 
-/// The namespace of a scale factor's tables.
+/// Returns the namespace of a scale factor's tables.
 pub fn namespace(scale: f64) -> String {
     format!("tpch_sf{scale}").replace('.', "_")
 }
 
-/// Makes the eight tables at `scale` under `home` unless they are there, one after the other.
+/// Makes the eight tables at `scale` under `home`, one after the other, unless they are there.
 ///
-/// Waits while another process makes tables in the same home. Dropping the future stops the work within a batch.
+/// It waits while another process makes tables in the same home. A dropped future stops the work within a batch.
 ///
 /// # Errors
-/// [`TablesError`]; tables that were finished before it are kept, and the rest is made anew the next time.
+/// [`TablesError`]. Tables that were finished before it are kept, and the rest is made anew the next time.
 pub async fn ensure_tables(home: &Path, scale: f64, on_step: OnStep) -> Result<DemoTables, TablesError> {
     if !(SCALE_MIN..=SCALE_MAX).contains(&scale) {
         return Err(TablesError::Scale { scale });
@@ -110,7 +111,7 @@ pub async fn ensure_tables(home: &Path, scale: f64, on_step: OnStep) -> Result<D
     Ok(maker.tables)
 }
 
-/// Held until the file is dropped, or its process has ended.
+/// Takes the lock, which is held until the file is dropped or its process has ended.
 async fn lock(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
     let locking = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
@@ -123,7 +124,7 @@ struct Maker {
     on_step: OnStep,
     catalog: Catalog,
     tables: DemoTables,
-    /// Shared with the threads that write: they outlive a dropped future by a batch.
+    /// Lock that the writing threads share: they outlive a dropped future by a batch.
     lock: Arc<File>,
 }
 
@@ -203,7 +204,7 @@ impl Maker {
         let namespace = &self.tables.namespace;
         let created = self.catalog.create_table(namespace, table.name(), &schema, partition.as_slice(), &[]).await;
         let created = created.map_err(|error| self.failed(error))?;
-        // The files were written with the field ids of our schema: they have to be the table's.
+        // The files were written with our schema's field ids, which have to be the table's.
         if created.schema() != &schema {
             return Err(TablesError::Internal(format!("table {} has field ids of its own", table.name())));
         }
@@ -215,7 +216,7 @@ impl Maker {
     }
 }
 
-/// The work goes on in threads that know nothing of the future that waits for them.
+/// Flag that is set on drop. The work goes on in threads that do not see the future that waits for them.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -381,7 +382,7 @@ mod tests {
         let on_step: OnStep = Arc::new(move |table, step| {
             if matches!(step, Step::Wrote { .. }) {
                 let _ = wrote.send(table);
-                // Until the other end is gone.
+                // The thread waits until the other end is gone.
                 let _ = gate.lock().unwrap().recv();
             }
         });

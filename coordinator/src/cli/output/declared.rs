@@ -1,8 +1,8 @@
-//! Batches held against the columns that their statement announced.
+//! Check of batches against the columns that their statement announced.
 //!
-//! A plan may declare one type and make another, which is a fault of the plan; encoders would write such rows under a
-//! header that does not fit them, or bytes that no reader understands. Equal counts as equal values: whether a column
-//! may hold NULL, metadata, and the names of what lists and maps hold may differ, and the announced ones are written.
+//! A plan may declare one type and make another, which is a fault of the plan. Encoders would write such rows under a header
+//! that does not fit them, or bytes that no reader understands. Columns are equal if their values are. NULL's permission,
+//! metadata, and the names of parts of lists and maps may differ; the announced ones are written.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::OutputError;
 
-/// The columns of a statement's rows.
+/// Columns of a statement's rows.
 pub(super) struct Declared {
     schema: SchemaRef,
 }
 
 impl Declared {
     pub(super) fn new(announced: &Schema) -> Self {
-        // Any column may hold NULL: a reader loses nothing, and rows are right that break a promise which nobody needs.
+        // Any column may hold NULL. A reader loses nothing, and rows may break a promise that nobody needs.
         let fields = announced.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), announced.metadata().clone());
         Self { schema: Arc::new(schema) }
@@ -30,7 +30,7 @@ impl Declared {
         Arc::clone(&self.schema)
     }
 
-    /// The batch under the announced schema.
+    /// Puts the batch under the announced schema.
     ///
     /// # Errors
     /// [`OutputError::Undeclared`] where it has other columns.
@@ -63,7 +63,7 @@ fn column_of(field: &Field, column: &ArrayRef) -> Result<ArrayRef, OutputError> 
         .map_err(|error| OutputError::Undeclared(format!("{}: {error}", differs())))
 }
 
-/// Whether two types differ at most in what may be NULL, in metadata, and in names that no value shows.
+/// Returns true where two types differ only in NULL's permission, in metadata, and in names that no value shows.
 fn holds_equal_values(a: &DataType, b: &DataType) -> bool {
     let of_fields = |a: &Field, b: &Field| holds_equal_values(a.data_type(), b.data_type());
     let of_structs = |a: &Fields, b: &Fields| {

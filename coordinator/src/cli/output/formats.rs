@@ -1,4 +1,4 @@
-//! Rows for other programs: CSV, JSON, newline-delimited JSON, Arrow IPC. Each streams batch by batch.
+//! Rows for other programs: CSV, JSON, newline-delimited JSON, Arrow IPC. Each format streams batch by batch.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -15,7 +15,7 @@ use arrow_ipc::writer::StreamWriter;
 
 use super::OutputError;
 
-/// A header, even for no rows. CSV knows no nested values: they are written as JSON text.
+/// Writes a header, even for no rows. CSV knows no nested values: they are written as JSON text.
 pub(super) fn write_csv(
     out: &mut impl Write,
     schema: &SchemaRef,
@@ -33,7 +33,7 @@ pub(super) fn write_csv(
     Ok(())
 }
 
-/// An empty line for the header and for each row: the encoder would write a column of empty texts.
+/// Writes an empty line for the header and for each row. The encoder would write a column of empty texts.
 fn write_lines(
     out: &mut impl Write,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
@@ -64,9 +64,10 @@ pub(super) fn write_ndjson(
     write_objects::<LineDelimited>(out, schema, batches)
 }
 
-/// Objects with every column, NULL as null. JSON knows neither NaN nor infinity: they are null. Column names that come
-/// twice get a number, since most readers keep only the last value of a name; values that JSON cannot hold (maps with
-/// keys other than text, unions) are text.
+/// Writes objects with every column, NULL as null. JSON knows neither NaN nor infinity: they are null.
+///
+/// A column name that comes twice gets a number, because most readers keep only the last value of a name. Values that
+/// JSON cannot hold (maps with keys other than text, unions) are text.
 fn write_objects<F: JsonFormat>(
     out: &mut impl Write,
     schema: &SchemaRef,
@@ -80,7 +81,7 @@ fn write_objects<F: JsonFormat>(
     Ok(writer.finish()?)
 }
 
-/// The schema, even for no rows.
+/// Writes the schema, even for no rows.
 pub(super) fn write_arrow(
     out: &mut impl Write,
     schema: &SchemaRef,
@@ -93,10 +94,10 @@ pub(super) fn write_arrow(
     Ok(writer.finish()?)
 }
 
-/// How a result's columns are changed to fit a format.
+/// Changes of a result's columns that fit them to a format.
 struct Shape {
     schema: SchemaRef,
-    /// For each column, whether it is turned into text.
+    /// True for each column that is turned into text.
     is_text: Vec<bool>,
 }
 
@@ -105,7 +106,7 @@ impl Shape {
         let is_text: Vec<bool> = schema.fields().iter().map(is_text).collect();
         let fields = schema.fields().iter().zip(&is_text).map(|(field, is_text)| {
             let data_type = if *is_text { DataType::Utf8 } else { field.data_type().clone() };
-            // nullable, whatever was promised: a writer has no reason to refuse a batch
+            // Every column is nullable, whatever was promised: a writer has no reason to refuse a batch.
             Field::new(name(field.name()), data_type, true)
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -127,7 +128,7 @@ fn is_json(field: &FieldRef) -> bool {
     make_encoder(field, &new_empty_array(field.data_type()), &EncoderOptions::default()).is_ok()
 }
 
-/// JSON where JSON can hold it, else the same text as in a table.
+/// Writes a value as JSON where JSON can hold it, else as the text of a table.
 fn to_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = EncoderOptions::default().with_explicit_nulls(true);
     if let Ok(mut encoder) = make_encoder(field, column, &options) {
@@ -144,7 +145,7 @@ fn to_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> 
     Ok(Arc::new(texts.collect::<StringArray>()))
 }
 
-/// Gives a name that was seen before the first number, from 2, that makes it new.
+/// Makes a name that was seen before unique by the first free number, from 2.
 fn unique_names() -> impl FnMut(&str) -> String {
     let mut seen = HashSet::new();
     move |name| {

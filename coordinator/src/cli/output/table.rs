@@ -1,7 +1,7 @@
 //! Rows as a drawn table.
 //!
 //! A column's width is known only after its last row, and a result need not fit into memory. So the rows of a long
-//! result come in several blocks, each a whole table with its own header and widths, one right after the other.
+//! result come in several blocks. Each block is a whole table with its own header and widths.
 
 use std::fmt;
 use std::io::Write;
@@ -14,14 +14,14 @@ use arrow::util::pretty::pretty_format_batches_with_options;
 
 use super::OutputError;
 
-/// NULL differs from an empty text; a value that cannot be shown says why in its place.
+/// Format in which NULL differs from an empty text. A value that cannot be shown has the reason in its place.
 const FORMAT: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
 
-/// Bounds of one drawn block; a single row is drawn whatever its size.
+/// Bounds of one drawn block. A single row is drawn whatever its size.
 #[derive(Debug)]
 pub(super) struct Block {
     pub rows_max: usize,
-    /// Text of all cells. The drawing holds it about three times.
+    /// Bytes of all cells' text. The drawing holds it about three times.
     pub text_bytes_max: usize,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn write(
         let rows = batches.map(|batch| batch.map(|batch| batch.num_rows())).sum::<Result<usize, _>>()?;
         return Ok(writeln!(out, "({rows} rows without columns)")?);
     }
-    // the empty batch draws the header of a result without rows
+    // The empty batch draws the header of a result without rows.
     let mut pending = vec![RecordBatch::new_empty(schema.clone())];
     let (mut rows, mut text_bytes) = (0, 0);
     for batch in batches {
@@ -67,7 +67,7 @@ pub(super) fn write(
             pending.push(batch.slice(start, batch.num_rows() - start));
         }
     }
-    // never empty: a block is drawn only when another row follows it
+    // It is never empty: a block is drawn only when another row follows it.
     draw(out, &pending)
 }
 
@@ -81,7 +81,7 @@ fn text_bytes_of(columns: &[ArrayFormatter<'_>], row: usize) -> Result<usize, Ar
     Ok(length.0)
 }
 
-/// Counts what is written to it.
+/// Counts the bytes that are written to it.
 struct Length(usize);
 
 impl fmt::Write for Length {

@@ -21,7 +21,7 @@ fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
     batch(vec![("n", Arc::new(Int64Array::from_iter_values(range)))])
 }
 
-/// What `write_rows` makes of each statement's batches, one statement after the other.
+/// Writes each statement's batches with `write_rows`, one statement after the other.
 fn written(format: Format, statements: &[&[RecordBatch]]) -> String {
     let mut writer = RowWriter::new(Vec::new(), format);
     for batches in statements {
@@ -261,7 +261,7 @@ fn long_tables_come_in_blocks_and_lose_no_row() {
     check(10, 1, &[numbers(0..0)], &[&[]]);
 }
 
-/// A pipe whose reader goes after so many bytes.
+/// A pipe whose reader goes after a number of bytes.
 #[derive(Debug)]
 struct Closing(usize);
 
@@ -313,7 +313,7 @@ fn an_output_that_fails_is_named() {
     }
 }
 
-/// Shares what is written, and counts as a reader that goes when its receiver does.
+/// Shares the written bytes, and counts as a reader that goes when its receiver does.
 #[derive(Debug)]
 struct Sent(std_mpsc::Sender<Vec<u8>>);
 
