@@ -1,4 +1,4 @@
-//! Proves the harness itself: the S3 server, the tables that tests share, and DuckDB as a judge.
+//! Tests of the harness itself: the S3 server, the tables that tests share, and DuckDB as a judge.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ async fn head(store: &dyn ObjectStore, key: &str, options: GetOptions) -> object
 #[tokio::test]
 async fn ranges_are_served_to_the_byte_and_noted() {
     let (server, store) = server();
-    // Longer than a piece of the body, and not a multiple of one.
+    // The object is longer than a piece of the body, and not a multiple of one.
     let object: Bytes = (0..3_000_001_u32).map(|index| (index * 7 % 251) as u8).collect::<Vec<_>>().into();
     store.put(&Key::from("a/object"), object.clone().into()).await.unwrap();
     store.put(&Key::from("a/short"), Bytes::from_static(b"0123456789").into()).await.unwrap();
@@ -124,7 +124,7 @@ async fn writes_keep_their_conditions() {
     let error = put(update(Some("\"another\"".to_owned()))).await.unwrap_err();
     assert!(matches!(error, Error::Precondition { .. }), "{error}");
 
-    // Of many who would create, one does.
+    // Twenty writers create the same object, and one of them succeeds.
     let contended = Key::from("catalog/contended");
     let create = PutOptions { mode: PutMode::Create, ..Default::default() };
     let tries = (0..20).map(|_| store.put_opts(&contended, Bytes::from_static(b"y").into(), create.clone()));
@@ -136,7 +136,7 @@ async fn writes_keep_their_conditions() {
 async fn listings_come_in_order_in_pages_with_etags() {
     let (server, store) = server();
     let mut keys: Vec<String> = (0..1_100).map(|index| format!("many/part={}/{index:05}.parquet", index % 3)).collect();
-    // A key beside keys below it, which a folder of files could not hold; and one longer than a file's name may be.
+    // A folder of files could not hold a key beside keys below it, or a key that is longer than a file's name may be.
     keys.extend(["many/part=0".to_owned(), format!("many/{}end", "long/".repeat(80)), "other".to_owned()]);
     let store = &store;
     futures::stream::iter(&keys)
@@ -240,7 +240,7 @@ async fn a_dropped_server_is_gone() {
     let address = server.endpoint().trim_start_matches("http://").to_owned();
     TcpStream::connect(&address).await.unwrap();
     drop(server);
-    // Its threads end in their own time.
+    // The server's threads end in their own time.
     for _ in 0..1000 {
         if TcpStream::connect(&address).await.is_err() {
             return;

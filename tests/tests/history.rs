@@ -1,4 +1,4 @@
-//! The history on the command line: what is recorded, what it says in SQL and in `gust cost`, and what happens where it cannot be kept.
+//! The history on the command line: its records, in SQL and in `gust cost`, and queries whose record cannot be kept.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::bad_input::{ENDLESS, Place, check, wait_until};
 
-/// Two Parquet files, so that there are two fragments.
+/// Makes two Parquet files, so that there are two fragments.
 async fn place() -> Place {
     let place = Place::new("[history]\nuser = \"ada\"\n");
     place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
@@ -18,7 +18,7 @@ async fn place() -> Place {
     place
 }
 
-/// A statement on function processes, with labels; its report.
+/// Runs a statement on function processes, with labels. Returns its report.
 #[track_caller]
 fn query(place: &Place, sql: &str, flags: &[&str]) -> Value {
     let arguments = [&["query", "--on", "processes", "--report", "json"], flags, &[sql]].concat();
@@ -27,7 +27,7 @@ fn query(place: &Place, sql: &str, flags: &[&str]) -> Value {
     serde_json::from_slice(&output.stderr).expect("a report")
 }
 
-/// What is asked of the history, without leaving a trace in it.
+/// Runs a query over the history that leaves no record in it. Returns its rows.
 #[track_caller]
 fn ask(place: &Place, sql: &str) -> Vec<Value> {
     let mut command = place.gust(&["query", "--format", "json", "--report", "none", sql]);
@@ -43,7 +43,7 @@ fn ask_one(place: &Place, sql: &str) -> Value {
     rows.remove(0)
 }
 
-/// Decimals come as numbers in JSON.
+/// Returns an amount in nano-dollars. JSON has decimals as numbers.
 fn nano(dollars: &Value) -> u64 {
     (dollars.as_f64().expect("dollars") * 1e9).round() as u64
 }
@@ -94,7 +94,7 @@ async fn a_query_is_recorded_with_what_its_report_says() {
     assert_eq!(fragments["requests"], total(&report["functions"]));
     assert_eq!(fragments["bytes_read"], report["functions"]["bytes_read"]);
     assert_eq!(fragments["rows"], report["rows_from_functions"]);
-    // Functions' lines are summed before they are rounded, attempts are rounded each: by half a nano-dollar a line.
+    // The report rounds the sum of the functions' attempts, the history each attempt: they differ by half a nano-dollar a line.
     let of_functions = ["compute", "start_up", "invocations", "table_reads", "table_lists"];
     let lines = report["cost"]["lines"].as_array().expect("lines");
     let lines = lines.iter().filter(|line| of_functions.iter().any(|item| line["item"] == *item));
@@ -127,7 +127,7 @@ async fn costs_are_rolled_up() {
         let nano: u64 = numbers.iter().map(|n| reports[*n]["cost"]["known"].as_u64().expect("an amount")).sum();
         format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000)
     };
-    // Of each row the key, whether it is as if, the number of queries, and the dollars.
+    // The key of each row, whether it is as if, the number of queries, and the dollars.
     let shown = |rows: &str| -> Vec<[String; 4]> {
         let header: Vec<&str> = rows.lines().next().expect("a header").split(',').collect();
         let at = |name: &str| header.iter().position(|column| *column == name).expect("a column");
@@ -219,7 +219,7 @@ fn an_interrupted_query_is_recorded() {
     let mut command = place.gust(&["query", ENDLESS]);
     let started = Instant::now();
     let running = command.stderr(Stdio::piped()).spawn().expect("it starts");
-    // Its temporary folder is there when its session is, a moment before it listens.
+    // The session makes its temporary folder a moment before the program listens to signals.
     wait_until("it runs", || std::fs::read_dir(place.path("tmp")).is_ok_and(|entries| entries.count() > 0));
     wait_until("it has run for a while", || started.elapsed() > Duration::from_secs(2));
     let interrupted = Command::new("kill").args(["-INT", &running.id().to_string()]).status().expect("kill");
@@ -238,7 +238,7 @@ fn nothing_is_kept_where_nobody_wants_it() {
     check(&output, 0, &[]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("history"), "{output:?}");
     assert!(!place.path("state").exists());
-    // Neither where there is no place, but then it is said.
+    // Nothing is kept where there is no place, either, but then the report says so.
     let place = Place::new("");
     let nowhere = |arguments: &[&str]| {
         let mut command = place.gust(arguments);
@@ -249,7 +249,7 @@ fn nothing_is_kept_where_nobody_wants_it() {
     check(&nowhere(&["cost"]), 2, &["there is no history", unset, "hint: set history.path"]);
 }
 
-/// Whatever is wrong with the file: rows, success, and a word about it in the report; `gust cost` fails.
+/// Checks a query whose history's file is broken: it has rows and succeeds, and the report has a word about the file.
 #[track_caller]
 fn answers_without(place: &Place, settings: &[(&str, &str)], expect: &[&str]) {
     let sql = long_statement();
@@ -270,12 +270,12 @@ fn answers_without(place: &Place, settings: &[(&str, &str)], expect: &[&str]) {
     check(&output, 0, expect);
 }
 
-/// Too long for what is left in any page of the file.
+/// Returns a statement that is too long for the free bytes of any page of the file.
 fn long_statement() -> String {
     format!("SELECT 1 AS one WHERE '{}' <> ''", "x".repeat(60_000))
 }
 
-/// Another program in the middle of writing.
+/// Locks the file as another program does in the middle of writing.
 async fn lock(path: &Path) -> SqliteConnection {
     let mut held = SqliteConnectOptions::new().filename(path).connect().await.expect("a file of SQLite's");
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut held).await.expect("locked");

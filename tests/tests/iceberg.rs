@@ -11,23 +11,23 @@ use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
 
-/// How much of a table a query needs.
+/// Files of a table that a query needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reads {
-    /// Every data file.
+    /// Every data file is read.
     All,
-    /// Some, by the table's metadata.
+    /// The table's metadata rules out some files.
     Fewer,
-    /// None: no file can match.
+    /// No file is read, because none can match.
     NoFile,
-    /// None: the metadata is the answer.
+    /// No file is read, because the metadata is the answer.
     Metadata,
 }
 use Reads::{All, Fewer, Metadata, NoFile};
 
-/// In words that DuckDB, which answers them over PyIceberg's rows, and DataFusion both understand alike.
+/// Queries in words that DuckDB and DataFusion understand alike. DuckDB answers them over PyIceberg's rows.
 const CASES: &[(Reads, &str)] = &[
-    // Pruned by column bounds.
+    // The table is pruned by column bounds.
     (All, "SELECT * FROM plain"),
     (Metadata, "SELECT count(*) AS c FROM plain"),
     (Fewer, "SELECT * FROM plain WHERE id < 40"),
@@ -48,7 +48,7 @@ const CASES: &[(Reads, &str)] = &[
     (All, "SELECT id, ratio FROM plain WHERE ratio > 0.25"),
     (All, "SELECT id, price FROM plain WHERE price IS NOT NULL ORDER BY price DESC, id LIMIT 7"),
     (All, "SELECT kind, count(*) AS c, min(ts) AS first, max(price) AS most FROM plain GROUP BY kind"),
-    // By day and identity.
+    // The table is partitioned by day and identity.
     (All, "SELECT * FROM by_day"),
     (Fewer, "SELECT * FROM by_day WHERE ts >= TIMESTAMP '1970-01-02 00:00:00'"),
     (Fewer, "SELECT * FROM by_day WHERE ts < TIMESTAMP '1970-01-01 00:00:00'"),
@@ -61,7 +61,7 @@ const CASES: &[(Reads, &str)] = &[
     (Fewer, "SELECT id FROM by_day WHERE NOT (kind = 'plain')"),
     (Fewer, "SELECT count(*) AS c FROM by_day WHERE kind = 'plain' AND ts > TIMESTAMP '1969-12-31 12:00:00'"),
     (Fewer, "SELECT id, ts FROM by_day WHERE kind = 'plain' ORDER BY ts NULLS LAST, id LIMIT 5"),
-    // By bucket.
+    // The tables are partitioned by bucket.
     (Fewer, "SELECT * FROM by_bucket WHERE big = 3298534883328"),
     (Fewer, "SELECT id FROM by_bucket WHERE big IN (3298534883328, 1)"),
     (Fewer, "SELECT id FROM by_bucket WHERE name = 'é漢字'"),
@@ -70,7 +70,7 @@ const CASES: &[(Reads, &str)] = &[
     (Fewer, "SELECT id, price FROM by_bucket_more WHERE price = CAST('6.25' AS DECIMAL(9, 2))"),
     (Fewer, "SELECT id, price FROM by_bucket_more WHERE price = 6.25"),
     (Fewer, "SELECT id FROM by_bucket_more WHERE ts = TIMESTAMP '1969-12-30 01:29:59.999995'"),
-    // By truncated values.
+    // The tables are partitioned by truncated values.
     (Fewer, "SELECT id, name FROM by_truncate WHERE name LIKE 'al%'"),
     (Fewer, "SELECT id, name FROM by_truncate WHERE name LIKE 'alp%'"),
     (Fewer, "SELECT id, name FROM by_truncate WHERE name LIKE 'é%'"),
@@ -84,12 +84,12 @@ const CASES: &[(Reads, &str)] = &[
     (Fewer, "SELECT id FROM by_truncate_more WHERE price > 10"),
     (Fewer, "SELECT id FROM by_truncate_more WHERE price IS NULL"),
     (Fewer, "SELECT id FROM by_truncate_more WHERE big <= -1099511627776"),
-    // By month and hour.
+    // The table is partitioned by month and hour.
     (Fewer, "SELECT id FROM by_time WHERE day >= DATE '2024-02-01'"),
     (Fewer, "SELECT id FROM by_time WHERE day = '2024-01-29'"),
     (Fewer, "SELECT id FROM by_time WHERE day IS NULL"),
     (Fewer, "SELECT id, seen FROM by_time WHERE seen < '2024-02-29T23:00:00Z'"),
-    // By integer, date and truth.
+    // The tables are partitioned by integer, date and truth.
     (Fewer, "SELECT * FROM by_identity WHERE n = 5"),
     (Fewer, "SELECT id FROM by_identity WHERE n > 10 OR n < -15"),
     (Fewer, "SELECT id FROM by_identity WHERE n IS NULL"),
@@ -97,7 +97,7 @@ const CASES: &[(Reads, &str)] = &[
     (Fewer, "SELECT id FROM by_identity_more WHERE ok"),
     (Fewer, "SELECT id FROM by_identity_more WHERE NOT ok"),
     (Fewer, "SELECT id FROM by_identity_more WHERE ok IS NULL"),
-    // Renamed, swapped, dropped and added again, added, promoted.
+    // Columns are renamed, swapped, dropped and added again, added, and promoted.
     (All, "SELECT * FROM evolved"),
     (All, "SELECT theirs, fresh, id FROM evolved"),
     (All, "SELECT id, coalesce(gone, 'none') AS gone, extra + CAST(1 AS INT) AS next FROM evolved"),
@@ -114,25 +114,25 @@ const CASES: &[(Reads, &str)] = &[
     (All, "SELECT count(gone) AS c, count(extra) AS e, max(gone) AS last FROM evolved"),
     (All, "SELECT id FROM evolved WHERE extra IS NULL"),
     (All, "SELECT id FROM evolved WHERE NOT (extra = 15)"),
-    // Two partition specs.
+    // The table has two partition specs.
     (All, "SELECT * FROM respecified"),
     (Fewer, "SELECT * FROM respecified WHERE n = 1"),
     (Fewer, "SELECT * FROM respecified WHERE name = 'beta'"),
     (Fewer, "SELECT * FROM respecified WHERE n IS NULL"),
-    // Rows deleted by rewriting, and no rows ever.
+    // Rows are deleted by rewriting, or there never were any.
     (All, "SELECT * FROM rewritten"),
     (Metadata, "SELECT count(*) AS c FROM rewritten"),
     (Fewer, "SELECT * FROM rewritten WHERE id < 8"),
     (NoFile, "SELECT * FROM empty"),
     (Metadata, "SELECT count(*) AS c FROM empty"),
     (NoFile, "SELECT max(id) AS last FROM empty WHERE n = 3"),
-    // Two tables.
+    // The query reads two tables.
     (Fewer, "SELECT p.id, d.kind FROM plain p JOIN by_day d ON p.id = d.id WHERE d.kind = 'plain'"),
 ];
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 
-/// The tables, and the judge's answers to [`CASES`].
+/// Makes the tables, and the judge's answers to [`CASES`].
 fn make() -> Option<Lake> {
     Lake::make(Path::new(env!("CARGO_TARGET_TMPDIR")), "iceberg_tables.py", |folder| {
         let queries = folder.join("queries");
@@ -154,14 +154,14 @@ async fn through_locations(lake: &Lake, target: Target) -> Session {
     session
 }
 
-/// The data files of an unpartitioned table, smallest first.
+/// Returns the data files of an unpartitioned table, smallest first.
 fn data_files(lake: &Lake, table: &str) -> Vec<PathBuf> {
     let mut files = lake.files(table, "data");
     files.sort_by_key(|file| fs::metadata(file).expect("readable").len());
     files
 }
 
-/// Files that are kept and files that there are, of all tables of an explained query.
+/// Returns the files that are kept and those that there are, summed over all tables of an explained query.
 fn files(explained: &str) -> (usize, usize) {
     let mut sums = (0, 0);
     for line in explained.lines().filter(|line| line.starts_with("table ")) {
@@ -173,7 +173,7 @@ fn files(explained: &str) -> (usize, usize) {
     sums
 }
 
-/// Runs every case.
+/// Runs every case: its rows are the judge's, and it reads the files that it should.
 async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &str) {
     for (number, (reads, sql)) in CASES.iter().enumerate() {
         let what = format!("`{sql}` on {target:?} through {opened}");
@@ -195,7 +195,7 @@ async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &st
     }
 }
 
-/// What `sql` fails with on a target.
+/// Returns the error with which `sql` fails.
 async fn failure(session: &Session, sql: &str, what: &str) -> QueryError {
     match run(session, sql).await {
         Ok((rows, _)) => panic!("{what}: `{sql}` gave {} batches", rows.len()),
@@ -203,7 +203,7 @@ async fn failure(session: &Session, sql: &str, what: &str) -> QueryError {
     }
 }
 
-/// Files that are not what the table's metadata says.
+/// Checks that a file which is not the one in the table's metadata is an error that names it.
 async fn check_damage(session: &Session, lake: &Lake, target: Target, opened: &str) {
     for (table, reason) in [("vanished", "not found"), ("overwritten", "planned"), ("shortened", "planned")] {
         let what = format!("{table} on {target:?} through {opened}");

@@ -1,7 +1,7 @@
-//! Iceberg tables of the odd kind, everywhere: evolved below the top, partitioned after the fact, with odd names, with NaN, with
+//! Odd Iceberg tables, everywhere: evolved below the top, partitioned after the fact, with odd names, with NaN, with
 //! columns that stand in the partition metadata only, and damaged ones.
 //!
-//! Whole tables are compared with what PyIceberg reads of them; rows of queries stand here by hand.
+//! Whole tables are compared with PyIceberg's reading of them. Rows of queries stand here by hand.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Read whole and compared with PyIceberg's rows.
+/// Tables that are read whole and compared with PyIceberg's rows.
 const WHOLE: &[&str] = &[
     "nested",
     "partitioned_later",
@@ -38,9 +38,9 @@ const WHOLE: &[&str] = &[
     "named_8",
 ];
 
-/// Statements and their rows: cells apart by `|`, rows by `;`.
+/// Statements and their rows. Cells are divided by `|`, rows by `;`.
 const CASES: &[(&str, &str)] = &[
-    // By id, however deep.
+    // Fields are found by id, however deep they lie.
     ("SELECT id, m['k']['b'], m['k']['c'] FROM nested WHERE id IN (1, 4) ORDER BY id", "1|2|;4|20|30"),
     ("SELECT id, l[1]['b'], l[1]['c'] FROM nested WHERE l[1] IS NOT NULL ORDER BY id", "1|2|;4|20|30"),
     ("SELECT id, deep[1]['k']['b'] FROM nested WHERE deep IS NOT NULL ORDER BY id", "1|2;4|20"),
@@ -69,7 +69,7 @@ const CASES: &[(&str, &str)] = &[
     ("SELECT id, st['k'] FROM by_nested ORDER BY id", "1|x;2|y;3|"),
     ("SELECT id FROM by_nested WHERE st['k'] = 'y'", "2"),
     ("SELECT id FROM by_nested WHERE st IS NULL", "3"),
-    // Values that stand in the partition metadata only.
+    // Values stand in the partition metadata only.
     (
         "SELECT id, region, day, n FROM imported WHERE id % 10 < 1 ORDER BY id",
         "10|us|2024-02-29|7;20|||;30||1969-12-31|-2147483648",
@@ -83,7 +83,7 @@ const CASES: &[(&str, &str)] = &[
         "|2|-2147483648;eu|1|-1;us|2|7;|2|",
     ),
     ("SELECT count(region), count(day), count(s) FROM imported", "5|5|7"),
-    // NaN is the largest number, and no bound knows of it.
+    // NaN is the largest number, and no bound includes it.
     ("SELECT id FROM nan WHERE x > 5 ORDER BY id", "11;20;21;51"),
     ("SELECT id FROM nan WHERE x >= 100 ORDER BY id", "11;20;21"),
     ("SELECT id FROM nan WHERE NOT (x <= 5) ORDER BY id", "11;20;21;51"),
@@ -96,7 +96,7 @@ const CASES: &[(&str, &str)] = &[
     ("SELECT count(*) FROM nan WHERE x > 1e308", "3"),
     ("SELECT id FROM nan WHERE x IS NULL", "40"),
     ("SELECT id FROM nan ORDER BY x DESC NULLS LAST, id LIMIT 1", "11"),
-    // Filters on partition fields with any name.
+    // Filters are on partition fields with any name.
     ("SELECT id FROM named_0 WHERE \"é\" = 'y' ORDER BY id", "1;11"),
     ("SELECT id FROM named_1 WHERE \"a b\" IS NULL ORDER BY id", "2;12"),
     ("SELECT id FROM named_2 WHERE n >= 10 AND \"1st\" = 'x' ORDER BY id", "10;13"),
@@ -112,13 +112,13 @@ async fn open(lake: &Lake, target: Target) -> Session {
     lake.through_catalog(target, 3, env!("CARGO_BIN_EXE_bootstrap_under_test")).await
 }
 
-/// PyIceberg's rows of a table.
+/// Returns PyIceberg's rows of a table.
 fn judged(lake: &Lake, table: &str) -> Vec<Value> {
     let text = fs::read_to_string(lake.path(&format!("rows/{table}.ndjson"))).expect("the judge's rows");
     text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
 }
 
-/// The last file of a table's metadata or data whose name has this beginning and end.
+/// Returns the last file of a table's metadata or data whose name has this beginning and end.
 fn file(lake: &Lake, table: &str, folder: &str, begin: &str, end: &str) -> PathBuf {
     let mut files = lake.files(table, folder);
     files.retain(|file| {
@@ -183,7 +183,7 @@ async fn failure(session: &Session, sql: &str) -> String {
     }
 }
 
-/// Each message names the table and the file, and no hint tells of endpoints that no local file has.
+/// Each message names the table and the file. No hint mentions endpoints, which no local file has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_table_says_what_is_gone() {
     let Some(lake) = make() else { return };
@@ -197,7 +197,7 @@ async fn a_damaged_table_says_what_is_gone() {
         gone.insert(table, file.file_name().expect("a name").to_string_lossy().into_owned());
         fs::remove_file(file).expect("removed");
     }
-    // Nor an older one, which a location would be opened by.
+    // The older metadata file goes, too: a location would be opened by it.
     fs::remove_file(file(&lake, "no_metadata", "metadata", "", ".metadata.json")).expect("removed");
     let manifest = file(&lake, "no_manifest", "metadata", "", "-m0.avro");
     gone.insert("no_manifest", manifest.file_name().expect("a name").to_string_lossy().into_owned());
@@ -225,7 +225,7 @@ async fn a_damaged_table_says_what_is_gone() {
         assert!(message.contains("\nhint: "), "{table}: {message}");
         assert!(!message.contains("endpoint") && !message.contains("there is no"), "{table}: {message}");
     }
-    // Of those that cannot be loaded at all.
+    // Statements over a table that cannot be loaded at all fail alike.
     for sql in [
         "DESCRIBE no_metadata",
         "SHOW COLUMNS FROM no_metadata",
@@ -243,7 +243,7 @@ async fn a_damaged_table_says_what_is_gone() {
     let columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'fine'";
     assert_eq!(rows(&run(&session, columns).await.expect("the others' columns").0), "id");
     assert_eq!(rows(&run(&session, "SELECT id FROM fine").await.expect("a row").0), "1");
-    // By location, in words of its own.
+    // A table that is opened by its location has messages of its own.
     let open = |location: &Path| {
         format!("CREATE EXTERNAL TABLE datafusion.public.x STORED AS ICEBERG LOCATION '{}'", location.display())
     };
@@ -273,7 +273,7 @@ async fn a_damaged_table_says_what_is_gone() {
     session.close().await;
 }
 
-/// A scan whose plan does not arrive as it is stays on the coordinator, which is said, and the rows are right.
+/// A scan whose plan would arrive changed stays on the coordinator. The decision says so, and the rows are right.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_travel_stays() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -326,7 +326,7 @@ async fn what_cannot_travel_stays() {
     }
 }
 
-/// What a bucket says of a location that is no table, and what to do.
+/// A location in a bucket that is no table is an error with the bucket's reason and a hint.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_location_in_s3_says_why_it_cannot_be_opened() {
     let server = S3Server::start().expect("a server");

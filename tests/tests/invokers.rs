@@ -1,6 +1,6 @@
-//! The conformance suite: what every invoker promises, case by case, and what only processes can show.
+//! The conformance suite: the promises of every invoker, case by case, and those that only processes can show.
 //!
-//! To add an invoker, give it a line in [`conformance!`].
+//! A new invoker needs one line in [`conformance!`].
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -20,12 +20,12 @@ const FUNCTION: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
 /// Time for a function that will never answer.
 const SOON: Duration = Duration::from_millis(500);
 
-/// For functions that Lambda itself must stop: long enough for a busy machine.
+/// Setup of functions that Lambda itself must stop. Its time-out is long enough for a busy machine.
 const SHORT: Setup = Setup { memory_mb: 2048, timeout_seconds: 5, concurrency: None };
 
 const FREE: Billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
 
-/// The most that an attempt can cost, as time.
+/// Returns the billed time of an attempt, or its bound.
 fn charged(invocation: &Invocation) -> Duration {
     match invocation.billing {
         Billing::Reported { duration, .. } => duration,
@@ -244,7 +244,7 @@ async fn an_idle_process_that_ends_fails_no_attempt() {
     let (subject, _) = Subject::processes(FUNCTION, "function", 1).await;
     let before = usable(&subject).await;
     assert!(Command::new("kill").args(["-KILL", &before.process_id.to_string()]).status().unwrap().success());
-    // Gone, or a zombie without threads where its parent has not looked yet.
+    // The process is gone, or a zombie without threads if its parent has not looked yet.
     let (state, threads) = ["stat", "task"].map(|file| format!("/proc/{}/{file}", before.process_id)).into();
     wait_for(|| {
         let ended = std::fs::read_to_string(&state).map_or(true, |state| state.contains(") Z "));
@@ -332,7 +332,7 @@ async fn a_killed_coordinator_leaves_no_process_behind() {
     wait_for(|| processes_marked(&children) == 0 && !idle.temp_folder.exists()).await;
 }
 
-/// Runs an echo: the invoker still works. Returns who answered.
+/// Runs an echo, which shows that the invoker still works. Returns the echo.
 async fn usable(subject: &Subject) -> Echo {
     echo_of(&subject.invoker.invoke(request("echo")).await)
 }
@@ -341,7 +341,7 @@ fn failure(invocation: &Invocation) -> InvokeErrorKind {
     invocation.outcome.as_ref().expect_err("the fault fires").kind
 }
 
-/// Everything that the user would be told.
+/// Returns everything that the user would be told.
 fn told(invocation: &Invocation) -> String {
     let message = invocation.outcome.as_ref().map_or_else(ToString::to_string, |_| String::new());
     format!("{message}\n{}", invocation.log_tail)

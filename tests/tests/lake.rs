@@ -1,4 +1,4 @@
-//! Tables, partitions and results on S3, read off the server's own account of what it was asked.
+//! Tables, partitions and results on S3, checked against the server's own account of the requests.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::tpch::assert_used;
 
-/// A server, and a session with four processes that leaves its results there.
+/// Server, and a session with four processes that leaves its results there.
 struct Lake {
     server: S3Server,
     store: Arc<dyn ObjectStore>,
@@ -74,7 +74,7 @@ async fn all_tpch_queries() {
         run(&lake.session, &create).await.expect("setup");
     }
     let setup = tables.create_statements();
-    // What a cancelled attempt asks for is not metered, and may come during the next query.
+    // Requests of a cancelled attempt are not metered, and may come during the next query.
     let mut settled = true;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on S3");
@@ -140,7 +140,7 @@ async fn pruned_partitions_are_not_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_results_pass_through_the_exchange() {
     let folder = TempDir::new().expect("a temporary folder");
-    // Digits of checksums hardly compress: each file's rows are more than a response can hold.
+    // Digits of checksums hardly compress, so each file's rows are more than a response can hold.
     let select = |file: u32| {
         let text = "md5(CAST(value AS VARCHAR)) || md5(CAST(-value AS VARCHAR))";
         format!("SELECT value AS k, {text} AS v FROM generate_series({}, {})", file * 100_000, file * 100_000 + 99_999)

@@ -1,4 +1,4 @@
-//! What only Lambda can show: its own failures, throttles, and queries over deployed functions with tables in S3.
+//! Behaviour that only Lambda can show: its own failures, throttles, and queries over deployed functions with tables in S3.
 
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ async fn attempts_go_round_the_clones_and_a_missing_one_is_named() {
     assert_eq!(processes.len(), 2, "each clone has an environment of its own");
 }
 
-/// A session whose functions are deployed, with TPC-H tables in S3.
+/// Opens a session whose functions are deployed, with TPC-H tables in S3. Returns it with the judge's setup.
 async fn tpch_session(
     localstack: &LocalStack,
     functions: &[String],
@@ -146,7 +146,7 @@ async fn tpch_on_lambda_equals_local() {
     assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "nothing is left in the exchange");
 }
 
-/// A function of half the memory has half the price of a second, and for little work next to nothing is computed.
+/// A function of half the memory has half the price of a second, and a small query hardly computes: money picks the smaller.
 #[tokio::test(flavor = "multi_thread")]
 async fn money_picks_the_smaller_of_two_sizes() {
     let Some(localstack) = localstack::shared() else { return };

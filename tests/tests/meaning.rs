@@ -1,6 +1,6 @@
-//! What SQL means where DataFusion 55.2 means something else: rows by hand, on every target, and random queries against DuckDB.
+//! SQL where DataFusion 55.2 gives it another meaning: rows by hand, on every target, and random queries against DuckDB.
 //!
-//! Each table of cases names the place that puts it right and when that can be taken out: where its cases pass without it.
+//! Each table of cases names the place that puts it right. That place can go when the table's cases pass without it.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +19,7 @@ use gust_tests::subqueries;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
-/// What a statement gives: rows, cells split by `|`, in the order that it asks for; or an error with these words.
+/// Result of a statement: rows in the order that it asks for, cells divided by `|`; or an error with these words.
 enum Expect {
     Rows(&'static [&'static str]),
     Error(&'static str),
@@ -191,7 +191,7 @@ const FLOATS: Cases = &[
     ("SELECT count(*) FROM f WHERE (x - x) / (x - x) > 5", Rows(&["5"])),
 ];
 
-/// `functions::frames`: what leaves a frame leaves no trace. `y` has 1e20, 1.0, NaN, 1.0, infinity, 1.0 by `n`.
+/// `functions::frames`: a value that leaves a frame leaves no trace. `y` has 1e20, 1.0, NaN, 1.0, infinity, 1.0 by `n`.
 const FRAMES: Cases = &[
     (
         "SELECT n, sum(y) OVER (ORDER BY n ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM f ORDER BY n",
@@ -215,7 +215,7 @@ const FRAMES: Cases = &[
     ),
 ];
 
-/// `functions::mended`: apache/datafusion#16349. Lists of Parquet, in one file all NULL.
+/// `functions::mended`: apache/datafusion#16349. The lists come from Parquet; in one file all are NULL.
 const LISTS: Cases = &[
     ("SELECT id, array_concat(l, l) AS a FROM lists ORDER BY id", Rows(&["1|[1, 2, 1, 2]", "2|NULL", "3|NULL"])),
     ("SELECT id, array_append(l, 3) FROM lists ORDER BY id", Rows(&["1|[1, 2, 3]", "2|[3]", "3|[3]"])),
@@ -251,7 +251,7 @@ const LISTS: Cases = &[
     ("SELECT array_agg(l ORDER BY id) FROM lists", Rows(&["[[1, 2], NULL, NULL]"])),
 ];
 
-/// `functions::bounds`: values made from numbers.
+/// `functions::bounds`: values made from numbers are bounded.
 const BOUNDS: Cases = &[
     ("SELECT repeat('x', 10000000000)", Error("hint: a smaller number")),
     ("SELECT repeat(v, 1000000000) FROM l", Error("`repeat` would make")),
@@ -321,7 +321,7 @@ fn texts(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
 
-/// The tables of all cases: folders of Parquet files, most of two, so that functions share them.
+/// Writes the tables of all cases: folders of Parquet files, most of two, so that functions share them.
 fn tables() -> TempDir {
     let data = TempDir::with_prefix("gust-meaning-").expect("a temporary folder");
     let at = |path: &str| data.path().join(path);
@@ -385,7 +385,7 @@ async fn open(target: Target, data: &Path) -> Session {
     session
 }
 
-/// Runs the cases on a target and tells all that are not as expected.
+/// Runs the cases on a target, and fails with all that are not as expected.
 async fn check(target: Target) {
     let data = tables();
     let session = open(target, data.path()).await;
@@ -429,7 +429,7 @@ async fn three_processes() {
     check(Target::Processes).await;
 }
 
-/// Batches of several files are one result, whatever Parquet calls the values of a list.
+/// Batches of several files have one type, whatever Parquet calls the values of a list.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_of_all_files_have_one_type() {
     let data = tables();
@@ -447,7 +447,7 @@ async fn lists_of_all_files_have_one_type() {
 const TRIALS: u64 = 6;
 const QUERIES: usize = 50;
 
-/// Random subqueries and joins over random tables: Gust's rows are DuckDB's, or it refuses with a reason.
+/// Random subqueries and joins over random tables have DuckDB's rows, or Gust refuses them with a reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_subqueries_are_duckdbs() {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));

@@ -1,4 +1,5 @@
-//! Too little memory: the same rows or a typed error, joins that do not fit are planned again, and the limits have their defaults.
+//! Queries with too little memory: the same rows or a typed error, and a second plan for joins that do not fit. The limits'
+//! defaults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use gust_tests::pressure::{Data, Outcome, PARTS, Tally, Way, queries};
 use gust_tests::query::{plain, run, run_with_events};
 use tempfile::TempDir;
 
-/// One way to run a query, another one for each; `lab operators` tries them all.
+/// Returns the settings of a run, different ones for each query. `lab operators` tries them all.
 fn way(index: usize) -> Way {
     let target = [Target::Local, Target::InProcess, Target::Local][index % 3];
     Way { target, partitions: [2, 1, 3, 8, 4][index % 5], part: 1, views: index.is_multiple_of(2) }
@@ -43,13 +44,13 @@ async fn the_same_rows_or_a_typed_error_at_every_limit() {
         }
     }
     assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    // The limits were felt, and much of it still ended well.
+    // The limits were felt, and many runs still ended well.
     assert!(tally.count(Outcome::Spilled) >= 20, "{tally}");
     assert!(tally.count(Outcome::PlannedAgain) >= 1, "{tally}");
     assert!(tally.count(Outcome::Refused) >= 20, "{tally}");
 }
 
-/// 40 files of 3,750 orders, and 1,000 suppliers.
+/// Makes 40 files of 3,750 orders, and 1,000 suppliers.
 async fn orders() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for file in 0..40 {
@@ -112,14 +113,14 @@ async fn a_nested_loop_join_loses_no_rows() {
     assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
 }
 
-/// Under two megabytes the repartition between the aggregates spills.
+/// Query whose repartition between the aggregates spills under two megabytes.
 const REPARTITIONED: &str = "SELECT g, count(DISTINCT trace_id) AS n FROM t GROUP BY g";
 const TRACES: &str = "CREATE VIEW t AS SELECT v % 13 AS g, md5(CAST(v % 337 AS VARCHAR)) AS trace_id FROM generate_series(1, 40000) AS s(v)";
 const TWO_MEGABYTES: u64 = 2 << 20;
 const SMALL_BATCHES: [&str; 2] =
     ["SET datafusion.execution.target_partitions = 2", "SET datafusion.execution.batch_size = 64"];
 
-/// Far longer than the query takes.
+/// Time far above the need of the query.
 const HANGS: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,15 +141,15 @@ async fn a_spilling_repartition_ends() {
     }
 }
 
-/// When this fails, look whether these can go: `OnceExec` in `planner/rules/unsound.rs` (apache/datafusion 22641, 24676 and 24764) and the
-/// filters of sort-merge joins there, and the size of spill files in `session/engine.rs` (24883). What they keep from happening depends
-/// on timing, or fails loudly; the other workarounds have tests of their own below.
+/// When this fails, look whether these can go: `OnceExec` in `planner/rules/unsound.rs` (apache/datafusion 22641, 24676 and
+/// 24764) and the filters of sort-merge joins there, and the size of spill files in `session/defaults.rs` (24883). The faults
+/// that they prevent depend on timing, or fail loudly. The other workarounds have tests of their own below.
 #[test]
 fn the_workarounds_are_for_this_version() {
     assert_eq!(datafusion::DATAFUSION_VERSION, "55.2.0");
 }
 
-/// Row groups in which one of the columns says nothing yet, or looks as if it could not be the least.
+/// Makes row groups in which one of the columns has no bound yet, or looks as if it could not have the least value.
 async fn bounds() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let (first, last) = ("(1, 12, 100, CAST(NULL AS BIGINT)), (8, 4, 70, NULL)", "(3, 7, 20, 2), (4, 8, 80, 9)");
@@ -175,7 +176,7 @@ async fn min_and_max_see_all_rows() {
     }
 }
 
-/// Take the setting out of `session/engine.rs` when this fails. See apache/datafusion 24816.
+/// When this fails, take the setting out of `session/defaults.rs`. See apache/datafusion 24816.
 #[tokio::test(flavor = "multi_thread")]
 async fn min_and_max_still_miss_rows_in_datafusion() {
     let folder = bounds().await;
@@ -206,7 +207,7 @@ async fn a_piecewise_merge_join_is_refused() {
     assert!(message.contains("hint: RESET datafusion.optimizer.enable_piecewise_merge_join"), "{message}");
 }
 
-/// Take it out of `planner/rules/unsound.rs` when this fails. See apache/datafusion 24335, 24297 and 24348.
+/// When this fails, take the refusal out of `planner/rules/unsound.rs`. See apache/datafusion 24335, 24297 and 24348.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piecewise_merge_join_still_loses_rows_in_datafusion() {
     let (piecewise, nested) = (with_pool(1 << 30), with_pool(1 << 30));
@@ -222,14 +223,14 @@ async fn a_piecewise_merge_join_still_loses_rows_in_datafusion() {
     assert_ne!(counts[0], counts[1], "piecewise merge joins lose no rows any more");
 }
 
-/// DataFusion with so much memory, and nothing else changed.
+/// Returns DataFusion with so much memory, and nothing else changed.
 fn with_pool(bytes: usize) -> SessionContext {
     let pool = Arc::new(GreedyMemoryPool::new(bytes));
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("a runtime");
     SessionContext::new_with_config_rt(SessionConfig::new(), runtime)
 }
 
-/// Two tables of 120,000 rows of 56 bytes.
+/// Makes two tables of 120,000 rows of 56 bytes.
 async fn wide() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for file in 0..4 {
@@ -245,7 +246,7 @@ async fn wide() -> TempDir {
 
 const JOINED: &str = "SELECT count(*), sum(l.c1 + l.c2 + l.c3 + l.c4 + l.c5 + l.c6), sum(r.c1 + r.c2 + r.c3 + r.c4 + r.c5 + r.c6) \
     FROM l JOIN r ON l.k = r.k AND l.c1 <= r.c1";
-/// Less than one side of the join, with the rows of functions that wait for it.
+/// Limit of memory that is less than one side of the join, with the rows of functions that wait for it.
 const TIGHT: u64 = 7 << 20;
 
 async fn joined(folder: &TempDir, config: Config) -> (Session, Result<(Vec<RecordBatch>, Report), QueryError>) {
@@ -284,7 +285,7 @@ async fn a_hash_join_that_does_not_fit_is_planned_again_where_it_was() {
     }
 }
 
-/// What is no plain SELECT is planned again like one.
+/// Statements other than a plain SELECT are planned again like one.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_statements_are_planned_again_too() {
     let folder = wide().await;
@@ -375,7 +376,7 @@ async fn sort_merge_joins_compare_keys_of_all_types() {
     session.close().await;
 }
 
-/// Take `ComparableKeys` out of `planner/rules/unsound.rs` when all of this works: apache/datafusion 25134 is for floats alone.
+/// When all of these work, take `ComparableKeys` out of `planner/rules/unsound.rs`: apache/datafusion 25134 is for floats alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn sort_merge_joins_still_do_not_in_datafusion() {
     for key in ODD_KEYS {
@@ -433,7 +434,7 @@ async fn both_runs_are_booked_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cap_holds_for_both_runs() {
     let folder = wide().await;
-    // Enough to begin with, not for all that follows.
+    // The cap is enough to begin with, but not for all that follows.
     let mut config = Config { on: Target::InProcess, memory_bytes_max: TIGHT, ..Config::default() };
     config.cost.max = Some(Money::from_nano_dollars(1_000));
     let (session, ended) = joined(&folder, config).await;

@@ -1,4 +1,4 @@
-//! Random statements over odd values against DuckDB; `lab odd-values` runs many more.
+//! Random statements over odd values against DuckDB. `lab odd-values` runs many more.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use gust_tests::python::{Environment, environment};
 
 const SEEDS: u64 = 300;
 
-/// Of one reason, however many agree.
+/// Differences of one reason that are allowed, however many statements agree.
 const DIFFERENCES_MAX: usize = 15;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn duckdb_agrees() {
         eprintln!("{count}: {reason}");
         assert!(*count <= DIFFERENCES_MAX, "{count} of {SEEDS} differ: {reason}");
     }
-    // Neither refusals nor queries that stay here may be what most of it is.
+    // Most statements must be neither refused nor run without functions.
     assert!(judged.agreed > 270, "only {} agree: {:?}", judged.agreed, judged.dialect);
     assert!(judged.remote > 200, "only {} of {} were read by functions", judged.remote, judged.agreed);
 }

@@ -1,7 +1,7 @@
-//! What EXPLAIN shows: where plans are cut, what functions run, how files are packed, and whose memory would run out first.
+//! Output of EXPLAIN: the cuts of plans, the parts that functions run, the packing of files, and the first to run out of memory.
 //!
-//! Snapshots lie in `snapshots/`, with sizes, times, estimates and file lists redacted. A change of a plan fails here; to
-//! accept it: `INSTA_UPDATE=always cargo test --release -p gust-tests plans::`, and look at the difference.
+//! Snapshots lie in `snapshots/`, with sizes, times, estimates and file lists redacted. A changed plan fails here. To
+//! accept it, run `INSTA_UPDATE=always cargo test --release -p gust-tests plans::`, and look at the difference.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const TPCH: &[(&str, &str)] = &[
     ("from_statistics", "SELECT count(*) FROM lineitem"),
 ];
 
-/// A session whose plans do not depend on the machine's cores.
+/// Opens a session whose plans do not depend on the machine's cores.
 async fn session(config: Config) -> Session {
     let session = Session::new(config).expect("a session");
     run(&session, "SET datafusion.execution.target_partitions = 2").await.expect("a setting");
@@ -58,14 +58,14 @@ async fn explain(session: &Session, sql: &str) -> String {
     session.explain(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-/// Compares with the snapshot of that name.
+/// Compares an explained query with the snapshot of that name.
 async fn check(session: &Session, name: &str, sql: &str) {
     let explained = explain(session, sql).await;
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.set_description(sql);
-    // What is held follows from sizes; what is allowed is a setting.
+    // The memory that is held follows from sizes and is redacted. The memory that is allowed is a setting and stays.
     settings.add_filter(r"holds about [\d.]+ (B|[KMG]iB)", "holds about [size]");
     settings.add_filter(r"[\d.]+ (B|KiB|MiB)\b", "[size]");
     settings.add_filter(r"[\d.]+ s (local|on)", "[time] $1");
@@ -125,7 +125,7 @@ async fn iceberg_table() {
     session.close().await;
 }
 
-/// The line about the coordinator, that about a fragment of the first stage, and the verdict.
+/// Returns the line about the coordinator, the line about a fragment of the first stage, and the verdict.
 async fn memory(config: Config, sql: &str) -> (String, String, String) {
     let session = with_tpch(config).await;
     let explained = explain(&session, sql).await;
@@ -137,7 +137,7 @@ async fn memory(config: Config, sql: &str) -> (String, String, String) {
     (line("coordinator  "), line("a fragment holds"), line("memory  "))
 }
 
-/// A join that holds its build side, 25 nations of one BIGINT and one text: 25 * (8 + 32) bytes.
+/// Join that holds its build side: 25 nations of one BIGINT and one text, 25 * (8 + 32) bytes.
 const JOIN: &str = "SELECT n_name, s_name FROM nation JOIN supplier ON n_nationkey = s_nationkey";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What Lambda can answer instead of a result, from a server that says just that: outcome, next step and bill of each.
+//! Answers of Lambda instead of a result, from a server that gives just that answer: each has its outcome, next step and bill.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -15,7 +15,7 @@ use gust_engine::fleet::{Invoker, Lambda, PinnedFunction};
 use gust_tests::invokers::{due_in, request};
 use tempfile::TempDir;
 
-/// An answer of the service: status, error code, function error, log, body.
+/// Answer of the service: status, error code, function error, log, body.
 #[derive(Debug, Clone, Copy, Default)]
 struct Answer {
     status: u16,
@@ -44,7 +44,7 @@ impl IntoResponse for Answer {
     }
 }
 
-/// A service that answers every invocation alike, knows one function and a quota of 10.
+/// Starts a service that answers every invocation alike, knows one function and a quota of 10. Returns its endpoint.
 async fn service(answer: Answer) -> String {
     async fn any(State(answer): State<Answer>, method: Method, uri: Uri, _: Bytes) -> Response {
         match uri.path() {
@@ -92,7 +92,7 @@ const REPORT: &str =
     "REPORT RequestId: x\tDuration: 41.20 ms\tBilled Duration: 42 ms\tMemory Size: 128 MB\tMax Memory Used: 128 MB\t\n";
 const INIT: &str = "INIT_REPORT Init Duration: 10.00 ms\tPhase: init\tStatus: error\tError Type: Runtime.ExitError\nREPORT RequestId: x\tDuration: 41.20 ms\tBilled Duration: 42 ms\tMemory Size: 128 MB\tMax Memory Used: 16 MB\t\n";
 
-/// What is charged: nothing, what the log says, what was seen from outside, or at most the time until the deadline.
+/// Charge of an attempt: nothing, the log's time, the time seen from outside, or at most the time until the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Charge {
     Nothing,
@@ -180,7 +180,7 @@ async fn a_service_that_is_gone_or_silent_is_unavailable_or_late() {
     drop(listener);
 }
 
-/// The program with a configuration and no AWS account around it.
+/// Runs the program with a configuration and no AWS account around it.
 fn gust(folder: &Path, configuration: &str, arguments: &[&str]) -> Output {
     std::fs::write(folder.join("gust.toml"), configuration).expect("writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));

@@ -1,4 +1,4 @@
-//! What a session promises about its folders, its memory and the lanes of its functions.
+//! Promises of a session about its folders, its memory and the lanes of its functions.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use gust_engine::session::Session;
 use gust_tests::query::{assert_remote, plain, run};
 use tempfile::TempDir;
 
-/// `files` Parquet files of `rows` rows each, of a query over `value`.
+/// Makes `files` Parquet files of `rows` rows each, by a query over `value`.
 async fn table(files: u64, rows: u64, select: &str) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for file in 0..files {
@@ -31,7 +31,7 @@ fn config(target: Target, functions_max: u32) -> Config {
     config
 }
 
-/// Names of what is below a folder, whatever the depth.
+/// Lists the names of everything below a folder, at any depth.
 fn below(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable")) {
@@ -58,8 +58,8 @@ async fn functions_have_their_folders_where_the_settings_say() {
     assert_eq!(below(temp.path()), Vec::<String>::new(), "something is left");
 }
 
-/// Seven groups in every file: a lane sends seven partial ones, so the rows on the wire count the lanes that ran. Files are
-/// read by whichever lane is free, so that a slow lane may find none.
+/// Every file has seven groups, and a lane sends seven partial ones, so the rows on the wire count the lanes that ran. Any free
+/// lane reads the next file, so a slow lane may find none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_runs_as_many_lanes_as_it_has_cores() {
     let data = table(6, 70_000, "value AS k, value % 7 AS g").await;
@@ -87,15 +87,15 @@ async fn a_function_runs_as_many_lanes_as_it_has_cores() {
     assert_eq!(sums, 420_000 * 420_001 / 2);
 }
 
-/// About 130 bytes a row.
+/// Columns of about 130 bytes a row.
 const WIDE: &str = "value AS k, md5(CAST(value AS VARCHAR)) AS v, repeat(md5(CAST(value AS VARCHAR)), 2) AS w";
-/// In each of eight files.
+/// Rows in each of eight files.
 const ROWS: u64 = 20_000;
 
 async fn wide_query(memory_bytes_max: u64, sql: &str) -> Result<usize, QueryError> {
     let data = table(8, ROWS, WIDE).await;
     let session = Session::new(Config { memory_bytes_max, ..config(Target::InProcess, 8) }).expect("a session");
-    // What a sort and its merge set aside, however many cores there are.
+    // With these settings a sort and its merge set aside as much memory on any number of cores.
     let settings = "SET datafusion.execution.target_partitions = 2; SET datafusion.execution.batch_size = 1000; \
                     SET datafusion.execution.sort_spill_reservation_bytes = 1000000";
     run(&session, settings).await.expect("settings");
@@ -117,7 +117,7 @@ async fn a_result_larger_than_the_memory_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_that_wait_make_operators_spill_instead_of_failing() {
-    // 22 MB in all behind an offset, so that one sort has them all and nothing waits before it but results: it holds what it can
+    // One sort has all 22 MB, because they come from behind an offset. Only results wait before it. It holds as much as it can
     // and spills the rest.
     let sql = "SELECT k, v, w FROM (SELECT * FROM $T OFFSET 1) ORDER BY v";
     assert_eq!(wide_query(20 << 20, sql).await.expect("the sort spills"), 8 * ROWS as usize - 1);

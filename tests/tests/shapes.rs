@@ -7,9 +7,9 @@ use gust_tests::query::{assert_partly_remote, plain, run};
 
 use crate::tpch::open;
 
-/// Ordered: rows are compared in the order in which they come.
+/// Queries with an order: their rows are compared in the order in which they come.
 const ORDERED: &[&str] = &[
-    // One file on more partitions than fragments, and many files.
+    // One file is read by more partitions than fragments; then many files are.
     "SELECT n_name FROM nation ORDER BY n_name",
     "SELECT n_name FROM nation ORDER BY n_nationkey DESC LIMIT 3",
     "SELECT l_orderkey, l_linenumber FROM lineitem ORDER BY l_extendedprice DESC, l_orderkey, l_linenumber",
@@ -22,7 +22,7 @@ const ORDERED: &[&str] = &[
     "SELECT c_custkey FROM customer WHERE c_custkey IN (SELECT o_custkey FROM orders WHERE o_totalprice > 400000) ORDER BY 1",
 ];
 
-/// Any order will do.
+/// Queries without an order: any order will do.
 const UNORDERED: &[&str] = &[
     "SELECT count(l_orderkey), sum(l_quantity), min(l_shipdate), max(l_comment), avg(l_tax) FROM lineitem",
     "SELECT count(*) FROM lineitem WHERE l_discount > 0.05",
@@ -43,7 +43,7 @@ const UNORDERED: &[&str] = &[
     "SELECT date_trunc('year', l_shipdate) y, count(*) FROM lineitem GROUP BY ROLLUP(y)",
 ];
 
-/// Which rows is nobody's promise, only how many.
+/// Queries that may give any rows, but a fixed number of them.
 const COUNTED: &[&str] =
     &["SELECT * FROM lineitem LIMIT 5", "SELECT l_orderkey FROM lineitem WHERE l_quantity > 5 LIMIT 1000 OFFSET 10"];
 

@@ -1,6 +1,6 @@
 //! The SQL files of `tests/slt/`: the same rows from DataFusion alone, which is the judge, and from every target.
 //!
-//! Records with `skipif judge` are about Gust's own words. To write expected rows anew, by the judge and nobody else:
+//! Records with `skipif judge` are about Gust's own words. The judge alone writes expected rows anew:
 //! `SLT_WRITE=1 cargo test --release -p gust-tests slt::judge`.
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use sqllogictest::{
 };
 use tempfile::TempDir;
 
-/// What a file's statements are sent to.
+/// Database that a file's statements are sent to.
 enum Database {
     Judge(SessionContext),
     Gust { session: Session, target: Target },
@@ -90,7 +90,7 @@ impl AsyncDB for Database {
     }
 }
 
-/// Runs a statement. Where functions are asked for, they must have read whatever the judge's plan would read.
+/// Runs a statement. If the target has functions, they must have read everything that the plan's scans would read.
 async fn on_target(session: &Session, target: Target, sql: &str) -> Result<Vec<RecordBatch>, Failure> {
     let (batches, report) = run(session, sql).await?;
     if report.decision.is_none() {
@@ -105,7 +105,7 @@ async fn on_target(session: &Session, target: Target, sql: &str) -> Result<Vec<R
     Ok(with_columns(batches, &plan.schema()))
 }
 
-/// Rows that are none have columns all the same; a statement that only changes the session has not.
+/// Adds an empty batch to no rows, so that their columns are known. A statement that only changes the session has no columns.
 fn with_columns(batches: Vec<RecordBatch>, schema: &SchemaRef) -> Vec<RecordBatch> {
     if batches.is_empty() && !schema.fields().is_empty() {
         return vec![RecordBatch::new_empty(Arc::clone(schema))];
@@ -124,7 +124,7 @@ fn types(schema: &Schema) -> Vec<DefaultColumnType> {
     schema.fields().iter().map(|field| of(field.data_type())).collect()
 }
 
-/// Cells as text. A row with line breaks in it, as EXPLAIN has one, becomes a row a line.
+/// Returns the cells as text. A row with line breaks in it, as EXPLAIN has one, becomes one row for each line.
 fn rows(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for mut row in cells(batches, "NULL") {
@@ -142,7 +142,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("slt")
 }
 
-/// The suites, not the parts that they include.
+/// Returns the suites, not the parts that they include.
 fn suites() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder()).expect("tests/slt");
     let files = entries.map(|entry| entry.expect("readable").path());
@@ -152,7 +152,7 @@ fn suites() -> Vec<PathBuf> {
     suites
 }
 
-/// The files that the tables lie in.
+/// Makes the files that the tables lie in.
 async fn data() -> TempDir {
     let data = TempDir::with_prefix("gust-slt-").expect("a temporary folder");
     let mut runner = runner(&data, || async { Ok(Database::judge()) });

@@ -9,20 +9,20 @@ use datafusion::prelude::SessionContext;
 
 use crate::bad_input::{Place, check, fails};
 
-/// What a statement is allowed on two busy cores, with our crates not optimized. The program alone needs a part of it.
+/// Time for a statement on two busy cores, with our crates not optimized. On an idle machine a statement needs a part of it.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
 enum Expect {
-    /// Its rows as CSV.
+    /// The statement has these rows, as CSV.
     Rows(&'static str),
-    /// A part of the message it is refused with.
+    /// The statement is refused with a message that has this part.
     Refused(&'static str),
-    /// Rows or an error of exit code 1, whichever.
+    /// The statement ends with rows, or with an error of exit code 1.
     Ends,
 }
 use Expect::{Ends, Refused, Rows};
 
-/// Runs a program with a text on stdin; killed and told where it takes too long.
+/// Runs a program with a text on stdin. Kills it and fails where it takes too long.
 #[track_caller]
 fn in_time(mut command: Command, text: &Path, what: &str) -> Output {
     let started = Instant::now();
@@ -288,7 +288,7 @@ fn long_and_deep_statements_end() {
     }
 }
 
-/// The same on functions: expressions are encoded, decoded and evaluated there.
+/// Deep expressions run on functions, too: they are encoded, decoded and evaluated there.
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_expressions_on_functions() {
     let place = Place::new("functions_max = 2\n");
@@ -314,7 +314,7 @@ async fn deep_expressions_on_functions() {
 #[test]
 fn planning_that_takes_its_time_is_stopped() {
     let place = Place::new("");
-    // Some seconds of joins to put in order, below all limits.
+    // Ordering these joins takes some seconds, and they are below all limits.
     let joins = listed(190, " JOIN ", |at| match at {
         0 => "(SELECT 1 AS a) t0".to_owned(),
         at => format!("(SELECT 1 AS a) t{at} ON t{at}.a = t{}.a", at - 1),
@@ -327,7 +327,7 @@ fn planning_that_takes_its_time_is_stopped() {
     assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
 }
 
-/// What DataFusion 55.2 parses and then ignores. Each still runs there: when one does not, its refusal here can go.
+/// Syntax that DataFusion 55.2 parses and then ignores. Each still runs there: when one does not, its refusal here can go.
 const IGNORED: &[(&str, &str)] = &[
     (
         "SELECT count(*) FROM t TABLESAMPLE BERNOULLI (10) REPEATABLE (3)",
@@ -376,8 +376,8 @@ async fn what_would_be_ignored_is_refused_by_name() {
     }
 }
 
-/// Statements, their rows by hand as CSV, and the rows that DataFusion 55.2 gives alone: none where it refuses them. Where it
-/// gives the right ones, what is done here for it can go.
+/// Statements whose meaning Gust mends or keeps, with their rows by hand, as CSV. DataFusion alone is not asked here: when its
+/// version rises, look which of the mends it no longer needs.
 const MEANT: &[(&str, &str)] = &[
     ("FROM t", "a,s\n1,Googlebot\n2,b_t\n2,\n"),
     ("SELECT count(*) AS n FROM (FROM t) x", "n\n3\n"),
@@ -396,7 +396,7 @@ const MEANT: &[(&str, &str)] = &[
     ("SELECT count(*) BETWEEN 50 AND 200 AS n FROM generate_series(1, 1000) TABLESAMPLE BERNOULLI (10)", "n\ntrue\n"),
     ("SELECT count(t.a) AS n FROM t TABLESAMPLE SYSTEM (100)", "n\n3\n"),
     ("SELECT count(*) AS n FROM (SELECT a FROM t) x TABLESAMPLE (0 PERCENT)", "n\n0\n"),
-    // Columns of one name.
+    // Columns share one name.
     (
         "SELECT ts AT TIME ZONE 'Europe/Berlin' FROM (VALUES (timestamp '2026-09-01 00:00:00')) t(ts) ORDER BY ts",
         "ts\n2026-09-01T00:00:00+02:00\n",
@@ -425,7 +425,7 @@ async fn statements_do_what_they_mean() {
         check(&output, 0, &[]);
         assert_eq!(String::from_utf8_lossy(&output.stdout), *expect, "{sql}");
     }
-    // What is wrong with a statement is told in its own words.
+    // An error in a statement is told in the statement's own words.
     for (sql, words) in [
         ("SELECT b, b FROM t", "No field named b"),
         ("SELECT DISTINCT a::text FROM t ORDER BY s", "must appear in select list"),

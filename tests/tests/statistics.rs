@@ -1,4 +1,4 @@
-//! Statistics that do not hold for all rows change no row: files whose footers say odd things, against the same rows in memory.
+//! Statistics that do not hold for all rows change no row: files with odd footers, against the same rows in memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn long(letter: &str) -> String {
     letter.repeat(5000)
 }
 
-/// Row groups of three rows: constants with something odd among them, nulls, and extremes.
+/// Returns row groups of three rows: constants with something odd among them, nulls, and extremes.
 fn groups() -> Vec<RecordBatch> {
     let floats = [[7.0, NAN, 7.0], [1.0, 2.0, NAN], [7.0, 7.0, 7.0]];
     (0..3)
@@ -86,18 +86,18 @@ fn groups() -> Vec<RecordBatch> {
         .collect()
 }
 
-/// What a writer may have made of a column chunk's statistics.
+/// Change of a column chunk's statistics, as a writer may make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Nothing,
     NoBounds,
     NoMax,
     NoNulls,
-    /// The smallest is the largest.
+    /// The smallest value is called the largest, and the largest the smallest.
     Turned,
-    /// In the fields and the order of before 2017: signed bytes.
+    /// Bounds stand in the fields and have the order of before 2017: signed bytes.
     Deprecated,
-    /// Bounds that are NaN, or empty, or of another width than their type's.
+    /// Bounds are NaN, or empty, or of another width than their type's.
     Nonsense,
 }
 
@@ -120,7 +120,7 @@ where
     })
 }
 
-/// What is read of statistics of any type.
+/// Statistics of any type, as far as they are read here.
 trait Bounds<T> {
     fn all(&self) -> (Option<T>, Option<T>, Option<u64>);
 }
@@ -163,13 +163,13 @@ fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
     )
 }
 
-/// Whether a type's deprecated order is not its order: only then is it turned around.
+/// Returns whether a type's deprecated order is not its order. Only then are its bounds turned around.
 fn is_turned(found: &Statistics, column: usize) -> bool {
     let unsigned = groups()[0].schema().index_of("unsigned").expect("a column");
     matches!(found, Statistics::ByteArray(_) | Statistics::FixedLenByteArray(_)) || column == unsigned
 }
 
-/// The files by what is odd about them.
+/// Returns the files, each named by its oddity.
 fn files() -> Vec<(String, Vec<u8>)> {
     let groups = groups();
     let properties = || WriterProperties::builder().set_statistics_truncate_length(None);
@@ -202,7 +202,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Queries whose answers a reader may take from statistics, or that let it pass over row groups, pages and files.
+/// Returns queries that a reader may answer from statistics, or for which it may pass over row groups, pages and files.
 fn queries() -> Vec<String> {
     let names = || groups()[0].schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
     let shown = |name: &String| if name == "long" { "length(long)".to_owned() } else { name.clone() };
@@ -222,7 +222,7 @@ fn queries() -> Vec<String> {
         }
         queries.push(format!("SELECT id FROM {{t}} WHERE {name} IS NULL ORDER BY id"));
         queries.push(format!("SELECT id FROM {{t}} WHERE {name} IS NOT NULL ORDER BY id"));
-        // Which of the two zeros comes first depends on more than on statistics.
+        // The order of the two zeros depends on more than on statistics.
         if name == "zero" {
             continue;
         }
@@ -278,14 +278,14 @@ async fn check(target: Target) {
         let location = write(folder.path(), &name, &[bytes]);
         let create = format!("CREATE EXTERNAL TABLE t{index} STORED AS PARQUET LOCATION '{location}'");
         run(&session, &create).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        // Functions read as the coordinator does: each file's share of the queries will do there.
+        // Functions read as the coordinator does, so each file runs only a share of the queries there.
         let share = if target == Target::Local { 1 } else { 6 };
         for (sql, expected) in queries.iter().zip(&expected).skip(index % share).step_by(share) {
             let sql = sql.replace("{t}", &format!("t{index}"));
             let what = format!("{target:?}, {name}: {sql}");
             let (found, report) = run(&session, &sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(&text(&found), expected, "{what}");
-            // What is counted or compared may be answered from statistics alone.
+            // Statistics alone may answer a count or a comparison.
             if target != Target::Local && sql.contains("ORDER BY") {
                 assert_partly_remote(&report, &what);
             }
@@ -304,8 +304,8 @@ async fn on_functions() {
     check(Target::InProcess).await;
 }
 
-/// What DataFusion 55.2 makes of it by itself. Where this fails, it was mended there: see whether `fragment_fn`'s `statistics` can
-/// go. Missing bounds: apache/datafusion#25226, mended by #25228 after 55.2. NaN: apache/datafusion#15812 and #24804.
+/// DataFusion 55.2 alone gives these wrong rows. If this fails, they were mended there: see whether `fragment_fn`'s `statistics`
+/// can go. Missing bounds: apache/datafusion#25226, mended by #25228 after 55.2. NaN: apache/datafusion#15812 and #24804.
 #[tokio::test]
 async fn the_workaround_is_still_needed() {
     let folder = TempDir::new().expect("a folder");

@@ -1,4 +1,4 @@
-//! Many queries of many sessions in one process: each pays for what it asked, and none sees or starves another.
+//! Many queries of many sessions in one process: each pays for its own reads, and none sees or starves another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -66,7 +66,7 @@ impl Bucket {
         session
     }
 
-    /// Kinds of queries whose reads do not depend on the moment.
+    /// Returns kinds of queries whose reads do not depend on the moment.
     fn kinds(&self) -> [String; 5] {
         [
             queries::query(1).to_owned(),
@@ -78,7 +78,7 @@ impl Bucket {
     }
 }
 
-/// An Iceberg table of four files.
+/// Makes an Iceberg table of four files.
 async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path) {
     let columns = [("id", Type::Long, DataType::Int64), ("name", Type::String, DataType::Utf8)];
     let fields = columns.iter().zip(1..).map(|((name, ty, _), id)| Field {
@@ -116,7 +116,8 @@ async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path)
     }
 }
 
-/// What the coordinator asked for of the first tries: a read that is late is sent again, and the moment decides which.
+/// Returns the coordinator's first requests and its bytes. A late read is sent again, and the moment decides which: such
+/// requests do not count.
 fn asked(report: &Report) -> (u64, u64) {
     let asked = report.coordinator;
     (asked.requests.total() - asked.requests.hedged, asked.bytes_read)
@@ -129,7 +130,7 @@ async fn fifty_at_once(on: Target) {
     let first = bucket.session(&engine, SessionOptions::default()).await;
     let mut alone = Vec::new();
     for kind in &kinds {
-        // Footers are the process's: whoever comes first reads them.
+        // Footers belong to the process: the first query reads them, and is not measured.
         run(&first, kind).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
         let statement = first.parse(kind).expect("SQL").remove(0);
         let mut running = first.run(statement).await.expect("it starts");
@@ -143,7 +144,7 @@ async fn fifty_at_once(on: Target) {
         let cost = report.cost.as_ref().expect("prices").known;
         alone.push((asked(&report), rows, cost));
     }
-    // What a query costs alone twice: far less than all of them. Functions' attempts are booked at their worst case, above that.
+    // A local query is capped at twice its cost alone, far less than the cost of all. Functions' attempts are booked above that.
     let mut sessions = Vec::new();
     for number in 0..QUERIES {
         let (_, _, cost) = alone[number % kinds.len()];
@@ -270,14 +271,14 @@ async fn settings_of_the_process_are_refused() {
     listed.close().await;
 }
 
-/// The left side of a cross join, of so many rows of 8 bytes, is held as long as somebody may read on.
+/// Returns a cross join. Its left side of `rows` rows of 8 bytes is held as long as its rows may be read on.
 fn holds(rows: u64) -> String {
     format!("SELECT a.value FROM generate_series(1, {rows}) a, generate_series(1, 1000000000) b")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
-    // Of 66 MiB each of four is sure of 8.25, and one may have 41.25; alone it may have all.
+    // Each of four queries is sure of 8.25 of 66 MiB, and one may have 41.25. A query alone may have all.
     for (queries_max, fits, too_many, others_run) in [(4, 4_000_000, 8_000_000, true), (1, 8_000_000, 9_000_000, false)]
     {
         let config = Config { on: Target::Local, memory_bytes_max: 66 << 20, ..Config::default() };
@@ -306,7 +307,7 @@ async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
     }
 }
 
-/// Whoever reads the log of many queries can tell them apart.
+/// The log of many queries tells them apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_query_does_is_logged_with_its_id() {
     let place = Place::new("");

@@ -10,10 +10,11 @@ use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;
 
-/// At this scale no part is of query 17's brand and container: its join has nothing to look up and drops lineitem's rows.
+/// Queries that stop early. At this scale no part is of query 17's brand and container: its join has nothing to look up and drops
+/// lineitem's rows.
 const STOPS_EARLY: [usize; 1] = [17];
 
-/// A session that knows the tables, and the statements by which DataFusion alone knows them, too.
+/// Opens a session that knows the tables. Returns also the statements by which DataFusion alone knows them.
 pub(crate) async fn open(target: Target, functions_max: u32) -> (Session, Vec<String>) {
     let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let setup = tables.create_statements();
@@ -34,7 +35,7 @@ pub(crate) fn assert_used(number: usize, report: &Report, what: &str) {
     }
 }
 
-/// Every query on one target.
+/// Checks every query on one target.
 async fn check(target: Target, functions_max: u32) {
     let (session, setup) = open(target, functions_max).await;
     for number in 1..=queries::COUNT {
