@@ -58,7 +58,7 @@ pub enum Difference {
     Type { column: String, expected: DataType, actual: DataType },
     #[error("row counts differ: expected {expected}, got {actual}")]
     RowCount { expected: usize, actual: usize },
-    /// Rows are counted from 0. Where the rule sorts, they are counted in sorted order.
+    /// Rows are counted from 0. If the rule sorts, they are counted in sorted order.
     #[error(
         "row {row}, column {column}: expected {expected}, got {actual}\n  expected row: {expected_row}\n  actual row:   {actual_row}"
     )]

@@ -181,7 +181,7 @@ pub fn padded(mut request: InvokeRequest, bytes: usize) -> InvokeRequest {
 #[derive(Debug)]
 pub struct Subject {
     pub invoker: Arc<dyn Invoker>,
-    /// Whether it starts environments and reports their starts.
+    /// True where the invoker starts environments and reports their starts.
     pub starts: bool,
     /// Folder for gates. Its name marks the subject's processes.
     pub folder: TempDir,

@@ -1,6 +1,6 @@
 //! LocalStack for tests. All tests of a program share one: the first that needs it starts it, and it ends with the program.
 //!
-//! `localstack/start` does the work. It ends when its stdin does, so a killed test leaves nothing behind. Where it cannot start,
+//! `localstack/start` does the work. It ends when its stdin does, so a killed test leaves nothing behind. If it cannot start,
 //! [`shared`] prints the reason and returns None; with `CI=true` it panics instead. Functions run there as local processes
 //! and see the tests' files, so gates work as with any other invoker.
 

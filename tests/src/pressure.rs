@@ -26,7 +26,7 @@ pub struct Query {
     pub name: String,
     pub settings: Vec<&'static str>,
     pub sql: String,
-    /// Whether the rows come in one order only.
+    /// True where the rows come in one order only.
     pub ordered: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Way {
     pub target: Target,
     pub partitions: usize,
     pub part: usize,
-    /// Whether texts share their buffers, as by default. A batch is then counted with everything that its neighbours hold.
+    /// True where texts share their buffers, as by default. A batch is then counted with everything that its neighbours hold.
     pub views: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Runs the tests' Python scripts, with packages pinned in `tests/python/requirements.txt`.
 //!
 //! The packages are installed once, into a virtual environment. It is kept under the target folder by the hash of
-//! the requirements. Where it cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints.
+//! the requirements. If it cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints.
 //! With `CI=true` that is an error instead, so that a skipped test cannot go unseen there.
 
 use std::env;

@@ -27,7 +27,7 @@ pub const TABLES: [&str; 3] = ["l", "r", "s"];
 /// Writes the tables of a seed as `TABLE/N.parquet` below `folder`: two files each, some without rows.
 ///
 /// # Errors
-/// Where a file cannot be written.
+/// When a file cannot be written.
 pub fn write_tables(seed: u64, folder: &Path) -> anyhow::Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     for table in TABLES {
@@ -88,7 +88,7 @@ pub struct Outcome {
 /// Makes a trial. Returns None where DuckDB cannot be had, and says so on stdout.
 ///
 /// # Errors
-/// Where files cannot be written, or the judge fails.
+/// When files cannot be written, or the judge fails.
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
 pub fn trial(cache: &Path, seed: u64, count: usize) -> anyhow::Result<Option<Trial>> {
     let folder = TempDir::with_prefix("gust-subqueries-")?;

@@ -48,14 +48,14 @@ struct Case {
     fault: String,
     #[serde(default)]
     setup: String,
-    /// Whether the tables are Iceberg's, in the catalog `lake`.
+    /// True where the tables are Iceberg's, in the catalog `lake`.
     #[serde(default)]
     catalog: bool,
-    /// Whether the files in `s3/` are put into a bucket.
+    /// True where the files in `s3/` are put into a bucket.
     #[serde(default)]
     s3: bool,
     seconds_max: Option<f64>,
-    /// Limits of memory; each ask runs under each. Where an ask has rows and an error, some limits give the one, some the other.
+    /// Limits of memory; each ask runs under each. If an ask has rows and an error, some limits give the one, some the other.
     #[serde(default)]
     limits: Vec<String>,
     /// Formats of the asks, instead of those that [`jobs`] chooses.
@@ -79,10 +79,10 @@ struct Ask {
     /// Words that are in the output, instead of rows.
     #[serde(default)]
     prints: Vec<String>,
-    /// Whether a user met this ask.
+    /// True where a user met this ask.
     #[serde(default)]
     seen: bool,
-    /// Whether the rows come from functions where functions are asked for.
+    /// True where the rows come from functions if functions are asked for.
     remote: bool,
     formats: Option<Vec<String>>,
 }

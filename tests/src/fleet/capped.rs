@@ -25,7 +25,7 @@ const PUT_OR_LIST: f64 = 0.005 / 1e3;
 /// Share of its cap by which a query may exceed the cap. More breaks the trial.
 const OVERSHOOT_MAX: f64 = 0.05;
 
-/// Whether the scheduler knows the cap.
+/// Cap that the scheduler is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
     On,
@@ -107,7 +107,7 @@ fn cap(query: &Query, random: &mut SmallRng) -> Money {
 /// Returns the dollars and the time without the cap, and the time with it.
 ///
 /// # Panics
-/// Where one of the runs has no result.
+/// When one of the runs has no result.
 pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
     let mut random = SmallRng::seed_from_u64(7);
     let mut world = trial::world(7, &mut random);

@@ -23,7 +23,7 @@ use super::trusting::Trusting;
 use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
 use super::{Fault, FaultPlan, Pipe, Platform, Quantiles};
 
-/// Whether the coordinator adopts one checked attempt's result.
+/// Choice of the result that the coordinator takes for a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adoption {
     /// The coordinator takes one attempt's result and checks it, as the project does.

@@ -50,7 +50,7 @@ struct Lab {
     /// Workloads and parameters
     #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/lab.toml"))]
     workload: PathBuf,
-    /// Where generated data is kept between runs
+    /// Folder that keeps generated data between runs
     #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab"))]
     cache: PathBuf,
 }

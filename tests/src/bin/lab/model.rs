@@ -1,6 +1,6 @@
 //! Published queries at scale factor 1000 in virtual time, from microbenchmarks alone; then ours on the same bytes.
 //!
-//! Nothing is fitted to a query's time. Where the model is off by more than the workload allows, the table shows no cents.
+//! Nothing is fitted to a query's time. If the model is off by more than the workload allows, the table shows no cents.
 
 use std::sync::Arc;
 use std::time::Duration;
