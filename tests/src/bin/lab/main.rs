@@ -59,7 +59,7 @@ struct Lab {
 enum Measurement {
     /// Loopback tax: the same tiny query locally and through warm function processes
     Tax,
-    /// EXPLAIN COST beside what queries then cost, on cloud-shaped S3, after a calibration
+    /// EXPLAIN COST beside the costs of the queries that follow, on cloud-shaped S3, after a calibration
     Estimate,
     /// Many fragments through the scheduler to an invoker that only frames
     Fanout {

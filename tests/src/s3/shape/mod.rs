@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  request ─▶ question ─▶ latency ─▶ limits ─▶ faults ─▶ line (upload) ─▶ s3s ─▶ line (body, whole or cut) ─▶
-//!             who, what   quantiles  a prefix  seeded     one pipe for each identity
+//!             verb, key   quantiles  a prefix  seeded     one pipe for each identity
 //! ```
 //!
 //! Data and rates are scaled by ONE factor, so that a laptop can serve many pipes for as long as a cloud would. Latencies
