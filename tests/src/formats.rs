@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_ipc::writer::StreamWriter;
 use datafusion::physical_plan::collect;
-use gust::cli::output::{Format, RowWriter};
+use gust::cli::output::{OutputFormat, RowWriter};
 use gust_engine::config::Target;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
@@ -20,12 +20,12 @@ use crate::python::{self, Run};
 use crate::query::{plain, run, session};
 use crate::typed_queries::{self, ROWS, TABLES};
 
-const FORMATS: [(&str, Format); 5] = [
-    ("arrow", Format::Arrow),
-    ("csv", Format::Csv),
-    ("json", Format::Json),
-    ("ndjson", Format::Ndjson),
-    ("table", Format::Table),
+const FORMATS: [(&str, OutputFormat); 5] = [
+    ("arrow", OutputFormat::Arrow),
+    ("csv", OutputFormat::Csv),
+    ("json", OutputFormat::Json),
+    ("ndjson", OutputFormat::Ndjson),
+    ("table", OutputFormat::Table),
 ];
 
 /// Seeds whose results Python reads at a time. Their files are removed before the next ones are written.

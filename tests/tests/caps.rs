@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use gust_engine::budget::OverBudget;
+use gust_engine::cap::OverCap;
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::money::Money;
 use gust_engine::session::Session;
@@ -146,8 +146,8 @@ async fn the_coordinators_requests_to_s3_count() {
     let asked = server.take_requests();
     let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
     let spent = (count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000;
-    let over = error.source().and_then(|source| source.downcast_ref::<OverBudget>());
-    let Some(OverBudget::Before { at_least, .. }) = over else { panic!("{error:?}") };
+    let over = error.source().and_then(|source| source.downcast_ref::<OverCap>());
+    let Some(OverCap::Before { at_least, .. }) = over else { panic!("{error:?}") };
     assert_eq!(*at_least, Money::from_nano_dollars(spent), "what planning asked the server for: {asked:?}");
     run(&session, &format!("SET gust.max_cost = 0.01; {query}")).await.map(drop).expect("a cent is enough");
     session.close().await;

@@ -90,7 +90,7 @@ async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path)
     let schema = Schema { fields: fields.collect() };
     let stores = {
         let store = Arc::clone(&store);
-        gust_catalog::Stores::new(move |_| Ok(Arc::clone(&store)))
+        gust_catalog::CatalogStores::new(move |_| Ok(Arc::clone(&store)))
     };
     let catalog = Catalog::create_sqlite(database, "lake", &server.url("warehouse"), stores).await.expect("a catalog");
     let mut table = catalog.create_table("demo", "points", &schema, &[], &[]).await.expect("a table");

@@ -7,7 +7,7 @@ use crate::avro::with_partition_ids_as_names;
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::plan::{DataFile, FilePlan, Pruned};
-use crate::prune::{Bound, Node, Nulls, Range, Reason, SpecField};
+use crate::prune::{Bound, Node, Nulls, PruneReason, Range, SpecField};
 use crate::table::Table;
 use crate::types::{PartitionField, Transform};
 
@@ -52,7 +52,7 @@ impl Pruner {
     }
 
     /// Returns the reason why none of the manifest's files can match, by its partition summaries.
-    pub(crate) fn excluded_manifest(&self, manifest: &ice::ManifestFile) -> Option<&Reason> {
+    pub(crate) fn excluded_manifest(&self, manifest: &ice::ManifestFile) -> Option<&PruneReason> {
         let summaries = manifest.partitions.as_ref()?;
         if summaries.len() != self.fields.len() {
             return None;
@@ -64,7 +64,7 @@ impl Pruner {
     }
 
     /// Returns the reason why no row of the file can match, by its partition values if those suffice.
-    fn excluded_file(&self, file: &DataFile) -> Option<&Reason> {
+    fn excluded_file(&self, file: &DataFile) -> Option<&PruneReason> {
         let fields = self.fields.iter().map(|field| &field.field);
         let mut ranges: Vec<_> = fields
             .map(|field| {

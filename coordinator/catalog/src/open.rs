@@ -6,7 +6,7 @@
 use futures::StreamExt;
 
 use crate::error::{Error, Result};
-use crate::storage::Stores;
+use crate::storage::CatalogStores;
 use crate::table::Table;
 
 const METADATA_SUFFIXES: [&str; 3] = [".metadata.json.gz", ".gz.metadata.json", ".metadata.json"];
@@ -16,7 +16,7 @@ impl Table {
     ///
     /// # Errors
     /// Those of a table of a catalog, and invalid where the folder's current version is ambiguous.
-    pub async fn open(location: &str, stores: &Stores) -> Result<Table> {
+    pub async fn open(location: &str, stores: &CatalogStores) -> Result<Table> {
         let location = location.trim_end_matches('/');
         if METADATA_SUFFIXES.iter().any(|suffix| location.ends_with(suffix)) {
             let folder = location.rsplit('/').nth(2).unwrap_or(location);
@@ -28,7 +28,7 @@ impl Table {
     }
 }
 
-async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
+async fn current_metadata(folder: &str, stores: &CatalogStores) -> Result<String> {
     let hint = match stores.read(&format!("{folder}/metadata/version-hint.text")).await {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).trim().to_string()),
         Err(Error::Missing { .. }) => None,
@@ -56,7 +56,7 @@ async fn current_metadata(folder: &str, stores: &Stores) -> Result<String> {
 }
 
 /// Lists the names of the metadata files with their versions.
-async fn metadata_files(folder: &str, stores: &Stores) -> Result<Vec<(u64, String)>> {
+async fn metadata_files(folder: &str, stores: &CatalogStores) -> Result<Vec<(u64, String)>> {
     let (store, path) = stores.locate(&format!("{folder}/metadata"))?;
     let mut objects = store.list(Some(&path));
     let mut names = Vec::new();

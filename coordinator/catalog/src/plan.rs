@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Part, Result};
 use crate::manifest::{self, Pruner};
 use crate::predicate::Predicate;
-use crate::prune::{Bound, Reason};
+use crate::prune::{Bound, PruneReason};
 use crate::scalar::Scalar;
 use crate::table::Table;
 
@@ -76,7 +76,7 @@ pub struct Pruning {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
-    pub reason: Reason,
+    pub reason: PruneReason,
     /// Whole manifests that were not read. Their files are among `files`.
     pub manifests: u64,
     pub files: u64,
@@ -278,7 +278,7 @@ mod tests {
             let mut pruning = Pruning { bytes_kept: 10, ..Pruning::default() };
             for (i, bytes) in by_reason.iter().enumerate() {
                 pruning.book(Pruned {
-                    reason: Reason::Column(i.to_string()),
+                    reason: PruneReason::Column(i.to_string()),
                     manifests: u64::from(bytes.is_none()),
                     files: 1,
                     bytes: *bytes,

@@ -10,7 +10,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use crate::error::{Error, Result};
-use crate::storage::Stores;
+use crate::storage::CatalogStores;
 use crate::table::Table;
 
 const CONNECTIONS_MAX: u32 = 4;
@@ -43,7 +43,7 @@ pub struct Catalog {
     pool: SqlitePool,
     /// Condition that leaves out views. Empty for a database that cannot hold any.
     tables_only: &'static str,
-    stores: Stores,
+    stores: CatalogStores,
 }
 
 impl Catalog {
@@ -51,7 +51,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Not found, unreachable (no database, or not readable), invalid (not a catalog).
-    pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: Stores) -> Result<Catalog> {
+    pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: CatalogStores) -> Result<Catalog> {
         if !database.exists() {
             let database = database.display();
             let hint = Some("check the catalog's path in the configuration".to_string());
@@ -61,11 +61,17 @@ impl Catalog {
     }
 
     /// Opens the catalog as `sqlite` does, and creates the database and its tables where they are missing.
-    pub async fn create_sqlite(database: &Path, name: &str, warehouse: &str, stores: Stores) -> Result<Catalog> {
+    pub async fn create_sqlite(database: &Path, name: &str, warehouse: &str, stores: CatalogStores) -> Result<Catalog> {
         Catalog::connect(database, name, warehouse, stores, true).await
     }
 
-    async fn connect(database: &Path, name: &str, warehouse: &str, stores: Stores, create: bool) -> Result<Catalog> {
+    async fn connect(
+        database: &Path,
+        name: &str,
+        warehouse: &str,
+        stores: CatalogStores,
+        create: bool,
+    ) -> Result<Catalog> {
         let options = SqliteConnectOptions::new().filename(database).create_if_missing(create).busy_timeout(LOCK_WAIT);
         let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX);
         let failed = |error| Error::unreachable(database.display().to_string(), error);
@@ -97,7 +103,7 @@ impl Catalog {
 
     /// Makes the same catalog, whose tables are read through other stores.
     #[must_use]
-    pub fn with_stores(&self, stores: Stores) -> Catalog {
+    pub fn with_stores(&self, stores: CatalogStores) -> Catalog {
         Catalog { stores, ..self.clone() }
     }
 
@@ -209,7 +215,7 @@ impl Catalog {
         &self.warehouse
     }
 
-    pub(crate) fn stores(&self) -> &Stores {
+    pub(crate) fn stores(&self) -> &CatalogStores {
         &self.stores
     }
 

@@ -26,11 +26,11 @@ type Resolve = dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync
 /// Source of the stores: it gives the store of a root (`file:///`, `s3://bucket/`). It is called
 /// once a file, so it should keep the stores that it has built.
 #[derive(Clone)]
-pub struct Stores(Arc<Resolve>);
+pub struct CatalogStores(Arc<Resolve>);
 
-impl Stores {
+impl CatalogStores {
     pub fn new(resolve: impl Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync + 'static) -> Self {
-        Stores(Arc::new(resolve))
+        CatalogStores(Arc::new(resolve))
     }
 
     pub(crate) fn locate(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
@@ -46,7 +46,7 @@ impl Stores {
     }
 }
 
-impl fmt::Debug for Stores {
+impl fmt::Debug for CatalogStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Stores")
     }
@@ -55,7 +55,7 @@ impl fmt::Debug for Stores {
 /// Largest metadata file, in bytes. A larger one is taken for a mistake.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-impl Stores {
+impl CatalogStores {
     /// Reads a whole metadata file.
     pub(crate) async fn read(&self, location: &str) -> Result<Bytes> {
         let (store, path) = self.locate(location)?;
@@ -81,14 +81,14 @@ fn for_iceberg(error: object_store::Error) -> iceberg::Error {
 }
 
 /// iceberg can send its storage to other processes. A resolver lives in this process.
-impl Serialize for Stores {
+impl Serialize for CatalogStores {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         use serde::ser::Error;
         Err(S::Error::custom("a store resolver cannot be serialized"))
     }
 }
 
-impl StorageFactory for Stores {
+impl StorageFactory for CatalogStores {
     fn build(&self, _: &StorageConfig) -> iceberg::Result<Arc<dyn Storage>> {
         Ok(Arc::new(self.clone()))
     }
@@ -103,7 +103,7 @@ impl StorageFactory for Stores {
 
 #[expect(clippy::disallowed_methods, reason = "iceberg's trait asks for HEAD; no read or commit here does")]
 #[async_trait]
-impl Storage for Stores {
+impl Storage for CatalogStores {
     async fn exists(&self, location: &str) -> iceberg::Result<bool> {
         let (store, path) = self.locate_for_iceberg(location)?;
         match store.head(&path).await {
@@ -217,9 +217,9 @@ pub(crate) mod tests {
     use super::*;
 
     /// Makes stores of the local file system alone.
-    pub(crate) fn local_stores() -> Stores {
+    pub(crate) fn local_stores() -> CatalogStores {
         let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-        Stores::new(move |url| match url.scheme() {
+        CatalogStores::new(move |url| match url.scheme() {
             "file" => Ok(Arc::clone(&local)),
             other => Err(format!("no store for {other}").into()),
         })

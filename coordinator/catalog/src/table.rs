@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::convert;
 use crate::error::{Error, Part, Result};
-use crate::storage::Stores;
+use crate::storage::CatalogStores;
 use crate::types::{MappedField, PartitionField, Schema};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
@@ -19,7 +19,7 @@ pub struct Table {
     name: String,
     metadata_location: String,
     metadata: ice::TableMetadataRef,
-    stores: Stores,
+    stores: CatalogStores,
     schema: Arc<Schema>,
     name_mapping: Option<Arc<Vec<MappedField>>>,
     /// Namespace and name in the table's catalog.
@@ -29,7 +29,7 @@ pub struct Table {
 impl Table {
     /// Makes the same snapshot, read through other stores.
     #[must_use]
-    pub fn with_stores(&self, stores: Stores) -> Table {
+    pub fn with_stores(&self, stores: CatalogStores) -> Table {
         Table { stores, ..self.clone() }
     }
 
@@ -95,7 +95,7 @@ impl Table {
         &self.metadata
     }
 
-    pub(crate) fn stores(&self) -> &Stores {
+    pub(crate) fn stores(&self) -> &CatalogStores {
         &self.stores
     }
 
@@ -103,7 +103,7 @@ impl Table {
     ///
     /// # Errors
     /// Missing, unreachable, corrupt, or unsupported by its metadata alone.
-    pub(crate) async fn load(name: &str, metadata_location: &str, stores: &Stores) -> Result<Table> {
+    pub(crate) async fn load(name: &str, metadata_location: &str, stores: &CatalogStores) -> Result<Table> {
         let in_table = |error: Error| error.in_table(name, Part::Metadata);
         let raw = read_metadata(metadata_location, stores).await.map_err(in_table)?;
         refuse_unknown(name, &raw)?;
@@ -116,7 +116,7 @@ impl Table {
         name: &str,
         metadata_location: &str,
         metadata: ice::TableMetadata,
-        stores: &Stores,
+        stores: &CatalogStores,
     ) -> Result<Table> {
         let mapping = metadata.properties().get(NAME_MAPPING_PROPERTY);
         let name_mapping = mapping
@@ -152,7 +152,7 @@ impl Table {
 }
 
 /// Reads the metadata as JSON, because iceberg silently drops the parts that it cannot parse.
-async fn read_metadata(location: &str, stores: &Stores) -> Result<Value> {
+async fn read_metadata(location: &str, stores: &CatalogStores) -> Result<Value> {
     let bytes = stores.read(location).await?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(location, error));

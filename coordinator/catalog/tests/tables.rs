@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use gust_catalog::{
-    Catalog, CompareOp, DataFile, Error, Field, FilePlan, Location, MappedField, PartitionField, Predicate, Scalar,
-    Schema, SortField, Stores, Table, Transform, Type,
+    Catalog, CatalogStores, CompareOp, DataFile, Error, Field, FilePlan, Location, MappedField, PartitionField,
+    Predicate, Scalar, Schema, SortField, Table, Transform, Type,
 };
 use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
@@ -69,9 +69,9 @@ impl Fixture {
     }
 }
 
-fn stores() -> Stores {
+fn stores() -> CatalogStores {
     let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-    Stores::new(move |_| Ok(Arc::clone(&local)))
+    CatalogStores::new(move |_| Ok(Arc::clone(&local)))
 }
 
 fn schema() -> Schema {
@@ -509,7 +509,7 @@ async fn add_manifest(fixture: &Fixture, table: &Table, entries: Vec<ice::DataFi
 async fn tables_live_in_object_stores_and_are_used_from_other_threads() {
     let folder = tempfile::tempdir().unwrap();
     let bucket: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let stores = Stores::new(move |url| match url.as_str() {
+    let stores = CatalogStores::new(move |url| match url.as_str() {
         "s3://bucket/" => Ok(Arc::clone(&bucket)),
         other => Err(format!("no store for {other}").into()),
     });

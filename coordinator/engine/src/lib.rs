@@ -13,7 +13,7 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod attempt;
-pub mod budget;
+pub mod cap;
 pub mod config;
 pub mod cost;
 mod dialect;

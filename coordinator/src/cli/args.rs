@@ -17,7 +17,7 @@ use gust_engine::config::{
 use gust_engine::money::Money;
 
 use super::exit::Exit;
-use super::output::Format;
+use super::output::OutputFormat;
 
 /// Longest text of statements, in bytes. A longer one is refused and not held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
@@ -162,8 +162,8 @@ pub struct PricesArgs {
     /// Region [default: the one that reports are made with]
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
-    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    pub format: OutputFormat,
     /// Configuration file, which may name a price book [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -180,8 +180,8 @@ pub struct CostArgs {
     /// Only queries that began since then: a time ago, e.g. 12h or 7d, or a day, e.g. 2026-11-01
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<Since>,
-    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    pub format: OutputFormat,
     /// Configuration file, which may name the history [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -235,8 +235,8 @@ pub struct QueryArgs {
     ///
     /// Several statements follow each other: tables and CSV with an empty line between them, JSON as one array a line,
     /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
-    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    pub format: OutputFormat,
     /// Say what each statement would cost instead of running it; statements that only change the session, such as SET and
     /// CREATE EXTERNAL TABLE, do run
     #[arg(long)]
@@ -517,7 +517,7 @@ mod tests {
     fn a_bare_query_has_defaults() {
         let query = query(&["SELECT 1"]);
         assert_eq!(query.source.sql.as_deref(), Some("SELECT 1"));
-        assert_eq!(query.format, Format::Table);
+        assert_eq!(query.format, OutputFormat::Table);
         assert_eq!(query.report, ReportFormat::Text);
         assert_eq!(query.source.run.overrides(), Overrides::default(), "flags that are not given override nothing");
     }
@@ -533,7 +533,7 @@ mod tests {
         assert_eq!(query.source.catalog.as_deref(), Some("lake"));
         assert_eq!(query.source.config, Some("lake.toml".into()));
         assert!(query.dry_run);
-        assert_eq!(query.format, Format::Ndjson);
+        assert_eq!(query.format, OutputFormat::Ndjson);
         assert_eq!(query.report, ReportFormat::Json);
         assert_eq!(query.report_file, Some("report.json".into()));
         assert_eq!(query.labels, [("team", "ads"), ("job", "1")].map(|(k, v)| Label::new(k, v).expect("a label")));

@@ -8,7 +8,7 @@ use gust_engine::history::NO_PLACE;
 use gust_engine::session::Session;
 
 use super::args::{CostArgs, RollUp, Since};
-use super::output::{Output, OutputError, StreamError};
+use super::output::{OutputError, RowOutput, StreamError};
 use super::{Stop, configuration, write};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
@@ -24,7 +24,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     let session = Session::new(config)?;
     let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
     let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
-    let written = write(&mut running, &Output::new(stdout(), args.format)).await;
+    let written = write(&mut running, &RowOutput::new(stdout(), args.format)).await;
     running.finish().await;
     session.close().await;
     match written {

@@ -9,7 +9,7 @@ use gust_engine::session::Recorder;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{DemoArgs, ReportFormat};
-use super::output::{Format, Output};
+use super::output::{OutputFormat, RowOutput};
 use super::progress::Progress;
 use super::{Reports, Stop, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;
@@ -40,7 +40,7 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
     recorder.session().use_schema(CATALOG, namespace);
     for number in &args.queries {
         say!("TPC-H query {number}");
-        let output = Output::new(progress.clear_before_writing(stdout()), Format::Table);
+        let output = RowOutput::new(progress.clear_before_writing(stdout()), OutputFormat::Table);
         let reports = Reports::open(ReportFormat::Text, None)?;
         statements(recorder, queries::query(usize::from(*number)), false, &output, progress, reports).await?;
     }

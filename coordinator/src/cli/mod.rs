@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use futures::stream;
 use gust_engine::config::{Config, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::history::{Ended, Outcome};
+use gust_engine::history::{Outcome, StatementEnd};
 use gust_engine::report::Report;
-use gust_engine::session::{Check, Engine, EngineOptions, Recorder, Running, Session, SessionOptions};
+use gust_engine::session::{Check, Engine, EngineOptions, Recorder, RunningStatement, Session, SessionOptions};
 use gust_engine::storage::aws;
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +28,7 @@ mod say;
 
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, OutputError, StreamError};
+use crate::cli::output::{OutputError, RowOutput, StreamError};
 use crate::cli::progress::Progress;
 use crate::cli::say::say;
 
@@ -206,7 +206,7 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
     let session = open(&args.source, &args.labels).await?;
     let recorder = Recorder::new(session.clone());
-    let output = Output::new(progress.clear_before_writing(stdout()), args.format);
+    let output = RowOutput::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
         ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, reports)) => ended,
         _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
@@ -228,7 +228,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     recorder: &Recorder,
     sql: &str,
     dry_run: bool,
-    output: &Output<W>,
+    output: &RowOutput<W>,
     progress: &Progress,
     mut reports: Reports,
 ) -> Result<(), Stop> {
@@ -266,20 +266,20 @@ fn warn(report: &Report) {
 }
 
 /// Returns the end of a statement from the writing of its rows.
-fn ended(written: &Result<u64, StreamError<QueryError>>) -> Ended {
+fn ended(written: &Result<u64, StreamError<QueryError>>) -> StatementEnd {
     match written {
-        Ok(_) => Ended { outcome: Outcome::Done, message: None },
+        Ok(_) => StatementEnd { outcome: Outcome::Done, message: None },
         Err(StreamError::Query(error)) => error.into(),
         Err(StreamError::Output(error @ OutputError::ReaderGone)) => {
-            Ended { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
+            StatementEnd { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
         }
-        Err(StreamError::Output(error)) => Ended { outcome: Outcome::Failed, message: Some(error.to_string()) },
+        Err(StreamError::Output(error)) => StatementEnd { outcome: Outcome::Failed, message: Some(error.to_string()) },
     }
 }
 
 async fn write<W: Write + std::fmt::Debug + Send + 'static>(
-    running: &mut Running,
-    output: &Output<W>,
+    running: &mut RunningStatement,
+    output: &RowOutput<W>,
 ) -> Result<u64, StreamError<QueryError>> {
     let schema = running.schema().clone();
     // Statements that only change the session have no rows.

@@ -33,7 +33,7 @@ const BATCHES_QUEUED_MAX: usize = 2;
 
 /// Format of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     /// A drawn table, for people; NULL is written as NULL
     Table,
     /// RFC 4180 with a header; NULL is empty, nested values are JSON text
@@ -93,12 +93,12 @@ pub enum StreamError<E: std::error::Error + 'static> {
 
 /// Destination of rows. It lives as long as the output and serves one statement after the other. Clones share the output.
 #[derive(Debug)]
-pub struct Output<W> {
+pub struct RowOutput<W> {
     writer: Arc<Mutex<RowWriter<W>>>,
 }
 
-impl<W: Write + Debug + Send + 'static> Output<W> {
-    pub fn new(out: W, format: Format) -> Self {
+impl<W: Write + Debug + Send + 'static> RowOutput<W> {
+    pub fn new(out: W, format: OutputFormat) -> Self {
         Self { writer: Arc::new(Mutex::new(RowWriter::new(out, format))) }
     }
 
@@ -157,12 +157,12 @@ enum Message {
 #[derive(Debug)]
 pub struct RowWriter<W> {
     out: Watched<W>,
-    format: Format,
+    format: OutputFormat,
     is_first: bool,
 }
 
 impl<W: Write> RowWriter<W> {
-    pub fn new(out: W, format: Format) -> Self {
+    pub fn new(out: W, format: OutputFormat) -> Self {
         Self { out: Watched { out, is_reader_gone: false }, format, is_first: true }
     }
 
@@ -191,15 +191,15 @@ impl<W: Write> RowWriter<W> {
         let schema = &declared.schema();
         let batches = batches.map(|batch| declared.conform(&batch?));
         let is_first = std::mem::replace(&mut self.is_first, false);
-        if !is_first && matches!(self.format, Format::Table | Format::Csv) {
+        if !is_first && matches!(self.format, OutputFormat::Table | OutputFormat::Csv) {
             self.out.write_all(b"\n")?;
         }
         match self.format {
-            Format::Table => table::write(&mut self.out, schema, batches, &table::Block::default())?,
-            Format::Csv => formats::write_csv(&mut self.out, schema, batches)?,
-            Format::Json => formats::write_json(&mut self.out, schema, batches)?,
-            Format::Ndjson => formats::write_ndjson(&mut self.out, schema, batches)?,
-            Format::Arrow => formats::write_arrow(&mut self.out, schema, batches)?,
+            OutputFormat::Table => table::write(&mut self.out, schema, batches, &table::Block::default())?,
+            OutputFormat::Csv => formats::write_csv(&mut self.out, schema, batches)?,
+            OutputFormat::Json => formats::write_json(&mut self.out, schema, batches)?,
+            OutputFormat::Ndjson => formats::write_ndjson(&mut self.out, schema, batches)?,
+            OutputFormat::Arrow => formats::write_arrow(&mut self.out, schema, batches)?,
         }
         Ok(self.out.flush()?)
     }

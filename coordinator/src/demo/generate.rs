@@ -88,7 +88,7 @@ pub struct GeneratedFile {
 }
 
 /// Callback with the number of rows written since the last call. It breaks to stop the work.
-pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
+pub type OnProgress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
 
 /// Reason why a table was not written. The files written so far stay.
 #[derive(Debug, Error)]
@@ -116,7 +116,7 @@ pub fn generate(
     scale: f64,
     folder: &Path,
     layout: &Layout,
-    progress: &Progress<'_>,
+    progress: &OnProgress<'_>,
 ) -> Result<Vec<GeneratedFile>, GenerateError> {
     let slices = if table.is_scaled() { layout.slices.max(1) } else { 1 };
     let workers = thread::available_parallelism().map_or(1, usize::from).min(slices).min(WORKERS_MAX);
@@ -156,7 +156,7 @@ struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    fn write(&self, progress: &Progress<'_>) -> Result<Vec<GeneratedFile>, GenerateError> {
+    fn write(&self, progress: &OnProgress<'_>) -> Result<Vec<GeneratedFile>, GenerateError> {
         let mut open: BTreeMap<Option<i32>, FileWriter> = BTreeMap::new();
         for batch in self.table.batches(self.scale, self.slice, self.slices) {
             let encode = |source: DataFusionError| GenerateError::Encode { path: self.folder.to_owned(), source };

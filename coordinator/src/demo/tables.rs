@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use gust_catalog::{Catalog, DataFile, Field, PartitionField, Scalar, Schema, Stores, Table, Transform, Type};
+use gust_catalog::{Catalog, CatalogStores, DataFile, Field, PartitionField, Scalar, Schema, Table, Transform, Type};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use thiserror::Error;
@@ -137,7 +137,7 @@ impl Maker {
         let database = home.join("catalog.db");
         let warehouse = format!("file://{home_text}/warehouse");
         let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-        let stores = Stores::new(move |_| Ok(Arc::clone(&local)));
+        let stores = CatalogStores::new(move |_| Ok(Arc::clone(&local)));
         let opened = Catalog::create_sqlite(&database, CATALOG, &warehouse, stores).await;
         let catalog = opened.map_err(|source| TablesError::Catalog { home: home.to_owned(), source })?;
         let tables = DemoTables { database, warehouse, namespace: namespace(scale) };
@@ -306,7 +306,7 @@ mod tests {
 
     async fn catalog(tables: &DemoTables) -> Catalog {
         let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-        let stores = Stores::new(move |_| Ok(Arc::clone(&local)));
+        let stores = CatalogStores::new(move |_| Ok(Arc::clone(&local)));
         Catalog::sqlite(&tables.database, CATALOG, &tables.warehouse, stores).await.unwrap()
     }
 

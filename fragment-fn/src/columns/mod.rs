@@ -1,7 +1,7 @@
 //! Matching of a data file's columns to an Iceberg table's by field id, never by name: a rename makes the name wrong.
 //!
 //! ```text
-//!  table's expression ─► [`Instead`]: nested columns, absent ones ─► DataFusion's adapter, under the table's names ─► the file's names
+//!  table's expression ─► [`ColumnSource`]: nested columns, absent ones ─► DataFusion's adapter, under the table's names ─► the file's names
 //! ```
 //!
 //! Ids count at every depth ([`nested`]). A column that cannot be matched is refused where a query reads it, and only there.
@@ -65,14 +65,14 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
             } else if wanted.data_type().is_nested() || field.data_type().is_nested() {
                 let name = format!("\u{0}nested {id}");
                 let column = Arc::new(Column::new(&name, index));
-                instead.insert(wanted.name().clone(), Instead::nested(wanted, field, column, &constants));
+                instead.insert(wanted.name().clone(), ColumnSource::nested(wanted, field, column, &constants));
                 fields.push(renamed(field, &name, field));
             } else {
                 fields.push(renamed(field, wanted.name(), wanted));
             }
         }
         for (id, wanted) in by_id.iter().filter(|(id, _)| !found.contains(id)) {
-            if let Some(absent) = Instead::absent(*id, wanted, &constants) {
+            if let Some(absent) = ColumnSource::absent(*id, wanted, &constants) {
                 instead.insert(wanted.name().clone(), absent);
             }
         }
@@ -84,7 +84,7 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
 
 /// Replacement of the table's column in an expression.
 #[derive(Debug)]
-enum Instead {
+enum ColumnSource {
     Rebuilt(Rebuilt),
     /// All rows of the file have this value.
     Constant(Literal),
@@ -92,7 +92,7 @@ enum Instead {
     Refused(String),
 }
 
-impl Instead {
+impl ColumnSource {
     fn nested(wanted: &FieldRef, found: &Field, column: Arc<dyn PhysicalExpr>, constants: &Constants) -> Self {
         match Shape::of(wanted, found, constants, wanted.name()) {
             Ok(shape) => Self::Rebuilt(Rebuilt { found: column, field: Arc::clone(wanted), shape }),
@@ -140,7 +140,7 @@ struct ByFieldId {
     inner: DefaultPhysicalExprAdapter,
     table: SchemaRef,
     /// Replacements, by the table's column name.
-    instead: HashMap<String, Instead>,
+    instead: HashMap<String, ColumnSource>,
     /// Columns of the file under the names that `inner` knows.
     as_table: SchemaRef,
     physical: SchemaRef,
@@ -171,7 +171,7 @@ impl ByFieldId {
         let Some(access) = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr) else { return Ok(None) };
         let Some((source, keys)) = access.args().split_first() else { return Ok(None) };
         let instead = source.downcast_ref::<Column>().and_then(|column| self.instead.get(column.name()));
-        let Some(Instead::Rebuilt(rebuilt)) = instead else { return Ok(None) };
+        let Some(ColumnSource::Rebuilt(rebuilt)) = instead else { return Ok(None) };
         let (mut field, mut shape, mut path) = (&rebuilt.field, &rebuilt.shape, Vec::new());
         let mut rest = keys;
         while let [key, further @ ..] = rest

@@ -114,7 +114,7 @@ pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
     world.faults = FaultPlan::default();
     world.platform.concurrent_max = 1000;
     world.platform.ramp_burst = 1000;
-    world.settings = gust_engine::scheduler::Settings::new(200, 7);
+    world.settings = gust_engine::scheduler::SchedulerSettings::new(200, 7);
     let query = |cap| Query {
         begins: Duration::ZERO,
         timeout: Duration::from_secs(300),

@@ -15,7 +15,7 @@ use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use gust_engine::model::TimeModel;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::scheduler::Settings;
+use gust_engine::scheduler::SchedulerSettings;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -122,7 +122,7 @@ pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
         seed,
         platform,
         faults: FaultPlan::random(random),
-        settings: Settings::new(random.random_range(1..64), seed),
+        settings: SchedulerSettings::new(random.random_range(1..64), seed),
         model: TimeModel { core_bytes_per_second: 100e6, ..TimeModel::laptop(1) },
         // Half of the worlds send all results through the exchange, where more can go wrong.
         inline_bytes_max: if random.random() { 0 } else { 1 << 20 },

@@ -14,7 +14,7 @@ use datafusion::prelude::SessionConfig;
 use fragment_fn::metering::{Counters, CountingStore};
 use futures::TryStreamExt;
 use futures::future::join_all;
-use gust_engine::budget::Budget;
+use gust_engine::cap::Cap;
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::events::{EventLog, Stamped};
@@ -26,7 +26,7 @@ use gust_engine::money::Money;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::planner::{DistributedPlan, Reach};
-use gust_engine::scheduler::{Clock, Scheduler, Settings};
+use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::{Limits, Requests, StoreAccess};
 use object_store::memory::InMemory;
@@ -51,7 +51,7 @@ pub struct World {
     pub seed: u64,
     pub platform: Platform,
     pub faults: FaultPlan,
-    pub settings: Settings,
+    pub settings: SchedulerSettings,
     pub model: TimeModel,
     /// Largest result that is answered inline. Larger ones go through the exchange; 0 sends all of them there.
     pub inline_bytes_max: u64,
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// Opens a budget as a session on Lambda does.
-    fn budget(&self, cap: Money, fragments: u32, own: Arc<Counters>) -> Arc<Budget> {
+    fn budget(&self, cap: Money, fragments: u32, own: Arc<Counters>) -> Arc<Cap> {
         let tariff = Tariff {
             book: PriceBook::of_region("us-east-1").expect("a book"),
             architecture: Architecture::X86,
@@ -215,7 +215,7 @@ impl World {
             stale: None,
         };
         let spent = move |_| Money::from_nano_dollars(own.requests().get * 400 + own.requests().list * 5_000);
-        Budget::new(cap, tariff, u64::from(fragments), spent)
+        Cap::new(cap, tariff, u64::from(fragments), spent)
     }
 
     /// Returns a UUIDv7 of the world's time and seed.

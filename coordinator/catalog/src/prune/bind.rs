@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
-use crate::prune::{Node, Op, Reason, Test};
+use crate::prune::{Node, Op, PruneReason, Test};
 use crate::scalar::Scalar;
 use crate::types::{Field, PartitionField, Schema};
 
@@ -86,9 +86,10 @@ impl Bound {
         let fields = spec.iter().enumerate();
         let partition_tests =
             fields.filter(|(_, field)| field.source_id == *id).filter_map(|(range, SpecField { field, .. })| {
-                Some(Test { range, op: field.transform.project(op)?, reason: Reason::Partition(field.clone()) })
+                Some(Test { range, op: field.transform.project(op)?, reason: PruneReason::Partition(field.clone()) })
             });
-        let column_test = Test { range: spec.len() + column, op: op.clone(), reason: Reason::Column(name.clone()) };
+        let column_test =
+            Test { range: spec.len() + column, op: op.clone(), reason: PruneReason::Column(name.clone()) };
         partition_tests.chain([column_test]).collect()
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use range::{Nulls, Range};
 
 /// Reason why a file was excluded. EXPLAIN names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reason {
+pub enum PruneReason {
     Partition(PartitionField),
     /// Bounds or counts of this column.
     Column(String),
@@ -38,12 +38,12 @@ pub enum Reason {
     Contradiction,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for PruneReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Partition(field) => write!(f, "{field}"),
-            Reason::Column(column) => write!(f, "{column} bounds"),
-            Reason::Contradiction => write!(f, "a condition that is never true"),
+            PruneReason::Partition(field) => write!(f, "{field}"),
+            PruneReason::Column(column) => write!(f, "{column} bounds"),
+            PruneReason::Contradiction => write!(f, "a condition that is never true"),
         }
     }
 }
@@ -75,19 +75,19 @@ pub(crate) struct Test {
     /// Index of the test's range.
     pub(crate) range: usize,
     pub(crate) op: Op,
-    pub(crate) reason: Reason,
+    pub(crate) reason: PruneReason,
 }
 
 impl Node {
     /// Returns the reason why no row within these ranges can match, or `None` where one might. An OR is
     /// booked to its first branch. Ranges beyond the slice are unknown.
-    pub(crate) fn excluded(&self, ranges: &[Range]) -> Option<&Reason> {
+    pub(crate) fn excluded(&self, ranges: &[Range]) -> Option<&PruneReason> {
         match self {
             Node::Keep => None,
-            Node::Drop => Some(&Reason::Contradiction),
+            Node::Drop => Some(&PruneReason::Contradiction),
             Node::And(children) => children.iter().find_map(|child| child.excluded(ranges)),
             Node::Or(children) => {
-                let mut reason = &Reason::Contradiction;
+                let mut reason = &PruneReason::Contradiction;
                 for (i, child) in children.iter().enumerate() {
                     let excluded = child.excluded(ranges)?;
                     if i == 0 {

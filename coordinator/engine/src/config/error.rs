@@ -67,7 +67,7 @@ pub enum ConfigError {
 
 /// serde's view of an error, before the key's path and place are known.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct ConfigFault {
     problem: Problem,
     /// Innermost first.
     keys: Vec<String>,
@@ -82,7 +82,7 @@ enum Problem {
     WrongValue { expected: String },
 }
 
-impl Fault {
+impl ConfigFault {
     fn new(problem: Problem) -> Self {
         Self { problem, keys: Vec::new(), found: None }
     }
@@ -160,15 +160,15 @@ fn quoted(names: impl Iterator<Item = impl Display>, quote: char) -> String {
     names.map(|name| format!("{quote}{name}{quote}")).collect::<Vec<_>>().join(", ")
 }
 
-impl Display for Fault {
+impl Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.problem)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ConfigFault {}
 
-impl Error for Fault {
+impl Error for ConfigFault {
     fn custom<T: Display>(message: T) -> Self {
         Self::new(Problem::WrongValue { expected: message.to_string() })
     }

@@ -341,7 +341,7 @@ impl Config {
         };
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         tree.overlay(&environment);
-        let mut config = Self::deserialize(&tree).map_err(error::Fault::into_error)?;
+        let mut config = Self::deserialize(&tree).map_err(error::ConfigFault::into_error)?;
         config.s3.check(&tree)?;
         config.lambda.check(config.s3.allow_http, &tree)?;
         config.history.check(&tree)?;

@@ -17,7 +17,7 @@ use serde::de::value::{SeqDeserializer, StrDeserializer};
 use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, Fault, Origin};
+use super::error::{ConfigError, ConfigFault, Origin};
 use super::units;
 
 /// Every variable that begins with it is a setting, but for the reserved ones.
@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// Adds to a fault where this is written and what it says.
-    fn locate<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+    fn locate<T>(&self, outcome: Result<T, ConfigFault>) -> Result<T, ConfigFault> {
         outcome.map_err(|fault| fault.at(&self.origin, || self.text()))
     }
 
@@ -156,9 +156,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 impl<'de> Deserializer<'de> for &'de Node {
-    type Error = Fault;
+    type Error = ConfigFault;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         let outcome = match &self.value {
             Value::Table(nodes) => visitor.visit_map(TableAccess { rest: nodes.iter(), next: None }),
             Value::String(value) => visitor.visit_str(value),
@@ -166,7 +166,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Boolean(value) => visitor.visit_bool(*value),
             Value::List(items) => visitor.visit_seq(ListAccess { rest: items.iter() }),
-            Value::Other(text) => Err(Fault::invalid_type(Unexpected::Other(text), &visitor)),
+            Value::Other(text) => Err(ConfigFault::invalid_type(Unexpected::Other(text), &visitor)),
             Value::Untyped(text) => match (text.parse::<i64>(), text.parse::<f64>(), text.parse::<bool>()) {
                 (Ok(value), _, _) => visitor.visit_i64(value),
                 (_, Ok(value), _) => visitor.visit_f64(value),
@@ -177,25 +177,29 @@ impl<'de> Deserializer<'de> for &'de Node {
         self.locate(outcome)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         match &self.value {
             Value::Untyped(text) => self.locate(visitor.visit_str(text)),
             _ => self.deserialize_any(visitor),
         }
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ConfigFault> {
         match self.place(name) {
             Some(place) => self.locate(visitor.visit_str(&place.to_string_lossy())),
-            None if name == units::SECRET => self.deserialize_str(visitor).map_err(Fault::hide_value),
+            None if name == units::SECRET => self.deserialize_str(visitor).map_err(ConfigFault::hide_value),
             None => self.deserialize_str(visitor),
         }
     }
@@ -205,18 +209,18 @@ impl<'de> Deserializer<'de> for &'de Node {
         _name: &'static str,
         _fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, ConfigFault> {
         self.deserialize_map(visitor)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         match &self.value {
             Value::Table(_) => self.deserialize_any(visitor),
-            _ => self.locate(Err(Fault::invalid_type(Unexpected::Other("this value"), &"a table"))),
+            _ => self.locate(Err(ConfigFault::invalid_type(Unexpected::Other("this value"), &"a table"))),
         }
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigFault> {
         match &self.value {
             Value::Untyped(text) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -231,13 +235,13 @@ impl<'de> Deserializer<'de> for &'de Node {
         _name: &'static str,
         valid: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, ConfigFault> {
         let outcome = match &self.value {
             Value::String(text) | Value::Untyped(text) => {
-                let text: StrDeserializer<'_, Fault> = text.as_str().into_deserializer();
+                let text: StrDeserializer<'_, ConfigFault> = text.as_str().into_deserializer();
                 visitor.visit_enum(text)
             }
-            _ => Err(Fault::unknown_variant("", valid)),
+            _ => Err(ConfigFault::unknown_variant("", valid)),
         };
         self.locate(outcome)
     }
@@ -253,9 +257,9 @@ struct ListAccess<'de> {
 }
 
 impl<'de> SeqAccess<'de> for ListAccess<'de> {
-    type Error = Fault;
+    type Error = ConfigFault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ConfigFault> {
         // An item that is refused is told by itself, not the list.
         self.rest.next().map(|item| item.locate(seed.deserialize(item))).transpose()
     }
@@ -267,16 +271,16 @@ struct TableAccess<'de> {
 }
 
 impl<'de> MapAccess<'de> for TableAccess<'de> {
-    type Error = Fault;
+    type Error = ConfigFault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ConfigFault> {
         let Some((key, node)) = self.rest.next() else { return Ok(None) };
         self.next = Some((key, node));
-        let name: StrDeserializer<'_, Fault> = key.as_str().into_deserializer();
+        let name: StrDeserializer<'_, ConfigFault> = key.as_str().into_deserializer();
         node.locate(seed.deserialize(name).map(Some))
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ConfigFault> {
         let (key, node) = self.next.take().expect("serde asks for a value only after its key");
         seed.deserialize(node).map_err(|fault| fault.under(key))
     }

@@ -49,7 +49,7 @@ impl AnalyzerRule for Doubles {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let changed = Cell::new(false);
         plan.transform_up_with_subqueries(|plan| {
-            let met = Met { schema: merge_schema(&plan.inputs()) };
+            let met = NodeColumns { schema: merge_schema(&plan.inputs()) };
             let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| met.within(expr)))?;
             let rewritten = rewritten.transform_data(|plan| met.of_node(plan))?;
             changed.set(changed.get() || rewritten.transformed);
@@ -64,11 +64,11 @@ impl AnalyzerRule for Doubles {
 type Part = fn(&DataType) -> &DataType;
 
 /// The columns that a node's expressions are over.
-struct Met {
+struct NodeColumns {
     schema: DFSchema,
 }
 
-impl Met {
+impl NodeColumns {
     /// The type that an expression brings to others; none of a constant that a decimal has the digits for.
     fn kind(&self, expr: &Expr) -> DataType {
         if is_usual(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }

@@ -22,7 +22,7 @@ pub use query::QueryContext;
 
 use crate::planner::Stage;
 use crate::scheduler::AttemptNumbers;
-use run::{Answers, StageRun};
+use run::{PartitionAnswers, StageRun};
 
 /// Runs a stage's fragments on functions and yields their rows.
 ///
@@ -43,7 +43,7 @@ pub struct RemoteFragmentExec {
 
 /// Of the latest run of the stage, each partition's answers, taken once: an operator that spills, or a recursive query, may run
 /// its input again.
-type Started = Vec<Option<Answers>>;
+type Started = Vec<Option<PartitionAnswers>>;
 
 impl RemoteFragmentExec {
     /// Takes the place of `subtree` in the coordinator's plan.
@@ -74,7 +74,7 @@ impl RemoteFragmentExec {
     }
 
     /// Starts the stage with the first call, and anew when a partition is asked for again.
-    fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(Answers, Arc<QueryContext>)> {
+    fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(PartitionAnswers, Arc<QueryContext>)> {
         let query = context.session_config().get_extension::<QueryContext>().ok_or_else(|| {
             DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
         })?;

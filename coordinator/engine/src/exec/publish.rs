@@ -13,12 +13,12 @@ use crate::scheduler::FragmentFailure;
 
 /// A stage's plan on its way to the functions.
 #[derive(Debug)]
-pub(super) struct TravellingPlan {
+pub(super) struct PlanPublisher {
     stage_plan: Arc<StagePlan>,
     published: OnceCell<Arc<StagePlan>>,
 }
 
-impl TravellingPlan {
+impl PlanPublisher {
     pub(super) fn new(stage_plan: StagePlan) -> Self {
         Self { stage_plan: Arc::new(stage_plan), published: OnceCell::new() }
     }

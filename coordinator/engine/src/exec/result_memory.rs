@@ -15,12 +15,12 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool
 
 /// What one stage holds of the coordinator's memory pool.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct ResultMemory {
     reservation: MemoryReservation,
     bytes_max: usize,
 }
 
-impl Held {
+impl ResultMemory {
     pub(super) fn new(stage: u32, pool: &Arc<dyn MemoryPool>) -> Arc<Self> {
         let bytes_max = match pool.memory_limit() {
             MemoryLimit::Finite(bytes) => bytes,
@@ -39,25 +39,25 @@ impl Held {
     ///
     /// # Errors
     /// The pool's own, which names who holds most, where the stage's results alone would fill it.
-    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Share> {
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<ResultReservation> {
         if let Err(full) = self.reservation.try_grow(bytes) {
             if self.reservation.size().saturating_add(bytes) > self.bytes_max {
                 return Err(full);
             }
             self.reservation.grow(bytes);
         }
-        Ok(Share { held: Arc::clone(self), bytes })
+        Ok(ResultReservation { held: Arc::clone(self), bytes })
     }
 }
 
 /// Bytes that are counted as long as this lives.
 #[derive(Debug)]
-pub(super) struct Share {
-    held: Arc<Held>,
+pub(super) struct ResultReservation {
+    held: Arc<ResultMemory>,
     bytes: usize,
 }
 
-impl Drop for Share {
+impl Drop for ResultReservation {
     fn drop(&mut self) {
         self.held.reservation.shrink(self.bytes);
     }
@@ -74,7 +74,7 @@ mod tests {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let operator = MemoryConsumer::new("an operator").register(&pool);
         operator.try_grow(90).expect("there is room");
-        let held = Held::new(3, &pool);
+        let held = ResultMemory::new(3, &pool);
         let first = held.hold(60).expect("the operator has to yield");
         assert_eq!(pool.reserved(), 150);
         assert!(operator.try_grow(1).is_err(), "now it is the operator's turn to spill");

@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::publish::TravellingPlan;
+use super::publish::PlanPublisher;
 use super::query::QueryContext;
-use super::result_memory::{Held, Share};
-use crate::budget::Work;
+use super::result_memory::{ResultMemory, ResultReservation};
+use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE;
 use crate::planner::Stage;
@@ -36,22 +36,22 @@ pub(super) struct StageRun {
 }
 
 /// A fragment's result, as it came from one of its attempts.
-struct Answer {
+struct FragmentAnswer {
     result: FragmentResult,
     attempt: u32,
     /// Where another result comes from if this one cannot be read.
     attempts: FragmentAttempts,
     /// The encoded rows, if they are in the answer itself.
-    inline: Share,
+    inline: ResultReservation,
 }
 
 /// The answers of one output partition: a receiver for each of its fragments.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct PartitionAnswers {
     /// One channel a fragment where rows are merged, one for all where they are not.
-    channels: Vec<mpsc::Receiver<Result<Answer>>>,
+    channels: Vec<mpsc::Receiver<Result<FragmentAnswer>>>,
     run: Arc<StageRun>,
-    held: Arc<Held>,
+    held: Arc<ResultMemory>,
 }
 
 impl StageRun {
@@ -62,7 +62,7 @@ impl StageRun {
         partitions: usize,
         numbers: &AttemptNumbers,
         pool: &Arc<dyn MemoryPool>,
-    ) -> Result<Vec<Option<Answers>>> {
+    ) -> Result<Vec<Option<PartitionAnswers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
         query.attempts.events().push(QueryEvent::StageStarted {
@@ -71,14 +71,15 @@ impl StageRun {
             bytes_planned,
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
-        let plan = Arc::new(TravellingPlan::new(stage.stage_plan(output, query.options.clone())?));
+        let plan = Arc::new(PlanPublisher::new(stage.stage_plan(output, query.options.clone())?));
         let lanes = |index: usize| stage.fragments[index].len();
         let time = |index| query.model.fragment_time(stage.fragment_weight_bytes(index), lanes(index));
         let expected = (0..fragments).map(time);
         let attempts = query.attempts.stage(expected.collect());
-        let held = Held::new(stage.index, pool);
+        let held = ResultMemory::new(stage.index, pool);
         let mut tasks = JoinSet::new();
-        let mut channels: Vec<Vec<mpsc::Receiver<Result<Answer>>>> = (0..partitions).map(|_| Vec::new()).collect();
+        let mut channels: Vec<Vec<mpsc::Receiver<Result<FragmentAnswer>>>> =
+            (0..partitions).map(|_| Vec::new()).collect();
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
         let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
@@ -106,7 +107,7 @@ impl StageRun {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
         }
         let run = Arc::new(StageRun { _tasks: tasks });
-        let answers = |channels| Some(Answers { channels, run: Arc::clone(&run), held: Arc::clone(&held) });
+        let answers = |channels| Some(PartitionAnswers { channels, run: Arc::clone(&run), held: Arc::clone(&held) });
         Ok(channels.into_iter().map(answers).collect())
     }
 }
@@ -114,11 +115,11 @@ impl StageRun {
 async fn run_fragment(
     stage: &Stage,
     query: &QueryContext,
-    plan: &TravellingPlan,
+    plan: &PlanPublisher,
     (attempts, numbers): (&StageAttempts, AttemptNumbers),
-    held: &Arc<Held>,
+    held: &Arc<ResultMemory>,
     index: usize,
-) -> Result<Answer> {
+) -> Result<FragmentAnswer> {
     let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
     let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
     let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
@@ -141,11 +142,11 @@ async fn run_fragment(
         stage: StagePlan::clone(&plan),
     };
     let units = stage.fragments[index].iter().flatten().count();
-    let work = Work::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
+    let work = AttemptWork::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
     let mut attempts = attempts.fragment(id, numbers, bytes, work, request);
     let (result, attempt) = attempts.result().await.map_err(failed)?;
     let inline = held.hold(inline_bytes(&result))?;
-    Ok(Answer { result, attempt, attempts, inline })
+    Ok(FragmentAnswer { result, attempt, attempts, inline })
 }
 
 fn failed(failure: FragmentFailure) -> DataFusionError {
@@ -159,7 +160,7 @@ fn inline_bytes(result: &FragmentResult) -> usize {
     }
 }
 
-impl Answers {
+impl PartitionAnswers {
     /// All rows of the partition, a fragment's as soon as it has finished.
     pub(super) fn in_any_order(
         self,
@@ -184,9 +185,9 @@ impl Answers {
 
 /// Adopts each answer that a channel brings: reads it, checks it, and yields its rows. Holds the stage's tasks alive.
 fn rows(
-    channel: mpsc::Receiver<Result<Answer>>,
+    channel: mpsc::Receiver<Result<FragmentAnswer>>,
     run: Arc<StageRun>,
-    held: &Arc<Held>,
+    held: &Arc<ResultMemory>,
     query: &Arc<QueryContext>,
     schema: &SchemaRef,
 ) -> BoxStream<'static, Result<RecordBatch>> {
@@ -206,7 +207,7 @@ struct Adopted {
     rows: Rows,
     schema: SchemaRef,
     /// Its encoded bytes. A batch that goes up is the next operator's to count.
-    share: Share,
+    share: ResultReservation,
 }
 
 impl Adopted {
@@ -221,8 +222,13 @@ impl Adopted {
 }
 
 /// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
-async fn adopt(answer: Answer, held: Arc<Held>, query: Arc<QueryContext>, schema: SchemaRef) -> Result<Adopted> {
-    let Answer { mut result, mut attempt, mut attempts, inline: mut share } = answer;
+async fn adopt(
+    answer: FragmentAnswer,
+    held: Arc<ResultMemory>,
+    query: Arc<QueryContext>,
+    schema: SchemaRef,
+) -> Result<Adopted> {
+    let FragmentAnswer { mut result, mut attempt, mut attempts, inline: mut share } = answer;
     let (rows, part, inline, read) = loop {
         let reading = Instant::now();
         let part = *result.part();

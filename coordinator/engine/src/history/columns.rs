@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::record::{AttemptEnd, AttemptRecord, LineRecord, QueryRecord};
+use super::record::{AttemptEndRecord, AttemptRecord, LineRecord, QueryRecord};
 use crate::attempt::Billing;
 use crate::cost::{Basis, Item};
 use crate::events::AttemptCause;
@@ -296,7 +296,7 @@ fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> Cell) -> Cell {
     query.report.cost.as_ref().map_or(Cell::Null, of)
 }
 
-fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEnd) -> Cell) -> Cell {
+fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEndRecord) -> Cell) -> Cell {
     attempt.ended.as_ref().map_or(Cell::Null, of)
 }
 

@@ -12,12 +12,12 @@ use super::store::LOCK_WAIT_MAX;
 #[error("`{}` {fault}", path.display())]
 pub struct HistoryError {
     pub path: PathBuf,
-    pub fault: Fault,
+    pub fault: HistoryFault,
 }
 
 /// Reads as the end of a sentence that the file begins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum HistoryFault {
     #[error("cannot be opened: {0}\nhint: set history.path to a file that can be written, or history.enabled = false")]
     Unusable(String),
     #[error("is locked by another program, for {} s or longer\nhint: end that program, or set history.path to another file", LOCK_WAIT_MAX.as_secs())]
@@ -42,7 +42,7 @@ pub enum Fault {
     Other(String),
 }
 
-impl Fault {
+impl HistoryFault {
     /// By SQLite's primary result code (sqlite.org/rescode.html).
     pub(super) fn of(error: &sqlx::Error, bytes_max: u64) -> Self {
         let Some(error) = error.as_database_error() else { return Self::Other(error.to_string()) };

@@ -17,8 +17,8 @@ mod tables;
 
 use std::time::Duration;
 
-pub use error::{Fault, HistoryError};
-pub use record::{Asked, Ended, Outcome, Record, Story, record};
+pub use error::{HistoryError, HistoryFault};
+pub use record::{Outcome, Record, RecordInput, StatementEnd, StatementMeta, record};
 pub use store::Store;
 pub use tables::{SCHEMA, schema, table_names};
 
@@ -34,7 +34,7 @@ pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME no
 ///
 /// # Errors
 /// Why there is none, in words, with what to do on the lines after the first.
-pub async fn write(story: &Story<'_>, settings: &HistoryConfig) -> Result<(), String> {
+pub async fn write(story: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), String> {
     if !settings.enabled {
         return Ok(());
     }
@@ -43,5 +43,5 @@ pub async fn write(story: &Story<'_>, settings: &HistoryConfig) -> Result<(), St
     let days = chrono::Duration::days(settings.retention_days.into());
     let oldest = story.asked.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
     let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
-    written.unwrap_or_else(|_| Err(store.error(Fault::Slow))).map_err(|error| error.to_string())
+    written.unwrap_or_else(|_| Err(store.error(HistoryFault::Slow))).map_err(|error| error.to_string())
 }

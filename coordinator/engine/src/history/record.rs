@@ -20,7 +20,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
 /// What is known of a statement before it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct StatementMeta {
     pub id: String,
     pub started: DateTime<Utc>,
     pub user: Option<String>,
@@ -33,7 +33,7 @@ pub struct Asked {
 
 /// How a statement ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct StatementEnd {
     pub outcome: Outcome,
     pub message: Option<String>,
 }
@@ -60,9 +60,9 @@ impl Outcome {
 
 /// All that a record is made from.
 #[derive(Debug, Clone, Copy)]
-pub struct Story<'a> {
-    pub asked: &'a Asked,
-    pub ended: &'a Ended,
+pub struct RecordInput<'a> {
+    pub asked: &'a StatementMeta,
+    pub ended: &'a StatementEnd,
     pub events: &'a [Stamped],
     /// Folded from the same events.
     pub report: &'a Report,
@@ -81,8 +81,8 @@ pub struct Record {
 #[derive(Debug, Clone)]
 pub(super) struct QueryRecord {
     /// Without the statement's text.
-    pub asked: Asked,
-    pub ended: Ended,
+    pub asked: StatementMeta,
+    pub ended: StatementEnd,
     pub statement: Option<String>,
     pub statement_hash: String,
     pub report: Report,
@@ -97,13 +97,13 @@ pub(super) struct AttemptRecord {
     pub cause: AttemptCause,
     pub started: Duration,
     /// None where it still ran when the statement was over.
-    pub ended: Option<AttemptEnd>,
+    pub ended: Option<AttemptEndRecord>,
     /// Bytes of the result, where it was used.
     pub adopted_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct AttemptEnd {
+pub(super) struct AttemptEndRecord {
     pub at: Duration,
     pub wall: Duration,
     /// `Done`, `Cancelled` or the kind of failure, as reports name it.
@@ -123,8 +123,8 @@ pub(super) struct LineRecord {
 }
 
 /// Folds a statement's events. Where only the hash is kept, so is nothing else that could quote the text.
-pub fn record(story: &Story<'_>, kept: StatementKept) -> Record {
-    let Story { asked, ended, events, report, tariff } = *story;
+pub fn record(story: &RecordInput<'_>, kept: StatementKept) -> Record {
+    let RecordInput { asked, ended, events, report, tariff } = *story;
     let statement = (kept == StatementKept::Text).then(|| cut(&asked.statement, STATEMENT_BYTES_MAX));
     let message = ended.message.as_deref().filter(|_| kept == StatementKept::Text);
     let message = message.map(|text| cut(text.lines().next().unwrap_or_default(), MESSAGE_BYTES_MAX));
@@ -133,8 +133,8 @@ pub fn record(story: &Story<'_>, kept: StatementKept) -> Record {
         lines: lines.map(|line| LineRecord { query: asked.id.clone(), line: line.clone() }).collect(),
         attempts: attempts(events, tariff),
         query: QueryRecord {
-            asked: Asked { statement: String::new(), ..asked.clone() },
-            ended: Ended { message, ..*ended },
+            asked: StatementMeta { statement: String::new(), ..asked.clone() },
+            ended: StatementEnd { message, ..*ended },
             statement,
             statement_hash: hash(&asked.statement),
             report: report.clone(),
@@ -174,7 +174,8 @@ fn attempts(events: &[Stamped], tariff: Option<&Tariff>) -> Vec<AttemptRecord> {
                 let stored = over.saturating_sub(*at);
                 let cost = tariff.map(|tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff));
                 let (outcome, cold, usage) = told(outcome);
-                record.ended = Some(AttemptEnd { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });
+                record.ended =
+                    Some(AttemptEndRecord { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });
             }
             QueryEvent::FragmentAdopted { id, attempt, result_bytes, .. } => {
                 if let Some(record) = attempts.get_mut(&(id, *attempt)) {

@@ -15,8 +15,8 @@ fn usage(get: u64, bytes_read: u64, rows_out: u64) -> Usage {
     Usage { requests: Requests { get, ..Requests::default() }, bytes_read, rows_out, ..Usage::default() }
 }
 
-pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str)]) -> Asked {
-    Asked {
+pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str)]) -> StatementMeta {
+    StatementMeta {
         id: id.to_owned(),
         started: "2026-11-21T12:30:00.000001Z".parse().expect("a moment"),
         user: Some("ada".to_owned()),
@@ -79,14 +79,19 @@ pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
     (0..).zip(events).map(|(index, event)| Stamped { at: MS * index, event }).collect()
 }
 
-pub(in crate::history) fn recorded(asked: &Asked, events: &[Stamped], ended: &Ended, kept: StatementKept) -> Record {
+pub(in crate::history) fn recorded(
+    asked: &StatementMeta,
+    events: &[Stamped],
+    ended: &StatementEnd,
+    kept: StatementKept,
+) -> Record {
     let tariff = tariff();
     let report = Report::priced(events, Ok(&tariff));
-    record(&Story { asked, ended, events, report: &report, tariff: Some(&tariff) }, kept)
+    record(&RecordInput { asked, ended, events, report: &report, tariff: Some(&tariff) }, kept)
 }
 
-pub(in crate::history) fn done() -> Ended {
-    Ended { outcome: Outcome::Done, message: None }
+pub(in crate::history) fn done() -> StatementEnd {
+    StatementEnd { outcome: Outcome::Done, message: None }
 }
 
 #[track_caller]
@@ -221,7 +226,8 @@ fn a_query_with_its_attempts_and_money() {
 #[test]
 fn a_hash_is_kept_without_what_could_quote_the_text() {
     let secret = asked("q", "SELECT 'hunter2'", &[]);
-    let failed = Ended { outcome: Outcome::Failed, message: Some("cannot cast 'hunter2'\nhint: do not".to_owned()) };
+    let failed =
+        StatementEnd { outcome: Outcome::Failed, message: Some("cannot cast 'hunter2'\nhint: do not".to_owned()) };
     let kept = recorded(&secret, &events("q"), &failed, StatementKept::Text);
     let expect = [("statement", text("SELECT 'hunter2'")), ("message", text("cannot cast 'hunter2'"))];
     check(QUERIES, &kept.query, &expect);
@@ -247,14 +253,14 @@ fn a_long_statement_is_cut_between_characters() {
 fn what_nobody_told_is_not_known() {
     let interrupted = [Stamped { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
     let asked = asked("q", "SELECT 1", &[]);
-    let cancelled = Ended { outcome: Outcome::Cancelled, message: None };
+    let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };
     let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];
     let record = recorded(&asked, &interrupted, &cancelled, StatementKept::Text);
     check(QUERIES, &record.query, &own.map(|name| (name, Cell::Null)));
     check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", Cell::Whole(0))]);
 
     let report = Report::from_events(&interrupted);
-    let story = Story { asked: &asked, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
+    let story = RecordInput { asked: &asked, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
     let unpriced = super::record(&story, StatementKept::Text);
     let money = ["dollars", "dollars_at_most", "dollars_wasted", "dollars_athena", "gb_seconds", "as_if", "region"];
     check(QUERIES, &unpriced.query, &money.map(|name| (name, Cell::Null)));

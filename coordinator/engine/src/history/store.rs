@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
 
 use super::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES, Table};
-use super::error::{Fault, HistoryError};
+use super::error::{HistoryError, HistoryFault};
 use super::record::Record;
 use crate::config::HistoryConfig;
 
@@ -45,12 +45,12 @@ impl Store {
         settings.path.clone().map(|path| Self { path, bytes_max: settings.bytes_max })
     }
 
-    pub fn error(&self, fault: Fault) -> HistoryError {
+    pub fn error(&self, fault: HistoryFault) -> HistoryError {
         HistoryError { path: self.path.clone(), fault }
     }
 
     fn failed(&self, error: &sqlx::Error) -> HistoryError {
-        self.error(Fault::of(error, self.bytes_max))
+        self.error(HistoryFault::of(error, self.bytes_max))
     }
 
     /// Adds a record, and removes some of what began before `oldest`: both or neither.
@@ -58,7 +58,7 @@ impl Store {
         let path = self.path.clone();
         let made = tokio::task::spawn_blocking(move || make(&path)).await;
         let made = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        made.map_err(|error| self.error(Fault::Unusable(error.to_string())))?;
+        made.map_err(|error| self.error(HistoryFault::Unusable(error.to_string())))?;
         let mut connection = self.connect().await?;
         // A lock that is taken at once is waited for; one that is asked for in the middle is refused at once.
         let mut writing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.failed(&e))?;
@@ -80,7 +80,7 @@ impl Store {
     /// A connection to read with; None where nothing has been recorded yet.
     pub(super) async fn open(&self) -> Result<Option<SqliteConnection>, HistoryError> {
         let exists = tokio::fs::try_exists(&self.path).await;
-        if !exists.map_err(|error| self.error(Fault::Unusable(error.to_string())))? {
+        if !exists.map_err(|error| self.error(HistoryFault::Unusable(error.to_string())))? {
             return Ok(None);
         }
         let mut connection = self.connect().await?;
@@ -100,7 +100,7 @@ impl Store {
         let rows = sqlx::query(&sql).fetch_all(connection).await.map_err(|e| self.failed(&e))?;
         let Some(last) = rows.last() else { return Ok(None) };
         let last = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
-        let batch = batch(table, &rows).map_err(|reason| self.error(Fault::Damaged(reason)))?;
+        let batch = batch(table, &rows).map_err(|reason| self.error(HistoryFault::Damaged(reason)))?;
         Ok(Some((batch, last)))
     }
 
@@ -127,8 +127,10 @@ impl Store {
         match asked.await.map_err(|e| self.failed(&e))? {
             (0, 0, 0) => Ok(true),
             (APPLICATION_ID, VERSION, _) => Ok(false),
-            (APPLICATION_ID, found, _) if found > VERSION => Err(self.error(Fault::Newer { found, known: VERSION })),
-            _ => Err(self.error(Fault::Foreign)),
+            (APPLICATION_ID, found, _) if found > VERSION => {
+                Err(self.error(HistoryFault::Newer { found, known: VERSION }))
+            }
+            _ => Err(self.error(HistoryFault::Foreign)),
         }
     }
 }

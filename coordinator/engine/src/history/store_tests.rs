@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::StatementKept;
 use crate::history::record::tests::{asked, done, events, recorded};
-use crate::history::record::{Asked, Ended, Outcome};
+use crate::history::record::{Outcome, StatementEnd, StatementMeta};
 use crate::history::{SCHEMA, schema};
 
 /// No test's history grows larger.
@@ -30,7 +30,7 @@ fn day(number: i64) -> DateTime<Utc> {
 }
 
 fn plain(id: &str, started: DateTime<Utc>) -> Record {
-    let asked = Asked { started, ..asked(id, "SELECT 1", &[("team", "ads")]) };
+    let asked = StatementMeta { started, ..asked(id, "SELECT 1", &[("team", "ads")]) };
     recorded(&asked, &events(id), &done(), StatementKept::Text)
 }
 
@@ -67,8 +67,8 @@ async fn what_is_recorded_is_told_in_sql() {
     assert!(!store.path.exists(), "asking makes no file");
     write(&store, &recorded(&asked("q1", "SELECT 1", &[("team", "ads")]), &events("q1"), &done(), StatementKept::Text))
         .await;
-    let failed = Ended { outcome: Outcome::TimedOut, message: Some("too late".to_owned()) };
-    let other = Asked { user: None, tables: Vec::new(), ..asked("q2", "SELECT 2", &[]) };
+    let failed = StatementEnd { outcome: Outcome::TimedOut, message: Some("too late".to_owned()) };
+    let other = StatementMeta { user: None, tables: Vec::new(), ..asked("q2", "SELECT 2", &[]) };
     write(&store, &recorded(&other, &[], &failed, StatementKept::Hash)).await;
 
     let sql = "SELECT id, started, user_name, statement, labels['team'] AS team, labels, tables, place, outcome, as_if, rows, dollars, \

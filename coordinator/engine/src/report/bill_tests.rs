@@ -8,7 +8,7 @@ fn tariff() -> Tariff {
 
 /// Builds a query's events, one a millisecond where nothing else is said.
 #[derive(Default)]
-struct Story {
+struct Scenario {
     events: Vec<Stamped>,
 }
 
@@ -34,7 +34,7 @@ fn lost(kind: InvokeErrorKind) -> AttemptOutcome {
     AttemptOutcome::InvokeFailed { kind, message: String::new(), log_tail: String::new() }
 }
 
-impl Story {
+impl Scenario {
     fn at(mut self, at: Duration, event: QueryEvent) -> Self {
         self.events.push(Stamped { at, event });
         self
@@ -86,7 +86,7 @@ fn every_line_of_a_plain_query_by_hand() {
         bytes_read: (1 << 30) + 500,
         ..Usage::default()
     };
-    let story = Story::default()
+    let story = Scenario::default()
         .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First })
         .at(second, end)
         .adopted((0, 0), false, 1 << 30)
@@ -119,7 +119,7 @@ fn every_line_of_a_plain_query_by_hand() {
 #[test]
 fn sums_are_made_before_they_are_rounded() {
     // 1 ms of 2 GB is 33.3334 nano-dollars; a thousand of them are 33,333, not 33,000. Begun milliseconds are billed.
-    let mut story = Story::default();
+    let mut story = Scenario::default();
     for index in 0..1000 {
         let billing = Billing::Metered { duration: Duration::from_micros(1 + u64::from(index)), init: Duration::ZERO };
         story = story.attempt((index, 0), AttemptCause::First, done(Usage::default()), billing);
@@ -133,7 +133,7 @@ fn architecture_memory_and_the_platforms_word_count() {
     #[track_caller]
     fn check(architecture: Architecture, billing: Billing, expect: &[(&'static str, Basis, Option<u64>)]) {
         let tariff = Tariff { architecture, coordinator_hour: None, ..tariff() };
-        let story = Story::default().attempt((0, 0), AttemptCause::First, done(Usage::default()), billing);
+        let story = Scenario::default().attempt((0, 0), AttemptCause::First, done(Usage::default()), billing);
         let seen = lines(&story.price(&tariff));
         assert_eq!(&seen[..expect.len()], expect);
     }
@@ -161,7 +161,7 @@ fn waste_is_told_by_its_cause() {
     let (first, retry, speculative) = (AttemptCause::First, AttemptCause::Retry, AttemptCause::Speculative);
     let crashed = || lost(InvokeErrorKind::Crashed);
     let hedged = Usage { requests: Requests { get: 2, hedged: 1, ..Requests::default() }, ..Usage::default() };
-    let story = Story::default()
+    let story = Scenario::default()
         // A crash, a failed retry, then the one that is used.
         .attempt((0, 0), first, crashed(), metered(1000, 0))
         .attempt((0, 1), retry, crashed(), metered(2000, 0))
@@ -190,7 +190,8 @@ fn waste_is_told_by_its_cause() {
 
 #[test]
 fn a_query_under_way_has_attempts_without_an_amount() {
-    let story = Story::default().then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First });
+    let story =
+        Scenario::default().then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First });
     let report = story.price(&tariff());
     assert!(lines(&report).contains(&("attempts that still run", Basis::Unknown, None)));
     assert!(!report.is_complete);
@@ -205,7 +206,7 @@ fn what_the_settings_tell_is_priced_and_complete() {
         ..tariff()
     };
     let usage = Usage { bytes_read: 1 << 30, ..usage(1, 0, 1 << 30, 0) };
-    let story = Story::default()
+    let story = Scenario::default()
         .then(QueryEvent::CoordinatorRead { usage })
         .at(Duration::from_secs(10), QueryEvent::Finished { rows: 0 });
     let report = story.price(&tariff);
@@ -226,7 +227,7 @@ fn what_the_settings_tell_is_priced_and_complete() {
 fn athena_bills_ten_megabytes_at_least() {
     #[track_caller]
     fn check(bytes: u64, expect: u64) {
-        let story = Story::default().then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0) });
+        let story = Scenario::default().then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0) });
         assert_eq!(story.price(&tariff()).athena.cost.nano_dollars(), expect, "{bytes}");
     }
     check(0, 0);
@@ -238,7 +239,7 @@ fn athena_bills_ten_megabytes_at_least() {
 
 #[test]
 fn a_report_says_in_words_what_is_bounded_wasted_and_unknown() {
-    let story = Story::default()
+    let story = Scenario::default()
         .attempt((0, 0), AttemptCause::First, lost(InvokeErrorKind::Crashed), metered(1000, 0))
         .attempt((0, 1), AttemptCause::Retry, done(usage(10, 0, 100, 0)), metered(1000, 0))
         .adopted((0, 1), true, 10)

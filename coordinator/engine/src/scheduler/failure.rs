@@ -5,7 +5,7 @@ use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
 use object_store::path::Path;
 
 use crate::attempt::InvokeError;
-use crate::budget::OverBudget;
+use crate::cap::OverCap;
 
 /// A fragment that no attempt could bring home.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum FailureCause {
     Result(String),
     /// The query could not pay for another attempt.
     #[error("{0}")]
-    Budget(OverBudget),
+    Cap(OverCap),
 }
 
 impl FragmentFailure {

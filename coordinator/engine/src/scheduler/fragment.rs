@@ -17,7 +17,7 @@ use super::limiter::Slot;
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{AttemptNumbers, Query, StageAttempts};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
-use crate::budget::{Ask, OverBudget, Reservation, Work};
+use crate::cap::{AttemptRequest, AttemptWork, OverCap, Reservation};
 use crate::events::AttemptCause;
 
 /// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
@@ -33,7 +33,7 @@ pub struct FragmentAttempts {
     stage: StageAttempts,
     id: FragmentId,
     bytes: u64,
-    work: Work,
+    work: AttemptWork,
     request: MakeRequest,
     numbers: AttemptNumbers,
     launched: u32,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for FragmentAttempts {
 }
 
 /// An attempt that has ended.
-struct Ended {
+struct EndedAttempt {
     number: u32,
     /// It had less time than its query.
     cut_short: bool,
@@ -63,17 +63,17 @@ struct Ended {
 }
 
 /// What the next attempt is for, and what comes of its waiting.
-struct Waiting {
+struct PendingAttempt {
     cause: AttemptCause,
-    turn: BoxFuture<'static, Turn>,
+    turn: BoxFuture<'static, Admission>,
 }
 
-enum Turn {
+enum Admission {
     Granted(Slot, Option<Reservation>),
     /// The query's deadline came first.
     TooLate,
     /// Its money does not suffice.
-    TooDear(OverBudget),
+    TooDear(OverCap),
 }
 
 impl FragmentAttempts {
@@ -81,7 +81,7 @@ impl FragmentAttempts {
         stage: StageAttempts,
         id: FragmentId,
         numbers: AttemptNumbers,
-        (bytes, work): (u64, Work),
+        (bytes, work): (u64, AttemptWork),
         request: MakeRequest,
         seed: u64,
     ) -> Self {
@@ -130,7 +130,7 @@ impl FragmentAttempts {
             tokio::select! {
                 biased;
                 Some(ended) = running.next() => {
-                    let Ended { number, cut_short, took, invocation } = ended;
+                    let EndedAttempt { number, cut_short, took, invocation } = ended;
                     let cause = match self.settle(invocation, number) {
                         Ok(result) => {
                             progress.done(index, took);
@@ -154,7 +154,7 @@ impl FragmentAttempts {
                 turn = granted => {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
                     match turn {
-                        Turn::Granted(slot, reservation) => {
+                        Admission::Granted(slot, reservation) => {
                             let Some(number) = self.numbers.next(self.id.index) else {
                                 self.last_failure = Some((FailureCause::Result("there is no number left for another attempt".to_owned()), String::new()));
                                 return Err(self.failure(false));
@@ -162,9 +162,9 @@ impl FragmentAttempts {
                             newest_since = Some(Instant::now());
                             running.push(self.launch(number, (slot, reservation), cause));
                         }
-                        Turn::TooDear(over) => return Err(self.too_dear(over)),
-                        Turn::TooLate if running.is_empty() => return Err(self.failure(false)),
-                        Turn::TooLate => {}
+                        Admission::TooDear(over) => return Err(self.too_dear(over)),
+                        Admission::TooLate if running.is_empty() => return Err(self.failure(false)),
+                        Admission::TooLate => {}
                     }
                 }
                 () = slow => {
@@ -192,7 +192,7 @@ impl FragmentAttempts {
 
     /// Stands in line, after a pause: for money, where that is limited, and then for a slot. None for a speculative attempt that
     /// cannot be paid for at once.
-    fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<Waiting> {
+    fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<PendingAttempt> {
         let query = Arc::clone(self.query());
         let bytes = self.bytes;
         let ask = self.ask();
@@ -206,23 +206,23 @@ impl FragmentAttempts {
                 let reservation = match (&query.money, paid) {
                     (Some(money), None) => match money.reserve(ask).await {
                         Ok(reservation) => Some(reservation),
-                        Err(over) => return Turn::TooDear(over),
+                        Err(over) => return Admission::TooDear(over),
                     },
                     (_, paid) => paid,
                 };
                 let slot = query.scheduler.limiter.acquire(query.number, bytes, cause != AttemptCause::First).await;
-                Turn::Granted(slot, reservation)
+                Admission::Granted(slot, reservation)
             };
-            timeout_at(query.deadline, turn).await.unwrap_or(Turn::TooLate)
+            timeout_at(query.deadline, turn).await.unwrap_or(Admission::TooLate)
         };
-        Some(Waiting { cause, turn: turn.boxed() })
+        Some(PendingAttempt { cause, turn: turn.boxed() })
     }
 
     /// What the next attempt wants to be paid for.
-    fn ask(&self) -> Ask {
+    fn ask(&self) -> AttemptRequest {
         let left = self.query().deadline.saturating_duration_since(Instant::now());
         let time_max = self.time().map_or(left, |time| time.min(left));
-        Ask { work: self.work, expected: self.expected(), time_max, timed_out: self.timed_out }
+        AttemptRequest { work: self.work, expected: self.expected(), time_max, timed_out: self.timed_out }
     }
 
     fn expected(&self) -> Duration {
@@ -240,7 +240,7 @@ impl FragmentAttempts {
         number: u32,
         (slot, paid): (Slot, Option<Reservation>),
         cause: AttemptCause,
-    ) -> BoxFuture<'static, Ended> {
+    ) -> BoxFuture<'static, EndedAttempt> {
         let (query, id) = (Arc::clone(self.query()), self.id.clone());
         self.launched += 1;
         let started = Instant::now();
@@ -262,7 +262,7 @@ impl FragmentAttempts {
                 Ok(Err(_)) => lost(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker")),
                 Err(_) => lost(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline")),
             };
-            Ended { number, cut_short, took: started.elapsed(), invocation }
+            EndedAttempt { number, cut_short, took: started.elapsed(), invocation }
         }
         .boxed()
     }
@@ -306,8 +306,8 @@ impl FragmentAttempts {
         Ok(self.delays.next())
     }
 
-    fn too_dear(&mut self, over: OverBudget) -> FragmentFailure {
-        self.last_failure = Some((FailureCause::Budget(over), String::new()));
+    fn too_dear(&mut self, over: OverCap) -> FragmentFailure {
+        self.last_failure = Some((FailureCause::Cap(over), String::new()));
         self.failure(false)
     }
 

@@ -23,7 +23,7 @@ const INCREASE_SHARE: f64 = 0.01;
 
 /// Bounds over all queries.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
+pub struct SchedulerLimits {
     /// Attempts at once.
     pub in_flight_max: usize,
     /// What requests and inline results of those attempts may hold on the coordinator. A larger attempt runs alone.
@@ -39,13 +39,13 @@ pub(super) struct Limiter {
 
 #[derive(Debug)]
 struct State {
-    limits: Limits,
+    limits: SchedulerLimits,
     adaptive: Adaptive,
     ramp: Option<Ramp>,
     in_flight: usize,
     bytes: u64,
     /// By query.
-    lines: BTreeMap<u64, Line>,
+    lines: BTreeMap<u64, QueryQueue>,
     /// Grants so far: tells who was served last.
     served: u64,
     /// A task waits for the next environment.
@@ -54,7 +54,7 @@ struct State {
 
 /// One query's place.
 #[derive(Debug, Default)]
-struct Line {
+struct QueryQueue {
     in_flight: usize,
     served_last: u64,
     waiting: VecDeque<Waiter>,
@@ -69,18 +69,18 @@ struct Waiter {
 /// The right to one attempt, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    held: Option<Held>,
+    held: Option<Claim>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Claim {
     limiter: Arc<Limiter>,
     query: u64,
     bytes: u64,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: SchedulerLimits) -> Self {
         let state = State {
             limits,
             adaptive: Adaptive::new(limits.in_flight_max),
@@ -100,7 +100,8 @@ impl Limiter {
         {
             let mut state = self.lock();
             let served = state.served;
-            let line = state.lines.entry(query).or_insert_with(|| Line { served_last: served, ..Line::default() });
+            let line =
+                state.lines.entry(query).or_insert_with(|| QueryQueue { served_last: served, ..QueryQueue::default() });
             let waiter = Waiter { bytes, grant };
             if urgent {
                 line.waiting.push_front(waiter);
@@ -129,7 +130,7 @@ impl Limiter {
     /// Hands out slots while the bounds hold.
     fn grant(self: &Arc<Self>, state: &mut State) {
         while let Some((query, waiter)) = state.next(Instant::now()) {
-            let held = Held { limiter: Arc::clone(self), query, bytes: waiter.bytes };
+            let held = Claim { limiter: Arc::clone(self), query, bytes: waiter.bytes };
             if let Err(mut refused) = waiter.grant.send(Slot { held: Some(held) }) {
                 // Nobody waits any more; the state is locked, so the slot must not give itself back.
                 refused.held = None;
@@ -152,7 +153,7 @@ impl Limiter {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(Held { limiter, query, bytes }) = self.held.take() else { return };
+        let Some(Claim { limiter, query, bytes }) = self.held.take() else { return };
         let mut state = limiter.lock();
         state.give_back(query, bytes);
         limiter.grant(&mut state);
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     fn limiter(in_flight_max: usize, in_flight_bytes_max: u64) -> Arc<Limiter> {
-        Arc::new(Limiter::new(Limits { in_flight_max, in_flight_bytes_max, ramp: None }))
+        Arc::new(Limiter::new(SchedulerLimits { in_flight_max, in_flight_bytes_max, ramp: None }))
     }
 
     /// Queues fragments of a query; each says its query when it is served and holds its slot for `holds`.
@@ -338,7 +339,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn environments_start_as_fast_as_the_platform_allows() {
         let ramp = Some(EnvironmentRamp { functions: 1, burst: 10, per_second: 1.0 });
-        let limiter = Arc::new(Limiter::new(Limits { in_flight_max: 100, in_flight_bytes_max: u64::MAX, ramp }));
+        let limiter =
+            Arc::new(Limiter::new(SchedulerLimits { in_flight_max: 100, in_flight_bytes_max: u64::MAX, ramp }));
         let order: Arc<Mutex<Vec<u64>>> = Arc::default();
         enqueue(&limiter, 1, 20, Duration::from_secs(60), &order);
         let served = |order: &Arc<Mutex<Vec<u64>>>| order.lock().expect("no holder panics").len();

@@ -12,7 +12,7 @@
 //!
 //! Every attempt is booked BEFORE it is invoked. An attempt runs as a task of its own: it cannot be recalled, so it keeps its
 //! slot until it ends, also when its caller has gone or another attempt was faster. A fragment's answer is taken from one
-//! attempt only; what the others wrote is never read. Where a query has a [`Budget`], each attempt is paid for before it
+//! attempt only; what the others wrote is never read. Where a query has a [`Cap`], each attempt is paid for before it
 //! stands in line. Time is tokio's and randomness is seeded: one seed, one history.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -38,33 +38,33 @@ mod speculate;
 pub use clock::Clock;
 pub use failure::{FailureCause, FragmentFailure};
 pub use fragment::FragmentAttempts;
-pub use limiter::Limits;
+pub use limiter::SchedulerLimits;
 pub use retry::RetryPolicy;
 pub use schedulers::Schedulers;
 pub use speculate::SpeculationPolicy;
 
-use crate::budget::{Budget, OverBudget, Work};
+use crate::cap::{AttemptWork, Cap, OverCap};
 use crate::events::EventLog;
 use crate::fleet::{Breaker, Invoker};
 use ledger::Ledger;
 use limiter::Limiter;
 use retry::RetryBudget;
-use speculate::Progress;
+use speculate::StageProgress;
 
 /// How attempts are bounded, retried and repeated.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    pub limits: Limits,
+pub struct SchedulerSettings {
+    pub limits: SchedulerLimits,
     pub retry: RetryPolicy,
     pub speculation: SpeculationPolicy,
     /// Of the waits between attempts.
     pub seed: u64,
 }
 
-impl Settings {
+impl SchedulerSettings {
     /// At most `in_flight_max` attempts, a gibibyte of requests and results, and what suits functions elsewhere.
     pub fn new(in_flight_max: usize, seed: u64) -> Self {
-        let limits = Limits { in_flight_max, in_flight_bytes_max: 1 << 30, ramp: None };
+        let limits = SchedulerLimits { in_flight_max, in_flight_bytes_max: 1 << 30, ramp: None };
         Self { limits, retry: RetryPolicy::default(), speculation: SpeculationPolicy::ELSEWHERE, seed }
     }
 }
@@ -87,8 +87,8 @@ struct Shared {
 }
 
 impl Scheduler {
-    pub fn new(invoker: Arc<dyn Invoker>, health: Arc<Breaker>, settings: Settings) -> Self {
-        let Settings { limits, retry, speculation, seed } = settings;
+    pub fn new(invoker: Arc<dyn Invoker>, health: Arc<Breaker>, settings: SchedulerSettings) -> Self {
+        let SchedulerSettings { limits, retry, speculation, seed } = settings;
         let shared = Shared {
             invoker,
             limiter: Arc::new(Limiter::new(limits)),
@@ -102,13 +102,7 @@ impl Scheduler {
     }
 
     /// Opens the books of a query that must be done by `deadline`, within its `money` if that is limited.
-    pub fn query(
-        &self,
-        events: EventLog,
-        clock: Clock,
-        deadline: Instant,
-        money: Option<Arc<Budget>>,
-    ) -> QueryAttempts {
+    pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant, money: Option<Arc<Cap>>) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);
         let budget = Mutex::new(RetryBudget::new(&self.shared.retry));
         let query = Query {
@@ -140,7 +134,7 @@ struct Query {
     clock: Clock,
     deadline: Instant,
     budget: Mutex<RetryBudget>,
-    money: Option<Arc<Budget>>,
+    money: Option<Arc<Cap>>,
     /// Attempts that have not ended, wanted or not.
     running: TaskTracker,
 }
@@ -154,12 +148,12 @@ impl QueryAttempts {
     pub fn stage(&self, expected: Vec<Duration>) -> StageAttempts {
         let Shared { retry, speculation, .. } = *self.query.scheduler;
         self.query.budget.lock().expect("no holder panics").add_fragments(&retry, expected.len());
-        let progress = Progress::new(speculation, &expected);
+        let progress = StageProgress::new(speculation, &expected);
         StageAttempts { query: Arc::clone(&self.query), expected: Arc::new(expected), progress: Arc::new(progress) }
     }
 
     /// Waits until the query can pay for reading a result of so many bytes.
-    pub(crate) async fn pay_for_read(&self, bytes: u64) -> Result<(), OverBudget> {
+    pub(crate) async fn pay_for_read(&self, bytes: u64) -> Result<(), OverCap> {
         match &self.query.money {
             Some(money) => money.pay_for_read(bytes).await,
             None => Ok(()),
@@ -183,7 +177,7 @@ impl QueryAttempts {
 pub struct StageAttempts {
     query: Arc<Query>,
     expected: Arc<Vec<Duration>>,
-    progress: Arc<Progress>,
+    progress: Arc<StageProgress>,
 }
 
 impl StageAttempts {
@@ -198,7 +192,7 @@ impl StageAttempts {
         id: FragmentId,
         numbers: AttemptNumbers,
         bytes: u64,
-        work: Work,
+        work: AttemptWork,
         request: impl Fn(u32, u64) -> InvokeRequest + Send + Sync + 'static,
     ) -> FragmentAttempts {
         let seed = self.query.scheduler.random.lock().expect("no holder panics").random();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
-use super::{Scheduler, Settings, SpeculationPolicy};
+use super::{Scheduler, SchedulerSettings, SpeculationPolicy};
 use crate::error::QueryError;
 use crate::fleet::Fleet;
 use crate::model::{FunctionSize, PlatformTraits};
@@ -35,8 +35,8 @@ impl Schedulers {
     }
 }
 
-fn settings(size: &FunctionSize, traits: &PlatformTraits, seed: u64) -> Settings {
-    let mut settings = Settings::new(size.functions_max, seed);
+fn settings(size: &FunctionSize, traits: &PlatformTraits, seed: u64) -> SchedulerSettings {
+    let mut settings = SchedulerSettings::new(size.functions_max, seed);
     settings.limits.ramp = size.ramp;
     if traits.shares_machine {
         settings.speculation = SpeculationPolicy::SAME_MACHINE;

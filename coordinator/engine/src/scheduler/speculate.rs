@@ -43,7 +43,7 @@ impl SpeculationPolicy {
 
 /// How far a stage is.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct StageProgress {
     policy: SpeculationPolicy,
     /// Seconds expected of each fragment.
     expected: Vec<f64>,
@@ -71,7 +71,7 @@ struct Normal {
     ratio: f64,
 }
 
-impl Progress {
+impl StageProgress {
     pub(super) fn new(policy: SpeculationPolicy, expected: &[Duration]) -> Self {
         // Nothing is expected to take no time: shares are taken of it.
         let expected = expected.iter().map(|expected| expected.as_secs_f64().max(0.001)).collect();
@@ -152,12 +152,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn progress(expected: &[Duration]) -> Progress {
-        Progress::new(SpeculationPolicy::ELSEWHERE, expected)
+    fn progress(expected: &[Duration]) -> StageProgress {
+        StageProgress::new(SpeculationPolicy::ELSEWHERE, expected)
     }
 
     /// Seconds after which a fragment that began now is called slow; None within an hour.
-    async fn slow_after(progress: &Progress, index: usize) -> Option<f64> {
+    async fn slow_after(progress: &StageProgress, index: usize) -> Option<f64> {
         let since = Instant::now();
         let slow = tokio::time::timeout(Duration::from_secs(3600), progress.slow(index, since)).await;
         slow.ok().map(|()| (since.elapsed().as_secs_f64() * 10.0).round() / 10.0)
@@ -204,7 +204,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_fragment_alone_is_never_slow() {
         assert_eq!(slow_after(&progress(&[SECOND]), 0).await, None);
-        let never = Progress::new(SpeculationPolicy::NEVER, &[SECOND; 8]);
+        let never = StageProgress::new(SpeculationPolicy::NEVER, &[SECOND; 8]);
         (0..7).for_each(|index| never.done(index, SECOND));
         assert_eq!(slow_after(&never, 7).await, None);
     }

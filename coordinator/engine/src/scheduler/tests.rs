@@ -84,11 +84,11 @@ impl Query {
         Self::with_money(in_flight_max, deadline, script, None)
     }
 
-    fn with_money(in_flight_max: usize, deadline: Duration, script: Script, money: Option<Arc<Budget>>) -> Self {
+    fn with_money(in_flight_max: usize, deadline: Duration, script: Script, money: Option<Arc<Cap>>) -> Self {
         let clock = Clock::start();
         let (in_flight, in_flight_peak) = Default::default();
         let invoker = Arc::new(Scripted { script, clock, in_flight, in_flight_peak });
-        let settings = Settings::new(in_flight_max, 7);
+        let settings = SchedulerSettings::new(in_flight_max, 7);
         let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::default(), settings);
         let events = EventLog::start();
         let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline, money);
@@ -141,7 +141,7 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
             },
         }
     };
-    stage.fragment(id, AttemptNumbers::new(index as usize + 1), 1, Work::default(), request)
+    stage.fragment(id, AttemptNumbers::new(index as usize + 1), 1, AttemptWork::default(), request)
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +224,7 @@ async fn a_platform_with_fewer_functions_is_found_out() {
         }
     }
     let events = EventLog::start();
-    let scheduler = Scheduler::new(Arc::new(Small), Arc::default(), Settings::new(200, 1));
+    let scheduler = Scheduler::new(Arc::new(Small), Arc::default(), SchedulerSettings::new(200, 1));
     let attempts = scheduler.query(events.clone(), Clock::start(), Instant::now() + 300 * SECOND, None);
     let stage = attempts.stage(vec![SECOND; 400]);
     let started = Instant::now();
@@ -328,7 +328,7 @@ async fn a_result_that_cannot_be_read_is_made_again() {
 }
 
 /// Of functions with 2 GB; the shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars with its invocation.
-fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Budget>> {
+fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Cap>> {
     let tariff = Tariff {
         book: PriceBook::of_region("us-east-1").expect("a book"),
         architecture: Architecture::X86,
@@ -338,11 +338,11 @@ fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Budget>> {
         coordinator_outside: Some(false),
         stale: None,
     };
-    Some(Budget::new(Money::from_nano_dollars(nano_dollars), tariff, fragments, |_| Money::ZERO))
+    Some(Cap::new(Money::from_nano_dollars(nano_dollars), tariff, fragments, |_| Money::ZERO))
 }
 
 fn is_too_dear(result: &Result<u32, FragmentFailure>) -> bool {
-    matches!(result, Err(FragmentFailure { cause: FailureCause::Budget(_), .. }))
+    matches!(result, Err(FragmentFailure { cause: FailureCause::Cap(_), .. }))
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,9 +5,9 @@ use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
 
 use crate::attempt::InvokeErrorKind;
-use crate::budget::OverBudget;
+use crate::cap::OverCap;
 use crate::error::{ErrorKind, QueryError, with_causes};
-use crate::history::{Ended, HistoryError, Outcome};
+use crate::history::{HistoryError, Outcome, StatementEnd};
 use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::tables::folder::FolderError;
 
@@ -20,7 +20,7 @@ impl QueryError {
         if let Some(failure) = fragment_fn::find::<FragmentFailure>(&error) {
             return Self::from_fragment(failure);
         }
-        if let Some(over) = fragment_fn::find::<OverBudget>(&error) {
+        if let Some(over) = fragment_fn::find::<OverCap>(&error) {
             return Self::over_cap(over.clone());
         }
         if let Some(refused) = fragment_fn::find::<ExchangeError>(&error) {
@@ -51,7 +51,7 @@ impl QueryError {
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {
-        if let FailureCause::Budget(over) = &failure.cause {
+        if let FailureCause::Cap(over) = &failure.cause {
             return Self::over_cap(over.clone());
         }
         let (message, own_hint) = failure.parts();
@@ -89,7 +89,7 @@ impl QueryError {
     }
 
     /// A query that may not spend more; its source says how far it came.
-    pub fn over_cap(over: OverBudget) -> Self {
+    pub fn over_cap(over: OverCap) -> Self {
         Self::new(ErrorKind::CapReached, over.to_string()).with_hint(over.hint()).with_source(over)
     }
 }
@@ -106,7 +106,7 @@ fn sqlstate(kind: FragmentErrorKind) -> Option<&'static str> {
     }
 }
 
-impl From<&QueryError> for Ended {
+impl From<&QueryError> for StatementEnd {
     fn from(error: &QueryError) -> Self {
         let outcome = match error.kind() {
             ErrorKind::TimedOut => Outcome::TimedOut,

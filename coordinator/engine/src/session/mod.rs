@@ -15,7 +15,7 @@ use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
-mod budget;
+mod cap;
 mod classify;
 mod defaults;
 mod doctor;
@@ -32,7 +32,7 @@ pub use crate::fleet::Note as Check;
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub use recorder::{Recorder, Refused, Script};
-pub use run::Running;
+pub use run::RunningStatement;
 pub use statement::{Statement, text_of};
 
 use crate::config::{Config, Target};

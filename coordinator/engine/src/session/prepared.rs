@@ -19,10 +19,10 @@ use crate::nearest::nearest;
 const PREPARED_MAX: usize = 1_000;
 
 /// A session's prepared statements by name.
-pub(super) type Prepared = BTreeMap<String, Kept>;
+pub(super) type Prepared = BTreeMap<String, PreparedPlan>;
 
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct PreparedPlan {
     /// The types of its parameters; none where they are left to the values.
     fields: Vec<FieldRef>,
     plan: LogicalPlan,
@@ -50,7 +50,7 @@ impl Session {
                     return Err(QueryError::sql(format!("{PREPARED_MAX} statements are prepared; no more are kept"))
                         .with_hint("DEALLOCATE one"));
                 }
-                prepared.insert(name.clone(), Kept { fields: fields.clone(), plan: input.as_ref().clone() });
+                prepared.insert(name.clone(), PreparedPlan { fields: fields.clone(), plan: input.as_ref().clone() });
                 Ok(true)
             }
             LogicalPlan::Statement(Statement::Deallocate(Deallocate { name })) => {
@@ -87,7 +87,7 @@ impl Session {
     }
 
     fn with_parameters(&self, Execute { name, parameters: given }: &Execute) -> Result<LogicalPlan, QueryError> {
-        let Kept { fields, plan } = {
+        let PreparedPlan { fields, plan } = {
             let prepared = self.prepared.lock().expect("no holder panics");
             prepared.get(name).cloned().ok_or_else(|| unknown(name, &prepared))?
         };

@@ -7,20 +7,20 @@ use std::vec;
 use chrono::Utc;
 use uuid::Uuid;
 
-use super::{Running, Session, Statement, text_of};
+use super::{RunningStatement, Session, Statement, text_of};
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
-use crate::history::{self, Asked, Ended, Story};
+use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
 use crate::report::Report;
 
 /// Follows the statements of a session, one after the other.
 pub struct Recorder {
     session: Session,
-    under_way: Mutex<Option<UnderWay>>,
+    under_way: Mutex<Option<OpenRecord>>,
 }
 
-struct UnderWay {
-    asked: Asked,
+struct OpenRecord {
+    asked: StatementMeta,
     events: EventLog,
 }
 
@@ -62,9 +62,9 @@ impl Recorder {
     ///
     /// # Errors
     /// Where it is refused before it runs; that is recorded already.
-    pub async fn run(&self, statement: Statement) -> Result<Running, Box<Refused>> {
+    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
         let history = &self.session.config().history;
-        let asked = Asked {
+        let asked = StatementMeta {
             id: Uuid::now_v7().simple().to_string(),
             started: Utc::now(),
             user: history.user.clone(),
@@ -72,7 +72,7 @@ impl Recorder {
             statement: text_of(&statement),
             tables: self.session.tables_of(&statement),
         };
-        *self.under_way() = Some(UnderWay { asked, events: EventLog::start() });
+        *self.under_way() = Some(OpenRecord { asked, events: EventLog::start() });
         match self.session.run(statement).await {
             Ok(running) => {
                 if let Some(under_way) = self.under_way().as_mut() {
@@ -89,7 +89,7 @@ impl Recorder {
     }
 
     /// Ends a statement: its report, which says so where it could not be recorded.
-    pub async fn finish(&self, running: Running, ended: &Ended) -> Report {
+    pub async fn finish(&self, running: RunningStatement, ended: &StatementEnd) -> Report {
         running.finish().await;
         self.end(ended).await
     }
@@ -108,19 +108,20 @@ impl Recorder {
         self.end(&error.into()).await
     }
 
-    async fn end(&self, ended: &Ended) -> Report {
+    async fn end(&self, ended: &StatementEnd) -> Report {
         let under_way = self.under_way().take();
-        let Some(UnderWay { asked, events }) = under_way else { return Report::default() };
+        let Some(OpenRecord { asked, events }) = under_way else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
         let mut report = Report::priced(&events, tariff.as_ref());
-        let story = Story { asked: &asked, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
+        let story =
+            RecordInput { asked: &asked, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
         let written = history::write(&story, &self.session.config().history).await;
         report.history_not_recorded = written.err();
         report
     }
 
-    fn under_way(&self) -> MutexGuard<'_, Option<UnderWay>> {
+    fn under_way(&self) -> MutexGuard<'_, Option<OpenRecord>> {
         self.under_way.lock().expect("no holder panics")
     }
 }
@@ -130,7 +131,7 @@ impl Script<'_> {
     ///
     /// # Errors
     /// Those of [`Recorder::run`]. The statements after it are not to be run.
-    pub async fn next(&mut self) -> Result<Option<Running>, Box<Refused>> {
+    pub async fn next(&mut self) -> Result<Option<RunningStatement>, Box<Refused>> {
         match self.statements.next() {
             Some(statement) => Box::pin(self.recorder.run(statement)).await.map(Some),
             None => Ok(None),

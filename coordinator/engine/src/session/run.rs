@@ -23,7 +23,7 @@ use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::engine::CLEANING_MAX;
 use super::statement::Statement;
-use crate::budget::Budget;
+use crate::cap::Cap;
 use crate::config::Target;
 use crate::error::{ErrorKind, QueryError};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent};
@@ -33,13 +33,13 @@ use crate::planner::{OnFunctions, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
 use crate::tables::folder::tables_only;
-use again::Again;
+use replan::Replan;
 
-mod again;
 mod create;
+mod replan;
 
 /// A statement on its way: its rows, and what happened so far.
-pub struct Running {
+pub struct RunningStatement {
     session: Session,
     id: String,
     schema: SchemaRef,
@@ -52,7 +52,7 @@ pub struct Running {
     /// What to run instead if functions fail before the first row.
     fallback: Option<LogicalPlan>,
     /// What to plan again if memory does not suffice for hash joins before the first row.
-    again: Option<Again>,
+    again: Option<Replan>,
     /// Whether it has been planned again.
     sort_merge_joins: bool,
     /// What all runs on functions share.
@@ -60,14 +60,14 @@ pub struct Running {
     /// None where it has no functions.
     attempts: Option<QueryAttempts>,
     /// None where it may cost what it likes.
-    budget: Option<Arc<Budget>>,
+    budget: Option<Arc<Cap>>,
     /// What the rows are for, where it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
 }
 
 impl Session {
     /// Plans a statement and starts it. Statements that only change the session have an empty result.
-    pub async fn run(&self, statement: Statement) -> Result<Running, QueryError> {
+    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
         let deadline = Instant::now() + self.timeout();
         let (session, id) = (self.clone(), Uuid::now_v7().simple().to_string());
         let span = tracing::info_span!("query", id);
@@ -88,12 +88,12 @@ impl Session {
         id: String,
         events: EventLog,
         deadline: Instant,
-    ) -> Result<Running, QueryError> {
+    ) -> Result<RunningStatement, QueryError> {
         let query = self.for_query();
         let Statement { sql, wanted } = statement;
         let (logical, names) = query.logical_plan(*sql).await?;
         let logical = query.executed(logical)?;
-        let mut running = Running {
+        let mut running = RunningStatement {
             session: query.clone(),
             id,
             schema: Arc::new(Schema::empty()),
@@ -185,7 +185,7 @@ impl Session {
         size: &FunctionSize,
         events: &EventLog,
         deadline: Instant,
-        budget: Option<Arc<Budget>>,
+        budget: Option<Arc<Cap>>,
     ) -> Result<QueryContext, QueryError> {
         let scheduler = self.engine.schedulers.of(&self.engine.fleet, size).await?;
         Ok(QueryContext {
@@ -209,7 +209,7 @@ fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
     entries.filter(|e| e.value != default(&e.key)).filter_map(|entry| Some((entry.key, entry.value?))).collect()
 }
 
-impl Running {
+impl RunningStatement {
     /// Names the statement, in its functions' log and in the history.
     pub fn id(&self) -> &str {
         &self.id
@@ -243,7 +243,7 @@ impl Running {
     /// The next rows; None at the end.
     ///
     /// # Errors
-    /// After an error the statement is over; [`Running::finish`] still has to be called.
+    /// After an error the statement is over; [`RunningStatement::finish`] still has to be called.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let span = self.events.span().clone();
         let next = async {
@@ -349,7 +349,7 @@ impl Running {
         let remote = ready.functions.is_some();
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
         self.schema = shown(&ready.plan.schema(), &logical, &self.names);
-        self.again = Again::of(&ready, &logical);
+        self.again = Replan::of(&ready, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
         match self.execute(ready).await {
             Ok(stream) => {
@@ -401,7 +401,7 @@ impl Running {
         let (ready, stream) = self.planned_in_time(locally).await?;
         self.announced(&ready)?;
         if !self.sort_merge_joins {
-            self.again = Again::of(&ready, &logical);
+            self.again = Replan::of(&ready, &logical);
         }
         self.stream = Some(stream);
         Ok(())

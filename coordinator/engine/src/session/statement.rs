@@ -49,11 +49,11 @@ fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     pub(super) sql: Box<EngineStatement>,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: StatementMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum StatementMode {
     /// Its rows.
     Rows,
     /// What they would cost: `EXPLAIN COST`.
@@ -67,7 +67,7 @@ const SYNTAX: &str = "42601";
 const NO_TABLE: &str = "42P01";
 const NO_COLUMN: &str = "42703";
 
-impl Wanted {
+impl StatementMode {
     /// Whether the cost of `plan` is wanted, and not its rows or what it changes.
     ///
     /// # Errors
@@ -93,14 +93,14 @@ impl Statement {
     /// The same statement, to be estimated instead of run; one that only changes the session is run still.
     #[must_use]
     pub fn as_dry_run(self) -> Self {
-        let wanted = if self.wanted == Wanted::Rows { Wanted::CostOrChange } else { self.wanted };
+        let wanted = if self.wanted == StatementMode::Rows { StatementMode::CostOrChange } else { self.wanted };
         Self { wanted, ..self }
     }
 }
 
 impl std::fmt::Display for Statement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let cost = if self.wanted == Wanted::Cost { "EXPLAIN COST " } else { "" };
+        let cost = if self.wanted == StatementMode::Cost { "EXPLAIN COST " } else { "" };
         write!(f, "{cost}{}", self.sql)
     }
 }
@@ -121,7 +121,7 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
             parser.parser.next_token();
             parser.parser.next_token();
         }
-        let wanted = if explains_cost { Wanted::Cost } else { Wanted::Rows };
+        let wanted = if explains_cost { StatementMode::Cost } else { StatementMode::Rows };
         statements.push(Statement { sql: Box::new(parser.parse_statement()?), wanted });
         let next = parser.parser.peek_token();
         if ![Token::SemiColon, Token::EOF].contains(&next.token) {
@@ -450,13 +450,14 @@ mod tests {
     #[test]
     fn explain_cost_is_told_from_all_else() {
         #[track_caller]
-        fn check(text: &str, expect: &[(&str, Wanted)]) {
+        fn check(text: &str, expect: &[(&str, StatementMode)]) {
             let parsed = statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL");
-            let seen: Vec<(String, Wanted)> = parsed.iter().map(|one| (one.sql.to_string(), one.wanted)).collect();
-            let seen: Vec<(&str, Wanted)> = seen.iter().map(|(sql, wanted)| (sql.as_str(), *wanted)).collect();
+            let seen: Vec<(String, StatementMode)> =
+                parsed.iter().map(|one| (one.sql.to_string(), one.wanted)).collect();
+            let seen: Vec<(&str, StatementMode)> = seen.iter().map(|(sql, wanted)| (sql.as_str(), *wanted)).collect();
             assert_eq!(seen, expect, "{text}");
         }
-        use Wanted::{Cost, Rows};
+        use StatementMode::{Cost, Rows};
         check("EXPLAIN COST SELECT 1", &[("SELECT 1", Cost)]);
         check(";; explain /* what? */ cost\n SELECT 1; SELECT 2;", &[("SELECT 1", Cost), ("SELECT 2", Rows)]);
         check("EXPLAIN SELECT cost FROM cost", &[("EXPLAIN SELECT cost FROM cost", Rows)]);
@@ -476,7 +477,7 @@ mod tests {
     fn a_dry_run_keeps_what_is_wanted_anyway() {
         let parse =
             |text: &str| statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL").remove(0);
-        assert_eq!(parse("SELECT 1").as_dry_run().wanted, Wanted::CostOrChange);
+        assert_eq!(parse("SELECT 1").as_dry_run().wanted, StatementMode::CostOrChange);
         assert_eq!(parse("EXPLAIN COST SELECT 1").as_dry_run().to_string(), "EXPLAIN COST SELECT 1");
     }
 }

@@ -13,10 +13,10 @@ use tracing::Instrument;
 ///
 /// Who drops the last clone does not wait for its threads: one that computes ends with its work, or with the process.
 #[derive(Debug, Clone)]
-pub(super) struct Workers(Arc<Owned>);
+pub(super) struct Workers(Arc<WorkerRuntime>);
 
 #[derive(Debug)]
-struct Owned {
+struct WorkerRuntime {
     handle: Handle,
     /// None while it is dropped.
     runtime: Option<Runtime>,
@@ -25,7 +25,7 @@ struct Owned {
 impl Workers {
     pub(super) fn start() -> io::Result<Self> {
         let runtime = stack::runtime()?;
-        Ok(Self(Arc::new(Owned { handle: runtime.handle().clone(), runtime: Some(runtime) })))
+        Ok(Self(Arc::new(WorkerRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })))
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -43,7 +43,7 @@ impl Workers {
     }
 }
 
-impl Drop for Owned {
+impl Drop for WorkerRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

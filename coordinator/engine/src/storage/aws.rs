@@ -79,11 +79,11 @@ impl From<&CredentialsError> for NoCredentials {
 /// aws-config's credentials as object_store asks for them, kept until shortly before they expire.
 #[derive(Debug, Default)]
 pub struct ChainCredentials {
-    kept: Mutex<Kept>,
+    kept: Mutex<CachedCredentials>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct CachedCredentials {
     /// Loading reads files and asks nobody; made when first needed.
     config: Option<SdkConfig>,
     current: Option<(Arc<AwsCredential>, Option<SystemTime>)>,

@@ -24,10 +24,10 @@ use crate::storage::aws::ChainCredentials;
 ///  process's   : hedged ─► counted for the process ───────────────────────┴─► one client a store
 /// ```
 #[derive(Debug, Clone)]
-pub struct Stores(Arc<View>);
+pub struct Stores(Arc<StoreView>);
 
 #[derive(Debug)]
-struct View {
+struct StoreView {
     reach: Arc<Reach>,
     /// The process's, where this is a query's.
     process: Option<Stores>,
@@ -70,14 +70,14 @@ impl Opened {
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
         let reach = Arc::new(Reach { s3, credentials: Arc::default() });
-        Self(Arc::new(View { reach, process: None, open: Mutex::default() }))
+        Self(Arc::new(StoreView { reach, process: None, open: Mutex::default() }))
     }
 
     /// The same stores, counted from zero: what a query asks of them is its own, and the process's.
     #[must_use]
     pub fn of_a_query(&self) -> Self {
         let process = self.0.process.as_ref().unwrap_or(self).clone();
-        Self(Arc::new(View { reach: Arc::clone(&self.0.reach), process: Some(process), open: Mutex::default() }))
+        Self(Arc::new(StoreView { reach: Arc::clone(&self.0.reach), process: Some(process), open: Mutex::default() }))
     }
 
     /// Everything that these stores have been asked for; of the process's stores, also what queries have asked.
@@ -168,9 +168,9 @@ impl Stores {
     }
 
     /// The same stores as the Iceberg catalog asks for them.
-    pub fn for_catalog(&self) -> gust_catalog::Stores {
+    pub fn for_catalog(&self) -> gust_catalog::CatalogStores {
         let stores = self.clone();
-        gust_catalog::Stores::new(move |url| stores.open(url).map_err(Into::into))
+        gust_catalog::CatalogStores::new(move |url| stores.open(url).map_err(Into::into))
     }
 }
 

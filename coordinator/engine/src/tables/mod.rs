@@ -5,7 +5,7 @@ pub mod catalog;
 pub mod facts;
 pub mod folder;
 pub mod iceberg;
-pub mod kept;
+pub mod memory_table;
 mod predicate;
 pub mod pruning;
 mod schema;

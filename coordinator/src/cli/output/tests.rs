@@ -22,7 +22,7 @@ fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
 }
 
 /// Writes each statement's batches with `write_rows`, one statement after the other.
-fn written(format: Format, statements: &[&[RecordBatch]]) -> String {
+fn written(format: OutputFormat, statements: &[&[RecordBatch]]) -> String {
     let mut writer = RowWriter::new(Vec::new(), format);
     for batches in statements {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
@@ -33,7 +33,7 @@ fn written(format: Format, statements: &[&[RecordBatch]]) -> String {
 }
 
 #[track_caller]
-fn check(format: Format, batch: &RecordBatch, expect: &str) {
+fn check(format: OutputFormat, batch: &RecordBatch, expect: &str) {
     assert_eq!(written(format, &[std::slice::from_ref(batch)]), expect, "as {format:?}");
 }
 
@@ -63,21 +63,21 @@ fn scalars_and_nulls() {
 | 3    | NULL  | NULL | NULL  | NULL  | NULL                    |
 +------+-------+------+-------+-------+-------------------------+
 ";
-    check(Format::Table, &plain(), table);
+    check(OutputFormat::Table, &plain(), table);
     let csv = "\
 i,text,f,d,b,at
 1,\"a,\"\"b\"\"\nc\",0.1,1.50,true,1970-01-01T00:00:00
 ,,NaN,-0.05,false,1970-01-01T00:00:01.500
 3,,,,,
 ";
-    check(Format::Csv, &plain(), csv);
+    check(OutputFormat::Csv, &plain(), csv);
     let rows = [
         r#"{"i":1,"text":"a,\"b\"\nc","f":0.1,"d":1.50,"b":true,"at":"1970-01-01T00:00:00"}"#,
         r#"{"i":null,"text":"","f":null,"d":-0.05,"b":false,"at":"1970-01-01T00:00:01.500"}"#,
         r#"{"i":3,"text":null,"f":null,"d":null,"b":null,"at":null}"#,
     ];
-    check(Format::Json, &plain(), &format!("[{}]\n", rows.join(",")));
-    check(Format::Ndjson, &plain(), &format!("{}\n", rows.join("\n")));
+    check(OutputFormat::Json, &plain(), &format!("[{}]\n", rows.join(",")));
+    check(OutputFormat::Ndjson, &plain(), &format!("{}\n", rows.join("\n")));
 }
 
 #[test]
@@ -89,10 +89,10 @@ fn empty_results_keep_their_shape() {
 +---+------+---+---+---+----+
 +---+------+---+---+---+----+
 ";
-    check(Format::Table, &empty, table);
-    check(Format::Csv, &empty, "i,text,f,d,b,at\n");
-    check(Format::Json, &empty, "[]\n");
-    check(Format::Ndjson, &empty, "");
+    check(OutputFormat::Table, &empty, table);
+    check(OutputFormat::Csv, &empty, "i,text,f,d,b,at\n");
+    check(OutputFormat::Json, &empty, "[]\n");
+    check(OutputFormat::Ndjson, &empty, "");
 }
 
 #[test]
@@ -106,9 +106,9 @@ fn names_may_come_twice() {
 | 1  | 2  | 3    | 4  |
 +----+----+------+----+
 ";
-    check(Format::Table, &twice, table);
-    check(Format::Csv, &twice, "id,id,id_2,id\n1,2,3,4\n");
-    check(Format::Ndjson, &twice, "{\"id\":1,\"id_2\":2,\"id_2_2\":3,\"id_3\":4}\n");
+    check(OutputFormat::Table, &twice, table);
+    check(OutputFormat::Csv, &twice, "id,id,id_2,id\n1,2,3,4\n");
+    check(OutputFormat::Ndjson, &twice, "{\"id\":1,\"id_2\":2,\"id_2_2\":3,\"id_3\":4}\n");
 }
 
 fn nested() -> RecordBatch {
@@ -134,18 +134,18 @@ fn nested_values() {
 | NULL      | {x: NULL} | NULL       |
 +-----------+-----------+------------+
 ";
-    check(Format::Table, &nested(), table);
+    check(OutputFormat::Table, &nested(), table);
     let csv = "\
 list,record,map
 \"[1,null]\",\"{\"\"x\"\":\"\"a\\\"\"b\"\"}\",{7: seven}
 ,\"{\"\"x\"\":null}\",
 ";
-    check(Format::Csv, &nested(), csv);
+    check(OutputFormat::Csv, &nested(), csv);
     let rows = "\
 {\"list\":[1,null],\"record\":{\"x\":\"a\\\"b\"},\"map\":\"{7: seven}\"}
 {\"list\":null,\"record\":{\"x\":null},\"map\":null}
 ";
-    check(Format::Ndjson, &nested(), rows);
+    check(OutputFormat::Ndjson, &nested(), rows);
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn statements_follow_each_other() {
 | 3 |
 +---+
 ";
-    assert_eq!(written(Format::Table, &statements), table);
-    assert_eq!(written(Format::Csv, &statements), "n\n1\n\nn\n2\n3\n");
-    assert_eq!(written(Format::Json, &statements), "[{\"n\":1}]\n[{\"n\":2},{\"n\":3}]\n");
-    assert_eq!(written(Format::Ndjson, &statements), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+    assert_eq!(written(OutputFormat::Table, &statements), table);
+    assert_eq!(written(OutputFormat::Csv, &statements), "n\n1\n\nn\n2\n3\n");
+    assert_eq!(written(OutputFormat::Json, &statements), "[{\"n\":1}]\n[{\"n\":2},{\"n\":3}]\n");
+    assert_eq!(written(OutputFormat::Ndjson, &statements), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
 }
 
 #[test]
@@ -178,11 +178,11 @@ fn rows_without_columns_are_rows() {
     let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(2));
     let schema = Arc::new(Schema::empty());
     let two = RecordBatch::try_new_with_options(schema.clone(), Vec::new(), &options).expect("rows");
-    check(Format::Table, &two, "(2 rows without columns)\n");
-    check(Format::Csv, &two, "\n\n\n");
-    check(Format::Json, &two, "[{},{}]\n");
-    check(Format::Ndjson, &two, "{}\n{}\n");
-    let mut writer = RowWriter::new(Vec::new(), Format::Arrow);
+    check(OutputFormat::Table, &two, "(2 rows without columns)\n");
+    check(OutputFormat::Csv, &two, "\n\n\n");
+    check(OutputFormat::Json, &two, "[{},{}]\n");
+    check(OutputFormat::Ndjson, &two, "{}\n{}\n");
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Arrow);
     writer.write_rows(&schema, [Ok(two)].into_iter()).expect("a valid result");
     let read = StreamReader::try_new(writer.out.out.as_slice(), None).expect("a stream");
     assert_eq!(read.map(|batch| batch.expect("a batch").num_rows()).sum::<usize>(), 2);
@@ -226,7 +226,7 @@ fn labels_may_differ_from_what_was_announced() {
 
 #[test]
 fn arrow_streams_are_read_back() {
-    let mut writer = RowWriter::new(Vec::new(), Format::Arrow);
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Arrow);
     let empty = RecordBatch::new_empty(nested().schema());
     writer.write_rows(&nested().schema(), [Ok(nested()), Ok(nested())].into_iter()).expect("a valid result");
     writer.write_rows(&empty.schema(), std::iter::empty()).expect("a valid empty result");
@@ -280,7 +280,8 @@ impl Write for Closing {
     }
 }
 
-const FORMATS: [Format; 5] = [Format::Table, Format::Csv, Format::Json, Format::Ndjson, Format::Arrow];
+const FORMATS: [OutputFormat; 5] =
+    [OutputFormat::Table, OutputFormat::Csv, OutputFormat::Json, OutputFormat::Ndjson, OutputFormat::Arrow];
 
 #[test]
 fn a_reader_that_goes_is_no_failure_to_write() {
@@ -339,7 +340,7 @@ fn stream(batches: Vec<Result<RecordBatch, ArrowError>>) -> impl Stream<Item = R
 #[tokio::test]
 async fn streams_are_written_whole() {
     let (sender, receiver) = std_mpsc::channel();
-    let output = Output::new(Sent(sender), Format::Json);
+    let output = RowOutput::new(Sent(sender), OutputFormat::Json);
     let batches = (0..10).map(|n| Ok(numbers(n..n + 1))).collect();
     let rows = output.write_stream(numbers(0..0).schema(), stream(batches)).await.expect("a valid result");
     assert_eq!(rows, 10);
@@ -352,7 +353,7 @@ async fn streams_are_written_whole() {
 #[tokio::test]
 async fn a_failed_query_leaves_its_rows_unfinished() {
     let (sender, receiver) = std_mpsc::channel();
-    let output = Output::new(Sent(sender), Format::Json);
+    let output = RowOutput::new(Sent(sender), OutputFormat::Json);
     let batches = vec![Ok(numbers(0..1)), Err(ArrowError::DivideByZero), Ok(numbers(1..2))];
     let error = output.write_stream(numbers(0..0).schema(), stream(batches)).await.expect_err("a failed query");
     assert!(matches!(error, StreamError::Query(ArrowError::DivideByZero)), "{error:?}");
@@ -363,7 +364,7 @@ async fn a_failed_query_leaves_its_rows_unfinished() {
 async fn an_endless_query_ends_with_its_reader() {
     let (sender, receiver) = std_mpsc::channel();
     drop(receiver);
-    let output = Output::new(Sent(sender), Format::Csv);
+    let output = RowOutput::new(Sent(sender), OutputFormat::Csv);
     let endless = futures::stream::repeat_with(|| Ok::<_, ArrowError>(numbers(0..1)));
     let error = output.write_stream(numbers(0..0).schema(), endless).await.expect_err("nobody reads");
     assert!(matches!(error, StreamError::Output(OutputError::ReaderGone)), "{error:?}");

@@ -27,7 +27,7 @@ const HOUR_NS: i128 = 3_600_000_000_000;
 
 /// Growth of a function's result with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Makes {
+pub(super) enum ResultGrowth {
     /// `repeat(text, times)`
     Repeated,
     /// `lpad(text, characters)`
@@ -50,18 +50,18 @@ pub(super) enum Makes {
     Separated,
 }
 
-pub(super) fn makes(name: &str) -> Option<Makes> {
+pub(super) fn makes(name: &str) -> Option<ResultGrowth> {
     Some(match name {
-        "repeat" => Makes::Repeated,
-        "lpad" | "rpad" => Makes::Padded,
-        "replace" => Makes::Replaced,
-        "range" | "generate_series" => Makes::Series,
-        "array_repeat" => Makes::Elements,
-        "array_resize" => Makes::Resized,
-        "array_to_string" => Makes::Joined,
-        "regexp_replace" => Makes::Matched,
-        "concat" => Makes::Together,
-        "concat_ws" => Makes::Separated,
+        "repeat" => ResultGrowth::Repeated,
+        "lpad" | "rpad" => ResultGrowth::Padded,
+        "replace" => ResultGrowth::Replaced,
+        "range" | "generate_series" => ResultGrowth::Series,
+        "array_repeat" => ResultGrowth::Elements,
+        "array_resize" => ResultGrowth::Resized,
+        "array_to_string" => ResultGrowth::Joined,
+        "regexp_replace" => ResultGrowth::Matched,
+        "concat" => ResultGrowth::Together,
+        "concat_ws" => ResultGrowth::Separated,
         _ => return None,
     })
 }
@@ -70,7 +70,7 @@ pub(super) fn makes(name: &str) -> Option<Makes> {
 ///
 /// # Errors
 /// An execution error where the result would exceed [`MADE_BYTES_MAX`].
-pub(super) fn check(name: &str, makes: Makes, call: &ScalarFunctionArgs) -> Result<()> {
+pub(super) fn check(name: &str, makes: ResultGrowth, call: &ScalarFunctionArgs) -> Result<()> {
     let arrays = call.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_)));
     let rows = if arrays { call.number_rows } else { 1 };
     let of_row = estimate(makes, &call.args)?;
@@ -83,61 +83,61 @@ pub(super) fn check(name: &str, makes: Makes, call: &ScalarFunctionArgs) -> Resu
     Ok(())
 }
 
-type OfRow = Box<dyn Fn(usize) -> u128>;
+type BytesByRow = Box<dyn Fn(usize) -> u128>;
 
 /// Estimates the bytes of each row.
-fn estimate(makes: Makes, args: &[ColumnarValue]) -> Result<OfRow> {
+fn estimate(makes: ResultGrowth, args: &[ColumnarValue]) -> Result<BytesByRow> {
     let number = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), integers);
     let text = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), text_bytes);
     Ok(match makes {
-        Makes::Repeated => {
+        ResultGrowth::Repeated => {
             let (text, times) = (text(0)?, number(1)?);
             Box::new(move |row| product(text(row), times(row)))
         }
-        Makes::Padded => {
+        ResultGrowth::Padded => {
             let characters = number(1)?;
             Box::new(move |row| positive(characters(row)).saturating_mul(CHARACTER_BYTES_MAX))
         }
-        Makes::Replaced => {
+        ResultGrowth::Replaced => {
             let (text, from, to) = (text(0)?, text(1)?, text(2)?);
             Box::new(move |row| product(text(row), to(row)) / positive(from(row)).max(1) + positive(text(row)))
         }
-        Makes::Elements => {
+        ResultGrowth::Elements => {
             let (bytes, times) = (value_bytes(&args[0])?, number(1)?);
             Box::new(move |row| positive(times(row)).saturating_mul(bytes))
         }
-        Makes::Resized => {
+        ResultGrowth::Resized => {
             let (bytes, length) = (value_bytes(args.get(2).unwrap_or(&args[0]))?, number(1)?);
             Box::new(move |row| positive(length(row)).saturating_mul(bytes))
         }
-        Makes::Joined => {
+        ResultGrowth::Joined => {
             let (values, bytes, delimiter) = (values_of_row(&args[0])?, value_bytes(&args[0])?, text(1)?);
             Box::new(move |row| values * (positive(delimiter(row)) + VALUE_TEXT_BYTES) + bytes)
         }
         // The number of matches is unknown before the call. A short replacement in a short text is harmless at any number.
-        Makes::Matched => {
+        ResultGrowth::Matched => {
             let (text, replacement) = (text(0)?, text(2)?);
             Box::new(move |row| match (positive(replacement(row)), positive(text(row))) {
                 (0..=1, _) | (0..=REPLACEMENT_BYTES, 0..=MATCHED_BYTES) => 0,
                 (bytes, text) => (text + 1).saturating_mul(bytes),
             })
         }
-        Makes::Together | Makes::Separated => {
+        ResultGrowth::Together | ResultGrowth::Separated => {
             let is_text = |arg: &&ColumnarValue| arg.data_type().is_string();
             let texts = args.iter().filter(is_text).map(text_bytes).collect::<Result<Vec<_>>>()?;
             // `concat_ws` puts its first argument between all others.
-            let between = if makes == Makes::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
+            let between = if makes == ResultGrowth::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
             Box::new(move |row| {
                 let all = texts.iter().map(|text| positive(text(row))).fold(0u128, u128::saturating_add);
                 let first = texts.first().map_or(0, |text| positive(text(row)));
                 all.saturating_add(first.saturating_mul(between))
             })
         }
-        Makes::Series => series(args)?,
+        ResultGrowth::Series => series(args)?,
     })
 }
 
-fn series(args: &[ColumnarValue]) -> Result<OfRow> {
+fn series(args: &[ColumnarValue]) -> Result<BytesByRow> {
     let (start, stop, step) = match args {
         [stop] => (constant(Some(0)), points(stop)?, constant(Some(1))),
         [start, stop] => (points(start)?, points(stop)?, constant(Some(1))),

@@ -5,7 +5,7 @@
 //!                           avg, stddev…   frames of floats without subtraction    (frames.rs)
 //!                           min, max       by group: NaN is the greatest value     (extremes.rs)
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
-//!                           array_*        typed: the promised list type           (mended.rs)
+//!                           array_*        typed: the promised list type           (corrected.rs)
 //!                        +  gust_*         calls of the coordinator's rewrites     (float_key, integers, merged_key, row_key)
 //! ```
 //!
@@ -19,11 +19,11 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 
 mod bounds;
+mod corrected;
 mod extremes;
 mod float_key;
 mod frames;
 mod integers;
-mod mended;
 mod merged_key;
 mod row_key;
 mod sum;
@@ -40,7 +40,7 @@ pub const SET_VERSION: u32 = 2;
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     static SET: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
-        let mended = SessionStateDefaults::default_scalar_functions().into_iter().map(mended::mend);
+        let mended = SessionStateDefaults::default_scalar_functions().into_iter().map(corrected::mend);
         let own = [
             ScalarUDF::from(FloatKey::default()),
             ScalarUDF::from(MergedKey::default()),

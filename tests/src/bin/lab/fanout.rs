@@ -25,7 +25,7 @@ use gust_engine::model::TimeModel;
 use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
-use gust_engine::scheduler::{Clock, Scheduler, Settings as SchedulerSettings, SpeculationPolicy};
+use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings, SpeculationPolicy};
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::exchange::ResultWriter;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};

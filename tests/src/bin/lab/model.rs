@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gust_engine::model::{EnvironmentRamp, Latency, Pipe, TimeModel};
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::scheduler::{Settings, SpeculationPolicy};
+use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
 use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
 use gust_tests::stats::median;
 use serde_json::json;
@@ -105,7 +105,7 @@ fn theirs(fleet: &Platform, seed: u64) -> Setup {
     let speculation = SpeculationPolicy::NEVER;
     Setup {
         platform: Platform { footer_reads: 0, read_bytes: u64::MAX, hedged_after_ms: None, ..fleet.clone() },
-        settings: Settings { speculation, ..Settings::new(fleet.concurrent_max, seed) },
+        settings: SchedulerSettings { speculation, ..SchedulerSettings::new(fleet.concurrent_max, seed) },
         inline_bytes_max: 0,
         warm: 0,
     }
@@ -157,7 +157,7 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
 /// Platform and settings on which phases of queries run.
 struct Setup {
     platform: Platform,
-    settings: Settings,
+    settings: SchedulerSettings,
     inline_bytes_max: u64,
     /// Environments that are warm from the start.
     warm: usize,
@@ -260,7 +260,7 @@ fn ours(
         cap: None,
     };
     let phases = vec![scans.iter().map(scan).collect()];
-    let mut settings = Settings::new(model.our_functions_max, seed);
+    let mut settings = SchedulerSettings::new(model.our_functions_max, seed);
     settings.limits.ramp = Some(EnvironmentRamp::lambda(platform.functions));
     Setup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
 }
@@ -269,7 +269,7 @@ fn ours(
 fn ramp(model: &Model, fleet: &Platform, clones: u32, bytes: u64) -> (Ended, bool) {
     let functions = model.ramp_functions;
     let platform = Platform { functions: clones, concurrent_max: functions, ..fleet.clone() };
-    let mut settings = Settings::new(functions, 1);
+    let mut settings = SchedulerSettings::new(functions, 1);
     settings.limits.ramp = Some(EnvironmentRamp::lambda(clones));
     let setup = Setup { platform, settings, inline_bytes_max: 1 << 20, warm: 0 };
     setup.world(&[vec![stage(vec![bytes; functions], functions)]])

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gust_engine::model::TimeModel;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::scheduler::{Settings, SpeculationPolicy};
+use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
 use gust_tests::fleet::{Fault, FaultPlan, Platform, Query, World, run_virtually};
 use serde_json::json;
 
@@ -123,7 +123,7 @@ struct Run {
 }
 
 fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), policy: Policy, seed: u64) -> Run {
-    let mut settings = Settings::new(fragments, seed);
+    let mut settings = SchedulerSettings::new(fragments, seed);
     if !policy.speculates {
         settings.speculation = SpeculationPolicy::NEVER;
     }

@@ -35,11 +35,11 @@ pub(in crate::fleet) struct OnLambda {
     site: Site,
     sdk: OnceCell<SdkConfig>,
     /// One a memory size, the one to use first. Queries under way keep what they began with.
-    deployed: Mutex<Vec<Deployed>>,
+    deployed: Mutex<Vec<CachedDeployment>>,
 }
 
 #[derive(Debug, Clone)]
-struct Deployed {
+struct CachedDeployment {
     deployment: Arc<Deployment>,
     invoker: Arc<Lambda>,
     described: Instant,
@@ -68,9 +68,9 @@ impl OnLambda {
     }
 
     /// What is deployed, by memory size; at least one.
-    async fn deployed(&self) -> Result<Vec<Deployed>, QueryError> {
+    async fn deployed(&self) -> Result<Vec<CachedDeployment>, QueryError> {
         let mut known = self.deployed.lock().await;
-        let is_fresh = |deployed: &Deployed| deployed.described.elapsed() < DESCRIBED_FOR;
+        let is_fresh = |deployed: &CachedDeployment| deployed.described.elapsed() < DESCRIBED_FOR;
         if known.first().is_some_and(is_fresh) {
             return Ok(known.clone());
         }
@@ -93,11 +93,11 @@ impl OnLambda {
             let same = known.iter().find(|known| *known.deployment == deployment).cloned();
             // Another version: new queries go there, those under way end where they began.
             deployed.push(match same {
-                Some(same) => Deployed { described, ..same },
+                Some(same) => CachedDeployment { described, ..same },
                 None => {
                     let functions_max = deployment.functions_max(self.site.config.functions_max);
                     let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
-                    Deployed { deployment: Arc::new(deployment), invoker, described }
+                    CachedDeployment { deployment: Arc::new(deployment), invoker, described }
                 }
             });
         }
@@ -149,7 +149,7 @@ impl Platform for OnLambda {
 
     async fn start(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
         let deployed = self.deployed().await?;
-        let is_it = |one: &&Deployed| one.deployment.memory_mb == size.memory_mb;
+        let is_it = |one: &&CachedDeployment| one.deployment.memory_mb == size.memory_mb;
         // A size that went away with an upgrade in between: what is there now.
         let chosen =
             deployed.iter().find(is_it).or(deployed.first()).map(|deployed| Arc::clone(&deployed.invoker) as _);

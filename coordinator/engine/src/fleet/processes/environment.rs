@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ProcessesConfig;
 use super::log_tail::LogTail;
-use super::runtime_api::{Mailbox, RuntimeApi, Said, Work};
+use super::runtime_api::{Mailbox, PendingInvocation, RuntimeApi, RuntimeReport};
 use crate::attempt::{InvokeError, InvokeErrorKind};
 use crate::fleet::framing::{self, Framed};
 
@@ -26,7 +26,7 @@ const WORKERS_MIN: usize = 2;
 
 /// A child process. Dropping it kills the process.
 #[derive(Debug)]
-pub(super) struct Environment {
+pub(super) struct ProcessEnvironment {
     // Fields drop in this order: the process is killed before its folder goes.
     child: Child,
     mailbox: Mailbox,
@@ -37,8 +37,8 @@ pub(super) struct Environment {
 }
 
 /// What came of waiting for a child.
-enum Heard {
-    Said(Said),
+enum ProcessSignal {
+    Reported(RuntimeReport),
     Exited(Option<ExitStatus>),
     Late,
     Stopped,
@@ -52,7 +52,7 @@ pub(super) enum Condition {
     Spent,
 }
 
-impl Environment {
+impl ProcessEnvironment {
     /// Starts a child; returns when it has asked for its first invocation.
     ///
     /// # Errors
@@ -74,15 +74,17 @@ impl Environment {
         };
         let error = loop {
             match environment.hear(init_end.min(framed.deadline), stop).await {
-                Heard::Said(Said::Ready) => return Ok(environment),
-                Heard::Said(Said::InitFailed(report)) => break failed(report),
-                Heard::Said(Said::Answered(_) | Said::TooLarge | Said::Failed(_)) => {}
-                Heard::Exited(status) => break failed(describe(status)),
-                Heard::Late if init_end <= framed.deadline => {
+                ProcessSignal::Reported(RuntimeReport::Ready) => return Ok(environment),
+                ProcessSignal::Reported(RuntimeReport::InitFailed(report)) => break failed(report),
+                ProcessSignal::Reported(
+                    RuntimeReport::Answered(_) | RuntimeReport::TooLarge | RuntimeReport::Failed(_),
+                ) => {}
+                ProcessSignal::Exited(status) => break failed(describe(status)),
+                ProcessSignal::Late if init_end <= framed.deadline => {
                     break failed(format!("it asked for no invocation within {} s", INIT_MAX.as_secs()));
                 }
-                Heard::Late => break framed.waited(),
-                Heard::Stopped => break framing::stopped(),
+                ProcessSignal::Late => break framed.waited(),
+                ProcessSignal::Stopped => break framing::stopped(),
             }
         };
         Err((error, environment.stop().await))
@@ -135,24 +137,30 @@ impl Environment {
         framed: &Framed,
         stop: &CancellationToken,
     ) -> (Result<bytes::Bytes, InvokeError>, Condition) {
-        self.mailbox.give(Work { payload: framed.payload.clone(), deadline: framed.stop_at_wall }).await;
+        self.mailbox.give(PendingInvocation { payload: framed.payload.clone(), deadline: framed.stop_at_wall }).await;
         loop {
             return match self.hear(framed.stop_at, stop).await {
-                Heard::Said(Said::Ready) => continue,
-                Heard::Said(Said::Answered(answer)) => (Ok(answer), Condition::Alive),
-                Heard::Said(Said::TooLarge) => (Err(framed.response_too_large()), Condition::Alive),
-                Heard::Said(Said::Failed(report)) => (Err(framed.crashed(report)), Condition::Alive),
-                Heard::Said(Said::InitFailed(report)) => (Err(framed.crashed(report)), Condition::Spent),
-                Heard::Exited(status) => (Err(framed.crashed(describe(status))), Condition::Spent),
-                Heard::Late => (Err(framed.timed_out()), Condition::Spent),
-                Heard::Stopped => (Err(framing::stopped()), Condition::Spent),
+                ProcessSignal::Reported(RuntimeReport::Ready) => continue,
+                ProcessSignal::Reported(RuntimeReport::Answered(answer)) => (Ok(answer), Condition::Alive),
+                ProcessSignal::Reported(RuntimeReport::TooLarge) => {
+                    (Err(framed.response_too_large()), Condition::Alive)
+                }
+                ProcessSignal::Reported(RuntimeReport::Failed(report)) => {
+                    (Err(framed.crashed(report)), Condition::Alive)
+                }
+                ProcessSignal::Reported(RuntimeReport::InitFailed(report)) => {
+                    (Err(framed.crashed(report)), Condition::Spent)
+                }
+                ProcessSignal::Exited(status) => (Err(framed.crashed(describe(status))), Condition::Spent),
+                ProcessSignal::Late => (Err(framed.timed_out()), Condition::Spent),
+                ProcessSignal::Stopped => (Err(framing::stopped()), Condition::Spent),
             };
         }
     }
 
     /// Waits until the child asks for its next invocation: only then is it free, as on AWS Lambda.
     pub async fn becomes_ready(&mut self, stop: &CancellationToken) -> bool {
-        matches!(self.hear(Instant::now() + READY_MAX, stop).await, Heard::Said(Said::Ready))
+        matches!(self.hear(Instant::now() + READY_MAX, stop).await, ProcessSignal::Reported(RuntimeReport::Ready))
     }
 
     /// The end of what the child wrote to stderr since [`Self::renew`].
@@ -172,14 +180,14 @@ impl Environment {
         log_tail
     }
 
-    async fn hear(&mut self, until: Instant, stop: &CancellationToken) -> Heard {
+    async fn hear(&mut self, until: Instant, stop: &CancellationToken) -> ProcessSignal {
         tokio::select! {
             // What a child said before it ended comes first.
             biased;
-            said = self.mailbox.hear() => Heard::Said(said),
-            status = self.child.wait() => Heard::Exited(status.ok()),
-            () = stop.cancelled() => Heard::Stopped,
-            () = sleep_until(until) => Heard::Late,
+            said = self.mailbox.hear() => ProcessSignal::Reported(said),
+            status = self.child.wait() => ProcessSignal::Exited(status.ok()),
+            () = stop.cancelled() => ProcessSignal::Stopped,
+            () = sleep_until(until) => ProcessSignal::Late,
         }
     }
 }

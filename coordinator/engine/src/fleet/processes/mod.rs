@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::environment::{Condition, Environment};
+use self::environment::{Condition, ProcessEnvironment};
 use self::runtime_api::RuntimeApi;
 use super::Invoker;
 use super::framing::{self, Framed};
@@ -64,7 +64,7 @@ struct Shared {
     api: RuntimeApi,
     slots: Arc<Semaphore>,
     /// Warm children, the most recently used last.
-    idle: Mutex<Vec<Environment>>,
+    idle: Mutex<Vec<ProcessEnvironment>>,
     attempts: TaskTracker,
     stop: CancellationToken,
 }
@@ -102,7 +102,7 @@ impl Processes {
         self.stop();
         self.shared.attempts.wait().await;
         let idle = std::mem::take(&mut *self.shared.idle.lock().expect("no holder panics"));
-        join_all(idle.into_iter().map(Environment::stop)).await;
+        join_all(idle.into_iter().map(ProcessEnvironment::stop)).await;
     }
 
     fn stop(&self) {
@@ -145,7 +145,7 @@ impl Shared {
         let cold = warm.is_none();
         let started = match warm {
             Some(environment) => Ok(environment),
-            None => Environment::start(&self.config, &self.api, &framed, &self.stop).await,
+            None => ProcessEnvironment::start(&self.config, &self.api, &framed, &self.stop).await,
         };
         let init = if cold { init_started.elapsed() } else { Duration::ZERO };
         let mut environment = match started {
@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// A child that waits for work. One that has ended while nobody looked is no attempt's fault and is passed over.
-    fn take_warm(&self) -> Option<Environment> {
+    fn take_warm(&self) -> Option<ProcessEnvironment> {
         let mut idle = self.idle.lock().expect("no holder panics");
         while let Some(mut environment) = idle.pop() {
             if environment.is_alive() {
@@ -188,7 +188,7 @@ impl Shared {
         None
     }
 
-    async fn keep_warm(&self, mut environment: Environment) {
+    async fn keep_warm(&self, mut environment: ProcessEnvironment) {
         if environment.becomes_ready(&self.stop).await && !self.stop.is_cancelled() {
             self.idle.lock().expect("no holder panics").push(environment);
         } else {

@@ -41,7 +41,7 @@ const SAID_MAX: usize = 16;
 
 /// One invocation for a child.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct PendingInvocation {
     pub payload: Bytes,
     /// When the platform stops it.
     pub deadline: SystemTime,
@@ -49,7 +49,7 @@ pub(super) struct Work {
 
 /// What a child told the Runtime API.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum RuntimeReport {
     /// It waits for an invocation.
     Ready,
     Answered(Bytes),
@@ -75,8 +75,8 @@ type Endpoints = Arc<Mutex<HashMap<String, Arc<Endpoint>>>>;
 /// The child's side.
 #[derive(Debug)]
 struct Endpoint {
-    work: AsyncMutex<mpsc::Receiver<Work>>,
-    said: mpsc::Sender<Said>,
+    work: AsyncMutex<mpsc::Receiver<PendingInvocation>>,
+    said: mpsc::Sender<RuntimeReport>,
     /// The invocation that it has taken and not answered yet.
     current: Mutex<Option<String>>,
 }
@@ -86,8 +86,8 @@ struct Endpoint {
 pub(super) struct Mailbox {
     token: String,
     endpoints: Endpoints,
-    work: mpsc::Sender<Work>,
-    said: mpsc::Receiver<Said>,
+    work: mpsc::Sender<PendingInvocation>,
+    said: mpsc::Receiver<RuntimeReport>,
 }
 
 impl RuntimeApi {
@@ -132,14 +132,14 @@ impl Drop for RuntimeApi {
 }
 
 impl Mailbox {
-    /// Hands one invocation to a child that is [`Said::Ready`].
-    pub async fn give(&self, work: Work) {
+    /// Hands one invocation to a child that is [`RuntimeReport::Ready`].
+    pub async fn give(&self, work: PendingInvocation) {
         // Fails only where the base URL is closed, which this mailbox's life excludes.
         let _ = self.work.send(work).await;
     }
 
     /// The child's next word. Cancel safe.
-    pub async fn hear(&mut self) -> Said {
+    pub async fn hear(&mut self) -> RuntimeReport {
         match self.said.recv().await {
             Some(said) => said,
             None => std::future::pending().await,
@@ -163,7 +163,7 @@ impl Endpoint {
         endpoints.lock().expect("no holder panics").get(token).cloned().ok_or(StatusCode::FORBIDDEN)
     }
 
-    async fn say(&self, said: Said) -> Result<(), StatusCode> {
+    async fn say(&self, said: RuntimeReport) -> Result<(), StatusCode> {
         self.said.send(said).await.map_err(|_| StatusCode::GONE)
     }
 
@@ -175,8 +175,8 @@ impl Endpoint {
 
 async fn next(State(endpoints): State<Endpoints>, Path(token): Path<String>) -> Result<Response, StatusCode> {
     let endpoint = Endpoint::find(&endpoints, &token)?;
-    endpoint.say(Said::Ready).await?;
-    let Work { payload, deadline } = endpoint.work.lock().await.recv().await.ok_or(StatusCode::GONE)?;
+    endpoint.say(RuntimeReport::Ready).await?;
+    let PendingInvocation { payload, deadline } = endpoint.work.lock().await.recv().await.ok_or(StatusCode::GONE)?;
     let id = Uuid::new_v4();
     let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let headers = [
@@ -202,8 +202,8 @@ async fn response(
         return Err(StatusCode::BAD_REQUEST);
     }
     match body {
-        Read::Whole(answer) => endpoint.say(Said::Answered(answer)).await.map(|()| StatusCode::ACCEPTED),
-        Read::Cut(_) => endpoint.say(Said::TooLarge).await.and(Err(StatusCode::PAYLOAD_TOO_LARGE)),
+        Read::Whole(answer) => endpoint.say(RuntimeReport::Answered(answer)).await.map(|()| StatusCode::ACCEPTED),
+        Read::Cut(_) => endpoint.say(RuntimeReport::TooLarge).await.and(Err(StatusCode::PAYLOAD_TOO_LARGE)),
     }
 }
 
@@ -217,7 +217,7 @@ async fn error(
     if !endpoint.complete(&id) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    endpoint.say(Said::Failed(report)).await?;
+    endpoint.say(RuntimeReport::Failed(report)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -228,7 +228,7 @@ async fn init_error(
 ) -> Result<StatusCode, StatusCode> {
     let endpoint = Endpoint::find(&endpoints, &token)?;
     let report = report(body).await?;
-    endpoint.say(Said::InitFailed(report)).await?;
+    endpoint.say(RuntimeReport::InitFailed(report)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

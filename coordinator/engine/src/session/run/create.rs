@@ -6,10 +6,10 @@ use std::sync::Arc;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::CreateMemoryTable;
 
-use super::{Running, Session};
+use super::{RunningStatement, Session};
 use crate::error::QueryError;
 use crate::tables::folder::tables_only;
-use crate::tables::kept::Rows;
+use crate::tables::memory_table::TableRows;
 
 impl Session {
     /// Whether there is something to do: the table is not there yet, or is to be replaced.
@@ -28,7 +28,7 @@ impl Session {
     }
 }
 
-impl Running {
+impl RunningStatement {
     /// Reads the query to its end and makes the table.
     pub(super) async fn create(&mut self, create: CreateMemoryTable) -> Result<(), QueryError> {
         let mut names = HashSet::new();
@@ -39,7 +39,7 @@ impl Running {
         let context = self.session.context.clone();
         // The table outlives the query, whose memory ends with it.
         let pool = self.session.engine.tables_pool();
-        let mut rows = Rows::new(Arc::clone(&self.schema), create.name.table(), pool);
+        let mut rows = TableRows::new(Arc::clone(&self.schema), create.name.table(), pool);
         while let Some(batch) = self.next_batch().await? {
             if let Err(error) = rows.add(&batch) {
                 self.stream = None;

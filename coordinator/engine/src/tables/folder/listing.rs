@@ -20,8 +20,8 @@ use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore};
 use super::error::FolderError;
 use super::filter::PartitionFilter;
 use super::glob::{Glob, is_pattern};
-use super::location::{Location, path_of};
-use super::names::{self, Format};
+use super::location::{TableLocation, path_of};
+use super::names::{self, FileKind};
 use super::partitions::{self, Value};
 use arrow::datatypes::FieldRef;
 
@@ -33,7 +33,7 @@ const FOLDERS_MAX: usize = 64;
 
 /// What is wanted of a location.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
+pub(super) struct ListFilter<'a> {
     pub(super) columns: &'a [FieldRef],
     pub(super) filter: Option<&'a PartitionFilter>,
     /// Whether plain sub-folders are read, too.
@@ -42,7 +42,7 @@ pub(super) struct Wanted<'a> {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Listing {
     /// In the order of their paths.
     pub(super) files: Vec<File>,
     left_out: usize,
@@ -81,8 +81,12 @@ impl File {
 ///
 /// # Errors
 /// The store's own, with the location; [`FolderError`] where it is a table of another kind or no location.
-pub(super) async fn find(store: &Arc<dyn ObjectStore>, location: &Location, wanted: Wanted<'_>) -> Result<Found> {
-    let mut found = Found::default();
+pub(super) async fn find(
+    store: &Arc<dyn ObjectStore>,
+    location: &TableLocation,
+    wanted: ListFilter<'_>,
+) -> Result<Listing> {
+    let mut found = Listing::default();
     for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
         let read = Lister { store, location: &reading, wanted }.read().await;
         found = read.map_err(|error| unlisted(location, error))?;
@@ -116,7 +120,7 @@ fn once_each(files: Vec<File>) -> Vec<File> {
 }
 
 /// What is told of a location that cannot be listed.
-fn unlisted(location: &Location, error: DataFusionError) -> DataFusionError {
+fn unlisted(location: &TableLocation, error: DataFusionError) -> DataFusionError {
     let location = location.text.clone();
     match error.find_root() {
         DataFusionError::ObjectStore(inner) => match inner.as_ref() {
@@ -129,9 +133,9 @@ fn unlisted(location: &Location, error: DataFusionError) -> DataFusionError {
     }
 }
 
-impl Found {
+impl Listing {
     /// Why there is nothing.
-    pub(super) fn nothing(self, location: &Location) -> FolderError {
+    pub(super) fn nothing(self, location: &TableLocation) -> FolderError {
         let location = location.text.clone();
         match self.example {
             Some(example) => FolderError::OnlyLeftOut { location, count: self.left_out, example },
@@ -141,8 +145,8 @@ impl Found {
 
     /// Whether a table may well have no file here: its folder is there, or filters want none of its files, or it has no more
     /// than what writers leave beside data. Files of another format are no empty table.
-    pub(super) fn is_empty_table(&self, location: &Location, other: &[File]) -> bool {
-        let is_of_another = |file: &File| Format::of_file(file.name()).is_some();
+    pub(super) fn is_empty_table(&self, location: &TableLocation, other: &[File]) -> bool {
+        let is_of_another = |file: &File| FileKind::of_file(file.name()).is_some();
         !other.iter().any(is_of_another) && (self.pruned || self.left_out > 0 || location.is_local_folder())
     }
 
@@ -160,12 +164,12 @@ impl Found {
 
 struct Lister<'a> {
     store: &'a Arc<dyn ObjectStore>,
-    location: &'a Location,
-    wanted: Wanted<'a>,
+    location: &'a TableLocation,
+    wanted: ListFilter<'a>,
 }
 
 impl Lister<'_> {
-    async fn read(&self) -> Result<Found> {
+    async fn read(&self) -> Result<Listing> {
         let pattern = self.location.pattern();
         if !is_pattern(&pattern) {
             return self.literal().await;
@@ -192,7 +196,7 @@ impl Lister<'_> {
     }
 
     /// The location as a file, or as a folder with all that is in it.
-    async fn literal(&self) -> Result<Found> {
+    async fn literal(&self) -> Result<Listing> {
         if !self.location.is_folder
             && let Some(found) = self.file().await?
         {
@@ -202,7 +206,7 @@ impl Lister<'_> {
     }
 
     /// The location as a file, if it is one.
-    async fn file(&self) -> Result<Option<Found>> {
+    async fn file(&self) -> Result<Option<Listing>> {
         let path = path_of(self.location.names.iter().map(String::as_str))?;
         // The one thing that a plan has to ask for: whether this is a file, how large, and which version of it.
         let head = GetOptions { head: true, ..GetOptions::default() };
@@ -213,8 +217,8 @@ impl Lister<'_> {
         }
     }
 
-    fn one(&self, meta: ObjectMeta) -> Found {
-        let mut found = Found::default();
+    fn one(&self, meta: ObjectMeta) -> Listing {
+        let mut found = Listing::default();
         if meta.size == 0 {
             found.leave_out(&meta.location);
         } else {
@@ -223,13 +227,13 @@ impl Lister<'_> {
         found
     }
 
-    async fn matching(&self, globs: Vec<Glob>) -> Result<Found> {
+    async fn matching(&self, globs: Vec<Glob>) -> Result<Listing> {
         // One walk for each folder that is named literally.
         let mut by_root: BTreeMap<Vec<String>, Vec<Glob>> = BTreeMap::new();
         for glob in globs {
             by_root.entry(glob.root.clone()).or_default().push(glob);
         }
-        let mut all = Found::default();
+        let mut all = Listing::default();
         for (root, globs) in by_root {
             let found = self.walk(path_of(root.iter().map(String::as_str))?, &globs).await?;
             all.files.extend(found.files);
@@ -241,9 +245,9 @@ impl Lister<'_> {
     }
 
     /// Goes down from `root`; without patterns everything matches.
-    async fn walk(&self, root: Path, globs: &[Glob]) -> Result<Found> {
+    async fn walk(&self, root: Path, globs: &[Glob]) -> Result<Listing> {
         let walk = Walk { lister: self, depth_of_root: root.parts_count(), globs };
-        let mut found = Found::default();
+        let mut found = Listing::default();
         let mut level = vec![root];
         let mut rules_out = true;
         while !level.is_empty() {
@@ -310,7 +314,7 @@ impl Walk<'_> {
     }
 
     /// Whether a folder that turned up may hold what is wanted.
-    fn goes_into(&self, folder: &Path, found: &mut Found) -> Result<bool> {
+    fn goes_into(&self, folder: &Path, found: &mut Listing) -> Result<bool> {
         let names = self.names(folder);
         let Some((name, above)) = names.split_last() else { return Ok(false) };
         self.refuse_other_tables(&names)?;
@@ -328,7 +332,7 @@ impl Walk<'_> {
     }
 
     /// Adds an object to what was found, if it is data that is wanted.
-    fn take(&self, meta: ObjectMeta, found: &mut Found) -> Result<()> {
+    fn take(&self, meta: ObjectMeta, found: &mut Listing) -> Result<()> {
         let names = self.names(&meta.location);
         let Some((file, folders)) = names.split_last() else { return Ok(()) };
         self.refuse_other_tables(&names)?;

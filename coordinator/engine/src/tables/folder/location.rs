@@ -14,7 +14,7 @@ use super::error::FolderError;
 
 /// One location.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Location {
+pub(super) struct TableLocation {
     /// As it was written.
     pub(super) text: String,
     pub(super) store: ObjectStoreUrl,
@@ -26,7 +26,7 @@ pub(super) struct Location {
     pub(super) is_folder: bool,
 }
 
-impl Location {
+impl TableLocation {
     /// # Errors
     /// A URL without a bucket.
     pub(super) fn parse(text: &str) -> Result<Self> {
@@ -137,7 +137,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, store: &str, pattern: &str, written: usize) {
-        let location = Location::parse(text).expect(text);
+        let location = TableLocation::parse(text).expect(text);
         assert_eq!((location.store.as_str(), location.pattern().as_str()), (store, pattern), "{text}");
         assert_eq!(location.names.len() - location.unwritten, written, "{text}");
     }
@@ -152,13 +152,13 @@ mod tests {
         let home = std::env::home_dir().expect("a home").display().to_string();
         check("~/x/*.p", "file:///", &format!("{}/x/*.p", home.trim_matches('/')), home.matches('/').count() + 2);
         check("/nowhere/./a/../b//c.p", "file:///", "nowhere/b/c.p", 3);
-        let here = Location::parse("d=1/*.p").expect("a path");
+        let here = TableLocation::parse("d=1/*.p").expect("a path");
         assert!(here.pattern().ends_with("/d=1/*.p") && here.names.len() - here.unwritten == 2, "{here:?}");
-        let decoded = Location::parse("s3://b/a%20b/").expect("a URL").decoded().expect("another reading");
+        let decoded = TableLocation::parse("s3://b/a%20b/").expect("a URL").decoded().expect("another reading");
         assert_eq!(decoded.pattern(), "a b/");
-        assert_eq!(Location::parse("/x/a%20b").expect("a path").decoded(), None);
+        assert_eq!(TableLocation::parse("/x/a%20b").expect("a path").decoded(), None);
         for bad in ["", "s3:///t", "file://host/t"] {
-            Location::parse(bad).expect_err(bad);
+            TableLocation::parse(bad).expect_err(bad);
         }
     }
 }

@@ -49,14 +49,14 @@ use datafusion::physical_plan::ExecutionPlan;
 pub use error::FolderError;
 pub use open::{FolderFactory, Paths, check_format, is_path, tables_only};
 
-use location::Location;
-use names::Format;
+use location::TableLocation;
+use names::FileKind;
 
 /// A table over the files of some locations of one store.
 #[derive(Debug)]
 pub struct FolderTable {
-    locations: Vec<Location>,
-    kind: Format,
+    locations: Vec<TableLocation>,
+    kind: FileKind,
     format: Arc<dyn FileFormat>,
     /// Columns of the files, then those of the folders.
     columns: TableSchema,

@@ -6,7 +6,7 @@
 
 /// A format that tables can be stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Format {
+pub(super) enum FileKind {
     Parquet,
     Csv,
     Json,
@@ -25,7 +25,7 @@ const TEXT: &[&str] = &["txt", "text", "log", "dat"];
 
 const COMPRESSED: &[&str] = &["gz", "gzip", "bz2", "xz", "zst", "zstd", "lz4", "snappy", "br"];
 
-impl Format {
+impl FileKind {
     pub(super) const ALL: [Self; 4] = [Self::Parquet, Self::Csv, Self::Json, Self::Arrow];
 
     /// As the engine's factories name it.
@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn what_is_data() {
         for name in ["a.parquet", "a.PQ", "part-00000", "part-0.snappy.parquet", "x.c000", "a.b=c", "2024.01.01"] {
-            assert!(Format::Parquet.reads(name), "{name}");
+            assert!(FileKind::Parquet.reads(name), "{name}");
         }
         for name in ["README.md", "a.csv", "a.csv.gz", "a.json", ".a.parquet.crc", "notes.txt", "x.orc"] {
-            assert!(!Format::Parquet.reads(name), "{name}");
+            assert!(!FileKind::Parquet.reads(name), "{name}");
         }
-        assert!(Format::Csv.reads("a.txt") && Format::Csv.reads("a.csv.gz") && !Format::Csv.reads("a.parquet"));
+        assert!(FileKind::Csv.reads("a.txt") && FileKind::Csv.reads("a.csv.gz") && !FileKind::Csv.reads("a.parquet"));
         assert!(is_compressed("a.csv.gz") && is_compressed("a.gz") && !is_compressed("gz"));
         assert_eq!(["_SUCCESS", "_x=1", ".hidden", "a_b"].map(hidden_by), [Some('_'), None, Some('.'), None]);
     }

@@ -17,9 +17,9 @@ use datafusion::prelude::SessionContext;
 use object_store::ObjectStore;
 
 use super::error::FolderError;
-use super::listing::{File, Wanted, find};
-use super::location::Location;
-use super::names::Format;
+use super::listing::{File, ListFilter, find};
+use super::location::TableLocation;
+use super::names::FileKind;
 use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
 use crate::tables::broken::BrokenTable;
@@ -31,7 +31,7 @@ pub struct FolderFactory;
 impl FolderFactory {
     /// Names of the formats after STORED AS.
     pub fn formats() -> impl Iterator<Item = String> {
-        Format::ALL.into_iter().map(|format| format.name().to_uppercase())
+        FileKind::ALL.into_iter().map(|format| format.name().to_uppercase())
     }
 }
 
@@ -41,7 +41,7 @@ impl TableProviderFactory for FolderFactory {
         if command.unbounded {
             return not_impl_err!("tables without an end are not read: CREATE UNBOUNDED EXTERNAL TABLE");
         }
-        let Some(kind) = Format::named(&command.file_type) else {
+        let Some(kind) = FileKind::named(&command.file_type) else {
             return plan_err!("no format is named {}", command.file_type);
         };
         let format = format(state, kind, &command.options)?;
@@ -81,8 +81,8 @@ impl TableProviderFactory for FolderFactory {
 impl FolderTable {
     /// A folder's value goes before a column of that name in the files, as in DuckDB.
     fn new(
-        locations: Vec<Location>,
-        kind: Format,
+        locations: Vec<TableLocation>,
+        kind: FileKind,
         format: Arc<dyn FileFormat>,
         (of_files, of_folders): (SchemaRef, Vec<FieldRef>),
         declared: Declared,
@@ -157,7 +157,7 @@ impl UrlTableFactory for Paths {
 
 /// Whether a name in FROM looks like a path.
 pub fn is_path(name: &str) -> bool {
-    name.contains(['/', '*']) || Format::of_file(name).is_some()
+    name.contains(['/', '*']) || FileKind::of_file(name).is_some()
 }
 
 /// # Errors
@@ -195,15 +195,15 @@ async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>
     Ok(Arc::new(FolderTable::new(locations, kind, format, columns, Declared::default())))
 }
 
-fn format(state: &dyn Session, kind: Format, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
     let session = state.as_any().downcast_ref::<SessionState>();
     let factory = session.and_then(|session| session.get_file_format_factory(kind.name()));
     factory.ok_or_else(|| plan_datafusion_err!("the session knows no {}", kind.name()))?.create(state, options)
 }
 
 /// All of one store, each once.
-fn locations(texts: &[String]) -> Result<Vec<Location>> {
-    let locations: Vec<Location> = texts.iter().map(|text| Location::parse(text)).collect::<Result<_>>()?;
+fn locations(texts: &[String]) -> Result<Vec<TableLocation>> {
+    let locations: Vec<TableLocation> = texts.iter().map(|text| TableLocation::parse(text)).collect::<Result<_>>()?;
     let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
     let mut seen = HashSet::new();
     for location in &locations {
@@ -226,13 +226,13 @@ fn locations(texts: &[String]) -> Result<Vec<Location>> {
 async fn all_files(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
-    locations: &[Location],
-    kind: Option<Format>,
-) -> Result<(Format, Vec<File>)> {
+    locations: &[TableLocation],
+    kind: Option<FileKind>,
+) -> Result<(FileKind, Vec<File>)> {
     let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
     let mut all = Vec::new();
     for location in locations {
-        let mut found = find(store, location, Wanted { columns: &[], filter: None, nested }).await?;
+        let mut found = find(store, location, ListFilter { columns: &[], filter: None, nested }).await?;
         let kind = match kind {
             Some(kind) => kind,
             None => guessed(location, &found.files)?,
@@ -245,16 +245,16 @@ async fn all_files(
         refuse_compressed(kind, &files)?;
         all.push((kind, files));
     }
-    let kind = all.first().map_or(Format::Parquet, |(kind, _)| *kind);
+    let kind = all.first().map_or(FileKind::Parquet, |(kind, _)| *kind);
     Ok((kind, all.into_iter().flat_map(|(_, files)| files).collect()))
 }
 
 /// Parquet if there is any, else what the names say. Names that say nothing are Parquet.
-fn guessed(location: &Location, files: &[File]) -> std::result::Result<Format, FolderError> {
-    let told: Vec<(Format, &File)> =
-        files.iter().filter_map(|file| Some((Format::of_file(file.name())?, file))).collect();
-    let Some((first, file)) = told.iter().min_by_key(|(format, _)| *format) else { return Ok(Format::Parquet) };
-    match told.iter().find(|(format, _)| *first != Format::Parquet && format != first) {
+fn guessed(location: &TableLocation, files: &[File]) -> std::result::Result<FileKind, FolderError> {
+    let told: Vec<(FileKind, &File)> =
+        files.iter().filter_map(|file| Some((FileKind::of_file(file.name())?, file))).collect();
+    let Some((first, file)) = told.iter().min_by_key(|(format, _)| *format) else { return Ok(FileKind::Parquet) };
+    match told.iter().find(|(format, _)| *first != FileKind::Parquet && format != first) {
         Some((_, other)) => Err(FolderError::SeveralFormats {
             location: location.text.clone(),
             first: file.name().to_owned(),

@@ -23,8 +23,8 @@ use object_store::{ObjectMeta, ObjectStore};
 use super::FolderTable;
 use super::error::FolderError;
 use super::filter::{PartitionFilter, is_about};
-use super::listing::{File, Wanted, find};
-use super::names::{Format, is_compressed};
+use super::listing::{File, ListFilter, find};
+use super::names::{FileKind, is_compressed};
 use super::{footers, partitions, text};
 
 /// Plans a scan.
@@ -110,7 +110,7 @@ async fn files(
     let columns = table.partitions();
     let filter = PartitionFilter::new(state, columns, filters)?;
     let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
-    let wanted = Wanted { columns, filter: Some(&filter), nested };
+    let wanted = ListFilter { columns, filter: Some(&filter), nested };
     let mut found = Vec::new();
     for location in &table.locations {
         let mut there = find(store, location, wanted).await?;
@@ -128,14 +128,14 @@ async fn files(
 }
 
 /// Whether a file that was found is read as a format.
-pub(super) fn is_read_as(kind: Format, file: &File) -> bool {
+pub(super) fn is_read_as(kind: FileKind, file: &File) -> bool {
     file.is_named || kind.reads(file.name())
 }
 
 /// # Errors
 /// The first compressed file of a format without compression of its own.
-pub(super) fn refuse_compressed(kind: Format, files: &[File]) -> std::result::Result<(), FolderError> {
-    let is_packed = |file: &&File| matches!(kind, Format::Csv | Format::Json) && is_compressed(file.name());
+pub(super) fn refuse_compressed(kind: FileKind, files: &[File]) -> std::result::Result<(), FolderError> {
+    let is_packed = |file: &&File| matches!(kind, FileKind::Csv | FileKind::Json) && is_compressed(file.name());
     match files.iter().find(is_packed) {
         Some(file) => Err(FolderError::Compressed { file: file.meta.location.to_string() }),
         None => Ok(()),
@@ -204,7 +204,7 @@ async fn known(
         return Ok((kept.statistics, kept.ordering));
     }
     let columns = table.columns.file_schema();
-    let (statistics, order) = if table.kind == Format::Parquet {
+    let (statistics, order) = if table.kind == FileKind::Parquet {
         footers::statistics(state, store, columns, object).await?
     } else {
         let told = table.format.infer_stats_and_ordering(state, store, Arc::clone(columns), object).await?;

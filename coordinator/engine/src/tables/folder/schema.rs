@@ -13,7 +13,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use super::error::FolderError;
 use super::footers;
 use super::listing::File;
-use super::names::Format;
+use super::names::FileKind;
 use super::widen::widen;
 
 /// The columns of `files`, of which there is at least one.
@@ -24,19 +24,19 @@ pub(super) async fn infer(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     format: &Arc<dyn FileFormat>,
-    kind: Format,
+    kind: FileKind,
     files: &[File],
 ) -> Result<SchemaRef> {
     let at_once = state.config_options().execution.meta_fetch_concurrency.get();
     let schemas = files.iter().map(|file| async move {
         let schema = match kind {
-            Format::Parquet => footers::schema(state, store, format, &file.meta).await?,
+            FileKind::Parquet => footers::schema(state, store, format, &file.meta).await?,
             _ => sampled(state, store, format, &file.meta).await?,
         };
         Ok::<_, datafusion::common::DataFusionError>((file.meta.location.to_string(), schema))
     });
     let schemas: Vec<_> = stream::iter(schemas).boxed().buffered(at_once).try_collect().await?;
-    if kind == Format::Csv {
+    if kind == FileKind::Csv {
         same_headers(&schemas)?;
     }
     Ok(Arc::new(merge(kind, &schemas)?))
@@ -83,7 +83,7 @@ struct Column<'a> {
 }
 
 /// All columns, in the order in which they turn up.
-fn merge(kind: Format, files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
+fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
     let mut columns: Vec<Column<'_>> = Vec::new();
     for (file, schema) in files {
         for field in schema.fields() {
@@ -95,7 +95,7 @@ fn merge(kind: Format, files: &[(String, SchemaRef)]) -> std::result::Result<Sch
             let nullable = column.field.is_nullable() || field.is_nullable();
             let (held, found) = (column.field.data_type(), field.data_type());
             // CSV is text to begin with.
-            let as_text = (kind == Format::Csv).then_some(DataType::Utf8);
+            let as_text = (kind == FileKind::Csv).then_some(DataType::Utf8);
             let Some(wide) = widen(held, found).or(as_text) else {
                 return Err(FolderError::TypesDiffer {
                     column: field.name().clone(),
@@ -115,7 +115,7 @@ fn merge(kind: Format, files: &[(String, SchemaRef)]) -> std::result::Result<Sch
         let is_everywhere = column.files == files.len();
         let nullable = column.field.is_nullable() || !is_everywhere;
         // A column of CSV without any value is one of text.
-        let is_unknown = kind == Format::Csv && column.field.data_type().is_null();
+        let is_unknown = kind == FileKind::Csv && column.field.data_type().is_null();
         let field = if is_unknown { column.field.with_data_type(DataType::Utf8) } else { column.field };
         field.with_nullable(nullable)
     });
@@ -137,7 +137,7 @@ mod tests {
             file("1", &[("a", DataType::Int32), ("b", DataType::Utf8View)]),
             file("2", &[("c", DataType::Int8), ("a", DataType::Int64)]),
         ];
-        let merged = merge(Format::Parquet, &files).expect("they fit");
+        let merged = merge(FileKind::Parquet, &files).expect("they fit");
         let found: Vec<_> =
             merged.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone(), f.is_nullable())).collect();
         let expect = [("a", DataType::Int64, false), ("b", DataType::Utf8View, true), ("c", DataType::Int8, true)];
@@ -150,7 +150,7 @@ mod tests {
             file("1", &[("a", DataType::Int64), ("b", DataType::Null), ("c", DataType::Int64)]),
             file("2", &[("a", DataType::Utf8), ("b", DataType::Null), ("c", DataType::Float64)]),
         ];
-        let merged = merge(Format::Csv, &files).expect("they fit");
+        let merged = merge(FileKind::Csv, &files).expect("they fit");
         let found: Vec<_> = merged.fields().iter().map(|field| field.data_type().clone()).collect();
         assert_eq!(found, [DataType::Utf8, DataType::Utf8, DataType::Float64]);
         same_headers(&files).expect("they are the same");
@@ -166,7 +166,7 @@ mod tests {
             file("2", &[("a", DataType::Int64)]),
             file("3", &[("a", DataType::Utf8View)]),
         ];
-        let error = merge(Format::Parquet, &files).expect_err("a number and a text").to_string();
+        let error = merge(FileKind::Parquet, &files).expect_err("a number and a text").to_string();
         for part in ["`a`", "Int64 in `2`", "Utf8View in `3`", "declare the columns"] {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }

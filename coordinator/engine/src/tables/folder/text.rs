@@ -19,7 +19,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use object_store::ObjectStore;
 
-use super::names::Format;
+use super::names::FileKind;
 use super::{FolderTable, footers};
 
 /// Digits of a DECIMAL that are read beyond its own.
@@ -36,7 +36,7 @@ pub(super) async fn as_read(
     files: &[PartitionedFile],
 ) -> Result<Option<FolderTable>> {
     match table.kind {
-        Format::Csv | Format::Json => Ok(with_exact_numbers(table)),
+        FileKind::Csv | FileKind::Json => Ok(with_exact_numbers(table)),
         _ => with_bytes(table, state, store, files).await,
     }
 }
@@ -48,7 +48,7 @@ fn with_exact_numbers(table: &FolderTable) -> Option<FolderTable> {
             DataType::Decimal256(DECIMAL256_MAX_PRECISION, scale + DIGITS_MORE)
         }
         // Not by way of a DOUBLE, which would round twice.
-        DataType::Float32 if table.kind == Format::Csv => DataType::Utf8View,
+        DataType::Float32 if table.kind == FileKind::Csv => DataType::Utf8View,
         of => with_doubles(of),
     };
     let fields = own.fields().iter().map(|field| field.as_ref().clone().with_data_type(read(field.data_type())));
@@ -76,7 +76,7 @@ async fn with_bytes(
     store: &Arc<dyn ObjectStore>,
     files: &[PartitionedFile],
 ) -> Result<Option<FolderTable>> {
-    if table.kind != Format::Parquet || !table.bytes_may_be_text {
+    if table.kind != FileKind::Parquet || !table.bytes_may_be_text {
         return Ok(None);
     }
     let own = table.columns.file_schema();

@@ -13,7 +13,7 @@
 //! three times what it is expected to take where that is more. What does not fit waits, in the order in which it came, until
 //! another has ended; where there is none to wait for, it gets the time that the money affords, or the query ends.
 //!
-//! The coordinator's own spending cannot be asked for beforehand: it is looked at while the query runs ([`Budget::passed`]).
+//! The coordinator's own spending cannot be asked for beforehand: it is looked at while the query runs ([`Cap::passed`]).
 //! Not counted: what has no price, results while they lie in the exchange (2 cents for a GB and a month), and a function that
 //! neither keeps its deadline nor is stopped within the grace: on Lambda its own time-out is what ends it.
 
@@ -59,7 +59,7 @@ const RESULT_PART: u64 = 2;
 
 /// What an attempt may ask of storage and send, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct AttemptWork {
     /// GETs by the function.
     pub reads: u64,
     /// PUTs by the function.
@@ -68,7 +68,7 @@ pub struct Work {
     pub answer_bytes: u64,
 }
 
-impl Work {
+impl AttemptWork {
     /// Of a fragment that reads `weight_bytes` of the projected columns in so many scan units.
     pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
         // The stage's plan may lie in the exchange, too.
@@ -82,8 +82,8 @@ impl Work {
 
 /// What an attempt wants to be paid for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ask {
-    pub work: Work,
+pub(crate) struct AttemptRequest {
+    pub work: AttemptWork,
     pub expected: Duration,
     /// More is of no use to it.
     pub time_max: Duration,
@@ -93,7 +93,7 @@ pub(crate) struct Ask {
 
 /// A query is not let spend more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OverBudget {
+pub enum OverCap {
     /// Nothing has run.
     #[error("not run: it costs at least {at_least}, and the cap is {cap}")]
     Before { cap: Money, at_least: Money },
@@ -101,7 +101,7 @@ pub enum OverBudget {
     Meanwhile(Box<Stopped>),
 }
 
-impl OverBudget {
+impl OverCap {
     /// The next step.
     pub fn hint(&self) -> &'static str {
         "allow more with --max-cost, or read less"
@@ -151,7 +151,7 @@ pub fn lower_bound(fragments: u64, files: u64, tariff: &Tariff) -> Money {
 type OwnSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
 
 /// One query's money.
-pub struct Budget {
+pub struct Cap {
     cap: Money,
     tariff: Tariff,
     /// Of all stages.
@@ -174,32 +174,32 @@ struct State {
     result_bytes: u64,
     line: VecDeque<Waiter>,
     /// Set once: no other attempt begins.
-    refused: Option<OverBudget>,
+    refused: Option<OverCap>,
 }
 
 /// What money is wanted for.
 #[derive(Debug, Clone, Copy)]
-enum Want {
-    Attempt(Ask),
+enum SpendingRequest {
+    Attempt(AttemptRequest),
     /// The way of so many bytes to the coordinator.
     Read(u64),
 }
 
 #[derive(Debug)]
 struct Waiter {
-    want: Want,
-    grant: oneshot::Sender<Result<Reservation, OverBudget>>,
+    want: SpendingRequest,
+    grant: oneshot::Sender<Result<Reservation, OverCap>>,
 }
 
-type Granted = oneshot::Receiver<Result<Reservation, OverBudget>>;
+type Granted = oneshot::Receiver<Result<Reservation, OverCap>>;
 
-impl std::fmt::Debug for Budget {
+impl std::fmt::Debug for Cap {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Budget").field("cap", &self.cap).finish_non_exhaustive()
     }
 }
 
-impl Budget {
+impl Cap {
     /// For a query of so many fragments. `own` tells what the coordinator itself has spent, planning included, without so many
     /// bytes of results.
     pub fn new(
@@ -218,14 +218,14 @@ impl Budget {
     }
 
     /// # Errors
-    /// [`OverBudget::Before`] where what has been spent and what will be at least is above the cap.
-    pub fn allow(&self, at_least: Money) -> Result<(), OverBudget> {
+    /// [`OverCap::Before`] where what has been spent and what will be at least is above the cap.
+    pub fn allow(&self, at_least: Money) -> Result<(), OverCap> {
         let at_least = (self.own)(0) + at_least;
-        if at_least > self.cap { Err(OverBudget::Before { cap: self.cap, at_least }) } else { Ok(()) }
+        if at_least > self.cap { Err(OverCap::Before { cap: self.cap, at_least }) } else { Ok(()) }
     }
 
     /// Returns when the query has to end for want of money.
-    pub async fn passed(&self) -> OverBudget {
+    pub async fn passed(&self) -> OverCap {
         loop {
             if let Some(over) = self.look() {
                 return over;
@@ -235,7 +235,7 @@ impl Budget {
     }
 
     /// Whether the query has to end now.
-    fn look(&self) -> Option<OverBudget> {
+    fn look(&self) -> Option<OverCap> {
         let state = self.lock();
         let spent = self.spent(&state);
         let is_over = spent > self.cap || spent + state.reserved > self.cap + self.cap.part_of(OWN_PART);
@@ -257,13 +257,13 @@ impl Budget {
     ///
     /// # Errors
     /// Where nothing can make room for it, and from then on for all.
-    pub(crate) async fn reserve(self: &Arc<Self>, ask: Ask) -> Result<Reservation, OverBudget> {
-        let granted = self.stand_in_line(Want::Attempt(ask), VecDeque::push_back);
+    pub(crate) async fn reserve(self: &Arc<Self>, ask: AttemptRequest) -> Result<Reservation, OverCap> {
+        let granted = self.stand_in_line(SpendingRequest::Attempt(ask), VecDeque::push_back);
         granted.await.expect("a waiter is dropped with its future only")
     }
 
     /// The same where it need not wait, and nobody does.
-    pub(crate) fn reserve_at_once(self: &Arc<Self>, ask: &Ask) -> Option<Reservation> {
+    pub(crate) fn reserve_at_once(self: &Arc<Self>, ask: &AttemptRequest) -> Option<Reservation> {
         let mut state = self.lock();
         if state.refused.is_some() || state.line.iter().any(|waiter| !waiter.grant.is_closed()) {
             return None;
@@ -277,19 +277,19 @@ impl Budget {
     ///
     /// # Errors
     /// As [`Self::reserve`].
-    pub(crate) async fn pay_for_read(self: &Arc<Self>, bytes: u64) -> Result<(), OverBudget> {
+    pub(crate) async fn pay_for_read(self: &Arc<Self>, bytes: u64) -> Result<(), OverCap> {
         if self.tariff.coordinator_outside != Some(true) {
             return Ok(());
         }
         // Before attempts: what it is for has been paid.
-        let granted = self.stand_in_line(Want::Read(bytes), VecDeque::push_front);
+        let granted = self.stand_in_line(SpendingRequest::Read(bytes), VecDeque::push_front);
         let reservation = granted.await.expect("a waiter is dropped with its future only")?;
         self.lock().result_bytes += bytes;
         drop(reservation.begun());
         Ok(())
     }
 
-    fn stand_in_line(self: &Arc<Self>, want: Want, at: fn(&mut VecDeque<Waiter>, Waiter)) -> Granted {
+    fn stand_in_line(self: &Arc<Self>, want: SpendingRequest, at: fn(&mut VecDeque<Waiter>, Waiter)) -> Granted {
         let (grant, granted) = oneshot::channel();
         at(&mut self.lock().line, Waiter { want, grant });
         self.serve();
@@ -308,7 +308,7 @@ impl Budget {
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<(Waiter, Result<Reservation, OverBudget>)> {
+    fn next(self: &Arc<Self>) -> Option<(Waiter, Result<Reservation, OverCap>)> {
         let mut state = self.lock();
         while state.line.front().is_some_and(|waiter| waiter.grant.is_closed()) {
             state.line.pop_front();
@@ -328,25 +328,25 @@ impl Budget {
     }
 
     /// What can be paid for now: a time, what it costs at worst, and the requests in that.
-    fn terms(&self, want: Want, state: &State) -> Option<(Duration, Quantities, Work)> {
+    fn terms(&self, want: SpendingRequest, state: &State) -> Option<(Duration, Quantities, AttemptWork)> {
         match want {
-            Want::Attempt(ask) => {
+            SpendingRequest::Attempt(ask) => {
                 let time = self.time(&ask, state)?;
                 Some((time, self.worst(time, &ask.work), ask.work))
             }
-            Want::Read(_) => {
+            SpendingRequest::Read(_) => {
                 let worst = self.least(want);
                 let fits = worst.cost(&self.tariff) <= self.left(state);
-                fits.then(|| (Duration::ZERO, worst, Work::default()))
+                fits.then(|| (Duration::ZERO, worst, AttemptWork::default()))
             }
         }
     }
 
     /// What would have to be left.
-    fn least(&self, want: Want) -> Quantities {
+    fn least(&self, want: SpendingRequest) -> Quantities {
         match want {
-            Want::Attempt(ask) => self.worst(self.last_time(&ask), &ask.work),
-            Want::Read(bytes) => {
+            SpendingRequest::Attempt(ask) => self.worst(self.last_time(&ask), &ask.work),
+            SpendingRequest::Read(bytes) => {
                 let mut worst = Quantities::default();
                 self.add_transfer(&mut worst, bytes);
                 worst
@@ -355,7 +355,7 @@ impl Budget {
     }
 
     /// Time for an attempt, if it can begin now.
-    fn time(&self, ask: &Ask, state: &State) -> Option<Duration> {
+    fn time(&self, ask: &AttemptRequest, state: &State) -> Option<Duration> {
         let affordable = self.affordable(self.left(state), &ask.work)?;
         let fair = self.fair_time(ask, state);
         if affordable >= fair {
@@ -365,19 +365,19 @@ impl Budget {
     }
 
     /// An equal share of what is left for all that is not done, or what it takes: both with room for what goes wrong.
-    fn fair_time(&self, ask: &Ask, state: &State) -> Duration {
+    fn fair_time(&self, ask: &AttemptRequest, state: &State) -> Duration {
         let unfinished = self.fragments.saturating_sub(state.done).max(1);
         let share = self.affordable(self.left(state).part_of(unfinished), &ask.work).unwrap_or_default();
         let least = TIME_MIN.max(ask.expected.saturating_mul(TIME_FACTOR)).saturating_mul(1 << ask.timed_out.min(16));
         share.max(least).min(ask.time_max)
     }
 
-    fn last_time(&self, ask: &Ask) -> Duration {
+    fn last_time(&self, ask: &AttemptRequest) -> Duration {
         TIME_MIN.max(ask.expected.mul_f64(TIME_FACTOR_LAST)).min(ask.time_max)
     }
 
     /// How long an attempt can run for an amount; None where that does not suffice for a short one.
-    fn affordable(&self, amount: Money, work: &Work) -> Option<Duration> {
+    fn affordable(&self, amount: Money, work: &AttemptWork) -> Option<Duration> {
         let mut requests = self.requests(work);
         requests.add(Item::Invocations, Basis::Bounded, 1_u128);
         let left = u128::from(amount.saturating_sub(requests.cost(&self.tariff)).nano_dollars());
@@ -390,7 +390,7 @@ impl Budget {
     }
 
     /// All that an attempt may cost that has `time` until its deadline.
-    fn worst(&self, time: Duration, work: &Work) -> Quantities {
+    fn worst(&self, time: Duration, work: &AttemptWork) -> Quantities {
         let memory_mb = self.tariff.memory_mb;
         let billed_ms = (time.max(TIME_MIN) + GRACE).as_micros().div_ceil(1_000);
         let mut worst = self.requests(work);
@@ -399,7 +399,7 @@ impl Budget {
         worst
     }
 
-    fn requests(&self, work: &Work) -> Quantities {
+    fn requests(&self, work: &AttemptWork) -> Quantities {
         let mut requests = Quantities::default();
         requests.add(Item::TableReads, Basis::Bounded, work.reads);
         requests.add(Item::ExchangeWrites, Basis::Bounded, work.writes);
@@ -421,12 +421,12 @@ impl Budget {
         self.cap.saturating_sub(self.spent(state) + state.reserved + self.aside)
     }
 
-    fn stopped(&self, state: &State, next: Option<Money>) -> OverBudget {
+    fn stopped(&self, state: &State, next: Option<Money>) -> OverCap {
         let (spent, open, done) = (self.spent(state), state.reserved, state.done);
-        OverBudget::Meanwhile(Box::new(Stopped { cap: self.cap, spent, open, next, done, total: self.fragments }))
+        OverCap::Meanwhile(Box::new(Stopped { cap: self.cap, spent, open, next, done, total: self.fragments }))
     }
 
-    fn hold(self: &Arc<Self>, state: &mut State, time: Duration, worst: Quantities, work: Work) -> Reservation {
+    fn hold(self: &Arc<Self>, state: &mut State, time: Duration, worst: Quantities, work: AttemptWork) -> Reservation {
         let amount = worst.cost(&self.tariff);
         state.reserved += amount;
         state.open += 1;
@@ -437,10 +437,10 @@ impl Budget {
 /// Money for one attempt. Dropped before the attempt has begun it costs nothing, afterwards all of it.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    budget: Arc<Budget>,
+    budget: Arc<Cap>,
     amount: Money,
     time: Duration,
-    work: Work,
+    work: AttemptWork,
     worst: Quantities,
     /// What is spent when it is dropped.
     booked: Quantities,
@@ -460,7 +460,7 @@ impl Reservation {
 
     /// The attempt has ended. Requests of one that could not tell them are spent as they were reserved.
     pub(crate) fn settle(mut self, invocation: &Invocation) {
-        let Budget { tariff, .. } = &*self.budget;
+        let Cap { tariff, .. } = &*self.budget;
         let mut spent = Quantities::default();
         spent.add_billing(invocation.billing, tariff);
         let was_started = spent != Quantities::default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gust_protocol::Usage;
 
 use super::Session;
-use crate::budget::{Budget, lower_bound};
+use crate::cap::{Cap, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::{ErrorKind, QueryError};
 use crate::events::EventLog;
@@ -30,7 +30,7 @@ impl Session {
         cap: Money,
         planned: &PlannedQuery,
         events: EventLog,
-    ) -> Result<Arc<Budget>, QueryError> {
+    ) -> Result<Arc<Cap>, QueryError> {
         let tariff = self.tariff_for_cap().await?;
         let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
         let certain = certain(planned);
@@ -40,7 +40,7 @@ impl Session {
             let Usage { requests, bytes_read, .. } = stores.billed_usage();
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
         };
-        let budget = Budget::new(cap, tariff, fragments, own);
+        let budget = Cap::new(cap, tariff, fragments, own);
         budget.allow(at_least).map_err(QueryError::over_cap)?;
         Ok(budget)
     }

@@ -16,7 +16,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 /// Rows that are to become a table.
 #[derive(Debug)]
-pub struct Rows {
+pub struct TableRows {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     held: MemoryReservation,
@@ -24,7 +24,7 @@ pub struct Rows {
     counted: HashSet<usize>,
 }
 
-impl Rows {
+impl TableRows {
     pub fn new(schema: SchemaRef, table: &str, pool: &Arc<dyn MemoryPool>) -> Self {
         let held = MemoryConsumer::new(format!("table {table}")).register(pool);
         Self { schema, batches: Vec::new(), held, counted: HashSet::new() }
@@ -49,22 +49,22 @@ impl Rows {
     }
 
     /// The table that a statement asks for.
-    pub fn into_table(self, create: CreateMemoryTable) -> Result<KeptTable> {
+    pub fn into_table(self, create: CreateMemoryTable) -> Result<MemoryTable> {
         let rows = MemTable::try_new(self.schema, vec![self.batches])?
             .with_constraints(create.constraints)
             .with_column_defaults(create.column_defaults.into_iter().collect());
-        Ok(KeptTable { rows, _held: self.held })
+        Ok(MemoryTable { rows, _held: self.held })
     }
 }
 
 #[derive(Debug)]
-pub struct KeptTable {
+pub struct MemoryTable {
     rows: MemTable,
     _held: MemoryReservation,
 }
 
 #[async_trait]
-impl TableProvider for KeptTable {
+impl TableProvider for MemoryTable {
     fn schema(&self) -> SchemaRef {
         self.rows.schema()
     }

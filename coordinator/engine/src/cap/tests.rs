@@ -26,12 +26,12 @@ const PUT: u64 = 5_000;
 /// An attempt of 3 s and the second after that, by hand.
 const SHORTEST: u64 = 133_334 + INVOCATION;
 
-fn ask(expected: Duration) -> Ask {
-    Ask { work: Work::default(), expected, time_max: 30 * SECOND, timed_out: 0 }
+fn ask(expected: Duration) -> AttemptRequest {
+    AttemptRequest { work: AttemptWork::default(), expected, time_max: 30 * SECOND, timed_out: 0 }
 }
 
-fn budget(cap: u64, fragments: u64) -> Arc<Budget> {
-    Budget::new(nano(cap), tariff(), fragments, |_| Money::ZERO)
+fn budget(cap: u64, fragments: u64) -> Arc<Cap> {
+    Cap::new(nano(cap), tariff(), fragments, |_| Money::ZERO)
 }
 
 /// What is set aside: a read of each result, two listings.
@@ -54,18 +54,18 @@ fn metered(duration: Duration) -> Billing {
     Billing::Metered { duration, init: Duration::ZERO }
 }
 
-fn spent(budget: &Budget) -> u64 {
+fn spent(budget: &Cap) -> u64 {
     budget.spent(&budget.lock()).nano_dollars()
 }
 
-fn reserved(budget: &Budget) -> u64 {
+fn reserved(budget: &Cap) -> u64 {
     budget.lock().reserved.nano_dollars()
 }
 
 #[test]
 fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
     let budget = budget(1_000_000_000, 1);
-    let work = Work { reads: 10, writes: 3, answer_bytes: 1 << 30 };
+    let work = AttemptWork { reads: 10, writes: 3, answer_bytes: 1 << 30 };
     let check = |time: Duration, seconds: f64| {
         let expect = (seconds * GB2_SECOND).round() as u64 + INVOCATION + 10 * GET + 3 * PUT;
         assert_eq!(budget.worst(time, &work).cost(&budget.tariff).nano_dollars(), expect, "{time:?}");
@@ -73,22 +73,22 @@ fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
     check(10 * SECOND, 11.0);
     // A start is billed also where the deadline came first.
     check(SECOND, 4.0);
-    assert_eq!(budget.worst(SECOND, &Work::default()).cost(&budget.tariff).nano_dollars(), SHORTEST);
+    assert_eq!(budget.worst(SECOND, &AttemptWork::default()).cost(&budget.tariff).nano_dollars(), SHORTEST);
 }
 
 #[test]
 fn a_fragments_requests_have_a_bound() {
     // Four units, 64 MiB: plan, footers, a read a MiB, a hedge; a result of 32 MiB in parts of 8.
-    let work = Work::of_fragment(4, 64 << 20, 7);
-    assert_eq!(work, Work { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
-    assert_eq!(Work::of_fragment(1, 1, 0), Work { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
+    let work = AttemptWork::of_fragment(4, 64 << 20, 7);
+    assert_eq!(work, AttemptWork { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
+    assert_eq!(AttemptWork::of_fragment(1, 1, 0), AttemptWork { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
 }
 
 #[test]
 fn what_is_affordable_is_all_that_an_amount_pays_for() {
     let budget = budget(1, 1);
     for (amount, work) in [(SHORTEST, 0), (200_000, 3), (385_867, 7), (50_000_000, 0), (50_000_001, 90)] {
-        let work = Work { reads: work, writes: work, answer_bytes: 0 };
+        let work = AttemptWork { reads: work, writes: work, answer_bytes: 0 };
         let cost = |time| budget.worst(time, &work).cost(&budget.tariff).nano_dollars();
         match budget.affordable(nano(amount), &work) {
             Some(time) => {
@@ -109,7 +109,7 @@ fn the_least_that_a_query_costs() {
     assert_eq!(refused.to_string(), "not run: it costs at least $0.000001500, and the cap is $0.000001499");
     assert_eq!(refused.hint(), "allow more with --max-cost, or read less");
     budget.allow(nano(1_499)).expect("just enough");
-    Budget::new(Money::ZERO, tariff(), 0, |_| Money::ZERO).allow(Money::ZERO).expect("what is free may run");
+    Cap::new(Money::ZERO, tariff(), 0, |_| Money::ZERO).allow(Money::ZERO).expect("what is free may run");
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +149,7 @@ async fn where_nothing_can_make_room_the_query_ends() {
         "stopped at the cap of $0.0002021: $0.00003353 spent, 1 of 64 fragments done; the next attempt may cost $0.0001335"
     );
     assert_eq!(money.passed().await, refused);
-    let least = Ask { time_max: SECOND, ..ask(Duration::ZERO) };
+    let least = AttemptRequest { time_max: SECOND, ..ask(Duration::ZERO) };
     assert_eq!(money.reserve(least).await.expect_err("the query is over"), refused);
 }
 
@@ -173,16 +173,16 @@ async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
     assert!((3_990..=4_000).contains(&last.time().as_millis()), "{:?}", last.time());
     // One that ran out of time would need 6 s.
     drop(last);
-    let again = Ask { timed_out: 1, ..ask(SECOND) };
+    let again = AttemptRequest { timed_out: 1, ..ask(SECOND) };
     assert!((3_990..=4_000).contains(&money.reserve(again).await.expect("all that there is").time().as_millis()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_end_costs_what_is_known_of_it() {
-    let work = Work { reads: 10, writes: 2, answer_bytes: 0 };
+    let work = AttemptWork { reads: 10, writes: 2, answer_bytes: 0 };
     let reserve = async || {
         let money = budget(1_000_000_000, 1);
-        let granted = money.reserve(Ask { work, ..ask(SECOND) }).await.expect("there is money");
+        let granted = money.reserve(AttemptRequest { work, ..ask(SECOND) }).await.expect("there is money");
         (money, granted)
     };
     let usage = Usage { requests: Requests { get: 3, put: 1, ..Requests::default() }, ..Usage::default() };
@@ -216,7 +216,7 @@ async fn the_coordinators_own_spending_ends_a_query() {
     let own = Arc::new(AtomicU64::new(0));
     let spends = Arc::clone(&own);
     let cap = 10 * SHORTEST;
-    let money = Budget::new(nano(cap), tariff(), 1, move |_| nano(spends.load(Ordering::Relaxed)));
+    let money = Cap::new(nano(cap), tariff(), 1, move |_| nano(spends.load(Ordering::Relaxed)));
     own.store(cap, Ordering::Relaxed);
     assert_eq!(money.look(), None, "all of it, and no more");
     own.store(cap + 1, Ordering::Relaxed);
@@ -235,10 +235,11 @@ async fn the_coordinators_own_spending_ends_a_query() {
 #[tokio::test(start_paused = true)]
 async fn a_way_out_of_aws_is_paid_for_before_it_is_gone() {
     let outside = Tariff { coordinator_outside: Some(true), ..tariff() };
-    let money = Budget::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
+    let money = Cap::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
     // A GB is 9 cents.
-    let work = Work { answer_bytes: 1 << 29, ..Work::default() };
-    let running = money.reserve(Ask { work, time_max: 3 * SECOND, ..ask(SECOND) }).await.expect("there is money");
+    let work = AttemptWork { answer_bytes: 1 << 29, ..AttemptWork::default() };
+    let running =
+        money.reserve(AttemptRequest { work, time_max: 3 * SECOND, ..ask(SECOND) }).await.expect("there is money");
     assert_eq!(reserved(&money), 45_000_000 + SHORTEST);
     let part = Part { bytes: 1 << 20, rows: 1, crc32: 0 };
     let rows = Ok(FragmentResult::Inline { part, bytes: Base64::default() });

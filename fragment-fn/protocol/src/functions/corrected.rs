@@ -26,7 +26,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, StructFieldMapping,
 };
 
-use super::bounds::{self, Makes};
+use super::bounds::{self, ResultGrowth};
 use super::float_key::{self, has_floats};
 use super::scalar_named;
 
@@ -34,7 +34,7 @@ use super::scalar_named;
 pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let (makes, compares) = (bounds::makes(stock.name()), compares(stock.name()));
     match makes.is_some() || compares || is_of_lists(stock.name()) {
-        true => Arc::new(ScalarUDF::from(Mended { stock, makes, compares })),
+        true => Arc::new(ScalarUDF::from(Corrected { stock, makes, compares })),
         false => stock,
     }
 }
@@ -56,9 +56,9 @@ fn compares(name: &str) -> bool {
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Mended {
+struct Corrected {
     stock: Arc<ScalarUDF>,
-    makes: Option<Makes>,
+    makes: Option<ResultGrowth>,
     /// True where the function compares its arguments: floats among them become keys.
     compares: bool,
 }
@@ -108,7 +108,7 @@ fn items(of: &DataType) -> DataType {
 }
 
 #[warn(clippy::missing_trait_methods)] // It delegates, so it names every method.
-impl ScalarUDFImpl for Mended {
+impl ScalarUDFImpl for Corrected {
     fn name(&self) -> &str {
         self.stock.name()
     }

@@ -20,7 +20,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
 
-use super::Running;
+use super::RunningStatement;
 use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
@@ -41,14 +41,14 @@ const RELEASE_MAX: Duration = Duration::from_secs(2);
 const RELEASE_POLL: Duration = Duration::from_millis(5);
 
 /// What a query is planned again from.
-pub(super) struct Again {
+pub(super) struct Replan {
     logical: LogicalPlan,
     decision: Decision,
     /// What ran on functions.
     functions: Option<OnFunctions>,
 }
 
-impl Again {
+impl Replan {
     /// None where it would come out the same: nothing of it is a hash join, or came from functions.
     pub(super) fn of(ready: &PlannedQuery, logical: &LogicalPlan) -> Option<Self> {
         let PlannedQuery { plan, decision, functions, .. } = ready;
@@ -61,7 +61,7 @@ fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.exists(|node| Ok(node.is::<HashJoinExec>())).unwrap_or(false)
 }
 
-impl Running {
+impl RunningStatement {
     /// After memory did not suffice here: runs the query with sort-merge joins, or gives the error back.
     pub(super) async fn plan_again(&mut self, error: QueryError) -> Result<(), QueryError> {
         let Some(again) = self.again.take().filter(|_| self.rows == 0) else {
@@ -72,7 +72,7 @@ impl Running {
         self.released().await;
         let session = self.session.clone();
         let planning = async move {
-            let Again { logical, decision, functions } = again;
+            let Replan { logical, decision, functions } = again;
             let (state, planner) = (session.planning_state(true), session.planner());
             let planned = match &functions {
                 Some(first) => planner.again(state, &logical, (first, MORE_FRAGMENTS), decision).await,
