@@ -9,7 +9,7 @@ locals {
     region    = data.aws_region.current.name
   }
 
-  # One entry a function: "arm64-2048-0" and what it is made of.
+  # One entry a function: "arm64-2048-0" and its settings.
   functions = merge([
     for f in var.functions : { for clone in range(f.clones) : "${f.arch}-${f.memory_mb}-${clone}" => f }
   ]...)

@@ -1,4 +1,4 @@
-# No provider block: run as root module the provider is configured by the environment (AWS_REGION, AWS_PROFILE, …), and a
+# There is no provider block. Run as root module, the provider is configured by the environment (AWS_REGION, AWS_PROFILE, …). A
 # stack that uses this as a module brings its own.
 terraform {
   required_version = ">= 1.9"

@@ -1,12 +1,12 @@
-# Terraform without surprises, for the scripts here and the tests: source it and call `terraform_setup`, or run `infra/terraform`,
-# which does so.
+# Terraform for the scripts here and for the tests, with fixed settings: source this file and call `terraform_setup`, or run
+# `infra/terraform`, which does so.
 
-# Where Linux distributions and people put providers that were downloaded before: an air-gapped machine has them there.
+# Folders in which Linux distributions and people put downloaded providers. An air-gapped machine has them there.
 terraform_mirror_folders() {
   printf '%s\n' "${TF_PLUGIN_MIRROR:-}" "$HOME/.terraform.d/plugins" /usr/local/share /usr/share /usr/local/lib /usr/lib /opt
 }
 
-# Prints the folder of providers that has an AWS provider for this machine that versions.tf accepts; fails if there is none.
+# Prints the folder of providers that has an AWS provider for this machine that versions.tf accepts. Fails if there is none.
 terraform_mirror() {
   local platform folder provider file
   case "$(uname -m)" in
@@ -29,7 +29,7 @@ terraform_mirror() {
   return 1
 }
 
-# Exports TF_CLI_CONFIG_FILE and what keeps Terraform quiet. A file that the user has set is left alone.
+# Exports TF_CLI_CONFIG_FILE and the variables that keep Terraform quiet. A file that the user has set is left alone.
 terraform_setup() {
   local cache="${XDG_CACHE_HOME:-$HOME/.cache}/gust/terraform" mirror config
   export TF_IN_AUTOMATION=1 TF_INPUT=0 CHECKPOINT_DISABLE=1
@@ -39,15 +39,15 @@ terraform_setup() {
   if mirror="$(terraform_mirror)"; then
     printf 'disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n    path = "%s"\n  }\n}\n' "$mirror" >"$config"
   else
-    # Terraform's own download, once a machine: the provider unpacks to 700 MB.
+    # Terraform downloads the provider once a machine: it unpacks to 700 MB.
     printf 'disable_checkpoint = true\nplugin_cache_dir = "%s"\nplugin_cache_may_break_dependency_lock_file = true\n' "$cache/plugins" >"$config"
   fi
-  # renamed into place: several may do this at once
+  # The file is renamed into place, because several runs may do this at once.
   mv "$config" "$cache/config.tfrc"
   export TF_CLI_CONFIG_FILE="$cache/config.tfrc"
 }
 
-# Copies `infra/` without state, so that nothing Terraform writes lands in the checkout: `infra_copy TARGET`
+# Copies `infra/` without state, so that Terraform writes nothing into the checkout: `infra_copy TARGET`
 infra_copy() {
   local infra
   infra="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,4 +1,4 @@
-# What the coordinator may do: exactly this.
+# Rights of the coordinator: exactly these.
 
 mock_provider "aws" {}
 
@@ -79,7 +79,7 @@ run "policy" {
 }
 
 run "attached" {
-  # ARNs are known after an apply only
+  # ARNs are known only after an apply.
   command = apply
 
   module {

@@ -1,4 +1,4 @@
-# The bucket that functions leave results in.
+# The bucket in which functions leave results.
 
 mock_provider "aws" {}
 

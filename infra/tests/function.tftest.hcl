@@ -1,4 +1,4 @@
-# One function: what it is, what it may do, what becomes of its logs.
+# One function: its settings, its rights, its logs.
 
 mock_provider "aws" {}
 
@@ -124,7 +124,7 @@ run "rights" {
 }
 
 run "alias" {
-  # versions are known after an apply only
+  # Versions are known only after an apply.
   command = apply
 
   module {

@@ -1,4 +1,4 @@
-# The whole stack: names, numbers, what is handed out.
+# The whole stack: names, numbers, outputs.
 
 mock_provider "aws" {
   mock_data "aws_caller_identity" {

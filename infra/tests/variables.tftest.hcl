@@ -1,4 +1,4 @@
-# Bad input is refused by the variable that it came with.
+# The variable that has bad input refuses it.
 
 mock_provider "aws" {}
 

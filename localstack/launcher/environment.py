@@ -87,7 +87,7 @@ def _install_packages(folder: Path, log: Path, ending: Ending) -> None:
 
 
 def _install_plugin(python: Path, sources: list[Path], folder: Path, log: Path, ending: Ending) -> None:
-    # From a copy: building leaves its files beside the sources.
+    # The copy is built, because building leaves its files beside the sources.
     copy = folder.parent / "sources"
     for source in sources:
         target = copy / source.relative_to(PLUGIN)

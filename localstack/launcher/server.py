@@ -68,7 +68,7 @@ def _serve_on(environment: Environment, port: int, folder: Path, is_temporary: b
             stdout=output,
             stderr=output,
             pass_fds=[tell_ready],
-            # Ctrl-C in a terminal is for us; we end it in good order.
+            # Ctrl-C in a terminal is for us. We end LocalStack in good order.
             start_new_session=True,
         )
     os.close(tell_ready)
@@ -107,7 +107,7 @@ def _wait_until_ready(
 
 def _free_port(port: int) -> int:
     with socket.socket() as probe:
-        # Connections of an earlier server that wait for their end do not matter; a listener does.
+        # Connections of an earlier server that wait for their end do not matter. A listener does.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -125,17 +125,17 @@ def _variables(environment: Environment, port: int, folder: Path) -> dict[str, s
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "DEBUG", "LS_LOG") if name in os.environ}
     return kept | {
         "PYTHONPATH": str(environment.plugin),
-        # Entry points are cached in the home folder, and a cache from before the plugin would hide it.
+        # LocalStack caches entry points in the home folder. A cache from before the plugin would hide it.
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "FILESYSTEM_ROOT": str(folder / "root"),
         "OVERRIDE_IN_DOCKER": "0",
-        # Loopback only: the default server listens on every address, whatever it is told.
+        # Everything listens on loopback only: the default server would listen on every address, whatever its settings say.
         "GATEWAY_SERVER": "hypercorn",
         "GATEWAY_LISTEN": f"127.0.0.1:{port}",
         "LOCALSTACK_HOST": f"127.0.0.1:{port}",
         "DNS_ADDRESS": "0",
-        # Nothing is fetched or told.
+        # LocalStack fetches nothing and tells nobody anything.
         "DISABLE_EVENTS": "1",
         "SKIP_SSL_CERT_DOWNLOAD": "1",
         # Presigned URLs are checked.

@@ -35,7 +35,7 @@ def fail_init(how):
     elif how == "hang":
         time.sleep(600)
     elif how == "slow-once":
-        # /tmp survives the restart that follows
+        # /tmp survives the restart that follows.
         marker = os.path.join(os.environ["TMPDIR"], "tried")
         if not os.path.exists(marker):
             open(marker, "w").close()

@@ -133,7 +133,7 @@ class Function:
 
 def function_zip(name: str = "bootstrap", script: str | None = None) -> bytes:
     """The tests' function, or another script, as a package."""
-    # The test's own Python, which starts twice as fast without site-packages.
+    # The script runs on the test's own Python, which starts twice as fast without site-packages.
     text = script or f"#!{sys.executable} -IS\n{(HERE / 'bootstrap.py').read_text()}"
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

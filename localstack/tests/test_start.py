@@ -133,13 +133,13 @@ def test_a_killed_start_leaves_nothing(busy: tuple[Started, int], tmp_path: Path
 def test_a_folder_goes_though_others_write_into_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
-    # So many that emptying it once takes longer than the next file of the writer.
+    # There are so many files that emptying the folder once takes longer than the writer's next file.
     for number in range(3000):
         (folder / f"old-{number}").touch()
     ended = threading.Event()
 
     def write() -> None:
-        # Until there is no folder to write into, as a server's threads do while it ends.
+        # The writer goes on until there is no folder, as a server's threads do while it ends.
         for number in range(1_000_000):
             try:
                 (folder / str(number)).touch()
@@ -185,7 +185,7 @@ def test_a_port_that_another_takes_meanwhile_is_named(busy: tuple[Started, int],
 
 
 def test_localstack_without_our_executor_does_not_start(tmp_path: Path) -> None:
-    # The sources alone do not tell LocalStack about the plugin; then it takes Docker.
+    # The sources alone do not tell LocalStack about the plugin. It then takes Docker.
     sources = str(START.parent / "process_executor")
     variables = {"PYTHONPATH": sources, "HOME": str(tmp_path), "LAMBDA_RUNTIME_EXECUTOR": "process"}
     ended = run_host({**os.environ, **variables})

@@ -1,5 +1,5 @@
-# The same stack on LocalStack, with a bucket for tables. Proves the wiring, not IAM, ramp, bandwidth or bills.
-# LocalStack forgets the tags that an alarm is made with, so a second plan wants to add them.
+# The same stack on LocalStack, with a bucket for tables. It proves the wiring, not IAM, ramp, bandwidth or bills.
+# LocalStack forgets the tags that an alarm is made with, so that a second plan wants to add them.
 terraform {
   required_version = ">= 1.9"
 

@@ -1,5 +1,5 @@
 locals {
-  # The account's root stands for "whoever IAM policies of this account allow".
+  # The account's root stands for everybody whom IAM policies of this account allow.
   principals = coalesce(var.principals, ["${local.arn}:iam::${var.account.id}:root"])
   trusted = {
     AWS     = [for p in local.principals : p if startswith(p, "arn:")]

@@ -1,6 +1,6 @@
 output "role_arn" {
   value = aws_iam_role.this.arn
-  # A role is of use once it may do something.
+  # A role is of use only once it has rights.
   depends_on = [aws_iam_role_policy_attachment.this]
 }
 
@@ -8,7 +8,7 @@ output "policy_arns" {
   value = [aws_iam_policy.work.arn, aws_iam_policy.list_tables.arn]
 }
 
-# What the root module has wired, for tests.
+# Wiring by the root module, for tests.
 
 output "policies" {
   value = [aws_iam_policy.work.policy, aws_iam_policy.list_tables.policy]

@@ -4,7 +4,7 @@ locals {
   table_objects = [for t in var.tables : "${local.arn}:s3:::${t.bucket}/${t.prefix}*"]
   buckets       = [for bucket in distinct(concat([var.exchange.bucket], var.tables[*].bucket)) : "${local.arn}:s3:::${bucket}"]
 
-  # each function, and its alias and versions
+  # Each function, with its alias and versions.
   function_arns = [for f in var.functions : join(":", [local.arn, "lambda", var.account.region, var.account.id, "function", f])]
   functions     = flatten([for arn in local.function_arns : [arn, "${arn}:*"]])
 
@@ -21,7 +21,7 @@ locals {
         Sid    = "Quota"
         Effect = "Allow"
         Action = ["lambda:GetAccountSettings"]
-        # knows no narrower resource
+        # This action knows no narrower resource.
         Resource = ["*"]
       },
       {
@@ -52,8 +52,8 @@ locals {
     ]
   })
 
-  # A statement for each, since one condition would mix their prefixes. Where listing is bound to a prefix, S3 answers 403, not
-  # 404, for an object that does not exist.
+  # Each bucket has a statement, because one condition would mix their prefixes. Where listing is bound to a prefix, S3 answers 403,
+  # not 404, for an object that does not exist.
   list_tables = jsonencode({
     Version = "2012-10-17"
     Statement = [for index, t in var.tables : merge(
@@ -68,7 +68,7 @@ locals {
   })
 }
 
-# Policies of their own, so that they can also be attached to a role that exists; two, since IAM bounds the length of each.
+# The policies are separate, so that they can also be attached to a role that exists. They are two, because IAM bounds the length of each.
 resource "aws_iam_policy" "work" {
   name        = var.name
   description = "What Gust's coordinator may do"

@@ -1,4 +1,4 @@
-# Checked where users set them, in the root module.
+# The root module checks these, where users set them.
 
 variable "name" {
   description = "Name of the role and of its policies."

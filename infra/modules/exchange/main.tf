@@ -2,8 +2,8 @@ locals {
   bucket_arn = "arn:${var.account.partition}:s3:::${var.bucket}"
 }
 
-# What lies here is a by-product: the coordinator deletes it at a query's end. So a destroy may delete it, too, and no version
-# of it is kept: versioning would keep, and bill, each deleted object.
+# The objects here are by-products, which the coordinator deletes at a query's end. So a destroy may delete them, too. No versions
+# are kept: versioning would keep, and bill, each deleted object.
 resource "aws_s3_bucket" "this" {
   bucket        = var.bucket
   force_destroy = true
@@ -25,11 +25,11 @@ resource "aws_s3_bucket_ownership_controls" "this" {
     object_ownership = "BucketOwnerEnforced"
   }
 
-  # S3 refuses changes of one bucket's access at the same time.
+  # S3 refuses simultaneous changes of one bucket's access.
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
-# S3's own keys: a customer's key would add a KMS request, its price and its limit to each object.
+# The keys are S3's own: a customer's key would add a KMS request, its price and its limit to each object.
 resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   bucket = aws_s3_bucket.this.id
 
@@ -43,7 +43,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
 resource "aws_s3_bucket_policy" "this" {
   bucket = aws_s3_bucket.this.id
 
-  # A deny, so "everything" and "everyone" are what is meant.
+  # The statement denies, so that "everything" and "everyone" are meant.
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -59,7 +59,7 @@ resource "aws_s3_bucket_policy" "this" {
   depends_on = [aws_s3_bucket_ownership_controls.this]
 }
 
-# For what a coordinator that died has left. S3 counts in whole days, so things go after one to two.
+# The rule removes objects of a coordinator that died. S3 counts in whole days, so that objects go after one to two.
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
   bucket = aws_s3_bucket.this.id
 
@@ -67,7 +67,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     id     = "expire"
     status = "Enabled"
 
-    # everything
+    # The rule covers everything.
     filter {
       prefix = ""
     }

@@ -1,6 +1,6 @@
 output "bucket" {
   value = aws_s3_bucket.this.bucket
-  # Not before it is protected.
+  # The bucket is handed out only once it is protected.
   depends_on = [aws_s3_bucket_policy.this]
 }
 

@@ -1,4 +1,4 @@
-# The coordinator retries and reports; an alarm tells those who look after the stack. A metric-math alarm over all functions
+# The coordinator retries and reports. An alarm informs the people who look after the stack. A metric-math alarm over all functions
 # would be billed by metric as well, and would not name the function.
 resource "aws_cloudwatch_metric_alarm" "this" {
   for_each = var.alarms ? {
@@ -18,7 +18,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   evaluation_periods  = 1
   comparison_operator = "GreaterThanThreshold"
   threshold           = 0
-  # no queries, no data
+  # Without queries there is no data.
   treat_missing_data = "notBreaching"
 
   alarm_actions = var.alarm_topic_arns

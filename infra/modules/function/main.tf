@@ -1,5 +1,5 @@
-# Made before the function: one that Lambda makes by itself keeps logs for ever and survives a destroy. The function has no
-# right to make it.
+# The log group is made before the function. One that Lambda makes by itself keeps logs for ever and survives a destroy. The
+# function has no right to make it.
 resource "aws_cloudwatch_log_group" "this" {
   name              = "/aws/lambda/${var.name}"
   retention_in_days = var.log_retention_days
@@ -31,7 +31,7 @@ resource "aws_lambda_function" "this" {
     variables = { RUST_LOG = "warn" }
   }
 
-  # Text: the coordinator reads what an invocation is billed from the REPORT line at the log's tail.
+  # The format is text: the coordinator reads the billed time of an invocation from the REPORT line at the log's tail.
   logging_config {
     log_format = "Text"
     log_group  = aws_cloudwatch_log_group.this.name
@@ -47,11 +47,11 @@ resource "aws_lambda_function" "this" {
 
   tags = var.tags
 
-  # Rights first: Lambda checks those on network interfaces when it makes the function.
+  # The rights come first: Lambda checks those on network interfaces when it makes the function.
   depends_on = [aws_iam_role_policy.this, aws_iam_role_policy_attachment.vpc]
 }
 
-# Moved once the new version exists. A query stays with the version that it started with, so an apply does not break it.
+# The alias moves once the new version exists. A query stays with the version that it started with, so that an apply does not break it.
 resource "aws_lambda_alias" "live" {
   name             = "live"
   description      = "The version that new queries use"
@@ -59,8 +59,8 @@ resource "aws_lambda_alias" "live" {
   function_version = aws_lambda_function.this.version
 }
 
-# The coordinator invokes synchronously and does its own retries, so that each is counted and paid for knowingly. Should
-# anyone invoke asynchronously, Lambda would otherwise run a failed fragment twice more.
+# The coordinator invokes synchronously and retries by itself, so that each attempt is counted and paid for knowingly. Without
+# this, Lambda would run a fragment that failed in an asynchronous invocation twice more.
 resource "aws_lambda_function_event_invoke_config" "live" {
   function_name                = aws_lambda_function.this.function_name
   qualifier                    = aws_lambda_alias.live.name
@@ -68,7 +68,7 @@ resource "aws_lambda_function_event_invoke_config" "live" {
   maximum_event_age_in_seconds = 60
 }
 
-# The same for the bare name.
+# The same settings hold for the bare name.
 resource "aws_lambda_function_event_invoke_config" "latest" {
   function_name                = aws_lambda_function.this.function_name
   maximum_retry_attempts       = 0

@@ -1,5 +1,5 @@
-# Beside what the root module hands out: what it has wired, for tests. Single attributes, since a plan reports each change of
-# what is handed out.
+# The root module hands these out, and tests read the wiring. They are single attributes, because a plan reports each change of
+# an output.
 
 output "alias_arn" {
   value = aws_lambda_alias.live.arn

@@ -20,8 +20,8 @@ resource "aws_iam_role" "this" {
   })
 }
 
-# A function is told which objects to read, so it may not list. S3 therefore answers 403, not 404, for an object that is
-# gone: whoever reads such an error cannot tell one from the other.
+# The request tells a function which objects to read, so that it may not list. S3 therefore answers 403, not 404, for an object
+# that is gone: a reader of the error cannot tell one from the other.
 resource "aws_iam_role_policy" "this" {
   name = "fragments"
   role = aws_iam_role.this.name
@@ -51,7 +51,7 @@ resource "aws_iam_role_policy" "this" {
   })
 }
 
-# Network interfaces, nothing else. AWS's own policy, since Lambda checks for its exact content.
+# The rights are those on network interfaces alone. The policy is AWS's own, because Lambda checks for its exact content.
 resource "aws_iam_role_policy_attachment" "vpc" {
   count = var.vpc == null ? 0 : 1
 

@@ -25,7 +25,7 @@ from process_executor.sandbox import Limits, Sandbox
 INIT_S_MAX = 10.0
 """AWS's limit of an init ahead of the first invocation."""
 _MACHINES = {"x86_64": "x86_64", "aarch64": "arm64"}
-# For LocalStack's own program in its containers.
+# These variables are for LocalStack's own program in its containers.
 _NOT_FOR_FUNCTIONS = ("LOCALSTACK_RUNTIME_ID", "LOCALSTACK_RUNTIME_ENDPOINT")
 
 _running: set["ProcessRuntimeExecutor"] = set()
@@ -161,7 +161,7 @@ class ProcessRuntimeExecutor(RuntimeExecutor):
             version=self.function_version.id.qualifier,
             duration_s=duration_s,
             memory_mb=self._limits.memory_mb,
-            # The last sample of a killed function lies a little above what it was allowed.
+            # The last sample of a killed function is a little above its limit.
             memory_used_mb=min(used_mb, self._limits.memory_mb),
             init_s=init_s,
             failure=failure,

@@ -58,7 +58,7 @@ def _die_with(parent: int) -> None:
 
 
 def _require_our_executor() -> None:
-    # LocalStack takes Docker for a name that it does not know, and says so in its log only.
+    # LocalStack takes Docker for a name that it does not know, and says so only in its log.
     name = config.LAMBDA_RUNTIME_EXECUTOR
     if not EXECUTOR_PLUGIN_MANAGER.exists(name) or get_runtime_executor() is not ProcessRuntimeExecutor:
         _fail(f"LocalStack would not run functions with this plugin: it does not find `{name}`", EXIT_FAILED)

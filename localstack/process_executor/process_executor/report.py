@@ -120,7 +120,7 @@ def _report(invoked: Invoked) -> str:
     fields = [
         f"REPORT RequestId: {invoked.request_id}",
         f"Duration: {duration_ms:.2f} ms",
-        # Whole milliseconds are billed, those of the init too.
+        # Whole milliseconds are billed, those of the init included.
         f"Billed Duration: {math.ceil(round(duration_ms + init_ms, 2))} ms",
         f"Memory Size: {invoked.memory_mb} MB",
         f"Max Memory Used: {invoked.memory_used_mb} MB",
