@@ -1,8 +1,8 @@
 //! Long chains of AND, OR and UNION as balanced trees.
 //!
-//! The parser makes a chain of n operands a tree n deep, and the engine's planner takes n² steps over it: for 10,000 ORs half a
-//! minute. All three are associative, and a balanced tree keeps the operands' order, so that also what is evaluated first stays
-//! first. The statement prints as before, for the parser's trees print no parentheses of their own.
+//! The parser makes a chain of n operands a tree n deep. The engine's planner takes n² steps over it: half a minute for
+//! 10,000 ORs. All three operators are associative. A balanced tree keeps the order of the operands, and with it the
+//! order of evaluation. The statement prints as before, because the parser's trees print no parentheses of their own.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::walk::walk_mut;
 
-/// Shorter chains stay as they are: what people write is planned as it always was.
+/// Operands of the shortest chain that is balanced. Chains that people write are shorter and are planned as they are.
 const OPERANDS_MIN: usize = 64;
 
 pub(super) fn balance(statement: &mut Statement) {
@@ -25,7 +25,7 @@ struct Balance;
 impl VisitorMut for Balance {
     type Break = std::convert::Infallible;
 
-    // Before its children: a chain is then taken apart once, at its top.
+    // A visit before the children takes a chain apart once, at its top.
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         super::distinct::separate(expr);
         for op in [BinaryOperator::Or, BinaryOperator::And] {
@@ -59,7 +59,7 @@ impl VisitorMut for Balance {
     }
 }
 
-/// Neighbours joined until one is left.
+/// Joins neighbours until one operand is left.
 pub(super) fn paired<T>(mut operands: Vec<T>, joined: impl Fn(T, T) -> T) -> T {
     while operands.len() > 1 {
         let mut pairs = Vec::with_capacity(operands.len().div_ceil(2));
@@ -105,7 +105,7 @@ fn take_operands(expr: &mut Expr, of: &BinaryOperator) -> Vec<Expr> {
     }
 }
 
-/// The quantifier and the branches of a long chain of equal UNIONs.
+/// Returns the quantifier and the number of branches of a long chain of equal UNIONs.
 fn long_union(set: &SetExpr) -> Option<(SetQuantifier, usize)> {
     let SetExpr::SetOperation { set_quantifier: quantifier, .. } = set else { return None };
     if !matches!(quantifier, SetQuantifier::All | SetQuantifier::None | SetQuantifier::Distinct) {
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::sql::parsed;
 
-    /// How many operators stand above each other on the way down to the left.
+    /// Counts the operators above each other on the longest way down an expression.
     fn depth(expr: &Expr) -> usize {
         match expr {
             Expr::BinaryOp { left, right, .. } => 1 + depth(left).max(depth(right)),

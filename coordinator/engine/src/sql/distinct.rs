@@ -1,15 +1,17 @@
-//! `a IS DISTINCT FROM b AND c` means `(a IS DISTINCT FROM b) AND c`. The parser (sqlparser 0.62, apache/datafusion-sqlparser-rs 2436) takes `b AND c` for the right side, which
-//! is another value where all three are booleans. Here the pieces are put together again by their precedence.
+//! `a IS DISTINCT FROM b AND c` means `(a IS DISTINCT FROM b) AND c`.
 //!
-//! The test below asks the parser alone as well: when that is right, this file can go.
+//! The parser takes `b AND c` for the right side (sqlparser 0.62, apache/datafusion-sqlparser-rs 2436). That is another
+//! value when all three are booleans. Here the pieces are put together again by their precedence.
+//!
+//! A test below asks the parser alone as well. This file can go when that test fails.
 
 use std::iter::Peekable;
 use std::vec::IntoIter;
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
 
-/// Puts a condition together again whose last comparison took too much. To be called from above: what stands to the left decides
-/// where the pieces belong.
+/// Regroups a condition whose last comparison took too much. A tree is visited from its top: the operands to the left
+/// decide to which operator a piece belongs.
 pub(super) fn separate(expr: &mut Expr) {
     if takes_too_much(expr) {
         let mut pieces = Vec::new();
@@ -28,7 +30,7 @@ enum Piece {
     Or,
 }
 
-/// Whether the last operand of a condition is a comparison that has swallowed what follows it.
+/// Tells if the last operand of a condition is a comparison that took the operands after it, too.
 fn takes_too_much(mut expr: &Expr) -> bool {
     loop {
         expr = match expr {
@@ -40,7 +42,7 @@ fn takes_too_much(mut expr: &Expr) -> bool {
     }
 }
 
-/// Two operands of AND or OR without brackets around them.
+/// Tells if an expression is an AND or an OR without brackets around it.
 fn is_condition(expr: &Expr) -> bool {
     matches!(expr, Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. })
 }
@@ -66,7 +68,7 @@ fn take_apart(expr: Expr, pieces: &mut Vec<Piece>) {
     }
 }
 
-/// The comparison with the first operand of `right`, and then the rest of it.
+/// Adds the comparison with the first operand of `right`, and then the rest of `right`.
 fn compared(right: Expr, compare: impl FnOnce(Box<Expr>) -> Expr, pieces: &mut Vec<Piece>) {
     let mut rest = Vec::new();
     take_apart(right, &mut rest);
@@ -181,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Fails when the parser is mended: then this file can go.
+    /// The parser is mended when this fails. Then this file can go.
     #[test]
     fn the_parser_alone_takes_too_much() {
         assert!(takes_too_much(&parsed("a IS DISTINCT FROM b AND c")));

@@ -1,7 +1,8 @@
-//! Syntax that the engine parses and then ignores: refused by name, for its rows would be another query's.
+//! Syntax that the engine parses and then ignores. It is refused by name, because its rows would be another query's.
 //!
-//! Each entry was seen to be ignored by DataFusion 55.2; `tests/tests/statements.rs` runs each on DataFusion alone, so that
-//! an entry can go when DataFusion refuses it or does it. What can be done right is done instead, in [`super::meant`].
+//! DataFusion 55.2 was seen to ignore each entry. `tests/tests/statements.rs` runs each on DataFusion alone, and an
+//! entry can go when DataFusion refuses it or does it. Syntax that can be written as what it means is not here but in
+//! [`super::meant`].
 
 use std::ops::ControlFlow;
 
@@ -12,9 +13,11 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::walk::walk;
 
-/// Window functions whose arguments NULL does not change.
+/// Window functions that number rows. A NULL in an argument changes none of them.
 const RANKS: [&str; 6] = ["row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile"];
 
+/// Refuses a statement that has such syntax.
+///
 /// # Errors
 /// A message that names the first such syntax, with a hint.
 pub(super) fn check(statement: &Statement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
@@ -163,7 +166,7 @@ fn check_item(item: &SelectItem) -> ControlFlow<String> {
 fn check_alias(alias: Option<&TableAlias>) -> ControlFlow<String> {
     let Some(alias) = alias else { return ControlFlow::Continue(()) };
     refuse_if(alias.at.is_some(), "AT after a table's alias", "number the rows with row_number() OVER ()")?;
-    // Elsewhere a modifier of the table before it.
+    // FINAL modifies the table before it in ClickHouse. The parser takes it for an alias.
     let is_final =
         !alias.explicit && alias.name.quote_style.is_none() && alias.name.value.eq_ignore_ascii_case("final");
     refuse_if(is_final, "FINAL", "leave it out; as a table's alias, write AS final")

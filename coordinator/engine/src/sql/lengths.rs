@@ -1,11 +1,13 @@
-//! Casts to texts of a length: `CAST(a AS VARCHAR(3))` is the first three characters, as in the standard, PostgreSQL and Trino.
+//! Casts to texts of a length. `CAST(a AS VARCHAR(3))` is the first three characters, as in the standard, PostgreSQL
+//! and Trino.
 //!
-//! DataFusion 55.2 reads the length and forgets it, as DuckDB does; take this out when its CAST cuts (no report of it is known). CHAR(n) is VARCHAR(n), and CHAR is CHAR(1); no blanks are added, as
-//! PostgreSQL takes them off again wherever a value is looked at. Non-goals: lengths of declared columns and inside nested types.
+//! DataFusion 55.2 ignores the length, as DuckDB does. Take this out when its CAST cuts (no report of it is known).
+//! CHAR(n) is VARCHAR(n), and CHAR is CHAR(1). No blanks are added: PostgreSQL takes them off again wherever it looks
+//! at a value. Non-goals: lengths of declared columns and inside nested types.
 
 use datafusion::sql::sqlparser::ast::{CharacterLength, DataType, Expr, Value};
 
-/// Characters that a text of a type has at most.
+/// Returns the most characters that a text of a type has.
 fn length(of: &DataType) -> Option<u64> {
     use DataType::{Char, CharVarying, Character, CharacterVarying, Nvarchar, Varchar};
     match of {
@@ -27,7 +29,7 @@ pub(super) fn has_length(expr: &Expr) -> bool {
     matches!(expr, Expr::Cast { data_type, .. } if length(data_type).is_some())
 }
 
-/// A cast to a text of a length, written as the beginning of a text; any other expression as it is.
+/// Writes a cast to a text of a length as the beginning of a text. Any other expression stays as it is.
 pub(super) fn meant(expr: Expr) -> Expr {
     match expr {
         Expr::Cast { kind, expr, data_type, array, format } => match length(&data_type) {

@@ -1,9 +1,9 @@
-//! How long, deep and wide a statement may be. What is past a limit is refused with the number and the limit, before anything
-//! recurses over it or multiplies it out.
+//! Limits of a statement's length, depth and width. A statement past a limit is refused with its number and the limit,
+//! before anything recurses over it or multiplies it out.
 //!
-//! The limits are what the engine's planner gets through in a few seconds and what a stack of [`fragment_fn::stack`] holds, with
-//! room to spare; each was tried at its limit (`tests/tests/statements.rs`). Non-goal: how long a statement runs; that is its
-//! time-out's.
+//! Within the limits the engine's planner takes a few seconds, and a stack of [`fragment_fn::stack`] suffices with room
+//! to spare. Each limit was tried (`tests/tests/statements.rs`). Non-goal: a statement's running time, which its
+//! time-out bounds.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,20 +19,20 @@ use super::walk::walk;
 /// Bytes of a text of statements.
 const TEXT_BYTES_MAX: usize = 16 << 20;
 
-/// Brackets of all kinds, types in angle brackets and EXPLAINs inside each other.
+/// Levels of nesting: brackets of all kinds, types in angle brackets, EXPLAINs, and pairs of square brackets in a row.
 const NESTING_MAX: usize = 100;
 
-/// Words and signs of a text: a parser's tree takes hundreds of bytes for each.
+/// Words and signs of a text. A parser's tree takes hundreds of bytes for each.
 const TOKENS_MAX: usize = 4_000_000;
 
-/// How deep the parser may recurse: at most twice for a bracket.
+/// Levels of the parser's recursion. A bracket takes two at most.
 pub(crate) const PARSER_DEPTH_MAX: usize = 250;
 
-/// Expressions inside each other. Chains of AND and OR are balanced and stay far below; chains of other operators do not, and
-/// the planner takes n² steps over those. The stacks hold twice as many.
+/// Levels of expressions and queries inside each other. Balanced chains of AND and OR stay far below. Chains of other
+/// operators are as deep as they are long, and the planner takes n² steps over them. The stacks hold twice as many.
 const DEPTH_MAX: usize = 500;
 
-/// Operands of a chain of AND: filters are taken apart at AND and put together again, n² steps each time.
+/// ANDs of a statement. The planner takes filters apart at AND and puts them together again, n² steps each time.
 const ANDED_MAX: usize = 3_000;
 
 /// Expressions of a statement, in all its queries.
@@ -41,28 +41,28 @@ const EXPRESSIONS_MAX: usize = 1_000_000;
 /// Columns of one SELECT.
 const COLUMNS_MAX: usize = 10_000;
 
-/// Tables of one FROM: the planner takes n³ steps over a chain of joins.
+/// Tables of one FROM. The planner takes n³ steps over a chain of joins.
 const JOINED_MAX: usize = 200;
 
-/// Queries of WITH clauses: each is planned with a copy of all before it.
+/// Queries in a statement's WITH clauses. Each is planned with a copy of all before it.
 const CTES_MAX: usize = 1_000;
 
-/// WITH clauses inside WITH clauses: the engine looks through each twice as often as through the one around it.
+/// WITH clauses inside each other. The engine looks through each twice as often as through the one around it.
 const WITH_DEPTH_MAX: usize = 8;
 
-/// Subqueries in expressions inside each other: each doubles the planner's work, and 20 take seconds.
+/// Subqueries inside each other's expressions. Each doubles the planner's work, and 20 take seconds.
 const SUBQUERY_DEPTH_MAX: usize = 12;
 
-/// Branches of UNION.
+/// UNIONs of a statement.
 const BRANCHES_MAX: usize = 10_000;
 
-/// Branches of EXCEPT and INTERSECT, which are joins.
+/// EXCEPTs and INTERSECTs of a statement: each is a join.
 const EXCEPTIONS_MAX: usize = 200;
 
 /// Sets that GROUPING SETS, CUBE and ROLLUP make.
 const GROUPING_SETS_MAX: u64 = 4_096;
 
-/// Tables and views, each as often as a plan holds it after WITH clauses and views are written out.
+/// Tables and views of a plan, each as often as the plan holds it after WITH clauses and views are written out.
 const RELATIONS_MAX: u64 = 4_096;
 
 fn past<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> String {
@@ -79,7 +79,7 @@ pub(super) fn check_text(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses what the parser would recurse over too deep.
+/// Refuses a text with too many tokens, or nested too deep for the parser's recursion.
 pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
     let words = || tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
     let count = words().count();
@@ -101,7 +101,7 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
             _ => {}
         }
         explains = if is(token, Keyword::EXPLAIN) { explains + 1 } else { 0 };
-        // INT[][][]: a type of lists, or as deep an expression, for each pair.
+        // INT[][][] is a type of lists, or an expression: each pair is a level.
         pairs = match token {
             Token::RBracket => pairs + 1,
             Token::LBracket if *before == Token::RBracket => pairs,
@@ -119,10 +119,11 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
     Ok(())
 }
 
-/// How often the parser may recurse at most: twice for a bracket, once for a CASE and for each NOT before an operand.
+/// Counts the levels of the parser's recursion at most: two for a bracket, one for a CASE and for each NOT before an
+/// operand.
 pub(crate) fn recursions(tokens: &[TokenWithSpan]) -> usize {
     let words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
-    // What is open at each level of brackets.
+    // Each level of brackets has its open CASEs and NOTs.
     let (mut levels, mut deepest) = (vec![(0_usize, 0_usize)], 0);
     for token in words {
         let is_inside = levels.len() > 1;
@@ -149,7 +150,7 @@ fn is_type(token: &Token) -> bool {
     [Keyword::ARRAY, Keyword::STRUCT, Keyword::MAP].iter().any(|keyword| is(token, *keyword))
 }
 
-/// Refuses what the planner would not get through.
+/// Refuses a statement that the planner would not finish.
 pub(super) fn check(statement: &Statement) -> Result<(), String> {
     let mut shape = Shape::default();
     match walk(statement, &mut shape) {
@@ -293,7 +294,7 @@ fn has_subquery(expr: &Expr) -> bool {
     matches!(expr, Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. })
 }
 
-/// How many sets a GROUP BY makes, all combined with each other.
+/// Counts the sets that a GROUP BY makes: each element's sets are combined with the sets of every other.
 fn grouping_sets(group_by: &GroupByExpr) -> u64 {
     let GroupByExpr::Expressions(exprs, _) = group_by else { return 1 };
     let sets = exprs.iter().map(|expr| match expr {
@@ -305,13 +306,14 @@ fn grouping_sets(group_by: &GroupByExpr) -> u64 {
     sets.fold(1, u64::saturating_mul)
 }
 
-/// Levels of a view's plan.
+/// Levels of the plan of a view.
 pub(crate) const VIEW_DEPTH_MAX: usize = 300;
 
-/// Refuses a statement whose plan would hold too many tables. `weight` is how many there are in a table's or view's own plan.
+/// Refuses a statement whose plan would hold too many tables. `weight` counts the tables in a table's or a view's own
+/// plan.
 ///
 /// # Errors
-/// A message with the limit and a hint.
+/// A message that has the limit and a hint.
 pub(crate) fn check_relations(
     statement: &datafusion::sql::parser::Statement,
     weight: &dyn Fn(&ObjectName) -> u64,
@@ -332,10 +334,10 @@ struct Relations<'a> {
     scopes: Vec<Scope>,
 }
 
-/// A query that is being looked through.
+/// State of the walk inside one query.
 #[derive(Default)]
 struct Scope {
-    /// Names of its WITH clause whose queries have not been seen yet, the next one last.
+    /// Names in its WITH clause, of queries that the walk has not reached. The next one is last.
     named: Vec<String>,
     ctes: HashMap<String, u64>,
     relations: u64,
@@ -352,7 +354,7 @@ impl Visitor for Relations<'_> {
         ControlFlow::Continue(())
     }
 
-    // The queries of a WITH clause are visited first, in order, and are the first queries inside theirs.
+    // The walk visits the queries of a query's WITH clause in order, before other queries inside it.
     fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Self::Break> {
         let ended = self.scopes.pop().expect("pushed before");
         let around = self.scopes.last_mut().expect("the statement's own");
@@ -376,7 +378,7 @@ impl Visitor for Relations<'_> {
     }
 }
 
-/// A name as the planner compares it.
+/// Returns a name as the planner compares it: in lower case, unless it is quoted.
 pub(super) fn folded(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
@@ -397,7 +399,7 @@ mod tests {
         }
     }
 
-    /// `docs/dialect.md` tells the limits as they are.
+    /// The page `docs/dialect.md` has the limits' numbers.
     #[test]
     fn the_page_has_these_numbers() {
         let page = include_str!("../../../../docs/dialect.md");
@@ -462,7 +464,7 @@ mod tests {
             format!("SELECT {}", repeated("a=1", 10_000, " OR ")),
             format!("SELECT {}", repeated("a<b", 1_000, " AND c>d, ")),
             format!("SELECT a IN ({})", repeated("1", 100_000, ",")),
-            // With the query itself, 500 levels.
+            // The query itself is the 500th level.
             format!("SELECT {}", repeated("a", 499, "+")),
             format!("SELECT {}", repeated("l[1]", 200, "+")),
             repeated("SELECT 1", 10_001, " UNION ALL "),
@@ -499,7 +501,7 @@ mod tests {
         assert!(refused.contains("has 262144 tables") && refused.contains("at most 4096"), "{refused}");
         assert!(count(&doubled(70), 1).expect("too many").contains(&u64::MAX.to_string()));
         assert!(count("SELECT 1 FROM v, v w", 2_049).expect("views").contains("has 4098 tables"));
-        // A name inside hides the one outside; a table is none of them.
+        // A name in the inner WITH hides the outer one. `s.a` is a table, and neither of them.
         let hidden = "WITH a AS (SELECT 1 FROM t, t u) SELECT 1 FROM (WITH a AS (SELECT 1) SELECT 1 FROM a) x, A, s.a";
         assert!(count(hidden, 2_000).is_some_and(|refused| refused.contains("has 6001 tables")));
         assert_eq!(count("WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT 1 FROM a) SELECT 1 FROM a", 1), None);

@@ -1,6 +1,8 @@
-//! Syntax that the engine refuses, or gives another meaning, written as what it means: FROM without SELECT, FETCH FIRST, GROUP BY
-//! WITH ROLLUP, windows made from named windows, SIMILAR TO, TABLESAMPLE, casts to texts of a length, ANY and ALL, `DISTINCT` in the
-//! order of one of its expressions. `^` is refused: it is a power in PostgreSQL and DuckDB, and exclusive or in the engine.
+//! Syntax that the engine refuses, or gives another meaning, is written as what it means.
+//!
+//! That is FROM without SELECT, FETCH FIRST, GROUP BY WITH ROLLUP, windows made from named windows, SIMILAR TO,
+//! TABLESAMPLE, casts to texts of a length, ANY and ALL, and DISTINCT in the order of one of its expressions. `^` is
+//! refused: it is a power in PostgreSQL and DuckDB, and exclusive or in the engine.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -59,7 +61,7 @@ impl VisitorMut for Meant {
         ControlFlow::Continue(())
     }
 
-    // After its subqueries, whose windows have names of their own.
+    // Subqueries are visited before: their windows have names of their own.
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let mut over = Over { named: defined(select)? };
         walk_mut(&mut select.projection, &mut over)?;
@@ -102,7 +104,7 @@ impl VisitorMut for Meant {
         }
         let Expr::SimilarTo { pattern, escape_char, .. } = expr else { return ControlFlow::Continue(()) };
         let escape = match escape_char.take().map(|escape| escape.value.into_string()) {
-            // As in PostgreSQL, whose default it is.
+            // The backslash is PostgreSQL's default, too.
             None => Some('\\'),
             Some(Some(escape)) if escape.chars().count() <= 1 => escape.chars().next(),
             Some(_) => {
@@ -129,7 +131,8 @@ impl VisitorMut for Meant {
     }
 }
 
-/// The casts to decimals of VALUES, each twice: one alone could be the engine's, which `dialect::doubles` takes off.
+/// Writes a cast to a decimal twice in VALUES. `dialect::doubles` takes a single one off, since that could be the
+/// engine's.
 fn own_casts(body: &mut SetExpr) {
     match body {
         SetExpr::SetOperation { left, right, .. } => {
@@ -153,7 +156,7 @@ fn own_casts(body: &mut SetExpr) {
     }
 }
 
-/// A column that will be written otherwise keeps the name that the engine gives it now: a cast's is its argument's.
+/// Keeps the name that the engine gives a column now, before the column is rewritten. A cast's name is its argument's.
 fn keep_name(item: &mut SelectItem) {
     let SelectItem::UnnamedExpr(expr) = item else { return };
     let name = match &*expr {
@@ -169,7 +172,8 @@ fn keep_name(item: &mut SelectItem) {
     *item = SelectItem::ExprWithAlias { expr, alias: name };
 }
 
-/// The order of what DISTINCT is of, as its position: the engine looks for the columns in an expression, and not for itself.
+/// Writes an ORDER BY expression that DISTINCT selects as its position. The engine looks for the expression's columns,
+/// not for the expression.
 fn by_position(by: &mut Expr, select: &Select) {
     if !matches!(select.distinct, Some(Distinct::Distinct)) || matches!(by, Expr::Identifier(_) | Expr::Value(_)) {
         return;
@@ -183,7 +187,7 @@ fn by_position(by: &mut Expr, select: &Select) {
                     return;
                 }
             }
-            // Of many columns.
+            // The number of a wildcard's columns is not known here, so that positions after it are not.
             _ => return,
         }
     }
@@ -194,7 +198,8 @@ fn not_a_text() -> ControlFlow<String> {
     ControlFlow::Break(format!("SIMILAR TO with a pattern that is computed is not supported\nhint: {hint}"))
 }
 
-/// The windows that a SELECT defines, each written out. Of `OVER (w ORDER BY a)` the engine forgets what `w` says.
+/// Collects the windows that a SELECT defines, each written out. The engine ignores the definition of `w` in
+/// `OVER (w ORDER BY a)`.
 fn defined(select: &mut Select) -> ControlFlow<String, HashMap<String, WindowSpec>> {
     let mut named: HashMap<String, WindowSpec> = HashMap::new();
     for definition in &mut select.named_window {
@@ -236,7 +241,7 @@ impl VisitorMut for Over {
     }
 }
 
-/// Puts what the named window says into `spec`. What both say is an error, as in the standard.
+/// Adds the named window's clauses to `spec`. A clause that both have is an error, as in the standard.
 fn merge(spec: &mut WindowSpec, named: &HashMap<String, WindowSpec>) -> ControlFlow<String> {
     let Some(name) = spec.window_name.take() else { return ControlFlow::Continue(()) };
     let Some(base) = named.get(&folded(&name)) else {
@@ -360,7 +365,7 @@ mod tests {
             let ControlFlow::Break(message) = walk_mut(&mut statement, &mut Meant::default()) else { panic!("{text}") };
             assert!(message.contains("ANY and ALL are ") && message.contains("\nhint: "), "{message}");
         }
-        // What is not copied does not count: each is computed once.
+        // An expression that is not copied does not count: it is computed once.
         let once = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(ARRAY[true, random() < 1]))"));
         let mut statement = parsed(&format!("SELECT {once} FROM t"));
         assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()));

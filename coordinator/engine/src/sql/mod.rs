@@ -1,14 +1,17 @@
-//! What is done to a statement between its text and the engine's planner. Pure: no tables, no files, no settings.
+//! Changes to a statement between its text and the engine's planner. They are pure: no tables, no files, no settings.
 //!
 //! ```text
 //!  text ─► tokens ─► (the engine's parser) ─► shape ─► prepare ─► (the engine's planner) ─► unique, where names clash
 //! ```
 //!
-//! 1. `tokens`: a byte order mark is skipped; a text that is too long or too nested is refused before the parser recurses over it.
-//! 2. `shape`: IS DISTINCT FROM gets its own right side ([`distinct`]), long chains are balanced ([`balance`]); what is then too deep, too wide or too much is refused ([`limits`]).
-//! 3. `prepare`: syntax that the engine parses and then ignores is refused by name ([`ignored`]) or written as what
-//!    it means ([`meant`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
-//! 4. `unique`: columns of one name get aliases that differ, for a statement that was refused for its names ([`names`]).
+//! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
+//!    over it.
+//! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
+//!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
+//! 3. `prepare` looks for syntax that the engine parses and then ignores. It refuses that by name ([`ignored`]), or
+//!    writes it as what it means ([`meant`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
+//! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
+//!    ([`names`]).
 //!
 //! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
 
@@ -37,10 +40,11 @@ pub(crate) use limits::check_relations;
 pub(crate) use names::{Names, unique};
 pub(crate) use walk::walk_mut;
 
-/// The words of a text.
+/// Cuts a text into tokens, without a byte order mark.
 ///
 /// # Errors
-/// [`DataFusionError::SQL`] where there are none, [`DataFusionError::Plan`] where the text is past a limit.
+/// [`DataFusionError::SQL`] for a text that has no tokens, such as an open quote. [`DataFusionError::Plan`] for a text
+/// that is past a limit.
 pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     limits::check_text(text).map_err(DataFusionError::Plan)?;
@@ -49,33 +53,33 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
     Ok(tokens)
 }
 
-/// Balances long chains, and refuses what is past a limit then.
+/// Balances long chains. Then it refuses a statement that is past a limit.
 ///
 /// # Errors
-/// A message with the limit and a hint.
+/// A message that has the limit and a hint.
 pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     balance::balance(statement);
     limits::check(statement)
 }
 
-/// The statement as it is meant; `is_scalar` tells functions of single rows from those of many.
+/// Writes a statement as it is meant. `is_scalar` tells functions of single rows from those of many.
 ///
 /// # Errors
-/// A message that names what would be ignored, with a hint.
+/// A message that names the syntax that the engine would ignore, and has a hint.
 pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     ignored::check(statement, is_scalar)?;
     let mut meant = meant::Meant::default();
     match walk_mut(statement, &mut meant) {
-        // What was written out is larger than what was checked.
+        // Comparisons that were written out make the statement larger than the one that was checked.
         ControlFlow::Continue(()) if meant.copies.is_any_written => limits::check(statement),
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(message) => Err(message),
     }
 }
 
-/// The parser's own statement inside the engine's.
+/// Returns the parser's own statement inside the engine's.
 fn inner_mut(statement: &mut EngineStatement) -> Option<&mut SqlStatement> {
     match statement {
         EngineStatement::Statement(statement) => Some(statement),
@@ -92,7 +96,7 @@ fn inner(statement: &EngineStatement) -> Option<&SqlStatement> {
     }
 }
 
-/// The parser's statements of a text, for the tests of this folder.
+/// Parses the first statement of a text, for the tests of this folder.
 #[cfg(test)]
 fn parsed(text: &str) -> SqlStatement {
     let mut parser = datafusion::sql::parser::DFParserBuilder::new(tokens(text).expect("words"))

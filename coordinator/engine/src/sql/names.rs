@@ -1,12 +1,12 @@
 //! Columns of one name, which the engine refuses: `SELECT a, a`, `SELECT x::int, x::text`, `SELECT ts::date … ORDER BY ts`.
 //!
-//! The engine tells columns apart by names, and a cast has the name of what it casts (DataFusion 55.2: "Projections require
+//! The engine tells columns apart by names, and a cast has its argument's name (DataFusion 55.2: "Projections require
 //! unique expression names"). Only statements that it has refused for that come here. They get
-//! 1. a cast that has a name of its own: `CASE WHEN k = k THEN x::int END`, which the optimizer takes away again;
-//! 2. for columns of the result an alias of our own, and [`Names`] to show the column's own name in its place;
-//! 3. for columns of inner queries and views a number behind the second of a name: `a`, `a_1`, as in DuckDB.
+//! 1. casts with names of their own: `CASE WHEN k = k THEN x::int END`, which the optimizer takes away again;
+//! 2. aliases of our own for columns of the result, and [`Names`] to show the columns' own names in their place;
+//! 3. numbers behind equal names in inner queries and views: `a`, `a_1`, as in DuckDB.
 //!
-//! No column gets a name that an ORDER BY beside it could take for one of the input.
+//! No column gets a name that an ORDER BY beside it could take for a column of the input.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -21,18 +21,18 @@ use datafusion::sql::sqlparser::ast::{
 use super::limits::folded;
 use super::walk::{walk, walk_mut};
 
-/// What the aliases of result columns stand for.
+/// Names that are shown for the aliases of result columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Names(HashMap<String, String>);
 
 impl Names {
-    /// A column's name as it is shown.
+    /// Returns a column's name as it is shown.
     pub(crate) fn shown<'a>(&'a self, name: &'a str) -> &'a str {
         self.0.get(name).map_or(name, String::as_str)
     }
 }
 
-/// The statement with names that differ, and what is shown in their place.
+/// Gives a statement's columns names that differ, and returns the names that are shown in their place.
 pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Names)> {
     let mut renamed = statement.clone();
     let sql = super::inner_mut(&mut renamed)?;
@@ -43,12 +43,12 @@ pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Na
 
 #[derive(Default)]
 struct Unique {
-    /// Whether the outermost query's columns are a result's, and not a view's or table's.
+    /// True when the outermost query's columns are a result's, and not a view's or table's.
     is_query: bool,
     /// Names that the ORDER BYs around mention, the innermost last.
     ordered_by: Vec<HashSet<String>>,
     names: Names,
-    /// Casts by their text: equal ones stay equal.
+    /// Numbers of casts by their text. Equal casts stay equal.
     casts: HashMap<String, usize>,
 }
 
@@ -61,7 +61,7 @@ impl VisitorMut for Unique {
             let ControlFlow::Continue(()) = walk(keys, &mut Mentioned(&mut mentioned));
         }
         let is_result = self.is_query && self.ordered_by.is_empty();
-        // The ORDER BY of a UNION knows its columns by name alone.
+        // The ORDER BY of a UNION knows its columns by name alone: an alias would take the name away.
         let is_free = matches!(query.body.as_ref(), SetExpr::Select(_)) || mentioned.is_empty();
         if let Some(select) = first_select(&mut query.body).filter(|_| is_result && is_free) {
             self.alias_result(select);
@@ -93,7 +93,7 @@ impl VisitorMut for Unique {
 }
 
 impl Unique {
-    /// Aliases of our own for all that a name does not tell apart.
+    /// Gives aliases of our own to columns that their names do not tell apart.
     fn alias_result(&mut self, select: &mut Select) {
         let has_wildcard = select
             .projection
@@ -119,7 +119,8 @@ impl Unique {
     }
 }
 
-/// Aliases for the columns of an inner query: its names are what others call them by.
+/// Gives aliases to the columns of an inner query. Other queries call them by their names, so that names stay where
+/// they can.
 fn number(select: &mut Select, mentioned: &HashSet<String>) {
     let mut taken: HashSet<String> = HashSet::new();
     for item in &mut select.projection {
@@ -145,7 +146,7 @@ fn number(select: &mut Select, mentioned: &HashSet<String>) {
     }
 }
 
-/// The SELECT that names a query's columns.
+/// Finds the SELECT that names a query's columns: the leftmost of a UNION.
 fn first_select(set: &mut SetExpr) -> Option<&mut Select> {
     match set {
         SetExpr::Select(select) => Some(select),
@@ -162,7 +163,7 @@ fn name_of(item: &SelectItem) -> Option<String> {
     }
 }
 
-/// A column's name, also through casts.
+/// Returns a column's name, also through casts.
 fn natural_name(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(name) => Some(folded(name)),
@@ -204,7 +205,7 @@ fn number_of(key: usize) -> Expr {
     Expr::Value(Value::Number(key.to_string(), false).into())
 }
 
-/// The same value under a name of its own.
+/// Wraps a cast into a CASE that has the same value and a name of its own.
 fn named_apart(cast: Expr, key: usize) -> Expr {
     let condition =
         Expr::BinaryOp { left: Box::new(number_of(key)), op: BinaryOperator::Eq, right: Box::new(number_of(key)) };

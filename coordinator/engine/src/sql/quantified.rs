@@ -1,7 +1,8 @@
-//! `x = ANY (…)` and `x < ALL (…)`, three-valued as SQL has them.
+//! `x = ANY (…)` and `x < ALL (…)` with SQL's three values.
 //!
-//! DataFusion 55.2 forgets NULLs in arrays: `1 > ANY (ARRAY[0, NULL])` is right, but where nothing is found it says FALSE for NULL, and
-//! `= ANY (SELECT …)` has no plan in a SELECT list, where IN has one. So:
+//! DataFusion 55.2 ignores NULLs in arrays. `1 > ANY (ARRAY[0, NULL])` is right, but a comparison that finds nothing is
+//! FALSE instead of NULL. `= ANY (SELECT …)` has no plan in a SELECT list, but IN has one. So comparisons are
+//! rewritten:
 //!
 //! ```text
 //!  x = ANY (SELECT …), x <> ALL (SELECT …)   x IN (…), x NOT IN (…)
@@ -10,8 +11,8 @@
 //!                                                 WHEN l IS NULL OR cardinality(l) > 0 AND (x IS NULL OR l has NULL) THEN NULL ELSE FALSE END
 //! ```
 //!
-//! What is written more than once is bounded ([`Copies`]): nested comparisons would multiply, and a call that differs each time would be
-//! another value in each copy.
+//! Copies of an expression are bounded ([`Copies`]), since nested comparisons would multiply. A call that differs each
+//! time would have another value in each copy.
 //!
 //! Take this out when the rows of `quantified` in `tests/cases/meaning.toml` are right without it.
 
@@ -24,16 +25,16 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::balance::paired;
 use super::walk::walk;
 
-/// Comparisons that are written out; longer arrays are looked at as a whole.
+/// Elements of an array that are compared one by one. A longer array is compared as a list.
 const WRITTEN_OUT_MAX: usize = 100;
 
-/// Bytes of SQL that one statement's comparisons are written out to, beyond what they had.
+/// Bytes of SQL that writing out adds to one statement's comparisons.
 pub(super) const COPIED_BYTES_MAX: usize = 1 << 20;
 
 /// Functions whose value differs from call to call.
 const VOLATILE: [&str; 2] = ["random", "uuid"];
 
-/// What a statement's comparisons were written out to so far.
+/// Size of the copies in a statement's comparisons so far.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     bytes: usize,
@@ -41,7 +42,7 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Counts an expression that is written so many times more.
+    /// Counts an expression that is written `times` more times.
     fn add(&mut self, expr: &Expr, times: usize) -> Result<(), String> {
         if times == 0 {
             return Ok(());
@@ -60,7 +61,7 @@ impl Copies {
     }
 }
 
-/// Ends at what may have another value next time.
+/// Visitor that stops at an expression whose value may differ the next time it is computed.
 struct Differs;
 
 impl Visitor for Differs {
@@ -83,10 +84,10 @@ impl Visitor for Differs {
     }
 }
 
-/// What `expr` means; itself where it is no such comparison, or one that DataFusion does right.
+/// Rewrites a comparison with ANY or ALL. Any other expression, or one that DataFusion does right, stays as it is.
 ///
 /// # Errors
-/// An operator that is no comparison, and what cannot be written as often as that takes.
+/// A message for an operator that is no comparison, and for an operand that cannot be copied as often as needed.
 pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
     let (left, op, right, is_any) = match expr {
         Expr::AnyOp { left, compare_op, right, .. } => (left, compare_op, right, true),
@@ -112,7 +113,7 @@ pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
                 right: Box::new(Expr::Nested(Box::new(element))),
             });
             let join = if is_any { BinaryOperator::Or } else { BinaryOperator::And };
-            // Not as deep as it is long.
+            // Pairs keep the tree shallow.
             let all = paired(compared.collect(), |a, b| Expr::BinaryOp {
                 left: Box::new(a),
                 op: join.clone(),
@@ -128,7 +129,7 @@ pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
     }
 }
 
-/// A comparison with the values of a list that only its rows tell.
+/// Writes a comparison with a list whose values are known only in a row.
 fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, String> {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
     let (least, most) = ("array_min(list.l)", "array_max(list.l)");
@@ -141,7 +142,7 @@ fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Resu
         (Gt | GtEq, true) | (Lt | LtEq, false) => format!("value.v {op} {least}"),
         _ => return Err(format!("{op} with ANY or ALL is not supported\nhint: compare by =, <>, <, <=, > or >=")),
     };
-    // ANY is sure once one is found, ALL once one is missing.
+    // One element that compares true settles ANY, and one that compares false settles ALL.
     let (certain, found) = if is_any { (certain, true) } else { (format!("NOT ({certain})"), false) };
     let text = format!(
         "(CASE WHEN {certain} THEN {found} WHEN list.l IS NULL OR cardinality(list.l) > 0 AND \

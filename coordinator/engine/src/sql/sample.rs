@@ -1,7 +1,8 @@
-//! `TABLESAMPLE BERNOULLI (p)`: each row with a chance of p percent. The engine parses it and reads all rows.
+//! `TABLESAMPLE BERNOULLI (p)` takes each row with a chance of p percent. The engine parses it and reads all rows.
 //!
-//! A sampled table is `(SELECT * FROM table WHERE random() < p / 100)`. SYSTEM is sampled by rows, too: the standard leaves to the
-//! implementation what it takes. Non-goals: a number of rows, and samples that come out the same again; those are refused.
+//! A sampled table is `(SELECT * FROM table WHERE random() < p / 100)`. SYSTEM is sampled by rows, too: the standard
+//! leaves its choice to the implementation. Non-goals: a number of rows, and samples that can be repeated. Both are
+//! refused.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, SetExpr, TableAlias, TableFactor, TableSample, TableSampleKind, TableSampleMethod, TableSampleQuantity,
@@ -10,10 +11,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-/// Takes a table's sample away and reads so much of it.
+/// Writes a table that has a TABLESAMPLE as a subquery that filters the table's rows at random.
 ///
 /// # Errors
-/// A message where it is no share of the rows.
+/// A message for a sample that is no share of the rows.
 pub(super) fn sample(factor: &mut TableFactor) -> Result<(), String> {
     let (sample, alias, name) = match factor {
         TableFactor::Table { sample, alias, args, name, .. } => {
@@ -39,7 +40,7 @@ pub(super) fn sample(factor: &mut TableFactor) -> Result<(), String> {
     Ok(())
 }
 
-/// The chance of a row, from 0 to 1.
+/// Returns the chance of a row, from 0 to 1.
 fn share_of(sample: &TableSample) -> Result<f64, String> {
     let refused = || {
         Err(format!(

@@ -1,12 +1,12 @@
 //! `SIMILAR TO`: the standard's patterns as regular expressions.
 //!
-//! The engine takes the pattern for a regular expression and looks for it anywhere in the text. Meant is the whole text, with `%`
-//! for any characters, `_` for one, and `.`, `^` and `$` for themselves.
+//! The engine takes the pattern for a regular expression and looks for it anywhere in the text. The standard matches
+//! the whole text: `%` stands for any characters, `_` for one, and `.`, `^` and `$` for themselves.
 
-/// The regular expression that matches what `pattern` is similar to; `escape` makes the character after it stand for itself.
+/// Writes a pattern as a regular expression. `escape` makes the character after it stand for itself.
 ///
 /// # Errors
-/// A message where the pattern ends in an escape character.
+/// A message for a pattern that ends in its escape character.
 pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, String> {
     let mut regex = String::from("^(?s:");
     let mut rest = pattern.chars().peekable();
@@ -23,7 +23,7 @@ pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, Strin
         }
         match next {
             '[' if in_class && rest.peek() == Some(&':') => {
-                // [:alpha:], up to its end.
+                // A class such as [:alpha:] is copied up to its end.
                 regex.push('[');
                 for inner in rest.by_ref() {
                     regex.push(inner);
@@ -55,7 +55,7 @@ pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, Strin
     Ok(regex)
 }
 
-/// A character that stands for itself. Letters, `<` and `>` are not escaped, for a backslash gives them a meaning; a comma needs none.
+/// Adds a character that stands for itself. A backslash would give letters, `<` and `>` a meaning; a comma needs none.
 fn push_literal(regex: &mut String, literal: char) {
     if literal.is_ascii_punctuation() && !matches!(literal, '<' | '>' | ',') {
         regex.push('\\');

@@ -1,7 +1,8 @@
 //! Walks over a statement's syntax tree, compiled once for all visitors.
 //!
-//! The parser's `visit` is generic: each type of visitor compiles a walk over the whole grammar anew, thousands of functions.
-//! Eleven of them were most of this crate's code. Here the walk knows its visitor by its table of methods only.
+//! The parser's `visit` is generic. It compiles a walk over the whole grammar, thousands of functions, for each type of
+//! visitor. Eleven visitors made most of this crate's code. Here the walk calls its visitor by a table of methods, and
+//! is compiled once.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +14,7 @@ macro_rules! walk {
     ($(#[$doc:meta])* fn $walk:ident($tree:ty) by $visitor:ident { $($hook:ident($node:ty),)* }) => {
         $(#[$doc])*
         pub(crate) fn $walk<V: $visitor>(tree: $tree, visitor: &mut V) -> ControlFlow<V::Break> {
-            /// A visitor, and what it ended with.
+            /// A visitor, and the value that ended its walk.
             struct Ending<'a, V: $visitor>(&'a mut V, Option<V::Break>);
 
             impl<V: $visitor> $visitor for Ending<'_, V> {
