@@ -37,7 +37,7 @@ const LAMBDA_VARIABLES: [&str; 4] = [
 pub enum BootstrapError {
     /// There is no Runtime API: the program was started by hand.
     #[error(
-        "this is gust's function: it runs fragments of queries on AWS Lambda or as a child of `gust`, and {variable} is not set\nhint: run `gust query`, which starts it"
+        "this is gust's function: it runs fragments of queries on AWS Lambda or as a child of `gust`, and {variable} is not set"
     )]
     NotInLambda { variable: &'static str },
     /// The Runtime API is gone, or refuses a request.
@@ -49,6 +49,14 @@ pub enum BootstrapError {
 }
 
 impl BootstrapError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotInLambda { .. } => Some("run `gust query`, which starts it"),
+            Self::RuntimeApi(_) | Self::Start(_) => None,
+        }
+    }
+
     /// Returns 2 where the user started the wrong program, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {

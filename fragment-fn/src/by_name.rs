@@ -16,12 +16,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
+use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, exec_err};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
 
+use crate::fault::mismatch_err;
 use crate::read_as::naming_columns;
 
 /// Makes adapters for tables without field ids.
@@ -31,7 +32,7 @@ pub struct NameMatching;
 impl PhysicalExprAdapterFactory for NameMatching {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         if let Some(column) = repeated_name(&physical) {
-            return exec_err!("schema mismatch: the file has two columns named `{column}`");
+            return mismatch_err!("the file has two columns named `{column}`");
         }
         let inner = DefaultPhysicalExprAdapter::new(Arc::clone(&logical), Arc::clone(&physical));
         Ok(Arc::new(ByName { inner, logical, physical }))
@@ -64,11 +65,7 @@ impl ByName {
         if fits(found.data_type(), wanted.data_type()) {
             return Ok(());
         }
-        exec_err!(
-            "schema mismatch: column `{column}` is {} in the file and {} in the table",
-            found.data_type(),
-            wanted.data_type()
-        )
+        mismatch_err!("column `{column}` is {} in the file and {} in the table", found.data_type(), wanted.data_type())
     }
 }
 

@@ -5,10 +5,10 @@ use std::error::Error;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use gust_protocol::exchange::ExchangeError;
-use gust_protocol::{FragmentError, FragmentErrorKind as Kind};
+use gust_protocol::{Advised, FragmentError, FragmentErrorKind as Kind};
 use parquet::errors::ParquetError;
 
-use crate::fault::FileFault;
+use crate::fault::{FileFault, SchemaMismatch};
 
 /// Finds the kind of the innermost cause that has one, and keeps the whole message.
 pub fn classify(error: &DataFusionError) -> FragmentError {
@@ -22,8 +22,11 @@ pub fn classify(error: &DataFusionError) -> FragmentError {
         cause = inner_cause(current);
         depth += 1;
     }
-    match find::<FileFault>(error) {
-        Some(fault) => FragmentError::new(kind, fault.to_string()),
+    if let Some(fault) = find::<FileFault>(error) {
+        return FragmentError::new(kind, fault.to_string());
+    }
+    match find::<Advised>(error) {
+        Some(advised) => FragmentError::new(kind, &advised.message).with_hint(Some(&advised.hint)),
         None => FragmentError::new(kind, error.strip_backtrace()),
     }
 }
@@ -65,6 +68,9 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(fault) = error.downcast_ref::<FileFault>() {
         return Some(fault.kind());
     }
+    if error.is::<SchemaMismatch>() {
+        return Some(Kind::SchemaMismatch);
+    }
     if let Some(error) = error.downcast_ref::<object_store::Error>() {
         return Some(of_store(error));
     }
@@ -87,15 +93,14 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
     match error.downcast_ref::<DataFusionError>()? {
         DataFusionError::ResourcesExhausted(message) if message.contains("disk space") => Some(Kind::DiskFull),
         DataFusionError::ResourcesExhausted(_) => Some(Kind::OutOfMemory),
-        DataFusionError::Execution(message) if is_schema_mismatch(message) => Some(Kind::SchemaMismatch),
+        DataFusionError::Execution(message) if is_of_name_matching(message) => Some(Kind::SchemaMismatch),
         _ => None,
     }
 }
 
-/// Returns true for mismatches by our own matching and by DataFusion's: only their text tells them.
-fn is_schema_mismatch(message: &str) -> bool {
-    message.starts_with("schema mismatch:")
-        || message.starts_with("Cannot cast column")
+/// Returns true where a file's columns do not fit the table's. DataFusion's adapter of names (55.2) tells it only by its text.
+fn is_of_name_matching(message: &str) -> bool {
+    message.starts_with("Cannot cast column")
         || (message.starts_with("Non-nullable column") && message.contains("is missing"))
 }
 
@@ -169,6 +174,17 @@ mod tests {
         check(ParquetError::EOF("footer".into()).into(), Kind::FileCorrupt);
         check(DataFusionError::ResourcesExhausted("failed to allocate".into()), Kind::OutOfMemory);
         check(ArrowError::DivideByZero.into(), Kind::Execution);
-        check(DataFusionError::Execution("schema mismatch: x".into()), Kind::SchemaMismatch);
+        check(SchemaMismatch("x".into()).into(), Kind::SchemaMismatch);
+        check(DataFusionError::from(SchemaMismatch("x".into())).context("while opening"), Kind::SchemaMismatch);
+        check(DataFusionError::Execution("Cannot cast column 'a' from".into()), Kind::SchemaMismatch);
+        check(DataFusionError::Execution("schema mismatch: x".into()), Kind::Execution);
+        check(Advised::new("overflows", "cast it").into(), Kind::Execution);
+    }
+
+    #[test]
+    fn the_next_step_travels_beside_the_message() {
+        let error = DataFusionError::from(Advised::new("`sum(a)` overflows", "cast it")).context("while adding");
+        let told = classify(&error);
+        assert_eq!((told.message.as_str(), told.hint.as_deref()), ("`sum(a)` overflows", Some("cast it")));
     }
 }

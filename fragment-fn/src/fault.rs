@@ -3,6 +3,8 @@
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
 
+use crate::classify::find;
+
 /// A file that cannot be read. It would fail the same way anywhere and any number of times.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileFault {
@@ -29,12 +31,11 @@ impl FileFault {
     }
 
     pub(crate) fn mismatch(file: &impl ToString, error: &DataFusionError) -> Self {
-        let reason = match error.find_root() {
-            DataFusionError::Execution(reason) => reason.clone(),
-            other => other.strip_backtrace(),
+        let reason = match (find(error), error.find_root()) {
+            (Some(SchemaMismatch(reason)), _) | (None, DataFusionError::Execution(reason)) => reason.clone(),
+            (None, other) => other.strip_backtrace(),
         };
-        let reason = reason.strip_prefix("schema mismatch: ").unwrap_or(&reason);
-        Self::Mismatch { file: file.to_string(), reason: reason.to_owned() }
+        Self::Mismatch { file: file.to_string(), reason }
     }
 
     pub(crate) fn kind(&self) -> FragmentErrorKind {
@@ -53,3 +54,22 @@ impl From<FileFault> for DataFusionError {
         Self::External(Box::new(fault))
     }
 }
+
+/// A file's columns that are not the table's, by the code that matches them and does not know the file's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("schema mismatch: {0}")]
+pub(crate) struct SchemaMismatch(pub(crate) String);
+
+impl From<SchemaMismatch> for DataFusionError {
+    fn from(mismatch: SchemaMismatch) -> Self {
+        Self::External(Box::new(mismatch))
+    }
+}
+
+/// [`SchemaMismatch`] with a reason in the words of `format!`, as an error of DataFusion's.
+macro_rules! mismatch_err {
+    ($($words:tt)*) => {
+        Err(datafusion::common::DataFusionError::from($crate::fault::SchemaMismatch(format!($($words)*))))
+    };
+}
+pub(crate) use mismatch_err;

@@ -36,7 +36,7 @@ pub async fn handle(environment: &Arc<Environment>, payload: Bytes, platform_dea
             (unknown, 0, Err(FragmentError::from(error)), Usage::default())
         }
     };
-    if let Err(FragmentError { kind, message }) = &outcome {
+    if let Err(FragmentError { kind, message, .. }) = &outcome {
         tracing::warn!(fragment = %id, attempt, ?kind, message, "fragment failed");
     }
     usage.cold = cold;

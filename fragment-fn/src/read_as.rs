@@ -14,16 +14,18 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Float64Type, Schema};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, exec_err};
+use datafusion::common::{DataFusionError, Result, exec_err};
 use datafusion::functions::core::getfield::GetFieldFunc;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_plan::PhysicalExpr;
 
+use gust_protocol::Advised;
 use gust_protocol::functions::has_floats;
 
 use crate::classify::find;
+use crate::fault::SchemaMismatch;
 
 /// Puts the columns' names into the errors of casts to the table's types, in an expression over a file's columns.
 ///
@@ -125,16 +127,18 @@ struct ReadAs {
 }
 
 /// Makes the error of a column's value that does not become the table's type.
-pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: &DataFusionError) -> DataFusionError {
-    let reason = match find::<ArrowError>(error) {
+pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: DataFusionError) -> DataFusionError {
+    // Not the value's fault.
+    if find::<Advised>(&error).is_some() {
+        return error;
+    }
+    let reason = match find::<ArrowError>(&error) {
         Some(
             ArrowError::CastError(reason) | ArrowError::InvalidArgumentError(reason) | ArrowError::ComputeError(reason),
         ) => reason.clone(),
         _ => error.strip_backtrace(),
     };
-    exec_datafusion_err!(
-        "schema mismatch: column `{column}` is {found} in the file and cannot be read as {wanted}: {reason}"
-    )
+    SchemaMismatch(format!("column `{column}` is {found} in the file and cannot be read as {wanted}: {reason}")).into()
 }
 
 /// Finds a finite number in `found` that is infinite as the narrower float in its place in `wanted`, also inside lists, maps
@@ -231,7 +235,7 @@ impl PhysicalExpr for ReadAs {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let told = |error| {
             let wanted = self.cast.data_type(batch.schema_ref());
-            wanted.map_or_else(|error| error, |wanted| unread(&self.column, &self.found, &wanted, &error))
+            wanted.map_or_else(|error| error, |wanted| unread(&self.column, &self.found, &wanted, error))
         };
         let read = self.cast.evaluate(batch).map_err(told)?;
         if let [of_file] = self.cast.children()[..]

@@ -7,6 +7,9 @@ use gust_protocol::FragmentResponse;
 /// A function gives up by itself at its deadline; the platform stops it this much later.
 pub const GRACE: Duration = Duration::from_secs(1);
 
+/// The next step where all functions were busy until the deadline.
+pub const WAITED_HINT: &str = "allow more functions or more time";
+
 /// What became of one attempt.
 #[derive(Debug)]
 pub struct Invocation {
@@ -35,11 +38,19 @@ pub enum Billing {
 pub struct InvokeError {
     pub kind: InvokeErrorKind,
     pub message: String,
+    /// The next step.
+    pub hint: Option<String>,
 }
 
 impl InvokeError {
     pub fn new(kind: InvokeErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same with the next step, where there is one.
+    #[must_use]
+    pub fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
+        Self { hint: hint.map(Into::into), ..self }
     }
 }
 

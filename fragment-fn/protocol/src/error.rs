@@ -1,5 +1,8 @@
 //! Errors inside a function, by the caller's next step.
 
+use std::fmt::Display;
+
+use datafusion::common::DataFusionError;
 use serde::{Deserialize, Serialize};
 
 /// A fragment's failure, as the function saw it.
@@ -9,11 +12,48 @@ pub struct FragmentError {
     pub kind: FragmentErrorKind,
     /// Lowercase, no full stop; names the file where one is to blame.
     pub message: String,
+    /// The next step, where more is known of it than the kind tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 impl FragmentError {
     pub fn new(kind: FragmentErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same with the next step, where there is one.
+    #[must_use]
+    pub fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
+        Self { hint: hint.map(Into::into), ..self }
+    }
+}
+
+/// A message and, on a line of its own, the next step. Every face shows errors so; nothing else writes that line.
+pub fn with_hint_line(message: impl Display, hint: Option<impl Display>) -> String {
+    match hint {
+        Some(hint) => format!("{message}\nhint: {hint}"),
+        None => message.to_string(),
+    }
+}
+
+/// An error of an expression that knows the next step. It travels through DataFusion as an external error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Advised {
+    pub message: String,
+    pub hint: String,
+}
+
+impl Advised {
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl From<Advised> for DataFusionError {
+    fn from(advised: Advised) -> Self {
+        Self::External(Box::new(advised))
     }
 }
 

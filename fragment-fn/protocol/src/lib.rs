@@ -24,7 +24,7 @@ mod usage;
 pub mod version;
 pub mod wire;
 
-pub use error::{FragmentError, FragmentErrorKind};
+pub use error::{Advised, FragmentError, FragmentErrorKind, with_hint_line};
 pub use fragment::{
     AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, Input, InvokeRequest, LeafId, LeafSpec, Limits,
     ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,

@@ -42,14 +42,24 @@ pub enum WireError {
     #[error("{0}")]
     Malformed(#[from] serde_json::Error),
     #[error(
-        "version mismatch: the coordinator speaks protocol {theirs_version} with {theirs_fingerprint}, this function {PROTOCOL_VERSION} with {}\nhint: deploy the function of the coordinator's release",
+        "version mismatch: the coordinator speaks protocol {theirs_version} with {theirs_fingerprint}, this function {PROTOCOL_VERSION} with {}",
         fingerprint()
     )]
     Version { theirs_version: u32, theirs_fingerprint: String },
-    #[error(
-        "version mismatch: the function answered in protocol {theirs}, this coordinator speaks {PROTOCOL_VERSION}\nhint: deploy the function of the coordinator's release"
-    )]
+    #[error("version mismatch: the function answered in protocol {theirs}, this coordinator speaks {PROTOCOL_VERSION}")]
     ResponseVersion { theirs: u32 },
+}
+
+impl WireError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Malformed(_) => None,
+            Self::Version { .. } | Self::ResponseVersion { .. } => {
+                Some("deploy the function of the coordinator's release")
+            }
+        }
+    }
 }
 
 impl From<WireError> for FragmentError {
@@ -58,7 +68,7 @@ impl From<WireError> for FragmentError {
             WireError::Malformed(_) => FragmentErrorKind::MalformedRequest,
             WireError::Version { .. } | WireError::ResponseVersion { .. } => FragmentErrorKind::VersionMismatch,
         };
-        Self::new(kind, error.to_string())
+        Self::new(kind, error.to_string()).with_hint(error.hint())
     }
 }
 

@@ -6,7 +6,7 @@ fn main() -> ExitCode {
     match fragment_fn::bootstrap::block_on(fragment_fn::bootstrap::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", gust_protocol::with_hint_line(&error, error.hint()));
             ExitCode::from(error.exit_code())
         }
     }

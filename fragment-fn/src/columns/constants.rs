@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
 use gust_protocol::{Base64, plan};
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use parquet::schema::types::Type;
 
 use super::field_id;
+use crate::fault::mismatch_err;
 
 /// Key in a footer's metadata.
 const CONSTANTS_KEY: &str = "gust.constants";
@@ -46,8 +47,8 @@ impl Constants {
         match self.0.get(&id) {
             None => ScalarValue::try_new_null(wanted.data_type()),
             Some(Some(value)) => value.cast_to(wanted.data_type()),
-            Some(None) => exec_err!(
-                "schema mismatch: a data file lacks column `{}`, and its value in the partition metadata cannot be understood",
+            Some(None) => mismatch_err!(
+                "a data file lacks column `{}`, and its value in the partition metadata cannot be understood",
                 wanted.name()
             ),
         }

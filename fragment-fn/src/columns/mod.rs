@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{DataFusionError, Result, exec_err};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::functions::core::getfield::GetFieldFunc;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
@@ -29,6 +29,8 @@ pub(crate) use constants::with_constants;
 use constants::Constants;
 use nested::{Part, Rebuilt, Shape};
 
+use crate::classify::find;
+use crate::fault::{SchemaMismatch, mismatch_err};
 use crate::read_as::naming_columns;
 
 /// Factory of adapters for a table whose fields carry `PARQUET:field_id` metadata.
@@ -47,8 +49,8 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
         let mut found = Vec::with_capacity(fields.capacity());
         for (index, field) in physical.fields().iter().enumerate() {
             let Some(id) = field_id(field) else {
-                return exec_err!(
-                    "schema mismatch: column `{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
+                return mismatch_err!(
+                    "column `{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
                     field.name()
                 );
             };
@@ -89,7 +91,7 @@ enum ColumnSource {
     /// All rows of the file have this value.
     Constant(Literal),
     /// Reason why the file cannot be read as the table.
-    Refused(String),
+    Refused(SchemaMismatch),
 }
 
 impl ColumnSource {
@@ -106,10 +108,10 @@ impl ColumnSource {
         match constants.value(id, wanted) {
             Ok(value) if value.is_null() => {
                 let inner = constants.below(wanted)?;
-                Some(Self::Refused(format!(
-                    "schema mismatch: a data file lacks column `{}`, of which field `{inner}` stands in the partition metadata only; that is not read yet",
+                Some(Self::Refused(SchemaMismatch(format!(
+                    "a data file lacks column `{}`, of which field `{inner}` stands in the partition metadata only; that is not read yet",
                     wanted.name()
-                )))
+                ))))
             }
             Ok(value) => {
                 Some(Self::Constant(Literal::new_with_metadata(value, Some(FieldMetadata::from(wanted.as_ref())))))
@@ -119,17 +121,15 @@ impl ColumnSource {
     }
 
     fn refused(error: DataFusionError) -> Self {
-        match error {
-            DataFusionError::Execution(message) => Self::Refused(message),
-            other => Self::Refused(format!("schema mismatch: {}", other.strip_backtrace())),
-        }
+        let told = find::<SchemaMismatch>(&error).cloned();
+        Self::Refused(told.unwrap_or_else(|| SchemaMismatch(error.strip_backtrace())))
     }
 
     fn expr(&self) -> Result<Arc<dyn PhysicalExpr>> {
         match self {
             Self::Rebuilt(rebuilt) => Ok(Arc::new(rebuilt.clone())),
             Self::Constant(literal) => Ok(Arc::new(literal.clone())),
-            Self::Refused(message) => Err(DataFusionError::Execution(message.clone())),
+            Self::Refused(mismatch) => Err(mismatch.clone().into()),
         }
     }
 }

@@ -21,8 +21,10 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_plan::PhysicalExpr;
+use gust_protocol::Advised;
 
 use super::{Constants, field_id};
+use crate::fault::mismatch_err;
 use crate::read_as::{told_too_large, too_large, unread};
 
 /// Way from a file's values to the table's type.
@@ -73,7 +75,7 @@ impl Shape {
                 Ok(Self::Map(Box::new(key?), Box::new(value?)))
             }
             (to, from) if !to.is_nested() && !from.is_nested() && can_cast_types(from, to) => Ok(Self::Cast),
-            (to, from) => exec_err!("schema mismatch: `{path}` is {from} in a data file and {to} in the table"),
+            (to, from) => mismatch_err!("`{path}` is {from} in a data file and {to} in the table"),
         }
     }
 
@@ -102,13 +104,13 @@ impl Shape {
 
 fn part(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) -> Result<Part> {
     let path = format!("{path}.{}", wanted.name());
-    let Some(id) = field_id(wanted) else { return exec_err!("schema mismatch: `{path}` has no Iceberg field id") };
+    let Some(id) = field_id(wanted) else { return mismatch_err!("`{path}` has no Iceberg field id") };
     if let Some(field) = found.iter().find(|field| field_id(field) == Some(id)) {
         return Ok(Part::Found { name: field.name().clone(), shape: Shape::of(wanted, field, constants, &path)? });
     }
     let value = constants.value(id, wanted)?;
     if value.is_null() && !wanted.is_nullable() {
-        return exec_err!("schema mismatch: a data file lacks the required field `{path}`");
+        return mismatch_err!("a data file lacks the required field `{path}`");
     }
     Ok(Part::Absent(value))
 }
@@ -116,8 +118,8 @@ fn part(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) ->
 /// Refuses fields without an id: such a field may be any field, because names prove nothing.
 fn check_ids(found: &Fields, path: &str) -> Result<()> {
     let Some(nameless) = found.iter().find(|field| field_id(field).is_none()) else { return Ok(()) };
-    exec_err!(
-        "schema mismatch: nested field `{path}.{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
+    mismatch_err!(
+        "nested field `{path}.{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
         nameless.name()
     )
 }
@@ -125,11 +127,11 @@ fn check_ids(found: &Fields, path: &str) -> Result<()> {
 /// Finds the shape of an element, a key or a value. There is exactly one, with or without its id.
 fn only(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path: &str) -> Result<Shape> {
     let path = format!("{path}.{}", wanted.name());
-    let Some(found) = found else { return exec_err!("schema mismatch: a data file has no `{path}`") };
+    let Some(found) = found else { return mismatch_err!("a data file has no `{path}`") };
     if let (Some(wanted), Some(found)) = (field_id(wanted), field_id(found))
         && wanted != found
     {
-        return exec_err!("schema mismatch: `{path}` has field id {found} in a data file and {wanted} in the table");
+        return mismatch_err!("`{path}` has field id {found} in a data file and {wanted} in the table");
     }
     Shape::of(wanted, found, constants, &path)
 }
@@ -148,7 +150,7 @@ fn item(list: &DataType) -> Option<&FieldRef> {
 fn entry<'a>(entries: &'a Field, path: &str) -> Result<&'a Fields> {
     match entries.data_type() {
         DataType::Struct(fields) if fields.len() == 2 => Ok(fields),
-        other => exec_err!("schema mismatch: the entries of map `{path}` are {other}"),
+        other => mismatch_err!("the entries of map `{path}` are {other}"),
     }
 }
 
@@ -182,7 +184,8 @@ fn relisted<O: OffsetSizeTrait>(shape: &Shape, found: &GenericListArray<O>, item
     let offsets = found.value_offsets();
     let (first, last) = (offsets[0].as_usize(), offsets[found.len()].as_usize());
     if i32::try_from(last - first).is_err() {
-        return exec_err!("lists of {} values in one batch do not fit\nhint: use a smaller batch size", last - first);
+        let what = format!("lists of {} values in one batch do not fit", last - first);
+        return Err(Advised::new(what, "use a smaller batch size").into());
     }
     let values = shape.apply(&found.values().slice(first, last - first), item.data_type())?;
     let lengths = offsets.windows(2).map(|pair| pair[1].as_usize() - pair[0].as_usize());
@@ -233,7 +236,7 @@ impl PhysicalExpr for Rebuilt {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let found = self.found.evaluate(batch)?.into_array(batch.num_rows())?;
         let (name, wanted) = (self.field.name(), self.field.data_type());
-        let made = self.shape.apply(&found, wanted).map_err(|error| unread(name, found.data_type(), wanted, &error));
+        let made = self.shape.apply(&found, wanted).map_err(|error| unread(name, found.data_type(), wanted, error));
         Ok(ColumnarValue::Array(made?))
     }
 

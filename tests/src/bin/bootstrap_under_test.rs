@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match bootstrap::block_on(|| bootstrap::serve(handler)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", gust_protocol::with_hint_line(&error, error.hint()));
             ExitCode::from(error.exit_code())
         }
     }

@@ -9,7 +9,7 @@ use gust_protocol::{FragmentId, FragmentResponse, InvokeRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
 
 /// Longest invocation on AWS Lambda; a later deadline counts as this one.
 const INVOCATION_MAX: Duration = Duration::from_secs(900);
@@ -38,10 +38,11 @@ impl Framed {
         })?;
         if payload.len() > PAYLOAD_BYTES_MAX {
             let message = format!(
-                "request for fragment {id} is {} bytes long, a function takes {PAYLOAD_BYTES_MAX}\nhint: use more, smaller fragments",
+                "request for fragment {id} is {} bytes long, a function takes {PAYLOAD_BYTES_MAX}",
                 payload.len()
             );
-            return Err(InvokeError::new(InvokeErrorKind::RequestTooLarge, message));
+            let error = InvokeError::new(InvokeErrorKind::RequestTooLarge, message);
+            return Err(error.with_hint(Some("use more, smaller fragments")));
         }
         let (now, now_wall) = (Instant::now(), SystemTime::now());
         let deadline = Duration::from_millis(request.deadline_unix_ms);
@@ -66,7 +67,7 @@ impl Framed {
         }
         let response = wire::decode_response(payload).map_err(|error| {
             let message = format!("answer for fragment {id} is not a response: {error}");
-            InvokeError::new(InvokeErrorKind::Protocol, message)
+            InvokeError::new(InvokeErrorKind::Protocol, message).with_hint(error.hint())
         })?;
         // A function that could not read the request cannot name the attempt in its refusal.
         if response.outcome.is_ok() && (&response.id, response.attempt) != (id, self.attempt) {
@@ -90,11 +91,8 @@ impl Framed {
     }
 
     pub fn waited(&self) -> InvokeError {
-        let message = format!(
-            "fragment {} waited for a free function until its deadline\nhint: allow more functions or more time",
-            self.id
-        );
-        InvokeError::new(InvokeErrorKind::TimedOut, message)
+        let message = format!("fragment {} waited for a free function until its deadline", self.id);
+        InvokeError::new(InvokeErrorKind::TimedOut, message).with_hint(Some(WAITED_HINT))
     }
 
     pub fn crashed(&self, how: impl std::fmt::Display) -> InvokeError {

@@ -1,5 +1,7 @@
 //! Why a fragment has no result.
 
+use std::time::Duration;
+
 use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
 
 use object_store::path::Path;
@@ -9,11 +11,14 @@ use crate::cap::OverCap;
 
 /// A fragment that no attempt could bring home.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}", self.told(&cause.to_string()))]
+#[error("{}", self.told())]
 pub struct FragmentFailure {
     pub id: FragmentId,
     /// All that were booked for it.
     pub attempts: u32,
+    /// From when it was to be run until it was given up, waiting for a function included.
+    pub elapsed: Duration,
+    #[source]
     pub cause: FailureCause,
     /// It would have been tried again, but the query had no retries left.
     pub budget_spent: bool,
@@ -24,50 +29,57 @@ pub struct FragmentFailure {
 /// The last attempt's failure.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FailureCause {
-    #[error("{0}")]
+    #[error(transparent)]
     Fragment(FragmentError),
-    #[error("{0}")]
+    #[error(transparent)]
     Invoke(InvokeError),
     /// The attempt succeeded, but what it left was torn, swapped or gone.
     #[error("{0}")]
     Result(String),
     /// The query could not pay for another attempt.
-    #[error("{0}")]
+    #[error(transparent)]
     Cap(OverCap),
 }
 
 impl FragmentFailure {
-    /// The message and the next step, where the cause has one in its words.
-    pub fn parts(&self) -> (String, Option<String>) {
-        let cause = self.cause.to_string();
-        let (cause, hint) = match cause.split_once("\nhint: ") {
-            Some((cause, hint)) => (cause, Some(hint.to_owned())),
-            None => (cause.as_str(), None),
-        };
-        (self.told(cause), hint)
+    /// The next step, where the cause knows one.
+    pub fn hint(&self) -> Option<&str> {
+        match &self.cause {
+            FailureCause::Fragment(error) => error.hint.as_deref(),
+            FailureCause::Invoke(error) => error.hint.as_deref(),
+            FailureCause::Result(_) => None,
+            FailureCause::Cap(over) => Some(over.hint()),
+        }
     }
 
-    fn told(&self, cause: &str) -> String {
-        let Self { id, attempts, budget_spent, log_tail, .. } = self;
-        let plural = if *attempts == 1 { "" } else { "s" };
-        format!(
-            "fragment {id} failed after {attempts} attempt{plural}: {cause}{}{}",
-            note(*budget_spent),
-            tail(log_tail)
-        )
+    fn told(&self) -> String {
+        let Self { id, attempts, elapsed, cause, budget_spent, log_tail } = self;
+        let tries = match attempts {
+            0 => "before its first attempt".to_owned(),
+            1 => format!("after 1 attempt in {:.1} s", elapsed.as_secs_f64()),
+            _ => format!("after {attempts} attempts in {:.1} s", elapsed.as_secs_f64()),
+        };
+        format!("fragment {id} failed {tries}: {cause}{}{}", note(*budget_spent), tail(log_tail))
     }
 
     /// A fragment whose request could not even be made.
     pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));
-        Self { id, attempts: 0, cause, budget_spent: false, log_tail: String::new() }
+        Self { id, attempts: 0, elapsed: Duration::ZERO, cause, budget_spent: false, log_tail: String::new() }
     }
 
     /// A fragment whose stage's plan could not be written into the exchange.
     pub fn unpublished(id: &FragmentId, path: &Path, error: &object_store::Error) -> Self {
         let message = format!("cannot write the plan to `{path}` in the exchange: {error}");
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::Storage, message));
-        Self { id: id.clone(), attempts: 0, cause, budget_spent: false, log_tail: String::new() }
+        Self {
+            id: id.clone(),
+            attempts: 0,
+            elapsed: Duration::ZERO,
+            cause,
+            budget_spent: false,
+            log_tail: String::new(),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::failure::{FailureCause, FragmentFailure};
 use super::limiter::Slot;
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{AttemptNumbers, Query, StageAttempts};
-use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
 use crate::cap::{AttemptRequest, AttemptWork, OverCap, Reservation};
 use crate::events::AttemptCause;
 
@@ -36,6 +36,8 @@ pub struct FragmentAttempts {
     work: AttemptWork,
     request: MakeRequest,
     numbers: AttemptNumbers,
+    /// When it was to be run.
+    since: Instant,
     launched: u32,
     /// Attempts that failed, those that were throttled not counted.
     failed: u32,
@@ -68,6 +70,24 @@ struct PendingAttempt {
     turn: BoxFuture<'static, Admission>,
 }
 
+/// What follows an attempt that failed.
+enum NextTry {
+    /// Another attempt, after a pause.
+    After(Duration),
+    /// Attempts that are under way may still succeed.
+    Others,
+    Never(GaveUp),
+}
+
+/// Why a fragment is not tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GaveUp {
+    /// It was tried as often as may be, it would fail again, or its query's time or money is spent.
+    NothingHelps,
+    /// The query has no retries left.
+    BudgetSpent,
+}
+
 enum Admission {
     Granted(Slot, Option<Reservation>),
     /// The query's deadline came first.
@@ -92,6 +112,7 @@ impl FragmentAttempts {
             work,
             request,
             numbers,
+            since: Instant::now(),
             launched: 0,
             failed: 0,
             timed_out: 0,
@@ -140,15 +161,13 @@ impl FragmentAttempts {
                         Err(cause) => cause,
                     };
                     let remedy = Remedy::of(&cause, cut_short && Instant::now() < self.query().deadline);
-                    let delay = self.delay(remedy, !running.is_empty() || waiting.is_some());
-                    match delay {
-                        Ok(Some(delay)) => {
-                            waiting = self.wait(AttemptCause::Retry, delay);
+                    match self.next_try(remedy, !running.is_empty() || waiting.is_some()) {
+                        NextTry::After(pause) => {
+                            waiting = self.wait(AttemptCause::Retry, pause);
                             (newest_since, speculative) = (None, 0);
                         }
-                        // Another attempt may still succeed.
-                        Ok(None) => {}
-                        Err(budget_spent) => return Err(self.failure(budget_spent)),
+                        NextTry::Others => {}
+                        NextTry::Never(why) => return Err(self.failure(why)),
                     }
                 }
                 turn = granted => {
@@ -157,13 +176,13 @@ impl FragmentAttempts {
                         Admission::Granted(slot, reservation) => {
                             let Some(number) = self.numbers.next(self.id.index) else {
                                 self.last_failure = Some((FailureCause::Result("there is no number left for another attempt".to_owned()), String::new()));
-                                return Err(self.failure(false));
+                                return Err(self.failure(GaveUp::NothingHelps));
                             };
                             newest_since = Some(Instant::now());
                             running.push(self.launch(number, (slot, reservation), cause));
                         }
                         Admission::TooDear(over) => return Err(self.too_dear(over)),
-                        Admission::TooLate if running.is_empty() => return Err(self.failure(false)),
+                        Admission::TooLate if running.is_empty() => return Err(self.failure(GaveUp::NothingHelps)),
                         Admission::TooLate => {}
                     }
                 }
@@ -179,9 +198,10 @@ impl FragmentAttempts {
     pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
         self.last_failure = Some((FailureCause::Result(reason), String::new()));
         self.query().money.iter().for_each(|money| money.fragment_undone());
-        match self.delay(Remedy::Again, false) {
-            Ok(delay) => tokio::time::sleep(delay.unwrap_or_default()).await,
-            Err(budget_spent) => return Err(self.failure(budget_spent)),
+        match self.next_try(Remedy::Again, false) {
+            NextTry::After(pause) => tokio::time::sleep(pause).await,
+            NextTry::Others => {}
+            NextTry::Never(why) => return Err(self.failure(why)),
         }
         self.result().await
     }
@@ -284,42 +304,48 @@ impl FragmentAttempts {
         Err(cause)
     }
 
-    /// How long to wait before the next attempt, None where there is another to wait for; Err where there will be none, with
-    /// whether that is for want of budget.
-    fn delay(&mut self, remedy: Remedy, others: bool) -> Result<Option<Duration>, bool> {
+    /// Decides what follows a failure; `others` are attempts that run or wait beside it.
+    fn next_try(&mut self, remedy: Remedy, others: bool) -> NextTry {
         match remedy {
-            Remedy::None => return Err(false),
-            Remedy::AgainLater => return Ok(if others { None } else { self.throttle_delays.next() }),
+            Remedy::None => return NextTry::Never(GaveUp::NothingHelps),
+            Remedy::AgainLater if others => return NextTry::Others,
+            Remedy::AgainLater => return NextTry::After(self.throttle_delays.next().unwrap_or_default()),
             Remedy::Again => {}
             Remedy::AgainLonger => self.timed_out += 1,
         }
         self.failed += 1;
         if others {
-            return Ok(None);
+            return NextTry::Others;
         }
         if self.failed >= self.query().scheduler.retry.attempts_max {
-            return Err(false);
+            return NextTry::Never(GaveUp::NothingHelps);
         }
         if !self.query().budget.lock().expect("no holder panics").take() {
-            return Err(true);
+            return NextTry::Never(GaveUp::BudgetSpent);
         }
-        Ok(self.delays.next())
+        NextTry::After(self.delays.next().unwrap_or_default())
     }
 
     fn too_dear(&mut self, over: OverCap) -> FragmentFailure {
         self.last_failure = Some((FailureCause::Cap(over), String::new()));
-        self.failure(false)
+        self.failure(GaveUp::NothingHelps)
     }
 
-    fn failure(&mut self, budget_spent: bool) -> FragmentFailure {
+    fn failure(&mut self, why: GaveUp) -> FragmentFailure {
         let (cause, log_tail) = self.last_failure.take().unwrap_or_else(|| {
-            let message = format!(
-                "fragment {} waited for a free function until its query's deadline\nhint: allow more functions or more time",
-                self.id
-            );
-            (FailureCause::Invoke(InvokeError::new(InvokeErrorKind::TimedOut, message)), String::new())
+            let message = format!("fragment {} waited for a free function until its query's deadline", self.id);
+            let error = InvokeError::new(InvokeErrorKind::TimedOut, message).with_hint(Some(WAITED_HINT));
+            (FailureCause::Invoke(error), String::new())
         });
-        FragmentFailure { id: self.id.clone(), attempts: self.launched, cause, budget_spent, log_tail }
+        let (attempts, elapsed) = (self.launched, self.since.elapsed());
+        FragmentFailure {
+            id: self.id.clone(),
+            attempts,
+            elapsed,
+            cause,
+            budget_spent: why == GaveUp::BudgetSpent,
+            log_tail,
+        }
     }
 }
 

@@ -155,11 +155,14 @@ async fn what_can_help_is_tried_again_at_most_four_times() {
     assert!(started.elapsed() <= Duration::from_millis(110), "{:?}", started.elapsed());
     assert_eq!(query.causes(), [(0, 0, AttemptCause::First), (0, 1, AttemptCause::Retry)]);
 
-    let query =
-        Query::new(8, 60 * SECOND, |_, _| (Duration::ZERO, Fate::Fragment(FragmentErrorKind::StorageThrottled)));
+    let started = Instant::now();
+    let query = Query::new(8, 60 * SECOND, |_, _| (3 * SECOND, Fate::Fragment(FragmentErrorKind::StorageThrottled)));
     let failure = query.run(1).await.remove(0).expect_err("it never works");
     assert_eq!((failure.attempts, query.causes().len()), (4, 4));
-    assert_eq!(failure.to_string(), "fragment q/0/0 failed after 4 attempts: StorageThrottled");
+    let elapsed = started.elapsed();
+    assert!(elapsed == failure.elapsed && (12 * SECOND..13 * SECOND).contains(&elapsed), "{elapsed:?}");
+    let told = format!("fragment q/0/0 failed after 4 attempts in {:.1} s: StorageThrottled", elapsed.as_secs_f64());
+    assert_eq!(failure.to_string(), told);
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,7 +327,7 @@ async fn a_result_that_cannot_be_read_is_made_again() {
             Err(failure) => break failure,
         }
     };
-    assert_eq!((refused, failure.to_string().as_str()), (4, "fragment q/0/0 failed after 4 attempts: torn 4"));
+    assert_eq!((refused, failure.to_string().as_str()), (4, "fragment q/0/0 failed after 4 attempts in 4.4 s: torn 4"));
 }
 
 /// Of functions with 2 GB; the shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars with its invocation.

@@ -43,7 +43,7 @@ impl QueryError {
             _ => ErrorKind::Data,
         };
         let told = Self::in_words(kind, without_request(&classified.message));
-        let told = told.or_hint(hint(classified.kind, &classified.message));
+        let told = told.or_hint(classified.hint).or_hint(hint(classified.kind, &classified.message));
         match sqlstate(classified.kind) {
             Some(state) => told.with_sqlstate(state).with_source(error),
             None => told.with_source(error),
@@ -54,12 +54,11 @@ impl QueryError {
         if let FailureCause::Cap(over) = &failure.cause {
             return Self::over_cap(over.clone());
         }
-        let (message, own_hint) = failure.parts();
         // The function's own says less.
         let is_of_versions =
             matches!(&failure.cause, FailureCause::Fragment(e) if e.kind == FragmentErrorKind::VersionMismatch);
-        let own_hint = own_hint.filter(|_| !is_of_versions);
-        let told = |kind| Self::new(kind, message).or_hint(own_hint).with_source(failure.clone());
+        let own_hint = failure.hint().filter(|_| !is_of_versions);
+        let told = |kind| Self::new(kind, failure.to_string()).or_hint(own_hint).with_source(failure.clone());
         let FailureCause::Fragment(error) = &failure.cause else { return told(ErrorKind::Functions) };
         let hint = match error.kind {
             FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),

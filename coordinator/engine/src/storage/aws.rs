@@ -63,12 +63,16 @@ pub async fn default_region() -> Option<String> {
     ProfileFileRegionProvider::new().region().await.map(|region| region.to_string())
 }
 
-/// Why there are no credentials, and what to do.
+/// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no AWS credentials: {0}\nhint: set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again (`aws sso login`)"
-)]
+#[error("no AWS credentials: {0}")]
 pub struct NoCredentials(String);
+
+impl NoCredentials {
+    /// The next step.
+    pub const HINT: &str =
+        "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again (`aws sso login`)";
+}
 
 impl From<&CredentialsError> for NoCredentials {
     fn from(error: &CredentialsError) -> Self {

@@ -9,8 +9,10 @@ use arrow::compute::cast;
 use arrow::compute::kernels::length::length;
 use arrow::datatypes::IntervalUnit::MonthDayNano;
 use arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNanoType, TimeUnit};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
+
+use crate::Advised;
 
 /// Largest result of one call for one batch of rows, in bytes.
 pub const MADE_BYTES_MAX: u64 = 256 << 20;
@@ -76,9 +78,10 @@ pub(super) fn check(name: &str, makes: ResultGrowth, call: &ScalarFunctionArgs) 
     let of_row = estimate(makes, &call.args)?;
     let bytes = (0..rows).map(&of_row).fold(0u128, u128::saturating_add);
     if bytes > u128::from(MADE_BYTES_MAX) {
-        return exec_err!(
-            "`{name}` would make {bytes} bytes for {rows} rows at once; at most {MADE_BYTES_MAX} are made\nhint: a smaller number; or fewer rows at once, by SET datafusion.execution.batch_size"
-        );
+        let what =
+            format!("`{name}` would make {bytes} bytes for {rows} rows at once; at most {MADE_BYTES_MAX} are made");
+        let hint = "a smaller number; or fewer rows at once, by SET datafusion.execution.batch_size";
+        return Err(Advised::new(what, hint).into());
     }
     Ok(())
 }

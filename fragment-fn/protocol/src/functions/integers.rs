@@ -17,6 +17,8 @@ use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{ColumnarValue, Operator, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 use datafusion::physical_expr_common::datum::apply;
 
+use crate::Advised;
+
 const NAME: &str = "gust_integers";
 
 /// Most operands of one call. Each operand is held for a batch of rows.
@@ -153,9 +155,8 @@ impl ScalarUDFImpl for IntegerChain {
         let computed = ops.into_iter().zip(args).try_fold(first, |left, (op, right)| apply(&left, &right, op.kernel()));
         computed.map_err(|error| match error {
             DataFusionError::ArrowError(arrow, _) if matches!(*arrow, ArrowError::ArithmeticOverflow(_)) => {
-                DataFusionError::Execution(format!(
-                    "{integer} overflows: {arrow}\nhint: CAST(... AS DECIMAL(38, 0)) on one side has room for it"
-                ))
+                let hint = "CAST(... AS DECIMAL(38, 0)) on one side has room for it";
+                Advised::new(format!("{integer} overflows: {arrow}"), hint).into()
             }
             other => other,
         })

@@ -29,6 +29,7 @@ use datafusion::logical_expr::{
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
 use super::frames;
+use crate::Advised;
 
 /// Digits that the sum of a short decimal has above its argument: DataFusion's rule, which is Spark's.
 const SUM_DIGITS: u8 = 10;
@@ -226,10 +227,8 @@ impl Total {
             DataType::Decimal256(..) => ("76 digits", "DOUBLE".to_owned()),
             _ => ("its type", "BIGINT) AS DECIMAL(38, 0)".to_owned()),
         };
-        DataFusionError::Execution(format!(
-            "`{}` overflows: the sum does not fit in {fits}\nhint: sum(CAST(... AS {wider})) has room for it",
-            self.name
-        ))
+        let what = format!("`{}` overflows: the sum does not fit in {fits}", self.name);
+        Advised::new(what, format!("sum(CAST(... AS {wider})) has room for it")).into()
     }
 
     fn of_one<T: Wide>(&self, value: Option<T::Native>) -> Result<ScalarValue> {

@@ -80,26 +80,41 @@ impl Display for Deployment {
 /// Why it is not known what is deployed.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
-    #[error(
-        "no function is configured for Lambda\nhint: put what `terraform output -raw gust_toml` prints into gust.toml, or set lambda.functions"
-    )]
+    #[error("no function is configured for Lambda")]
     NoneConfigured,
-    #[error(
-        "no AWS region is set for Lambda\nhint: set lambda.region in gust.toml, or AWS_REGION, or a region in the AWS profile"
-    )]
+    #[error("no AWS region is set for Lambda")]
     NoRegion,
-    #[error(
-        "function `{function}` is in {theirs}, but Lambda is asked in {ours}\nhint: set lambda.region to {theirs}, or name the function of {ours}"
-    )]
+    #[error("function `{function}` is in {theirs}, but Lambda is asked in {ours}")]
     OtherRegion { function: String, theirs: String, ours: String },
     #[error("{0}")]
     NoCredentials(NoCredentials),
-    #[error("function `{function}`: {reason}{hint}")]
+    #[error("function `{function}`: {reason}")]
     Refused { function: String, reason: String, hint: &'static str },
     #[error("function `{function}` cannot be invoked: it is {state}{reason}")]
     NotActive { function: String, state: String, reason: String },
-    #[error("no function of {memory_mb} MB is configured\nhint: lambda.memory_mb must be one of {found}")]
+    #[error("no function of {memory_mb} MB is configured")]
     NoSuchSize { memory_mb: u32, found: String },
+}
+
+impl DescribeError {
+    /// The next step.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoneConfigured => {
+                "put what `terraform output -raw gust_toml` prints into gust.toml, or set lambda.functions".to_owned()
+            }
+            Self::NoRegion => {
+                "set lambda.region in gust.toml, or AWS_REGION, or a region in the AWS profile".to_owned()
+            }
+            Self::OtherRegion { theirs, ours, .. } => {
+                format!("set lambda.region to {theirs}, or name the function of {ours}")
+            }
+            Self::NoCredentials(_) => NoCredentials::HINT.to_owned(),
+            Self::Refused { hint, .. } => (*hint).to_owned(),
+            Self::NotActive { .. } => return None,
+            Self::NoSuchSize { found, .. } => format!("lambda.memory_mb must be one of {found}"),
+        })
+    }
 }
 
 /// Asks Lambda what `functions` are: those of one memory size and architecture belong together. First the size that is used where
@@ -156,12 +171,10 @@ where
         _ => with_causes(error),
     };
     let hint = match status {
-        Some(404) => "\nhint: deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
-        Some(429 | 500..) => "\nhint: Lambda is busy; try again in a moment",
-        Some(_) => {
-            "\nhint: check the credentials and that they may lambda:GetAlias and lambda:GetFunctionConfiguration"
-        }
-        None => "\nhint: check the credentials, the network, the region and lambda.endpoint",
+        Some(404) => "deploy it (`terraform -chdir=infra apply`), or correct its name, alias or region",
+        Some(429 | 500..) => "Lambda is busy; try again in a moment",
+        Some(_) => "check the credentials and that they may lambda:GetAlias and lambda:GetFunctionConfiguration",
+        None => "check the credentials, the network, the region and lambda.endpoint",
     };
     DescribeError::Refused { function: function.to_string(), reason, hint }
 }
@@ -261,7 +274,8 @@ mod tests {
             by_size(&all(), memory_mb).expect("sizes").iter().map(|one| one.memory_mb).collect()
         };
         assert_eq!((sizes(None), sizes(Some(512))), (vec![2048, 512, 8192], vec![512]));
-        let error = choose(all(), Some(1)).expect_err("no such size").to_string();
-        assert_eq!(error, "no function of 1 MB is configured\nhint: lambda.memory_mb must be one of 512, 2048, 8192");
+        let error = choose(all(), Some(1)).expect_err("no such size");
+        assert_eq!(error.to_string(), "no function of 1 MB is configured");
+        assert_eq!(error.hint().as_deref(), Some("lambda.memory_mb must be one of 512, 2048, 8192"));
     }
 }

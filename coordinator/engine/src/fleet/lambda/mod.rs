@@ -160,6 +160,6 @@ fn bounded(error: InvokeError, at_most: Duration) -> Invocation {
 
 impl From<DescribeError> for InvokeError {
     fn from(error: DescribeError) -> Self {
-        Self::new(InvokeErrorKind::NotDeployed, error.to_string())
+        Self::new(InvokeErrorKind::NotDeployed, error.to_string()).with_hint(error.hint())
     }
 }

@@ -39,8 +39,9 @@ pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> In
         return framed.response_too_large();
     }
     if error_type == "Sandbox.Timedout" || error_message.contains("Task timed out after") {
-        let hint = "hint: raise timeout_seconds in Terraform, or use smaller fragments (fragment_bytes_target)";
-        return InvokeError::new(Kind::TimedOut, format!("{}: {error_message}\n{hint}", framed.timed_out()));
+        let hint = "raise timeout_seconds in Terraform, or use smaller fragments (fragment_bytes_target)";
+        let message = format!("{}: {error_message}", framed.timed_out());
+        return InvokeError::new(Kind::TimedOut, message).with_hint(Some(hint));
     }
     let told = if error_message.is_empty() { error_type } else { error_message };
     if init_failed(log) {
@@ -48,11 +49,9 @@ pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> In
     }
     let is_killed = told.contains("signal: killed");
     if let Some(report) = report.filter(|report| is_killed && report.is_memory_exhausted()) {
-        let message = format!(
-            "the function was killed for its memory: it used all of its {} MB\nhint: use smaller fragments (fragment_bytes_target) or a function with more memory",
-            report.memory_mb
-        );
-        return InvokeError::new(Kind::OutOfMemory, message);
+        let message = format!("the function was killed for its memory: it used all of its {} MB", report.memory_mb);
+        let hint = "use smaller fragments (fragment_bytes_target) or a function with more memory";
+        return InvokeError::new(Kind::OutOfMemory, message).with_hint(Some(hint));
     }
     framed.crashed(told)
 }
@@ -70,16 +69,16 @@ pub(super) fn billing(log: &str, took: Duration) -> Billing {
 /// A call that Lambda refused or did not answer, and whether anything can have run.
 pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> (InvokeError, bool) {
     if let Some(none) = no_credentials(error) {
-        return (InvokeError::new(Kind::AccessDenied, none.to_string()), false);
+        return (InvokeError::new(Kind::AccessDenied, none.to_string()).with_hint(Some(NoCredentials::HINT)), false);
     }
     let failed = |kind, what: &str| InvokeError::new(kind, format!("function `{function}`: {what}"));
     let Some(response) = error.raw_response() else {
         let refused = cause::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         // Only connecting has a time-out of its own.
         let unconnected = matches!(error, SdkError::DispatchFailure(failure) if failure.is_timeout());
-        let hint = "check the network, the region and lambda.endpoint";
-        let what = format!("Lambda could not be reached: {}\nhint: {hint}", with_causes(error));
-        return (failed(Kind::Unavailable, &what), !refused && !unconnected);
+        let what = format!("Lambda could not be reached: {}", with_causes(error));
+        let hint = Some("check the network, the region and lambda.endpoint");
+        return (failed(Kind::Unavailable, &what).with_hint(hint), !refused && !unconnected);
     };
     let (status, code) = (response.status().as_u16(), error.code().unwrap_or("no code"));
     let told = format!("{code} ({status}): {}", error.message().unwrap_or("no message"));
@@ -95,14 +94,14 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
         _ => Kind::Protocol,
     };
     let hint = match kind {
-        Kind::AccessDenied => "\nhint: check the credentials (`gust doctor`) and that they may lambda:InvokeFunction",
+        Kind::AccessDenied => Some("check the credentials (`gust doctor`) and that they may lambda:InvokeFunction"),
         Kind::NotDeployed => {
-            "\nhint: deploy it (`terraform -chdir=infra apply`) and name it under [lambda], in its own region"
+            Some("deploy it (`terraform -chdir=infra apply`) and name it under [lambda], in its own region")
         }
-        _ => "",
+        _ => None,
     };
     // A server error can hide an invocation that ran; a refusal cannot.
-    (failed(kind, &format!("{told}{hint}")), status >= 500)
+    (failed(kind, &told).with_hint(hint), status >= 500)
 }
 
 /// What is wrong with the credentials, if a call failed for them.

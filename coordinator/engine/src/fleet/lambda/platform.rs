@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::{Deployment, Lambda, PinnedFunction, describe};
 use crate::config::{Config, LambdaConfig};
 use crate::cost::{Architecture, Billed};
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::fleet::Invoker;
 use crate::fleet::platform::{Note, Platform, Probes, Site};
 use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
@@ -64,7 +64,7 @@ impl OnLambda {
         }
         let lambda = &self.site.config.lambda;
         let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
-        described.map_err(|error| QueryError::in_words(ErrorKind::Functions, error.to_string()))
+        described.map_err(|error| QueryError::functions(error.to_string()).or_hint(error.hint()).with_source(error))
     }
 
     /// What is deployed, by memory size; at least one.
