@@ -106,7 +106,7 @@ fn storage(seed: u64) -> Shape {
     Shape { seed, scale: 1.0, pipe: None, latency: None, limits: None, faults }
 }
 
-/// Answers a request as the function does, unless a fault is drawn for it. The file `fired` in `mark` lists the faults that fired.
+/// Answers a request as the function does, unless a fault is drawn for it. The file `fired` in `mark` lists such faults.
 #[expect(clippy::disallowed_methods, reason = "ending without a word is what it is there for")]
 pub async fn answer(
     environment: &Arc<Environment>,

@@ -129,7 +129,7 @@ pub fn echo_of(invocation: &Invocation) -> Echo {
     serde_json::from_slice(&bytes.0).expect("an echo is JSON")
 }
 
-/// Waits until `holds`. Panics after [`PATIENCE`].
+/// Waits until `holds`. Panics after a minute.
 pub async fn wait_for(holds: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !holds() {

@@ -215,7 +215,7 @@ const FRAMES: Cases = &[
     ),
 ];
 
-/// `functions::mended`: apache/datafusion#16349. The lists come from Parquet; in one file all are NULL.
+/// `functions::corrected`: apache/datafusion#16349. The lists come from Parquet; in one file all are NULL.
 const LISTS: Cases = &[
     ("SELECT id, array_concat(l, l) AS a FROM lists ORDER BY id", Rows(&["1|[1, 2, 1, 2]", "2|NULL", "3|NULL"])),
     ("SELECT id, array_append(l, 3) FROM lists ORDER BY id", Rows(&["1|[1, 2, 3]", "2|[3]", "3|[3]"])),
