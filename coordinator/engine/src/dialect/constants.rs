@@ -1,8 +1,11 @@
-//! Large constants are not written into every row.
+//! Large constants are refused where they would be written into every row.
 //!
-//! `SELECT repeat('x', 10000000) FROM t` is a constant by the time it is planned, of as many bytes as one call may make; the engine
-//! then copies it for each row of a batch, and dies of that. What the rows of one batch would hold is bounded as what one
-//! call makes is. A constant that is only compared, or only looked into, is not copied and stays.
+//! `SELECT repeat('x', 10000000) FROM t` is a constant by the time it is planned. It has as many bytes as one call may
+//! make. The engine then copies it for each row of a batch, and runs out of memory. The copies of one batch have the
+//! bound of one call.
+//!
+//! A text of a SELECT list is bounded also where it is only compared. A list or struct that an expression only looks
+//! into is not copied and stays. So does every constant of a WHERE.
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -11,7 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use gust_protocol::functions::MADE_BYTES_MAX;
 
-/// The last rule of all: constants have been computed.
+/// Last rule of all, which finds constants computed.
 #[derive(Debug)]
 pub(super) struct BoundedConstants;
 

@@ -1,4 +1,5 @@
-//! What a plan has that rules are about. A rule rebuilds the plan that it goes through; one that has nothing to do is not run.
+//! Parts of a plan that rules change. A rule rebuilds the plan that it goes through, so that it runs only if it has
+//! such a part.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -7,12 +8,12 @@ use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast, WindowFunctionDe
 use datafusion::logical_expr::{Expr, JoinConstraint, LogicalPlan, Operator};
 use gust_protocol::functions::{self, MergedKey, has_floats};
 
-/// Whether a plan, or a subquery in it, has some of each. May be true where there is none, never false where there is one.
+/// Kinds of parts in a plan and its subqueries. A field may be true without such a part. It is never false with one.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Contents {
     /// Functions that have the name of one of ours.
     pub(super) other_functions: bool,
-    /// Joins by USING, and what is marked as their key.
+    /// /// Joins by USING, and marks of their keys.
     pub(super) merged_keys: bool,
     pub(super) unions: bool,
     /// Joins in which NULLs are equal.
@@ -70,7 +71,7 @@ impl Contents {
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
-                // Numbers may come of it, or out of what they are nested in, that no column and no constant has.
+                // // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
                 (self.floats, self.decimals, self.times) = (true, true, true);
             }
             Expr::AggregateFunction(call) => {
@@ -103,7 +104,7 @@ impl Contents {
     }
 }
 
-/// True of a decimal, and of a type that holds one.
+/// Tells if a type is a decimal, or holds one.
 pub(super) fn has_decimals(of: &DataType) -> bool {
     match of {
         DataType::List(item)

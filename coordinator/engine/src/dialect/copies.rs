@@ -1,8 +1,9 @@
 //! INTERSECT ALL and EXCEPT ALL count equal rows.
 //!
-//! DataFusion 55.2 plans both as a semi or an anti join on all columns, in which one row of the right side answers for any number of
-//! equal ones of the left (apache/datafusion 12955, 12956). Here equal rows are numbered on both sides, and the number is one more column to join by: the second copy on the left
-//! needs a second one on the right. Of a left side that is DISTINCT there are no second ones.
+//! DataFusion 55.2 plans both as a semi or an anti join on all columns. There one row of the right side matches any
+//! number of equal ones of the left (apache/datafusion 12955, 12956). Here equal rows are numbered on both sides, and
+//! the number is one more column to join by. The second copy on the left needs a second one on the right. A left side
+//! that is DISTINCT has no second ones.
 //!
 //! Take this out when the rows of `copies` in `tests/cases/meaning.toml` are right without it.
 
@@ -17,7 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// The numbers of equal rows, on the left and on the right.
+/// Names of the columns that number equal rows, on the left and on the right.
 const NUMBERS: [&str; 2] = ["__gust_copy", "__gust_copy_of"];
 
 #[derive(Debug)]
@@ -37,7 +38,8 @@ impl AnalyzerRule for CountedCopies {
     }
 }
 
-/// True for the joins that DataFusion makes of INTERSECT ALL and EXCEPT ALL: nothing else of SQL is planned with NULLs that are equal.
+/// Tells if a join is one that DataFusion makes of INTERSECT ALL and EXCEPT ALL. No other SQL makes such a join with
+/// NULLs equal.
 fn is_of_all(join: &Join) -> bool {
     let columns = join.left.schema().fields();
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
@@ -58,7 +60,7 @@ fn counted(join: Join) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(joined))?))
 }
 
-/// A plan with one column more: how many rows before each are equal to it, and one.
+/// Adds a column to a plan: the number of a row among those that are equal to it, from 1.
 fn numbered(plan: &Arc<LogicalPlan>, name: &str) -> Result<Arc<LogicalPlan>> {
     let columns = columns_of(plan);
     let number = row_number().partition_by(columns.clone()).build()?;

@@ -1,8 +1,8 @@
-//! What is computed and compared with an outer row, below an aggregate, is a column of its own.
+//! A value that is computed and compared with an outer row, below an aggregate, becomes a column of its own.
 //!
-//! DataFusion 55.2 groups `SELECT count(*) FROM e WHERE CAST(e.ts AS DATE) = d.day` by `e.ts` and joins by the cast, so that a day has a row
-//! for each of its points in time; other computed values, like a float's key, it refuses. No report is known. Here the value is computed below the
-//! filter, and the groups are of it.
+//! DataFusion 55.2 groups `SELECT count(*) FROM e WHERE CAST(e.ts AS DATE) = d.day` by `e.ts` and joins by the cast.
+//! Then a day has a row for each of its points in time. Other computed values, like a float's key, it refuses. No
+//! report is known. Here the value is computed below the filter, and the groups are of it.
 //!
 //! Take this out when the rows of "correlated casts" in `tests/cases/meaning.toml` are right without it.
 
@@ -16,10 +16,10 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::copies::columns_of;
 
-/// The name of a computed column, before its number.
+/// Beginning of a computed column's name, before its number.
 const CAST: &str = "__gust_cast_";
 
-/// Runs after types are coerced, which casts, and after floats have got their keys.
+/// Rule that runs after types are coerced, which adds casts, and after floats have got their keys.
 #[derive(Debug)]
 pub(super) struct CorrelatedCasts;
 
@@ -41,7 +41,7 @@ impl AnalyzerRule for CorrelatedCasts {
     }
 }
 
-/// A filter over columns in place of casts.
+/// Computes the values below a filter, which then compares columns.
 fn computed(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Filter(Filter { predicate, input, .. }) = plan else { return Ok(Transformed::no(plan)) };
     let mut casts = Vec::new();
@@ -76,7 +76,7 @@ fn computed(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Filter(filter)))?)))
 }
 
-/// A value that is computed of columns of the inner query.
+/// Tells if a value is computed from columns of the inner query.
 fn is_computed(expr: &Expr) -> bool {
     !matches!(expr, Expr::Column(_)) && expr.any_column_refs() && !expr.contains_outer() && !expr.is_volatile()
 }

@@ -1,7 +1,7 @@
 //! A date and hours are a point in time.
 //!
-//! DataFusion 55.2 drops what is left of a day: `DATE '2024-01-31' + INTERVAL '12' HOUR` is the date again. Here such a date is taken for
-//! its midnight, as in PostgreSQL and DuckDB. With an interval of whole days that the text tells it stays a date.
+//! DataFusion 55.2 drops the part of a day: `DATE '2024-01-31' + INTERVAL '12' HOUR` is the date again. Here such a
+//! date becomes its midnight, as in PostgreSQL and DuckDB. A date with a constant interval of whole days stays a date.
 //!
 //! Take this out when `SELECT DATE '2024-01-31' + INTERVAL '12' HOUR` has its twelve hours without it.
 
@@ -13,7 +13,7 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
 use datafusion::optimizer::AnalyzerRule;
 
-/// Runs before types are coerced.
+/// Rule that runs before types are coerced.
 #[derive(Debug)]
 pub(super) struct DatesAndHours;
 
@@ -30,7 +30,7 @@ impl AnalyzerRule for DatesAndHours {
         if !rewritten.transformed {
             return Ok(rewritten.data);
         }
-        // What is above has another type now.
+        // // The nodes above have another type now.
         rewritten.data.transform_up_with_subqueries(|plan| Ok(Transformed::yes(plan.recompute_schema()?))).data()
     }
 }
@@ -57,7 +57,7 @@ fn is_date(expr: &Expr, schema: &DFSchema) -> bool {
     matches!(expr.get_type(schema), Ok(DataType::Date32 | DataType::Date64))
 }
 
-/// An interval that is not known to be of whole days.
+/// Tells if an expression is an interval that is not known to have whole days.
 fn may_have_hours(expr: &Expr, schema: &DFSchema) -> bool {
     match expr {
         Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => {

@@ -1,13 +1,14 @@
-//! Where DOUBLE and DECIMAL meet, both are DOUBLE, as in PostgreSQL, DuckDB and Trino.
+//! DOUBLE and DECIMAL meet as DOUBLE, as in PostgreSQL, DuckDB and Trino.
 //!
-//! DataFusion 55.2 makes DECIMAL(30, 15) of a double that is compared or united with a decimal: 1e-20 is then nought, and NaN, an infinity
-//! or 1e20 an error. Here the decimals become doubles before it looks for a common type: in comparisons, BETWEEN, IN, CASE, joins, set
-//! operations, VALUES, arrays and their functions, `coalesce`, `nullif`, `greatest` and `least`, also inside lists, maps and structs. Constants
-//! that have a decimal's digits (`price > 9.99 + 0.01`) stay with the decimals, which files are pruned by and which lose nothing then.
-//! In the same places points in time get one unit ([`time_units`]).
+//! DataFusion 55.2 makes DECIMAL(30, 15) of a double that is compared or united with a decimal. Then 1e-20 is nought,
+//! and NaN, an infinity or 1e20 is an error. Here the decimals become doubles before DataFusion looks for a common
+//! type: in comparisons, BETWEEN, IN, CASE, joins, set operations, VALUES, arrays and their functions, `coalesce`,
+//! `nullif`, `greatest` and `least`, also inside lists, maps and structs. Constants that have a decimal's digits
+//! (`price > 9.99 + 0.01`) stay with the decimals. They lose nothing there, and files are pruned by decimals. In the
+//! same places points in time get one unit ([`time_units`]).
 //!
-//! The planner has given the rows of VALUES one type already, by casts: these are taken off again. A cast that the statement has in a row stands
-//! twice there ([`crate::sql`]), so that it is none of them.
+//! The planner has given the rows of VALUES one type already, by casts. These are taken off again. A cast that the
+//! statement has in a row stands twice there ([`crate::sql`]), so that it is kept.
 //!
 //! Take this out when the rows of `doubles` in `tests/cases/meaning.toml` are right without it.
 
@@ -32,10 +33,10 @@ use super::time_units;
 /// Functions whose arguments get one type.
 const UNITING: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
 
-/// The beginnings of names of functions that take arrays and their elements.
+/// Beginning of the names of functions that take arrays and their elements.
 const OF_ARRAYS: &str = "array";
 
-/// Constants between these have few enough digits on both sides of the point.
+/// Sizes of constants that have few enough digits on both sides of the point.
 const USUAL: std::ops::Range<f64> = 1e-12..1e15;
 
 #[derive(Debug)]
@@ -53,28 +54,28 @@ impl AnalyzerRule for Doubles {
             let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| met.within(expr)))?;
             let rewritten = rewritten.transform_data(|plan| met.of_node(plan))?;
             changed.set(changed.get() || rewritten.transformed);
-            // A column that is a double now is one in all nodes above.
+            // // A column that has become a double is one in all nodes above.
             if changed.get() { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
         })
         .data()
     }
 }
 
-/// The part of a type that has to be like that of others.
+/// A function that picks the part of a type that has to be equal among expressions.
 type Part = fn(&DataType) -> &DataType;
 
-/// The columns that a node's expressions are over.
+/// Columns that a node's expressions are over.
 struct NodeColumns {
     schema: DFSchema,
 }
 
 impl NodeColumns {
-    /// The type that an expression brings to others; none of a constant that a decimal has the digits for.
+    /// /// Returns the type that an expression brings to others. A constant brings none if a decimal has its digits.
     fn kind(&self, expr: &Expr) -> DataType {
         if is_usual(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }
     }
 
-    /// Makes doubles of the decimals among `exprs` where there are doubles, and says whether it did.
+    /// /// Makes doubles of the decimals among `exprs` if there are doubles. Returns true if it changed any.
     fn unite<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>) -> bool {
         let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
         let type_of = |expr: &Expr| expr.get_type(&self.schema).unwrap_or(DataType::Null);
@@ -89,7 +90,7 @@ impl NodeColumns {
         self.unite_by(exprs, whole) || any
     }
 
-    /// The same by what `part` of the types has to be one.
+    /// /// Does the same, but only a `part` of the types has to be equal.
     fn unite_by<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>, part: Part) -> bool {
         let mut exprs: Vec<(DataType, &mut Expr)> = exprs.into_iter().map(|expr| (self.kind(expr), expr)).collect();
         let kinds: Vec<DataType> = exprs.iter().map(|(of, _)| part(of).clone()).collect();
@@ -117,7 +118,7 @@ impl NodeColumns {
                 self.unite(thens.into_iter().chain(else_expr.iter_mut().map(AsMut::as_mut))) || compared
             }
             Expr::ScalarFunction(ScalarFunction { func, args }) if UNITING.contains(&func.name()) => self.unite(args),
-            // Its first argument is a question.
+            // // The first argument of nvl2 is a condition.
             Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "nvl2" => {
                 self.unite(args.iter_mut().skip(1))
             }
@@ -148,13 +149,13 @@ impl NodeColumns {
         Ok(Transformed::new_transformed(expr, changed))
     }
 
-    /// Unites the keys of a join and the columns of a UNION.
+    /// /// Unites the keys of a join, the columns of a UNION and the columns of VALUES.
     fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Join(mut join) => {
                 let changed =
                     join.on.iter_mut().filter_map(|(left, right)| self.unite([left, right]).then_some(())).count() > 0;
-                // USING joins by columns alone; references to the merged column are resolved by now.
+                // // USING joins by columns alone. References to the merged column are resolved by now.
                 let join_constraint = if changed { JoinConstraint::On } else { join.join_constraint };
                 Ok(Transformed::new_transformed(LogicalPlan::Join(Join { join_constraint, ..join }), changed))
             }
@@ -186,13 +187,14 @@ impl NodeColumns {
         }
     }
 
-    /// The rows of VALUES as they are written, each column of which is of doubles where one of them is.
+    /// /// Takes the planner's casts off the rows of VALUES, and makes a column doubles if one of its values is a
+    /// double.
     fn of_values(&self, values: Values) -> Result<Transformed<LogicalPlan>> {
         let types: Vec<&DataType> = values.schema.fields().iter().map(|field| field.data_type()).collect();
         if !types.iter().any(|of| has_decimals(of)) {
             return Ok(Transformed::no(LogicalPlan::Values(values)));
         }
-        // Columns without decimals stay as they are: their casts may be the statement's.
+        // // A column without decimals stays as it is, because its casts may be the statement's.
         let as_written = |(expr, of): (&Expr, &&DataType)| match expr {
             expr if !has_decimals(of) => expr.clone(),
             Expr::Cast(Cast { expr: inner, field }) if field.data_type() == *of => inner.as_ref().clone(),
@@ -205,7 +207,7 @@ impl NodeColumns {
         for column in 0..types.len() {
             any |= self.unite(rows.iter_mut().map(|row| &mut row[column]));
         }
-        // A value in a row may have become one of doubles before.
+        // // A value in a row may have become a double before.
         any |= values
             .values
             .iter()
@@ -219,9 +221,10 @@ impl NodeColumns {
     }
 }
 
-/// `of` with doubles for its decimals where one of `others` has a float in that place; None where it has none.
+/// Returns the type `of` with doubles for its decimals, if one of `others` has a float in that place. Otherwise returns
+/// None.
 ///
-/// `part` of it is what the others are beside.
+/// `part` picks the part of `of` that the other types meet.
 fn doubled(of: &DataType, part: Part, others: &[&DataType]) -> Option<DataType> {
     if part(of) != of {
         let inner = list_item(of)?;
@@ -251,7 +254,8 @@ fn doubled(of: &DataType, part: Part, others: &[&DataType]) -> Option<DataType> 
     }
 }
 
-/// Each field meets those of its name, or of its place where the others have other names, as the engine has it.
+/// Does this for the fields of a struct. A field meets those of its name, or those of its place if the others have
+/// other names: the engine pairs them so.
 fn doubled_fields(fields: &Fields, others: &[&Fields]) -> Option<Fields> {
     let mut any = false;
     let made = fields.iter().enumerate().map(|(place, field)| {
@@ -287,7 +291,7 @@ fn list_item(of: &DataType) -> Option<&FieldRef> {
     }
 }
 
-/// A list type with another item.
+/// Returns a list type with another item.
 fn with_item(list: &DataType, of: DataType) -> DataType {
     let item = |item: &FieldRef| -> Arc<Field> { Arc::new(item.as_ref().clone().with_data_type(of)) };
     match list {
@@ -302,17 +306,17 @@ fn whole(of: &DataType) -> &DataType {
     of
 }
 
-/// The type of the innermost elements of a list, or of lists of lists.
+/// Returns the type of the innermost elements of a list, or of lists of lists.
 fn element(of: &DataType) -> &DataType {
     list_item(of).map_or(of, |item| element(item.data_type()))
 }
 
-/// A constant that a decimal has the digits for.
+/// Tells if an expression is a constant that a decimal has the digits for.
 fn is_usual(expr: &Expr) -> bool {
     constant(expr).is_some_and(|value| value == 0.0 || USUAL.contains(&value.abs()))
 }
 
-/// The value of an expression of numbers alone (`0.06 + 0.01`). NULL counts as 0: it has a place in any type.
+/// Computes an expression of numbers alone (`0.06 + 0.01`). NULL counts as 0, because it fits any type.
 fn constant(expr: &Expr) -> Option<f64> {
     match expr {
         Expr::Literal(value, _) if value.data_type().is_numeric() => match value.cast_to(&DataType::Float64) {
@@ -335,7 +339,7 @@ fn constant(expr: &Expr) -> Option<f64> {
     }
 }
 
-/// The type of a plan's column; none of one that is a usual constant.
+/// Returns the type of a plan's column, or none if the column is a usual constant.
 fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
     if let LogicalPlan::Projection(projection) = plan
         && projection.expr.get(column).is_some_and(is_usual)
@@ -345,7 +349,7 @@ fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
     plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone())
 }
 
-/// The type of a plan's column, and the expression where it is computed.
+/// Returns the type of a plan's column, and the expression if the column is computed.
 fn type_of(plan: &LogicalPlan, column: usize) -> (DataType, Option<&Expr>) {
     let own = plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone());
     let expr = match plan {
@@ -358,7 +362,7 @@ fn type_of(plan: &LogicalPlan, column: usize) -> (DataType, Option<&Expr>) {
     (own, expr)
 }
 
-/// A plan with the columns that have a type in `doubles` cast to it.
+/// Casts those columns of a plan that have a type in `doubles`.
 fn cast_columns(plan: Arc<LogicalPlan>, doubles: &[Option<DataType>]) -> Result<Arc<LogicalPlan>> {
     let columns = plan.schema().iter().enumerate().map(|(at, (relation, field))| {
         let column = Expr::Column(Column::new(relation.cloned(), field.name()));

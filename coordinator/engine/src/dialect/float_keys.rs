@@ -1,13 +1,15 @@
-//! One zero and one NaN: floats that SQL calls equal are made equal in their bits where bits are what is compared.
+//! One zero and one NaN: floats that SQL calls equal get equal bits where bits are compared.
 //!
-//! DataFusion 55.2 groups, joins, sorts and compares floats by their bits, with −0.0 made 0.0 in some places and not in others
-//! (apache/datafusion#16254), and a NaN with a sign, which is what x86 computes for 0.0 / 0.0, is another value than NaN and the least
-//! of all. Here −0.0 = 0.0, NaN = NaN, and NaN is greater than all else, as in PostgreSQL and DuckDB: keys of GROUP BY, DISTINCT, joins,
-//! set operations, IN, PARTITION BY and ORDER BY, the arguments of DISTINCT aggregates, min and max, and what is compared go
-//! through `gust_float_key`.
+//! DataFusion 55.2 groups, joins, sorts and compares floats by their bits. It makes −0.0 to 0.0 in some places and not
+//! in others (apache/datafusion#16254). A NaN with a sign, which x86 computes for 0.0 / 0.0, is another value than NaN
+//! and the least of all. Here −0.0 = 0.0, NaN = NaN, and NaN is greater than all else, as in PostgreSQL and DuckDB.
+//! Values go through `gust_float_key` in keys of GROUP BY, DISTINCT, joins, set operations, IN, PARTITION BY and ORDER
+//! BY, in comparisons, and as arguments of DISTINCT aggregates and of aggregates that compare (`min`, `max`, `median`
+//! and the like).
 //!
-//! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`); `x < 5.0` stays beside the keyed one, and
-//! `x >= -0.0 AND x <= 0.0` beside the keyed `x = 0.0`, for pruning; `x > 5.0` cannot be pruned by Parquet's statistics, which do not count NaN, but by Iceberg's that do (`tables/predicate.rs`).
+//! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`). For pruning, `x < 5.0`
+//! stays beside the keyed one, and `x >= -0.0 AND x <= 0.0` beside the keyed `x = 0.0`. `x > 5.0` cannot be pruned by
+//! Parquet's statistics, which do not count NaN. It can be pruned by Iceberg's, which do (`tables/predicate.rs`).
 //! Functions that compare (`nullif`, `greatest`, those of arrays) make their own keys (`mended` beside `float_key`).
 //!
 //! Take this out when the rows of `floats` in `tests/tests/meaning.rs` are right without it.
@@ -47,13 +49,13 @@ impl AnalyzerRule for FloatKeys {
     }
 }
 
-/// The columns that a node's expressions are over.
+/// Columns that a node's expressions are over.
 struct Keys {
     schema: DFSchema,
 }
 
 impl Keys {
-    /// What a node groups, joins or sorts by.
+    /// /// Rewrites the keys by which a node groups, joins or sorts.
     fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(|expr| self.any_odd(expr)) => {
@@ -67,7 +69,7 @@ impl Keys {
             }
             LogicalPlan::Join(join) if join.on.iter().any(|(left, right)| self.is_odd(left) || self.is_odd(right)) => {
                 let on = join.on.into_iter().map(|(left, right)| (self.key(left), self.key(right))).collect();
-                // What USING joins by must be columns; who asked for the merged column has it by now.
+                // // USING joins by columns alone. References to the merged column are resolved by now.
                 let join_constraint = JoinConstraint::On;
                 Ok(Transformed::yes(LogicalPlan::Join(Join { on, join_constraint, ..join })))
             }
@@ -91,7 +93,7 @@ impl Keys {
         }
     }
 
-    /// A group by its key; aggregates beside it stay.
+    /// /// Replaces a grouping expression by its key. Aggregates beside it stay.
     fn group(&self, expr: Expr) -> Transformed<Expr> {
         match expr {
             Expr::AggregateFunction(_) => Transformed::no(expr),
@@ -119,7 +121,7 @@ impl Keys {
         self.key(expr).alias_qualified(relation, name)
     }
 
-    /// One side of a recursive UNION, whose rows are told apart by their bits.
+    /// /// Replaces the rows of one side of a recursive UNION by their keys: their bits tell them apart.
     fn keyed_rows(term: Arc<LogicalPlan>) -> Result<Transformed<Arc<LogicalPlan>>> {
         let keys = Keys { schema: term.schema().as_ref().clone() };
         let columns: Vec<Expr> = term.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
@@ -144,7 +146,7 @@ impl Keys {
         order.into_iter().map(|by| SortExpr { expr: self.key(by.expr), ..by }).collect()
     }
 
-    /// What one expression compares.
+    /// /// Replaces the values that one expression compares.
     fn within(&self, expr: Expr) -> Result<Transformed<Expr>> {
         Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {
@@ -159,7 +161,7 @@ impl Keys {
                 let high = self.comparison(*expr, most, *high).data;
                 Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(low), both, Box::new(high))))
             }
-            // A long list is looked up by its bits, so that a zero in it is not usual either.
+            // // A long list is looked up by its bits: a zero in it needs its key, too.
             Expr::InList(InList { expr, list, negated })
                 if self.is_odd(&expr) && !list.iter().all(|item| is_usual(item) && !is_zero(item)) =>
             {
@@ -175,7 +177,7 @@ impl Keys {
                 let (expr, subquery) = (Box::new(self.key(*expr)), of_keys(subquery)?);
                 Transformed::yes(Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }))
             }
-            // Constants are looked up by their bits: a zero among them is not usual either.
+            // // Constants are looked up by their bits: a zero among them needs its key, too.
             Expr::Case(Case { expr: Some(of), when_then_expr, else_expr })
                 if self.is_odd(&of) || when_then_expr.iter().any(|(is, _)| self.is_float_zero(is)) =>
             {
@@ -217,7 +219,8 @@ impl Keys {
             };
         }
         match op {
-            // The simplifier compares constants by their bits, and makes a list, which is looked up by them, of four in an OR.
+            // // The simplifier compares constants by their bits. It makes a list of four in an OR, which is looked up
+            // by bits, too.
             Operator::Eq | Operator::NotEq if is_usual(&right) && is_zero(&right) => {
                 let is_surely = is_surely_zero(&right);
                 let keyed = both(self.key(left.clone()), op, keyed(right));
@@ -237,8 +240,8 @@ impl Keys {
         }
     }
 
-    /// Whether an expression is of floats that may not be canonical. What differs each time that it is computed must not be
-    /// written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
+    /// /// Tells if an expression has floats that may not be canonical. A value that differs each time it is computed
+    /// must not be /// written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
     fn is_odd(&self, expr: &Expr) -> bool {
         if expr.is_volatile() {
             return false;
@@ -246,7 +249,7 @@ impl Keys {
         let of_floats = |expr: &Expr| expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of));
         match expr {
             Expr::Alias(alias) => self.is_odd(&alias.expr),
-            // No integer and no decimal is one of those.
+            // // A float from an integer or a decimal is canonical.
             Expr::Cast(Cast { expr: from, .. }) | Expr::TryCast(TryCast { expr: from, .. }) => {
                 of_floats(expr)
                     && from.get_type(&self.schema).is_ok_and(|from| !from.is_integer() && !from.is_decimal())
@@ -256,7 +259,7 @@ impl Keys {
         }
     }
 
-    /// The least and the greatest zero of a column, for pruning.
+    /// /// Returns the least and the greatest zero of a column's type, for pruning.
     fn zeros(&self, column: &Expr) -> Option<(Expr, Expr)> {
         match column.get_type(&self.schema).ok()? {
             DataType::Float32 => Some((lit(-0.0_f32), lit(0.0_f32))),
@@ -269,7 +272,7 @@ impl Keys {
         is_zero(expr) && expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of))
     }
 
-    /// The key of an expression; itself where that is the same.
+    /// /// Returns the key of an expression, or the expression if it is canonical.
     fn key(&self, expr: Expr) -> Expr {
         if self.is_odd(&expr) { keyed(expr) } else { expr }
     }
@@ -282,7 +285,7 @@ fn keyed(expr: Expr) -> Expr {
     }
 }
 
-/// A constant that is a zero of either sign, or may become one.
+/// Tells if an expression is a constant zero of either sign, or a cast that may become one.
 fn is_zero(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(ScalarValue::Float16(Some(value)), _) => f64::from(*value) == 0.0,
@@ -298,7 +301,7 @@ fn is_zero(expr: &Expr) -> bool {
     }
 }
 
-/// A constant that is a zero, not only one that may become it.
+/// Tells if an expression is a constant zero, and not only a cast that may become one.
 fn is_surely_zero(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(..) => is_zero(expr),
@@ -307,7 +310,7 @@ fn is_surely_zero(expr: &Expr) -> bool {
     }
 }
 
-/// Aggregates that compare their argument.
+/// Tells if an aggregate compares its argument.
 fn compares(aggregate: &str) -> bool {
     matches!(aggregate, "min" | "max" | "approx_distinct" | "median" | "percentile_cont")
 }
@@ -317,7 +320,7 @@ pub(super) fn is_comparison(op: Operator) -> bool {
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
-/// A constant that is no NaN. A zero of either sign is compared as one by DataFusion.
+/// Tells if an expression is a constant that is no NaN. DataFusion compares a zero of either sign as one.
 fn is_usual(expr: &Expr) -> bool {
     let is_number = |value: &ScalarValue| match value {
         ScalarValue::Float16(Some(value)) => !f64::from(*value).is_nan(),
@@ -335,7 +338,7 @@ fn is_usual(expr: &Expr) -> bool {
     }
 }
 
-/// A list of values to be found, by its key.
+/// Replaces the values of a list by their keys, for a subquery that is searched.
 fn of_keys(subquery: Subquery) -> Result<Subquery> {
     let keys = Keys { schema: subquery.subquery.schema().as_ref().clone() };
     let column = Expr::Column(Column::from(subquery.subquery.schema().qualified_field(0)));
@@ -348,16 +351,16 @@ fn of_keys(subquery: Subquery) -> Result<Subquery> {
     }
     let name = column.name_for_alias()?;
     let projection = Projection::try_new(vec![keys.key(column).alias(name)], Arc::clone(&subquery.subquery))?;
-    // With the name of the query's own table DataFusion would mistake the two, or say that there are two of them. A correlated
-    // list cannot have another, and mostly is of another table.
+    // // With the name of the query's own table DataFusion would mistake the two, or say that there are two of them. A
+    // correlated list // cannot have another name, and mostly reads another table.
     let named = SubqueryAlias::try_new(Arc::new(LogicalPlan::Projection(projection)), LIST)?;
     Ok(subquery.with_plan(Arc::new(LogicalPlan::SubqueryAlias(named))))
 }
 
-/// What a list of keys is called.
+/// Name of a list of keys.
 const LIST: &str = "__gust_keys";
 
-/// Whether this rule has been here.
+/// Tells if this rule has rewritten a plan before.
 fn is_of_keys(plan: &LogicalPlan) -> bool {
     let is_key = |expr: &Expr| match expr {
         Expr::Alias(alias) => {

@@ -1,22 +1,26 @@
 //! DataFusion's optimizer, with a guard around five of its rules.
 //!
-//! `push_down_filter`: a filter stays above an aggregate that has a row even of no rows.
-//! DataFusion 55.2 pushes a condition without columns (`HAVING (SELECT false)`, a LEFT JOIN's `ON false`, once its constants
-//! are computed) below `SELECT count(*)`, which then counts no rows and answers 0 instead of nothing. Its physical rule knows better. Only
-//! conditions without columns can pass an aggregate without groups at all, so that nothing is lost where its rule is not asked.
+//! `push_down_filter`: a filter stays above an aggregate that has a row even without input rows. DataFusion 55.2 pushes
+//! a condition without columns (`HAVING (SELECT false)`, a LEFT JOIN's `ON false`, once its constants are computed)
+//! below `SELECT count(*)`. The aggregate then counts no rows and answers 0 instead of nothing. DataFusion's physical
+//! rule does it right. Only conditions without columns can pass an aggregate without groups at all, so that the guard
+//! loses nothing.
 //!
-//! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the first from the second above the
-//! aggregate, calls both `d`, and fails. Where the rule fails with that, it is left out.
+//! `eliminate_group_by_constant`: `GROUP BY CAST(d AS DOUBLE), d` stays as it is. DataFusion 55.2 wants to compute the
+//! first from the second above the aggregate, calls both `d`, and fails. The rule is left out where it fails with that.
 //!
-//! `extract_equijoin_predicate`, `eliminate_cross_join`: a join in which NULLs are equal, which the first makes of `a.r IS NOT DISTINCT FROM
-//! b.r`, keeps its keys to itself. DataFusion 55.2 has one such setting for all keys of a join, and adds `a.s = b.s`
-//! of a WHERE to them, or takes the keys into a join without it: then NULLs of s are equal, or those of r are not.
+//! `extract_equijoin_predicate`, `eliminate_cross_join`: a join in which NULLs are equal keeps its keys to itself. The
+//! first rule makes one of `a.r IS NOT DISTINCT FROM b.r`. DataFusion 55.2 has one setting of NULLs for all keys of a
+//! join. It adds `a.s = b.s` of a WHERE to them, or takes the keys into a join without the setting: then NULLs of s are
+//! equal, or those of r are not.
 //!
-//! `simplify_expressions`: some expressions are spared (`spared`), IN lists do not meet (`in_lists`), and after it a condition has its constants at the right (`1 < x` as `x > 1`).
-//! DataFusion 55.2 turns them before it computes them (`DATE '2020-01-01' = d`), and not in a join. Beside `x = 1`, in a filter or pushed below
-//! a join, it takes `1 = x` for contradictory because it is written differently, and of `x >= 1` and `1 < x` the first for the stricter.
+//! `simplify_expressions`: some expressions are spared (`spared`), and IN lists do not meet (`in_lists`). After the
+//! rule a condition has its constants at the right (`1 < x` as `x > 1`). DataFusion 55.2 turns them before it computes
+//! them (`DATE '2020-01-01' = d`), and not in a join. Beside `x = 1`, in a filter or pushed below a join, it takes
+//! `1 = x` for contradictory, because the texts differ. It takes `x >= 1` for stricter than `1 < x`.
 //!
-//! No report of these is known (seen in 55.2) but of what `spared` and `in_lists` name. Take each out when its `datafusion_alone_…` fails.
+//! `spared` and `in_lists` name reports. No report of the others is known (seen in 55.2). Take each out when its
+//! `datafusion_alone_…` fails.
 
 use std::sync::Arc;
 
@@ -28,20 +32,20 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
-/// The names of DataFusion's rules.
+/// Names of DataFusion's rules.
 const PUSH_DOWN_FILTER: &str = "push_down_filter";
 const ELIMINATE_GROUPS: &str = "eliminate_group_by_constant";
 const SIMPLIFY: &str = "simplify_expressions";
 const EXTRACT_KEYS: &str = "extract_equijoin_predicate";
 const ELIMINATE_CROSS: &str = "eliminate_cross_join";
 
-/// All that are guarded.
+/// Names of all rules that are guarded.
 const GUARDED: [&str; 5] = [PUSH_DOWN_FILTER, ELIMINATE_GROUPS, SIMPLIFY, EXTRACT_KEYS, ELIMINATE_CROSS];
 
-/// What the second one fails with.
+/// Words of the error with which `eliminate_group_by_constant` fails.
 const TWO_OF_A_NAME: &str = "unique expression names";
 
-/// DataFusion's rules in their order.
+/// Lists DataFusion's rules in their order, some of them guarded.
 pub(super) fn rules() -> Vec<Rule> {
     let guarded = |rule: Rule| match GUARDED.contains(&rule.name()) {
         true => Arc::new(Guarded(rule)) as Rule,
@@ -69,7 +73,7 @@ impl OptimizerRule for Guarded {
             {
                 Ok(Transformed::no(plan))
             }
-            // Of columns alone there is nothing to eliminate.
+            // // The rule would find nothing to eliminate in columns.
             LogicalPlan::Aggregate(Aggregate { group_expr, .. })
                 if self.name() == ELIMINATE_GROUPS && group_expr.iter().all(|by| matches!(by, Expr::Column(_))) =>
             {
@@ -82,7 +86,7 @@ impl OptimizerRule for Guarded {
                 }
             }
             _ if self.name() == EXTRACT_KEYS && has_equal_nulls(&plan) => Ok(Transformed::no(plan)),
-            // It goes through the plan by itself.
+            // // The rule goes through the whole plan by itself.
             _ if self.name() == ELIMINATE_CROSS && has_inner_of_equal_nulls(&plan)? => Ok(Transformed::no(plan)),
             _ if self.name() == SIMPLIFY => super::spared::spared(plan)?
                 .transform_data(|plan| super::in_lists::simplified(self.0.as_ref(), plan, config))?
@@ -92,7 +96,7 @@ impl OptimizerRule for Guarded {
     }
 }
 
-/// A filter or a join with the constants of its condition at the right of each comparison.
+/// Puts the constants in the condition of a filter or a join at the right of each comparison.
 fn constants_right(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) {
         return Ok(Transformed::no(plan));
@@ -110,13 +114,13 @@ fn constants_right(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// Whether a plan is an aggregate over all rows, alone or among its grouping sets.
+/// Tells if a plan is an aggregate that may have a row without input rows: it has no groups, or grouping sets.
 fn has_a_row_of_none(plan: &LogicalPlan) -> bool {
     let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = plan else { return false };
     group_expr.is_empty() || matches!(group_expr.as_slice(), [Expr::GroupingSet(_)])
 }
 
-/// True of a join by keys of which NULLs are equal.
+/// Tells if a plan is a join by keys of which NULLs are equal.
 fn has_equal_nulls(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Join(join) if join.null_equality == NullEquality::NullEqualsNull && !join.on.is_empty())
 }
@@ -137,11 +141,11 @@ mod tests {
 
     use super::*;
 
-    /// Asks for the number of no rows, and then for none.
+    /// /// A query that counts no rows, and then drops the count's row.
     const NONE: &str = "SELECT * FROM (SELECT count(*) AS c FROM (VALUES (1)) AS t(a)) AS t WHERE (SELECT false)";
     const CASTS: &str = "SELECT CAST(a AS DOUBLE) AS x, a AS y, count(*) FROM (VALUES (1)) AS t(a) GROUP BY 1, 2";
 
-    /// How many rows a query has.
+    /// /// Counts the rows of a query.
     async fn rows(rules: Vec<Rule>, sql: &str) -> Result<usize> {
         let state = SessionStateBuilder::new_with_default_features().with_optimizer_rules(rules).build();
         let context = SessionContext::new_with_state(state);
@@ -154,7 +158,7 @@ mod tests {
         assert_eq!(rows(rules(), NONE).await.expect("rows"), 0);
     }
 
-    /// Fails when DataFusion is mended: then that guard can go. So does the next but one.
+    /// /// Fails when DataFusion is mended. Then the guard can go, as after every test of this name.
     #[tokio::test]
     async fn datafusion_alone_pushes_it() {
         assert_eq!(rows(Optimizer::new().rules, NONE).await.expect("rows"), 1);
@@ -171,7 +175,8 @@ mod tests {
         assert!(failed.to_string().contains(TWO_OF_A_NAME), "{failed}");
     }
 
-    /// Each has a row, but for a simplifier that lets lists meet or takes `1 = x` for another value than `x = 1`.
+    /// /// Queries that have a row. A simplifier loses it if it lets lists meet, or takes `1 = x` for another value
+    /// than `x = 1`.
     const LISTS: &str =
         "SELECT * FROM (VALUES (NULL), (1)) AS t(x) WHERE (x NOT IN (1, 2, 3, 4) OR x NOT IN (5, 6, 7, 8)) IS NULL";
     const TURNED: &str =
@@ -197,7 +202,8 @@ mod tests {
         assert_eq!(rows(Optimizer::new().rules, TURNED).await.expect("rows"), 0);
     }
 
-    /// The first has no row, since NULLs of s are not equal; the second has one, since those of r are.
+    /// /// Queries with NULLs. The first has no row, since NULLs of s are not equal. The second has one, since those of
+    /// r are.
     const KEYS: [&str; 2] = [
         "SELECT * FROM (VALUES (1, CAST(NULL AS INT))) AS a(r, s) JOIN (VALUES (1, CAST(NULL AS INT))) AS b(r, s) ON a.r IS NOT DISTINCT FROM b.r WHERE a.s = b.s",
         "SELECT * FROM (VALUES (1, CAST(NULL AS INT))) AS a(k, r) JOIN (VALUES (1, CAST(NULL AS INT))) AS b(k, r) ON a.r IS NOT DISTINCT FROM b.r \
@@ -217,7 +223,7 @@ mod tests {
         assert_eq!(counts, [1, 0]);
     }
 
-    /// The guard knows the rules by their names.
+    /// /// The guard finds DataFusion's rules by their names.
     #[test]
     fn all_are_guarded() {
         let names: Vec<String> = Optimizer::new().rules.iter().map(|rule| rule.name().to_owned()).collect();

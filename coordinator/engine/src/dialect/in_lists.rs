@@ -1,16 +1,16 @@
 //! IN lists that the optimizer's simplifier does not let meet.
 //!
-//! DataFusion 55.2 makes one of `x IN A AND x IN B` and of `x NOT IN A OR x NOT IN B` as if x were never NULL and every item a value
-//! that is like another or is not: `true`, `false` or a shorter list, where the row has NULL, an item is a column or NULL
-//! (apache/datafusion#24258 mends it, after 55.2). So where an expression has more than one list, or may get them from `x = 1 OR x = 2`,
-//! each list and each comparison with a constant is simplified by itself, and the expression about them with names in their place.
-//!
+//! DataFusion 55.2 makes one list of `x IN A AND x IN B` and of `x NOT IN A OR x NOT IN B`. It does so as if x were
+//! never NULL and as if every item were a constant. The result is `true`, `false` or a shorter list for a row that has
+//! NULL, and for an item that is a column or NULL (apache/datafusion#24258 mends it, after 55.2). So if an expression
+//! has more than one list, or may get them from `x = 1 OR x = 2`, each list and each comparison with a constant is
+//! simplified by itself. The expression about them is simplified with names in their place.
 //! ```text
 //! (x = 1 OR x = 2) AND x NOT IN (3) ─► x IN (1, 2) AND NOT x IN (3) ─► l0 AND NOT l1 ─► the engine's rule ─► x IN (1, 2) AND x <> 3
 //! ```
 //!
-//! What is always right stays: lists under OR, and negated ones under AND, become one. Nothing is lost of which files are read:
-//! they are chosen by every condition.
+//! Rewrites that are always right stay: lists under OR, and negated ones under AND, become one. Files are pruned as
+//! before, because every condition prunes them.
 //!
 //! Take this out when `datafusion_alone_lets_them_meet` fails.
 
@@ -29,10 +29,10 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// What stands for a list is a column of this table, from outside of the plan: none that a plan can have.
+/// Table whose columns stand for lists. They are outer columns, so that no plan has one of this name.
 const LISTS: &str = "__gust_lists";
 
-/// `rule`, which simplifies a node's expressions, with their lists kept apart.
+/// Runs `rule`, which simplifies a node's expressions, with their lists kept apart.
 pub(super) fn simplified(
     rule: &dyn OptimizerRule,
     plan: LogicalPlan,
@@ -47,7 +47,7 @@ pub(super) fn simplified(
         .with_config_options(config.options())
         .with_query_execution_start_time(config.query_execution_start_time())
         .build();
-    // As the rule does: the sides of a join's condition stay where they are.
+    // // The rule, too, leaves the sides of a join's condition where they are.
     let simplifier = ExprSimplifier::new(context).with_canonicalize(!matches!(plan, LogicalPlan::Join(_)));
     let mut lists = Lists { schema, known: HashMap::new(), lists: vec![], simplifier, changed: Cell::new(false) };
 
@@ -77,7 +77,7 @@ fn any_could_meet(plan: &LogicalPlan) -> Result<bool> {
     Ok(any)
 }
 
-/// Whether an expression has two lists, or may get as many from comparisons with constants.
+/// Tells if an expression has two lists, or may get as many from comparisons with constants.
 fn could_meet(expr: &Expr) -> Result<bool> {
     let (mut lists, mut equal, mut is_logic) = (0, 0, false);
     expr.apply(|expr| {
@@ -92,7 +92,8 @@ fn could_meet(expr: &Expr) -> Result<bool> {
     Ok(lists > 1 || is_logic && lists + equal / 2 > 1)
 }
 
-/// A list, or what the simplifier makes one of: `s ~ '^(a|b)$'`, `array_has([1, 2], x)`.
+/// Tells if an expression is a list, or one that the simplifier makes a list of: `s ~ '^(a|b)$'`,
+/// `array_has([1, 2], x)`.
 fn is_list(expr: &Expr) -> bool {
     match expr {
         Expr::InList(_) => true,
@@ -105,7 +106,7 @@ fn is_list(expr: &Expr) -> bool {
     }
 }
 
-/// The columns that a node's expressions are over; a table's filters are over all that it has.
+/// Returns the columns that a node's expressions are over. A table's filters are over all of its columns.
 pub(super) fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
     Ok(Arc::new(match plan {
         LogicalPlan::TableScan(scan) => {
@@ -117,16 +118,16 @@ pub(super) fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
 
 struct Lists {
     schema: DFSchemaRef,
-    /// Equal lists are one, for what the rule makes of `a OR a AND b`.
+    /// /// Numbers of lists. Equal lists have one number, so that the rule simplifies `a OR a AND b`.
     known: HashMap<Expr, usize>,
     lists: Vec<Expr>,
     simplifier: ExprSimplifier,
-    /// Whether lists were united or became simpler.
+    /// /// True if lists were united or became simpler.
     changed: Cell<bool>,
 }
 
 impl Lists {
-    /// `expr` with a name for each of its lists.
+    /// /// Replaces each list of an expression by a name.
     fn hidden(&mut self, expr: Expr) -> Result<Expr> {
         let united = expr.transform_up(|expr| Ok(united(expr)))?;
         self.changed.set(self.changed.get() || united.transformed);
@@ -159,7 +160,7 @@ impl Lists {
         Ok(Transformed::yes(if is_negated { Expr::Not(Box::new(hidden)) } else { hidden }))
     }
 
-    /// `expr` with its lists again, each simplified.
+    /// /// Replaces the names of an expression by their lists, each simplified.
     fn shown(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_down(|expr| {
             let (list, is_negated) = match &expr {
@@ -177,13 +178,13 @@ impl Lists {
             };
             let simplified = self.simplifier.simplify_with_cycle_count_transformed(list)?.0;
             self.changed.set(self.changed.get() || simplified.transformed);
-            // Within a list there may be others.
+            // // A list may have others inside.
             let shown = self.shown(simplified.data)?.data;
             Ok(Transformed::new(shown, true, TreeNodeRecursion::Jump))
         })
     }
 
-    /// The list that an expression stands for.
+    /// /// Returns the list that an expression stands for.
     fn list(&self, expr: &Expr) -> Option<&Expr> {
         match expr {
             Expr::OuterReferenceColumn(_, Column { relation: Some(TableReference::Bare { table }), name, .. })
@@ -196,7 +197,7 @@ impl Lists {
     }
 }
 
-/// `x = 1 OR x IN (2, 3)` and `x <> 1 AND x NOT IN (2, 3)` as one list. This is right whatever x and the items are.
+/// Makes one list of `x = 1 OR x IN (2, 3)` and of `x <> 1 AND x NOT IN (2, 3)`. This is right for any x and any items.
 fn united(expr: Expr) -> Transformed<Expr> {
     let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = expr else {
         return Transformed::no(expr);
@@ -214,7 +215,7 @@ fn united(expr: Expr) -> Transformed<Expr> {
     Transformed::yes(Expr::InList(InList { expr: Box::new(expr), list, negated: is_negated }))
 }
 
-/// The column of which an expression is a list, or could be.
+/// Returns the column that a list, or a comparison that can become one, is about.
 fn listed(expr: &Expr, is_negated: bool) -> Option<&Expr> {
     let compared = match expr {
         Expr::InList(of) if of.negated == is_negated && !of.list.is_empty() => of.expr.as_ref(),
@@ -228,7 +229,7 @@ fn listed(expr: &Expr, is_negated: bool) -> Option<&Expr> {
     is_column.then_some(compared)
 }
 
-/// What [`listed`] has found, taken apart.
+/// Takes an expression apart in which [`listed`] has found a column.
 fn into_list(expr: Expr) -> (Expr, Vec<Expr>) {
     match expr {
         Expr::InList(InList { expr, list, .. }) => (*expr, list),
@@ -238,13 +239,14 @@ fn into_list(expr: Expr) -> (Expr, Vec<Expr>) {
     }
 }
 
-/// Whether something with columns is compared with a constant. What is compared with NULL, true or false is something else soon.
+/// Tells if an expression with columns is compared with a constant. A comparison with NULL, true or false does not
+/// count: the simplifier makes something else of it.
 fn is_compared(of: &BinaryExpr) -> bool {
     let is_plain = |constant: &Expr| !matches!(constant, Expr::Literal(value, _) if value.is_null() || matches!(value, ScalarValue::Boolean(_)));
     matches!(of.op, Operator::Eq | Operator::NotEq) && sides(of).is_some_and(|(_, constant)| is_plain(constant))
 }
 
-/// What is compared, and the constant.
+/// Returns the side that has columns, and the constant.
 fn sides(BinaryExpr { left, right, .. }: &BinaryExpr) -> Option<(&Expr, &Expr)> {
     match (has_columns(left), has_columns(right)) {
         (true, false) if !right.is_volatile() => Some((left, right)),
@@ -253,7 +255,7 @@ fn sides(BinaryExpr { left, right, .. }: &BinaryExpr) -> Option<(&Expr, &Expr)> 
     }
 }
 
-/// Whether an expression is not computed while a query is planned.
+/// Tells if an expression cannot be computed while a query is planned.
 fn has_columns(expr: &Expr) -> bool {
     match expr {
         Expr::Column(_) => true,

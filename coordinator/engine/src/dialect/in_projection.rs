@@ -1,7 +1,7 @@
 //! `IN` and `EXISTS` over a subquery in a SELECT list.
 //!
-//! DataFusion 55.2 has no plan for them there (apache/datafusion 23022). One that does not refer to the outer query is a column of a left join, and facts about
-//! all its rows:
+//! DataFusion 55.2 has no plan for them there (apache/datafusion 23022). A subquery that does not refer to the outer
+//! query becomes a column of a left join, and facts about all its rows:
 //!
 //! ```text
 //!  x IN (S)     input LEFT JOIN (SELECT DISTINCT s FROM S WHERE s IS NOT NULL) ON x = s, and then
@@ -12,11 +12,12 @@
 //!  EXISTS (S)   (SELECT count(*) FROM S) > 0
 //! ```
 //!
-//! Where S refers to the outer query, rows are counted for each outer row, three times for IN: those that equal x, those that are NULL, and all.
-//! DataFusion has a plan for such counts where S is chosen by equality of columns (`s.a = outer.b`).
+//! If S refers to the outer query, rows are counted for each outer row. IN counts three times: the rows that equal x,
+//! those that are NULL, and all. DataFusion has a plan for such counts if S is chosen by equality of columns
+//! (`s.a = outer.b`).
 //!
-//! Take this out when DataFusion alone plans `SELECT x IN (SELECT …)`. Non-goals: ANY and ALL but what IN is, and rows that
-//! the outer query chooses otherwise; [`super::in_subquery`] refuses them.
+//! Take this out when DataFusion alone plans `SELECT x IN (SELECT …)`. Non-goals: ANY and ALL that are no IN, and rows
+//! that the outer query chooses otherwise. [`super::in_subquery`] refuses them.
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use gust_protocol::functions::has_floats;
 
 use super::in_subquery::{Outer, has_one_row, with_one_row};
 
-/// The projection without the subqueries that it can do without.
+/// Replaces the subqueries of a projection that it can do without.
 pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<LogicalPlan>> {
     if !projection.expr.iter().any(|expr| expr.exists(|part| Ok(is_ours(part))).unwrap_or(false)) {
         return Ok(Transformed::no(LogicalPlan::Projection(projection)));
@@ -55,7 +56,8 @@ fn is_ours(expr: &Expr) -> bool {
         Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
             let rows = &subquery.subquery;
             let is_float = rows.schema().fields().first().is_some_and(|field| has_floats(field.data_type()));
-            // A random value would be drawn anew for each count; for two conditions, one over a float's key, DataFusion has no plan.
+            // // A random value would be drawn anew for each count. DataFusion has no plan for two conditions, one over
+            // a float's key.
             is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile() && !is_float)
         }
         Expr::Exists(Exists { subquery, .. }) => {
@@ -69,7 +71,8 @@ fn refers_outside(subquery: &Subquery) -> bool {
     !subquery.subquery.all_out_ref_exprs().is_empty()
 }
 
-/// True where the outer row chooses the rows of a plan by equality of columns alone, which is all that DataFusion can count by.
+/// Tells if the outer row chooses the rows of a plan by equality of columns alone. DataFusion can count by nothing
+/// else.
 fn is_by_equality(rows: &LogicalPlan) -> bool {
     let mut is = true;
     let visited = rows.apply(|node| {
@@ -91,7 +94,8 @@ fn is_by_equality(rows: &LogicalPlan) -> bool {
     is && visited.is_ok()
 }
 
-/// True of a column, or its cast, that equals something of the outer row. Floats are compared by a key, so they are not.
+/// Tells if a column, or its cast, equals an expression of the outer row. Floats do not count: they are compared by a
+/// key.
 fn is_equality(condition: &Expr, schema: &DFSchema) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return false };
     let is_column = |expr: &Expr| match expr {
@@ -103,7 +107,7 @@ fn is_equality(condition: &Expr, schema: &DFSchema) -> bool {
     (is_pair(left, right) || is_pair(right, left)) && !is_float(left) && !is_float(right)
 }
 
-/// What a projection reads, joined with what its subqueries find.
+/// Input of a projection, joined with the rows of its subqueries.
 struct Joined {
     plan: LogicalPlan,
     joins: usize,
@@ -153,7 +157,7 @@ impl Joined {
     }
 }
 
-/// IN by the rows that there are for each row of `input`.
+/// Writes IN by the counts of rows that S has for each row of `input`.
 fn counts(of: &InSubquery, input: &LogicalPlan) -> Result<Expr> {
     let (found, null, any) = Outer { input }.parts(of)?;
     let has = |rows| Ok::<_, DataFusionError>(counted(&rows, None)?.gt(lit(0_i64)));
@@ -161,7 +165,7 @@ fn counts(of: &InSubquery, input: &LogicalPlan) -> Result<Expr> {
     when(has(found)?, lit(!of.negated)).when(unknown, lit(ScalarValue::Boolean(None))).otherwise(lit(of.negated))
 }
 
-/// How many rows of a plan there are, or fulfil a condition.
+/// Counts the rows of a plan, or those that fulfil a condition.
 fn counted(rows: &Arc<LogicalPlan>, condition: Option<Expr>) -> Result<Expr> {
     let mut plan = LogicalPlanBuilder::from(rows.as_ref().clone());
     if let Some(condition) = condition {

@@ -1,8 +1,8 @@
-//! `IN` and `NOT IN` over a subquery, three-valued as SQL has them.
+//! `IN` and `NOT IN` over a subquery with SQL's three values.
 //!
-//! `x IN (S)` is TRUE where a row of S equals x, else NULL where x or a row of S is NULL and S is not empty, else FALSE. DataFusion
-//! 55.2 turns both into joins that forget NULLs or the correlation: apache/datafusion#25336, #25347, #25340, #25480, #8241.
-//! What it gets wrong is written with EXISTS before it does so:
+//! `x IN (S)` is TRUE where a row of S equals x, else NULL where x or a row of S is NULL and S is not empty, else
+//! FALSE. DataFusion 55.2 turns both into joins that ignore NULLs or the correlation: apache/datafusion#25336, #25347,
+//! #25340, #25480, #8241. Where it errs, EXISTS is written before:
 //!
 //! ```text
 //!  where NULL is as good as FALSE, below AND and OR of a WHERE:
@@ -17,10 +17,13 @@
 //!    EXISTS (S)    TRUE
 //! ```
 //!
-//! In these S has a name of its own: DataFusion takes an outer `t.x` for the inner one where both queries are of a table `t`, here and
-//! where it writes ANY and ALL with EXISTS itself. A correlated S cannot have one, and is refused where it has that column. S is read up to three times then, and once where it stays. A correlated S whose LIMIT, OFFSET or window comes after the
-//! correlation is refused: DataFusion would compute it over all rows at once. So is what is not in a WHERE or
-//! HAVING, for which DataFusion has no join, but for what [`super::in_projection`] can do.
+//! S has a name of its own in these. DataFusion takes an outer `t.x` for the inner one where both queries read a table
+//! `t`, here and where it writes ANY and ALL with EXISTS itself. A correlated S cannot have a name, and is refused
+//! where it has that column. S is read once where it stays, and up to three times elsewhere.
+//!
+//! A correlated S whose LIMIT, OFFSET or window comes after the correlation is refused: DataFusion would compute it
+//! over all rows at once. Subqueries outside WHERE and HAVING are refused, too, because DataFusion has no join for
+//! them. The exceptions are those of [`super::in_projection`].
 //!
 //! Take this out when the randomized test of `tests/tests/meaning.rs` passes without it.
 
@@ -62,7 +65,7 @@ impl AnalyzerRule for InSubqueries {
     }
 }
 
-/// Comparisons with what has one row anyway.
+/// Rewrites a comparison with a subquery that has one row, and gives other subqueries of ANY and ALL a name.
 fn with_certain(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::SetComparison(SetComparison { expr, subquery, op, .. }) if has_one_row(&subquery.subquery) => {
@@ -84,20 +87,23 @@ fn with_certain(expr: Expr) -> Result<Transformed<Expr>> {
     })
 }
 
-/// What S is called.
+/// Name of S.
 const ROWS: &str = "__gust_rows";
 
-/// What the value of S is called.
+/// Name of the value of S.
 const VALUE: &str = "__gust_value";
 
-/// S under a name in which no column of `value`, the outer one, is.
+/// Gives S a name under which no column of `value`, the outer one, is.
+///
+/// # Errors
+/// An error for a correlated S that has a column of `value`.
 fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
     if refers_outside(rows) {
         let outer = value.column_refs();
         let mut is_inside = false;
         rows.apply(|node| {
             is_inside |= outer.iter().any(|column| node.schema().has_column(column));
-            // What is below a name is not seen above it.
+            // // Columns below a name are not visible above it.
             let is_name = matches!(node, LogicalPlan::SubqueryAlias(_));
             Ok(if is_name { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
         })?;
@@ -111,7 +117,7 @@ fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
     Ok(Arc::new(LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::clone(rows), ROWS)?)))
 }
 
-/// S whose value, where it is a cast column, is not called as the column, which DataFusion may put beside it.
+/// Renames the value of S where it is a cast column: DataFusion may put the column of that name beside it.
 fn with_own_name(rows: &Arc<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
     match rows.as_ref() {
         LogicalPlan::Projection(projection) if matches!(projection.expr.as_slice(), [Expr::Cast(_)]) => {
@@ -146,7 +152,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             }
             subquery.subquery.apply(|node| {
                 let (what, rewrite) = match node {
-                    // For EXISTS one row is as good as many, unless the first are left out.
+                    // // EXISTS needs one row only, so that LIMIT changes nothing without OFFSET.
                     LogicalPlan::Limit(limit) if !exists || limit.skip.is_some() => ("LIMIT or OFFSET", "row_number()"),
                     LogicalPlan::Window(_) => ("a window function", "GROUP BY"),
                     _ => return Ok(TreeNodeRecursion::Continue),
@@ -168,13 +174,14 @@ fn refers_outside(plan: &LogicalPlan) -> bool {
     !plan.all_out_ref_exprs().is_empty()
 }
 
-/// The rows that a condition is about.
+/// Rows that a condition is evaluated over.
 pub(super) struct Outer<'a> {
     pub(super) input: &'a LogicalPlan,
 }
 
 impl Outer<'_> {
-    /// A condition under which NULL drops a row as FALSE does; `is_conjunct` where it must be TRUE for the row to stay.
+    /// /// Rewrites a condition under which NULL drops a row as FALSE does. `is_conjunct` says that it must be TRUE for
+    /// a row to stay.
     fn condition(&self, expr: Expr, is_conjunct: bool) -> Result<Transformed<Expr>> {
         match expr {
             Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
@@ -204,7 +211,7 @@ impl Outer<'_> {
         }
     }
 
-    /// An expression whose NULL may count, with each IN in it written out.
+    /// /// Rewrites each IN in an expression whose NULL may count.
     fn three_valued(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_up(|expr| match expr {
             Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
@@ -220,7 +227,7 @@ impl Outer<'_> {
         })
     }
 
-    /// The subquery with the rows that equal the value, with those that are NULL, and as it is.
+    /// /// Returns the subquery with the rows that equal the value, with those that are NULL, and with all.
     pub(super) fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
         let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
@@ -231,7 +238,7 @@ impl Outer<'_> {
         Ok((with(column.clone().eq(value))?, with(column.is_null())?, Arc::clone(rows)))
     }
 
-    /// An expression over the outer row as a subquery names it.
+    /// /// Names the columns of the outer row as a subquery names them.
     fn seen_from_inside(&self, expr: Expr) -> Result<Expr> {
         let outside = |expr| match expr {
             Expr::Column(column) => {
@@ -244,18 +251,19 @@ impl Outer<'_> {
     }
 }
 
-/// What DataFusion's null-aware anti join is right about: a value of the outer row, against one list for all rows.
+/// Tells if DataFusion's null-aware anti join is right: it compares a value of the outer row with one list for all
+/// rows.
 fn is_plain(of: &InSubquery) -> bool {
     of.expr.any_column_refs() && !of.expr.contains_outer() && !refers_outside(&of.subquery.subquery)
 }
 
-/// A list of one is compared with `=`; DataFusion knows what a scalar subquery is over no rows.
+/// Compares with a list of one row by `=`. DataFusion knows that a scalar subquery over no rows is NULL.
 pub(super) fn with_one_row(of: InSubquery) -> Expr {
     let op = if of.negated { Operator::NotEq } else { Operator::Eq };
     Expr::BinaryExpr(BinaryExpr::new(of.expr, op, Box::new(Expr::ScalarSubquery(of.subquery))))
 }
 
-/// Whether a plan has exactly one row whatever it reads.
+/// Tells if a plan has exactly one row, whatever it reads.
 pub(super) fn has_one_row(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Projection(projection) => has_one_row(&projection.input),

@@ -1,8 +1,9 @@
 //! Integer arithmetic that fails where its result does not fit.
 //!
-//! DataFusion 55.2 wraps `+`, `-`, `*` and the sign of integers around (apache/datafusion#17539). Where the operands' types do not
-//! rule an overflow out, the operator becomes the checked function of [`gust_protocol::functions`]. So `CAST(i AS BIGINT) + 1` of an
-//! INT stays as it is, and `b + 1` of a BIGINT does not. A chain of operators becomes few calls, not one for each.
+//! DataFusion 55.2 wraps `+`, `-`, `*` and the sign of integers around (apache/datafusion#17539). The operator becomes
+//! the checked function of [`gust_protocol::functions`], unless the operands' types rule an overflow out. So
+//! `CAST(i AS BIGINT) + 1` of an INT stays as it is, and `b + 1` of a BIGINT does not. A chain of operators becomes few
+//! calls, not one for each.
 //!
 //! Take this out when `SELECT 9223372036854775807 + b` over a BIGINT 1 is an error without it.
 
@@ -48,7 +49,7 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     };
     let plain = |left, right| Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op: operator, right })));
     let Some(op) = IntegerOp::of(operator) else { return plain(left, right) };
-    // What cannot overflow is only taken into a chain that can, so that the chain stays one call.
+    // // An operator that cannot overflow is only taken into a chain that can: the chain stays one call.
     let in_chain = operands(&left).is_some_and(|count| count < OPERANDS_MAX);
     if !in_chain && matches!(op, IntegerOp::Divide | IntegerOp::Remainder) {
         return plain(left, right);
@@ -72,7 +73,7 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(function.call(args)))
 }
 
-/// How many operands a checked call has; None of another expression.
+/// Counts the operands of a checked call. Another expression has None.
 fn operands(expr: &Expr) -> Option<usize> {
     match expr {
         Expr::ScalarFunction(call) if call.name() == IntegerChain::NAME => Some(call.args.len() - 1),
@@ -80,7 +81,7 @@ fn operands(expr: &Expr) -> Option<usize> {
     }
 }
 
-/// The type of an expression. The planner's own way asks all operands of a call, and writes the name of each.
+/// Returns the type of an expression. The planner's own way asks all operands of a call, and writes the name of each.
 fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     match expr {
         Expr::ScalarFunction(call) if operands(expr).is_some() => type_of(&call.args[1], schema),
@@ -88,7 +89,7 @@ fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     }
 }
 
-/// Whether no values of the operands make a result outside the type.
+/// Tells if no values of the operands make a result outside the type.
 fn fits(op: IntegerOp, left: &Expr, right: &Expr, integer: &DataType, schema: &DFSchema) -> bool {
     let (Some(left), Some(right), Some(all)) = (range(left, schema), range(right, schema), range_of(integer)) else {
         return false;
@@ -96,7 +97,7 @@ fn fits(op: IntegerOp, left: &Expr, right: &Expr, integer: &DataType, schema: &D
     combined(op, &left, &right).is_some_and(|range| all.contains(range.start()) && all.contains(range.end()))
 }
 
-/// The least and the greatest value that an expression can have.
+/// Returns the least and the greatest value that an expression can have.
 fn range(expr: &Expr, schema: &DFSchema) -> Option<RangeInclusive<i128>> {
     match expr {
         Expr::Literal(value, _) => match value.cast_to(&DataType::Int64).ok()? {

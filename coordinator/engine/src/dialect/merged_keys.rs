@@ -1,14 +1,15 @@
 //! The key of `JOIN … USING`: the value of the side that has one.
 //!
-//! DataFusion 55.2 takes the left side's column for an unqualified key, which is NULL for rows that only the right side has
-//! (apache/datafusion#22881), and for `*` the column of the table whose name comes first. `using` marks unqualified keys in the text;
-//! here the marks become the key of the join below them:
+//! DataFusion 55.2 takes the left side's column for an unqualified key. That is NULL for rows that only the right side
+//! has (apache/datafusion#22881). For `*` it takes the column of the table whose name comes first. `using` marks
+//! unqualified keys in the text. Here the marks become the key of the join below them:
 //!
 //! ```text
 //!  INNER, LEFT, SEMI, ANTI: l.k        RIGHT: r.k        FULL: coalesce(l.k, r.k)
 //! ```
 //!
-//! A join on the left of another USING counts with its merged key, in the other's condition, too. Runs before types are coerced.
+//! A join on the left of another USING join counts with its merged key, also in the other's condition. The rule runs
+//! before types are coerced.
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -31,14 +32,14 @@ impl AnalyzerRule for MergedKeys {
         let resolved = plan.transform_up_with_subqueries(|plan| {
             let inputs: Vec<LogicalPlan> = plan.inputs().into_iter().cloned().collect();
             let resolved = super::map_named(plan, |expr| expr.transform_up(|expr| resolve(expr, &inputs)))?;
-            // What is below may have another type now.
+            // // The nodes below may have another type now.
             resolved.map_data(LogicalPlan::recompute_schema)
         })?;
         resolved.data.transform_down_with_subqueries(join_on_merged).data()
     }
 }
 
-/// Replaces a mark that is over `inputs`.
+/// Replaces a mark whose column is in `inputs`.
 fn resolve(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::ScalarFunction(ScalarFunction { func, mut args })
@@ -55,7 +56,7 @@ fn resolve(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     })
 }
 
-/// The merged key that a column is of, if it is of one in what `plan` reads.
+/// Finds the merged key that a column belongs to in the inputs of `plan`. Returns None for a column that is no key.
 fn merged(plan: &LogicalPlan, column: &Column) -> Option<Expr> {
     match plan {
         LogicalPlan::Join(join) => {
@@ -77,7 +78,7 @@ fn merged(plan: &LogicalPlan, column: &Column) -> Option<Expr> {
         | LogicalPlan::Window(_)
         | LogicalPlan::Repartition(_)
         | LogicalPlan::Unnest(_) => plan.inputs().into_iter().find_map(|input| merged(input, column)),
-        // Names from here on are others.
+        // // The nodes below have other names.
         _ => None,
     }
 }
@@ -93,7 +94,7 @@ fn merged_side(side: &LogicalPlan, key: &Expr) -> Expr {
     }
 }
 
-/// A USING join of what was joined by USING: its own keys are the merged ones.
+/// Gives a USING join over another USING join the merged keys.
 fn join_on_merged(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Join(join) = plan else { return Ok(Transformed::no(plan)) };
     if join.join_constraint != JoinConstraint::Using {
@@ -104,6 +105,6 @@ fn join_on_merged(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if on == join.on {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     }
-    // What USING joins by must be columns; the marks have been answered.
+    // // USING joins by columns alone. The marks are resolved by now.
     Ok(Transformed::yes(LogicalPlan::Join(Join { on, join_constraint: JoinConstraint::On, ..join })))
 }

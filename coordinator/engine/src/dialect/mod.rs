@@ -1,4 +1,4 @@
-//! What SQL means, where DataFusion 55.2 means something else.
+//! Meanings of SQL that DataFusion 55.2 does not have.
 //!
 //! ```text
 //!  text ─► statement ─► using ─► DataFusion's planner ─► 1, 2, 3 ─► its analyzer ─► 4, 5, 6 ─► its optimizer
@@ -6,24 +6,24 @@
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
-//! 3. `unions`, `copies`, `doubles`: nested columns of Iceberg's in a UNION with others; INTERSECT ALL and EXCEPT ALL count equal rows;
-//!    DOUBLE and DECIMAL meet as DOUBLE; `dates`: a date and hours are a point in time;
-//!    `time_units`: what meets points in time has their unit.
+//! 3. `unions`: Iceberg's nested columns go into a UNION with others. `copies`: INTERSECT ALL and EXCEPT ALL count
+//!    equal rows. `dates`: a date and hours are a point in time. `doubles`: DOUBLE and DECIMAL meet as DOUBLE.
+//!    `time_units`: dates and constants get the unit of the points in time that they meet.
 //! 4. `in_subquery`, `in_projection`: `IN` and `NOT IN` over a subquery are three-valued, also in a SELECT list.
-//!    `partitions`: what a window partitions by is computed below it.
-//! 5. `float_keys`: one zero and one NaN where floats are grouped, joined, compared and ordered.
-//!    `correlated_casts`: what is computed and compared with an outer row is a column.
+//!    `partitions`: a window's computed PARTITION BY is computed below the window.
+//! 5. `float_keys`: floats are grouped, joined, compared and ordered with one zero and one NaN. `correlated_casts`: a
+//!    value that is computed and compared with an outer row is a column.
 //! 6. `integers`: integer arithmetic fails where it overflows.
 //!
-//! While a statement is planned `types` has TIME be of microseconds. The optimizer is `guarded`: a filter stays above an aggregate
-//! that has a row of no rows, IN lists do not meet (`in_lists`), and casts that lose
-//! something stay (`spared`). After all of its rules `constants` refuses large ones that every row would get.
+//! `types` gives TIME microseconds while a statement is planned. The optimizer is `guarded`: a filter stays above an
+//! aggregate that has a row even without input rows, IN lists do not meet (`in_lists`), and casts that lose something
+//! stay (`spared`). After all of its rules `constants` refuses large constants that every row would get.
 //!
-//! A rule runs where the plan has something that it is about (`contents`): nothing else is rebuilt.
+//! A rule runs only if the plan has a part that it changes (`contents`), because each rule rebuilds the plan.
 //!
-//! Each rule is a pure rewrite of the plan that keeps the columns' names, and types but where they are its point (`dates`, `doubles`);
-//! one that has run changes nothing when it runs again. Each has a test, in its file, `tests/tests/meaning.rs` or `tests/cases/`.
-//! Non-goals: making plans faster; meaning anything else than PostgreSQL and DuckDB do.
+//! Each rule is a pure rewrite of the plan. It keeps the columns' names. It keeps their types, too, unless they are its
+//! point (`dates`, `doubles`). A second run changes nothing. Each has a test, in its file, `tests/tests/meaning.rs` or
+//! `tests/cases/`. Non-goals: faster plans, and any other meaning than PostgreSQL's and DuckDB's.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ use contents::Contents;
 pub(crate) use types::Types;
 pub(crate) use using::mark_merged_keys;
 
-/// DataFusion's rules and ours, in the order in which they run.
+/// Lists DataFusion's rules and ours, in the order in which they run.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before = Rules {
         name: "gust_before_types",
@@ -86,10 +86,10 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     [before].into_iter().chain(Analyzer::new().rules).chain([after]).collect()
 }
 
-/// A rule, and whether it has anything to do.
+/// A test that tells if a rule has anything to do, and the rule.
 type Rule = (fn(&Contents) -> bool, Box<dyn AnalyzerRule + Send + Sync>);
 
-/// Rules in their order, of which none makes work for a later one that had none.
+/// Rules in their order. None of them makes work for a later one that had none.
 #[derive(Debug)]
 struct Rules {
     name: &'static str,
@@ -108,13 +108,13 @@ impl AnalyzerRule for Rules {
     }
 }
 
-/// DataFusion's optimizer with what it gets wrong guarded, and our rule after all of its.
+/// Lists DataFusion's rules, with guards around those that err, and ours after all of them.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let last: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(constants::BoundedConstants);
     guarded::rules().into_iter().chain([last]).collect()
 }
 
-/// `plan` with its own expressions rewritten under the names that they had.
+/// Rewrites a plan's own expressions, under the names that they had.
 fn map_named(
     plan: LogicalPlan,
     mut rewrite: impl FnMut(Expr) -> Result<Transformed<Expr>>,

@@ -1,7 +1,8 @@
-//! Functions by name are those of the shared set, also where DataFusion's planner or a caller brought another of the same name.
+//! Functions by name are those of the shared set, also where DataFusion's planner or a caller brought another of the
+//! same name.
 //!
-//! `a || b` of lists, `[1, 2]` and the like are planned with functions of DataFusion's crates, not with the session's. On a
-//! function they would be looked up by name and be ours; here they are made the same before.
+//! The planner takes `a || b` of lists, `[1, 2]` and the like from DataFusion's crates, not from the session. A Lambda
+//! function would look them up by name and find ours. Here they become ours before.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What a window partitions by is computed once, below the window.
+//! A window's computed PARTITION BY is computed once, below the window.
 //!
-//! DataFusion 55.2 plans `PARTITION BY length(s) > 1` with a sort that it then does not know again, and fails ("Expects PARTITION BY
-//! expression to be ordered"): the bounds of most functions are of no type, and bounds of two types do not compare. What is random is
-//! drawn once for the sort and once more for the window. No report of either is known.
+//! DataFusion 55.2 plans `PARTITION BY length(s) > 1` with a sort that it does not recognize later, and fails ("Expects
+//! PARTITION BY expression to be ordered"). The bounds of most functions have no type, and bounds of two types do not
+//! compare. A random value is drawn once for the sort and once more for the window. No report of either is known.
 //!
 //! Take this out when the rows of "partitions" in `tests/cases/meaning.toml` are right without it.
 
@@ -17,7 +17,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::copies::columns_of;
 
-/// The name of a computed column, before its number.
+/// Beginning of a computed column's name, before its number.
 const PARTITION: &str = "__gust_partition_";
 
 #[derive(Debug)]

@@ -1,21 +1,22 @@
 //! Expressions that the optimizer's simplifier is spared, because it makes others of them.
 //!
 //! - A cast that loses something, compared with a constant: `CAST(1.50 AS DECIMAL(10, 0)) = 2` is not `1.50 = 2.00`
-//!   (apache/datafusion#23095), and `TRY_CAST(5000000000 AS INT) <> 1` is NULL (apache/datafusion#24702). DataFusion 55.2 casts the constant
-//!   instead, in its plan and again in its physical one.
-//! - A point in time compared with a constant of more digits than its unit has: `ms = TIMESTAMP '… 12:00:00.0001'` is false of 12:00:00.000.
-//!   DataFusion 55.2 cuts the constant off (its `casts.rs` says that it may).
-//! - `x ~ '.*'` is NULL where x is (apache/datafusion#24379, mended after 55.2).
-//! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions draws once a row. DataFusion 55.2 makes ANDs and ORs of it that draw twice; no
-//!   report is known.
+//!   (apache/datafusion#23095), and `TRY_CAST(5000000000 AS INT) <> 1` is NULL (apache/datafusion#24702). DataFusion
+//!   55.2 casts the constant instead, in its plan and again in its physical one.
+//! - A point in time compared with a constant of more digits than its unit has: `ms = TIMESTAMP '… 12:00:00.0001'` is
+//!   false of 12:00:00.000. DataFusion 55.2 cuts the constant off (its `casts.rs` says that it may).
+//! - `x ~ '.*'`, which is NULL where x is NULL (apache/datafusion#24379, mended after 55.2).
+//! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions, which draws once a row. DataFusion 55.2 makes ANDs and
+//!   ORs of it that draw twice. No report is known.
+//! - `CASE WHEN i = 0 THEN false ELSE 10 / i > 1 END`, which never divides by zero. DataFusion 55.2 makes ANDs and ORs
+//!   of it, too, which compute both sides. No report is known.
 //!
-//! - `CASE WHEN i = 0 THEN false ELSE 10 / i > 1 END` divides by no zero. DataFusion 55.2 makes ANDs and ORs of it, too, which compute both sides;
-//!   no report is known.
+//! A cast and a CASE are written as `CASE true WHEN … THEN … END`, which no rule takes apart. Non-goal:
+//! `random() BETWEEN 0.2 AND 0.4`, which DataFusion evaluates as two comparisons with a draw each (docs/dialect.md says
+//! so).
 //!
-//! A cast and a CASE are spared as `CASE true WHEN … THEN … END`, which nothing takes apart. Non-goal: `random() BETWEEN 0.2 AND 0.4`, which
-//! DataFusion evaluates as two comparisons with a draw each (docs/dialect.md says so).
-//!
-//! Take each out when `datafusion_alone_makes_others_of_them` fails.
+//! Take one out when `datafusion_alone_makes_others_of_them` fails for it. The CASE that divides is in
+//! `tests/cases/meaning.toml`.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -28,7 +29,7 @@ use gust_protocol::functions::FloatKey;
 
 use super::float_keys::is_comparison;
 
-/// `plan` with such expressions of its own written so that they stay.
+/// Writes such expressions of a plan's own so that they stay.
 pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let mut any = false;
     plan.apply_expressions(|expr| {
@@ -50,7 +51,7 @@ pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// What is looked at closely.
+/// Tells if an expression may be one of these. The schema is not looked at, so that plans without any cost little.
 fn could_be(expr: &Expr) -> bool {
     let is_cast = |expr: &Expr| matches!(expr, Expr::Cast(_) | Expr::TryCast(_));
     match expr {
@@ -105,7 +106,7 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     }
 }
 
-/// Whether a CASE draws what it chooses by, or keeps rows from what may fail for them.
+/// Tells if a CASE is chosen by a random value, or keeps rows from an expression that may fail for them.
 fn is_choice(case: &Case) -> bool {
     let Case { expr: None, when_then_expr, else_expr } = case else { return false };
     let whens = || when_then_expr.iter().map(|(when, _)| when.as_ref());
@@ -113,7 +114,7 @@ fn is_choice(case: &Case) -> bool {
     whens().any(Expr::is_volatile) || whens().skip(1).chain(thens).any(may_fail)
 }
 
-/// Whether an expression computes more than truth values.
+/// Tells if an expression computes more than truth values.
 fn may_fail(expr: &Expr) -> bool {
     let is_sure = |expr: &Expr| match expr {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => is_comparison(*op) || matches!(op, Operator::And | Operator::Or),
@@ -155,7 +156,7 @@ fn is_any_text(function: &ScalarFunction) -> bool {
     function.func.name() == "regexp_like" && matches!(function.args.as_slice(), [_, pattern] if is_anything(pattern))
 }
 
-/// Whether a pattern is that of any text.
+/// Tells if a pattern matches any text.
 fn is_anything(pattern: &Expr) -> bool {
     match pattern {
         Expr::Literal(value, _) => value.try_as_str().flatten() == Some(".*"),
@@ -164,7 +165,8 @@ fn is_anything(pattern: &Expr) -> bool {
     }
 }
 
-/// Whether an expression is a cast of columns that makes one value of several, or NULL of one; also where it is cast again.
+/// Tells if an expression is a cast of columns that makes one value of several, or NULL of one; also if it is cast
+/// again.
 fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
     let (of, to, is_tried) = match expr {
         Expr::Cast(Cast { expr, field }) => (expr, field.data_type(), false),
@@ -176,20 +178,21 @@ fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
         _ if from == *to || from.is_string() && to.is_string() => false,
         (Some((_, places)), Some((_, kept))) if places > kept => true,
         (Some((whole, _)), Some((kept, _))) => is_tried && whole > kept,
-        // Unsigned integers.
+        // // The target is an unsigned integer, which has no digits here.
         (Some((_, places)), None) if places > 0 && to.is_integer() => true,
         _ => is_tried,
     };
     (loses && !is_constant(of)) || is_lossy(of, schema)
 }
 
-/// Whether an expression is a cast of points in time to a finer unit, and a constant has digits that theirs lacks.
+/// Tells if an expression casts points in time to a finer unit, and if a constant has digits that the points' unit
+/// lacks.
 fn is_finer(expr: &Expr, constant: &Expr, schema: &DFSchema) -> bool {
     let Expr::Cast(Cast { expr: of, .. }) = expr else { return false };
     let Ok(own @ DataType::Timestamp(..)) = of.get_type(schema) else { return false };
     let value = match constant {
         Expr::Literal(value, _) => Ok(value.clone()),
-        // Computed in the same step in which the cast would go.
+        // // The simplifier computes this in the same step in which it would take the cast away.
         Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
             Expr::Literal(text, _) => text.cast_to(field.data_type()),
             _ => return false,
@@ -204,14 +207,15 @@ fn is_finer(expr: &Expr, constant: &Expr, schema: &DFSchema) -> bool {
         && value.cast_to(&own).and_then(|kept| kept.cast_to(&fine)).ok() != value.cast_to(&fine).ok()
 }
 
-/// How many digits a number may have before and after its point. Of integers those that bound them by their width.
+/// Returns the most digits of a type's numbers before and after the point, or None for a type that has none here. An
+/// integer has as many as its width needs.
 fn digits(of: &DataType) -> Option<(i16, i16)> {
     Some(match of {
         DataType::Int8 => (3, 0),
         DataType::Int16 => (5, 0),
         DataType::Int32 => (10, 0),
         DataType::Int64 => (19, 0),
-        // Of a second.
+        // // The second number is the digits of a second.
         DataType::Timestamp(unit, _) => (19, 3 * *unit as i16),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
@@ -228,7 +232,7 @@ mod tests {
     use datafusion::optimizer::optimizer::Optimizer;
     use datafusion::prelude::SessionContext;
 
-    /// Each has all rows of its table; the last draws once for each of 64.
+    /// /// Queries that have all rows of their tables. The last one draws once for each of 64 rows.
     const ALL: [(&str, usize); 5] = [
         ("SELECT * FROM (VALUES (CAST('1.50' AS DECIMAL(10, 2)))) AS t(d) WHERE CAST(d AS DECIMAL(10, 0)) = 2", 1),
         ("SELECT * FROM (VALUES (5000000000)) AS t(l) WHERE (TRY_CAST(l AS INT) <> 1) IS NULL", 1),
@@ -254,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Fails when DataFusion is mended: then what it mended can go.
+    /// /// Fails when DataFusion is mended. Then the expression that it mended can go.
     #[tokio::test]
     async fn datafusion_alone_makes_others_of_them() {
         for (sql, expect) in ALL {

@@ -1,10 +1,12 @@
-//! What meets points in time has their unit.
+//! Dates and constants get the unit of the points in time that they meet.
 //!
-//! DataFusion 55.2 makes nanoseconds of a date or of a constant, and of the column beside it, which reach from 1677 to 2262: a column of
-//! microseconds with the year 1, or a date of 9999-12-31 that stands for "for ever", fails. Here a constant that has no more digits, and a date,
-//! become microseconds, or what unit the columns have, before it looks for a common type. Where a column has nanoseconds itself all do.
+//! DataFusion 55.2 makes nanoseconds of a date or of a constant, and of the column beside it. Nanoseconds reach from
+//! 1677 to 2262. A column of microseconds with the year 1, or a date of 9999-12-31 that stands for "for ever", fails.
+//! Here a date, and a constant that has no more digits, become microseconds, or the columns' unit. This comes before
+//! DataFusion looks for a common type. If a column has nanoseconds itself, all get nanoseconds.
 //!
-//! [`super::doubles`] asks wherever expressions get one type. Non-goals: subtraction, points in time inside lists, maps and structs.
+//! [`super::doubles`] calls this wherever expressions get one type. Non-goals: subtraction, points in time inside
+//! lists, maps and structs.
 //!
 //! Take this out when the rows of "time units" in `tests/cases/meaning.toml` are right without it.
 
@@ -15,7 +17,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, cast, lit};
 
-/// What a type, and an expression of it, is to others.
+/// Kind of an expression among those that it meets.
 enum Time {
     Of(TimeUnit, Option<Arc<str>>),
     Date,
@@ -37,7 +39,7 @@ impl Time {
     }
 }
 
-/// The types that expressions get which meet each other, by the types that they have; None of what stays as it is.
+/// Returns the types that expressions get where they meet, from the types that they have. None stays as it is.
 pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>> {
     let times: Vec<Time> = met.iter().map(|(of, expr)| Time::of(of, *expr)).collect();
     let units = || {
@@ -53,14 +55,14 @@ pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>>
     let unit = units().max().filter(|unit| *unit != TimeUnit::Nanosecond && has_others);
     let target = |time: &Time| match time {
         Time::Constant(zone) => Some(DataType::Timestamp(unit?, zone.clone())),
-        // Midnight is another moment in each zone.
+        // // A date stays beside zones: its midnight is another moment in each.
         Time::Date if !is_zoned => Some(DataType::Timestamp(unit?, None)),
         _ => None,
     };
     times.iter().map(target).collect()
 }
 
-/// An expression as what [`united`] says.
+/// Casts an expression to the type that [`united`] gives it.
 pub(super) fn cast_to(expr: Expr, of: DataType) -> Expr {
     match in_micros(&expr) {
         Some(micros) => lit(micros),
@@ -68,7 +70,7 @@ pub(super) fn cast_to(expr: Expr, of: DataType) -> Expr {
     }
 }
 
-/// A constant of nanoseconds that has no more digits as microseconds.
+/// Writes a constant of nanoseconds in microseconds, if it has no more digits.
 fn in_micros(expr: &Expr) -> Option<ScalarValue> {
     match expr {
         Expr::Literal(ScalarValue::TimestampNanosecond(Some(value), zone), _) => {

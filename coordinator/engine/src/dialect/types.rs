@@ -1,7 +1,7 @@
 //! TIME has microseconds, as in PostgreSQL, DuckDB and Iceberg, and in nearly all Parquet files.
 //!
-//! DataFusion 55.2 makes nanoseconds of it, and then compares no `TIME '01:00:00'` with a column of a file: it has no common type for
-//! times of two units. No report of it is known. Take this out when it has.
+//! DataFusion 55.2 gives TIME nanoseconds. Then it does not compare `TIME '01:00:00'` with a column of a file, because
+//! it has no common type for times of two units. No report of it is known. Take this out when it has.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
 
-/// Digits of a second that microseconds have.
+/// Digits of a second in microseconds.
 const DIGITS_MAX: u64 = 6;
 
 #[derive(Debug)]

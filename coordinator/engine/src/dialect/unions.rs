@@ -1,11 +1,12 @@
-//! UNION of nested columns that are marked inside with others that are not.
+//! A UNION of nested columns with field ids inside and others without.
 //!
-//! Iceberg's columns carry their field ids as metadata, lists and structs inside them, too. DataFusion 55.2 makes the first input's
-//! type, marks and all, the type of a UNION, but a list that is computed while planning loses the mark of its values
-//! (`ScalarValue::try_from_array`), and the physical union then refuses inputs of two types. Nobody looks for field ids above a
-//! UNION: where the marks of its inputs differ, they are taken off.
+//! Iceberg's columns carry their field ids as metadata, lists and structs inside them, too. DataFusion 55.2 makes the
+//! first input's type, with its ids, the type of a UNION. A list that is computed while planning loses its values' id
+//! (`ScalarValue::try_from_array`), and the physical union then refuses inputs of two types. No node above a UNION
+//! needs field ids. They are taken off where those of its inputs differ.
 //!
-//! No report of it is known (seen in 55.2). Take this out when `SELECT l FROM lists UNION ALL SELECT [9]` runs without it (`lists and levels` in `tests/cases/wire.toml`).
+//! No report of it is known (seen in 55.2). Take this out when `SELECT l FROM lists UNION ALL SELECT [9]` runs without
+//! it (`lists and levels` in `tests/cases/wire.toml`).
 
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ impl AnalyzerRule for UnmarkedUnions {
     }
 }
 
-/// Whether inputs that are of one type have other marks in it.
+/// Tells if nested columns of the inputs have types that differ, and one of these types has metadata.
 fn any_differs(union: &Union) -> bool {
     let Some((first, others)) = union.inputs.split_first() else { return false };
     others.iter().any(|other| {
@@ -61,7 +62,7 @@ fn unmarked_input(input: Arc<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
     Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)))
 }
 
-/// A type without metadata of the fields in it.
+/// Returns a type without the metadata of its fields.
 fn unmarked(of: &DataType) -> DataType {
     let plain = |field: &FieldRef| Arc::new(Field::new(field.name(), unmarked(field.data_type()), field.is_nullable()));
     match of {

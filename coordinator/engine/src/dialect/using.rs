@@ -1,14 +1,17 @@
-//! Marks what means the merged key of `JOIN … USING` in a statement, before it is planned.
+//! Marks of the merged keys of `JOIN … USING` in a statement, before it is planned.
 //!
-//! After planning, `k` and `l.k` are the same column; only the text tells them apart. So unqualified keys become
-//! `gust_merged_key(l.k)`, which [`super::merged_keys`] resolves, and `*` becomes `l.* REPLACE (… AS k), r.* EXCLUDE (k)`:
-//! the key once, where the left table has it, as in DuckDB. Chains of USING over one key are then no ambiguity.
+//! `k` and `l.k` are the same column after planning. Only the text tells them apart. So unqualified keys become
+//! `gust_merged_key(l.k)`, which [`super::merged_keys`] resolves, and `*` becomes
+//! `l.* REPLACE (… AS k), r.* EXCLUDE (k)`: it has the key once, in the left table's place, as in DuckDB. A chain of
+//! USING over one key is then not ambiguous.
 //!
-//! In a subquery of an expression an outer key is named with its table, as DataFusion wants it.
+//! In a subquery of an expression an outer key is named with its table, because DataFusion needs that.
 //!
-//! A join in brackets at the beginning of a FROM is written without them, which is the same; an outer one elsewhere is refused.
+//! A join in brackets at the beginning of a FROM is written without them, which means the same. Elsewhere in brackets
+//! an outer join with USING or NATURAL is refused where its key would be the wrong one.
 //!
-//! Non-goals: outer NATURAL joins, whose keys no text names, are refused where the key would be the wrong one.
+//! Non-goals: outer NATURAL joins. Their keys are not in the text, and they are refused where the key would be the
+//! wrong one.
 
 use std::ops::ControlFlow;
 
@@ -24,10 +27,10 @@ use gust_protocol::functions::MergedKey;
 
 use crate::sql::walk_mut;
 
-/// The statement with its merged keys marked.
+/// Marks the merged keys of a statement.
 ///
 /// # Errors
-/// Where it names a key that cannot be marked.
+/// An error for a join whose key cannot be marked.
 pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
     let mut marker = Marker { refused: None };
     let _ = match statement {
@@ -38,7 +41,7 @@ pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
     marker.refused.map_or(Ok(()), |message| Err(plan_datafusion_err!("{message}")))
 }
 
-/// Visits queries from the inside out.
+/// Visitor that changes queries from the inside out.
 struct Marker {
     refused: Option<String>,
 }
@@ -97,7 +100,7 @@ impl VisitorMut for Marker {
         };
         let OrderByKind::Expressions(order) = &mut order_by.kind else { return ControlFlow::Continue(()) };
         for by in order {
-            // The name of an output column is that column.
+            // // A name in ORDER BY that an output column has is that column.
             let is_output =
                 matches!(&by.expr, Expr::Identifier(name) if select.projection.iter().any(|item| outputs(item, name)));
             if !is_output {
@@ -108,7 +111,7 @@ impl VisitorMut for Marker {
     }
 }
 
-/// `(a JOIN b) JOIN c` as `a JOIN b JOIN c`: joins are read from the left anyway.
+/// Writes `(a JOIN b) JOIN c` as `a JOIN b JOIN c`. Joins are read from the left anyway.
 fn without_brackets(from: &mut TableWithJoins) {
     while let TableFactor::NestedJoin { table_with_joins, alias: None } = &from.relation {
         let inner = table_with_joins.as_ref().clone();
@@ -117,7 +120,7 @@ fn without_brackets(from: &mut TableWithJoins) {
     }
 }
 
-/// Whether there is a join in brackets whose merged keys are not those of its left table.
+/// Tells if a join in brackets has merged keys that are not those of its left table.
 fn has_outer_keys(from: &TableWithJoins, has_star: bool) -> bool {
     let factors = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
     let mut nested = factors.filter_map(|factor| match factor {
@@ -138,7 +141,7 @@ fn merges(on: &JoinConstraint) -> bool {
     matches!(on, JoinConstraint::Using(_) | JoinConstraint::Natural)
 }
 
-/// A key of USING, and the table that its left column is of where the text tells.
+/// A key of USING, and the table of its left column if the text tells it.
 struct Key {
     name: Ident,
     owner: Option<Ident>,
@@ -171,7 +174,7 @@ fn marked(key: Expr) -> Expr {
     })
 }
 
-/// Whether two names are one: what is not quoted is lower case.
+/// Tells if two names are equal. A name without quotes is lower case.
 fn same(a: &Ident, b: &Ident) -> bool {
     let name = |ident: &Ident| match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -195,7 +198,7 @@ fn keys(select: &Select) -> Vec<Key> {
     keys
 }
 
-/// The keys of a USING join.
+/// Returns the keys of a USING join.
 fn using(join: &JoinOperator) -> Vec<Ident> {
     use JoinOperator as Of;
     let constraint = match join {
@@ -207,7 +210,7 @@ fn using(join: &JoinOperator) -> Vec<Ident> {
     names.iter().filter_map(|name| name.0.last()?.as_ident().cloned()).collect()
 }
 
-/// What a table's columns are qualified with.
+/// Returns the qualifier of a table's columns.
 fn name_of(table: &TableFactor) -> Option<Ident> {
     let (alias, name) = match table {
         TableFactor::Table { alias, name, .. } => (alias, name.0.last().and_then(|part| part.as_ident()).cloned()),
@@ -217,11 +220,12 @@ fn name_of(table: &TableFactor) -> Option<Ident> {
         _ => return None,
     };
     let name = alias.as_ref().map(|alias| alias.name.clone()).or(name)?;
-    // A path in single quotes is a table; as a qualifier it is a name.
+    // // A path in single quotes is a table. As a qualifier it is a name in double quotes.
     Some(if name.quote_style == Some('\'') { Ident::with_quote('"', name.value) } else { name })
 }
 
-/// All tables whose columns `*` is of, each with the keys that are not repeated; None where one has no name.
+/// Returns the tables whose columns `*` has, each with the keys that it does not repeat. Returns None if one has no
+/// name, or if there is a right semi or anti join.
 fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
     let mut tables = Vec::new();
     for from in &select.from {
@@ -237,7 +241,7 @@ fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
     Some(tables)
 }
 
-/// `*` by table, each key once and merged.
+/// Writes `*` as a `*` for each table, with each key once and merged.
 fn with_stars(item: SelectItem, keys: &[Key], tables: Option<&[(Ident, Vec<Ident>)]>) -> Vec<SelectItem> {
     let SelectItem::Wildcard(mut options) = item else { return vec![item] };
     let is_plain = options == WildcardAdditionalOptions::default();
@@ -276,8 +280,9 @@ fn replacement(key: &Key) -> ReplaceSelectElement {
     ReplaceSelectElement { expr: key.marked(), column_name: key.name.clone(), as_keyword: true }
 }
 
-/// DataFusion 55.2 calls a key ambiguous that two USING joins have had before (`Column::normalize_with_schemas_and_ambiguity_check`): from
-/// the third on an INNER or LEFT join says ON. Other joins stay, and are refused.
+/// Writes a key that two USING joins have had before as ON. DataFusion 55.2 calls it ambiguous from the third join on
+/// (`Column::normalize_with_schemas_and_ambiguity_check`). Only INNER and LEFT joins are written so; others stay, and
+/// are refused.
 fn name_later_keys(select: &mut Select, keys: &[Key]) {
     for from in &mut select.from {
         let mut before: Vec<Ident> = Vec::new();
@@ -310,7 +315,7 @@ fn name_later_keys(select: &mut Select, keys: &[Key]) {
     }
 }
 
-/// A column that is a key by itself keeps its name; beside `l.k` the engine allows no `k`, and it is `k_1`.
+/// Names a column that is a key by itself. Beside `l.k` the engine allows no `k`, and the column is `k_1`.
 fn name_keys(select: &mut Select, keys: &[Key]) {
     let is_key = |name: &Ident| keys.iter().any(|key| key.is(name));
     let taken = select.projection.iter().any(|item| match item {
@@ -337,7 +342,7 @@ fn outputs(item: &SelectItem, name: &Ident) -> bool {
     }
 }
 
-/// Marks the names of one query, not those of queries in it.
+/// Visitor that marks the names of one query, and not those of queries in it.
 struct Names<'a> {
     keys: &'a [Key],
     queries: usize,
