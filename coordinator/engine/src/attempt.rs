@@ -1,38 +1,41 @@
-//! What one attempt comes to: its outcome, and what the platform will charge for it.
+//! Outcome of one attempt, and its bill as far as it is known.
 
 use std::time::Duration;
 
 use gust_protocol::FragmentResponse;
 
-/// A function gives up by itself at its deadline; the platform stops it this much later.
+/// Time from an attempt's deadline until its platform stops it. A function ends by itself at its deadline. On Lambda
+/// the coordinator only counts with this time: the function's own time-out ends it.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// The next step where all functions were busy until the deadline.
+/// Hint for an attempt that found all functions busy until its deadline.
 pub const WAITED_HINT: &str = "allow more functions or more time";
 
-/// What became of one attempt.
+/// Outcome of one attempt.
 #[derive(Debug)]
 pub struct Invocation {
     pub outcome: Result<FragmentResponse, InvokeError>,
     pub billing: Billing,
-    /// Whether the platform had to start an environment for it; None where it does not tell.
+    /// Start of an environment for the attempt: true if there was one, None if the platform does not tell.
     pub cold: Option<bool>,
-    /// The end of what the function wrote to stderr during the attempt; empty if it succeeded.
+    /// End of the function's stderr during the attempt; empty if it succeeded.
     pub log_tail: String,
 }
 
-/// What the platform will charge for, as far as it is known. Unknown is never zero.
+/// Charge for an attempt, as far as it is known. An unknown charge is never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Billing {
-    /// What the platform itself wrote into its log: billed duration, of which `init` where it billed a start.
+    /// Figures from the platform's own log. `init` is the part of `duration` that started the environment, zero if none
+    /// was billed.
     Reported { duration: Duration, init: Duration, memory_mb: u32 },
-    /// Measured from outside: start of the invocation to its answer, and the environment's start where there was one.
+    /// Times measured from outside: `duration` from the invocation to its answer, `init` for the start of the
+    /// environment if there was one.
     Metered { duration: Duration, init: Duration },
-    /// No answer came: at most until the deadline.
+    /// Upper bound of the billed time of an attempt without an answer.
     Bounded { at_most: Duration },
 }
 
-/// The platform's failure, as opposed to the fragment's.
+/// Failure of the platform, as opposed to the fragment's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvokeError {
@@ -54,7 +57,7 @@ impl InvokeError {
     }
 }
 
-/// The kind says what the caller can do next.
+/// Kind of a platform's failure; it says what the caller can do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InvokeErrorKind {
     /// The request is larger than the platform takes.
@@ -63,19 +66,19 @@ pub enum InvokeErrorKind {
     ResponseTooLarge,
     /// The function's process ended before it answered.
     Crashed,
-    /// The platform killed the function for its memory: use smaller fragments or larger functions.
+    /// The platform killed the function for its memory. Use smaller fragments or larger functions.
     OutOfMemory,
-    /// No answer before the deadline; the platform has stopped the attempt.
+    /// The deadline passed without an answer, and the platform has stopped the attempt.
     TimedOut,
     /// The environment did not come up.
     InitFailed,
-    /// The platform runs as many as it will for now; nothing was started. Try again, more slowly.
+    /// The platform runs as many functions as it will for now, and has started nothing. Try again, more slowly.
     Throttled,
     /// The platform could not be reached or failed by itself.
     Unavailable,
     /// Credentials or permissions do not allow it.
     AccessDenied,
-    /// No such function, version or region.
+    /// The function, its version or its region does not exist.
     NotDeployed,
     /// The answer was not a response of this protocol.
     Protocol,
@@ -84,7 +87,7 @@ pub enum InvokeErrorKind {
 }
 
 impl InvokeErrorKind {
-    /// Whether another attempt can succeed with nothing else changed.
+    /// Returns true if another attempt can succeed with nothing else changed.
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Crashed | Self::InitFailed | Self::Throttled | Self::Unavailable => true,

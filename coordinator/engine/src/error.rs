@@ -1,11 +1,11 @@
-//! Why a statement did not run, and errors in words.
+//! Errors of a statement, and errors in words.
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An error and everything that it came from, on one line.
+/// Formats an error and all of its causes on one line.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -20,20 +20,20 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// What a user can do about a failed statement, and the program's exit code.
+/// Kind of a failed statement: it says what the user can do, and gives the program's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The text is not SQL, or names what does not exist.
+    /// The text is not SQL, or names something that does not exist.
     Sql,
-    /// The query failed over its data: a file is missing, changed or broken, or an expression cannot be computed.
+    /// The query failed over its data. A file is missing, changed or broken, or an expression cannot be computed.
     Data,
     /// Memory or temporary space did not suffice.
     Resources,
-    /// Functions failed and nothing else was allowed.
+    /// Functions failed, and the query was not allowed to run elsewhere.
     Functions,
     /// The deadline passed.
     TimedOut,
-    /// It would have cost more than it may.
+    /// The statement would have cost more than its cap.
     CapReached,
     Interrupted,
     /// The session itself could not be set up.
@@ -41,7 +41,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// PostgreSQL's code for errors of this kind, where nothing more is known.
+    /// Returns PostgreSQL's code for errors of this kind, for errors without a more exact one.
     fn sqlstate(self) -> &'static str {
         match self {
             Self::Sql => "42000",
@@ -57,7 +57,7 @@ impl ErrorKind {
 
 /// A statement's failure.
 ///
-/// Displayed it is the message and, on a line of its own, the hint.
+/// Its display is the message and, on a line of its own, the hint.
 #[derive(Debug, Clone)]
 pub struct QueryError {
     kind: ErrorKind,
@@ -98,7 +98,7 @@ impl QueryError {
         Self::new(ErrorKind::Interrupted, "interrupted")
     }
 
-    /// An error from below that has its hint in its words, on a line of its own.
+    /// Splits `words` into message and hint: errors of lower layers carry a hint on a line of its own.
     pub fn in_words(kind: ErrorKind, words: impl Into<String>) -> Self {
         let words = words.into();
         match words.split_once("\nhint: ") {
@@ -107,19 +107,19 @@ impl QueryError {
         }
     }
 
-    /// The next step.
+    /// Sets the hint, the next step.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// A next step where there is none yet.
+    /// Sets the hint if there is none yet.
     #[must_use]
     pub fn or_hint(self, hint: Option<impl Into<String>>) -> Self {
         Self { hint: self.hint.or(hint.map(Into::into)), ..self }
     }
 
-    /// PostgreSQL's code of five letters, where it is more exact than the kind's.
+    /// Sets PostgreSQL's code of five letters, where it is more exact than the kind's.
     #[must_use]
     pub fn with_sqlstate(self, sqlstate: &'static str) -> Self {
         Self { sqlstate, ..self }
@@ -134,22 +134,22 @@ impl QueryError {
         self.kind
     }
 
-    /// PostgreSQL's code of five letters.
+    /// Returns PostgreSQL's code of five letters.
     pub fn sqlstate(&self) -> &'static str {
         self.sqlstate
     }
 
-    /// The thing and the reason, without the next step.
+    /// Returns the thing and the reason, without the next step.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Whether the same statement could succeed without functions.
+    /// Returns true if the same statement could succeed without functions.
     pub fn may_succeed_locally(&self) -> bool {
         matches!(self.kind, ErrorKind::Functions | ErrorKind::Resources)
     }

@@ -1,4 +1,4 @@
-//! The one append-only stream of what happened to a query. Report, progress bar and (later) cost and history read it.
+//! Append-only stream of a query's events. The report, the progress bar, the cost and the history read it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tracing::Span;
 use crate::attempt::{Billing, InvokeErrorKind};
 use crate::model::{Decision, Quote};
 
-/// Something that happened, in the order in which it did.
+/// An event of a query. Events stand in the order in which they happened.
 #[derive(Debug, Clone)]
 pub enum QueryEvent {
     /// The statement has a physical plan and a place to run.
     Planned {
         decision: Decision,
     },
-    /// Only its cost was asked for.
+    /// Only the cost of the statement was asked for.
     Quoted {
         quote: Box<Quote>,
     },
@@ -27,12 +27,13 @@ pub enum QueryEvent {
         fragments: u32,
         bytes_planned: u64,
     },
-    /// A stage's plan goes through the exchange, for it is too large to travel with each fragment.
+    /// A stage's plan goes through the exchange, because it is too large to travel with each fragment.
     PlanPublished {
         stage: u32,
         bytes: u64,
     },
-    /// Booked BEFORE the invoker is called: a lost answer still leaves its line.
+    /// An attempt starts. The event is booked BEFORE the invoker is called, so that a lost answer still leaves its
+    /// line.
     AttemptStarted {
         id: FragmentId,
         attempt: u32,
@@ -45,7 +46,7 @@ pub enum QueryEvent {
         billing: Billing,
         wall: Duration,
     },
-    /// The one attempt of a fragment whose rows are used.
+    /// An attempt's rows are used. Each fragment has one such event.
     FragmentAdopted {
         id: FragmentId,
         attempt: u32,
@@ -54,15 +55,15 @@ pub enum QueryEvent {
         inline: bool,
         read: Duration,
     },
-    /// `auto` gave up on functions; the query ran locally.
+    /// `auto` gave up on functions, and the query ran locally.
     FellBack {
         reason: String,
     },
-    /// Memory did not suffice for hash joins; the query was planned again with joins that spill, and runs anew.
+    /// Memory did not suffice for hash joins. The query was planned again with joins that spill, and runs anew.
     PlannedAgain {
         reason: String,
     },
-    /// The coordinator's own storage requests and bytes, counted at its stores.
+    /// Storage requests and bytes of the coordinator itself, counted at its stores.
     CoordinatorRead {
         usage: Usage,
     },
@@ -74,17 +75,17 @@ pub enum QueryEvent {
     },
 }
 
-/// Why an attempt was made.
+/// Reason for an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptCause {
     First,
-    /// Another one failed or was throttled.
+    /// Another attempt failed or was throttled.
     Retry,
-    /// Another one is slow, and runs on.
+    /// Another attempt is slow, and runs on.
     Speculative,
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Debug, Clone)]
 pub enum AttemptOutcome {
     Done {
@@ -101,11 +102,11 @@ pub enum AttemptOutcome {
         message: String,
         log_tail: String,
     },
-    /// The query no longer needed it.
+    /// The query no longer needs the attempt.
     Cancelled,
 }
 
-/// An event and when it happened, measured from the query's start.
+/// An event and its time from the query's start.
 #[derive(Debug, Clone)]
 pub struct Stamped {
     pub at: Duration,
@@ -116,13 +117,13 @@ pub struct Stamped {
 #[derive(Debug, Clone)]
 pub struct EventLog {
     started: Instant,
-    /// What is logged of the query, whoever logs it.
+    /// Span that all log lines of the query belong to, whichever task writes them.
     span: Span,
     events: Arc<Mutex<Vec<Stamped>>>,
 }
 
 impl EventLog {
-    /// A log of the query whose span this is called in.
+    /// Starts the log of a query. The current span becomes the query's.
     pub fn start() -> Self {
         Self { started: Instant::now(), span: Span::current(), events: Arc::default() }
     }
@@ -131,7 +132,7 @@ impl EventLog {
         &self.span
     }
 
-    /// Since the query's start.
+    /// Returns the time since the query's start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -142,12 +143,12 @@ impl EventLog {
         self.events.lock().expect("no holder panics").push(Stamped { at, event });
     }
 
-    /// All events so far.
+    /// Returns all events so far.
     pub fn snapshot(&self) -> Vec<Stamped> {
         self.events.lock().expect("no holder panics").clone()
     }
 
-    /// The events from position `from` on: what a follower has not seen yet.
+    /// Returns the events from position `from` on. A follower asks for those that it has not seen yet.
     pub fn since(&self, from: usize) -> Vec<Stamped> {
         let events = self.events.lock().expect("no holder panics");
         events.get(from..).unwrap_or_default().to_vec()

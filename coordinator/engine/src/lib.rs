@@ -1,6 +1,6 @@
-//! The engine: plans a query, decides where it runs, schedules its fragments, finishes it and reports.
+//! Engine: plans a query, decides where it runs, schedules its fragments, finishes it and reports.
 //!
-//! It never talks to a person: no flags, no output, no progress bar. Crate `gust` is the command line on top.
+//! Non-goals: it has no flags, no output and no progress bar. Crate `gust` is the command line on top.
 //!
 //! ```text
 //!  face ─► session ─► planner ─► model ──► exec::RemoteFragmentExec ─► scheduler ─► fleet ⇢ function

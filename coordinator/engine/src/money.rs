@@ -1,4 +1,4 @@
-//! Money as whole nano-dollars, and prices as whole pico-dollars: sums are exact, and only a display rounds.
+//! Money as whole nano-dollars, and prices as whole pico-dollars. Sums are exact, and only a display rounds.
 
 use std::fmt::{Display, Formatter};
 use std::iter::Sum;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
 
-/// An amount of US dollars.
+/// Amount of US dollars.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Money {
     nano_dollars: u64,
@@ -29,7 +29,7 @@ impl Money {
         Self::from_nano_dollars(self.nano_dollars.saturating_sub(other.nano_dollars))
     }
 
-    /// One of so many equal parts, rounded down; of none, all of it.
+    /// Returns one of `parts` equal parts, rounded down. Zero parts give the whole amount.
     pub const fn part_of(self, parts: u64) -> Self {
         match self.nano_dollars.checked_div(parts) {
             Some(nano_dollars) => Self::from_nano_dollars(nano_dollars),
@@ -59,7 +59,7 @@ impl Sum for Money {
 }
 
 impl Display for Money {
-    /// Cents for what is a dollar or more, else four digits that say something: `$12.35`, `$0.0004213`, `$0`.
+    /// Writes whole cents from a dollar on, and four significant digits below it: `$12.35`, `$0.0004213`, `$0`.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let nano = self.nano_dollars;
         if nano == 0 {
@@ -77,14 +77,14 @@ impl Display for Money {
     }
 }
 
-/// As whole nano-dollars.
+/// Writes whole nano-dollars.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.nano_dollars)
     }
 }
 
-/// Why a text is no amount of money.
+/// Reason why a text is no amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoMoney {
     #[error("`{0}` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05")]
@@ -98,7 +98,10 @@ pub enum NoMoney {
 impl FromStr for Money {
     type Err = NoMoney;
 
-    /// Dollars as a decimal number, with or without `$`; no more digits than nano-dollars have.
+    /// Reads dollars as a decimal number, with or without `$`.
+    ///
+    /// # Errors
+    /// [`NoMoney::TooFine`] for more than nine digits after the point.
     fn from_str(text: &str) -> Result<Self, NoMoney> {
         let number = text.trim();
         let number = number.strip_prefix('$').unwrap_or(number);
@@ -107,14 +110,14 @@ impl FromStr for Money {
     }
 }
 
-/// A price of one unit, in whole pico-dollars.
+/// Price of one unit, in whole pico-dollars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Price {
     pico_dollars: u64,
 }
 
 impl Price {
-    /// The price of `quantity / units` units, rounded to the nearest nano-dollar, halves up.
+    /// Returns the price of `quantity / units` units, rounded to the nearest nano-dollar, halves up.
     pub fn of(self, quantity: u128, units: u128) -> Money {
         let pico_units = quantity.saturating_mul(u128::from(self.pico_dollars));
         let divisor = units.saturating_mul(PICO_IN_NANO);
@@ -124,7 +127,7 @@ impl Price {
 }
 
 impl Display for Price {
-    /// All of its digits.
+    /// Writes all digits.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let (dollars, rest) = (self.pico_dollars / PICO, self.pico_dollars % PICO);
         let decimals = format!("{rest:012}");
@@ -145,7 +148,7 @@ impl FromStr for Price {
     }
 }
 
-/// A decimal number times ten to the power of `decimals`, exactly.
+/// Returns the number times ten to the power of `decimals`, exactly.
 fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, NoMoney> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -160,7 +163,7 @@ fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, N
 }
 
 impl NoMoney {
-    /// The same, of the text as it was written.
+    /// Puts the text as it was written in place of the part that was read.
     fn about(self, written: &str) -> Self {
         let written = written.to_owned();
         match self {
@@ -171,7 +174,7 @@ impl NoMoney {
     }
 }
 
-/// Reads an amount or a price where it stands as text or, in TOML, as a number.
+/// Reads an amount or a price from a text or, in TOML, from a number.
 struct Dollars<T>(std::marker::PhantomData<T>);
 
 impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
@@ -192,7 +195,7 @@ impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
         self.visit_str(&value.to_string())
     }
 
-    /// The shortest digits that read as this number are the ones that were written.
+    /// Reads the shortest digits that stand for this number: those are the digits in the file.
     fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
         self.visit_str(&value.to_string())
     }

@@ -1,14 +1,14 @@
-//! The name that a mistyped one was meant to be, for hints in errors: configuration keys, tables and columns alike.
+//! Nearest name to a mistyped one, for hints in errors about configuration keys, tables and columns.
 //!
-//! Non-goals: this never corrects anything by itself, and it ranks by spelling alone, not by meaning.
+//! Non-goals: it never corrects anything by itself. It ranks by spelling alone, not by meaning.
 
 use strsim::damerau_levenshtein;
 
-/// The candidate spelled most like `name`, if one is close enough to be worth a hint.
+/// Returns the candidate spelled most like `name`, if one is close enough for a hint.
 ///
-/// Letter case does not count. Close means at most one edit (insertion, deletion, replacement, swap of neighbours) for
-/// each three letters of `name`, and at least one; or that `name` is the start of the candidate, at least three letters
-/// of it. Of equally close candidates the first wins.
+/// Letter case does not count. A candidate is close if it needs at most one edit for each three letters of `name`, and
+/// at least one. An edit is an insertion, a deletion, a replacement or a swap of neighbours. A candidate is close, too,
+/// if it starts with `name` and `name` has at least three letters. The first of equally close candidates wins.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let length = name.chars().count();

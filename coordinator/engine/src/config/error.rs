@@ -1,4 +1,5 @@
-//! What can be wrong with a configuration, said so that the reader can mend it: the key, the value, the place, the hint.
+//! Errors of a configuration. Each names the key, the value, the place and the next step, so that the reader can mend
+//! it.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use serde::de::{Error, Expected, Unexpected};
 use super::node::VARIABLE_PREFIX;
 use crate::nearest::nearest;
 
-/// Where a setting was written.
+/// Place where a setting was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
@@ -26,10 +27,10 @@ impl Display for Origin {
     }
 }
 
-/// A setting and where it was written.
+/// A setting and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// With the tables that it stands in, e.g. `s3.endpoint`.
+    /// Key with its tables, e.g. `s3.endpoint`.
     pub key: String,
     pub origin: Origin,
 }
@@ -46,7 +47,7 @@ impl Display for Setting {
     }
 }
 
-/// Every kind is the user's to mend; nothing has been run.
+/// Error in a configuration. The user can mend every kind; nothing has been run.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {source}", path.display())]
@@ -65,11 +66,11 @@ pub enum ConfigError {
     Conflict { setting: Box<Setting>, reason: &'static str, hint: &'static str },
 }
 
-/// serde's view of an error, before the key's path and place are known.
+/// An error as serde sees it, before the key's path and place are known.
 #[derive(Debug)]
 pub(super) struct ConfigFault {
     problem: Problem,
-    /// Innermost first.
+    /// Tables' keys, innermost first.
     keys: Vec<String>,
     found: Option<Box<(Origin, String)>>,
 }
@@ -87,13 +88,13 @@ impl ConfigFault {
         Self { problem, keys: Vec::new(), found: None }
     }
 
-    /// Adds the place and the value; the innermost place stays.
+    /// Adds the place and the value. An inner place that is there already stays.
     pub fn at(mut self, origin: &Origin, value: impl FnOnce() -> String) -> Self {
         self.found.get_or_insert_with(|| Box::new((origin.clone(), value())));
         self
     }
 
-    /// Adds the table's key on the way out.
+    /// Adds the key of the table around it.
     pub fn under(mut self, key: &str) -> Self {
         self.keys.push(key.to_owned());
         self
@@ -131,7 +132,7 @@ impl ConfigFault {
 
 fn unknown_key(tables: &[String], name: &str, valid: &[&str], origin: Origin) -> ConfigError {
     if let Origin::Environment { variable } = origin {
-        // one underscore where two belong: `s3_endpoint` for `s3__endpoint`
+        // One underscore stands where two belong: `s3_endpoint` for `s3__endpoint`.
         let nested =
             valid.iter().find_map(|key| Some(format!("{key}__{}", name.strip_prefix(key)?.strip_prefix('_')?)));
         let near = nearest(name, valid.iter().copied()).map(str::to_owned).or(nested);

@@ -1,19 +1,19 @@
-//! The names that deployed functions are configured by.
+//! Names of deployed functions in the configuration.
 
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 
-/// Most functions that a configuration can name.
+/// Upper bound of the functions that a configuration names.
 pub const CLONES_MAX: usize = 1_000;
 
-/// A function as the configuration names it: `NAME`, `NAME:ALIAS`, or an ARN with or without alias.
+/// Name of a function in the configuration: `NAME`, `NAME:ALIAS`, or an ARN with or without alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionName {
-    /// Region that the ARN names; none of a bare name.
+    /// Region in the ARN; None for a bare name.
     pub region: Option<String>,
-    /// Without qualifier.
+    /// Name or ARN, without its qualifier.
     pub name: String,
     pub qualifier: Option<String>,
 }

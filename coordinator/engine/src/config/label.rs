@@ -1,23 +1,23 @@
-//! What a query is for, as whoever asks it says: `team=ads`.
+//! Labels of a query, which say what it is for: `team=ads`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::HistoryConfig;
 
-/// Most labels of a query.
+/// Upper bound of a query's labels.
 pub const LABELS_MAX: usize = 16;
 const KEY_CHARS_MAX: usize = 64;
 const VALUE_CHARS_MAX: usize = 256;
 
-/// A key and its value.
+/// A label: a key and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
     pub key: String,
     pub value: String,
 }
 
-/// What a label, or a set of them, was expected to be.
+/// Error in a label or in a set of them. The text says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLabel {
     #[error("KEY=VALUE, such as team=ads")]
@@ -41,7 +41,7 @@ impl Label {
     }
 }
 
-/// Whether a label can have this key. Such a key needs no escaping anywhere.
+/// Returns true if a label can have this key. Such a key needs no escaping anywhere.
 pub fn is_label_key(key: &str) -> bool {
     (1..=KEY_CHARS_MAX).contains(&key.len())
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -50,17 +50,17 @@ pub fn is_label_key(key: &str) -> bool {
 impl FromStr for Label {
     type Err = BadLabel;
 
-    /// The value may hold further `=`.
+    /// Splits at the first `=`; the value may hold more of them.
     fn from_str(text: &str) -> Result<Self, BadLabel> {
         let (key, value) = text.split_once('=').ok_or(BadLabel::NoValue)?;
         Self::new(key, value)
     }
 }
 
-/// The settings' labels, and a statement's own above them.
+/// Returns the settings' labels with a statement's own, which win over them.
 ///
 /// # Errors
-/// More labels than [`LABELS_MAX`].
+/// [`BadLabel::TooMany`] for more labels than [`LABELS_MAX`].
 pub fn labels(settings: &HistoryConfig, own: &[Label]) -> Result<BTreeMap<String, String>, BadLabel> {
     let mut labels = settings.labels.clone();
     labels.extend(own.iter().map(|label| (label.key.clone(), label.value.clone())));

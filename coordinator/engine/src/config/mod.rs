@@ -1,11 +1,15 @@
-//! Settings: `gust.toml` < `GUST_*` environment < flags, and defaults that are safe on a laptop.
+//! Settings: defaults that are safe on a laptop < `gust.toml` < `GUST_*` environment < flags.
 //!
-//! Reading is pure: [`Config::load`] takes the file's text, the environment and the flags' overrides. Only
-//! [`ConfigFile::find`] touches the disk, and the default of `memory_bytes_max` is what the machine has, asked once. A key that does
-//! not exist is an error with the nearest one that does, never ignored: a mistyped limit would be no limit. The credentials of S3
-//! come from the `AWS_*` environment, unless given; the history's place and user from XDG_STATE_HOME, HOME and USER, unless given.
+//! Reading is pure: [`Config::load`] takes the file's text, the environment and the flags' overrides. There are two
+//! exceptions. [`ConfigFile::find`] reads the disk, and the default of `memory_bytes_max` asks the machine once.
 //!
-//! Non-goals: whether a file, folder or store that is named here exists is for its first user to find out.
+//! An unknown key is an error with a hint to the nearest key. It is never ignored, because a mistyped limit would be no
+//! limit.
+//!
+//! Two groups come from the environment unless they are set. The credentials of S3 come from `AWS_*`. The history's
+//! place and user come from XDG_STATE_HOME, HOME and USER.
+//!
+//! Non-goals: this module does not check that a file, folder or store exists. The first user of the setting finds out.
 
 mod error;
 mod function_name;
@@ -34,48 +38,51 @@ pub use units::{CORES_MAX, FUNCTIONS_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MA
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where statements run. Default `auto`.
+    /// Place where statements run. Default `auto`.
     pub on: Target,
-    /// What `auto` uses where functions pay. Default `processes`.
+    /// Platform that `auto` uses when functions are worth it. Default `processes`.
     pub invoker: InvokerKind,
-    /// Most functions that one query uses at a time, 1 to [`FUNCTIONS_MAX`]. Default 4: what a laptop has in cores, and
-    /// with the default memory of a function no more than a laptop has in memory. Raise it for a platform that scales.
+    /// Most functions that one query uses at a time, 1 to [`FUNCTIONS_MAX`]. Default 4, the cores of a laptop. Four
+    /// functions with the default memory need no more than a laptop's memory. Raise it for a platform that scales.
     #[serde(deserialize_with = "units::count")]
     pub functions_max: u32,
-    /// Whether a statement with an explicit target may run locally when functions fail. Default false: who asks for
-    /// functions wants to know when they do not work.
+    /// Permission for a statement with an explicit target to run locally when functions fail. Default false: a user who
+    /// asks for functions wants to know when they do not work.
     pub allow_fallback: bool,
-    /// `timeout_seconds`: a statement is stopped after this long. Default 300: well above an interactive query and well
-    /// below the 900 seconds that a function can live.
+    /// Time after which a statement is stopped (`timeout_seconds`). Default 300: well above an interactive query, and
+    /// well below the 900 seconds that a function can live.
     #[serde(rename = "timeout_seconds", deserialize_with = "units::seconds")]
     pub timeout: Duration,
-    /// What decides where a statement runs, with how many functions and of which of the deployed sizes. Default: seconds, by
-    /// `auto`'s own rules; with a deadline dollars.
+    /// Quantity that the choice of place, number of functions and memory size keeps little. None is money with a
+    /// deadline, and the rules of `auto` for speed without one.
     pub prefer: Option<Prefer>,
-    /// `deadline_seconds`: pick what is expected to be done by then even at most. Nothing is stopped at it.
+    /// Time within which a statement should be done (`deadline_seconds`). The choice is among ways whose upper estimate
+    /// keeps it; without any it is the fastest. Nothing is stopped at it.
     #[serde(rename = "deadline_seconds", deserialize_with = "units::optional_seconds")]
     pub deadline: Option<Duration>,
-    /// Size of the coordinator's memory pool; above it operators spill. Default 60 % of what this machine or container has
-    /// ([`crate::memory::machine`]), 2 GiB where it does not tell: joins hold their smaller side, which is fast where it fits.
-    /// Function processes have theirs ([`Config::function_memory_bytes`]) beside it.
+    /// Size of the coordinator's memory pool in bytes; above it operators spill. Default 60 % of the memory of this
+    /// machine or container ([`crate::memory::machine`]), 2 GiB if that is not known. The default is large because
+    /// joins hold their smaller side, which is fast if it fits. Function processes have pools of their own beside it
+    /// ([`Config::function_memory_bytes`]).
     #[serde(deserialize_with = "units::bytes")]
     pub memory_bytes_max: u64,
-    /// Size of one function's memory pool. Default 2 GiB: about the memory at which Lambda gives one whole core
-    /// (1,769 MB).
+    /// Size of one function's memory pool in bytes. Default 2 GiB: about the memory at which Lambda gives one whole
+    /// core (1,769 MB).
     #[serde(deserialize_with = "units::bytes")]
     pub function_memory_bytes: u64,
-    /// What one function may spill to its temporary folder. Default 512 MiB, which Lambda gives for free.
+    /// Bytes that one function may spill to its temporary folder. Default 512 MiB, which Lambda gives for free.
     #[serde(deserialize_with = "units::bytes")]
     pub function_temp_bytes: u64,
-    /// Where operators spill. None is the system's temporary folder.
+    /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
-    /// Where functions leave results that are too large for their response: a folder or a URL (`file://`, `s3://`) that
-    /// they all can reach. None is a private folder under the temporary folder.
+    /// Folder or URL (`file://`, `s3://`) for results that are too large for a function's response. All functions must
+    /// reach it. None is a private folder under the temporary folder.
     #[serde(deserialize_with = "units::optional_location")]
     pub exchange: Option<String>,
-    /// Compressed bytes of the projected columns that one fragment should read. Default 64 MiB: long enough to pay for
-    /// its invocation, short enough to stay well inside the burst (about 300 MiB) of a Lambda function's network.
+    /// Compressed bytes of the projected columns that one fragment should read. Default 64 MiB. That is long enough to
+    /// pay for its invocation. It is short enough to stay well inside the burst (about 300 MiB) of a Lambda function's
+    /// network.
     #[serde(deserialize_with = "units::bytes")]
     pub fragment_bytes_target: u64,
     /// Iceberg catalogs by the name that `--catalog` takes.
@@ -85,8 +92,8 @@ pub struct Config {
     pub lambda: LambdaConfig,
     pub cost: CostConfig,
     pub history: HistoryConfig,
-    /// Where `gust calibrate` keeps its figures, and the time model has them from. None is `gust/time-model.toml` beside the history;
-    /// a file that is not there leaves published figures.
+    /// File in which `gust calibrate` keeps its figures, and from which the time model reads them. None is
+    /// `gust/time-model.toml` beside the history. Without the file, published figures count.
     #[serde(deserialize_with = "units::optional_path")]
     pub time_model: Option<PathBuf>,
 }
@@ -118,27 +125,27 @@ impl Default for Config {
     }
 }
 
-/// Where a statement runs.
+/// Place where a statement runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// Functions where the numbers say that they pay, else locally
+    /// Functions if the estimates say that they are worth it, else local.
     #[default]
     Auto,
-    /// In the coordinator alone
+    /// The coordinator alone.
     Local,
-    /// Functions inside the coordinator's process, for tests
+    /// Functions inside the coordinator's process, for tests.
     InProcess,
-    /// Functions as child processes of the coordinator
+    /// Functions as child processes of the coordinator.
     Processes,
-    /// Functions deployed on AWS Lambda
+    /// Functions deployed on AWS Lambda.
     Lambda,
 }
 
 impl Target {
     pub const ALL: [Self; 5] = [Self::Auto, Self::Local, Self::InProcess, Self::Processes, Self::Lambda];
 
-    /// The name that flags and settings take.
+    /// Returns the name in flags and settings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -168,12 +175,12 @@ pub struct CatalogConfig {
     /// The SQLite file.
     #[serde(deserialize_with = "units::path")]
     pub path: PathBuf,
-    /// Folder or URL under which the tables lie.
+    /// Folder or URL that holds the tables.
     #[serde(deserialize_with = "units::location")]
     pub warehouse: String,
 }
 
-/// What kind of catalog it is.
+/// Kind of a catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CatalogKind {
@@ -188,9 +195,9 @@ pub struct S3Config {
     /// `http://` or `https://` URL of a service that is not AWS's own.
     pub endpoint: Option<String>,
     pub region: Option<String>,
-    /// Whether requests may go unencrypted. Default false.
+    /// Permission to send requests unencrypted. Default false.
     pub allow_http: bool,
-    /// Whether the bucket stands in the URL's path instead of its host name. Default false.
+    /// Place of the bucket's name: in the URL's path if true, in the host name if false. Default false.
     pub path_style: bool,
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<Secret>,
@@ -203,8 +210,8 @@ pub struct ProcessConfig {
     /// The function's binary. None is this very program.
     #[serde(deserialize_with = "units::optional_path")]
     pub program: Option<PathBuf>,
-    /// Cores of one function, 1 to [`CORES_MAX`]: that many lanes of a fragment run at once. Default 1, for the functions
-    /// share this machine's cores with each other.
+    /// Cores of one function, 1 to [`CORES_MAX`]: that many lanes of a fragment run at once. Default 1, because the
+    /// functions share this machine's cores.
     #[serde(deserialize_with = "units::cores")]
     pub cores: u32,
 }
@@ -219,55 +226,57 @@ impl Default for ProcessConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LambdaConfig {
-    /// Deployed functions, each as `NAME:ALIAS` or ARN. Equal ones are clones: attempts go round them, for new environments come
-    /// per function (1,000 every 10 seconds).
+    /// Deployed functions, each as `NAME:ALIAS` or ARN. Attempts rotate over the equal ones, because each function
+    /// starts environments at a rate of its own (1,000 every 10 seconds).
     pub functions: Vec<FunctionName>,
-    /// None is the environment's or the profile's.
+    /// Region of the functions. None is the region of an ARN in `functions`, else that of the environment or the
+    /// profile.
     pub region: Option<String>,
     /// `http://` or `https://` URL of a service that is not AWS's own.
     pub endpoint: Option<String>,
-    /// Which of the functions to use, by memory size. None is the smallest with a whole core.
+    /// Memory size of the functions to use. None lets estimates pick among all sizes. Without estimates it is the
+    /// smallest size with a whole core, else the largest.
     pub memory_mb: Option<u32>,
 }
 
-/// What things cost, and what a statement may.
+/// Prices, and the cap of a statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CostConfig {
-    /// Whose prices count. None is the functions' region, or that of the data.
+    /// Region whose prices count. None is the functions' region, else the data's.
     pub region: Option<String>,
-    /// A price book of one's own in place of the project's. The project's own are the pattern: `coordinator/engine/src/cost/prices/`.
+    /// Price book in place of the project's. Those in `coordinator/engine/src/cost/prices/` are the pattern.
     #[serde(deserialize_with = "units::optional_path")]
     pub prices: Option<PathBuf>,
     /// Dollars that one statement may cost. None is no limit.
     pub max: Option<Money>,
-    /// Dollars an hour of the coordinator's machine.
+    /// Dollars per hour of the coordinator's machine.
     pub coordinator_hour: Option<Price>,
-    /// Whether the coordinator runs outside of AWS, so that what it reads leaves the region for money.
+    /// Place of the coordinator: true outside of AWS, so that its reads leave the region and cost money.
     pub coordinator_outside: Option<bool>,
 }
 
-/// What is kept of each query that the command line runs.
+/// Record that is kept of each query of the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryConfig {
-    /// Whether queries are recorded. Default true. What was recorded before can be read in any case.
+    /// Switch of the recording. Default true. Earlier records can be read in any case.
     pub enabled: bool,
     /// The SQLite file. None is `gust/history.db` in the folder of XDG_STATE_HOME, or in `.local/state` of HOME.
     #[serde(deserialize_with = "units::optional_path")]
     pub path: Option<PathBuf>,
-    /// Whether statements are kept, or only their hashes. Default `text`.
+    /// Form in which statements are kept. Default `text`.
     pub statement: StatementKept,
-    /// Queries that began longer ago are removed as new ones are recorded, 1 to [`RETENTION_DAYS_MAX`]. Default 90: a quarter, for which
-    /// most budgets are made.
+    /// Days after which a query is removed, 1 to [`RETENTION_DAYS_MAX`]. Removal happens as new queries are recorded.
+    /// Default 90: a quarter, for which most budgets are made.
     #[serde(deserialize_with = "units::days")]
     pub retention_days: u32,
-    /// The file grows no larger. Default 1 GiB: half a million queries of ten fragments each, at about 2 KB.
+    /// Bytes that the file may grow to. Default 1 GiB: half a million queries of ten fragments each, at about 2 KB.
     #[serde(deserialize_with = "units::bytes")]
     pub bytes_max: u64,
-    /// Who asks. None is the environment's USER, LOGNAME or USERNAME.
+    /// User in the record. None is the environment's USER, LOGNAME or USERNAME.
     pub user: Option<String>,
-    /// What each query is for; `--label` adds to them and stands above them.
+    /// Labels of each query. `--label` adds to them and wins over them.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -285,18 +294,18 @@ impl Default for HistoryConfig {
     }
 }
 
-/// What the history keeps of a statement.
+/// Form in which the history keeps a statement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StatementKept {
-    /// Its text and the text's hash
+    /// Text and its hash.
     #[default]
     Text,
-    /// The hash alone, and no message, which could quote the text
+    /// Hash alone, and no error message, because that could quote the text.
     Hash,
 }
 
-/// What flags set; None leaves the setting to the environment, the file and the default.
+/// Settings from flags. None leaves a setting to the environment, the file and the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub on: Option<Target>,
@@ -311,13 +320,16 @@ pub struct Overrides {
 /// A configuration file that has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFile {
-    /// As the user named it: errors say it, and relative paths in the file start from its folder.
+    /// Path as the user named it. Errors show it, and relative paths in the file start from its folder.
     pub path: PathBuf,
     pub text: String,
 }
 
 impl ConfigFile {
-    /// The file that `--config` names, which must exist; else `gust.toml` in `folder`, if there is one.
+    /// Reads the file that `--config` names, which must exist, else `gust.toml` in `folder` if there is one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`].
     pub fn find(named: Option<&Path>, folder: &Path) -> Result<Option<Self>, ConfigError> {
         let path = named.map_or_else(|| folder.join("gust.toml"), Path::to_owned);
         match std::fs::read_to_string(&path) {
@@ -330,6 +342,9 @@ impl ConfigFile {
 
 impl Config {
     /// Lays the layers over each other: file, then environment, then flags.
+    ///
+    /// # Errors
+    /// The first fault of the layers, with its key and place.
     pub fn load(
         file: Option<&ConfigFile>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -351,7 +366,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Which functions a query uses if it uses any.
+    /// Returns the platform of the functions that a query uses, if it uses any.
     pub fn functions_on(&self) -> Target {
         match (self.on, self.invoker) {
             (Target::Auto | Target::Local, InvokerKind::Processes) => Target::Processes,
@@ -371,14 +386,15 @@ impl Config {
         self.cost.max = cost_max.or(self.cost.max);
     }
 
-    /// Whether estimates of money and time pick how a statement runs. Speed without a deadline is what `auto` goes for anyway.
+    /// Returns true if estimates of money and time pick how a statement runs. They do not for `latency` without a
+    /// deadline, because `auto` goes for speed anyway.
     pub fn picks_by_estimate(&self) -> bool {
         self.deadline.is_some() || matches!(self.prefer, Some(Prefer::Cost | Prefer::Balanced))
     }
 }
 
 impl S3Config {
-    /// What no single setting shows.
+    /// Checks the settings that depend on each other.
     fn check(&self, tree: &Node) -> Result<(), ConfigError> {
         let setting = |key: &str| Setting::new(format!("s3.{key}"), tree.origin_of(&["s3", key]));
         let conflict = |key: &str, reason, hint| ConfigError::Conflict { setting: setting(key), reason, hint };
@@ -430,7 +446,7 @@ impl HistoryConfig {
         }
     }
 
-    /// What the environment says where the settings say nothing.
+    /// Fills settings that are not set from the environment.
     fn complete(&mut self, environment: &BTreeMap<String, String>) {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         if self.path.is_none() {
@@ -442,7 +458,7 @@ impl HistoryConfig {
     }
 }
 
-/// Where programs keep what they learn. Relative folders do not count (XDG Base Directory Specification).
+/// Returns Gust's folder for state. Relative folders do not count (XDG Base Directory Specification).
 fn state_folder(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     let folder = |name: &str| environment.get(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
     let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;

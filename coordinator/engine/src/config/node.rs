@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! gust.toml ─► from_toml ─┐
-//!                         ├─► one tree ─► serde ─► Config, or the first Fault with key, value and place
+//!                         ├─► one tree ─► serde ─► Config, or the first ConfigFault with key, value and place
 //! GUST_*    ─► overlay ───┘
 //! ```
 //!
-//! Serde derives the set of valid keys from `Config` itself; this module only adds to serde's errors what serde cannot
-//! know. A list in a variable is separated by commas. Non-goals: dates (no setting is one), and settings that depend on each other (`Config` checks those).
+//! Serde derives the set of valid keys from `Config` itself. This module adds the place and the value to serde's
+//! errors. A list in a variable is separated by commas.
+//!
+//! Non-goals: dates, because no setting is one, and settings that depend on each other, because `Config` checks those.
 
 use std::collections::{BTreeMap, btree_map};
 use std::path::{Path, PathBuf};
@@ -20,12 +22,12 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, ConfigFault, Origin};
 use super::units;
 
-/// Every variable that begins with it is a setting, but for the reserved ones.
+/// Prefix of the variables that are settings. `VARIABLES_RESERVED` are exceptions.
 pub const VARIABLE_PREFIX: &str = "GUST_";
-/// Variables with the prefix that are not settings: `GUST_LOG` is the filter of the log on stderr.
+/// Variables with the prefix that are no settings. `GUST_LOG` is the filter of the log on stderr.
 const VARIABLES_RESERVED: [&str; 1] = ["GUST_LOG"];
 
-/// A setting, or a table of them, and where its key was written.
+/// A setting or a table of settings, and the place of its key.
 #[derive(Debug)]
 pub(super) struct Node {
     pub origin: Origin,
@@ -40,9 +42,9 @@ enum Value {
     Float(f64),
     Boolean(bool),
     List(Vec<Node>),
-    /// A variable's value, whose type is whatever the setting takes.
+    /// A variable's value. The setting that it is for decides about its type.
     Untyped(String),
-    /// What no setting can be.
+    /// A value that no setting takes.
     Other(String),
 }
 
@@ -51,7 +53,10 @@ impl Node {
         Self { origin: Origin::Default, value: Value::Table(BTreeMap::new()) }
     }
 
-    /// The tree of a TOML file; `path` is for errors and for relative paths in it.
+    /// Reads the tree of a TOML file. `path` stands in errors, and relative paths in the file start from its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`].
     pub fn from_toml(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -89,9 +94,9 @@ impl Node {
         }
     }
 
-    /// Lays the `GUST_*` variables over the tree; two underscores go one table deeper. Empty ones count as unset.
+    /// Lays the `GUST_*` variables over the tree. Two underscores go one table deeper. Empty variables count as unset.
     ///
-    /// They come sorted, so that the outcome does not depend on the environment's order.
+    /// The variables come sorted, so that the outcome does not depend on the environment's order.
     pub fn overlay(&mut self, environment: &BTreeMap<String, String>) {
         for (variable, value) in environment {
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
@@ -105,7 +110,7 @@ impl Node {
     }
 
     fn set(&mut self, keys: &[String], node: Node) {
-        // a value where a table belongs stays, so that it is reported instead of lost
+        // A value in the place of a table stays, so that it is reported instead of lost.
         let (Value::Table(nodes), [first, rest @ ..]) = (&mut self.value, keys) else { return };
         if rest.is_empty() {
             nodes.insert(first.clone(), node);
@@ -115,7 +120,7 @@ impl Node {
         }
     }
 
-    /// Where the setting at `keys` was written.
+    /// Returns the place of the setting at `keys`.
     pub fn origin_of(&self, keys: &[&str]) -> Origin {
         match (&self.value, keys) {
             (Value::Table(nodes), [first, rest @ ..]) => {
@@ -125,12 +130,12 @@ impl Node {
         }
     }
 
-    /// Adds to a fault where this is written and what it says.
+    /// Adds the place and the value of this node to a fault.
     fn locate<T>(&self, outcome: Result<T, ConfigFault>) -> Result<T, ConfigFault> {
         outcome.map_err(|fault| fault.at(&self.origin, || self.text()))
     }
 
-    /// The value as its writer would recognise it.
+    /// Formats the value as its writer would recognise it.
     fn text(&self) -> String {
         match &self.value {
             Value::Table(_) => "[table]".to_owned(),
@@ -143,7 +148,7 @@ impl Node {
         }
     }
 
-    /// What a path or location of a file means, seen from the file's folder; None if this is no such thing.
+    /// Returns a path or location of a file as seen from the file's folder; None for any other node.
     fn place(&self, name: &str) -> Option<PathBuf> {
         let (Value::String(text), Origin::File { path, .. }) = (&self.value, &self.origin) else { return None };
         let is_path = name == units::PATH || (name == units::LOCATION && !text.contains("://"));
@@ -260,7 +265,7 @@ impl<'de> SeqAccess<'de> for ListAccess<'de> {
     type Error = ConfigFault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ConfigFault> {
-        // An item that is refused is told by itself, not the list.
+        // The place of the item is more exact than that of the list.
         self.rest.next().map(|item| item.locate(seed.deserialize(item))).transpose()
     }
 }

@@ -1,23 +1,23 @@
-//! What decides among several ways to run a query.
+//! Quantity that decides among several ways to run a query.
 
 use serde::{Deserialize, Serialize};
 
-/// Quantity that the choice of a place keeps little.
+/// Quantity that the choice of a way keeps little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prefer {
-    /// Dollars
+    /// Dollars.
     Cost,
-    /// Seconds
+    /// Seconds.
     Latency,
-    /// Dollars times seconds
+    /// Dollars times seconds.
     Balanced,
 }
 
 impl Prefer {
     pub const ALL: [Self; 3] = [Self::Cost, Self::Latency, Self::Balanced];
 
-    /// The name that flags and settings take.
+    /// Returns the name in flags and settings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cost => "cost",
@@ -26,7 +26,7 @@ impl Prefer {
         }
     }
 
-    /// Word for the pick, for people: `cheapest`.
+    /// Returns the word for the pick, for people: `cheapest`.
     pub const fn superlative(self) -> &'static str {
         match self {
             Self::Cost => "cheapest",

@@ -1,4 +1,4 @@
-//! How single settings are read: counts, sizes, durations, places and secrets, each with its bounds.
+//! Readers of single settings: counts, sizes, durations, places and secrets, each with its bounds.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Error, Visitor};
 
 /// Upper bound of `functions_max`: ten times the concurrent executions that an AWS account has by default.
 pub const FUNCTIONS_MAX: u32 = 10_000;
-/// Upper bound of `process.cores`: what a large machine has.
+/// Upper bound of `process.cores`: the cores of a large machine.
 pub const CORES_MAX: u32 = 128;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,7 +17,7 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Upper bound of `history.retention_days`: ten years.
 pub const RETENTION_DAYS_MAX: u32 = 3_650;
 
-/// Newtype names by which [`super::node`] knows the settings that it must treat specially.
+/// Names of newtypes. [`super::node`] treats settings with these names specially.
 pub(super) const PATH: &str = "gust::Path";
 pub(super) const LOCATION: &str = "gust::Location";
 pub(super) const SECRET: &str = "gust::Secret";
@@ -31,7 +31,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one who must present it.
+    /// Returns the value itself, for the call that presents it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -49,22 +49,22 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A number of functions.
+/// Reads a number of functions.
 pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { max: FUNCTIONS_MAX })
 }
 
-/// A number of cores.
+/// Reads a number of cores.
 pub(super) fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { max: CORES_MAX })
 }
 
-/// A number of days.
+/// Reads a number of days.
 pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { max: RETENTION_DAYS_MAX })
 }
 
-/// A whole number that is not zero.
+/// Visitor of a whole number that is not zero.
 struct Count {
     max: u32,
 }
@@ -82,7 +82,7 @@ impl Visitor<'_> for Count {
     }
 }
 
-/// A number of bytes, plain or with a unit.
+/// Reads a number of bytes, plain or with a unit.
 pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Bytes;
     impl Visitor<'_> for Bytes {
@@ -103,7 +103,8 @@ pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     deserializer.deserialize_any(Bytes)
 }
 
-/// `512`, `512B`, `512MiB`, `2 GB`: whole numbers only; MiB are powers of 1,024 and MB of 1,000, letter case does not count.
+/// Reads `512`, `512B`, `512MiB` or `2 GB`; None for anything else. Numbers are whole. MiB are powers of 1,024 and MB
+/// of 1,000. Letter case does not count.
 fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -123,7 +124,7 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Seconds, whole or not.
+/// Reads seconds, whole or not.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Seconds;
     impl Visitor<'_> for Seconds {
@@ -150,12 +151,12 @@ pub(super) fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Re
     seconds(deserializer).map(Some)
 }
 
-/// Whether a statement may be given this long.
+/// Returns true if a statement may be given this long.
 pub fn is_timeout(value: Duration) -> bool {
     !value.is_zero() && value <= TIMEOUT_MAX
 }
 
-/// A file or folder of this machine. In a configuration file a relative one starts from the file's own folder.
+/// Reads a file or folder of this machine. In a configuration file a relative one starts from the file's own folder.
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     let visitor = Text("a path on this machine", |text| !text.is_empty() && !text.contains("://"));
     deserializer.deserialize_newtype_struct(PATH, visitor).map(PathBuf::from)
@@ -165,7 +166,7 @@ pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     path(deserializer).map(Some)
 }
 
-/// A folder of this machine (like [`path()`]) or a URL of a store that functions can reach.
+/// Reads a folder of this machine (like [`path()`]) or a URL of a store that functions can reach.
 pub(super) fn location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let visitor = Text("a folder, or a URL that starts with file:// or s3://", |text| match text.split_once("://") {
         Some((scheme, rest)) => ["file", "s3"].contains(&scheme) && !rest.is_empty(),
@@ -178,7 +179,7 @@ pub(super) fn optional_location<'de, D: Deserializer<'de>>(deserializer: D) -> R
     location(deserializer).map(Some)
 }
 
-/// Text that passes a test; the first field says what is expected.
+/// Visitor of a text that passes a test. The first field says what is expected.
 struct Text(&'static str, fn(&str) -> bool);
 
 impl Visitor<'_> for Text {
@@ -193,7 +194,7 @@ impl Visitor<'_> for Text {
     }
 }
 
-/// The node that holds the value adds it to the error.
+/// Makes the error without the value, which the value's node adds.
 fn invalid<'de, E: Error>(expected: &impl Visitor<'de>) -> E {
     E::invalid_value(serde::de::Unexpected::Other("this value"), expected)
 }
