@@ -158,7 +158,7 @@ struct DataFile {
 struct Texts {
     /// Columns of text.
     own: BTreeSet<String>,
-    /// Columns of bytes that the scan casts to text. Where files have the table's types, no adapter sees such a cast.
+    /// Columns of bytes that the scan casts to text. No adapter sees such a cast if files have the table's types.
     cast: BTreeSet<String>,
 }
 

@@ -55,7 +55,7 @@ impl From<FileFault> for DataFusionError {
     }
 }
 
-/// A file's columns that are not the table's, by the code that matches them and does not know the file's name.
+/// Mismatch of a file's columns and the table's. The code that matches columns does not know the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("schema mismatch: {0}")]
 pub(crate) struct SchemaMismatch(pub(crate) String);
@@ -66,7 +66,7 @@ impl From<SchemaMismatch> for DataFusionError {
     }
 }
 
-/// [`SchemaMismatch`] with a reason in the words of `format!`, as an error of DataFusion's.
+/// Makes a [`SchemaMismatch`] with a reason in the words of `format!`, as an error of DataFusion's.
 macro_rules! mismatch_err {
     ($($words:tt)*) => {
         Err(datafusion::common::DataFusionError::from($crate::fault::SchemaMismatch(format!($($words)*))))

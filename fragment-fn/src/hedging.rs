@@ -183,7 +183,7 @@ impl HedgedStore {
     }
 }
 
-/// Returns the first success of two and drops the other. Where both fail, it returns the error of the first read.
+/// Returns the first success of two and drops the other. If both fail, it returns the error of the first read.
 async fn first_success<T>(
     asked_first: impl Future<Output = Result<T>> + Unpin,
     asked_again: impl Future<Output = Result<T>> + Unpin,

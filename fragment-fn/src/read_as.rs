@@ -1,6 +1,6 @@
 //! Casts from a file's type to the table's whose errors name the column.
 //!
-//! DataFusion's adapter casts each column that a file has in another type. Where a value does not fit, its error has the
+//! DataFusion's adapter casts each column that a file has in another type. If a value does not fit, its error has the
 //! value and no column. This module puts a [`ReadAs`] around those casts that can fail; [`crate::blame`] adds the file's
 //! name. Filters are left alone: rows are filtered above the scan, and pruning by statistics sees through a cast, but not
 //! through a [`ReadAs`].
@@ -128,7 +128,7 @@ struct ReadAs {
 
 /// Makes the error of a column's value that does not become the table's type.
 pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: DataFusionError) -> DataFusionError {
-    // Not the value's fault.
+    // The error has its own next step, so that the value is not at fault.
     if find::<Advised>(&error).is_some() {
         return error;
     }

@@ -12,7 +12,7 @@ pub struct FragmentError {
     pub kind: FragmentErrorKind,
     /// Lowercase, no full stop; names the file where one is to blame.
     pub message: String,
-    /// The next step, where more is known of it than the kind tells.
+    /// Next step, if it is more precise than the kind's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -22,14 +22,14 @@ impl FragmentError {
         Self { kind, message: message.into(), hint: None }
     }
 
-    /// The same with the next step, where there is one.
+    /// Adds the next step, if there is one.
     #[must_use]
     pub fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
         Self { hint: hint.map(Into::into), ..self }
     }
 }
 
-/// A message and, on a line of its own, the next step. Every face shows errors so; nothing else writes that line.
+/// Writes a message and, on a line of its own, the next step. Every face shows errors in this way; nothing else writes that line.
 pub fn with_hint_line(message: impl Display, hint: Option<impl Display>) -> String {
     match hint {
         Some(hint) => format!("{message}\nhint: {hint}"),

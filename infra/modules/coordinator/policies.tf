@@ -52,7 +52,7 @@ locals {
     ]
   })
 
-  # Each bucket has a statement, because one condition would mix their prefixes. Where listing is bound to a prefix, S3 answers 403,
+  # Each bucket has a statement, because one condition would mix their prefixes. With listing bound to a prefix, S3 answers 403,
   # not 404, for an object that does not exist.
   list_tables = jsonencode({
     Version = "2012-10-17"

@@ -42,7 +42,7 @@ impl Range {
         let values = count(&file.value_counts).unwrap_or(file.record_count);
         let nulls = count(&file.null_counts);
         if values != file.record_count || nulls.is_some_and(|nulls| nulls > values) {
-            // Where one count cannot be right, the other metrics may be wrong, too.
+            // One count cannot be right, so that the other metrics may be wrong, too.
             return Range::unknown();
         }
         let (lower, upper) = (file.lower_bounds.get(&id), file.upper_bounds.get(&id));
