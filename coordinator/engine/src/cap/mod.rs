@@ -1,21 +1,26 @@
-//! What a query may spend, kept while it runs.
+//! Cap on a query's cost, kept while the query runs.
 //!
 //! ```text
 //!  spent by attempts that have ended         ┐
 //!  + what open ones may cost at their worst  │
-//!  + what the coordinator itself has spent   ├─ at most the cap whenever an attempt is let begin
+//!  + what the coordinator itself has spent   ├─ at most the cap whenever an attempt may begin
 //!  + what is set aside for the query's end   ┘
 //! ```
 //!
-//! An attempt is paid for BEFORE it stands in line for a function: its memory until its deadline, which functions keep by
-//! themselves, and the platform's grace; one invocation; a bound on its requests; its answer's way to a coordinator outside.
-//! When it ends, what it did cost is booked, and the rest is free again. Each asks for a fair share of what is left, and for
-//! three times what it is expected to take where that is more. What does not fit waits, in the order in which it came, until
-//! another has ended; where there is none to wait for, it gets the time that the money affords, or the query ends.
+//! An attempt is paid for BEFORE it stands in line for a function. Its price has four parts: its memory until its
+//! deadline and the platform's grace, one invocation, a bound on its requests, and its answer's way to a coordinator
+//! outside of AWS. Functions keep their deadline by themselves. When an attempt ends, its real cost is booked, and the
+//! rest is free again.
 //!
-//! The coordinator's own spending cannot be asked for beforehand: it is looked at while the query runs ([`Cap::passed`]).
-//! Not counted: what has no price, results while they lie in the exchange (2 cents for a GB and a month), and a function that
-//! neither keeps its deadline nor is stopped within the grace: on Lambda its own time-out is what ends it.
+//! Each attempt asks for a fair share of the money that is left, or for three times its expected time if that is more.
+//! An attempt that does not fit waits until another has ended, in the order of arrival. If no other runs, it gets the
+//! time that the money affords, or the query ends.
+//!
+//! The coordinator's own spending cannot be asked for beforehand. It is checked while the query runs ([`Cap::passed`]).
+//!
+//! Not counted: quantities without a price, and results while they lie in the exchange (2 cents for a GB and a month).
+//! Not counted either: a function that neither keeps its deadline nor is stopped within the grace. On Lambda its own
+//! time-out ends it.
 
 use std::collections::VecDeque;
 use std::fmt::{Display, Formatter};
@@ -32,69 +37,72 @@ use crate::attempt::{GRACE, Invocation};
 use crate::cost::{Basis, Item, Quantities, Tariff};
 use crate::money::Money;
 
-/// An attempt has this long at least, and is paid for it: a new environment starts in a tenth of a second, in three at worst,
-/// and its start is billed also where the deadline came first.
+/// Least time that an attempt is paid for. A new environment starts in a tenth of a second, in three seconds at worst.
+/// Its start is billed even if the deadline comes first.
 const TIME_MIN: Duration = Duration::from_secs(3);
 
-/// Where money is short, an attempt has this many times what it is expected to take; each that ran out of time doubles it.
+/// Multiple of its expected time that an attempt gets when money is short. Each attempt that ran out of time doubles
+/// it.
 const TIME_FACTOR: u32 = 3;
 
-/// The same for one that nothing can make room for.
+/// The same multiple for an attempt that no other can make room for.
 const TIME_FACTOR_LAST: f64 = 1.5;
 
-/// The coordinator's own spending may pass what is not reserved by this part of the cap before it ends a query whose attempts
-/// could still cost less than is reserved for them: a 25th, so that all stays below a 20th whatever they cost.
+/// Part of the cap by which spent and reserved money together may pass it before the query ends. Attempts can still
+/// cost less than their reservations, so a small excess is no reason to stop. A 25th keeps the excess below a 20th,
+/// whatever the attempts cost.
 const OWN_PART: u64 = 25;
 
-/// How often the coordinator's own spending is looked at.
+/// Interval at which the coordinator's own spending is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// LISTs that cleaning the exchange takes: at the query's end, and when its last attempt has ended.
+/// LISTs that clean the exchange: one at the query's end, and one when its last attempt has ended.
 const CLEANING_LISTS: u64 = 2;
 
-/// GETs of a scan unit besides its columns: footer, what the footer's guess has missed, page index, dictionaries.
+/// GETs of a scan unit besides its columns: footer, the part that the guess of the footer's size missed, page index,
+/// dictionaries.
 const READS_PER_UNIT: u64 = 4;
-/// A result is at most half as large as what is read.
+/// Divisor of a scan's bytes: a result is taken to be at most half as large as the columns that were read.
 const RESULT_PART: u64 = 2;
 
-/// What an attempt may ask of storage and send, at most.
+/// Upper bounds of an attempt's storage requests and of its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AttemptWork {
     /// GETs by the function.
     pub reads: u64,
     /// PUTs by the function.
     pub writes: u64,
-    /// Of an answer that carries its rows.
+    /// Bytes of an answer that carries its rows.
     pub answer_bytes: u64,
 }
 
 impl AttemptWork {
-    /// Of a fragment that reads `weight_bytes` of the projected columns in so many scan units.
+    /// Bounds the work of a fragment that reads `weight_bytes` of the projected columns in `units` scan units.
     pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
         // The stage's plan may lie in the exchange, too.
         let of_plan = 1;
-        // Neighbours that are closer are one GET, and column chunks are rarely smaller.
+        // Reads closer than `COALESCE_BYTES` are one GET, and column chunks are rarely smaller.
         let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(COALESCE_BYTES);
         let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
         Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_PART)), answer_bytes }
     }
 }
 
-/// What an attempt wants to be paid for.
+/// Request for the money of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttemptRequest {
     pub work: AttemptWork,
     pub expected: Duration,
-    /// More is of no use to it.
+    /// Time that the attempt can use at most; more is of no use to it.
     pub time_max: Duration,
     /// Attempts at the same fragment that ran out of time.
     pub timed_out: u32,
 }
 
-/// A query is not let spend more.
+/// Refusal to let a query spend more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverCap {
-    /// Nothing has run.
+    /// The query has not run.
     #[error("not run: it costs at least {at_least}, and the cap is {cap}")]
     Before { cap: Money, at_least: Money },
     #[error("{0}")]
@@ -102,23 +110,23 @@ pub enum OverCap {
 }
 
 impl OverCap {
-    /// The next step.
+    /// Returns the next step.
     pub fn hint(&self) -> &'static str {
         "allow more with --max-cost, or read less"
     }
 }
 
-/// How far a query came.
+/// State of a query when its money ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
     pub cap: Money,
-    /// By what has ended, and by the coordinator.
+    /// Money spent by the coordinator and by attempts that have ended.
     pub spent: Money,
-    /// What attempts that still ran may have cost on top, at most.
+    /// Upper bound of the money that attempts still running may cost on top.
     pub open: Money,
-    /// What one more attempt could have cost, where that was too much.
+    /// Price of one more attempt, if the query ended for want of it.
     pub next: Option<Money>,
-    /// Fragments with a result, of all.
+    /// Fragments with a result.
     pub done: u64,
     pub total: u64,
 }
@@ -137,7 +145,7 @@ impl Display for Stopped {
     }
 }
 
-/// The least that a query can cost: an invocation and a billed millisecond a fragment, a GET a file.
+/// Returns the least that a query can cost: an invocation and a billed millisecond per fragment, and a GET per file.
 pub fn lower_bound(fragments: u64, files: u64, tariff: &Tariff) -> Money {
     let memory_mb = tariff.memory_mb;
     let mut least = Quantities::default();
@@ -147,16 +155,16 @@ pub fn lower_bound(fragments: u64, files: u64, tariff: &Tariff) -> Money {
     least.cost(tariff)
 }
 
-/// What the coordinator itself has spent on a query until now, so many bytes of results not counted.
+/// Money that the coordinator itself has spent on a query until now. The argument is the bytes of results to leave out.
 type OwnSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
 
-/// One query's money.
+/// Money of one query.
 pub struct Cap {
     cap: Money,
     tariff: Tariff,
-    /// Of all stages.
+    /// Fragments of all stages.
     fragments: u64,
-    /// For reading the results and cleaning up.
+    /// Money set aside for reading the results and for cleaning up.
     aside: Money,
     own: OwnSpending,
     state: Mutex<State>,
@@ -164,24 +172,24 @@ pub struct Cap {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By attempts that have ended.
+    /// Spending of attempts that have ended.
     spent: Quantities,
-    /// For those that have not.
+    /// Worst cases of attempts that have not ended.
     reserved: Money,
     open: usize,
     done: u64,
-    /// Results whose way here has been paid.
+    /// Bytes of results whose transfer to the coordinator has been paid.
     result_bytes: u64,
     line: VecDeque<Waiter>,
-    /// Set once: no other attempt begins.
+    /// Refusal of all further attempts; set once.
     refused: Option<OverCap>,
 }
 
-/// What money is wanted for.
+/// Purpose of a request for money.
 #[derive(Debug, Clone, Copy)]
 enum SpendingRequest {
     Attempt(AttemptRequest),
-    /// The way of so many bytes to the coordinator.
+    /// Transfer of a result of so many bytes to the coordinator.
     Read(u64),
 }
 
@@ -200,8 +208,8 @@ impl std::fmt::Debug for Cap {
 }
 
 impl Cap {
-    /// For a query of so many fragments. `own` tells what the coordinator itself has spent, planning included, without so many
-    /// bytes of results.
+    /// Opens the books of a query of `fragments` fragments. `own` returns the money that the coordinator itself has
+    /// spent, planning included. Its argument is the bytes of results to leave out.
     pub fn new(
         cap: Money,
         tariff: Tariff,
@@ -217,8 +225,10 @@ impl Cap {
         Arc::new(Self { cap, tariff, fragments, aside, own: Box::new(own), state: Mutex::default() })
     }
 
+    /// Checks the cap before the query runs.
+    ///
     /// # Errors
-    /// [`OverCap::Before`] where what has been spent and what will be at least is above the cap.
+    /// [`OverCap::Before`] if the money spent so far and `at_least` are together above the cap.
     pub fn allow(&self, at_least: Money) -> Result<(), OverCap> {
         let at_least = (self.own)(0) + at_least;
         if at_least > self.cap { Err(OverCap::Before { cap: self.cap, at_least }) } else { Ok(()) }
@@ -234,7 +244,7 @@ impl Cap {
         }
     }
 
-    /// Whether the query has to end now.
+    /// Returns the refusal if the query has to end now.
     fn look(&self) -> Option<OverCap> {
         let state = self.lock();
         let spent = self.spent(&state);
@@ -242,12 +252,12 @@ impl Cap {
         state.refused.clone().or_else(|| is_over.then(|| self.stopped(&state, None)))
     }
 
-    /// A fragment has its result.
+    /// Counts a fragment that has its result.
     pub(crate) fn fragment_done(&self) {
         self.lock().done += 1;
     }
 
-    /// A result could not be used after all.
+    /// Takes back a fragment whose result could not be used.
     pub(crate) fn fragment_undone(&self) {
         let mut state = self.lock();
         state.done = state.done.saturating_sub(1);
@@ -256,13 +266,13 @@ impl Cap {
     /// Waits until an attempt can be paid for; dropping the future gives up the place.
     ///
     /// # Errors
-    /// Where nothing can make room for it, and from then on for all.
+    /// [`OverCap::Meanwhile`] if no attempt can make room for it. From then on every request is refused.
     pub(crate) async fn reserve(self: &Arc<Self>, ask: AttemptRequest) -> Result<Reservation, OverCap> {
         let granted = self.stand_in_line(SpendingRequest::Attempt(ask), VecDeque::push_back);
         granted.await.expect("a waiter is dropped with its future only")
     }
 
-    /// The same where it need not wait, and nobody does.
+    /// Reserves the money if that needs no wait and no other request waits.
     pub(crate) fn reserve_at_once(self: &Arc<Self>, ask: &AttemptRequest) -> Option<Reservation> {
         let mut state = self.lock();
         if state.refused.is_some() || state.line.iter().any(|waiter| !waiter.grant.is_closed()) {
@@ -273,7 +283,7 @@ impl Cap {
         Some(self.hold(&mut state, time, worst, ask.work))
     }
 
-    /// Waits until a result's way to a coordinator outside of AWS can be paid for, and pays.
+    /// Waits until a result's transfer to a coordinator outside of AWS can be paid for, and pays it.
     ///
     /// # Errors
     /// As [`Self::reserve`].
@@ -281,7 +291,7 @@ impl Cap {
         if self.tariff.coordinator_outside != Some(true) {
             return Ok(());
         }
-        // Before attempts: what it is for has been paid.
+        // A read goes before attempts, because its fragment has already been paid for.
         let granted = self.stand_in_line(SpendingRequest::Read(bytes), VecDeque::push_front);
         let reservation = granted.await.expect("a waiter is dropped with its future only")?;
         self.lock().result_bytes += bytes;
@@ -300,10 +310,10 @@ impl Cap {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Answers those who wait, as far as that is possible now.
+    /// Answers requests in line, as far as that is possible now.
     fn serve(self: &Arc<Self>) {
         while let Some((waiter, answer)) = self.next() {
-            // What nobody takes any more gives itself back.
+            // A reservation that is no longer wanted gives itself back.
             let _ = waiter.grant.send(answer);
         }
     }
@@ -327,7 +337,7 @@ impl Cap {
         state.line.pop_front().map(|waiter| (waiter, answer))
     }
 
-    /// What can be paid for now: a time, what it costs at worst, and the requests in that.
+    /// Returns the terms that can be paid for now: a time, its worst cost, and the requests in that.
     fn terms(&self, want: SpendingRequest, state: &State) -> Option<(Duration, Quantities, AttemptWork)> {
         match want {
             SpendingRequest::Attempt(ask) => {
@@ -342,7 +352,7 @@ impl Cap {
         }
     }
 
-    /// What would have to be left.
+    /// Returns the least quantities that a request has to be able to pay for.
     fn least(&self, want: SpendingRequest) -> Quantities {
         match want {
             SpendingRequest::Attempt(ask) => self.worst(self.last_time(&ask), &ask.work),
@@ -354,7 +364,7 @@ impl Cap {
         }
     }
 
-    /// Time for an attempt, if it can begin now.
+    /// Returns the time for an attempt, if it can begin now.
     fn time(&self, ask: &AttemptRequest, state: &State) -> Option<Duration> {
         let affordable = self.affordable(self.left(state), &ask.work)?;
         let fair = self.fair_time(ask, state);
@@ -364,7 +374,8 @@ impl Cap {
         (state.open == 0 && affordable >= self.last_time(ask)).then_some(affordable)
     }
 
-    /// An equal share of what is left for all that is not done, or what it takes: both with room for what goes wrong.
+    /// Returns an equal share of the money for everything unfinished, or a multiple of the expected time if that is
+    /// more. The multiple leaves room for mishaps.
     fn fair_time(&self, ask: &AttemptRequest, state: &State) -> Duration {
         let unfinished = self.fragments.saturating_sub(state.done).max(1);
         let share = self.affordable(self.left(state).part_of(unfinished), &ask.work).unwrap_or_default();
@@ -376,20 +387,20 @@ impl Cap {
         TIME_MIN.max(ask.expected.mul_f64(TIME_FACTOR_LAST)).min(ask.time_max)
     }
 
-    /// How long an attempt can run for an amount; None where that does not suffice for a short one.
+    /// Returns the time that an attempt can run for an amount; None if that is less than [`TIME_MIN`].
     fn affordable(&self, amount: Money, work: &AttemptWork) -> Option<Duration> {
         let mut requests = self.requests(work);
         requests.add(Item::Invocations, Basis::Bounded, 1_u128);
         let left = u128::from(amount.saturating_sub(requests.cost(&self.tariff)).nano_dollars());
         let memory_mb = self.tariff.memory_mb;
         let second = Item::Compute { memory_mb }.cost(u128::from(memory_mb) * 1_000_000, &self.tariff)?;
-        // A second that is rounded up, and a begun millisecond.
+        // A second rounded up, and a millisecond that has begun.
         let milliseconds = left * 1_000 / (u128::from(second.nano_dollars()) + 1);
         let time = Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX));
         time.checked_sub(GRACE + Duration::from_millis(1)).filter(|time| *time >= TIME_MIN)
     }
 
-    /// All that an attempt may cost that has `time` until its deadline.
+    /// Returns the most that an attempt with `time` until its deadline can cost.
     fn worst(&self, time: Duration, work: &AttemptWork) -> Quantities {
         let memory_mb = self.tariff.memory_mb;
         let billed_ms = (time.max(TIME_MIN) + GRACE).as_micros().div_ceil(1_000);
@@ -434,7 +445,7 @@ impl Cap {
     }
 }
 
-/// Money for one attempt. Dropped before the attempt has begun it costs nothing, afterwards all of it.
+/// Money for one attempt. Dropped before the attempt has begun it costs nothing, afterwards its full amount.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     budget: Arc<Cap>,
@@ -442,23 +453,24 @@ pub(crate) struct Reservation {
     time: Duration,
     work: AttemptWork,
     worst: Quantities,
-    /// What is spent when it is dropped.
+    /// Spending that is booked when the reservation is dropped.
     booked: Quantities,
 }
 
 impl Reservation {
-    /// What the attempt may take until its deadline.
+    /// Returns the attempt's time until its deadline.
     pub(crate) fn time(&self) -> Duration {
         self.time
     }
 
-    /// From here on it may cost money, whatever becomes of it.
+    /// Marks the attempt as begun. From here on it may cost money, even if nothing is heard of it.
     pub(crate) fn begun(mut self) -> Self {
         self.booked = std::mem::take(&mut self.worst);
         self
     }
 
-    /// The attempt has ended. Requests of one that could not tell them are spent as they were reserved.
+    /// Books the real cost of an attempt that has ended. Requests that it could not report are booked as they were
+    /// reserved.
     pub(crate) fn settle(mut self, invocation: &Invocation) {
         let Cap { tariff, .. } = &*self.budget;
         let mut spent = Quantities::default();

@@ -17,13 +17,13 @@ const fn nano(nano_dollars: u64) -> Money {
     Money::from_nano_dollars(nano_dollars)
 }
 
-/// Two gigabytes for a second, a thousandth of a millionth of a dollar as the unit: 2 × 16,666.7.
+/// Price of two gigabytes for a second in nano-dollars: 2 × 16,666.7.
 const GB2_SECOND: f64 = 33_333.4;
 const INVOCATION: u64 = 200;
 const GET: u64 = 400;
 const PUT: u64 = 5_000;
 
-/// An attempt of 3 s and the second after that, by hand.
+/// Price of an attempt of 3 s and the grace of one second, by hand.
 const SHORTEST: u64 = 133_334 + INVOCATION;
 
 fn ask(expected: Duration) -> AttemptRequest {
@@ -34,7 +34,7 @@ fn budget(cap: u64, fragments: u64) -> Arc<Cap> {
     Cap::new(nano(cap), tariff(), fragments, |_| Money::ZERO)
 }
 
-/// What is set aside: a read of each result, two listings.
+/// Money set aside: a read of each result, and two listings.
 const fn aside(fragments: u64) -> u64 {
     fragments * GET + 2 * PUT
 }
@@ -71,14 +71,15 @@ fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
         assert_eq!(budget.worst(time, &work).cost(&budget.tariff).nano_dollars(), expect, "{time:?}");
     };
     check(10 * SECOND, 11.0);
-    // A start is billed also where the deadline came first.
+    // A start is billed even if the deadline came first.
     check(SECOND, 4.0);
     assert_eq!(budget.worst(SECOND, &AttemptWork::default()).cost(&budget.tariff).nano_dollars(), SHORTEST);
 }
 
 #[test]
 fn a_fragments_requests_have_a_bound() {
-    // Four units, 64 MiB: plan, footers, a read a MiB, a hedge; a result of 32 MiB in parts of 8.
+    // Requests for four units of 64 MiB together: plan, footers, a read per MiB, a hedge. A result of 32 MiB goes in
+    // parts of 8 MiB.
     let work = AttemptWork::of_fragment(4, 64 << 20, 7);
     assert_eq!(work, AttemptWork { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
     assert_eq!(AttemptWork::of_fragment(1, 1, 0), AttemptWork { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
@@ -102,7 +103,7 @@ fn what_is_affordable_is_all_that_an_amount_pays_for() {
 
 #[test]
 fn the_least_that_a_query_costs() {
-    // 3 × 2 GB × 1 ms = 100.0002, three invocations, two reads.
+    // Compute is 3 × 2 GB × 1 ms = 100.0002, beside three invocations and two reads.
     assert_eq!(lower_bound(3, 2, &tariff()), nano(100 + 3 * INVOCATION + 2 * GET));
     let budget = budget(1_499, 3);
     let refused = budget.allow(lower_bound(3, 2, &tariff())).expect_err("a nano-dollar too little");
@@ -155,7 +156,7 @@ async fn where_nothing_can_make_room_the_query_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
-    // Ten times what four attempts need: a quarter of it each, less as it becomes less.
+    // There is ten times the money that four attempts need. Each gets a quarter of the rest, less as the rest shrinks.
     let money = budget(40 * SHORTEST, 4);
     let times: Vec<Duration> = (0..4)
         .map(|_| {
@@ -167,11 +168,11 @@ async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
         .collect();
     assert_eq!(times[0], 30 * SECOND, "no more than is of use");
     assert!(times.is_sorted_by(|a, b| a >= b) && times[3] > 10 * SECOND, "{times:?}");
-    // Four seconds and the grace for one that should have 3 × 2 s, or 1.5 × 2 s.
+    // The money is for four seconds and the grace. The attempt should have 3 × 2 s, or at least 1.5 × 2 s.
     let money = budget(133_334 + 33_334 + INVOCATION + aside(1), 1);
     let last = money.reserve(ask(2 * SECOND)).await.expect("nobody else needs it");
     assert!((3_990..=4_000).contains(&last.time().as_millis()), "{:?}", last.time());
-    // One that ran out of time would need 6 s.
+    // An attempt after one that ran out of time would need 6 s.
     drop(last);
     let again = AttemptRequest { timed_out: 1, ..ask(SECOND) };
     assert!((3_990..=4_000).contains(&money.reserve(again).await.expect("all that there is").time().as_millis()));
@@ -194,7 +195,7 @@ async fn each_end_costs_what_is_known_of_it() {
         (answered(metered(SECOND), broken, usage), second + 3 * GET + PUT),
         (failed(metered(SECOND)), second + 10 * GET + 2 * PUT),
         (failed(Billing::Bounded { at_most: 2 * SECOND }), 66_667 + INVOCATION + 10 * GET + 2 * PUT),
-        // Refused by the platform.
+        // The platform refused it.
         (failed(metered(Duration::ZERO)), 0),
     ];
     for (invocation, expect) in cases {
@@ -222,7 +223,7 @@ async fn the_coordinators_own_spending_ends_a_query() {
     own.store(cap + 1, Ordering::Relaxed);
     let over = money.passed().now_or_never().expect("at once").to_string();
     assert_eq!(over, "stopped at the cap of $0.001335: $0.001335 spent, 0 of 1 fragments done");
-    // What is reserved may turn out to cost less; a 25th of the cap is the patience with that.
+    // Reserved money may turn out to be too much, so a 25th of the cap is tolerated.
     own.store(0, Ordering::Relaxed);
     let _running = money.reserve(ask(SECOND)).await.expect("there is money");
     let open = reserved(&money);
@@ -236,7 +237,7 @@ async fn the_coordinators_own_spending_ends_a_query() {
 async fn a_way_out_of_aws_is_paid_for_before_it_is_gone() {
     let outside = Tariff { coordinator_outside: Some(true), ..tariff() };
     let money = Cap::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
-    // A GB is 9 cents.
+    // A GB costs 9 cents.
     let work = AttemptWork { answer_bytes: 1 << 29, ..AttemptWork::default() };
     let running =
         money.reserve(AttemptRequest { work, time_max: 3 * SECOND, ..ask(SECOND) }).await.expect("there is money");

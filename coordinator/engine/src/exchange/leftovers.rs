@@ -1,7 +1,7 @@
-//! What queries that are long over have left in an exchange: a coordinator that was killed cannot clean up after itself.
+//! Leftovers of queries that ended long ago: a coordinator that was killed cannot clean up after itself.
 //!
-//! Only keys that our functions make are counted, and only those of queries whose id (a UUIDv7) tells their age. Whatever else
-//! lies there is somebody else's.
+//! Only keys of Gust's results and plans are counted, and only those of queries whose id (a UUIDv7) tells their age.
+//! Other objects are not Gust's.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,14 +20,14 @@ pub struct Leftovers {
     pub queries: BTreeSet<String>,
     pub paths: Vec<Path>,
     pub bytes: u64,
-    /// Results of queries that are not old enough.
+    /// Results and plans of queries that are not old enough.
     pub objects_kept: usize,
-    /// What no function of ours wrote.
+    /// Objects that are not Gust's.
     pub objects_foreign: usize,
 }
 
 impl Exchange {
-    /// Finds the results of queries that began more than `older_than` before `now` and wrote nothing since.
+    /// Finds the results and plans of queries that began more than `older_than` before `now` and wrote nothing since.
     pub async fn leftovers(&self, older_than: Duration, now: SystemTime) -> object_store::Result<Leftovers> {
         let prefix = Path::parse(&self.prefix).unwrap_or_default();
         let mut listing = self.store.list(Some(&prefix));
@@ -50,7 +50,7 @@ impl Exchange {
         Ok(found)
     }
 
-    /// Deletes what was found. An object that is gone already is no error.
+    /// Deletes the objects. An object that is gone already is no error.
     pub async fn remove(&self, leftovers: &Leftovers) -> object_store::Result<()> {
         for path in &leftovers.paths {
             match self.store.delete(path).await {
@@ -62,7 +62,7 @@ impl Exchange {
     }
 }
 
-/// When a query began, if its name is one that a coordinator gives.
+/// Returns the start of a query, if its name is one that a coordinator gives.
 fn begun(query: &str) -> Option<SystemTime> {
     let id = Uuid::try_parse(query).ok().filter(|id| id.simple().to_string() == query)?;
     let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();

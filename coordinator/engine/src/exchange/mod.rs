@@ -1,5 +1,5 @@
-//! The exchange: where functions leave results that are too large for their response, and the coordinator plans that are too long
-//! for a request.
+//! Exchange: the place for results that are too large for a function's response, and for plans that are too long for a
+//! request.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ mod leftovers;
 
 pub use leftovers::Leftovers;
 
-/// Encoded plans up to this length travel with every fragment; longer ones once, through the exchange.
+/// Upper bound of an encoded plan that travels with every fragment. A longer plan goes once, through the exchange.
 ///
-/// Most are a few KB. Far below a request's 6 MB, for every fragment sends it again.
+/// Most plans are a few KB. The bound is far below a request's 6 MB, because every fragment sends the plan again.
 pub const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// Where a request's access table holds the store of the data, and where the exchange's.
+/// Index of the data's store in a request's access table.
 pub const DATA: u16 = 0;
 pub const EXCHANGE: u16 = 1;
 
-/// Where results go that do not fit a response.
+/// Place for results that do not fit a response.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     pub access: StoreAccess,
@@ -35,16 +35,16 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// The same place, reached through a query's stores.
+    /// Returns the same place, reached through a query's stores.
     ///
     /// # Errors
-    /// Where these cannot open it.
+    /// The store's, if it cannot be opened.
     pub fn through(&self, stores: &Stores) -> Result<Self> {
         let url = Url::parse(&self.access.url).map_err(|error| DataFusionError::External(Box::new(error)))?;
         Ok(Self { store: stores.open(&url)?, ..self.clone() })
     }
 
-    /// Deletes everything that a query's attempts wrote, adopted or not. Returns how many objects there were.
+    /// Deletes everything that a query's attempts wrote, adopted or not. Returns the number of objects.
     pub async fn clean(&self, query: &str) -> object_store::Result<usize> {
         let prefix = Path::parse(&self.prefix).unwrap_or_default();
         let folder: Path = prefix.parts().chain(Path::from(query).parts()).collect();

@@ -1,4 +1,4 @@
-//! Where a coordinator plan meets its functions: a leaf whose rows come from a stage's fragments.
+//! Leaf of a coordinator plan: its rows come from a stage's fragments on functions.
 
 use std::fmt::Formatter;
 use std::sync::{Arc, Mutex};
@@ -26,27 +26,29 @@ use run::{PartitionAnswers, StageRun};
 
 /// Runs a stage's fragments on functions and yields their rows.
 ///
-/// Output partition `p` of `n` gets fragments `p`, `p + n`, `p + 2n`, … in the order in which they finish, or merged where
-/// the stage is sorted. All fragments start with the first partition that is executed; dropping every stream cancels what has
-/// not finished. Needs a [`QueryContext`] as a session extension.
+/// Output partition `p` of `n` gets fragments `p`, `p + n`, `p + 2n`, … in the order in which they finish. If the stage
+/// is sorted, the partition merges them. All fragments start with the first partition that is executed. Dropping every
+/// stream cancels the fragments that have not finished.
+///
+/// A [`QueryContext`] is needed as a session extension.
 #[derive(Debug)]
 pub struct RemoteFragmentExec {
     stage: Arc<Stage>,
     properties: Arc<PlanProperties>,
-    /// What the stage is expected to put out; nothing exact, for rows of it may be combined still.
+    /// Expected statistics of the stage's output. Nothing is exact, because operators above may still combine rows.
     statistics: Arc<Statistics>,
     started: Mutex<Started>,
-    /// Of all runs, which keeps the attempts of one apart from those of another.
+    /// Attempt numbers over all runs, so that the attempts of one run differ from those of another.
     numbers: AttemptNumbers,
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// Of the latest run of the stage, each partition's answers, taken once: an operator that spills, or a recursive query, may run
-/// its input again.
+/// Answers of each partition in the latest run of the stage, taken once. An operator that spills, or a recursive query,
+/// may run its input again.
 type Started = Vec<Option<PartitionAnswers>>;
 
 impl RemoteFragmentExec {
-    /// Takes the place of `subtree` in the coordinator's plan.
+    /// Makes the leaf that takes the place of `subtree` in the coordinator's plan.
     pub fn new(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Self {
         let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
         let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
@@ -60,7 +62,7 @@ impl RemoteFragmentExec {
         }
     }
 
-    /// The same as a plan's leaf, which is what the planner asks for.
+    /// Makes the leaf as a plan node, the form that the planner asks for.
     pub fn leaf(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self::new(stage, subtree))
     }
@@ -73,7 +75,8 @@ impl RemoteFragmentExec {
         self.properties.output_partitioning().partition_count()
     }
 
-    /// Starts the stage with the first call, and anew when a partition is asked for again.
+    /// Returns a partition's answers. The first call starts the stage, and a second call for the same partition starts
+    /// it anew.
     fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(PartitionAnswers, Arc<QueryContext>)> {
         let query = context.session_config().get_extension::<QueryContext>().ok_or_else(|| {
             DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
@@ -125,7 +128,7 @@ impl ExecutionPlan for RemoteFragmentExec {
         Ok(self)
     }
 
-    /// A recursive query runs its plan again: the stage starts anew, and its attempts go on being counted.
+    /// Makes a leaf that starts the stage anew: a recursive query runs its plan again. Attempts go on being counted.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self {
             stage: Arc::clone(&self.stage),
@@ -144,7 +147,7 @@ impl ExecutionPlan for RemoteFragmentExec {
         let order = self.properties.output_ordering().filter(|_| self.stage.sorted);
         if let Some(order) = order {
             let mut streams = answers.each_fragment(&query, &schema);
-            // A merge of nothing is refused, and of one is a detour.
+            // DataFusion refuses a merge of no streams, and a merge of one is a detour.
             if streams.len() < 2 {
                 return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
             }

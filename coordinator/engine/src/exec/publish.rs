@@ -1,4 +1,4 @@
-//! How a stage's plan reaches its functions: in each request, or once through the exchange.
+//! Way of a stage's plan to its functions: in each request, or once through the exchange.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::events::QueryEvent;
 use crate::exchange::{EXCHANGE, Exchange, PLAN_INLINE_BYTES_MAX};
 use crate::scheduler::FragmentFailure;
 
-/// A stage's plan on its way to the functions.
+/// Plan of a stage on its way to the functions.
 #[derive(Debug)]
 pub(super) struct PlanPublisher {
     stage_plan: Arc<StagePlan>,
@@ -23,7 +23,7 @@ impl PlanPublisher {
         Self { stage_plan: Arc::new(stage_plan), published: OnceCell::new() }
     }
 
-    /// The plan as requests carry it. The first fragment to ask writes a large one into the exchange.
+    /// Returns the plan as requests carry it. The first fragment to ask writes a large plan into the exchange.
     pub(super) async fn published(
         &self,
         query: &QueryContext,
@@ -36,7 +36,7 @@ impl PlanPublisher {
         let publish = || async {
             let Exchange { prefix, store, .. } = &query.exchange;
             let path = exchange::plan_path(prefix, &id.query, id.stage);
-            // Before it is written, so that it is not forgotten if the query ends meanwhile.
+            // The event comes before the write, so that the object is cleaned up if the query ends meanwhile.
             query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
             store
                 .put(&path, plan.clone().into())

@@ -1,4 +1,4 @@
-//! What a query lends to all of its stages.
+//! Context of a query, shared by all of its stages.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,24 @@ use crate::model::load::fragment_limits;
 use crate::scheduler::QueryAttempts;
 use crate::storage::StoreCredentials;
 
-/// Made at the door, carried all the way as a session extension.
+/// Context of a query. The session makes it, and plans carry it as a session extension.
 #[derive(Debug)]
 pub struct QueryContext {
     pub id: String,
     pub attempts: QueryAttempts,
-    /// What tells how long a fragment should take.
+    /// Model of the time that a fragment should take.
     pub model: TimeModel,
     pub exchange: Exchange,
     pub credentials: StoreCredentials,
-    /// Per attempt; a stage lowers `inline_bytes_max` where its fragments are many.
+    /// Limits of an attempt. A stage with many fragments lowers `inline_bytes_max`.
     pub limits: Limits,
     /// Session settings that a function must share.
     pub options: BTreeMap<String, String>,
 }
 
 impl QueryContext {
-    /// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
+    /// Returns the limits of one of `fragments` fragments. Their results may wait in a quarter of the coordinator's
+    /// memory, at most 256 MiB.
     pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> Limits {
         fragment_limits(self.limits, fragments, memory_bytes_max)
     }

@@ -1,19 +1,21 @@
 //! Memory of results that have arrived and wait for the operators above.
 //!
 //! ```text
-//!  answer ─► hold its encoded bytes ─► read, checked ─► a batch after the other goes up ─► with the last the share is free
+//!  answer ─► hold its encoded bytes ─► read, checked ─► one batch after the other goes up ─► the last one frees the share
 //! ```
 //!
-//! Results cannot spill, and the operators that could make room for them wait for them. So a result may press on others: they
-//! spill, or run out, when they next ask for memory. Only results that would fill the whole pool by themselves are refused.
-//! Not counted: the batch that is decoded ahead, and what the invoker holds of a response until it is parsed.
+//! Results cannot spill, and the operators that could make room for them wait for them. So a result may take memory
+//! that is not free. Other operators then spill, or fail, when they next ask for memory. Results are refused only if
+//! those of one stage alone would fill the whole pool.
+//!
+//! Not counted: the batch that is decoded ahead, and a response in the invoker until it is parsed.
 
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-/// What one stage holds of the coordinator's memory pool.
+/// Memory that one stage's results hold in the coordinator's pool.
 #[derive(Debug)]
 pub(super) struct ResultMemory {
     reservation: MemoryReservation,
@@ -30,7 +32,7 @@ impl ResultMemory {
         Arc::new(Self { reservation, bytes_max })
     }
 
-    /// The size of the pool.
+    /// Returns the size of the pool in bytes.
     pub(super) fn bytes_max(&self) -> u64 {
         self.bytes_max as u64
     }
@@ -38,7 +40,7 @@ impl ResultMemory {
     /// Counts `bytes` until the share is dropped.
     ///
     /// # Errors
-    /// The pool's own, which names who holds most, where the stage's results alone would fill it.
+    /// The pool's own, which names the largest holders, if the stage's results alone would fill the pool.
     pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<ResultReservation> {
         if let Err(full) = self.reservation.try_grow(bytes) {
             if self.reservation.size().saturating_add(bytes) > self.bytes_max {
@@ -50,7 +52,7 @@ impl ResultMemory {
     }
 }
 
-/// Bytes that are counted as long as this lives.
+/// Bytes that are counted as long as this value lives.
 #[derive(Debug)]
 pub(super) struct ResultReservation {
     held: Arc<ResultMemory>,

@@ -1,4 +1,4 @@
-//! A running stage: its fragments' tasks, and the answers on their way to the operators above.
+//! Running stage: its fragments' tasks, and the answers on their way to the operators above.
 
 use std::sync::Arc;
 
@@ -29,26 +29,26 @@ use crate::exchange::EXCHANGE;
 use crate::planner::Stage;
 use crate::scheduler::{AttemptNumbers, FragmentAttempts, FragmentFailure, StageAttempts};
 
-/// The tasks of a stage; they are aborted when the last partition's answers are dropped.
+/// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
 pub(super) struct StageRun {
     _tasks: JoinSet<()>,
 }
 
-/// A fragment's result, as it came from one of its attempts.
+/// Result of a fragment, with the attempt that it came from.
 struct FragmentAnswer {
     result: FragmentResult,
     attempt: u32,
-    /// Where another result comes from if this one cannot be read.
+    /// Attempts of the fragment, for another result if this one cannot be read.
     attempts: FragmentAttempts,
-    /// The encoded rows, if they are in the answer itself.
+    /// Memory of the encoded rows, if they are in the answer itself.
     inline: ResultReservation,
 }
 
-/// The answers of one output partition: a receiver for each of its fragments.
+/// Answers of one output partition.
 #[derive(Debug)]
 pub(super) struct PartitionAnswers {
-    /// One channel a fragment where rows are merged, one for all where they are not.
+    /// Channels of the answers: one per fragment if rows are merged, else one for all fragments.
     channels: Vec<mpsc::Receiver<Result<FragmentAnswer>>>,
     run: Arc<StageRun>,
     held: Arc<ResultMemory>,
@@ -83,7 +83,7 @@ impl StageRun {
         let per_partition = fragments.div_ceil(partitions.max(1)).max(1);
         let shared: Vec<_> = (0..partitions).map(|_| mpsc::channel(per_partition)).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
-        // Whoever runs this plan runs it in tasks of their own.
+        // The plan's operators run in tasks of their own, which do not inherit the query's span.
         let query_span = query.attempts.events().span();
         for index in 0..fragments {
             let sender = if stage.sorted {
@@ -98,7 +98,7 @@ impl StageRun {
             let (attempts, numbers) = (attempts.clone(), numbers.clone());
             let running = async move {
                 let answer = run_fragment(&stage, &query, &plan, (&attempts, numbers), &held, index).await;
-                // Nobody listens any more where a LIMIT was reached.
+                // The receiver is gone if a LIMIT was reached.
                 let _ = sender.send(answer).await;
             };
             tasks.spawn(running.instrument(query_span.clone()));
@@ -161,7 +161,7 @@ fn inline_bytes(result: &FragmentResult) -> usize {
 }
 
 impl PartitionAnswers {
-    /// All rows of the partition, a fragment's as soon as it has finished.
+    /// Returns all rows of the partition, a fragment's as soon as it has finished.
     pub(super) fn in_any_order(
         self,
         query: &Arc<QueryContext>,
@@ -172,7 +172,7 @@ impl PartitionAnswers {
         stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
     }
 
-    /// The rows of each fragment of the partition by itself.
+    /// Returns the rows of each fragment of the partition by itself.
     pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
         let Self { channels, run, held } = self;
         let stream = |channel| {
@@ -183,7 +183,7 @@ impl PartitionAnswers {
     }
 }
 
-/// Adopts each answer that a channel brings: reads it, checks it, and yields its rows. Holds the stage's tasks alive.
+/// Adopts each answer of a channel: reads it, checks it, and yields its rows. The stream keeps the stage's tasks alive.
 fn rows(
     channel: mpsc::Receiver<Result<FragmentAnswer>>,
     run: Arc<StageRun>,
@@ -202,11 +202,11 @@ fn rows(
         .boxed()
 }
 
-/// The result that counts for a fragment.
+/// Rows of the result that counts for a fragment.
 struct Adopted {
     rows: Rows,
     schema: SchemaRef,
-    /// Its encoded bytes. A batch that goes up is the next operator's to count.
+    /// Memory of the encoded bytes. The next operator counts a batch that has gone up.
     share: ResultReservation,
 }
 
@@ -214,14 +214,15 @@ impl Adopted {
     fn batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
         let Self { rows, schema, share } = self;
         rows.map(move |batch| {
-            // Held until the last batch has gone up.
+            // The share is held until the last batch has gone up.
             let _held = &share;
             under(&schema, &batch.map_err(|error| DataFusionError::External(Box::new(error)))?)
         })
     }
 }
 
-/// Reads the one result of a fragment that is used. What is torn, swapped or gone is refused, and the fragment runs again.
+/// Reads the one result of a fragment that is used. A result that is torn, swapped or gone is refused, and the fragment
+/// runs again.
 async fn adopt(
     answer: FragmentAnswer,
     held: Arc<ResultMemory>,
@@ -239,7 +240,7 @@ async fn adopt(
         }
         match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
             Ok(rows) => break (rows, part, inline, reading.elapsed()),
-            // What a function is would not change.
+            // Another attempt of the same function would bring the same error.
             Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
                 return Err(DataFusionError::External(Box::new(error)));
             }
@@ -261,7 +262,7 @@ async fn adopt(
     Ok(Adopted { rows, schema, share })
 }
 
-/// The batch under the stage's own field names and metadata.
+/// Puts the batch under the stage's own field names and metadata.
 fn under(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)

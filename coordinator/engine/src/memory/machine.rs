@@ -1,36 +1,37 @@
-//! How much memory this process can have: the machine's, or its container's where that is less.
+//! Memory that this process can have: the machine's, or its container's if that is less.
 //!
-//! Linux tells in `/proc/meminfo` and, for containers, in the limits of the process's control groups (versions 1 and 2). Elsewhere
-//! nobody is asked, and a figure that suits a laptop stands in.
+//! Linux tells it in `/proc/meminfo` and, for containers, in the limits of the process's control groups (versions 1 and
+//! 2). On other systems a figure that suits a laptop stands in.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Share of the memory that the pool of operators has by default. The rest is for what no pool sees: decoders, batches in flight,
-/// footers, the allocator, and the rest of the machine. Functions have the same share of theirs.
+/// Share of the memory that the pool of operators has by default. The rest is for memory that no pool counts: decoders,
+/// batches in flight, footers, the allocator, and the rest of the machine. Functions use the same share.
 pub const POOL_PERCENT: u64 = 60;
 
-/// The pool where nobody tells how much memory there is.
+/// Size of the pool if the system does not tell its memory.
 const POOL_BYTES_UNTOLD: u64 = 2 << 30;
 
-/// What `memory_bytes_max` is unless it is set: [`POOL_PERCENT`] of [`memory_bytes`]. The machine is asked once a process.
+/// Returns the default of `memory_bytes_max`: [`POOL_PERCENT`] of [`memory_bytes`]. The machine is asked once per
+/// process.
 pub fn pool_bytes() -> u64 {
     static POOL_BYTES: OnceLock<u64> = OnceLock::new();
     *POOL_BYTES.get_or_init(|| memory_bytes().map_or(POOL_BYTES_UNTOLD, |bytes| bytes / 100 * POOL_PERCENT))
 }
 
-/// The memory that this process can have; None where the system does not tell.
+/// Returns the memory that this process can have; None if the system does not tell.
 pub fn memory_bytes() -> Option<u64> {
     memory_under(Path::new("/"))
 }
 
-/// The same of a system whose `proc` and `sys` are folders of `root`.
+/// Returns the same for a system whose `proc` and `sys` are folders of `root`.
 fn memory_under(root: &Path) -> Option<u64> {
     let installed = read(&root.join("proc/meminfo")).and_then(|text| installed_bytes(&text));
     let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = groups.lines().flat_map(|line| limit_files(root, line));
     let limits = limits.filter_map(|file| read(&file)?.trim().parse::<u64>().ok());
-    // Version 1 writes a number beyond any machine where there is no limit, version 2 a word.
+    // Without a limit, version 1 writes a number beyond any machine, and version 2 a word.
     limits.chain(installed).filter(|bytes| *bytes > 0).min()
 }
 
@@ -38,14 +39,15 @@ fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// `MemTotal:       24680036 kB`
+/// Reads `MemTotal:       24680036 kB`.
 fn installed_bytes(meminfo: &str) -> Option<u64> {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
-/// Where the limits of a control group and of all above it stand, by a line of `/proc/self/cgroup`: `0::/a/b` is of version 2,
-/// `7:memory:/a/b` of version 1. A container often sees its own group as the root, whatever the line says.
+/// Returns the files with the limits of a control group and of all groups above it. The line is from
+/// `/proc/self/cgroup`: `0::/a/b` is of version 2, `7:memory:/a/b` of version 1. A container often sees its own group
+/// as the root, whatever the line says.
 fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else { return Vec::new() };

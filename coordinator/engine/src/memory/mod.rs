@@ -1,9 +1,11 @@
-//! The coordinator's memory: how much there is to have, and who may have it.
+//! Memory of the coordinator: its size, and its division among queries.
 //!
-//! [`machine`] finds what this machine or container has, for the default of `memory_bytes_max`; [`ProcessMemory`] shares that out
-//! among queries and their operators and says, where it does not suffice, who needed how much and who holds the rest.
+//! [`machine`] finds the memory of this machine or container, for the default of `memory_bytes_max`. [`ProcessMemory`]
+//! divides it among queries and their operators. If it does not suffice, the error names the operator, its need and the
+//! largest holders.
 //!
-//! Non-goals: what no operator reserves is not seen here (decoders, batches in flight, window functions' partitions, footers).
+//! Non-goals: memory that no operator reserves is not seen here (decoders, batches in flight, window functions'
+//! partitions, footers).
 
 pub mod machine;
 mod pool;

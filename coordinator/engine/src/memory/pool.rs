@@ -1,5 +1,4 @@
-//! The memory of a process: how much of it a query may have, who of its operators may have how much of that, and who is to blame
-//! where it does not suffice.
+//! Memory of a process, divided among its queries and their operators.
 //!
 //! ```text
 //!  process   0                                  50 %                          100 %
@@ -11,15 +10,19 @@
 //!            │                         │   hold less than an even share│
 //! ```
 //!
-//! Where one query is expected, it may have everything. Where several are, each is sure of its share, and may have what nobody is sure of:
-//! one that takes all that it may leaves the others running. Tables that sessions keep are sure of nothing, and may keep what nobody is sure of.
+//! If one query is expected, it may have everything. If several are, each is sure of its share. It may also have memory
+//! that belongs to no share, so a query that takes all it may leaves the others running. Tables that sessions keep are
+//! sure of nothing, and live in the memory that belongs to no share.
 //!
-//! DataFusion's greedy pool lets a sort take everything, after which a join beside it, which cannot spill, fails; its fair pool gives
-//! each operator that could ever spill an even share, though most of them are small or over. Here operators that can do with less take
-//! what they like of a part, and beyond it an even share among those who hold something. Who holds nothing yet gets what there is.
+//! DataFusion's greedy pool lets a sort take everything. A join beside it cannot spill, and fails. Its fair pool gives
+//! each operator that could ever spill an even share, though most of them are small or have ended.
 //!
-//! An error is [`DataFusionError::ResourcesExhausted`], which makes operators that can spill do so. Where nobody does, the user
-//! reads it: it names the operator, what it needs, and who holds most.
+//! This pool lets operators that can do with less take memory freely up to a part of the pool: 50 % for sorts and
+//! aggregates, 75 % for merges. Beyond it they get an even share among such operators that hold something. An operator
+//! that holds nothing yet gets any memory that is free.
+//!
+//! An error is [`DataFusionError::ResourcesExhausted`], which makes operators that can spill do so. If none does, the
+//! user reads it. It names the operator, its need, and the largest holders.
 
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter};
@@ -29,17 +32,18 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use humansize::{BINARY, format_size};
 
-/// Operators that can spill take what they come for, up to this share of the pool; alone all of it.
+/// Share of the pool up to which operators that can spill take memory freely. An operator alone may take all of it.
 const SPILLABLE_PERCENT: usize = 50;
 
-/// Merges of spilled runs open as many runs at once as they are given memory for, and are content with two.
+/// The same share for merges of spilled runs. They open as many runs at once as they get memory for, and are content
+/// with two.
 const MERGE_PERCENT: usize = 75;
 const MERGE: &str = "ExternalSorterMerge";
 
-/// Those who hold most, named in an error.
+/// Number of the largest holders that an error names.
 const NAMED_MAX: usize = 3;
 
-/// What the queries of a process share.
+/// Memory that the queries of a process share.
 #[derive(Debug)]
 pub struct ProcessMemory {
     bytes_max: usize,
@@ -48,19 +52,19 @@ pub struct ProcessMemory {
     state: Mutex<State>,
 }
 
-/// The part of a query, or of the tables that sessions keep. Whoever reserves of it keeps it.
+/// Part of a query, or of the tables that sessions keep. A reservation keeps it alive.
 #[derive(Debug)]
 pub struct QueryPool {
     process: Arc<ProcessMemory>,
     id: u64,
-    /// What it is sure of.
+    /// Bytes that it is sure of.
     bytes_sure: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     reserved: usize,
-    /// The most that was reserved at once.
+    /// Most bytes that were reserved at once.
     peak: usize,
     refusals: u64,
     pools: HashMap<u64, Part>,
@@ -71,45 +75,45 @@ struct State {
 struct Part {
     reserved: usize,
     bytes_sure: usize,
-    /// By the consumer's id.
+    /// Holders by the consumer's id.
     holders: HashMap<usize, Holder>,
 }
 
 #[derive(Debug)]
 struct Holder {
     name: String,
-    /// Whether it can do with less.
+    /// True for an operator that can do with less memory.
     is_bounded: bool,
     bytes: usize,
 }
 
 impl ProcessMemory {
-    /// `queries_max` queries are expected at the same time, at least one.
+    /// Makes the memory of a process. `queries_max` queries are expected at the same time, at least one.
     pub fn new(bytes_max: usize, queries_max: usize) -> Arc<Self> {
         Arc::new(Self { bytes_max, queries_max: queries_max.max(1), state: Mutex::default() })
     }
 
-    /// The most that was reserved at once since the process began.
+    /// Returns the most bytes that were reserved at once since the process began.
     pub fn peak_bytes(&self) -> usize {
         self.lock().peak
     }
 
-    /// What queries and tables hold now.
+    /// Returns the bytes that queries and tables hold now.
     pub fn reserved_bytes(&self) -> usize {
         self.lock().reserved
     }
 
-    /// How often somebody was refused, and spilled or failed, since the process began.
+    /// Returns the number of refusals since the process began. After a refusal an operator spills or fails.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
     }
 
-    /// The pool of one query.
+    /// Makes the pool of one query.
     pub fn for_query(self: &Arc<Self>) -> Arc<QueryPool> {
         self.pool(self.sure_of_each())
     }
 
-    /// The pool of tables, which outlive their queries.
+    /// Makes the pool of tables, which outlive their queries.
     pub fn for_tables(self: &Arc<Self>) -> Arc<QueryPool> {
         self.pool(0)
     }
@@ -126,29 +130,29 @@ impl ProcessMemory {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Half of the memory in even shares; nothing where a query is alone.
+    /// Returns an even part of half of the memory; zero if one query is expected.
     fn sure_of_each(&self) -> usize {
         if self.queries_max == 1 { 0 } else { self.bytes_max / 2 / self.queries_max }
     }
 
-    /// What is nobody's share.
+    /// Returns the bytes that belong to no query's share.
     fn for_the_first(&self) -> usize {
         self.bytes_max - self.sure_of_each() * self.queries_max
     }
 }
 
 impl QueryPool {
-    /// What this is a part of.
+    /// Returns the memory that this pool is a part of.
     pub fn process(&self) -> &ProcessMemory {
         &self.process
     }
 
-    /// The most that it may ever have.
+    /// Returns the most bytes that the pool may ever have.
     fn bytes_max(&self) -> usize {
         self.bytes_sure + self.process.for_the_first()
     }
 
-    /// The most that it may have now, beside all others.
+    /// Returns the most bytes that the pool may have now, beside all others.
     fn room(&self, state: &State) -> usize {
         let others = || state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
         let beyond: usize = others().map(|other| other.reserved.saturating_sub(other.bytes_sure)).sum();
@@ -157,7 +161,7 @@ impl QueryPool {
         may.min(self.process.bytes_max.saturating_sub(reserved))
     }
 
-    /// Whether `consumer` may have `additional` more.
+    /// Returns true if `consumer` may have `additional` more bytes.
     fn allows(&self, state: &State, consumer: &MemoryConsumer, additional: usize) -> bool {
         let (room, Some(own)) = (self.room(state), state.pools.get(&self.id)) else { return false };
         let wanted = own.reserved.saturating_add(additional);
@@ -166,7 +170,7 @@ impl QueryPool {
         }
         let Some(percent) = bound_percent(consumer) else { return true };
         let held = own.holders.get(&consumer.id()).map_or(0, |holder| holder.bytes);
-        // Who holds nothing yet has nothing to spill: a refusal would be the end.
+        // A consumer that holds nothing yet has nothing to spill, and a refusal would end its query.
         if held == 0 || wanted <= room / 100 * percent {
             return true;
         }
@@ -214,7 +218,7 @@ impl State {
     }
 }
 
-/// Up to which share of the pool a consumer takes what it likes; None for all of it.
+/// Returns the share of the pool up to which a consumer takes memory freely; None for all of it.
 fn bound_percent(consumer: &MemoryConsumer) -> Option<usize> {
     match consumer {
         consumer if consumer.can_spill() => Some(SPILLABLE_PERCENT),
@@ -223,7 +227,7 @@ fn bound_percent(consumer: &MemoryConsumer) -> Option<usize> {
     }
 }
 
-/// What DataFusion's names of consumers stand for.
+/// Returns the words for DataFusion's name of a consumer.
 fn in_words(consumer: &str) -> Option<&'static str> {
     const WORDS: [(&str, &str); 13] = [
         ("HashJoinInput", "the build side of a hash join"),

@@ -1,7 +1,8 @@
-//! AWS as the coordinator reaches it: one HTTP client, and credentials by aws-config's chain (environment, profiles, SSO, web
-//! identity, containers, instances), for the SDK's clients and for object_store alike.
+//! AWS as the coordinator reaches it: one HTTP client, and credentials for the SDK's clients and for object_store
+//! alike. The credentials come from aws-config's chain (environment, profiles, SSO, web identity, containers,
+//! instances).
 //!
-//! Non-goals: what a service is asked; keys that the configuration names never come through here.
+//! Non-goals: this module knows no service's calls. Keys that the configuration names never come through here.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,22 +24,23 @@ use tokio::sync::Mutex;
 use crate::config::S3Config;
 use crate::error::with_causes;
 
-/// Credentials are fetched anew when they have less than this to live: longer than a request, shorter than SSO's minimum.
+/// Remaining life at which credentials are fetched anew. It is longer than a request, and shorter than SSO's minimum.
 const LIFE_MIN: Duration = Duration::from_secs(300);
 
-/// Any call but an invocation is given up after this long.
+/// Time after which any call but an invocation is given up.
 const CALL_MAX: Duration = Duration::from_secs(30);
 
-/// Connections that idle longer are closed by Lambda's side anyway.
+/// Idle time after which a connection is closed. Lambda's side closes it then anyway.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The SDK's settings. `region` and `endpoint` win over environment and profile; keys of the configuration win over the chain.
+/// Loads the SDK's settings. `region` and `endpoint` win over environment and profile. Keys of the configuration win
+/// over the chain.
 pub async fn sdk_config(s3: &S3Config, region: Option<&str>, endpoint: Option<&str>) -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .pool_idle_timeout(IDLE_MAX)
         .build_https();
-    // A function that computes is silent for minutes; the scheduler's deadline is what bounds it.
+    // A function that computes is silent for minutes, and the scheduler's deadline bounds it.
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http)
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -55,7 +57,7 @@ pub async fn sdk_config(s3: &S3Config, region: Option<&str>, endpoint: Option<&s
     loader.load().await
 }
 
-/// The region of the environment or the profile.
+/// Returns the region of the environment, else that of the profile.
 pub async fn default_region() -> Option<String> {
     if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
         return Some(region.to_string());
@@ -63,13 +65,13 @@ pub async fn default_region() -> Option<String> {
     ProfileFileRegionProvider::new().region().await.map(|region| region.to_string())
 }
 
-/// Why there are no credentials.
+/// Reason why there are no credentials.
 #[derive(Debug, thiserror::Error)]
 #[error("no AWS credentials: {0}")]
 pub struct NoCredentials(String);
 
 impl NoCredentials {
-    /// The next step.
+    /// Next step of the user.
     pub const HINT: &str =
         "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again (`aws sso login`)";
 }
@@ -80,7 +82,7 @@ impl From<&CredentialsError> for NoCredentials {
     }
 }
 
-/// aws-config's credentials as object_store asks for them, kept until shortly before they expire.
+/// Credentials of aws-config in object_store's form, kept until shortly before they expire.
 #[derive(Debug, Default)]
 pub struct ChainCredentials {
     kept: Mutex<CachedCredentials>,
@@ -88,13 +90,16 @@ pub struct ChainCredentials {
 
 #[derive(Debug, Default)]
 struct CachedCredentials {
-    /// Loading reads files and asks nobody; made when first needed.
+    /// Settings, loaded when they are first needed. Loading reads files and sends no request.
     config: Option<SdkConfig>,
     current: Option<(Arc<AwsCredential>, Option<SystemTime>)>,
 }
 
 impl ChainCredentials {
-    /// The credentials of now.
+    /// Returns the credentials that are valid now, fetched anew if they expire soon.
+    ///
+    /// # Errors
+    /// [`NoCredentials`] if the chain has none.
     pub async fn current(&self) -> Result<Arc<AwsCredential>, NoCredentials> {
         let mut kept = self.kept.lock().await;
         if let Some((credential, expires)) = &kept.current
@@ -103,7 +108,7 @@ impl ChainCredentials {
             return Ok(Arc::clone(credential));
         }
         if kept.config.is_none() {
-            // IMDS and STS are asked in the default region if no other is known; the keys are the same everywhere.
+            // IMDS and STS are asked in the default region if no other is known. The keys are the same everywhere.
             kept.config = Some(Box::pin(sdk_config(&S3Config::default(), None, None)).await);
         }
         let provider = kept.config.as_ref().and_then(SdkConfig::credentials_provider);

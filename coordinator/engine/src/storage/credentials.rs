@@ -1,15 +1,16 @@
-//! The credentials that functions are lent.
+//! Credentials that functions are lent.
 
 use std::collections::BTreeMap;
 
 use gust_protocol::StoreAccess;
 
-/// With what functions reach S3.
+/// Credentials with which functions reach S3.
 #[derive(Clone)]
 pub enum StoreCredentials {
-    /// Their own role; nothing of the coordinator's travels.
+    /// The functions' own role. No credentials of the coordinator travel.
     Own,
-    /// The coordinator's, as object_store's settings: for functions on its own machine. Empty where no store needs them.
+    /// The coordinator's credentials as object_store's settings, for functions on its own machine. The map is empty if
+    /// no store needs them.
     Lent(BTreeMap<String, String>),
 }
 
@@ -26,7 +27,7 @@ impl StoreCredentials {
     /// Keys of object_store's settings that are credentials.
     pub const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
 
-    /// A store as functions are told to reach it.
+    /// Returns a store as functions are told to reach it.
     pub fn apply(&self, access: &StoreAccess) -> StoreAccess {
         let mut access = access.clone();
         match self {

@@ -1,4 +1,5 @@
-//! Storage as the coordinator reaches it: object stores by URL, AWS's credentials, and what of these functions are lent.
+//! Storage as the coordinator reaches it: object stores by URL, AWS's credentials, and the credentials that functions
+//! are lent.
 
 pub mod aws;
 mod credentials;

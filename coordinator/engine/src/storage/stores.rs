@@ -1,4 +1,4 @@
-//! Object stores by URL, opened when first asked for, all requests counted, late reads sent again.
+//! Object stores by URL. They are opened when first asked for, count all requests, and send late reads again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use crate::config::S3Config;
 use crate::storage::StoreCredentials;
 use crate::storage::aws::ChainCredentials;
 
-/// The coordinator's stores: those of the process, or one query's view of them. Cloning shares them.
+/// Stores of the coordinator: the process's, or one query's view of them. Cloning shares them.
 ///
 /// ```text
 ///  query's view: hedged ─► counted for the query, and so for the process ─┐
@@ -29,23 +29,23 @@ pub struct Stores(Arc<StoreView>);
 #[derive(Debug)]
 struct StoreView {
     reach: Arc<Reach>,
-    /// The process's, where this is a query's.
+    /// Stores of the process; None if these are the process's own.
     process: Option<Stores>,
     open: Mutex<BTreeMap<String, Opened>>,
 }
 
-/// How stores are reached.
+/// Settings and credentials for reaching stores.
 #[derive(Debug)]
 struct Reach {
     s3: S3Config,
-    /// Where the configuration names no keys.
+    /// Credentials for stores whose keys the configuration does not name.
     credentials: Arc<ChainCredentials>,
 }
 
 #[derive(Debug, Clone)]
 struct Opened {
     client: Arc<dyn ObjectStore>,
-    /// What is known of the client's reads, whoever makes them.
+    /// Times of the client's reads, shared by all views.
     hedger: Option<Arc<Hedger>>,
     counters: Arc<Counters>,
     /// The client, counted and hedged.
@@ -55,13 +55,13 @@ struct Opened {
 impl Opened {
     fn new(client: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>, counters: Counters) -> Self {
         let counters = Arc::new(counters);
-        // The order matters: a read that is sent again is counted twice.
+        // Counting stands inside hedging, so that a read that is sent again is counted twice.
         let counted = Arc::new(CountingStore::new(Arc::clone(&client), Arc::clone(&counters)));
         let store = HedgedStore::wrap(counted, hedger.clone(), &counters);
         Self { client, hedger, counters, store }
     }
 
-    /// The same client, counted apart.
+    /// Returns the same client with counters of its own, which also add to these.
     fn part(&self) -> Self {
         Self::new(Arc::clone(&self.client), self.hedger.clone(), Counters::part_of(&self.counters))
     }
@@ -73,19 +73,19 @@ impl Stores {
         Self(Arc::new(StoreView { reach, process: None, open: Mutex::default() }))
     }
 
-    /// The same stores, counted from zero: what a query asks of them is its own, and the process's.
+    /// Returns a query's view of the stores, counted from zero. The process's counters include the view's.
     #[must_use]
     pub fn of_a_query(&self) -> Self {
         let process = self.0.process.as_ref().unwrap_or(self).clone();
         Self(Arc::new(StoreView { reach: Arc::clone(&self.0.reach), process: Some(process), open: Mutex::default() }))
     }
 
-    /// Everything that these stores have been asked for; of the process's stores, also what queries have asked.
+    /// Returns all requests and bytes of these stores. The process's stores include the requests of queries.
     pub fn usage(&self) -> Usage {
         self.usage_of(|_| true)
     }
 
-    /// What of it somebody sends a bill for: requests to S3.
+    /// Returns the requests and bytes that are billed: those to S3.
     pub fn billed_usage(&self) -> Usage {
         self.usage_of(|url| url.starts_with("s3"))
     }
@@ -104,12 +104,15 @@ impl Stores {
         self.0.open.lock().expect("no holder panics")
     }
 
-    /// The credentials of the environment, for stores whose keys the configuration does not name.
+    /// Returns the credentials of the environment, for stores whose keys the configuration does not name.
     pub fn credentials(&self) -> &ChainCredentials {
         &self.0.reach.credentials
     }
 
-    /// How anyone reaches the store of `url`: this coordinator or a function.
+    /// Returns the way to the store of `url`, for this coordinator or a function.
+    ///
+    /// # Errors
+    /// A plan error for a URL without a bucket or with another scheme than `file`, `s3` and `s3a`.
     pub fn access(&self, url: &Url) -> Result<StoreAccess> {
         match url.scheme() {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
@@ -123,7 +126,7 @@ impl Stores {
         }
     }
 
-    /// The store of `url`, opened once.
+    /// Returns the store of `url`, opened once.
     pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         Ok(self.opened(&self.access(url)?)?.store)
     }
@@ -142,12 +145,13 @@ impl Stores {
                 Opened::new(client, Hedger::for_store(&access.url), Counters::default())
             }
         };
-        // Who was faster has counted already.
+        // A task that opened the same store meanwhile has counted already.
         Ok(self.lock().entry(access.url.clone()).or_insert(opened).clone())
     }
 
-    /// The credentials of now as object_store's settings, for functions on this machine; nothing where the configuration
-    /// names keys (they travel with each store), where no store of S3 is in use, or where there are none: then functions use their own.
+    /// Returns the current credentials as object_store's settings, for functions on this machine. The map is empty if
+    /// the configuration names keys, because those travel with each store. It is empty, too, if no store of S3 is in
+    /// use or there are no credentials. Functions then use their own.
     pub async fn lendable(&self) -> BTreeMap<String, String> {
         let process = self.0.process.as_ref().unwrap_or(self);
         let uses_s3 = process.lock().keys().any(|url| url.starts_with("s3"));
@@ -167,7 +171,7 @@ impl Stores {
         pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect()
     }
 
-    /// The same stores as the Iceberg catalog asks for them.
+    /// Returns the same stores in the form that the Iceberg catalog asks for.
     pub fn for_catalog(&self) -> gust_catalog::CatalogStores {
         let stores = self.clone();
         gust_catalog::CatalogStores::new(move |url| stores.open(url).map_err(Into::into))
@@ -195,7 +199,7 @@ fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
 }
 
 impl ObjectStoreRegistry for Stores {
-    /// A store that was put here by hand is counted and hedged like any other, and is the process's.
+    /// Puts a store here by hand. It is counted and hedged like any other, and is the process's.
     fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         let key = url[..Position::BeforePath].to_owned() + "/";
         let opened = match &self.0.process {
