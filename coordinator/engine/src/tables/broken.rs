@@ -1,6 +1,7 @@
-//! A table that is there and cannot be loaded: a catalog's, or a folder that bears a table's name.
+//! A table that exists and cannot be loaded: a catalog's, or a folder that has a table's name.
 //!
-//! Who lists tables or columns of all tables, or makes a table of that name, gets past it; who reads it is told why, by [`broken`] where a plan is at hand.
+//! A listing of tables or of all columns gets past it, and so does a statement that makes a table of that name. A query
+//! that reads it gets the reason, by [`broken`] where there is a plan.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use datafusion::datasource::{TableType, source_as_provider};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 
-/// Without columns; reading it fails.
+/// Table without columns. Reading it fails.
 #[derive(Debug)]
 pub struct BrokenTable {
     error: Arc<DataFusionError>,
@@ -25,13 +26,13 @@ impl BrokenTable {
         Self { error: Arc::new(error), schema: Arc::new(Schema::empty()) }
     }
 
-    /// Why it cannot be loaded, as many times as it is asked.
+    /// Returns the reason why it cannot be loaded, each time that it is called.
     pub fn error(&self) -> DataFusionError {
         DataFusionError::Shared(Arc::clone(&self.error))
     }
 }
 
-/// Why the first such table of a plan cannot be read.
+/// Finds the first such table of a plan, and returns the reason why it cannot be read.
 pub fn broken(plan: &LogicalPlan) -> Option<DataFusionError> {
     let mut found = None;
     let visited = plan.apply_with_subqueries(|node| {

@@ -13,12 +13,12 @@ use super::broken::BrokenTable;
 use super::iceberg::IcebergTable;
 use crate::storage::Stores;
 
-/// The tables of a catalog by namespace, as they were listed when it was opened; each is loaded when it is used.
+/// Tables of a catalog by namespace, as they were listed when it was opened. A table is loaded when it is used.
 #[derive(Debug, Clone)]
 pub struct IcebergCatalog {
     catalog: Catalog,
     namespaces: Arc<BTreeMap<String, Arc<[String]>>>,
-    /// Schemas that are no namespaces.
+    /// Schemas that are not namespaces.
     others: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
 
@@ -39,7 +39,7 @@ impl IcebergCatalog {
         Ok(Self { catalog: catalog.clone(), namespaces: Arc::new(namespaces), others: BTreeMap::new() })
     }
 
-    /// With one more schema, unless a namespace has that name.
+    /// Adds a schema, unless a namespace has that name.
     pub fn with_schema(mut self, name: &str, schema: Arc<dyn SchemaProvider>) -> Self {
         if !self.namespaces.contains_key(name) {
             self.others.insert(name.to_owned(), schema);
@@ -60,7 +60,7 @@ impl CatalogProvider for IcebergCatalog {
     }
 }
 
-/// A session's catalogs as one of its queries sees them: what is read of a table's metadata is that query's.
+/// Catalogs of a session for one of its queries: reads of table metadata are counted for that query.
 #[derive(Debug)]
 pub struct QueryCatalogs {
     pub of_session: Arc<dyn CatalogProviderList>,
@@ -90,7 +90,7 @@ impl SchemaProvider for Namespace {
         self.tables.to_vec()
     }
 
-    /// A table that cannot be loaded is there all the same, as a [`BrokenTable`].
+    /// Returns a [`BrokenTable`] for a table that cannot be loaded.
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if !self.table_exist(name) {
             return Ok(None);
@@ -101,7 +101,7 @@ impl SchemaProvider for Namespace {
         }))
     }
 
-    /// Without loading it: who lists tables opens none.
+    /// Does not load the table, so that a listing of tables opens none.
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
         Ok(self.table_exist(name).then_some(TableType::Base))
     }

@@ -1,15 +1,15 @@
-//! What a table tells the planner of its files.
+//! Facts about a table's files, for the planner.
 
 use std::collections::BTreeMap;
 
-/// What a table's metadata tells about a data file, attached to its `PartitionedFile` by the table provider.
+/// Facts that a table's metadata has about a data file. The table provider attaches them to its `PartitionedFile`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileFacts {
     /// Compressed bytes by Iceberg field id.
     pub column_bytes: BTreeMap<i32, u64>,
-    /// Where row groups begin, ascending.
+    /// Offsets at which row groups begin, in bytes, ascending.
     pub split_offsets: Vec<u64>,
 }
 
-/// Key of a table schema's metadata under which its provider says, as JSON, how data files are matched to it.
+/// Key in a table schema's metadata. Its value says, as JSON, how data files' columns are matched to the table's.
 pub const MATCHING_KEY: &str = "gust.matching";

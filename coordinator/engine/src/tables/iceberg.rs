@@ -1,7 +1,7 @@
 //! An Iceberg table as a table of the engine.
 //!
-//! Files come from `gust-catalog`'s own plan, pruned by the query's filters before any data is read; columns are matched by
-//! field id. The snapshot is the one that was current when the table was loaded.
+//! Files come from `gust-catalog`'s own plan, which the query's filters prune before any data is read. Columns are
+//! matched by field id. The snapshot is the one that was current when the table was loaded.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ use super::schema::{arrow_schema, engine_scalar, engine_value};
 use crate::storage::Stores;
 use crate::tables::facts::FileFacts;
 
-/// Footers that one scan keeps for partitions that come to a file after each other.
+/// Bytes of footers that one scan keeps, for partitions that come to the same file one after the other.
 const FOOTERS_BYTES_MAX: usize = 32 << 20;
 
 /// One snapshot of an Iceberg table.
@@ -53,7 +53,7 @@ impl IcebergTable {
         Self { schema: arrow_schema(table.schema()), table }
     }
 
-    /// One group a core, as DataFusion's own listing would make them.
+    /// Spreads the files over groups, as many as there are cores. DataFusion's own listing makes as many.
     fn scan_config(&self, files: &[DataFile], session: &dyn Session) -> Result<FileScanConfigBuilder> {
         let settings = session.config();
         let mut store = ObjectStoreUrl::local_filesystem();
@@ -77,7 +77,7 @@ impl IcebergTable {
             .with_statistics(self.statistics(files)))
     }
 
-    /// Row counts are exact; bounds may be truncated and are only hints.
+    /// Sums the statistics of files. Counts of rows and NULLs are exact. Bounds may be truncated and are only hints.
     fn statistics(&self, files: &[DataFile]) -> Statistics {
         let columns = self.table.schema().fields.iter().zip(self.schema.fields());
         let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), files));
@@ -90,7 +90,7 @@ impl IcebergTable {
 }
 
 fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> ColumnStatistics {
-    // Bounds are of values that are no NaN, and NaN is the largest to the engine.
+    // Iceberg's bounds leave NaN out, and NaN is the largest value to the engine.
     let is_float = matches!(field.ty, Type::Float | Type::Double);
     let bounded = files.iter().all(|file| !is_float || file.nan_counts.get(&field.id) == Some(&0));
     let bound = |of: fn(&DataFile) -> &BTreeMap<i32, Scalar>, better: Ordering| {
@@ -104,7 +104,7 @@ fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> Col
         found
     };
     let inexact = |value: Option<ScalarValue>| value.map_or(Precision::Absent, Precision::Inexact);
-    // A count that cannot be right is none.
+    // A count that cannot be right is not used.
     let nulls = |file: &DataFile| {
         let nulls = file.null_counts.get(&field.id).copied()?;
         let values = file.value_counts.get(&field.id).copied().unwrap_or(file.record_count);
@@ -122,7 +122,7 @@ fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> Col
 fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFile> {
     let meta = ObjectMeta {
         location: location.path,
-        // Iceberg's data files never change: neither a time nor an etag tells one version from another.
+        // Iceberg's data files never change, so that neither a time nor an etag is needed to tell versions apart.
         last_modified: chrono::DateTime::UNIX_EPOCH,
         size: file.size_bytes,
         e_tag: None,
@@ -184,13 +184,14 @@ impl TableProvider for IcebergTable {
     }
 }
 
-/// The stores of the query that plans: a table may be older than it.
+/// Returns the stores of the query that plans. A table may be older than the query.
 fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
     let stores = state.config().get_extension::<Stores>();
     stores.ok_or_else(|| internal_datafusion_err!("the session has no stores for Iceberg tables"))
 }
 
-/// `CREATE EXTERNAL TABLE … STORED AS ICEBERG LOCATION …`: a metadata file or a table folder.
+/// Factory of `CREATE EXTERNAL TABLE … STORED AS ICEBERG LOCATION …`. The location is a metadata file or a table
+/// folder.
 #[derive(Debug)]
 pub struct IcebergFactory;
 
@@ -206,7 +207,7 @@ impl TableProviderFactory for IcebergFactory {
     }
 }
 
-/// A path relative to the current folder, made absolute; a URL as it is.
+/// Makes a path absolute from the current folder. A URL stays as it is.
 fn absolute(location: &str) -> Result<String> {
     if location.contains("://") || Url::parse(location).is_ok_and(|url| url.scheme() == "file") {
         return Ok(location.to_owned());

@@ -1,4 +1,5 @@
-//! Tables of CREATE TABLE AS: their rows are kept in memory and counted in the session's pool, until the table is dropped.
+//! Tables of CREATE TABLE AS. Their rows are kept in memory and counted in the session's pool, until the table is
+//! dropped.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,13 +15,13 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use datafusion::logical_expr::{CreateMemoryTable, Expr};
 use datafusion::physical_plan::ExecutionPlan;
 
-/// Rows that are to become a table.
+/// Rows that become a table.
 #[derive(Debug)]
 pub struct TableRows {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     held: MemoryReservation,
-    /// Where the buffers that are counted lie: batches may share them.
+    /// Addresses of the buffers that are counted. Batches may share buffers.
     counted: HashSet<usize>,
 }
 
@@ -30,8 +31,10 @@ impl TableRows {
         Self { schema, batches: Vec::new(), held, counted: HashSet::new() }
     }
 
+    /// Adds rows, and counts those of their buffers that are new.
+    ///
     /// # Errors
-    /// Where memory does not suffice to keep them.
+    /// An error if the pool has too little memory for them.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let bytes = batch.columns().iter().map(|column| self.uncounted_bytes(&column.to_data())).sum();
         self.held.try_grow(bytes)?;
@@ -48,7 +51,7 @@ impl TableRows {
         own + data.child_data().iter().map(|child| self.uncounted_bytes(child)).sum::<usize>()
     }
 
-    /// The table that a statement asks for.
+    /// Makes the table of a statement.
     pub fn into_table(self, create: CreateMemoryTable) -> Result<MemoryTable> {
         let rows = MemTable::try_new(self.schema, vec![self.batches])?
             .with_constraints(create.constraints)

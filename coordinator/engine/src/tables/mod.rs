@@ -1,4 +1,4 @@
-//! Where tables come from: files that nobody keeps a list of (`folder`), Iceberg through `gust-catalog`.
+//! Sources of tables: files without a list of their own (`folder`), and Iceberg through `gust-catalog`.
 
 pub mod broken;
 pub mod catalog;

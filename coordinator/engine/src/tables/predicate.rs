@@ -1,4 +1,5 @@
-//! The engine's filters in Iceberg's words, as far as files can be chosen by them. What cannot be said is "always true".
+//! The engine's filters as Iceberg's, as far as these can prune files. A filter that Iceberg's cannot express is
+//! "always true".
 
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, Like};
@@ -8,7 +9,7 @@ use gust_protocol::functions::FloatKey;
 
 use super::schema::scalar;
 
-/// All of `filters` at once.
+/// Joins all of `filters` by AND.
 pub(super) fn predicate(filters: &[Expr], schema: &Schema) -> Predicate {
     Predicate::And(filters.iter().map(|filter| convert(filter, schema)).collect())
 }
@@ -51,8 +52,9 @@ fn known(expr: &Expr, schema: &Schema) -> Option<Predicate> {
     })
 }
 
-/// A column by itself, or its key as a float: the catalog takes zeros for equal, and a bound for one of NaN only where there is none.
-/// A cast around it is not looked through: it may change the order of values.
+/// Returns the name of a column by itself, or of one in its float key. The catalog takes zeros as equal, and uses a
+/// greatest value only of files without NaN. A cast may change the order of values, so that a column in a cast has no
+/// name here.
 fn column(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Column(column) => Some(&column.name),
@@ -92,12 +94,12 @@ fn compare(name: &str, op: CompareOp, value: &Expr, schema: &Schema) -> Option<P
     Some(Predicate::Compare { column: name.to_owned(), op, value })
 }
 
-/// The literal in the column's kind, if nothing is lost on the way.
+/// Returns the literal in the column's kind, if it loses nothing.
 fn exact(value: &ScalarValue, name: &str, schema: &Schema) -> Option<gust_catalog::Scalar> {
     let ty = &schema.field(name)?.ty;
     let converted = scalar(value, ty)?;
     let back = super::schema::engine_scalar(&converted, &value.data_type());
-    // Kinds without a way back are compared bytewise and cannot lose anything.
+    // A kind without a way back is compared bytewise and cannot lose anything.
     back.is_none_or(|back| back == *value).then_some(converted)
 }
 
@@ -106,7 +108,7 @@ fn in_list(name: &str, list: &[Expr], negated: bool, schema: &Schema) -> Option<
     for item in list {
         let value = literal(item)?;
         if value.is_null() {
-            // `x NOT IN (…, NULL)` is never true; in a positive list a NULL adds nothing.
+            // `x NOT IN (…, NULL)` is never true. In a positive list NULL adds nothing.
             if negated {
                 return Some(Predicate::AlwaysFalse);
             }
@@ -117,7 +119,7 @@ fn in_list(name: &str, list: &[Expr], negated: bool, schema: &Schema) -> Option<
     Some(Predicate::In { column: name.to_owned(), values, negated })
 }
 
-/// `LIKE 'abc%'` without further wildcards.
+/// Writes `LIKE 'abc%'`, without further wildcards, as a prefix.
 fn starts_with(like: &Like) -> Option<Predicate> {
     let (ScalarValue::Utf8(Some(pattern))
     | ScalarValue::Utf8View(Some(pattern))
@@ -144,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// The catalog then believes a greatest value only of a file in which NaNs were counted, and none was found (`prune/range.rs`).
+    /// The catalog uses a greatest value only of a file whose NaNs were counted as none (`prune/range.rs`).
     #[test]
     fn a_float_is_seen_through_its_key() {
         let x = Field { id: 1, name: "x".to_owned(), required: false, ty: Type::Double };

@@ -1,10 +1,11 @@
-//! What table metadata saved a query, noted by table providers while they plan and shown by EXPLAIN.
+//! Files and bytes that table metadata saved a query. Table providers note them while they plan, and EXPLAIN shows
+//! them.
 
 use std::sync::{Arc, Mutex};
 
 use gust_catalog::Pruning;
 
-/// A session extension of one query; providers note each table that they plan files for.
+/// Notes of one query, as an extension of its session. A provider adds one for each table that it plans files for.
 #[derive(Debug, Clone, Default)]
 pub struct PruningNotes(Arc<Mutex<Vec<(String, Pruning)>>>);
 
@@ -13,7 +14,7 @@ impl PruningNotes {
         self.0.lock().expect("no holder panics").push((table.to_owned(), pruning));
     }
 
-    /// Tables in the order in which they were planned. Clears the notes: planning again notes again.
+    /// Returns the notes in the order in which the tables were planned, and clears them. A second planning notes again.
     pub fn take(&self) -> Vec<(String, Pruning)> {
         std::mem::take(&mut *self.0.lock().expect("no holder panics"))
     }

@@ -1,4 +1,4 @@
-//! Iceberg's types and values as Arrow's and back.
+//! Iceberg's types and values as Arrow's, and back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::tables::facts::MATCHING_KEY;
 
-/// The Arrow schema of a table: field ids in the fields' metadata, the way of matching in the schema's.
+/// Makes the Arrow schema of a table. A field's metadata has its field id, the schema's has the way of matching.
 pub(super) fn arrow_schema(schema: &gust_catalog::Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields.iter().map(|field| arrow_field(field, true)).collect();
     let matching = serde_json::to_string(&ColumnMatching::FieldId).unwrap_or_default();
@@ -25,7 +25,8 @@ fn arrow_field(field: &gust_catalog::Field, top: bool) -> FieldRef {
     Arc::new(Field::new(&field.name, data_type, !field.required).with_metadata(metadata))
 }
 
-/// Strings and binaries at the top are views, as DataFusion reads them from Parquet by default.
+/// Returns the Arrow type of a type. Strings and binaries at the top are views, as DataFusion reads them from Parquet
+/// by default.
 fn arrow_type(ty: &Type, top: bool) -> DataType {
     let nested = |field| arrow_field(field, false);
     match ty {
@@ -56,7 +57,7 @@ fn arrow_type(ty: &Type, top: bool) -> DataType {
     }
 }
 
-/// A literal in the kind that the column's type asks for; None where it has none.
+/// Returns a literal in the kind of a column's type, or None if the type cannot hold it.
 pub(super) fn scalar(value: &ScalarValue, ty: &Type) -> Option<Scalar> {
     let value = value.cast_to(&arrow_type(ty, true)).ok()?;
     Some(match (value, ty) {
@@ -84,7 +85,7 @@ pub(super) fn scalar(value: &ScalarValue, ty: &Type) -> Option<Scalar> {
     })
 }
 
-/// A bound as the engine's value, in the column's type; None for kinds without an order worth telling the engine.
+/// Returns a bound as the engine's value, in the column's type. A kind whose order does not help the engine has None.
 pub(super) fn engine_scalar(value: &Scalar, column: &DataType) -> Option<ScalarValue> {
     match value {
         Scalar::Uuid(_) | Scalar::Fixed(_) | Scalar::Binary(_) => None,
@@ -92,7 +93,7 @@ pub(super) fn engine_scalar(value: &Scalar, column: &DataType) -> Option<ScalarV
     }
 }
 
-/// Any value as the engine's, in the type that its kind has at the top of a table.
+/// Returns any value as the engine's, in the type that its kind has at the top of a table.
 pub(super) fn engine_value(value: &Scalar) -> ScalarValue {
     match value {
         Scalar::Boolean(v) => ScalarValue::from(*v),

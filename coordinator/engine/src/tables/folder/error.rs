@@ -1,4 +1,4 @@
-//! What is wrong with a location or its files, told with the next step.
+//! Faults of a location or its files, with the next step.
 
 use datafusion::common::DataFusionError;
 
@@ -17,7 +17,7 @@ pub enum FolderError {
         "`{location}`: {reason}\nhint: write it as folder/name, with *, **, ?, [a-c], [!a-c] and {{a,b}} for patterns"
     )]
     NotALocation { location: String, reason: String },
-    /// Of a store's own words, since that is where names are looked at.
+    /// Keeps the store's own reason, because the store checks names.
     #[error(
         "`{location}`: a name below it cannot be read: {reason}\nhint: rename it; names must have no control characters, and none may be empty as in a//b"
     )]
@@ -48,7 +48,7 @@ pub enum FolderError {
     HeadersDiffer { first: String, of_first: String, second: String, of_second: String },
     #[error("file `{file}` has two columns named `{column}`\nhint: write it again with names that differ")]
     TwoColumns { file: String, column: String },
-    /// The first words are the engine's, which tools know.
+    /// Begins with the engine's words, which tools know.
     #[error("Unable to find factory for {format}; known are {known}\nhint: {hint}")]
     NoFormat { format: String, known: String, hint: &'static str },
     #[error(

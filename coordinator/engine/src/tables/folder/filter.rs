@@ -1,7 +1,7 @@
 //! Filters over partition columns alone, evaluated on a folder before it is listed.
 //!
-//! Each comparison is the engine's own, over the folder's typed value; nothing is made of a literal's text. Where a
-//! column's value is not known yet, a folder may match.
+//! Each comparison is the engine's own, over the folder's typed value. No text of a literal is compared. A folder whose
+//! value of a column is not known yet may match.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::partitions::Value;
 
-/// A filter as far as partial knowledge can decide it.
+/// A filter that can be decided with a part of the values.
 #[derive(Debug)]
 enum Condition {
     All(Vec<Condition>),
@@ -24,7 +24,7 @@ enum Condition {
     One { expr: Arc<dyn PhysicalExpr>, columns: Vec<usize> },
 }
 
-/// All filters of a scan that need no file.
+/// Filters of a scan that need no file, all together.
 #[derive(Debug)]
 pub(super) struct PartitionFilter {
     schema: SchemaRef,
@@ -32,7 +32,7 @@ pub(super) struct PartitionFilter {
     columns: HashSet<usize>,
 }
 
-/// Whether a filter can be decided by the values of these columns.
+/// Tells if a filter can be decided by the values of these columns.
 pub(super) fn is_about(columns: &[FieldRef], filter: &Expr) -> bool {
     let references = filter.column_refs();
     let are_known = || references.iter().all(|found| columns.iter().any(|column| *column.name() == found.name));
@@ -55,8 +55,10 @@ fn asks_a_query(filter: &Expr) -> bool {
 }
 
 impl PartitionFilter {
+    /// Plans the filters over the partition columns.
+    ///
     /// # Errors
-    /// A filter that the engine cannot plan.
+    /// An error for a filter that the engine cannot plan.
     pub(super) fn new(state: &dyn Session, columns: &[FieldRef], filters: &[Expr]) -> Result<Self> {
         let schema = Arc::new(Schema::new(columns.to_vec()));
         let names = DFSchema::try_from(Arc::clone(&schema))?;
@@ -67,12 +69,12 @@ impl PartitionFilter {
         Ok(Self { schema, condition, columns: needed })
     }
 
-    /// Whether a value that is not known yet may decide.
+    /// Tells if a value that is not known yet may decide.
     pub(super) fn needs_more_than(&self, values: &[Option<Value>]) -> bool {
         self.columns.iter().any(|column| values[*column].is_none())
     }
 
-    /// Whether rows with these values may be wanted. Exact where all values are known.
+    /// Tells if rows with these values may be wanted. The answer is exact if all values are known.
     pub(super) fn may_match(&self, values: &[Option<Value>]) -> Result<bool> {
         if self.columns.is_empty() {
             return Ok(true);
@@ -110,7 +112,7 @@ impl Condition {
         }
     }
 
-    /// NULL is no match, and stays none under AND and OR.
+    /// Tells if the condition may be TRUE. NULL counts as FALSE, also under AND and OR.
     fn may_hold(&self, row: &RecordBatch, values: &[Option<Value>]) -> Result<bool> {
         match self {
             Self::All(conditions) => {

@@ -1,4 +1,4 @@
-//! What Parquet footers tell a folder's table. Each is read once: the session keeps them.
+//! Facts that Parquet footers have for a folder's table. The session keeps footers, so that each is read once.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -22,10 +22,10 @@ use parquet::schema::types::ColumnDescriptor;
 
 use super::error::FolderError;
 
-/// The footer of a file whose columns have names of their own, and its columns.
+/// Reads the footer of a file and its columns.
 ///
 /// # Errors
-/// One that names the file.
+/// An error that names the file. A file that has two columns of one name is an error, too.
 async fn footer(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -42,16 +42,16 @@ async fn footer(
     Ok((footer, own))
 }
 
-/// The footer of a file as it was listed, from the session's cache where it is there.
+/// Reads the footer of a file as it was listed, or takes it from the session's cache.
 async fn read(state: &dyn Session, store: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> Result<Arc<ParquetMetaData>> {
     let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
     read_footer(&PinnedFile::new(Arc::clone(store), file.clone()), None, footers.as_ref()).await
 }
 
-/// A file's columns as the format reads them.
+/// Returns a file's columns as the format reads them.
 ///
 /// # Errors
-/// One that names the file.
+/// An error that names the file.
 pub(super) async fn schema(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -59,15 +59,15 @@ pub(super) async fn schema(
     file: &ObjectMeta,
 ) -> Result<SchemaRef> {
     footer(state, store, file).await?;
-    // From the footer that the session keeps.
+    // The footer is in the session's cache now.
     let schema = format.infer_schema(state, store, std::slice::from_ref(file)).await;
     schema.map_err(|error| error.context(format!("file `{}`", file.location)))
 }
 
-/// Names of the columns that a file calls neither text nor anything else: bytes.
+/// Returns the names of the columns at the top that are bytes and that the file does not mark as text (UTF8).
 ///
 /// # Errors
-/// One that names the file.
+/// An error that names the file.
 pub(super) async fn bytes(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -83,10 +83,10 @@ pub(super) async fn bytes(
     Ok(columns.iter().filter(is_bytes).map(|column| column.name().to_owned()).collect())
 }
 
-/// What holds for all rows of a file, under the table's columns, and by what they are sorted.
+/// Returns the statistics of a file under the table's columns, and the order by which all its rows are sorted.
 ///
 /// # Errors
-/// One that names the file.
+/// An error that names the file.
 pub(super) async fn statistics(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -99,10 +99,11 @@ pub(super) async fn statistics(
     Ok((statistics, sorted))
 }
 
-/// By what all rows of a file are sorted. The file says it of each row group by itself: several must also follow one another.
+/// Returns the order by which all rows of a file are sorted. The file says it of each row group by itself. Several row
+/// groups must say the same, and must also follow one another.
 ///
-/// DataFusion 55.2 (`ordering_from_parquet_metadata`) takes what the first row group says for all of them, and a struct's field for
-/// the column of that name.
+/// DataFusion 55.2 (`ordering_from_parquet_metadata`) takes the order of the first row group for all of them, and a
+/// struct's field for the column of that name.
 fn sorted(footer: &ParquetMetaData, own: &Schema, columns: &Schema) -> Option<LexOrdering> {
     let groups: Vec<&RowGroupMetaData> = footer.row_groups().iter().filter(|group| group.num_rows() > 0).collect();
     let said = groups.first()?.sorting_columns()?;
@@ -124,13 +125,14 @@ fn sorted(footer: &ParquetMetaData, own: &Schema, columns: &Schema) -> Option<Le
         let by = order.first()?;
         let name = by.expr.downcast_ref::<Column>()?.name();
         let ties = follow(footer, &groups, own, name, by.options.descending)?;
-        // Where one ends with the value that the next begins with, the columns after it may go back.
+        // If a row group ends with the value that the next begins with, the columns after it may go back.
         order.truncate(if ties { 1 } else { usize::MAX });
     }
     LexOrdering::new(order)
 }
 
-/// Whether row groups that follow one another in a column without NULL share a value; None where they do not, or are not known to.
+/// Returns true if row groups that follow one another in a column without NULL share a value. Returns None if they do
+/// not follow, or are not known to.
 fn follow(
     footer: &ParquetMetaData,
     groups: &[&RowGroupMetaData],
@@ -163,7 +165,8 @@ fn follow(
     Some(ties)
 }
 
-/// Whether values in a file's order are in the column's as well. Of floats nobody says where NaN and the zeros are.
+/// Tells if values in a file's order are in the column's order, too. Files do not say for floats where NaN and the
+/// zeros are.
 fn is_same_order(own: &DataType, wanted: &DataType) -> bool {
     let is_same = own == wanted && !own.is_floating();
     is_same || (own.is_string() && wanted.is_string()) || (own.is_integer() && wanted.is_integer())

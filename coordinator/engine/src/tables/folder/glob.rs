@@ -1,38 +1,38 @@
 //! Patterns of paths, with the meaning that they have in a shell and in DuckDB.
 //!
-//! `*` and `?` stay within one name, `**` goes through any number of folders (none as well), `[a-c]` and `[!a-c]` (or
-//! `[^a-c]`) are one character, `{a,b}` is either. Matching itself is the `glob` crate's; here braces are opened, and what
-//! is needed to list little is told: the folders above the first pattern, and which folders cannot hold a match.
+//! `*` and `?` stay within one name. `**` goes through any number of folders, also none. `[a-c]` and `[!a-c]` (or
+//! `[^a-c]`) are one character, and `{a,b}` is either. The `glob` crate matches. Here braces are opened, and a listing
+//! learns how to list little: the folders above the first pattern, and the folders that cannot hold a match.
 
 use glob::{MatchOptions, Pattern, PatternError};
 
 const OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
-/// Alternatives that `{a,b}` may open into.
+/// Alternatives that braces may make, at most.
 const ALTERNATIVES_MAX: usize = 1_000;
 
 /// One alternative of a pattern, below the folders that it names literally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Glob {
-    /// The literal folders above the first pattern.
+    /// Literal folders above the first pattern.
     pub(super) root: Vec<String>,
     whole: Pattern,
-    /// The folders' patterns up to the first `**`.
+    /// Patterns of folders up to the first `**`.
     folders: Vec<Pattern>,
-    /// Whether `**` follows them.
+    /// True if `**` follows them.
     is_deep: bool,
-    /// The pattern of the file's own name.
+    /// Pattern of the file's own name.
     name: String,
 }
 
-/// Whether a text is a pattern at all.
+/// Tells if a text is a pattern at all.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '[', '{'])
 }
 
 impl Glob {
-    /// All alternatives of `path`; a slash at its end means everything below the folders that match.
+    /// Parses all alternatives of `path`. A slash at its end means everything below the folders that match.
     ///
     /// # Errors
     /// A class without an end, or more alternatives than [`ALTERNATIVES_MAX`].
@@ -64,43 +64,44 @@ impl Glob {
         })
     }
 
-    /// Whether a file matches, by its names below the root.
+    /// Tells if a file matches, by its names below the root.
     pub(super) fn matches(&self, names: &[&str]) -> bool {
         self.whole.matches_with(&names.join("/"), OPTIONS)
     }
 
-    /// Whether a folder, by its names below the root, may hold a match at any depth.
+    /// Tells if a folder, by its names below the root, may hold a match at any depth.
     pub(super) fn may_be_below(&self, names: &[&str]) -> bool {
         let mut pairs = names.iter().zip(&self.folders);
         pairs.all(|(name, folder)| folder.matches_with(name, OPTIONS))
             && (self.is_deep || names.len() <= self.folders.len())
     }
 
-    /// Whether a listing of one folder so deep below the root would skip something that a listing of all below it shows.
+    /// Tells if a listing of one folder at this depth below the root would skip files that a listing of all below it
+    /// has.
     pub(super) fn narrows(&self, depth: usize) -> bool {
         let rest = self.folders.get(depth..).unwrap_or_default();
         let files_only = !self.is_deep && depth == self.folders.len();
         files_only || rest.iter().any(|folder| folder.as_str() != "*")
     }
 
-    /// Whether the pattern asks for names with this beginning: `_*` for those that a bare `*` leaves out.
+    /// Tells if the pattern asks for names with this beginning. `_*` asks for those that a bare `*` leaves out.
     pub(super) fn asks_for_hidden(&self, depth: usize, is_file: bool, first: char) -> bool {
         let pattern = if is_file { Some(self.name.as_str()) } else { self.folders.get(depth).map(Pattern::as_str) };
         pattern.is_some_and(|pattern| pattern.starts_with(first))
     }
 
-    /// Whether it goes through any number of folders.
+    /// Tells if it goes through any number of folders.
     pub(super) fn is_deep(&self) -> bool {
         self.is_deep
     }
 
-    /// Whether the pattern says itself how names end.
+    /// Tells if the pattern itself says how names end.
     pub(super) fn names_extension(&self) -> bool {
         self.name.rsplit_once('.').is_some_and(|(_, extension)| !extension.contains('*'))
     }
 }
 
-/// `**` beside other characters is `*`, and `[^` is `[!`.
+/// Writes `**` beside other characters as `*`, and `[^` as `[!`: the crate knows only these.
 fn in_its_words(segment: &str) -> String {
     let mut segment = segment.replace("[^", "[!");
     while segment != "**" && segment.contains("**") {
@@ -109,7 +110,8 @@ fn in_its_words(segment: &str) -> String {
     segment
 }
 
-/// Every way to choose one of each `{a,b}`, from left to right. A brace without its end, or without a comma, is itself.
+/// Lists every choice from each `{a,b}`, from left to right. A brace without its end, or without a comma, stands for
+/// itself.
 fn open_braces(pattern: &str) -> Result<Vec<String>, String> {
     let mut open = vec![(String::new(), pattern.to_owned())];
     let mut done = Vec::new();
@@ -122,7 +124,7 @@ fn open_braces(pattern: &str) -> Result<Vec<String>, String> {
             continue;
         };
         let (head, tail) = (&rest[..start], &rest[end..]);
-        // What is chosen may hold braces, too. The first choice is done first.
+        // A choice may hold braces, too. The first choice is done first.
         for choice in choices.into_iter().rev() {
             open.push((format!("{before}{head}"), format!("{choice}{tail}")));
         }
@@ -130,7 +132,7 @@ fn open_braces(pattern: &str) -> Result<Vec<String>, String> {
     Ok(done)
 }
 
-/// The first `{…}` with a comma: where it begins and ends, and what there is to choose from.
+/// Finds the first `{…}` with a comma. Returns its beginning, its end and its choices.
 fn first_braces(text: &str) -> Option<(usize, usize, Vec<&str>)> {
     let starts = text.char_indices().filter(|(_, c)| *c == '{').map(|(at, _)| at);
     for start in starts {

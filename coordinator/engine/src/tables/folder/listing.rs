@@ -1,4 +1,4 @@
-//! The files of a location, with as few and as narrow listings as its pattern and filters allow.
+//! Files of a location, found with as few and as narrow listings as its pattern and filters allow.
 //!
 //! ```text
 //!  location ─▶ a file? ─▶ itself (one HEAD)
@@ -25,47 +25,48 @@ use super::names::{self, FileKind};
 use super::partitions::{self, Value};
 use arrow::datatypes::FieldRef;
 
-/// Listings that are under way at once.
+/// Listings that run at once.
 const LISTINGS_MAX: usize = 32;
 
-/// Folders of one level above which a level that ruled nothing out is not gone through one by one.
+/// Folders of one level that are always listed one by one. A wider level is listed so only if some of its folders were
+/// ruled out.
 const FOLDERS_MAX: usize = 64;
 
-/// What is wanted of a location.
+/// A filter of the files of a location.
 #[derive(Clone, Copy)]
 pub(super) struct ListFilter<'a> {
     pub(super) columns: &'a [FieldRef],
     pub(super) filter: Option<&'a PartitionFilter>,
-    /// Whether plain sub-folders are read, too.
+    /// True if plain sub-folders are read, too.
     pub(super) nested: bool,
 }
 
-/// What was found.
+/// Files that a listing found.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// In the order of their paths.
+    /// Files in the order of their paths.
     pub(super) files: Vec<File>,
     left_out: usize,
-    /// The first of them.
+    /// Name of the first file that was left out.
     example: Option<String>,
-    /// Whether folders were not looked into because of filters.
+    /// True if filters ruled folders or files out.
     pub(super) pruned: bool,
 }
 
-/// A file and how it came to be wanted.
+/// A file and the way in which it was found.
 #[derive(Debug, Clone)]
 pub(super) struct File {
     pub(super) meta: ObjectMeta,
-    /// How many names of its path were not written by anybody: what they say is no partition.
+    /// Number of names at the beginning of its path that the statement did not write. They are no partitions.
     pub(super) unwritten: usize,
-    /// Whether its name or its extension was asked for.
+    /// True if the statement asked for its name or its extension.
     pub(super) is_named: bool,
-    /// Whether all folders were searched for it: by `**`, or as all that is in a folder.
+    /// True if all folders were searched for it: by `**`, or because a folder is read with all that is in it.
     is_searched: bool,
 }
 
 impl File {
-    /// The names of the folders that may be partitions.
+    /// Returns the names of the folders that may be partitions.
     pub(super) fn folders(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.meta.location.as_ref().split('/').skip(self.unwritten).collect();
         names.pop();
@@ -80,7 +81,8 @@ impl File {
 /// Lists a location.
 ///
 /// # Errors
-/// The store's own, with the location; [`FolderError`] where it is a table of another kind or no location.
+/// The store's own error, with the location. [`FolderError`] for a table of another kind, or for a text that is no
+/// location.
 pub(super) async fn find(
     store: &Arc<dyn ObjectStore>,
     location: &TableLocation,
@@ -102,7 +104,7 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// Files that a search through all folders came to: not a second time by a link to a folder that it came to anyway.
+/// Drops files that a search through all folders found a second time, by a link to a folder that it searched anyway.
 fn once_each(files: Vec<File>) -> Vec<File> {
     let mut real_folders: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut place = |file: File| {
@@ -119,7 +121,7 @@ fn once_each(files: Vec<File>) -> Vec<File> {
     placed.into_iter().map(|(.., file)| file).collect()
 }
 
-/// What is told of a location that cannot be listed.
+/// Adds the location to the error of a listing.
 fn unlisted(location: &TableLocation, error: DataFusionError) -> DataFusionError {
     let location = location.text.clone();
     match error.find_root() {
@@ -134,7 +136,7 @@ fn unlisted(location: &TableLocation, error: DataFusionError) -> DataFusionError
 }
 
 impl Listing {
-    /// Why there is nothing.
+    /// Returns the reason why there is no file.
     pub(super) fn nothing(self, location: &TableLocation) -> FolderError {
         let location = location.text.clone();
         match self.example {
@@ -143,14 +145,14 @@ impl Listing {
         }
     }
 
-    /// Whether a table may well have no file here: its folder is there, or filters want none of its files, or it has no more
-    /// than what writers leave beside data. Files of another format are no empty table.
+    /// Tells if a table may well have no file here. Its folder is there, or filters want none of its files, or it has
+    /// only the files that writers leave beside data. Files of another format are no empty table.
     pub(super) fn is_empty_table(&self, location: &TableLocation, other: &[File]) -> bool {
         let is_of_another = |file: &File| FileKind::of_file(file.name()).is_some();
         !other.iter().any(is_of_another) && (self.pruned || self.left_out > 0 || location.is_local_folder())
     }
 
-    /// With files that are of another kind among what was left out.
+    /// Counts files of another kind as left out.
     pub(super) fn with_other(mut self, other: &[File]) -> Self {
         other.iter().for_each(|file| self.leave_out(&file.meta.location));
         self
@@ -174,7 +176,8 @@ impl Lister<'_> {
         if !is_pattern(&pattern) {
             return self.literal().await;
         }
-        // A file that has a pattern's characters in its name goes before what they stand for: `a[1].parquet`.
+        // A name may have a pattern's characters, as in `a[1].parquet`. A file of that name goes before the files that
+        // match.
         let is_likely_a_name = pattern.contains(['[', '{']) && !self.location.is_folder;
         if is_likely_a_name && let Some(found) = self.file().await? {
             return Ok(found);
@@ -184,7 +187,7 @@ impl Lister<'_> {
         if !found.files.is_empty() || found.pruned {
             return Ok(found);
         }
-        // What matches may be folders; and what looks like a pattern may be a name all the same.
+        // Folders may match, too. A text that looks like a pattern may still be a name.
         if !self.location.is_folder {
             let below = self.matching(Glob::parse(&format!("{pattern}/")).map_err(no_location)?).await?;
             if !below.files.is_empty() {
@@ -195,7 +198,7 @@ impl Lister<'_> {
         Ok(if literal.files.is_empty() { found } else { literal })
     }
 
-    /// The location as a file, or as a folder with all that is in it.
+    /// Reads the location as a file, or as a folder with all that is in it.
     async fn literal(&self) -> Result<Listing> {
         if !self.location.is_folder
             && let Some(found) = self.file().await?
@@ -205,10 +208,10 @@ impl Lister<'_> {
         self.walk(path_of(self.location.names.iter().map(String::as_str))?, &[]).await
     }
 
-    /// The location as a file, if it is one.
+    /// Reads the location as a file, if it is one.
     async fn file(&self) -> Result<Option<Listing>> {
         let path = path_of(self.location.names.iter().map(String::as_str))?;
-        // The one thing that a plan has to ask for: whether this is a file, how large, and which version of it.
+        // A plan has to ask only this: if it is a file, its size and its version.
         let head = GetOptions { head: true, ..GetOptions::default() };
         match self.store.get_opts(&path, head).await {
             Ok(answer) => Ok(Some(self.one(answer.meta))),
@@ -228,7 +231,7 @@ impl Lister<'_> {
     }
 
     async fn matching(&self, globs: Vec<Glob>) -> Result<Listing> {
-        // One walk for each folder that is named literally.
+        // Each folder that is named literally gets one walk.
         let mut by_root: BTreeMap<Vec<String>, Vec<Glob>> = BTreeMap::new();
         for glob in globs {
             by_root.entry(glob.root.clone()).or_default().push(glob);
@@ -244,14 +247,14 @@ impl Lister<'_> {
         Ok(all)
     }
 
-    /// Goes down from `root`; without patterns everything matches.
+    /// Goes down from `root`. Without patterns everything matches.
     async fn walk(&self, root: Path, globs: &[Glob]) -> Result<Listing> {
         let walk = Walk { lister: self, depth_of_root: root.parts_count(), globs };
         let mut found = Listing::default();
         let mut level = vec![root];
         let mut rules_out = true;
         while !level.is_empty() {
-            // A wide level of which nothing could be ruled out is likely to go on like that.
+            // A wide level in which nothing could be ruled out is likely to go on like that.
             let by_level = rules_out || level.len() <= FOLDERS_MAX;
             let (narrow, whole): (Vec<_>, Vec<_>) =
                 level.into_iter().partition(|folder| by_level && walk.narrows(folder));
@@ -298,12 +301,12 @@ impl Walk<'_> {
         partitions::values(self.lister.wanted.columns, folders.iter().copied())
     }
 
-    /// Names of `folder` that may be partitions.
+    /// Returns the names of `folder` that may be partitions.
     fn written<'p>(&self, folder: &'p Path) -> Vec<&'p str> {
         folder.as_ref().split_terminator('/').skip(self.lister.location.unwritten).collect()
     }
 
-    /// Whether it pays to look at what is in a folder before looking below.
+    /// Tells if it pays to list one folder before those below it.
     fn narrows(&self, folder: &Path) -> bool {
         let depth = self.names(folder).len();
         let by_filter = || {
@@ -313,7 +316,7 @@ impl Walk<'_> {
         self.globs.iter().any(|glob| glob.narrows(depth)) || by_filter()
     }
 
-    /// Whether a folder that turned up may hold what is wanted.
+    /// Tells if a folder that turned up may hold files that are wanted.
     fn goes_into(&self, folder: &Path, found: &mut Listing) -> Result<bool> {
         let names = self.names(folder);
         let Some((name, above)) = names.split_last() else { return Ok(false) };
@@ -331,7 +334,7 @@ impl Walk<'_> {
         Ok(matches)
     }
 
-    /// Adds an object to what was found, if it is data that is wanted.
+    /// Adds an object to the files that were found, if it is data that is wanted.
     fn take(&self, meta: ObjectMeta, found: &mut Listing) -> Result<()> {
         let names = self.names(&meta.location);
         let Some((file, folders)) = names.split_last() else { return Ok(()) };
@@ -366,12 +369,12 @@ impl Walk<'_> {
             .is_some_and(|first| !self.globs.iter().any(|glob| glob.asks_for_hidden(depth, is_file, first)))
     }
 
-    /// Plain sub-folders where the session's settings leave them out.
+    /// Tells if a folder is a plain sub-folder that the session's settings leave out.
     fn is_left_to_others(&self, folder: &str) -> bool {
         self.globs.is_empty() && !self.lister.wanted.nested && partitions::key_value(folder).is_none()
     }
 
-    /// The files of a table that keeps a list of those that are valid must not be read without it.
+    /// Refuses the files of a table that keeps a list of its valid files. They must not be read without the list.
     fn refuse_other_tables(&self, names: &[&str]) -> Result<()> {
         if !self.globs.is_empty() {
             return Ok(());

@@ -1,7 +1,7 @@
-//! Where a table's files are, as it is written: a path, a URL, a pattern.
+//! A location of a table's files, as it is written: a path, a URL, a pattern.
 //!
-//! Names are taken as they stand. `?` and `#` of a URL are characters of a name, and so is `%41`, as AWS's tools have it;
-//! only where nothing bears that name, `%41` is read as `A`.
+//! Names are taken as they stand. `?` and `#` of a URL begin no query and no fragment, and `%41` belongs to a name, as
+//! in AWS's tools. `%41` is read as `A` only if nothing has that name.
 
 use std::borrow::Cow;
 
@@ -15,20 +15,23 @@ use super::error::FolderError;
 /// One location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TableLocation {
-    /// As it was written.
+    /// Text as it was written.
     pub(super) text: String,
     pub(super) store: ObjectStoreUrl,
     /// Names from the store's root on.
     pub(super) names: Vec<String>,
-    /// How many of them were not written, but are the current folder's.
+    /// Number of names at the beginning that were not written, but are the current folder's.
     pub(super) unwritten: usize,
-    /// Whether it can only be a folder.
+    /// True if it can only be a folder.
     pub(super) is_folder: bool,
 }
 
 impl TableLocation {
+    /// Parses a path, a URL or a pattern.
+    ///
     /// # Errors
-    /// A URL without a bucket.
+    /// [`FolderError`] for an empty text, a URL without a bucket, and a file URL with a host. An I/O error without a
+    /// current folder.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let refused = |reason: &str| FolderError::NotALocation { location: text.to_owned(), reason: reason.to_owned() };
         if text.is_empty() {
@@ -84,12 +87,12 @@ impl TableLocation {
         self.store == ObjectStoreUrl::local_filesystem()
     }
 
-    /// Whether it is a folder of this machine that exists.
+    /// Tells if it is a folder of this machine that exists.
     pub(super) fn is_local_folder(&self) -> bool {
         self.is_local() && std::path::Path::new("/").join(self.names.join("/")).is_dir()
     }
 
-    /// The same with `%41` read as `A`, if there is such a thing in it.
+    /// Returns the location with `%41` read as `A`, if it is a URL that has such an escape.
     pub(super) fn decoded(&self) -> Option<Self> {
         if !self.text.contains("://") {
             return None;
@@ -99,23 +102,24 @@ impl TableLocation {
         (names != self.names).then(|| Self { names, ..self.clone() })
     }
 
-    /// Without a slash at either end; with one at the end where it can only be a folder.
+    /// Returns the names as a pattern without a slash at its beginning. A slash at its end says that it can only be a
+    /// folder.
     pub(super) fn pattern(&self) -> String {
         let slash = if self.is_folder { "/" } else { "" };
         self.names.join("/") + slash
     }
 }
 
-/// Names as a path of object_store's, which is taken literally.
+/// Joins names to a path of object_store's, which takes them literally.
 ///
 /// # Errors
-/// A name that object_store cannot hold: one with control characters.
+/// An error for a name that object_store cannot hold, such as one with control characters.
 pub(super) fn path_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Path> {
     let joined = names.into_iter().collect::<Vec<_>>().join("/");
     Path::parse(&joined).map_err(|e| object_store::Error::from(e).into())
 }
 
-/// `~/x` in the user's folder, as in a shell, unless a folder is called `~`.
+/// Puts `~/x` into the user's folder, as a shell does, unless a folder has the name `~`.
 fn at_home(text: &str) -> Cow<'_, str> {
     let below = text.strip_prefix("~/").filter(|_| !std::path::Path::new("~").exists());
     match (below, std::env::home_dir()) {
@@ -124,7 +128,7 @@ fn at_home(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// `s3` and what follows of `s3://…`; None of a local path.
+/// Splits `s3://…` into `s3` and the rest. A local path has None.
 fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once("://")?;
     let is_scheme = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));

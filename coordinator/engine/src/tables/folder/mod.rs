@@ -1,8 +1,8 @@
-//! Tables over files that nobody keeps a list of: a folder, a pattern, a file, on this disk or in S3.
+//! Tables over files without a list of their own: a folder, a pattern, a file, on this disk or in S3.
 //!
-//! DataFusion's listing table is not used, for it makes listing prefixes of a literal's text, knows no NULL partition, takes
-//! markers for data, and lets neither patterns nor sub-folders mean what they mean elsewhere. Formats, scans and statistics
-//! are the engine's.
+//! DataFusion's listing table is not used. It makes listing prefixes of a literal's text, knows no NULL partition, and
+//! takes markers for data. Its patterns and sub-folders have other meanings than elsewhere. Formats, scans and
+//! statistics are the engine's.
 //!
 //! ```text
 //!  text ─ location ─ glob ─┐
@@ -10,13 +10,14 @@
 //!  partitions ─ filter ────┘
 //! ```
 //!
-//! What is read:
-//! - a folder with all its sub-folders (unless `datafusion.execution.listing_table_ignore_subdirectory` is set), a file, or
-//!   what a pattern matches; if a pattern matches no file, the folders that it matches;
-//! - without names that begin with `_` or `.`, files without a byte, and files of another kind (see `names`);
-//! - folders `key=value` are columns: those of PARTITIONED BY, else those that all files have.
+//! - A table reads a folder with all its sub-folders (unless `datafusion.execution.listing_table_ignore_subdirectory`
+//!   is set), a file, or the files that a pattern matches. If a pattern matches no file, the table reads the folders
+//!   that it matches.
+//! - It does not read names that begin with `_` or `.`, files without a byte, and files of another kind (see `names`).
+//! - Folders `key=value` are columns: those of PARTITIONED BY. If no columns are declared at all, they are those that
+//!   all files have.
 //!
-//! Files are listed whenever a query is planned; the columns stay as they were when the table was made.
+//! Files are listed whenever a query is planned. The columns stay as they were when the table was made.
 
 mod error;
 mod filter;
@@ -61,12 +62,12 @@ pub struct FolderTable {
     /// Columns of the files, then those of the folders.
     columns: TableSchema,
     fingerprint: Arc<SchemaFingerprint>,
-    /// Whether the table may call text what a file calls bytes: its columns were declared, or its format was told to.
+    /// True if the table may have text where a file has bytes: its columns were declared, or its format was set so.
     bytes_may_be_text: bool,
     declared: Declared,
 }
 
-/// What CREATE EXTERNAL TABLE says of a table beside its columns.
+/// Clauses of CREATE EXTERNAL TABLE beside the columns.
 #[derive(Debug, Clone, Default)]
 struct Declared {
     name: Option<TableReference>,
@@ -104,7 +105,7 @@ impl TableProvider for FolderTable {
         self.declared.defaults.get(column)
     }
 
-    /// What is about folders alone is decided while files are listed.
+    /// Filters over partition columns alone are exact: the listing of files decides them.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let is_exact = |filter: &&Expr| filter::is_about(self.partitions(), filter);
         let how = |filter: &&Expr| {

@@ -1,8 +1,9 @@
-//! Which names of a folder are data, and of which format.
+//! Names of a folder that are data, and their formats.
 //!
-//! Left out, as Athena and Spark leave them out: names that begin with `_` or `.` (but `_x=1` is a partition folder), copies
-//! that are not finished, and files without a byte. Of a folder also what has the extension of another kind of file: a
-//! table of Parquet does not read README.md. Whoever names a file in full gets it.
+//! Names that begin with `_` or `.` are left out, as Athena and Spark do, but `_x=1` is a partition folder. So are
+//! copies that are not finished, and files without a byte. A folder's table leaves out files with the extension of
+//! another kind, too: a table of Parquet does not read README.md. A file that is named in full is read, unless it has
+//! no byte.
 
 /// A format that tables can be stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,14 +14,14 @@ pub(super) enum FileKind {
     Arrow,
 }
 
-/// Neither data of any format here nor a name that writers give to data.
+/// Extensions of files that are data of no format here, and that no writer gives to data.
 const OTHER: &[&str] = &[
     "orc", "avro", "md", "markdown", "rst", "html", "htm", "pdf", "xml", "yml", "yaml", "toml", "ini", "sql", "py",
     "sh", "ipynb", "crc", "md5", "sha1", "sha256", "sig", "asc", "lock", "bak", "tmp", "swp", "zip", "tar", "tgz",
     "png", "jpg", "jpeg", "gif", "xlsx", "xls", "docx", "db", "sqlite", "duckdb",
 ];
 
-/// Text that may be CSV or JSON and is never Parquet.
+/// Extensions of text that may be CSV or JSON and is never Parquet.
 const TEXT: &[&str] = &["txt", "text", "log", "dat"];
 
 const COMPRESSED: &[&str] = &["gz", "gzip", "bz2", "xz", "zst", "zstd", "lz4", "snappy", "br"];
@@ -28,7 +29,7 @@ const COMPRESSED: &[&str] = &["gz", "gzip", "bz2", "xz", "zst", "zstd", "lz4", "
 impl FileKind {
     pub(super) const ALL: [Self; 4] = [Self::Parquet, Self::Csv, Self::Json, Self::Arrow];
 
-    /// As the engine's factories name it.
+    /// Returns the name that the engine's factories have for it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
@@ -38,12 +39,12 @@ impl FileKind {
         }
     }
 
-    /// By the name of a factory.
+    /// Finds a format by the name of its factory.
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
     }
 
-    /// By the extension of a file, also of a compressed one.
+    /// Finds a format by the extension of a file, also of a compressed one.
     pub(super) fn of_file(file: &str) -> Option<Self> {
         match extension(file).0.as_str() {
             "parquet" | "parq" | "pq" => Some(Self::Parquet),
@@ -54,7 +55,7 @@ impl FileKind {
         }
     }
 
-    /// Whether a folder's file is read as this format.
+    /// Tells if a folder's file is read as this format.
     pub(super) fn reads(self, file: &str) -> bool {
         let (extension, _) = extension(file);
         match Self::of_file(file) {
@@ -65,12 +66,13 @@ impl FileKind {
     }
 }
 
-/// Whether a file has to be unpacked before it is CSV or JSON.
+/// Tells if a file has to be unpacked before it is CSV or JSON.
 pub(super) fn is_compressed(file: &str) -> bool {
     extension(file).1
 }
 
-/// The extension in lower case, that of the unpacked file where it is compressed.
+/// Returns the extension in lower case, and true if the file is compressed. Then the extension is that of the unpacked
+/// file.
 fn extension(file: &str) -> (String, bool) {
     let mut parts = file.rsplit('.').map(str::to_ascii_lowercase);
     let parts_count = file.split('.').count();
@@ -81,7 +83,7 @@ fn extension(file: &str) -> (String, bool) {
     (parts.next().filter(|_| parts_count > 2).unwrap_or_default(), true)
 }
 
-/// Whether a name is left out unless somebody asks for it; the character that it begins with then.
+/// Tells if a name is left out unless a pattern asks for it. Returns the character that it begins with then.
 pub(super) fn hidden_by(name: &str) -> Option<char> {
     match name.chars().next() {
         Some('_') if !name.contains('=') => Some('_'),
@@ -90,7 +92,7 @@ pub(super) fn hidden_by(name: &str) -> Option<char> {
     }
 }
 
-/// Whether a writer has not finished a file.
+/// Tells if a writer has not finished a file.
 pub(super) fn is_unfinished(name: &str) -> bool {
     name.ends_with("._COPYING_")
 }

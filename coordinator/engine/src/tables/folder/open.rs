@@ -1,4 +1,4 @@
-//! Ways to a folder's table: CREATE EXTERNAL TABLE, and a path straight in FROM.
+//! Two ways to a folder's table: CREATE EXTERNAL TABLE, and a path straight in FROM.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -24,12 +24,12 @@ use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
 use crate::tables::broken::BrokenTable;
 
-/// `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
+/// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
 #[derive(Debug)]
 pub struct FolderFactory;
 
 impl FolderFactory {
-    /// Names of the formats after STORED AS.
+    /// Lists the names of formats after STORED AS.
     pub fn formats() -> impl Iterator<Item = String> {
         FileKind::ALL.into_iter().map(|format| format.name().to_uppercase())
     }
@@ -79,7 +79,7 @@ impl TableProviderFactory for FolderFactory {
 }
 
 impl FolderTable {
-    /// A folder's value goes before a column of that name in the files, as in DuckDB.
+    /// Makes a table. A folder's column replaces a column of that name in the files, as in DuckDB.
     fn new(
         locations: Vec<TableLocation>,
         kind: FileKind,
@@ -97,17 +97,17 @@ impl FolderTable {
         Self { locations, kind, format, columns, fingerprint, bytes_may_be_text, declared }
     }
 
-    /// The same with the files' columns read as others.
+    /// Makes the same table with other columns for the files.
     pub(super) fn with_columns(&self, of_files: SchemaRef) -> Self {
         let columns = (of_files, self.partitions().to_vec());
         Self::new(self.locations.clone(), self.kind, Arc::clone(&self.format), columns, self.declared.clone())
     }
 }
 
-/// Paths, patterns and URLs in FROM.
+/// Tables for paths, patterns and URLs in FROM.
 #[derive(Default)]
 pub struct Paths {
-    /// The session, once there is one.
+    /// Function that returns the state of the session. It returns None when the session is gone.
     state: OnceLock<Box<dyn Fn() -> Option<SessionState> + Send + Sync>>,
 }
 
@@ -118,11 +118,11 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
-    /// Paths are looked up with this session's stores and settings from now on.
+    /// Looks paths up with this session's stores and settings from now on.
     pub fn serve(&self, context: &SessionContext) {
         let state = context.state_weak_ref();
         let current = move || state.upgrade().map(|state| state.read().clone());
-        // Set once; a second session keeps the first.
+        // A second session keeps the first.
         let _ = self.state.set(Box::new(current));
     }
 }
@@ -131,14 +131,14 @@ tokio::task_local! {
     static TABLES_ONLY: ();
 }
 
-/// Runs what makes or drops a table: a folder that bears its name is not in its way.
+/// Runs work that makes or drops a table. Meanwhile a folder of the table's name is not taken for the table.
 pub async fn tables_only<F: Future>(work: F) -> F::Output {
     TABLES_ONLY.scope((), work).await
 }
 
 #[async_trait]
 impl UrlTableFactory for Paths {
-    /// None where the name is no path: then it is a table that does not exist.
+    /// Returns None for a name that is no path: then it is a table that does not exist.
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let is_path = is_path(name);
         let is_table = TABLES_ONLY.try_with(|()| ()).is_ok();
@@ -148,20 +148,22 @@ impl UrlTableFactory for Paths {
         let state = self.state.get().and_then(|state| state());
         let state = state.ok_or_else(|| plan_datafusion_err!("the session is gone"))?;
         match Box::pin(open(&state, name)).await {
-            // CREATE TABLE asks for its own name, which a folder may happen to have.
+            // Planning CREATE TABLE looks up its own name, too, and a folder may have that name.
             Err(error) if !is_path => Ok(Some(Arc::new(BrokenTable::new(error)))),
             opened => opened.map(Some),
         }
     }
 }
 
-/// Whether a name in FROM looks like a path.
+/// Tells if a name in FROM looks like a path.
 pub fn is_path(name: &str) -> bool {
     name.contains(['/', '*']) || FileKind::of_file(name).is_some()
 }
 
+/// Checks the name of a format after STORED AS.
+///
 /// # Errors
-/// [`FolderError`] where STORED AS names no format of `known`.
+/// [`FolderError`] if the format is none of `known`.
 pub fn check_format<'a>(
     format: &str,
     known: impl IntoIterator<Item = &'a String>,
@@ -201,7 +203,10 @@ fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>
     factory.ok_or_else(|| plan_datafusion_err!("the session knows no {}", kind.name()))?.create(state, options)
 }
 
-/// All of one store, each once.
+/// Parses locations, all of one store and each once.
+///
+/// # Errors
+/// [`FolderError`] for a second store or a second mention.
 fn locations(texts: &[String]) -> Result<Vec<TableLocation>> {
     let locations: Vec<TableLocation> = texts.iter().map(|text| TableLocation::parse(text)).collect::<Result<_>>()?;
     let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
@@ -219,10 +224,10 @@ fn locations(texts: &[String]) -> Result<Vec<TableLocation>> {
     Ok(locations)
 }
 
-/// The files that a table without declared columns is made from, and their format.
+/// Finds the files that a table without declared columns is made from, and their format.
 ///
 /// # Errors
-/// [`FolderError`] where there is none.
+/// [`FolderError`] if there are none.
 async fn all_files(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -249,7 +254,8 @@ async fn all_files(
     Ok((kind, all.into_iter().flat_map(|(_, files)| files).collect()))
 }
 
-/// Parquet if there is any, else what the names say. Names that say nothing are Parquet.
+/// Guesses the format of files: Parquet if any name says so, else the format that the names say. Names that say none
+/// are Parquet.
 fn guessed(location: &TableLocation, files: &[File]) -> std::result::Result<FileKind, FolderError> {
     let told: Vec<(FileKind, &File)> =
         files.iter().filter_map(|file| Some((FileKind::of_file(file.name())?, file))).collect();
@@ -265,12 +271,12 @@ fn guessed(location: &TableLocation, files: &[File]) -> std::result::Result<File
     }
 }
 
-/// Partition columns that nobody declared.
+/// Finds partition columns without a declaration.
 fn folders(files: &[File]) -> Vec<FieldRef> {
     partitions::infer(&files.iter().map(File::folders).collect::<Vec<_>>())
 }
 
-/// Partition columns of which only the names are declared.
+/// Finds partition columns of which only the names are declared.
 fn named(names: &[String], files: &[File]) -> Result<Vec<FieldRef>> {
     let found = folders(files);
     let column = |name: &String| {
@@ -286,7 +292,7 @@ fn named(names: &[String], files: &[File]) -> Result<Vec<FieldRef>> {
     names.iter().map(column).collect()
 }
 
-/// Declared columns: those of the files and, after them, those of the folders.
+/// Returns the declared columns: those of the files and, after them, those of the folders.
 fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)> {
     let all = command.schema.inner();
     let is_folder = |field: &&FieldRef| command.table_partition_cols.contains(field.name());
@@ -297,7 +303,7 @@ fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)>
                 "PARTITIONED BY ({name}): there is no such column\nhint: declare it with its type among the columns"
             ))
         })?;
-        // A folder may stand for NULL.
+        // A folder's value may be NULL.
         Ok(Arc::new(Field::new(name, field.data_type().clone(), true)))
     });
     Ok((Arc::new(Schema::new(of_files)), of_folders.collect::<Result<_>>()?))

@@ -1,8 +1,8 @@
-//! Partition columns: what the folders `key=value` above a file say of all its rows.
+//! Partition columns: values that the folders `key=value` above a file give to all its rows.
 //!
-//! A value is the folder's text, percent-decoded, as the column's type: `month=01` is 1 of an INT and '01' of a VARCHAR.
-//! `__HIVE_DEFAULT_PARTITION__` is NULL, and of columns that are no text an empty value is, too. Keys are found by name,
-//! whatever their order; where no folder has just that key, one that differs in case is taken.
+//! A value is the folder's text, percent-decoded, as the column's type: `month=01` is 1 of an INT and '01' of a
+//! VARCHAR. `__HIVE_DEFAULT_PARTITION__` is NULL. An empty value is NULL, too, unless the column is text. Keys are
+//! found by name in any order. If no folder has just that key, one that differs in case is taken.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,29 +14,29 @@ use percent_encoding::percent_decode_str;
 
 use super::error::FolderError;
 
-/// What Hive, Spark, Athena, DuckDB and pyarrow write for NULL.
+/// Value that Hive, Spark, Athena, DuckDB and pyarrow write for NULL.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// Key and value of a folder's name, decoded.
+/// Returns the key and the value of a folder's name, decoded.
 pub(super) fn key_value(name: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let (key, value) = name.split_once('=')?;
     (!key.is_empty()).then(|| (decoded(key), decoded(value)))
 }
 
-/// What is no text when it is decoded stands for itself.
+/// Decodes a text. A text that would not be UTF-8 then stands for itself.
 fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 
-/// What a folder says of one column.
+/// Value that a folder gives to one column.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Is(ScalarValue),
-    /// It is not of the column's type. An error only where a row needs it.
+    /// A text that is not of the column's type. It is an error only if a row needs it.
     Bad(FolderError),
 }
 
-/// The values of `columns` in a file's folders, as far as they are there. The deepest folder of a key counts.
+/// Finds the values of `columns` in a file's folders, as far as they are there. The deepest folder of a key counts.
 pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item = &'a str>) -> Vec<Option<Value>> {
     let pairs: Vec<_> = folders.into_iter().filter_map(|name| Some((name, key_value(name)?))).collect();
     let value_of = |column: &FieldRef| {
@@ -59,10 +59,10 @@ pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item =
     columns.iter().map(value_of).collect()
 }
 
-/// All values of a file, in the columns' order.
+/// Returns all values of a file, in the columns' order.
 ///
 /// # Errors
-/// [`FolderError`] where a value is missing or is not of its column's type.
+/// [`FolderError`] if a value is missing or is not of its column's type.
 pub(super) fn complete(columns: &[FieldRef], values: Vec<Option<Value>>, file: &str) -> Result<Vec<ScalarValue>> {
     let complete = columns.iter().zip(values).map(|(column, value)| match value {
         Some(Value::Is(value)) => Ok(value),
@@ -86,7 +86,7 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
     if grown && !value.to_ascii_lowercase().contains("inf") {
         return exec_err!("{value} is too large");
     }
-    // Comparisons of the engine tell the zeros apart.
+    // The engine's comparisons tell −0.0 from 0.0, so that both become 0.0.
     Ok(match cast {
         ScalarValue::Float64(Some(0.0)) => ScalarValue::Float64(Some(0.0)),
         ScalarValue::Float32(Some(0.0)) => ScalarValue::Float32(Some(0.0)),
@@ -94,10 +94,11 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
     })
 }
 
-/// The partition columns that all of these files have, with types that fit all of their values, in the order of the folders.
+/// Infers the partition columns that all of these files have, in the order of the folders. A type fits all values of
+/// its column.
 ///
-/// BIGINT, DATE and TIMESTAMP where every value is written as such a value is, else VARCHAR, as DuckDB has it: `01` stays
-/// what it is.
+/// It is BIGINT, DATE or TIMESTAMP if every value is written as such a value is, else VARCHAR, as in DuckDB. So `01`
+/// stays text.
 pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
     let Some(first) = files.first() else { return Vec::new() };
     let keys_of = |folders: &[&'a str]| -> Vec<(String, String)> {
@@ -112,7 +113,7 @@ pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
     }
     let mut previous: Option<&[&str]> = None;
     for folders in files {
-        // Files of one folder lie together.
+        // Files of one folder follow each other.
         if previous == Some(folders.as_slice()) {
             continue;
         }
@@ -154,9 +155,10 @@ fn looks_like_a_date(value: &str) -> bool {
     shape.eq(*b"0000-00-00")
 }
 
-/// What is known of a partition column in a file of so many rows.
+/// Returns the statistics of a partition column in a file of so many rows.
 ///
-/// Of the engine's own `PartitionedFile::with_statistics` a partition value is never NULL (DataFusion 55.2); here it may be.
+/// DataFusion 55.2's own `PartitionedFile::with_statistics` never takes a partition value for NULL. Here it may be
+/// NULL.
 pub(super) fn statistics(value: &ScalarValue, rows: &Precision<usize>) -> ColumnStatistics {
     if value.is_null() {
         return ColumnStatistics { null_count: *rows, ..ColumnStatistics::new_unknown() };

@@ -1,4 +1,4 @@
-//! A scan of a folder's table: the files that filters leave, what is known of them, in groups.
+//! A scan of a folder's table: the files that filters leave, with their statistics, in groups.
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ use super::{footers, partitions, text};
 /// Plans a scan.
 ///
 /// # Errors
-/// The store's, with the location; a file's, with its name; [`FolderError`] for folders that are not as declared.
+/// The store's error, with the location. A file's error, with its name. [`FolderError`] for folders that are not as
+/// declared.
 pub(super) async fn scan(
     table: &FolderTable,
     state: &dyn Session,
@@ -42,7 +43,7 @@ pub(super) async fn scan(
         filters.iter().cloned().partition(|filter| is_about(table.partitions(), filter));
     let store = state.runtime_env().object_store(&table.locations[0].store)?;
     let files = files(table, state, &store, &of_folders).await?;
-    // Rows that a filter may drop do not count.
+    // A limit counts only rows that no filter may drop.
     let rows_wanted = limit.filter(|_| of_files.is_empty());
     let (files, is_cut) = with_statistics(table, state, &store, files, rows_wanted).await?;
     let wanted = project_schema(table.columns.table_schema(), projection)?;
@@ -85,7 +86,7 @@ pub(super) async fn scan(
     if raw.is_some() { text::checked(plan, &wanted) } else { Ok(plan) }
 }
 
-/// Parquet is read as functions read it, by [`ScanReader`]; text is read by its format.
+/// Plans Parquet with [`ScanReader`], which reads as functions do. Other formats have their own readers.
 async fn plan(
     table: &FolderTable,
     state: &dyn Session,
@@ -100,7 +101,7 @@ async fn plan(
     Ok(DataSourceExec::from_data_source(scan))
 }
 
-/// The files that filters over folders leave, each once, in the order of their paths.
+/// Finds the files that filters over folders leave, each once, in the order of their paths.
 async fn files(
     table: &FolderTable,
     state: &dyn Session,
@@ -127,13 +128,15 @@ async fn files(
     found.into_iter().map(|file| partitioned(table, file)).collect()
 }
 
-/// Whether a file that was found is read as a format.
+/// Tells if a file that was found is read as a format.
 pub(super) fn is_read_as(kind: FileKind, file: &File) -> bool {
     file.is_named || kind.reads(file.name())
 }
 
+/// Refuses compressed files of a format without compression of its own.
+///
 /// # Errors
-/// The first compressed file of a format without compression of its own.
+/// [`FolderError`] with the first such file.
 pub(super) fn refuse_compressed(kind: FileKind, files: &[File]) -> std::result::Result<(), FolderError> {
     let is_packed = |file: &&File| matches!(kind, FileKind::Csv | FileKind::Json) && is_compressed(file.name());
     match files.iter().find(is_packed) {
@@ -150,7 +153,8 @@ fn partitioned(table: &FolderTable, file: File) -> Result<PartitionedFile> {
     Ok(file.with_table_reference(table.declared.name.clone()))
 }
 
-/// The files with what their metadata tells, and whether there are more than so many rows need.
+/// Adds the statistics of their metadata to files. Stops when the files have more than `rows_wanted` rows, and returns
+/// true if it left files out.
 async fn with_statistics(
     table: &FolderTable,
     state: &dyn Session,
@@ -188,7 +192,7 @@ async fn with_statistics(
     Ok((taken, is_cut))
 }
 
-/// What is known of a file's own columns, from its metadata or from what the session kept of it.
+/// Returns the statistics and the order of a file's own columns, from its metadata or from the session's cache.
 async fn known(
     table: &FolderTable,
     state: &dyn Session,
@@ -223,7 +227,7 @@ async fn known(
     Ok((statistics, order))
 }
 
-/// One group a core; or one for each value of the partitions, where the session's settings ask for that.
+/// Makes one group a core, or groups by the values of partitions if the session's settings ask for that.
 fn grouped(
     table: &FolderTable,
     state: &dyn Session,
@@ -247,7 +251,7 @@ fn grouped(
     (FileGroup::new(files).split_files(count), None)
 }
 
-/// As it was declared, else as the files say that all of them are sorted.
+/// Returns the order that was declared, or else the one that all files say they are sorted by.
 fn order(table: &FolderTable, state: &dyn Session, groups: &[FileGroup]) -> Result<Vec<LexOrdering>> {
     if !table.declared.order.is_empty() {
         return create_lex_ordering(table.columns.table_schema(), &table.declared.order, state.execution_props());
@@ -262,8 +266,9 @@ fn order(table: &FolderTable, state: &dyn Session, groups: &[FileGroup]) -> Resu
     Ok(LexOrdering::new(common).into_iter().collect())
 }
 
-/// What of an order holds where one file of a group follows another: DataFusion 55.2 compares their least and greatest values alone,
-/// and NULLs are among neither. So it ends before the first column that may have any.
+/// Returns the part of an order that holds where one file of a group follows another. DataFusion 55.2 compares only
+/// their least and greatest values, and NULLs are among neither. So the order ends before the first column that may
+/// have NULLs.
 fn across_files(order: LexOrdering, groups: &[FileGroup]) -> Option<LexOrdering> {
     if groups.iter().all(|group| group.len() <= 1) {
         return Some(order);
@@ -282,7 +287,7 @@ fn across_files(order: LexOrdering, groups: &[FileGroup]) -> Option<LexOrdering>
     LexOrdering::new(kept.collect::<Vec<_>>())
 }
 
-/// Groups with the statistics of their files, and those of all.
+/// Adds the statistics of their files to groups, and returns those of all files.
 fn summed(table: &FolderTable, groups: Vec<FileGroup>, is_cut: bool) -> Result<(Vec<FileGroup>, Statistics)> {
     let schema = table.columns.table_schema();
     let of_files = |group: &FileGroup| {

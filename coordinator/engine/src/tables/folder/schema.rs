@@ -1,4 +1,4 @@
-//! The columns of a table that declares none: those of all of its files, each in a type that holds all values.
+//! Columns of a table that declares none: those of all of its files, each in a type that holds all values.
 
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use super::listing::File;
 use super::names::FileKind;
 use super::widen::widen;
 
-/// The columns of `files`, of which there is at least one.
+/// Infers the columns of `files`, of which there is at least one.
 ///
 /// # Errors
-/// [`FolderError`] where types do not fit or a name is there twice; what a file that cannot be read says, with its name.
+/// [`FolderError`] if types do not fit or a file has a name twice. For a file that cannot be read, an error with its
+/// name.
 pub(super) async fn infer(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -42,7 +43,7 @@ pub(super) async fn infer(
     Ok(Arc::new(merge(kind, &schemas)?))
 }
 
-/// Formats without a footer look at the first rows of a file.
+/// Infers a file's columns from its first rows, for formats without a footer.
 async fn sampled(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -58,7 +59,7 @@ async fn sampled(
     }
 }
 
-/// Columns of CSV are read by their place.
+/// Checks that files have the same header, because columns of CSV are read by their place.
 fn same_headers(files: &[(String, SchemaRef)]) -> std::result::Result<(), FolderError> {
     let Some((first, expect)) = files.first() else { return Ok(()) };
     for (second, schema) in files {
@@ -77,12 +78,12 @@ fn same_headers(files: &[(String, SchemaRef)]) -> std::result::Result<(), Folder
 
 struct Column<'a> {
     field: Field,
-    /// The file that gave it its type.
+    /// Name of the file that gave the column its type.
     file: &'a str,
     files: usize,
 }
 
-/// All columns, in the order in which they turn up.
+/// Merges all columns, in the order in which they turn up.
 fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
     let mut columns: Vec<Column<'_>> = Vec::new();
     for (file, schema) in files {
@@ -94,7 +95,7 @@ fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<S
             column.files += 1;
             let nullable = column.field.is_nullable() || field.is_nullable();
             let (held, found) = (column.field.data_type(), field.data_type());
-            // CSV is text to begin with.
+            // Every value of CSV can be read as text.
             let as_text = (kind == FileKind::Csv).then_some(DataType::Utf8);
             let Some(wide) = widen(held, found).or(as_text) else {
                 return Err(FolderError::TypesDiffer {
@@ -114,7 +115,7 @@ fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<S
     let fields = columns.into_iter().map(|column| {
         let is_everywhere = column.files == files.len();
         let nullable = column.field.is_nullable() || !is_everywhere;
-        // A column of CSV without any value is one of text.
+        // A column of CSV without any value is text.
         let is_unknown = kind == FileKind::Csv && column.field.data_type().is_null();
         let field = if is_unknown { column.field.with_data_type(DataType::Utf8) } else { column.field };
         field.with_nullable(nullable)

@@ -1,11 +1,13 @@
-//! Columns that a format's reader would change without a word are read as another type, and a cast in the scan's projection, which looks,
-//! makes the table's type of them.
+//! Columns that a format's reader would change silently. They are read as another type, and a cast in the scan's
+//! projection, which checks, makes the table's type of them.
 //!
-//! - Parquet: text that a file calls bytes, as Impala and old Hive write it. DataFusion 55.2 has parquet 59.3 read such a column as
-//!   text where the table says so, and parquet looks only into columns that the file itself calls text: any bytes would pass for text.
-//!   `folders::columns::bytes_that_are_no_text` tells when this can go.
-//! - CSV and JSON: a FLOAT that is too large would be infinite, and digits of a DECIMAL beyond its scale would be cut, where CAST rounds
-//!   (arrow 59.3; no report is known). A DECIMAL is read with more digits than it has: what is cut then never decides how it is rounded. The case `numbers of text that a column cannot hold` tells when this can go.
+//! - Parquet: text that a file calls bytes, as Impala and old Hive write it. DataFusion 55.2 has parquet 59.3 read such
+//!   a column as text if the table says so. Parquet checks only columns that the file itself calls text, so that any
+//!   bytes would pass for text. `folders::columns::bytes_that_are_no_text` tells when this can go.
+//! - CSV and JSON: a FLOAT that is too large would be infinite. Digits of a DECIMAL beyond its scale would be cut, but
+//!   CAST rounds (arrow 59.3; no report is known). A DECIMAL is read with more digits than it has, so that the digits
+//!   that are cut never decide its rounding. The case `numbers of text that a column cannot hold` tells when this can
+//!   go.
 
 use std::sync::Arc;
 
@@ -25,10 +27,10 @@ use super::{FolderTable, footers};
 /// Digits of a DECIMAL that are read beyond its own.
 const DIGITS_MORE: i8 = 20;
 
-/// The table as its files are read; None where that is as it is declared.
+/// Returns the table as its files are read, or None if that is as it is declared.
 ///
 /// # Errors
-/// A footer's.
+/// An error that names a file whose footer cannot be read.
 pub(super) async fn as_read(
     table: &FolderTable,
     state: &dyn Session,
@@ -47,7 +49,7 @@ fn with_exact_numbers(table: &FolderTable) -> Option<FolderTable> {
         DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
             DataType::Decimal256(DECIMAL256_MAX_PRECISION, scale + DIGITS_MORE)
         }
-        // Not by way of a DOUBLE, which would round twice.
+        // A way by DOUBLE would round twice.
         DataType::Float32 if table.kind == FileKind::Csv => DataType::Utf8View,
         of => with_doubles(of),
     };
@@ -56,7 +58,7 @@ fn with_exact_numbers(table: &FolderTable) -> Option<FolderTable> {
     (read != **own).then(|| table.with_columns(Arc::new(read)))
 }
 
-/// The type with DOUBLE for each FLOAT in it.
+/// Returns a type with DOUBLE for each FLOAT in it.
 fn with_doubles(of: &DataType) -> DataType {
     let field = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_doubles(field.data_type())));
     match of {
@@ -69,7 +71,7 @@ fn with_doubles(of: &DataType) -> DataType {
     }
 }
 
-/// Bytes for the text of which a file has bytes.
+/// Gives a table bytes for those of its text columns that a file has as bytes.
 async fn with_bytes(
     table: &FolderTable,
     state: &dyn Session,
@@ -98,10 +100,10 @@ async fn with_bytes(
     Ok(Some(table.with_columns(columns)))
 }
 
-/// The rows of `plan` as `wanted`.
+/// Casts the rows of `plan` to `wanted`.
 ///
 /// # Errors
-/// What the engine says of a projection.
+/// The engine's error for a projection.
 pub(super) fn checked(plan: Arc<dyn ExecutionPlan>, wanted: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
     let read = plan.schema();
     let columns = wanted.fields().iter().zip(read.fields()).enumerate().map(|(index, (wanted, read))| {
@@ -118,6 +120,6 @@ pub(super) fn checked(plan: Arc<dyn ExecutionPlan>, wanted: &SchemaRef) -> Resul
     });
     let columns: Vec<ProjectionExpr> = columns.collect();
     let projection = ProjectionExec::try_new(columns, Arc::clone(&plan))?;
-    // In the scan, so that what fails is told with its file.
+    // The projection goes into the scan, so that an error names the file.
     Ok(plan.try_swapping_with_projection(&projection)?.unwrap_or_else(|| Arc::new(projection)))
 }

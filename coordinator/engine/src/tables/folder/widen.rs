@@ -6,14 +6,14 @@
 //!  lists, structs ─▶ their elements; a field that a struct lacks is NULL
 //! ```
 //!
-//! None where a reader could not know what is meant: numbers and text, times with and without a zone.
-//! BIGINT and DOUBLE make a DOUBLE, as in DuckDB, which is not exact above 2^53.
+//! Numbers and text have no such type, and times with and without a zone have none: a reader could not know the
+//! meaning. BIGINT and DOUBLE make a DOUBLE, as in DuckDB, which is not exact above 2^53.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
-/// The type that both fit in; the same from either side.
+/// Returns the type that both fit in, or None. The sides can be exchanged.
 pub(super) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{
         Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, LargeBinary, LargeList, List, Map, Null,
@@ -54,9 +54,9 @@ fn finer(a: TimeUnit, b: TimeUnit) -> TimeUnit {
     a.max(b)
 }
 
-/// Elements are told by their place, not by their name: what is called `item` here is called `element` there.
+/// Widens an element. Elements are matched by place, not by name, because writers call them `item` or `element`.
 fn element(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
-    // Below lists and maps the engine matches a struct's fields by place: all must be there, in one order.
+    // The engine matches a struct's fields by place below lists and maps. All must be there, in one order.
     if let (DataType::Struct(a), DataType::Struct(b)) = (a.data_type(), b.data_type())
         && !a.iter().map(|field| field.name()).eq(b.iter().map(|field| field.name()))
     {
@@ -88,7 +88,7 @@ fn number(a: &DataType, b: &DataType) -> Option<DataType> {
         return integer(a, b);
     }
     if a.is_floating() || b.is_floating() {
-        // What 24 bits hold.
+        // A FLOAT holds integers of 24 bits.
         let is_small =
             |t: &DataType| matches!(t, DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16);
         let fits_single = |t: &DataType| matches!(t, Float16 | Float32) || is_small(t);
@@ -116,7 +116,7 @@ fn integer(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// Digits before and after the point.
+/// Returns the digits of a type before and after the point.
 fn digits(of: &DataType) -> Option<(i16, i16)> {
     use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
     Some(match of {
