@@ -12,7 +12,8 @@
 //! - all statistics of a nullable column whose nulls are not counted: the reader takes that for no nulls.
 //!
 //! This works around DataFusion 55.2, which believes a file's bounds even where a row group has none (apache/datafusion
-//! 25226), and parquet 59.3, whose converter heeds neither order nor NaN. `tests/tests/statistics.rs` says when it can go.
+//! 25226). It also works around parquet 59.3, whose converter heeds neither order nor NaN. `tests/tests/statistics.rs` says
+//! when it can go.
 
 mod file;
 
