@@ -1,7 +1,7 @@
-//! The columns of the three tables: each once, for SQLite and for SQL alike.
+//! Columns of the three tables. Each is listed once, for SQLite and for SQL alike.
 //!
-//! To add one, add a line here and raise [`super::store::VERSION`]. In the file, moments are whole microseconds (`started_us`) and dollars
-//! whole nano-dollars (`nano_dollars`); in SQL they are timestamps and decimals.
+//! To add one, add a line here and raise [`super::store::VERSION`]. In the file, moments are whole microseconds
+//! (`started_us`) and dollars are whole nano-dollars (`nano_dollars`). In SQL they are timestamps and decimals.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,20 +24,20 @@ use crate::events::AttemptCause;
 use crate::money::Money;
 use crate::report::{CostReport, Side};
 
-/// What a column holds.
+/// Kind of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
     Whole,
     Real,
     Flag,
-    /// Of UTC.
+    /// A point in time, in UTC.
     Moment,
-    /// With all nine digits.
+    /// Dollars with all nine digits.
     Dollars,
-    /// A list of texts; JSON in the file.
+    /// A list of texts, which is JSON in the file.
     Names,
-    /// Texts by text; JSON in the file.
+    /// Texts by text, which are JSON in the file.
     Labels,
 }
 
@@ -61,7 +61,7 @@ const fn column<R>(name: &'static str, kind: Kind, cell: fn(&R) -> Cell) -> Colu
     Column { name, kind, cell }
 }
 
-/// One row a statement.
+/// Columns of a table that has a row for each statement.
 pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("id", Kind::Text, |q| q.asked.id.as_str().into()),
     column("started", Kind::Moment, |q| Cell::Whole(q.asked.started.timestamp_micros())),
@@ -98,7 +98,7 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("seconds_read", Kind::Real, |q| Cell::Real(q.report.seconds.read)),
     column("seconds_finish", Kind::Real, |q| Cell::Real(q.report.seconds.finish)),
     column("seconds_wasted", Kind::Real, |q| Cell::Real(q.report.wasted_seconds)),
-    // None of the following where there were no prices.
+    // These columns are NULL without prices.
     column("region", Kind::Text, |q| cost(q, |cost| cost.region.as_str().into())),
     column("prices_date", Kind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
     column("architecture", Kind::Text, |q| cost(q, |cost| cost.architecture.name().into())),
@@ -112,14 +112,14 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("athena_bytes", Kind::Whole, |q| cost(q, |cost| cost.athena.bytes.into())),
 ];
 
-/// One row an attempt; a fragment has the one that was used, and all that were not.
+/// Columns of a table that has a row for each attempt. A fragment has the attempt that was used, and all that were not.
 pub(super) const FRAGMENTS: &[Column<AttemptRecord>] = &[
     column("query_id", Kind::Text, |a| a.id.query.as_str().into()),
     column("stage", Kind::Whole, |a| a.id.stage.into()),
     column("fragment", Kind::Whole, |a| a.id.index.into()),
     column("attempt", Kind::Whole, |a| a.attempt.into()),
     column("cause", Kind::Text, |a| cause(a.cause).into()),
-    // Whether it ended, how, and what it told: none of it where it still ran.
+    // The columns of its end are NULL for an attempt that still ran.
     column("outcome", Kind::Text, |a| end(a, |end| end.outcome.as_str().into())),
     column("adopted", Kind::Flag, |a| a.adopted_bytes.is_some().into()),
     column("cold", Kind::Flag, |a| end(a, |end| end.cold.into())),
@@ -137,7 +137,7 @@ pub(super) const FRAGMENTS: &[Column<AttemptRecord>] = &[
     column("dollars", Kind::Dollars, |a| end(a, |end| end.cost.into())),
 ];
 
-/// One row a kind of spending of a statement, as in its report.
+/// Columns of a table that has a row for each kind of spending of a statement, as in its report.
 pub(super) const COST_LINES: &[Column<LineRecord>] = &[
     column("query_id", Kind::Text, |l| l.query.as_str().into()),
     column("item", Kind::Text, |l| item(l.line.item).into()),
@@ -148,7 +148,7 @@ pub(super) const COST_LINES: &[Column<LineRecord>] = &[
     column("dollars", Kind::Dollars, |l| l.line.cost.into()),
 ];
 
-/// A table's name, and its columns' names and kinds.
+/// Name of a table, and names and kinds of its columns.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     pub name: &'static str,
@@ -156,7 +156,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// All three, those that others refer to first.
+    /// Lists all three. The table that others refer to is the first.
     pub fn all() -> [Self; 3] {
         [Self::of("queries", QUERIES), Self::of("fragments", FRAGMENTS), Self::of("cost_lines", COST_LINES)]
     }
@@ -165,7 +165,7 @@ impl Table {
         Self { name, columns: columns.iter().map(|column| (column.name, column.kind)).collect() }
     }
 
-    /// As it is created in the file.
+    /// Returns the SQL that creates it in the file.
     pub fn ddl(&self) -> String {
         let columns = self.columns.iter().map(|(name, kind)| {
             let constraint = match *name {
@@ -178,12 +178,12 @@ impl Table {
         format!("CREATE TABLE {} ({}) STRICT", self.name, columns.collect::<Vec<_>>().join(", "))
     }
 
-    /// The names in the file, separated by commas.
+    /// Returns its columns' names in the file, separated by commas.
     pub fn stored_names(&self) -> String {
         self.columns.iter().map(|(name, kind)| kind.stored_name(name)).collect::<Vec<_>>().join(", ")
     }
 
-    /// As SQL sees it.
+    /// Returns its columns as SQL sees them.
     pub fn schema(&self) -> SchemaRef {
         let fields = self.columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -223,10 +223,10 @@ impl Kind {
         }
     }
 
-    /// A column of rows that were read from the file.
+    /// Makes a column from rows that were read from the file.
     ///
     /// # Errors
-    /// Where the file holds something else.
+    /// An error for a value in the file of another kind.
     pub fn array(self, rows: &[SqliteRow], column: usize) -> sqlx::Result<ArrayRef> {
         let texts = || rows.iter().map(move |row| row.try_get::<Option<String>, _>(column));
         let numbers = || rows.iter().map(move |row| row.try_get::<Option<i64>, _>(column));
@@ -275,9 +275,9 @@ impl Kind {
 }
 
 const UTC: &str = "UTC";
-/// The widest that there is, so that sums fit.
+/// Digits of dollars: the most that there are, so that sums fit.
 const DOLLARS_PRECISION: u8 = 38;
-/// Nano-dollars.
+/// Digits after the point: dollars are counted in nano-dollars.
 const DOLLARS_SCALE: i8 = 9;
 
 fn parsed<T: DeserializeOwned>(text: &str, column: usize) -> sqlx::Result<T> {
@@ -300,7 +300,7 @@ fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEndRecord) -> Cell) -> Cell 
     attempt.ended.as_ref().map_or(Cell::Null, of)
 }
 
-/// Of functions, starts included, without what is only bounded.
+/// Sums the GB-seconds of functions, starts included, without those that are only bounded.
 fn gb_seconds(cost: &CostReport) -> f64 {
     let is_function = |item| matches!(item, Item::Compute { .. } | Item::StartUp { .. });
     let known = cost.lines.iter().filter(|line| is_function(line.item) && line.basis != Basis::Bounded);
@@ -323,7 +323,7 @@ const fn basis(billing: Billing) -> Basis {
     }
 }
 
-/// Every begun millisecond.
+/// Counts billed milliseconds. Each that has begun counts.
 fn billed_ms(billing: Billing) -> u64 {
     let total = match billing {
         Billing::Reported { duration, .. } => duration,
@@ -340,12 +340,12 @@ const fn memory_mb(item: Item) -> Option<u32> {
     }
 }
 
-/// As reports in JSON name it.
+/// Returns an item's name as reports in JSON write it.
 fn item(item: Item) -> Option<String> {
     serde_json::to_value(item).ok()?.get("item")?.as_str().map(str::to_owned)
 }
 
-/// The name of a variant as reports in JSON write it, without what it holds.
+/// Returns a variant's name as reports in JSON write it, without its content.
 fn name_of(variant: &impl Serialize) -> Option<String> {
     match serde_json::to_value(variant).ok()? {
         serde_json::Value::String(name) => Some(name),
@@ -370,7 +370,7 @@ impl From<String> for Cell {
     }
 }
 
-/// SQLite's numbers end at 2^63; nothing that is counted here comes near.
+/// A number above 2^63 - 1, SQLite's greatest, becomes that. Nothing that is counted here comes near.
 impl From<u64> for Cell {
     fn from(number: u64) -> Self {
         Self::Whole(i64::try_from(number).unwrap_or(i64::MAX))
@@ -401,7 +401,7 @@ impl From<Money> for Cell {
     }
 }
 
-/// As seconds.
+/// The number is in seconds.
 impl From<Duration> for Cell {
     fn from(time: Duration) -> Self {
         Self::Real(time.as_secs_f64())

@@ -1,4 +1,4 @@
-//! What can be wrong with the file of the history, by what its owner can do.
+//! Faults of a history's file, by what its owner can do.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use humansize::{BINARY, format_size};
 use super::WRITE_MAX;
 use super::store::LOCK_WAIT_MAX;
 
-/// The history could not be written or read.
+/// A history that could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}` {fault}", path.display())]
 pub struct HistoryError {
@@ -15,7 +15,7 @@ pub struct HistoryError {
     pub fault: HistoryFault,
 }
 
-/// Reads as the end of a sentence that the file begins.
+/// Fault of the file. Its text is the end of a sentence that the file's path begins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryFault {
     #[error("cannot be opened: {0}\nhint: set history.path to a file that can be written, or history.enabled = false")]
@@ -43,7 +43,7 @@ pub enum HistoryFault {
 }
 
 impl HistoryFault {
-    /// By SQLite's primary result code (sqlite.org/rescode.html).
+    /// Finds the fault by SQLite's primary result code (sqlite.org/rescode.html).
     pub(super) fn of(error: &sqlx::Error, bytes_max: u64) -> Self {
         let Some(error) = error.as_database_error() else { return Self::Other(error.to_string()) };
         let message = error.message().to_owned();

@@ -4,10 +4,10 @@
 //!  events, report ─► record (pure) ─► store ─► history.db ─► tables ─► gust.queries, gust.fragments, gust.cost_lines
 //! ```
 //!
-//! The command line writes, a session only reads. Nothing here makes a query fail: its rows were given before, and what could not be
-//! recorded is said in its report.
+//! The command line writes, and a session only reads. Nothing here makes a query fail, because its rows were given
+//! before. Its report says why a record is missing.
 //!
-//! Non-goals: results, and what nobody asked for (`--setup` files, `gust explain`).
+//! Non-goals: results, and statements that the user did not ask for (`--setup` files, `gust explain`).
 
 mod columns;
 mod error;
@@ -24,16 +24,16 @@ pub use tables::{SCHEMA, schema, table_names};
 
 use crate::config::HistoryConfig;
 
-/// Recording takes no longer than this; a statement's rows are out by then, but its report waits.
+/// Time that recording takes at most. A statement's rows are out by then, but its report waits.
 pub const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// Where there is no place for a history.
+/// Message for settings that have no place for a history.
 pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME nor HOME is set\nhint: set history.path, or history.enabled = false";
 
 /// Writes the record of a statement, if the settings want one.
 ///
 /// # Errors
-/// Why there is none, in words, with what to do on the lines after the first.
+/// The reason why there is no record, in words. Lines after the first say what to do.
 pub async fn write(story: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), String> {
     if !settings.enabled {
         return Ok(());

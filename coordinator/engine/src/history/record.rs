@@ -1,4 +1,4 @@
-//! A statement's events and report to its record. Pure.
+//! Folds a statement's events and report into its record. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,24 +14,24 @@ use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::money::Money;
 use crate::report::{Line, Report, attempt_spent};
 
-/// A longer statement is cut; its hash is that of all of it.
+/// Bytes of a statement that are kept. A longer one is cut, but its hash is that of all of it.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
-/// What is known of a statement before it runs.
+/// Facts about a statement that are known before it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatementMeta {
     pub id: String,
     pub started: DateTime<Utc>,
     pub user: Option<String>,
     pub labels: BTreeMap<String, String>,
-    /// As the parser writes it: white space, comments and the case of keywords are gone.
+    /// Statement as the parser writes it: without comments, with one white space and one case of keywords.
     pub statement: String,
-    /// Tables that it names, sorted.
+    /// Tables that the statement names, sorted.
     pub tables: Vec<String>,
 }
 
-/// How a statement ended.
+/// The end of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatementEnd {
     pub outcome: Outcome,
@@ -43,7 +43,7 @@ pub enum Outcome {
     Done,
     Failed,
     TimedOut,
-    /// Whoever asked has gone.
+    /// The client was gone before the end.
     Cancelled,
 }
 
@@ -58,15 +58,15 @@ impl Outcome {
     }
 }
 
-/// All that a record is made from.
+/// Parts that a record is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordInput<'a> {
     pub asked: &'a StatementMeta,
     pub ended: &'a StatementEnd,
     pub events: &'a [Stamped],
-    /// Folded from the same events.
+    /// Report that is folded from the same events.
     pub report: &'a Report,
-    /// None where there are no prices.
+    /// Prices; None if there are none.
     pub tariff: Option<&'a Tariff>,
 }
 
@@ -80,13 +80,13 @@ pub struct Record {
 
 #[derive(Debug, Clone)]
 pub(super) struct QueryRecord {
-    /// Without the statement's text.
+    /// Facts before the run, without the statement's text.
     pub asked: StatementMeta,
     pub ended: StatementEnd,
     pub statement: Option<String>,
     pub statement_hash: String,
     pub report: Report,
-    /// Whether the coordinator told its own requests; else they are not known, rather than none.
+    /// True if the coordinator told its own requests. Otherwise their numbers are unknown, and not zero.
     pub coordinator_told: bool,
 }
 
@@ -96,9 +96,9 @@ pub(super) struct AttemptRecord {
     pub attempt: u32,
     pub cause: AttemptCause,
     pub started: Duration,
-    /// None where it still ran when the statement was over.
+    /// End of the attempt; None if it still ran when the statement was over.
     pub ended: Option<AttemptEndRecord>,
-    /// Bytes of the result, where it was used.
+    /// Bytes of the result, if it was used.
     pub adopted_bytes: Option<u64>,
 }
 
@@ -109,10 +109,10 @@ pub(super) struct AttemptEndRecord {
     /// `Done`, `Cancelled` or the kind of failure, as reports name it.
     pub outcome: String,
     pub cold: Option<bool>,
-    /// None where it never told.
+    /// Usage; None if the attempt never told it.
     pub usage: Option<Usage>,
     pub billing: Billing,
-    /// What is bounded at its bound; None where there are no prices.
+    /// Money that it cost, with bounded amounts at their bound; None without prices.
     pub cost: Option<Money>,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct LineRecord {
     pub line: Line,
 }
 
-/// Folds a statement's events. Where only the hash is kept, so is nothing else that could quote the text.
+/// Folds a statement's events. If only the hash is kept, nothing else that could quote the text is kept.
 pub fn record(story: &RecordInput<'_>, kept: StatementKept) -> Record {
     let RecordInput { asked, ended, events, report, tariff } = *story;
     let statement = (kept == StatementKept::Text).then(|| cut(&asked.statement, STATEMENT_BYTES_MAX));
@@ -143,7 +143,7 @@ pub fn record(story: &RecordInput<'_>, kept: StatementKept) -> Record {
     }
 }
 
-/// SHA-256 in hexadecimal digits.
+/// Returns a statement's SHA-256 in hexadecimal digits.
 fn hash(statement: &str) -> String {
     Sha256::digest(statement.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

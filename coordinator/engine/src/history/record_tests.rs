@@ -26,8 +26,8 @@ pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str
     }
 }
 
-/// Three fragments: one that is done, one that crashed and was tried again, one that still runs at the end; a millisecond between
-/// any two events.
+/// Makes the events of three fragments. One is done, one crashed and was tried again, one still runs at the end. Events
+/// are a millisecond apart.
 pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
     let id = |index| FragmentId { query: query.to_owned(), stage: 0, index };
     let decision = Decision {
@@ -188,7 +188,7 @@ fn a_query_with_its_attempts_and_money() {
         ("adopted", whole(0)),
         ("billed_ms", whole(30_000)),
         ("billing", text("bounded")),
-        // It never told, which is not none.
+        // It never told them: they are unknown, and not zero.
         ("requests", Cell::Null),
         ("rows", Cell::Null),
         ("result_bytes", Cell::Null),

@@ -1,7 +1,9 @@
-//! The file: SQLite with a rollback journal, so that it is one file which may lie on any file system and be copied.
+//! The file of a history: SQLite with a rollback journal. It is one file, which may lie on any file system and can be
+//! copied.
 //!
-//! A connection lives for one record, or for one reading; readers take a page at a time, so that nobody waits for whoever reads slowly.
-//! Everybody checks whose file it is and its version. Version 1 is the first: there is nothing to migrate from.
+//! A connection lives for one record, or for one reading. Readers take a page at a time, so that a slow reader makes
+//! nobody wait. Writers and readers check the file's owner and version. Version 1 is the first: there is nothing to
+//! migrate from.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,23 +18,24 @@ use super::error::{HistoryError, HistoryFault};
 use super::record::Record;
 use crate::config::HistoryConfig;
 
-/// Of the tables in the file.
+/// Version of the tables in the file.
 pub(super) const VERSION: i64 = 1;
-/// "gust", in the header of the file.
+/// The text "gust", in the header of the file.
 const APPLICATION_ID: i64 = 0x6775_7374;
 
-/// How long to wait for others who write.
+/// Time to wait for other writers.
 pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Old queries that go with each new one: more than come, so that they all go, and few enough not to be felt.
+/// Old queries that go with each new one. They are more than one, so that all go in time, and few, so that a write
+/// stays fast.
 const REMOVED_MAX: i64 = 20;
 /// Rows that are read at once.
 const PAGE_ROWS: i64 = 1_000;
 /// Values that one INSERT takes (sqlite.org/limits.html).
 const VALUES_MAX: usize = 32_766;
-/// SQLite's own default, which a file keeps.
+/// Bytes of a page: SQLite's own default, which a file keeps.
 const PAGE_BYTES: u64 = 4_096;
 
-/// The file of a history, whether it exists or not.
+/// The file of a history. It may not exist.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
@@ -40,7 +43,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// None where the settings have no place for it.
+    /// Makes a store. Returns None if the settings have no place for it.
     pub fn of(settings: &HistoryConfig) -> Option<Self> {
         settings.path.clone().map(|path| Self { path, bytes_max: settings.bytes_max })
     }
@@ -53,14 +56,15 @@ impl Store {
         self.error(HistoryFault::of(error, self.bytes_max))
     }
 
-    /// Adds a record, and removes some of what began before `oldest`: both or neither.
+    /// Adds a record, and removes some queries that began before `oldest`. It does both or neither.
     pub async fn write(&self, record: &Record, oldest: DateTime<Utc>) -> Result<(), HistoryError> {
         let path = self.path.clone();
         let made = tokio::task::spawn_blocking(move || make(&path)).await;
         let made = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         made.map_err(|error| self.error(HistoryFault::Unusable(error.to_string())))?;
         let mut connection = self.connect().await?;
-        // A lock that is taken at once is waited for; one that is asked for in the middle is refused at once.
+        // SQLite waits for a lock that is taken at the beginning. It refuses one that is asked for later, without a
+        // wait.
         let mut writing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.failed(&e))?;
         let is_empty = self.is_empty(&mut writing).await?;
         let written = async {
@@ -77,7 +81,7 @@ impl Store {
         connection.close().await.map_err(|e| self.failed(&e))
     }
 
-    /// A connection to read with; None where nothing has been recorded yet.
+    /// Opens a connection to read with. Returns None if nothing has been recorded yet.
     pub(super) async fn open(&self) -> Result<Option<SqliteConnection>, HistoryError> {
         let exists = tokio::fs::try_exists(&self.path).await;
         if !exists.map_err(|error| self.error(HistoryFault::Unusable(error.to_string())))? {
@@ -88,7 +92,8 @@ impl Store {
         Ok((!is_empty).then_some(connection))
     }
 
-    /// The rows after a row's number, in the order in which they were written, and the number of the last; None at the end.
+    /// Reads the rows after a row's number, in the order in which they were written, and the number of the last.
+    /// Returns None at the end.
     pub(super) async fn page(
         &self,
         connection: &mut SqliteConnection,
@@ -113,10 +118,10 @@ impl Store {
         options.connect().await.map_err(|e| self.failed(&e))
     }
 
-    /// Whether the file has no tables yet.
+    /// Tells if the file has no tables yet.
     ///
     /// # Errors
-    /// Where it is not a history that this program knows.
+    /// [`HistoryError`] for a file that is no history, or a history that this program does not know.
     async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, HistoryError> {
         let asked = async {
             let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
@@ -135,7 +140,7 @@ impl Store {
     }
 }
 
-/// Makes the file and its folder where they are not there, for their owner alone: statements may tell much.
+/// Makes the file and its folder if they are missing. Only their owner may read them, because statements may tell much.
 fn make(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     if let Some(folder) = path.parent() {
@@ -147,7 +152,7 @@ fn make(path: &Path) -> std::io::Result<()> {
 async fn create(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     let tables = Table::all().map(|table| table.ddl());
     let others = [
-        // What is removed is found by it.
+        // Old queries are found by this index.
         "CREATE INDEX queries_by_start ON queries (started_us)".to_owned(),
         "CREATE INDEX fragments_by_query ON fragments (query_id)".to_owned(),
         "CREATE INDEX cost_lines_by_query ON cost_lines (query_id)".to_owned(),
@@ -160,7 +165,7 @@ async fn create(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// What belongs to a query goes with it.
+/// Removes old queries, and with each the rows that belong to it.
 async fn remove_before(connection: &mut SqliteConnection, oldest: DateTime<Utc>) -> sqlx::Result<()> {
     let sql = "DELETE FROM queries WHERE rowid IN \
                (SELECT rowid FROM queries WHERE started_us < ? ORDER BY started_us LIMIT ?)";
@@ -191,7 +196,7 @@ async fn insert<R>(
     Ok(())
 }
 
-/// Rows as SQL sees them, or why they cannot be.
+/// Makes a batch of rows as SQL sees them. The error is the reason in words.
 fn batch(table: &Table, rows: &[SqliteRow]) -> Result<RecordBatch, String> {
     let arrays = table.columns.iter().enumerate().map(|(index, (_, kind))| kind.array(rows, index));
     let arrays = arrays.collect::<sqlx::Result<Vec<_>>>().map_err(|error| error.to_string())?;

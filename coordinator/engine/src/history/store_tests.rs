@@ -11,14 +11,14 @@ use crate::history::record::tests::{asked, done, events, recorded};
 use crate::history::record::{Outcome, StatementEnd, StatementMeta};
 use crate::history::{SCHEMA, schema};
 
-/// No test's history grows larger.
+/// Bytes that a test's history has at most.
 const BYTES_MAX: u64 = 64 << 20;
 
 fn store(path: &Path) -> Store {
     Store { path: path.to_owned(), bytes_max: BYTES_MAX }
 }
 
-/// In a folder that does not exist yet.
+/// Makes a store in a folder that does not exist yet.
 fn fresh() -> (TempDir, Store) {
     let folder = TempDir::new().expect("a temporary folder");
     let store = store(&folder.path().join("state/gust/history.db"));
@@ -38,7 +38,7 @@ async fn write(store: &Store, record: &Record) {
     store.write(record, DateTime::UNIX_EPOCH).await.expect("recorded");
 }
 
-/// What SQL says, as a drawn table.
+/// Runs SQL and draws its rows as a table.
 async fn ask(store: &Store, sql: &str) -> datafusion::common::Result<String> {
     let context = SessionContext::new();
     let catalog = context.catalog("datafusion").expect("the default catalog");
@@ -157,7 +157,7 @@ async fn writers_wait_for_each_other() {
     assert_eq!(count(&store, "queries").await, 8);
 }
 
-/// Neither written nor read, and both say why; the file is left as it was.
+/// Checks that a history is neither written nor read, that both errors say why, and that the file stays as it was.
 async fn refuses(store: &Store, expect: &[&str]) {
     let before = std::fs::read(&store.path).ok();
     let written = store.write(&plain("refused", day(0)), DateTime::UNIX_EPOCH).await.expect_err("not recorded");
@@ -195,7 +195,7 @@ async fn a_damaged_history_says_so() {
         write(&store, &plain(&format!("q{number}"), day(number))).await;
     }
     let mut bytes = std::fs::read(&store.path).expect("readable");
-    // All but the header with its version and the list of tables.
+    // The first page stays. It has the header with the version, and the list of tables.
     for byte in &mut bytes[PAGE_BYTES as usize..] {
         *byte = 0xaa;
     }
@@ -245,7 +245,7 @@ async fn a_full_history_keeps_what_it_has() {
     assert!((4..13).contains(&recorded_count), "{recorded_count} of 20 KB in 256 KiB");
     assert_eq!(count(&store, "queries").await, recorded_count);
     assert!(std::fs::metadata(&store.path).expect("it is there").len() <= 256 << 10);
-    // What is too old makes room.
+    // Queries that are too old make room.
     store.write(&plain("new", day(10_000)), day(9_999)).await.expect("recorded");
     assert_eq!(count(&store, "queries").await, 1);
 }

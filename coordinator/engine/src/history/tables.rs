@@ -1,4 +1,5 @@
-//! The history as tables of the engine. They are read when a query runs, a page at a time; a history that does not exist yet is empty.
+//! The history as tables of the engine. A query reads them a page at a time while it runs. A history that does not
+//! exist yet is empty.
 
 use std::sync::Arc;
 
@@ -17,14 +18,14 @@ use super::columns::Table;
 use super::error::HistoryError;
 use super::store::Store;
 
-/// Name of the schema that the tables lie in.
+/// Name of the schema that has the tables.
 pub const SCHEMA: &str = "gust";
 
 pub fn table_names() -> Vec<String> {
     Table::all().iter().map(|table| table.name.to_owned()).collect()
 }
 
-/// `queries`, `fragments` and `cost_lines` of a store.
+/// Makes a schema with `queries`, `fragments` and `cost_lines` of a store.
 pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     for table in Table::all() {
@@ -57,7 +58,7 @@ impl PartitionStream for Stored {
     }
 }
 
-/// Where a reader is.
+/// State of a reader.
 struct Reading {
     store: Store,
     table: Table,

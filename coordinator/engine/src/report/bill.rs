@@ -1,4 +1,4 @@
-//! A query's events and a tariff to a report in money. Pure.
+//! Folds a query's events, with a tariff, into a report in money. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,34 +11,34 @@ use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::money::Money;
 
-/// Athena bills ten megabytes at least, by the megabyte (AWS, Athena pricing, November 2026).
+/// Bytes that Athena bills at least: ten megabytes. It bills by the megabyte (AWS, Athena pricing, November 2026).
 const ATHENA_BYTES_MIN: u64 = 10 << 20;
 const ATHENA_BYTES_STEP: u64 = 1 << 20;
 const TB: u128 = 1 << 40;
 
-/// What a query cost. Amounts are in nano-dollars.
+/// Cost of a query. Amounts are in nano-dollars.
 #[derive(Debug, Clone, Serialize)]
 pub struct CostReport {
     pub region: String,
     pub prices_date: String,
-    /// What to say of prices that are too old.
+    /// Warning about prices that are too old.
     pub prices_stale: Option<String>,
     pub architecture: Architecture,
-    /// Nobody sends this bill: the functions were processes on this machine.
+    /// True if the functions were processes on this machine. Then the bill is never sent.
     pub as_if: bool,
-    /// All that is reported or metered.
+    /// Money that is reported or metered.
     pub known: Money,
-    /// The same with what is bounded, at its bound. Lines that are unknown come on top.
+    /// Money that is known, and the bounded amounts at their bounds. Unknown lines come on top.
     pub at_most: Money,
-    /// Whether there is no line without an amount.
+    /// True if every line has an amount.
     pub is_complete: bool,
     pub lines: Vec<Line>,
-    /// Of all that: what did not contribute to the result.
+    /// Part of all this that did not contribute to the result.
     pub waste: Waste,
     pub athena: Athena,
 }
 
-/// One kind of spending.
+/// Amount of one kind of spending.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
     #[serde(flatten)]
@@ -50,23 +50,23 @@ pub struct Line {
     pub cost: Option<Money>,
 }
 
-/// Spending that brought no row. No amount is part of another.
+/// Spending that brought no row. No amount is a part of another. Bounded attempts count at their bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Waste {
     /// First attempts that failed.
     pub failed: Money,
     /// Retries that failed, too.
     pub retried: Money,
-    /// Attempts that another one of the same fragment made superfluous.
+    /// Speculative attempts that were not used, and attempts that a speculative one made superfluous.
     pub speculative: Money,
-    /// Attempts that still ran, or whose rows were still unread, when the query was over: at their bound.
+    /// Attempts that still ran, or whose rows were still unread, when the query was over.
     pub cancelled: Money,
     /// Reads of used attempts and of the coordinator that were sent a second time.
     pub hedged: Money,
     pub total: Money,
 }
 
-/// What Athena bills for the bytes that were used.
+/// Price that Athena has for the bytes that were used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Athena {
     pub bytes: u64,
@@ -85,7 +85,7 @@ enum WasteKind {
 
 /// Folds a query's events so far.
 ///
-/// Where a memory size was picked, that is what attempts had whose size the platform did not tell.
+/// An attempt whose memory size the platform did not tell has the size that the decision picked.
 pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
     let picked = events.iter().find_map(|stamped| match &stamped.event {
         QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
@@ -102,20 +102,21 @@ pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
 
 struct Fold<'a> {
     tariff: &'a Tariff,
-    /// When the exchange is cleaned.
+    /// Time at which the exchange is cleaned.
     end: Duration,
     adopted: BTreeSet<(&'a FragmentId, u32)>,
-    /// Fragments of which one attempt was slow enough for a second one.
+    /// Fragments with an attempt that was slow enough for a second one.
     doubled: BTreeSet<&'a FragmentId>,
     open: BTreeMap<(&'a FragmentId, u32), AttemptCause>,
     total: Quantities,
     waste: BTreeMap<WasteKind, Quantities>,
-    /// Of tables, by used attempts.
+    /// Bytes of tables that used attempts read.
     table_bytes: u64,
     coordinator: Usage,
     exchange_reads: u64,
-    /// Results that the coordinator fetched, and those that came in answers.
+    /// Bytes of results that the coordinator fetched.
     exchange_bytes: u64,
+    /// Bytes of results that came in answers.
     inline_bytes: u64,
     invoked: u64,
 }
@@ -186,7 +187,7 @@ impl<'a> Fold<'a> {
         }
     }
 
-    /// What became of an attempt that was not used.
+    /// Returns the kind of waste that an unused attempt is.
     fn waste_kind(&self, id: &FragmentId, cause: AttemptCause, outcome: &AttemptOutcome) -> WasteKind {
         let is_adopted = || self.adopted.range((id, 0)..=(id, u32::MAX)).next().is_some();
         match (outcome, cause) {
@@ -195,7 +196,7 @@ impl<'a> Fold<'a> {
             (AttemptOutcome::Done { .. }, _) if !is_adopted() => WasteKind::Cancelled,
             (AttemptOutcome::Done { .. }, _) if self.doubled.contains(id) => WasteKind::Speculative,
             (_, AttemptCause::Retry) => WasteKind::Retried,
-            // Also a result that could not be read as promised.
+            // A result that could not be read as promised is a failure, too.
             (_, AttemptCause::First) => WasteKind::Failed,
         }
     }
@@ -251,7 +252,7 @@ impl<'a> Fold<'a> {
 
     fn add_coordinator(&mut self) {
         let Requests { get, head, list, put, .. } = self.coordinator.requests;
-        // A query that failed may have adopted results without having told its own reads.
+        // A query that failed may have adopted results without telling its own reads.
         self.exchange_reads = self.exchange_reads.min(get);
         self.exchange_bytes = self.exchange_bytes.min(self.coordinator.bytes_read);
         let total = &mut self.total;
@@ -262,7 +263,7 @@ impl<'a> Fold<'a> {
     }
 }
 
-/// What one attempt spent, whose result lies in the exchange for so long.
+/// Returns the quantities that one attempt spent. Its result lies in the exchange for the time `stored`.
 pub fn attempt_spent(outcome: &AttemptOutcome, billing: Billing, stored: Duration, tariff: &Tariff) -> Quantities {
     let mut spent = Quantities::default();
     spent.add_billing(billing, tariff);

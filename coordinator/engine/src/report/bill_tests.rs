@@ -6,7 +6,7 @@ fn tariff() -> Tariff {
     Tariff::of_tests()
 }
 
-/// Builds a query's events, one a millisecond where nothing else is said.
+/// A builder of a query's events, which are a millisecond apart unless a test says otherwise.
 #[derive(Default)]
 struct Scenario {
     events: Vec<Stamped>,
@@ -65,7 +65,7 @@ impl Scenario {
     }
 }
 
-/// Lines as (name, basis, nano-dollars).
+/// Returns lines as (name, basis, nano-dollars).
 fn lines(report: &CostReport) -> Vec<(&'static str, Basis, Option<u64>)> {
     report.lines.iter().map(|line| (line.item.name(), line.basis, line.cost.map(Money::nano_dollars))).collect()
 }
@@ -152,7 +152,7 @@ fn architecture_memory_and_the_platforms_word_count() {
     check(X86, reported, &expect);
     let bounded = Billing::Bounded { at_most: second * 30 };
     check(X86, bounded, &[("compute", Bounded, Some(1_000_002)), ("invocations", Bounded, Some(200))]);
-    // Nothing was started: a throttle costs nothing.
+    // A throttle starts nothing and costs nothing.
     check(X86, metered(0, 0), &[("the coordinator's machine", Basis::Unknown, None)]);
 }
 
@@ -171,7 +171,7 @@ fn waste_is_told_by_its_cause() {
         .attempt((1, 1), speculative, done(hedged), metered(1000, 0))
         .attempt((1, 0), first, done(Usage::default()), metered(3000, 0))
         .adopted((1, 1), true, 0)
-        // Its rows were not needed any more.
+        // The query was over before its rows were needed.
         .attempt((2, 0), first, done(Usage::default()), metered(4000, 0))
         .attempt((3, 0), first, AttemptOutcome::Cancelled, Billing::Bounded { at_most: Duration::from_secs(30) });
     let report = story.price(&tariff());

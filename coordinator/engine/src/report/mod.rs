@@ -1,4 +1,4 @@
-//! What a query did, folded from its events. Pure.
+//! Facts about a query's run, folded from its events. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
@@ -17,16 +17,16 @@ use crate::cost::{PriceError, Tariff};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
 use crate::model::{Decision, Quote};
 
-/// The report on one statement. Times are in seconds, sizes in bytes.
+/// Report on one statement. Times are in seconds, sizes in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// None for statements that have no plan, such as CREATE EXTERNAL TABLE.
+    /// Decision on the place; None for statements without a plan, such as CREATE EXTERNAL TABLE.
     pub decision: Option<Decision>,
-    /// Of a statement that was not run: what it would cost.
+    /// Price that a statement would have. Only a statement that was not run has one.
     pub quote: Option<Quote>,
-    /// Why the functions' work was given up and the query ran locally after all.
+    /// Reason why the functions' work was given up and the query ran locally after all.
     pub fell_back: Option<String>,
-    /// Why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
+    /// Reason why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
     pub planned_again: Option<String>,
     pub failed: Option<String>,
     pub stages: usize,
@@ -34,37 +34,41 @@ pub struct Report {
     /// Fragments whose rows came from a function and were used.
     pub fragments_adopted: usize,
     pub attempts: usize,
-    /// Attempts that were made because another had failed or was throttled, and because another was slow.
+    /// Attempts that were made because another had failed or was throttled.
     pub attempts_retried: usize,
+    /// Attempts that were made because another was slow.
     pub attempts_speculative: usize,
-    /// Attempts whose result was not used, and the time that they ran: what retries and speculation cost.
+    /// Attempts whose result was not used.
     pub attempts_wasted: usize,
+    /// Time that attempts ran whose result was not used.
     pub wasted_seconds: f64,
-    /// Attempts that did not succeed, by what became of them.
+    /// Attempts that did not succeed, by the kind of their end.
     pub attempts_failed: BTreeMap<String, usize>,
     pub cold_starts: usize,
     pub functions: Side,
     pub coordinator: Side,
-    /// Bytes of all adopted results, and how many of them needed an object in the exchange.
+    /// Bytes of all adopted results.
     pub result_bytes: u64,
+    /// Adopted results that needed an object in the exchange.
     pub results_in_exchange: usize,
     /// Stages whose plan was too large to travel with each fragment.
     pub plans_in_exchange: usize,
-    /// Rows that the functions sent, and rows of the final result.
+    /// Rows that the functions sent.
     pub rows_from_functions: u64,
+    /// Rows of the final result.
     pub rows: u64,
     pub memory_peak_bytes: u64,
     pub spilled_bytes: u64,
     pub seconds: Phases,
-    /// In nano-dollars; None where nobody has priced it.
+    /// Cost in nano-dollars; None if it is not priced.
     pub cost: Option<CostReport>,
-    /// Why there is no cost.
+    /// Reason why there is no cost.
     pub cost_unknown: Option<String>,
-    /// Why the history has no record of the statement; none either where it was not asked for one.
+    /// Reason why the history has no record of the statement; None also if no record was wanted.
     pub history_not_recorded: Option<String>,
 }
 
-/// What one side asked of storage.
+/// Requests and bytes of storage that one side asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Side {
     pub requests: Requests,
@@ -80,22 +84,22 @@ impl Side {
     }
 }
 
-/// Wall time by phase. They follow each other, except that reading overlaps with what is invoked later.
+/// Wall time by phase, in seconds. Phases follow each other, but reading overlaps with later invocations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Phases {
-    /// Text to physical plan and decision.
+    /// Time from the text to the physical plan and the decision.
     pub plan: f64,
-    /// First attempt's start to last attempt's end.
+    /// Time from the first attempt's start to the last attempt's end.
     pub invoke: f64,
-    /// Fetching and checking results, summed; they are decoded as they are used.
+    /// Time to fetch and check results, summed. They are decoded later, as they are used.
     pub read: f64,
-    /// Last result read (or, without functions, the plan) to the last row.
+    /// Time from the last result that was read (or, without functions, from the plan) to the last row.
     pub finish: f64,
     pub total: f64,
 }
 
 impl Report {
-    /// Folds a query's events, and prices them where there are prices.
+    /// Folds a query's events, and prices them if there are prices.
     pub fn priced(events: &[Stamped], tariff: Result<&Tariff, &PriceError>) -> Self {
         let (cost, cost_unknown) = match tariff {
             Ok(tariff) => (Some(price(events, tariff)), None),
@@ -211,14 +215,14 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Requests, and how many of them were reads that were sent again.
+/// Writes the number of requests, and of those that were reads sent a second time.
 fn asked(requests: &Requests) -> String {
     let hedged = if requests.hedged > 0 { format!(" ({} hedged)", requests.hedged) } else { String::new() };
     format!("{} requests{hedged}", requests.total())
 }
 
 impl Display for Report {
-    /// A few lines for people; nothing about what did not happen.
+    /// Writes a few lines for people. They leave out everything that did not happen.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let size = |bytes: u64| format_size(bytes, BINARY);
         if let Some(decision) = &self.decision {

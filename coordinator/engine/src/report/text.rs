@@ -1,4 +1,4 @@
-//! The cost in a few lines for people; nothing about what did not happen.
+//! The cost in a few lines for people. They leave out everything that did not happen.
 
 use std::fmt::{Display, Formatter};
 
@@ -8,14 +8,14 @@ use super::bill::{CostReport, Waste};
 use crate::cost::{Basis, Item};
 use crate::money::Money;
 
-/// Amounts below this are named together.
+/// Smallest amount of a group that is shown.
 const SHOWN_MIN: Money = Money::from_nano_dollars(1);
 
-/// What is named together.
+/// Name of a group, and a test that tells if an item belongs to it.
 type Group = (&'static str, fn(Item) -> bool);
 
 impl CostReport {
-    /// All lines of an item, whatever they are known by.
+    /// Sums the lines of some items that are reported or metered. Bounded lines are not in it.
     fn spent(&self, is_it: impl Fn(Item) -> bool) -> Money {
         let lines = self.lines.iter().filter(|line| line.basis != Basis::Bounded && is_it(line.item));
         lines.filter_map(|line| line.cost).sum()
