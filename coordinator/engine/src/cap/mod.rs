@@ -286,7 +286,7 @@ impl Cap {
     /// Waits until a result's transfer to a coordinator outside of AWS can be paid for, and pays it.
     ///
     /// # Errors
-    /// As [`Self::reserve`].
+    /// Those of [`Self::reserve`].
     pub(crate) async fn pay_for_read(self: &Arc<Self>, bytes: u64) -> Result<(), OverCap> {
         if self.tariff.coordinator_outside != Some(true) {
             return Ok(());

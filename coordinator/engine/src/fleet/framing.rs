@@ -1,4 +1,4 @@
-//! What every invoker does around a function: frames the request, bounds both payloads, knows when to give up.
+//! Frame of every invocation: encodes the request, bounds both payloads, and gives up in time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,26 +11,28 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
 
-/// Longest invocation on AWS Lambda; a later deadline counts as this one.
+/// Longest invocation on AWS Lambda. A later deadline counts as this one.
 const INVOCATION_MAX: Duration = Duration::from_secs(900);
 
-/// One attempt's request as bytes, and its moments.
+/// Request of one attempt as bytes, and its moments.
 #[derive(Debug)]
 pub(super) struct Framed {
     pub payload: Bytes,
-    /// After this nothing is started for the attempt.
+    /// Moment after which nothing is started for the attempt.
     pub deadline: Instant,
-    /// When the platform stops the attempt.
+    /// Moment at which the platform stops the attempt.
     pub stop_at: Instant,
-    /// [`Self::stop_at`] as the function is told it.
+    /// [`Self::stop_at`] in wall time, for the function.
     pub stop_at_wall: SystemTime,
     id: FragmentId,
     attempt: u32,
 }
 
 impl Framed {
+    /// Encodes a request.
+    ///
     /// # Errors
-    /// [`InvokeErrorKind::RequestTooLarge`], [`InvokeErrorKind::TimedOut`] where the deadline has passed already.
+    /// [`InvokeErrorKind::RequestTooLarge`]; [`InvokeErrorKind::TimedOut`] if the deadline has passed already.
     fn new(request: &InvokeRequest) -> Result<Self, InvokeError> {
         let (id, attempt) = (request.fragment.id.clone(), request.attempt);
         let payload = wire::encode_request(request).map_err(|error| {
@@ -59,7 +61,8 @@ impl Framed {
     /// Reads the function's answer to this request.
     ///
     /// # Errors
-    /// [`InvokeErrorKind::ResponseTooLarge`]; [`InvokeErrorKind::Protocol`] where it is no response, or another attempt's.
+    /// [`InvokeErrorKind::ResponseTooLarge`]; [`InvokeErrorKind::Protocol`] if it is no response, or a result of
+    /// another attempt.
     pub fn response(&self, payload: &[u8]) -> Result<FragmentResponse, InvokeError> {
         let id = &self.id;
         if payload.len() > PAYLOAD_BYTES_MAX {
@@ -101,10 +104,11 @@ impl Framed {
     }
 }
 
-/// Frames a request and waits for one of the functions that may run at once.
+/// Frames a request, and waits until another function may run.
 ///
 /// # Errors
-/// Those of [`Framed::new`]; [`InvokeErrorKind::TimedOut`] where none was free by the deadline, [`InvokeErrorKind::Stopped`] after the end.
+/// Those of [`Framed::new`]; [`InvokeErrorKind::TimedOut`] if no function was free by the deadline;
+/// [`InvokeErrorKind::Stopped`] after the shutdown.
 pub(super) async fn admit(
     request: InvokeRequest,
     slots: &Arc<Semaphore>,
@@ -122,7 +126,7 @@ pub(super) fn stopped() -> InvokeError {
     InvokeError::new(InvokeErrorKind::Stopped, "the invoker has been shut down")
 }
 
-/// The outcome of an attempt that reached no function: it costs nothing.
+/// Describes an attempt that reached no function and costs nothing.
 pub(super) fn not_sent(error: InvokeError) -> Invocation {
     let billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
     Invocation { outcome: Err(error), billing, cold: None, log_tail: String::new() }

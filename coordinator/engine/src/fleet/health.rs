@@ -1,4 +1,4 @@
-//! Whether functions are worth asking: a circuit breaker an invoker.
+//! Circuit breaker of an invoker: it tells if functions are worth asking.
 //!
 //! ```text
 //!           three failures in a row                delay has passed
@@ -8,8 +8,9 @@
 //!                                     └──────── (delay doubles)         ▼
 //! ```
 //!
-//! It advises `auto`, and forbids nothing: who names a target is always let through, and what comes of it counts. A
-//! fragment's own failure is an answer, and so is a throttle: something is there.
+//! The breaker advises `auto`, and forbids nothing. A query with an explicit target always runs, and its outcome
+//! counts. A fragment's own failure is an answer, because a function gave it. A throttle is neither an answer nor a
+//! failure.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -19,15 +20,15 @@ use tokio::time::Instant;
 
 use crate::attempt::{Invocation, InvokeErrorKind};
 
-/// Failures in a row that open it.
+/// Failures in a row that open the breaker.
 const FAILURES_MAX: u32 = 3;
 /// First and longest wait before a probe.
 const DELAY_MIN: Duration = Duration::from_secs(15);
 const DELAY_MAX: Duration = Duration::from_secs(300);
-/// A probe that has not ended by then is forgotten.
+/// Time after which a probe without an end is forgotten.
 const PROBE_MAX: Duration = Duration::from_secs(60);
 
-/// What an invoker's last attempts say about it.
+/// Breaker of an invoker, fed by the outcomes of its attempts.
 #[derive(Debug)]
 pub struct Breaker {
     state: Mutex<State>,
@@ -36,13 +37,13 @@ pub struct Breaker {
 #[derive(Debug)]
 struct State {
     failures: u32,
-    /// Since when it is open, and for how long.
+    /// Start and length of the time for which it is open.
     open: Option<(Instant, Duration)>,
     probing_since: Option<Instant>,
     last_failure: String,
 }
 
-/// A breaker's state, for people and for `auto`.
+/// State of a breaker, for people and for `auto`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     Good,
@@ -50,7 +51,7 @@ pub enum Health {
     HalfOpen {
         last_failure: String,
     },
-    /// Not to be asked for this long.
+    /// Functions are not to be asked for this long.
     Open {
         probe_in: Duration,
         last_failure: String,
@@ -58,7 +59,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// Whether `auto` should count on functions.
+    /// Returns true if `auto` should count on functions.
     pub fn allows(&self) -> bool {
         !matches!(self, Self::Open { .. })
     }
@@ -99,14 +100,14 @@ impl Breaker {
         }
     }
 
-    /// An attempt is about to be made; where the breaker is half open, it is the probe.
+    /// Notes the start of an attempt. It is the probe if the breaker is half open.
     pub(crate) fn started(&self) {
         if matches!(self.health(), Health::HalfOpen { .. }) {
             self.state.lock().expect("no holder panics").probing_since = Some(Instant::now());
         }
     }
 
-    /// What became of an attempt.
+    /// Notes the outcome of an attempt.
     pub fn note(&self, invocation: &Invocation) {
         match &invocation.outcome {
             Ok(FragmentResponse { outcome: Err(error), .. }) if error.kind == FragmentErrorKind::VersionMismatch => {
@@ -119,7 +120,7 @@ impl Breaker {
                 | InvokeErrorKind::AccessDenied
                 | InvokeErrorKind::NotDeployed
                 | InvokeErrorKind::Protocol => self.failed(error.message.clone()),
-                // A function ran, or could have: the fragment's doing, or the load's.
+                // A function ran, or could have. The cause is the fragment or the load.
                 InvokeErrorKind::Crashed
                 | InvokeErrorKind::OutOfMemory
                 | InvokeErrorKind::RequestTooLarge
@@ -131,7 +132,7 @@ impl Breaker {
         }
     }
 
-    /// The functions could not even be asked.
+    /// Notes that the functions could not be asked.
     pub fn failed(&self, message: String) {
         let mut state = self.state.lock().expect("no holder panics");
         state.failures += 1;

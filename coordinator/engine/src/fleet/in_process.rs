@@ -1,7 +1,8 @@
 //! Functions as tasks of this process: no isolation, no start, the same bytes.
 //!
-//! Requests and responses cross the wire's encoding and limits like anywhere else, so that what works here is not refused
-//! elsewhere. Non-goals: memory limits and stopping a handler that blocks its thread (its slot stays taken until it ends).
+//! Requests and responses pass the wire's encoding and limits. So a query that works here is not refused elsewhere.
+//! Non-goals: memory limits, and stopping a handler that blocks its thread. Such a handler keeps its slot until it
+//! ends.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -23,7 +24,7 @@ use crate::attempt::{Billing, Invocation};
 use crate::error::QueryError;
 use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 
-/// The platform: one environment, made when it is first used.
+/// Platform of one environment, made when it is first used.
 #[derive(Debug)]
 pub(super) struct InThisProcess {
     site: Site,
@@ -75,7 +76,7 @@ impl Platform for InThisProcess {
     async fn close(&self) {}
 }
 
-/// A function: request bytes and the platform's deadline in, response bytes out.
+/// A function: it takes the request's bytes and the platform's deadline, and returns the response's bytes.
 pub type Handler = Arc<dyn Fn(Bytes, SystemTime) -> BoxFuture<'static, Bytes> + Send + Sync>;
 
 /// Runs attempts as tasks, `concurrency_max` at a time.
@@ -116,14 +117,14 @@ impl Invoker for InProcess {
         let started = Instant::now();
         let (handler, payload) = (Arc::clone(&self.handler), framed.payload.clone());
         let (stop_at, stop_at_wall) = (framed.stop_at, framed.stop_at_wall);
-        // A task of its own, so that the attempt goes on where the caller goes away, and a panic ends there.
+        // The attempt is a task of its own. It goes on if its caller goes away, and a panic ends there.
         let attempt = async move {
             let answer = timeout_at(stop_at, handler(payload, stop_at_wall)).await;
             drop(slot);
             answer
         };
         let attempt = tokio::spawn(attempt.in_current_span());
-        // Bounded here, too: a handler that blocks its thread never sees the bound inside.
+        // The wait is bounded here, too, because a handler that blocks its thread never sees the bound inside.
         let outcome = match timeout_at(stop_at, attempt).await {
             Ok(Ok(Ok(answer))) => framed.response(&answer),
             Ok(Ok(Err(_))) | Err(_) => Err(framed.timed_out()),

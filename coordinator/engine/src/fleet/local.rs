@@ -1,4 +1,4 @@
-//! What platforms on the coordinator's own machine have in common.
+//! Common parts of the platforms on the coordinator's own machine.
 
 use gust_protocol::Limits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
@@ -19,7 +19,7 @@ pub(super) fn model(cores: usize, function_cores: f64) -> TimeModel {
     TimeModel { function_cores, ..TimeModel::laptop(cores) }
 }
 
-/// Functions of `lanes` cores each, as the configuration has them.
+/// Returns the size of functions with `lanes` cores each, with the configuration's limits.
 pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize {
     let limits = Limits {
         memory_bytes_max: config.function_memory_bytes,

@@ -1,13 +1,14 @@
-//! The fleet: functions of one platform, what they are like, and where they leave large results.
+//! Fleet: functions of one platform, their facts, and the place of their large results.
 //!
 //! ```text
 //!  Fleet ─► Platform: in process │ processes │ Lambda ─► Invoker: exactly ONE attempt
-//!    ├─ breaker: whether they are worth asking
-//!    └─ warm: what their environments are likely to have
+//!    ├─ breaker: are they worth asking?
+//!    └─ warm: likely state of their environments
 //! ```
 //!
-//! The scheduler owns retries, so that every attempt is seen and priced; an invoker never tries again. Whatever goes wrong
-//! is a typed outcome, never a panic. A platform is one folder or file here and one line of [`platform`]; CONTRIBUTING.md says how.
+//! The scheduler owns retries, so that every attempt is seen and priced. An invoker never tries again. Every fault is a
+//! typed outcome, never a panic. A platform is one folder or file here, and one line of [`platform`]. CONTRIBUTING.md
+//! says how to add one.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -46,13 +47,13 @@ use crate::storage::{StoreCredentials, Stores};
 /// Runs one attempt of one fragment.
 #[async_trait]
 pub trait Invoker: Debug + Send + Sync + 'static {
-    /// One attempt, never a retry. A platform failure is an outcome and is billed like any other.
+    /// Runs one attempt, never a retry. A platform failure is an outcome and is billed like any other.
     ///
-    /// Dropping the future frees the caller only; the attempt may go on until its deadline.
+    /// Dropping the future frees the caller only. The attempt may go on until its deadline.
     async fn invoke(&self, request: InvokeRequest) -> Invocation;
 }
 
-/// The platform of a target: one line each. `auto` and `local` have been resolved by [`Config::functions_on`].
+/// Makes the platform of a target: one line each. [`Config::functions_on`] has resolved `auto` and `local`.
 fn platform(target: Target, site: Site) -> Arc<dyn Platform> {
     match target {
         Target::InProcess => Arc::new(in_process::InThisProcess::new(site)),
@@ -61,7 +62,7 @@ fn platform(target: Target, site: Site) -> Arc<dyn Platform> {
     }
 }
 
-/// What a configuration's functions are like, whether or not there are any.
+/// Returns the traits of a configuration's functions, even if there are none.
 pub fn traits(config: &Config) -> PlatformTraits {
     let site = Site {
         config: Arc::new(config.clone()),
@@ -72,7 +73,7 @@ pub fn traits(config: &Config) -> PlatformTraits {
     platform(config.functions_on(), site).traits()
 }
 
-/// The functions of a process: started with the first query that needs them.
+/// Functions of a process, started with the first query that needs them.
 #[derive(Debug)]
 pub struct Fleet {
     config: Arc<Config>,
@@ -82,16 +83,17 @@ pub struct Fleet {
     /// Calibrations, one for each kind of functions.
     measured: Vec<Measured>,
     warm: Mutex<Arc<WarmState>>,
-    /// Memory and architecture of the first size, once it was asked for.
+    /// Memory in MB and architecture of the first size, once it was asked for.
     first: Mutex<Option<(u32, Option<Architecture>)>>,
     has_started: AtomicBool,
 }
 
 impl Fleet {
-    /// Starts nothing. `folder` is the session's own, for what it spills and, where no exchange is configured, for results.
+    /// Makes the fleet, and starts nothing. `folder` is the session's own. Functions spill there, and it holds results
+    /// if no exchange is configured.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where the exchange cannot be used.
+    /// [`ErrorKind::Setup`] if the exchange cannot be used.
     pub fn new(
         config: &Arc<Config>,
         stores: &Stores,
@@ -118,7 +120,7 @@ impl Fleet {
         })
     }
 
-    /// Where functions leave results that are too large for their response.
+    /// Returns the place for results that are too large for a function's response.
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
     }
@@ -131,18 +133,18 @@ impl Fleet {
         self.platform.as_ref()
     }
 
-    /// How long things take on the coordinator: as it was calibrated, else as it was published.
+    /// Returns the time model of the coordinator: its calibration, else published figures.
     pub fn coordinator_model(&self) -> TimeModel {
         let cores = cores();
         let measured = self.measured.first().map(|measured| measured.model(cores));
         measured.unwrap_or_else(|| self.platform.model(cores, 1.0))
     }
 
-    /// What there is now; starts nothing, but asks a platform elsewhere what is deployed. That is not asked while the breaker advises
-    /// against it, unless the caller `insists`.
+    /// Returns the facts about the functions, and starts none. A platform elsewhere is asked for its deployment. It is
+    /// not asked while the breaker advises against it, unless the caller `insists`.
     ///
     /// # Errors
-    /// [`ErrorKind::Functions`] or [`ErrorKind::Setup`] where no function can be used.
+    /// [`ErrorKind::Functions`] or [`ErrorKind::Setup`] if no function can be used.
     pub async fn facts(&self, insists: bool) -> Result<FleetFacts, QueryError> {
         let traits = self.platform.traits();
         let is_healthy = self.breaker.health().allows();
@@ -160,13 +162,17 @@ impl Fleet {
         Ok(FleetFacts { traits, sizes, is_healthy, warm: Arc::clone(&self.warm()) })
     }
 
-    /// What runs attempts on functions of a size.
+    /// Returns the invoker of functions of a size.
+    ///
+    /// # Errors
+    /// The platform's, if the functions cannot be started.
     pub async fn invoker(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
         self.has_started.store(true, Ordering::Relaxed);
         self.platform.start(size).await
     }
 
-    /// Notes that a query hands out fragments to `at_once` environments; `files` are those of each fragment, with their store.
+    /// Notes that a query hands out fragments to `at_once` environments. `files` are those of its fragments, each with
+    /// its store.
     pub fn hands_out<'a>(
         &self,
         size: &FunctionSize,
@@ -184,7 +190,7 @@ impl Fleet {
         warm
     }
 
-    /// With what functions reach stores.
+    /// Returns the credentials with which functions reach stores.
     pub async fn credentials(&self, stores: &Stores) -> StoreCredentials {
         match self.platform.traits().lends_credentials {
             true => StoreCredentials::Lent(stores.lendable().await),
@@ -192,10 +198,10 @@ impl Fleet {
         }
     }
 
-    /// What functions and requests cost, of the first size as far as it was asked for.
+    /// Returns the prices of functions and requests, for the first size if that is known.
     ///
     /// # Errors
-    /// Where the region has no price book, or the configured file is none.
+    /// [`PriceError`] if the region has no price book, or the configured file is none.
     pub fn tariff(&self) -> Result<Tariff, PriceError> {
         let today = chrono::Utc::now().date_naive();
         let mut tariff = Tariff::of_config(&self.config, &self.platform.traits().billed, today)?;
@@ -206,7 +212,7 @@ impl Fleet {
         Ok(tariff)
     }
 
-    /// What there is to examine, for functions of the first size, or of all.
+    /// Returns the functions to examine, those of the first size or of all sizes.
     pub async fn probes(&self, all_sizes: bool) -> Probes {
         self.has_started.store(true, Ordering::Relaxed);
         self.platform.probes(all_sizes).await
@@ -240,7 +246,7 @@ fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange,
     Ok(Exchange { access, prefix, store })
 }
 
-/// The URL of a folder, which is made if it is not there.
+/// Returns the URL of a folder, and makes the folder if it is not there.
 fn folder_url(folder: &Path) -> std::io::Result<Url> {
     std::fs::create_dir_all(folder)?;
     let folder = folder.canonicalize()?;

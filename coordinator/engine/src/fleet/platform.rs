@@ -1,4 +1,4 @@
-//! The seam between the fleet and where its functions run.
+//! Seam between the fleet and the platform of its functions.
 
 use std::fmt::{Debug, Display};
 use std::path::PathBuf;
@@ -11,58 +11,62 @@ use crate::config::Config;
 use crate::error::QueryError;
 use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 
-/// Where functions run: what they are like, and what runs attempts on them.
+/// Platform of functions: their facts, and the invokers that run attempts on them.
 ///
-/// An error is of kind [`crate::error::ErrorKind::Functions`] or [`crate::error::ErrorKind::Setup`], and says what to do. It does not plan,
-/// bound, retry or price: the planner, the scheduler and the tariff do, by what it says of itself.
+/// An error is of kind [`crate::error::ErrorKind::Functions`] or [`crate::error::ErrorKind::Setup`], and gives the next
+/// step.
+///
+/// Non-goals: a platform does not plan, bound, retry or price. The planner, the scheduler and the tariff do, by its
+/// facts.
 #[async_trait]
 pub trait Platform: Debug + Send + Sync {
     fn traits(&self) -> PlatformTraits;
 
-    /// How long things take on a coordinator of `cores` with functions of `function_cores` each, as long as nobody has calibrated it.
+    /// Returns the time model for a coordinator of `cores` with functions of `function_cores` each. It counts until a
+    /// calibration replaces it.
     fn model(&self, cores: usize, function_cores: f64) -> TimeModel;
 
-    /// The sizes of functions that there are, at least one; the one to use where nothing is picked comes first. Starts nothing.
+    /// Returns the sizes of functions, at least one, the default one first. Starts nothing.
     async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError>;
 
-    /// What runs attempts on functions of a size: the same as long as they are the same.
+    /// Returns the invoker of functions of a size, the same one as long as the functions are the same.
     async fn start(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError>;
 
-    /// The cloud's region that functions run in.
+    /// Returns the cloud's region that functions run in.
     async fn region(&self) -> Option<String>;
 
-    /// What there is to examine, for functions of the first size, or of all.
+    /// Returns the functions to examine, those of the first size or of all sizes.
     async fn probes(&self, all_sizes: bool) -> Probes;
 
-    /// Ends what was started.
+    /// Ends all functions that were started.
     async fn close(&self);
 }
 
-/// What a platform is made from.
+/// Parts that a platform is made from.
 #[derive(Debug, Clone)]
 pub struct Site {
     pub config: Arc<Config>,
-    /// Where functions on this machine spill.
+    /// Folder that functions on this machine spill to.
     pub folder: PathBuf,
     /// URL of the store that large results go to.
     pub exchange_url: String,
     pub breaker: Arc<Breaker>,
 }
 
-/// What can be examined of a platform's functions.
+/// Functions of a platform that can be examined.
 #[derive(Debug, Default)]
 pub struct Probes {
-    /// What is known of them already, or why they cannot be tried.
+    /// Facts about the functions, or the reason why they cannot be tried.
     pub notes: Vec<Note>,
-    /// Each function to try, by its name.
+    /// Functions to try, each with its name.
     pub subjects: Vec<(String, Arc<dyn Invoker>)>,
 }
 
-/// One thing that was looked at.
+/// Result of one examination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     pub what: String,
-    /// What was found, or what is wrong and what to do.
+    /// Finding, or the fault with its next step.
     pub outcome: Result<String, String>,
 }
 
@@ -73,7 +77,7 @@ impl Note {
 }
 
 impl Probes {
-    /// One kind of function, of which any one is as good as another.
+    /// Makes the probes of a platform whose functions are all alike.
     pub(super) fn of_one_kind(started: Result<Arc<dyn Invoker>, QueryError>) -> Self {
         match started {
             Ok(invoker) => Self { notes: Vec::new(), subjects: vec![("function".to_owned(), invoker)] },

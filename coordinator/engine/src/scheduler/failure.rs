@@ -1,4 +1,4 @@
-//! Why a fragment has no result.
+//! Failure of a fragment.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use object_store::path::Path;
 use crate::attempt::InvokeError;
 use crate::cap::OverCap;
 
-/// A fragment that no attempt could bring home.
+/// Failure of a fragment that no attempt could bring to a result.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", self.told())]
 pub struct FragmentFailure {
     pub id: FragmentId,
-    /// All that were booked for it.
+    /// Attempts that were booked for the fragment.
     pub attempts: u32,
-    /// From when it was to be run until it was given up, waiting for a function included.
+    /// Time from the fragment's start until it was given up, waiting for a function included.
     pub elapsed: Duration,
     #[source]
     pub cause: FailureCause,
-    /// It would have been tried again, but the query had no retries left.
+    /// State of the query's retry budget: true if only its end kept the fragment from another attempt.
     pub budget_spent: bool,
-    /// The end of the last attempt's stderr, where the platform failed.
+    /// End of the last attempt's stderr, if the platform failed.
     pub log_tail: String,
 }
 
-/// The last attempt's failure.
+/// Failure of the last attempt.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FailureCause {
     #[error(transparent)]
     Fragment(FragmentError),
     #[error(transparent)]
     Invoke(InvokeError),
-    /// The attempt succeeded, but what it left was torn, swapped or gone.
+    /// The attempt succeeded, but its result was torn, swapped or gone.
     #[error("{0}")]
     Result(String),
     /// The query could not pay for another attempt.
@@ -42,7 +42,7 @@ pub enum FailureCause {
 }
 
 impl FragmentFailure {
-    /// The next step, where the cause knows one.
+    /// Returns the next step, if the cause has one.
     pub fn hint(&self) -> Option<&str> {
         match &self.cause {
             FailureCause::Fragment(error) => error.hint.as_deref(),
@@ -62,13 +62,13 @@ impl FragmentFailure {
         format!("fragment {id} failed {tries}: {cause}{}{}", note(*budget_spent), tail(log_tail))
     }
 
-    /// A fragment whose request could not even be made.
+    /// Describes a fragment whose request could not be made.
     pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));
         Self { id, attempts: 0, elapsed: Duration::ZERO, cause, budget_spent: false, log_tail: String::new() }
     }
 
-    /// A fragment whose stage's plan could not be written into the exchange.
+    /// Describes a fragment whose stage's plan could not be written into the exchange.
     pub fn unpublished(id: &FragmentId, path: &Path, error: &object_store::Error) -> Self {
         let message = format!("cannot write the plan to `{path}` in the exchange: {error}");
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::Storage, message));

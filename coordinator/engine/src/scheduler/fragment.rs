@@ -1,4 +1,4 @@
-//! One fragment on its way to a result.
+//! A fragment and its attempts, until it has a result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,16 @@ use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, WAITED_H
 use crate::cap::{AttemptRequest, AttemptWork, OverCap, Reservation};
 use crate::events::AttemptCause;
 
-/// An invoker answers by the attempt's deadline and a second's grace; one that does not is not waited for.
+/// Time after an attempt's deadline until which its answer is awaited. Invokers answer within the deadline and a
+/// second's grace.
 const ANSWER_LATE_MAX: Duration = Duration::from_secs(2);
 
-/// Attempts beside a slow one, each when the newest is slow, too.
+/// Attempts that may start beside a slow one. Each starts when the newest attempt is slow, too.
 const SPECULATIVE_MAX: u32 = 2;
 
 type MakeRequest = Box<dyn Fn(u32, u64) -> InvokeRequest + Send + Sync>;
 
-/// A fragment and what its attempts share.
+/// A fragment, and the state that its attempts share.
 pub struct FragmentAttempts {
     stage: StageAttempts,
     id: FragmentId,
@@ -36,16 +37,16 @@ pub struct FragmentAttempts {
     work: AttemptWork,
     request: MakeRequest,
     numbers: AttemptNumbers,
-    /// When it was to be run.
+    /// Start of the fragment, before its first attempt.
     since: Instant,
     launched: u32,
-    /// Attempts that failed, those that were throttled not counted.
+    /// Failed attempts, throttled ones not counted.
     failed: u32,
-    /// Of those, the ones that ran out of time.
+    /// Failed attempts that ran out of time.
     timed_out: u32,
     delays: ExponentialBackoff,
     throttle_delays: ExponentialBackoff,
-    /// Why the latest attempt brought nothing.
+    /// Failure of the latest attempt, and its log's end.
     last_failure: Option<(FailureCause, String)>,
 }
 
@@ -58,19 +59,19 @@ impl std::fmt::Debug for FragmentAttempts {
 /// An attempt that has ended.
 struct EndedAttempt {
     number: u32,
-    /// It had less time than its query.
+    /// True if the attempt had less time than its query.
     cut_short: bool,
     took: Duration,
     invocation: Invocation,
 }
 
-/// What the next attempt is for, and what comes of its waiting.
+/// Next attempt's reason, and its wait for admission.
 struct PendingAttempt {
     cause: AttemptCause,
     turn: BoxFuture<'static, Admission>,
 }
 
-/// What follows an attempt that failed.
+/// Step after an attempt that failed.
 enum NextTry {
     /// Another attempt, after a pause.
     After(Duration),
@@ -79,10 +80,10 @@ enum NextTry {
     Never(GaveUp),
 }
 
-/// Why a fragment is not tried again.
+/// Reason why a fragment is not tried again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GaveUp {
-    /// It was tried as often as may be, it would fail again, or its query's time or money is spent.
+    /// The fragment has no attempts left, it would fail again, or its query's time or money is spent.
     NothingHelps,
     /// The query has no retries left.
     BudgetSpent,
@@ -92,7 +93,7 @@ enum Admission {
     Granted(Slot, Option<Reservation>),
     /// The query's deadline came first.
     TooLate,
-    /// Its money does not suffice.
+    /// The query's money does not suffice.
     TooDear(OverCap),
 }
 
@@ -126,7 +127,8 @@ impl FragmentAttempts {
         &self.id
     }
 
-    /// Runs until an attempt has a result, none can, or the future is dropped. Returns the result and its attempt's number.
+    /// Runs until an attempt has a result, none can have one, or the future is dropped. Returns the result and its
+    /// attempt's number.
     pub async fn result(&mut self) -> Result<(FragmentResult, u32), FragmentFailure> {
         let first = if self.launched == 0 { AttemptCause::First } else { AttemptCause::Retry };
         let mut waiting = self.wait(first, Duration::ZERO);
@@ -194,7 +196,7 @@ impl FragmentAttempts {
         }
     }
 
-    /// To be called where a result could not be read as promised: the attempt counts as failed, and another is made.
+    /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.
     pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
         self.last_failure = Some((FailureCause::Result(reason), String::new()));
         self.query().money.iter().for_each(|money| money.fragment_undone());
@@ -210,8 +212,8 @@ impl FragmentAttempts {
         &self.stage.query
     }
 
-    /// Stands in line, after a pause: for money, where that is limited, and then for a slot. None for a speculative attempt that
-    /// cannot be paid for at once.
+    /// Stands in line after a pause: for money if that is limited, and then for a slot. Returns None for a speculative
+    /// attempt that cannot be paid for at once.
     fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<PendingAttempt> {
         let query = Arc::clone(self.query());
         let bytes = self.bytes;
@@ -238,7 +240,7 @@ impl FragmentAttempts {
         Some(PendingAttempt { cause, turn: turn.boxed() })
     }
 
-    /// What the next attempt wants to be paid for.
+    /// Returns the request for the next attempt's money.
     fn ask(&self) -> AttemptRequest {
         let left = self.query().deadline.saturating_duration_since(Instant::now());
         let time_max = self.time().map_or(left, |time| time.min(left));
@@ -249,7 +251,7 @@ impl FragmentAttempts {
         self.stage.expected.get(self.id.index as usize).copied().unwrap_or_default()
     }
 
-    /// Time for the next attempt; None is all that the query has left.
+    /// Returns the time for the next attempt; None gives it all that the query has left.
     fn time(&self) -> Option<Duration> {
         self.query().scheduler.retry.time(self.expected(), self.failed, self.timed_out)
     }
@@ -287,7 +289,7 @@ impl FragmentAttempts {
         .boxed()
     }
 
-    /// Checks that an answer belongs to the question.
+    /// Checks that an answer belongs to its request.
     fn settle(&mut self, invocation: Invocation, number: u32) -> Result<FragmentResult, FailureCause> {
         let cause = match invocation.outcome {
             Ok(FragmentResponse { outcome: Err(error), .. }) => FailureCause::Fragment(error),
@@ -304,7 +306,7 @@ impl FragmentAttempts {
         Err(cause)
     }
 
-    /// Decides what follows a failure; `others` are attempts that run or wait beside it.
+    /// Decides the step after a failure. `others` is true if other attempts run or wait beside it.
     fn next_try(&mut self, remedy: Remedy, others: bool) -> NextTry {
         match remedy {
             Remedy::None => return NextTry::Never(GaveUp::NothingHelps),
@@ -349,7 +351,7 @@ impl FragmentAttempts {
     }
 }
 
-/// The attempt itself, which goes on whoever waits for it.
+/// Runs the attempt itself. It goes on even if nothing waits for it.
 async fn run(
     query: Arc<Query>,
     (slot, paid): (Slot, Option<Reservation>),
@@ -374,11 +376,11 @@ async fn run(
         paid.settle(&invocation);
     }
     drop(slot);
-    // Nobody listens where another attempt was faster or the query is over.
+    // The receiver is gone if another attempt was faster or the query is over.
     let _ = reply.send(invocation);
 }
 
-/// What is known of an attempt of which nothing was heard; it stays open in the ledger.
+/// Describes an attempt that was not heard of. It stays open in the ledger.
 fn lost(kind: InvokeErrorKind, message: String) -> Invocation {
     let outcome = Err(InvokeError::new(kind, message));
     Invocation { outcome, billing: Billing::Bounded { at_most: Duration::ZERO }, cold: None, log_tail: String::new() }

@@ -1,4 +1,5 @@
-//! A query's attempts in its event log: each is opened BEFORE it is invoked and closed once, by its outcome or with the query.
+//! Attempts of a query in its event log. Each is opened BEFORE it is invoked, and closed once, by its outcome or with
+//! the query.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -41,14 +42,14 @@ impl Ledger {
         let mut books = self.books.lock().expect("no holder panics");
         self.events.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause });
         if books.is_closed {
-            // A task that was about to be dropped with its query.
+            // The attempt's task was about to be dropped with its query.
             self.cancel(id.clone(), attempt, open);
         } else {
             books.open.insert((id.clone(), attempt), open);
         }
     }
 
-    /// Says nothing where the query has closed its books already.
+    /// Books an attempt's outcome. Does nothing if the query has closed its books already.
     pub(super) fn close(&self, id: &FragmentId, attempt: u32, invocation: &Invocation) {
         let open = self.books.lock().expect("no holder panics").open.remove(&(id.clone(), attempt));
         let Some(Open { started, .. }) = open else { return };
@@ -69,7 +70,8 @@ impl Ledger {
         self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
     }
 
-    /// The query is over. What still runs cannot be recalled, and is booked as if it ran to its deadline.
+    /// Closes the books of a query that is over. Attempts that still run cannot be recalled, and are booked as if they
+    /// ran to their deadline.
     pub(super) fn cancel_open(&self) {
         let mut books = self.books.lock().expect("no holder panics");
         books.is_closed = true;

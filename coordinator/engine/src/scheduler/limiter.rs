@@ -1,9 +1,11 @@
-//! How much is in flight at once, over all queries of a process, and whose turn it is.
+//! Limiter of the attempts in flight, over all queries of a process, and the order of their turns.
 //!
-//! A slot is granted while four bounds hold: the cap, what throttling has taught (additive increase, multiplicative decrease),
-//! the bytes that attempts may hold on the coordinator, and the rate at which the platform starts environments. The next slot
-//! goes to the query with the fewest in flight, among equals to the one that was served least recently: small queries overtake
-//! large ones, and none starves.
+//! A slot is granted while four bounds hold: `in_flight_max`, the limit that throttling has taught (additive increase,
+//! multiplicative decrease), the bytes that attempts may hold on the coordinator, and the rate at which the platform
+//! starts environments.
+//!
+//! The next slot goes to the query with the fewest attempts in flight, among equals to the one that was served least
+//! recently. So small queries overtake large ones, and none starves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,10 +17,10 @@ use tokio::time::Instant;
 use super::ramp::Ramp;
 use crate::model::EnvironmentRamp;
 
-/// Throttles within this time tell of the same overload, and slow down once.
+/// Time within which throttles count as one overload, and slow down once.
 const REDUCTION_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Share of the cap that a whole round of successes adds, at least one attempt.
+/// Share of `in_flight_max` that a whole round of successes adds, at least one attempt.
 const INCREASE_SHARE: f64 = 0.01;
 
 /// Bounds over all queries.
@@ -26,9 +28,10 @@ const INCREASE_SHARE: f64 = 0.01;
 pub struct SchedulerLimits {
     /// Attempts at once.
     pub in_flight_max: usize,
-    /// What requests and inline results of those attempts may hold on the coordinator. A larger attempt runs alone.
+    /// Bytes that requests and inline results of those attempts may hold on the coordinator. A larger attempt runs
+    /// alone.
     pub in_flight_bytes_max: u64,
-    /// How fast the platform starts environments; None where that is no bound.
+    /// Rate at which the platform starts environments; None if that is no bound.
     pub ramp: Option<EnvironmentRamp>,
 }
 
@@ -44,15 +47,15 @@ struct State {
     ramp: Option<Ramp>,
     in_flight: usize,
     bytes: u64,
-    /// By query.
+    /// Waiting and running attempts by query.
     lines: BTreeMap<u64, QueryQueue>,
-    /// Grants so far: tells who was served last.
+    /// Number of grants so far, which orders queries by their last turn.
     served: u64,
-    /// A task waits for the next environment.
+    /// True while a task waits for the next environment.
     is_waking: bool,
 }
 
-/// One query's place.
+/// A query's attempts, running and waiting.
 #[derive(Debug, Default)]
 struct QueryQueue {
     in_flight: usize,
@@ -66,7 +69,7 @@ struct Waiter {
     grant: oneshot::Sender<Slot>,
 }
 
-/// The right to one attempt, given back when dropped.
+/// Right to one attempt, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     held: Option<Claim>,
@@ -94,7 +97,8 @@ impl Limiter {
         Self { state: Mutex::new(state) }
     }
 
-    /// Waits for a slot; dropping the future gives up the place. `urgent` goes before the query's other fragments.
+    /// Waits for a slot; dropping the future gives up the place. An `urgent` attempt goes before the query's other
+    /// fragments.
     pub(super) async fn acquire(self: &Arc<Self>, query: u64, bytes: u64, urgent: bool) -> Slot {
         let (grant, granted) = oneshot::channel();
         {
@@ -113,12 +117,12 @@ impl Limiter {
         granted.await.expect("a waiter is dropped with its future only")
     }
 
-    /// The platform did what it was asked.
+    /// Notes that the platform did its work.
     pub(super) fn succeeded(&self) {
         self.lock().adaptive.succeeded();
     }
 
-    /// The platform, or storage under the functions, asked to slow down.
+    /// Notes that the platform, or storage under the functions, asked to slow down.
     pub(super) fn throttled(&self) {
         self.lock().adaptive.throttled(Instant::now());
     }
@@ -132,7 +136,7 @@ impl Limiter {
         while let Some((query, waiter)) = state.next(Instant::now()) {
             let held = Claim { limiter: Arc::clone(self), query, bytes: waiter.bytes };
             if let Err(mut refused) = waiter.grant.send(Slot { held: Some(held) }) {
-                // Nobody waits any more; the state is locked, so the slot must not give itself back.
+                // The waiter is gone. The state is locked, so the slot must not give itself back.
                 refused.held = None;
                 state.give_back(query, waiter.bytes);
             }
@@ -188,7 +192,7 @@ impl State {
         line.waiting.pop_front().map(|waiter| (*query, waiter))
     }
 
-    /// When to look again although nothing was given back.
+    /// Returns the time to look again although nothing was given back.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let waits = self.lines.values().any(|line| !line.waiting.is_empty());
         let ramp = self.ramp.as_ref().filter(|_| waits && self.in_flight < self.adaptive.allowed())?;
@@ -207,7 +211,7 @@ impl State {
     }
 }
 
-/// Additive increase, multiplicative decrease, between 1 and the cap.
+/// Limit of attempts between 1 and a cap: additive increase, multiplicative decrease.
 #[derive(Debug)]
 struct Adaptive {
     cap: f64,
@@ -249,7 +253,7 @@ mod tests {
         Arc::new(Limiter::new(SchedulerLimits { in_flight_max, in_flight_bytes_max, ramp: None }))
     }
 
-    /// Queues fragments of a query; each says its query when it is served and holds its slot for `holds`.
+    /// Queues fragments of a query. Each notes its query when it is served, and holds its slot for `holds`.
     fn enqueue(limiter: &Arc<Limiter>, query: u64, fragments: usize, holds: Duration, order: &Arc<Mutex<Vec<u64>>>) {
         for _ in 0..fragments {
             let (limiter, order) = (Arc::clone(limiter), Arc::clone(order));
@@ -308,7 +312,7 @@ mod tests {
         assert!((&mut next).now_or_never().is_none(), "what is urgent goes first");
         let urgent = (&mut urgent).now_or_never().expect("its turn");
         drop(urgent);
-        // Granted, and dropped before it was looked at.
+        // The slot was granted, and dropped before it was looked at.
         drop(next);
         assert!(limiter.acquire(2, 1, false).now_or_never().is_some());
     }

@@ -1,19 +1,21 @@
-//! Runs fragments through an invoker: bounded and fair in flight, tried again where that can help, run twice where one is
-//! slow, adopted exactly once.
+//! Scheduler: runs fragments through an invoker. Attempts in flight are bounded and fair among queries. A fragment is
+//! tried again if that can help, and run twice if it is slow. One attempt is adopted.
 //!
 //! ```text
 //!  Scheduler ─► QueryAttempts ─► StageAttempts ─► FragmentAttempts::result
 //!  (process)    deadline,        what is normal,      │   ▲  ▲
 //!               retry budget,    what is slow         │   │  └─ retry: backoff ◄───── failure
 //!               ledger                                ▼   │                              ▲
-//!                        limiter: cap, AIMD,  ─► ledger ─► invoker ─► outcome ─► settle ─┴─► result
+//!                        limiter: bound, AIMD, ─► ledger ─► invoker ─► outcome ─► settle ─┴─► result
 //!                        fairness, bytes, ramp            (one attempt)   └─► breaker
 //! ```
 //!
-//! Every attempt is booked BEFORE it is invoked. An attempt runs as a task of its own: it cannot be recalled, so it keeps its
-//! slot until it ends, also when its caller has gone or another attempt was faster. A fragment's answer is taken from one
-//! attempt only; what the others wrote is never read. Where a query has a [`Cap`], each attempt is paid for before it
-//! stands in line. Time is tokio's and randomness is seeded: one seed, one history.
+//! Every attempt is booked BEFORE it is invoked. An attempt runs as a task of its own and cannot be recalled. So it
+//! keeps its slot until it ends, even if its caller has gone or another attempt was faster. A fragment's answer is
+//! taken from one attempt only. The results of the others are never read.
+//!
+//! In a query with a [`Cap`], each attempt is paid for before it stands in line for a slot. Time is tokio's and
+//! randomness is seeded, so that one seed gives one history.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,25 +53,26 @@ use limiter::Limiter;
 use retry::RetryBudget;
 use speculate::StageProgress;
 
-/// How attempts are bounded, retried and repeated.
+/// Settings for the bounds, retries and repetitions of attempts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SchedulerSettings {
     pub limits: SchedulerLimits,
     pub retry: RetryPolicy,
     pub speculation: SpeculationPolicy,
-    /// Of the waits between attempts.
+    /// Seed of the waits between attempts.
     pub seed: u64,
 }
 
 impl SchedulerSettings {
-    /// At most `in_flight_max` attempts, a gibibyte of requests and results, and what suits functions elsewhere.
+    /// Makes settings with at most `in_flight_max` attempts and a gibibyte of requests and results. The speculation
+    /// suits functions elsewhere.
     pub fn new(in_flight_max: usize, seed: u64) -> Self {
         let limits = SchedulerLimits { in_flight_max, in_flight_bytes_max: 1 << 30, ramp: None };
         Self { limits, retry: RetryPolicy::default(), speculation: SpeculationPolicy::ELSEWHERE, seed }
     }
 }
 
-/// Bounds and destination of all attempts of a process. Cloning shares it.
+/// Bounds and destination of all attempts of a process. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     shared: Arc<Shared>,
@@ -119,7 +122,7 @@ impl Scheduler {
     }
 }
 
-/// The attempts of one query. Cloning shares them.
+/// Attempts of one query. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct QueryAttempts {
     query: Arc<Query>,
@@ -128,7 +131,7 @@ pub struct QueryAttempts {
 #[derive(Debug)]
 struct Query {
     scheduler: Arc<Shared>,
-    /// Its place in the limiter.
+    /// Key of the query's line in the limiter.
     number: u64,
     ledger: Ledger,
     clock: Clock,
@@ -144,7 +147,7 @@ impl QueryAttempts {
         self.query.ledger.events()
     }
 
-    /// A stage of fragments that are expected to take so long.
+    /// Opens a stage of fragments with these expected times.
     pub fn stage(&self, expected: Vec<Duration>) -> StageAttempts {
         let Shared { retry, speculation, .. } = *self.query.scheduler;
         self.query.budget.lock().expect("no holder panics").add_fragments(&retry, expected.len());
@@ -153,6 +156,9 @@ impl QueryAttempts {
     }
 
     /// Waits until the query can pay for reading a result of so many bytes.
+    ///
+    /// # Errors
+    /// The refusal of the query's [`Cap`].
     pub(crate) async fn pay_for_read(&self, bytes: u64) -> Result<(), OverCap> {
         match &self.query.money {
             Some(money) => money.pay_for_read(bytes).await,
@@ -160,7 +166,8 @@ impl QueryAttempts {
         }
     }
 
-    /// The query is over: books what still runs as cancelled. Its callers must have gone.
+    /// Closes the books of a query that is over. Attempts that still run are booked as cancelled. Their callers must
+    /// have gone.
     pub fn close(&self) {
         self.query.running.close();
         self.query.ledger.cancel_open();
@@ -172,7 +179,7 @@ impl QueryAttempts {
     }
 }
 
-/// The attempts of one run of one stage. Cloning shares them.
+/// Attempts of one run of one stage. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct StageAttempts {
     query: Arc<Query>,
@@ -181,12 +188,12 @@ pub struct StageAttempts {
 }
 
 impl StageAttempts {
-    /// One of its fragments, of which nothing has been tried yet.
+    /// Opens one of the stage's fragments, before any attempt.
     ///
-    /// `id.index` is its place among the stage's expected times. `numbers` are those of the stage: attempts of its different runs
-    /// never share a number, and so never a result object. While it runs, an attempt holds up to `bytes` on the coordinator, and
-    /// does `work` at most.
-    /// `request` builds the request of an attempt from its number and its deadline in milliseconds since the Unix epoch.
+    /// `id.index` is its place among the stage's expected times. `numbers` are those of the stage, so that attempts of
+    /// different runs never share a number, and so never a result object. A running attempt holds up to `bytes` on the
+    /// coordinator, and does `work` at most. `request` builds the request of an attempt from its number and its
+    /// deadline in milliseconds since the Unix epoch.
     pub fn fragment(
         &self,
         id: FragmentId,
@@ -200,9 +207,9 @@ impl StageAttempts {
     }
 }
 
-/// The attempts at each fragment of a stage, counted over all runs of the stage. Cloning shares them.
+/// Attempts at each fragment of a stage, counted over all runs of the stage. Cloning shares them.
 ///
-/// A recursive query runs a stage as often as it likes; a number a run and an attempt would not last.
+/// A recursive query runs a stage any number of times, so one range of numbers per run would not suffice.
 #[derive(Debug, Clone)]
 pub struct AttemptNumbers(Arc<[AtomicU32]>);
 
@@ -211,7 +218,7 @@ impl AttemptNumbers {
         Self((0..fragments).map(|_| AtomicU32::new(0)).collect())
     }
 
-    /// A number that no attempt at the fragment had; None where they are used up, after four thousand million.
+    /// Returns a number that no attempt at the fragment had; None after four thousand million attempts.
     fn next(&self, fragment: u32) -> Option<u32> {
         let count = self.0.get(fragment as usize)?;
         count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1)).ok()

@@ -1,4 +1,4 @@
-//! How fast a platform starts environments: a token bucket. Pure.
+//! Rate at which a platform starts environments, as a token bucket. Pure.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::EnvironmentRamp;
 
-/// Environments that are idle for longer are counted as gone. Lambda keeps them for minutes and promises nothing.
+/// Idle time after which environments are counted as gone. Lambda keeps them for minutes and promises nothing.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Ramp {
     /// Environments that may be started now.
     tokens: f64,
     at: Option<Instant>,
-    /// Environments that are thought to be there.
+    /// Environments that are taken to be up.
     started: usize,
 }
 
@@ -24,7 +24,7 @@ impl Ramp {
         Self { rate, tokens: f64::from(rate.functions * rate.burst), at: None, started: 0 }
     }
 
-    /// Whether there are environments for `in_flight` attempts, one of which is about to start.
+    /// Returns true if there are environments for `in_flight` attempts, one of which is about to start.
     pub(super) fn take(&mut self, in_flight: usize, now: Instant) -> bool {
         self.refill(in_flight, now);
         if in_flight <= self.started {
@@ -38,11 +38,11 @@ impl Ramp {
         may_start
     }
 
-    /// When [`Self::take`] could succeed, if it would fail now.
+    /// Returns the time at which [`Self::take`] could succeed; None if it would succeed now.
     pub(super) fn next_at(&self, in_flight: usize, now: Instant) -> Option<Instant> {
         let missing = 1.0 - self.tokens;
         let waits = in_flight > self.started && missing > 0.0;
-        // Rounded up to tokio's milliseconds, so that the token is there.
+        // The time is rounded up to tokio's milliseconds, so that the token is there.
         waits.then(|| now + Duration::from_secs_f64(missing / self.per_second()) + Duration::from_millis(1))
     }
 

@@ -1,4 +1,4 @@
-//! When a failed attempt is followed by another, how soon, and how often in all. Pure.
+//! Rules for another attempt after a failure: its remedy, its pause and its number. Pure.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use gust_protocol::FragmentErrorKind;
 use super::failure::FailureCause;
 use crate::attempt::InvokeErrorKind;
 
-/// Bounds on trying again.
+/// Bounds on retries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts at one fragment that may fail, throttled ones and speculative ones not counted.
+    /// Failed attempts after which a fragment is given up, throttled ones not counted.
     pub attempts_max: u32,
-    /// Retries that a query has from the start, and what each of its fragments adds: a query whose every fragment fails is
-    /// not tried four times over.
+    /// Retries that a query has from the start. The budget bounds a query whose every fragment fails: it is not tried
+    /// four times over.
     pub budget_base: f64,
     pub budget_per_fragment: f64,
-    /// A first attempt gets this long, or `time_factor` times what its fragment is expected to take, whichever is more. Each
-    /// that runs out of time doubles it for the next, and the last gets all that the query has left.
+    /// Least time of a first attempt. It gets `time_factor` times its fragment's expected time if that is more. Each
+    /// attempt that runs out of time doubles the time for the next. The last attempt gets all the time that the query
+    /// has left.
     pub time_min: Duration,
     pub time_factor: f64,
 }
@@ -35,20 +36,20 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What can help after a failure.
+/// Remedy that can help after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// Nothing that the scheduler could do.
+    /// The scheduler can do nothing.
     None,
     Again,
-    /// Nothing was started and nothing was wrong: wait and ask once more.
+    /// Nothing was started and nothing was wrong. Wait and ask once more.
     AgainLater,
     /// The attempt's own time was too short, or the function hangs.
     AgainLonger,
 }
 
 impl Remedy {
-    /// `cut_short`: the attempt had less time than its query.
+    /// Picks the remedy for a failure. `cut_short` is true if the attempt had less time than its query.
     pub(super) fn of(cause: &FailureCause, cut_short: bool) -> Self {
         match cause {
             FailureCause::Invoke(error) if error.kind == InvokeErrorKind::Throttled => Self::AgainLater,
@@ -66,7 +67,7 @@ impl Remedy {
 }
 
 impl RetryPolicy {
-    /// Time for an attempt after `timed_out` ones that ran out of theirs; None is all that is left.
+    /// Returns the time for an attempt after `timed_out` ones that ran out of theirs; None gives it all that is left.
     pub(super) fn time(&self, expected: Duration, failed: u32, timed_out: u32) -> Option<Duration> {
         if failed + 1 >= self.attempts_max {
             return None;
@@ -76,12 +77,12 @@ impl RetryPolicy {
     }
 }
 
-/// Waits before another attempt: after a failure 50 to 100 ms, then twice that, at most 4 s.
+/// Returns the pauses after failures: 50 to 100 ms, then twice that each time, at most 4 s.
 pub(super) fn failure_delays(seed: u64) -> ExponentialBackoff {
     delays(Duration::from_millis(50), seed)
 }
 
-/// The same after throttles, where who waits is cheaper than who asks.
+/// Returns the pauses after throttles. They begin at 200 ms, because a request costs more than a wait.
 pub(super) fn throttle_delays(seed: u64) -> ExponentialBackoff {
     delays(Duration::from_millis(200), seed)
 }
@@ -96,7 +97,7 @@ fn delays(first_min: Duration, seed: u64) -> ExponentialBackoff {
         .build()
 }
 
-/// How many retries a query has left.
+/// Retries that a query has left.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     left: f64,
@@ -111,7 +112,7 @@ impl RetryBudget {
         self.left += policy.budget_per_fragment * fragments as f64;
     }
 
-    /// Takes one, if there is one.
+    /// Takes one retry, if there is one.
     pub(super) fn take(&mut self) -> bool {
         let enough = self.left >= 1.0;
         if enough {

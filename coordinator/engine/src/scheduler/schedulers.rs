@@ -1,4 +1,4 @@
-//! The schedulers of a process: one for each size of functions that is in use.
+//! Schedulers of a process: one for each size of functions that is in use.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,17 +9,18 @@ use crate::error::QueryError;
 use crate::fleet::Fleet;
 use crate::model::{FunctionSize, PlatformTraits};
 
-/// Made from the fleet's facts when they are first asked for.
+/// Schedulers by size. Each is made from the fleet's facts when it is first asked for.
 #[derive(Debug, Default)]
 pub struct Schedulers {
     by_memory: Mutex<Vec<(u32, Scheduler)>>,
 }
 
 impl Schedulers {
-    /// The scheduler over functions of a size: the same as long as they are the same. Queries under way keep what they began with.
+    /// Returns the scheduler over functions of a size, the same one as long as its invoker is the same. Queries under
+    /// way keep the one that they began with.
     ///
     /// # Errors
-    /// Where the functions cannot be started.
+    /// The platform's, if the functions cannot be started.
     pub async fn of(&self, fleet: &Fleet, size: &FunctionSize) -> Result<Scheduler, QueryError> {
         let invoker = fleet.invoker(size).await?;
         let mut schedulers = self.by_memory.lock().expect("no holder panics");

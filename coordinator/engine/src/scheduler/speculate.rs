@@ -1,8 +1,8 @@
-//! When a fragment is slow enough to be run a second time. The first attempt to succeed wins; the other is waste.
+//! Rules for a second attempt at a slow fragment. The first attempt to succeed wins, and the other is waste.
 //!
-//! What is normal is settled once, when most of the stage is done: the median time, and how the fragments' times relate to
-//! what was expected of them. A fragment that takes a multiple of both is slow. What a stage may spend on second attempts is
-//! bounded.
+//! The normal time is settled once, when most of the stage is done. It has two parts: the median time, and the median
+//! ratio of the fragments' times to their expected times. A fragment that takes a multiple of both is slow. The time
+//! that a stage may spend on second attempts is bounded.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use tokio::time::Instant;
 
 use crate::model::attempts::EXTRA_SHARE_MAX;
 
-/// When to run a fragment twice.
+/// Rules for running a fragment twice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpeculationPolicy {
     /// Share of a stage's fragments that must be done before any other is called slow.
     pub done_share: f64,
-    /// A fragment is slow after this many times its normal time …
+    /// Multiple of its normal time after which a fragment is slow.
     pub slower_than: f64,
-    /// … and at least this long after it.
+    /// Least time beyond its normal time after which a fragment is slow.
     pub later_than: Duration,
-    /// Second attempts may take this share of the stage's time, summed over its fragments; one is always allowed.
+    /// Share of the stage's time that second attempts may take, summed over its fragments. One is always allowed.
     pub extra_share_max: f64,
 }
 
 impl SpeculationPolicy {
-    /// Functions with a machine, and so a pipe, of their own.
+    /// Rules for functions with a machine, and so a network, of their own.
     pub const ELSEWHERE: Self = Self {
         done_share: 0.75,
         slower_than: 1.5,
@@ -34,51 +34,53 @@ impl SpeculationPolicy {
         extra_share_max: EXTRA_SHARE_MAX,
     };
 
-    /// Functions that share this machine's cores: a second attempt takes from the first, so only what hangs is worth one.
+    /// Rules for functions that share this machine's cores. A second attempt takes from the first, so only a fragment
+    /// that hangs is worth one.
     pub const SAME_MACHINE: Self = Self { slower_than: 3.0, later_than: Duration::from_secs(2), ..Self::ELSEWHERE };
 
-    /// No second attempts.
+    /// Rules without second attempts.
     pub const NEVER: Self = Self { done_share: f64::INFINITY, ..Self::ELSEWHERE };
 }
 
-/// How far a stage is.
+/// Progress of a stage's fragments.
 #[derive(Debug)]
 pub(super) struct StageProgress {
     policy: SpeculationPolicy,
     /// Seconds expected of each fragment.
     expected: Vec<f64>,
     state: Mutex<State>,
-    /// Wakes who waits for it in the order in which they came: one seed, one history.
+    /// Signal that the normal time is known. It wakes waiting tasks in the order in which they came: one seed, one
+    /// history.
     known: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Seconds of each fragment that is done, and its share of what was expected.
+    /// Seconds of each fragment that is done, and their ratio to its expected seconds.
     done: Vec<(f64, f64)>,
-    /// None until most are done.
+    /// Normal time; None until most fragments are done.
     normal: Option<Normal>,
     second_attempts: usize,
     second_seconds: f64,
 }
 
-/// What is normal for a stage.
+/// Normal time of a stage's fragments.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Normal {
     /// Median seconds of a fragment.
     seconds: f64,
-    /// Median of seconds over expected seconds.
+    /// Median ratio of seconds to expected seconds.
     ratio: f64,
 }
 
 impl StageProgress {
     pub(super) fn new(policy: SpeculationPolicy, expected: &[Duration]) -> Self {
-        // Nothing is expected to take no time: shares are taken of it.
+        // An expected time of zero would break the ratios.
         let expected = expected.iter().map(|expected| expected.as_secs_f64().max(0.001)).collect();
         Self { policy, expected, state: Mutex::default(), known: Notify::new() }
     }
 
-    /// A fragment has its result, from an attempt that took `took`.
+    /// Notes the result of a fragment, from an attempt that took `took`.
     pub(super) fn done(&self, index: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         let mut state = self.state.lock().expect("no holder panics");
@@ -93,13 +95,13 @@ impl StageProgress {
         }
     }
 
-    /// As many as must be done, and at least one; with a single fragment nothing can be compared.
+    /// Returns the number of fragments that must be done, at least one. A single fragment has no other to compare with.
     fn most(&self) -> usize {
         let most = self.policy.done_share * self.expected.len() as f64;
         (most as usize).max(1)
     }
 
-    /// Returns when a fragment whose attempt has run since `since` should get a second one; perhaps never.
+    /// Returns when a fragment whose attempt has run since `since` should get a second one, perhaps never.
     pub(super) async fn slow(&self, index: usize, since: Instant) {
         let normal = self.normal().await;
         let expected = self.usual_seconds(index, normal);
@@ -110,11 +112,11 @@ impl StageProgress {
         }
     }
 
-    /// What is usual, once that is known.
+    /// Waits until the normal time is known.
     async fn normal(&self) -> Normal {
         loop {
             let mut known = std::pin::pin!(self.known.notified());
-            // Listening before looking, so that nothing is missed in between.
+            // The task listens before it looks, so that it misses nothing in between.
             known.as_mut().enable();
             if let Some(normal) = self.state.lock().expect("no holder panics").normal {
                 return normal;
@@ -156,7 +158,7 @@ mod tests {
         StageProgress::new(SpeculationPolicy::ELSEWHERE, expected)
     }
 
-    /// Seconds after which a fragment that began now is called slow; None within an hour.
+    /// Returns the seconds after which a fragment that began now is called slow; None within an hour.
     async fn slow_after(progress: &StageProgress, index: usize) -> Option<f64> {
         let since = Instant::now();
         let slow = tokio::time::timeout(Duration::from_secs(3600), progress.slow(index, since)).await;

@@ -1,4 +1,4 @@
-//! The scheduler against an invoker that does what each test says, under paused time.
+//! Scheduler against an invoker with a script, under paused time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU32;
@@ -18,7 +18,7 @@ use crate::money::Money;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Says what becomes of an attempt, by fragment and number, and after how long.
+/// Script of attempts: duration and fate by fragment and number.
 type Script = fn(u32, u32) -> (Duration, Fate);
 
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ impl Invoker for Scripted {
     }
 }
 
-/// A query of one stage and what it leaves behind.
+/// A query of one stage, and its traces.
 struct Query {
     scheduler: Scheduler,
     invoker: Arc<Scripted>,
@@ -204,7 +204,7 @@ async fn throttles_are_no_failures_but_end_with_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_platform_with_fewer_functions_is_found_out() {
-    // Takes 20 at a time, though it is asked for 200.
+    // The platform takes 20 at a time, though it is asked for 200.
     static BUSY: AtomicU32 = AtomicU32::new(0);
     #[derive(Debug)]
     struct Small;
@@ -252,7 +252,7 @@ async fn a_slow_fragment_gets_a_second_attempt_and_the_first_to_succeed_wins() {
     assert_eq!(*results[7].as_ref().expect("the second attempt"), 1);
     assert!(started.elapsed() <= Duration::from_millis(2600), "{:?}", started.elapsed());
     assert_eq!(query.causes().last(), Some(&(7, 1, AttemptCause::Speculative)));
-    // The slow one cannot be recalled: it keeps its slot, and is booked when it ends.
+    // The slow attempt cannot be recalled. It keeps its slot, and is booked when it ends.
     assert_eq!(query.invoker.in_flight.load(Ordering::Relaxed), 1);
     assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Done { .. })), 8);
     tokio::time::sleep(20 * SECOND).await;
@@ -301,7 +301,7 @@ async fn a_query_that_is_over_closes_its_books() {
     assert!(run.await.is_err(), "given up");
     query.attempts.close();
     assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Cancelled)), 4);
-    // The next query waits for the slots of the last one, for its functions still run.
+    // The next query waits for the slots of the last one, because its functions still run.
     let started = Instant::now();
     let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND, None);
     fragment(&next.stage(vec![SECOND]), 0).result().await.expect("done");
@@ -330,7 +330,8 @@ async fn a_result_that_cannot_be_read_is_made_again() {
     assert_eq!((refused, failure.to_string().as_str()), (4, "fragment q/0/0 failed after 4 attempts in 4.4 s: torn 4"));
 }
 
-/// Of functions with 2 GB; the shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars with its invocation.
+/// Cap for functions with 2 GB. The shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars
+/// with its invocation.
 fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Cap>> {
     let tariff = Tariff {
         book: PriceBook::of_region("us-east-1").expect("a book"),
@@ -350,7 +351,7 @@ fn is_too_dear(result: &Result<u32, FragmentFailure>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn short_money_means_fewer_at_once_and_all_the_same_rows() {
-    // Eight take a second each, 33,533 of the cap: there is room for two or three worst cases at once.
+    // Each of the eight takes a second and 33,533 nano-dollars. The cap has room for two or three worst cases at once.
     let query = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(400_000, 8));
     let results = query.run(8).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -367,7 +368,7 @@ async fn a_query_that_runs_out_of_money_starts_nothing_more() {
     let done = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(results.iter().filter(|result| is_too_dear(result)).count(), 8 - done, "{results:?}");
     assert_eq!(query.causes().len(), done);
-    // What is left after them is less than the worst case of another.
+    // The rest is less than the worst case of another attempt.
     let left = 250_000 - 13_200 - done as u64 * 33_533;
     assert!((100_000..133_534).contains(&left), "{done} done, {left} left");
 }
@@ -388,7 +389,7 @@ async fn retries_wait_for_money_and_second_attempts_do_without() {
         (7, 0) => (2800 * SECOND / 1000, Done),
         _ => (SECOND, Done),
     };
-    // All eight begin; for the retry of one there is money when others have ended.
+    // All eight begin. The retry of one has money only when others have ended.
     let query = Query::with_money(16, 60 * SECOND, script, money(8 * 133_534 + 13_200 + 10_000, 8));
     let results = query.run(8).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");

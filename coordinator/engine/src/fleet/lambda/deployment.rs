@@ -1,6 +1,7 @@
-//! What is deployed: equal functions (clones) at the published versions that their names stand for now.
+//! Deployment: equal functions (clones) at the published versions that their names stand for now.
 //!
-//! A name with an alias is resolved once, and the version is what is invoked: an upgrade under way cannot mix two releases in one query.
+//! A name with an alias is resolved once, and its version is invoked. So an upgrade under way cannot mix two releases
+//! in one query.
 
 use std::fmt::{Display, Formatter};
 
@@ -16,29 +17,29 @@ use crate::config::FunctionName;
 use crate::error::with_causes;
 use crate::storage::aws::NoCredentials;
 
-/// Functions that are described at once: Lambda takes about 15 such calls a second of all that an account sends.
+/// Functions that are described at once. Lambda takes about 15 such calls a second of an account.
 const ASKED_AT_ONCE_MAX: usize = 4;
 
-/// vCPUs come with memory: one whole one at 1,769 MB, and six at most (AWS Lambda, configure memory).
+/// Memory that comes with one whole vCPU; a function has six at most (AWS Lambda, configure memory).
 const MEMORY_MB_PER_CORE: u32 = 1_769;
 const CORES_MAX: u32 = 6;
 
-/// One function at one version.
+/// A function at one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinnedFunction {
     pub name: String,
-    /// A number; `$LATEST` where none was ever published, and then an upgrade may mix releases.
+    /// Number of a published version. It is `$LATEST` if none was ever published, and then an upgrade may mix releases.
     pub version: String,
 }
 
 impl PinnedFunction {
-    /// Without the rest of an ARN.
+    /// Returns the name without the rest of an ARN.
     pub fn short_name(&self) -> &str {
         self.name.rsplit(':').next().unwrap_or(&self.name)
     }
 }
 
-/// Equal functions, and what each has.
+/// Equal functions, and the resources of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
     pub clones: Vec<PinnedFunction>,
@@ -46,22 +47,23 @@ pub struct Deployment {
     pub temp_mb: u32,
     pub timeout_seconds: u32,
     pub arch: String,
-    /// Concurrent executions that the account allows; None where that could not be asked.
+    /// Concurrent executions that the account allows; None if that could not be asked.
     pub concurrency_quota: Option<u32>,
 }
 
 impl Deployment {
-    /// How many may run at once: as many as wanted, and no more than the account allows.
+    /// Returns the functions that may run at once: the wanted number, within the account's quota.
     pub fn functions_max(&self, wanted: u32) -> usize {
         wanted.min(self.concurrency_quota.unwrap_or(u32::MAX)).max(1) as usize
     }
 
-    /// Of one function's cores, what as many lanes as [`Self::cores`] can use: less than one where it has less than one.
+    /// Returns the cores of one function that [`Self::cores`] lanes can use. It is below one if the function has less
+    /// than a whole core.
     pub fn cores_used(&self) -> f64 {
         (f64::from(self.memory_mb) / f64::from(MEMORY_MB_PER_CORE)).min(self.cores() as f64)
     }
 
-    /// Whole cores of one function, at least one.
+    /// Returns the whole cores of one function, at least one.
     pub fn cores(&self) -> usize {
         (self.memory_mb / MEMORY_MB_PER_CORE).clamp(1, CORES_MAX) as usize
     }
@@ -77,7 +79,7 @@ impl Display for Deployment {
     }
 }
 
-/// Why it is not known what is deployed.
+/// Reason why the deployment is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
     #[error("no function is configured for Lambda")]
@@ -117,8 +119,12 @@ impl DescribeError {
     }
 }
 
-/// Asks Lambda what `functions` are: those of one memory size and architecture belong together. First the size that is used where
-/// nothing else is said; it is `memory_mb` where that is given, and then the only one.
+/// Asks Lambda for `functions`, and groups them by memory size. Functions of one size need one architecture; those of
+/// another than the first are left out. The first size is the default. It is `memory_mb` if that is given, and then the
+/// only one.
+///
+/// # Errors
+/// The first function that is not described or cannot be invoked.
 pub async fn describe(
     config: &SdkConfig,
     functions: &[FunctionName],
@@ -137,7 +143,7 @@ pub async fn describe(
     let asked: Vec<_> = functions.iter().map(|function| describe_one(&client, function).boxed()).collect();
     let described: Vec<Deployment> = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).try_collect().await?;
     let mut deployments = by_size(&described, memory_mb)?;
-    // Without the right to ask, throttles will tell.
+    // Without the right to ask for it, throttles will tell the quota.
     let limit = client.get_account_settings().send().await.ok().and_then(|settings| settings.account_limit);
     let quota = limit.and_then(|limit| u32::try_from(limit.concurrent_executions).ok());
     deployments.iter_mut().for_each(|deployment| deployment.concurrency_quota = quota);
@@ -181,7 +187,7 @@ where
 
 fn pinned(function: &FunctionName, described: &Described) -> Result<Deployment, DescribeError> {
     let state = described.state().map_or("Active", |state| state.as_str());
-    // An idle function is woken by its first invocation.
+    // The first invocation wakes an idle function.
     if !["Active", "Inactive"].contains(&state) {
         let reason = described.state_reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         return Err(DescribeError::NotActive { function: function.to_string(), state: state.to_owned(), reason });
@@ -198,7 +204,7 @@ fn pinned(function: &FunctionName, described: &Described) -> Result<Deployment, 
     })
 }
 
-/// Every size, the one to use first.
+/// Returns every size, the default one first.
 fn by_size(described: &[Deployment], memory_mb: Option<u32>) -> Result<Vec<Deployment>, DescribeError> {
     let first = choose(described.to_vec(), memory_mb)?;
     let mut others: Vec<u32> = match memory_mb {
@@ -211,7 +217,8 @@ fn by_size(described: &[Deployment], memory_mb: Option<u32>) -> Result<Vec<Deplo
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
-/// The functions of one size: the one asked for, else the smallest with a whole core, else the largest; clones together.
+/// Returns the functions of one size: the given one, else the smallest with a whole core, else the largest. Clones
+/// stand together.
 fn choose(described: Vec<Deployment>, memory_mb: Option<u32>) -> Result<Deployment, DescribeError> {
     let mut sizes: Vec<u32> = described.iter().map(|one| one.memory_mb).collect();
     sizes.sort_unstable();

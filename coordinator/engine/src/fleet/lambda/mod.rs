@@ -1,11 +1,12 @@
-//! Functions on AWS Lambda: one synchronous invocation an attempt.
+//! Functions on AWS Lambda: one synchronous invocation per attempt.
 //!
 //! ```text
 //! deployment::describe ─► pinned clones ─► Lambda::invoke ─► aws-sdk-lambda ⇢ outcome: response | failure, billing from the log's tail
 //! ```
 //!
-//! An invocation cannot be recalled: where the caller goes away, the attempt keeps its slot until it has ended. The SDK's retries are
-//! off, for the scheduler owns them. Non-goals: deploying (Terraform does), and starting functions ahead of time.
+//! An invocation cannot be recalled. If the caller goes away, the attempt keeps its slot until it has ended. The SDK's
+//! retries are off, because the scheduler owns them. Non-goals: deploying, which Terraform does, and starting functions
+//! ahead of time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,10 +37,10 @@ use super::Invoker;
 use super::framing::{self, Framed};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
-/// An answer may come this much later than the function's own end: the network's share.
+/// Time that an answer may take after the function's own end: the network's share.
 const ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// A connection is up by then, or the network is not.
+/// Time within which a connection is up, unless the network fails.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs attempts on deployed functions, each at the version that it had when it was described.
@@ -50,7 +51,7 @@ pub struct Lambda {
 #[derive(Debug)]
 struct Shared {
     client: Client,
-    /// Equal functions; attempts go round.
+    /// Equal functions; attempts rotate over them.
     clones: Vec<PinnedFunction>,
     next: AtomicUsize,
     slots: Arc<Semaphore>,
@@ -65,7 +66,7 @@ impl std::fmt::Debug for Lambda {
 }
 
 impl Lambda {
-    /// At most `concurrency_max` invocations at once, over all clones.
+    /// Makes an invoker with at most `concurrency_max` invocations at once, over all clones.
     pub fn new(config: &aws_config::SdkConfig, clones: Vec<PinnedFunction>, concurrency_max: usize) -> Self {
         // The attempt's own deadline bounds an invocation, and the scheduler retries.
         let patient = TimeoutConfig::builder().disable_operation_timeout().connect_timeout(CONNECT_MAX).build();
@@ -82,7 +83,7 @@ impl Lambda {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Gives up waiting for whatever is still out: the functions go on until they end by themselves.
+    /// Stops waiting for answers. The functions go on until they end by themselves.
     pub async fn shutdown(&self) {
         self.shared.slots.close();
         self.shared.stop.cancel();
@@ -101,7 +102,7 @@ impl Invoker for Lambda {
         let at_most = framed.stop_at.saturating_duration_since(Instant::now());
         let (reply, invocation) = oneshot::channel();
         self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
-        // Without a reply the attempt is lost, but not what it may cost.
+        // An attempt without a reply is lost, but may still cost money.
         invocation.await.unwrap_or_else(|_| bounded(framing::stopped(), at_most))
     }
 }
@@ -117,7 +118,7 @@ impl Shared {
             }
         };
         let late = || bounded(framed.timed_out(), framed.stop_at.saturating_duration_since(started));
-        // Fails where the caller has gone away.
+        // The send fails if the caller has gone away.
         let _ = reply.send(invocation.unwrap_or_else(late));
         drop(slot);
     }

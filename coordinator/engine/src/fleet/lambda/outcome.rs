@@ -1,4 +1,4 @@
-//! What Lambda answers, as an attempt's outcome. Pure: the wire is elsewhere.
+//! Outcome of an attempt, from Lambda's answer. Pure: it sends nothing.
 
 use std::error::Error;
 use std::io;
@@ -17,7 +17,7 @@ use crate::error::with_causes;
 use crate::fleet::framing::Framed;
 use crate::storage::aws::NoCredentials;
 
-/// What a function error's payload says.
+/// Payload of a function error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct FunctionError {
@@ -25,13 +25,13 @@ struct FunctionError {
     error_message: String,
 }
 
-/// The end of an invocation's log, decoded.
+/// Decodes the end of an invocation's log.
 pub(super) fn log_tail(encoded: Option<&str>) -> String {
     let bytes: Vec<u8> = encoded.and_then(|encoded| BASE64_STANDARD.decode(encoded).ok()).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What the function's failure was: Lambda tells by type, message and log.
+/// Finds the kind of a function's failure from Lambda's error type, message and log.
 pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> InvokeError {
     let FunctionError { error_type, error_message } = serde_json::from_slice(payload).unwrap_or_default();
     let report = ReportLine::find(log);
@@ -56,7 +56,7 @@ pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> In
     framed.crashed(told)
 }
 
-/// What is charged for an invocation that came back, `took` being the time from outside.
+/// Returns the charge for an invocation that came back. `took` is its time from outside.
 pub(super) fn billing(log: &str, took: Duration) -> Billing {
     match ReportLine::find(log) {
         Some(ReportLine { billed, init, memory_mb, .. }) => {
@@ -66,7 +66,7 @@ pub(super) fn billing(log: &str, took: Duration) -> Billing {
     }
 }
 
-/// A call that Lambda refused or did not answer, and whether anything can have run.
+/// Describes a call that Lambda refused or did not answer. The flag is true if the function may have run.
 pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> (InvokeError, bool) {
     if let Some(none) = no_credentials(error) {
         return (InvokeError::new(Kind::AccessDenied, none.to_string()).with_hint(Some(NoCredentials::HINT)), false);
@@ -89,7 +89,7 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
         (404, _) => Kind::NotDeployed,
         (413, _) => Kind::RequestTooLarge,
         (429, _) => Kind::Throttled,
-        // A function that is being created or updated, and Lambda's own failures.
+        // The function is being created or updated, or Lambda itself failed.
         (409 | 500.., _) => Kind::Unavailable,
         _ => Kind::Protocol,
     };
@@ -100,16 +100,16 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
         }
         _ => None,
     };
-    // A server error can hide an invocation that ran; a refusal cannot.
+    // A server error can hide an invocation that ran. A refusal cannot.
     (failed(kind, &told).with_hint(hint), status >= 500)
 }
 
-/// What is wrong with the credentials, if a call failed for them.
+/// Returns the fault of the credentials, if a call failed for them.
 pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> Option<NoCredentials> {
     cause::<CredentialsError>(error).map(NoCredentials::from)
 }
 
-/// The first cause of a type.
+/// Returns the first cause of a type.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut cause = Some(error);
     for _ in 0..32 {

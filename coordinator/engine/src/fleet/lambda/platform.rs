@@ -1,4 +1,4 @@
-//! AWS Lambda as a platform: functions of one or several memory sizes, looked at again from time to time.
+//! AWS Lambda as a platform: functions of one or several memory sizes, described again from time to time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,23 +18,24 @@ use crate::fleet::platform::{Note, Platform, Probes, Site};
 use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
 use crate::storage::aws;
 
-/// A deployment is looked at again by the first query after this long, so that an upgrade is seen.
+/// Age at which the next query describes a deployment again, so that an upgrade is seen.
 const DESCRIBED_FOR: Duration = Duration::from_secs(60);
 
-/// Lambda keeps what nobody uses for some minutes; AWS does not say how many.
+/// Time for which Lambda keeps idle environments. AWS does not publish it; it is some minutes.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 
-/// Share of a function's memory that its pool may hold: the rest is for the program, decoders and what no pool sees.
+/// Share of a function's memory that its pool may hold. The rest is for the program, decoders and other memory that no
+/// pool counts.
 const POOL_PERCENT: u64 = 60;
 
-/// Functions that are tried by themselves.
+/// Upper bound of the functions that are tried one by one.
 const PROBES_MAX: usize = 20;
 
 #[derive(Debug)]
 pub(in crate::fleet) struct OnLambda {
     site: Site,
     sdk: OnceCell<SdkConfig>,
-    /// One a memory size, the one to use first. Queries under way keep what they began with.
+    /// Deployments, one per memory size, the default one first. Queries under way keep those that they began with.
     deployed: Mutex<Vec<CachedDeployment>>,
 }
 
@@ -52,11 +53,11 @@ impl OnLambda {
 
     async fn sdk(&self) -> &SdkConfig {
         let Config { s3, lambda, .. } = &*self.site.config;
-        // On the heap, as below: the SDK's futures are large, and few.
+        // The future is on the heap, as below, because the SDK's futures are large, and few.
         self.sdk.get_or_init(|| Box::pin(aws::sdk_config(s3, region(lambda), lambda.endpoint.as_deref()))).await
     }
 
-    /// What is deployed, by memory size, asked for anew.
+    /// Describes the deployments anew, one per memory size.
     async fn describe(&self) -> Result<Vec<Deployment>, QueryError> {
         if self.site.exchange_url.starts_with("file:") {
             return Err(QueryError::setup("functions on Lambda need an exchange in S3")
@@ -67,7 +68,10 @@ impl OnLambda {
         described.map_err(|error| QueryError::functions(error.to_string()).or_hint(error.hint()).with_source(error))
     }
 
-    /// What is deployed, by memory size; at least one.
+    /// Returns the deployments, one per memory size, at least one. They are described again if they are old.
+    ///
+    /// # Errors
+    /// The description's, if no deployment is known from before.
     async fn deployed(&self) -> Result<Vec<CachedDeployment>, QueryError> {
         let mut known = self.deployed.lock().await;
         let is_fresh = |deployed: &CachedDeployment| deployed.described.elapsed() < DESCRIBED_FOR;
@@ -82,7 +86,7 @@ impl OnLambda {
                 if known.is_empty() {
                     return Err(error);
                 }
-                // What is known still runs: a version that was published stays.
+                // Known versions still run, because a published version stays.
                 tracing::warn!(%error, "the functions could not be looked at again");
                 known.iter_mut().for_each(|known| known.described = described);
                 return Ok(known.clone());
@@ -91,7 +95,7 @@ impl OnLambda {
         let mut deployed = Vec::with_capacity(deployments.len());
         for deployment in deployments {
             let same = known.iter().find(|known| *known.deployment == deployment).cloned();
-            // Another version: new queries go there, those under way end where they began.
+            // New queries go to another version. Those under way end with theirs.
             deployed.push(match same {
                 Some(same) => CachedDeployment { described, ..same },
                 None => {
@@ -150,7 +154,7 @@ impl Platform for OnLambda {
     async fn start(&self, size: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
         let deployed = self.deployed().await?;
         let is_it = |one: &&CachedDeployment| one.deployment.memory_mb == size.memory_mb;
-        // A size that went away with an upgrade in between: what is there now.
+        // A size may go away with an upgrade in between. The default one takes its place.
         let chosen =
             deployed.iter().find(is_it).or(deployed.first()).map(|deployed| Arc::clone(&deployed.invoker) as _);
         chosen.ok_or_else(|| QueryError::functions("no function is deployed"))
@@ -160,7 +164,7 @@ impl Platform for OnLambda {
         self.sdk().await.region().map(ToString::to_string)
     }
 
-    /// Each function by itself: nothing hides behind another.
+    /// Tries each function by itself, so that no fault hides behind another clone.
     async fn probes(&self, all_sizes: bool) -> Probes {
         let mut deployments = match self.describe().await {
             Ok(deployments) => deployments,
@@ -193,7 +197,7 @@ impl Platform for OnLambda {
     }
 }
 
-/// The region that the configuration names, by itself or in a function's ARN.
+/// Returns the region that the configuration names, by itself or in a function's ARN.
 fn region(lambda: &LambdaConfig) -> Option<&str> {
     lambda.region.as_deref().or_else(|| lambda.functions.iter().find_map(|function| function.region.as_deref()))
 }

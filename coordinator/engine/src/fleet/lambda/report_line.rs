@@ -1,30 +1,30 @@
-//! What AWS Lambda itself says about an invocation, at the end of its log: the REPORT line, in the text format.
+//! AWS Lambda's own account of an invocation at the end of its log: the REPORT line, in the text format.
 //!
 //! ```text
 //! REPORT RequestId: ID <tab> Duration: 12.34 ms <tab> Billed Duration: 78 ms <tab> Memory Size: 2048 MB <tab>
 //!   Max Memory Used: 93 MB <tab> Init Duration: 65.43 ms <tab> Status: error <tab> Error Type: Runtime.ExitError
 //! ```
 //!
-//! Fields are tab-separated; the last three stand only where they apply. The tail of a log is at most 4 KB long and may have
-//! lost its beginning, but the REPORT line is written last. Pure.
+//! Fields are tab-separated; the last three stand only if they apply. The tail of a log is at most 4 KB long and may
+//! have lost its beginning, but the REPORT line is written last. Pure.
 
 use std::time::Duration;
 
 /// The platform's own account of one invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReportLine {
-    /// What is charged for: whole milliseconds, the start of the environment included where there was one.
+    /// Time that is charged for: whole milliseconds, with the start of the environment if there was one.
     pub billed: Duration,
-    /// The start of the environment, where there was one.
+    /// Start of the environment, if there was one.
     pub init: Option<Duration>,
     pub memory_mb: u32,
     pub memory_used_mb: u32,
-    /// `Error Type: Runtime.OutOfMemory`, where Lambda says so.
+    /// True for `Error Type: Runtime.OutOfMemory`. Lambda does not always say so.
     out_of_memory: bool,
 }
 
 impl ReportLine {
-    /// The last complete REPORT line of a log's tail.
+    /// Finds the last complete REPORT line of a log's tail.
     pub(super) fn find(log: &str) -> Option<Self> {
         log.lines().rev().filter(|line| line.starts_with("REPORT RequestId:")).find_map(Self::parse)
     }
@@ -40,13 +40,14 @@ impl ReportLine {
         })
     }
 
-    /// Whether the function ran out of memory. Not every kill is called by that name, but then all of it was used.
+    /// Returns true if the function ran out of memory. Lambda does not name every such kill, but then all memory was
+    /// used.
     pub(super) fn is_memory_exhausted(&self) -> bool {
         self.out_of_memory || self.memory_used_mb >= self.memory_mb
     }
 }
 
-/// Whether the environment's start failed, as its own line says.
+/// Returns true if the environment's start failed, as its own line says.
 pub(super) fn init_failed(log: &str) -> bool {
     let mut starts = log.lines().filter(|line| line.starts_with("INIT_REPORT "));
     starts.any(|line| ["Status: error", "Status: timeout"].iter().any(|status| line.contains(status)))
@@ -65,7 +66,7 @@ fn megabytes(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Logs in the form that AWS writes, one file a case.
+    /// Logs in the form that AWS writes, one file per case.
     const WARM: &str = include_str!("testdata/warm.log");
     const COLD: &str = include_str!("testdata/cold.log");
     const TIMED_OUT: &str = include_str!("testdata/timed_out.log");

@@ -1,4 +1,4 @@
-//! One child process: started, given one invocation at a time, stopped.
+//! Environment as one child process: it is started, given one invocation at a time, and stopped.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::runtime_api::{Mailbox, PendingInvocation, RuntimeApi, RuntimeReport};
 use crate::attempt::{InvokeError, InvokeErrorKind};
 use crate::fleet::framing::{self, Framed};
 
-/// AWS Lambda gives up on an environment that has not asked for its first invocation by then.
+/// Time for a child to ask for its first invocation. AWS Lambda gives up on an environment then, too.
 const INIT_MAX: Duration = Duration::from_secs(10);
 
-/// How long a child may take from its answer to its next question.
+/// Time for a child from its answer to its next request for work.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// Threads of a child's runtime, at least: one computes without a pause, one keeps the deadline.
+/// Least number of threads in a child's runtime: one computes without a pause, one keeps the deadline.
 const WORKERS_MIN: usize = 2;
 
 /// A child process. Dropping it kills the process.
@@ -32,11 +32,11 @@ pub(super) struct ProcessEnvironment {
     mailbox: Mailbox,
     log: LogTail,
     folder: TempDir,
-    /// Held open: its end tells the child that this process is gone, however that came about.
+    /// Pipe that is held open. Its end tells the child that this process is gone, for any reason.
     _stdin: Option<ChildStdin>,
 }
 
-/// What came of waiting for a child.
+/// Event that ends the wait for a child.
 enum ProcessSignal {
     Reported(RuntimeReport),
     Exited(Option<ExitStatus>),
@@ -44,19 +44,19 @@ enum ProcessSignal {
     Stopped,
 }
 
-/// How a child came through an invocation.
+/// Condition of a child after an invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
     Alive,
-    /// Ended, or in no state to be trusted with another invocation.
+    /// The child has ended, or cannot be trusted with another invocation.
     Spent,
 }
 
 impl ProcessEnvironment {
-    /// Starts a child; returns when it has asked for its first invocation.
+    /// Starts a child, and returns when it has asked for its first invocation.
     ///
     /// # Errors
-    /// Why it did not, and what it wrote to stderr.
+    /// The reason why it did not start, and its stderr.
     pub async fn start(
         config: &ProcessesConfig,
         api: &RuntimeApi,
@@ -109,18 +109,18 @@ impl ProcessEnvironment {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C in a terminal reaches this process only, which then stops its children in order.
+            // Ctrl-C in a terminal then reaches this process only, which stops its children in order.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().ok_or_else(|| std::io::Error::other("its stderr is not a pipe"))?;
         let log = LogTail::follow(stderr, child.id().unwrap_or_default());
-        // Taken, because waiting for a child closes the stdin that it still has.
+        // The pipe is taken, because waiting for a child closes the stdin that it still has.
         let stdin = child.stdin.take();
         Ok(Self { child, mailbox, log, folder, _stdin: stdin })
     }
 
-    /// Whether the process still runs.
+    /// Returns true if the process still runs.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -131,7 +131,7 @@ impl ProcessEnvironment {
         self.log.clear();
     }
 
-    /// Runs one invocation on a ready child, to the end or until the platform stops it.
+    /// Runs one invocation on a ready child, to its end or until the platform stops it.
     pub async fn run(
         &mut self,
         framed: &Framed,
@@ -158,19 +158,19 @@ impl ProcessEnvironment {
         }
     }
 
-    /// Waits until the child asks for its next invocation: only then is it free, as on AWS Lambda.
+    /// Waits until the child asks for its next invocation. Only then is it free, as on AWS Lambda.
     pub async fn becomes_ready(&mut self, stop: &CancellationToken) -> bool {
         matches!(self.hear(Instant::now() + READY_MAX, stop).await, ProcessSignal::Reported(RuntimeReport::Ready))
     }
 
-    /// The end of what the child wrote to stderr since [`Self::renew`].
+    /// Returns the end of the child's stderr since [`Self::renew`].
     pub fn log_tail(&self) -> String {
         self.log.text()
     }
 
-    /// Kills the process if it still runs, waits for its end, removes its folder. Returns the end of its stderr.
+    /// Kills the process if it still runs, waits for its end, and removes its folder. Returns the end of its stderr.
     pub async fn stop(mut self) -> String {
-        // Fails only for a process that has ended.
+        // The kill fails only for a process that has ended.
         let _ = self.child.kill().await;
         self.log.drain().await;
         let log_tail = self.log.text();
@@ -182,7 +182,7 @@ impl ProcessEnvironment {
 
     async fn hear(&mut self, until: Instant, stop: &CancellationToken) -> ProcessSignal {
         tokio::select! {
-            // What a child said before it ended comes first.
+            // Reports that a child made before its end come first.
             biased;
             said = self.mailbox.hear() => ProcessSignal::Reported(said),
             status = self.child.wait() => ProcessSignal::Exited(status.ok()),

@@ -1,4 +1,4 @@
-//! The end of what a process wrote to stderr.
+//! End of a process's stderr.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -8,10 +8,10 @@ use tokio::io::AsyncReadExt;
 use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
-/// Most that is kept of one attempt.
+/// Upper bound of the bytes that are kept of one attempt.
 const TAIL_BYTES_MAX: usize = 64 << 10;
 
-/// How long an ended process's stderr may stay open (a process that it started may hold it).
+/// Time for which an ended process's stderr may stay open. A process that it started may hold it.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// Reads a process's stderr to its end, so that the process never blocks on it, and keeps the last lines.
@@ -36,7 +36,7 @@ impl LogTail {
         Self { tail, reader }
     }
 
-    /// Forgets what was written so far: another attempt begins.
+    /// Forgets the text so far, because another attempt begins.
     pub fn clear(&self) {
         *self.tail.lock().expect("no holder panics") = Tail::default();
     }
@@ -45,7 +45,7 @@ impl LogTail {
         self.tail.lock().expect("no holder panics").text()
     }
 
-    /// Waits until an ended process's last words have been read.
+    /// Waits until the rest of an ended process's stderr has been read.
     pub async fn drain(&mut self) {
         if !self.reader.is_finished() {
             let _ = tokio::time::timeout(DRAIN_MAX, &mut self.reader).await;
@@ -62,7 +62,7 @@ impl Drop for LogTail {
 #[derive(Debug, Default)]
 struct Tail {
     bytes: VecDeque<u8>,
-    /// Whether the beginning is lost.
+    /// True if the beginning is lost.
     cut: bool,
 }
 
@@ -74,7 +74,7 @@ impl Tail {
         self.cut |= excess > 0;
     }
 
-    /// Whole lines, as far as there are any.
+    /// Returns whole lines, as far as there are any.
     fn text(&self) -> String {
         let line_end = self.bytes.iter().position(|byte| *byte == b'\n').filter(|_| self.cut);
         let kept: Vec<u8> = self.bytes.iter().skip(line_end.map_or(0, |end| end + 1)).copied().collect();

@@ -5,9 +5,9 @@
 //!                              └──► new child: init ────────────────┴─► next ─► response | error | exit | deadline
 //! ```
 //!
-//! One child is one environment with one invocation at a time. What breaks an environment on Lambda ends a child here; the
-//! next attempt gets a new one. Children end with this process, even where it is killed: their stdin is a pipe from it.
-//! Non-goals: retries, memory limits enforced by the system, anything but Unix.
+//! A child is one environment with one invocation at a time. A fault that breaks an environment on Lambda ends a child
+//! here, and the next attempt gets a new one. Children end with this process, even if it is killed, because their stdin
+//! is a pipe from it. Non-goals: retries, memory limits enforced by the system, and systems other than Unix.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -37,24 +37,24 @@ mod runtime_api;
 
 pub(super) use platform::ChildProcesses;
 
-/// Which program is the function, and how many of it.
+/// Program of the function, and the number of its processes.
 #[derive(Clone)]
 pub struct ProcessesConfig {
     pub program: PathBuf,
     pub args: Vec<OsString>,
-    /// Children at once; each is started when it is first needed.
+    /// Children at once. Each is started when it is first needed.
     pub processes_max: usize,
-    /// What each child is told that it may use, in whole MiB. It keeps to that by itself.
+    /// Memory that each child is told, in bytes, as whole MiB. The child keeps to it by itself.
     pub memory_bytes: u64,
-    /// Threads that each child computes with, one a lane.
+    /// Threads that each child computes with, one per lane.
     pub cores: usize,
-    /// Where each child gets a folder of its own to spill to.
+    /// Folder in which each child gets a folder of its own to spill to.
     pub temp_folder: PathBuf,
-    /// Added to this process's environment.
+    /// Variables that are added to this process's environment.
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// Runs attempts in child processes. Dropping it kills them; [`Self::shutdown`] also waits for their end.
+/// Runs attempts in child processes. Dropping it kills them. [`Self::shutdown`] also waits for their end.
 pub struct Processes {
     shared: Arc<Shared>,
 }
@@ -80,10 +80,10 @@ impl std::fmt::Debug for Processes {
 }
 
 impl Processes {
-    /// Opens the Runtime API on loopback. Starts no child.
+    /// Opens the Runtime API on loopback, and starts no child.
     ///
     /// # Errors
-    /// No port could be opened.
+    /// The system's, if no port could be opened.
     pub async fn start(config: ProcessesConfig) -> std::io::Result<Self> {
         let slots = Arc::new(Semaphore::new(config.processes_max.max(1)));
         let shared = Shared {
@@ -126,7 +126,7 @@ impl Invoker for Processes {
             Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
         };
-        // A task of its own: an invocation cannot be recalled, so it keeps its slot where the caller goes away.
+        // The attempt is a task of its own. It cannot be recalled, so it keeps its slot if the caller goes away.
         let (reply, invocation) = oneshot::channel();
         self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
         invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
@@ -136,7 +136,7 @@ impl Invoker for Processes {
 impl Shared {
     async fn attempt(self: Arc<Self>, framed: Framed, slot: OwnedSemaphorePermit, reply: oneshot::Sender<Invocation>) {
         if self.stop.is_cancelled() {
-            // Shut down between slot and start. Fails where the caller has gone away, here and below.
+            // The shutdown came between slot and start. The send fails if the caller has gone away, here and below.
             let _ = reply.send(framing::not_sent(framing::stopped()));
             return;
         }
@@ -176,7 +176,7 @@ impl Shared {
         drop(slot);
     }
 
-    /// A child that waits for work. One that has ended while nobody looked is no attempt's fault and is passed over.
+    /// Takes a child that waits for work. A child that has ended meanwhile is no attempt's fault and is passed over.
     fn take_warm(&self) -> Option<ProcessEnvironment> {
         let mut idle = self.idle.lock().expect("no holder panics");
         while let Some(mut environment) = idle.pop() {
@@ -197,7 +197,7 @@ impl Shared {
     }
 }
 
-/// Makes an attempt's outcome of what the platform saw.
+/// Makes an attempt's outcome from the platform's observations.
 fn conclude(
     framed: &Framed,
     answer: Result<Bytes, InvokeError>,

@@ -1,4 +1,4 @@
-//! Child processes of the coordinator as a platform.
+//! Platform of child processes of the coordinator.
 
 use std::sync::Arc;
 

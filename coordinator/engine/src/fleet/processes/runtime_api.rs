@@ -1,14 +1,14 @@
-//! The AWS Lambda Runtime API (2018-06-01) on loopback.
+//! AWS Lambda Runtime API (2018-06-01) on loopback.
 //!
 //! ```text
-//!  child ── GET  …/invocation/next ───────────► Said::Ready, then waits for Work
-//!  child ── POST …/invocation/{id}/response ──► Said::Answered | Said::TooLarge (413, as on AWS)
-//!  child ── POST …/invocation/{id}/error ─────► Said::Failed
-//!  child ── POST …/init/error ────────────────► Said::InitFailed
+//!  child ── GET  …/invocation/next ───────────► RuntimeReport::Ready, then waits for a PendingInvocation
+//!  child ── POST …/invocation/{id}/response ──► RuntimeReport::Answered | RuntimeReport::TooLarge (413, as on AWS)
+//!  child ── POST …/invocation/{id}/error ─────► RuntimeReport::Failed
+//!  child ── POST …/init/error ────────────────► RuntimeReport::InitFailed
 //! ```
 //!
-//! Each child has its own base URL with a random part that no other user of the machine can guess: it says which child
-//! speaks, and requests carry credentials. Non-goals: extensions, response streaming, SnapStart.
+//! Each child has its own base URL with a random part that no other user of the machine can guess. The part identifies
+//! the child, and keeps the credentials in requests from others. Non-goals: extensions, response streaming, SnapStart.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,38 +30,39 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// An oversized body is read and thrown away up to here, so that the child sees the refusal instead of a broken pipe.
+/// Bytes of an oversized body that are read and thrown away, so that the child sees the refusal instead of a broken
+/// pipe.
 const DISCARDED_BYTES_MAX: usize = 256 << 20;
 
-/// Reports of failures are cut here.
+/// Length at which reports of failures are cut.
 const REPORT_BYTES_MAX: usize = 64 << 10;
 
-/// What a child can say before its mailbox is read.
+/// Reports that a child can make before its mailbox is read.
 const SAID_MAX: usize = 16;
 
-/// One invocation for a child.
+/// Invocation for a child.
 #[derive(Debug)]
 pub(super) struct PendingInvocation {
     pub payload: Bytes,
-    /// When the platform stops it.
+    /// Time at which the platform stops the invocation.
     pub deadline: SystemTime,
 }
 
-/// What a child told the Runtime API.
+/// Report of a child to the Runtime API.
 #[derive(Debug)]
 pub(super) enum RuntimeReport {
-    /// It waits for an invocation.
+    /// The child waits for an invocation.
     Ready,
     Answered(Bytes),
-    /// Its answer was refused: more than [`PAYLOAD_BYTES_MAX`].
+    /// The child's answer was refused, because it was longer than [`PAYLOAD_BYTES_MAX`].
     TooLarge,
-    /// It could not answer, in its words.
+    /// The child could not answer, in its words.
     Failed(String),
-    /// It could not start, in its words.
+    /// The child could not start, in its words.
     InitFailed(String),
 }
 
-/// The server. Dropping it closes the port.
+/// Server of the API. Dropping it closes the port.
 #[derive(Debug)]
 pub(super) struct RuntimeApi {
     address: SocketAddr,
@@ -69,7 +70,7 @@ pub(super) struct RuntimeApi {
     server: JoinHandle<()>,
 }
 
-/// A child's base path and what lies behind it.
+/// Endpoints by the children's base paths.
 type Endpoints = Arc<Mutex<HashMap<String, Arc<Endpoint>>>>;
 
 /// The child's side.
@@ -77,7 +78,7 @@ type Endpoints = Arc<Mutex<HashMap<String, Arc<Endpoint>>>>;
 struct Endpoint {
     work: AsyncMutex<mpsc::Receiver<PendingInvocation>>,
     said: mpsc::Sender<RuntimeReport>,
-    /// The invocation that it has taken and not answered yet.
+    /// Invocation that the child has taken and not answered yet.
     current: Mutex<Option<String>>,
 }
 
@@ -107,13 +108,13 @@ impl RuntimeApi {
             let _ = stream.set_nodelay(true);
         });
         let server = tokio::spawn(async move {
-            // Never returns: failed accepts are retried inside.
+            // The server never returns, because it retries failed accepts inside.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self { address, endpoints, server })
     }
 
-    /// Opens a base URL for one child: the value of `AWS_LAMBDA_RUNTIME_API`, and the mailbox behind it.
+    /// Opens a base URL for one child. Returns the value of `AWS_LAMBDA_RUNTIME_API`, and the mailbox behind it.
     pub fn open(&self) -> (String, Mailbox) {
         let token = Uuid::new_v4().simple().to_string();
         let (work_sender, work) = mpsc::channel(1);
@@ -134,11 +135,11 @@ impl Drop for RuntimeApi {
 impl Mailbox {
     /// Hands one invocation to a child that is [`RuntimeReport::Ready`].
     pub async fn give(&self, work: PendingInvocation) {
-        // Fails only where the base URL is closed, which this mailbox's life excludes.
+        // The send fails only if the base URL is closed, and this mailbox keeps it open.
         let _ = self.work.send(work).await;
     }
 
-    /// The child's next word. Cancel safe.
+    /// Returns the child's next report. Cancel safe.
     pub async fn hear(&mut self) -> RuntimeReport {
         match self.said.recv().await {
             Some(said) => said,
@@ -146,7 +147,7 @@ impl Mailbox {
         }
     }
 
-    /// Forgets what was said between two invocations.
+    /// Forgets reports that came between two invocations.
     pub fn clear(&mut self) {
         while self.said.try_recv().is_ok() {}
     }
@@ -167,7 +168,7 @@ impl Endpoint {
         self.said.send(said).await.map_err(|_| StatusCode::GONE)
     }
 
-    /// Ends the invocation `id`; false if the child is not at it.
+    /// Ends the invocation `id`. Returns false if the child is not at it.
     fn complete(&self, id: &str) -> bool {
         self.current.lock().expect("no holder panics").take_if(|current| current == id).is_some()
     }
@@ -196,7 +197,7 @@ async fn response(
     body: Body,
 ) -> Result<StatusCode, StatusCode> {
     let endpoint = Endpoint::find(&endpoints, &token)?;
-    // Read first: an answer that breaks off has ended nothing.
+    // The body is read first, because an answer that breaks off has ended nothing.
     let body = read(body, PAYLOAD_BYTES_MAX, DISCARDED_BYTES_MAX).await?;
     if !endpoint.complete(&id) {
         return Err(StatusCode::BAD_REQUEST);
@@ -232,7 +233,7 @@ async fn init_error(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// A failure in the child's words: `errorMessage` of its report, or the report as it is.
+/// Returns a failure in the child's words: `errorMessage` of its report, or the report as it is.
 async fn report(body: Body) -> Result<String, StatusCode> {
     let (Read::Whole(bytes) | Read::Cut(bytes)) = read(body, REPORT_BYTES_MAX, REPORT_BYTES_MAX).await?;
     let parsed: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
@@ -246,7 +247,7 @@ enum Read {
     Cut(Bytes),
 }
 
-/// Keeps up to `bytes_max` of a body; reads on to its end, but not beyond `discarded_bytes_max`.
+/// Keeps up to `bytes_max` of a body. Reads on to its end, but not beyond `discarded_bytes_max`.
 async fn read(body: Body, bytes_max: usize, discarded_bytes_max: usize) -> Result<Read, StatusCode> {
     let mut kept = BytesMut::new();
     let mut bytes: usize = 0;
