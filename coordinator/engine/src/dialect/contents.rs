@@ -13,7 +13,7 @@ use gust_protocol::functions::{self, MergedKey, has_floats};
 pub(super) struct Contents {
     /// Functions that have the name of one of ours.
     pub(super) other_functions: bool,
-    /// /// Joins by USING, and marks of their keys.
+    /// Joins by USING, and marks of their keys.
     pub(super) merged_keys: bool,
     pub(super) unions: bool,
     /// Joins in which NULLs are equal.
@@ -71,7 +71,7 @@ impl Contents {
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
-                // // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
+                // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
                 (self.floats, self.decimals, self.times) = (true, true, true);
             }
             Expr::AggregateFunction(call) => {

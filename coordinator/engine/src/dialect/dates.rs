@@ -30,7 +30,7 @@ impl AnalyzerRule for DatesAndHours {
         if !rewritten.transformed {
             return Ok(rewritten.data);
         }
-        // // The nodes above have another type now.
+        // The nodes above have another type now.
         rewritten.data.transform_up_with_subqueries(|plan| Ok(Transformed::yes(plan.recompute_schema()?))).data()
     }
 }

@@ -54,7 +54,7 @@ impl AnalyzerRule for Doubles {
             let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| met.within(expr)))?;
             let rewritten = rewritten.transform_data(|plan| met.of_node(plan))?;
             changed.set(changed.get() || rewritten.transformed);
-            // // A column that has become a double is one in all nodes above.
+            // A column that has become a double is one in all nodes above.
             if changed.get() { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
         })
         .data()
@@ -70,12 +70,12 @@ struct NodeColumns {
 }
 
 impl NodeColumns {
-    /// /// Returns the type that an expression brings to others. A constant brings none if a decimal has its digits.
+    /// Returns the type that an expression brings to others. A constant brings none if a decimal has its digits.
     fn kind(&self, expr: &Expr) -> DataType {
         if is_usual(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }
     }
 
-    /// /// Makes doubles of the decimals among `exprs` if there are doubles. Returns true if it changed any.
+    /// Makes doubles of the decimals among `exprs` if there are doubles. Returns true if it changed any.
     fn unite<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>) -> bool {
         let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
         let type_of = |expr: &Expr| expr.get_type(&self.schema).unwrap_or(DataType::Null);
@@ -90,7 +90,7 @@ impl NodeColumns {
         self.unite_by(exprs, whole) || any
     }
 
-    /// /// Does the same, but only a `part` of the types has to be equal.
+    /// Does the same, but only a `part` of the types has to be equal.
     fn unite_by<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>, part: Part) -> bool {
         let mut exprs: Vec<(DataType, &mut Expr)> = exprs.into_iter().map(|expr| (self.kind(expr), expr)).collect();
         let kinds: Vec<DataType> = exprs.iter().map(|(of, _)| part(of).clone()).collect();
@@ -118,7 +118,7 @@ impl NodeColumns {
                 self.unite(thens.into_iter().chain(else_expr.iter_mut().map(AsMut::as_mut))) || compared
             }
             Expr::ScalarFunction(ScalarFunction { func, args }) if UNITING.contains(&func.name()) => self.unite(args),
-            // // The first argument of nvl2 is a condition.
+            // The first argument of nvl2 is a condition.
             Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "nvl2" => {
                 self.unite(args.iter_mut().skip(1))
             }
@@ -149,13 +149,13 @@ impl NodeColumns {
         Ok(Transformed::new_transformed(expr, changed))
     }
 
-    /// /// Unites the keys of a join, the columns of a UNION and the columns of VALUES.
+    /// Unites the keys of a join, the columns of a UNION and the columns of VALUES.
     fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Join(mut join) => {
                 let changed =
                     join.on.iter_mut().filter_map(|(left, right)| self.unite([left, right]).then_some(())).count() > 0;
-                // // USING joins by columns alone. References to the merged column are resolved by now.
+                // USING joins by columns alone. References to the merged column are resolved by now.
                 let join_constraint = if changed { JoinConstraint::On } else { join.join_constraint };
                 Ok(Transformed::new_transformed(LogicalPlan::Join(Join { join_constraint, ..join }), changed))
             }
@@ -187,14 +187,14 @@ impl NodeColumns {
         }
     }
 
-    /// /// Takes the planner's casts off the rows of VALUES, and makes a column doubles if one of its values is a
+    /// Takes the planner's casts off the rows of VALUES, and makes a column doubles if one of its values is a
     /// double.
     fn of_values(&self, values: Values) -> Result<Transformed<LogicalPlan>> {
         let types: Vec<&DataType> = values.schema.fields().iter().map(|field| field.data_type()).collect();
         if !types.iter().any(|of| has_decimals(of)) {
             return Ok(Transformed::no(LogicalPlan::Values(values)));
         }
-        // // A column without decimals stays as it is, because its casts may be the statement's.
+        // A column without decimals stays as it is, because its casts may be the statement's.
         let as_written = |(expr, of): (&Expr, &&DataType)| match expr {
             expr if !has_decimals(of) => expr.clone(),
             Expr::Cast(Cast { expr: inner, field }) if field.data_type() == *of => inner.as_ref().clone(),
@@ -207,7 +207,7 @@ impl NodeColumns {
         for column in 0..types.len() {
             any |= self.unite(rows.iter_mut().map(|row| &mut row[column]));
         }
-        // // A value in a row may have become a double before.
+        // A value in a row may have become a double before.
         any |= values
             .values
             .iter()

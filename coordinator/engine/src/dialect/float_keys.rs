@@ -55,7 +55,7 @@ struct Keys {
 }
 
 impl Keys {
-    /// /// Rewrites the keys by which a node groups, joins or sorts.
+    /// Rewrites the keys by which a node groups, joins or sorts.
     fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(|expr| self.any_odd(expr)) => {
@@ -69,7 +69,7 @@ impl Keys {
             }
             LogicalPlan::Join(join) if join.on.iter().any(|(left, right)| self.is_odd(left) || self.is_odd(right)) => {
                 let on = join.on.into_iter().map(|(left, right)| (self.key(left), self.key(right))).collect();
-                // // USING joins by columns alone. References to the merged column are resolved by now.
+                // USING joins by columns alone. References to the merged column are resolved by now.
                 let join_constraint = JoinConstraint::On;
                 Ok(Transformed::yes(LogicalPlan::Join(Join { on, join_constraint, ..join })))
             }
@@ -93,7 +93,7 @@ impl Keys {
         }
     }
 
-    /// /// Replaces a grouping expression by its key. Aggregates beside it stay.
+    /// Replaces a grouping expression by its key. Aggregates beside it stay.
     fn group(&self, expr: Expr) -> Transformed<Expr> {
         match expr {
             Expr::AggregateFunction(_) => Transformed::no(expr),
@@ -121,7 +121,7 @@ impl Keys {
         self.key(expr).alias_qualified(relation, name)
     }
 
-    /// /// Replaces the rows of one side of a recursive UNION by their keys: their bits tell them apart.
+    /// Replaces the rows of one side of a recursive UNION by their keys: their bits tell them apart.
     fn keyed_rows(term: Arc<LogicalPlan>) -> Result<Transformed<Arc<LogicalPlan>>> {
         let keys = Keys { schema: term.schema().as_ref().clone() };
         let columns: Vec<Expr> = term.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
@@ -146,7 +146,7 @@ impl Keys {
         order.into_iter().map(|by| SortExpr { expr: self.key(by.expr), ..by }).collect()
     }
 
-    /// /// Replaces the values that one expression compares.
+    /// Replaces the values that one expression compares.
     fn within(&self, expr: Expr) -> Result<Transformed<Expr>> {
         Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {
@@ -161,7 +161,7 @@ impl Keys {
                 let high = self.comparison(*expr, most, *high).data;
                 Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(low), both, Box::new(high))))
             }
-            // // A long list is looked up by its bits: a zero in it needs its key, too.
+            // A long list is looked up by its bits: a zero in it needs its key, too.
             Expr::InList(InList { expr, list, negated })
                 if self.is_odd(&expr) && !list.iter().all(|item| is_usual(item) && !is_zero(item)) =>
             {
@@ -177,7 +177,7 @@ impl Keys {
                 let (expr, subquery) = (Box::new(self.key(*expr)), of_keys(subquery)?);
                 Transformed::yes(Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }))
             }
-            // // Constants are looked up by their bits: a zero among them needs its key, too.
+            // Constants are looked up by their bits: a zero among them needs its key, too.
             Expr::Case(Case { expr: Some(of), when_then_expr, else_expr })
                 if self.is_odd(&of) || when_then_expr.iter().any(|(is, _)| self.is_float_zero(is)) =>
             {
@@ -219,7 +219,7 @@ impl Keys {
             };
         }
         match op {
-            // // The simplifier compares constants by their bits. It makes a list of four in an OR, which is looked up
+            // The simplifier compares constants by their bits. It makes a list of four in an OR, which is looked up
             // by bits, too.
             Operator::Eq | Operator::NotEq if is_usual(&right) && is_zero(&right) => {
                 let is_surely = is_surely_zero(&right);
@@ -240,8 +240,8 @@ impl Keys {
         }
     }
 
-    /// /// Tells if an expression has floats that may not be canonical. A value that differs each time it is computed
-    /// must not be /// written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
+    /// Tells if an expression has floats that may not be canonical. A value that differs each time it is computed
+    /// must not be written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
     fn is_odd(&self, expr: &Expr) -> bool {
         if expr.is_volatile() {
             return false;
@@ -249,7 +249,7 @@ impl Keys {
         let of_floats = |expr: &Expr| expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of));
         match expr {
             Expr::Alias(alias) => self.is_odd(&alias.expr),
-            // // A float from an integer or a decimal is canonical.
+            // A float from an integer or a decimal is canonical.
             Expr::Cast(Cast { expr: from, .. }) | Expr::TryCast(TryCast { expr: from, .. }) => {
                 of_floats(expr)
                     && from.get_type(&self.schema).is_ok_and(|from| !from.is_integer() && !from.is_decimal())
@@ -259,7 +259,7 @@ impl Keys {
         }
     }
 
-    /// /// Returns the least and the greatest zero of a column's type, for pruning.
+    /// Returns the least and the greatest zero of a column's type, for pruning.
     fn zeros(&self, column: &Expr) -> Option<(Expr, Expr)> {
         match column.get_type(&self.schema).ok()? {
             DataType::Float32 => Some((lit(-0.0_f32), lit(0.0_f32))),
@@ -272,7 +272,7 @@ impl Keys {
         is_zero(expr) && expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of))
     }
 
-    /// /// Returns the key of an expression, or the expression if it is canonical.
+    /// Returns the key of an expression, or the expression if it is canonical.
     fn key(&self, expr: Expr) -> Expr {
         if self.is_odd(&expr) { keyed(expr) } else { expr }
     }
@@ -351,8 +351,8 @@ fn of_keys(subquery: Subquery) -> Result<Subquery> {
     }
     let name = column.name_for_alias()?;
     let projection = Projection::try_new(vec![keys.key(column).alias(name)], Arc::clone(&subquery.subquery))?;
-    // // With the name of the query's own table DataFusion would mistake the two, or say that there are two of them. A
-    // correlated list // cannot have another name, and mostly reads another table.
+    // With the name of the query's own table DataFusion would mistake the two, or say that there are two of them. A
+    // correlated list cannot have another name, and mostly reads another table.
     let named = SubqueryAlias::try_new(Arc::new(LogicalPlan::Projection(projection)), LIST)?;
     Ok(subquery.with_plan(Arc::new(LogicalPlan::SubqueryAlias(named))))
 }

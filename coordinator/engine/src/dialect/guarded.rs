@@ -73,7 +73,7 @@ impl OptimizerRule for Guarded {
             {
                 Ok(Transformed::no(plan))
             }
-            // // The rule would find nothing to eliminate in columns.
+            // The rule would find nothing to eliminate in columns.
             LogicalPlan::Aggregate(Aggregate { group_expr, .. })
                 if self.name() == ELIMINATE_GROUPS && group_expr.iter().all(|by| matches!(by, Expr::Column(_))) =>
             {
@@ -86,7 +86,7 @@ impl OptimizerRule for Guarded {
                 }
             }
             _ if self.name() == EXTRACT_KEYS && has_equal_nulls(&plan) => Ok(Transformed::no(plan)),
-            // // The rule goes through the whole plan by itself.
+            // The rule goes through the whole plan by itself.
             _ if self.name() == ELIMINATE_CROSS && has_inner_of_equal_nulls(&plan)? => Ok(Transformed::no(plan)),
             _ if self.name() == SIMPLIFY => super::spared::spared(plan)?
                 .transform_data(|plan| super::in_lists::simplified(self.0.as_ref(), plan, config))?
@@ -141,11 +141,11 @@ mod tests {
 
     use super::*;
 
-    /// /// A query that counts no rows, and then drops the count's row.
+    /// A query that counts no rows, and then drops the count's row.
     const NONE: &str = "SELECT * FROM (SELECT count(*) AS c FROM (VALUES (1)) AS t(a)) AS t WHERE (SELECT false)";
     const CASTS: &str = "SELECT CAST(a AS DOUBLE) AS x, a AS y, count(*) FROM (VALUES (1)) AS t(a) GROUP BY 1, 2";
 
-    /// /// Counts the rows of a query.
+    /// Counts the rows of a query.
     async fn rows(rules: Vec<Rule>, sql: &str) -> Result<usize> {
         let state = SessionStateBuilder::new_with_default_features().with_optimizer_rules(rules).build();
         let context = SessionContext::new_with_state(state);
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(rows(rules(), NONE).await.expect("rows"), 0);
     }
 
-    /// /// Fails when DataFusion is mended. Then the guard can go, as after every test of this name.
+    /// Fails when DataFusion is mended. Then the guard can go, as after every test of this name.
     #[tokio::test]
     async fn datafusion_alone_pushes_it() {
         assert_eq!(rows(Optimizer::new().rules, NONE).await.expect("rows"), 1);
@@ -175,7 +175,7 @@ mod tests {
         assert!(failed.to_string().contains(TWO_OF_A_NAME), "{failed}");
     }
 
-    /// /// Queries that have a row. A simplifier loses it if it lets lists meet, or takes `1 = x` for another value
+    /// Queries that have a row. A simplifier loses it if it lets lists meet, or takes `1 = x` for another value
     /// than `x = 1`.
     const LISTS: &str =
         "SELECT * FROM (VALUES (NULL), (1)) AS t(x) WHERE (x NOT IN (1, 2, 3, 4) OR x NOT IN (5, 6, 7, 8)) IS NULL";
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(rows(Optimizer::new().rules, TURNED).await.expect("rows"), 0);
     }
 
-    /// /// Queries with NULLs. The first has no row, since NULLs of s are not equal. The second has one, since those of
+    /// Queries with NULLs. The first has no row, since NULLs of s are not equal. The second has one, since those of
     /// r are.
     const KEYS: [&str; 2] = [
         "SELECT * FROM (VALUES (1, CAST(NULL AS INT))) AS a(r, s) JOIN (VALUES (1, CAST(NULL AS INT))) AS b(r, s) ON a.r IS NOT DISTINCT FROM b.r WHERE a.s = b.s",
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(counts, [1, 0]);
     }
 
-    /// /// The guard finds DataFusion's rules by their names.
+    /// The guard finds DataFusion's rules by their names.
     #[test]
     fn all_are_guarded() {
         let names: Vec<String> = Optimizer::new().rules.iter().map(|rule| rule.name().to_owned()).collect();

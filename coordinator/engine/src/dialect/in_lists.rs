@@ -47,7 +47,7 @@ pub(super) fn simplified(
         .with_config_options(config.options())
         .with_query_execution_start_time(config.query_execution_start_time())
         .build();
-    // // The rule, too, leaves the sides of a join's condition where they are.
+    // The rule, too, leaves the sides of a join's condition where they are.
     let simplifier = ExprSimplifier::new(context).with_canonicalize(!matches!(plan, LogicalPlan::Join(_)));
     let mut lists = Lists { schema, known: HashMap::new(), lists: vec![], simplifier, changed: Cell::new(false) };
 
@@ -118,16 +118,16 @@ pub(super) fn input_schema(plan: &LogicalPlan) -> Result<DFSchemaRef> {
 
 struct Lists {
     schema: DFSchemaRef,
-    /// /// Numbers of lists. Equal lists have one number, so that the rule simplifies `a OR a AND b`.
+    /// Numbers of lists. Equal lists have one number, so that the rule simplifies `a OR a AND b`.
     known: HashMap<Expr, usize>,
     lists: Vec<Expr>,
     simplifier: ExprSimplifier,
-    /// /// True if lists were united or became simpler.
+    /// True if lists were united or became simpler.
     changed: Cell<bool>,
 }
 
 impl Lists {
-    /// /// Replaces each list of an expression by a name.
+    /// Replaces each list of an expression by a name.
     fn hidden(&mut self, expr: Expr) -> Result<Expr> {
         let united = expr.transform_up(|expr| Ok(united(expr)))?;
         self.changed.set(self.changed.get() || united.transformed);
@@ -160,7 +160,7 @@ impl Lists {
         Ok(Transformed::yes(if is_negated { Expr::Not(Box::new(hidden)) } else { hidden }))
     }
 
-    /// /// Replaces the names of an expression by their lists, each simplified.
+    /// Replaces the names of an expression by their lists, each simplified.
     fn shown(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_down(|expr| {
             let (list, is_negated) = match &expr {
@@ -178,13 +178,13 @@ impl Lists {
             };
             let simplified = self.simplifier.simplify_with_cycle_count_transformed(list)?.0;
             self.changed.set(self.changed.get() || simplified.transformed);
-            // // A list may have others inside.
+            // A list may have others inside.
             let shown = self.shown(simplified.data)?.data;
             Ok(Transformed::new(shown, true, TreeNodeRecursion::Jump))
         })
     }
 
-    /// /// Returns the list that an expression stands for.
+    /// Returns the list that an expression stands for.
     fn list(&self, expr: &Expr) -> Option<&Expr> {
         match expr {
             Expr::OuterReferenceColumn(_, Column { relation: Some(TableReference::Bare { table }), name, .. })

@@ -56,7 +56,7 @@ fn is_ours(expr: &Expr) -> bool {
         Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
             let rows = &subquery.subquery;
             let is_float = rows.schema().fields().first().is_some_and(|field| has_floats(field.data_type()));
-            // // A random value would be drawn anew for each count. DataFusion has no plan for two conditions, one over
+            // A random value would be drawn anew for each count. DataFusion has no plan for two conditions, one over
             // a float's key.
             is_by_equality(rows) && (has_one_row(rows) || !expr.is_volatile() && !is_float)
         }

@@ -103,7 +103,7 @@ fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
         let mut is_inside = false;
         rows.apply(|node| {
             is_inside |= outer.iter().any(|column| node.schema().has_column(column));
-            // // Columns below a name are not visible above it.
+            // Columns below a name are not visible above it.
             let is_name = matches!(node, LogicalPlan::SubqueryAlias(_));
             Ok(if is_name { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
         })?;
@@ -152,7 +152,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             }
             subquery.subquery.apply(|node| {
                 let (what, rewrite) = match node {
-                    // // EXISTS needs one row only, so that LIMIT changes nothing without OFFSET.
+                    // EXISTS needs one row only, so that LIMIT changes nothing without OFFSET.
                     LogicalPlan::Limit(limit) if !exists || limit.skip.is_some() => ("LIMIT or OFFSET", "row_number()"),
                     LogicalPlan::Window(_) => ("a window function", "GROUP BY"),
                     _ => return Ok(TreeNodeRecursion::Continue),
@@ -180,7 +180,7 @@ pub(super) struct Outer<'a> {
 }
 
 impl Outer<'_> {
-    /// /// Rewrites a condition under which NULL drops a row as FALSE does. `is_conjunct` says that it must be TRUE for
+    /// Rewrites a condition under which NULL drops a row as FALSE does. `is_conjunct` says that it must be TRUE for
     /// a row to stay.
     fn condition(&self, expr: Expr, is_conjunct: bool) -> Result<Transformed<Expr>> {
         match expr {
@@ -211,7 +211,7 @@ impl Outer<'_> {
         }
     }
 
-    /// /// Rewrites each IN in an expression whose NULL may count.
+    /// Rewrites each IN in an expression whose NULL may count.
     fn three_valued(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_up(|expr| match expr {
             Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
@@ -227,7 +227,7 @@ impl Outer<'_> {
         })
     }
 
-    /// /// Returns the subquery with the rows that equal the value, with those that are NULL, and with all.
+    /// Returns the subquery with the rows that equal the value, with those that are NULL, and with all.
     pub(super) fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
         let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
@@ -238,7 +238,7 @@ impl Outer<'_> {
         Ok((with(column.clone().eq(value))?, with(column.is_null())?, Arc::clone(rows)))
     }
 
-    /// /// Names the columns of the outer row as a subquery names them.
+    /// Names the columns of the outer row as a subquery names them.
     fn seen_from_inside(&self, expr: Expr) -> Result<Expr> {
         let outside = |expr| match expr {
             Expr::Column(column) => {

@@ -49,7 +49,7 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     };
     let plain = |left, right| Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op: operator, right })));
     let Some(op) = IntegerOp::of(operator) else { return plain(left, right) };
-    // // An operator that cannot overflow is only taken into a chain that can: the chain stays one call.
+    // An operator that cannot overflow is only taken into a chain that can: the chain stays one call.
     let in_chain = operands(&left).is_some_and(|count| count < OPERANDS_MAX);
     if !in_chain && matches!(op, IntegerOp::Divide | IntegerOp::Remainder) {
         return plain(left, right);

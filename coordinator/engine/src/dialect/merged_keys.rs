@@ -32,7 +32,7 @@ impl AnalyzerRule for MergedKeys {
         let resolved = plan.transform_up_with_subqueries(|plan| {
             let inputs: Vec<LogicalPlan> = plan.inputs().into_iter().cloned().collect();
             let resolved = super::map_named(plan, |expr| expr.transform_up(|expr| resolve(expr, &inputs)))?;
-            // // The nodes below may have another type now.
+            // The nodes below may have another type now.
             resolved.map_data(LogicalPlan::recompute_schema)
         })?;
         resolved.data.transform_down_with_subqueries(join_on_merged).data()
@@ -78,7 +78,7 @@ fn merged(plan: &LogicalPlan, column: &Column) -> Option<Expr> {
         | LogicalPlan::Window(_)
         | LogicalPlan::Repartition(_)
         | LogicalPlan::Unnest(_) => plan.inputs().into_iter().find_map(|input| merged(input, column)),
-        // // The nodes below have other names.
+        // The nodes below have other names.
         _ => None,
     }
 }
@@ -105,6 +105,6 @@ fn join_on_merged(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if on == join.on {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     }
-    // // USING joins by columns alone. The marks are resolved by now.
+    // USING joins by columns alone. The marks are resolved by now.
     Ok(Transformed::yes(LogicalPlan::Join(Join { on, join_constraint: JoinConstraint::On, ..join })))
 }

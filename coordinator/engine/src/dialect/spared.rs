@@ -178,7 +178,7 @@ fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
         _ if from == *to || from.is_string() && to.is_string() => false,
         (Some((_, places)), Some((_, kept))) if places > kept => true,
         (Some((whole, _)), Some((kept, _))) => is_tried && whole > kept,
-        // // The target is an unsigned integer, which has no digits here.
+        // The target is an unsigned integer, which has no digits here.
         (Some((_, places)), None) if places > 0 && to.is_integer() => true,
         _ => is_tried,
     };
@@ -192,7 +192,7 @@ fn is_finer(expr: &Expr, constant: &Expr, schema: &DFSchema) -> bool {
     let Ok(own @ DataType::Timestamp(..)) = of.get_type(schema) else { return false };
     let value = match constant {
         Expr::Literal(value, _) => Ok(value.clone()),
-        // // The simplifier computes this in the same step in which it would take the cast away.
+        // The simplifier computes this in the same step in which it would take the cast away.
         Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
             Expr::Literal(text, _) => text.cast_to(field.data_type()),
             _ => return false,
@@ -215,7 +215,7 @@ fn digits(of: &DataType) -> Option<(i16, i16)> {
         DataType::Int16 => (5, 0),
         DataType::Int32 => (10, 0),
         DataType::Int64 => (19, 0),
-        // // The second number is the digits of a second.
+        // The second number is the digits of a second.
         DataType::Timestamp(unit, _) => (19, 3 * *unit as i16),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
@@ -232,7 +232,7 @@ mod tests {
     use datafusion::optimizer::optimizer::Optimizer;
     use datafusion::prelude::SessionContext;
 
-    /// /// Queries that have all rows of their tables. The last one draws once for each of 64 rows.
+    /// Queries that have all rows of their tables. The last one draws once for each of 64 rows.
     const ALL: [(&str, usize); 5] = [
         ("SELECT * FROM (VALUES (CAST('1.50' AS DECIMAL(10, 2)))) AS t(d) WHERE CAST(d AS DECIMAL(10, 0)) = 2", 1),
         ("SELECT * FROM (VALUES (5000000000)) AS t(l) WHERE (TRY_CAST(l AS INT) <> 1) IS NULL", 1),
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// /// Fails when DataFusion is mended. Then the expression that it mended can go.
+    /// Fails when DataFusion is mended. Then the expression that it mended can go.
     #[tokio::test]
     async fn datafusion_alone_makes_others_of_them() {
         for (sql, expect) in ALL {

@@ -55,7 +55,7 @@ pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>>
     let unit = units().max().filter(|unit| *unit != TimeUnit::Nanosecond && has_others);
     let target = |time: &Time| match time {
         Time::Constant(zone) => Some(DataType::Timestamp(unit?, zone.clone())),
-        // // A date stays beside zones: its midnight is another moment in each.
+        // A date stays beside zones: its midnight is another moment in each.
         Time::Date if !is_zoned => Some(DataType::Timestamp(unit?, None)),
         _ => None,
     };

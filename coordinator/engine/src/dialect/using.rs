@@ -100,7 +100,7 @@ impl VisitorMut for Marker {
         };
         let OrderByKind::Expressions(order) = &mut order_by.kind else { return ControlFlow::Continue(()) };
         for by in order {
-            // // A name in ORDER BY that an output column has is that column.
+            // A name in ORDER BY that an output column has is that column.
             let is_output =
                 matches!(&by.expr, Expr::Identifier(name) if select.projection.iter().any(|item| outputs(item, name)));
             if !is_output {
@@ -220,7 +220,7 @@ fn name_of(table: &TableFactor) -> Option<Ident> {
         _ => return None,
     };
     let name = alias.as_ref().map(|alias| alias.name.clone()).or(name)?;
-    // // A path in single quotes is a table. As a qualifier it is a name in double quotes.
+    // A path in single quotes is a table. As a qualifier it is a name in double quotes.
     Some(if name.quote_style == Some('\'') { Ident::with_quote('"', name.value) } else { name })
 }
 
