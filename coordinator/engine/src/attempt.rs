@@ -41,7 +41,7 @@ pub enum Billing {
 pub struct InvokeError {
     pub kind: InvokeErrorKind,
     pub message: String,
-    /// The next step.
+    /// Next step of the user.
     pub hint: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl InvokeError {
         Self { kind, message: message.into(), hint: None }
     }
 
-    /// The same with the next step, where there is one.
+    /// Sets the next step; None removes it.
     #[must_use]
     pub fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
         Self { hint: hint.map(Into::into), ..self }

@@ -101,7 +101,8 @@ impl FromStr for Money {
     /// Reads dollars as a decimal number, with or without `$`.
     ///
     /// # Errors
-    /// [`NoMoney::TooFine`] for more than nine digits after the point.
+    /// [`NoMoney`] if the text is no decimal number or too large, or has more than nine digits after the point. Zeros at
+    /// its end do not count.
     fn from_str(text: &str) -> Result<Self, NoMoney> {
         let number = text.trim();
         let number = number.strip_prefix('$').unwrap_or(number);

@@ -7,10 +7,14 @@
 //!  + what is set aside for the query's end   ┘
 //! ```
 //!
-//! An attempt is paid for BEFORE it stands in line for a function. Its price has four parts: its memory until its
-//! deadline and the platform's grace, one invocation, a bound on its requests, and its answer's way to a coordinator
-//! outside of AWS. Functions keep their deadline by themselves. When an attempt ends, its real cost is booked, and the
-//! rest is free again.
+//! An attempt is paid for BEFORE it stands in line for a function. Its price has four parts:
+//!
+//! - its memory until its deadline, which functions keep by themselves, and the platform's grace;
+//! - one invocation;
+//! - a bound on its requests;
+//! - its answer's way to a coordinator outside of AWS.
+//!
+//! When an attempt ends, its real cost is booked, and the rest is free again.
 //!
 //! Each attempt asks for a fair share of the money that is left, or for three times its expected time if that is more.
 //! An attempt that does not fit waits until another has ended, in the order of arrival. If no other runs, it gets the
@@ -48,9 +52,9 @@ const TIME_FACTOR: u32 = 3;
 /// The same multiple for an attempt that no other can make room for.
 const TIME_FACTOR_LAST: f64 = 1.5;
 
-/// Part of the cap by which spent and reserved money together may pass it before the query ends. Attempts can still
-/// cost less than their reservations, so a small excess is no reason to stop. A 25th keeps the excess below a 20th,
-/// whatever the attempts cost.
+/// Divisor of the cap for a tolerated excess: spent and reserved money together may pass the cap by a 25th. Attempts can
+/// still cost less than their reservations, so this excess does not end the query. It keeps the real cost below a 20th
+/// over the cap, even if each attempt costs all that is reserved.
 const OWN_PART: u64 = 25;
 
 /// Interval at which the coordinator's own spending is checked.

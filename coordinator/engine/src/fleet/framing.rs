@@ -1,4 +1,4 @@
-//! Frame of every invocation: encodes the request, bounds both payloads, and gives up in time.
+//! Framing of an invocation, common to all invokers: encodes the request, bounds both payloads, gives up in time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The breaker advises `auto`, and forbids nothing. A query with an explicit target always runs, and its outcome
-//! counts. A fragment's own failure is an answer, because a function gave it. A throttle is neither an answer nor a
-//! failure.
+//! counts. A fragment's own failure is an answer, because a function gave it; only a version mismatch is a failure. A
+//! throttle is neither an answer nor a failure.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,8 +1,11 @@
 //! Limiter of the attempts in flight, over all queries of a process, and the order of their turns.
 //!
-//! A slot is granted while four bounds hold: `in_flight_max`, the limit that throttling has taught (additive increase,
-//! multiplicative decrease), the bytes that attempts may hold on the coordinator, and the rate at which the platform
-//! starts environments.
+//! A slot is granted while four bounds hold:
+//!
+//! - `in_flight_max`;
+//! - the limit that throttling has taught (additive increase, multiplicative decrease);
+//! - the bytes that attempts may hold on the coordinator;
+//! - the rate at which the platform starts environments.
 //!
 //! The next slot goes to the query with the fewest attempts in flight, among equals to the one that was served least
 //! recently. So small queries overtake large ones, and none starves.

@@ -99,7 +99,7 @@ pub enum DescribeError {
 }
 
 impl DescribeError {
-    /// The next step.
+    /// Returns the next step.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoneConfigured => {

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Each child has its own base URL with a random part that no other user of the machine can guess. The part identifies
-//! the child, and keeps the credentials in requests from others. Non-goals: extensions, response streaming, SnapStart.
+//! the child. It also keeps other users from reading requests, which carry credentials.
+//!
+//! Non-goals: extensions, response streaming, SnapStart.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
