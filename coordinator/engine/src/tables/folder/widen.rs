@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  integers ─▶ the wider; with DECIMAL a wider DECIMAL; with FLOAT or DOUBLE a DOUBLE (FLOAT up to 16 bits)
-//!  DECIMALs ─▶ all digits on either side of the point     DATE ─▶ TIMESTAMP     text and bytes ─▶ of any encoding
+//!  DECIMALs ─▶ all digits on either side of the point     DATE ─▶ TIMESTAMP     texts ─▶ text, bytes ─▶ bytes, in any layout
 //!  lists, structs ─▶ their elements; a field that a struct lacks is NULL
 //! ```
 //!
