@@ -5,7 +5,7 @@ use std::time::Duration;
 use gust_protocol::FragmentResponse;
 
 /// Time from an attempt's deadline until its platform stops it. A function ends by itself at its deadline. On Lambda
-/// the coordinator only counts with this time: the function's own time-out ends it.
+/// this time only bounds the bill and the wait, and the function's own time-out stops the attempt.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// Hint for an attempt that found all functions busy until its deadline.
@@ -68,7 +68,8 @@ pub enum InvokeErrorKind {
     Crashed,
     /// The platform killed the function for its memory. Use smaller fragments or larger functions.
     OutOfMemory,
-    /// The deadline passed without an answer, and the platform has stopped the attempt.
+    /// The deadline passed without an answer. On Lambda the attempt may run on until the function's own time-out;
+    /// elsewhere the platform has stopped it.
     TimedOut,
     /// The environment did not come up.
     InitFailed,

@@ -49,7 +49,7 @@ const TIME_MIN: Duration = Duration::from_secs(3);
 /// it.
 const TIME_FACTOR: u32 = 3;
 
-/// The same multiple for an attempt that no other can make room for.
+/// Multiple of its expected time for an attempt that no other can make room for.
 const TIME_FACTOR_LAST: f64 = 1.5;
 
 /// Divisor of the cap for a tolerated excess: spent and reserved money together may pass the cap by a 25th. Attempts can

@@ -35,8 +35,8 @@ use humansize::{BINARY, format_size};
 /// Share of the pool up to which operators that can spill take memory freely. An operator alone may take all of it.
 const SPILLABLE_PERCENT: usize = 50;
 
-/// The same share for merges of spilled runs. They open as many runs at once as they get memory for, and are content
-/// with two.
+/// Share of the pool up to which merges of spilled runs take memory freely. They open as many runs at once as they get
+/// memory for, and are content with two.
 const MERGE_PERCENT: usize = 75;
 const MERGE: &str = "ExternalSorterMerge";
 
