@@ -1,6 +1,6 @@
-//! Syntax that the engine refuses, or gives another meaning, is written as what it means.
+//! Clauses that the engine refuses, or gives another meaning, are written as what they mean.
 //!
-//! That is FROM without SELECT, FETCH FIRST, GROUP BY WITH ROLLUP, windows made from named windows, SIMILAR TO,
+//! They are FROM without SELECT, FETCH FIRST, GROUP BY WITH ROLLUP, windows made from named windows, SIMILAR TO,
 //! TABLESAMPLE, casts to texts of a length, ANY and ALL, and DISTINCT in the order of one of its expressions. `^` is
 //! refused: it is a power in PostgreSQL and DuckDB, and exclusive or in the engine.
 
