@@ -20,7 +20,7 @@ use crate::storage::aws::NoCredentials;
 /// Functions that are described at once. Lambda takes about 15 such calls a second of an account.
 const ASKED_AT_ONCE_MAX: usize = 4;
 
-/// Memory that comes with one whole vCPU; a function has six at most (AWS Lambda, configure memory).
+/// Memory that comes with one whole vCPU: 1,769 MB. A function has six vCPUs at most (AWS Lambda, configure memory).
 const MEMORY_MB_PER_CORE: u32 = 1_769;
 const CORES_MAX: u32 = 6;
 
