@@ -40,7 +40,7 @@ use reader::{OpenFile, Reader};
 ///   with files. DataFusion opens a file's parts one after the other, so that the next part still finds them.
 /// - [`crate::FileConstants`] among a file's extensions are the values of columns that the file lacks.
 ///
-/// Errors while reading are the store's or a [`crate::FileFault`] that names the file. [`crate::classify`] finds either.
+/// Errors while reading are the store's or a [`crate::FileFault`] that names the file. [`crate::classify()`] finds either.
 pub struct ScanReader {
     store: Arc<dyn ObjectStore>,
     footers: Arc<FileMetadataCache>,

@@ -40,7 +40,7 @@ impl OpenFile {
 
 /// Reader of a data file for one partition.
 ///
-/// Errors name the file and keep their cause, so that [`crate::classify`] finds it. A range outside the file is refused
+/// Errors name the file and keep their cause, so that [`crate::classify()`] finds it. A range outside the file is refused
 /// before it is asked for, and so are pages that claim more memory than they can need.
 pub(super) struct Reader {
     file: Arc<OpenFile>,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The scheduler owns retries, so that every attempt is seen and priced. An invoker never tries again. Every fault is a
-//! typed outcome, never a panic. A platform is one folder or file here, and one line of [`platform`]. CONTRIBUTING.md
+//! typed outcome, never a panic. A platform is one folder or file here, and one line of [`platform()`]. CONTRIBUTING.md
 //! says how to add one.
 
 use std::fmt::Debug;

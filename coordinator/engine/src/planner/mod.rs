@@ -14,7 +14,7 @@
 //!
 //! The passes are pure and do no I/O; footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
 //! node. Beside them, for local plans, too: [`rules::unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
-//! DataFusion's own rules are [`rules::filter_names::rules`]: stock, but for a guard and [`rules::order_check`].
+//! DataFusion's own rules are [`rules::filter_names::rules`]: stock, but for a guard and `rules::order_check`.
 
 use std::sync::Arc;
 use std::time::Duration;
