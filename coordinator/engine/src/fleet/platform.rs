@@ -18,6 +18,45 @@ use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 ///
 /// Non-goals: a platform does not plan, bound, retry or price. The planner, the scheduler and the tariff do, by its
 /// facts.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use gust_engine::config::Config;
+/// use gust_engine::error::QueryError;
+/// use gust_engine::fleet::{self, InProcess, Invoker, Platform, Probes};
+/// use gust_engine::model::{FunctionSize, PlatformTraits, TimeModel};
+///
+/// /// Functions of one size, all of which are one handler.
+/// #[derive(Debug)]
+/// struct OneHandler {
+///     size: FunctionSize,
+///     invoker: Arc<InProcess>,
+/// }
+///
+/// #[async_trait]
+/// impl Platform for OneHandler {
+///     fn traits(&self) -> PlatformTraits {
+///         PlatformTraits { name: "one handler", ..fleet::traits(&Config::default()) }
+///     }
+///     fn model(&self, cores: usize, function_cores: f64) -> TimeModel {
+///         TimeModel { function_cores, ..TimeModel::laptop(cores) }
+///     }
+///     async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
+///         Ok(vec![self.size.clone()])
+///     }
+///     async fn start(&self, _: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
+///         Ok(Arc::clone(&self.invoker) as _)
+///     }
+///     async fn region(&self) -> Option<String> {
+///         None
+///     }
+///     async fn probes(&self, _: bool) -> Probes {
+///         Probes { notes: Vec::new(), subjects: vec![("handler".to_owned(), Arc::clone(&self.invoker) as _)] }
+///     }
+///     async fn close(&self) {}
+/// }
+/// ```
 #[async_trait]
 pub trait Platform: Debug + Send + Sync {
     fn traits(&self) -> PlatformTraits;

@@ -51,6 +51,30 @@ use passes::spread::distributing;
 use passes::stages::CutPlan;
 
 /// What plans a query looks things up in.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use datafusion::prelude::SessionContext;
+/// use gust_engine::config::{Config, Target};
+/// use gust_engine::exec::RemoteFragmentExec;
+/// use gust_engine::fleet::Fleet;
+/// use gust_engine::planner::Planner;
+/// use gust_engine::storage::Stores;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Arc::new(Config { on: Target::InProcess, ..Config::default() });
+/// let (stores, folder) = (Stores::new(config.s3.clone()), tempfile::tempdir()?);
+/// let fleet = Arc::new(Fleet::new(&config, &stores, folder.path(), Vec::new())?);
+/// let planner = Planner { settings: (&*config).into(), fleet, stores, leaf: &RemoteFragmentExec::leaf };
+///
+/// let state = SessionContext::new().state();
+/// let logical = state.create_logical_plan("SELECT 6 * 7 AS answer").await?;
+/// let planned = planner.plan(state, &logical).await?;
+/// assert!(planned.stages().is_empty(), "there is no table to scan");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Planner {
     pub settings: PlannerSettings,
     pub fleet: Arc<Fleet>,

@@ -65,6 +65,26 @@ impl Default for EngineOptions {
 }
 
 /// What a process shares among its sessions. Cloning shares it.
+///
+/// ```
+/// use gust_engine::config::{Config, Target};
+/// use gust_engine::session::{Engine, EngineOptions, SessionOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), gust_engine::error::QueryError> {
+/// let engine = Engine::open(Config { on: Target::Local, ..Config::default() }, EngineOptions::default())?;
+/// let session = engine.session(SessionOptions::default())?;
+/// for statement in session.parse("SELECT 6 * 7 AS answer")? {
+///     let mut running = session.run(statement).await?;
+///     while let Some(batch) = running.next().await? {
+///         assert_eq!((batch.schema().field(0).name().as_str(), batch.num_rows()), ("answer", 1));
+///     }
+///     running.finish().await;
+/// }
+/// engine.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Engine {
     pub(super) config: Arc<Config>,
