@@ -8,9 +8,10 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
 use gust::demo::queries;
 use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
-use gust_engine::config::{CatalogConfig, CatalogKind, Config, Prefer, Target};
+use gust_engine::config::{CatalogConfig, CatalogKind, Config, CostConfig, Prefer, Target};
 use gust_engine::cost::PriceBook;
 use gust_engine::error::ErrorKind;
+use gust_engine::model::measured::{Measured, save};
 use gust_engine::model::{Estimate, Place, Quote, Reason, WallTimes};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
@@ -178,15 +179,18 @@ async fn money_picks_fewer_functions_than_time() {
         fragments.push(report.fragments);
         let decision = report.decision.expect("a decision");
         let choice = decision.choice.as_deref();
-        assert_eq!(choice.is_some(), prefer == Some(Prefer::Cost), "{decision}");
+        assert_eq!(choice.is_some(), prefer.is_some(), "{decision}");
         if let Some(choice) = choice {
             assert_eq!(choice.picked.fragments, report.fragments);
+        }
+        if prefer == Some(Prefer::Cost) {
             let words = decision.to_string();
             let expect = "functions: cheapest by estimate (1 function of 2048 MB: $";
             assert!(words.starts_with(expect) && words.contains("; runner-up 2 functions of 2048 MB: $"), "{words}");
         }
     }
-    assert_eq!(fragments, [4, 4, 1]);
+    // More than the machine has cores are not faster.
+    assert!(matches!(fragments[..], [4, 2..=4, 1]), "{fragments:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,6 +233,55 @@ async fn the_decision_has_the_seconds_that_are_quoted() {
             );
         }
     }
+}
+
+/// A network that is slow here and fast for functions, so that functions pay: `auto` takes the fastest of all candidates, as `--prefer latency`
+/// does, and where nothing has a price.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_takes_the_fastest_candidate_with_and_without_prices() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let time_model = folder.path().join("model.toml");
+    let measured = Measured {
+        functions: "processes of 1 core".to_owned(),
+        date: "2026-11-28".parse().expect("a day"),
+        start_up_seconds: 0.001,
+        stage_seconds: 0.001,
+        fragment_seconds: 0.0001,
+        attempt_seconds: 0.0005,
+        request_seconds: 0.0001,
+        request_seconds_least: 0.0001,
+        core_bytes_per_second: 1e9,
+        function_cores: 1.0,
+        pipe_bytes_per_second: 1e5,
+        together_bytes_per_second: None,
+        function_pipe_first: 1e7,
+        function_pipe: 1e7,
+        function_pipe_burst_bytes: 0,
+    };
+    save(&time_model, measured).expect("written");
+    let mut config = Config { on: Target::Auto, time_model: Some(time_model), ..config(4) };
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    let nowhere = CostConfig { region: Some("mars-1".to_owned()), ..CostConfig::default() };
+    let mut seen = Vec::new();
+    for (prefer, cost) in [(None, None), (Some(Prefer::Latency), None), (None, Some(nowhere))] {
+        let is_priced = cost.is_none();
+        let cost = cost.unwrap_or_default();
+        let session = with_tpch(Config { prefer, cost, ..config.clone() }).await;
+        let (_, report) = run(&session, queries::query(6)).await.expect("rows");
+        assert_remote(&report, "functions pay");
+        let decision = report.decision.expect("a decision");
+        assert_eq!(decision.reason, Reason::FunctionsFaster);
+        assert_eq!(decision.choice.is_some(), is_priced, "{decision}");
+        if is_priced {
+            let (_, quote, _) = quote(&session, queries::query(6)).await;
+            let fastest = quote.ways.iter().map(|way| way.expected.seconds).fold(f64::INFINITY, f64::min);
+            assert_eq!(picked(&quote).expected.seconds, fastest, "{quote:?}");
+        }
+        session.close().await;
+        seen.push(report.fragments);
+    }
+    // One packing alone would be one fragment: the data is far below `fragment_bytes_target`.
+    assert_eq!(seen, [4, 4, 4]);
 }
 
 /// Without a price of the coordinator's machine a local run costs next to nothing, so `auto` prefers it.

@@ -166,7 +166,7 @@ impl World {
         let (started, events) = (Instant::now(), EventLog::start());
         let deadline = started + query.timeout;
         let id = self.query_id(index, clock);
-        let planned = plan(query).expect("a plan of one scan");
+        let planned = plan(query, self.model).expect("a plan of one scan");
         let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let own = Arc::<Counters>::default();
         let store = Arc::new(CountingStore::new(exchange.store, Arc::clone(&own)));
@@ -175,7 +175,6 @@ impl World {
         let context = Arc::new(QueryContext {
             id: id.clone(),
             attempts: scheduler.query(events.clone(), clock, deadline, money),
-            model: self.model,
             exchange,
             credentials: StoreCredentials::Own,
             limits: Limits {
@@ -226,7 +225,7 @@ impl World {
     }
 }
 
-fn plan(query: &Query) -> EngineResult<DistributedPlan> {
+fn plan(query: &Query, model: TimeModel) -> EngineResult<DistributedPlan> {
     let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
     let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
     let groups = vec![FileGroup::new(files), FileGroup::default()];
@@ -237,5 +236,6 @@ fn plan(query: &Query) -> EngineResult<DistributedPlan> {
     let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
-    plan_stages(&scan, &query.packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)
+    let packing = Packing { model, ..query.packing };
+    plan_stages(&scan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)
 }

@@ -54,7 +54,7 @@ pub struct Config {
     #[serde(rename = "timeout_seconds", deserialize_with = "units::seconds")]
     pub timeout: Duration,
     /// Quantity that the choice of place, number of functions and memory size keeps little. None is money with a
-    /// deadline, and the rules of `auto` for speed without one.
+    /// deadline, else seconds with `auto`. Other targets then use all functions of the first size.
     pub prefer: Option<Prefer>,
     /// Time within which a statement should be done (`deadline_seconds`). The choice is among ways whose upper estimate
     /// keeps it; without any it is the fastest. Nothing is stopped at it.
@@ -386,10 +386,9 @@ impl Config {
         self.cost.max = cost_max.or(self.cost.max);
     }
 
-    /// Returns true if estimates of money and time pick how a statement runs. They do not for `latency` without a
-    /// deadline, because `auto` goes for speed anyway.
+    /// Returns true if estimates pick how a statement runs: its place, its number of functions, their memory.
     pub fn picks_by_estimate(&self) -> bool {
-        self.deadline.is_some() || matches!(self.prefer, Some(Prefer::Cost | Prefer::Balanced))
+        self.on == Target::Auto || self.prefer.is_some() || self.deadline.is_some()
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use gust_protocol::Limits;
 
 use crate::exchange::Exchange;
-use crate::model::TimeModel;
 use crate::model::load::fragment_limits;
 use crate::scheduler::QueryAttempts;
 use crate::storage::StoreCredentials;
@@ -15,8 +14,6 @@ use crate::storage::StoreCredentials;
 pub struct QueryContext {
     pub id: String,
     pub attempts: QueryAttempts,
-    /// Model of the time that a fragment should take.
-    pub model: TimeModel,
     pub exchange: Exchange,
     pub credentials: StoreCredentials,
     /// Limits of an attempt. A stage with many fragments lowers `inline_bytes_max`.

@@ -72,10 +72,7 @@ impl StageRun {
         });
         let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
         let plan = Arc::new(PlanPublisher::new(stage.stage_plan(output, query.options.clone())?));
-        let lanes = |index: usize| stage.fragments[index].len();
-        let time = |index| query.model.fragment_time(stage.fragment_weight_bytes(index), lanes(index));
-        let expected = (0..fragments).map(time);
-        let attempts = query.attempts.stage(expected.collect());
+        let attempts = query.attempts.stage(stage.expected.clone());
         let held = ResultMemory::new(stage.index, pool);
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Result<FragmentAnswer>>>> =

@@ -36,8 +36,8 @@ pub use platform::{Note, Platform, Probes, Site};
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
-use crate::config::{Config, Target};
-use crate::cost::{Architecture, PriceError, Tariff};
+use crate::config::{Config, CostConfig, Target};
+use crate::cost::{Architecture, DEFAULT_REGION, PriceError, Tariff};
 use crate::error::{ErrorKind, QueryError};
 use crate::exchange::Exchange;
 use crate::model::measured::Measured;
@@ -203,8 +203,22 @@ impl Fleet {
     /// # Errors
     /// [`PriceError`] if the region has no price book, or the configured file is none.
     pub fn tariff(&self) -> Result<Tariff, PriceError> {
+        self.tariff_of(&self.config)
+    }
+
+    /// Returns the same by the prices of [`DEFAULT_REGION`], for comparing where a region has none.
+    ///
+    /// # Errors
+    /// None as long as the project has a book for that region.
+    pub fn tariff_elsewhere(&self) -> Result<Tariff, PriceError> {
+        let region = Some(DEFAULT_REGION.to_owned());
+        let cost = CostConfig { prices: None, region, ..self.config.cost.clone() };
+        self.tariff_of(&Config { cost, ..Config::clone(&self.config) })
+    }
+
+    fn tariff_of(&self, config: &Config) -> Result<Tariff, PriceError> {
         let today = chrono::Utc::now().date_naive();
-        let mut tariff = Tariff::of_config(&self.config, &self.platform.traits().billed, today)?;
+        let mut tariff = Tariff::of_config(config, &self.platform.traits().billed, today)?;
         if let Some((memory_mb, architecture)) = *self.first.lock().expect("no holder panics") {
             tariff.memory_mb = memory_mb;
             tariff.architecture = architecture.unwrap_or(tariff.architecture);

@@ -150,16 +150,10 @@ pub(super) struct RemoteRun {
 }
 
 impl RemoteRun {
-    pub(super) fn of(stages: &[StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Self {
-        let fragments: Vec<&FragmentLoad> = stages.iter().flat_map(|stage| &stage.fragments).collect();
-        let count = fragments.len();
-        // All stages are handed to the scheduler at once.
-        let at_once = count.min(on.functions_max).max(1);
-        let of = |(index, fragment): (usize, &&FragmentLoad)| {
-            let turn = if index < at_once { Turn::First } else { Turn::Later };
-            attempt(fragment, (turn, at_once), on, assume)
-        };
-        let mut attempts: Vec<Attempt> = fragments.iter().enumerate().map(of).collect();
+    pub(super) fn of(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Self {
+        let mut attempts: Vec<Attempt> = first_attempts(stages, on, assume).concat();
+        let count = attempts.len();
+        let at_once = at_once(count, on);
         attempts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let repeated = if count < REPEATED_FROM { 0 } else { (assume.repeated * count as f64).ceil() as usize };
         let start = on.model.start.mul_f64(assume.start);
@@ -229,7 +223,7 @@ pub fn seconds_here(load: &LocalLoad, model: &TimeModel) -> f64 {
 }
 
 /// Seconds that it is expected to take with stages on functions, and then with scans that stay `here`.
-pub fn seconds_on_functions(stages: &[StageLoad], here: Option<&LocalLoad>, on: &Machines<'_>) -> f64 {
+pub fn seconds_on_functions(stages: &[&StageLoad], here: Option<&LocalLoad>, on: &Machines<'_>) -> f64 {
     let here = here.map_or(0.0, |here| seconds_here(here, on.model));
     RemoteRun::of(stages, on, &Assumptions::EXPECTED).seconds + here
 }
@@ -240,6 +234,15 @@ pub fn seconds_least(load: &LocalLoad, model: &TimeModel) -> f64 {
     let (waiting, _) = waiting(&load.reads, usize::MAX, &model.read_latency);
     let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
     model.stage_overhead.as_secs_f64() + waiting
+}
+
+/// Times that fragments are expected to take from their invocations to their answers, in the order of `stages`: each with what it reads,
+/// and beside the others.
+pub fn expected_times(stages: &[&StageLoad], on: &Machines<'_>) -> Vec<Vec<Duration>> {
+    let overhead = on.model.stage_overhead.saturating_sub(on.model.attempt_overhead);
+    let time = |attempt: Attempt| overhead + duration(attempt.seconds);
+    let attempts = first_attempts(stages, on, &Assumptions::EXPECTED);
+    attempts.into_iter().map(|attempts| attempts.into_iter().map(time).collect()).collect()
 }
 
 impl TimeModel {
@@ -268,6 +271,24 @@ impl TimeModel {
         let alone = Machines { model: self, functions_max: 1, shares_machine: false, warm: 1, lanes };
         attempt(&FragmentLoad::of_bytes(bytes, lanes), (Turn::First, 1), &alone, &Assumptions::EXPECTED).seconds
     }
+}
+
+/// The first attempt of each fragment, by stage.
+fn first_attempts(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Vec<Vec<Attempt>> {
+    // All stages are handed to the scheduler at once.
+    let at_once = at_once(stages.iter().map(|stage| stage.fragments.len()).sum(), on);
+    let mut started = 0;
+    let mut of = |fragment: &FragmentLoad| {
+        let turn = if started < at_once { Turn::First } else { Turn::Later };
+        started += 1;
+        attempt(fragment, (turn, at_once), on, assume)
+    };
+    stages.iter().map(|stage| stage.fragments.iter().map(&mut of).collect()).collect()
+}
+
+/// Functions that work at the same time on so many fragments; at least one.
+fn at_once(fragments: usize, on: &Machines<'_>) -> usize {
+    fragments.min(on.functions_max).max(1)
 }
 
 /// One fragment from its invocation to its answer, on one of `at_once` functions.
@@ -328,7 +349,7 @@ fn requests(reads: &Reads, assume: &Assumptions) -> u64 {
     if assume.pessimistic { reads.requests_max() } else { reads.requests() }
 }
 
-fn results(stages: &[StageLoad], assume: &Assumptions) -> ResultTraffic {
+fn results(stages: &[&StageLoad], assume: &Assumptions) -> ResultTraffic {
     let mut sent = ResultTraffic::default();
     for stage in stages {
         let (bytes, fragments) = ((assume.results)(&stage.results), stage.fragments.len().max(1) as u64);
@@ -381,18 +402,40 @@ mod tests {
     fn a_fragment_alone_takes_what_a_stage_of_one_takes() {
         for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
             for (bytes, lanes) in [(0, 1), (10_000_000, 1), (GB, 1), (GB, 2)] {
-                let stage = StageLoad {
-                    fragments: vec![FragmentLoad::of_bytes(bytes, lanes)],
-                    results: Results::default(),
-                    inline_bytes_max: 0,
-                    publishes_plan: false,
-                };
+                let stage = StageLoad::of_fragments(vec![FragmentLoad::of_bytes(bytes, lanes)]);
                 let on = Machines { model: &model, functions_max: 1, shares_machine: false, warm: 1, lanes };
-                let stage = seconds_on_functions(&[stage], None, &on) - model.fragment_overhead.as_secs_f64();
-                let alone = model.fragment_time(bytes, lanes).as_secs_f64();
-                assert!((stage - alone).abs() < 1e-6, "{stage} is not {alone}: {bytes} {lanes}");
+                let seconds = seconds_on_functions(&[&stage], None, &on) - model.fragment_overhead.as_secs_f64();
+                let alone = model.fragment_time(bytes, lanes);
+                let difference = (seconds - alone.as_secs_f64()).abs();
+                assert!(difference < 1e-6, "{seconds} is not {alone:?}: {bytes} {lanes}");
+                assert_eq!(expected_times(&[&stage], &on), [[alone]]);
             }
         }
+    }
+
+    #[test]
+    fn a_fragment_is_expected_to_take_longer_for_its_reads_and_neighbours() {
+        let bytes = FragmentLoad::of_bytes(10_000_000, 1);
+        let reads = Reads { footers: 2, footers_max: 2, row_groups: 3, runs: 6, runs_max: 6, ..bytes.reads };
+        let waits = FragmentLoad { reads, reads_at_most: reads, ..bytes };
+        let stage = StageLoad::of_fragments;
+        let (model, two) = (TimeModel::lambda(2, 1.0), stage(vec![bytes, waits]));
+        let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };
+        let times = expected_times(&[&two], &on);
+        assert_eq!(times[0][0], model.fragment_time(10_000_000, 1));
+        // Two ends of files and three row groups of two runs each, without the read that is part of the overhead.
+        let latency = &model.read_latency;
+        let waiting = 2.0 * latency.mean.as_secs_f64() + 3.0 * latency.of_last(2.0) - latency.mean.as_secs_f64();
+        let more = times[0][1].as_secs_f64() - times[0][0].as_secs_f64();
+        assert!((more - waiting).abs() < 1e-3, "{more} s more, {waiting} s of waiting");
+
+        let here = TimeModel { machine_pipe_bytes_per_second: f64::INFINITY, ..TimeModel::laptop(2) };
+        let shared = |fragments: usize| {
+            let on = Machines { model: &here, functions_max: 8, shares_machine: true, warm: 8, lanes: 1 };
+            expected_times(&[&stage(vec![bytes; fragments])], &on)[0][0]
+        };
+        assert_eq!(shared(1), shared(2), "a core for each");
+        assert!(shared(4) > 3 * shared(2) / 2, "{:?} and {:?}", shared(4), shared(2));
     }
 
     #[test]
@@ -403,14 +446,9 @@ mod tests {
             for files in [1, 2, 100] {
                 let load = LocalLoad { weight_bytes: 1000 * files, reads: reads(files) };
                 let each = FragmentLoad { reads: reads(1), reads_at_most: reads(1), ..FragmentLoad::of_bytes(1000, 1) };
-                let stage = StageLoad {
-                    fragments: vec![each; files as usize],
-                    results: Results::default(),
-                    inline_bytes_max: 0,
-                    publishes_plan: false,
-                };
+                let stage = StageLoad::of_fragments(vec![each; files as usize]);
                 let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };
-                let (least, seconds) = (seconds_least(&load, &model), seconds_on_functions(&[stage], None, &on));
+                let (least, seconds) = (seconds_least(&load, &model), seconds_on_functions(&[&stage], None, &on));
                 assert!(least <= seconds, "{least} and {seconds} s for {files} files");
             }
         }

@@ -15,7 +15,7 @@ pub struct Decision {
     pub workload: Workload,
     /// None where nothing had to be estimated.
     pub estimate: Option<WallTimes>,
-    /// Where money or a deadline decided: what was picked, and the runner-up.
+    /// Where candidates were compared and have prices: what was picked, and the runner-up.
     pub choice: Option<Box<Choice>>,
     /// Why scans stay on the coordinator while functions run the others: their plans do not arrive as they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -106,7 +106,7 @@ impl std::fmt::Display for Decision {
 
 impl Decision {
     /// A query whose place was decided by wall times.
-    pub fn timed((place, reason): (Place, Reason), workload: Workload, times: WallTimes) -> Self {
+    pub fn timed(place: Place, reason: Reason, workload: Workload, times: WallTimes) -> Self {
         Self { place, reason, workload, estimate: Some(times), choice: None, kept: Vec::new() }
     }
 
@@ -116,9 +116,9 @@ impl Decision {
     }
 
     /// What was chosen among several ways.
-    pub fn chosen(choice: Choice, workload: Workload) -> Self {
+    pub fn chosen(choice: Choice, workload: Workload, estimate: Option<WallTimes>) -> Self {
         let (place, reason) = (choice.picked.place, choice.reason.clone());
-        Self { place, reason, workload, estimate: None, choice: Some(Box::new(choice)), kept: Vec::new() }
+        Self { place, reason, workload, estimate, choice: Some(Box::new(choice)), kept: Vec::new() }
     }
 
     /// The same with scans that stay on the coordinator.

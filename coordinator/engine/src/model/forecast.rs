@@ -60,7 +60,7 @@ pub struct Amounts {
 }
 
 /// What a query costs on functions.
-pub fn on_functions(stages: &[StageLoad], on: &Machines<'_>, prices: &Prices<'_>) -> Estimate {
+pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>) -> Estimate {
     let fragments: usize = stages.iter().map(|stage| stage.fragments.len()).sum();
     let (expected, not_included) = functions_amounts(stages, on, prices, &Assumptions::EXPECTED);
     let (upper, _) = functions_amounts(stages, on, prices, &Assumptions::UPPER);
@@ -104,7 +104,7 @@ impl Estimate {
 }
 
 fn functions_amounts(
-    stages: &[StageLoad],
+    stages: &[&StageLoad],
     on: &Machines<'_>,
     prices: &Prices<'_>,
     assume: &Assumptions,

@@ -59,7 +59,7 @@ fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &
     let mut on = Machines { model: &model(), functions_max: 10, shares_machine: false, warm: 0, lanes: 1 };
     change(&mut changed_model, &mut changed_tariff, &mut on);
     let prices = Prices { tariff: &changed_tariff, planning: &planning() };
-    on_functions(stages, &Machines { model: &changed_model, ..on }, &prices)
+    on_functions(&stages.iter().collect::<Vec<_>>(), &Machines { model: &changed_model, ..on }, &prices)
 }
 
 #[track_caller]
@@ -274,7 +274,7 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let (model, tariff, planning) = (model(), tariff(), planning());
     let on = Machines { model: &model, functions_max: 8, shares_machine: false, warm: 8, lanes: 1 };
     let prices = Prices { tariff: &tariff, planning: &planning };
-    let of = |fragments| on_functions(&[stage(fragments)], &on, &prices);
+    let of = |fragments| on_functions(&[&stage(fragments)], &on, &prices);
     let (local, four, eight) = (locally(&load, &model, &prices), of(4), of(8));
     let ways = vec![eight.clone(), local.clone(), four.clone(), eight.clone()];
     let quote = Quote::new(ways, &eight, Some(&local), &tariff);

@@ -37,6 +37,13 @@ pub struct StageLoad {
     pub publishes_plan: bool,
 }
 
+impl StageLoad {
+    /// Fragments of which no more is known than what they read: their results ride in their responses.
+    pub fn of_fragments(fragments: Vec<FragmentLoad>) -> Self {
+        Self { fragments, results: Results::default(), inline_bytes_max: u64::MAX, publishes_plan: false }
+    }
+}
+
 /// What a query reads where it runs without functions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LocalLoad {

@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::attempts::{Machines, seconds_here, seconds_on_functions};
-use super::load::{FragmentLoad, LocalLoad, Results, StageLoad};
+use super::load::{FragmentLoad, LocalLoad, StageLoad};
 use super::{Latency, Pipe, TimeModel};
 
 /// Of the file; raised where a figure changes its meaning.
@@ -119,15 +119,10 @@ pub fn crossover(machines: &Machines<'_>, at_once: usize) -> Option<u64> {
     let on = Machines { functions_max: functions, warm: functions, ..*machines };
     let pays = |bytes: u64| {
         let fragment = FragmentLoad::of_bytes(bytes.div_ceil(functions as u64), on.lanes);
-        let stage = StageLoad {
-            fragments: vec![fragment; functions],
-            results: Results::default(),
-            inline_bytes_max: u64::MAX,
-            publishes_plan: false,
-        };
+        let stage = StageLoad::of_fragments(vec![fragment; functions]);
         // All share the coordinator's cores and pipe, and so do functions that run on its machine.
         let local = seconds_here(&LocalLoad::of_bytes(bytes), on.model) * shared as f64;
-        let remote = seconds_on_functions(&[stage], None, &on) * if on.shares_machine { shared as f64 } else { 1.0 };
+        let remote = seconds_on_functions(&[&stage], None, &on) * if on.shares_machine { shared as f64 } else { 1.0 };
         remote < local
     };
     let most = (10..=60).map(|power| 1_u64 << power).find(|bytes| pays(*bytes))?;

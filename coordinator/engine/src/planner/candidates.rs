@@ -12,58 +12,80 @@ use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::Usage;
 
 use super::choose::{choose, compare, fan_outs};
+use super::decide::loads;
 use super::graph::{Placement, Stage};
 use super::loads::memory::fragment_need;
-use super::loads::results::results;
-use super::loads::stages::{LocalReads, Readers, local_reads, stage_loads};
-use super::passes::pack::Packing;
+use super::loads::stages::{LocalReads, local_reads};
 use super::passes::stages::CutPlan;
-use super::{Planner, distributed, footers, told};
+use super::{PackedSize, Planner, distributed, footers, told};
 use crate::config::{Prefer, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::{ErrorKind, QueryError};
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
-use crate::model::{Choice, Decision, Estimate, FleetFacts, FunctionSize, Place, Quote, Reason, Workload};
+use crate::model::{Choice, Decision, Estimate, FleetFacts, FunctionSize, Place, Quote, Reason, WallTimes};
 use crate::tables::pruning::PruningNotes;
+
+/// A query as the coordinator would run it alone.
+pub(super) struct LocalPlan {
+    pub(super) state: SessionState,
+    pub(super) optimized: LogicalPlan,
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+    pub(super) reads: LocalReads,
+    /// Usage of stores until the statement's names were resolved.
+    resolved: Usage,
+    /// Usage of stores until the plan stood.
+    planned: Usage,
+}
 
 /// A query's plans, and the ways to run it.
 pub(super) struct Candidates {
-    pub(super) state: SessionState,
-    pub(super) local: Arc<dyn ExecutionPlan>,
-    pub(super) workload: Workload,
-    /// What stages are made from; None where no function can be used.
+    pub(super) local: LocalPlan,
+    /// The plan that stages are made from; None where no function can be used.
     pub(super) distributed: Option<Distributed>,
+    /// The reason why no function can be used.
+    pub(super) stays: Option<Reason>,
     /// Locally first.
     pub(super) all: Vec<Candidate>,
     /// Requests and bytes of the coordinator's own until the plan for functions stands.
     planning: Usage,
     tariff: Tariff,
-    guessed_files: u64,
-    /// What is left out, and why.
+    /// The reason why `tariff` is another region's: it breaks ties between equal seconds, and is shown nowhere.
+    pub(super) unpriced: Option<PriceError>,
+    /// Notes on what is left out, and why.
     missing: Vec<String>,
 }
 
 /// One way to run a query.
 pub(super) struct Candidate {
     pub(super) estimate: Estimate,
-    /// Which functions, and how fragments are packed; None for the coordinator alone.
-    pub(super) functions: Option<(FunctionSize, Packing)>,
+    /// The functions, and how fragments are packed for them; None for the coordinator alone.
+    pub(super) functions: Option<PackedSize>,
 }
 
 /// The distributed plan, cut, and what it was made with.
 pub(super) struct Distributed {
     pub(super) state: SessionState,
     pub(super) cut: CutPlan,
-    facts: FleetFacts,
+    pub(super) facts: FleetFacts,
 }
 
-/// The coordinator's usage at two moments of planning.
-struct Moments {
-    /// When the statement's names were resolved.
-    parsed: Usage,
-    /// When there was a local plan.
-    planned_here: Usage,
+impl Candidates {
+    /// The seconds of both places, with `picked` for functions where it is one of theirs, else their fastest; None where there is one place.
+    pub(super) fn times(&self, picked: &Estimate) -> Option<WallTimes> {
+        let estimates = || self.all.iter().map(|candidate| &candidate.estimate);
+        let local = estimates().find(|estimate| estimate.place == Place::Local)?;
+        let fastest = || {
+            let functions = estimates().filter(|estimate| estimate.place == Place::Functions);
+            functions.min_by(|a, b| compare(a, b, Prefer::Latency))
+        };
+        let functions = if picked.place == Place::Functions { Some(picked) } else { fastest() }?;
+        Some(WallTimes {
+            local_seconds: local.expected.seconds,
+            functions_seconds: functions.expected.seconds,
+            functions: functions.functions,
+        })
+    }
 }
 
 impl Planner {
@@ -72,24 +94,41 @@ impl Planner {
     /// # Errors
     /// The engine's, and a [`QueryError`] in them where there are no prices.
     pub async fn quote(&self, state: SessionState, logical: &LogicalPlan) -> Result<(Decision, Quote)> {
-        let candidates = self.candidates(state.clone(), logical, &PruningNotes::default()).await?;
-        let (decision, picked, runner_up) = match self.choose(&candidates) {
-            Some(choice) => {
-                let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
-                (Decision::chosen(choice, candidates.workload), picked, runner_up)
+        let local = self.local_plan(state.clone(), logical).await?;
+        let functions = self.functions_for(&local).await?;
+        let stays = match self.settings.is_for_seconds() {
+            true => self.reason_to_stay(&local, &functions),
+            false => None,
+        };
+        let mut candidates = self.candidates(local, functions, &PruningNotes::default()).await?;
+        if let Some(error) = candidates.unpriced.take() {
+            return Err(unpriced(error));
+        }
+        let next = |picked: &Estimate| {
+            let others = self.allowed(&candidates).filter(|way| !way.is_like(picked));
+            others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned()
+        };
+        let local = candidates.all[0].estimate.clone();
+        let (decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
+            (Some(reason), _) => {
+                let runner_up = next(&local);
+                (Decision::local(reason, candidates.local.reads.workload), local, runner_up)
             }
-            None => {
+            (None, Some(choice)) => {
+                let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
+                (self.decision(&candidates, choice), picked, runner_up)
+            }
+            (None, None) => {
                 let planned = self.plan(state, logical).await?;
                 let picked = match (&planned.functions, &candidates.distributed) {
                     (Some(functions), Some(on)) => {
-                        let way = (&functions.size, functions.stages.as_slice());
-                        self.estimate_on(&planned.state, on, way, &candidates)?
+                        let stages: Vec<&Stage> = functions.stages.iter().map(AsRef::as_ref).collect();
+                        self.estimate_on(on, &functions.packed.size, &stages, &candidates)?
                     }
-                    _ => candidates.all[0].estimate.clone(),
+                    _ => local,
                 };
-                let others = self.allowed(&candidates).filter(|way| !way.is_like(&picked));
-                let next = others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned();
-                (planned.decision, picked, next)
+                let runner_up = next(&picked);
+                (planned.decision, picked, runner_up)
             }
         };
         let of_functions =
@@ -101,15 +140,14 @@ impl Planner {
         let mut ways = vec![candidates.all[0].estimate.clone(), picked.clone()];
         ways.extend(runner_up.clone());
         ways.extend(best.filter(|_| !shows_functions).cloned());
-        // By now it is known what is deployed.
-        let tariff = self.fleet.tariff().map_err(unpriced)?;
-        let quote = Quote::new(ways, &picked, runner_up.as_ref(), &tariff);
-        Ok((decision, Quote { missing: candidates.missing, guessed_files: candidates.guessed_files, ..quote }))
+        let quote = Quote::new(ways, &picked, runner_up.as_ref(), &candidates.tariff);
+        let guessed_files = candidates.local.reads.load.reads.guessed_files;
+        Ok((decision, Quote { missing: candidates.missing, guessed_files, ..quote }))
     }
 
-    /// What money or a deadline picks among the ways that `--on` allows; None where neither is asked for, or there is no such way.
+    /// Chooses among the candidates that `--on` allows; None where nothing is to be compared, or none is allowed.
     pub(super) fn choose(&self, candidates: &Candidates) -> Option<Choice> {
-        if !self.picks_by_estimate() {
+        if !self.settings.compares() {
             return None;
         }
         let allowed: Vec<Estimate> = self.allowed(candidates).cloned().collect();
@@ -125,71 +163,77 @@ impl Planner {
         })
     }
 
+    /// Plans a query for the coordinator.
+    pub(super) async fn local_plan(&self, state: SessionState, logical: &LogicalPlan) -> Result<LocalPlan> {
+        let optimized = state.optimize(logical)?;
+        let resolved = self.stores.usage();
+        let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
+        let reads = self.local_reads(&plan, footers(&state).as_ref())?;
+        Ok(LocalPlan { state, optimized, plan, reads, resolved, planned: self.stores.usage() })
+    }
+
     /// Plans a query for everywhere and estimates it.
+    ///
+    /// # Errors
+    /// The engine's, and a [`QueryError`] in them where dollars or a deadline decide and there are no prices.
     pub(super) async fn candidates(
         &self,
-        state: SessionState,
-        logical: &LogicalPlan,
+        local: LocalPlan,
+        functions: Placement<FleetFacts>,
         notes: &PruningNotes,
     ) -> Result<Candidates> {
-        let optimized = state.optimize(logical)?;
-        let parsed = self.stores.usage();
-        let local = state.query_planner().create_physical_plan(&optimized, &state).await?;
-        let here = self.stores.usage();
-        let tariff = self.fleet.tariff().map_err(unpriced)?;
-        let LocalReads { workload, load, others } = self.local_reads(&local, footers(&state).as_ref())?;
-        let prices = Prices { tariff: &tariff, planning: &here };
+        // By now it is known what is deployed.
+        let (tariff, unpriced) = match self.fleet.tariff() {
+            Ok(tariff) => (tariff, None),
+            Err(error) if self.settings.is_for_seconds() => match self.fleet.tariff_elsewhere() {
+                Ok(tariff) => (tariff, Some(error)),
+                Err(_) => return Err(unpriced(error)),
+            },
+            Err(error) => return Err(unpriced(error)),
+        };
+        let LocalReads { load, others, .. } = local.reads;
+        let prices = Prices { tariff: &tariff, planning: &local.planned };
         let here = locally(&load, &self.fleet.coordinator_model(), &prices);
         let mut candidates = Candidates {
-            workload,
-            all: vec![Candidate { estimate: here, functions: None }],
-            state,
             local,
             distributed: None,
+            stays: None,
+            all: vec![Candidate { estimate: here, functions: None }],
             planning: Usage::default(),
             tariff,
-            guessed_files: load.reads.guessed_files,
+            unpriced,
             missing: Vec::new(),
         };
         if others > 0 {
             candidates.missing.push(format!("not included: {others} scans of files that are not Parquet"));
         }
-        if candidates.workload.scans == 0 {
-            candidates.missing.push("no functions: the plan has no Parquet scan".to_owned());
-            return Ok(candidates);
-        }
-        // Planning again notes again.
-        notes.take();
-        let moments = Moments { parsed, planned_here: self.stores.usage() };
-        if let Placement::Here(reason) = self.with_functions(&mut candidates, &optimized, moments).await? {
-            candidates.missing.push(match reason {
+        let placed = match functions {
+            Placement::Functions(facts) => {
+                // Planning again notes again.
+                notes.take();
+                self.with_functions(&mut candidates, facts).await?
+            }
+            Placement::Here(reason) => Placement::Here(reason),
+        };
+        if let Placement::Here(reason) = placed {
+            candidates.missing.push(match &reason {
                 Reason::NothingTravels(obstacle) => format!("no functions: no stage can travel to them: {obstacle}"),
                 Reason::Unavailable(why) | Reason::PlanNotSupported(why) => format!("no functions: {why}"),
                 reason => format!("no functions: {reason}"),
             });
+            candidates.stays = Some(reason);
         }
         Ok(candidates)
     }
 
     /// Adds what functions could do.
-    async fn with_functions(
-        &self,
-        candidates: &mut Candidates,
-        optimized: &LogicalPlan,
-        moments: Moments,
-    ) -> Result<Placement<()>> {
-        let auto = self.settings.on == Target::Auto;
-        let facts = match self.fleet.facts(!auto).await {
-            Ok(facts) if auto && !facts.is_healthy => {
-                return Ok(Placement::Here(Reason::NoneHealthy));
-            }
-            Ok(facts) => facts,
-            Err(error) => return Ok(Placement::Here(Reason::Unavailable(error.to_string()))),
-        };
-        let (state, plan) = distributed(&candidates.state, optimized).await?;
+    async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
+        let begun = self.stores.usage();
+        let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
+        let (state, plan) = distributed(state, optimized).await?;
         // `auto` has also planned locally by then; others have only resolved the statement's names.
-        let first = if auto { moments.planned_here } else { moments.parsed };
-        let mut planning = between(moments.planned_here, self.stores.usage());
+        let first = if self.settings.on == Target::Auto { planned } else { resolved };
+        let mut planning = between(begun, self.stores.usage());
         planning.requests += first.requests;
         planning.bytes_read += first.bytes_read;
         candidates.planning = planning;
@@ -197,28 +241,28 @@ impl Planner {
             Placement::Functions(cut) => cut,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
         };
-        let footers = footers(&state);
-        let footers = footers.as_ref();
         let on = Distributed { state, cut, facts };
         let (mut tight, mut unknown_results) = (Vec::new(), 0);
         for size in &on.facts.sizes {
-            let most = on.cut.stages(0, &self.packing(size, Some(size.functions_max)), footers);
-            unknown_results = most.iter().filter(|stage| results(stage).expected.is_none()).count();
+            let packed = |fan_out| PackedSize { packing: self.packing(size, fan_out), size: size.clone() };
+            let most = self.stages(&on, &packed(Some(size.functions_max)))?;
+            unknown_results = most.iter().filter(|stage| stage.load.results.expected.is_none()).count();
             let most = most.iter().map(|stage| stage.fragments.len()).max().unwrap_or_default();
             if most == 0 {
                 let why = "nothing of the plan can be cut off for them";
                 return Ok(Placement::Here(Reason::PlanNotSupported(why.to_owned())));
             }
-            for fan_out in fan_outs(most.min(size.functions_max)) {
-                let packing = self.packing(size, Some(fan_out));
-                let stages = on.cut.stages(0, &packing, footers);
-                let estimate = self.estimate_on(&on.state, &on, (size, &stages), candidates)?;
+            // And fragments of the size that pays.
+            for fan_out in fan_outs(most.min(size.functions_max)).into_iter().map(Some).chain([None]) {
+                let packed = packed(fan_out);
+                let stages = self.stages(&on, &packed)?;
+                let estimate = self.estimate_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates)?;
                 let need = stages.iter().map(|stage| fragment_need(stage).bytes).max().unwrap_or_default();
                 let fits = need <= size.limits.memory_bytes_max;
                 let ways = if fits { &mut candidates.all } else { &mut tight };
                 // Stages that keep their groups have as many fragments whatever is asked for.
                 if ways.iter().all(|way: &Candidate| !way.estimate.is_like(&estimate)) {
-                    ways.push(Candidate { estimate, functions: Some((size.clone(), packing)) });
+                    ways.push(Candidate { estimate, functions: Some(packed) });
                 }
             }
         }
@@ -246,32 +290,30 @@ impl Planner {
     /// The estimate of stages on functions of one size.
     fn estimate_on(
         &self,
-        state: &SessionState,
         on: &Distributed,
-        (size, stages): (&FunctionSize, &[Arc<Stage>]),
+        size: &FunctionSize,
+        stages: &[&Stage],
         candidates: &Candidates,
     ) -> Result<Estimate> {
-        let footers = footers(state);
-        let readers = Readers { facts: &on.facts, size, footers: footers.as_ref() };
-        let loads = stage_loads(stages, self.settings.memory_bytes_max, readers)?;
         let tariff = Tariff {
             memory_mb: size.memory_mb,
             architecture: size.architecture.unwrap_or(candidates.tariff.architecture),
             ..candidates.tariff.clone()
         };
         let prices = Prices { tariff: &tariff, planning: &candidates.planning };
-        let estimate = on_functions(&loads, &on.facts.machines(size), &prices);
-        Ok(match self.kept_load(&on.cut, footers.as_ref())? {
+        let estimate = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
+        Ok(match self.kept_load(on)? {
             Some(here) => estimate.and_here(&here, &size.model, &tariff),
             None => estimate,
         })
     }
 
-    /// What the coordinator reads of a distributed plan itself.
-    pub(super) fn kept_load(&self, cut: &CutPlan, footers: &FileMetadataCache) -> Result<Option<LocalLoad>> {
+    /// The load of the scans that stay in a distributed plan; None where none does.
+    pub(super) fn kept_load(&self, on: &Distributed) -> Result<Option<LocalLoad>> {
+        let footers = footers(&on.state);
         let mut kept = None;
-        for subtree in cut.kept() {
-            let LocalReads { load, .. } = self.local_reads(subtree, footers)?;
+        for subtree in on.cut.kept() {
+            let LocalReads { load, .. } = self.local_reads(subtree, footers.as_ref())?;
             kept = Some(kept.unwrap_or_default() + load);
         }
         Ok(kept)

@@ -6,37 +6,26 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::config::Prefer;
-use crate::model::{Choice, Estimate, Place, Reason, WallTimes, Workload};
+use crate::model::{Choice, Estimate, Place, Reason, Workload};
 
-/// What `auto` knows of a query and its functions before any plan for functions is made.
+/// Figures of a query before there is any plan for functions.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prospect {
+pub struct Outlook {
     pub workload: Workload,
-    /// Whether the last that was heard of functions was good.
-    pub is_healthy: bool,
-    /// What it takes here.
+    /// Seconds that it takes here.
     pub local_seconds: f64,
-    /// What it takes on functions at least, however they are packed.
+    /// Seconds that it takes on functions at least, however they are packed.
     pub least_seconds: f64,
 }
 
-/// Why `auto` stays here without a plan for functions; None where they may be faster.
-pub fn reason_to_stay(prospect: &Prospect) -> Option<Reason> {
-    let Prospect { workload, is_healthy, local_seconds, least_seconds } = *prospect;
+/// Gives the reason to stay here without a plan for functions, where seconds decide; None where functions may be faster.
+pub fn reason_to_stay(outlook: &Outlook) -> Option<Reason> {
+    let Outlook { workload, local_seconds, least_seconds } = *outlook;
     match () {
         () if workload.scans == 0 => Some(Reason::NoScan),
-        () if !is_healthy => Some(Reason::NoneHealthy),
         () if local_seconds < least_seconds => Some(Reason::TooSmall),
         () if workload.units < 2 => Some(Reason::FewerUnits),
         () => None,
-    }
-}
-
-/// What `auto` does without a preference: whatever is expected to be faster; of equals it stays here.
-pub fn faster(times: &WallTimes) -> (Place, Reason) {
-    match times.functions_seconds < times.local_seconds {
-        true => (Place::Functions, Reason::FunctionsFaster),
-        false => (Place::Local, Reason::LocalFaster),
     }
 }
 
@@ -60,6 +49,12 @@ pub fn choose(ways: &[Estimate], prefer: Option<Prefer>, deadline: Option<Durati
     // Who is alone in keeping the deadline has a runner-up that does not.
     let others = ways.iter().filter(|way| !order.contains(way)).min_by(|a, b| compare(a, b, Prefer::Latency));
     let (picked, runner_up) = (order.first()?, order.get(1).copied().or(others));
+    let is_of_places = ways.iter().any(|way| way.place != picked.place);
+    let reason = match (reason, picked.place) {
+        (Reason::Preferred(Prefer::Latency), Place::Local) if is_of_places => Reason::LocalFaster,
+        (Reason::Preferred(Prefer::Latency), Place::Functions) if is_of_places => Reason::FunctionsFaster,
+        (reason, _) => reason,
+    };
     Some(Choice { picked: Estimate::clone(picked), runner_up: runner_up.cloned(), reason })
 }
 
@@ -124,7 +119,8 @@ mod tests {
         use Prefer::{Balanced, Cost, Latency};
         let by = Reason::Preferred;
         check(&WAYS, Some(Cost), None, Some((0, Some(1), by(Cost))));
-        check(&WAYS, Some(Latency), None, Some((64, Some(8), by(Latency))));
+        check(&WAYS, Some(Latency), None, Some((64, Some(8), Reason::FunctionsFaster)));
+        check(&WAYS[1..], None, None, Some((64, Some(8), by(Latency))));
         // 600, 12,000, 2,000 and 3,000.
         check(&WAYS, Some(Balanced), None, Some((0, Some(8), by(Balanced))));
         check(&WAYS[1..], Some(Balanced), None, Some((8, Some(64), by(Balanced))));
@@ -148,22 +144,29 @@ mod tests {
     }
 
     #[test]
-    fn auto_has_a_reason_for_each_place() {
+    fn a_query_has_a_reason_to_stay_without_a_plan() {
         let much = Workload { scans: 1, units: 400, bytes: 20_000_000_000 };
-        let prospect = Prospect { workload: much, is_healthy: true, local_seconds: 80.0, least_seconds: 0.1 };
-        assert_eq!(reason_to_stay(&prospect), None);
+        let outlook = Outlook { workload: much, local_seconds: 80.0, least_seconds: 0.1 };
+        assert_eq!(reason_to_stay(&outlook), None);
         let of = |scans, units| Workload { scans, units, ..much };
-        for (prospect, expect) in [
-            (Prospect { workload: of(0, 0), is_healthy: false, ..prospect }, Reason::NoScan),
-            (Prospect { is_healthy: false, local_seconds: 0.0, ..prospect }, Reason::NoneHealthy),
-            (Prospect { workload: of(1, 1), local_seconds: 0.01, ..prospect }, Reason::TooSmall),
-            (Prospect { workload: of(1, 1), ..prospect }, Reason::FewerUnits),
+        for (outlook, expect) in [
+            (Outlook { workload: of(0, 0), local_seconds: 0.0, ..outlook }, Reason::NoScan),
+            (Outlook { workload: of(1, 1), local_seconds: 0.01, ..outlook }, Reason::TooSmall),
+            (Outlook { workload: of(1, 1), ..outlook }, Reason::FewerUnits),
         ] {
-            assert_eq!(reason_to_stay(&prospect), Some(expect), "{prospect:?}");
+            assert_eq!(reason_to_stay(&outlook), Some(expect), "{outlook:?}");
         }
-        let times = |local_seconds, functions_seconds| WallTimes { local_seconds, functions_seconds, functions: 4 };
-        assert_eq!(faster(&times(2.0, 1.9)), (Place::Functions, Reason::FunctionsFaster));
-        assert_eq!(faster(&times(2.0, 2.0)), (Place::Local, Reason::LocalFaster));
+    }
+
+    #[test]
+    fn of_two_equally_fast_places_a_query_stays_here() {
+        use Prefer::Latency;
+        let local = (0, 10, 2.0, 3.0);
+        for (functions_seconds, expect) in
+            [(1.9, (4, Some(0), Reason::FunctionsFaster)), (2.0, (0, Some(4), Reason::LocalFaster))]
+        {
+            check(&[local, (4, 400, functions_seconds, 3.0)], Some(Latency), None, Some(expect));
+        }
     }
 
     #[test]

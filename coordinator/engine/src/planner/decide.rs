@@ -1,133 +1,75 @@
-//! Where a query is planned to run: as asked, by money or a deadline, or wherever it is expected to be faster.
+//! Where a query is planned to run: as asked, or where a preference and a deadline are met best. `auto` prefers seconds.
+//!
+//! Most queries are not worth a plan for functions. Where seconds alone decide, the query stays here as soon as it is known that no
+//! candidate on functions is faster: by the work, by a round trip, by what its scans take there.
 
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlan;
 use url::Url;
 
-use super::candidates::Candidates;
-use super::choose::{Prospect, faster, reason_to_stay};
+use super::candidates::{Candidates, Distributed, LocalPlan};
+use super::choose::{Outlook, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, workload};
-use super::loads::stages::{LocalReads, Readers, scan_loads, stage_loads};
+use super::loads::stages::{LocalReads, Readers, scan_loads, with_loads};
 use super::passes::pack::Packing;
-use super::passes::stages::CutPlan;
-use super::{PlannedQuery, Planner, distributed, footers, told};
-use crate::config::Target;
+use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers, told};
+use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
 use crate::model::attempts::{seconds_here, seconds_least, seconds_on_functions};
-use crate::model::{Decision, FleetFacts, FunctionSize, Place, Reason, WallTimes, Workload};
+use crate::model::load::StageLoad;
+use crate::model::{Choice, Decision, FleetFacts, FunctionSize, Place, Reason, WallTimes, Workload};
 use crate::tables::pruning::PruningNotes;
 
-/// Functions that a query could run on.
-#[derive(Clone, Copy)]
-struct Functions<'a> {
-    facts: &'a FleetFacts,
-    size: &'a FunctionSize,
-}
+impl PlannerSettings {
+    /// Whether candidates are compared; else the target is used as it is.
+    pub(super) fn compares(&self) -> bool {
+        let Self { on, prefer, deadline, .. } = *self;
+        on != Target::Local && (on == Target::Auto || prefer.is_some() || deadline.is_some())
+    }
 
-/// What stages, or scans, take on functions.
-struct Remote {
-    seconds: f64,
-    fragments: usize,
-}
-
-impl Functions<'_> {
-    fn times(&self, local_seconds: f64, remote: &Remote) -> WallTimes {
-        let functions = remote.fragments.min(self.size.functions_max);
-        WallTimes { local_seconds, functions_seconds: remote.seconds, functions }
+    /// Whether the place is open, and seconds alone decide on it.
+    pub(super) fn is_for_seconds(&self) -> bool {
+        let Self { on, prefer, deadline, .. } = *self;
+        on == Target::Auto && deadline.is_none() && matches!(prefer, None | Some(Prefer::Latency))
     }
 }
 
 impl Planner {
-    /// The candidate that money or a deadline picks; the default rules, where there is none to pick.
+    /// Plans the best candidate that the target allows; as asked where it allows none.
     pub(super) async fn by_estimate(
         &self,
         state: SessionState,
         logical: &LogicalPlan,
         notes: &PruningNotes,
     ) -> Result<PlannedQuery> {
-        let candidates = Box::pin(self.candidates(state, logical, notes)).await?;
+        let local = self.local_plan(state, logical).await?;
+        let functions = self.functions_for(&local).await?;
+        if self.settings.is_for_seconds()
+            && let Some(decision) = self.stays(&local, &functions)?
+        {
+            return Ok(PlannedQuery::here(local.state, local.plan, decision));
+        }
+        let candidates = Box::pin(self.candidates(local, functions, notes)).await?;
         let Some(choice) = self.choose(&candidates) else {
             // Planning again notes again.
             notes.take();
-            let Candidates { state, .. } = candidates;
-            return match self.settings.on {
-                Target::Auto => self.faster(state, logical, notes).await,
-                _ => Box::pin(self.as_asked(state, logical, notes)).await,
-            };
+            return Box::pin(self.as_asked(candidates.local.state, logical, notes)).await;
         };
-        let Candidates { state, local, workload, distributed, all, .. } = candidates;
-        let picked = all.into_iter().find(|candidate| candidate.estimate == choice.picked);
-        let decision = Decision::chosen(choice, workload);
-        let (Some((size, packing)), Some(on)) = (picked.and_then(|picked| picked.functions), distributed) else {
-            return Ok(PlannedQuery::here(state, local, decision));
+        let picked = candidates.all.iter().find(|candidate| candidate.estimate == choice.picked);
+        let picked = picked.and_then(|picked| picked.functions.clone());
+        let decision = self.decision(&candidates, choice);
+        let Candidates { local, distributed, .. } = candidates;
+        let (Some(packed), Some(on)) = (picked, distributed) else {
+            return Ok(PlannedQuery::here(local.state, local.plan, decision));
         };
-        let stages = on.cut.stages(0, &packing, footers(&state).as_ref());
-        let plan = on.cut.with_leaves(stages, self.leaf)?;
-        Ok(PlannedQuery::on_functions(on.state, plan, (&size, packing), decision))
+        let stages = self.stages(&on, &packed)?;
+        self.on_functions(on, stages, packed, decision)
     }
 
-    /// What `auto` does without a preference: local, unless functions are expected to be faster.
-    pub(super) async fn faster(
-        &self,
-        state: SessionState,
-        logical: &LogicalPlan,
-        notes: &PruningNotes,
-    ) -> Result<PlannedQuery> {
-        let optimized = state.optimize(logical)?;
-        let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
-        let LocalReads { workload, load, .. } = self.local_reads(&plan, footers(&state).as_ref())?;
-        let here = |reason| Decision::local(reason, workload);
-        if workload.scans == 0 {
-            // Nobody needs to ask what is deployed.
-            return Ok(PlannedQuery::here(state, plan, here(Reason::NoScan)));
-        }
-        let facts = match self.fleet.facts(false).await {
-            Ok(facts) => facts,
-            Err(error) => {
-                return Ok(PlannedQuery::here(state, plan, here(Reason::Unavailable(error.to_string()))));
-            }
-        };
-        let size = &facts.sizes[0];
-        let prospect = Prospect {
-            workload,
-            is_healthy: facts.is_healthy,
-            local_seconds: seconds_here(&load, &self.fleet.coordinator_model()),
-            least_seconds: seconds_least(&load, &size.model),
-        };
-        if let Some(reason) = reason_to_stay(&prospect) {
-            return Ok(PlannedQuery::here(state, plan, here(reason)));
-        }
-        let functions = Functions { facts: &facts, size };
-        let packing = self.packing(size, None);
-        let decided = |remote| {
-            let times = functions.times(prospect.local_seconds, &remote);
-            Decision::timed(faster(&times), workload, times)
-        };
-        // Without a plan for functions first: most queries are not worth one.
-        let decision = decided(self.scans_on(functions, &state, &plan, &packing)?);
-        if decision.place == Place::Local {
-            return Ok(PlannedQuery::here(state, plan, decision));
-        }
-        // Planning again notes again.
-        notes.take();
-        let (distributing, distributed) = distributed(&state, &optimized).await?;
-        let cut = match self.cut(&distributed)? {
-            Placement::Functions(cut) => cut,
-            Placement::Here(reason) => return Ok(PlannedQuery::here(state, plan, here(reason))),
-        };
-        let stages = cut.stages(0, &packing, footers(&state).as_ref());
-        let decision = decided(self.stages_on(functions, &state, &cut, &stages)?);
-        if decision.place == Place::Local {
-            return Ok(PlannedQuery::here(state, plan, decision));
-        }
-        let plan = cut.with_leaves(stages, self.leaf)?;
-        Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
-    }
-
+    /// Plans for the functions of the target, all of them; for the coordinator where nothing of the query can run there.
     pub(super) async fn as_asked(
         &self,
         state: SessionState,
@@ -136,12 +78,9 @@ impl Planner {
     ) -> Result<PlannedQuery> {
         let optimized = state.optimize(logical)?;
         let here = |reason| Decision::local(reason, Workload::default());
-        let facts = match self.fleet.facts(true).await {
-            Ok(facts) => facts,
-            Err(error) if error.kind() == ErrorKind::Functions && self.settings.allow_fallback => {
-                return self.here(state, logical, here(Reason::Unavailable(error.to_string()))).await;
-            }
-            Err(error) => return Err(told(error)),
+        let facts = match self.functions().await? {
+            Placement::Functions(facts) => facts,
+            Placement::Here(reason) => return self.here(state, logical, here(reason)).await,
         };
         let (distributing, plan) = distributed(&state, &optimized).await?;
         let cut = match self.cut(&plan)? {
@@ -158,59 +97,223 @@ impl Planner {
                 return self.here(state, logical, here(reason)).await;
             }
         };
-        let size = &facts.sizes[0];
-        let packing = self.packing(size, None);
-        let stages = cut.stages(0, &packing, footers(&state).as_ref());
+        let LocalReads { load, .. } = self.local_reads(&plan, footers(&distributing).as_ref())?;
+        let on = Distributed { state: distributing, cut, facts };
+        let size = on.facts.sizes[0].clone();
+        let packed = PackedSize { packing: self.packing(&size, Some(size.functions_max)), size };
+        let stages = self.stages(&on, &packed)?;
         let decision = match stages.is_empty() {
             true => here(Reason::NoScan),
             false => {
-                let functions = Functions { facts: &facts, size };
-                let LocalReads { load, .. } = self.local_reads(&plan, footers(&state).as_ref())?;
                 let local_seconds = seconds_here(&load, &self.fleet.coordinator_model());
-                let times = functions.times(local_seconds, &self.stages_on(functions, &state, &cut, &stages)?);
-                let workload = workload(stages.iter().map(AsRef::as_ref));
-                Decision::timed((Place::Functions, Reason::Requested), workload, times)
+                let kept = self.kept_load(&on)?;
+                let (loads, machines) = (loads(&stages), on.facts.machines(&packed.size));
+                let functions_seconds = seconds_on_functions(&loads, kept.as_ref(), &machines);
+                let times = times(local_seconds, functions_seconds, &loads, &packed.size);
+                Decision::timed(Place::Functions, Reason::Requested, workload(&stages), times)
             }
         };
-        let plan = cut.with_leaves(stages, self.leaf)?;
-        Ok(PlannedQuery::on_functions(distributing, plan, (size, packing), decision))
+        self.on_functions(on, stages, packed, decision)
     }
 
-    /// What stages are expected to take, and after them what stays here.
-    fn stages_on(
-        &self,
-        Functions { facts, size }: Functions<'_>,
-        state: &SessionState,
-        cut: &CutPlan,
-        stages: &[Arc<Stage>],
-    ) -> Result<Remote> {
-        let footers = footers(state);
-        let readers = Readers { facts, size, footers: footers.as_ref() };
-        let loads = stage_loads(stages, self.settings.memory_bytes_max, readers)?;
-        let kept = self.kept_load(cut, footers.as_ref())?;
-        Ok(Remote {
-            seconds: seconds_on_functions(&loads, kept.as_ref(), &facts.machines(size)),
-            fragments: stages.iter().map(|stage| stage.fragments.len()).sum(),
+    /// The functions that a query may use, for one that is planned for the coordinator.
+    ///
+    /// # Errors
+    /// Those of [`Planner::functions`].
+    pub(super) async fn functions_for(&self, local: &LocalPlan) -> Result<Placement<FleetFacts>> {
+        match local.reads.workload.scans {
+            // Nobody needs to ask what is deployed.
+            0 => Ok(Placement::Here(Reason::NoScan)),
+            _ => self.functions().await,
+        }
+    }
+
+    /// Asks the fleet for the functions that a query may use; `auto` does not ask while the breaker advises against it.
+    ///
+    /// # Errors
+    /// The fleet's, as [`at_hand`] tells.
+    async fn functions(&self) -> Result<Placement<FleetFacts>> {
+        at_hand(self.fleet.facts(self.settings.on != Target::Auto).await, &self.settings)
+    }
+
+    /// Decides to stay here before there is a plan for functions; None where functions may be faster.
+    fn stays(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Result<Option<Decision>> {
+        if let Some(reason) = self.reason_to_stay(local, functions) {
+            return Ok(Some(Decision::local(reason, local.reads.workload)));
+        }
+        match functions {
+            Placement::Functions(facts) => self.stays_by_scans(local, facts),
+            Placement::Here(_) => Ok(None),
+        }
+    }
+
+    /// Gives the reason to stay here that needs no packing; None where functions may be faster.
+    pub(super) fn reason_to_stay(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Option<Reason> {
+        let facts = match functions {
+            Placement::Functions(facts) => facts,
+            Placement::Here(reason) => return Some(reason.clone()),
+        };
+        let LocalReads { workload, ref load, .. } = local.reads;
+        let least = facts.sizes.iter().map(|size| seconds_least(load, &size.model));
+        reason_to_stay(&Outlook {
+            workload,
+            local_seconds: seconds_here(load, &self.fleet.coordinator_model()),
+            least_seconds: least.fold(f64::INFINITY, f64::min),
         })
     }
 
-    /// What the scans of a local plan would take at least.
+    /// Decides to stay here where no packing of the local plan's scans is faster on functions, which results can only slow down.
+    fn stays_by_scans(&self, local: &LocalPlan, facts: &FleetFacts) -> Result<Option<Decision>> {
+        let local_seconds = seconds_here(&local.reads.load, &self.fleet.coordinator_model());
+        let mut fastest: Option<WallTimes> = None;
+        for size in &facts.sizes {
+            let most = self.scans_on(facts, local, size, &self.packing(size, Some(size.functions_max)))?;
+            let fan_outs = fan_outs(most.iter().map(|load| load.fragments.len()).max().unwrap_or_default());
+            // The likely ones first: one that is faster suffices.
+            for fan_out in std::iter::once(None).chain(fan_outs.into_iter().rev().map(Some)) {
+                let scans = self.scans_on(facts, local, size, &self.packing(size, fan_out))?;
+                let scans: Vec<&StageLoad> = scans.iter().collect();
+                let seconds = seconds_on_functions(&scans, None, &facts.machines(size));
+                if seconds < local_seconds {
+                    return Ok(None);
+                }
+                if fastest.is_none_or(|fastest| seconds < fastest.functions_seconds) {
+                    fastest = Some(times(local_seconds, seconds, &scans, size));
+                }
+            }
+        }
+        let workload = local.reads.workload;
+        Ok(fastest.map(|times| Decision::timed(Place::Local, Reason::LocalFaster, workload, times)))
+    }
+
+    /// The work of the local plan's scans, packed for functions of a size.
     fn scans_on(
         &self,
-        Functions { facts, size }: Functions<'_>,
-        state: &SessionState,
-        plan: &Arc<dyn ExecutionPlan>,
+        facts: &FleetFacts,
+        LocalPlan { state, plan, .. }: &LocalPlan,
+        size: &FunctionSize,
         packing: &Packing,
-    ) -> Result<Remote> {
+    ) -> Result<Vec<StageLoad>> {
         let footers = footers(state);
         let readers = Readers { facts, size, footers: footers.as_ref() };
         // A store that functions do not reach is told when the plan is cut.
         let access = |url: &str| self.stores.access(&Url::parse(url).ok()?).ok();
         let url_of = |url: &str| access(url).map(|access| access.url).unwrap_or_default();
-        let loads = scan_loads(plan, packing, &url_of, readers)?;
-        Ok(Remote {
-            seconds: seconds_on_functions(&loads, None, &facts.machines(size)),
-            fragments: loads.iter().map(|load| load.fragments.len()).sum(),
-        })
+        scan_loads(plan, packing, &url_of, readers)
+    }
+
+    /// Decides for what was chosen; where nothing can run on functions and seconds decide, for the coordinator and with that reason.
+    pub(super) fn decision(&self, candidates: &Candidates, choice: Choice) -> Decision {
+        let workload = candidates.local.reads.workload;
+        match &candidates.stays {
+            Some(reason) if self.settings.is_for_seconds() => Decision::local(reason.clone(), workload),
+            _ => {
+                let times = candidates.times(&choice.picked);
+                let decision = Decision::chosen(choice, workload, times);
+                if candidates.unpriced.is_some() { Decision { choice: None, ..decision } } else { decision }
+            }
+        }
+    }
+
+    /// The stages of a packing, with their loads.
+    pub(super) fn stages(&self, on: &Distributed, PackedSize { size, packing }: &PackedSize) -> Result<Vec<Stage>> {
+        let footers = footers(&on.state);
+        let readers = Readers { facts: &on.facts, size, footers: footers.as_ref() };
+        with_loads(on.cut.stages(0, packing, footers.as_ref()), self.settings.memory_bytes_max, readers)
+    }
+
+    fn on_functions(
+        &self,
+        on: Distributed,
+        stages: Vec<Stage>,
+        packed: PackedSize,
+        decision: Decision,
+    ) -> Result<PlannedQuery> {
+        let plan = on.cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
+        Ok(PlannedQuery::on_functions(on.state, plan, packed, on.facts, decision))
+    }
+}
+
+/// The functions that a query may use, of the fleet's answer; `Here` where the query runs without them.
+///
+/// # Errors
+/// The fleet's, where the target is functions: without `allow_fallback` any, with it those of other kinds than
+/// [`ErrorKind::Functions`].
+fn at_hand(asked: Result<FleetFacts, QueryError>, settings: &PlannerSettings) -> Result<Placement<FleetFacts>> {
+    let PlannerSettings { on, allow_fallback, .. } = *settings;
+    match asked {
+        Ok(facts) if on == Target::Auto && !facts.is_healthy => Ok(Placement::Here(Reason::NoneHealthy)),
+        Ok(facts) => Ok(Placement::Functions(facts)),
+        Err(error)
+            if matches!(on, Target::Auto | Target::Local) || allow_fallback && error.kind() == ErrorKind::Functions =>
+        {
+            Ok(Placement::Here(Reason::Unavailable(error.to_string())))
+        }
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// The loads of stages, in their order.
+pub(super) fn loads<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Vec<&'a StageLoad> {
+    stages.into_iter().map(|stage| &stage.load).collect()
+}
+
+fn times(local_seconds: f64, functions_seconds: f64, loads: &[&StageLoad], size: &FunctionSize) -> WallTimes {
+    let fragments: usize = loads.iter().map(|load| load.fragments.len()).sum();
+    WallTimes { local_seconds, functions_seconds, functions: fragments.min(size.functions_max) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::Billed;
+    use crate::model::{PlatformTraits, WarmState};
+
+    #[test]
+    fn an_answer_of_the_fleet_means_one_thing_for_each_target() {
+        let traits = PlatformTraits {
+            name: "somewhere",
+            shares_machine: false,
+            kept_for: None,
+            lends_credentials: false,
+            billed: Billed::AsIf,
+        };
+        let facts = |is_healthy| FleetFacts {
+            traits: traits.clone(),
+            sizes: Vec::new(),
+            is_healthy,
+            warm: Arc::<WarmState>::default(),
+        };
+        let (healthy, ill) = (|| Ok(facts(true)), || Ok(facts(false)));
+        let unreachable = || Err(QueryError::functions("nobody answers"));
+        let no_setup = || Err(QueryError::setup("no account"));
+        #[track_caller]
+        fn check(asked: Result<FleetFacts, QueryError>, on: Target, allow_fallback: bool, expect: &str) {
+            let settings = PlannerSettings {
+                on,
+                allow_fallback,
+                prefer: None,
+                deadline: None,
+                fragment_bytes_target: 1,
+                memory_bytes_max: 1,
+            };
+            let seen = match at_hand(asked, &settings) {
+                Ok(Placement::Functions(_)) => "functions".to_owned(),
+                Ok(Placement::Here(reason)) => format!("here: {reason}"),
+                Err(error) => format!("error: {}", error.strip_backtrace()),
+            };
+            assert!(seen.starts_with(expect), "{on:?} {allow_fallback}: {seen}, not {expect}");
+        }
+        check(healthy(), Target::Auto, false, "functions");
+        check(ill(), Target::Auto, false, "here: no function is healthy");
+        check(ill(), Target::Lambda, false, "functions");
+        check(ill(), Target::Local, false, "functions");
+        for on in [Target::Auto, Target::Local] {
+            check(unreachable(), on, false, "here: functions cannot be used: nobody answers");
+            check(no_setup(), on, false, "here: functions cannot be used: no account");
+        }
+        check(unreachable(), Target::Lambda, false, "error: External error: nobody answers");
+        check(unreachable(), Target::Lambda, true, "here: functions cannot be used: nobody answers");
+        check(no_setup(), Target::Lambda, true, "error: External error: no account");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
@@ -18,6 +19,7 @@ use object_store::ObjectMeta;
 
 use super::passes::units::Unit;
 use crate::exchange::DATA;
+use crate::model::load::StageLoad;
 use crate::model::{Reason, Workload};
 
 /// A distributed plan.
@@ -65,6 +67,10 @@ pub struct Stage {
     pub units: Vec<Unit>,
     /// Fragments, lanes, positions in `units`.
     pub fragments: Vec<Vec<Vec<usize>>>,
+    /// Work of its fragments, by which it was estimated.
+    pub load: StageLoad,
+    /// Times that its fragments are expected to take from their invocations to their answers.
+    pub expected: Vec<Duration>,
     /// Whether each fragment's rows come sorted and are merged, not concatenated.
     pub sorted: bool,
     /// Whether output partition `i` must hold exactly the rows of fragment `i`.

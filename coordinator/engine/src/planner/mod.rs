@@ -2,14 +2,14 @@
 //!
 //! 1. DataFusion's logical rules.
 //! 2. The coordinator's own plan, where the query may stay here: DataFusion's, untouched.
-//! 3. The fleet's facts, if there is anything to send. `auto` stays here where these scans would not be faster on functions at their best.
+//! 3. The fleet's facts, if there is anything to send. Where seconds decide, the query stays here if these scans would not be faster on
+//!    functions at their best.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
 //! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
-//! 7. What it will take here and there, from [`loads`] by [`crate::model::attempts`]; where money or a deadline decides, in each of the
-//!    [`candidates`]. [`mod@choose`] picks one.
+//! 7. What it will take here and in each of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
 //! 8. Leaves that run stages take the place of the subtrees.
 //!
 //! The passes are pure and do no I/O; footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
@@ -43,9 +43,10 @@ pub use passes::stages::{Leaf, Reach};
 use crate::config::{Config, Prefer, Target};
 use crate::error::QueryError;
 use crate::fleet::Fleet;
-use crate::model::{Decision, FunctionSize, PlatformTraits, Reason, Workload};
+use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
 use crate::tables::pruning::PruningNotes;
+use loads::stages::{Readers, with_loads};
 use passes::pack::Packing;
 use passes::spread::distributing;
 use passes::stages::CutPlan;
@@ -120,10 +121,18 @@ pub struct PlannedQuery {
 pub struct OnFunctions {
     /// At least one.
     pub stages: Vec<Arc<Stage>>,
-    pub size: FunctionSize,
-    pub packing: Packing,
+    pub packed: PackedSize,
     /// Environments that are busy at the same time.
     pub at_once: usize,
+    /// The fleet when it was planned.
+    facts: FleetFacts,
+}
+
+/// Functions of one size, and how fragments are packed for them.
+#[derive(Debug, Clone)]
+pub struct PackedSize {
+    pub size: FunctionSize,
+    pub packing: Packing,
 }
 
 impl PlannedQuery {
@@ -139,13 +148,14 @@ impl PlannedQuery {
     fn on_functions(
         state: SessionState,
         DistributedPlan { plan, stages, kept }: DistributedPlan,
-        (size, packing): (&FunctionSize, Packing),
+        packed: PackedSize,
+        facts: FleetFacts,
         decision: Decision,
     ) -> Self {
         let fragments = stages.iter().map(|stage| stage.fragments.len()).sum();
-        let at_once = size.at_once(fragments);
+        let at_once = packed.size.at_once(fragments);
         let decision = decision.keeping(&kept);
-        let functions = OnFunctions { stages, size: size.clone(), packing, at_once };
+        let functions = OnFunctions { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
         Self { state, plan, functions, decision, pruning: Vec::new() }
     }
@@ -161,8 +171,7 @@ impl Planner {
         state.config_mut().set_extension(Arc::new(notes.clone()));
         let planned = match self.settings.on {
             Target::Local => self.here(state, logical, Decision::local(Reason::Requested, Workload::default())).await,
-            _ if self.picks_by_estimate() => Box::pin(self.by_estimate(state, logical, &notes)).await,
-            Target::Auto => self.faster(state, logical, &notes).await,
+            _ if self.settings.compares() => Box::pin(self.by_estimate(state, logical, &notes)).await,
             _ => Box::pin(self.as_asked(state, logical, &notes)).await,
         };
         Ok(PlannedQuery { pruning: notes.take(), ..planned? })
@@ -179,10 +188,11 @@ impl Planner {
         &self,
         state: SessionState,
         logical: &LogicalPlan,
-        (first, more): (&OnFunctions, usize),
+        first: &OnFunctions,
+        more: usize,
         decision: Decision,
     ) -> Result<PlannedQuery> {
-        let OnFunctions { stages, size, packing, .. } = first;
+        let OnFunctions { stages, packed: PackedSize { size, packing }, facts, .. } = first;
         let packing = Packing {
             functions_max: packing.functions_max * more,
             functions: packing.functions.map(|functions| functions * more),
@@ -195,27 +205,24 @@ impl Planner {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
             Placement::Functions(cut) => {
                 // What is booked and written is told apart by the number of a stage.
-                let stages = cut.stages(stages.len() as u32, &packing, footers(&state).as_ref());
-                let distributed = cut.with_leaves(stages, self.leaf)?;
-                Ok(PlannedQuery::on_functions(distributing, distributed, (size, packing), decision))
+                let footers = footers(&state);
+                let stages = cut.stages(stages.len() as u32, &packing, footers.as_ref());
+                let readers = Readers { facts, size, footers: footers.as_ref() };
+                let stages = with_loads(stages, self.settings.memory_bytes_max, readers)?;
+                let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
+                let packed = PackedSize { size: size.clone(), packing };
+                Ok(PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision))
             }
         }
     }
 
-    fn picks_by_estimate(&self) -> bool {
-        let PlannerSettings { prefer, deadline, .. } = self.settings;
-        deadline.is_some() || matches!(prefer, Some(Prefer::Cost | Prefer::Balanced))
-    }
-
-    /// How fragments are packed; `fan_out` is how many were picked.
+    /// Packing with `fan_out` fragments a stage; None makes fragments of a size that pays.
     fn packing(&self, size: &FunctionSize, fan_out: Option<usize>) -> Packing {
-        let PlannerSettings { on, fragment_bytes_target, .. } = self.settings;
         Packing {
-            fragment_bytes_target,
+            fragment_bytes_target: self.settings.fragment_bytes_target,
             model: size.model,
             functions_max: size.functions_max,
-            // An explicit target uses all functions; `auto` makes fragments of a size that pays.
-            functions: fan_out.or((on != Target::Auto).then_some(size.functions_max)),
+            functions: fan_out,
             lanes_max: size.lanes,
         }
     }

@@ -29,7 +29,7 @@ use crate::error::{ErrorKind, QueryError};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{Decision, FunctionSize, Reason, Workload};
-use crate::planner::{OnFunctions, PlannedQuery, explain};
+use crate::planner::{OnFunctions, PackedSize, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
 use crate::tables::folder::tables_only;
@@ -191,7 +191,6 @@ impl Session {
         Ok(QueryContext {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), budget),
-            model: size.model,
             exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
             limits: size.limits,
             credentials: self.engine.fleet.credentials(&self.stores).await,
@@ -363,7 +362,7 @@ impl RunningStatement {
     async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
         let PlannedQuery { state, plan, functions, .. } = planned;
         let mut context = TaskContext::from(&state);
-        if let Some(OnFunctions { stages, size, at_once, .. }) = functions {
+        if let Some(OnFunctions { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
             let query = match self.lent.take() {
                 Some(query) => query,

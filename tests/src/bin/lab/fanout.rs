@@ -152,7 +152,6 @@ fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryCon
     QueryContext {
         id: "lab".to_owned(),
         attempts: scheduler.query(events, Clock::start(), deadline, None),
-        model: TimeModel::laptop(1),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,
         limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },

@@ -5,7 +5,7 @@
 //! file's end has brought along is not asked for again. Row groups and pages that their own statistics will rule out count as
 //! read: only the reader sees these statistics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use datafusion::datasource::listing::PartitionedFile;
@@ -13,6 +13,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
 use object_store::ObjectMeta;
+use object_store::path::Path;
 use parquet::file::metadata::ParquetMetaData;
 
 use crate::model::load::Reads;
@@ -28,29 +29,48 @@ pub enum Reader<'a> {
     Coordinator,
 }
 
-/// What one attempt, or the coordinator, asks for to read these units of a scan.
-pub fn reads<'a>(
-    scan: &FileScanConfig,
-    units: impl IntoIterator<Item = &'a Unit>,
-    footers: &FileMetadataCache,
-    reader: Reader<'_>,
-) -> Reads {
-    let columns = Columns::of(scan);
-    let mut by_file: BTreeMap<&str, Vec<&PartitionedFile>> = BTreeMap::new();
-    for unit in units {
-        by_file.entry(unit.file.object_meta.location.as_ref()).or_default().push(&unit.file);
+/// Files of one scan, each looked up once for all of the scan's fragments.
+pub struct ScannedFiles<'a> {
+    columns: Columns,
+    footers: &'a FileMetadataCache,
+    by_path: HashMap<Path, ScannedFile>,
+}
+
+struct ScannedFile {
+    is_footer_known: bool,
+    layout: Layout,
+}
+
+impl<'a> ScannedFiles<'a> {
+    pub fn of(scan: &FileScanConfig, footers: &'a FileMetadataCache) -> Self {
+        Self { columns: Columns::of(scan), footers, by_path: HashMap::new() }
     }
-    let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
-        [file, ..] => {
-            let known = footer(file, footers);
-            let end = FileEnd::of(file, known.is_some(), reader);
-            let layout = Layout::of(file, known.as_deref(), &columns);
-            files.iter().map(|unit| layout.reads(unit, end.start)).sum::<Reads>()
-                + Reads { guessed_files: layout.is_guessed.into(), ..end.reads }
+
+    /// Counts what one attempt, or the coordinator, asks for to read these units of the scan.
+    pub fn reads<'u>(&mut self, units: impl IntoIterator<Item = &'u Unit>, reader: Reader<'_>) -> Reads {
+        let mut by_file: BTreeMap<&str, Vec<&PartitionedFile>> = BTreeMap::new();
+        for unit in units {
+            by_file.entry(unit.file.object_meta.location.as_ref()).or_default().push(&unit.file);
         }
-        [] => Reads::default(),
-    };
-    by_file.values().map(of_file).sum()
+        let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
+            [file, ..] => {
+                let ScannedFile { is_footer_known, layout } = self.file(file);
+                let end = FileEnd::of(file, *is_footer_known, reader);
+                files.iter().map(|unit| layout.reads(unit, end.start)).sum::<Reads>()
+                    + Reads { guessed_files: layout.is_guessed.into(), ..end.reads }
+            }
+            [] => Reads::default(),
+        };
+        by_file.values().map(of_file).sum()
+    }
+
+    fn file(&mut self, file: &PartitionedFile) -> &ScannedFile {
+        let Self { columns, footers, by_path } = self;
+        by_path.entry(file.object_meta.location.clone()).or_insert_with(|| {
+            let known = footer(file, *footers);
+            ScannedFile { is_footer_known: known.is_some(), layout: Layout::of(file, known.as_deref(), columns) }
+        })
+    }
 }
 
 /// The part of a file that is read with its footer and kept.
@@ -170,7 +190,6 @@ mod tests {
     use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
     use datafusion::execution::cache::default_cache::DefaultCache;
     use datafusion::execution::object_store::ObjectStoreUrl;
-    use object_store::path::Path;
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
     const MIB: u64 = 1 << 20;
@@ -208,7 +227,11 @@ mod tests {
     fn check(reader: Reader<'_>, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
-        assert_eq!(reads(&scan(projected), &units, &footers, reader), expect, "{projected:?} {units:?}");
+        assert_eq!(
+            ScannedFiles::of(&scan(projected), &footers).reads(&units, reader),
+            expect,
+            "{projected:?} {units:?}"
+        );
     }
 
     #[test]

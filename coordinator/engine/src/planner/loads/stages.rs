@@ -11,10 +11,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use gust_protocol::plan::{file_scan, scans};
 use object_store::ObjectMeta;
 
-use super::reads::{Reader, reads};
+use super::reads::{Reader, ScannedFiles};
 use super::results::results;
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
-use crate::model::load::{FragmentLoad, LocalLoad, Results, StageLoad, fragment_limits};
+use crate::model::attempts::expected_times;
+use crate::model::load::{FragmentLoad, LocalLoad, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::graph::is_parquet;
@@ -59,7 +60,8 @@ pub fn local_reads(
                 found.workload.units += units.len();
                 found.workload.bytes += weight_bytes;
                 found.load.weight_bytes += weight_bytes;
-                found.load.reads = found.load.reads + reads(scan, &units, footers, Reader::Coordinator);
+                found.load.reads =
+                    found.load.reads + ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator);
             }
             Some(_) => found.others += 1,
             None => {}
@@ -69,15 +71,25 @@ pub fn local_reads(
     Ok(found)
 }
 
-/// The work of stages that are packed for functions of a size; results may wait in `memory_bytes_max` here.
-pub fn stage_loads(stages: &[Arc<Stage>], memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<StageLoad>> {
+/// Gives stages that are packed for functions of a size their loads and expected times; results may wait in `memory_bytes_max` here.
+pub fn with_loads(mut stages: Vec<Stage>, memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<Stage>> {
+    let loads = stage_loads(&stages, memory_bytes_max, readers)?;
+    let expected = expected_times(&loads.iter().collect::<Vec<_>>(), &readers.facts.machines(readers.size));
+    for ((stage, load), expected) in stages.iter_mut().zip(loads).zip(expected) {
+        (stage.load, stage.expected) = (load, expected);
+    }
+    Ok(stages)
+}
+
+fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<StageLoad>> {
     let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
-    let load = |stage: &Arc<Stage>| {
+    let load = |stage: &Stage| {
         let scans = scans(&stage.plan);
         let [scan] = scans.as_slice() else {
             return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
         };
-        let load = |lanes| fragment_load(scan, &stage.access.url, (&stage.units, lanes), at_once, readers);
+        let mut files = ScannedFiles::of(scan, readers.footers);
+        let load = |lanes| fragment_load(&mut files, &stage.access.url, (&stage.units, lanes), at_once, readers);
         let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         Ok(StageLoad {
@@ -108,11 +120,10 @@ pub fn scan_loads(
         Ok(TreeNodeRecursion::Continue)
     })?;
     let at_once = readers.size.at_once(packed_scans.iter().map(|packed| packed.fragments.len()).sum());
-    let load = |PackedScan { scan, url, units, fragments }: &PackedScan| StageLoad {
-        fragments: fragments.iter().map(|lanes| fragment_load(scan, url, (units, lanes), at_once, readers)).collect(),
-        results: Results::default(),
-        inline_bytes_max: u64::MAX,
-        publishes_plan: false,
+    let load = |PackedScan { scan, url, units, fragments }: &PackedScan| {
+        let mut files = ScannedFiles::of(scan, readers.footers);
+        let fragment = |lanes| fragment_load(&mut files, url, (units, lanes), at_once, readers);
+        StageLoad::of_fragments(fragments.iter().map(fragment).collect())
     };
     Ok(packed_scans.iter().map(load).collect())
 }
@@ -127,17 +138,17 @@ struct PackedScan {
 
 /// The work of one fragment, whose lanes are positions in `units`, on one of `at_once` environments.
 fn fragment_load(
-    scan: &FileScanConfig,
+    files: &mut ScannedFiles<'_>,
     url: &str,
     (units, lanes): (&[Unit], &Vec<Vec<usize>>),
     at_once: usize,
-    Readers { facts, size, footers }: Readers<'_>,
+    Readers { facts, size, .. }: Readers<'_>,
 ) -> FragmentLoad {
     let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, url, file);
     // A platform may have ended any environment in between; processes stay.
     let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
     let own = || lanes.iter().flatten().map(|unit| &units[*unit]);
-    let reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| reads(scan, own(), footers, Reader::Function(keeps));
+    let mut reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| files.reads(own(), Reader::Function(keeps));
     FragmentLoad {
         weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
         lanes: lanes.len(),

@@ -21,6 +21,7 @@ use super::pack::{Packing, pack};
 use super::spread::keeps_groups;
 use super::units::{Unit, units};
 use crate::model::Reason;
+use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
 use crate::tables::facts::MATCHING_KEY;
 
@@ -92,10 +93,10 @@ impl CutPlan {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
     }
 
-    /// Its stages, packed; the first has the number `first`.
-    pub fn stages(&self, first: u32, packing: &Packing, footers: &FileMetadataCache) -> Vec<Arc<Stage>> {
+    /// Packs its stages, of which the first has the number `first`. Their loads are their bytes, as long as nobody knows better.
+    pub fn stages(&self, first: u32, packing: &Packing, footers: &FileMetadataCache) -> Vec<Stage> {
         let templates = self.templates.iter().flatten();
-        (first..).zip(templates).map(|(index, template)| Arc::new(template.stage(index, packing, footers))).collect()
+        (first..).zip(templates).map(|(index, template)| template.stage(index, packing, footers)).collect()
     }
 
     /// The plan with a leaf in the place of each of its stages.
@@ -123,7 +124,7 @@ pub fn plan_stages(
     leaf: &Leaf<'_>,
 ) -> Result<DistributedPlan> {
     let cut = CutPlan::of(plan, reach)?.on_functions()?;
-    cut.with_leaves(cut.stages(0, packing, footers), leaf)
+    cut.with_leaves(cut.stages(0, packing, footers).into_iter().map(Arc::new).collect(), leaf)
 }
 
 /// What a function runs in the place of `subtree`.
@@ -167,8 +168,14 @@ impl StageTemplate {
         } else {
             packed(&self.scan, self.files(), packing, footers)
         };
+        let weight = |fragment: &Vec<Vec<usize>>| fragment.iter().flatten().map(|unit| units[*unit].weight_bytes).sum();
+        let by_bytes = |fragment| FragmentLoad::of_bytes(weight(fragment), fragment.len());
+        let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
+        let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
         Stage {
             index,
+            expected: load.fragments.iter().map(time).collect(),
+            load,
             plan: Arc::clone(&self.plan),
             encoded: self.encoded.clone(),
             matching: self.matching,
@@ -241,6 +248,10 @@ mod tests {
         }
     }
 
+    fn arcs(stages: Vec<Stage>) -> Vec<Arc<Stage>> {
+        stages.into_iter().map(Arc::new).collect()
+    }
+
     fn on_functions(placement: Placement<CutPlan>) -> CutPlan {
         placement.on_functions().expect("it travels")
     }
@@ -255,7 +266,7 @@ mod tests {
         assert_eq!(stages.each_ref().map(|stages| stages[0].index), [7, 7]);
         assert_eq!(stages[0][0].encoded, stages[1][0].encoded);
         let [_, stages] = stages;
-        let planned = cut.with_leaves(stages, &|_, subtree| hole(subtree)).expect("a plan");
+        let planned = cut.with_leaves(arcs(stages), &|_, subtree| hole(subtree)).expect("a plan");
         assert_eq!(shape(&planned.plan), "AggregateExec\n  CoalescePartitionsExec\n    EmptyExec");
         assert_eq!((planned.stages.len(), planned.kept), (1, Vec::new()));
     }
@@ -285,7 +296,7 @@ mod tests {
         let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, &through).expect("a plan"));
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let planned =
-            cut.with_leaves(cut.stages(0, &packing(2), &footers), &|_, subtree| hole(subtree)).expect("a plan");
+            cut.with_leaves(arcs(cut.stages(0, &packing(2), &footers)), &|_, subtree| hole(subtree)).expect("a plan");
         assert_eq!((planned.stages.len(), planned.kept.len(), cut.kept().count()), (1, 1, 1));
         let shape = shape(&planned.plan);
         assert_eq!((shape.matches("DataSourceExec").count(), shape.matches("EmptyExec").count()), (1, 1), "{shape}");

@@ -75,7 +75,7 @@ impl RunningStatement {
             let Replan { logical, decision, functions } = again;
             let (state, planner) = (session.planning_state(true), session.planner());
             let planned = match &functions {
-                Some(first) => planner.again(state, &logical, (first, MORE_FRAGMENTS), decision).await,
+                Some(first) => planner.again(state, &logical, first, MORE_FRAGMENTS, decision).await,
                 None => planner.here(state, &logical, decision).await,
             };
             planned.map_err(QueryError::from_engine)
