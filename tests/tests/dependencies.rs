@@ -19,14 +19,25 @@ fn table(path: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Code {
+    All,
+    /// Without unit tests and test suites.
+    Program,
+}
+
 /// Finds every name of a crate's sources that may be a crate's: before `::` or `!`, or after `use`. Comments do not count.
-fn names(root: &Path, folder: &str, found: &mut BTreeSet<String>) {
+fn names(root: &Path, folder: &str, code: Code, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
         let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() && !CRATES.contains(&path.as_str()) {
-            names(root, &path, found);
-        } else if path.ends_with(".rs") {
+            if code == Code::All || !path.ends_with("/tests") {
+                names(root, &path, code, found);
+            }
+        } else if path.ends_with(".rs") && (code == Code::All || !path.ends_with("tests.rs")) {
             let text = std::fs::read_to_string(entry.path()).expect("text");
+            let tests = text.find("#[cfg(test)]\nmod tests {").filter(|_| code == Code::Program);
+            let text = &text[..tests.unwrap_or(text.len())];
             text.lines().for_each(|line| found.extend(names_in(line.split("// ").next().unwrap_or(line))));
         }
     }
@@ -65,20 +76,29 @@ fn names_of_crates_are_told_from_other_words() {
     check("    pub use crate::x;", &["crate", "crate"]);
 }
 
+/// A crate's program names its dependencies, and its tests may name its development dependencies. The tests' own crate is all tests.
 #[test]
 fn every_dependency_is_named_by_its_crate() {
     let root = localstack::root();
     let mut unused = Vec::new();
+    let mut taken = BTreeSet::new();
     for folder in CRATES {
         let manifest = table(&root.join(folder).join("Cargo.toml"));
-        let mut named = BTreeSet::new();
-        names(&root, folder, &mut named);
-        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+        let program = if folder == "tests" { Code::All } else { Code::Program };
+        for (kind, code) in
+            [("dependencies", program), ("dev-dependencies", Code::All), ("build-dependencies", Code::All)]
+        {
             let Some(dependencies) = manifest.get(kind).and_then(|value| value.as_table()) else { continue };
+            let mut named = BTreeSet::new();
+            names(&root, folder, code, &mut named);
             let is_unused = |name: &&String| !named.contains(&name.replace('-', "_")) && name.as_str() != FEATURES;
-            unused.extend(dependencies.keys().filter(is_unused).map(|name| format!("{folder}: {name}")));
+            unused.extend(dependencies.keys().filter(is_unused).map(|name| format!("{folder}: {name} of {kind}")));
+            taken.extend(dependencies.keys().cloned());
         }
     }
+    let workspace = table(&root.join("Cargo.toml"));
+    let dependencies = workspace["workspace"]["dependencies"].as_table().expect("the table");
+    unused.extend(dependencies.keys().filter(|name| !taken.contains(*name)).map(|name| format!("workspace: {name}")));
     assert!(unused.is_empty(), "nobody names:\n{}", unused.join("\n"));
 }
 
