@@ -396,7 +396,7 @@ impl RunArgs {
             timeout: self.timeout,
             prefer: self.prefer,
             deadline: self.deadline,
-            cost_max: self.max_cost,
+            cap: self.max_cost,
         }
     }
 }
@@ -544,7 +544,7 @@ mod tests {
             timeout: Some(Duration::from_secs(90)),
             prefer: Some(Prefer::Cost),
             deadline: Some(Duration::from_secs(10)),
-            cost_max: Some(Money::from_nano_dollars(50_000_000)),
+            cap: Some(Money::from_nano_dollars(50_000_000)),
         };
         assert_eq!(query.source.run.overrides(), overrides);
     }

@@ -107,8 +107,8 @@ pub(crate) struct AttemptRequest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverCap {
     /// The query has not run.
-    #[error("not run: it costs at least {at_least}, and the cap is {cap}")]
-    Before { cap: Money, at_least: Money },
+    #[error("not run: it costs at least {at_least}, and the cap is {limit}")]
+    Before { limit: Money, at_least: Money },
     #[error("{0}")]
     Meanwhile(Box<Stopped>),
 }
@@ -123,7 +123,7 @@ impl OverCap {
 /// State of a query when its money ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    pub cap: Money,
+    pub limit: Money,
     /// Money spent by the coordinator and by attempts that have ended.
     pub spent: Money,
     /// Upper bound of the money that attempts still running may cost on top.
@@ -137,8 +137,8 @@ pub struct Stopped {
 
 impl Display for Stopped {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { cap, spent, open, next, done, total } = self;
-        write!(f, "stopped at the cap of {cap}: {spent} spent")?;
+        let Self { limit, spent, open, next, done, total } = self;
+        write!(f, "stopped at the cap of {limit}: {spent} spent")?;
         if *open > Money::ZERO {
             write!(f, ", at most {open} more for what still runs")?;
         }
@@ -164,7 +164,7 @@ type OwnSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
 
 /// Money of one query.
 pub struct Cap {
-    cap: Money,
+    limit: Money,
     tariff: Tariff,
     /// Fragments of all stages.
     fragments: u64,
@@ -207,7 +207,7 @@ type Granted = oneshot::Receiver<Result<Reservation, OverCap>>;
 
 impl std::fmt::Debug for Cap {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Budget").field("cap", &self.cap).finish_non_exhaustive()
+        f.debug_struct("Cap").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
@@ -215,7 +215,7 @@ impl Cap {
     /// Opens the books of a query of `fragments` fragments. `own` returns the money that the coordinator itself has
     /// spent, planning included. Its argument is the bytes of results to leave out.
     pub fn new(
-        cap: Money,
+        limit: Money,
         tariff: Tariff,
         fragments: u64,
         own: impl Fn(u64) -> Money + Send + Sync + 'static,
@@ -226,7 +226,7 @@ impl Cap {
             end.add(Item::CoordinatorWrites, Basis::Bounded, CLEANING_LISTS);
         }
         let aside = end.cost(&tariff);
-        Arc::new(Self { cap, tariff, fragments, aside, own: Box::new(own), state: Mutex::default() })
+        Arc::new(Self { limit, tariff, fragments, aside, own: Box::new(own), state: Mutex::default() })
     }
 
     /// Checks the cap before the query runs.
@@ -235,7 +235,7 @@ impl Cap {
     /// [`OverCap::Before`] if the money spent so far and `at_least` are together above the cap.
     pub fn allow(&self, at_least: Money) -> Result<(), OverCap> {
         let at_least = (self.own)(0) + at_least;
-        if at_least > self.cap { Err(OverCap::Before { cap: self.cap, at_least }) } else { Ok(()) }
+        if at_least > self.limit { Err(OverCap::Before { limit: self.limit, at_least }) } else { Ok(()) }
     }
 
     /// Returns when the query has to end for want of money.
@@ -252,7 +252,7 @@ impl Cap {
     fn look(&self) -> Option<OverCap> {
         let state = self.lock();
         let spent = self.spent(&state);
-        let is_over = spent > self.cap || spent + state.reserved > self.cap + self.cap.part_of(OWN_PART);
+        let is_over = spent > self.limit || spent + state.reserved > self.limit + self.limit.part_of(OWN_PART);
         state.refused.clone().or_else(|| is_over.then(|| self.stopped(&state, None)))
     }
 
@@ -433,26 +433,26 @@ impl Cap {
     }
 
     fn left(&self, state: &State) -> Money {
-        self.cap.saturating_sub(self.spent(state) + state.reserved + self.aside)
+        self.limit.saturating_sub(self.spent(state) + state.reserved + self.aside)
     }
 
     fn stopped(&self, state: &State, next: Option<Money>) -> OverCap {
         let (spent, open, done) = (self.spent(state), state.reserved, state.done);
-        OverCap::Meanwhile(Box::new(Stopped { cap: self.cap, spent, open, next, done, total: self.fragments }))
+        OverCap::Meanwhile(Box::new(Stopped { limit: self.limit, spent, open, next, done, total: self.fragments }))
     }
 
     fn hold(self: &Arc<Self>, state: &mut State, time: Duration, worst: Quantities, work: AttemptWork) -> Reservation {
         let amount = worst.cost(&self.tariff);
         state.reserved += amount;
         state.open += 1;
-        Reservation { budget: Arc::clone(self), amount, time, work, worst, booked: Quantities::default() }
+        Reservation { cap: Arc::clone(self), amount, time, work, worst, booked: Quantities::default() }
     }
 }
 
 /// Money for one attempt. Dropped before the attempt has begun it costs nothing, afterwards its full amount.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    budget: Arc<Cap>,
+    cap: Arc<Cap>,
     amount: Money,
     time: Duration,
     work: AttemptWork,
@@ -476,7 +476,7 @@ impl Reservation {
     /// Books the real cost of an attempt that has ended. Requests that it could not report are booked as they were
     /// reserved.
     pub(crate) fn settle(mut self, invocation: &Invocation) {
-        let Cap { tariff, .. } = &*self.budget;
+        let Cap { tariff, .. } = &*self.cap;
         let mut spent = Quantities::default();
         spent.add_billing(invocation.billing, tariff);
         let was_started = spent != Quantities::default();
@@ -484,10 +484,10 @@ impl Reservation {
             Ok(response) => {
                 spent.add_usage(&response.usage, Duration::ZERO);
                 if let Ok(FragmentResult::Inline { part, .. }) = &response.outcome {
-                    self.budget.add_transfer(&mut spent, part.bytes);
+                    self.cap.add_transfer(&mut spent, part.bytes);
                 }
             }
-            Err(_) if was_started => spent.add_all(&self.budget.requests(&self.work)),
+            Err(_) if was_started => spent.add_all(&self.cap.requests(&self.work)),
             Err(_) => {}
         }
         self.booked = spent;
@@ -497,12 +497,12 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         {
-            let mut state = self.budget.lock();
+            let mut state = self.cap.lock();
             state.reserved = state.reserved.saturating_sub(self.amount);
             state.open -= 1;
             state.spent.add_all(&self.booked);
         }
-        self.budget.serve();
+        self.cap.serve();
     }
 }
 

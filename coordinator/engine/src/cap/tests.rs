@@ -30,8 +30,8 @@ fn ask(expected: Duration) -> AttemptRequest {
     AttemptRequest { work: AttemptWork::default(), expected, time_max: 30 * SECOND, timed_out: 0 }
 }
 
-fn budget(cap: u64, fragments: u64) -> Arc<Cap> {
-    Cap::new(nano(cap), tariff(), fragments, |_| Money::ZERO)
+fn cap(limit: u64, fragments: u64) -> Arc<Cap> {
+    Cap::new(nano(limit), tariff(), fragments, |_| Money::ZERO)
 }
 
 /// Money set aside: a read of each result, and two listings.
@@ -54,26 +54,26 @@ fn metered(duration: Duration) -> Billing {
     Billing::Metered { duration, init: Duration::ZERO }
 }
 
-fn spent(budget: &Cap) -> u64 {
-    budget.spent(&budget.lock()).nano_dollars()
+fn spent(cap: &Cap) -> u64 {
+    cap.spent(&cap.lock()).nano_dollars()
 }
 
-fn reserved(budget: &Cap) -> u64 {
-    budget.lock().reserved.nano_dollars()
+fn reserved(cap: &Cap) -> u64 {
+    cap.lock().reserved.nano_dollars()
 }
 
 #[test]
 fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
-    let budget = budget(1_000_000_000, 1);
+    let cap = cap(1_000_000_000, 1);
     let work = AttemptWork { reads: 10, writes: 3, answer_bytes: 1 << 30 };
     let check = |time: Duration, seconds: f64| {
         let expect = (seconds * GB2_SECOND).round() as u64 + INVOCATION + 10 * GET + 3 * PUT;
-        assert_eq!(budget.worst(time, &work).cost(&budget.tariff).nano_dollars(), expect, "{time:?}");
+        assert_eq!(cap.worst(time, &work).cost(&cap.tariff).nano_dollars(), expect, "{time:?}");
     };
     check(10 * SECOND, 11.0);
     // A start is billed even if the deadline came first.
     check(SECOND, 4.0);
-    assert_eq!(budget.worst(SECOND, &AttemptWork::default()).cost(&budget.tariff).nano_dollars(), SHORTEST);
+    assert_eq!(cap.worst(SECOND, &AttemptWork::default()).cost(&cap.tariff).nano_dollars(), SHORTEST);
 }
 
 #[test]
@@ -87,11 +87,11 @@ fn a_fragments_requests_have_a_bound() {
 
 #[test]
 fn what_is_affordable_is_all_that_an_amount_pays_for() {
-    let budget = budget(1, 1);
+    let cap = cap(1, 1);
     for (amount, work) in [(SHORTEST, 0), (200_000, 3), (385_867, 7), (50_000_000, 0), (50_000_001, 90)] {
         let work = AttemptWork { reads: work, writes: work, answer_bytes: 0 };
-        let cost = |time| budget.worst(time, &work).cost(&budget.tariff).nano_dollars();
-        match budget.affordable(nano(amount), &work) {
+        let cost = |time| cap.worst(time, &work).cost(&cap.tariff).nano_dollars();
+        match cap.affordable(nano(amount), &work) {
             Some(time) => {
                 assert!(cost(time) <= amount, "{time:?} for {amount}");
                 assert!(cost(time + time / 10_000 + 5 * SECOND / 1_000) > amount, "{time:?} for {amount}");
@@ -105,17 +105,17 @@ fn what_is_affordable_is_all_that_an_amount_pays_for() {
 fn the_least_that_a_query_costs() {
     // Compute is 3 × 2 GB × 1 ms = 100.0002, beside three invocations and two reads.
     assert_eq!(lower_bound(3, 2, &tariff()), nano(100 + 3 * INVOCATION + 2 * GET));
-    let budget = budget(1_499, 3);
-    let refused = budget.allow(lower_bound(3, 2, &tariff())).expect_err("a nano-dollar too little");
+    let cap = cap(1_499, 3);
+    let refused = cap.allow(lower_bound(3, 2, &tariff())).expect_err("a nano-dollar too little");
     assert_eq!(refused.to_string(), "not run: it costs at least $0.000001500, and the cap is $0.000001499");
     assert_eq!(refused.hint(), "allow more with --max-cost, or read less");
-    budget.allow(nano(1_499)).expect("just enough");
+    cap.allow(nano(1_499)).expect("just enough");
     Cap::new(Money::ZERO, tariff(), 0, |_| Money::ZERO).allow(Money::ZERO).expect("what is free may run");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_first_is_served_first_and_no_more_is_ever_promised_than_there_is() {
-    let money = budget(2 * SHORTEST + 1_000 + aside(4), 4);
+    let money = cap(2 * SHORTEST + 1_000 + aside(4), 4);
     let first = money.reserve(ask(SECOND)).await.expect("there is money").begun();
     let second = money.reserve(ask(SECOND)).await.expect("there is money").begun();
     assert_eq!((reserved(&money), first.time()), (2 * SHORTEST, TIME_MIN));
@@ -138,7 +138,7 @@ async fn who_comes_first_is_served_first_and_no_more_is_ever_promised_than_there
 
 #[tokio::test(start_paused = true)]
 async fn where_nothing_can_make_room_the_query_ends() {
-    let money = budget(SHORTEST + aside(64) + 33_000, 64);
+    let money = cap(SHORTEST + aside(64) + 33_000, 64);
     money.fragment_done();
     let running = money.reserve(ask(SECOND)).await.expect("there is money").begun();
     let mut next = Box::pin(money.reserve(ask(SECOND)));
@@ -157,7 +157,7 @@ async fn where_nothing_can_make_room_the_query_ends() {
 #[tokio::test(start_paused = true)]
 async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
     // There is ten times the money that four attempts need. Each gets a quarter of the rest, less as the rest shrinks.
-    let money = budget(40 * SHORTEST, 4);
+    let money = cap(40 * SHORTEST, 4);
     let times: Vec<Duration> = (0..4)
         .map(|_| {
             let granted = money.reserve(ask(SECOND)).now_or_never().expect("at once").expect("there is money");
@@ -169,7 +169,7 @@ async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
     assert_eq!(times[0], 30 * SECOND, "no more than is of use");
     assert!(times.is_sorted_by(|a, b| a >= b) && times[3] > 10 * SECOND, "{times:?}");
     // The money is for four seconds and the grace. The attempt should have 3 × 2 s, or at least 1.5 × 2 s.
-    let money = budget(133_334 + 33_334 + INVOCATION + aside(1), 1);
+    let money = cap(133_334 + 33_334 + INVOCATION + aside(1), 1);
     let last = money.reserve(ask(2 * SECOND)).await.expect("nobody else needs it");
     assert!((3_990..=4_000).contains(&last.time().as_millis()), "{:?}", last.time());
     // An attempt after one that ran out of time would need 6 s.
@@ -182,7 +182,7 @@ async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
 async fn each_end_costs_what_is_known_of_it() {
     let work = AttemptWork { reads: 10, writes: 2, answer_bytes: 0 };
     let reserve = async || {
-        let money = budget(1_000_000_000, 1);
+        let money = cap(1_000_000_000, 1);
         let granted = money.reserve(AttemptRequest { work, ..ask(SECOND) }).await.expect("there is money");
         (money, granted)
     };
@@ -249,6 +249,6 @@ async fn a_way_out_of_aws_is_paid_for_before_it_is_gone() {
     money.pay_for_read(1 << 30).await.expect("there is money");
     assert_eq!(spent(&money), 90_087_891);
     money.pay_for_read(1 << 30).await.expect_err("there is not");
-    let inside = budget(1, 1);
+    let inside = cap(1, 1);
     inside.pay_for_read(1 << 40).await.expect("inside of AWS it costs nothing");
 }

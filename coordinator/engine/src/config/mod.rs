@@ -314,7 +314,7 @@ pub struct Overrides {
     pub timeout: Option<Duration>,
     pub prefer: Option<Prefer>,
     pub deadline: Option<Duration>,
-    pub cost_max: Option<Money>,
+    pub cap: Option<Money>,
 }
 
 /// A configuration file that has been read.
@@ -376,14 +376,14 @@ impl Config {
     }
 
     fn apply(&mut self, overrides: &Overrides) {
-        let Overrides { on, functions_max, allow_fallback, timeout, prefer, deadline, cost_max } = *overrides;
+        let Overrides { on, functions_max, allow_fallback, timeout, prefer, deadline, cap } = *overrides;
         self.on = on.unwrap_or(self.on);
         self.functions_max = functions_max.unwrap_or(self.functions_max);
         self.allow_fallback = allow_fallback.unwrap_or(self.allow_fallback);
         self.timeout = timeout.unwrap_or(self.timeout);
         self.prefer = prefer.or(self.prefer);
         self.deadline = deadline.or(self.deadline);
-        self.cost.max = cost_max.or(self.cost.max);
+        self.cost.max = cap.or(self.cost.max);
     }
 
     /// Returns true if estimates pick how a statement runs: its place, its number of functions, their memory.

@@ -63,13 +63,13 @@ const fn column<R>(name: &'static str, kind: Kind, cell: fn(&R) -> Cell) -> Colu
 
 /// Columns of a table that has a row for each statement.
 pub(super) const QUERIES: &[Column<QueryRecord>] = &[
-    column("id", Kind::Text, |q| q.asked.id.as_str().into()),
-    column("started", Kind::Moment, |q| Cell::Whole(q.asked.started.timestamp_micros())),
-    column("user_name", Kind::Text, |q| q.asked.user.as_deref().into()),
+    column("id", Kind::Text, |q| q.meta.id.as_str().into()),
+    column("started", Kind::Moment, |q| Cell::Whole(q.meta.started.timestamp_micros())),
+    column("user_name", Kind::Text, |q| q.meta.user.as_deref().into()),
     column("statement", Kind::Text, |q| q.statement.as_deref().into()),
     column("statement_hash", Kind::Text, |q| q.statement_hash.as_str().into()),
-    column("labels", Kind::Labels, |q| json(&q.asked.labels)),
-    column("tables", Kind::Names, |q| json(&q.asked.tables)),
+    column("labels", Kind::Labels, |q| json(&q.meta.labels)),
+    column("tables", Kind::Names, |q| json(&q.meta.tables)),
     column("place", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.place)).into()),
     column("reason", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.reason)).into()),
     column("fell_back", Kind::Flag, |q| q.report.fell_back.is_some().into()),

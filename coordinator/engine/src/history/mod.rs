@@ -34,14 +34,14 @@ pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME no
 ///
 /// # Errors
 /// The reason why there is no record, in words. Lines after the first say what to do.
-pub async fn write(story: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), String> {
+pub async fn write(input: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), String> {
     if !settings.enabled {
         return Ok(());
     }
     let Some(store) = Store::of(settings) else { return Err(NO_PLACE.to_owned()) };
-    let record = record(story, settings.statement);
+    let record = record(input, settings.statement);
     let days = chrono::Duration::days(settings.retention_days.into());
-    let oldest = story.asked.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
+    let oldest = input.meta.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
     let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
     written.unwrap_or_else(|_| Err(store.error(HistoryFault::Slow))).map_err(|error| error.to_string())
 }

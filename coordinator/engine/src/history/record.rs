@@ -61,7 +61,7 @@ impl Outcome {
 /// Parts that a record is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordInput<'a> {
-    pub asked: &'a StatementMeta,
+    pub meta: &'a StatementMeta,
     pub ended: &'a StatementEnd,
     pub events: &'a [Stamped],
     /// Report that is folded from the same events.
@@ -81,7 +81,7 @@ pub struct Record {
 #[derive(Debug, Clone)]
 pub(super) struct QueryRecord {
     /// Facts before the run, without the statement's text.
-    pub asked: StatementMeta,
+    pub meta: StatementMeta,
     pub ended: StatementEnd,
     pub statement: Option<String>,
     pub statement_hash: String,
@@ -123,20 +123,20 @@ pub(super) struct LineRecord {
 }
 
 /// Folds a statement's events. If only the hash is kept, nothing else that could quote the text is kept.
-pub fn record(story: &RecordInput<'_>, kept: StatementKept) -> Record {
-    let RecordInput { asked, ended, events, report, tariff } = *story;
-    let statement = (kept == StatementKept::Text).then(|| cut(&asked.statement, STATEMENT_BYTES_MAX));
+pub fn record(input: &RecordInput<'_>, kept: StatementKept) -> Record {
+    let RecordInput { meta, ended, events, report, tariff } = *input;
+    let statement = (kept == StatementKept::Text).then(|| cut(&meta.statement, STATEMENT_BYTES_MAX));
     let message = ended.message.as_deref().filter(|_| kept == StatementKept::Text);
     let message = message.map(|text| cut(text.lines().next().unwrap_or_default(), MESSAGE_BYTES_MAX));
     let lines = report.cost.iter().flat_map(|cost| &cost.lines);
     Record {
-        lines: lines.map(|line| LineRecord { query: asked.id.clone(), line: line.clone() }).collect(),
+        lines: lines.map(|line| LineRecord { query: meta.id.clone(), line: line.clone() }).collect(),
         attempts: attempts(events, tariff),
         query: QueryRecord {
-            asked: StatementMeta { statement: String::new(), ..asked.clone() },
+            meta: StatementMeta { statement: String::new(), ..meta.clone() },
             ended: StatementEnd { message, ..*ended },
             statement,
-            statement_hash: hash(&asked.statement),
+            statement_hash: hash(&meta.statement),
             report: report.clone(),
             coordinator_told: events.iter().any(|stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. })),
         },

@@ -15,7 +15,7 @@ fn usage(get: u64, bytes_read: u64, rows_out: u64) -> Usage {
     Usage { requests: Requests { get, ..Requests::default() }, bytes_read, rows_out, ..Usage::default() }
 }
 
-pub(in crate::history) fn asked(id: &str, statement: &str, labels: &[(&str, &str)]) -> StatementMeta {
+pub(in crate::history) fn meta(id: &str, statement: &str, labels: &[(&str, &str)]) -> StatementMeta {
     StatementMeta {
         id: id.to_owned(),
         started: "2026-11-21T12:30:00.000001Z".parse().expect("a moment"),
@@ -80,14 +80,14 @@ pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
 }
 
 pub(in crate::history) fn recorded(
-    asked: &StatementMeta,
+    meta: &StatementMeta,
     events: &[Stamped],
     ended: &StatementEnd,
     kept: StatementKept,
 ) -> Record {
     let tariff = tariff();
     let report = Report::priced(events, Ok(&tariff));
-    record(&RecordInput { asked, ended, events, report: &report, tariff: Some(&tariff) }, kept)
+    record(&RecordInput { meta, ended, events, report: &report, tariff: Some(&tariff) }, kept)
 }
 
 pub(in crate::history) fn done() -> StatementEnd {
@@ -112,8 +112,8 @@ fn text(text: &str) -> Cell {
 
 #[test]
 fn a_query_with_its_attempts_and_money() {
-    let asked = asked("q", "SELECT 1", &[("team", "ads"), ("env", "prod")]);
-    let Record { query, attempts, lines } = recorded(&asked, &events("q"), &done(), StatementKept::Text);
+    let meta = meta("q", "SELECT 1", &[("team", "ads"), ("env", "prod")]);
+    let Record { query, attempts, lines } = recorded(&meta, &events("q"), &done(), StatementKept::Text);
     let whole = Cell::Whole;
     let expect = [
         ("id", text("q")),
@@ -225,7 +225,7 @@ fn a_query_with_its_attempts_and_money() {
 
 #[test]
 fn a_hash_is_kept_without_what_could_quote_the_text() {
-    let secret = asked("q", "SELECT 'hunter2'", &[]);
+    let secret = meta("q", "SELECT 'hunter2'", &[]);
     let failed =
         StatementEnd { outcome: Outcome::Failed, message: Some("cannot cast 'hunter2'\nhint: do not".to_owned()) };
     let kept = recorded(&secret, &events("q"), &failed, StatementKept::Text);
@@ -234,7 +234,7 @@ fn a_hash_is_kept_without_what_could_quote_the_text() {
     let hashed = recorded(&secret, &events("q"), &failed, StatementKept::Hash);
     check(QUERIES, &hashed.query, &[("statement", Cell::Null), ("message", Cell::Null), ("outcome", text("failed"))]);
     let cells: Vec<Cell> = QUERIES.iter().map(|column| (column.cell)(&hashed.query)).collect();
-    assert!(!format!("{cells:?}{:?}", hashed.query.asked).contains("hunter2"), "{cells:?}");
+    assert!(!format!("{cells:?}{:?}", hashed.query.meta).contains("hunter2"), "{cells:?}");
     assert_eq!(hashed.query.statement_hash, kept.query.statement_hash);
     assert_ne!(hashed.query.statement_hash, hash("SELECT 'hunter3'"));
 }
@@ -242,7 +242,7 @@ fn a_hash_is_kept_without_what_could_quote_the_text() {
 #[test]
 fn a_long_statement_is_cut_between_characters() {
     let long = format!("x{}", "é".repeat(STATEMENT_BYTES_MAX));
-    let record = recorded(&asked("q", &long, &[]), &[], &done(), StatementKept::Text);
+    let record = recorded(&meta("q", &long, &[]), &[], &done(), StatementKept::Text);
     let kept = record.query.statement.expect("the text");
     assert_eq!(kept.len(), STATEMENT_BYTES_MAX - 1);
     assert!(long.starts_with(&kept));
@@ -252,16 +252,16 @@ fn a_long_statement_is_cut_between_characters() {
 #[test]
 fn what_nobody_told_is_not_known() {
     let interrupted = [Stamped { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
-    let asked = asked("q", "SELECT 1", &[]);
+    let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };
     let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];
-    let record = recorded(&asked, &interrupted, &cancelled, StatementKept::Text);
+    let record = recorded(&meta, &interrupted, &cancelled, StatementKept::Text);
     check(QUERIES, &record.query, &own.map(|name| (name, Cell::Null)));
     check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", Cell::Whole(0))]);
 
     let report = Report::from_events(&interrupted);
-    let story = RecordInput { asked: &asked, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
-    let unpriced = super::record(&story, StatementKept::Text);
+    let input = RecordInput { meta: &meta, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
+    let unpriced = super::record(&input, StatementKept::Text);
     let money = ["dollars", "dollars_at_most", "dollars_wasted", "dollars_athena", "gb_seconds", "as_if", "region"];
     check(QUERIES, &unpriced.query, &money.map(|name| (name, Cell::Null)));
     assert!(unpriced.lines.is_empty());

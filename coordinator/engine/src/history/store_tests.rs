@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::StatementKept;
-use crate::history::record::tests::{asked, done, events, recorded};
+use crate::history::record::tests::{done, events, meta, recorded};
 use crate::history::record::{Outcome, StatementEnd, StatementMeta};
 use crate::history::{SCHEMA, schema};
 
@@ -30,8 +30,8 @@ fn day(number: i64) -> DateTime<Utc> {
 }
 
 fn plain(id: &str, started: DateTime<Utc>) -> Record {
-    let asked = StatementMeta { started, ..asked(id, "SELECT 1", &[("team", "ads")]) };
-    recorded(&asked, &events(id), &done(), StatementKept::Text)
+    let meta = StatementMeta { started, ..meta(id, "SELECT 1", &[("team", "ads")]) };
+    recorded(&meta, &events(id), &done(), StatementKept::Text)
 }
 
 async fn write(store: &Store, record: &Record) {
@@ -65,10 +65,10 @@ async fn what_is_recorded_is_told_in_sql() {
     let (_folder, store) = fresh();
     assert_eq!(count(&store, "queries").await, 0, "nothing was recorded yet");
     assert!(!store.path.exists(), "asking makes no file");
-    write(&store, &recorded(&asked("q1", "SELECT 1", &[("team", "ads")]), &events("q1"), &done(), StatementKept::Text))
+    write(&store, &recorded(&meta("q1", "SELECT 1", &[("team", "ads")]), &events("q1"), &done(), StatementKept::Text))
         .await;
     let failed = StatementEnd { outcome: Outcome::TimedOut, message: Some("too late".to_owned()) };
-    let other = StatementMeta { user: None, tables: Vec::new(), ..asked("q2", "SELECT 2", &[]) };
+    let other = StatementMeta { user: None, tables: Vec::new(), ..meta("q2", "SELECT 2", &[]) };
     write(&store, &recorded(&other, &[], &failed, StatementKept::Hash)).await;
 
     let sql = "SELECT id, started, user_name, statement, labels['team'] AS team, labels, tables, place, outcome, as_if, rows, dollars, \
@@ -233,7 +233,7 @@ async fn a_full_history_keeps_what_it_has() {
     let mut recorded_count = 0;
     let error = loop {
         let id = format!("q{recorded_count}");
-        let record = recorded(&asked(&id, &long, &[]), &events(&id), &done(), StatementKept::Text);
+        let record = recorded(&meta(&id, &long, &[]), &events(&id), &done(), StatementKept::Text);
         match store.write(&record, DateTime::UNIX_EPOCH).await {
             Ok(()) => recorded_count += 1,
             Err(error) => break error.to_string(),

@@ -21,7 +21,7 @@ pub struct FragmentFailure {
     #[source]
     pub cause: FailureCause,
     /// State of the query's retry budget: true if only its end kept the fragment from another attempt.
-    pub budget_spent: bool,
+    pub retries_used_up: bool,
     /// End of the last attempt's stderr, if the platform failed.
     pub log_tail: String,
 }
@@ -53,19 +53,19 @@ impl FragmentFailure {
     }
 
     fn told(&self) -> String {
-        let Self { id, attempts, elapsed, cause, budget_spent, log_tail } = self;
+        let Self { id, attempts, elapsed, cause, retries_used_up, log_tail } = self;
         let tries = match attempts {
             0 => "before its first attempt".to_owned(),
             1 => format!("after 1 attempt in {:.1} s", elapsed.as_secs_f64()),
             _ => format!("after {attempts} attempts in {:.1} s", elapsed.as_secs_f64()),
         };
-        format!("fragment {id} failed {tries}: {cause}{}{}", note(*budget_spent), tail(log_tail))
+        format!("fragment {id} failed {tries}: {cause}{}{}", note(*retries_used_up), tail(log_tail))
     }
 
     /// Describes a fragment whose request could not be made.
     pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
         let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));
-        Self { id, attempts: 0, elapsed: Duration::ZERO, cause, budget_spent: false, log_tail: String::new() }
+        Self { id, attempts: 0, elapsed: Duration::ZERO, cause, retries_used_up: false, log_tail: String::new() }
     }
 
     /// Describes a fragment whose stage's plan could not be written into the exchange.
@@ -77,14 +77,14 @@ impl FragmentFailure {
             attempts: 0,
             elapsed: Duration::ZERO,
             cause,
-            budget_spent: false,
+            retries_used_up: false,
             log_tail: String::new(),
         }
     }
 }
 
-fn note(budget_spent: bool) -> &'static str {
-    if budget_spent { "\nnot tried again: the query's retries are used up" } else { "" }
+fn note(retries_used_up: bool) -> &'static str {
+    if retries_used_up { "\nnot tried again: the query's retries are used up" } else { "" }
 }
 
 fn tail(log_tail: &str) -> String {

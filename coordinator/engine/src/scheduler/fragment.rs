@@ -157,7 +157,7 @@ impl FragmentAttempts {
                     let cause = match self.settle(invocation, number) {
                         Ok(result) => {
                             progress.done(index, took);
-                            self.query().money.iter().for_each(|money| money.fragment_done());
+                            self.query().cap.iter().for_each(|cap| cap.fragment_done());
                             return Ok((result, number));
                         }
                         Err(cause) => cause,
@@ -199,7 +199,7 @@ impl FragmentAttempts {
     /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.
     pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
         self.last_failure = Some((FailureCause::Result(reason), String::new()));
-        self.query().money.iter().for_each(|money| money.fragment_undone());
+        self.query().cap.iter().for_each(|cap| cap.fragment_undone());
         match self.next_try(Remedy::Again, false) {
             NextTry::After(pause) => tokio::time::sleep(pause).await,
             NextTry::Others => {}
@@ -218,15 +218,15 @@ impl FragmentAttempts {
         let query = Arc::clone(self.query());
         let bytes = self.bytes;
         let ask = self.ask();
-        let paid = match (&query.money, cause) {
-            (Some(money), AttemptCause::Speculative) => Some(money.reserve_at_once(&ask)?),
+        let paid = match (&query.cap, cause) {
+            (Some(cap), AttemptCause::Speculative) => Some(cap.reserve_at_once(&ask)?),
             _ => None,
         };
         let turn = async move {
             let turn = async {
                 tokio::time::sleep(pause).await;
-                let reservation = match (&query.money, paid) {
-                    (Some(money), None) => match money.reserve(ask).await {
+                let reservation = match (&query.cap, paid) {
+                    (Some(cap), None) => match cap.reserve(ask).await {
                         Ok(reservation) => Some(reservation),
                         Err(over) => return Admission::TooDear(over),
                     },
@@ -322,7 +322,7 @@ impl FragmentAttempts {
         if self.failed >= self.query().scheduler.retry.attempts_max {
             return NextTry::Never(GaveUp::NothingHelps);
         }
-        if !self.query().budget.lock().expect("no holder panics").take() {
+        if !self.query().retry_budget.lock().expect("no holder panics").take() {
             return NextTry::Never(GaveUp::BudgetSpent);
         }
         NextTry::After(self.delays.next().unwrap_or_default())
@@ -345,7 +345,7 @@ impl FragmentAttempts {
             attempts,
             elapsed,
             cause,
-            budget_spent: why == GaveUp::BudgetSpent,
+            retries_used_up: why == GaveUp::BudgetSpent,
             log_tail,
         }
     }

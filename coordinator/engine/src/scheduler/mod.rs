@@ -105,17 +105,17 @@ impl Scheduler {
     }
 
     /// Opens the books of a query that must be done by `deadline`, within its `money` if that is limited.
-    pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant, money: Option<Arc<Cap>>) -> QueryAttempts {
+    pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant, cap: Option<Arc<Cap>>) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);
-        let budget = Mutex::new(RetryBudget::new(&self.shared.retry));
+        let retry_budget = Mutex::new(RetryBudget::new(&self.shared.retry));
         let query = Query {
             scheduler: Arc::clone(&self.shared),
             number,
             ledger: Ledger::new(events),
             clock,
             deadline,
-            budget,
-            money,
+            retry_budget,
+            cap,
             running: TaskTracker::new(),
         };
         QueryAttempts { query: Arc::new(query) }
@@ -136,8 +136,8 @@ struct Query {
     ledger: Ledger,
     clock: Clock,
     deadline: Instant,
-    budget: Mutex<RetryBudget>,
-    money: Option<Arc<Cap>>,
+    retry_budget: Mutex<RetryBudget>,
+    cap: Option<Arc<Cap>>,
     /// Attempts that have not ended, wanted or not.
     running: TaskTracker,
 }
@@ -150,7 +150,7 @@ impl QueryAttempts {
     /// Opens a stage of fragments with these expected times.
     pub fn stage(&self, expected: Vec<Duration>) -> StageAttempts {
         let Shared { retry, speculation, .. } = *self.query.scheduler;
-        self.query.budget.lock().expect("no holder panics").add_fragments(&retry, expected.len());
+        self.query.retry_budget.lock().expect("no holder panics").add_fragments(&retry, expected.len());
         let progress = StageProgress::new(speculation, &expected);
         StageAttempts { query: Arc::clone(&self.query), expected: Arc::new(expected), progress: Arc::new(progress) }
     }
@@ -160,8 +160,8 @@ impl QueryAttempts {
     /// # Errors
     /// The refusal of the query's [`Cap`].
     pub(crate) async fn pay_for_read(&self, bytes: u64) -> Result<(), OverCap> {
-        match &self.query.money {
-            Some(money) => money.pay_for_read(bytes).await,
+        match &self.query.cap {
+            Some(cap) => cap.pay_for_read(bytes).await,
             None => Ok(()),
         }
     }

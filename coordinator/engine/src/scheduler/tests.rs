@@ -81,17 +81,17 @@ struct Query {
 
 impl Query {
     fn new(in_flight_max: usize, deadline: Duration, script: Script) -> Self {
-        Self::with_money(in_flight_max, deadline, script, None)
+        Self::with_cap(in_flight_max, deadline, script, None)
     }
 
-    fn with_money(in_flight_max: usize, deadline: Duration, script: Script, money: Option<Arc<Cap>>) -> Self {
+    fn with_cap(in_flight_max: usize, deadline: Duration, script: Script, cap: Option<Arc<Cap>>) -> Self {
         let clock = Clock::start();
         let (in_flight, in_flight_peak) = Default::default();
         let invoker = Arc::new(Scripted { script, clock, in_flight, in_flight_peak });
         let settings = SchedulerSettings::new(in_flight_max, 7);
         let scheduler = Scheduler::new(Arc::clone(&invoker) as _, Arc::default(), settings);
         let events = EventLog::start();
-        let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline, money);
+        let attempts = scheduler.query(events.clone(), clock, Instant::now() + deadline, cap);
         Self { scheduler, invoker, attempts, events }
     }
 
@@ -183,7 +183,7 @@ async fn a_query_whose_every_fragment_fails_is_not_tried_four_times_over() {
     let failures = query.run(100).await;
     assert!(failures.iter().all(Result::is_err));
     assert_eq!(query.causes().len(), 100 + 30, "a budget of 10 and a fifth of the fragments");
-    let told = failures.into_iter().filter_map(Result::err).find(|failure| failure.budget_spent);
+    let told = failures.into_iter().filter_map(Result::err).find(|failure| failure.retries_used_up);
     assert!(told.expect("some had no retry").to_string().contains("the query's retries are used up"));
 }
 
@@ -332,7 +332,7 @@ async fn a_result_that_cannot_be_read_is_made_again() {
 
 /// Cap for functions with 2 GB. The shortest attempt may take 3 s and a grace of one, which is 133,534 nano-dollars
 /// with its invocation.
-fn money(nano_dollars: u64, fragments: u64) -> Option<Arc<Cap>> {
+fn cap(nano_dollars: u64, fragments: u64) -> Option<Arc<Cap>> {
     let tariff = Tariff {
         book: PriceBook::of_region("us-east-1").expect("a book"),
         architecture: Architecture::X86,
@@ -352,18 +352,18 @@ fn is_too_dear(result: &Result<u32, FragmentFailure>) -> bool {
 #[tokio::test(start_paused = true)]
 async fn short_money_means_fewer_at_once_and_all_the_same_rows() {
     // Each of the eight takes a second and 33,533 nano-dollars. The cap has room for two or three worst cases at once.
-    let query = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(400_000, 8));
+    let query = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap(400_000, 8));
     let results = query.run(8).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     assert_eq!(query.invoker.in_flight_peak.load(Ordering::Relaxed), 2);
-    let rich = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(8 * 200_000, 8));
+    let rich = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap(8 * 200_000, 8));
     assert!(rich.run(8).await.iter().all(Result::is_ok));
     assert_eq!(rich.invoker.in_flight_peak.load(Ordering::Relaxed), 8, "nobody waits");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_query_that_runs_out_of_money_starts_nothing_more() {
-    let query = Query::with_money(8, 60 * SECOND, |_, _| (SECOND, Done), money(250_000, 8));
+    let query = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap(250_000, 8));
     let results = query.run(8).await;
     let done = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(results.iter().filter(|result| is_too_dear(result)).count(), 8 - done, "{results:?}");
@@ -376,7 +376,7 @@ async fn a_query_that_runs_out_of_money_starts_nothing_more() {
 #[tokio::test(start_paused = true)]
 async fn a_function_that_hangs_is_given_no_more_time_than_there_is_money_for() {
     let started = Instant::now();
-    let query = Query::with_money(1, 600 * SECOND, |_, _| (3600 * SECOND, Done), money(180_000, 1));
+    let query = Query::with_cap(1, 600 * SECOND, |_, _| (3600 * SECOND, Done), cap(180_000, 1));
     assert!(is_too_dear(&query.run(1).await[0]));
     assert!(started.elapsed() < 5 * SECOND, "{:?}", started.elapsed());
     assert_eq!(query.causes().len(), 1);
@@ -390,7 +390,7 @@ async fn retries_wait_for_money_and_second_attempts_do_without() {
         _ => (SECOND, Done),
     };
     // All eight begin. The retry of one has money only when others have ended.
-    let query = Query::with_money(16, 60 * SECOND, script, money(8 * 133_534 + 13_200 + 10_000, 8));
+    let query = Query::with_cap(16, 60 * SECOND, script, cap(8 * 133_534 + 13_200 + 10_000, 8));
     let results = query.run(8).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     let retried = query.events.snapshot().into_iter().find_map(|stamped| match stamped.event {
@@ -399,14 +399,14 @@ async fn retries_wait_for_money_and_second_attempts_do_without() {
     });
     assert!(retried.expect("a retry") >= SECOND, "{retried:?}");
     // The slow one had no second attempt while the first ones' worst cases filled the cap.
-    let poor = Query::with_money(
+    let poor = Query::with_cap(
         16,
         60 * SECOND,
         |index, _| match index {
             0..6 => (SECOND, Done),
             _ => (2800 * SECOND / 1000, Done),
         },
-        money(8 * 33_533 + 2 * 133_534 + 13_200, 8),
+        cap(8 * 33_533 + 2 * 133_534 + 13_200, 8),
     );
     poor.run(8).await;
     assert!(poor.causes().iter().all(|(_, _, cause)| *cause != AttemptCause::Speculative), "{:?}", poor.causes());

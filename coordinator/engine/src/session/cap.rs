@@ -21,13 +21,13 @@ impl Session {
         self.tariff().await.map_err(|error| QueryError::in_words(ErrorKind::Setup, no_prices(error)))
     }
 
-    /// Opens the budget of a query that is planned.
+    /// Opens the cap of a query that is planned.
     ///
     /// # Errors
-    /// [`ErrorKind::CapReached`] where it is sure to cost more than `cap`, and [`ErrorKind::Setup`] without prices.
-    pub(super) async fn budget(
+    /// [`ErrorKind::CapReached`] where the query is sure to cost more than `limit`, and [`ErrorKind::Setup`] without prices.
+    pub(super) async fn open_cap(
         &self,
-        cap: Money,
+        limit: Money,
         planned: &PlannedQuery,
         events: EventLog,
     ) -> Result<Arc<Cap>, QueryError> {
@@ -40,8 +40,8 @@ impl Session {
             let Usage { requests, bytes_read, .. } = stores.billed_usage();
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
         };
-        let budget = Cap::new(cap, tariff, fragments, own);
-        budget.allow(at_least).map_err(QueryError::over_cap)?;
-        Ok(budget)
+        let cap = Cap::new(limit, tariff, fragments, own);
+        cap.allow(at_least).map_err(QueryError::over_cap)?;
+        Ok(cap)
     }
 }

@@ -100,14 +100,14 @@ const NAMES: [&str; 1] = [MAX_COST];
 /// Their values, kept where DataFusion keeps its own: SHOW shows them.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
-    max_cost: Option<Money>,
+    cap: Option<Money>,
     /// What the configuration and the flags say.
     configured: Option<Money>,
 }
 
 impl Options {
     pub(super) fn new(configured: Option<Money>) -> Self {
-        Self { max_cost: configured, configured }
+        Self { cap: configured, configured }
     }
 }
 
@@ -134,7 +134,7 @@ impl ExtensionOptions for Options {
     }
 
     fn entries(&self) -> Vec<ConfigEntry> {
-        let value = self.max_cost.map(|money| money.to_string());
+        let value = self.cap.map(|money| money.to_string());
         vec![ConfigEntry { key: MAX_COST.to_owned(), value, description: "Dollars that a statement may cost" }]
     }
 }
@@ -144,7 +144,7 @@ impl Options {
     fn change_below(&mut self, name: &str, value: Option<&str>, is_ceiling: bool) -> Result<(), String> {
         let mut changed = self.clone();
         changed.change(name, value)?;
-        if let (true, Some(ceiling), Some(wanted)) = (is_ceiling, self.configured, changed.max_cost)
+        if let (true, Some(ceiling), Some(wanted)) = (is_ceiling, self.configured, changed.cap)
             && wanted > ceiling
         {
             return Err(format!("{name}: {wanted} is above this session's cap of {ceiling}"));
@@ -162,7 +162,7 @@ impl Options {
             };
             return Err(format!("there is no setting `{name}`\nhint: {hint}"));
         }
-        self.max_cost = match value {
+        self.cap = match value {
             Some(value) => Some(value.parse().map_err(|error| format!("{name}: {error}"))?),
             None => self.configured,
         };
@@ -172,10 +172,10 @@ impl Options {
 
 impl Session {
     /// What a statement may cost now; None is no limit.
-    pub(super) fn cost_max(&self) -> Option<Money> {
+    pub(super) fn cap(&self) -> Option<Money> {
         let state = self.context.state_ref();
         let state = state.read();
-        state.config().options().extensions.get::<Options>().and_then(|options| options.max_cost)
+        state.config().options().extensions.get::<Options>().and_then(|options| options.cap)
     }
 
     /// Carries out a SET or RESET of one of our own settings. Returns whether it was one.
@@ -245,7 +245,7 @@ mod tests {
         let cents = |cents: u64| Some(Money::from_nano_dollars(cents * 10_000_000));
         let mut options = Options::new(cents(7));
         options.change(MAX_COST, Some("0.05")).expect("an amount");
-        assert_eq!(options.max_cost, cents(5));
+        assert_eq!(options.cap, cents(5));
         for bad in ["-1", "much", "", "1e3", "NaN"] {
             let error = options.change(MAX_COST, Some(bad)).expect_err("no amount");
             assert!(error.contains("gust.max_cost: ") && error.contains("no amount of dollars"), "{error}");
@@ -256,9 +256,9 @@ mod tests {
             let error = options.change(name, Some("1")).expect_err("no setting");
             assert!(error.contains(name) && error.contains(hint), "{error}");
         }
-        assert_eq!(options.max_cost, cents(5), "an error changes nothing");
+        assert_eq!(options.cap, cents(5), "an error changes nothing");
         assert_eq!(options.entries()[0].value.as_deref(), Some("$0.05000"));
         options.change(MAX_COST, None).expect("there is such a setting");
-        assert_eq!(options.max_cost, cents(7));
+        assert_eq!(options.cap, cents(7));
     }
 }

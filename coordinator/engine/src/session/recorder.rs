@@ -16,11 +16,11 @@ use crate::report::Report;
 /// Follows the statements of a session, one after the other.
 pub struct Recorder {
     session: Session,
-    under_way: Mutex<Option<OpenRecord>>,
+    open: Mutex<Option<OpenRecord>>,
 }
 
 struct OpenRecord {
-    asked: StatementMeta,
+    meta: StatementMeta,
     events: EventLog,
 }
 
@@ -39,7 +39,7 @@ pub struct Script<'a> {
 
 impl Recorder {
     pub fn new(session: Session) -> Self {
-        Self { session, under_way: Mutex::default() }
+        Self { session, open: Mutex::default() }
     }
 
     pub fn session(&self) -> &Session {
@@ -64,7 +64,7 @@ impl Recorder {
     /// Where it is refused before it runs; that is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
         let history = &self.session.config().history;
-        let asked = StatementMeta {
+        let meta = StatementMeta {
             id: Uuid::now_v7().simple().to_string(),
             started: Utc::now(),
             user: history.user.clone(),
@@ -72,12 +72,12 @@ impl Recorder {
             statement: text_of(&statement),
             tables: self.session.tables_of(&statement),
         };
-        *self.under_way() = Some(OpenRecord { asked, events: EventLog::start() });
+        *self.open() = Some(OpenRecord { meta, events: EventLog::start() });
         match self.session.run(statement).await {
             Ok(running) => {
-                if let Some(under_way) = self.under_way().as_mut() {
-                    running.id().clone_into(&mut under_way.asked.id);
-                    under_way.events = running.events().clone();
+                if let Some(open) = self.open().as_mut() {
+                    running.id().clone_into(&mut open.meta.id);
+                    open.events = running.events().clone();
                 }
                 Ok(running)
             }
@@ -97,32 +97,31 @@ impl Recorder {
     /// Whoever asked has gone, perhaps in the middle of a statement: its report.
     pub async fn interrupt(&self) -> Option<Report> {
         // Nothing is locked while it is recorded.
-        let is_under_way = self.under_way().is_some();
+        let is_under_way = self.open().is_some();
         if is_under_way { Some(self.refused(&QueryError::interrupted()).await) } else { None }
     }
 
     async fn refused(&self, error: &QueryError) -> Report {
-        if let Some(under_way) = self.under_way().as_ref() {
-            under_way.events.push(QueryEvent::Failed { message: error.to_string() });
+        if let Some(open) = self.open().as_ref() {
+            open.events.push(QueryEvent::Failed { message: error.to_string() });
         }
         self.end(&error.into()).await
     }
 
     async fn end(&self, ended: &StatementEnd) -> Report {
-        let under_way = self.under_way().take();
-        let Some(OpenRecord { asked, events }) = under_way else { return Report::default() };
+        let open = self.open().take();
+        let Some(OpenRecord { meta, events }) = open else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
         let mut report = Report::priced(&events, tariff.as_ref());
-        let story =
-            RecordInput { asked: &asked, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
-        let written = history::write(&story, &self.session.config().history).await;
+        let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
+        let written = history::write(&input, &self.session.config().history).await;
         report.history_not_recorded = written.err();
         report
     }
 
-    fn under_way(&self) -> MutexGuard<'_, Option<OpenRecord>> {
-        self.under_way.lock().expect("no holder panics")
+    fn open(&self) -> MutexGuard<'_, Option<OpenRecord>> {
+        self.open.lock().expect("no holder panics")
     }
 }
 

@@ -1,6 +1,12 @@
 //! Runs a statement and follows it to its end.
+//!
+//! ```text
+//!  plan ──► execute ([`stream`]) ──► rows ──► [`closing`]
+//!    ▲          │ functions fail, no row was seen: once more, locally
+//!    └──────────┤ memory is full, no row was seen: once more, with joins that spill ([`replan`])
+//!               └ CREATE TABLE AS: the rows are a table's ([`create`])
+//! ```
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,22 +17,18 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
-use datafusion::physical_plan::stream::RecordBatchReceiverStream;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
-use fragment_fn::{naming_files, panic_message};
 use futures::{FutureExt, StreamExt};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
-use super::engine::CLEANING_MAX;
 use super::statement::Statement;
 use crate::cap::Cap;
 use crate::config::Target;
 use crate::error::{ErrorKind, QueryError};
-use crate::events::{AttemptOutcome, EventLog, QueryEvent};
+use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{Decision, FunctionSize, Reason, Workload};
 use crate::planner::{OnFunctions, PackedSize, PlannedQuery, explain};
@@ -35,8 +37,10 @@ use crate::sql::Names;
 use crate::tables::folder::tables_only;
 use replan::Replan;
 
+mod closing;
 mod create;
 mod replan;
+mod stream;
 
 /// A statement on its way: its rows, and what happened so far.
 pub struct RunningStatement {
@@ -52,15 +56,15 @@ pub struct RunningStatement {
     /// What to run instead if functions fail before the first row.
     fallback: Option<LogicalPlan>,
     /// What to plan again if memory does not suffice for hash joins before the first row.
-    again: Option<Replan>,
+    replan: Option<Replan>,
     /// Whether it has been planned again.
     sort_merge_joins: bool,
     /// What all runs on functions share.
-    lent: Option<Arc<QueryContext>>,
+    functions: Option<Arc<QueryContext>>,
     /// None where it has no functions.
     attempts: Option<QueryAttempts>,
     /// None where it may cost what it likes.
-    budget: Option<Arc<Cap>>,
+    cap: Option<Arc<Cap>>,
     /// What the rows are for, where it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
 }
@@ -75,7 +79,7 @@ impl Session {
         let starting = async move {
             let started = Box::pin(session.start(statement, id, events, deadline));
             let started = AssertUnwindSafe(started).catch_unwind().await;
-            started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, panicked(&*panic))))
+            started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, stream::panicked(&*panic))))
         };
         let starting = self.engine.workers.run(starting.instrument(span));
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
@@ -90,7 +94,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
         let query = self.for_query();
-        let Statement { sql, wanted } = statement;
+        let Statement { sql, mode } = statement;
         let (logical, names) = query.logical_plan(*sql).await?;
         let logical = query.executed(logical)?;
         let mut running = RunningStatement {
@@ -104,18 +108,18 @@ impl Session {
             rows: 0,
             is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
-            again: None,
+            replan: None,
             sort_merge_joins: false,
-            lent: None,
+            functions: None,
             attempts: None,
-            budget: None,
+            cap: None,
             creating: None,
         };
         if self.change_option(&logical)? || self.change_prepared(&logical)? {
             return Ok(running);
         }
         match logical {
-            logical if wanted.is_cost_of(&logical)? => {
+            logical if mode.is_cost_of(&logical)? => {
                 let logical = match logical {
                     LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
                     logical => logical,
@@ -185,12 +189,12 @@ impl Session {
         size: &FunctionSize,
         events: &EventLog,
         deadline: Instant,
-        budget: Option<Arc<Cap>>,
+        cap: Option<Arc<Cap>>,
     ) -> Result<QueryContext, QueryError> {
         let scheduler = self.engine.schedulers.of(&self.engine.fleet, size).await?;
         Ok(QueryContext {
             id: id.to_owned(),
-            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), budget),
+            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), cap),
             exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
             limits: size.limits,
             credentials: self.engine.fleet.credentials(&self.stores).await,
@@ -256,10 +260,10 @@ impl RunningStatement {
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
-        let budget = self.budget.clone();
+        let cap = self.cap.clone();
         let over = async {
-            match budget {
-                Some(budget) => budget.passed().await,
+            match cap {
+                Some(cap) => cap.passed().await,
                 None => std::future::pending().await,
             }
         };
@@ -287,7 +291,7 @@ impl RunningStatement {
                 }
                 self.stream = None;
                 match ran_out_of_memory_here(&error) {
-                    true => Box::pin(self.plan_again(QueryError::from_engine(error))).await?,
+                    true => Box::pin(self.replan_after(QueryError::from_engine(error))).await?,
                     false => Box::pin(self.fall_back(QueryError::from_engine(error))).await?,
                 }
                 Box::pin(self.next_batch()).await
@@ -295,62 +299,24 @@ impl RunningStatement {
         }
     }
 
-    /// Cleans up and closes the event log. To be called whether the statement succeeded, failed or was given up.
-    ///
-    /// What attempts that are still busy write later is removed when the session is closed.
-    pub async fn finish(self) -> EventLog {
-        let span = self.events.span().clone();
-        self.end().instrument(span).await
-    }
-
-    async fn end(mut self) -> EventLog {
-        self.stream = None;
-        if let Some(attempts) = self.attempts.take() {
-            attempts.close();
-            clean_after(self.session.clone(), self.id.clone(), attempts, self.settled()).await;
-        }
-        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.stores.usage() });
-        self.events.push(QueryEvent::Finished { rows: self.rows });
-        self.events
-    }
-
-    /// Whether no attempt can write any more, and whether none has written anything.
-    fn settled(&self) -> (bool, bool) {
-        let (mut started, mut ended, mut wrote_nothing, mut published) = (0, 0, 0, false);
-        for stamped in self.events.snapshot() {
-            match stamped.event {
-                QueryEvent::PlanPublished { .. } => published = true,
-                QueryEvent::AttemptStarted { .. } => started += 1,
-                QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
-                QueryEvent::AttemptEnded { outcome, .. } => {
-                    ended += 1;
-                    let nothing = matches!(outcome, AttemptOutcome::Done { usage, .. } if usage.bytes_written == 0);
-                    wrote_nothing += usize::from(nothing);
-                }
-                _ => {}
-            }
-        }
-        (ended == started, !published && wrote_nothing == started)
-    }
-
     /// Starts a query where it is decided to run.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
-        let cap = self.session.cost_max();
-        if cap.is_some() {
+        let limit = self.session.cap();
+        if limit.is_some() {
             self.session.tariff_for_cap().await?;
         }
         let planned = self.session.planner().plan(self.session.context.state(), &logical).await;
-        let ready = planned.map_err(QueryError::from_engine)?;
-        if let Some(cap) = cap {
-            self.budget = Some(self.session.budget(cap, &ready, self.events.clone()).await?);
+        let planned = planned.map_err(QueryError::from_engine)?;
+        if let Some(limit) = limit {
+            self.cap = Some(self.session.open_cap(limit, &planned, self.events.clone()).await?);
         }
-        self.events.push(QueryEvent::Planned { decision: ready.decision.clone() });
-        let remote = ready.functions.is_some();
+        self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
+        let remote = planned.functions.is_some();
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
-        self.schema = shown(&ready.plan.schema(), &logical, &self.names);
-        self.again = Replan::of(&ready, &logical);
+        self.schema = shown(&planned.plan.schema(), &logical, &self.names);
+        self.replan = Replan::of(&planned, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
-        match self.execute(ready).await {
+        match self.execute(planned).await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())
@@ -364,22 +330,22 @@ impl RunningStatement {
         let mut context = TaskContext::from(&state);
         if let Some(OnFunctions { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
-            let query = match self.lent.take() {
+            let query = match self.functions.take() {
                 Some(query) => query,
                 None => {
-                    let budget = self.budget.clone();
-                    let lending = self.session.query_context(&self.id, &size, &self.events, self.deadline, budget);
-                    Arc::new(lending.await?)
+                    let cap = self.cap.clone();
+                    let opening = self.session.query_context(&self.id, &size, &self.events, self.deadline, cap);
+                    Arc::new(opening.await?)
                 }
             };
-            self.lent = Some(Arc::clone(&query));
+            self.functions = Some(Arc::clone(&query));
             self.attempts = Some(query.attempts.clone());
             let files = stages.iter().flat_map(|stage| stage.files());
             self.session.engine.fleet.hands_out(&size, at_once, files);
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
-        start_stream(plan, context)
+        stream::start(plan, context)
     }
 
     /// Runs the statement locally instead, if that is allowed, can help and no row has been seen yet.
@@ -389,18 +355,18 @@ impl RunningStatement {
         self.events.push(QueryEvent::FellBack { reason: error.to_string() });
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
-        let planned = logical.clone();
+        let query = logical.clone();
         let locally = async move {
             let decision = Decision::local(Reason::Requested, Workload::default());
-            let ready = session.planner().here(state, &planned, decision).await;
-            let ready = ready.map_err(QueryError::from_engine)?;
-            let stream = start_stream(Arc::clone(&ready.plan), TaskContext::from(&ready.state))?;
-            Ok((ready, stream))
+            let planned = session.planner().here(state, &query, decision).await;
+            let planned = planned.map_err(QueryError::from_engine)?;
+            let stream = stream::start(Arc::clone(&planned.plan), TaskContext::from(&planned.state))?;
+            Ok((planned, stream))
         };
-        let (ready, stream) = self.planned_in_time(locally).await?;
-        self.announced(&ready)?;
+        let (planned, stream) = self.planned_in_time(locally).await?;
+        self.announced(&planned)?;
         if !self.sort_merge_joins {
-            self.again = Replan::of(&ready, &logical);
+            self.replan = Replan::of(&planned, &logical);
         }
         self.stream = Some(stream);
         Ok(())
@@ -419,8 +385,8 @@ impl RunningStatement {
     }
 
     /// Another plan of the query makes the columns that were announced.
-    fn announced(&self, ready: &PlannedQuery) -> Result<(), QueryError> {
-        same_columns(&self.schema, &ready.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
+    fn announced(&self, planned: &PlannedQuery) -> Result<(), QueryError> {
+        same_columns(&self.schema, &planned.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
     }
 
     fn failed(&self, error: QueryError) -> QueryError {
@@ -449,62 +415,4 @@ fn same_columns(announced: &Schema, planned: &Schema) -> Result<(), DataFusionEr
     Err(DataFusionError::Internal(format!(
         "the columns of the first plan are {announced:?}, of the second they are {planned:?}"
     )))
-}
-
-/// Removes what the attempts wrote: now, and again when the last of them can write no more.
-async fn clean_after(session: Session, id: String, attempts: QueryAttempts, (all_ended, wrote_nothing): (bool, bool)) {
-    let engine = session.engine.clone();
-    let exchange = engine.exchange();
-    // Without stores of the query's it is cleaned all the same.
-    let exchange = exchange.through(&session.stores).unwrap_or_else(|_| exchange.clone());
-    if !wrote_nothing {
-        let (engine, query, exchange) = (engine.clone(), id.clone(), exchange.clone());
-        let cleaning = session.engine.workers.run(async move { engine.clean(&query, &exchange).await });
-        if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
-            tracing::warn!(query = id, "the exchange was not cleaned: every thread is busy");
-        }
-    }
-    if all_ended {
-        engine.has_settled(&id);
-        return;
-    }
-    let workers = engine.workers.clone();
-    let later = async move {
-        attempts.ended().await;
-        engine.clean(&id, &exchange).await;
-        engine.has_settled(&id);
-    };
-    workers.handle().spawn(later.in_current_span());
-}
-
-/// Runs a plan in a task of its own: an operator that computes for minutes without a pause must not hold up a time-out.
-fn start_stream(plan: Arc<dyn ExecutionPlan>, context: TaskContext) -> Result<SendableRecordBatchStream, QueryError> {
-    let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
-    let sender = rows.tx();
-    let plan = naming_files(plan).map_err(QueryError::from_engine)?;
-    let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
-    let running = async move {
-        while let Some(batch) = AssertUnwindSafe(stream.next())
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Some(Err(DataFusionError::Execution(panicked(&*panic)))))
-        {
-            // A stream that failed is over: some operators panic when they are asked again.
-            let failed = batch.is_err();
-            if sender.send(batch).await.is_err() || failed {
-                break;
-            }
-        }
-        Ok(())
-    };
-    rows.spawn(running.in_current_span());
-    Ok(rows.build())
-}
-
-/// A fault of the program's, which ends the statement alone.
-fn panicked(panic: &(dyn Any + Send)) -> String {
-    let message = panic_message(panic);
-    format!(
-        "the engine panicked: {message}\nhint: this is a fault of gust's, not of the statement; a report of it is welcome"
-    )
 }

@@ -49,7 +49,7 @@ fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     pub(super) sql: Box<EngineStatement>,
-    pub(super) wanted: StatementMode,
+    pub(super) mode: StatementMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,14 +93,14 @@ impl Statement {
     /// The same statement, to be estimated instead of run; one that only changes the session is run still.
     #[must_use]
     pub fn as_dry_run(self) -> Self {
-        let wanted = if self.wanted == StatementMode::Rows { StatementMode::CostOrChange } else { self.wanted };
-        Self { wanted, ..self }
+        let mode = if self.mode == StatementMode::Rows { StatementMode::CostOrChange } else { self.mode };
+        Self { mode, ..self }
     }
 }
 
 impl std::fmt::Display for Statement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let cost = if self.wanted == StatementMode::Cost { "EXPLAIN COST " } else { "" };
+        let cost = if self.mode == StatementMode::Cost { "EXPLAIN COST " } else { "" };
         write!(f, "{cost}{}", self.sql)
     }
 }
@@ -121,8 +121,8 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
             parser.parser.next_token();
             parser.parser.next_token();
         }
-        let wanted = if explains_cost { StatementMode::Cost } else { StatementMode::Rows };
-        statements.push(Statement { sql: Box::new(parser.parse_statement()?), wanted });
+        let mode = if explains_cost { StatementMode::Cost } else { StatementMode::Rows };
+        statements.push(Statement { sql: Box::new(parser.parse_statement()?), mode });
         let next = parser.parser.peek_token();
         if ![Token::SemiColon, Token::EOF].contains(&next.token) {
             return parser.parser.expected("end of statement", next).map_err(Into::into);
@@ -452,9 +452,8 @@ mod tests {
         #[track_caller]
         fn check(text: &str, expect: &[(&str, StatementMode)]) {
             let parsed = statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL");
-            let seen: Vec<(String, StatementMode)> =
-                parsed.iter().map(|one| (one.sql.to_string(), one.wanted)).collect();
-            let seen: Vec<(&str, StatementMode)> = seen.iter().map(|(sql, wanted)| (sql.as_str(), *wanted)).collect();
+            let seen: Vec<(String, StatementMode)> = parsed.iter().map(|one| (one.sql.to_string(), one.mode)).collect();
+            let seen: Vec<(&str, StatementMode)> = seen.iter().map(|(sql, mode)| (sql.as_str(), *mode)).collect();
             assert_eq!(seen, expect, "{text}");
         }
         use StatementMode::{Cost, Rows};
@@ -477,7 +476,7 @@ mod tests {
     fn a_dry_run_keeps_what_is_wanted_anyway() {
         let parse =
             |text: &str| statements(&mut DFParserBuilder::new(text).build().expect("words")).expect("SQL").remove(0);
-        assert_eq!(parse("SELECT 1").as_dry_run().wanted, StatementMode::CostOrChange);
+        assert_eq!(parse("SELECT 1").as_dry_run().mode, StatementMode::CostOrChange);
         assert_eq!(parse("EXPLAIN COST SELECT 1").as_dry_run().to_string(), "EXPLAIN COST SELECT 1");
     }
 }

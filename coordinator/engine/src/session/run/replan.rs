@@ -8,7 +8,7 @@
 //! slower, so they come second. Stages run anew, for their results went into the first run, and with more fragments, for a result is
 //! held as a whole: the report counts both runs, a cap and the deadline hold for both together. The place stays what it was.
 //!
-//! Non-goals: other operators that cannot spill, memory of functions, and what CREATE TABLE AS has kept already.
+//! Non-goals: other operators that cannot spill, memory of functions, and what CREATE TABLE AS has kept alplanned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,10 +50,10 @@ pub(super) struct Replan {
 
 impl Replan {
     /// None where it would come out the same: nothing of it is a hash join, or came from functions.
-    pub(super) fn of(ready: &PlannedQuery, logical: &LogicalPlan) -> Option<Self> {
-        let PlannedQuery { plan, decision, functions, .. } = ready;
-        let again = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
-        (has_hash_joins(plan) || functions.is_some()).then(again)
+    pub(super) fn of(planned: &PlannedQuery, logical: &LogicalPlan) -> Option<Self> {
+        let PlannedQuery { plan, decision, functions, .. } = planned;
+        let replan = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
+        (has_hash_joins(plan) || functions.is_some()).then(replan)
     }
 }
 
@@ -63,8 +63,8 @@ fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 impl RunningStatement {
     /// After memory did not suffice here: runs the query with sort-merge joins, or gives the error back.
-    pub(super) async fn plan_again(&mut self, error: QueryError) -> Result<(), QueryError> {
-        let Some(again) = self.again.take().filter(|_| self.rows == 0) else {
+    pub(super) async fn replan_after(&mut self, error: QueryError) -> Result<(), QueryError> {
+        let Some(replan) = self.replan.take().filter(|_| self.rows == 0) else {
             return Box::pin(self.fall_back(error)).await;
         };
         self.events.push(QueryEvent::PlannedAgain { reason: error.to_string() });
@@ -72,7 +72,7 @@ impl RunningStatement {
         self.released().await;
         let session = self.session.clone();
         let planning = async move {
-            let Replan { logical, decision, functions } = again;
+            let Replan { logical, decision, functions } = replan;
             let (state, planner) = (session.planning_state(true), session.planner());
             let planned = match &functions {
                 Some(first) => planner.again(state, &logical, first, MORE_FRAGMENTS, decision).await,
@@ -80,9 +80,9 @@ impl RunningStatement {
             };
             planned.map_err(QueryError::from_engine)
         };
-        let ready = self.planned_in_time(planning).await?;
-        self.announced(&ready)?;
-        match self.execute(ready).await {
+        let planned = self.planned_in_time(planning).await?;
+        self.announced(&planned)?;
+        match self.execute(planned).await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())

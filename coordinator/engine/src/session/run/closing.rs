@@ -1,0 +1,86 @@
+//! The end of a statement: its reads are counted, its event log is closed, and its part of the exchange is cleaned.
+
+use tracing::Instrument;
+
+use super::{RunningStatement, Session};
+use crate::events::{AttemptOutcome, EventLog, QueryEvent, Stamped};
+use crate::scheduler::QueryAttempts;
+use crate::session::engine::CLEANING_MAX;
+
+/// Objects that a query's attempts leave in the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Leftovers {
+    /// Attempts or a published plan wrote objects, as far as is known.
+    exist: bool,
+    /// An attempt still runs, and may write more.
+    may_grow: bool,
+}
+
+impl Leftovers {
+    /// Reads a query's events. An attempt that was cancelled may still run.
+    fn of(events: &[Stamped]) -> Self {
+        let (mut started, mut ended, mut wrote_nothing, mut published) = (0, 0, 0, false);
+        for stamped in events {
+            match &stamped.event {
+                QueryEvent::PlanPublished { .. } => published = true,
+                QueryEvent::AttemptStarted { .. } => started += 1,
+                QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
+                QueryEvent::AttemptEnded { outcome, .. } => {
+                    ended += 1;
+                    let nothing = matches!(outcome, AttemptOutcome::Done { usage, .. } if usage.bytes_written == 0);
+                    wrote_nothing += usize::from(nothing);
+                }
+                _ => {}
+            }
+        }
+        Self { exist: published || wrote_nothing < started, may_grow: ended < started }
+    }
+}
+
+impl RunningStatement {
+    /// Cleans up and closes the event log. Call it whether the statement succeeded, failed or was given up.
+    ///
+    /// Attempts that still run may write later. Closing the engine removes what they write.
+    pub async fn finish(self) -> EventLog {
+        let span = self.events.span().clone();
+        self.end().instrument(span).await
+    }
+
+    async fn end(mut self) -> EventLog {
+        self.stream = None;
+        if let Some(attempts) = self.attempts.take() {
+            attempts.close();
+            let leftovers = Leftovers::of(&self.events.snapshot());
+            clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
+        }
+        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.stores.usage() });
+        self.events.push(QueryEvent::Finished { rows: self.rows });
+        self.events
+    }
+}
+
+/// Removes what the attempts wrote: now, and again when the last of them has ended.
+async fn clean(session: Session, id: String, attempts: QueryAttempts, leftovers: Leftovers) {
+    let engine = session.engine.clone();
+    let exchange = engine.exchange();
+    // The engine's stores serve where the query's cannot be opened.
+    let exchange = exchange.through(&session.stores).unwrap_or_else(|_| exchange.clone());
+    if leftovers.exist {
+        let (engine, query, exchange) = (engine.clone(), id.clone(), exchange.clone());
+        let cleaning = session.engine.workers.run(async move { engine.clean(&query, &exchange).await });
+        if tokio::time::timeout(CLEANING_MAX, cleaning).await.is_err() {
+            tracing::warn!(query = id, "the exchange was not cleaned: every thread is busy");
+        }
+    }
+    if !leftovers.may_grow {
+        engine.has_settled(&id);
+        return;
+    }
+    let workers = engine.workers.clone();
+    let later = async move {
+        attempts.ended().await;
+        engine.clean(&id, &exchange).await;
+        engine.has_settled(&id);
+    };
+    workers.handle().spawn(later.in_current_span());
+}
