@@ -365,7 +365,7 @@ mod tests {
     const OTHER: Rule = Rule { any_order: false, any_encoding: true, any_number: true };
 
     #[test]
-    fn single_values() {
+    fn values_are_the_same_as_far_as_the_rule_allows() {
         let check = |expected: ArrayRef, actual: ArrayRef, rule: Rule, same: bool| {
             let result = compare(&batch(&[expected]), &batch(&[actual]), rule);
             assert_eq!(result.is_ok(), same, "{result:?}");
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn order_counts_only_where_it_should() {
+    fn rows_in_any_order_are_sorted_before_they_are_compared() {
         let expected = batch(&[ints(&[1, 1, 2]), floats(&[0.1 + 0.2, 5.0, 7.0])]);
         let mut actual = batch(&[ints(&[2]), floats(&[7.0])]);
         actual.extend(batch(&[ints(&[1, 1]), floats(&[5.0, 0.3])]));

@@ -73,7 +73,7 @@ pub(crate) fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sql_and_names() {
+async fn errors_in_sql_and_in_names_are_named() {
     let place = Place::new("");
     place.parquet("data/a.parquet", "SELECT 1 AS k").await;
     std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE orders STORED AS PARQUET LOCATION 'data/'")
@@ -93,7 +93,7 @@ async fn sql_and_names() {
 }
 
 #[test]
-fn configuration() {
+fn a_wrong_setting_is_named_with_its_place() {
     let place = Place::new("functons_max = 3\n");
     fails(&place, &["query", "SELECT 1"], 2, &["functons_max", "line 1", "did you mean `functions_max`?"]);
     let place = Place::new("timeout_seconds = \"soon\"\n");
@@ -104,7 +104,7 @@ fn configuration() {
 }
 
 #[test]
-fn an_endpoint_that_nobody_listens_at() {
+fn an_endpoint_without_a_listener_is_named() {
     let settings = format!(
         "[s3]\nendpoint = \"http://127.0.0.1:1\"\nallow_http = true\npath_style = true\nregion = \"{REGION}\"\n\
          access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key = \"{SECRET_ACCESS_KEY}\"\n"
@@ -114,7 +114,7 @@ fn an_endpoint_that_nobody_listens_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_and_odd_files() {
+async fn a_broken_or_odd_file_is_named() {
     let place = Place::new("");
     place.parquet("cut/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let whole = std::fs::read(place.path("cut/a.parquet")).expect("readable");
@@ -134,7 +134,7 @@ async fn broken_and_odd_files() {
 
 /// A query is planned from a table's metadata. Before it reads a file, the file grows, shrinks, or goes.
 #[test]
-fn files_that_are_not_as_planned() {
+fn a_file_that_changes_after_planning_is_named() {
     let place = Place::new("");
     let demo = ["demo", "--sf", "0.001", "--home", "lake", "--queries", "6", "--on", "local"];
     check(&place.gust(&demo).output().expect("it starts"), 0, &["made orders"]);
@@ -162,7 +162,7 @@ fn files_that_are_not_as_planned() {
 const WIDE: &str = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 20) AS v FROM generate_series(1, 60000)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_little_memory_and_disk() {
+async fn too_little_memory_or_disk_names_the_setting() {
     let place = Place::new("");
     place.parquet("t/a.parquet", WIDE).await;
     place.parquet("t/b.parquet", WIDE).await;
@@ -182,7 +182,7 @@ async fn too_little_memory_and_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_of_another_release() {
+async fn a_function_of_another_release_is_refused() {
     let place = Place::new("");
     place.parquet("t/a.parquet", "SELECT 1 AS k").await;
     let mut command = place.gust(&["query", "--on", "processes", "SELECT sum(k) FROM 't/'"]);
@@ -201,7 +201,7 @@ pub(crate) const ENDLESS: &str =
 
 /// With `2>&1 | head -1` nobody reads on: the output is dropped, and the exit code stays the statement's.
 #[test]
-fn a_stderr_that_is_closed() {
+fn a_closed_stderr_keeps_the_exit_code() {
     let place = Place::new("on = 'local'");
     for (arguments, code) in [
         (&["query", "SELECT 1 AS a"][..], 0),
@@ -220,7 +220,7 @@ fn a_stderr_that_is_closed() {
 }
 
 #[test]
-fn a_time_out() {
+fn a_time_out_stops_the_statement() {
     let place = Place::new("");
     let started = Instant::now();
     fails(&place, &["query", "--timeout", "300ms", ENDLESS], 124, &["stopped after 300ms", "--timeout"]);
@@ -265,7 +265,7 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
 
 /// Rows go to stdout and words to stderr, in every format, also when the rows come from functions.
 #[tokio::test(flavor = "multi_thread")]
-async fn formats() {
+async fn rows_go_to_stdout_and_words_to_stderr_in_every_format() {
     let place = Place::new("");
     place.parquet("t/a.parquet", "SELECT 1 AS k, 'x' AS v").await;
     for (format, expect) in [

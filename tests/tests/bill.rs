@@ -47,7 +47,7 @@ impl Case {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_a_report_is_what_others_counted() {
+async fn every_line_of_a_report_equals_independent_counts() {
     // One of twelve reads is so late that it is sent again.
     let late = Latency { least_ms: 5.0, longer_ms: vec![(0.1, 10.0), (0.08, 600.0)], worst_ms: 700.0 };
     let cases = [

@@ -11,7 +11,7 @@ const SETTINGS: &str = "functions_max = 2\nexchange = \"exchange\"\ntime_model =
 const CALIBRATE: [&str; 3] = ["calibrate", "--megabytes", "1"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn figures_are_told_kept_and_reckoned_with() {
+async fn figures_are_printed_kept_and_used_by_decisions() {
     let place = Place::new(SETTINGS);
     place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let model = place.path("kept/model.toml");
@@ -91,7 +91,7 @@ fn files_in(folder: &std::path::Path) -> usize {
 }
 
 #[test]
-fn what_cannot_be_used() {
+fn unusable_settings_and_models_are_named() {
     let place = Place::new(SETTINGS);
     fails(&place, &["calibrate", "--megabytes", "0"], 2, &["--megabytes", "0 is not in 1..=4096"]);
     fails(&place, &["calibrate", "--on", "nowhere"], 2, &["nowhere", "processes"]);

@@ -25,7 +25,7 @@ async fn place(configuration: &str, files: usize) -> Place {
 }
 
 #[test]
-fn bad_caps() {
+fn a_bad_cap_is_refused_with_its_reason() {
     let place = Place::new("");
     let no_amount = "is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05";
     for bad in ["-0.05", "much", "1e3", "NaN"] {
@@ -56,7 +56,7 @@ fn a_cap_needs_prices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_set_last_counts() {
+async fn the_cap_that_was_set_last_counts() {
     let place = place("[cost]\nmax = 0\n", 2).await;
     let refused: &[&str] = &["not run: it costs at least $0.0000", "the cap is $0", "hint: allow more with --max-cost"];
     let query = |arguments: &[&str], sql: &str| {
@@ -81,7 +81,7 @@ async fn what_is_set_last_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_small_caps_and_sufficient_ones() {
+async fn a_cap_stops_a_query_unless_it_suffices() {
     let place = place("", 20).await;
     let on = |on: &'static str, cap: &'static str| ["query", "--on", on, "--functions", "20", "--max-cost", cap, SUM];
     check(&place.gust(&on("local", "0")).output().expect("it starts"), 0, &[]);

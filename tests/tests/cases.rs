@@ -134,7 +134,7 @@ struct Question<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cases() {
+async fn cases_hold_on_every_target() {
     let folder = TempDir::with_prefix("gust-cases-").expect("a temporary folder");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let root = folder.path();

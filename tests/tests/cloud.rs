@@ -115,7 +115,7 @@ async fn a_truncated_body_is_noticed() {
 }
 
 #[tokio::test]
-async fn the_same_seed_is_the_same_story() {
+async fn one_seed_fires_the_same_faults_in_any_order() {
     let faults = Faults { slow_down: 0.2, internal_error: 0.2, reset_in_body: 0.2, ..Faults::default() };
     let mut stories = Vec::new();
     for (seed, backwards) in [(1, false), (1, true), (2, false)] {

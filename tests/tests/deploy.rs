@@ -165,7 +165,7 @@ impl Stack<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stack_from_apply_to_destroy_answers_queries_and_leaves_nothing() {
+async fn a_stack_answers_queries_and_its_destruction_leaves_nothing() {
     let Some(localstack) = localstack::shared() else { return };
     if Command::new("terraform").arg("version").output().is_err() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "terraform is not installed, and CI does not skip");

@@ -105,7 +105,7 @@ async fn open(target: Target, folder: &Path) -> Session {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_holds() {
+async fn every_line_of_the_page_holds() {
     let lines = lines();
     assert!(lines.len() > 80, "the page's tables are not found");
     let Some(folder) = judged(&lines) else { return };

@@ -103,7 +103,7 @@ async fn nothing_of_a_known_parquet_table_is_read() {
 /// One function has read nothing yet, so its requests and bytes are known beforehand. Row groups that statistics rule out would
 /// be read less, never more; these queries rule none out.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_requests_are_those_that_were_said() {
+async fn requests_are_those_of_the_estimate() {
     for number in [1, 3, 5, 6, 12, 14] {
         let session = with_tpch(config(1)).await;
         let (_, quote, asked) = quote(&session, queries::query(number)).await;
@@ -123,7 +123,7 @@ async fn the_requests_are_those_that_were_said() {
 
 /// A scan whose plan cannot be sent is read by the coordinator, and counted.
 #[tokio::test(flavor = "multi_thread")]
-async fn scans_that_stay_are_counted() {
+async fn scans_on_the_coordinator_are_counted() {
     let stays = "arrow_cast(CAST(o_custkey AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')";
     let sql = format!(
         "SELECT count(*), sum(o_shippriority) FROM lineitem JOIN orders ON l_orderkey = o_orderkey WHERE {stays}"
@@ -143,7 +143,7 @@ async fn scans_that_stay_are_counted() {
 
 /// Each of several functions reads the ends of the files that it has a part of, unless it has kept them from the query before.
 #[tokio::test(flavor = "multi_thread")]
-async fn several_functions_ask_for_about_what_was_said() {
+async fn requests_of_several_functions_are_near_the_estimate() {
     let mut config = Config { on: Target::Processes, ..config(4) };
     config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
     let session = with_tpch(config).await;
@@ -194,7 +194,7 @@ async fn money_picks_fewer_functions_than_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_nothing_keeps_is_said_and_the_query_runs() {
+async fn a_query_runs_even_if_nothing_keeps_its_deadline() {
     let second = Duration::from_secs(1);
     for (deadline, expect) in [
         (Duration::from_nanos(1), "nothing is sure to keep the deadline; this is the fastest by estimate"),
@@ -299,7 +299,7 @@ async fn auto_by_money_is_local_and_says_what_it_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_prints_ways_and_runs_nothing() {
+async fn a_dry_run_prints_candidates_and_runs_nothing() {
     let folder = Folder::new("");
     folder.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     folder.parquet("t/b.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
@@ -337,7 +337,7 @@ async fn a_dry_run_prints_ways_and_runs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_cost_is_refused() {
+async fn a_statement_without_a_cost_is_refused() {
     let folder = Folder::new("");
     folder.parquet("t/a.parquet", "SELECT 1 AS k").await;
     let hint = "hint: ask for the cost of a query";

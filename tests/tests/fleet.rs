@@ -42,7 +42,7 @@ fn every_query_is_right_or_fails_as_it_may() {
 }
 
 #[test]
-fn without_adoption_the_suite_fails() {
+fn the_suite_notices_missing_adoption() {
     let trials = trials(0..60, Adoption::Off);
     let wrong = |trial: &Trial| trial.broken.iter().any(|what| what.contains("wrong rows"));
     let noticed = trials.iter().filter(|(_, trial)| wrong(trial)).count();
@@ -73,7 +73,7 @@ fn a_thousand_queries_keep_their_caps_under_faults() {
 }
 
 #[test]
-fn caps_that_nobody_keeps_are_noticed() {
+fn the_suite_notices_caps_that_are_not_kept() {
     let trials = on_both_cores(0..60, |seed| capped_trial(seed, Enforcement::Off));
     let over = |what: &String| what.contains("overshoot");
     let noticed = trials.iter().filter(|(_, capped)| capped.trial.broken.iter().any(over)).count();
@@ -90,7 +90,7 @@ fn a_cap_that_suffices_costs_little_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_processes_keep_the_promise() {
+async fn queries_on_real_processes_are_right_or_fail_as_they_may() {
     let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
     let bench = chaos::Bench::new(faulty, Path::new(env!("CARGO_TARGET_TMPDIR"))).await.unwrap();
     let (mut fired, mut right) = (0, 0);

@@ -11,7 +11,7 @@ use crate::bad_input::{Place, check};
 const TARGETS: [Target; 3] = [Target::Local, Target::InProcess, Target::Processes];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn random_queries_of_mixed_types() {
+async fn random_results_are_read_back_from_every_format() {
     let (bootstrap, cache) = (env!("CARGO_BIN_EXE_bootstrap_under_test"), Path::new(env!("CARGO_TARGET_TMPDIR")));
     let checked = check_seeds(0..60, &TARGETS, bootstrap, cache).await.unwrap_or_else(|error| panic!("{error:#}"));
     let Checked { results, remote, refused, skipped } = checked;
@@ -113,7 +113,7 @@ async fn every_format_is_silent_where_nothing_is_to_show() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prepared_statements_are_planned_priced_and_refused_like_others() {
+async fn prepared_statements_are_treated_as_queries() {
     let place = place().await;
     let prepared = "PREPARE p(BIGINT) AS SELECT sum(id) AS s FROM t WHERE id < $1; ";
     let explained = query(&place, "processes", "csv", &format!("{prepared}EXPLAIN EXECUTE p(3)"));

@@ -121,7 +121,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// By the server's own account a fragment sends no HEAD and no LIST. It reads the footer once an environment, and no byte twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn storage_is_asked_once() {
+async fn a_fragment_reads_no_byte_twice() {
     let folder = TempDir::new().expect("a temporary folder");
     let path = parquet(&folder, MANY).await;
     let server = S3Server::start().expect("a server");

@@ -37,18 +37,18 @@ async fn check_seeds(target: Target, seeds: std::ops::Range<u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_files_locally() {
+async fn damaged_files_are_read_or_refused_locally() {
     check_seeds(Target::Local, 0..150).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_files_on_functions() {
+async fn damaged_files_are_read_or_refused_on_functions() {
     check_seeds(Target::InProcess, 150..300).await;
 }
 
 /// Undamaged, every file but the encrypted ones is read whole, on each target.
 #[tokio::test(flavor = "multi_thread")]
-async fn undamaged_files() {
+async fn undamaged_files_are_read_whole() {
     let folder = TempDir::new().expect("a folder");
     for target in [Target::Local, Target::InProcess] {
         let session = session(target, 2, env!("CARGO_BIN_EXE_bootstrap_under_test"));
@@ -67,7 +67,7 @@ async fn undamaged_files() {
 
 /// The program runs with its processes: exit code 1, one attempt, no stack trace, nothing left behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_files_on_the_command_line() {
+async fn a_damaged_file_is_named_on_the_command_line() {
     let place = Place::new("");
     std::fs::create_dir(place.path("t")).expect("made");
     let valid = files().into_iter().find(|(name, _)| name == "dictionary").expect("a file").1;
@@ -96,7 +96,7 @@ async fn damaged_files_on_the_command_line() {
 
 /// Files without columns have rows all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn files_without_columns() {
+async fn files_without_columns_have_rows() {
     let place = Place::new("");
     std::fs::create_dir(place.path("t")).expect("made");
     for (name, rows) in [("0", 2), ("1", 3)] {
@@ -122,7 +122,7 @@ async fn files_without_columns() {
 
 /// A schema is followed by recursion. One that is too deep is refused before anything follows it.
 #[tokio::test(flavor = "multi_thread")]
-async fn deep_schemas() {
+async fn a_schema_nested_too_deep_is_refused() {
     let place = Place::new("");
     std::fs::create_dir(place.path("t")).expect("made");
     for (groups, code, expect) in [(20, 0, ""), (400, 1, "its schema is nested too deep")] {

@@ -75,7 +75,7 @@ async fn ranges_are_served_to_the_byte_and_noted() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_a_404() {
+async fn an_absent_object_is_a_404() {
     let (server, store) = server();
     let error = get(&store, "absent", GetOptions::default()).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
@@ -165,7 +165,7 @@ async fn listings_come_in_order_in_pages_with_etags() {
 }
 
 #[tokio::test]
-async fn deletions_copies_and_attributes() {
+async fn copies_keep_attributes_and_deleted_objects_are_gone() {
     let (server, store) = server();
     let options = PutOptions {
         attributes: Attributes::from_iter([

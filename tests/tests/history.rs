@@ -51,7 +51,7 @@ fn nano(dollars: &Value) -> u64 {
 const SUM: &str = "SELECT sum(k) AS s FROM 't/'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_is_recorded_with_what_its_report_says() {
+async fn a_record_has_the_figures_of_the_report() {
     let place = place().await;
     let report = query(&place, SUM, &["--label", "team=ads", "--label", "job=nightly"]);
     assert_eq!(report["fragments_adopted"], 2, "{report}");
@@ -106,7 +106,7 @@ async fn a_query_is_recorded_with_what_its_report_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn costs_are_rolled_up() {
+async fn costs_are_summed_by_label_table_user_and_outcome() {
     let place = place().await;
     let cost = |arguments: &[&str]| {
         let output = place.gust(&[&["cost"], arguments].concat()).output().expect("it starts");
@@ -164,7 +164,7 @@ async fn costs_are_rolled_up() {
 }
 
 #[test]
-fn the_history_is_there_whatever_the_catalog_is() {
+fn the_history_is_there_in_every_catalog() {
     let place = Place::new("");
     let demo = ["demo", "--sf", "0.001", "--home", "lake", "--queries", "6", "--on", "local", "--label", "job=demo"];
     check(&place.gust(&demo).output().expect("it starts"), 0, &["made orders"]);
@@ -183,7 +183,7 @@ fn the_history_is_there_whatever_the_catalog_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_is_recorded_too_and_a_hash_hides_the_text() {
+async fn failures_are_recorded_and_a_hash_hides_the_text() {
     let place = place().await;
     let fails = |arguments: &[&str], code: i32| {
         let output = place.gust(arguments).output().expect("it starts");
@@ -232,7 +232,7 @@ fn an_interrupted_query_is_recorded() {
 }
 
 #[test]
-fn nothing_is_kept_where_nobody_wants_it() {
+fn a_disabled_history_keeps_nothing() {
     let place = Place::new("[history]\nenabled = false\n");
     let output = place.gust(&["query", "SELECT 1"]).output().expect("it starts");
     check(&output, 0, &[]);
@@ -283,7 +283,7 @@ async fn lock(path: &Path) -> SqliteConnection {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_that_cannot_be_kept_costs_no_query() {
+async fn a_broken_history_fails_no_query() {
     let place = Place::new("");
     check(&place.gust(&["query", "SELECT 1"]).output().expect("it starts"), 0, &[]);
     let file = place.path("state/gust/history.db");

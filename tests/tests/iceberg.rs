@@ -250,16 +250,16 @@ async fn check(target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn tables_have_pyicebergs_rows_locally() {
     check(Target::Local).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process() {
+async fn tables_have_pyicebergs_rows_in_process() {
     check(Target::InProcess).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_processes() {
+async fn tables_have_pyicebergs_rows_on_four_processes() {
     check(Target::Processes).await;
 }

@@ -161,17 +161,17 @@ async fn check(target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn odd_tables_have_pyicebergs_rows_locally() {
     check(Target::Local).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process() {
+async fn odd_tables_have_pyicebergs_rows_in_process() {
     check(Target::InProcess).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_processes() {
+async fn odd_tables_have_pyicebergs_rows_on_three_processes() {
     check(Target::Processes).await;
 }
 
@@ -185,7 +185,7 @@ async fn failure(session: &Session, sql: &str) -> String {
 
 /// Each message names the table and the file. No hint mentions endpoints, which no local file has.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_table_says_what_is_gone() {
+async fn a_damaged_table_names_the_missing_file() {
     let Some(lake) = make() else { return };
     let mut gone = BTreeMap::new();
     for (table, folder, begin, end) in [
@@ -275,7 +275,7 @@ async fn a_damaged_table_says_what_is_gone() {
 
 /// A scan whose plan would arrive changed stays on the coordinator. The decision says so, and the rows are right.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_travel_stays() {
+async fn a_scan_that_cannot_be_sent_stays_on_the_coordinator() {
     let folder = TempDir::new().expect("a temporary folder");
     let written =
         |name: &str, select: &str| format!("COPY ({select}) TO '{}/{name}' STORED AS PARQUET", folder.path().display());

@@ -39,8 +39,10 @@ macro_rules! conformance {
         mod $invoker {
             use super::*;
             conformance!(@cases |$slots| $subject;
-                succeeds, fails_by_every_kind, keeps_payload_limits, refuses_answers_that_are_none, panics, times_out,
-                waits_until_the_deadline_only, survives_a_caller_that_leaves, answers_fifty_at_once, runs_as_many_as_allowed);
+                uses_a_warm_environment_again, hands_on_every_kind_of_failure, keeps_payload_limits,
+                refuses_answers_that_are_no_responses, reports_a_panic_as_a_crash, stops_an_attempt_at_its_deadline,
+                waits_until_the_deadline_only, survives_a_caller_that_leaves, answers_fifty_at_once,
+                runs_as_many_as_allowed);
         }
     )* };
     (@cases |$slots:ident| $subject:expr; $($case:ident),*) => { $(
@@ -59,7 +61,7 @@ conformance! {
     lambda(slots) = Subject::lambda(FUNCTION, "function", slots, SHORT).await;
 }
 
-async fn succeeds(subject: impl AsyncFn(usize) -> Option<Subject>) {
+async fn uses_a_warm_environment_again(subject: impl AsyncFn(usize) -> Option<Subject>) {
     let Some(subject) = subject(1).await else { return };
     let first = subject.invoker.invoke(request("echo")).await;
     let second = subject.invoker.invoke(request("echo")).await;
@@ -81,7 +83,7 @@ async fn succeeds(subject: impl AsyncFn(usize) -> Option<Subject>) {
     assert_eq!(first.log_tail, "");
 }
 
-async fn fails_by_every_kind(subject: impl AsyncFn(usize) -> Option<Subject>) {
+async fn hands_on_every_kind_of_failure(subject: impl AsyncFn(usize) -> Option<Subject>) {
     let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     for kind in FragmentErrorKind::ALL {
@@ -112,7 +114,7 @@ async fn keeps_payload_limits(subject: impl AsyncFn(usize) -> Option<Subject>) {
     assert_eq!(before, usable(&subject).await, "a refused response is no reason for a new environment");
 }
 
-async fn refuses_answers_that_are_none(subject: impl AsyncFn(usize) -> Option<Subject>) {
+async fn refuses_answers_that_are_no_responses(subject: impl AsyncFn(usize) -> Option<Subject>) {
     let Some(subject) = subject(1).await else { return };
     let check = async |fault: &str, expect: &str| {
         let invocation = subject.invoker.invoke(request(fault)).await;
@@ -124,7 +126,7 @@ async fn refuses_answers_that_are_none(subject: impl AsyncFn(usize) -> Option<Su
     usable(&subject).await;
 }
 
-async fn panics(subject: impl AsyncFn(usize) -> Option<Subject>) {
+async fn reports_a_panic_as_a_crash(subject: impl AsyncFn(usize) -> Option<Subject>) {
     let Some(subject) = subject(1).await else { return };
     let invocation = subject.invoker.invoke(request("panic")).await;
     assert_eq!(failure(&invocation), InvokeErrorKind::Crashed);
@@ -133,7 +135,7 @@ async fn panics(subject: impl AsyncFn(usize) -> Option<Subject>) {
     usable(&subject).await;
 }
 
-async fn times_out(subject: impl AsyncFn(usize) -> Option<Subject>) {
+async fn stops_an_attempt_at_its_deadline(subject: impl AsyncFn(usize) -> Option<Subject>) {
     let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     let gate = subject.gate("hang");

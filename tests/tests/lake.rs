@@ -64,7 +64,7 @@ impl Lake {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_tpch_queries() {
+async fn tpch_on_s3_has_datafusions_rows() {
     let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let lake = Lake::open();
     lake.upload(tables.root(), "tpch").await;

@@ -19,7 +19,7 @@ const FAULTY: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
 const FUNCTION: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ends_a_function_is_told_apart() {
+async fn each_end_of_a_function_has_its_kind() {
     let setup = Setup { memory_mb: 256, ..Setup::default() };
     let Some(subject) = Subject::lambda(FAULTY, "function", 1, setup).await else { return };
     let cases = [
@@ -43,7 +43,7 @@ async fn what_ends_a_function_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails_is_told_as_such() {
+async fn a_failed_start_has_a_kind_of_its_own() {
     for mode in ["init-exit", "init-error"] {
         let Some(subject) = Subject::lambda(FAULTY, mode, 1, Setup::default()).await else { return };
         let invocation = subject.invoker.invoke(request("echo")).await;
@@ -215,7 +215,7 @@ async fn the_doctor_names_the_clone_that_is_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_attempts_at_once_on_one_function() {
+async fn one_function_answers_fifty_attempts_at_once() {
     let Some(subject) = Subject::lambda(FAULTY, "function", 50, Setup::default()).await else { return };
     let invoker = Arc::clone(&subject.invoker);
     let invocations = join_all((0..50).map(|_| invoker.invoke(request("echo")))).await;

@@ -415,17 +415,17 @@ async fn check(target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn cases_hold_locally() {
     check(Target::Local).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process() {
+async fn cases_hold_in_process() {
     check(Target::InProcess).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_processes() {
+async fn cases_hold_on_three_processes() {
     check(Target::Processes).await;
 }
 
@@ -449,7 +449,7 @@ const QUERIES: usize = 50;
 
 /// Random subqueries and joins over random tables have DuckDB's rows, or Gust refuses them with a reason.
 #[tokio::test(flavor = "multi_thread")]
-async fn random_subqueries_are_duckdbs() {
+async fn random_subqueries_have_duckdbs_rows() {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (mut right, mut refused) = (0, 0);
     for seed in 0..TRIALS {

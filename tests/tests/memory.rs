@@ -145,7 +145,7 @@ async fn a_spilling_repartition_ends() {
 /// 24764) and the filters of sort-merge joins there, and the size of spill files in `session/defaults.rs` (24883). The faults
 /// that they prevent depend on timing, or fail loudly. The other workarounds have tests of their own below.
 #[test]
-fn the_workarounds_are_for_this_version() {
+fn the_workarounds_are_for_the_version_of_datafusion() {
     assert_eq!(datafusion::DATAFUSION_VERSION, "55.2.0");
 }
 
@@ -262,7 +262,7 @@ async fn joined(folder: &TempDir, config: Config) -> (Session, Result<(Vec<Recor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hash_join_that_does_not_fit_is_planned_again_where_it_was() {
+async fn a_hash_join_that_does_not_fit_is_planned_again_in_its_place() {
     let folder = wide().await;
     for (on, place) in
         [(Target::Local, Place::Local), (Target::InProcess, Place::Functions), (Target::Auto, Place::Local)]
@@ -378,7 +378,7 @@ async fn sort_merge_joins_compare_keys_of_all_types() {
 
 /// When all of these work, take `ComparableKeys` out of `planner/rules/unsound.rs`: apache/datafusion 25134 is for floats alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn sort_merge_joins_still_do_not_in_datafusion() {
+async fn sort_merge_joins_still_fail_on_odd_keys_in_datafusion() {
     for key in ODD_KEYS {
         let context = with_pool(1 << 30);
         for setting in SORT_MERGE {
@@ -443,7 +443,7 @@ async fn a_cap_holds_for_both_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_still_does_not_fit_is_named_with_its_need_and_the_setting() {
+async fn a_refusal_names_the_need_and_the_setting() {
     let folder = wide().await;
     let (session, ended) =
         joined(&folder, Config { on: Target::Local, memory_bytes_max: 20_000, ..Config::default() }).await;

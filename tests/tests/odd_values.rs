@@ -11,7 +11,7 @@ const SEEDS: u64 = 300;
 const DIFFERENCES_MAX: usize = 15;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn duckdb_agrees() {
+async fn random_statements_over_odd_values_have_duckdbs_rows() {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     if let Environment::Missing(reason) = environment(cache).expect("a folder") {
         assert!(std::env::var("CI").is_err(), "DuckDB is missing: {reason}");

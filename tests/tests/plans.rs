@@ -75,7 +75,7 @@ async fn check(session: &Session, name: &str, sql: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tpch_tables() {
+async fn plans_over_tpch_are_those_of_the_snapshots() {
     let session = with_tpch(config()).await;
     for (name, sql) in TPCH {
         check(&session, name, sql).await;
@@ -84,14 +84,14 @@ async fn tpch_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn a_local_plan_is_that_of_the_snapshot() {
     let session = with_tpch(Config { on: Target::Local, ..config() }).await;
     check(&session, "local", TPCH[0].1).await;
     session.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hive_partitions() {
+async fn a_plan_over_partition_folders_is_that_of_the_snapshot() {
     let folder = TempDir::new().expect("a temporary folder");
     for (year, rows) in [(2022, 10), (2023, 2000), (2024, 3000)] {
         let copy = format!(
@@ -112,7 +112,7 @@ async fn hive_partitions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn iceberg_table() {
+async fn a_plan_over_iceberg_is_that_of_the_snapshot() {
     let home = TempDir::new().expect("a temporary folder");
     let tables = ensure_tables(home.path(), 0.001, Arc::new(|_, _| {})).await.expect("the demo's tables");
     let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: tables.database, warehouse: tables.warehouse };
@@ -141,7 +141,7 @@ async fn memory(config: Config, sql: &str) -> (String, String, String) {
 const JOIN: &str = "SELECT n_name, s_name FROM nation JOIN supplier ON n_nationkey = s_nationkey";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_runs_out_of_memory() {
+async fn explain_tells_what_comes_closest_to_its_limit() {
     let (coordinator, fragment, verdict) = memory(config(), JOIN).await;
     assert!(coordinator.ends_with("holds about 1000 B of 2 GiB allowed, mostly in HashJoinExec"), "{coordinator}");
     assert!(fragment.contains("of 2 GiB allowed, mostly in decoding row groups"), "{fragment}");
@@ -149,13 +149,13 @@ async fn nobody_runs_out_of_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_coordinator_runs_out_of_memory() {
+async fn explain_tells_that_the_coordinator_runs_out_of_memory() {
     let (_, _, verdict) = memory(Config { memory_bytes_max: 400, ..config() }, JOIN).await;
     assert_eq!(verdict, "memory       the coordinator is expected to spill or to run out: 250 % of 400 B");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fragment_runs_out_of_memory() {
+async fn explain_tells_that_a_fragment_runs_out_of_memory() {
     // The second stage reads lineitem, the first one only nation.
     let sql = "SELECT n_name, l_comment FROM nation JOIN lineitem ON n_nationkey = l_linenumber";
     let config = Config { function_memory_bytes: 100_000, ..config() };

@@ -191,7 +191,7 @@ fn gust(folder: &Path, configuration: &str, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_for_lambda_is_named() {
+async fn a_missing_part_of_a_lambda_setup_is_named() {
     let folder = TempDir::new().expect("a temporary folder");
     let missing = service(refusal(404, "ResourceNotFoundException")).await;
     let expired = service(refusal(403, "ExpiredTokenException")).await;

@@ -75,16 +75,16 @@ fn count(rows: &[RecordBatch]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_one_function() {
+async fn every_shape_has_datafusions_rows_on_one_function() {
     check(Target::InProcess, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_many_functions() {
+async fn every_shape_has_datafusions_rows_on_many_functions() {
     check(Target::InProcess, 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_three_processes() {
+async fn every_shape_has_datafusions_rows_on_three_processes() {
     check(Target::Processes, 3).await;
 }

@@ -180,7 +180,7 @@ async fn check(make: fn() -> Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn judge() {
+async fn judge_has_the_expected_rows() {
     if std::env::var_os("SLT_WRITE").is_some() {
         let data = data().await;
         for suite in suites() {
@@ -194,16 +194,16 @@ async fn judge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn the_rows_are_the_judges_locally() {
     check(|| Database::gust(Target::Local)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process() {
+async fn the_rows_are_the_judges_in_process() {
     check(|| Database::gust(Target::InProcess)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_processes() {
+async fn the_rows_are_the_judges_on_four_processes() {
     check(|| Database::gust(Target::Processes)).await;
 }

@@ -290,7 +290,7 @@ fn long_and_deep_statements_end() {
 
 /// Deep expressions run on functions, too: they are encoded, decoded and evaluated there.
 #[tokio::test(flavor = "multi_thread")]
-async fn deep_expressions_on_functions() {
+async fn deep_expressions_run_on_functions() {
     let place = Place::new("functions_max = 2\n");
     place.parquet("t/a.parquet", "SELECT value AS a FROM generate_series(1, 100)").await;
     for (name, condition, rows) in [
@@ -312,7 +312,7 @@ async fn deep_expressions_on_functions() {
 
 /// Planning that computes for long is stopped like any other work, and does not hold the program up.
 #[test]
-fn planning_that_takes_its_time_is_stopped() {
+fn long_planning_is_stopped_by_the_time_out() {
     let place = Place::new("");
     // Ordering these joins takes some seconds, and they are below all limits.
     let joins = listed(190, " JOIN ", |at| match at {
@@ -362,7 +362,7 @@ const IGNORED: &[(&str, &str)] = &[
 const T: &str = "CREATE TABLE t AS SELECT * FROM (VALUES (1, 'Googlebot'), (2, 'b_t'), (2, NULL)) v(a, s)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_be_ignored_is_refused_by_name() {
+async fn syntax_that_would_be_ignored_is_refused_by_name() {
     let alone = SessionContext::new();
     alone.sql(T).await.expect("plan").collect().await.expect("rows");
     let place = Place::new("");
@@ -417,7 +417,7 @@ const MEANT: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statements_do_what_they_mean() {
+async fn statements_have_the_rows_that_they_mean() {
     let place = Place::new("");
     for (sql, expect) in MEANT {
         let sql = format!("{T}; {sql}");

@@ -295,19 +295,19 @@ async fn check(target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locally() {
+async fn statistics_change_no_row_locally() {
     check(Target::Local).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_functions() {
+async fn statistics_change_no_row_on_functions() {
     check(Target::InProcess).await;
 }
 
 /// DataFusion 55.2 alone gives these wrong rows. If this fails, they were mended there: see whether `fragment_fn`'s `statistics`
 /// can go. Missing bounds: apache/datafusion#25226, mended by #25228 after 55.2. NaN: apache/datafusion#15812 and #24804.
 #[tokio::test]
-async fn the_workaround_is_still_needed() {
+async fn datafusion_still_believes_statistics_that_do_not_hold() {
     let folder = TempDir::new().expect("a folder");
     let column = |values: Vec<f64>| batch(vec![("x", Arc::new(Float64Array::from(values)) as ArrayRef)]);
     let properties = || WriterProperties::builder().build();

@@ -309,7 +309,7 @@ async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
 
 /// The log of many queries tells them apart.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_query_does_is_logged_with_its_id() {
+async fn each_event_is_logged_with_the_id_of_its_query() {
     let place = Place::new("");
     for file in ["a", "b", "c"] {
         place.parquet(&format!("t/{file}.parquet"), "SELECT value AS k FROM generate_series(1, 100)").await;

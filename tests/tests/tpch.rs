@@ -52,16 +52,16 @@ async fn check(target: Target, functions_max: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local() {
+async fn tpch_has_datafusions_rows_locally() {
     check(Target::Local, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process() {
+async fn tpch_has_datafusions_rows_in_process() {
     check(Target::InProcess, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_processes() {
+async fn tpch_has_datafusions_rows_on_four_processes() {
     check(Target::Processes, 4).await;
 }

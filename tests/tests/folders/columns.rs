@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_differ() {
+async fn files_with_different_columns_are_read_or_named() {
     let pair = |a: Content, b: Content| vec![("0.parquet", a), ("1.parquet", b)];
     check(vec![
         case(
@@ -185,7 +185,7 @@ async fn files_that_differ() {
 
 /// These files call text bytes. If the test passes without `tables/folder/text.rs`, that file can go.
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_text() {
+async fn bytes_declared_as_text_are_read_or_refused() {
     check(vec![
         case(
             vec![

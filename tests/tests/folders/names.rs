@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patterns_and_folders() {
+async fn a_pattern_reads_the_files_that_match_it() {
     let alb = || {
         vec![
             ("year=2026/month=09/day=01/h=0/a.parquet", ids([1])),
@@ -78,7 +78,7 @@ async fn patterns_and_folders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_data() {
+async fn files_that_are_no_data_are_passed_over() {
     let spark = || {
         vec![
             ("_SUCCESS", Content::Bytes("")),

@@ -132,7 +132,7 @@ async fn partition_folders_are_typed_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partition_folders_that_nobody_declared() {
+async fn undeclared_partition_folders_are_columns() {
     let two = |a: &'static str, b: &'static str| vec![(a, ids([1])), (b, ids([2]))];
     check(vec![
         case(

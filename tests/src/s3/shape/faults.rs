@@ -56,7 +56,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn shares_are_kept() {
+    fn faults_are_drawn_by_their_shares() {
         let faults =
             Faults { slow_down: 0.01, internal_error: 0.02, reset: 0.03, reset_in_body: 0.04, truncated: 0.05 };
         let mut rng = StdRng::seed_from_u64(7);

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_at_line_rate_then_the_refill() {
+    fn a_burst_runs_at_line_rate_and_then_at_the_refill_rate() {
         let mut bucket = lambda();
         // Once the 150 MiB that never come back are gone, another 9.2 MiB flow in.
         close(seconds(&mut bucket, 0.0, 300 * MIB), 300.0 / 1228.8);

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_keys_and_identities() {
+    fn verb_key_and_identity_are_read_off_the_head() {
         let signed = ("authorization", "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request, Signed");
         check("GET", "/gust-test/a/b", &[signed], (Operation::Get, "a/b", "me", 0));
         check("GET", "/gust-test/a?X-Amz-Credential=me%2F2026%2Fx", &[], (Operation::Get, "a", "me", 0));

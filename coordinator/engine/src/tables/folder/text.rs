@@ -3,7 +3,7 @@
 //!
 //! - Parquet: text that a file calls bytes, as Impala and old Hive write it. DataFusion 55.2 has parquet 59.3 read such
 //!   a column as text if the table says so. Parquet checks only columns that the file itself calls text, so that any
-//!   bytes would pass for text. `folders::columns::bytes_that_are_no_text` tells when this can go.
+//!   bytes would pass for text. `folders::columns::bytes_declared_as_text_are_read_or_refused` tells when this can go.
 //! - CSV and JSON: a FLOAT that is too large would be infinite. Digits of a DECIMAL beyond its scale would be cut, but
 //!   CAST rounds (arrow 59.3; no report is known). A DECIMAL is read with more digits than it has, so that the digits
 //!   that are cut never decide its rounding. The case `numbers of text that a column cannot hold` tells when this can
