@@ -11,34 +11,34 @@ use crate::query::{assert_partly_remote, assert_remote, run};
 
 /// Reader that a query is expected to have where the target has functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum Reader {
     /// Functions read everything.
-    ByFunctions,
+    Functions,
     /// Functions read everything that is read; the planner may find nothing to scan.
-    PartlyByFunctions,
+    FunctionsIfAnythingIsRead,
     /// Nobody reads a data file: the answer is known without one.
-    ByNobody,
-    ByAnybody,
+    Nobody,
+    Anybody,
 }
 
 /// Runs a query and returns its rows. Fails the test where another reader than `read` was at work.
 ///
 /// # Errors
 /// The query's error.
-pub async fn ask(session: &Session, target: Target, sql: &str, read: Read) -> Result<Vec<RecordBatch>, QueryError> {
+pub async fn ask(session: &Session, target: Target, sql: &str, read: Reader) -> Result<Vec<RecordBatch>, QueryError> {
     let (rows, report) = run(session, sql).await?;
     let what = format!("`{sql}` on {target:?}");
     match (target, read) {
         (Target::Local, _) => assert_eq!(report.attempts, 0, "{what}: functions were used"),
-        (_, Read::ByFunctions) => assert_remote(&report, &what),
-        (_, Read::PartlyByFunctions) => {
+        (_, Reader::Functions) => assert_remote(&report, &what),
+        (_, Reader::FunctionsIfAnythingIsRead) => {
             let reads = report.decision.as_ref().is_some_and(|decision| decision.reason != Reason::NoScan);
             if reads {
                 assert_partly_remote(&report, &what);
             }
         }
-        (_, Read::ByNobody) => assert_eq!(report.fragments, 0, "{what}: a fragment without files"),
-        (_, Read::ByAnybody) => {}
+        (_, Reader::Nobody) => assert_eq!(report.fragments, 0, "{what}: a fragment without files"),
+        (_, Reader::Anybody) => {}
     }
     Ok(rows)
 }

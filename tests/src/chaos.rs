@@ -33,12 +33,12 @@ use crate::compare::{Rule, compare};
 use crate::invokers::processes_marked;
 use crate::query::run;
 use crate::s3::shape::Faults;
-use crate::s3::{Fault as StorageFault, S3Server, Shape};
+use crate::s3::{S3Server, Shape, StorageFault};
 use crate::{cloud, tpch};
 
 /// Fault of a function process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub enum ProcessFault {
     /// The process exits before it answers, and leaves an object behind.
     Crash,
     /// The process is ended by `kill -9` while it works.
@@ -56,7 +56,7 @@ pub enum Fault {
     LateZombieWrite,
 }
 
-impl Fault {
+impl ProcessFault {
     pub const ALL: [Self; 9] = [
         Self::Crash,
         Self::Kill,
@@ -117,7 +117,7 @@ pub async fn answer(
 ) -> Bytes {
     let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
     let mut random = random_of(seed, &request);
-    let fault = Fault::draw(seed, &mut random);
+    let fault = ProcessFault::draw(seed, &mut random);
     // Results are small and would stay inline: half of them are forced to be objects.
     if random.random_bool(0.5) {
         request.fragment.limits.inline_bytes_max = 0;
@@ -129,33 +129,33 @@ pub async fn answer(
     let work = || handler::handle(environment, payload.clone(), deadline);
     match fault {
         None => work().await,
-        Some(Fault::Crash) => {
+        Some(ProcessFault::Crash) => {
             overwrite(&request, "half a result".into()).await;
             std::process::exit(3)
         }
-        Some(Fault::Kill) => {
+        Some(ProcessFault::Kill) => {
             let _ = tokio::time::timeout(Duration::from_millis(1), work()).await;
             let this = std::process::id().to_string();
             let _ = std::process::Command::new("kill").args(["-KILL", &this]).status();
             std::future::pending().await
         }
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Panic) => panic!("asked to panic"),
-        Some(Fault::TimeOut) => {
+        Some(ProcessFault::Hang) => std::future::pending().await,
+        Some(ProcessFault::Panic) => panic!("asked to panic"),
+        Some(ProcessFault::TimeOut) => {
             let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::time::sleep(left).await;
             work().await
         }
-        Some(Fault::Slow) => {
+        Some(ProcessFault::Slow) => {
             tokio::time::sleep(Duration::from_millis(300)).await;
             work().await
         }
-        Some(Fault::TruncatedResult) => truncated(&request, work().await).await,
-        Some(Fault::DuplicateDelivery) => {
+        Some(ProcessFault::TruncatedResult) => truncated(&request, work().await).await,
+        Some(ProcessFault::DuplicateDelivery) => {
             work().await;
             work().await
         }
-        Some(Fault::LateZombieWrite) => {
+        Some(ProcessFault::LateZombieWrite) => {
             let answer = work().await;
             let pause = Duration::from_millis(random.random_range(0..20));
             tokio::spawn(async move {
@@ -175,7 +175,7 @@ fn random_of(seed: u64, request: &InvokeRequest) -> SmallRng {
     SmallRng::seed_from_u64(hasher.finish())
 }
 
-fn note(mark: &Path, fault: Fault) {
+fn note(mark: &Path, fault: ProcessFault) {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(mark.join("fired"));
     let line = format!("{fault:?}\n");
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the trial's folder is writable");
@@ -305,7 +305,7 @@ impl Bench {
             *trial.fired.entry(fault.to_owned()).or_default() += 1;
         }
         // An object may be left only if it was written after its query had been cleaned up. It is then collected.
-        let zombies = trial.fired.get(&format!("{:?}", Fault::LateZombieWrite)).copied().unwrap_or_default();
+        let zombies = trial.fired.get(&format!("{:?}", ProcessFault::LateZombieWrite)).copied().unwrap_or_default();
         let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
         if left.len() as u64 > zombies {
             trial.broken.push(format!("{} objects stayed in the exchange", left.len()));
@@ -322,7 +322,7 @@ impl Bench {
 
 /// Returns the names of all faults, those of functions before those of storage.
 pub fn fault_names() -> Vec<String> {
-    let functions = Fault::ALL.iter().map(|fault| format!("{fault:?}"));
+    let functions = ProcessFault::ALL.iter().map(|fault| format!("{fault:?}"));
     functions.chain(STORAGE_FAULTS.iter().map(|fault| format!("{fault:?}"))).collect()
 }
 

@@ -25,7 +25,7 @@ const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Result of reading a damaged file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FileOutcome {
     Rows(u64),
     /// The session refuses the file; the message names it.
     Refused(String),
@@ -43,7 +43,7 @@ pub fn damaged(files: &[(String, Vec<u8>)], seed: u64) -> (&str, Damage, Vec<u8>
 }
 
 /// Writes a damaged file into `folder`, under a name of its own, and reads it whole through the session.
-pub async fn read(session: &Session, folder: &Path, seed: u64, bytes: &[u8]) -> Outcome {
+pub async fn read(session: &Session, folder: &Path, seed: u64, bytes: &[u8]) -> FileOutcome {
     let path = folder.join(format!("seed{seed}.parquet"));
     std::fs::write(&path, bytes).expect("written");
     let outcome = read_file(session, &path).await;
@@ -51,25 +51,25 @@ pub async fn read(session: &Session, folder: &Path, seed: u64, bytes: &[u8]) -> 
     outcome
 }
 
-async fn read_file(session: &Session, path: &Path) -> Outcome {
+async fn read_file(session: &Session, path: &Path) -> FileOutcome {
     let sql = format!("SELECT * FROM '{}'", path.display());
     let reading = std::panic::AssertUnwindSafe(run(session, &sql)).catch_unwind();
     match tokio::time::timeout(TIME_MAX, reading).await {
-        Err(_) => Outcome::Wrong(format!("not done after {TIME_MAX:?}")),
-        Ok(Err(_)) => Outcome::Wrong("it panicked".to_owned()),
-        Ok(Ok(Ok((_, report)))) => Outcome::Rows(report.rows),
+        Err(_) => FileOutcome::Wrong(format!("not done after {TIME_MAX:?}")),
+        Ok(Err(_)) => FileOutcome::Wrong("it panicked".to_owned()),
+        Ok(Ok(Ok((_, report)))) => FileOutcome::Rows(report.rows),
         Ok(Ok(Err(error))) => judge(path, &error),
     }
 }
 
-fn judge(path: &Path, error: &QueryError) -> Outcome {
+fn judge(path: &Path, error: &QueryError) -> FileOutcome {
     let message = error.to_string();
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match error.kind() {
         ErrorKind::Data if message.contains(&name) && !message.contains("after 2 attempts") => {
-            Outcome::Refused(message)
+            FileOutcome::Refused(message)
         }
-        ErrorKind::Data => Outcome::Wrong(format!("the file is not named: {message}")),
-        _ => Outcome::Wrong(format!("{error:?}")),
+        ErrorKind::Data => FileOutcome::Wrong(format!("the file is not named: {message}")),
+        _ => FileOutcome::Wrong(format!("{error:?}")),
     }
 }

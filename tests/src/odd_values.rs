@@ -33,7 +33,7 @@ const TARGETS: [Target; 3] = [Target::Local, Target::InProcess, Target::Processe
 const ROWS_SHOWN_MAX: usize = 40;
 
 /// Difference from DuckDB that the dialect intends.
-struct Difference {
+struct DialectDifference {
     /// Words of Gust's error; None where Gust has rows.
     gust: Option<&'static str>,
     /// Words of DuckDB's error; None where DuckDB has rows.
@@ -42,13 +42,13 @@ struct Difference {
 }
 
 /// All intended differences. `docs/dialect.md` has a line for each.
-const DIFFERENCES: &[Difference] = &[Difference {
+const DIFFERENCES: &[DialectDifference] = &[DialectDifference {
     gust: Some("overflows: the sum does not fit"),
     duckdb: None,
     reason: "a sum of BIGINT that does not fit is an error; DuckDB has a wider type",
 }];
 
-impl Difference {
+impl DialectDifference {
     fn is(&self, gust: Result<(), &str>, duckdb: Result<(), &str>) -> bool {
         let said = |words: Option<&str>, by: Result<(), &str>| match (words, by) {
             (None, Ok(())) => true,
@@ -61,7 +61,7 @@ impl Difference {
 
 /// Result of many seeds.
 #[derive(Debug, Default)]
-pub struct Judged {
+pub struct Verdicts {
     /// Seeds with equal rows on every target.
     pub agreed: usize,
     /// Seeds with equal rows whose tables functions read.
@@ -83,7 +83,7 @@ enum Verdict {
 ///
 /// # Errors
 /// When DuckDB cannot be had, with the reason, or when a session cannot be opened.
-pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &Path) -> anyhow::Result<Judged> {
+pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &Path) -> anyhow::Result<Verdicts> {
     let folder = tempfile::Builder::new().prefix("odd-values-").tempdir_in(cache)?;
     let queries: Vec<(u64, Query)> = seeds.map(|seed| (seed, query(seed))).collect();
     let texts: Vec<&str> = queries.iter().map(|(_, query)| query.sql.as_str()).collect();
@@ -99,7 +99,7 @@ pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &
         (*seed, Box::pin(verdict(sessions, *seed, query, &answer)).await)
     });
     let verdicts: Vec<(u64, anyhow::Result<Verdict>)> = verdicts.buffered(at_once).collect().await;
-    let mut judged = Judged::default();
+    let mut judged = Verdicts::default();
     for (seed, verdict) in verdicts {
         match verdict.with_context(|| format!("seed {seed}"))? {
             Verdict::Agreed { remote } => {

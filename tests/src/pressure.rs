@@ -32,7 +32,7 @@ pub struct Query {
 
 /// Target and settings of a run, and the part of its need that the query has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
+pub struct RunSettings {
     pub target: Target,
     pub partitions: usize,
     pub part: usize,
@@ -42,7 +42,7 @@ pub struct Way {
 
 /// Result of a query under too little memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub enum MemoryOutcome {
     /// The rows were right, and memory was never refused.
     Right,
     /// The rows were right, though memory was refused: an operator spilled.
@@ -53,16 +53,24 @@ pub enum Outcome {
     Refused,
 }
 
+/// Result of a query with plenty of memory.
+#[derive(Debug)]
+pub struct Plenty {
+    pub rows: Vec<RecordBatch>,
+    /// Bytes that were reserved at the peak.
+    pub need_bytes: usize,
+}
+
 /// Number of runs by their outcome.
 #[derive(Debug, Default)]
-pub struct Tally(BTreeMap<Outcome, usize>);
+pub struct Tally(BTreeMap<MemoryOutcome, usize>);
 
 impl Tally {
-    pub fn count(&self, outcome: Outcome) -> usize {
+    pub fn count(&self, outcome: MemoryOutcome) -> usize {
         self.0.get(&outcome).copied().unwrap_or_default()
     }
 
-    pub fn add(&mut self, outcome: Outcome) {
+    pub fn add(&mut self, outcome: MemoryOutcome) {
         *self.0.entry(outcome).or_default() += 1;
     }
 }
@@ -105,15 +113,20 @@ impl Data {
     }
 
     /// Opens a session with so much memory, in which the tables are known.
-    pub async fn session(&self, way: Way, memory_bytes_max: u64, settings: &[&str]) -> Result<Session, QueryError> {
-        let config = Config { on: way.target, functions_max: 3, memory_bytes_max, ..Config::default() };
+    pub async fn session(
+        &self,
+        run_settings: RunSettings,
+        memory_bytes_max: u64,
+        settings: &[&str],
+    ) -> Result<Session, QueryError> {
+        let config = Config { on: run_settings.target, functions_max: 3, memory_bytes_max, ..Config::default() };
         let session = Session::new(config)?;
-        let partitions = format!("SET datafusion.execution.target_partitions = {}", way.partitions);
+        let partitions = format!("SET datafusion.execution.target_partitions = {}", run_settings.partitions);
         let tables = ["a", "b"].map(|t| {
             format!("CREATE EXTERNAL TABLE {t} STORED AS PARQUET LOCATION '{}/{t}/'", self.0.path().display())
         });
         let batches = "SET datafusion.execution.batch_size = 128";
-        let views = format!("SET datafusion.execution.parquet.schema_force_view_types = {}", way.views);
+        let views = format!("SET datafusion.execution.parquet.schema_force_view_types = {}", run_settings.views);
         for statement in [partitions.as_str(), batches, &views].into_iter().chain(settings.iter().copied()) {
             run(&session, statement).await?;
         }
@@ -123,13 +136,13 @@ impl Data {
         Ok(session)
     }
 
-    /// Runs a query with plenty of memory. Returns its rows, and the bytes reserved at the peak.
-    pub async fn plenty(&self, query: &Query, way: Way) -> Result<(Vec<RecordBatch>, usize), QueryError> {
-        let session = self.session(way, 4 << 30, &query.settings).await?;
+    /// Runs a query with plenty of memory.
+    pub async fn plenty(&self, query: &Query, run_settings: RunSettings) -> Result<Plenty, QueryError> {
+        let session = self.session(run_settings, 4 << 30, &query.settings).await?;
         let ended = run(&session, &query.sql).await;
         let need = session.engine().memory().peak_bytes();
         session.close().await;
-        Ok((ended?.0, need))
+        Ok(Plenty { rows: ended?.0, need_bytes: need })
     }
 
     /// Runs a query with a part of its need.
@@ -139,12 +152,13 @@ impl Data {
     pub async fn under(
         &self,
         query: &Query,
-        way: Way,
-        (rows, need): &(Vec<RecordBatch>, usize),
-    ) -> Result<Outcome, String> {
-        let memory_bytes_max = (need / way.part).max(1) as u64;
-        let what = |why: String| format!("{} with {memory_bytes_max} bytes, {way:?}: {why}", query.name);
-        let session = self.session(way, memory_bytes_max, &query.settings).await.map_err(|e| what(e.to_string()))?;
+        run_settings: RunSettings,
+        plenty: &Plenty,
+    ) -> Result<MemoryOutcome, String> {
+        let memory_bytes_max = (plenty.need_bytes / run_settings.part).max(1) as u64;
+        let what = |why: String| format!("{} with {memory_bytes_max} bytes, {run_settings:?}: {why}", query.name);
+        let session =
+            self.session(run_settings, memory_bytes_max, &query.settings).await.map_err(|e| what(e.to_string()))?;
         let ended = run(&session, &query.sql).await;
         let refused = session.engine().memory().refusals() > 0;
         session.close().await;
@@ -153,22 +167,26 @@ impl Data {
             Err(error) if error.kind() == ErrorKind::Resources => {
                 let message = error.to_string();
                 let names = message.contains("memory_bytes_max") || message.contains("function_memory_bytes");
-                return if names { Ok(Outcome::Refused) } else { Err(what(format!("no setting is named: {message}"))) };
+                return if names {
+                    Ok(MemoryOutcome::Refused)
+                } else {
+                    Err(what(format!("no setting is named: {message}")))
+                };
             }
             Err(error) => return Err(what(format!("{error:?}"))),
         };
         let rule = Rule::same_engine();
         let rule = if query.ordered { rule } else { rule.in_any_order() };
-        compare(rows, &got, rule).map_err(|difference| what(difference.to_string()))?;
+        compare(&plenty.rows, &got, rule).map_err(|difference| what(difference.to_string()))?;
         Ok(outcome(&report, refused))
     }
 }
 
-fn outcome(report: &Report, refused: bool) -> Outcome {
+fn outcome(report: &Report, refused: bool) -> MemoryOutcome {
     match (&report.planned_again, refused) {
-        (Some(_), _) => Outcome::PlannedAgain,
-        (None, true) => Outcome::Spilled,
-        (None, false) => Outcome::Right,
+        (Some(_), _) => MemoryOutcome::PlannedAgain,
+        (None, true) => MemoryOutcome::Spilled,
+        (None, false) => MemoryOutcome::Right,
     }
 }
 

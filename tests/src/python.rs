@@ -37,8 +37,8 @@ pub fn scripts() -> PathBuf {
 /// When the script fails (the message ends with its stderr), and with `CI=true` where the run would be skipped.
 pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
     let python = match environment(cache)? {
-        Environment::Ready(python) => python,
-        Environment::Missing(reason) => {
+        PythonEnvironment::Ready(python) => python,
+        PythonEnvironment::Missing(reason) => {
             return skip(script, reason, env::var("CI").is_ok_and(|value| value == "true"));
         }
     };
@@ -59,7 +59,7 @@ fn skip(script: &str, reason: String, is_ci: bool) -> anyhow::Result<Run> {
 
 /// Virtual environment of the packages.
 #[derive(Debug)]
-pub enum Environment {
+pub enum PythonEnvironment {
     /// Path of the interpreter.
     Ready(PathBuf),
     /// Reason why the packages cannot be had.
@@ -70,7 +70,7 @@ pub enum Environment {
 ///
 /// # Errors
 /// When its folder cannot be used.
-pub fn environment(cache: &Path) -> anyhow::Result<Environment> {
+pub fn environment(cache: &Path) -> anyhow::Result<PythonEnvironment> {
     let requirements = scripts().join("requirements.txt");
     let text = fs::read_to_string(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
     let mut hasher = DefaultHasher::new();
@@ -82,7 +82,7 @@ pub fn environment(cache: &Path) -> anyhow::Result<Environment> {
         // The packages are installed elsewhere and moved when whole: the interpreter finds its packages beside itself.
         let unfinished = tempfile::Builder::new().prefix("python-unfinished-").tempdir_in(cache)?;
         if let Err(reason) = install(unfinished.path(), &requirements) {
-            return Ok(Environment::Missing(reason));
+            return Ok(PythonEnvironment::Missing(reason));
         }
         let finished = unfinished.keep();
         if let Err(error) = fs::rename(&finished, &folder) {
@@ -90,7 +90,7 @@ pub fn environment(cache: &Path) -> anyhow::Result<Environment> {
             ensure!(folder.exists(), "cannot move the environment to {}: {error}", folder.display());
         }
     }
-    Ok(Environment::Ready(interpreter(&folder)))
+    Ok(PythonEnvironment::Ready(interpreter(&folder)))
 }
 
 fn install(folder: &Path, requirements: &Path) -> Result<(), String> {

@@ -1,23 +1,31 @@
 //! Medians with their confidence intervals, quantiles, and geometric means.
 
-/// Returns the median and the bounds of its 95 % interval, by order statistics: no distribution is assumed.
-pub fn median_interval(samples: &[f64]) -> (f64, f64, f64) {
+/// Median of samples, with the bounds of its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MedianInterval {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Returns the median and its interval by order statistics: no distribution is assumed.
+pub fn median_interval(samples: &[f64]) -> MedianInterval {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();
     if n == 0 {
-        return (f64::NAN, f64::NAN, f64::NAN);
+        return MedianInterval { median: f64::NAN, low: f64::NAN, high: f64::NAN };
     }
     // The number of samples below the median is binomial(n, 1/2): 1.96 of its standard deviations around the middle.
     let half = 0.98 * (n as f64).sqrt();
     let middle = n as f64 / 2.0;
     let low = (middle - half).floor().max(0.0) as usize;
     let high = ((middle + half).ceil() as usize).min(n - 1);
-    (median_of_sorted(&sorted), sorted[low], sorted[high])
+    MedianInterval { median: median_of_sorted(&sorted), low: sorted[low], high: sorted[high] }
 }
 
 pub fn median(samples: &[f64]) -> f64 {
-    median_interval(samples).0
+    median_interval(samples).median
 }
 
 fn median_of_sorted(sorted: &[f64]) -> f64 {
@@ -44,9 +52,9 @@ mod tests {
     #[test]
     fn the_interval_holds_the_median() {
         let samples: Vec<f64> = (1..=200).map(f64::from).collect();
-        let (median, low, high) = median_interval(&samples);
-        assert_eq!((median, low, high), (100.5, 87.0, 115.0));
-        assert_eq!(median_interval(&[3.0]).0, 3.0);
+        let interval = MedianInterval { median: 100.5, low: 87.0, high: 115.0 };
+        assert_eq!(median_interval(&samples), interval);
+        assert_eq!(median_interval(&[3.0]).median, 3.0);
     }
 
     #[test]

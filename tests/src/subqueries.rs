@@ -62,20 +62,20 @@ pub fn queries(seed: u64, count: usize) -> Vec<String> {
 #[derive(Debug)]
 pub struct Trial {
     folder: TempDir,
-    queries: Vec<(String, Judged)>,
+    queries: Vec<(String, DuckDbAnswer)>,
 }
 
 /// Answer of DuckDB.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Judged {
+enum DuckDbAnswer {
     Rows(Vec<Vec<Option<String>>>),
     Error(String),
 }
 
 /// Counts and failures of a trial's queries.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct TrialOutcome {
     pub right: usize,
     /// Queries that ended with an error of SQL: neither wrong nor right.
     pub refused: usize,
@@ -104,7 +104,7 @@ pub fn trial(cache: &Path, seed: u64, count: usize) -> anyhow::Result<Option<Tri
             Ok(None)
         }
         Run::Done { stdout } => {
-            let judged: Vec<Judged> = serde_json::from_str(&stdout)?;
+            let judged: Vec<DuckDbAnswer> = serde_json::from_str(&stdout)?;
             Ok(Some(Trial { folder, queries: queries.into_iter().zip(judged).collect() }))
         }
     }
@@ -112,8 +112,8 @@ pub fn trial(cache: &Path, seed: u64, count: usize) -> anyhow::Result<Option<Tri
 
 impl Trial {
     /// Runs the trial's queries in a session.
-    pub async fn run(&self, session: &Session) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub async fn run(&self, session: &Session) -> TrialOutcome {
+        let mut outcome = TrialOutcome::default();
         for table in TABLES {
             let location = self.folder.path().join(table);
             let create = format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", location.display());
@@ -123,8 +123,8 @@ impl Trial {
         }
         for (sql, judged) in &self.queries {
             let expected = match judged {
-                Judged::Rows(expected) => expected,
-                Judged::Error(reason) => {
+                DuckDbAnswer::Rows(expected) => expected,
+                DuckDbAnswer::Error(reason) => {
                     outcome.unjudged.push(format!("{sql}\n    {reason}"));
                     continue;
                 }

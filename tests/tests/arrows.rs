@@ -6,8 +6,11 @@ use std::path::Path;
 
 use gust_tests::localstack;
 
-/// Source file: its path below `src`, and its text.
-type Source = (String, String);
+/// Source file, by its path below `src`.
+struct Source {
+    path: String,
+    text: String,
+}
 
 fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
@@ -15,7 +18,7 @@ fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
         if entry.path().is_dir() {
             sources(&entry.path(), &format!("{name}/"), found);
         } else if name.ends_with(".rs") {
-            found.push((name, std::fs::read_to_string(entry.path()).expect("text")));
+            found.push(Source { path: name, text: std::fs::read_to_string(entry.path()).expect("text") });
         }
     }
 }
@@ -28,7 +31,7 @@ fn node(path: &str) -> &str {
 /// Returns lines of code with their numbers, without comments and items that are compiled for tests only.
 ///
 /// It relies on rustfmt: an item ends with a brace that stands as far to the right as its beginning.
-fn code((path, text): &Source) -> Vec<(usize, &str)> {
+fn code(Source { path, text }: &Source) -> Vec<(usize, &str)> {
     if path.ends_with("/tests.rs") || path.ends_with("_tests.rs") {
         return Vec::new();
     }
@@ -67,8 +70,8 @@ fn named(path: &str, line: &str) -> Vec<String> {
 fn wrong(order: &[&str], sources: &[Source]) -> Vec<String> {
     let rank = |node: &str| order.iter().position(|folder| *folder == node);
     let mut wrong = Vec::new();
-    for source in sources.iter().filter(|(path, _)| path != "lib.rs") {
-        let (path, from) = (&source.0, node(&source.0));
+    for source in sources.iter().filter(|source| source.path != "lib.rs") {
+        let (path, from) = (&source.path, node(&source.path));
         for (number, line) in code(source) {
             for to in named(path, line).iter().filter(|to| *to != from) {
                 if !matches!((rank(from), rank(to)), (Some(above), Some(below)) if above < below) {
@@ -93,14 +96,14 @@ fn imports_of_the_engine_point_down() {
     sources(&engine.join("src"), "", &mut found);
     let wrong = wrong(&order, &found);
     assert!(wrong.is_empty(), "not down the list of {}:\n{}", engine.join("arrows.txt").display(), wrong.join("\n"));
-    let nodes: BTreeSet<&str> = found.iter().map(|(path, _)| node(path)).filter(|node| *node != "lib").collect();
+    let nodes: BTreeSet<&str> = found.iter().map(|source| node(&source.path)).filter(|node| *node != "lib").collect();
     assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), nodes, "listed on the left, there on the right");
 }
 
 #[test]
 fn an_import_that_points_up_is_found() {
     let check = |path: &str, text: &str, expect: &[&str]| {
-        let found = wrong(&["top", "middle", "ground"], &[(path.to_owned(), text.to_owned())]);
+        let found = wrong(&["top", "middle", "ground"], &[Source { path: path.to_owned(), text: text.to_owned() }]);
         assert_eq!(found, expect, "{path}: {text}");
     };
     check("middle/a.rs", "use crate::ground::X;\nuse crate::middle::Y;\nuse super::Z;\nuse std::fmt;", &[]);

@@ -114,7 +114,7 @@ impl Job<'_> {
 }
 
 /// End of a run.
-struct Ended {
+struct RunEnd {
     code: Option<i32>,
     words: String,
     seconds: f64,
@@ -124,7 +124,7 @@ struct Ended {
 
 /// Run that the judge compares with its expected rows.
 #[derive(Serialize)]
-struct Question<'a> {
+struct RunToJudge<'a> {
     name: String,
     output: &'a Path,
     format: &'a str,
@@ -156,7 +156,7 @@ async fn cases_hold_on_every_target() {
     let jobs = jobs(&cases, root);
     let started = Instant::now();
     let ended = stream::iter(jobs).map(async |job| (run(root, &job).await, job)).buffer_unordered(AT_ONCE);
-    let ended: Vec<(Ended, Job<'_>)> = ended.collect().await;
+    let ended: Vec<(RunEnd, Job<'_>)> = ended.collect().await;
     eprintln!("{} runs in {:.1} s", ended.len(), started.elapsed().as_secs_f64());
     let failures = judge(cache, root, &ended);
 
@@ -230,7 +230,7 @@ fn jobs<'a>(cases: &'a [Case], root: &Path) -> Vec<Job<'a>> {
     jobs
 }
 
-async fn run(root: &Path, job: &Job<'_>) -> Ended {
+async fn run(root: &Path, job: &Job<'_>) -> RunEnd {
     let place = root.join(&job.case.file).join(job.case.number.to_string());
     let report = job.output.with_extension("report");
     let sql = job.output.with_extension("sql");
@@ -258,12 +258,12 @@ async fn run(root: &Path, job: &Job<'_>) -> Ended {
     let output = tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await;
     let seconds = started.elapsed().as_secs_f64();
     let Ok(output) = output else {
-        return Ended { code: None, words: "it hangs".to_owned(), seconds, fragments_adopted: 0 };
+        return RunEnd { code: None, words: "it hangs".to_owned(), seconds, fragments_adopted: 0 };
     };
     let output = output.expect("it ends");
     let report = std::fs::read_to_string(report).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_str(report.lines().last().unwrap_or("{}")).unwrap_or_default();
-    Ended {
+    RunEnd {
         code: output.status.code(),
         words: String::from_utf8_lossy(&output.stderr).into_owned(),
         seconds,
@@ -272,7 +272,7 @@ async fn run(root: &Path, job: &Job<'_>) -> Ended {
 }
 
 /// Returns the asks that fail, by name, each with its failures.
-fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<String, String> {
+fn judge(cache: &Path, root: &Path, ended: &[(RunEnd, Job<'_>)]) -> BTreeMap<String, String> {
     let questions = ended.iter().filter_map(|(ended, job)| question(ended, job)).collect::<Vec<_>>();
     std::fs::write(root.join("runs.json"), serde_json::to_string(&questions).expect("plain data")).expect("written");
     let judged = python::run(cache, "cases.py", &[Path::new("judge"), root]).expect("the rows are judged");
@@ -312,10 +312,10 @@ fn judge(cache: &Path, root: &Path, ended: &[(Ended, Job<'_>)]) -> BTreeMap<Stri
     failures
 }
 
-fn question<'a>(ended: &Ended, job: &'a Job<'_>) -> Option<Question<'a>> {
+fn question<'a>(ended: &RunEnd, job: &'a Job<'_>) -> Option<RunToJudge<'a>> {
     let results = job.ask.results.as_deref().filter(|_| ended.code == Some(0))?;
 
-    Some(Question {
+    Some(RunToJudge {
         name: job.name(),
         output: &job.output,
         format: &job.format,
@@ -326,7 +326,7 @@ fn question<'a>(ended: &Ended, job: &'a Job<'_>) -> Option<Question<'a>> {
 }
 
 /// Returns the failure of a run, as far as its rows do not matter.
-fn wrong(ended: &Ended, job: &Job<'_>) -> Option<String> {
+fn wrong(ended: &RunEnd, job: &Job<'_>) -> Option<String> {
     let Job { ask, case, .. } = job;
     let words = &ended.words;
     if words.contains("panicked") {

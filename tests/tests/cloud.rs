@@ -9,7 +9,7 @@ use gust_engine::config::{Config, Target};
 use gust_tests::query::{plain, run};
 use gust_tests::s3::identity::{FUNCTION, access_key};
 use gust_tests::s3::shape::{Faults, Latency, Pipe, RequestLimits};
-use gust_tests::s3::{Fault, Operation, S3Server, Shape, accounts};
+use gust_tests::s3::{Operation, S3Server, Shape, StorageFault, accounts};
 use gust_tests::{cloud, tpch};
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
@@ -70,10 +70,10 @@ async fn each_identity_has_a_pipe_and_an_account() {
 #[tokio::test]
 async fn each_fault_fires_and_a_client_comes_through() {
     for (faults, fault) in [
-        (Faults { slow_down: 0.4, ..Faults::default() }, Fault::SlowDown),
-        (Faults { internal_error: 0.4, ..Faults::default() }, Fault::InternalError),
-        (Faults { reset: 0.4, ..Faults::default() }, Fault::Reset),
-        (Faults { reset_in_body: 0.4, ..Faults::default() }, Fault::ResetInBody),
+        (Faults { slow_down: 0.4, ..Faults::default() }, StorageFault::SlowDown),
+        (Faults { internal_error: 0.4, ..Faults::default() }, StorageFault::InternalError),
+        (Faults { reset: 0.4, ..Faults::default() }, StorageFault::Reset),
+        (Faults { reset_in_body: 0.4, ..Faults::default() }, StorageFault::ResetInBody),
     ] {
         let (server, store) = server("one").await;
         server.set_shape(Some(Shape { faults, ..PLAIN }));
@@ -88,11 +88,11 @@ async fn each_fault_fires_and_a_client_comes_through() {
         let requests = server.take_requests();
         let refused = requests.iter().filter(|request| request.refused.is_some()).count() as u64;
         let noted = match fault {
-            Fault::SlowDown | Fault::InternalError => fired[&fault],
-            Fault::Reset | Fault::ResetInBody | Fault::Truncated => 0,
+            StorageFault::SlowDown | StorageFault::InternalError => fired[&fault],
+            StorageFault::Reset | StorageFault::ResetInBody | StorageFault::Truncated => 0,
         };
         assert_eq!(refused, noted, "{requests:?}");
-        if fault == Fault::ResetInBody {
+        if fault == StorageFault::ResetInBody {
             // object_store reads on from where the body broke off: each break costs one more request.
             assert_eq!(requests.len() as u64, 10 + fired[&fault]);
         }
@@ -106,7 +106,7 @@ async fn a_truncated_body_is_noticed() {
     server.set_shape(Some(Shape { faults: Faults { truncated: 1.0, ..Faults::default() }, ..PLAIN }));
     let short = read(store.as_ref(), 0).await.expect("taken for whole");
     assert!(short.len() < 100_000, "{} bytes came", short.len());
-    assert_eq!(server.fired(), BTreeMap::from([(Fault::Truncated, 1)]));
+    assert_eq!(server.fired(), BTreeMap::from([(StorageFault::Truncated, 1)]));
     let config = Config { on: Target::Local, ..Config::default() };
     let session = cloud::session(&server, config, "no function".as_ref()).expect("a session");
     let watched = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
@@ -191,7 +191,7 @@ async fn a_query_gets_through_a_store_that_asks_to_slow_down() {
     // Retries inside an attempt and new attempts both get through: object_store's delays have no seed, so chance decides.
     assert_eq!((report.fragments_adopted, &report.fell_back), (4, &None), "{report:?}");
     assert_eq!(rows, plain(&[create(&format!("{}/", files.display()))], sql).await);
-    assert!(server.fired()[&Fault::SlowDown] > 0, "{:?}", server.fired());
+    assert!(server.fired()[&StorageFault::SlowDown] > 0, "{:?}", server.fired());
     let accounts = accounts(&server.take_requests());
     let functions = accounts.iter().filter(|(who, _)| who.starts_with(&access_key(FUNCTION)));
     let read: Vec<u64> = functions.map(|(_, account)| account.bytes_read).collect();

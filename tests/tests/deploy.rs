@@ -35,26 +35,36 @@ fn localstack_runs_any_function_as_lambda_does() {
     script("localstack/check", &[]);
 }
 
-/// Rights of the coordinator: action, source file that needs it, and the call in it. The next table has the function's.
-const COORDINATOR: [(&str, &str, &str); 9] = [
-    ("lambda:GetAlias", "coordinator/engine/src/fleet/lambda/deployment.rs", ".get_alias()"),
-    ("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
-    (
-        "lambda:GetFunctionConfiguration",
-        "coordinator/engine/src/fleet/lambda/deployment.rs",
-        ".get_function_configuration()",
-    ),
-    ("lambda:GetAccountSettings", "coordinator/engine/src/fleet/lambda/deployment.rs", ".get_account_settings()"),
-    ("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
-    ("s3:ListBucket", "coordinator/engine/src/exchange/mod.rs", "store.list("),
-    ("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
-    ("s3:PutObject", "coordinator/engine/src/exec/publish.rs", "store.put("),
-    ("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
+/// Right that a policy grants, with the source file and the call that need it.
+struct Right {
+    action: &'static str,
+    file: &'static str,
+    call: &'static str,
+}
+
+const fn right(action: &'static str, file: &'static str, call: &'static str) -> Right {
+    Right { action, file, call }
+}
+
+const DEPLOYMENT: &str = "coordinator/engine/src/fleet/lambda/deployment.rs";
+
+/// Rights of the coordinator.
+const COORDINATOR: [Right; 9] = [
+    right("lambda:GetAlias", DEPLOYMENT, ".get_alias()"),
+    right("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
+    right("lambda:GetFunctionConfiguration", DEPLOYMENT, ".get_function_configuration()"),
+    right("lambda:GetAccountSettings", DEPLOYMENT, ".get_account_settings()"),
+    right("s3:GetBucketLocation", "coordinator/engine/src/session/doctor.rs", ".get_bucket_location()"),
+    right("s3:ListBucket", "coordinator/engine/src/exchange/mod.rs", "store.list("),
+    right("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
+    right("s3:PutObject", "coordinator/engine/src/exec/publish.rs", "store.put("),
+    right("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
 ];
-const FUNCTION_RIGHTS: [(&str, &str, &str); 3] = [
-    ("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
-    ("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
-    ("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
+/// Rights of the function.
+const FUNCTION_RIGHTS: [Right; 3] = [
+    right("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
+    right("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
+    right("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
 ];
 /// Rights that the Lambda service itself uses with the function's role, to write its log.
 const BY_LAMBDA: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];
@@ -88,13 +98,13 @@ fn policies_give_what_the_code_calls_and_nothing_else() {
         ("coordinator", COORDINATOR.as_slice(), [].as_slice()),
         ("function", FUNCTION_RIGHTS.as_slice(), BY_LAMBDA.as_slice()),
     ] {
-        for (action, file, call) in rights {
+        for Right { action, file, call } in rights {
             let source = std::fs::read_to_string(root.join(file)).expect("a source file");
             // The layout of the code does not count.
             let source: String = source.split_whitespace().collect();
             assert!(source.contains(call), "{module} has {action} for `{call}` in {file}, which is not there");
         }
-        let called = rights.iter().map(|(action, ..)| *action).chain(besides.iter().copied());
+        let called = rights.iter().map(|right| right.action).chain(besides.iter().copied());
         let called: BTreeSet<String> = called.map(str::to_owned).collect();
         assert_eq!(granted(module), called, "{module}: granted on the left, called on the right");
     }
@@ -106,7 +116,7 @@ fn every_call_of_a_service_has_a_right() {
     let verbs = ["get_", "list_", "put_", "create_", "delete_", "update_", "head_", "tag_", "describe_"];
     let known: BTreeSet<&str> = COORDINATOR
         .iter()
-        .map(|(_, _, call)| call.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .map(|right| right.call.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
         .collect();
     let mut found = BTreeSet::new();
     let mut folders =

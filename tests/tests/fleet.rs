@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use gust_tests::chaos;
-use gust_tests::fleet::{Adoption, Enforcement, Fault, Trial, capped_trial, trial, with_and_without};
+use gust_tests::fleet::{Adoption, CapSlowdown, Enforcement, Fault, Trial, capped_trial, trial, with_and_without};
 
 /// Runs seeds on both cores. Returns the seeds with their results, in order.
 fn on_both_cores<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
@@ -83,9 +83,9 @@ fn the_suite_notices_caps_that_are_not_kept() {
 #[test]
 fn a_cap_that_suffices_costs_little_time() {
     for (times, slower_max) in [(2.0, 2.0), (10.0, 1.5)] {
-        let (cost, without, with) = with_and_without(times);
+        let CapSlowdown { dollars, without, with } = with_and_without(times);
         let slower = with.as_secs_f64() / without.as_secs_f64();
-        assert!(slower <= slower_max, "{slower:.2} times as long under {times} times ${cost:.6}: {with:?}");
+        assert!(slower <= slower_max, "{slower:.2} times as long under {times} times ${dollars:.6}: {with:?}");
     }
 }
 

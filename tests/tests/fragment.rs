@@ -24,7 +24,7 @@ use gust_protocol::{
 use gust_tests::cloud;
 use gust_tests::query::plain;
 use gust_tests::s3::shape::Faults;
-use gust_tests::s3::{Fault, Operation, S3Server, Shape};
+use gust_tests::s3::{Operation, S3Server, Shape, StorageFault};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -158,11 +158,11 @@ async fn a_fragment_reads_no_byte_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_in_trouble_is_worth_another_attempt() {
     let troubles = [
-        (Kind::StorageThrottled, Fault::SlowDown, Faults { slow_down: 1.0, ..Faults::default() }),
-        (Kind::Storage, Fault::InternalError, Faults { internal_error: 1.0, ..Faults::default() }),
-        (Kind::Storage, Fault::Truncated, Faults { truncated: 1.0, ..Faults::default() }),
+        (Kind::StorageThrottled, StorageFault::SlowDown, Faults { slow_down: 1.0, ..Faults::default() }),
+        (Kind::Storage, StorageFault::InternalError, Faults { internal_error: 1.0, ..Faults::default() }),
+        (Kind::Storage, StorageFault::Truncated, Faults { truncated: 1.0, ..Faults::default() }),
     ];
-    let check = async |(kind, fault, faults): (Kind, Fault, Faults)| {
+    let check = async |(kind, fault, faults): (Kind, StorageFault, Faults)| {
         let folder = TempDir::new().expect("a temporary folder");
         let path = parquet(&folder, MANY).await;
         let server = S3Server::start().expect("a server");

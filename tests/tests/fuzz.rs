@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gust_engine::config::Target;
-use gust_tests::fuzz::{Damage, Outcome, damaged, files, read};
+use gust_tests::fuzz::{Damage, FileOutcome, damaged, files, read};
 use gust_tests::query::session;
 use tempfile::TempDir;
 
@@ -21,12 +21,12 @@ async fn check_seeds(target: Target, seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let (name, damage, bytes) = damaged(&files, seed);
         match read(&session, folder.path(), seed, &bytes).await {
-            Outcome::Rows(_) => {}
-            Outcome::Refused(_) => {
+            FileOutcome::Rows(_) => {}
+            FileOutcome::Refused(_) => {
                 refused += 1;
                 *fired.entry(damage).or_insert(0) += 1;
             }
-            Outcome::Wrong(how) => wrong.push(format!("seed {seed}, {damage:?} of {name}: {how}")),
+            FileOutcome::Wrong(how) => wrong.push(format!("seed {seed}, {damage:?} of {name}: {how}")),
         }
     }
     session.close().await;
@@ -55,9 +55,9 @@ async fn undamaged_files_are_read_whole() {
         for (seed, (name, bytes)) in files().into_iter().enumerate() {
             let outcome = read(&session, folder.path(), seed as u64, &bytes).await;
             let is_right = match &outcome {
-                Outcome::Rows(rows) => *rows == 400 && !name.starts_with("encrypted"),
-                Outcome::Refused(why) => why.contains("it is encrypted") && name.starts_with("encrypted"),
-                Outcome::Wrong(_) => false,
+                FileOutcome::Rows(rows) => *rows == 400 && !name.starts_with("encrypted"),
+                FileOutcome::Refused(why) => why.contains("it is encrypted") && name.starts_with("encrypted"),
+                FileOutcome::Wrong(_) => false,
             };
             assert!(is_right, "{target:?}, {name}: {outcome:?}");
         }

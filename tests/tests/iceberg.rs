@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use gust_engine::config::Target;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::Session;
-use gust_tests::asks::{Read, ask};
+use gust_tests::asks::{Reader, ask};
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
 
 /// Files of a table that a query needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reads {
+enum FilesRead {
     /// Every data file is read.
     All,
     /// The table's metadata rules out some files.
@@ -23,10 +23,10 @@ enum Reads {
     /// No file is read, because the metadata is the answer.
     Metadata,
 }
-use Reads::{All, Fewer, Metadata, NoFile};
+use FilesRead::{All, Fewer, Metadata, NoFile};
 
 /// Queries in words that DuckDB and DataFusion understand alike. DuckDB answers them over PyIceberg's rows.
-const CASES: &[(Reads, &str)] = &[
+const CASES: &[(FilesRead, &str)] = &[
     // The table is pruned by column bounds.
     (All, "SELECT * FROM plain"),
     (Metadata, "SELECT count(*) AS c FROM plain"),
@@ -177,7 +177,7 @@ fn files(explained: &str) -> (usize, usize) {
 async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &str) {
     for (number, (reads, sql)) in CASES.iter().enumerate() {
         let what = format!("`{sql}` on {target:?} through {opened}");
-        let read = if matches!(reads, NoFile | Metadata) { Read::ByNobody } else { Read::ByFunctions };
+        let read = if matches!(reads, NoFile | Metadata) { Reader::Nobody } else { Reader::Functions };
         let rows = ask(session, target, sql, read).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let expected = read_arrow_file(&lake.path(&format!("queries/{number}.arrow"))).expect("the judge's answer");
         let rule = Rule { any_order: !sql.contains("ORDER BY"), any_encoding: true, any_number: false };

@@ -14,7 +14,7 @@ use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::error::ErrorKind;
 use gust_engine::model::Place;
 use gust_engine::session::Session;
-use gust_tests::asks::{Read, ask, lines};
+use gust_tests::asks::{Reader, ask, lines};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
@@ -147,13 +147,13 @@ async fn check(target: Target) {
     for table in WHOLE {
         let what = format!("{table} on {target:?}");
         let sql = format!("SELECT * FROM {table} ORDER BY id");
-        let rows = ask(&session, target, &sql, Read::ByFunctions).await;
+        let rows = ask(&session, target, &sql, Reader::Functions).await;
         let rows = rows.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(json(&rows), judged(&lake, table), "{what}");
     }
     for (sql, expect) in CASES {
         let what = format!("`{sql}` on {target:?}");
-        let batches = ask(&session, target, sql, Read::ByFunctions).await;
+        let batches = ask(&session, target, sql, Reader::Functions).await;
         let batches = batches.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(rows(&batches), *expect, "{what}");
     }

@@ -20,13 +20,13 @@ use tempfile::TempDir;
 use crate::tpch::assert_used;
 
 /// Server, and a session with four processes that leaves its results there.
-struct Lake {
+struct LakeOnS3 {
     server: S3Server,
     store: Arc<dyn ObjectStore>,
     session: Session,
 }
 
-impl Lake {
+impl LakeOnS3 {
     fn open() -> Self {
         let server = S3Server::start().expect("a server");
         let s3 = S3Config {
@@ -66,7 +66,7 @@ impl Lake {
 #[tokio::test(flavor = "multi_thread")]
 async fn tpch_on_s3_has_datafusions_rows() {
     let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
-    let lake = Lake::open();
+    let lake = LakeOnS3::open();
     lake.upload(tables.root(), "tpch").await;
     for table in TpchTable::ALL.map(TpchTable::name) {
         let location = lake.server.url(&format!("tpch/{table}/"));
@@ -105,7 +105,7 @@ async fn pruned_partitions_are_not_asked_for() {
             plain(&[], &format!("COPY ({select}) TO '{}' STORED AS PARQUET", path.display())).await;
         }
     }
-    let lake = Lake::open();
+    let lake = LakeOnS3::open();
     lake.upload(folder.path(), "sales").await;
     let create = |location: String| {
         let columns = "k BIGINT, v VARCHAR, region VARCHAR, year INT";
@@ -149,7 +149,7 @@ async fn large_results_pass_through_the_exchange() {
         let path = folder.path().join(format!("{file}.parquet"));
         plain(&[], &format!("COPY ({}) TO '{}' STORED AS PARQUET", select(file), path.display())).await;
     }
-    let lake = Lake::open();
+    let lake = LakeOnS3::open();
     lake.upload(folder.path(), "wide").await;
     let sql = |location: String| format!("SELECT * FROM '{location}' WHERE k % 10 <> 3");
     lake.server.take_requests();

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use gust_engine::config::Target;
 use gust_engine::error::ErrorKind;
 use gust_engine::session::Session;
-use gust_tests::asks::{Read, ask, lines};
+use gust_tests::asks::{Reader, ask, lines};
 use gust_tests::query::{run, session};
 use gust_tests::subqueries;
 use parquet::arrow::ArrowWriter;
@@ -392,7 +392,7 @@ async fn check(target: Target) {
     let mut wrong = Vec::new();
     for (sql, expect) in [IN_SUBQUERY, USING, OVERFLOW, FLOATS, FRAMES, LISTS, BOUNDS].into_iter().flatten() {
         let reads = TABLES.iter().any(|table| sql.contains(&format!("FROM {table}")));
-        let read = if reads { Read::PartlyByFunctions } else { Read::ByAnybody };
+        let read = if reads { Reader::FunctionsIfAnythingIsRead } else { Reader::Anybody };
         match (ask(&session, target, sql, read).await, expect) {
             (Ok(batches), Rows(rows)) => {
                 let seen = lines(&batches, "NULL");

@@ -19,14 +19,14 @@ use gust_engine::model::Place;
 use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
-use gust_tests::pressure::{Data, Outcome, PARTS, Tally, Way, queries};
+use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Tally, queries};
 use gust_tests::query::{plain, run, run_with_events};
 use tempfile::TempDir;
 
 /// Returns the settings of a run, different ones for each query. `lab operators` tries them all.
-fn way(index: usize) -> Way {
+fn run_settings(index: usize) -> RunSettings {
     let target = [Target::Local, Target::InProcess, Target::Local][index % 3];
-    Way { target, partitions: [2, 1, 3, 8, 4][index % 5], part: 1, views: index.is_multiple_of(2) }
+    RunSettings { target, partitions: [2, 1, 3, 8, 4][index % 5], part: 1, views: index.is_multiple_of(2) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,10 +34,10 @@ async fn the_same_rows_or_a_typed_error_at_every_limit() {
     let data = Data::make().await;
     let (mut tally, mut wrong) = (Tally::default(), Vec::new());
     for (index, query) in queries().iter().enumerate() {
-        let way = way(index);
-        let plenty = data.plenty(query, way).await.unwrap_or_else(|error| panic!("{}: {error}", query.name));
+        let run_settings = run_settings(index);
+        let plenty = data.plenty(query, run_settings).await.unwrap_or_else(|error| panic!("{}: {error}", query.name));
         for part in [PARTS[index % 2], PARTS[2 + index % 2]] {
-            match data.under(query, Way { part, ..way }, &plenty).await {
+            match data.under(query, RunSettings { part, ..run_settings }, &plenty).await {
                 Ok(outcome) => tally.add(outcome),
                 Err(why) => wrong.push(why),
             }
@@ -45,9 +45,9 @@ async fn the_same_rows_or_a_typed_error_at_every_limit() {
     }
     assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     // The limits were felt, and many runs still ended well.
-    assert!(tally.count(Outcome::Spilled) >= 20, "{tally}");
-    assert!(tally.count(Outcome::PlannedAgain) >= 1, "{tally}");
-    assert!(tally.count(Outcome::Refused) >= 20, "{tally}");
+    assert!(tally.count(MemoryOutcome::Spilled) >= 20, "{tally}");
+    assert!(tally.count(MemoryOutcome::PlannedAgain) >= 1, "{tally}");
+    assert!(tally.count(MemoryOutcome::Refused) >= 20, "{tally}");
 }
 
 /// Makes 40 files of 3,750 orders, and 1,000 suppliers.

@@ -88,7 +88,7 @@ fn groups() -> Vec<RecordBatch> {
 
 /// Change of a column chunk's statistics, as a writer may make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
+enum StatisticsChange {
     Nothing,
     NoBounds,
     NoMax,
@@ -101,36 +101,44 @@ enum Said {
     Nonsense,
 }
 
-fn said<T: Clone>(
-    said: Said,
+/// Bounds and number of nulls of a column chunk.
+struct BoundsAndNulls<T> {
+    min: Option<T>,
+    max: Option<T>,
+    nulls: Option<u64>,
+}
+
+fn changed<T: Clone>(
+    change: StatisticsChange,
     found: &ValueStatistics<T>,
     nonsense: Option<T>,
-) -> Option<(Option<T>, Option<T>, Option<u64>)>
+) -> Option<BoundsAndNulls<T>>
 where
     ValueStatistics<T>: Bounds<T>,
 {
-    let (min, max, nulls) = found.all();
-    Some(match said {
-        Said::Nothing => return None,
-        Said::NoBounds => (None, None, nulls),
-        Said::NoMax => (min, None, nulls),
-        Said::NoNulls => (min, max, None),
-        Said::Turned | Said::Deprecated => (max, min, nulls),
-        Said::Nonsense => (nonsense.clone().or(min), nonsense.or(max), nulls),
-    })
+    let BoundsAndNulls { min, max, nulls } = found.all();
+    let (min, max, nulls) = match change {
+        StatisticsChange::Nothing => return None,
+        StatisticsChange::NoBounds => (None, None, nulls),
+        StatisticsChange::NoMax => (min, None, nulls),
+        StatisticsChange::NoNulls => (min, max, None),
+        StatisticsChange::Turned | StatisticsChange::Deprecated => (max, min, nulls),
+        StatisticsChange::Nonsense => (nonsense.clone().or(min), nonsense.or(max), nulls),
+    };
+    Some(BoundsAndNulls { min, max, nulls })
 }
 
 /// Statistics of any type, as far as they are read here.
 trait Bounds<T> {
-    fn all(&self) -> (Option<T>, Option<T>, Option<u64>);
+    fn all(&self) -> BoundsAndNulls<T>;
 }
 
 macro_rules! rewritten {
     ($what:expr, $found:expr, $($variant:ident: $of:ty, $nonsense:expr);+ $(;)?) => {
         match $found {
             $(Statistics::$variant(found) => {
-                let (min, max, nulls) = said::<$of>($what, found, $nonsense)?;
-                let deprecated = $what == Said::Deprecated;
+                let BoundsAndNulls { min, max, nulls } = changed::<$of>($what, found, $nonsense)?;
+                let deprecated = $what == StatisticsChange::Deprecated;
                 Some(Statistics::$variant(ValueStatistics::new(min, max, None, nulls, deprecated)))
             })+
         }
@@ -140,8 +148,12 @@ macro_rules! rewritten {
 macro_rules! bounds_of {
     ($($of:ty),+) => {
         $(impl Bounds<$of> for ValueStatistics<$of> {
-            fn all(&self) -> (Option<$of>, Option<$of>, Option<u64>) {
-                (self.min_opt().cloned(), self.max_opt().cloned(), self.null_count_opt())
+            fn all(&self) -> BoundsAndNulls<$of> {
+                BoundsAndNulls {
+                    min: self.min_opt().cloned(),
+                    max: self.max_opt().cloned(),
+                    nulls: self.null_count_opt(),
+                }
             }
         })+
     };
@@ -149,7 +161,7 @@ macro_rules! bounds_of {
 
 bounds_of!(bool, i32, i64, f32, f64, parquet::data_type::Int96, ByteArray, FixedLenByteArray);
 
-fn rewrite(what: Said, found: &Statistics) -> Option<Statistics> {
+fn rewrite(what: StatisticsChange, found: &Statistics) -> Option<Statistics> {
     let wide = || FixedLenByteArray::from(ByteArray::from(vec![0x7f; 40]));
     rewritten!(what, found,
         Boolean: bool, None;
@@ -188,16 +200,16 @@ fn files() -> Vec<(String, Vec<u8>)> {
     let mut odd = |name: &str, change: &dyn Fn(usize, usize, &Statistics) -> Option<Statistics>| {
         files.push((name.to_owned(), with_statistics(plain, change)));
     };
-    for what in [Said::Nothing, Said::NoBounds, Said::NoMax] {
+    for what in [StatisticsChange::Nothing, StatisticsChange::NoBounds, StatisticsChange::NoMax] {
         odd(&format!("{what:?} of group 1"), &|group, _, found| {
             if group == 1 { rewrite(what, found) } else { Some(found.clone()) }
         });
     }
-    odd("NoNulls", &|_, _, found| rewrite(Said::NoNulls, found));
-    odd("Turned", &|_, _, found| rewrite(Said::Turned, found));
-    odd("Nonsense", &|_, _, found| rewrite(Said::Nonsense, found));
+    odd("NoNulls", &|_, _, found| rewrite(StatisticsChange::NoNulls, found));
+    odd("Turned", &|_, _, found| rewrite(StatisticsChange::Turned, found));
+    odd("Nonsense", &|_, _, found| rewrite(StatisticsChange::Nonsense, found));
     odd("Deprecated", &|_, column, found| {
-        if is_turned(found, column) { rewrite(Said::Deprecated, found) } else { Some(found.clone()) }
+        if is_turned(found, column) { rewrite(StatisticsChange::Deprecated, found) } else { Some(found.clone()) }
     });
     files
 }

@@ -13,8 +13,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::trial::{self, Trial};
-use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
-use super::{Bill, FaultPlan};
+use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
+use super::{FaultPlan, QueryUsage};
 
 /// AWS's list prices in us-east-1, x86_64 (November 2026), in dollars.
 const GIGABYTE_SECOND: f64 = 0.000_016_666_7;
@@ -52,8 +52,8 @@ pub fn capped_trial(seed: u64, enforcement: Enforcement) -> CappedTrial {
 }
 
 /// Returns the dollars that the platform and S3 charge for a query.
-pub fn dollars(ended: &Ended, outcome: &QueryOutcome) -> f64 {
-    let Bill { invocations, gigabyte_seconds, requests } =
+pub fn dollars(ended: &WorldOutcome, outcome: &QueryOutcome) -> f64 {
+    let QueryUsage { invocations, gigabyte_seconds, requests } =
         ended.served.bills.get(&outcome.id).copied().unwrap_or_default();
     let requested = |requests: Requests| {
         let Requests { get, head, list, put, .. } = requests;
@@ -65,7 +65,7 @@ pub fn dollars(ended: &Ended, outcome: &QueryOutcome) -> f64 {
 fn run(seed: u64, enforcement: Enforcement) -> CappedTrial {
     let mut random = SmallRng::seed_from_u64(seed);
     let world = trial::world(seed, &mut random);
-    let queries: Vec<(Query, Money)> = (0..random.random_range(1..3))
+    let queries: Vec<(SimulatedQuery, Money)> = (0..random.random_range(1..3))
         .map(|_| {
             let query = trial::query(&mut random);
             let cap = cap(&query, &mut random);
@@ -74,7 +74,7 @@ fn run(seed: u64, enforcement: Enforcement) -> CappedTrial {
         .collect();
     let told = queries
         .iter()
-        .map(|(query, cap)| Query { cap: (enforcement == Enforcement::On).then_some(*cap), ..query.clone() });
+        .map(|(query, cap)| SimulatedQuery { cap: (enforcement == Enforcement::On).then_some(*cap), ..query.clone() });
     let ended = run_virtually(world.run(&[told.collect()], |invoker, _| Arc::new(invoker)));
     let mut capped = CappedTrial::default();
     for ((query, cap), outcome) in queries.iter().zip(&ended.queries) {
@@ -95,27 +95,33 @@ fn run(seed: u64, enforcement: Enforcement) -> CappedTrial {
 }
 
 /// Draws a cap. The range begins at the need of one attempt, a third of the cost without faults, and ends far above that cost.
-fn cap(query: &Query, random: &mut SmallRng) -> Money {
+fn cap(query: &SimulatedQuery, random: &mut SmallRng) -> Money {
     let seconds: f64 = query.file_bytes.iter().map(|bytes| 0.3 + *bytes as f64 / 100e6).sum();
     let usual = 0.000_15 + seconds * 2.0 * GIGABYTE_SECOND;
     let dollars = usual * 2_f64.powf(random.random_range(-1.5..4.0));
     Money::from_nano_dollars((dollars * 1e9) as u64)
 }
 
+/// Cost of a large query without a cap, and its times without and with one.
+#[derive(Debug)]
+pub struct CapSlowdown {
+    pub dollars: f64,
+    pub without: Duration,
+    pub with: Duration,
+}
+
 /// Runs a large query without faults twice: without a cap, and with one of `times` the first run's cost.
-///
-/// Returns the dollars and the time without the cap, and the time with it.
 ///
 /// # Panics
 /// When one of the runs has no result.
-pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
+pub fn with_and_without(times: f64) -> CapSlowdown {
     let mut random = SmallRng::seed_from_u64(7);
     let mut world = trial::world(7, &mut random);
     world.faults = FaultPlan::default();
     world.platform.concurrent_max = 1000;
     world.platform.ramp_burst = 1000;
     world.settings = gust_engine::scheduler::SchedulerSettings::new(200, 7);
-    let query = |cap| Query {
+    let query = |cap| SimulatedQuery {
         begins: Duration::ZERO,
         timeout: Duration::from_secs(300),
         file_bytes: vec![128 << 20; 100],
@@ -132,7 +138,7 @@ pub fn with_and_without(times: f64) -> (f64, Duration, Duration) {
         assert!(outcome.rows.is_ok(), "{:?}", outcome.rows);
         (dollars(&ended, outcome), outcome.took)
     };
-    let (cost, without) = run(&world, None);
-    let (_, with) = run(&world, Some(Money::from_nano_dollars((cost * times * 1e9) as u64)));
-    (cost, without, with)
+    let (dollars, without) = run(&world, None);
+    let (_, with) = run(&world, Some(Money::from_nano_dollars((dollars * times * 1e9) as u64)));
+    CapSlowdown { dollars, without, with }
 }

@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Fault, FaultPlan};
+use super::fragment_rows::{FragmentRows, number, schema};
 use super::pipe::Burst;
 use super::platform::Platform;
-use super::truth::{Truth, number, schema};
 
 /// Time after which the platform refuses an invocation.
 const REFUSAL: Duration = Duration::from_millis(10);
@@ -45,7 +45,7 @@ struct Inner {
     seed: u64,
     platform: Platform,
     faults: FaultPlan,
-    truth: Truth,
+    fragment_rows: FragmentRows,
     exchange: Arc<dyn ObjectStore>,
     clock: Clock,
     started: Instant,
@@ -60,12 +60,12 @@ struct State {
     /// Environments that may be started now.
     tokens: f64,
     tokens_at: Instant,
-    served: Served,
+    served: PlatformUsage,
 }
 
 /// Usage of the platform, as its owner would see it on the bill.
 #[derive(Debug, Clone, Default)]
-pub struct Served {
+pub struct PlatformUsage {
     pub invocations: u64,
     pub throttled: u64,
     pub cold: u64,
@@ -74,14 +74,14 @@ pub struct Served {
     pub gigabyte_seconds: f64,
     pub requests: Requests,
     /// Usage by query.
-    pub bills: BTreeMap<String, Bill>,
+    pub bills: BTreeMap<String, QueryUsage>,
     /// Times that each fault fired.
     pub fired: BTreeMap<Fault, u64>,
 }
 
 /// Usage of one query's attempts, including those whose end the coordinator never heard of.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Bill {
+pub struct QueryUsage {
     pub invocations: u64,
     pub gigabyte_seconds: f64,
     pub requests: Requests,
@@ -93,20 +93,44 @@ struct Running {
     is_cold: bool,
 }
 
+/// Begin of an attempt, as its answer is billed.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// Time from the call to the function's first instruction.
+    start: Duration,
+    at: Instant,
+    /// Longest time that the attempt can be charged for.
+    at_most: Duration,
+    is_cold: bool,
+}
+
+/// Times at which an attempt can end.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    /// End of the work, or the deadline before it.
+    regular: Instant,
+    /// Moment before it at which a fault ends the attempt.
+    early: Instant,
+    deadline: Instant,
+    /// True where the work takes longer than the deadline allows.
+    is_late: bool,
+}
+
 impl SimInvoker {
     pub fn new(
         seed: u64,
         platform: Platform,
         faults: FaultPlan,
-        truth: Truth,
+        fragment_rows: FragmentRows,
         exchange: Arc<dyn ObjectStore>,
         clock: Clock,
     ) -> Self {
         let started = Instant::now();
         let tokens = f64::from(platform.functions * platform.ramp_burst);
-        let state = State { running: 0, idle: Vec::new(), tokens, tokens_at: started, served: Served::default() };
+        let state =
+            State { running: 0, idle: Vec::new(), tokens, tokens_at: started, served: PlatformUsage::default() };
         let state = Mutex::new(state);
-        Self { inner: Arc::new(Inner { seed, platform, faults, truth, exchange, clock, started, state }) }
+        Self { inner: Arc::new(Inner { seed, platform, faults, fragment_rows, exchange, clock, started, state }) }
     }
 
     /// Makes environments that have carried the bytes of one burst already.
@@ -116,7 +140,7 @@ impl SimInvoker {
         self.inner.lock().idle = vec![burst; environments];
     }
 
-    pub fn served(&self) -> Served {
+    pub fn served(&self) -> PlatformUsage {
         self.inner.lock().served.clone()
     }
 
@@ -196,20 +220,22 @@ impl Inner {
         let start = start.draw_ms(&mut random);
         sleep(start).await;
         let began = Instant::now();
+        let begun = Begun { start, at: began, at_most, is_cold: running.is_cold };
         let fault = self.faults.draw(&mut random);
         if let Some(fault) = fault {
             *self.lock().served.fired.entry(fault).or_default() += 1;
         }
         let (work, usage) = self.work(&request, &mut running.burst, fault, &mut random);
         // A function gives up by itself at its deadline, unless it hangs.
-        let ends = (began + work).min(deadline);
-        let early = began + ends.saturating_duration_since(began).mul_f64(random.random());
+        let regular = (began + work).min(deadline);
+        let early = began + regular.saturating_duration_since(began).mul_f64(random.random());
+        let ends = Ends { regular, early, deadline, is_late: began + work > deadline };
         let mut reply = Some(reply);
         let ended = match fault {
             Some(Fault::Crash) => {
                 sleep_until(early).await;
                 if random.random() {
-                    self.write(&request, self.truth.batches(&id)).await;
+                    self.write(&request, self.fragment_rows.batches(&id)).await;
                 }
                 Err(InvokeError::new(InvokeErrorKind::Crashed, "the function ended"))
             }
@@ -225,19 +251,17 @@ impl Inner {
             Some(Fault::LateZombieWrite) => {
                 sleep_until(early).await;
                 let lost = InvokeError::new(InvokeErrorKind::Unavailable, "the connection was lost");
-                self.answer(&mut reply, Err(lost), (start, began, at_most), running.is_cold);
+                self.answer(&mut reply, Err(lost), begun);
                 sleep(Duration::from_millis(random.random_range(0..LATE_MAX_MS))).await;
-                self.write(&request, self.truth.lie(&id)).await;
+                self.write(&request, self.fragment_rows.wrong_batches(&id)).await;
                 Err(InvokeError::new(InvokeErrorKind::Unavailable, "nobody listens"))
             }
             Some(Fault::LostAnswer) => {
-                sleep_until(ends).await;
-                self.write(&request, self.truth.batches(&id)).await;
+                sleep_until(regular).await;
+                self.write(&request, self.fragment_rows.batches(&id)).await;
                 Err(InvokeError::new(InvokeErrorKind::Unavailable, "the answer was lost"))
             }
-            _ => {
-                Ok(self.answer_of(&request, fault, (ends, early, deadline), began + work > deadline, &mut random).await)
-            }
+            _ => Ok(self.answer_of(&request, fault, ends, &mut random).await),
         };
         let outcome = ended.map(|outcome| {
             let (id, attempt) = (id.clone(), number_);
@@ -249,7 +273,7 @@ impl Inner {
         let stopped = began.max(deadline + GRACE).min(Instant::now());
         let billed = init + stopped.saturating_duration_since(began);
         self.ended(running.burst, is_lost, &id.query, usage.requests, billed);
-        self.answer(&mut reply, outcome, (start, began, at_most), running.is_cold);
+        self.answer(&mut reply, outcome, begun);
     }
 
     /// Plays a function that lives to answer, and returns its outcome.
@@ -257,59 +281,58 @@ impl Inner {
         self: &Arc<Self>,
         request: &InvokeRequest,
         fault: Option<Fault>,
-        (ends, early, deadline): (Instant, Instant, Instant),
-        is_late: bool,
+        ends: Ends,
         random: &mut SmallRng,
     ) -> Result<FragmentResult, FragmentError> {
         let id = &request.fragment.id;
         let failed = |kind| Err(FragmentError::new(kind, format!("{kind:?}")));
         match fault {
             Some(Fault::TimeOut) => {
-                sleep_until(deadline).await;
+                sleep_until(ends.deadline).await;
                 failed(FragmentErrorKind::DeadlineExceeded)
             }
             Some(Fault::Panic) => {
-                sleep_until(early).await;
+                sleep_until(ends.early).await;
                 failed(FragmentErrorKind::Panic)
             }
             Some(Fault::SlowDown) => {
-                sleep_until(early).await;
+                sleep_until(ends.early).await;
                 failed(FragmentErrorKind::StorageThrottled)
             }
             Some(Fault::Reset) => {
-                sleep_until(early).await;
+                sleep_until(ends.early).await;
                 failed(FragmentErrorKind::Storage)
             }
-            _ if is_late => {
-                sleep_until(ends).await;
+            _ if ends.is_late => {
+                sleep_until(ends.regular).await;
                 failed(FragmentErrorKind::DeadlineExceeded)
             }
             Some(Fault::TruncatedResult) => {
-                sleep_until(ends).await;
-                let result = self.write(request, self.truth.batches(id)).await;
+                sleep_until(ends.regular).await;
+                let result = self.write(request, self.fragment_rows.batches(id)).await;
                 Ok(self.damage(request, result, |bytes| bytes.slice(..bytes.len() / 2)).await)
             }
             Some(Fault::SwappedResult) => {
-                sleep_until(ends).await;
-                let result = self.write(request, self.truth.batches(id)).await;
+                sleep_until(ends.regular).await;
+                let result = self.write(request, self.fragment_rows.batches(id)).await;
                 let other = FragmentId { index: id.index + 1, ..id.clone() };
-                let other = self.encoded(&self.truth.batches(&other)).await;
+                let other = self.encoded(&self.fragment_rows.batches(&other)).await;
                 Ok(self.damage(request, result, |_| other).await)
             }
             Some(Fault::DuplicateDelivery) => {
-                sleep_until(ends).await;
-                let result = self.write(request, self.truth.batches(id)).await;
+                sleep_until(ends.regular).await;
+                let result = self.write(request, self.fragment_rows.batches(id)).await;
                 let late = if random.random() { 0 } else { random.random_range(0..LATE_MAX_MS) };
                 let (twin, request) = (Arc::clone(self), request.clone());
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(late)).await;
-                    twin.write(&request, twin.truth.lie(&request.fragment.id)).await;
+                    twin.write(&request, twin.fragment_rows.wrong_batches(&request.fragment.id)).await;
                 });
                 Ok(result)
             }
             _ => {
-                sleep_until(ends).await;
-                Ok(self.write(request, self.truth.batches(id)).await)
+                sleep_until(ends.regular).await;
+                Ok(self.write(request, self.fragment_rows.batches(id)).await)
             }
         }
     }
@@ -377,7 +400,7 @@ impl Inner {
     async fn write_half(&self, request: &InvokeRequest) {
         let Output::Gather { prefix, .. } = &request.stage.output;
         let path = result_path(prefix, &request.fragment.id, request.attempt);
-        let whole = self.encoded(&self.truth.batches(&request.fragment.id)).await;
+        let whole = self.encoded(&self.fragment_rows.batches(&request.fragment.id)).await;
         self.exchange.put(&path, whole.slice(..whole.len() / 2).into()).await.expect("in memory");
     }
 
@@ -391,7 +414,7 @@ impl Inner {
         match result {
             FragmentResult::Inline { part, bytes } => FragmentResult::Inline { part, bytes: Base64(change(bytes.0)) },
             FragmentResult::Object { object, part } => {
-                let whole = self.encoded(&self.truth.batches(&request.fragment.id)).await;
+                let whole = self.encoded(&self.fragment_rows.batches(&request.fragment.id)).await;
                 let path = object_store::path::Path::from(object.path.as_str());
                 self.exchange.put(&path, change(whole).into()).await.expect("in memory");
                 FragmentResult::Object { object, part }
@@ -419,12 +442,12 @@ impl Inner {
         &self,
         reply: &mut Option<oneshot::Sender<Invocation>>,
         outcome: Result<FragmentResponse, InvokeError>,
-        (start, began, at_most): (Duration, Instant, Duration),
-        is_cold: bool,
+        begun: Begun,
     ) {
         let Some(reply) = reply.take() else { return };
+        let Begun { start, at, at_most, is_cold } = begun;
         let init = if is_cold { whole_ms(start) } else { Duration::ZERO };
-        let duration = whole_ms(began.elapsed()) + init;
+        let duration = whole_ms(at.elapsed()) + init;
         let billing = match &outcome {
             Err(error) if error.kind == InvokeErrorKind::Unavailable => Billing::Bounded { at_most },
             _ => Billing::Reported { duration, init, memory_mb: self.platform.memory_mb },

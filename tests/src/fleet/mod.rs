@@ -14,19 +14,19 @@
 
 mod capped;
 mod fault;
+mod fragment_rows;
 mod invoker;
 mod pipe;
 mod platform;
 mod trial;
-mod trusting;
-mod truth;
+mod unchecked;
 mod world;
 
-pub use capped::{CappedTrial, Enforcement, capped_trial, dollars, with_and_without};
+pub use capped::{CapSlowdown, CappedTrial, Enforcement, capped_trial, dollars, with_and_without};
 pub use fault::{Fault, FaultPlan};
-pub use invoker::{Bill, Served, SimInvoker};
+pub use fragment_rows::{FragmentRows, schema};
+pub use invoker::{PlatformUsage, QueryUsage, SimInvoker};
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
 pub use trial::{Adoption, Trial, trial, trial_in_full};
-pub use truth::{Truth, schema};
-pub use world::{Ended, Query, QueryOutcome, World, run_virtually};
+pub use world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};

@@ -19,8 +19,8 @@ use gust_engine::scheduler::SchedulerSettings;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::trusting::Trusting;
-use super::world::{Ended, Query, QueryOutcome, World, run_virtually};
+use super::unchecked::UncheckedInvoker;
+use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
 use super::{Fault, FaultPlan, Pipe, Platform, Quantiles};
 
 /// Choice of the result that the coordinator takes for a fragment.
@@ -71,10 +71,10 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> String {
 fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     let mut random = SmallRng::seed_from_u64(seed);
     let world = world(seed, &mut random);
-    let queries: Vec<Query> = (0..random.random_range(1..4)).map(|_| query(&mut random)).collect();
+    let queries: Vec<SimulatedQuery> = (0..random.random_range(1..4)).map(|_| query(&mut random)).collect();
     let ended = run_virtually(world.run(std::slice::from_ref(&queries), |invoker, store| match adoption {
         Adoption::On => Arc::new(invoker),
-        Adoption::Off => Arc::new(Trusting { inner: invoker, store }),
+        Adoption::Off => Arc::new(UncheckedInvoker { inner: invoker, store }),
     }));
     let mut trial = Trial { fired: ended.served.fired.clone(), late_objects: ended.late_objects, ..Trial::default() };
     for (query, outcome) in queries.iter().zip(&ended.queries) {
@@ -131,12 +131,12 @@ pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
     }
 }
 
-pub(super) fn query(random: &mut SmallRng) -> Query {
+pub(super) fn query(random: &mut SmallRng) -> SimulatedQuery {
     let files = random.random_range(1..25);
     let size = |random: &mut SmallRng| 1_u64 << random.random_range(16..28);
     let typical = size(random);
     let seconds = if random.random_bool(0.2) { random.random_range(1..20) } else { random.random_range(60..400) };
-    Query {
+    SimulatedQuery {
         begins: Duration::from_millis(random.random_range(0..10_000)),
         timeout: Duration::from_secs(seconds),
         file_bytes: (0..files).map(|_| if random.random_bool(0.9) { typical } else { size(random) }).collect(),
@@ -151,12 +151,12 @@ pub(super) fn query(random: &mut SmallRng) -> Query {
     }
 }
 
-pub(super) fn judge(world: &World, query: &Query, outcome: &QueryOutcome, trial: &mut Trial) {
+pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcome, trial: &mut Trial) {
     let QueryOutcome { id, fragments, rows, took, events, .. } = outcome;
     match rows {
-        Ok(rows) if *rows == world.truth().rows(id, *fragments) => trial.queries_right += 1,
+        Ok(rows) if *rows == world.fragment_rows().rows(id, *fragments) => trial.queries_right += 1,
         Ok(rows) => {
-            let expect = world.truth().rows(id, *fragments).len();
+            let expect = world.fragment_rows().rows(id, *fragments).len();
             trial.broken.push(format!("query {id}: wrong rows: {} instead of {expect}", rows.len()));
         }
         Err(error) => match kind(error) {
@@ -229,7 +229,7 @@ fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped],
     }
 }
 
-fn log(ended: &Ended) -> Vec<String> {
+fn log(ended: &WorldOutcome) -> Vec<String> {
     let line = |query: &QueryOutcome, stamped: &Stamped| {
         format!("{} {:>10.3} {:?}", &query.id[26..], stamped.at.as_secs_f64(), stamped.event)
     };

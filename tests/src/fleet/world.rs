@@ -33,9 +33,9 @@ use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::invoker::Served;
-use super::truth::{number, schema, sorted};
-use super::{FaultPlan, Platform, SimInvoker, Truth};
+use super::fragment_rows::{number, schema, sorted};
+use super::invoker::PlatformUsage;
+use super::{FaultPlan, FragmentRows, Platform, SimInvoker};
 
 /// Epoch of every world's clock.
 const BEGINS: SystemTime = UNIX_EPOCH;
@@ -63,7 +63,7 @@ pub struct World {
 
 /// Query of one stage over some files.
 #[derive(Debug, Clone)]
-pub struct Query {
+pub struct SimulatedQuery {
     pub begins: Duration,
     /// Time that the query may take.
     pub timeout: Duration,
@@ -88,9 +88,9 @@ pub struct QueryOutcome {
 
 /// Result of a world's queries, and its platform afterwards.
 #[derive(Debug)]
-pub struct Ended {
+pub struct WorldOutcome {
     pub queries: Vec<QueryOutcome>,
-    pub served: Served,
+    pub served: PlatformUsage,
     /// Objects that zombies wrote after their query had been cleaned up, and that the exchange's collection found.
     pub late_objects: usize,
     /// Objects that were still there after the collection.
@@ -106,8 +106,8 @@ pub fn run_virtually<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl World {
-    pub fn truth(&self) -> Truth {
-        Truth { seed: self.seed, rows_max: self.rows_max }
+    pub fn fragment_rows(&self) -> FragmentRows {
+        FragmentRows { seed: self.seed, rows_max: self.rows_max }
     }
 
     /// Runs the queries of one phase together, and the phases one after the other.
@@ -115,13 +115,13 @@ impl World {
     /// `decorate` may put another invoker between the scheduler and the platform.
     pub async fn run(
         &self,
-        phases: &[Vec<Query>],
+        phases: &[Vec<SimulatedQuery>],
         decorate: impl FnOnce(SimInvoker, Arc<dyn ObjectStore>) -> Arc<dyn Invoker>,
-    ) -> Ended {
+    ) -> WorldOutcome {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let clock = Clock::starting_at(BEGINS + BEGINS_AFTER);
         let (platform, faults) = (self.platform.clone(), self.faults.clone());
-        let invoker = SimInvoker::new(self.seed, platform, faults, self.truth(), Arc::clone(&store), clock);
+        let invoker = SimInvoker::new(self.seed, platform, faults, self.fragment_rows(), Arc::clone(&store), clock);
         invoker.warm_up(self.warm);
         let decorated = decorate(invoker.clone(), Arc::clone(&store));
         let scheduler = Scheduler::new(decorated, Arc::<Breaker>::default(), self.settings);
@@ -146,7 +146,7 @@ impl World {
         let late = exchange.leftovers(Duration::ZERO, now).await.expect("in memory");
         exchange.remove(&late).await.expect("in memory");
         let left: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("in memory");
-        Ended {
+        WorldOutcome {
             queries: outcomes,
             served: invoker.served(),
             late_objects: late.paths.len(),
@@ -158,7 +158,7 @@ impl World {
     async fn query(
         &self,
         index: usize,
-        query: &Query,
+        query: &SimulatedQuery,
         scheduler: &Scheduler,
         exchange: Exchange,
         clock: Clock,
@@ -225,7 +225,7 @@ impl World {
     }
 }
 
-fn plan(query: &Query, model: TimeModel) -> EngineResult<DistributedPlan> {
+fn plan(query: &SimulatedQuery, model: TimeModel) -> EngineResult<DistributedPlan> {
     let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
     let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
     let groups = vec![FileGroup::new(files), FileGroup::default()];

@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 pub use requests::{Account, GONE, Operation, Request, accounts};
-pub use shape::{Fault, Shape};
+pub use shape::{Shape, StorageFault};
 
 use connection::{Breaker, Connections};
 use identity::Identities;
@@ -103,7 +103,7 @@ impl S3Server {
     }
 
     /// Returns how often each fault of the present shape befell a request.
-    pub fn fired(&self) -> BTreeMap<Fault, u64> {
+    pub fn fired(&self) -> BTreeMap<StorageFault, u64> {
         current(&self.shape).map(|shaper| shaper.fired()).unwrap_or_default()
     }
 

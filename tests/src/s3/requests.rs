@@ -79,7 +79,7 @@ impl RequestLog {
     pub(super) fn note<T>(
         &self,
         operation: Operation,
-        (key, identity): (String, String),
+        asked: RequestedKey,
         answer: S3Result<(Range<u64>, T)>,
     ) -> S3Result<T> {
         let (bytes, refused) = match &answer {
@@ -89,7 +89,7 @@ impl RequestLog {
                 (0..0, Some(status.map_or(500, |status| status.as_u16())))
             }
         };
-        self.push(Request { operation, key, identity, bytes, refused });
+        self.push(Request { operation, key: asked.key, identity: asked.identity, bytes, refused });
         answer.map(|(_, output)| output)
     }
 
@@ -112,7 +112,14 @@ impl RequestLog {
     }
 }
 
+/// Key of a request, and the identity that asks for it.
+pub(super) struct RequestedKey {
+    key: String,
+    identity: String,
+}
+
 /// Returns the key, and the identity that asks for it.
-pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> (String, String) {
-    (key.to_owned(), request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default())
+pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> RequestedKey {
+    let identity = request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default();
+    RequestedKey { key: key.to_owned(), identity }
 }

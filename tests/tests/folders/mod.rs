@@ -13,7 +13,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{Field, Schema};
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::session::Session;
-use gust_tests::asks::{self, Read, ask};
+use gust_tests::asks::{self, Reader, ask};
 use gust_tests::query::run;
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;
@@ -77,14 +77,14 @@ fn case(files: Vec<(&'static str, Content)>, create: &'static str, queries: Vec<
 }
 
 /// Place of the files, and the session that reads them.
-struct Place {
+struct CheckedFiles {
     what: String,
     session: Session,
     target: Target,
     root: String,
 }
 
-impl Place {
+impl CheckedFiles {
     async fn check(&self, case: &Case) {
         let at = |sql: &str| sql.replace("$T/", &format!("{}/", self.root));
         if !case.create.is_empty() {
@@ -93,7 +93,7 @@ impl Place {
         }
         for (sql, expect) in &case.queries {
             let what = format!("{}: {}: {sql}", self.what, case.create);
-            let read = if matches!(expect, Rows(_)) { Read::ByFunctions } else { Read::ByAnybody };
+            let read = if matches!(expect, Rows(_)) { Reader::Functions } else { Reader::Anybody };
             let answer = ask(&self.session, self.target, &at(sql), read).await;
             match (expect, answer) {
                 (Error(parts), Err(error)) => {
@@ -176,7 +176,7 @@ async fn check(cases: Vec<Case>) {
             for (number, case) in cases.iter().enumerate() {
                 let what = format!("{on:?} in {root}");
                 let root = format!("{root}/{number}");
-                Place { what, session: session.clone(), target: on, root }.check(case).await;
+                CheckedFiles { what, session: session.clone(), target: on, root }.check(case).await;
             }
             session.close().await;
         }

@@ -20,7 +20,7 @@ use super::{Bound, Outcome};
 
 /// Latencies and usage of all users together, in one place.
 #[derive(Serialize)]
-struct Side {
+struct PlaceSample {
     place: &'static str,
     /// Seconds of each query, from its text to its last row.
     latencies: Vec<f64>,
@@ -32,7 +32,7 @@ struct Side {
     all_as_asked: bool,
 }
 
-impl Side {
+impl PlaceSample {
     fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.seconds
     }
@@ -71,7 +71,7 @@ async fn side(
     query: &str,
     users: usize,
     rounds: usize,
-) -> anyhow::Result<Side> {
+) -> anyhow::Result<PlaceSample> {
     let cpu = Cpu::now()?;
     let started = Instant::now();
     let user = async || {
@@ -89,7 +89,7 @@ async fn side(
     let seconds = started.elapsed().as_secs_f64();
     let cpu = Cpu::now()?.shares_since(&cpu);
     let accounts = accounts(&server.take_requests());
-    Ok(Side {
+    Ok(PlaceSample {
         place,
         all_as_asked: answers.iter().all(|(_, as_asked)| *as_asked),
         latencies: answers.into_iter().flat_map(|(latencies, _)| latencies).collect(),
@@ -101,14 +101,14 @@ async fn side(
     })
 }
 
-fn outcome(concurrency: &Concurrency, users: usize, sides: &[Side]) -> Outcome {
+fn outcome(concurrency: &Concurrency, users: usize, sides: &[PlaceSample]) -> Outcome {
     let mut table = vec![
         format!("{users} users, {} queries each, one after the other", concurrency.rounds),
         "place      queries/s  p50 s  p99 s  pipes  requests  MB read  CPU server clients machine".to_owned(),
     ];
     let mut validity = Vec::new();
     for side in sides {
-        let Side { place, latencies, cpu, requests, bytes, pipes, all_as_asked, .. } = side;
+        let PlaceSample { place, latencies, cpu, requests, bytes, pipes, all_as_asked, .. } = side;
         table.push(format!(
             "{place:<9}  {:>9.2}  {:>5.2}  {:>5.2}  {pipes:>5}  {requests:>8}  {:>7.1}  {:>10.2} {:>7.2} {:>7.2}",
             side.per_second(),

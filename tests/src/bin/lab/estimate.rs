@@ -29,21 +29,21 @@ use super::{Bound, Outcome};
 #[derive(Serialize)]
 struct Sample {
     name: String,
-    dollars: Foretold,
-    gigabyte_seconds: Foretold,
-    requests: Foretold,
+    dollars: EstimatedFigure,
+    gigabyte_seconds: EstimatedFigure,
+    requests: EstimatedFigure,
     all_remote: bool,
 }
 
 /// Estimate of a figure, and the figure itself.
 #[derive(Clone, Copy, Serialize)]
-struct Foretold {
+struct EstimatedFigure {
     expected: f64,
     upper: f64,
     actual: f64,
 }
 
-impl Foretold {
+impl EstimatedFigure {
     fn error(&self) -> f64 {
         (self.expected / self.actual - 1.0).abs()
     }
@@ -88,14 +88,14 @@ async fn sample(session: &Session, name: String, sql: &str) -> anyhow::Result<Sa
     let (_, report, events) = run_with_events(session, sql).await?;
     let tariff = session.tariff().await?;
     let cost = Report::priced(&events, Ok(&tariff)).cost.ok_or_else(|| anyhow::anyhow!("no prices"))?;
-    let picked = Picked::of(&rows)?;
+    let picked = PickedRow::of(&rows)?;
     let gigabyte_seconds = cost.lines.iter().filter(|line| line.unit == "GB-s" && is_function(line.item.name()));
-    let foretold = |(expected, upper): (f64, f64), actual| Foretold { expected, upper, actual };
+    let estimated = |(expected, upper): (f64, f64), actual| EstimatedFigure { expected, upper, actual };
     Ok(Sample {
         name,
-        dollars: foretold(picked.dollars, cost.at_most.nano_dollars() as f64 / 1e9),
-        gigabyte_seconds: foretold(picked.gigabyte_seconds, gigabyte_seconds.map(|line| line.quantity).sum()),
-        requests: foretold(
+        dollars: estimated(picked.dollars, cost.at_most.nano_dollars() as f64 / 1e9),
+        gigabyte_seconds: estimated(picked.gigabyte_seconds, gigabyte_seconds.map(|line| line.quantity).sum()),
+        requests: estimated(
             picked.requests,
             cost.lines.iter().filter(|line| line.unit == "requests").map(|line| line.quantity).sum(),
         ),
@@ -108,13 +108,13 @@ fn is_function(item: &str) -> bool {
 }
 
 /// Row of the picked place: each figure as expected and at most.
-struct Picked {
+struct PickedRow {
     dollars: (f64, f64),
     gigabyte_seconds: (f64, f64),
     requests: (f64, f64),
 }
 
-impl Picked {
+impl PickedRow {
     fn of(rows: &[RecordBatch]) -> anyhow::Result<Self> {
         let batch = rows.first().ok_or_else(|| anyhow::anyhow!("EXPLAIN COST has no rows"))?;
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| anyhow::anyhow!("no column {name}"));

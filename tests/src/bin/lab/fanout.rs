@@ -42,7 +42,7 @@ use gust_tests::stats::median;
 
 pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow::Result<Outcome> {
     let idle = resident_bytes()?;
-    let framing = Arc::new(Framing { answer: one_row().await?, seen: AtomicUsize::new(0) });
+    let framing = Arc::new(FramingInvoker { answer: one_row().await?, seen: AtomicUsize::new(0) });
     let started = Instant::now();
     let context = SessionContext::new();
     let planned = {
@@ -97,13 +97,13 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
 
 /// Invoker that decodes a request and encodes an answer, as any transport must.
 #[derive(Debug)]
-struct Framing {
+struct FramingInvoker {
     answer: gust_protocol::FragmentResult,
     seen: AtomicUsize,
 }
 
 #[async_trait]
-impl Invoker for Framing {
+impl Invoker for FramingInvoker {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
         let sent = wire::encode_request(&request).expect("plain data");
         let request = wire::decode_request(&sent).expect("what was just encoded");
@@ -143,7 +143,7 @@ fn scan(fragments: usize) -> anyhow::Result<Arc<dyn ExecutionPlan>> {
     Ok(DataSourceExec::from_data_source(config.build()))
 }
 
-fn query(framing: &Arc<Framing>, in_flight: usize, events: EventLog) -> QueryContext {
+fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> QueryContext {
     let access = StoreAccess { url: "memory:///".to_owned(), options: Default::default() };
     // Without speculation each fragment is invoked once, however busy the machine is.
     let settings = SchedulerSettings { speculation: SpeculationPolicy::NEVER, ..SchedulerSettings::new(in_flight, 0) };

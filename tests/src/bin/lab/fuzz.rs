@@ -7,15 +7,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use gust_engine::config::Target;
-use gust_tests::fuzz::{Outcome, damaged, files, read};
+use gust_tests::fuzz::{FileOutcome, damaged, files, read};
 use gust_tests::query::session;
 
-use super::{Bound, Outcome as Measured};
+use super::{Bound, Outcome};
 
 /// Memory of the whole program, with the decoders' buffers for files of some kilobytes.
 const PEAK_MIB_MAX: f64 = 512.0;
 
-pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Measured> {
+pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
     fragment_fn::quiet_contained_panics();
     let folder = cache.join("fuzz");
     std::fs::create_dir_all(&folder)?;
@@ -35,14 +35,14 @@ pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyh
             .take(1 + usize::from(only.is_some()))
         {
             match read(session, &folder, seed, &bytes).await {
-                Outcome::Rows(_) => rows += 1,
-                Outcome::Refused(why) => {
+                FileOutcome::Rows(_) => rows += 1,
+                FileOutcome::Refused(why) => {
                     *refused.entry(format!("{damage:?}")).or_insert(0_u64) += 1;
                     if only.is_some() {
                         wrong.push(format!("(refused, as it should) seed {seed}, {damage:?} of {name}: {why}"));
                     }
                 }
-                Outcome::Wrong(how) => wrong.push(format!("seed {seed}, {damage:?} of {name}: {how}")),
+                FileOutcome::Wrong(how) => wrong.push(format!("seed {seed}, {damage:?} of {name}: {how}")),
             }
         }
         slowest = slowest.max(reading.elapsed().as_secs_f64());
@@ -68,7 +68,7 @@ pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyh
     ];
     let samples = serde_json::json!({ "seeds": count, "rows": rows, "refused": refused, "wrong": wrong });
     let validity = vec![("a fifth of the damage was seen".to_owned(), only.is_some() || all_refused * 5 >= count)];
-    Ok(Measured { name: "fuzz", table, samples, bounds, validity })
+    Ok(Outcome { name: "fuzz", table, samples, bounds, validity })
 }
 
 fn bound(what: &str, measured: f64, aim: f64, unit: &'static str) -> Bound {

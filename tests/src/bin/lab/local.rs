@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::workload::Local;
 use super::{Bound, Outcome};
-use gust_tests::stats::{geometric_mean, median, median_interval};
+use gust_tests::stats::{MedianInterval, geometric_mean, median, median_interval};
 
 pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let tables = tpch::tables_at(cache, local.scale, local.files, local.row_group_rows)?;
@@ -56,7 +56,7 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
         table.push(format!("{number:>5}  {:>8.1}  {:>8.1}  {ratio:>5.3}", median(&stock_ms), median(&local_ms)));
         samples.push(json!({ "query": number, "stock_ms": stock_ms, "local_ms": local_ms }));
     }
-    let (middle, low, high) = median_interval(&pair_ratios);
+    let MedianInterval { median: middle, low, high } = median_interval(&pair_ratios);
     table.push(format!("median of all pairs {middle:.3} [{low:.3}, {high:.3}]"));
     Ok(Outcome {
         name: "local",

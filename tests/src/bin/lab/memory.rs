@@ -33,9 +33,17 @@ pub struct Choice {
     pub limits: Vec<String>,
 }
 
+/// Run that is to be made: a query's number, its target, and the limit.
+#[derive(Clone, Copy)]
+struct Planned<'a> {
+    number: usize,
+    on: &'a str,
+    limit: &'a str,
+}
+
 /// Run of one query.
 #[derive(Serialize)]
-struct Ran {
+struct QueryRun {
     query: usize,
     on: String,
     limit: String,
@@ -62,7 +70,7 @@ pub async fn measure(memory: &Memory, choice: &Choice, cache: &Path) -> anyhow::
     for on in memory.on.iter().filter(|on| choice.on.is_empty() || choice.on.contains(on)) {
         for limit in memory.limits.iter().filter(|limit| choice.limits.is_empty() || choice.limits.contains(limit)) {
             for &number in &numbers {
-                let one = run(memory, (number, on, limit), scale, folder.path(), &judged)?;
+                let one = run(memory, Planned { number, on, limit }, scale, folder.path(), &judged)?;
                 let line = line(&one);
                 eprintln!("{line}");
                 table.push(line);
@@ -76,10 +84,10 @@ pub async fn measure(memory: &Memory, choice: &Choice, cache: &Path) -> anyhow::
     Ok(Outcome { name: "memory", table, samples: json!(ran), bounds: vec![bound], validity: Vec::new() })
 }
 
-fn line(ran: &Ran) -> String {
+fn line(ran: &QueryRun) -> String {
     let mebibytes = |bytes: &u64| (bytes >> 20).to_string();
     let functions = ran.function_peak_bytes.iter().map(mebibytes).collect::<Vec<_>>().join(" ");
-    let Ran { query, on, limit, verdict, seconds, coordinator_peak_bytes: peak, .. } = ran;
+    let QueryRun { query, on, limit, verdict, seconds, coordinator_peak_bytes: peak, .. } = ran;
     let again = if ran.planned_again { ", planned again" } else { "" };
     format!("{query:>5}  {on:<9}  {limit:<8}  {seconds:>7.1}  {:>15}  {functions:<22}  {verdict}{again}", peak >> 20)
 }
@@ -105,11 +113,11 @@ fn judge(tables: &Tables, numbers: &[usize], cache: &Path, scale: f64) -> anyhow
 
 fn run(
     memory: &Memory,
-    (number, on, limit): (usize, &str, &str),
+    Planned { number, on, limit }: Planned<'_>,
     scale: f64,
     folder: &Path,
     judged: &Path,
-) -> anyhow::Result<Ran> {
+) -> anyhow::Result<QueryRun> {
     let (rows, words) = (folder.join("rows.arrows"), folder.join("words.txt"));
     let mut command = Command::new(sibling("gust_under_test")?);
     command
@@ -140,7 +148,7 @@ fn run(
     };
     let coordinator_peak_bytes = peaks.remove(0);
     peaks.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(Ran {
+    Ok(QueryRun {
         query: number,
         on: on.to_owned(),
         limit: limit.to_owned(),

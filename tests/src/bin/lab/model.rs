@@ -8,7 +8,7 @@ use std::time::Duration;
 use gust_engine::model::{EnvironmentRamp, Latency, Pipe, TimeModel};
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
-use gust_tests::fleet::{Ended, FaultPlan, Platform, Query, QueryOutcome, World, run_virtually};
+use gust_tests::fleet::{FaultPlan, Platform, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
 use gust_tests::stats::median;
 use serde_json::json;
 
@@ -101,9 +101,9 @@ fn middle(figures: &[Figures]) -> Figures {
 }
 
 /// Returns the setup of the published functions: one request an input object, all results through the exchange, nothing twice.
-fn theirs(fleet: &Platform, seed: u64) -> Setup {
+fn theirs(fleet: &Platform, seed: u64) -> ModelSetup {
     let speculation = SpeculationPolicy::NEVER;
-    Setup {
+    ModelSetup {
         platform: Platform { footer_reads: 0, read_bytes: u64::MAX, hedged_after_ms: None, ..fleet.clone() },
         settings: SchedulerSettings { speculation, ..SchedulerSettings::new(fleet.concurrent_max, seed) },
         inline_bytes_max: 0,
@@ -112,14 +112,14 @@ fn theirs(fleet: &Platform, seed: u64) -> Setup {
 }
 
 /// Returns Q6: five lineitem files a worker, and one worker that adds up.
-fn q6(model: &Model) -> Vec<Vec<Query>> {
+fn q6(model: &Model) -> Vec<Vec<SimulatedQuery>> {
     let bytes = share(model.lineitem_bytes, model.q6_lineitem_share) / model.lineitem_files as u64;
     let workers = workers(model.lineitem_files, 5);
     vec![vec![stage(vec![bytes; model.lineitem_files], workers)], vec![stage(vec![1024; workers], 1)]]
 }
 
 /// Returns Q12: two scans that shuffle, a join, and one worker that adds up.
-fn q12(model: &Model) -> Vec<Vec<Query>> {
+fn q12(model: &Model) -> Vec<Vec<SimulatedQuery>> {
     let scan = |bytes: u64, columns: f64, files: usize, each: usize| {
         stage(vec![share(bytes, columns) / files as u64; files], workers(files, each))
     };
@@ -143,7 +143,7 @@ fn share(bytes: u64, share: f64) -> u64 {
     (bytes as f64 * share) as u64
 }
 
-fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
+fn stage(file_bytes: Vec<u64>, functions: usize) -> SimulatedQuery {
     let packing = Packing {
         fragment_bytes_target: 1,
         model: TimeModel::laptop(1),
@@ -151,11 +151,11 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> Query {
         functions: Some(functions),
         lanes_max: 1,
     };
-    Query { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
+    SimulatedQuery { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
 }
 
 /// Platform and settings on which phases of queries run.
-struct Setup {
+struct ModelSetup {
     platform: Platform,
     settings: SchedulerSettings,
     inline_bytes_max: u64,
@@ -163,14 +163,14 @@ struct Setup {
     warm: usize,
 }
 
-impl Setup {
+impl ModelSetup {
     /// Runs the phases. Returns their figures, and whether their rows were right.
-    fn run(&self, phases: &[Vec<Query>], prices: &Prices) -> (Figures, bool) {
+    fn run(&self, phases: &[Vec<SimulatedQuery>], prices: &Prices) -> (Figures, bool) {
         let (ended, all_right) = self.world(phases);
         (figures(&ended, phases, prices), all_right)
     }
 
-    fn world(&self, phases: &[Vec<Query>]) -> (Ended, bool) {
+    fn world(&self, phases: &[Vec<SimulatedQuery>]) -> (WorldOutcome, bool) {
         let world = World {
             seed: self.settings.seed,
             platform: self.platform.clone(),
@@ -183,16 +183,16 @@ impl Setup {
         };
         let ended = run_virtually(world.run(phases, |invoker, _| Arc::new(invoker)));
         let right = |query: &QueryOutcome| {
-            query.rows.as_ref().is_ok_and(|rows| *rows == world.truth().rows(&query.id, query.fragments))
+            query.rows.as_ref().is_ok_and(|rows| *rows == world.fragment_rows().rows(&query.id, query.fragments))
         };
         let all_right = ended.queries.iter().all(right);
         (ended, all_right)
     }
 }
 
-fn figures(ended: &Ended, phases: &[Vec<Query>], prices: &Prices) -> Figures {
+fn figures(ended: &WorldOutcome, phases: &[Vec<SimulatedQuery>], prices: &Prices) -> Figures {
     let mut outcomes = ended.queries.iter();
-    let phase = |queries: &Vec<Query>| {
+    let phase = |queries: &Vec<SimulatedQuery>| {
         let took = outcomes.by_ref().take(queries.len()).map(|query| query.took.as_secs_f64());
         took.fold(0.0, f64::max)
     };
@@ -252,7 +252,7 @@ fn ours(
         functions: None,
         lanes_max: 1,
     };
-    let scan = |file_bytes: &Vec<u64>| Query {
+    let scan = |file_bytes: &Vec<u64>| SimulatedQuery {
         begins: Duration::ZERO,
         timeout: Duration::from_secs(900),
         file_bytes: file_bytes.clone(),
@@ -262,15 +262,15 @@ fn ours(
     let phases = vec![scans.iter().map(scan).collect()];
     let mut settings = SchedulerSettings::new(model.our_functions_max, seed);
     settings.limits.ramp = Some(EnvironmentRamp::lambda(platform.functions));
-    Setup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
+    ModelSetup { platform, settings, inline_bytes_max: 1 << 20, warm }.run(&phases, prices)
 }
 
 /// Runs many fragments on a platform without warm environments.
-fn ramp(model: &Model, fleet: &Platform, clones: u32, bytes: u64) -> (Ended, bool) {
+fn ramp(model: &Model, fleet: &Platform, clones: u32, bytes: u64) -> (WorldOutcome, bool) {
     let functions = model.ramp_functions;
     let platform = Platform { functions: clones, concurrent_max: functions, ..fleet.clone() };
     let mut settings = SchedulerSettings::new(functions, 1);
     settings.limits.ramp = Some(EnvironmentRamp::lambda(clones));
-    let setup = Setup { platform, settings, inline_bytes_max: 1 << 20, warm: 0 };
+    let setup = ModelSetup { platform, settings, inline_bytes_max: 1 << 20, warm: 0 };
     setup.world(&[vec![stage(vec![bytes; functions], functions)]])
 }

@@ -1,7 +1,7 @@
 //! Every query of the suite of operators under memory limits, locally and in-process, with every number of partitions.
 
 use gust_engine::config::Target;
-use gust_tests::pressure::{Data, PARTS, Tally, Way, queries};
+use gust_tests::pressure::{Data, PARTS, RunSettings, Tally, queries};
 use serde_json::json;
 
 use super::workload::Operators;
@@ -14,10 +14,10 @@ pub async fn measure(operators: &Operators) -> anyhow::Result<Outcome> {
         for target in [Target::Local, Target::InProcess] {
             for &partitions in &operators.partitions {
                 for views in [true, false] {
-                    let way = Way { target, partitions, part: 1, views };
-                    let plenty = data.plenty(&query, way).await?;
+                    let run_settings = RunSettings { target, partitions, part: 1, views };
+                    let plenty = data.plenty(&query, run_settings).await?;
                     for part in PARTS.into_iter().cycle().take(PARTS.len() * operators.repeats) {
-                        match data.under(&query, Way { part, ..way }, &plenty).await {
+                        match data.under(&query, RunSettings { part, ..run_settings }, &plenty).await {
                             Ok(outcome) => tally.add(outcome),
                             Err(why) => wrong.push(why),
                         }

@@ -15,7 +15,7 @@ const QUERIES: usize = 60;
 
 pub async fn measure(seeds: u64, cache: &Path) -> anyhow::Result<Outcome> {
     let bootstrap = sibling("bootstrap_under_test")?;
-    let mut total = subqueries::Outcome::default();
+    let mut total = subqueries::TrialOutcome::default();
     for seed in 0..seeds {
         let targets = [Target::Local, Target::InProcess, Target::Processes];
         let target = targets[usize::try_from(seed)? % targets.len()];
@@ -30,7 +30,7 @@ pub async fn measure(seeds: u64, cache: &Path) -> anyhow::Result<Outcome> {
         total.unjudged.extend(outcome.unjudged);
         total.wrong.extend(outcome.wrong.into_iter().map(|wrong| format!("seed {seed}, {target:?}: {wrong}")));
     }
-    let subqueries::Outcome { right, refused, unjudged, wrong } = total;
+    let subqueries::TrialOutcome { right, refused, unjudged, wrong } = total;
     let counts = format!("{right} right, {refused} refused, {} not judged, {} wrong", unjudged.len(), wrong.len());
     let mut table = vec![format!("{counts} of {seeds} seeds")];
     table.extend(wrong.iter().take(20).cloned());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gust_engine::model::TimeModel;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
-use gust_tests::fleet::{Fault, FaultPlan, Platform, Query, World, run_virtually};
+use gust_tests::fleet::{Fault, FaultPlan, Platform, SimulatedQuery, World, run_virtually};
 use serde_json::json;
 
 use super::workload::Tail;
@@ -35,14 +35,15 @@ pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
     let mut table = vec![heading.to_owned()];
     let (mut samples, mut judged, mut all_right) = (Vec::new(), (f64::NAN, f64::NAN), true);
     for fragments in &tail.fragments {
-        let calm = Row::measure(tail, fleet, *fragments, 0.0, BOTH);
-        table.push(calm.line(*fragments, ("none", BOTH.name), &calm, &calm));
+        let load = |stragglers, policy| Load { fragments: *fragments, stragglers, policy };
+        let calm = Row::measure(tail, fleet, load(0.0, BOTH));
+        table.push(calm.line("none", &calm, &calm));
         samples.push(json!({ "fragments": fragments, "stragglers": 0, "seconds": calm.seconds }));
         all_right &= calm.all_right;
-        let without = Row::measure(tail, fleet, *fragments, tail.straggler_share, NEITHER);
+        let without = Row::measure(tail, fleet, load(tail.straggler_share, NEITHER));
         for policy in POLICIES {
-            let row = Row::measure(tail, fleet, *fragments, tail.straggler_share, policy);
-            table.push(row.line(*fragments, ("1 %", policy.name), &calm, &without));
+            let row = Row::measure(tail, fleet, load(tail.straggler_share, policy));
+            table.push(row.line("1 %", &calm, &without));
             all_right &= row.all_right;
             if *fragments == tail.judged_fragments && policy == BOTH {
                 judged = (row.at(0.99) / row.at(0.5), row.extra(&without));
@@ -74,8 +75,18 @@ pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
     }
 }
 
+/// Queries of one row of the table.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    fragments: usize,
+    /// Share of attempts with a slow pipe.
+    stragglers: f64,
+    policy: Policy,
+}
+
 /// Many queries of one kind.
 struct Row {
+    load: Load,
     /// Seconds of each query, sorted.
     seconds: Vec<f64>,
     gigabyte_seconds: f64,
@@ -84,14 +95,15 @@ struct Row {
 }
 
 impl Row {
-    fn measure(tail: &Tail, fleet: &Platform, fragments: usize, stragglers: f64, policy: Policy) -> Self {
-        let runs = on_all_cores(tail.queries, |seed| one(tail, fleet, (fragments, stragglers), policy, seed));
+    fn measure(tail: &Tail, fleet: &Platform, load: Load) -> Self {
+        let runs = on_all_cores(tail.queries, |seed| one(tail, fleet, load, seed));
         let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         Self {
+            load,
             seconds,
             gigabyte_seconds: runs.iter().map(|run| run.gigabyte_seconds).sum(),
-            second_attempts: runs.iter().map(|run| run.attempts - fragments as u64).sum(),
+            second_attempts: runs.iter().map(|run| run.attempts - load.fragments as u64).sum(),
             all_right: runs.iter().all(|run| run.is_right),
         }
     }
@@ -105,7 +117,8 @@ impl Row {
         self.gigabyte_seconds / without.gigabyte_seconds - 1.0
     }
 
-    fn line(&self, fragments: usize, (stragglers, policy): (&str, &str), calm: &Self, without: &Self) -> String {
+    fn line(&self, stragglers: &str, calm: &Self, without: &Self) -> String {
+        let Load { fragments, policy: Policy { name: policy, .. }, .. } = self.load;
         let (p50, p99, extra) = (self.at(0.5), self.at(0.99), 100.0 * self.extra(without));
         let (ratio, of_calm) = (p99 / p50, p99 / calm.at(0.5));
         let attempts = self.second_attempts;
@@ -122,7 +135,8 @@ struct Run {
     is_right: bool,
 }
 
-fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), policy: Policy, seed: u64) -> Run {
+fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
+    let Load { fragments, stragglers, policy } = load;
     let mut settings = SchedulerSettings::new(fragments, seed);
     if !policy.speculates {
         settings.speculation = SpeculationPolicy::NEVER;
@@ -153,7 +167,7 @@ fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), pol
         functions: Some(fragments),
         lanes_max: 1,
     };
-    let query = Query {
+    let query = SimulatedQuery {
         // Bursts are full again by then.
         begins: Duration::from_secs(10),
         timeout: Duration::from_secs(600),
@@ -163,7 +177,7 @@ fn one(tail: &Tail, fleet: &Platform, (fragments, stragglers): (usize, f64), pol
     };
     let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
     let outcome = &ended.queries[0];
-    let expect = world.truth().rows(&outcome.id, outcome.fragments);
+    let expect = world.fragment_rows().rows(&outcome.id, outcome.fragments);
     Run {
         seconds: outcome.took.as_secs_f64(),
         gigabyte_seconds: ended.served.gigabyte_seconds,

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::workload::Tax;
 use super::{Bound, Outcome};
-use gust_tests::stats::{median, median_interval};
+use gust_tests::stats::{MedianInterval, median, median_interval};
 
 pub async fn measure(tax: &Tax, cache: &Path) -> anyhow::Result<Outcome> {
     let bootstrap = sibling("bootstrap_under_test")?;
@@ -23,7 +23,7 @@ pub async fn measure(tax: &Tax, cache: &Path) -> anyhow::Result<Outcome> {
     for fragments in &tax.fragments {
         let folder = data(cache, *fragments, tax.rows_per_file).await?;
         let row = pairs(tax, *fragments, &folder, &bootstrap).await?;
-        let (tax_ms, low, high) = median_interval(&row.differences);
+        let MedianInterval { median: tax_ms, low, high } = median_interval(&row.differences);
         if *fragments == tax.judged_fragments {
             judged = tax_ms;
         }

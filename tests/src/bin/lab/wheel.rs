@@ -11,7 +11,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use gust::demo::queries;
 use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
-use gust_tests::python::{self, Environment};
+use gust_tests::python::{self, PythonEnvironment};
 use gust_tests::query::run;
 use gust_tests::stats::{geometric_mean, median};
 use gust_tests::tpch;
@@ -27,7 +27,7 @@ const SIDES: [&str; 3] = ["wheel", "stock", "local"];
 pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let tables = tpch::tables_at(cache, local.scale, local.files, local.row_group_rows)?;
     let partitions = SessionConfig::new().target_partitions();
-    let mut wheel = Wheel::start(cache, partitions)?;
+    let mut wheel = WheelProcess::start(cache, partitions)?;
     let stock = SessionContext::new();
     let ours = Session::new(Config { on: Target::Local, ..Config::default() })?;
     for statement in tables.create_statements() {
@@ -91,7 +91,7 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
 }
 
 /// Python process that runs statements one after the other.
-struct Wheel {
+struct WheelProcess {
     child: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -104,11 +104,11 @@ struct Answer {
     rows: usize,
 }
 
-impl Wheel {
+impl WheelProcess {
     fn start(cache: &Path, partitions: usize) -> anyhow::Result<Self> {
         let python = match python::environment(cache)? {
-            Environment::Ready(python) => python,
-            Environment::Missing(reason) => bail!("DataFusion's wheel is not to be had: {reason}"),
+            PythonEnvironment::Ready(python) => python,
+            PythonEnvironment::Missing(reason) => bail!("DataFusion's wheel is not to be had: {reason}"),
         };
         let mut command = Command::new(python);
         command.arg(python::scripts().join("datafusion_wheel.py")).arg(partitions.to_string());

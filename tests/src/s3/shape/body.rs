@@ -7,12 +7,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
-use super::Line;
+use super::IdentityPipe;
 use crate::s3::connection::Breaker;
 
 /// End of a body.
 #[derive(Debug, Clone)]
-pub(super) enum End {
+pub(super) enum BodyEnd {
     Whole,
     /// The body ends after so many bytes, as if it were over.
     After(u64),
@@ -21,14 +21,14 @@ pub(super) enum End {
 }
 
 /// Returns the body's bytes, each piece as soon as the line lets it through.
-pub(super) fn shaped(body: Body, line: Arc<Line>, end: End) -> Body {
+pub(super) fn shaped(body: Body, line: Arc<IdentityPipe>, end: BodyEnd) -> Body {
     let left = match &end {
-        End::Whole => u64::MAX,
-        End::After(bytes) | End::Breaks(bytes, _) => *bytes,
+        BodyEnd::Whole => u64::MAX,
+        BodyEnd::After(bytes) | BodyEnd::Breaks(bytes, _) => *bytes,
     };
     let breaker = match end {
-        End::Breaks(_, breaker) => Some(breaker),
-        End::Whole | End::After(_) => None,
+        BodyEnd::Breaks(_, breaker) => Some(breaker),
+        BodyEnd::Whole | BodyEnd::After(_) => None,
     };
     let flow = Flow { body: body.into_data_stream().boxed(), pending: Bytes::new(), left, breaker, line };
     Body::from_stream(flow.pieces())
@@ -40,7 +40,7 @@ struct Flow {
     /// Bytes that may still pass.
     left: u64,
     breaker: Option<Breaker>,
-    line: Arc<Line>,
+    line: Arc<IdentityPipe>,
 }
 
 impl Flow {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// Fault of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fault {
+pub enum StorageFault {
     /// 503 SlowDown, by chance or because the prefix was asked too often.
     SlowDown,
     /// 500 InternalError.
@@ -31,13 +31,13 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub(super) fn draw(&self, rng: &mut StdRng) -> Option<Fault> {
+    pub(super) fn draw(&self, rng: &mut StdRng) -> Option<StorageFault> {
         let shares = [
-            (self.slow_down, Fault::SlowDown),
-            (self.internal_error, Fault::InternalError),
-            (self.reset, Fault::Reset),
-            (self.reset_in_body, Fault::ResetInBody),
-            (self.truncated, Fault::Truncated),
+            (self.slow_down, StorageFault::SlowDown),
+            (self.internal_error, StorageFault::InternalError),
+            (self.reset, StorageFault::Reset),
+            (self.reset_in_body, StorageFault::ResetInBody),
+            (self.truncated, StorageFault::Truncated),
         ];
         let mut drawn: f64 = rng.random();
         for (share, fault) in shares {
@@ -62,11 +62,11 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(7);
         let drawn: Vec<_> = (0..100_000).filter_map(|_| faults.draw(&mut rng)).collect();
         for (fault, share) in [
-            (Fault::SlowDown, 0.01),
-            (Fault::InternalError, 0.02),
-            (Fault::Reset, 0.03),
-            (Fault::ResetInBody, 0.04),
-            (Fault::Truncated, 0.05),
+            (StorageFault::SlowDown, 0.01),
+            (StorageFault::InternalError, 0.02),
+            (StorageFault::Reset, 0.03),
+            (StorageFault::ResetInBody, 0.04),
+            (StorageFault::Truncated, 0.05),
         ] {
             let count = drawn.iter().filter(|drawn| **drawn == fault).count() as f64;
             assert!((count / 100_000.0 / share - 1.0).abs() < 0.1, "{fault:?}: {count} of 100,000");

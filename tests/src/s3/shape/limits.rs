@@ -17,12 +17,25 @@ pub struct RequestLimits {
     pub burst: f64,
 }
 
+/// Direction of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// Requests that a prefix still takes, counted at `at_seconds`.
+#[derive(Debug)]
+struct Tokens {
+    count: f64,
+    at_seconds: f64,
+}
+
 /// Limits in use.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: RequestLimits,
-    /// Tokens, and the seconds at which they were counted, by prefix and whether it is a write.
-    prefixes: HashMap<(String, bool), (f64, f64)>,
+    prefixes: HashMap<(String, Direction), Tokens>,
 }
 
 impl Limiter {
@@ -32,16 +45,19 @@ impl Limiter {
 
     /// Returns whether the prefix takes this request now. A refused request takes no token.
     pub(super) fn takes(&mut self, now: Duration, operation: Operation, key: &str) -> bool {
-        let write = !matches!(operation, Operation::Get | Operation::Head | Operation::List);
-        let rate = if write { self.limits.writes_per_second } else { self.limits.reads_per_second };
+        let (direction, rate) = match operation {
+            Operation::Get | Operation::Head | Operation::List => (Direction::Read, self.limits.reads_per_second),
+            _ => (Direction::Write, self.limits.writes_per_second),
+        };
         let prefix = key.rsplit_once('/').map_or("", |(prefix, _)| prefix);
         let now = now.as_secs_f64();
-        let (tokens, at) = self.prefixes.entry((prefix.to_owned(), write)).or_insert((self.limits.burst, now));
-        *tokens = (*tokens + (now - *at).max(0.0) * rate).min(self.limits.burst);
-        *at = now;
-        let takes = *tokens >= 1.0;
+        let full = Tokens { count: self.limits.burst, at_seconds: now };
+        let tokens = self.prefixes.entry((prefix.to_owned(), direction)).or_insert(full);
+        tokens.count = (tokens.count + (now - tokens.at_seconds).max(0.0) * rate).min(self.limits.burst);
+        tokens.at_seconds = now;
+        let takes = tokens.count >= 1.0;
         if takes {
-            *tokens -= 1.0;
+            tokens.count -= 1.0;
         }
         takes
     }

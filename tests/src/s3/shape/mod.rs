@@ -31,16 +31,16 @@ use s3s::service::S3Service;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-pub use faults::{Fault, Faults};
+pub use faults::{Faults, StorageFault};
 pub use latency::Latency;
 pub use limits::RequestLimits;
 pub use pipe::{Bucket, Pipe};
 
 use super::connection::Breaker;
 use super::requests::{GONE, Operation, Request, RequestLog};
-use body::{End, shaped};
+use body::{BodyEnd, shaped};
 use limits::Limiter;
-use question::Question;
+use question::RequestHead;
 
 /// Behaviour of the server. An absent part costs nothing.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,15 +66,15 @@ pub(super) struct Shaper {
 }
 
 struct State {
-    lines: BTreeMap<String, Arc<Line>>,
+    lines: BTreeMap<String, Arc<IdentityPipe>>,
     limiter: Option<Limiter>,
     /// Times that each question was asked, by its hash.
     asked: HashMap<u64, u64>,
-    fired: BTreeMap<Fault, u64>,
+    fired: BTreeMap<StorageFault, u64>,
 }
 
 /// Pipe of one identity, with the bytes that went through it.
-struct Line {
+struct IdentityPipe {
     bucket: Option<Mutex<Bucket>>,
     started: Instant,
     piece_bytes: u64,
@@ -82,9 +82,9 @@ struct Line {
 }
 
 /// Latency and fault of a request.
-struct Fate {
+struct DrawnTrouble {
     latency: Duration,
-    fault: Option<Fault>,
+    fault: Option<StorageFault>,
     /// Place where a body is cut, as a share of its length.
     cut: f64,
 }
@@ -101,7 +101,7 @@ impl Shaper {
     }
 
     /// Returns how often each fault has befallen a request so far.
-    pub(super) fn fired(&self) -> BTreeMap<Fault, u64> {
+    pub(super) fn fired(&self) -> BTreeMap<StorageFault, u64> {
         self.lock().fired.clone()
     }
 
@@ -112,22 +112,22 @@ impl Shaper {
     }
 
     pub(super) async fn answer(&self, service: &S3Service, request: HttpRequest, breaker: &Breaker) -> HttpResponse {
-        let question = Question::of(&request);
+        let question = RequestHead::of(&request);
         let fate = self.fate(&question);
         let waiting = Waiting { shaper: self, question: &question };
         tokio::time::sleep(fate.latency).await;
         std::mem::forget(waiting);
         let fault = self.befalls(&question, &fate);
         match fault {
-            Some(Fault::SlowDown) => return self.refuse(&question, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
-            Some(Fault::InternalError) => {
+            Some(StorageFault::SlowDown) => return self.refuse(&question, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+            Some(StorageFault::InternalError) => {
                 return self.refuse(&question, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
             }
-            Some(Fault::Reset) => {
+            Some(StorageFault::Reset) => {
                 breaker.break_off();
                 return StatusCode::OK.into_response();
             }
-            Some(Fault::ResetInBody | Fault::Truncated) | None => {}
+            Some(StorageFault::ResetInBody | StorageFault::Truncated) | None => {}
         }
         let line = self.line(&question.identity);
         line.pass(question.body_bytes).await;
@@ -138,16 +138,16 @@ impl Shaper {
         }
         let cut = (bytes as f64 * fate.cut) as u64;
         let (end, length) = match fault {
-            Some(Fault::ResetInBody) => (End::Breaks(cut, breaker.clone()), bytes),
-            Some(Fault::Truncated) => (End::After(cut), cut),
-            _ => (End::Whole, bytes),
+            Some(StorageFault::ResetInBody) => (BodyEnd::Breaks(cut, breaker.clone()), bytes),
+            Some(StorageFault::Truncated) => (BodyEnd::After(cut), cut),
+            _ => (BodyEnd::Whole, bytes),
         };
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         response.map(|body| shaped(body, line, end))
     }
 
     /// Draws a request's fate. It is the same for the same question, asked the same number of times before.
-    fn fate(&self, question: &Question) -> Fate {
+    fn fate(&self, question: &RequestHead) -> DrawnTrouble {
         let mut state = self.lock();
         let nth = state.asked.entry(question.hash).or_default();
         *nth += 1;
@@ -155,19 +155,19 @@ impl Shaper {
         let mut rng = StdRng::seed_from_u64(seed);
         let latency = self.shape.latency.as_ref().map_or(0.0, |latency| latency.seconds(rng.random()));
         let fault = self.shape.faults.draw(&mut rng);
-        Fate { latency: Duration::from_secs_f64(latency), fault, cut: rng.random() }
+        DrawnTrouble { latency: Duration::from_secs_f64(latency), fault, cut: rng.random() }
     }
 
     /// Returns the fault that befalls the request, and counts it.
-    fn befalls(&self, question: &Question, fate: &Fate) -> Option<Fault> {
+    fn befalls(&self, question: &RequestHead, fate: &DrawnTrouble) -> Option<StorageFault> {
         let mut state = self.lock();
         let now = self.started.elapsed();
         let limiter = state.limiter.as_mut();
         let throttled = limiter.is_some_and(|limiter| !limiter.takes(now, question.operation, &question.key));
         let reads = question.operation == Operation::Get;
         let fault = match fate.fault {
-            _ if throttled => Some(Fault::SlowDown),
-            Some(Fault::ResetInBody | Fault::Truncated) if !reads => None,
+            _ if throttled => Some(StorageFault::SlowDown),
+            Some(StorageFault::ResetInBody | StorageFault::Truncated) if !reads => None,
             fault => fault,
         };
         if let Some(fault) = fault {
@@ -176,13 +176,13 @@ impl Shaper {
         fault
     }
 
-    fn note_refusal(&self, question: &Question, status: u16) {
-        let Question { operation, key, identity, .. } = question;
+    fn note_refusal(&self, question: &RequestHead, status: u16) {
+        let RequestHead { operation, key, identity, .. } = question;
         let (key, identity) = (key.clone(), identity.clone());
         self.log.push(Request { operation: *operation, key, identity, bytes: 0..0, refused: Some(status) });
     }
 
-    fn refuse(&self, question: &Question, status: StatusCode, code: &str) -> HttpResponse {
+    fn refuse(&self, question: &RequestHead, status: StatusCode, code: &str) -> HttpResponse {
         self.note_refusal(question, status.as_u16());
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>as shaped</Message></Error>"
@@ -190,9 +190,9 @@ impl Shaper {
         (status, [(header::CONTENT_TYPE, "application/xml")], body).into_response()
     }
 
-    fn line(&self, identity: &str) -> Arc<Line> {
+    fn line(&self, identity: &str) -> Arc<IdentityPipe> {
         let mut state = self.lock();
-        let new = || Arc::new(Line::new(&self.shape, self.started));
+        let new = || Arc::new(IdentityPipe::new(&self.shape, self.started));
         Arc::clone(state.lines.entry(identity.to_owned()).or_insert_with(new))
     }
 
@@ -204,7 +204,7 @@ impl Shaper {
 /// Request before its answer. It is dropped if its client goes away.
 struct Waiting<'a> {
     shaper: &'a Shaper,
-    question: &'a Question,
+    question: &'a RequestHead,
 }
 
 impl Drop for Waiting<'_> {
@@ -213,7 +213,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Line {
+impl IdentityPipe {
     fn new(shape: &Shape, started: Instant) -> Self {
         let pipe = shape.pipe.map(|pipe| pipe.scaled(shape.scale));
         // About fifty pieces pass a second: they are fine enough for streams to share the pipe, and coarse enough to be cheap.

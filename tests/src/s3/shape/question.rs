@@ -10,7 +10,7 @@ use crate::s3::{BUCKET, Operation};
 
 /// Head of a request, as the shaping sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct RequestHead {
     pub(super) operation: Operation,
     /// Key of the object, or prefix of the listing.
     pub(super) key: String,
@@ -22,7 +22,7 @@ pub(super) struct Question {
     pub(super) hash: u64,
 }
 
-impl Question {
+impl RequestHead {
     pub(super) fn of(request: &HttpRequest) -> Self {
         let header = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         let query = request.uri().query().unwrap_or_default();
@@ -68,7 +68,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let Question { operation, key, identity, body_bytes, .. } = Question::of(&request.body(Body::empty()).unwrap());
+        let RequestHead { operation, key, identity, body_bytes, .. } =
+            RequestHead::of(&request.body(Body::empty()).unwrap());
         assert_eq!((operation, key.as_str(), identity.as_str(), body_bytes), expect, "{method} {uri}");
     }
 

@@ -16,16 +16,16 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::SimInvoker;
-use super::truth::schema;
+use super::fragment_rows::schema;
 
 #[derive(Debug)]
-pub(super) struct Trusting {
+pub(super) struct UncheckedInvoker {
     pub(super) inner: SimInvoker,
     pub(super) store: Arc<dyn ObjectStore>,
 }
 
 #[async_trait]
-impl Invoker for Trusting {
+impl Invoker for UncheckedInvoker {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
         let (id, attempt, output) = (request.fragment.id.clone(), request.attempt, request.stage.output.clone());
         let invocation = self.inner.invoke(request).await;
@@ -37,14 +37,14 @@ impl Invoker for Trusting {
         // The in-memory store counts its writes in the etag.
         let written = |object: &&ObjectMeta| object.e_tag.as_deref().and_then(|etag| etag.parse::<u64>().ok());
         let Some(last) = all.iter().filter(of_fragment).max_by_key(written) else { return invocation };
-        let outcome = Ok(self.believe(last).await);
+        let outcome = Ok(self.unchecked_result(last).await);
         let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage: Usage::default() };
         Invocation { outcome: Ok(response), ..invocation }
     }
 }
 
-impl Trusting {
-    async fn believe(&self, object: &ObjectMeta) -> FragmentResult {
+impl UncheckedInvoker {
+    async fn unchecked_result(&self, object: &ObjectMeta) -> FragmentResult {
         let bytes = self.store.get(&object.location).await.expect("in memory").bytes().await.expect("in memory");
         let batches = StreamReader::try_new(bytes.as_ref(), None).into_iter().flatten().map_while(Result::ok);
         let target = (0, Arc::clone(&self.store), Path::from("unused"));

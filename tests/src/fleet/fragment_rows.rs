@@ -9,7 +9,7 @@ use gust_protocol::FragmentId;
 
 /// Rows of fragments. A row is the fragment's index and a number drawn from its name.
 #[derive(Debug, Clone, Copy)]
-pub struct Truth {
+pub struct FragmentRows {
     pub seed: u64,
     /// Rows of a fragment, at most.
     pub rows_max: u64,
@@ -27,7 +27,7 @@ pub(super) fn number(seed: u64, name: impl Hash) -> u64 {
     hasher.finish()
 }
 
-impl Truth {
+impl FragmentRows {
     /// Returns up to three batches. A result that ends after one of them is still a valid stream.
     pub fn batches(&self, id: &FragmentId) -> Vec<RecordBatch> {
         let rows = number(self.seed, (id, "rows")) % (self.rows_max + 1);
@@ -43,11 +43,11 @@ impl Truth {
     }
 
     /// Returns rows that no fragment has, in a stream that is as valid as any.
-    pub(super) fn lie(&self, id: &FragmentId) -> Vec<RecordBatch> {
-        let mut lie = self.batches(id);
-        lie.extend(self.batches(id));
-        lie.push(batch(id, &[-1]));
-        lie
+    pub(super) fn wrong_batches(&self, id: &FragmentId) -> Vec<RecordBatch> {
+        let mut wrong_batches = self.batches(id);
+        wrong_batches.extend(self.batches(id));
+        wrong_batches.push(batch(id, &[-1]));
+        wrong_batches
     }
 }
 
