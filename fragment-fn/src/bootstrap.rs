@@ -49,7 +49,7 @@ pub enum BootstrapError {
 }
 
 impl BootstrapError {
-    /// The next step.
+    /// Returns the next step.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotInLambda { .. } => Some("run `gust query`, which starts it"),

@@ -7,12 +7,12 @@ use std::path::Path;
 use gust_tests::localstack;
 
 /// Source file, by its path below `src`.
-struct Source {
-    path: String,
-    text: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
-fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
+pub(crate) fn sources(folder: &Path, below: &str, found: &mut Vec<Source>) {
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
         let name = format!("{below}{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() {
@@ -31,7 +31,7 @@ fn node(path: &str) -> &str {
 /// Returns lines of code with their numbers, without comments and items that are compiled for tests only.
 ///
 /// It relies on rustfmt: an item ends with a brace that stands as far to the right as its beginning.
-fn code(Source { path, text }: &Source) -> Vec<(usize, &str)> {
+pub(crate) fn code(Source { path, text }: &Source) -> Vec<(usize, &str)> {
     if path.ends_with("/tests.rs") || path.ends_with("_tests.rs") {
         return Vec::new();
     }

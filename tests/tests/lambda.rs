@@ -90,7 +90,8 @@ async fn attempts_go_round_the_clones_and_a_missing_one_is_named() {
         if round % 3 == 2 {
             let error = invocation.outcome.expect_err("not deployed");
             assert_eq!(error.kind, Kind::NotDeployed);
-            assert!(error.message.contains("`absent`") && error.message.contains("terraform"), "{error}");
+            let hint = error.hint.as_deref().unwrap_or_default();
+            assert!(error.message.contains("`absent`") && hint.contains("terraform"), "{error}; {hint}");
         } else {
             processes.insert(echo_of(&invocation).process_id);
         }
@@ -183,7 +184,9 @@ async fn a_missing_bucket_is_named_by_the_doctor() {
     let session = Session::new(config).expect("a session");
     let checks = session.examine().await;
     session.close().await;
-    let told = |what: &str| checks.iter().find(|check| check.what == what).expect(what).outcome.clone();
+    let told = |what: &str| {
+        checks.iter().find(|check| check.what == what).expect(what).outcome.as_ref().map_err(ToString::to_string)
+    };
     assert!(told("bucket").expect_err("absent").contains("does not exist\nhint: create it"), "{checks:?}");
     assert!(told("exchange").expect_err("absent").contains("hint: check `exchange`"), "{checks:?}");
     assert!(told("function").expect_err("no way back").contains("not tried"), "{checks:?}");

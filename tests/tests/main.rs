@@ -17,6 +17,7 @@ mod formats;
 mod fragment;
 mod fuzz;
 mod harness;
+mod hints;
 mod history;
 mod iceberg;
 mod iceberg_odd;

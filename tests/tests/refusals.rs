@@ -149,7 +149,8 @@ async fn every_answer_has_its_kind_and_its_bill() {
         let invocation = invoke(&service(answer).await, request("echo")).await;
         let error = invocation.outcome.as_ref().expect_err("a refusal");
         assert_eq!(error.kind, kind, "{answer:?}: {error}");
-        assert!(error.message.contains(expect), "`{expect}` is not in: {error}");
+        let told = format!("{error}; {}", error.hint.as_deref().unwrap_or_default());
+        assert!(told.contains(expect), "`{expect}` is not in: {told}");
         assert_eq!(charge(invocation.billing), expected_charge, "{answer:?}");
     }
 }

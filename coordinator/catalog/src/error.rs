@@ -9,11 +9,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Nothing has this name: check the name.
-    #[error("{what} not found{}", hint_line(.hint))]
+    #[error("{what} not found")]
     NotFound { what: String, hint: Option<String> },
 
     /// A file that the catalog, a table's metadata or the caller names is gone: restore it. `what` is its role.
-    #[error("{what} {file} is not there{}", hint_line(.hint))]
+    #[error("{what} {file} is not there")]
     Missing { what: String, file: String, hint: Option<String> },
 
     /// Another table or namespace has this name: use it, or choose another name.
@@ -21,7 +21,7 @@ pub enum Error {
     AlreadyExists { what: String },
 
     /// The table uses something that would be read wrongly: nothing was read.
-    #[error("table {table} has {feature}, which is not supported\nhint: {next}")]
+    #[error("table {table} has {feature}, which is not supported")]
     Unsupported { table: String, feature: String, next: &'static str },
 
     /// A metadata file does not hold valid metadata. `what` is its role, where the role is known.
@@ -43,24 +43,28 @@ pub enum Error {
     },
 
     /// Another commit came first, and this one changed nothing: load the table again.
-    #[error("table {table} was changed by another commit since it was loaded\nhint: load it again")]
+    #[error("table {table} was changed by another commit since it was loaded")]
     Conflict { table: String },
 
     /// The commit may or may not have happened: load the table to see. Its data files must stay.
-    #[error("cannot tell whether the commit to table {table} happened\nhint: load it again before retrying")]
+    #[error("cannot tell whether the commit to table {table} happened")]
     CommitUnknown {
         table: String,
         #[source]
         source: Cause,
     },
 
+    /// The database is another program's.
+    #[error("database {database} is not an Iceberg catalog: it has no table iceberg_tables")]
+    NotACatalog { database: String },
+
+    /// Which of a folder's metadata files counts cannot be told.
+    #[error("folder {folder} has two newest metadata files, {one} and {other}")]
+    Ambiguous { folder: String, one: String, other: String },
+
     /// The caller passed something that cannot be used.
     #[error("{0}")]
     Invalid(String),
-}
-
-fn hint_line(hint: &Option<String>) -> String {
-    hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"))
 }
 
 impl Error {
@@ -99,28 +103,19 @@ impl Error {
         }
     }
 
-    /// Returns the next step after an [`Error::Corrupt`] or an [`Error::Unreachable`]. None where the message says enough.
-    pub fn next_step(&self) -> Option<&'static str> {
-        if let Error::Corrupt { next, .. } = self {
-            return *next;
+    /// Returns the next step. None where the message says enough.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::NotFound { hint, .. } | Error::Missing { hint, .. } => hint.as_deref(),
+            Error::NotACatalog { .. } => Some("check the catalog's path in the configuration"),
+            Error::Ambiguous { .. } => Some("pass the path of the right one"),
+            Error::Unsupported { next, .. } => Some(next),
+            Error::Corrupt { next, .. } => *next,
+            Error::Unreachable { location, source } => unreachable_hint(location, source.as_ref()),
+            Error::Conflict { .. } => Some("load it again"),
+            Error::CommitUnknown { .. } => Some("load it again before retrying"),
+            Error::AlreadyExists { .. } | Error::Invalid(_) => None,
         }
-        let Error::Unreachable { location, source } = self else { return None };
-        if source.is::<sqlx::Error>() {
-            return Some("check that the catalog's path is an SQLite database that can be read");
-        }
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
-        while let Some(current) = cause {
-            match current.downcast_ref::<object_store::Error>() {
-                Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-                    return Some("check the credentials and the bucket's policy");
-                }
-                Some(object_store::Error::Generic { store: "LocalFileSystem", .. }) => {
-                    return Some("check that the file can be read");
-                }
-                _ => cause = current.source(),
-            }
-        }
-        location.contains("://").then_some("check the location, the endpoint, the region and the network")
     }
 
     /// Converts an error of iceberg's work on `file`. The fault is the storage's, or else the file's.
@@ -135,6 +130,26 @@ impl Error {
 }
 
 /// Role of a metadata file in its table.
+/// The next step where a place did not answer, by the reason.
+fn unreachable_hint(location: &str, source: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if source.is::<sqlx::Error>() {
+        return Some("check that the catalog's path is an SQLite database that can be read");
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+    while let Some(current) = cause {
+        match current.downcast_ref::<object_store::Error>() {
+            Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
+                return Some("check the credentials and the bucket's policy");
+            }
+            Some(object_store::Error::Generic { store: "LocalFileSystem", .. }) => {
+                return Some("check that the file can be read");
+            }
+            _ => cause = current.source(),
+        }
+    }
+    location.contains("://").then_some("check the location, the endpoint, the region and the network")
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
     Metadata,

@@ -48,10 +48,10 @@ async fn current_metadata(folder: &str, stores: &CatalogStores) -> Result<String
                 None => "expected metadata/*.metadata.json in it".to_string(),
             }),
         }),
-        [one, other, ..] => Err(Error::Invalid(format!(
-            "folder {folder} has two newest metadata files, {one} and {other}\n\
-             hint: pass the path of the right one"
-        ))),
+        [one, other, ..] => {
+            let [folder, one, other] = [folder, one, other].map(str::to_owned);
+            Err(Error::Ambiguous { folder, one, other })
+        }
     }
 }
 
@@ -136,7 +136,8 @@ mod tests {
             match (found, expect) {
                 (Ok(found), Ok(expect)) => assert_eq!(found, format!("{folder}/metadata/{expect}")),
                 (Err(error), Err(expect)) => {
-                    assert!(error.to_string().contains(expect), "{error}");
+                    let told = format!("{error}; {}", error.hint().unwrap_or_default());
+                    assert!(told.contains(expect), "{told}");
                 }
                 (found, expect) => panic!("{files:?}: {found:?}, expected {expect:?}"),
             }

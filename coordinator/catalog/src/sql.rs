@@ -90,10 +90,7 @@ impl Catalog {
         }
         let columns = catalog.strings("SELECT name FROM pragma_table_info('iceberg_tables')", &[]).await?;
         if columns.is_empty() {
-            return Err(Error::Invalid(format!(
-                "database {} is not an Iceberg catalog: it has no table iceberg_tables\nhint: check the catalog's path in the configuration",
-                database.display()
-            )));
+            return Err(Error::NotACatalog { database: database.display().to_string() });
         }
         if columns.iter().any(|column| column == "iceberg_type") {
             catalog.tables_only = " AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)";

@@ -293,7 +293,10 @@ async fn bad_input_is_named() {
     let fixture = Fixture::new().await;
     let table = fixture.orders().await;
     let Fixture { folder, catalog } = &fixture;
-    let check = |error: Error, expect: &str| assert!(error.to_string().contains(expect), "{error}");
+    let check = |error: Error, expect: &str| {
+        let told = format!("{error}; {}", error.hint().unwrap_or_default());
+        assert!(told.contains(expect), "{told}");
+    };
 
     let error = catalog.load(NAMESPACE, "order").await.unwrap_err();
     check(error, "table sales.eu.order not found");

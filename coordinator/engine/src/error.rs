@@ -5,6 +5,9 @@ use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::common::DataFusionError;
+use gust_protocol::with_hint_line;
+
 /// Formats an error and all of its causes on one line.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -98,15 +101,6 @@ impl QueryError {
         Self::new(ErrorKind::Interrupted, "interrupted")
     }
 
-    /// Splits `words` into message and hint: errors of lower layers carry a hint on a line of its own.
-    pub fn in_words(kind: ErrorKind, words: impl Into<String>) -> Self {
-        let words = words.into();
-        match words.split_once("\nhint: ") {
-            Some((message, hint)) => Self::new(kind, message).with_hint(hint),
-            None => Self::new(kind, words),
-        }
-    }
-
     /// Sets the hint, the next step.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
@@ -157,8 +151,14 @@ impl QueryError {
 
 impl Display for QueryError {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
+        f.write_str(&with_hint_line(&self.message, self.hint()))
+    }
+}
+
+impl From<QueryError> for DataFusionError {
+    /// Errors travel through DataFusion as they are.
+    fn from(error: QueryError) -> Self {
+        Self::External(Box::new(error))
     }
 }
 
@@ -178,13 +178,5 @@ mod tests {
         assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Sql, "42P01"));
         assert_eq!((error.message(), error.hint()), ("there is no table `t`", Some("SHOW TABLES")));
         assert_eq!(error.to_string(), "there is no table `t`\nhint: SHOW TABLES");
-    }
-
-    #[test]
-    fn words_from_below_are_told_apart() {
-        let of = |words: &str| QueryError::in_words(ErrorKind::Data, words);
-        let (with, without) = (of("a file is gone\nhint: run it again"), of("two\nlines"));
-        assert_eq!((with.message(), with.hint()), ("a file is gone", Some("run it again")));
-        assert_eq!((without.message(), without.hint()), ("two\nlines", None));
     }
 }

@@ -87,11 +87,11 @@ impl Serialize for Money {
 /// Reason why a text is no amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoMoney {
-    #[error("`{0}` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05")]
+    #[error("`{0}` is no amount of dollars")]
     NotANumber(String),
-    #[error("`{text}` is finer than {unit}\nhint: write at most {decimals} digits after the point")]
+    #[error("`{text}` is finer than {unit}")]
     TooFine { text: String, unit: &'static str, decimals: usize },
-    #[error("`{0}` is more dollars than can be counted\nhint: write at most {max}", max = u64::MAX / NANO)]
+    #[error("`{0}` is more dollars than can be counted")]
     TooLarge(String),
 }
 
@@ -164,6 +164,15 @@ fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, N
 }
 
 impl NoMoney {
+    /// Returns the next step.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotANumber(_) => "write a decimal number that is not negative, such as 0.05".to_owned(),
+            Self::TooFine { decimals, .. } => format!("write at most {decimals} digits after the point"),
+            Self::TooLarge(_) => format!("write at most {}", u64::MAX / NANO),
+        }
+    }
+
     /// Puts the text as it was written in place of the part that was read.
     fn about(self, written: &str) -> Self {
         let written = written.to_owned();
@@ -188,7 +197,7 @@ impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
         text.parse().map_err(|error| match error {
             NoMoney::NotANumber(_) => E::invalid_value(Unexpected::Other("this value"), &self),
-            other => E::custom(other.to_string().replace("\nhint: ", "; ")),
+            other => E::custom(format!("{other}; {}", other.hint())),
         })
     }
 
@@ -247,14 +256,12 @@ mod tests {
     #[test]
     fn what_is_wrong_with_an_amount_is_said() {
         for (text, expect) in [
-            (
-                "0.0000000001",
-                "`0.0000000001` is finer than a nano-dollar\nhint: write at most 9 digits after the point",
-            ),
-            ("$99999999999", "`$99999999999` is more dollars than can be counted\nhint: write at most 18446744073"),
-            ("much", "`much` is no amount of dollars\nhint: write a decimal number that is not negative, such as 0.05"),
+            ("0.0000000001", ("`0.0000000001` is finer than a nano-dollar", "write at most 9 digits after the point")),
+            ("$99999999999", ("`$99999999999` is more dollars than can be counted", "write at most 18446744073")),
+            ("much", ("`much` is no amount of dollars", "write a decimal number that is not negative, such as 0.05")),
         ] {
-            assert_eq!(text.parse::<Money>().expect_err("no amount").to_string(), expect);
+            let error = text.parse::<Money>().expect_err("no amount");
+            assert_eq!((error.to_string().as_str(), error.hint().as_str()), expect);
         }
         assert_eq!("0.0500000000000".parse::<Money>().expect("zeros say nothing").nano_dollars(), 50_000_000);
         let finest = "0.0000000000001".parse::<Price>().expect_err("no price").to_string();

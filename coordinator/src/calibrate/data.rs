@@ -44,12 +44,20 @@ pub(super) struct Data {
 /// Reason why there is no data to measure with.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error(
-        "the calibration's tables cannot be written to {place}: {error}\nhint: check `exchange`, the credentials and the bucket's policy"
-    )]
+    #[error("the calibration's tables cannot be written to {place}: {error}")]
     Store { place: String, error: object_store::Error },
     #[error("the calibration's tables cannot be made: {0}")]
     Made(String),
+}
+
+impl DataError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Store { .. } => Some("check `exchange`, the credentials and the bucket's policy"),
+            Self::Made(_) => None,
+        }
+    }
 }
 
 impl Data {

@@ -14,7 +14,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use gust_engine::config::{
     BadLabel, FUNCTIONS_MAX, Label, Overrides, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout,
 };
-use gust_engine::money::Money;
+use gust_engine::money::{Money, NoMoney};
+use gust_protocol::with_hint_line;
 
 use super::exit::Exit;
 use super::output::OutputFormat;
@@ -296,7 +297,7 @@ pub struct RunArgs {
     /// A query that surely costs more is not begun. A query is stopped where its functions at their worst case could cost more. Functions
     /// on this machine count as if they ran on Lambda, and local files cost nothing. Amounts without a known price are not counted: logs,
     /// and data transfer and the coordinator's own machine unless the configuration has their prices.
-    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true, value_parser = parse_dollars)]
     pub max_cost: Option<Money>,
 }
 
@@ -378,12 +379,22 @@ impl SourceArgs {
 /// Reason why there is no SQL to run.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
-    #[error("no SQL was given\nhint: pass it as an argument, or pipe it in; see `gust query --help`")]
+    #[error("no SQL was given")]
     Missing,
     #[error("the SQL on stdin is longer than {SQL_BYTES_MAX} bytes")]
     TooLong,
     #[error("cannot read the SQL from stdin: {0}")]
     Unreadable(#[from] std::io::Error),
+}
+
+impl SqlError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing => Some("pass it as an argument, or pipe it in; see `gust query --help`"),
+            Self::TooLong | Self::Unreadable(_) => None,
+        }
+    }
 }
 
 impl RunArgs {
@@ -466,6 +477,11 @@ fn parse_time(text: &str, what: &str) -> Result<Duration, String> {
     } else {
         Err(format!("{what} is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
     }
+}
+
+/// clap shows an error's words alone, so they have the next step.
+fn parse_dollars(text: &str) -> Result<Money, String> {
+    text.parse().map_err(|bad: NoMoney| with_hint_line(&bad, Some(bad.hint())))
 }
 
 fn parse_label(text: &str) -> Result<Label, String> {
@@ -661,8 +677,7 @@ mod tests {
         check(Some("SELECT 1"), true, Ok("SELECT 1"));
         check(Some("-"), true, Ok("from stdin"));
         check(None, false, Ok("from stdin"));
-        let missing = "no SQL was given\nhint: pass it as an argument, or pipe it in; see `gust query --help`";
-        check(None, true, Err(missing));
+        check(None, true, Err("no SQL was given"));
         let endless = query(&["-"]).source.read_sql(std::io::repeat(b'x'), false).expect_err("too long").to_string();
         assert_eq!(endless, "the SQL on stdin is longer than 16777216 bytes");
     }

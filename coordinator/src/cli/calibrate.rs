@@ -25,7 +25,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     // The user should learn before the measurement that its figures cannot be kept.
     if config.time_model.is_none() && !args.dry_run {
         let hint = "set time_model in gust.toml, or HOME; or look only, with --dry-run";
-        return Err(Stop::usage(format!("there is no place to keep the figures\nhint: {hint}")));
+        return Err(Stop::usage("there is no place to keep the figures").with_hint(Some(hint)));
     }
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} measuring {msg}").map_err(Stop::usage)?);
@@ -43,13 +43,13 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     bar.finish_and_clear();
     let calibration = ended.map_err(|error| match error {
         CalibrationError::Query(error) => error.into(),
-        other => Stop { exit: Exit::FunctionsFailed, message: other.to_string() },
+        CalibrationError::Data(error) => Stop::new(Exit::FunctionsFailed, &error).with_hint(error.hint()),
+        other => Stop::new(Exit::FunctionsFailed, other),
     })?;
     write!(stdout(), "{}", told_of(&calibration)).map_err(Stop::usage)?;
     if let Some(path) = config.time_model.filter(|_| !args.dry_run) {
         if let Err(error) = load(&path) {
-            let why = error.to_string();
-            say!("warning: replaced: {}", why.lines().next().unwrap_or_default());
+            say!("warning: replaced: {error}");
         }
         save(&path, calibration.measured).map_err(Stop::usage)?;
         say!("kept in {}; estimates reckon with it from now on", path.display());

@@ -4,13 +4,12 @@ use std::io::stdout;
 
 use chrono::{DateTime, NaiveTime, Utc};
 use gust_engine::config::{Overrides, Target};
-use gust_engine::history::NO_PLACE;
+use gust_engine::history::{NO_PLACE, NO_PLACE_HINT};
 use gust_engine::session::Session;
 
 use super::args::{CostArgs, RollUp, Since};
 use super::output::{OutputError, RowOutput, StreamError};
 use super::{Stop, configuration, write};
-use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
 /// Writes one row a group. Remarks that explain the rows go to stderr.
@@ -18,7 +17,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {
-        return Err(Stop::usage(format!("there is no history: {NO_PLACE}")));
+        return Err(Stop::usage(format!("there is no history: {NO_PLACE}")).with_hint(Some(NO_PLACE_HINT)));
     };
     let by = args.roll_up();
     let session = Session::new(config)?;
@@ -31,7 +30,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
         Ok(0) => say!("no query is recorded for that in {}", path.display()),
         Ok(_) if by == RollUp::Label => say!("a query with several labels counts for each of them"),
         Ok(_) | Err(StreamError::Output(OutputError::ReaderGone)) => {}
-        Err(StreamError::Output(error)) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+        Err(StreamError::Output(error)) => return Err(error.into()),
         Err(StreamError::Query(error)) => return Err(error.into()),
     }
     Ok(())

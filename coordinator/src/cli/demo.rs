@@ -54,7 +54,7 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
 
 /// Makes or finds the tables, with a bar while they are made.
 async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
-    let failed = |message: String| Stop { exit: Exit::QueryFailed, message };
+    let failed = |message: String| Stop::new(Exit::QueryFailed, message);
     let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos} rows").map_err(Stop::usage)?;
     let bar: Arc<Mutex<Option<ProgressBar>>> = Arc::default();
     let shown = Arc::clone(&bar);
@@ -82,7 +82,7 @@ async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
     });
     let making = ensure_tables(&args.home, args.scale_factor, on_step);
     let tables = tokio::select! {
-        made = making => made.map_err(|error| failed(gust_engine::error::with_causes(&error)))?,
+        made = making => made.map_err(|error| failed(gust_engine::error::with_causes(&error)).with_hint(error.hint()))?,
         _ = tokio::signal::ctrl_c() => return Err(QueryError::interrupted().into()),
     };
     write_configuration(args, &tables).map_err(|error| failed(format!("{}: {error}", args.home.display())))?;

@@ -15,13 +15,12 @@ use crate::cli::exit::Exit;
 pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {
     let config = configuration(args.config.as_deref(), &Overrides::default())?;
     let Some(place) = config.exchange.clone() else {
-        return Err(Stop::usage(
-            "no exchange is configured, and a private one is removed with its session\nhint: set `exchange` in gust.toml, or name the file with --config",
-        ));
+        let hint = "set `exchange` in gust.toml, or name the file with --config";
+        return Err(Stop::usage("no exchange is configured, and a private one is removed with its session")
+            .with_hint(Some(hint)));
     };
     let session = Session::new(config)?;
-    let failed =
-        |error: object_store::Error| Stop { exit: Exit::QueryFailed, message: format!("exchange {place}: {error}") };
+    let failed = |error: object_store::Error| Stop::new(Exit::QueryFailed, format!("exchange {place}: {error}"));
     let exchange = session.exchange();
     let found = exchange.leftovers(args.older_than, SystemTime::now()).await.map_err(failed)?;
     if !args.dry_run {

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::stream;
-use gust_engine::config::{Config, ConfigFile, Label, Overrides, labels};
+use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::{Outcome, StatementEnd};
 use gust_engine::report::Report;
 use gust_engine::session::{Check, Engine, EngineOptions, Recorder, RunningStatement, Session, SessionOptions};
 use gust_engine::storage::aws;
+use gust_protocol::with_hint_line;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
@@ -26,7 +27,7 @@ mod prices;
 pub mod progress;
 mod say;
 
-use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs};
+use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError};
 use crate::cli::exit::Exit;
 use crate::cli::output::{OutputError, RowOutput, StreamError};
 use crate::cli::progress::Progress;
@@ -37,11 +38,40 @@ use crate::cli::say::say;
 pub(crate) struct Stop {
     exit: Exit,
     message: String,
+    /// Next step.
+    hint: Option<String>,
 }
 
 impl Stop {
+    fn new(exit: Exit, error: impl std::fmt::Display) -> Self {
+        Self { exit, message: error.to_string(), hint: None }
+    }
+
     fn usage(error: impl std::fmt::Display) -> Self {
-        Self { exit: Exit::Usage, message: error.to_string() }
+        Self::new(Exit::Usage, error)
+    }
+
+    /// The same with the next step, where there is one.
+    fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
+        Self { hint: hint.map(Into::into), ..self }
+    }
+}
+
+impl From<ConfigError> for Stop {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(&error).with_hint(error.hint())
+    }
+}
+
+impl From<OutputError> for Stop {
+    fn from(error: OutputError) -> Self {
+        Self::new(Exit::QueryFailed, &error).with_hint(error.hint())
+    }
+}
+
+impl From<SqlError> for Stop {
+    fn from(error: SqlError) -> Self {
+        Self::usage(&error).with_hint(error.hint())
     }
 }
 
@@ -55,7 +85,7 @@ impl From<QueryError> for Stop {
             ErrorKind::Interrupted => Exit::Interrupted,
             ErrorKind::Setup => Exit::Usage,
         };
-        Self { exit, message: error.to_string() }
+        Self::new(exit, error.message()).with_hint(error.hint())
     }
 }
 
@@ -110,7 +140,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn fail(stop: &Stop) -> ExitCode {
-    say!("error: {}", stop.message);
+    say!("error: {}", with_hint_line(&stop.message, stop.hint.as_ref()));
     stop.exit.into()
 }
 
@@ -119,18 +149,18 @@ fn bootstrap() -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
             let exit = if error.exit_code() == 2 { Exit::Usage } else { Exit::QueryFailed };
-            fail(&Stop { exit, message: error.to_string() })
+            fail(&Stop::new(exit, &error).with_hint(error.hint()))
         }
     }
 }
 
 /// Loads the configuration of all three layers.
 fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, Stop> {
-    let file = ConfigFile::find(named, Path::new("")).map_err(Stop::usage)?;
+    let file = ConfigFile::find(named, Path::new(""))?;
     // Variables that are not Unicode cannot be our settings.
     let environment =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    Config::load(file.as_ref(), environment, overrides).map_err(Stop::usage)
+    Ok(Config::load(file.as_ref(), environment, overrides)?)
 }
 
 /// Opens a session as configured, in an engine of its own. `labels` override those of the configuration.
@@ -174,8 +204,8 @@ async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
     let mut ailing = 0;
     for Check { what, outcome } in &checks {
         let (verdict, text) = match outcome {
-            Ok(text) => ("ok  ", text),
-            Err(text) => ("FAIL", text),
+            Ok(text) => ("ok  ", text.clone()),
+            Err(error) => ("FAIL", error.to_string()),
         };
         ailing += usize::from(outcome.is_err());
         let text = text.replace('\n', "\n                     ");
@@ -184,12 +214,12 @@ async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
     }
     match ailing {
         0 => Ok(()),
-        _ => Err(Stop { exit: Exit::FunctionsFailed, message: format!("{ailing} of {} checks failed", checks.len()) }),
+        _ => Err(Stop::new(Exit::FunctionsFailed, format!("{ailing} of {} checks failed", checks.len()))),
     }
 }
 
 async fn explain(source: SourceArgs) -> Result<(), Stop> {
-    let sql = source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
+    let sql = source.read_sql(stdin(), stdin().is_terminal())?;
     let session = open(&source, &[]).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
@@ -202,7 +232,7 @@ async fn explain(source: SourceArgs) -> Result<(), Stop> {
 }
 
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
-    let sql = args.source.read_sql(stdin(), stdin().is_terminal()).map_err(Stop::usage)?;
+    let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
     let session = open(&args.source, &args.labels).await?;
     let recorder = Recorder::new(session.clone());
@@ -250,9 +280,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
-            Err(StreamError::Output(error)) => {
-                return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() });
-            }
+            Err(StreamError::Output(error)) => return Err(error.into()),
             Err(StreamError::Query(error)) => return Err(error.into()),
         }
     }

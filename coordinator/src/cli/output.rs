@@ -58,13 +58,21 @@ pub enum OutputError {
     #[error("cannot write the rows in this format: {0}")]
     Encode(ArrowError),
     /// The rows are not of the columns that were announced, and some may have been written.
-    #[error(
-        "cannot write the rows: {0}\nhint: this is a fault of gust's, not of the data; please report the statement"
-    )]
+    #[error("cannot write the rows: {0}")]
     Undeclared(String),
     /// The query ended early. The rows so far are not marked as complete.
     #[error("the rows end early")]
     Incomplete,
+}
+
+impl OutputError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Undeclared(_) => Some("this is a fault of gust's, not of the data; please report the statement"),
+            Self::ReaderGone | Self::Write(_) | Self::Encode(_) | Self::Incomplete => None,
+        }
+    }
 }
 
 impl From<ArrowError> for OutputError {

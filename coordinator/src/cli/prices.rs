@@ -21,13 +21,13 @@ pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    let book =
-        PriceBook::of_config(&config, &fleet::traits(&config).billed, args.region.as_deref()).map_err(Stop::usage)?;
-    let rows = rows(&book).map_err(|error| Stop { exit: Exit::QueryFailed, message: error.to_string() })?;
+    let book = PriceBook::of_config(&config, &fleet::traits(&config).billed, args.region.as_deref())
+        .map_err(|error| Stop::usage(&error).with_hint(error.hint()))?;
+    let rows = rows(&book).map_err(|error| Stop::new(Exit::QueryFailed, error))?;
     let schema = rows.schema();
     match RowWriter::new(stdout(), args.format).write_rows(&schema, std::iter::once(Ok(rows))) {
         Ok(_) | Err(OutputError::ReaderGone) => {}
-        Err(error) => return Err(Stop { exit: Exit::QueryFailed, message: error.to_string() }),
+        Err(error) => return Err(error.into()),
     }
     say!("list prices of {}, looked up on {}: {}", book.region, book.date, book.source);
     if let Some(stale) = book.staleness(chrono::Utc::now().date_naive()) {

@@ -77,11 +77,21 @@ pub enum TablesError {
     Home { path: PathBuf, source: io::Error },
     #[error("cannot make the demo's tables: {0}")]
     Generate(#[from] GenerateError),
-    #[error("cannot make or find the demo's tables\nhint: delete {home} to have them made again")]
+    #[error("cannot make or find the demo's tables")]
     Catalog { home: PathBuf, source: gust_catalog::Error },
     /// A defect of the program.
     #[error("cannot describe a TPC-H table to the catalog: {0}")]
     Internal(String),
+}
+
+impl TablesError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Catalog { home, .. } => Some(format!("delete {} to have them made again", home.display())),
+            Self::Scale { .. } | Self::Home { .. } | Self::Generate(_) | Self::Internal(_) => None,
+        }
+    }
 }
 
 /// Returns the namespace of a scale factor's tables.

@@ -51,7 +51,7 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// The next step.
+    /// Returns the next step.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Malformed(_) => None,

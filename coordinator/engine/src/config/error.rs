@@ -54,16 +54,28 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{} line {line} is not valid TOML: {reason}", path.display())]
     Syntax { path: PathBuf, line: usize, reason: String },
-    #[error("unknown key {setting}\nhint: {hint}")]
+    #[error("unknown key {setting}")]
     UnknownKey { setting: Box<Setting>, hint: String },
-    #[error("unknown environment variable `{variable}`\nhint: {hint}")]
+    #[error("unknown environment variable `{variable}`")]
     UnknownVariable { variable: String, hint: String },
     #[error("missing key `{}`; its table stands {}", setting.key, setting.origin)]
     MissingKey { setting: Box<Setting> },
-    #[error("invalid value {value} for {setting}: expected {expected}{hint}")]
-    InvalidValue { setting: Box<Setting>, value: String, expected: String, hint: String },
-    #[error("{setting} does not fit the other settings: {reason}\nhint: {hint}")]
+    #[error("invalid value {value} for {setting}: expected {expected}")]
+    InvalidValue { setting: Box<Setting>, value: String, expected: String, hint: Option<String> },
+    #[error("{setting} does not fit the other settings: {reason}")]
     Conflict { setting: Box<Setting>, reason: &'static str, hint: &'static str },
+}
+
+impl ConfigError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::UnknownKey { hint, .. } | Self::UnknownVariable { hint, .. } => Some(hint),
+            Self::InvalidValue { hint, .. } => hint.as_deref(),
+            Self::Conflict { hint, .. } => Some(hint),
+            _ => None,
+        }
+    }
 }
 
 /// An error as serde sees it, before the key's path and place are known.
@@ -118,12 +130,12 @@ impl ConfigFault {
             }
             Problem::UnknownValue { name, valid } => {
                 let hint = nearest(&name, valid.iter().copied());
-                let hint = hint.map(|near| format!("\nhint: did you mean \"{near}\"?")).unwrap_or_default();
+                let hint = hint.map(|near| format!("did you mean \"{near}\"?"));
                 let expected = format!("one of {}", quoted(valid.iter(), '"'));
                 ConfigError::InvalidValue { setting: Setting::new(keys.join("."), origin), value, expected, hint }
             }
             Problem::WrongValue { expected } => {
-                let (setting, hint) = (Setting::new(keys.join("."), origin), String::new());
+                let (setting, hint) = (Setting::new(keys.join("."), origin), None);
                 ConfigError::InvalidValue { setting, value, expected, hint }
             }
         }

@@ -18,25 +18,25 @@ pub struct FunctionName {
     pub qualifier: Option<String>,
 }
 
-impl FromStr for FunctionName {
-    type Err = String;
+/// A text that names no function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS")]
+pub struct NoFunctionName;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || {
-            format!(
-                "`{text}` is no function\nhint: write NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS"
-            )
-        };
+impl FromStr for FunctionName {
+    type Err = NoFunctionName;
+
+    fn from_str(text: &str) -> Result<Self, NoFunctionName> {
         let parts: Vec<&str> = text.split(':').collect();
         let (region, account, name, qualifier) = match parts.as_slice() {
             ["arn", _, "lambda", region, account, "function", rest @ ..] => match rest {
                 [name] => (Some(*region), Some(*account), *name, None),
                 [name, qualifier] => (Some(*region), Some(*account), *name, Some(*qualifier)),
-                _ => return Err(invalid()),
+                _ => return Err(NoFunctionName),
             },
             [name] => (None, None, *name, None),
             [name, qualifier] => (None, None, *name, Some(*qualifier)),
-            _ => return Err(invalid()),
+            _ => return Err(NoFunctionName),
         };
         let is_word = |word: &str| {
             !word.is_empty()
@@ -44,7 +44,7 @@ impl FromStr for FunctionName {
                 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_$".contains(&b))
         };
         if ![region, account, Some(name), qualifier].into_iter().flatten().all(is_word) {
-            return Err(invalid());
+            return Err(NoFunctionName);
         }
         let name = match (region, account) {
             (Some(region), Some(account)) => format!("arn:{}:lambda:{region}:{account}:function:{name}", parts[1]),
@@ -57,8 +57,8 @@ impl FromStr for FunctionName {
 impl<'de> Deserialize<'de> for FunctionName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let expected = "NAME:ALIAS, or arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS";
-        text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+        let invalid = |bad: NoFunctionName| D::Error::invalid_value(Unexpected::Str(&text), &bad.to_string().as_str());
+        text.parse().map_err(invalid)
     }
 }
 

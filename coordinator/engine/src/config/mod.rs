@@ -413,12 +413,7 @@ impl LambdaConfig {
         if self.functions.len() > CLONES_MAX {
             let expected = format!("at most {CLONES_MAX} functions");
             let value = format!("{} functions", self.functions.len());
-            return Err(ConfigError::InvalidValue {
-                setting: setting("functions"),
-                value,
-                expected,
-                hint: String::new(),
-            });
+            return Err(ConfigError::InvalidValue { setting: setting("functions"), value, expected, hint: None });
         }
         check_endpoint(self.endpoint.as_deref(), allow_http, || setting("endpoint"))
     }
@@ -431,7 +426,7 @@ impl HistoryConfig {
             Setting::new(keys.join("."), tree.origin_of(&keys))
         };
         let invalid = |key: &str, value: String, bad: BadLabel| {
-            let (expected, hint) = (bad.to_string(), String::new());
+            let (expected, hint) = (bad.to_string(), None);
             Err(ConfigError::InvalidValue { setting: setting(key), value, expected, hint })
         };
         for (key, value) in &self.labels {
@@ -480,7 +475,7 @@ fn check_endpoint(
         }
         _ => {
             let expected = "an http:// or https:// URL".to_owned();
-            let (value, hint) = (format!("{endpoint:?}"), String::new());
+            let (value, hint) = (format!("{endpoint:?}"), None);
             Err(ConfigError::InvalidValue { setting: setting(), value, expected, hint })
         }
     }

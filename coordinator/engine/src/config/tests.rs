@@ -1,4 +1,10 @@
+use gust_protocol::with_hint_line;
+
 use super::*;
+
+fn told(error: ConfigError) -> String {
+    with_hint_line(&error, error.hint())
+}
 
 fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let file = ConfigFile { path: "lake/gust.toml".into(), text: file.to_owned() };
@@ -161,7 +167,7 @@ fn later_layers_win() {
 fn bad_files_say_what_is_wrong_and_where() {
     #[track_caller]
     fn check(file: &str, expect: &str) {
-        let error = load(file, &[]).expect_err("a bad file").to_string();
+        let error = told(load(file, &[]).expect_err("a bad file"));
         assert_eq!(error, expect, "for {file:?}");
     }
     check(
@@ -233,7 +239,7 @@ fn bad_files_say_what_is_wrong_and_where() {
     }
     for seconds in ["0", "-1", "86401", "nan", "1e300", "-0.5"] {
         for key in ["timeout_seconds", "deadline_seconds"] {
-            let error = load(&format!("{key} = {seconds}"), &[]).expect_err("not a time").to_string();
+            let error = told(load(&format!("{key} = {seconds}"), &[]).expect_err("not a time"));
             assert!(error.ends_with("expected seconds above zero, at most 86400"), "{error}");
         }
     }
@@ -311,7 +317,7 @@ fn the_history_has_its_place_and_user_from_the_environment() {
 fn broken_toml_names_the_line() {
     #[track_caller]
     fn check(file: &str, expect: &str) {
-        let error = load(file, &[]).expect_err("no TOML").to_string();
+        let error = told(load(file, &[]).expect_err("no TOML"));
         assert!(error.starts_with(expect), "for {file:?}: {error}");
     }
     check("on = 'local'\nfunctions_max 4", "lake/gust.toml line 2 is not valid TOML: ");
@@ -323,7 +329,7 @@ fn broken_toml_names_the_line() {
 fn bad_variables_say_what_is_wrong_and_where() {
     #[track_caller]
     fn check(variable: &str, value: &str, expect: &str) {
-        let error = load("[s3]\nregion = 'a'", &[(variable, value)]).expect_err("a bad variable").to_string();
+        let error = told(load("[s3]\nregion = 'a'", &[(variable, value)]).expect_err("a bad variable"));
         assert_eq!(error, expect, "for {variable}={value}");
     }
     check(
@@ -379,7 +385,7 @@ fn the_file_is_found() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("gust.toml");
     assert_eq!(ConfigFile::find(None, folder.path()).expect("no file is no error"), None);
-    let error = ConfigFile::find(Some(&path), folder.path()).expect_err("a named file must exist").to_string();
+    let error = told(ConfigFile::find(Some(&path), folder.path()).expect_err("a named file must exist"));
     assert!(error.starts_with(&format!("cannot read the configuration file {}: ", path.display())), "{error}");
     std::fs::write(&path, "on = 'local'").expect("a writable folder");
     let file = ConfigFile { path: path.clone(), text: "on = 'local'".to_owned() };

@@ -78,14 +78,25 @@ pub struct AthenaPrices {
 /// Why there are no prices.
 #[derive(Debug, thiserror::Error)]
 pub enum PriceError {
-    #[error(
-        "there is no price book for region `{region}`{near}\nhint: known are {known}; name a file of your own with `cost.prices`"
-    )]
+    #[error("there is no price book for region `{region}`{near}")]
     UnknownRegion { region: String, near: String, known: String },
     #[error("price book `{}`: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
-    #[error("price book `{}` is for region `{theirs}`, not for `{ours}`\nhint: correct `region` in the file, or `cost.region`", path.display())]
+    #[error("price book `{}` is for region `{theirs}`, not for `{ours}`", path.display())]
     OtherRegion { path: PathBuf, theirs: String, ours: String },
+}
+
+impl PriceError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownRegion { known, .. } => {
+                Some(format!("known are {known}; name a file of your own with `cost.prices`"))
+            }
+            Self::Unreadable { .. } => None,
+            Self::OtherRegion { .. } => Some("correct `region` in the file, or `cost.region`".to_owned()),
+        }
+    }
 }
 
 impl PriceBook {
@@ -182,12 +193,13 @@ mod tests {
     fn an_unknown_region_is_told_with_the_nearest() {
         #[track_caller]
         fn check(region: &str, expect: &str) {
-            let error = PriceBook::of_region(region).expect_err("unknown").to_string();
-            assert!(error.contains(expect) && error.contains("cost.prices"), "{error}");
+            let error = PriceBook::of_region(region).expect_err("unknown");
+            let hint = error.hint().expect("a next step");
+            assert!(format!("{error}.").contains(expect) && hint.contains("cost.prices"), "{error}; {hint}");
         }
         check("us-eats-1", "did you mean `us-east-1`?");
         check("eu-centrall-1", "did you mean `eu-central-1`?");
-        check("mars", "no price book for region `mars`\n");
+        check("mars", "no price book for region `mars`.");
     }
 
     #[test]

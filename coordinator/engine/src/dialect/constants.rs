@@ -8,11 +8,13 @@
 //! into is not copied and stays. So does every constant of a WHERE.
 
 use arrow::datatypes::DataType;
+use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use gust_protocol::functions::MADE_BYTES_MAX;
+
+use crate::sql::Refusal;
 
 /// Last rule of all, which finds constants computed.
 #[derive(Debug)]
@@ -44,9 +46,11 @@ fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
             let Expr::Literal(value, _) = part else { return Ok(TreeNodeRecursion::Continue) };
             let bytes = value.size() as u64;
             if bytes > value_bytes_max && (is_whole || is_text(&value.data_type())) {
-                return plan_err!(
-                    "a constant of {bytes} bytes would be written into each row; with {rows} rows at once it may have {value_bytes_max}\nhint: a smaller one; or fewer rows at once, by SET datafusion.execution.batch_size"
+                let what = format!(
+                    "a constant of {bytes} bytes would be written into each row; with {rows} rows at once it may have {value_bytes_max}"
                 );
+                let hint = "a smaller one; or fewer rows at once, by SET datafusion.execution.batch_size";
+                return Err(Refusal::new(what, hint).into());
             }
             Ok(TreeNodeRecursion::Continue)
         })?;

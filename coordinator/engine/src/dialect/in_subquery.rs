@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result, ScalarValue, plan_err};
+use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, exists, lit, not,
@@ -40,6 +40,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::in_projection;
+use crate::sql::Refusal;
 
 #[derive(Debug)]
 pub(super) struct InSubqueries;
@@ -108,9 +109,8 @@ fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
             Ok(if is_name { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
         })?;
         if is_inside {
-            return plan_err!(
-                "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query\nhint: give the table in the subquery another name: FROM t AS u"
-            );
+            let what = "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query";
+            return Err(Refusal::new(what, "give the table in the subquery another name: FROM t AS u").into());
         }
         return with_own_name(rows);
     }
@@ -146,9 +146,11 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             let exists = matches!(expr, Expr::Exists(_));
             if !is_filter && !matches!(expr, Expr::ScalarSubquery(_)) {
                 let what = if exists { "EXISTS" } else { "IN, ANY or ALL" };
-                return plan_err!(
-                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT as IN, NOT IN and EXISTS, over rows that the outer query chooses by equality or not at all\nhint: LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL"
+                let what = format!(
+                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT as IN, NOT IN and EXISTS, over rows that the outer query chooses by equality or not at all"
                 );
+                let hint = "LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL";
+                return Err(Refusal::new(what, hint).into());
             }
             subquery.subquery.apply(|node| {
                 let (what, rewrite) = match node {
@@ -158,9 +160,11 @@ fn check(plan: &LogicalPlan) -> Result<()> {
                     _ => return Ok(TreeNodeRecursion::Continue),
                 };
                 if node.inputs().iter().any(|input| refers_outside(input)) {
-                    return plan_err!(
-                        "{what} in a subquery, over rows that are chosen by the outer query, is not supported\nhint: join the outer query with the subquery, and use {rewrite} there"
+                    let what = format!(
+                        "{what} in a subquery, over rows that are chosen by the outer query, is not supported"
                     );
+                    let hint = format!("join the outer query with the subquery, and use {rewrite} there");
+                    return Err(Refusal::new(what, hint).into());
                 }
                 Ok(TreeNodeRecursion::Continue)
             })?;

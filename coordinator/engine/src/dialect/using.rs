@@ -15,7 +15,7 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::common::{Result, plan_datafusion_err};
+use datafusion::common::Result;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use gust_protocol::functions::MergedKey;
 
-use crate::sql::walk_mut;
+use crate::sql::{Refusal, walk_mut};
 
 /// Marks the merged keys of a statement.
 ///
@@ -38,12 +38,12 @@ pub(crate) fn mark_merged_keys(statement: &mut Statement) -> Result<()> {
         Statement::Explain(explain) => return mark_merged_keys(&mut explain.statement),
         _ => ControlFlow::Continue(()),
     };
-    marker.refused.map_or(Ok(()), |message| Err(plan_datafusion_err!("{message}")))
+    marker.refused.map_or(Ok(()), |refusal| Err(refusal.into()))
 }
 
 /// Visitor that changes queries from the inside out.
 struct Marker {
-    refused: Option<String>,
+    refused: Option<Refusal>,
 }
 
 impl VisitorMut for Marker {
@@ -67,16 +67,13 @@ impl VisitorMut for Marker {
             };
             if let Some(what) = what {
                 let hint = "write JOIN ... USING (columns)";
-                self.refused.get_or_insert_with(|| format!("{what}: its keys are not in the text\nhint: {hint}"));
+                self.refused.get_or_insert_with(|| Refusal::new(format!("{what}: its keys are not in the text"), hint));
             }
         }
         if select.from.iter().any(|from| has_outer_keys(from, has_star)) {
             let hint = "write it as a query: JOIN (SELECT ... FROM ...) AS t";
-            self.refused.get_or_insert_with(|| {
-                format!(
-                    "an outer JOIN with USING or NATURAL in brackets inside another join is not supported\nhint: {hint}"
-                )
-            });
+            let what = "an outer JOIN with USING or NATURAL in brackets inside another join is not supported";
+            self.refused.get_or_insert_with(|| Refusal::new(what, hint));
         }
         let keys = keys(select);
         if keys.is_empty() {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use datafusion::common::DataFusionError;
 use gust_protocol::{InvokeRequest, StoreAccess};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStore};
@@ -38,7 +39,7 @@ pub use processes::{Processes, ProcessesConfig};
 use crate::attempt::Invocation;
 use crate::config::{Config, CostConfig, Target};
 use crate::cost::{Architecture, DEFAULT_REGION, PriceError, Tariff};
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::exchange::Exchange;
 use crate::model::measured::Measured;
 use crate::model::{FleetFacts, FunctionSize, PlatformTraits, TimeModel, WarmState};
@@ -93,7 +94,7 @@ impl Fleet {
     /// if no exchange is configured.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] if the exchange cannot be used.
+    /// [`crate::error::ErrorKind::Setup`] if the exchange cannot be used.
     pub fn new(
         config: &Arc<Config>,
         stores: &Stores,
@@ -144,7 +145,7 @@ impl Fleet {
     /// not asked while the breaker advises against it, unless the caller `insists`.
     ///
     /// # Errors
-    /// [`ErrorKind::Functions`] or [`ErrorKind::Setup`] if no function can be used.
+    /// [`crate::error::ErrorKind::Functions`] or [`crate::error::ErrorKind::Setup`] if no function can be used.
     pub async fn facts(&self, insists: bool) -> Result<FleetFacts, QueryError> {
         let traits = self.platform.traits();
         let is_healthy = self.breaker.health().allows();
@@ -246,16 +247,18 @@ fn cores() -> usize {
 }
 
 fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange, QueryError> {
-    let setup = |what: &str, e: &dyn std::fmt::Display| {
-        QueryError::in_words(ErrorKind::Setup, format!("exchange: {what}: {e}"))
-    };
+    let setup = |what: &str, e: &dyn std::fmt::Display| QueryError::setup(format!("exchange: {what}: {e}"));
     let url = match &config.exchange {
         Some(url) if url.contains("://") => Url::parse(url).map_err(|e| setup(url, &e))?,
         Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,
         None => folder_url(&folder.join("exchange")).map_err(|e| setup("private folder", &e))?,
     };
-    let access: StoreAccess = stores.access(&url).map_err(|e| setup(url.as_str(), &e))?;
-    let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(|e| setup(url.as_str(), &e))?;
+    let no_store = |error: DataFusionError| match fragment_fn::find::<QueryError>(&error) {
+        Some(told) => setup(url.as_str(), &told.message()).or_hint(told.hint()),
+        None => setup(url.as_str(), &error),
+    };
+    let access: StoreAccess = stores.access(&url).map_err(no_store)?;
+    let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(no_store)?;
     let prefix = StorePath::from_url_path(url.path()).map_err(|e| setup(url.as_str(), &e))?.to_string();
     Ok(Exchange { access, prefix, store })
 }

@@ -1,6 +1,6 @@
 //! Seam between the fleet and the platform of its functions.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,16 +102,16 @@ pub struct Probes {
 }
 
 /// Result of one examination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Note {
     pub what: String,
     /// Finding, or the fault with its next step.
-    pub outcome: Result<String, String>,
+    pub outcome: Result<String, QueryError>,
 }
 
 impl Note {
-    pub fn new(what: impl Into<String>, outcome: Result<String, impl Display>) -> Self {
-        Self { what: what.into(), outcome: outcome.map_err(|error| error.to_string()) }
+    pub fn new(what: impl Into<String>, outcome: Result<String, QueryError>) -> Self {
+        Self { what: what.into(), outcome }
     }
 }
 
@@ -120,7 +120,7 @@ impl Probes {
     pub(super) fn of_one_kind(started: Result<Arc<dyn Invoker>, QueryError>) -> Self {
         match started {
             Ok(invoker) => Self { notes: Vec::new(), subjects: vec![("function".to_owned(), invoker)] },
-            Err(error) => Self { notes: vec![Note::new("function", Err::<String, _>(error))], subjects: Vec::new() },
+            Err(error) => Self { notes: vec![Note::new("function", Err(error))], subjects: Vec::new() },
         }
     }
 }

@@ -18,31 +18,41 @@ pub struct HistoryError {
 /// Fault of the file. Its text is the end of a sentence that the file's path begins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryFault {
-    #[error("cannot be opened: {0}\nhint: set history.path to a file that can be written, or history.enabled = false")]
+    #[error("cannot be opened: {0}")]
     Unusable(String),
-    #[error("is locked by another program, for {} s or longer\nhint: end that program, or set history.path to another file", LOCK_WAIT_MAX.as_secs())]
+    #[error("is locked by another program, for {} s or longer", LOCK_WAIT_MAX.as_secs())]
     Locked,
-    #[error(
-        "is damaged, or no history: {0}\nhint: move it away, and a new one is begun; `sqlite3 FILE .recover` may save what is in it"
-    )]
+    #[error("is damaged, or no history: {0}")]
     Damaged(String),
-    #[error("belongs to another program\nhint: set history.path to a file of its own")]
+    #[error("belongs to another program")]
     Foreign,
-    #[error(
-        "was written by a later gust (its version is {found}, this gust knows {known})\nhint: use that gust, or set history.path to another file"
-    )]
+    #[error("was written by a later gust (its version is {found}, this gust knows {known})")]
     Newer { found: i64, known: i64 },
     #[error(
-        "is full: it has reached history.bytes_max = {}, or its disk is full\nhint: raise that, lower history.retention_days, or free space", format_size(*bytes_max, BINARY)
+        "is full: it has reached history.bytes_max = {}, or its disk is full", format_size(*bytes_max, BINARY)
     )]
     Full { bytes_max: u64 },
-    #[error("did not answer within {} s\nhint: set history.path to a file on a local disk", WRITE_MAX.as_secs())]
+    #[error("did not answer within {} s", WRITE_MAX.as_secs())]
     Slow,
     #[error("failed: {0}")]
     Other(String),
 }
 
 impl HistoryFault {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unusable(_) => "set history.path to a file that can be written, or history.enabled = false",
+            Self::Locked => "end that program, or set history.path to another file",
+            Self::Damaged(_) => "move it away, and a new one is begun; `sqlite3 FILE .recover` may save what is in it",
+            Self::Foreign => "set history.path to a file of its own",
+            Self::Newer { .. } => "use that gust, or set history.path to another file",
+            Self::Full { .. } => "raise that, lower history.retention_days, or free space",
+            Self::Slow => "set history.path to a file on a local disk",
+            Self::Other(_) => return None,
+        })
+    }
+
     /// Finds the fault by SQLite's primary result code (sqlite.org/rescode.html).
     pub(super) fn of(error: &sqlx::Error, bytes_max: u64) -> Self {
         let Some(error) = error.as_database_error() else { return Self::Other(error.to_string()) };

@@ -23,25 +23,31 @@ pub use store::Store;
 pub use tables::{SCHEMA, schema, table_names};
 
 use crate::config::HistoryConfig;
+use crate::error::QueryError;
 
 /// Time that recording takes at most. A statement's rows are out by then, but its report waits.
 pub const WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// Message for settings that have no place for a history.
-pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME nor HOME is set\nhint: set history.path, or history.enabled = false";
+pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME nor HOME is set";
+
+/// Next step where there is no place for a history.
+pub const NO_PLACE_HINT: &str = "set history.path, or history.enabled = false";
 
 /// Writes the record of a statement, if the settings want one.
 ///
 /// # Errors
-/// The reason why there is no record, in words. Lines after the first say what to do.
-pub async fn write(input: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), String> {
+/// The reason why there is no record.
+pub async fn write(input: &RecordInput<'_>, settings: &HistoryConfig) -> Result<(), QueryError> {
     if !settings.enabled {
         return Ok(());
     }
-    let Some(store) = Store::of(settings) else { return Err(NO_PLACE.to_owned()) };
+    let Some(store) = Store::of(settings) else { return Err(QueryError::setup(NO_PLACE).with_hint(NO_PLACE_HINT)) };
     let record = record(input, settings.statement);
     let days = chrono::Duration::days(settings.retention_days.into());
     let oldest = input.meta.started.checked_sub_signed(days).unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
     let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
-    written.unwrap_or_else(|_| Err(store.error(HistoryFault::Slow))).map_err(|error| error.to_string())
+    written
+        .unwrap_or_else(|_| Err(store.error(HistoryFault::Slow)))
+        .map_err(|error| QueryError::setup(error.to_string()).or_hint(error.fault.hint()).with_source(error))
 }

@@ -226,8 +226,10 @@ fn a_query_with_its_attempts_and_money() {
 #[test]
 fn a_hash_is_kept_without_what_could_quote_the_text() {
     let secret = meta("q", "SELECT 'hunter2'", &[]);
-    let failed =
-        StatementEnd { outcome: Outcome::Failed, message: Some("cannot cast 'hunter2'\nhint: do not".to_owned()) };
+    let failed = StatementEnd {
+        outcome: Outcome::Failed,
+        message: Some("cannot cast 'hunter2'\nits last words:\nno".to_owned()),
+    };
     let kept = recorded(&secret, &events("q"), &failed, StatementKept::Text);
     let expect = [("statement", text("SELECT 'hunter2'")), ("message", text("cannot cast 'hunter2'"))];
     check(QUERIES, &kept.query, &expect);

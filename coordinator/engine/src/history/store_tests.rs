@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
+use gust_protocol::with_hint_line;
 use tempfile::TempDir;
 
 use super::*;
@@ -161,8 +162,9 @@ async fn writers_wait_for_each_other() {
 async fn refuses(store: &Store, expect: &[&str]) {
     let before = std::fs::read(&store.path).ok();
     let written = store.write(&plain("refused", day(0)), DateTime::UNIX_EPOCH).await.expect_err("not recorded");
-    let read = ask(store, "SELECT id FROM gust.queries").await.expect_err("not read").to_string();
-    for text in [written.to_string(), read] {
+    let read = ask(store, "SELECT id FROM gust.queries").await.expect_err("not read");
+    let read = fragment_fn::find::<HistoryError>(&read).expect("the history's own error");
+    for text in [&written, read].map(|error| with_hint_line(error, error.fault.hint())) {
         assert!(text.contains(&store.path.display().to_string()), "{text}");
         for part in expect {
             assert!(text.contains(part), "`{part}` is not in: {text}");
@@ -236,7 +238,7 @@ async fn a_full_history_keeps_what_it_has() {
         let record = recorded(&meta(&id, &long, &[]), &events(&id), &done(), StatementKept::Text);
         match store.write(&record, DateTime::UNIX_EPOCH).await {
             Ok(()) => recorded_count += 1,
-            Err(error) => break error.to_string(),
+            Err(error) => break with_hint_line(&error, error.fault.hint()),
         }
         assert!(recorded_count < 100, "it never fills");
     };

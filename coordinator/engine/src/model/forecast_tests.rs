@@ -280,7 +280,7 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let quote = Quote::new(ways, &eight, Some(&local), &tariff);
     assert_eq!(quote.ways, [local, four, eight]);
     assert_eq!((quote.picked, quote.runner_up), (2, Some(0)));
-    let quote = Quote { missing: vec!["no functions: a reason\nhint: x".to_owned()], guessed_files: 3, ..quote };
+    let quote = Quote { missing: vec!["no functions: a reason".to_owned()], guessed_files: 3, ..quote };
     let text = quote.to_string();
     let expect = "\
 estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)

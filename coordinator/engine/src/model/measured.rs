@@ -137,10 +137,20 @@ pub fn crossover(machines: &Machines<'_>, at_once: usize) -> Option<u64> {
 /// Why a file of figures cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("time model `{}`: {reason}\nhint: `gust calibrate` measures anew", path.display())]
+    #[error("time model `{}`: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
     #[error("time model `{}` cannot be written: {error}", path.display())]
     Unwritable { path: PathBuf, error: std::io::Error },
+}
+
+impl ModelError {
+    /// Returns the next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { .. } => Some("`gust calibrate` measures anew"),
+            Self::Unwritable { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -280,8 +290,9 @@ mod tests {
             (good.replace("80000000.0", "0.0"), "x: a rate is not above zero"),
         ] {
             std::fs::write(&path, text).expect("written");
-            let error = load(&path).expect_err("unusable").to_string();
-            assert!(error.contains(expect) && error.contains("hint: `gust calibrate`"), "{error}");
+            let error = load(&path).expect_err("unusable");
+            let hint = error.hint().expect("a next step");
+            assert!(error.to_string().contains(expect) && hint.contains("`gust calibrate`"), "{error}; {hint}");
         }
     }
 }

@@ -60,7 +60,7 @@ impl std::fmt::Display for Quote {
             }
         }
         for missing in &self.missing {
-            write!(f, "\n           {}", missing.lines().next().unwrap_or_default())?;
+            write!(f, "\n           {missing}")?;
         }
         if self.guessed_files > 0 {
             let files = self.guessed_files;

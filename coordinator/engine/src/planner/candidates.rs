@@ -17,10 +17,10 @@ use super::graph::{Placement, Stage};
 use super::loads::memory::fragment_need;
 use super::loads::stages::{LocalReads, local_reads};
 use super::passes::stages::CutPlan;
-use super::{PackedSize, Planner, distributed, footers, told};
+use super::{PackedSize, Planner, distributed, footers};
 use crate::config::{Prefer, Target};
 use crate::cost::{PriceError, Tariff};
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
 use crate::model::{Choice, Decision, Estimate, FleetFacts, FunctionSize, Place, Quote, Reason, WallTimes};
@@ -334,5 +334,5 @@ fn between(earlier: Usage, later: Usage) -> Usage {
 }
 
 fn unpriced(error: PriceError) -> DataFusionError {
-    told(QueryError::in_words(ErrorKind::Setup, error.to_string()))
+    QueryError::setup(error.to_string()).or_hint(error.hint()).with_source(error).into()
 }

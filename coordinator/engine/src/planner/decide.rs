@@ -15,7 +15,7 @@ use super::choose::{Outlook, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, workload};
 use super::loads::stages::{LocalReads, Readers, scan_loads, with_loads};
 use super::passes::pack::Packing;
-use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers, told};
+use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
 use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
 use crate::model::attempts::{seconds_here, seconds_least, seconds_on_functions};
@@ -86,10 +86,9 @@ impl Planner {
         let cut = match self.cut(&plan)? {
             Placement::Functions(cut) => cut,
             Placement::Here(Reason::PlanNotSupported(why)) if !self.settings.allow_fallback => {
-                return Err(told(
-                    QueryError::functions(format!("functions cannot run this query: {why}"))
-                        .with_hint("use --on local, or --allow-fallback"),
-                ));
+                return Err(QueryError::functions(format!("functions cannot run this query: {why}"))
+                    .with_hint("use --on local, or --allow-fallback")
+                    .into());
             }
             Placement::Here(reason) => {
                 // Planning again notes again.
@@ -247,9 +246,9 @@ fn at_hand(asked: Result<FleetFacts, QueryError>, settings: &PlannerSettings) ->
         Err(error)
             if matches!(on, Target::Auto | Target::Local) || allow_fallback && error.kind() == ErrorKind::Functions =>
         {
-            Ok(Placement::Here(Reason::Unavailable(error.to_string())))
+            Ok(Placement::Here(Reason::Unavailable(error.message().to_owned())))
         }
-        Err(error) => Err(told(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -41,7 +41,6 @@ pub use graph::{DistributedPlan, Placement, Stage};
 pub use passes::stages::{Leaf, Reach};
 
 use crate::config::{Config, Prefer, Target};
-use crate::error::QueryError;
 use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
@@ -250,9 +249,4 @@ async fn distributed(state: &SessionState, optimized: &LogicalPlan) -> Result<(S
 
 fn footers(state: &SessionState) -> Arc<FileMetadataCache> {
     state.runtime_env().cache_manager.get_file_metadata_cache()
-}
-
-/// A statement's error among the engine's.
-fn told(error: QueryError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }

@@ -279,7 +279,7 @@ impl Display for Report {
         write!(f, ", finish {finish:.3}")?;
         match (&self.cost, &self.cost_unknown) {
             (Some(cost), _) => write!(f, "\n{cost}")?,
-            (None, Some(why)) => write!(f, "\ncost       not known: {}", why.lines().next().unwrap_or_default())?,
+            (None, Some(why)) => write!(f, "\ncost       not known: {why}")?,
             (None, None) => {}
         }
         match &self.history_not_recorded {

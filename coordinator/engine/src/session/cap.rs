@@ -7,7 +7,7 @@ use gust_protocol::Usage;
 use super::Session;
 use crate::cap::{Cap, lower_bound};
 use crate::cost::{Tariff, own_cost};
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::events::EventLog;
 use crate::money::Money;
 use crate::planner::PlannedQuery;
@@ -15,16 +15,18 @@ use crate::planner::certain::certain;
 
 impl Session {
     /// # Errors
-    /// [`ErrorKind::Setup`] where there are no prices to keep a cap by.
+    /// [`crate::error::ErrorKind::Setup`] where there are no prices to keep a cap by.
     pub(super) async fn tariff_for_cap(&self) -> Result<Tariff, QueryError> {
-        let no_prices = |error| format!("a cap cannot be kept without prices: {error}");
-        self.tariff().await.map_err(|error| QueryError::in_words(ErrorKind::Setup, no_prices(error)))
+        self.tariff().await.map_err(|error| {
+            let what = format!("a cap cannot be kept without prices: {error}");
+            QueryError::setup(what).or_hint(error.hint()).with_source(error)
+        })
     }
 
     /// Opens the cap of a query that is planned.
     ///
     /// # Errors
-    /// [`ErrorKind::CapReached`] where the query is sure to cost more than `limit`, and [`ErrorKind::Setup`] without prices.
+    /// [`crate::error::ErrorKind::CapReached`] where the query is sure to cost more than `limit`, and [`crate::error::ErrorKind::Setup`] without prices.
     pub(super) async fn open_cap(
         &self,
         limit: Money,

@@ -27,13 +27,13 @@ impl QueryError {
             return Self::functions(refused.to_string());
         }
         if let Some(table) = fragment_fn::find::<gust_catalog::Error>(&error) {
-            return Self::data(with_causes(table)).or_hint(table.next_step());
+            return Self::data(with_causes(table)).or_hint(table.hint());
         }
         if let Some(folder) = fragment_fn::find::<FolderError>(&error) {
-            return Self::in_words(ErrorKind::Data, folder.to_string());
+            return Self::data(folder.to_string()).with_hint(folder.hint()).with_source(folder.clone());
         }
         if let Some(history) = fragment_fn::find::<HistoryError>(&error) {
-            return Self::in_words(ErrorKind::Data, format!("the history {history}"));
+            return Self::data(format!("the history {history}")).or_hint(history.fault.hint());
         }
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
@@ -42,7 +42,7 @@ impl QueryError {
             FragmentErrorKind::Execution if is_sql(&error) => ErrorKind::Sql,
             _ => ErrorKind::Data,
         };
-        let told = Self::in_words(kind, without_request(&classified.message));
+        let told = Self::new(kind, without_request(&classified.message));
         let told = told.or_hint(classified.hint).or_hint(hint(classified.kind, &classified.message));
         match sqlstate(classified.kind) {
             Some(state) => told.with_sqlstate(state).with_source(error),
@@ -112,7 +112,7 @@ impl From<&QueryError> for StatementEnd {
             ErrorKind::Interrupted => Outcome::Cancelled,
             _ => Outcome::Failed,
         };
-        Self { outcome, message: Some(error.to_string()) }
+        Self { outcome, message: Some(error.message().to_owned()) }
     }
 }
 

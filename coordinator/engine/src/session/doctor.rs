@@ -24,10 +24,11 @@ use uuid::Uuid;
 use super::{Check, Session};
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config};
-use crate::error::with_causes;
+use crate::error::{QueryError, with_causes};
 use crate::exchange::{EXCHANGE, Exchange};
 use crate::fleet::{Health, Invoker, Probes};
 use crate::memory::machine;
+use crate::storage::aws::NoCredentials;
 use crate::tables::catalog::IcebergCatalog;
 
 /// Longest that one function is waited for: far above a cold start.
@@ -55,7 +56,7 @@ impl Session {
         for (what, invoker) in subjects {
             let answer = match can_write {
                 true => self.probe(invoker).await,
-                false => Err("not tried, for there is no exchange to answer through".to_owned()),
+                false => Err(QueryError::setup("not tried, for there is no exchange to answer through")),
             };
             checks.push(Check::new(what, answer));
         }
@@ -66,22 +67,25 @@ impl Session {
         checks
     }
 
-    async fn credentials(&self) -> Result<String, String> {
+    async fn credentials(&self) -> Result<String, QueryError> {
         if let Some(key) = &self.config.s3.access_key_id {
             return Ok(format!("{key}, from the configuration"));
         }
-        let credential = self.stores.credentials().current().await.map_err(|error| error.to_string())?;
+        let credential =
+            self.stores.credentials().current().await.map_err(|error| {
+                QueryError::setup(error.to_string()).with_hint(NoCredentials::HINT).with_source(error)
+            })?;
         Ok(credential.key_id.clone())
     }
 
     /// Whether the bucket is there, ours to use, and where the functions are.
-    async fn bucket(&self, exchange: &Exchange) -> Result<String, String> {
+    async fn bucket(&self, exchange: &Exchange) -> Result<String, QueryError> {
         let url = exchange.access.url.trim_end_matches('/');
         let bucket = url.split_once("://").map_or(url, |(_, bucket)| bucket);
         let s3 = &self.config.s3;
         let config = crate::storage::aws::sdk_config(s3, s3.region.as_deref(), s3.endpoint.as_deref()).await;
         if config.region().is_none() {
-            return Err("no AWS region is set for S3\nhint: set s3.region in gust.toml, or AWS_REGION".to_owned());
+            return Err(ailing("no AWS region is set for S3", "set s3.region in gust.toml, or AWS_REGION"));
         }
         let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(s3.endpoint.is_some()).build();
         // Not HeadBucket: it needs the right to list the whole bucket.
@@ -93,7 +97,7 @@ impl Session {
             Err(error) => {
                 let Some(response) = error.raw_response() else {
                     let why = with_causes(error);
-                    return Err(format!("{why}\nhint: check the credentials, the network, s3.endpoint and the region"));
+                    return Err(ailing(why, "check the credentials, the network, s3.endpoint and the region"));
                 };
                 let region = response.headers().get("x-amz-bucket-region").unwrap_or_default();
                 (response.status().as_u16(), region.to_owned())
@@ -102,46 +106,52 @@ impl Session {
         if let Some(ours) =
             self.engine.fleet.platform().region().await.filter(|ours| !theirs.is_empty() && *ours != theirs)
         {
-            return Err(format!(
-                "bucket `{bucket}` is in {theirs}, the functions are in {ours}: results would cross regions, slowly and for money\nhint: set s3.region to {theirs}, or use an exchange in {ours}"
-            ));
+            let what = format!(
+                "bucket `{bucket}` is in {theirs}, the functions are in {ours}: results would cross regions, slowly and for money"
+            );
+            return Err(ailing(what, format!("set s3.region to {theirs}, or use an exchange in {ours}")));
         }
         match status {
             200 => Ok(format!("{bucket} in {theirs}")),
-            404 => Err(format!(
-                "bucket `{bucket}` does not exist\nhint: create it (`terraform -chdir=infra apply`), or correct `exchange`"
+            404 => Err(ailing(
+                format!("bucket `{bucket}` does not exist"),
+                "create it (`terraform -chdir=infra apply`), or correct `exchange`",
             )),
-            403 => Err(format!(
-                "bucket `{bucket}` is not ours to use (403)\nhint: check the credentials and the bucket's policy"
+            403 => Err(ailing(
+                format!("bucket `{bucket}` is not ours to use (403)"),
+                "check the credentials and the bucket's policy",
             )),
-            status if !theirs.is_empty() => Err(format!(
-                "bucket `{bucket}` answers with status {status}: it is in {theirs}\nhint: set s3.region to {theirs}"
+            status if !theirs.is_empty() => Err(ailing(
+                format!("bucket `{bucket}` answers with status {status}: it is in {theirs}"),
+                format!("set s3.region to {theirs}"),
             )),
-            status => Err(format!("bucket `{bucket}` answers with status {status}\nhint: check s3.region")),
+            status => Err(ailing(format!("bucket `{bucket}` answers with status {status}"), "check s3.region")),
         }
     }
 
     /// What the probes, and all queries of this session before them, have taught the breaker.
-    fn breaker(&self) -> Result<String, String> {
+    fn breaker(&self) -> Result<String, QueryError> {
         match self.engine.fleet.breaker().health() {
             Health::Good => Ok("closed: `auto` may use functions".to_owned()),
-            ailing => Err(format!("open: `auto` runs locally; functions are {ailing}\nhint: see the functions above")),
+            health => {
+                Err(ailing(format!("open: `auto` runs locally; functions are {health}"), "see the functions above"))
+            }
         }
     }
 
     /// Runs a fragment that reads nothing and writes its row into the exchange: one attempt, so that nothing hides behind another.
-    async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, String> {
+    async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, QueryError> {
         let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
         let outcome = self.try_probe(&id, invoker.as_ref()).await;
         self.engine.clean(&id.query, self.exchange()).await;
         outcome
     }
 
-    async fn try_probe(&self, id: &FragmentId, invoker: &dyn Invoker) -> Result<String, String> {
+    async fn try_probe(&self, id: &FragmentId, invoker: &dyn Invoker) -> Result<String, QueryError> {
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
         let Exchange { access, prefix, store } = self.engine.fleet.exchange();
         let access = self.engine.fleet.credentials(&self.stores).await.apply(access);
-        let facts = self.engine.fleet.facts(true).await.map_err(|error| error.to_string())?;
+        let facts = self.engine.fleet.facts(true).await?;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PROBE_MAX;
         let request = InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -155,7 +165,7 @@ impl Session {
             deadline_unix_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             access: AccessTable(vec![access.clone(), access]),
             stage: StagePlan {
-                plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(|error| error.to_string())?)),
+                plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(QueryError::from_engine)?)),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
                 output: Output::Gather { access: EXCHANGE, prefix: prefix.clone() },
@@ -166,25 +176,38 @@ impl Session {
         let invocation = invoker.invoke(request).await;
         self.engine.fleet.breaker().note(&invocation);
         let Invocation { outcome, log_tail, .. } = invocation;
-        let response = outcome.map_err(|error| format!("{error}\n{}", log_tail.trim_end()))?;
+        let response = outcome.map_err(|error| {
+            let what = format!("{error}\n{}", log_tail.trim_end());
+            QueryError::functions(what.trim_end()).or_hint(error.hint.as_deref()).with_source(error)
+        })?;
         let took = started.elapsed();
-        let result = response.outcome.map_err(|error| error.to_string())?;
-        let rows = exchange::read(id, result, &empty.schema(), store.as_ref()).await.map_err(|e| e.to_string())?;
-        let rows: usize =
-            rows.map(|batch| Ok(batch?.num_rows())).sum::<Result<_, ExchangeError>>().map_err(|e| e.to_string())?;
+        let result = response.outcome.map_err(|error| {
+            QueryError::functions(error.to_string()).or_hint(error.hint.as_deref()).with_source(error)
+        })?;
+        let torn = |error: ExchangeError| QueryError::functions(error.to_string()).with_source(error);
+        let rows = exchange::read(id, result, &empty.schema(), store.as_ref()).await.map_err(torn)?;
+        let rows: usize = rows.map(|batch| Ok(batch?.num_rows())).sum::<Result<_, ExchangeError>>().map_err(torn)?;
         if rows != 1 {
-            return Err(format!("it sent {rows} rows where one was asked for"));
+            return Err(QueryError::functions(format!("it sent {rows} rows where one was asked for")));
         }
         Ok(format!("answered in {} ms, protocol {PROTOCOL_VERSION}, {}", took.as_millis(), fingerprint()))
     }
 
-    async fn open_catalog(&self, name: &str, config: &CatalogConfig) -> Result<String, String> {
+    async fn open_catalog(&self, name: &str, config: &CatalogConfig) -> Result<String, QueryError> {
         let CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse } = config;
         let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
-        let listed = IcebergCatalog::list(&opened.map_err(|e| with_causes(&e))?).await.map_err(|e| with_causes(&e))?;
+        let failed = |error: gust_catalog::Error| {
+            QueryError::setup(with_causes(&error)).or_hint(error.hint()).with_source(error)
+        };
+        let listed = IcebergCatalog::list(&opened.map_err(failed)?).await.map_err(failed)?;
         let namespaces = datafusion::catalog::CatalogProvider::schema_names(&listed).len();
         Ok(format!("{namespaces} namespaces in {}", path.display()))
     }
+}
+
+/// What is amiss, and what to do.
+fn ailing(what: impl Into<String>, hint: impl Into<String>) -> QueryError {
+    QueryError::setup(what).with_hint(hint)
 }
 
 /// A region as S3 locates a bucket in it: the oldest has no name there, and the second oldest an old one.
@@ -197,7 +220,7 @@ fn region_of(location: &str) -> &str {
 }
 
 /// Writes an object into the exchange and takes it away again.
-async fn writable(exchange: &Exchange) -> Result<String, String> {
+async fn writable(exchange: &Exchange) -> Result<String, QueryError> {
     let Exchange { access, prefix, store } = exchange;
     let name = format!("doctor-{}", Uuid::now_v7().simple());
     let path: Path = Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(name).parts()).collect();
@@ -207,26 +230,23 @@ async fn writable(exchange: &Exchange) -> Result<String, String> {
     };
     match tried.await {
         Ok(()) => Ok(format!("{}{prefix} takes and gives up objects", access.url)),
-        Err(error) => Err(format!(
-            "{}{prefix}: {error}\nhint: check `exchange`, the credentials and the bucket's policy",
-            access.url
-        )),
+        Err(error) => {
+            let what = format!("{}{prefix}: {error}", access.url);
+            Err(ailing(what, "check `exchange`, the credentials and the bucket's policy").with_source(error))
+        }
     }
 }
 
 /// Whether the pools of the coordinator and, where they share its machine, of the functions are within what it has.
-fn memory(config: &Config, shares_machine: bool, has: Option<u64>) -> Result<String, String> {
+fn memory(config: &Config, shares_machine: bool, has: Option<u64>) -> Result<String, QueryError> {
     let size = |bytes: u64| format_size(bytes, BINARY);
     let pool = config.memory_bytes_max;
     let Some(has) = has else {
         return Ok(format!("{} for the coordinator; this system does not tell how much it has", size(pool)));
     };
     if pool > has {
-        return Err(format!(
-            "memory_bytes_max is {}, this machine or container has {}\nhint: lower memory_bytes_max",
-            size(pool),
-            size(has)
-        ));
+        let what = format!("memory_bytes_max is {}, this machine or container has {}", size(pool), size(has));
+        return Err(ailing(what, "lower memory_bytes_max"));
     }
     let own = format!("{} of {} for the coordinator", size(pool), size(has));
     if !shares_machine {
@@ -250,19 +270,19 @@ mod tests {
     fn pools_are_compared_with_the_machine() {
         let config = Config { memory_bytes_max: 6 << 30, ..Config::default() };
         assert_eq!(
-            memory(&config, true, None),
-            Ok("6 GiB for the coordinator; this system does not tell how much it has".to_owned())
+            memory(&config, true, None).ok(),
+            Some("6 GiB for the coordinator; this system does not tell how much it has".to_owned())
         );
         let found = |has: u64| memory(&config, true, Some(has << 30));
         assert_eq!(
-            found(16),
-            Ok("6 GiB of 16 GiB for the coordinator; function processes may take 8 GiB beside it".to_owned())
+            found(16).ok(),
+            Some("6 GiB of 16 GiB for the coordinator; function processes may take 8 GiB beside it".to_owned())
         );
         assert!(found(8).is_ok_and(|text| text.contains("together more than there is")));
-        assert!(
-            found(4).is_err_and(|text| text.contains("memory_bytes_max is 6 GiB, this machine or container has 4 GiB"))
-        );
-        assert_eq!(memory(&config, false, Some(8 << 30)), Ok("6 GiB of 8 GiB for the coordinator".to_owned()));
+        assert!(found(4).is_err_and(|error| {
+            error.message().contains("memory_bytes_max is 6 GiB, this machine or container has 4 GiB")
+        }));
+        assert_eq!(memory(&config, false, Some(8 << 30)).ok(), Some("6 GiB of 8 GiB for the coordinator".to_owned()));
     }
 
     #[test]

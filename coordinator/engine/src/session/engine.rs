@@ -24,7 +24,7 @@ use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
 use crate::config::{CatalogConfig, CatalogKind, Config};
 use crate::dialect;
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::exchange::Exchange;
 use crate::fleet::Fleet;
 use crate::history;
@@ -118,7 +118,7 @@ impl Engine {
     /// operator that computes for minutes without a pause: its time-outs and signals still come.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
+    /// [`crate::error::ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
     pub fn open(config: Config, options: EngineOptions) -> Result<Self, QueryError> {
         let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
@@ -128,7 +128,7 @@ impl Engine {
             QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured = measured.map_err(|e| QueryError::in_words(ErrorKind::Setup, e.to_string()))?;
+        let measured = measured.map_err(|e| QueryError::setup(e.to_string()).or_hint(e.hint()).with_source(e))?;
         let stores = Stores::new(config.s3.clone());
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let runtime = runtime(&stores, &memory, folder.path());
@@ -153,7 +153,7 @@ impl Engine {
     /// Opens a session: one connection, which sees nothing of the settings and tables of others.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where the history cannot be shown, or there are too many labels.
+    /// [`crate::error::ErrorKind::Setup`] where the history cannot be shown, or there are too many labels.
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
         let config = options.over(&self.config)?;
@@ -197,7 +197,7 @@ impl Engine {
     /// A configured catalog, opened once.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where none has the name, or it cannot be opened.
+    /// [`crate::error::ErrorKind::Setup`] where none has the name, or it cannot be opened.
     pub(super) async fn catalog(&self, name: &str) -> Result<Catalog, QueryError> {
         let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
             let near = nearest(name, self.config.catalogs.keys().map(String::as_str));

@@ -194,7 +194,7 @@ impl Session {
 }
 
 fn in_catalog(name: &str, error: &(dyn std::error::Error + 'static)) -> QueryError {
-    let next = error.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::next_step);
+    let next = error.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::hint);
     QueryError::setup(format!("catalog `{name}`: {}", with_causes(error))).or_hint(next)
 }
 

@@ -5,14 +5,14 @@
 use std::any::Any;
 use std::time::Duration;
 
+use datafusion::common::Result as EngineResult;
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
-use datafusion::common::{DataFusionError, Result as EngineResult};
 use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::Session;
 use crate::config::{Config, Label, Prefer, labels};
-use crate::error::{ErrorKind, QueryError};
-use crate::money::Money;
+use crate::error::QueryError;
+use crate::money::{Money, NoMoney};
 use crate::nearest::nearest;
 
 /// What a session has of its own. None is what the engine's configuration says.
@@ -35,7 +35,7 @@ impl SessionOptions {
     /// The configuration of such a session.
     ///
     /// # Errors
-    /// [`ErrorKind::Setup`] where there are too many labels.
+    /// [`crate::error::ErrorKind::Setup`] where there are too many labels.
     pub(super) fn over(self, engine: &Config) -> Result<Config, QueryError> {
         let mut config = engine.clone();
         let labels = labels(&config.history, &self.labels);
@@ -71,7 +71,7 @@ const OF_THE_PROCESS: &str = "datafusion.runtime.";
 
 impl SettingsPolicy {
     /// # Errors
-    /// [`ErrorKind::Sql`] where a session may not set `name`, or not to `value`.
+    /// [`crate::error::ErrorKind::Sql`] where a session may not set `name`, or not to `value`.
     fn check(&self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
         if name.starts_with(OF_THE_PROCESS) {
             let hint = "memory_bytes_max and temp_folder are set in gust.toml, for all sessions";
@@ -130,7 +130,7 @@ impl ExtensionOptions for Options {
 
     fn set(&mut self, key: &str, value: &str) -> EngineResult<()> {
         let changed = self.change(&format!("{}.{key}", Self::PREFIX), Some(value));
-        changed.map_err(DataFusionError::Configuration)
+        Ok(changed?)
     }
 
     fn entries(&self) -> Vec<ConfigEntry> {
@@ -141,29 +141,31 @@ impl ExtensionOptions for Options {
 
 impl Options {
     /// The same; where the configured cap is a ceiling, nothing above it. An error changes nothing.
-    fn change_below(&mut self, name: &str, value: Option<&str>, is_ceiling: bool) -> Result<(), String> {
+    fn change_below(&mut self, name: &str, value: Option<&str>, is_ceiling: bool) -> Result<(), QueryError> {
         let mut changed = self.clone();
         changed.change(name, value)?;
         if let (true, Some(ceiling), Some(wanted)) = (is_ceiling, self.configured, changed.cap)
             && wanted > ceiling
         {
-            return Err(format!("{name}: {wanted} is above this session's cap of {ceiling}"));
+            return Err(QueryError::sql(format!("{name}: {wanted} is above this session's cap of {ceiling}")));
         }
         *self = changed;
         Ok(())
     }
 
     /// Without a value it is again what the configuration says. An error changes nothing.
-    fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), String> {
+    fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
         if name != MAX_COST {
             let hint = match nearest(name, NAMES) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there is {}", NAMES.join(", ")),
             };
-            return Err(format!("there is no setting `{name}`\nhint: {hint}"));
+            return Err(QueryError::sql(format!("there is no setting `{name}`")).with_hint(hint));
         }
         self.cap = match value {
-            Some(value) => Some(value.parse().map_err(|error| format!("{name}: {error}"))?),
+            Some(value) => Some(value.parse().map_err(|error: NoMoney| {
+                QueryError::sql(format!("{name}: {error}")).with_hint(error.hint()).with_source(error)
+            })?),
             None => self.configured,
         };
         Ok(())
@@ -181,7 +183,7 @@ impl Session {
     /// Carries out a SET or RESET of one of our own settings. Returns whether it was one.
     ///
     /// # Errors
-    /// [`ErrorKind::Sql`] where the session may not change it, or not to that.
+    /// [`crate::error::ErrorKind::Sql`] where the session may not change it, or not to that.
     pub(super) fn change_option(&self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         let (name, value) = match plan {
             LogicalPlan::Statement(Statement::SetVariable(set)) => (&set.variable, Some(set.value.as_str())),
@@ -197,9 +199,7 @@ impl Session {
         let options = state.config_mut().options_mut().extensions.get_mut::<Options>();
         // Where somebody else than the user has set a cap, it is a ceiling.
         let is_ceiling = matches!(self.engine.settings, SettingsPolicy::Listed(_));
-        options
-            .map_or(Ok(()), |options| options.change_below(name, value, is_ceiling))
-            .map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
+        options.map_or(Ok(()), |options| options.change_below(name, value, is_ceiling))?;
         Ok(true)
     }
 }
@@ -247,13 +247,13 @@ mod tests {
         options.change(MAX_COST, Some("0.05")).expect("an amount");
         assert_eq!(options.cap, cents(5));
         for bad in ["-1", "much", "", "1e3", "NaN"] {
-            let error = options.change(MAX_COST, Some(bad)).expect_err("no amount");
+            let error = options.change(MAX_COST, Some(bad)).expect_err("no amount").to_string();
             assert!(error.contains("gust.max_cost: ") && error.contains("no amount of dollars"), "{error}");
         }
         for (name, hint) in
             [("gust.max_cots", "did you mean `gust.max_cost`?"), ("gust.nonsense", "there is gust.max_cost")]
         {
-            let error = options.change(name, Some("1")).expect_err("no setting");
+            let error = options.change(name, Some("1")).expect_err("no setting").to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");
         }
         assert_eq!(options.cap, cents(5), "an error changes nothing");

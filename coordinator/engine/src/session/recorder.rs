@@ -103,7 +103,7 @@ impl Recorder {
 
     async fn refused(&self, error: &QueryError) -> Report {
         if let Some(open) = self.open().as_ref() {
-            open.events.push(QueryEvent::Failed { message: error.to_string() });
+            open.events.push(QueryEvent::Failed { message: error.message().to_owned() });
         }
         self.end(&error.into()).await
     }
@@ -116,7 +116,7 @@ impl Recorder {
         let mut report = Report::priced(&events, tariff.as_ref());
         let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
         let written = history::write(&input, &self.session.config().history).await;
-        report.history_not_recorded = written.err();
+        report.history_not_recorded = written.err().map(|error| error.to_string());
         report
     }
 

@@ -27,7 +27,7 @@ use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::statement::Statement;
 use crate::cap::Cap;
 use crate::config::Target;
-use crate::error::{ErrorKind, QueryError};
+use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{Decision, FunctionSize, Reason, Workload};
@@ -79,7 +79,7 @@ impl Session {
         let starting = async move {
             let started = Box::pin(session.start(statement, id, events, deadline));
             let started = AssertUnwindSafe(started).catch_unwind().await;
-            started.unwrap_or_else(|panic| Err(QueryError::in_words(ErrorKind::Data, stream::panicked(&*panic))))
+            started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
         };
         let starting = self.engine.workers.run(starting.instrument(span));
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
@@ -352,7 +352,7 @@ impl RunningStatement {
     async fn fall_back(&mut self, error: QueryError) -> Result<(), QueryError> {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
-        self.events.push(QueryEvent::FellBack { reason: error.to_string() });
+        self.events.push(QueryEvent::FellBack { reason: error.message().to_owned() });
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
         let query = logical.clone();
@@ -390,7 +390,7 @@ impl RunningStatement {
     }
 
     fn failed(&self, error: QueryError) -> QueryError {
-        self.events.push(QueryEvent::Failed { message: error.to_string() });
+        self.events.push(QueryEvent::Failed { message: error.message().to_owned() });
         error
     }
 }

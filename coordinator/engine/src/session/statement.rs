@@ -133,20 +133,20 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
 /// The statements of a text, none of them past a limit.
 fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     let failed = |recursions: usize, error: DataFusionError| {
-        let words = match error.find_root() {
+        let told = match error.find_root() {
             // Past its limit the parser takes CASE and NOT for names, and says what it makes of the rest.
             DataFusionError::SQL(parser, _)
                 if matches!(**parser, ParserError::RecursionLimitExceeded) || recursions >= PARSER_DEPTH_MAX =>
             {
-                format!(
-                    "the statement is nested too deep, up to {recursions} levels: the parser recurses at most {PARSER_DEPTH_MAX}\nhint: name inner queries in a WITH clause, or compute parts in an inner query"
-                )
+                QueryError::sql(format!(
+                    "the statement is nested too deep, up to {recursions} levels: the parser recurses at most {PARSER_DEPTH_MAX}"
+                ))
+                .with_hint("name inner queries in a WITH clause, or compute parts in an inner query")
             }
-            DataFusionError::SQL(parser, _) => parser.to_string(),
-            DataFusionError::Plan(message) => message.clone(),
-            _ => error.strip_backtrace(),
+            DataFusionError::SQL(parser, _) => QueryError::sql(parser.to_string()),
+            _ => QueryError::from_engine(error),
         };
-        QueryError::in_words(ErrorKind::Sql, words).with_sqlstate(SYNTAX)
+        told.with_sqlstate(SYNTAX)
     };
     let tokens = sql::tokens(text).map_err(|error| failed(0, error))?;
     let recursions = sql::limits::recursions(&tokens);
@@ -154,7 +154,7 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     let statements = parser.and_then(|mut parser| statements(&mut parser));
     let mut statements = statements.map_err(|error| failed(recursions, error))?;
     for statement in &mut statements {
-        sql::shape(&mut statement.sql).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
+        sql::shape(&mut statement.sql)?;
     }
     Ok(statements)
 }
@@ -209,7 +209,7 @@ impl Session {
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
         let is_scalar = |name: &str| state.scalar_functions().contains_key(name);
-        sql::prepare(&mut statement, &is_scalar).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
+        sql::prepare(&mut statement, &is_scalar)?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.
@@ -223,7 +223,7 @@ impl Session {
                 name.0.iter().filter_map(ObjectNamePart::as_ident).map(|part| part.value.as_str()).collect();
             views.get(&parts.join(".").to_lowercase()).copied().unwrap_or(1)
         };
-        sql::check_relations(&statement, &weight).map_err(|words| QueryError::in_words(ErrorKind::Sql, words))?;
+        sql::check_relations(&statement, &weight)?;
         let planned = match state.statement_to_plan(statement.clone()).await {
             Err(error) if is_clash_of_names(&error) => match sql::unique(&statement) {
                 Some((renamed, names)) => {
@@ -256,7 +256,7 @@ impl Session {
         }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) = &plan {
             let known = check_format(&create.file_type, state.table_factories().keys());
-            known.map_err(|error| QueryError::in_words(ErrorKind::Sql, error.to_string()))?;
+            known.map_err(|error| QueryError::sql(error.to_string()).with_hint(error.hint()).with_source(error))?;
         }
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
         SQLOptions::new()
@@ -424,7 +424,6 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     let message = message.trim_start_matches("Error during planning: ").trim_start_matches("Schema error: ");
     // The first line is the message, what follows lists what there would have been.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
-    let rest = rest.trim_start_matches("hint: ");
     let told = QueryError::sql(format!("{}{at}", first.trim_end_matches('.')));
     let told = told.or_hint(Some(rest).filter(|rest| !rest.is_empty()));
     match error.find_root() {
@@ -438,6 +437,9 @@ fn sql_error(error: &DataFusionError) -> QueryError {
 
 /// Planning reads listings and footers, too: only what is the text's fault is told as such.
 fn sort_out(error: DataFusionError) -> QueryError {
+    if fragment_fn::find::<QueryError>(&error).is_some() {
+        return QueryError::from_engine(error);
+    }
     let told = sql_error(&error);
     let sorted = QueryError::from_engine(error);
     if sorted.kind() == ErrorKind::Sql { told } else { sorted }

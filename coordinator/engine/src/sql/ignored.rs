@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     Query, Select, SelectItem, Statement, TableAlias, TableFactor, Value, Visitor, WildcardAdditionalOptions,
 };
 
+use super::Refusal;
 use super::walk::walk;
 
 /// Window functions that number rows. A NULL in an argument changes none of them.
@@ -19,11 +20,11 @@ const RANKS: [&str; 6] = ["row_number", "rank", "dense_rank", "percent_rank", "c
 /// Refuses a statement that has such syntax.
 ///
 /// # Errors
-/// A message that names the first such syntax, with a hint.
-pub(super) fn check(statement: &Statement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
+/// Names the first such syntax.
+pub(super) fn check(statement: &Statement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
     match walk(statement, &mut Ignored { is_scalar }) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(message) => Err(message),
+        ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
@@ -31,16 +32,16 @@ struct Ignored<'a> {
     is_scalar: &'a dyn Fn(&str) -> bool,
 }
 
-fn refused(what: &str, hint: &str) -> ControlFlow<String> {
-    ControlFlow::Break(format!("{what} is not supported\nhint: {hint}"))
+fn refused(what: &str, hint: &str) -> ControlFlow<Refusal> {
+    ControlFlow::Break(Refusal::new(format!("{what} is not supported"), hint))
 }
 
-fn refuse_if(present: bool, what: &str, hint: &str) -> ControlFlow<String> {
+fn refuse_if(present: bool, what: &str, hint: &str) -> ControlFlow<Refusal> {
     if present { refused(what, hint) } else { ControlFlow::Continue(()) }
 }
 
 impl Visitor for Ignored<'_> {
-    type Break = String;
+    type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
         if let Some(lock) = query.locks.first() {
@@ -114,7 +115,7 @@ impl Visitor for Ignored<'_> {
 }
 
 impl Ignored<'_> {
-    fn check_function(&self, function: &Function) -> ControlFlow<String> {
+    fn check_function(&self, function: &Function) -> ControlFlow<Refusal> {
         let Function { name, parameters, args, filter, null_treatment, within_group, .. } = function;
         let name = name.to_string().to_lowercase();
         let has_parameters = !matches!(parameters, FunctionArguments::None);
@@ -142,7 +143,7 @@ impl Ignored<'_> {
     }
 }
 
-fn check_item(item: &SelectItem) -> ControlFlow<String> {
+fn check_item(item: &SelectItem) -> ControlFlow<Refusal> {
     match item {
         SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
             let WildcardAdditionalOptions { opt_ilike, opt_alias, .. } = options;
@@ -163,7 +164,7 @@ fn check_item(item: &SelectItem) -> ControlFlow<String> {
     }
 }
 
-fn check_alias(alias: Option<&TableAlias>) -> ControlFlow<String> {
+fn check_alias(alias: Option<&TableAlias>) -> ControlFlow<Refusal> {
     let Some(alias) = alias else { return ControlFlow::Continue(()) };
     refuse_if(alias.at.is_some(), "AT after a table's alias", "number the rows with row_number() OVER ()")?;
     // FINAL modifies the table before it in ClickHouse. The parser takes it for an alias.
@@ -206,7 +207,9 @@ mod tests {
             ("SELECT rank() IGNORE NULLS OVER (ORDER BY a) FROM t", "IGNORE NULLS or RESPECT NULLS of rank"),
         ] {
             let refused = check(text).expect_err(text);
-            assert!(refused.starts_with(words) && refused.contains(" is not supported\nhint: "), "{text}: {refused}");
+            let Refusal { message, hint } = refused;
+            assert!(message.starts_with(words) && message.ends_with(" is not supported"), "{text}: {message}");
+            assert!(hint.is_some(), "{text}");
         }
         for text in [
             "SELECT 1 FROM t AS final, u \"FINAL\"",

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::Refusal;
 use super::walk::walk;
 
 /// Bytes of a text of statements.
@@ -65,27 +66,26 @@ const GROUPING_SETS_MAX: u64 = 4_096;
 /// Tables and views of a plan, each as often as the plan holds it after WITH clauses and views are written out.
 const RELATIONS_MAX: u64 = 4_096;
 
-fn past<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> String {
-    format!("the statement has {count} {what}; at most {max} are planned\nhint: {hint}")
+fn past<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> Refusal {
+    Refusal::new(format!("the statement has {count} {what}; at most {max} are planned"), hint)
 }
 
-pub(super) fn check_text(text: &str) -> Result<(), String> {
+pub(super) fn check_text(text: &str) -> Result<(), Refusal> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(format!(
-            "the text has {} bytes; at most {TEXT_BYTES_MAX} are read\nhint: put long lists of values into a Parquet file and join it",
-            text.len()
-        ));
+        let what = format!("the text has {} bytes; at most {TEXT_BYTES_MAX} are read", text.len());
+        return Err(Refusal::new(what, "put long lists of values into a Parquet file and join it"));
     }
     Ok(())
 }
 
 /// Refuses a text with too many tokens, or nested too deep for the parser's recursion.
-pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
+pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), Refusal> {
     let words = || tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
     let count = words().count();
     if count > TOKENS_MAX {
         let hint = "put long lists of values into a Parquet file and join it";
-        return Err(format!("the text has {count} words and signs; at most {TOKENS_MAX} are read\nhint: {hint}"));
+        let what = format!("the text has {count} words and signs; at most {TOKENS_MAX} are read");
+        return Err(Refusal::new(what, hint));
     }
     let (mut brackets, mut types, mut explains, mut pairs) = (0_usize, 0_usize, 0_usize, 0_usize);
     let mut before = &Token::EOF;
@@ -112,9 +112,9 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), String> {
         before = token;
     }
     if deepest > NESTING_MAX {
-        return Err(format!(
-            "the statement is nested {deepest} levels deep; at most {NESTING_MAX} are read\nhint: name inner queries in a WITH clause, and leave out brackets that change nothing"
-        ));
+        let what = format!("the statement is nested {deepest} levels deep; at most {NESTING_MAX} are read");
+        let hint = "name inner queries in a WITH clause, and leave out brackets that change nothing";
+        return Err(Refusal::new(what, hint));
     }
     Ok(())
 }
@@ -151,11 +151,11 @@ fn is_type(token: &Token) -> bool {
 }
 
 /// Refuses a statement that the planner would not finish.
-pub(super) fn check(statement: &Statement) -> Result<(), String> {
+pub(super) fn check(statement: &Statement) -> Result<(), Refusal> {
     let mut shape = Shape::default();
     match walk(statement, &mut shape) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(message) => Err(message),
+        ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
@@ -171,24 +171,25 @@ struct Shape {
     exceptions: usize,
 }
 
-fn check_max(count: usize, max: usize, what: &str, hint: &str) -> ControlFlow<String> {
+fn check_max(count: usize, max: usize, what: &str, hint: &str) -> ControlFlow<Refusal> {
     if count > max { ControlFlow::Break(past(count, what, max, hint)) } else { ControlFlow::Continue(()) }
 }
 
 impl Shape {
-    fn deeper(&mut self) -> ControlFlow<String> {
+    fn deeper(&mut self) -> ControlFlow<Refusal> {
         self.depth += 1;
         if self.depth <= DEPTH_MAX {
             return ControlFlow::Continue(());
         }
-        ControlFlow::Break(format!(
-            "the statement has expressions more than {DEPTH_MAX} levels deep; at most {DEPTH_MAX} are planned\nhint: a chain of operators is as deep as it is long, unless it is of AND or OR; compute parts of it in an inner query"
-        ))
+        let what =
+            format!("the statement has expressions more than {DEPTH_MAX} levels deep; at most {DEPTH_MAX} are planned");
+        let hint = "a chain of operators is as deep as it is long, unless it is of AND or OR; compute parts of it in an inner query";
+        ControlFlow::Break(Refusal::new(what, hint))
     }
 }
 
 impl Visitor for Shape {
-    type Break = String;
+    type Break = Refusal;
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
         self.expressions += 1;
@@ -313,11 +314,11 @@ pub(crate) const VIEW_DEPTH_MAX: usize = 300;
 /// plan.
 ///
 /// # Errors
-/// A message that has the limit and a hint.
+/// A refusal that names the limit.
 pub(crate) fn check_relations(
     statement: &datafusion::sql::parser::Statement,
     weight: &dyn Fn(&ObjectName) -> u64,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let Some(statement) = super::inner(statement) else { return Ok(()) };
     let mut relations = Relations { weight, scopes: vec![Scope::default()] };
     let ControlFlow::Continue(()) = walk(statement, &mut relations);
@@ -385,18 +386,23 @@ pub(super) fn folded(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+
     use super::*;
     use crate::sql::{parsed, tokens};
 
-    fn refusal(text: &str) -> Option<String> {
-        match tokens(text) {
-            Err(error) => Some(error.to_string()),
-            Ok(_) => {
-                let mut statement = parsed(text);
-                crate::sql::balance::balance(&mut statement);
-                check(&statement).err()
-            }
+    fn refusal(text: &str) -> Option<Refusal> {
+        if let Err(refusal) = check_text(text) {
+            return Some(refusal);
         }
+        if let Err(refusal) = check_tokens(&Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().unwrap())
+        {
+            return Some(refusal);
+        }
+        let mut statement = parsed(text);
+        crate::sql::balance::balance(&mut statement);
+        check(&statement).err()
     }
 
     /// The page `docs/dialect.md` has the limits' numbers.
@@ -457,7 +463,7 @@ mod tests {
             (format!("{}1{}", "SELECT (".repeat(14), ")".repeat(14)), "13 subqueries or more inside each other"),
         ] {
             let refused = refusal(&text).unwrap_or_else(|| panic!("not refused: {words}"));
-            assert!(refused.contains(words) && refused.contains("\nhint: "), "{refused}");
+            assert!(refused.message.contains(words) && refused.hint.is_some(), "{refused:?}");
         }
         for text in [
             format!("SELECT {}1{}", "(".repeat(100), ")".repeat(100)),
@@ -489,7 +495,7 @@ mod tests {
     fn mentions_of_a_query_multiply() {
         let count = |text: &str, weight: u64| {
             let statement = datafusion::sql::parser::Statement::Statement(Box::new(parsed(text)));
-            check_relations(&statement, &|_| weight).err()
+            check_relations(&statement, &|_| weight).err().map(|refused| refused.message)
         };
         let doubled = |times: usize| {
             let ctes: String =

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::limits::folded;
 use super::walk::walk_mut;
-use super::{lengths, quantified, sample, similar};
+use super::{Refusal, lengths, quantified, sample, similar};
 
 #[derive(Default)]
 pub(super) struct Meant {
@@ -23,13 +23,13 @@ pub(super) struct Meant {
 }
 
 impl VisitorMut for Meant {
-    type Break = String;
+    type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         let Some(Fetch { with_ties, percent, quantity }) = query.fetch.take() else { return ControlFlow::Continue(()) };
         if with_ties || percent {
             let hint = "use QUALIFY rank() OVER (ORDER BY ...) <= n";
-            return ControlFlow::Break(format!("FETCH FIRST with TIES or PERCENT is not supported\nhint: {hint}"));
+            return ControlFlow::Break(Refusal::new("FETCH FIRST with TIES or PERCENT is not supported", hint));
         }
         let first = quantity.unwrap_or_else(|| Expr::Value(Value::Number("1".to_owned(), false).into()));
         match &mut query.limit_clause {
@@ -39,7 +39,7 @@ impl VisitorMut for Meant {
             }
             Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(first),
             Some(_) => {
-                return ControlFlow::Break("both LIMIT and FETCH FIRST\nhint: leave one of them out".to_owned());
+                return ControlFlow::Break(Refusal::new("both LIMIT and FETCH FIRST", "leave one of them out"));
             }
         }
         ControlFlow::Continue(())
@@ -84,22 +84,21 @@ impl VisitorMut for Meant {
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
         match sample::sample(factor) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(message) => ControlFlow::Break(message),
+            Err(refusal) => ControlFlow::Break(refusal),
         }
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::BinaryOp { op: BinaryOperator::BitwiseXor, .. } = expr {
             let hint = "a power is power(a, b), an exclusive or is (a | b) - (a & b)";
-            return ControlFlow::Break(format!(
-                "^ is not supported: it is a power in PostgreSQL and DuckDB, and an exclusive or in the engine and MySQL\nhint: {hint}"
-            ));
+            let what = "^ is not supported: it is a power in PostgreSQL and DuckDB, and an exclusive or in the engine and MySQL";
+            return ControlFlow::Break(Refusal::new(what, hint));
         }
         if matches!(expr, Expr::Cast { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. }) {
             let taken = std::mem::replace(expr, Expr::Value(Value::Null.into()));
             match quantified::meant(lengths::meant(taken), &mut self.copies) {
                 Ok(meant) => *expr = meant,
-                Err(message) => return ControlFlow::Break(message),
+                Err(refusal) => return ControlFlow::Break(refusal),
             }
         }
         let Expr::SimilarTo { pattern, escape_char, .. } = expr else { return ControlFlow::Continue(()) };
@@ -109,9 +108,8 @@ impl VisitorMut for Meant {
             Some(Some(escape)) if escape.chars().count() <= 1 => escape.chars().next(),
             Some(_) => {
                 let hint = "give one character, or '' for none";
-                return ControlFlow::Break(format!(
-                    "SIMILAR TO: the escape character is not one character\nhint: {hint}"
-                ));
+                let what = "SIMILAR TO: the escape character is not one character";
+                return ControlFlow::Break(Refusal::new(what, hint));
             }
         };
         match pattern.as_mut() {
@@ -122,7 +120,7 @@ impl VisitorMut for Meant {
                         *text = regex;
                         ControlFlow::Continue(())
                     }
-                    Err(message) => ControlFlow::Break(message),
+                    Err(refusal) => ControlFlow::Break(refusal),
                 },
                 _ => not_a_text(),
             },
@@ -193,14 +191,14 @@ fn by_position(by: &mut Expr, select: &Select) {
     }
 }
 
-fn not_a_text() -> ControlFlow<String> {
+fn not_a_text() -> ControlFlow<Refusal> {
     let hint = "write the pattern out as a text, or use regexp_like";
-    ControlFlow::Break(format!("SIMILAR TO with a pattern that is computed is not supported\nhint: {hint}"))
+    ControlFlow::Break(Refusal::new("SIMILAR TO with a pattern that is computed is not supported", hint))
 }
 
 /// Collects the windows that a SELECT defines, each written out. The engine ignores the definition of `w` in
 /// `OVER (w ORDER BY a)`.
-fn defined(select: &mut Select) -> ControlFlow<String, HashMap<String, WindowSpec>> {
+fn defined(select: &mut Select) -> ControlFlow<Refusal, HashMap<String, WindowSpec>> {
     let mut named: HashMap<String, WindowSpec> = HashMap::new();
     for definition in &mut select.named_window {
         let spec = match &mut definition.1 {
@@ -219,8 +217,8 @@ fn defined(select: &mut Select) -> ControlFlow<String, HashMap<String, WindowSpe
     ControlFlow::Continue(named)
 }
 
-fn undefined(name: &str) -> String {
-    format!("there is no window `{name}`\nhint: define it: WINDOW {name} AS (...)")
+fn undefined(name: &str) -> Refusal {
+    Refusal::new(format!("there is no window `{name}`"), format!("define it: WINDOW {name} AS (...)"))
 }
 
 struct Over {
@@ -228,7 +226,7 @@ struct Over {
 }
 
 impl VisitorMut for Over {
-    type Break = String;
+    type Break = Refusal;
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         match expr {
@@ -242,14 +240,14 @@ impl VisitorMut for Over {
 }
 
 /// Adds the named window's clauses to `spec`. A clause that both have is an error, as in the standard.
-fn merge(spec: &mut WindowSpec, named: &HashMap<String, WindowSpec>) -> ControlFlow<String> {
+fn merge(spec: &mut WindowSpec, named: &HashMap<String, WindowSpec>) -> ControlFlow<Refusal> {
     let Some(name) = spec.window_name.take() else { return ControlFlow::Continue(()) };
     let Some(base) = named.get(&folded(&name)) else {
         return ControlFlow::Break(undefined(&name.value));
     };
     let twice = |what: &str| {
         let hint = "repeat the named window's words instead of its name";
-        ControlFlow::Break(format!("a window over `{}` cannot change its {what}\nhint: {hint}", name.value))
+        ControlFlow::Break(Refusal::new(format!("a window over `{}` cannot change its {what}", name.value), hint))
     };
     if !spec.partition_by.is_empty() {
         return twice("PARTITION BY");
@@ -348,10 +346,10 @@ mod tests {
             ("SELECT sum(a) OVER (w PARTITION BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its PARTITION BY"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its ORDER BY"),
         ] {
-            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
                 panic!("{text}")
             };
-            assert!(message.contains(words) && message.contains("\nhint: "), "{message}");
+            assert!(refused.message.contains(words) && refused.hint.is_some(), "{refused:?}");
         }
     }
 
@@ -362,8 +360,8 @@ mod tests {
         let lists = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(l))"));
         for text in [long, lists] {
             let mut statement = parsed(&format!("SELECT {text} FROM t"));
-            let ControlFlow::Break(message) = walk_mut(&mut statement, &mut Meant::default()) else { panic!("{text}") };
-            assert!(message.contains("ANY and ALL are ") && message.contains("\nhint: "), "{message}");
+            let ControlFlow::Break(refused) = walk_mut(&mut statement, &mut Meant::default()) else { panic!("{text}") };
+            assert!(refused.message.contains("ANY and ALL are ") && refused.hint.is_some(), "{refused:?}");
         }
         // An expression that is not copied does not count: it is computed once.
         let once = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(ARRAY[true, random() < 1]))"));

@@ -40,24 +40,59 @@ pub(crate) use limits::check_relations;
 pub(crate) use names::{Names, unique};
 pub(crate) use walk::walk_mut;
 
+use crate::error::QueryError;
+
+/// Reason why a statement is not planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub message: String,
+    /// Next step.
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<ParserError> for Refusal {
+    /// Converts the parser's error over SQL that this folder wrote.
+    fn from(error: ParserError) -> Self {
+        Self { message: error.to_string(), hint: None }
+    }
+}
+
+impl From<Refusal> for QueryError {
+    fn from(Refusal { message, hint }: Refusal) -> Self {
+        Self::sql(message).or_hint(hint)
+    }
+}
+
+impl From<Refusal> for DataFusionError {
+    fn from(refusal: Refusal) -> Self {
+        QueryError::from(refusal).into()
+    }
+}
+
 /// Cuts a text into tokens, without a byte order mark.
 ///
 /// # Errors
-/// [`DataFusionError::SQL`] for a text that has no tokens, such as an open quote. [`DataFusionError::Plan`] for a text
-/// that is past a limit.
+/// [`DataFusionError::SQL`] for a text that has no tokens, such as an open quote. A [`Refusal`] for a text that is past a
+/// limit.
 pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    limits::check_text(text).map_err(DataFusionError::Plan)?;
+    limits::check_text(text)?;
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
-    limits::check_tokens(&tokens).map_err(DataFusionError::Plan)?;
+    limits::check_tokens(&tokens)?;
     Ok(tokens)
 }
 
 /// Balances long chains. Then it refuses a statement that is past a limit.
 ///
 /// # Errors
-/// A message that has the limit and a hint.
-pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
+/// A refusal that names the limit.
+pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     balance::balance(statement);
     limits::check(statement)
@@ -66,8 +101,8 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), String> {
 /// Writes a statement as it is meant. `is_scalar` tells functions of single rows from those of many.
 ///
 /// # Errors
-/// A message that names the syntax that the engine would ignore, and has a hint.
-pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), String> {
+/// A refusal that names the syntax that the engine would ignore.
+pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     ignored::check(statement, is_scalar)?;
     let mut meant = meant::Meant::default();
@@ -75,7 +110,7 @@ pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) 
         // Comparisons that were written out make the statement larger than the one that was checked.
         ControlFlow::Continue(()) if meant.copies.is_any_written => limits::check(statement),
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(message) => Err(message),
+        ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 

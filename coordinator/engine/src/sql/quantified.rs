@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::Refusal;
 use super::balance::paired;
 use super::walk::walk;
 
@@ -43,19 +44,24 @@ pub(super) struct Copies {
 
 impl Copies {
     /// Counts an expression that is written `times` more times.
-    fn add(&mut self, expr: &Expr, times: usize) -> Result<(), String> {
+    fn add(&mut self, expr: &Expr, times: usize) -> Result<(), Refusal> {
         if times == 0 {
             return Ok(());
         }
         if walk(expr, &mut Differs).is_break() {
-            return Err("ANY or ALL of a value that differs each time it is computed is not supported: it is compared more than once\nhint: compute it in an inner query: FROM (SELECT random() AS a FROM ...), or give its LIMIT an ORDER BY".to_owned());
+            let what = "ANY or ALL of a value that differs each time it is computed is not supported: it is compared more than once";
+            let hint =
+                "compute it in an inner query: FROM (SELECT random() AS a FROM ...), or give its LIMIT an ORDER BY";
+            return Err(Refusal::new(what, hint));
         }
         self.bytes = self.bytes.saturating_add(expr.to_string().len().saturating_mul(times));
         if self.bytes > COPIED_BYTES_MAX {
-            return Err(format!(
-                "the statement's comparisons with ANY and ALL are {} bytes or more once they are written out; at most {COPIED_BYTES_MAX} are planned\nhint: compute what is compared in an inner query, or compare with a subquery: ANY (SELECT ...)",
+            let what = format!(
+                "the statement's comparisons with ANY and ALL are {} bytes or more once they are written out; at most {COPIED_BYTES_MAX} are planned",
                 self.bytes
-            ));
+            );
+            let hint = "compute what is compared in an inner query, or compare with a subquery: ANY (SELECT ...)";
+            return Err(Refusal::new(what, hint));
         }
         Ok(())
     }
@@ -87,8 +93,8 @@ impl Visitor for Differs {
 /// Rewrites a comparison with ANY or ALL. Any other expression, or one that DataFusion does right, stays as it is.
 ///
 /// # Errors
-/// A message for an operator that is no comparison, and for an operand that cannot be copied as often as needed.
-pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
+/// A refusal of an operator that is no comparison, and for an operand that cannot be copied as often as needed.
+pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, Refusal> {
     let (left, op, right, is_any) = match expr {
         Expr::AnyOp { left, compare_op, right, .. } => (left, compare_op, right, true),
         Expr::AllOp { left, compare_op, right } => (left, compare_op, right, false),
@@ -130,7 +136,7 @@ pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, String> {
 }
 
 /// Writes a comparison with a list whose values are known only in a row.
-fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, String> {
+fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, Refusal> {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
     let (least, most) = ("array_min(list.l)", "array_max(list.l)");
     let certain = match (op, is_any) {
@@ -140,7 +146,10 @@ fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Resu
         (Eq, false) => format!("(value.v = {least} AND value.v = {most})"),
         (Lt | LtEq, true) | (Gt | GtEq, false) => format!("value.v {op} {most}"),
         (Gt | GtEq, true) | (Lt | LtEq, false) => format!("value.v {op} {least}"),
-        _ => return Err(format!("{op} with ANY or ALL is not supported\nhint: compare by =, <>, <, <=, > or >=")),
+        _ => {
+            let what = format!("{op} with ANY or ALL is not supported");
+            return Err(Refusal::new(what, "compare by =, <>, <, <=, > or >="));
+        }
     };
     // One element that compares true settles ANY, and one that compares false settles ALL.
     let (certain, found) = if is_any { (certain, true) } else { (format!("NOT ({certain})"), false) };
@@ -153,5 +162,5 @@ fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Resu
     .replace("list.l", &format!("({list})"));
     let parsed =
         Parser::new(&GenericDialect {}).with_recursion_limit(super::limits::PARSER_DEPTH_MAX).try_with_sql(&text);
-    parsed.and_then(|mut parser| parser.parse_expr()).map_err(|error| error.to_string())
+    Ok(parsed.and_then(|mut parser| parser.parse_expr())?)
 }

@@ -11,11 +11,13 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::Refusal;
+
 /// Writes a table that has a TABLESAMPLE as a subquery that filters the table's rows at random.
 ///
 /// # Errors
-/// A message for a sample that is no share of the rows.
-pub(super) fn sample(factor: &mut TableFactor) -> Result<(), String> {
+/// A refusal of a sample that is no share of the rows.
+pub(super) fn sample(factor: &mut TableFactor) -> Result<(), Refusal> {
     let (sample, alias, name) = match factor {
         TableFactor::Table { sample, alias, args, name, .. } => {
             let last = name.0.last().and_then(|part| part.as_ident()).cloned();
@@ -32,8 +34,8 @@ pub(super) fn sample(factor: &mut TableFactor) -> Result<(), String> {
         alias.take().or_else(|| name.map(|name| TableAlias { explicit: true, name, columns: Vec::new(), at: None }));
     let text = format!("SELECT * FROM sampled WHERE random() < {share}");
     let parsed = Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut parser| parser.parse_query());
-    let mut subquery = parsed.map_err(|error| error.to_string())?;
-    let SetExpr::Select(select) = subquery.body.as_mut() else { return Err(format!("not a SELECT: {text}")) };
+    let mut subquery = parsed?;
+    let SetExpr::Select(select) = subquery.body.as_mut() else { unreachable!("a SELECT, as written above") };
     let table = &mut select.from[0].relation;
     std::mem::swap(table, factor);
     *factor = TableFactor::Derived { lateral: false, subquery, alias: outside, sample: None };
@@ -41,12 +43,10 @@ pub(super) fn sample(factor: &mut TableFactor) -> Result<(), String> {
 }
 
 /// Returns the chance of a row, from 0 to 1.
-fn share_of(sample: &TableSample) -> Result<f64, String> {
+fn share_of(sample: &TableSample) -> Result<f64, Refusal> {
     let refused = || {
-        Err(format!(
-            "{} is not supported\nhint: give the share of the rows: TABLESAMPLE BERNOULLI (10); for a number of rows, use LIMIT",
-            sample.to_string().trim()
-        ))
+        let hint = "give the share of the rows: TABLESAMPLE BERNOULLI (10); for a number of rows, use LIMIT";
+        Err(Refusal::new(format!("{} is not supported", sample.to_string().trim()), hint))
     };
     let TableSample { name, quantity: Some(quantity), seed: None, bucket: None, offset: None, .. } = sample else {
         return refused();
@@ -62,7 +62,7 @@ fn share_of(sample: &TableSample) -> Result<f64, String> {
     match &value.value {
         Value::Number(percent, _) if is_share => match percent.parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
-            _ => Err(format!("TABLESAMPLE: {percent} is no share\nhint: give percent, from 0 to 100")),
+            _ => Err(Refusal::new(format!("TABLESAMPLE: {percent} is no share"), "give percent, from 0 to 100")),
         },
         _ => refused(),
     }
@@ -102,10 +102,10 @@ mod tests {
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (10) REPEATABLE (3)",
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (101)",
         ] {
-            let ControlFlow::Break(message) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
                 panic!("{text}")
             };
-            assert!(message.contains("SAMPLE") && message.contains("\nhint: "), "{message}");
+            assert!(refused.message.contains("SAMPLE") && refused.hint.is_some(), "{refused:?}");
         }
     }
 }

@@ -3,20 +3,21 @@
 //! The engine takes the pattern for a regular expression and looks for it anywhere in the text. The standard matches
 //! the whole text: `%` stands for any characters, `_` for one, and `.`, `^` and `$` for themselves.
 
+use super::Refusal;
+
 /// Writes a pattern as a regular expression. `escape` makes the character after it stand for itself.
 ///
 /// # Errors
-/// A message for a pattern that ends in its escape character.
-pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, String> {
+/// A refusal of a pattern that ends in its escape character.
+pub(super) fn regex(pattern: &str, escape: Option<char>) -> Result<String, Refusal> {
     let mut regex = String::from("^(?s:");
     let mut rest = pattern.chars().peekable();
     let mut in_class = false;
     while let Some(next) = rest.next() {
         if Some(next) == escape {
             let Some(literal) = rest.next() else {
-                return Err(format!(
-                    "SIMILAR TO: the pattern '{pattern}' ends in its escape character\nhint: write the escape character twice"
-                ));
+                let what = format!("SIMILAR TO: the pattern '{pattern}' ends in its escape character");
+                return Err(Refusal::new(what, "write the escape character twice"));
             };
             push_literal(&mut regex, literal);
             continue;
@@ -89,6 +90,8 @@ mod tests {
         }
         assert_eq!(regex("100#%", Some('#')).as_deref(), Ok(r"^(?s:100\%)$"));
         assert_eq!(regex(r"a\d", None).as_deref(), Ok(r"^(?s:a\\d)$"));
-        assert!(regex("a#", Some('#')).expect_err("nothing to escape").contains("ends in its escape character"));
+        assert!(
+            regex("a#", Some('#')).expect_err("nothing to escape").message.contains("ends in its escape character")
+        );
     }
 }

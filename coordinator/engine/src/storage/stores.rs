@@ -14,6 +14,7 @@ use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use url::{Position, Url};
 
 use crate::config::S3Config;
+use crate::error::QueryError;
 use crate::storage::StoreCredentials;
 use crate::storage::aws::ChainCredentials;
 
@@ -120,9 +121,9 @@ impl Stores {
                 let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
                 Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(&self.0.reach.s3) })
             }
-            scheme => Err(plan_error(format!(
-                "`{url}`: scheme `{scheme}` is not supported\nhint: use a local path, file:// or s3://"
-            ))),
+            scheme => Err(QueryError::sql(format!("`{url}`: scheme `{scheme}` is not supported"))
+                .with_hint("use a local path, file:// or s3://")
+                .into()),
         }
     }
 

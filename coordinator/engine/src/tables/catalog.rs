@@ -11,6 +11,7 @@ use gust_catalog::Catalog;
 
 use super::broken::BrokenTable;
 use super::iceberg::IcebergTable;
+use crate::error::QueryError;
 use crate::storage::Stores;
 
 /// Tables of a catalog by namespace, as they were listed when it was opened. A table is loaded when it is used.
@@ -111,10 +112,8 @@ impl SchemaProvider for Namespace {
     }
 
     fn register_table(&self, name: String, _: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
-        let why = format!(
-            "`{}.{name}` would be in an Iceberg catalog, which is only read\nhint: name it datafusion.public.{name}, for this session alone",
-            self.name
-        );
-        Err(DataFusionError::Plan(why))
+        let why = format!("`{}.{name}` would be in an Iceberg catalog, which is only read", self.name);
+        let hint = format!("name it datafusion.public.{name}, for this session alone");
+        Err(QueryError::sql(why).with_hint(hint).into())
     }
 }

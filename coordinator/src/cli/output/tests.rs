@@ -200,8 +200,8 @@ fn rows_of_other_columns_are_refused() {
             (announced(DataType::Int64), none.clone(), "1 columns were announced, and rows of 0 came"),
         ] {
             let mut writer = RowWriter::new(Vec::new(), format);
-            let refused = writer.write_rows(&schema, [Ok(came)].into_iter()).expect_err("other columns").to_string();
-            assert!(refused.contains(words) && refused.contains("\nhint: "), "{format:?}: {refused}");
+            let refused = writer.write_rows(&schema, [Ok(came)].into_iter()).expect_err("other columns");
+            assert!(refused.to_string().contains(words) && refused.hint().is_some(), "{format:?}: {refused}");
         }
     }
 }

@@ -125,7 +125,7 @@ mod tests {
         }
         for name in ["repeat", "lpad", "rpad", "array_repeat", "range", "generate_series", "array_resize", "replace"] {
             let function = scalar_named(name).expect(name);
-            assert!(format!("{function:?}").contains("Mended"), "{name} is DataFusion's own");
+            assert!(format!("{function:?}").contains("Corrected"), "{name} is DataFusion's own");
         }
     }
 }

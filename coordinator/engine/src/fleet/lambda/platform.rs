@@ -169,18 +169,18 @@ impl Platform for OnLambda {
         let mut deployments = match self.describe().await {
             Ok(deployments) => deployments,
             Err(error) => {
-                return Probes { notes: vec![Note::new("functions", Err::<String, _>(error))], subjects: Vec::new() };
+                return Probes { notes: vec![Note::new("functions", Err(error))], subjects: Vec::new() };
             }
         };
         deployments.truncate(if all_sizes { usize::MAX } else { 1 });
-        let found = |deployment: &Deployment| Note::new("functions", Ok::<_, String>(deployment.to_string()));
+        let found = |deployment: &Deployment| Note::new("functions", Ok(deployment.to_string()));
         let mut notes: Vec<Note> = deployments.iter().map(found).collect();
         let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
         notes.push(Note::new("quota", quota(limit, self.site.config.functions_max)));
         let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
         if clones.len() > PROBES_MAX {
             let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());
-            notes.push(Note::new("clones", Ok::<_, String>(untried)));
+            notes.push(Note::new("clones", Ok(untried)));
         }
         let sdk = self.sdk().await;
         let alone = |clone: PinnedFunction| {
@@ -202,15 +202,16 @@ fn region(lambda: &LambdaConfig) -> Option<&str> {
     lambda.region.as_deref().or_else(|| lambda.functions.iter().find_map(|function| function.region.as_deref()))
 }
 
-fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, String> {
+fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, QueryError> {
     match quota {
         None => {
             Ok("the account's concurrency could not be asked for (lambda:GetAccountSettings); throttles are waited out"
                 .to_owned())
         }
-        Some(quota) if quota < functions_max => Err(format!(
-            "the account may run {quota} functions at once, functions_max is {functions_max}: at most {quota} are used\nhint: ask AWS for more (Service Quotas, Lambda, concurrent executions), or lower functions_max"
-        )),
+        Some(quota) if quota < functions_max => Err(QueryError::setup(format!(
+            "the account may run {quota} functions at once, functions_max is {functions_max}: at most {quota} are used"
+        ))
+        .with_hint("ask AWS for more (Service Quotas, Lambda, concurrent executions), or lower functions_max")),
         Some(quota) => Ok(format!("{quota} functions at once, of which a query uses up to {functions_max}")),
     }
 }

@@ -37,6 +37,8 @@ use futures::TryStreamExt;
 use gust_protocol::functions::{RowKey, scalar_named};
 use humansize::{BINARY, format_size};
 
+use crate::error::QueryError;
+
 /// Before DataFusion's rules, which see to the order and the partitions of what a join compares.
 #[derive(Debug)]
 pub struct ComparableKeys;
@@ -110,11 +112,13 @@ impl PhysicalOptimizerRule for RefuseUnsound {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
             if node.is::<PiecewiseMergeJoinExec>() {
-                let why = "piecewise merge joins lose rows in DataFusion 55.2\nhint: RESET datafusion.optimizer.enable_piecewise_merge_join";
-                return Err(DataFusionError::Plan(why.to_owned()));
+                return Err(QueryError::sql("piecewise merge joins lose rows in DataFusion 55.2")
+                    .with_hint("RESET datafusion.optimizer.enable_piecewise_merge_join")
+                    .into());
             }
             if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
-                return with_nullable_filter(join).map(|mended| mended.map_or_else(|| Transformed::no(node), Transformed::yes));
+                return with_nullable_filter(join)
+                    .map(|mended| mended.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
             if !node.is::<NestedLoopJoinExec>() || node.children()[0].is::<OnceExec>() {
                 return Ok(Transformed::no(node));

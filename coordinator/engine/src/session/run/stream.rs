@@ -4,7 +4,6 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -27,7 +26,7 @@ pub(super) fn start(
         while let Some(batch) = AssertUnwindSafe(stream.next())
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Some(Err(DataFusionError::Execution(panicked(&*panic)))))
+            .unwrap_or_else(|panic| Some(Err(panicked(&*panic).into())))
         {
             // A stream that failed is over: some operators panic when they are asked again.
             let failed = batch.is_err();
@@ -41,10 +40,8 @@ pub(super) fn start(
     Ok(rows.build())
 }
 
-/// Words for a panic, which ends its statement alone.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> String {
-    let message = panic_message(panic);
-    format!(
-        "the engine panicked: {message}\nhint: this is a fault of gust's, not of the statement; a report of it is welcome"
-    )
+/// A panic of the engine, which ends its statement alone.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> QueryError {
+    QueryError::data(format!("the engine panicked: {}", panic_message(panic)))
+        .with_hint("this is a fault of gust's, not of the statement; a report of it is welcome")
 }

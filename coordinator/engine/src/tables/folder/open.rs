@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory, UrlTableFactory};
-use datafusion::common::{DataFusionError, Result, ToDFSchema, not_impl_err, plan_datafusion_err, plan_err};
+use datafusion::common::{Result, ToDFSchema, not_impl_err, plan_datafusion_err, plan_err};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::table_schema::TableSchemaBuilder;
@@ -22,6 +22,7 @@ use super::location::TableLocation;
 use super::names::FileKind;
 use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
+use crate::error::QueryError;
 use crate::tables::broken::BrokenTable;
 
 /// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
@@ -299,9 +300,8 @@ fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)>
     let of_files: Vec<FieldRef> = all.fields().iter().filter(|field| !is_folder(field)).cloned().collect();
     let of_folders = command.table_partition_cols.iter().map(|name| {
         let field = all.field_with_name(name).map_err(|_| {
-            DataFusionError::Plan(format!(
-                "PARTITIONED BY ({name}): there is no such column\nhint: declare it with its type among the columns"
-            ))
+            QueryError::sql(format!("PARTITIONED BY ({name}): there is no such column"))
+                .with_hint("declare it with its type among the columns")
         })?;
         // A folder's value may be NULL.
         Ok(Arc::new(Field::new(name, field.data_type().clone(), true)))

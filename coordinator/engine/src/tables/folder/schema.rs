@@ -167,9 +167,10 @@ mod tests {
             file("2", &[("a", DataType::Int64)]),
             file("3", &[("a", DataType::Utf8View)]),
         ];
-        let error = merge(FileKind::Parquet, &files).expect_err("a number and a text").to_string();
+        let error = merge(FileKind::Parquet, &files).expect_err("a number and a text");
+        let told = format!("{error}; {}", error.hint());
         for part in ["`a`", "Int64 in `2`", "Utf8View in `3`", "declare the columns"] {
-            assert!(error.contains(part), "`{part}` is not in: {error}");
+            assert!(told.contains(part), "`{part}` is not in: {told}");
         }
     }
 }
