@@ -203,6 +203,14 @@ async fn failures_are_recorded_and_a_hash_hides_the_text() {
     let text = of(3, "statement");
     assert!(text.starts_with("COPY (SELECT 1) TO") && !text.contains("hunter2"), "options may be secrets: {text}");
 
+    // A statement that fails while it is planned has read listings and footers.
+    fails(&["query", "SELECT nope FROM 't/'"], 1);
+    let row = ask_one(
+        &place,
+        "SELECT outcome, coordinator_requests > 0 AS is_counted, is_complete FROM gust.queries WHERE statement LIKE '%nope%'",
+    );
+    assert_eq!(row, json!({"outcome": "failed", "is_counted": true, "is_complete": true}));
+
     let secret = "SELECT 'hunter3' AS s, CAST('hunter3' AS INT) FROM 't/'";
     let mut command = place.gust(&["query", secret]);
     check(&command.env("GUST_HISTORY__STATEMENT", "hash").output().expect("it starts"), 1, &["hunter3"]);
@@ -227,7 +235,7 @@ fn an_interrupted_query_is_recorded() {
     check(&running.wait_with_output().expect("it ends"), 130, &["interrupted"]);
     let row = ask_one(&place, "SELECT outcome, message, coordinator_requests, is_complete FROM gust.queries");
     let expect =
-        json!({"outcome": "cancelled", "message": "interrupted", "coordinator_requests": null, "is_complete": false});
+        json!({"outcome": "cancelled", "message": "interrupted", "coordinator_requests": 0, "is_complete": true});
     assert_eq!(row, expect);
 }
 

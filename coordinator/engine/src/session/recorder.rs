@@ -5,13 +5,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::vec;
 
 use chrono::Utc;
-use uuid::Uuid;
 
 use super::{RunningStatement, Session, Statement, text_of};
 use crate::error::QueryError;
-use crate::events::{EventLog, QueryEvent};
+use crate::events::{EventLog, QueryEvent, Stamped};
 use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
 use crate::report::Report;
+use crate::storage::Stores;
 
 /// Follows the statements of a session, one after the other.
 pub struct Recorder {
@@ -22,6 +22,8 @@ pub struct Recorder {
 struct OpenRecord {
     meta: StatementMeta,
     events: EventLog,
+    /// Stores that count the statement's reads, also where it never runs or is never finished.
+    stores: Stores,
 }
 
 /// A statement that did not begin to run.
@@ -64,23 +66,18 @@ impl Recorder {
     /// Where it is refused before it runs; that is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
         let history = &self.session.config().history;
+        let new = self.session.new_statement();
         let meta = StatementMeta {
-            id: Uuid::now_v7().simple().to_string(),
+            id: new.id.clone(),
             started: Utc::now(),
             user: history.user.clone(),
             labels: history.labels.clone(),
             statement: text_of(&statement),
             tables: self.session.tables_of(&statement),
         };
-        *self.open() = Some(OpenRecord { meta, events: EventLog::start() });
-        match self.session.run(statement).await {
-            Ok(running) => {
-                if let Some(open) = self.open().as_mut() {
-                    running.id().clone_into(&mut open.meta.id);
-                    open.events = running.events().clone();
-                }
-                Ok(running)
-            }
+        *self.open() = Some(OpenRecord { meta, events: new.events.clone(), stores: new.stores().clone() });
+        match new.run(statement).await {
+            Ok(running) => Ok(running),
             Err(error) => {
                 let report = self.refused(&error).await;
                 Err(Box::new(Refused { error, report }))
@@ -94,7 +91,7 @@ impl Recorder {
         self.end(ended).await
     }
 
-    /// Whoever asked has gone, perhaps in the middle of a statement: its report.
+    /// Whoever meta has gone, perhaps in the middle of a statement: its report.
     pub async fn interrupt(&self) -> Option<Report> {
         // Nothing is locked while it is recorded.
         let is_under_way = self.open().is_some();
@@ -102,15 +99,19 @@ impl Recorder {
     }
 
     async fn refused(&self, error: &QueryError) -> Report {
-        if let Some(open) = self.open().as_ref() {
-            open.events.push(QueryEvent::Failed { message: error.message().to_owned() });
+        if let Some(OpenRecord { events, stores, .. }) = self.open().as_ref() {
+            let is_told = |stamped: &Stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
+            if !events.snapshot().iter().any(is_told) {
+                events.push(QueryEvent::CoordinatorRead { usage: stores.usage() });
+            }
+            events.push(QueryEvent::Failed { message: error.message().to_owned() });
         }
         self.end(&error.into()).await
     }
 
     async fn end(&self, ended: &StatementEnd) -> Report {
         let open = self.open().take();
-        let Some(OpenRecord { meta, events }) = open else { return Report::default() };
+        let Some(OpenRecord { meta, events, .. }) = open else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
         let mut report = Report::priced(&events, tariff.as_ref());

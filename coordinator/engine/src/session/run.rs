@@ -69,31 +69,57 @@ pub struct RunningStatement {
     creating: Option<CreateMemoryTable>,
 }
 
-impl Session {
-    /// Plans a statement and starts it. Statements that only change the session have an empty result.
-    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        let deadline = Instant::now() + self.timeout();
-        let (session, id) = (self.clone(), Uuid::now_v7().simple().to_string());
-        let span = tracing::info_span!("query", id);
-        let events = span.in_scope(EventLog::start);
+/// A statement before it is planned.
+pub(super) struct NewStatement {
+    pub id: String,
+    pub events: EventLog,
+    /// The session as the statement sees it.
+    query: Session,
+    session: Session,
+}
+
+impl NewStatement {
+    /// Stores that count the statement's reads.
+    pub fn stores(&self) -> &Stores {
+        &self.query.stores
+    }
+
+    pub async fn run(self, statement: Statement) -> Result<RunningStatement, QueryError> {
+        let session = self.session.clone();
+        let deadline = Instant::now() + session.timeout();
+        let (span, timeout) = (self.events.span().clone(), session.timeout());
+        let workers = session.engine.workers.clone();
         let starting = async move {
-            let started = Box::pin(session.start(statement, id, events, deadline));
+            let started = Box::pin(session.start(statement, self, deadline));
             let started = AssertUnwindSafe(started).catch_unwind().await;
             started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
         };
-        let starting = self.engine.workers.run(starting.instrument(span));
+        let starting = workers.run(starting.instrument(span));
         let started = tokio::time::timeout_at(deadline.into(), starting).await;
-        started.unwrap_or_else(|_| Err(QueryError::timed_out(self.timeout())))
+        started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+    }
+}
+
+impl Session {
+    /// Plans a statement and starts it. Statements that only change the session have an empty result.
+    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
+        self.new_statement().run(statement).await
+    }
+
+    /// Opens the log of a statement, and the session's view that counts its reads.
+    pub(super) fn new_statement(&self) -> NewStatement {
+        let id = Uuid::now_v7().simple().to_string();
+        let span = tracing::info_span!("query", id);
+        NewStatement { id, events: span.in_scope(EventLog::start), query: self.for_query(), session: self.clone() }
     }
 
     async fn start(
         &self,
         statement: Statement,
-        id: String,
-        events: EventLog,
+        new: NewStatement,
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
-        let query = self.for_query();
+        let NewStatement { id, events, query, .. } = new;
         let Statement { sql, mode } = statement;
         let (logical, names) = query.logical_plan(*sql).await?;
         let logical = query.executed(logical)?;
