@@ -124,6 +124,12 @@ impl QueryError {
         Self { source: Some(Arc::new(source)), ..self }
     }
 
+    /// Takes the cause of another error over the same fault.
+    #[must_use]
+    pub(crate) fn with_source_of(self, other: &Self) -> Self {
+        Self { source: other.source.clone(), ..self }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }

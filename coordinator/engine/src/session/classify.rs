@@ -23,17 +23,8 @@ impl QueryError {
         if let Some(over) = fragment_fn::find::<OverCap>(&error) {
             return Self::over_cap(over.clone());
         }
-        if let Some(refused) = fragment_fn::find::<ExchangeError>(&error) {
-            return Self::functions(refused.to_string());
-        }
-        if let Some(table) = fragment_fn::find::<gust_catalog::Error>(&error) {
-            return Self::data(with_causes(table)).or_hint(table.hint());
-        }
-        if let Some(folder) = fragment_fn::find::<FolderError>(&error) {
-            return Self::data(folder.to_string()).with_hint(folder.hint()).with_source(folder.clone());
-        }
-        if let Some(history) = fragment_fn::find::<HistoryError>(&error) {
-            return Self::data(format!("the history {history}")).or_hint(history.fault.hint());
+        if let Some(told) = Self::from_ours(&error) {
+            return told.with_source(error);
         }
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
@@ -48,6 +39,21 @@ impl QueryError {
             Some(state) => told.with_sqlstate(state).with_source(error),
             None => told.with_source(error),
         }
+    }
+
+    /// Errors of our own types, which know their next step.
+    fn from_ours(error: &DataFusionError) -> Option<Self> {
+        if let Some(refused) = fragment_fn::find::<ExchangeError>(error) {
+            return Some(Self::functions(refused.to_string()));
+        }
+        if let Some(table) = fragment_fn::find::<gust_catalog::Error>(error) {
+            return Some(Self::data(with_causes(table)).or_hint(table.hint()));
+        }
+        if let Some(folder) = fragment_fn::find::<FolderError>(error) {
+            return Some(Self::data(folder.to_string()).with_hint(folder.hint()));
+        }
+        let history = fragment_fn::find::<HistoryError>(error)?;
+        Some(Self::data(format!("the history {history}")).or_hint(history.fault.hint()))
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {

@@ -132,7 +132,7 @@ impl Engine {
         let stores = Stores::new(config.s3.clone());
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let runtime = runtime(&stores, &memory, folder.path());
-        let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
+        let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         let config = Arc::new(config);
         let fleet = Arc::new(Fleet::new(&config, &stores, folder.path(), measured.unwrap_or_default())?);
         Ok(Self {
@@ -158,7 +158,7 @@ impl Engine {
         let _inside = self.workers.handle().enter();
         let config = options.over(&self.config)?;
         let opened = self.context(&config);
-        let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()))?;
+        let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         Ok(Session {
             engine: self.clone(),
             config: Arc::new(config),
@@ -210,7 +210,7 @@ impl Engine {
             return Ok(catalog.clone());
         }
         let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
-        let catalog = opened.map_err(|error| super::in_catalog(name, &error))?;
+        let catalog = opened.map_err(|error| super::in_catalog(name, error))?;
         Ok(catalogs.entry(name.to_owned()).or_insert(catalog).clone())
     }
 

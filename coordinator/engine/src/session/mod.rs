@@ -103,14 +103,16 @@ impl Session {
     ///
     /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
     pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
-        let setup = |error: &(dyn std::error::Error + 'static)| in_catalog(name, error);
         let catalog = self.engine.catalog(name).await?;
-        let listed = IcebergCatalog::list(&catalog).await.map_err(|e| setup(&e))?;
+        let listed = IcebergCatalog::list(&catalog).await.map_err(|error| in_catalog(name, error))?;
         let default = match listed.schema_names().as_slice() {
             [only] => only.clone(),
             _ => "default".to_owned(),
         };
-        let catalog = match history_schema(&self.config).map_err(|e| setup(&e))? {
+        let of_history = history_schema(&self.config).map_err(|error| {
+            QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_source(error)
+        })?;
+        let catalog = match of_history {
             Some(history) => listed.with_schema(history::SCHEMA, history),
             None => listed,
         };
@@ -193,9 +195,9 @@ impl Session {
     }
 }
 
-fn in_catalog(name: &str, error: &(dyn std::error::Error + 'static)) -> QueryError {
-    let next = error.downcast_ref::<gust_catalog::Error>().and_then(gust_catalog::Error::hint);
-    QueryError::setup(format!("catalog `{name}`: {}", with_causes(error))).or_hint(next)
+fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
+    let told = QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).or_hint(error.hint());
+    told.with_source(error)
 }
 
 /// A context with these catalogs, in which a name that is no table's may be a path.

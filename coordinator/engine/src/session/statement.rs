@@ -144,9 +144,9 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
                 .with_hint("name inner queries in a WITH clause, or compute parts in an inner query")
             }
             DataFusionError::SQL(parser, _) => QueryError::sql(parser.to_string()),
-            _ => QueryError::from_engine(error),
+            _ => return QueryError::from_engine(error).with_sqlstate(SYNTAX),
         };
-        told.with_sqlstate(SYNTAX)
+        told.with_sqlstate(SYNTAX).with_source(error)
     };
     let tokens = sql::tokens(text).map_err(|error| failed(0, error))?;
     let recursions = sql::limits::recursions(&tokens);
@@ -259,10 +259,9 @@ impl Session {
             known.map_err(|error| QueryError::sql(error.to_string()).with_hint(error.hint()).with_source(error))?;
         }
         // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
-        SQLOptions::new()
-            .with_allow_dml(false)
-            .verify_plan(&plan)
-            .map_err(|e| QueryError::sql(e.strip_backtrace()).with_hint("gust reads; write with another tool"))?;
+        SQLOptions::new().with_allow_dml(false).verify_plan(&plan).map_err(|e| {
+            QueryError::sql(e.strip_backtrace()).with_hint("gust reads; write with another tool").with_source(e)
+        })?;
         Ok((plan, names))
     }
 
@@ -442,7 +441,7 @@ fn sort_out(error: DataFusionError) -> QueryError {
     }
     let told = sql_error(&error);
     let sorted = QueryError::from_engine(error);
-    if sorted.kind() == ErrorKind::Sql { told } else { sorted }
+    if sorted.kind() == ErrorKind::Sql { told.with_source_of(&sorted) } else { sorted }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl OnLambda {
         let deployments = match self.describe().await {
             Ok(deployments) => deployments,
             Err(error) => {
-                self.site.breaker.failed(error.to_string());
+                self.site.breaker.failed(error.message().to_owned());
                 if known.is_empty() {
                     return Err(error);
                 }

@@ -30,7 +30,7 @@ impl ChildProcesses {
         }
         let processes = Processes::start(self.config()?).await.map_err(|e| {
             self.site.breaker.failed(e.to_string());
-            QueryError::functions(format!("cannot start functions: {e}"))
+            QueryError::functions(format!("cannot start functions: {e}")).with_source(e)
         })?;
         let processes = Arc::new(processes);
         *started = Some(Arc::clone(&processes));
