@@ -8,6 +8,10 @@ use gust_protocol::FragmentResponse;
 /// this time only bounds the bill and the wait, and the function's own time-out stops the attempt.
 pub const GRACE: Duration = Duration::from_secs(1);
 
+/// Longest start of a new environment. Most starts take a tenth of a second. A start is billed even if the deadline
+/// comes first.
+pub const START_MAX: Duration = Duration::from_secs(3);
+
 /// Hint for an attempt that found all functions busy until its deadline.
 pub const WAITED_HINT: &str = "allow more functions or more time";
 
@@ -33,6 +37,11 @@ pub enum Billing {
     Metered { duration: Duration, init: Duration },
     /// Upper bound of the billed time of an attempt without an answer.
     Bounded { at_most: Duration },
+}
+
+/// Returns the most that is billed for an attempt with `time` until its deadline.
+pub fn billed_max(time: Duration) -> Duration {
+    time.max(START_MAX) + GRACE
 }
 
 /// Failure of the platform, as opposed to the fragment's.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, billed_max};
 use gust_engine::fleet::Invoker;
 use gust_engine::scheduler::Clock;
 use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
@@ -133,7 +133,7 @@ impl SimInvoker {
         Self { inner: Arc::new(Inner { seed, platform, faults, fragment_rows, exchange, clock, started, state }) }
     }
 
-    /// Makes environments that have carried the bytes of one burst already.
+    /// Makes environments that have spent the part of the burst that comes once.
     pub fn warm_up(&self, environments: usize) {
         let mut burst = Burst::full(&self.inner.platform.pipe);
         burst.carry(&self.inner.platform.pipe, self.inner.platform.pipe.once_bytes, 1.0);
@@ -215,7 +215,7 @@ impl Inner {
         let mut random = SmallRng::seed_from_u64(number(self.seed, (&id, number_)));
         let deadline = self.clock.moment(request.deadline_unix_ms);
         // Without an answer the coordinator knows only that the platform has stopped the function by then.
-        let at_most = (deadline + GRACE).saturating_duration_since(sent);
+        let at_most = billed_max(deadline.saturating_duration_since(sent));
         let start = if running.is_cold { &self.platform.cold_start_ms } else { &self.platform.warm_start_ms };
         let start = start.draw_ms(&mut random);
         sleep(start).await;

@@ -17,7 +17,8 @@ pub struct Pipe {
     pub bytes_per_second: f64,
 }
 
-/// Remaining burst of one environment.
+/// Remaining burst of one environment. The part that comes once is spent first: a bucket that is fuller at its start than
+/// it will ever be again (Skyrise, arXiv 2501.07771).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Burst {
     once: f64,
@@ -35,14 +36,13 @@ impl Burst {
         let idle = self.at.elapsed().as_secs_f64();
         self.refilled = (self.refilled + idle * pipe.bytes_per_second).min(pipe.refilled_bytes);
         let (fast, steady) = (pipe.burst_bytes_per_second, pipe.bytes_per_second);
-        // The burst is refilled also while it is drawn on.
-        let saved = self.once + self.refilled;
-        let quick = bytes.min(saved * fast / (fast - steady).max(1.0));
+        let from_once = bytes.min(self.once);
+        self.once -= from_once;
+        // The other part is refilled also while it is drawn on.
+        let from_refilled = (bytes - from_once).min(self.refilled * fast / (fast - steady).max(1.0));
+        self.refilled -= from_refilled * (fast - steady) / fast;
+        let quick = from_once + from_refilled;
         let seconds = quick / fast + (bytes - quick) / steady;
-        let drawn = quick * (fast - steady) / fast;
-        let from_refilled = drawn.min(self.refilled);
-        self.refilled -= from_refilled;
-        self.once = (self.once - (drawn - from_refilled)).max(0.0);
         let taken = Duration::from_secs_f64(seconds / share);
         self.at = Instant::now() + taken;
         taken
@@ -69,13 +69,29 @@ mod tests {
             assert!((seconds - expect).abs() < 1e-6, "{what}: {seconds} s, not {expect} s");
         };
         carry(300.0, 1.0, 0.25, "a new environment");
-        // A bucket of 300 MiB, refilled at 75 MiB/s meanwhile, lasts 300 / 1125 s and carries 320 MiB. The last 55 take 75 MiB/s.
-        carry(75.0, 1.0, 1.0 - 0.25, "the end of the burst, and then steadily");
+        // The second 150 MiB are refilled at 75 MiB/s meanwhile, and carry 160 MiB. The last 65 take 75 MiB/s.
+        carry(75.0, 1.0, 10.0 / 1200.0 + 65.0 / 75.0, "the end of the burst, and then steadily");
         tokio::time::advance(Duration::from_secs(10)).await;
         carry(150.0, 1.0, 0.125, "half of it has come back");
         // The refilled half carries 160 MiB quickly, of which 10 are left. The last 140 take 75 MiB/s.
         carry(150.0, 1.0, 2.0 - 0.125, "the end of that half");
         tokio::time::advance(Duration::from_secs(10)).await;
         carry(75.0, 0.1, 0.625, "a slow pipe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_does_not_bring_the_first_part_back() {
+        let pipe = Pipe {
+            once_bytes: 150.0 * MIB,
+            refilled_bytes: 150.0 * MIB,
+            burst_bytes_per_second: 1200.0 * MIB,
+            bytes_per_second: 75.0 * MIB,
+        };
+        let mut burst = Burst::full(&pipe);
+        burst.carry(&pipe, 150.0 * MIB, 1.0);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        // A warm environment has 150 MiB, which carry 160 with their refill.
+        let seconds = burst.carry(&pipe, 235.0 * MIB, 1.0).as_secs_f64();
+        assert!((seconds - (160.0 / 1200.0 + 1.0)).abs() < 1e-6, "{seconds} s");
     }
 }

@@ -37,13 +37,12 @@ use gust_protocol::FragmentResult;
 use gust_protocol::exchange::writes_of;
 use tokio::sync::oneshot;
 
-use crate::attempt::{GRACE, Invocation};
+use crate::attempt::{GRACE, Invocation, START_MAX, billed_max};
 use crate::cost::{Basis, Item, Quantities, Tariff};
 use crate::money::Money;
 
-/// Least time that an attempt is paid for. A new environment starts in a tenth of a second, in three seconds at worst.
-/// Its start is billed even if the deadline comes first.
-const TIME_MIN: Duration = Duration::from_secs(3);
+/// Least time that an attempt is paid for.
+const TIME_MIN: Duration = START_MAX;
 
 /// Multiple of its expected time that an attempt gets when money is short. Each attempt that ran out of time doubles
 /// it.
@@ -407,7 +406,7 @@ impl Cap {
     /// Returns the most that an attempt with `time` until its deadline can cost.
     fn worst(&self, time: Duration, work: &AttemptWork) -> Quantities {
         let memory_mb = self.tariff.memory_mb;
-        let billed_ms = (time.max(TIME_MIN) + GRACE).as_micros().div_ceil(1_000);
+        let billed_ms = billed_max(time).as_micros().div_ceil(1_000);
         let mut worst = self.requests(work);
         worst.add(Item::Compute { memory_mb }, Basis::Bounded, u128::from(memory_mb) * billed_ms * 1_000);
         worst.add(Item::Invocations, Basis::Bounded, 1_u128);

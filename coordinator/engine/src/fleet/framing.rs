@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use gust_protocol::wire::{self, PAYLOAD_BYTES_MAX};
 use gust_protocol::{FragmentId, FragmentResponse, InvokeRequest};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
+use crate::attempt::{Billing, GRACE, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT, billed_max};
 
 /// Longest invocation on AWS Lambda. A later deadline counts as this one.
 const INVOCATION_MAX: Duration = Duration::from_secs(900);
@@ -74,7 +74,10 @@ impl Framed {
         })?;
         // A function that could not read the request cannot name the attempt in its refusal.
         if response.outcome.is_ok() && (&response.id, response.attempt) != (id, self.attempt) {
-            let message = format!("fragment {id} was answered for fragment {}", response.id);
+            let message = format!(
+                "attempt {} of fragment {id} was answered for attempt {} of fragment {}",
+                self.attempt, response.attempt, response.id
+            );
             return Err(InvokeError::new(InvokeErrorKind::Protocol, message));
         }
         Ok(response)
@@ -89,8 +92,13 @@ impl Framed {
     }
 
     pub fn timed_out(&self) -> InvokeError {
-        let message = format!("fragment {} did not answer by its deadline and was stopped", self.id);
+        let message = format!("fragment {} did not answer by its deadline", self.id);
         InvokeError::new(InvokeErrorKind::TimedOut, message)
+    }
+
+    /// Bounds the charge of an attempt that started at `started` and whose end is not known.
+    pub fn billing_max(&self, started: Instant) -> Billing {
+        Billing::Bounded { at_most: billed_max(self.deadline.saturating_duration_since(started)) }
     }
 
     pub fn waited(&self) -> InvokeError {
@@ -126,8 +134,69 @@ pub(super) fn stopped() -> InvokeError {
     InvokeError::new(InvokeErrorKind::Stopped, "the invoker has been shut down")
 }
 
+/// Describes an attempt that has no answer, but may cost money.
+pub(super) fn unanswered(error: InvokeError, billing: Billing) -> Invocation {
+    Invocation { outcome: Err(error), billing, cold: None, log_tail: String::new() }
+}
+
+/// Waits for the reply of an attempt's task. The task is lost if it ends without one, and `billing_max` is booked.
+pub(super) async fn reply(task: oneshot::Receiver<Invocation>, billing_max: Billing) -> Invocation {
+    task.await.unwrap_or_else(|_| unanswered(stopped(), billing_max))
+}
+
 /// Describes an attempt that reached no function and costs nothing.
 pub(super) fn not_sent(error: InvokeError) -> Invocation {
-    let billing = Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO };
-    Invocation { outcome: Err(error), billing, cold: None, log_tail: String::new() }
+    unanswered(error, Billing::Metered { duration: Duration::ZERO, init: Duration::ZERO })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
+    use gust_protocol::{
+        AccessTable, Base64, Fragment, FragmentResult, Limits, Output, Part, PlanRef, StagePlan, Usage,
+    };
+
+    use super::*;
+
+    /// Makes the request of an attempt with `time` until its deadline.
+    pub(in crate::fleet) fn request(time: Duration) -> InvokeRequest {
+        let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + time;
+        let limits = Limits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
+        let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
+        InvokeRequest {
+            version: PROTOCOL_VERSION,
+            fingerprint: fingerprint().to_owned(),
+            fragment: Fragment { id, inputs: Vec::new(), limits },
+            attempt: 1,
+            deadline_unix_ms: deadline.as_millis() as u64,
+            access: AccessTable::default(),
+            stage: StagePlan {
+                plan: PlanRef::Inline(Base64::default()),
+                leaves: Vec::new(),
+                scalars: Vec::new(),
+                output: Output::Gather { access: 0, prefix: String::new() },
+                options: BTreeMap::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn the_answer_of_another_attempt_is_refused() {
+        let framed = Framed::new(&request(Duration::from_secs(10))).expect("a request");
+        let answer = |attempt, index| {
+            let id = FragmentId { query: "q".to_owned(), stage: 0, index };
+            let part = Part { bytes: 0, rows: 0, crc32: 0 };
+            let outcome = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
+            let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage: Usage::default() };
+            framed.response(&wire::encode_response(&response).expect("JSON")).map_err(|error| error.to_string())
+        };
+        assert!(answer(1, 0).is_ok());
+        for (attempt, index) in [(0, 0), (1, 3)] {
+            let told =
+                format!("attempt 1 of fragment q/0/0 was answered for attempt {attempt} of fragment q/0/{index}");
+            assert_eq!(answer(attempt, index).expect_err("another attempt"), told);
+        }
+    }
 }

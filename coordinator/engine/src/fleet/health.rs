@@ -69,9 +69,9 @@ impl std::fmt::Display for Health {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Good => f.write_str("healthy"),
-            Self::HalfOpen { last_failure } => write!(f, "on probation: {last_failure}"),
+            Self::HalfOpen { last_failure } => write!(f, "half open: {last_failure}"),
             Self::Open { probe_in, last_failure } => {
-                write!(f, "failing, not asked for another {} s: {last_failure}", probe_in.as_secs().max(1))
+                write!(f, "failing, next probe in {} s: {last_failure}", probe_in.as_secs().max(1))
             }
         }
     }
@@ -171,9 +171,10 @@ mod tests {
         assert_eq!(breaker.health(), Health::Good);
         fail(&breaker, 1);
         assert!(!breaker.health().allows());
-        assert_eq!(breaker.health().to_string(), "failing, not asked for another 15 s: no such function");
+        assert_eq!(breaker.health().to_string(), "failing, next probe in 15 s: no such function");
         tokio::time::advance(DELAY_MIN).await;
         assert!(breaker.health().allows());
+        assert_eq!(breaker.health().to_string(), "half open: no such function");
         breaker.started();
         breaker.answered();
         assert_eq!(breaker.health(), Health::Good);

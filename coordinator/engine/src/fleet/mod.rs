@@ -150,7 +150,8 @@ impl Fleet {
         let traits = self.platform.traits();
         let is_healthy = self.breaker.health().allows();
         if !traits.shares_machine && !is_healthy && !insists {
-            return Err(QueryError::functions("they could not be asked the last times"));
+            return Err(QueryError::functions("functions were not reachable in the last attempts")
+                .with_hint("`gust doctor` tells more"));
         }
         let mut sizes = self.platform.sizes().await?;
         for size in &mut sizes {
@@ -158,7 +159,7 @@ impl Fleet {
                 size.model = measured.model(cores());
             }
         }
-        let first = sizes.first().ok_or_else(|| QueryError::functions("no function is deployed"))?;
+        let first = sizes.first().ok_or_else(lambda::none_deployed)?;
         *self.first.lock().expect("no holder panics") = Some((first.memory_mb, first.architecture));
         Ok(FleetFacts { traits, sizes, is_healthy, warm: Arc::clone(&self.warm()) })
     }

@@ -89,5 +89,5 @@ fn note(retries_used_up: bool) -> &'static str {
 
 fn tail(log_tail: &str) -> String {
     let log_tail = log_tail.trim_end();
-    if log_tail.is_empty() { String::new() } else { format!("\nits last words:\n{log_tail}") }
+    if log_tail.is_empty() { String::new() } else { format!("\nend of its stderr:\n{log_tail}") }
 }

@@ -40,7 +40,7 @@ pub struct FragmentAttempts {
     /// Start of the fragment, before its first attempt.
     since: Instant,
     launched: u32,
-    /// Failed attempts, throttled ones not counted.
+    /// Failed attempts that count towards [`super::RetryPolicy::attempts_max`].
     failed: u32,
     /// Failed attempts that ran out of time.
     timed_out: u32,
@@ -315,10 +315,10 @@ impl FragmentAttempts {
             Remedy::Again => {}
             Remedy::AgainLonger => self.timed_out += 1,
         }
-        self.failed += 1;
         if others {
             return NextTry::Others;
         }
+        self.failed += 1;
         if self.failed >= self.query().scheduler.retry.attempts_max {
             return NextTry::Never(GaveUp::NothingHelps);
         }

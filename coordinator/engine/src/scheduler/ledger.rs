@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use gust_protocol::{FragmentId, FragmentResponse};
 use tokio::time::Instant;
 
-use crate::attempt::{Billing, Invocation};
+use crate::attempt::{Billing, Invocation, billed_max};
 use crate::events::{AttemptCause, AttemptOutcome, EventLog, QueryEvent};
 
 #[derive(Debug)]
@@ -70,8 +70,8 @@ impl Ledger {
         self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
     }
 
-    /// Closes the books of a query that is over. Attempts that still run cannot be recalled, and are booked as if they
-    /// ran to their deadline.
+    /// Closes the books of a query that is over. Attempts that still run cannot be recalled, and are booked at the
+    /// most that they can cost.
     pub(super) fn cancel_open(&self) {
         let mut books = self.books.lock().expect("no holder panics");
         books.is_closed = true;
@@ -82,7 +82,7 @@ impl Ledger {
 
     fn cancel(&self, id: FragmentId, attempt: u32, Open { started, deadline }: Open) {
         let (outcome, wall) = (AttemptOutcome::Cancelled, started.elapsed());
-        let billing = Billing::Bounded { at_most: deadline.saturating_duration_since(started) };
+        let billing = Billing::Bounded { at_most: billed_max(deadline.saturating_duration_since(started)) };
         self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
     }
 }

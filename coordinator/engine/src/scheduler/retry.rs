@@ -11,7 +11,8 @@ use crate::attempt::InvokeErrorKind;
 /// Bounds on retries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// Failed attempts after which a fragment is given up, throttled ones not counted.
+    /// Failed attempts after which a fragment is given up. Two kinds do not count: throttled attempts, and attempts that
+    /// fail while another one at the fragment still runs.
     pub attempts_max: u32,
     /// Retries that a query has from the start. The budget bounds a query whose every fragment fails: it is not tried
     /// four times over.

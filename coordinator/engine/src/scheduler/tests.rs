@@ -282,6 +282,19 @@ async fn the_slow_attempt_may_win_after_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_fails_beside_another_uses_up_no_retry() {
+    let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (7, 0) => (10 * SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
+        (7, 1..4) => (SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
+        _ => (SECOND, Done),
+    });
+    assert_eq!(*query.run(8).await[7].as_ref().expect("three retries after the first round"), 4);
+    let causes: Vec<AttemptCause> = query.causes()[7..].iter().map(|(_, _, cause)| *cause).collect();
+    let (first, second, retry) = (AttemptCause::First, AttemptCause::Speculative, AttemptCause::Retry);
+    assert_eq!(causes, [first, second, retry, retry, retry]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_function_that_hangs_is_replaced_in_time() {
     let started = Instant::now();
     let query = Query::new(1, 600 * SECOND, |_, attempt| match attempt {
@@ -301,6 +314,12 @@ async fn a_query_that_is_over_closes_its_books() {
     assert!(run.await.is_err(), "given up");
     query.attempts.close();
     assert_eq!(query.ended(|outcome| matches!(outcome, AttemptOutcome::Cancelled)), 4);
+    // Their deadlines are the first attempt's 30 s, and the grace is billed on top.
+    for stamped in query.events.snapshot() {
+        if let QueryEvent::AttemptEnded { billing, .. } = stamped.event {
+            assert_eq!(billing, Billing::Bounded { at_most: 31 * SECOND });
+        }
+    }
     // The next query waits for the slots of the last one, because its functions still run.
     let started = Instant::now();
     let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND, None);

@@ -31,7 +31,7 @@ mod platform;
 mod report_line;
 
 pub use deployment::{Deployment, DescribeError, PinnedFunction, describe};
-pub(super) use platform::OnLambda;
+pub(super) use platform::{OnLambda, none_deployed};
 
 use super::Invoker;
 use super::framing::{self, Framed};
@@ -99,11 +99,10 @@ impl Invoker for Lambda {
             Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
         };
-        let at_most = framed.stop_at.saturating_duration_since(Instant::now());
+        let billing_max = framed.billing_max(Instant::now());
         let (reply, invocation) = oneshot::channel();
         self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
-        // An attempt without a reply is lost, but may still cost money.
-        invocation.await.unwrap_or_else(|_| bounded(framing::stopped(), at_most))
+        framing::reply(invocation, billing_max).await
     }
 }
 
@@ -112,12 +111,9 @@ impl Shared {
         let started = Instant::now();
         let invocation = tokio::select! {
             answered = timeout_at(framed.stop_at + ANSWER_DELAY_MAX, self.call(&framed)) => answered.ok(),
-            () = self.stop.cancelled() => {
-                let at_most = framed.stop_at.saturating_duration_since(started);
-                Some(bounded(framing::stopped(), at_most))
-            }
+            () = self.stop.cancelled() => Some(framing::unanswered(framing::stopped(), framed.billing_max(started))),
         };
-        let late = || bounded(framed.timed_out(), framed.stop_at.saturating_duration_since(started));
+        let late = || framing::unanswered(framed.timed_out(), framed.billing_max(started));
         // The send fails if the caller has gone away.
         let _ = reply.send(invocation.unwrap_or_else(late));
         drop(slot);
@@ -133,7 +129,7 @@ impl Shared {
             Err(error) => {
                 let (error, may_have_run) = outcome::refusal(&clone.name, &error);
                 return if may_have_run {
-                    bounded(error, framed.stop_at.saturating_duration_since(started))
+                    framing::unanswered(error, framed.billing_max(started))
                 } else {
                     framing::not_sent(error)
                 };
@@ -153,10 +149,6 @@ impl Shared {
         let succeeded = matches!(&outcome, Ok(FragmentResponse { outcome: Ok(_), .. }));
         Invocation { outcome, billing, cold, log_tail: if succeeded { String::new() } else { log } }
     }
-}
-
-fn bounded(error: InvokeError, at_most: Duration) -> Invocation {
-    Invocation { outcome: Err(error), billing: Billing::Bounded { at_most }, cold: None, log_tail: String::new() }
 }
 
 impl From<DescribeError> for InvokeError {

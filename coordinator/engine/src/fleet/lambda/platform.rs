@@ -9,7 +9,7 @@ use gust_protocol::Limits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Deployment, Lambda, PinnedFunction, describe};
+use super::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
 use crate::config::{Config, LambdaConfig};
 use crate::cost::{Architecture, Billed};
 use crate::error::QueryError;
@@ -157,7 +157,7 @@ impl Platform for OnLambda {
         // A size may go away with an upgrade in between. The default one takes its place.
         let chosen =
             deployed.iter().find(is_it).or(deployed.first()).map(|deployed| Arc::clone(&deployed.invoker) as _);
-        chosen.ok_or_else(|| QueryError::functions("no function is deployed"))
+        chosen.ok_or_else(none_deployed)
     }
 
     async fn region(&self) -> Option<String> {
@@ -195,6 +195,11 @@ impl Platform for OnLambda {
             deployed.invoker.shutdown().await;
         }
     }
+}
+
+/// Describes a platform without functions.
+pub(in crate::fleet) fn none_deployed() -> QueryError {
+    QueryError::functions("no function is deployed").or_hint(DescribeError::NoneConfigured.hint())
 }
 
 /// Returns the region that the configuration names, by itself or in a function's ARN.

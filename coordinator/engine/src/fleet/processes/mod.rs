@@ -127,9 +127,10 @@ impl Invoker for Processes {
             Err(error) => return framing::not_sent(error),
         };
         // The attempt is a task of its own. It cannot be recalled, so it keeps its slot if the caller goes away.
+        let billing_max = framed.billing_max(Instant::now());
         let (reply, invocation) = oneshot::channel();
         self.shared.attempts.spawn(Arc::clone(&self.shared).attempt(framed, slot, reply).in_current_span());
-        invocation.await.unwrap_or_else(|_| framing::not_sent(framing::stopped()))
+        framing::reply(invocation, billing_max).await
     }
 }
 
@@ -215,4 +216,39 @@ fn conclude(
     let succeeded = matches!(&outcome, Ok(FragmentResponse { outcome: Ok(_), .. }));
     let log_tail = if succeeded { String::new() } else { log_tail };
     Invocation { outcome, billing, cold: Some(cold), log_tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::fleet::framing::tests::request;
+
+    #[tokio::test]
+    async fn an_attempt_whose_task_is_lost_is_booked_at_its_bound() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = ProcessesConfig {
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            processes_max: 1,
+            memory_bytes: 1 << 30,
+            cores: 1,
+            temp_folder: folder.path().to_owned(),
+            env: Vec::new(),
+        };
+        let processes = Processes::start(config).await.expect("a port");
+        // The attempt's task runs on a runtime that ends before the attempt.
+        let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let other = other.expect("a runtime");
+        let mut attempt = processes.invoke(request(Duration::from_secs(30)));
+        let entered = other.enter();
+        assert!((&mut attempt).now_or_never().is_none());
+        drop(entered);
+        other.shutdown_background();
+        let Invocation { outcome, billing, .. } = attempt.await;
+        assert_eq!(outcome.expect_err("it is lost").kind, InvokeErrorKind::Stopped);
+        let Billing::Bounded { at_most } = billing else { panic!("{billing:?}") };
+        assert!((29.0..=31.0).contains(&at_most.as_secs_f64()), "{at_most:?}");
+    }
 }
