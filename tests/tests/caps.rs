@@ -147,7 +147,7 @@ async fn the_coordinators_requests_to_s3_count() {
     let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
     let spent = (count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000;
     let over = error.source().and_then(|source| source.downcast_ref::<OverCap>());
-    let Some(OverCap::Before { at_least, .. }) = over else { panic!("{error:?}") };
+    let Some(OverCap::BeforeRun { at_least, .. }) = over else { panic!("{error:?}") };
     assert_eq!(*at_least, Money::from_nano_dollars(spent), "what planning asked the server for: {asked:?}");
     run(&session, &format!("SET gust.max_cost = 0.01; {query}")).await.map(drop).expect("a cent is enough");
     session.close().await;

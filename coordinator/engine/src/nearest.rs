@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn beginnings_are_found() {
+    fn prefixes_of_three_letters_are_found() {
         check("functions", Some("functions_max"));
         check("line", Some("lineitem"));
         check("par", Some("part"));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn far_spellings_are_not() {
+    fn far_spellings_are_not_found() {
         check("", None);
         check("customer", None);
         check("xy", None);

@@ -197,7 +197,7 @@ impl World {
         context.attempts.close();
         context.exchange.clean(&id).await.expect("in memory");
         let events = events.snapshot();
-        context.attempts.ended().await;
+        context.attempts.all_ended().await;
         context.exchange.clean(&id).await.expect("in memory");
         QueryOutcome { id, fragments, rows, took, events, own: own.requests() }
     }

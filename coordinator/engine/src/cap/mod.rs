@@ -54,10 +54,10 @@ const TIME_FACTOR_LAST: f64 = 1.5;
 /// Divisor of the cap for a tolerated excess: spent and reserved money together may pass the cap by a 25th. Attempts can
 /// still cost less than their reservations, so this excess does not end the query. It keeps the real cost below a 20th
 /// over the cap, even if each attempt costs all that is reserved.
-const OWN_PART: u64 = 25;
+const EXCESS_DIVISOR: u64 = 25;
 
 /// Interval at which the coordinator's own spending is checked.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// LISTs that clean the exchange: one at the query's end, and one when its last attempt has ended.
 const CLEANING_LISTS: u64 = 2;
@@ -66,7 +66,7 @@ const CLEANING_LISTS: u64 = 2;
 /// dictionaries.
 const READS_PER_UNIT: u64 = 4;
 /// Divisor of a scan's bytes: a result is taken to be at most half as large as the columns that were read.
-const RESULT_PART: u64 = 2;
+const RESULT_BYTES_DIVISOR: u64 = 2;
 
 /// Upper bounds of an attempt's storage requests and of its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl AttemptWork {
         // Reads closer than `COALESCE_BYTES` are one GET, and column chunks are rarely smaller.
         let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(COALESCE_BYTES);
         let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
-        Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_PART)), answer_bytes }
+        Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_BYTES_DIVISOR)), answer_bytes }
     }
 }
 
@@ -107,9 +107,9 @@ pub(crate) struct AttemptRequest {
 pub enum OverCap {
     /// The query has not run.
     #[error("not run: it costs at least {at_least}, and the cap is {limit}")]
-    Before { limit: Money, at_least: Money },
+    BeforeRun { limit: Money, at_least: Money },
     #[error("{0}")]
-    Meanwhile(Box<Stopped>),
+    WhileRunning(Box<Stopped>),
 }
 
 impl OverCap {
@@ -126,7 +126,7 @@ pub struct Stopped {
     /// Money spent by the coordinator and by attempts that have ended.
     pub spent: Money,
     /// Upper bound of the money that attempts still running may cost on top.
-    pub open: Money,
+    pub reserved: Money,
     /// Price of one more attempt, if the query ended for want of it.
     pub next: Option<Money>,
     /// Fragments with a result.
@@ -136,10 +136,10 @@ pub struct Stopped {
 
 impl Display for Stopped {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { limit, spent, open, next, done, total } = self;
+        let Self { limit, spent, reserved, next, done, total } = self;
         write!(f, "stopped at the cap of {limit}: {spent} spent")?;
-        if *open > Money::ZERO {
-            write!(f, ", at most {open} more for what still runs")?;
+        if *reserved > Money::ZERO {
+            write!(f, ", at most {reserved} more for what still runs")?;
         }
         if *total > 0 {
             write!(f, ", {done} of {total} fragments done")?;
@@ -159,7 +159,7 @@ pub fn lower_bound(fragments: u64, files: u64, tariff: &Tariff) -> Money {
 }
 
 /// Money that the coordinator itself has spent on a query until now. The argument is the bytes of results to leave out.
-type OwnSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
+type CoordinatorSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
 
 /// Money of one query.
 pub struct Cap {
@@ -167,9 +167,9 @@ pub struct Cap {
     tariff: Tariff,
     /// Fragments of all stages.
     fragments: u64,
-    /// Money set aside for reading the results and for cleaning up.
-    aside: Money,
-    own: OwnSpending,
+    /// Money for reading the results and for cleaning up.
+    set_aside: Money,
+    coordinator_spending: CoordinatorSpending,
     state: Mutex<State>,
 }
 
@@ -183,7 +183,7 @@ struct State {
     done: u64,
     /// Bytes of results whose transfer to the coordinator has been paid.
     result_bytes: u64,
-    line: VecDeque<Waiter>,
+    queue: VecDeque<Waiter>,
     /// Refusal of all further attempts; set once.
     refused: Option<OverCap>,
 }
@@ -198,11 +198,19 @@ enum SpendingRequest {
 
 #[derive(Debug)]
 struct Waiter {
-    want: SpendingRequest,
-    grant: oneshot::Sender<Result<Reservation, OverCap>>,
+    request: SpendingRequest,
+    grant: oneshot::Sender<Answer>,
 }
 
-type Granted = oneshot::Receiver<Result<Reservation, OverCap>>;
+/// Answer to a request for money.
+type Answer = Result<Reservation, OverCap>;
+
+/// Conditions on which a request is granted.
+struct Terms {
+    time: Duration,
+    worst_case: Quantities,
+    work: AttemptWork,
+}
 
 impl std::fmt::Debug for Cap {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -211,47 +219,54 @@ impl std::fmt::Debug for Cap {
 }
 
 impl Cap {
-    /// Opens the books of a query of `fragments` fragments. `own` returns the money that the coordinator itself has
-    /// spent, planning included. Its argument is the bytes of results to leave out.
+    /// Makes the cap of a query of `fragments` fragments. `spending` returns the money that the coordinator
+    /// itself has spent, planning included. Its argument is the bytes of results to leave out.
     pub fn new(
         limit: Money,
         tariff: Tariff,
         fragments: u64,
-        own: impl Fn(u64) -> Money + Send + Sync + 'static,
+        spending: impl Fn(u64) -> Money + Send + Sync + 'static,
     ) -> Arc<Self> {
         let mut end = Quantities::default();
         if fragments > 0 {
             end.add(Item::ExchangeReads, Basis::Bounded, fragments);
             end.add(Item::CoordinatorWrites, Basis::Bounded, CLEANING_LISTS);
         }
-        let aside = end.cost(&tariff);
-        Arc::new(Self { limit, tariff, fragments, aside, own: Box::new(own), state: Mutex::default() })
+        let set_aside = end.cost(&tariff);
+        Arc::new(Self {
+            limit,
+            tariff,
+            fragments,
+            set_aside,
+            coordinator_spending: Box::new(spending),
+            state: Mutex::default(),
+        })
     }
 
     /// Checks the cap before the query runs.
     ///
     /// # Errors
-    /// [`OverCap::Before`] if the money spent so far and `at_least` are together above the cap.
+    /// [`OverCap::BeforeRun`] if the money spent so far and `at_least` are together above the cap.
     pub fn allow(&self, at_least: Money) -> Result<(), OverCap> {
-        let at_least = (self.own)(0) + at_least;
-        if at_least > self.limit { Err(OverCap::Before { limit: self.limit, at_least }) } else { Ok(()) }
+        let at_least = (self.coordinator_spending)(0) + at_least;
+        if at_least > self.limit { Err(OverCap::BeforeRun { limit: self.limit, at_least }) } else { Ok(()) }
     }
 
     /// Returns when the query has to end for want of money.
     pub async fn passed(&self) -> OverCap {
         loop {
-            if let Some(over) = self.look() {
+            if let Some(over) = self.over() {
                 return over;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
     /// Returns the refusal if the query has to end now.
-    fn look(&self) -> Option<OverCap> {
+    fn over(&self) -> Option<OverCap> {
         let state = self.lock();
         let spent = self.spent(&state);
-        let is_over = spent > self.limit || spent + state.reserved > self.limit + self.limit.part_of(OWN_PART);
+        let is_over = spent > self.limit || spent + state.reserved > self.limit + self.limit.part_of(EXCESS_DIVISOR);
         state.refused.clone().or_else(|| is_over.then(|| self.stopped(&state, None)))
     }
 
@@ -269,21 +284,20 @@ impl Cap {
     /// Waits until an attempt can be paid for; dropping the future gives up the place.
     ///
     /// # Errors
-    /// [`OverCap::Meanwhile`] if no attempt can make room for it. From then on every request is refused.
-    pub(crate) async fn reserve(self: &Arc<Self>, ask: AttemptRequest) -> Result<Reservation, OverCap> {
-        let granted = self.stand_in_line(SpendingRequest::Attempt(ask), VecDeque::push_back);
+    /// [`OverCap::WhileRunning`] if no attempt can make room for it. From then on every request is refused.
+    pub(crate) async fn reserve(self: &Arc<Self>, request: AttemptRequest) -> Result<Reservation, OverCap> {
+        let granted = self.enqueue(SpendingRequest::Attempt(request), VecDeque::push_back);
         granted.await.expect("a waiter is dropped with its future only")
     }
 
     /// Reserves the money if that needs no wait and no other request waits.
-    pub(crate) fn reserve_at_once(self: &Arc<Self>, ask: &AttemptRequest) -> Option<Reservation> {
+    pub(crate) fn reserve_at_once(self: &Arc<Self>, request: &AttemptRequest) -> Option<Reservation> {
         let mut state = self.lock();
-        if state.refused.is_some() || state.line.iter().any(|waiter| !waiter.grant.is_closed()) {
+        if state.refused.is_some() || state.queue.iter().any(|waiter| !waiter.grant.is_closed()) {
             return None;
         }
-        let time = self.time(ask, &state).filter(|time| *time >= self.fair_time(ask, &state))?;
-        let worst = self.worst(time, &ask.work);
-        Some(self.hold(&mut state, time, worst, ask.work))
+        let time = self.time(request, &state).filter(|time| *time >= self.fair_time(request, &state))?;
+        Some(self.reserve_now(&mut state, self.attempt_terms(time, request)))
     }
 
     /// Waits until a result's transfer to a coordinator outside of AWS can be paid for, and pays it.
@@ -295,17 +309,21 @@ impl Cap {
             return Ok(());
         }
         // A read goes before attempts, because its fragment has already been paid for.
-        let granted = self.stand_in_line(SpendingRequest::Read(bytes), VecDeque::push_front);
+        let granted = self.enqueue(SpendingRequest::Read(bytes), VecDeque::push_front);
         let reservation = granted.await.expect("a waiter is dropped with its future only")?;
         self.lock().result_bytes += bytes;
         drop(reservation.begun());
         Ok(())
     }
 
-    fn stand_in_line(self: &Arc<Self>, want: SpendingRequest, at: fn(&mut VecDeque<Waiter>, Waiter)) -> Granted {
+    fn enqueue(
+        self: &Arc<Self>,
+        request: SpendingRequest,
+        at: fn(&mut VecDeque<Waiter>, Waiter),
+    ) -> oneshot::Receiver<Answer> {
         let (grant, granted) = oneshot::channel();
-        at(&mut self.lock().line, Waiter { want, grant });
-        self.serve();
+        at(&mut self.lock().queue, Waiter { request, grant });
+        self.grant_waiting();
         granted
     }
 
@@ -314,80 +332,85 @@ impl Cap {
     }
 
     /// Answers requests in line, as far as that is possible now.
-    fn serve(self: &Arc<Self>) {
+    fn grant_waiting(self: &Arc<Self>) {
         while let Some((waiter, answer)) = self.next() {
             // A reservation that is no longer wanted gives itself back.
             let _ = waiter.grant.send(answer);
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<(Waiter, Result<Reservation, OverCap>)> {
+    fn next(self: &Arc<Self>) -> Option<(Waiter, Answer)> {
         let mut state = self.lock();
-        while state.line.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-            state.line.pop_front();
+        while state.queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+            state.queue.pop_front();
         }
-        let want = state.line.front()?.want;
-        let answer = match (state.refused.clone(), self.terms(want, &state)) {
+        let request = state.queue.front()?.request;
+        let answer = match (state.refused.clone(), self.terms(request, &state)) {
             (Some(over), _) => Err(over),
-            (None, Some((time, worst, work))) => Ok(self.hold(&mut state, time, worst, work)),
+            (None, Some(terms)) => Ok(self.reserve_now(&mut state, terms)),
             (None, None) if state.open > 0 => return None,
             (None, None) => {
-                let over = self.stopped(&state, Some(self.least(want).cost(&self.tariff)));
+                let over = self.stopped(&state, Some(self.least_quantities(request).cost(&self.tariff)));
                 state.refused = Some(over.clone());
                 Err(over)
             }
         };
-        state.line.pop_front().map(|waiter| (waiter, answer))
+        state.queue.pop_front().map(|waiter| (waiter, answer))
     }
 
-    /// Returns the terms that can be paid for now: a time, its worst cost, and the requests in that.
-    fn terms(&self, want: SpendingRequest, state: &State) -> Option<(Duration, Quantities, AttemptWork)> {
-        match want {
-            SpendingRequest::Attempt(ask) => {
-                let time = self.time(&ask, state)?;
-                Some((time, self.worst(time, &ask.work), ask.work))
+    /// Returns the terms that can be paid for now.
+    fn terms(&self, request: SpendingRequest, state: &State) -> Option<Terms> {
+        match request {
+            SpendingRequest::Attempt(request) => {
+                let time = self.time(&request, state)?;
+                Some(self.attempt_terms(time, &request))
             }
             SpendingRequest::Read(_) => {
-                let worst = self.least(want);
-                let fits = worst.cost(&self.tariff) <= self.left(state);
-                fits.then(|| (Duration::ZERO, worst, AttemptWork::default()))
+                let worst_case = self.least_quantities(request);
+                let fits = worst_case.cost(&self.tariff) <= self.left(state);
+                fits.then(|| Terms { time: Duration::ZERO, worst_case, work: AttemptWork::default() })
             }
         }
     }
 
+    fn attempt_terms(&self, time: Duration, request: &AttemptRequest) -> Terms {
+        Terms { time, worst_case: self.worst_case(time, &request.work), work: request.work }
+    }
+
     /// Returns the least quantities that a request has to be able to pay for.
-    fn least(&self, want: SpendingRequest) -> Quantities {
-        match want {
-            SpendingRequest::Attempt(ask) => self.worst(self.last_time(&ask), &ask.work),
+    fn least_quantities(&self, request: SpendingRequest) -> Quantities {
+        match request {
+            SpendingRequest::Attempt(request) => self.worst_case(self.last_time(&request), &request.work),
             SpendingRequest::Read(bytes) => {
-                let mut worst = Quantities::default();
-                self.add_transfer(&mut worst, bytes);
-                worst
+                let mut worst_case = Quantities::default();
+                self.add_transfer(&mut worst_case, bytes);
+                worst_case
             }
         }
     }
 
     /// Returns the time for an attempt, if it can begin now.
-    fn time(&self, ask: &AttemptRequest, state: &State) -> Option<Duration> {
-        let affordable = self.affordable(self.left(state), &ask.work)?;
-        let fair = self.fair_time(ask, state);
+    fn time(&self, request: &AttemptRequest, state: &State) -> Option<Duration> {
+        let affordable = self.affordable(self.left(state), &request.work)?;
+        let fair = self.fair_time(request, state);
         if affordable >= fair {
             return Some(fair);
         }
-        (state.open == 0 && affordable >= self.last_time(ask)).then_some(affordable)
+        (state.open == 0 && affordable >= self.last_time(request)).then_some(affordable)
     }
 
     /// Returns an equal share of the money for everything unfinished, or a multiple of the expected time if that is
     /// more. The multiple leaves room for mishaps.
-    fn fair_time(&self, ask: &AttemptRequest, state: &State) -> Duration {
+    fn fair_time(&self, request: &AttemptRequest, state: &State) -> Duration {
         let unfinished = self.fragments.saturating_sub(state.done).max(1);
-        let share = self.affordable(self.left(state).part_of(unfinished), &ask.work).unwrap_or_default();
-        let least = TIME_MIN.max(ask.expected.saturating_mul(TIME_FACTOR)).saturating_mul(1 << ask.timed_out.min(16));
-        share.max(least).min(ask.time_max)
+        let share = self.affordable(self.left(state).part_of(unfinished), &request.work).unwrap_or_default();
+        let least =
+            TIME_MIN.max(request.expected.saturating_mul(TIME_FACTOR)).saturating_mul(1 << request.timed_out.min(16));
+        share.max(least).min(request.time_max)
     }
 
-    fn last_time(&self, ask: &AttemptRequest) -> Duration {
-        TIME_MIN.max(ask.expected.mul_f64(TIME_FACTOR_LAST)).min(ask.time_max)
+    fn last_time(&self, request: &AttemptRequest) -> Duration {
+        TIME_MIN.max(request.expected.mul_f64(TIME_FACTOR_LAST)).min(request.time_max)
     }
 
     /// Returns the time that an attempt can run for an amount; None if that is less than [`TIME_MIN`].
@@ -404,13 +427,13 @@ impl Cap {
     }
 
     /// Returns the most that an attempt with `time` until its deadline can cost.
-    fn worst(&self, time: Duration, work: &AttemptWork) -> Quantities {
+    fn worst_case(&self, time: Duration, work: &AttemptWork) -> Quantities {
         let memory_mb = self.tariff.memory_mb;
         let billed_ms = billed_max(time).as_micros().div_ceil(1_000);
-        let mut worst = self.requests(work);
-        worst.add(Item::Compute { memory_mb }, Basis::Bounded, u128::from(memory_mb) * billed_ms * 1_000);
-        worst.add(Item::Invocations, Basis::Bounded, 1_u128);
-        worst
+        let mut worst_case = self.requests(work);
+        worst_case.add(Item::Compute { memory_mb }, Basis::Bounded, u128::from(memory_mb) * billed_ms * 1_000);
+        worst_case.add(Item::Invocations, Basis::Bounded, 1_u128);
+        worst_case
     }
 
     fn requests(&self, work: &AttemptWork) -> Quantities {
@@ -428,23 +451,31 @@ impl Cap {
     }
 
     fn spent(&self, state: &State) -> Money {
-        (self.own)(state.result_bytes) + state.spent.cost(&self.tariff)
+        (self.coordinator_spending)(state.result_bytes) + state.spent.cost(&self.tariff)
     }
 
     fn left(&self, state: &State) -> Money {
-        self.limit.saturating_sub(self.spent(state) + state.reserved + self.aside)
+        self.limit.saturating_sub(self.spent(state) + state.reserved + self.set_aside)
     }
 
     fn stopped(&self, state: &State, next: Option<Money>) -> OverCap {
-        let (spent, open, done) = (self.spent(state), state.reserved, state.done);
-        OverCap::Meanwhile(Box::new(Stopped { limit: self.limit, spent, open, next, done, total: self.fragments }))
+        let (spent, reserved, done) = (self.spent(state), state.reserved, state.done);
+        OverCap::WhileRunning(Box::new(Stopped {
+            limit: self.limit,
+            spent,
+            reserved,
+            next,
+            done,
+            total: self.fragments,
+        }))
     }
 
-    fn hold(self: &Arc<Self>, state: &mut State, time: Duration, worst: Quantities, work: AttemptWork) -> Reservation {
-        let amount = worst.cost(&self.tariff);
+    fn reserve_now(self: &Arc<Self>, state: &mut State, terms: Terms) -> Reservation {
+        let Terms { time, worst_case, work } = terms;
+        let amount = worst_case.cost(&self.tariff);
         state.reserved += amount;
         state.open += 1;
-        Reservation { cap: Arc::clone(self), amount, time, work, worst, booked: Quantities::default() }
+        Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked: Quantities::default() }
     }
 }
 
@@ -455,7 +486,7 @@ pub(crate) struct Reservation {
     amount: Money,
     time: Duration,
     work: AttemptWork,
-    worst: Quantities,
+    worst_case: Quantities,
     /// Spending that is booked when the reservation is dropped.
     booked: Quantities,
 }
@@ -468,7 +499,7 @@ impl Reservation {
 
     /// Marks the attempt as begun. From here on it may cost money, even if nothing is heard of it.
     pub(crate) fn begun(mut self) -> Self {
-        self.booked = std::mem::take(&mut self.worst);
+        self.booked = std::mem::take(&mut self.worst_case);
         self
     }
 
@@ -501,7 +532,7 @@ impl Drop for Reservation {
             state.open -= 1;
             state.spent.add_all(&self.booked);
         }
-        self.cap.serve();
+        self.cap.grant_waiting();
     }
 }
 

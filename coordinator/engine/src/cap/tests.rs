@@ -26,11 +26,11 @@ const PUT: u64 = 5_000;
 /// Price of an attempt of 3 s and the grace of one second, by hand.
 const SHORTEST: u64 = 133_334 + INVOCATION;
 
-fn ask(expected: Duration) -> AttemptRequest {
+fn request(expected: Duration) -> AttemptRequest {
     AttemptRequest { work: AttemptWork::default(), expected, time_max: 30 * SECOND, timed_out: 0 }
 }
 
-fn cap(limit: u64, fragments: u64) -> Arc<Cap> {
+fn cap_of(limit: u64, fragments: u64) -> Arc<Cap> {
     Cap::new(nano(limit), tariff(), fragments, |_| Money::ZERO)
 }
 
@@ -63,17 +63,17 @@ fn reserved(cap: &Cap) -> u64 {
 }
 
 #[test]
-fn the_worst_case_is_memory_until_the_grace_has_passed_and_every_request() {
-    let cap = cap(1_000_000_000, 1);
+fn the_worst_case_includes_the_grace_and_all_requests() {
+    let cap = cap_of(1_000_000_000, 1);
     let work = AttemptWork { reads: 10, writes: 3, answer_bytes: 1 << 30 };
     let check = |time: Duration, seconds: f64| {
         let expect = (seconds * GB2_SECOND).round() as u64 + INVOCATION + 10 * GET + 3 * PUT;
-        assert_eq!(cap.worst(time, &work).cost(&cap.tariff).nano_dollars(), expect, "{time:?}");
+        assert_eq!(cap.worst_case(time, &work).cost(&cap.tariff).nano_dollars(), expect, "{time:?}");
     };
     check(10 * SECOND, 11.0);
     // A start is billed even if the deadline came first.
     check(SECOND, 4.0);
-    assert_eq!(cap.worst(SECOND, &AttemptWork::default()).cost(&cap.tariff).nano_dollars(), SHORTEST);
+    assert_eq!(cap.worst_case(SECOND, &AttemptWork::default()).cost(&cap.tariff).nano_dollars(), SHORTEST);
 }
 
 #[test]
@@ -86,11 +86,11 @@ fn a_fragments_requests_have_a_bound() {
 }
 
 #[test]
-fn what_is_affordable_is_all_that_an_amount_pays_for() {
-    let cap = cap(1, 1);
+fn affordable_time_costs_at_most_the_amount() {
+    let cap = cap_of(1, 1);
     for (amount, work) in [(SHORTEST, 0), (200_000, 3), (385_867, 7), (50_000_000, 0), (50_000_001, 90)] {
         let work = AttemptWork { reads: work, writes: work, answer_bytes: 0 };
-        let cost = |time| cap.worst(time, &work).cost(&cap.tariff).nano_dollars();
+        let cost = |time| cap.worst_case(time, &work).cost(&cap.tariff).nano_dollars();
         match cap.affordable(nano(amount), &work) {
             Some(time) => {
                 assert!(cost(time) <= amount, "{time:?} for {amount}");
@@ -102,10 +102,10 @@ fn what_is_affordable_is_all_that_an_amount_pays_for() {
 }
 
 #[test]
-fn the_least_that_a_query_costs() {
+fn a_cap_below_the_lower_bound_refuses_the_query() {
     // Compute is 3 × 2 GB × 1 ms = 100.0002, beside three invocations and two reads.
     assert_eq!(lower_bound(3, 2, &tariff()), nano(100 + 3 * INVOCATION + 2 * GET));
-    let cap = cap(1_499, 3);
+    let cap = cap_of(1_499, 3);
     let refused = cap.allow(lower_bound(3, 2, &tariff())).expect_err("a nano-dollar too little");
     assert_eq!(refused.to_string(), "not run: it costs at least $0.000001500, and the cap is $0.000001499");
     assert_eq!(refused.hint(), "allow more with --max-cost, or read less");
@@ -114,34 +114,34 @@ fn the_least_that_a_query_costs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_first_is_served_first_and_no_more_is_ever_promised_than_there_is() {
-    let money = cap(2 * SHORTEST + 1_000 + aside(4), 4);
-    let first = money.reserve(ask(SECOND)).await.expect("there is money").begun();
-    let second = money.reserve(ask(SECOND)).await.expect("there is money").begun();
-    assert_eq!((reserved(&money), first.time()), (2 * SHORTEST, TIME_MIN));
-    let mut third = Box::pin(money.reserve(ask(SECOND)));
-    let mut fourth = Box::pin(money.reserve(ask(SECOND)));
+async fn reservations_are_granted_in_order_within_the_cap() {
+    let cap = cap_of(2 * SHORTEST + 1_000 + aside(4), 4);
+    let first = cap.reserve(request(SECOND)).await.expect("there is money").begun();
+    let second = cap.reserve(request(SECOND)).await.expect("there is money").begun();
+    assert_eq!((reserved(&cap), first.time()), (2 * SHORTEST, TIME_MIN));
+    let mut third = Box::pin(cap.reserve(request(SECOND)));
+    let mut fourth = Box::pin(cap.reserve(request(SECOND)));
     assert!((&mut third).now_or_never().is_none() && (&mut fourth).now_or_never().is_none());
-    assert!(money.reserve_at_once(&ask(SECOND)).is_none(), "others wait");
+    assert!(cap.reserve_at_once(&request(SECOND)).is_none(), "others wait");
     // A tenth of a second costs a tenth.
     second.settle(&failed(metered(SECOND / 10)));
     assert!((&mut third).now_or_never().is_none(), "what is free is a little less than an attempt needs");
-    assert_eq!(spent(&money), 3_333 + INVOCATION);
+    assert_eq!(spent(&cap), 3_333 + INVOCATION);
     first.settle(&failed(metered(Duration::ZERO)));
     assert!((&mut fourth).now_or_never().is_none(), "it is the third's turn");
     let third = third.now_or_never().expect("its turn").expect("there is money");
     drop(third);
     let fourth = fourth.now_or_never().expect("its turn").expect("what the third did not use");
-    assert_eq!(reserved(&money), SHORTEST);
+    assert_eq!(reserved(&cap), SHORTEST);
     assert_eq!(fourth.time(), TIME_MIN);
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nothing_can_make_room_the_query_ends() {
-    let money = cap(SHORTEST + aside(64) + 33_000, 64);
-    money.fragment_done();
-    let running = money.reserve(ask(SECOND)).await.expect("there is money").begun();
-    let mut next = Box::pin(money.reserve(ask(SECOND)));
+async fn a_query_ends_when_no_attempt_can_make_room() {
+    let cap = cap_of(SHORTEST + aside(64) + 33_000, 64);
+    cap.fragment_done();
+    let running = cap.reserve(request(SECOND)).await.expect("there is money").begun();
+    let mut next = Box::pin(cap.reserve(request(SECOND)));
     assert!((&mut next).now_or_never().is_none());
     running.settle(&failed(metered(SECOND)));
     let refused = next.now_or_never().expect("nobody else will end").expect_err("no money");
@@ -149,18 +149,18 @@ async fn where_nothing_can_make_room_the_query_ends() {
         refused.to_string(),
         "stopped at the cap of $0.0002021: $0.00003353 spent, 1 of 64 fragments done; the next attempt may cost $0.0001335"
     );
-    assert_eq!(money.passed().await, refused);
-    let least = AttemptRequest { time_max: SECOND, ..ask(Duration::ZERO) };
-    assert_eq!(money.reserve(least).await.expect_err("the query is over"), refused);
+    assert_eq!(cap.passed().await, refused);
+    let least = AttemptRequest { time_max: SECOND, ..request(Duration::ZERO) };
+    assert_eq!(cap.reserve(least).await.expect_err("the query is over"), refused);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
+async fn the_rest_is_shared_and_the_last_attempt_gets_it_all() {
     // There is ten times the money that four attempts need. Each gets a quarter of the rest, less as the rest shrinks.
-    let money = cap(40 * SHORTEST, 4);
+    let cap = cap_of(40 * SHORTEST, 4);
     let times: Vec<Duration> = (0..4)
         .map(|_| {
-            let granted = money.reserve(ask(SECOND)).now_or_never().expect("at once").expect("there is money");
+            let granted = cap.reserve(request(SECOND)).now_or_never().expect("at once").expect("there is money");
             let time = granted.time();
             std::mem::forget(granted);
             time
@@ -169,22 +169,22 @@ async fn what_is_left_is_shared_and_the_last_takes_what_there_is() {
     assert_eq!(times[0], 30 * SECOND, "no more than is of use");
     assert!(times.is_sorted_by(|a, b| a >= b) && times[3] > 10 * SECOND, "{times:?}");
     // The money is for four seconds and the grace. The attempt should have 3 × 2 s, or at least 1.5 × 2 s.
-    let money = cap(133_334 + 33_334 + INVOCATION + aside(1), 1);
-    let last = money.reserve(ask(2 * SECOND)).await.expect("nobody else needs it");
+    let cap = cap_of(133_334 + 33_334 + INVOCATION + aside(1), 1);
+    let last = cap.reserve(request(2 * SECOND)).await.expect("nobody else needs it");
     assert!((3_990..=4_000).contains(&last.time().as_millis()), "{:?}", last.time());
     // An attempt after one that ran out of time would need 6 s.
     drop(last);
-    let again = AttemptRequest { timed_out: 1, ..ask(SECOND) };
-    assert!((3_990..=4_000).contains(&money.reserve(again).await.expect("all that there is").time().as_millis()));
+    let again = AttemptRequest { timed_out: 1, ..request(SECOND) };
+    assert!((3_990..=4_000).contains(&cap.reserve(again).await.expect("all that there is").time().as_millis()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_end_costs_what_is_known_of_it() {
+async fn an_unknown_end_books_the_worst_case() {
     let work = AttemptWork { reads: 10, writes: 2, answer_bytes: 0 };
     let reserve = async || {
-        let money = cap(1_000_000_000, 1);
-        let granted = money.reserve(AttemptRequest { work, ..ask(SECOND) }).await.expect("there is money");
-        (money, granted)
+        let cap = cap_of(1_000_000_000, 1);
+        let granted = cap.reserve(AttemptRequest { work, ..request(SECOND) }).await.expect("there is money");
+        (cap, granted)
     };
     let usage = Usage { requests: Requests { get: 3, put: 1, ..Requests::default() }, ..Usage::default() };
     let rows = || Ok(FragmentResult::Inline { part: Part { bytes: 0, rows: 0, crc32: 0 }, bytes: Base64::default() });
@@ -199,56 +199,56 @@ async fn each_end_costs_what_is_known_of_it() {
         (failed(metered(Duration::ZERO)), 0),
     ];
     for (invocation, expect) in cases {
-        let (money, granted) = reserve().await;
+        let (cap, granted) = reserve().await;
         granted.begun().settle(&invocation);
-        assert_eq!((spent(&money), reserved(&money)), (expect, 0), "{invocation:?}");
+        assert_eq!((spent(&cap), reserved(&cap)), (expect, 0), "{invocation:?}");
     }
-    let (money, granted) = reserve().await;
+    let (cap, granted) = reserve().await;
     drop(granted);
-    assert_eq!((spent(&money), reserved(&money)), (0, 0), "it never began");
-    let (money, granted) = reserve().await;
-    let worst = reserved(&money);
+    assert_eq!((spent(&cap), reserved(&cap)), (0, 0), "it never began");
+    let (cap, granted) = reserve().await;
+    let worst_case = reserved(&cap);
     drop(granted.begun());
-    assert_eq!((spent(&money), reserved(&money)), (worst, 0), "nobody knows what became of it");
+    assert_eq!((spent(&cap), reserved(&cap)), (worst_case, 0), "nobody knows what became of it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_coordinators_own_spending_ends_a_query() {
     let own = Arc::new(AtomicU64::new(0));
     let spends = Arc::clone(&own);
-    let cap = 10 * SHORTEST;
-    let money = Cap::new(nano(cap), tariff(), 1, move |_| nano(spends.load(Ordering::Relaxed)));
-    own.store(cap, Ordering::Relaxed);
-    assert_eq!(money.look(), None, "all of it, and no more");
-    own.store(cap + 1, Ordering::Relaxed);
-    let over = money.passed().now_or_never().expect("at once").to_string();
+    let limit = 10 * SHORTEST;
+    let cap = Cap::new(nano(limit), tariff(), 1, move |_| nano(spends.load(Ordering::Relaxed)));
+    own.store(limit, Ordering::Relaxed);
+    assert_eq!(cap.over(), None, "all of it, and no more");
+    own.store(limit + 1, Ordering::Relaxed);
+    let over = cap.passed().now_or_never().expect("at once").to_string();
     assert_eq!(over, "stopped at the cap of $0.001335: $0.001335 spent, 0 of 1 fragments done");
     // Reserved money may turn out to be too much, so a 25th of the cap is tolerated.
     own.store(0, Ordering::Relaxed);
-    let _running = money.reserve(ask(SECOND)).await.expect("there is money");
-    let open = reserved(&money);
-    own.store(cap + cap / 25 - open, Ordering::Relaxed);
-    assert_eq!(money.look(), None);
-    own.store(cap + cap / 25 - open + 1, Ordering::Relaxed);
-    assert!(money.look().expect("over").to_string().contains(" more for what still runs, 0 of 1 fragments done"));
+    let _running = cap.reserve(request(SECOND)).await.expect("there is money");
+    let open = reserved(&cap);
+    own.store(limit + limit / 25 - open, Ordering::Relaxed);
+    assert_eq!(cap.over(), None);
+    own.store(limit + limit / 25 - open + 1, Ordering::Relaxed);
+    assert!(cap.over().expect("over").to_string().contains(" more for what still runs, 0 of 1 fragments done"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_way_out_of_aws_is_paid_for_before_it_is_gone() {
+async fn transfer_out_of_aws_is_paid_before_it_starts() {
     let outside = Tariff { coordinator_outside: Some(true), ..tariff() };
-    let money = Cap::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
+    let cap = Cap::new(nano(100_000_000), outside, 1, |_| Money::ZERO);
     // A GB costs 9 cents.
     let work = AttemptWork { answer_bytes: 1 << 29, ..AttemptWork::default() };
     let running =
-        money.reserve(AttemptRequest { work, time_max: 3 * SECOND, ..ask(SECOND) }).await.expect("there is money");
-    assert_eq!(reserved(&money), 45_000_000 + SHORTEST);
+        cap.reserve(AttemptRequest { work, time_max: 3 * SECOND, ..request(SECOND) }).await.expect("there is money");
+    assert_eq!(reserved(&cap), 45_000_000 + SHORTEST);
     let part = Part { bytes: 1 << 20, rows: 1, crc32: 0 };
     let rows = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
     running.begun().settle(&answered(metered(Duration::ZERO), rows, Usage::default()));
-    assert_eq!(spent(&money), 87_891, "a MiB of them");
-    money.pay_for_read(1 << 30).await.expect("there is money");
-    assert_eq!(spent(&money), 90_087_891);
-    money.pay_for_read(1 << 30).await.expect_err("there is not");
-    let inside = cap(1, 1);
+    assert_eq!(spent(&cap), 87_891, "a MiB of them");
+    cap.pay_for_read(1 << 30).await.expect("there is money");
+    assert_eq!(spent(&cap), 90_087_891);
+    cap.pay_for_read(1 << 30).await.expect_err("there is not");
+    let inside = cap_of(1, 1);
     inside.pay_for_read(1 << 40).await.expect("inside of AWS it costs nothing");
 }

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_old_results_of_ours_are_removed() {
+    async fn only_old_results_with_gusts_keys_are_removed() {
         let now = SystemTime::now();
         let (old, new) = (query_begun(now - 3 * HOUR), query_begun(now + HOUR));
         let random = Uuid::new_v4().simple();

@@ -22,8 +22,8 @@ pub use leftovers::Leftovers;
 pub const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// Index of the data's store in a request's access table.
-pub const DATA: u16 = 0;
-pub const EXCHANGE: u16 = 1;
+pub const DATA_ACCESS: u16 = 0;
+pub const EXCHANGE_ACCESS: u16 = 1;
 
 /// Place for results that do not fit a response.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     #[tokio::test]
-    async fn a_query_is_cleaned_and_no_other() {
+    async fn cleaning_removes_one_querys_objects_only() {
         let store = Arc::new(InMemory::new());
         for key in ["x/q1/0/00000-0.arrows", "x/q1/1/00003-1.arrows", "x/q10/0/00000-0.arrows", "q1/a"] {
             store.put(&Path::from(key), "rows".into()).await.expect("in memory");

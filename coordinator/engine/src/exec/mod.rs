@@ -37,7 +37,7 @@ pub struct RemoteFragmentExec {
     properties: Arc<PlanProperties>,
     /// Expected statistics of the stage's output. Nothing is exact, because operators above may still combine rows.
     statistics: Arc<Statistics>,
-    started: Mutex<Started>,
+    latest_run: Mutex<LatestRun>,
     /// Attempt numbers over all runs, so that the attempts of one run differ from those of another.
     numbers: AttemptNumbers,
     metrics: ExecutionPlanMetricsSet,
@@ -45,7 +45,7 @@ pub struct RemoteFragmentExec {
 
 /// Answers of each partition in the latest run of the stage, taken once. An operator that spills, or a recursive query,
 /// may run its input again.
-type Started = Vec<Option<PartitionAnswers>>;
+type LatestRun = Vec<Option<PartitionAnswers>>;
 
 impl RemoteFragmentExec {
     /// Makes the leaf that takes the place of `subtree` in the coordinator's plan.
@@ -57,7 +57,7 @@ impl RemoteFragmentExec {
             stage,
             properties: Arc::clone(subtree.properties()),
             statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
-            started: Mutex::default(),
+            latest_run: Mutex::default(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -77,20 +77,23 @@ impl RemoteFragmentExec {
 
     /// Returns a partition's answers. The first call starts the stage, and a second call for the same partition starts
     /// it anew.
-    fn answers(&self, partition: usize, context: &Arc<TaskContext>) -> Result<(PartitionAnswers, Arc<QueryContext>)> {
-        let query = context.session_config().get_extension::<QueryContext>().ok_or_else(|| {
-            DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned())
-        })?;
-        let mut started = self.started.lock().expect("no holder panics");
-        if started.get(partition).is_none_or(Option::is_none) {
-            *started = StageRun::start(&self.stage, &query, self.partitions(), &self.numbers, context.memory_pool())?;
+    fn answers(&self, partition: usize, query: &Arc<QueryContext>, context: &TaskContext) -> Result<PartitionAnswers> {
+        let mut latest_run = self.latest_run.lock().expect("no holder panics");
+        if latest_run.get(partition).is_none_or(Option::is_none) {
+            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context.memory_pool())?;
         }
-        let taken = started.get_mut(partition).and_then(Option::take);
-        let answers = taken.ok_or_else(|| {
+        let taken = latest_run.get_mut(partition).and_then(Option::take);
+        taken.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} has no partition {partition}", self.stage.index))
-        })?;
-        Ok((answers, query))
+        })
     }
+}
+
+fn query_context(context: &TaskContext) -> Result<Arc<QueryContext>> {
+    context
+        .session_config()
+        .get_extension::<QueryContext>()
+        .ok_or_else(|| DataFusionError::Internal("a plan with remote fragments was run outside a query".to_owned()))
 }
 
 impl DisplayAs for RemoteFragmentExec {
@@ -134,14 +137,15 @@ impl ExecutionPlan for RemoteFragmentExec {
             stage: Arc::clone(&self.stage),
             properties: Arc::clone(&self.properties),
             statistics: Arc::clone(&self.statistics),
-            started: Mutex::default(),
+            latest_run: Mutex::default(),
             numbers: self.numbers.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (answers, query) = self.answers(partition, &context)?;
+        let query = query_context(&context)?;
+        let answers = self.answers(partition, &query, &context)?;
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let order = self.properties.output_ordering().filter(|_| self.stage.sorted);

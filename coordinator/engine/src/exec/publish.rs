@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 
 use super::query::QueryContext;
 use crate::events::QueryEvent;
-use crate::exchange::{EXCHANGE, Exchange, PLAN_INLINE_BYTES_MAX};
+use crate::exchange::{EXCHANGE_ACCESS, Exchange, PLAN_INLINE_BYTES_MAX};
 use crate::scheduler::FragmentFailure;
 
 /// Plan of a stage on its way to the functions.
@@ -43,7 +43,7 @@ impl PlanPublisher {
                 .await
                 .map_err(|error| FragmentFailure::unpublished(id, &path, &error))?;
             let object = ObjectRef {
-                access: EXCHANGE,
+                access: EXCHANGE_ACCESS,
                 path: path.to_string(),
                 size_bytes: plan.len() as u64,
                 etag: None,

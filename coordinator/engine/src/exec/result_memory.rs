@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_press_on_others_but_never_fill_the_pool_alone() {
+    fn results_are_refused_only_above_the_whole_pool() {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let operator = MemoryConsumer::new("an operator").register(&pool);
         operator.try_grow(90).expect("there is room");

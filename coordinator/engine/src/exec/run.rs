@@ -1,6 +1,7 @@
 //! Running stage: its fragments' tasks, and the answers on their way to the operators above.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
@@ -13,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, Rows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, exchange,
+    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, Part, PlanRef, StagePlan, exchange,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,9 +26,11 @@ use super::query::QueryContext;
 use super::result_memory::{ResultMemory, ResultReservation};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
-use crate::exchange::EXCHANGE;
+use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
-use crate::scheduler::{AttemptNumbers, FragmentAttempts, FragmentFailure, StageAttempts};
+use crate::scheduler::{
+    AttemptNumbers, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds, StageAttempts,
+};
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -35,10 +38,9 @@ pub(super) struct StageRun {
     _tasks: JoinSet<()>,
 }
 
-/// Result of a fragment, with the attempt that it came from.
+/// Result of a fragment, and what another result needs.
 struct FragmentAnswer {
-    result: FragmentResult,
-    attempt: u32,
+    adopted: AttemptResult,
     /// Attempts of the fragment, for another result if this one cannot be read.
     attempts: FragmentAttempts,
     /// Memory of the encoded rows, if they are in the answer itself.
@@ -51,7 +53,7 @@ pub(super) struct PartitionAnswers {
     /// Channels of the answers: one per fragment if rows are merged, else one for all fragments.
     channels: Vec<mpsc::Receiver<Result<FragmentAnswer>>>,
     run: Arc<StageRun>,
-    held: Arc<ResultMemory>,
+    memory: Arc<ResultMemory>,
 }
 
 impl StageRun {
@@ -70,10 +72,18 @@ impl StageRun {
             fragments: fragments as u32,
             bytes_planned,
         });
-        let output = Output::Gather { access: EXCHANGE, prefix: query.exchange.prefix.clone() };
-        let plan = Arc::new(PlanPublisher::new(stage.stage_plan(output, query.options.clone())?));
+        let output = Output::Gather { access: EXCHANGE_ACCESS, prefix: query.exchange.prefix.clone() };
+        let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone())?);
         let attempts = query.attempts.stage(stage.expected.clone());
-        let held = ResultMemory::new(stage.index, pool);
+        let memory = ResultMemory::new(stage.index, pool);
+        let stage_fragments = Arc::new(StageFragments {
+            stage: Arc::clone(stage),
+            query: Arc::clone(query),
+            plan,
+            attempts,
+            numbers: numbers.clone(),
+            memory: Arc::clone(&memory),
+        });
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Result<FragmentAnswer>>>> =
             (0..partitions).map(|_| Vec::new()).collect();
@@ -90,11 +100,9 @@ impl StageRun {
             } else {
                 senders[index % partitions].clone()
             };
-            let (stage, query, plan, held) =
-                (Arc::clone(stage), Arc::clone(query), Arc::clone(&plan), Arc::clone(&held));
-            let (attempts, numbers) = (attempts.clone(), numbers.clone());
+            let fragments = Arc::clone(&stage_fragments);
             let running = async move {
-                let answer = run_fragment(&stage, &query, &plan, (&attempts, numbers), &held, index).await;
+                let answer = fragments.run(index).await;
                 // The receiver is gone if a LIMIT was reached.
                 let _ = sender.send(answer).await;
             };
@@ -104,46 +112,53 @@ impl StageRun {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
         }
         let run = Arc::new(StageRun { _tasks: tasks });
-        let answers = |channels| Some(PartitionAnswers { channels, run: Arc::clone(&run), held: Arc::clone(&held) });
+        let answers =
+            |channels| Some(PartitionAnswers { channels, run: Arc::clone(&run), memory: Arc::clone(&memory) });
         Ok(channels.into_iter().map(answers).collect())
     }
 }
 
-async fn run_fragment(
-    stage: &Stage,
-    query: &QueryContext,
-    plan: &PlanPublisher,
-    (attempts, numbers): (&StageAttempts, AttemptNumbers),
-    held: &Arc<ResultMemory>,
-    index: usize,
-) -> Result<FragmentAnswer> {
-    let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-    let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
-    let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
-    let limits = query.fragment_limits(stage.fragments.len(), held.bytes_max());
-    let plan_bytes = match &plan.plan {
-        PlanRef::Inline(plan) => plan.0.len() as u64,
-        PlanRef::Object { .. } => 0,
-    };
-    let bytes = limits.inline_bytes_max + plan_bytes;
-    let fragment = Fragment { id: id.clone(), inputs, limits };
-    let stores = [&stage.access, &query.exchange.access];
-    let access = AccessTable(stores.map(|access| query.credentials.apply(access)).to_vec());
-    let request = move |attempt, deadline_unix_ms| InvokeRequest {
-        version: PROTOCOL_VERSION,
-        fingerprint: fingerprint().to_owned(),
-        fragment: fragment.clone(),
-        attempt,
-        deadline_unix_ms,
-        access: access.clone(),
-        stage: StagePlan::clone(&plan),
-    };
-    let units = stage.fragments[index].iter().flatten().count();
-    let work = AttemptWork::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
-    let mut attempts = attempts.fragment(id, numbers, bytes, work, request);
-    let (result, attempt) = attempts.result().await.map_err(failed)?;
-    let inline = held.hold(inline_bytes(&result))?;
-    Ok(FragmentAnswer { result, attempt, attempts, inline })
+/// Common parts of a stage's fragments.
+struct StageFragments {
+    stage: Arc<Stage>,
+    query: Arc<QueryContext>,
+    plan: PlanPublisher,
+    attempts: StageAttempts,
+    numbers: AttemptNumbers,
+    memory: Arc<ResultMemory>,
+}
+
+impl StageFragments {
+    async fn run(&self, index: usize) -> Result<FragmentAnswer> {
+        let Self { stage, query, plan, attempts, numbers, memory } = self;
+        let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
+        let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
+        let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
+        let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
+        let plan_bytes = match &plan.plan {
+            PlanRef::Inline(plan) => plan.0.len() as u64,
+            PlanRef::Object { .. } => 0,
+        };
+        let bytes = limits.inline_bytes_max + plan_bytes;
+        let fragment = Fragment { id: id.clone(), inputs, limits };
+        let stores = [&stage.access, &query.exchange.access];
+        let access = AccessTable(stores.map(|access| query.credentials.apply(access)).to_vec());
+        let request = move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
+            version: PROTOCOL_VERSION,
+            fingerprint: fingerprint().to_owned(),
+            fragment: fragment.clone(),
+            attempt,
+            deadline_unix_ms,
+            access: access.clone(),
+            stage: StagePlan::clone(&plan),
+        };
+        let units = stage.fragments[index].iter().flatten().count();
+        let work = AttemptWork::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
+        let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, request);
+        let adopted = attempts.result().await.map_err(failed)?;
+        let inline = memory.hold(inline_bytes(&adopted.result))?;
+        Ok(FragmentAnswer { adopted, attempts, inline })
+    }
 }
 
 fn failed(failure: FragmentFailure) -> DataFusionError {
@@ -164,16 +179,16 @@ impl PartitionAnswers {
         query: &Arc<QueryContext>,
         schema: &SchemaRef,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let Self { channels, run, held } = self;
-        let streams = channels.into_iter().map(|channel| rows(channel, Arc::clone(&run), &held, query, schema));
+        let Self { channels, run, memory } = self;
+        let streams = channels.into_iter().map(|channel| rows(channel, Arc::clone(&run), &memory, query, schema));
         stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
     }
 
     /// Returns the rows of each fragment of the partition by itself.
     pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
-        let Self { channels, run, held } = self;
+        let Self { channels, run, memory } = self;
         let stream = |channel| {
-            let rows = rows(channel, Arc::clone(&run), &held, query, schema);
+            let rows = rows(channel, Arc::clone(&run), &memory, query, schema);
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)) as SendableRecordBatchStream
         };
         channels.into_iter().map(stream).collect()
@@ -184,16 +199,16 @@ impl PartitionAnswers {
 fn rows(
     channel: mpsc::Receiver<Result<FragmentAnswer>>,
     run: Arc<StageRun>,
-    held: &Arc<ResultMemory>,
+    memory: &Arc<ResultMemory>,
     query: &Arc<QueryContext>,
     schema: &SchemaRef,
 ) -> BoxStream<'static, Result<RecordBatch>> {
-    let (held, query, schema) = (Arc::clone(held), Arc::clone(query), Arc::clone(schema));
+    let (memory, query, schema) = (Arc::clone(memory), Arc::clone(query), Arc::clone(schema));
     let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
         channel.recv().await.map(|answer| (answer, (channel, run)))
     });
     answers
-        .and_then(move |answer| adopt(answer, Arc::clone(&held), Arc::clone(&query), Arc::clone(&schema)))
+        .and_then(move |answer| adopt(answer, Arc::clone(&memory), Arc::clone(&query), Arc::clone(&schema)))
         .map_ok(|adopted| stream::iter(adopted.batches()))
         .try_flatten()
         .boxed()
@@ -204,47 +219,57 @@ struct Adopted {
     rows: Rows,
     schema: SchemaRef,
     /// Memory of the encoded bytes. The next operator counts a batch that has gone up.
-    share: ResultReservation,
+    reservation: ResultReservation,
 }
 
 impl Adopted {
     fn batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
-        let Self { rows, schema, share } = self;
+        let Self { rows, schema, reservation } = self;
         rows.map(move |batch| {
-            // The share is held until the last batch has gone up.
-            let _held = &share;
-            under(&schema, &batch.map_err(|error| DataFusionError::External(Box::new(error)))?)
+            // The reservation is held until the last batch has gone up.
+            let _held = &reservation;
+            with_schema(&schema, &batch.map_err(|error| DataFusionError::External(Box::new(error)))?)
         })
     }
+}
+
+/// Result that could be read, with its facts for the report.
+struct ReadResult {
+    rows: Rows,
+    part: Part,
+    /// True if the rows came with the answer itself.
+    inline: bool,
+    read: Duration,
 }
 
 /// Reads the one result of a fragment that is used. A result that is torn, swapped or gone is refused, and the fragment
 /// runs again.
 async fn adopt(
     answer: FragmentAnswer,
-    held: Arc<ResultMemory>,
+    memory: Arc<ResultMemory>,
     query: Arc<QueryContext>,
     schema: SchemaRef,
 ) -> Result<Adopted> {
-    let FragmentAnswer { mut result, mut attempt, mut attempts, inline: mut share } = answer;
-    let (rows, part, inline, read) = loop {
+    let FragmentAnswer { adopted: AttemptResult { mut result, mut attempt }, mut attempts, inline: mut reservation } =
+        answer;
+    let ReadResult { rows, part, inline, read } = loop {
         let reading = Instant::now();
         let part = *result.part();
         let inline = matches!(result, FragmentResult::Inline { .. });
         if !inline {
-            share = held.hold(usize::try_from(part.bytes).unwrap_or(usize::MAX))?;
+            reservation = memory.hold(usize::try_from(part.bytes).unwrap_or(usize::MAX))?;
             query.attempts.pay_for_read(part.bytes).await.map_err(|over| DataFusionError::External(Box::new(over)))?;
         }
         match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
-            Ok(rows) => break (rows, part, inline, reading.elapsed()),
+            Ok(rows) => break ReadResult { rows, part, inline, read: reading.elapsed() },
             // Another attempt of the same function would bring the same error.
             Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
                 return Err(DataFusionError::External(Box::new(error)));
             }
             Err(error) => {
-                drop(share);
-                (result, attempt) = attempts.refuse(error.to_string()).await.map_err(failed)?;
-                share = held.hold(inline_bytes(&result))?;
+                drop(reservation);
+                AttemptResult { result, attempt } = attempts.refuse(error.to_string()).await.map_err(failed)?;
+                reservation = memory.hold(inline_bytes(&result))?;
             }
         }
     };
@@ -256,11 +281,11 @@ async fn adopt(
         inline,
         read,
     });
-    Ok(Adopted { rows, schema, share })
+    Ok(Adopted { rows, schema, reservation })
 }
 
 /// Puts the batch under the stage's own field names and metadata.
-fn under(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+fn with_schema(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
 }

@@ -16,7 +16,7 @@ const INVOCATION_MAX: Duration = Duration::from_secs(900);
 
 /// Request of one attempt as bytes, and its moments.
 #[derive(Debug)]
-pub(super) struct Framed {
+pub(super) struct FramedRequest {
     pub payload: Bytes,
     /// Moment after which nothing is started for the attempt.
     pub deadline: Instant,
@@ -28,7 +28,7 @@ pub(super) struct Framed {
     attempt: u32,
 }
 
-impl Framed {
+impl FramedRequest {
     /// Encodes a request.
     ///
     /// # Errors
@@ -112,19 +112,22 @@ impl Framed {
     }
 }
 
+/// Request that may run now, and its slot.
+pub(super) struct Admitted {
+    pub framed: FramedRequest,
+    pub slot: OwnedSemaphorePermit,
+}
+
 /// Frames a request, and waits until another function may run.
 ///
 /// # Errors
-/// Those of [`Framed::new`]; [`InvokeErrorKind::TimedOut`] if no function was free by the deadline;
+/// Those of [`FramedRequest::new`]; [`InvokeErrorKind::TimedOut`] if no function was free by the deadline;
 /// [`InvokeErrorKind::Stopped`] after the shutdown.
-pub(super) async fn admit(
-    request: InvokeRequest,
-    slots: &Arc<Semaphore>,
-) -> Result<(Framed, OwnedSemaphorePermit), InvokeError> {
-    let framed = Framed::new(&request)?;
+pub(super) async fn admit(request: InvokeRequest, slots: &Arc<Semaphore>) -> Result<Admitted, InvokeError> {
+    let framed = FramedRequest::new(&request)?;
     drop(request);
     match timeout_at(framed.deadline, Arc::clone(slots).acquire_owned()).await {
-        Ok(Ok(slot)) => Ok((framed, slot)),
+        Ok(Ok(slot)) => Ok(Admitted { framed, slot }),
         Ok(Err(_)) => Err(stopped()),
         Err(_) => Err(framed.waited()),
     }
@@ -184,12 +187,13 @@ pub(super) mod tests {
 
     #[test]
     fn the_answer_of_another_attempt_is_refused() {
-        let framed = Framed::new(&request(Duration::from_secs(10))).expect("a request");
+        let framed = FramedRequest::new(&request(Duration::from_secs(10))).expect("a request");
         let answer = |attempt, index| {
             let id = FragmentId { query: "q".to_owned(), stage: 0, index };
             let part = Part { bytes: 0, rows: 0, crc32: 0 };
             let outcome = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
-            let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage: Usage::default() };
+            let response =
+                FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage: Usage::default() };
             framed.response(&wire::encode_response(&response).expect("JSON")).map_err(|error| error.to_string())
         };
         assert!(answer(1, 0).is_ok());

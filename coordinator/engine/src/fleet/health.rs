@@ -37,10 +37,16 @@ pub struct Breaker {
 #[derive(Debug)]
 struct State {
     failures: u32,
-    /// Start and length of the time for which it is open.
-    open: Option<(Instant, Duration)>,
+    open: Option<OpenSince>,
     probing_since: Option<Instant>,
     last_failure: String,
+}
+
+/// Time for which a breaker is open.
+#[derive(Debug, Clone, Copy)]
+struct OpenSince {
+    since: Instant,
+    delay: Duration,
 }
 
 /// State of a breaker, for people and for `auto`.
@@ -87,7 +93,7 @@ impl Default for Breaker {
 impl Breaker {
     pub fn health(&self) -> Health {
         let state = self.state.lock().expect("no holder panics");
-        let Some((since, delay)) = state.open else { return Health::Good };
+        let Some(OpenSince { since, delay }) = state.open else { return Health::Good };
         let now = Instant::now();
         let last_failure = state.last_failure.clone();
         let probe_at = match state.probing_since {
@@ -138,11 +144,12 @@ impl Breaker {
         state.failures += 1;
         state.last_failure = message;
         let was_probe = state.probing_since.take().is_some();
-        state.open = match state.open {
-            Some((_, delay)) if was_probe => Some((Instant::now(), (delay * 2).min(DELAY_MAX))),
-            Some(open) => Some(open),
-            None => (state.failures >= FAILURES_MAX).then(|| (Instant::now(), DELAY_MIN)),
+        let delay = match state.open {
+            Some(OpenSince { delay, .. }) if was_probe => (delay * 2).min(DELAY_MAX),
+            None if state.failures >= FAILURES_MAX => DELAY_MIN,
+            _ => return,
         };
+        state.open = Some(OpenSince { since: Instant::now(), delay });
     }
 
     fn answered(&self) {

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-use super::framing;
-use super::platform::{Platform, Probes, Site};
+use super::framing::{self, Admitted};
+use super::platform::{Platform, PlatformParts, Probes};
 use super::{Invoker, local};
 use crate::attempt::{Billing, Invocation};
 use crate::error::QueryError;
@@ -26,20 +26,20 @@ use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 
 /// Platform of one environment, made when it is first used.
 #[derive(Debug)]
-pub(super) struct InThisProcess {
-    site: Site,
+pub(super) struct InProcessPlatform {
+    parts: PlatformParts,
     started: OnceLock<Arc<InProcess>>,
 }
 
-impl InThisProcess {
-    pub(super) fn new(site: Site) -> Self {
-        Self { site, started: OnceLock::new() }
+impl InProcessPlatform {
+    pub(super) fn new(parts: PlatformParts) -> Self {
+        Self { parts, started: OnceLock::new() }
     }
 
     fn invoker(&self) -> Arc<dyn Invoker> {
         let start = || {
-            let settings = Settings { temp_folder: self.site.folder.clone(), ..Settings::default() };
-            let functions_max = self.site.config.functions_max as usize;
+            let settings = Settings { temp_folder: self.parts.folder.clone(), ..Settings::default() };
+            let functions_max = self.parts.config.functions_max as usize;
             Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
         };
         Arc::clone(self.started.get_or_init(start)) as _
@@ -47,7 +47,7 @@ impl InThisProcess {
 }
 
 #[async_trait]
-impl Platform for InThisProcess {
+impl Platform for InProcessPlatform {
     fn traits(&self) -> PlatformTraits {
         local::TRAITS
     }
@@ -57,7 +57,7 @@ impl Platform for InThisProcess {
     }
 
     async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
-        let size = local::size(&self.site.config, "in-process".to_owned(), 1);
+        let size = local::size(&self.parts.config, "in-process".to_owned(), 1);
         Ok(vec![FunctionSize { is_one_environment: true, ..size }])
     }
 
@@ -66,7 +66,7 @@ impl Platform for InThisProcess {
     }
 
     async fn region(&self) -> Option<String> {
-        self.site.config.s3.region.clone()
+        self.parts.config.s3.region.clone()
     }
 
     async fn probes(&self, _: bool) -> Probes {
@@ -110,7 +110,7 @@ impl InProcess {
 #[async_trait]
 impl Invoker for InProcess {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let (framed, slot) = match framing::admit(request, &self.slots).await {
+        let Admitted { framed, slot } = match framing::admit(request, &self.slots).await {
             Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
         };

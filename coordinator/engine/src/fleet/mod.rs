@@ -33,7 +33,7 @@ mod processes;
 pub use health::{Breaker, Health};
 pub use in_process::{Handler, InProcess};
 pub use lambda::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
-pub use platform::{Note, Platform, Probes, Site};
+pub use platform::{Note, Platform, PlatformParts, Probes};
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
@@ -55,23 +55,23 @@ pub trait Invoker: Debug + Send + Sync + 'static {
 }
 
 /// Makes the platform of a target: one line each. [`Config::functions_on`] has resolved `auto` and `local`.
-fn platform(target: Target, site: Site) -> Arc<dyn Platform> {
+fn platform(target: Target, parts: PlatformParts) -> Arc<dyn Platform> {
     match target {
-        Target::InProcess => Arc::new(in_process::InThisProcess::new(site)),
-        Target::Auto | Target::Local | Target::Processes => Arc::new(processes::ChildProcesses::new(site)),
-        Target::Lambda => Arc::new(lambda::OnLambda::new(site)),
+        Target::InProcess => Arc::new(in_process::InProcessPlatform::new(parts)),
+        Target::Auto | Target::Local | Target::Processes => Arc::new(processes::ProcessPlatform::new(parts)),
+        Target::Lambda => Arc::new(lambda::LambdaPlatform::new(parts)),
     }
 }
 
 /// Returns the traits of a configuration's functions, even if there are none.
 pub fn traits(config: &Config) -> PlatformTraits {
-    let site = Site {
+    let parts = PlatformParts {
         config: Arc::new(config.clone()),
         folder: std::env::temp_dir(),
         exchange_url: String::new(),
         breaker: Arc::default(),
     };
-    platform(config.functions_on(), site).traits()
+    platform(config.functions_on(), parts).traits()
 }
 
 /// Functions of a process, started with the first query that needs them.
@@ -84,9 +84,23 @@ pub struct Fleet {
     /// Calibrations, one for each kind of functions.
     measured: Vec<Measured>,
     warm: Mutex<Arc<WarmState>>,
-    /// Memory in MB and architecture of the first size, once it was asked for.
-    first: Mutex<Option<(u32, Option<Architecture>)>>,
+    /// First size, once it was asked for.
+    first: Mutex<Option<FirstSize>>,
     has_started: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FirstSize {
+    memory_mb: u32,
+    architecture: Option<Architecture>,
+}
+
+/// Condition on which functions elsewhere are asked for facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// The breaker does not advise against it.
+    WhileHealthy,
+    Always,
 }
 
 impl Fleet {
@@ -103,7 +117,7 @@ impl Fleet {
     ) -> Result<Self, QueryError> {
         let exchange = exchange(config, stores, folder)?;
         let breaker = Arc::<Breaker>::default();
-        let site = Site {
+        let parts = PlatformParts {
             config: Arc::clone(config),
             folder: folder.to_owned(),
             exchange_url: exchange.access.url.clone(),
@@ -111,7 +125,7 @@ impl Fleet {
         };
         Ok(Self {
             config: Arc::clone(config),
-            platform: platform(config.functions_on(), site),
+            platform: platform(config.functions_on(), parts),
             exchange,
             breaker,
             measured,
@@ -141,15 +155,15 @@ impl Fleet {
         measured.unwrap_or_else(|| self.platform.model(cores, 1.0))
     }
 
-    /// Returns the facts about the functions, and starts none. A platform elsewhere is asked for its deployment. It is
-    /// not asked while the breaker advises against it, unless the caller `insists`.
+    /// Returns the facts about the functions, and starts none. A platform elsewhere is asked for its deployment. `asking`
+    /// says if it is asked while the breaker advises against it.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Functions`] or [`crate::error::ErrorKind::Setup`] if no function can be used.
-    pub async fn facts(&self, insists: bool) -> Result<FleetFacts, QueryError> {
+    pub async fn facts(&self, asking: Asking) -> Result<FleetFacts, QueryError> {
         let traits = self.platform.traits();
         let is_healthy = self.breaker.health().allows();
-        if !traits.shares_machine && !is_healthy && !insists {
+        if !traits.shares_machine && !is_healthy && asking == Asking::WhileHealthy {
             return Err(QueryError::functions("functions were not reachable in the last attempts")
                 .with_hint("`gust doctor` tells more"));
         }
@@ -160,7 +174,8 @@ impl Fleet {
             }
         }
         let first = sizes.first().ok_or_else(lambda::none_deployed)?;
-        *self.first.lock().expect("no holder panics") = Some((first.memory_mb, first.architecture));
+        *self.first.lock().expect("no holder panics") =
+            Some(FirstSize { memory_mb: first.memory_mb, architecture: first.architecture });
         Ok(FleetFacts { traits, sizes, is_healthy, warm: Arc::clone(&self.warm()) })
     }
 
@@ -175,7 +190,7 @@ impl Fleet {
 
     /// Notes that a query hands out fragments to `at_once` environments. `files` are those of its fragments, each with
     /// its store.
-    pub fn hands_out<'a>(
+    pub fn note_handout<'a>(
         &self,
         size: &FunctionSize,
         at_once: usize,
@@ -221,7 +236,7 @@ impl Fleet {
     fn tariff_of(&self, config: &Config) -> Result<Tariff, PriceError> {
         let today = chrono::Utc::now().date_naive();
         let mut tariff = Tariff::of_config(config, &self.platform.traits().billed, today)?;
-        if let Some((memory_mb, architecture)) = *self.first.lock().expect("no holder panics") {
+        if let Some(FirstSize { memory_mb, architecture }) = *self.first.lock().expect("no holder panics") {
             tariff.memory_mb = memory_mb;
             tariff.architecture = architecture.unwrap_or(tariff.architecture);
         }

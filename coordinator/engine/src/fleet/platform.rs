@@ -83,7 +83,7 @@ pub trait Platform: Debug + Send + Sync {
 
 /// Parts that a platform is made from.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct PlatformParts {
     pub config: Arc<Config>,
     /// Folder that functions on this machine spill to.
     pub folder: PathBuf,

@@ -11,13 +11,13 @@ use std::sync::OnceLock;
 pub const POOL_PERCENT: u64 = 60;
 
 /// Size of the pool if the system does not tell its memory.
-const POOL_BYTES_UNTOLD: u64 = 2 << 30;
+const POOL_BYTES_UNKNOWN: u64 = 2 << 30;
 
 /// Returns the default of `memory_bytes_max`: [`POOL_PERCENT`] of [`memory_bytes`]. The machine is asked once per
 /// process.
 pub fn pool_bytes() -> u64 {
     static POOL_BYTES: OnceLock<u64> = OnceLock::new();
-    *POOL_BYTES.get_or_init(|| memory_bytes().map_or(POOL_BYTES_UNTOLD, |bytes| bytes / 100 * POOL_PERCENT))
+    *POOL_BYTES.get_or_init(|| memory_bytes().map_or(POOL_BYTES_UNKNOWN, |bytes| bytes / 100 * POOL_PERCENT))
 }
 
 /// Returns the memory that this process can have; None if the system does not tell.
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn the_default_pool_is_a_share_of_it() {
-        let expect = memory_bytes().map_or(POOL_BYTES_UNTOLD, |bytes| bytes / 100 * POOL_PERCENT);
+    fn the_default_pool_is_60_percent_of_the_memory() {
+        let expect = memory_bytes().map_or(POOL_BYTES_UNKNOWN, |bytes| bytes / 100 * POOL_PERCENT);
         assert_eq!(pool_bytes(), expect);
     }
 }

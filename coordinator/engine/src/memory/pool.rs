@@ -52,13 +52,13 @@ pub struct ProcessMemory {
     state: Mutex<State>,
 }
 
-/// Part of a query, or of the tables that sessions keep. A reservation keeps it alive.
+/// PoolState of a query, or of the tables that sessions keep. A reservation keeps it alive.
 #[derive(Debug)]
 pub struct QueryPool {
     process: Arc<ProcessMemory>,
     id: u64,
     /// Bytes that it is sure of.
-    bytes_sure: usize,
+    share_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -67,14 +67,14 @@ struct State {
     /// Most bytes that were reserved at once.
     peak: usize,
     refusals: u64,
-    pools: HashMap<u64, Part>,
+    pools: HashMap<u64, PoolState>,
     next_id: u64,
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct PoolState {
     reserved: usize,
-    bytes_sure: usize,
+    share_bytes: usize,
     /// Holders by the consumer's id.
     holders: HashMap<usize, Holder>,
 }
@@ -83,7 +83,7 @@ struct Part {
 struct Holder {
     name: String,
     /// True for an operator that can do with less memory.
-    is_bounded: bool,
+    can_do_with_less: bool,
     bytes: usize,
 }
 
@@ -103,14 +103,14 @@ impl ProcessMemory {
         self.lock().reserved
     }
 
-    /// Returns the number of refusals since the process began. After a refusal an operator spills or fails.
+    /// Returns the number of refusals since the process began. After a refusal an operator spillable or fails.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
     }
 
     /// Makes the pool of one query.
     pub fn for_query(self: &Arc<Self>) -> Arc<QueryPool> {
-        self.pool(self.sure_of_each())
+        self.pool(self.share_bytes())
     }
 
     /// Makes the pool of tables, which outlive their queries.
@@ -118,12 +118,12 @@ impl ProcessMemory {
         self.pool(0)
     }
 
-    fn pool(self: &Arc<Self>, bytes_sure: usize) -> Arc<QueryPool> {
+    fn pool(self: &Arc<Self>, share_bytes: usize) -> Arc<QueryPool> {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.pools.insert(id, Part { bytes_sure, ..Part::default() });
-        Arc::new(QueryPool { process: Arc::clone(self), id, bytes_sure })
+        state.pools.insert(id, PoolState { share_bytes, ..PoolState::default() });
+        Arc::new(QueryPool { process: Arc::clone(self), id, share_bytes })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,13 +131,13 @@ impl ProcessMemory {
     }
 
     /// Returns an even part of half of the memory; zero if one query is expected.
-    fn sure_of_each(&self) -> usize {
+    fn share_bytes(&self) -> usize {
         if self.queries_max == 1 { 0 } else { self.bytes_max / 2 / self.queries_max }
     }
 
     /// Returns the bytes that belong to no query's share.
-    fn for_the_first(&self) -> usize {
-        self.bytes_max - self.sure_of_each() * self.queries_max
+    fn unshared_bytes(&self) -> usize {
+        self.bytes_max - self.share_bytes() * self.queries_max
     }
 }
 
@@ -149,15 +149,15 @@ impl QueryPool {
 
     /// Returns the most bytes that the pool may ever have.
     fn bytes_max(&self) -> usize {
-        self.bytes_sure + self.process.for_the_first()
+        self.share_bytes + self.process.unshared_bytes()
     }
 
     /// Returns the most bytes that the pool may have now, beside all others.
     fn room(&self, state: &State) -> usize {
         let others = || state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
-        let beyond: usize = others().map(|other| other.reserved.saturating_sub(other.bytes_sure)).sum();
+        let beyond: usize = others().map(|other| other.reserved.saturating_sub(other.share_bytes)).sum();
         let reserved: usize = others().map(|other| other.reserved).sum();
-        let may = self.bytes_sure + self.process.for_the_first().saturating_sub(beyond);
+        let may = self.share_bytes + self.process.unshared_bytes().saturating_sub(beyond);
         may.min(self.process.bytes_max.saturating_sub(reserved))
     }
 
@@ -174,7 +174,7 @@ impl QueryPool {
         if held == 0 || wanted <= room / 100 * percent {
             return true;
         }
-        let busy = own.holders.values().filter(|holder| holder.is_bounded && holder.bytes > 0).count();
+        let busy = own.holders.values().filter(|holder| holder.can_do_with_less && holder.bytes > 0).count();
         held.saturating_add(additional) <= room / busy.max(1)
     }
 
@@ -266,8 +266,8 @@ impl MemoryPool for QueryPool {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        let is_bounded = bound_percent(consumer).is_some();
-        let holder = Holder { name: consumer.name().to_owned(), is_bounded, bytes: 0 };
+        let can_do_with_less = bound_percent(consumer).is_some();
+        let holder = Holder { name: consumer.name().to_owned(), can_do_with_less, bytes: 0 };
         if let Some(own) = self.process.lock().pools.get_mut(&self.id) {
             own.holders.insert(consumer.id(), holder);
         }
@@ -320,17 +320,17 @@ mod tests {
         ProcessMemory::new(bytes_max, 1).for_query()
     }
 
-    fn spills(name: &str, pool: &Arc<dyn MemoryPool>) -> MemoryReservation {
+    fn spillable(name: &str, pool: &Arc<dyn MemoryPool>) -> MemoryReservation {
         MemoryConsumer::new(name).with_can_spill(true).register(pool)
     }
 
     #[test]
-    fn who_spills_leaves_a_rest_to_who_cannot() {
+    fn operators_that_spill_leave_memory_for_those_that_cannot() {
         let pool = pool(1000);
-        let sort = spills("ExternalSorter[0]", &pool);
+        let sort = spillable("ExternalSorter[0]", &pool);
         sort.try_grow(500).expect("its part");
         sort.try_grow(250).expect("alone it may have all");
-        let aggregate = spills("FinalHashAggregateStream[0]", &pool);
+        let aggregate = spillable("FinalHashAggregateStream[0]", &pool);
         aggregate.try_grow(100).expect("it holds nothing yet");
         aggregate.try_grow(1).expect("less than an even share");
         aggregate.shrink(1);
@@ -395,9 +395,9 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_who_needs_and_who_holds() {
+    fn an_error_names_the_operator_and_the_largest_holders() {
         let pool = pool(4096);
-        let sort = spills("ExternalSorter[1]", &pool);
+        let sort = spillable("ExternalSorter[1]", &pool);
         sort.try_grow(1024).expect("room");
         let join = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
         join.try_grow(2048).expect("room");

@@ -18,6 +18,7 @@ use super::passes::pack::Packing;
 use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
 use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
+use crate::fleet::Asking;
 use crate::model::attempts::{seconds_here, seconds_least, seconds_on_functions};
 use crate::model::load::StageLoad;
 use crate::model::{Choice, Decision, FleetFacts, FunctionSize, Place, Reason, WallTimes, Workload};
@@ -132,7 +133,8 @@ impl Planner {
     /// # Errors
     /// The fleet's, as [`at_hand`] tells.
     async fn functions(&self) -> Result<Placement<FleetFacts>> {
-        at_hand(self.fleet.facts(self.settings.on != Target::Auto).await, &self.settings)
+        let asking = if self.settings.on == Target::Auto { Asking::WhileHealthy } else { Asking::Always };
+        at_hand(self.fleet.facts(asking).await, &self.settings)
     }
 
     /// Decides to stay here before there is a plan for functions; None where functions may be faster.

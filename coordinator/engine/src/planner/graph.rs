@@ -18,7 +18,7 @@ use gust_protocol::{
 use object_store::ObjectMeta;
 
 use super::passes::units::Unit;
-use crate::exchange::DATA;
+use crate::exchange::DATA_ACCESS;
 use crate::model::load::StageLoad;
 use crate::model::{Reason, Workload};
 
@@ -137,7 +137,7 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
     let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
     Ok(ScanUnit {
         file: ObjectRef {
-            access: DATA,
+            access: DATA_ACCESS,
             path: meta.location.to_string(),
             size_bytes: meta.size,
             etag: meta.e_tag.clone(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::failure::{FailureCause, FragmentFailure};
-use super::limiter::Slot;
+use super::limiter::{Slot, SlotRequest};
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{AttemptNumbers, Query, StageAttempts};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
@@ -27,14 +27,35 @@ const ANSWER_LATE_MAX: Duration = Duration::from_secs(2);
 /// Attempts that may start beside a slow one. Each starts when the newest attempt is slow, too.
 const SPECULATIVE_MAX: u32 = 2;
 
-type MakeRequest = Box<dyn Fn(u32, u64) -> InvokeRequest + Send + Sync>;
+/// Parts of a request that differ from attempt to attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct AttemptStamp {
+    pub attempt: u32,
+    pub deadline_unix_ms: u64,
+}
+
+type MakeRequest = Box<dyn Fn(AttemptStamp) -> InvokeRequest + Send + Sync>;
+
+/// Bounds of each attempt at a fragment.
+#[derive(Debug, Clone, Copy)]
+pub struct FragmentNeeds {
+    /// Bytes that a running attempt holds on the coordinator.
+    pub bytes: u64,
+    pub work: AttemptWork,
+}
+
+/// Result of a fragment, and the number of the attempt that it came from.
+#[derive(Debug)]
+pub struct AttemptResult {
+    pub result: FragmentResult,
+    pub attempt: u32,
+}
 
 /// A fragment, and the state that its attempts share.
 pub struct FragmentAttempts {
     stage: StageAttempts,
     id: FragmentId,
-    bytes: u64,
-    work: AttemptWork,
+    needs: FragmentNeeds,
     request: MakeRequest,
     numbers: AttemptNumbers,
     /// Start of the fragment, before its first attempt.
@@ -46,8 +67,21 @@ pub struct FragmentAttempts {
     timed_out: u32,
     delays: ExponentialBackoff,
     throttle_delays: ExponentialBackoff,
-    /// Failure of the latest attempt, and its log's end.
-    last_failure: Option<(FailureCause, String)>,
+    last_failure: Option<LastFailure>,
+}
+
+/// Failure of the latest attempt.
+struct LastFailure {
+    cause: FailureCause,
+    /// End of the attempt's stderr.
+    log_tail: String,
+}
+
+impl LastFailure {
+    /// Makes a failure without an attempt's stderr.
+    fn new(cause: FailureCause) -> Self {
+        Self { cause, log_tail: String::new() }
+    }
 }
 
 impl std::fmt::Debug for FragmentAttempts {
@@ -68,7 +102,7 @@ struct EndedAttempt {
 /// Next attempt's reason, and its wait for admission.
 struct PendingAttempt {
     cause: AttemptCause,
-    turn: BoxFuture<'static, Admission>,
+    admission: BoxFuture<'static, Admission>,
 }
 
 /// Step after an attempt that failed.
@@ -76,7 +110,7 @@ enum NextTry {
     /// Another attempt, after a pause.
     After(Duration),
     /// Attempts that are under way may still succeed.
-    Others,
+    WaitForOthers,
     Never(GaveUp),
 }
 
@@ -86,15 +120,22 @@ enum GaveUp {
     /// The fragment has no attempts left, it would fail again, or its query's time or money is spent.
     NothingHelps,
     /// The query has no retries left.
-    BudgetSpent,
+    RetriesUsedUp,
+}
+
+/// Right to start one attempt.
+struct Admitted {
+    slot: Slot,
+    /// Money for the attempt, if the query has a cap.
+    reservation: Option<Reservation>,
 }
 
 enum Admission {
-    Granted(Slot, Option<Reservation>),
+    Granted(Admitted),
     /// The query's deadline came first.
     TooLate,
     /// The query's money does not suffice.
-    TooDear(OverCap),
+    OverCap(OverCap),
 }
 
 impl FragmentAttempts {
@@ -102,15 +143,14 @@ impl FragmentAttempts {
         stage: StageAttempts,
         id: FragmentId,
         numbers: AttemptNumbers,
-        (bytes, work): (u64, AttemptWork),
+        needs: FragmentNeeds,
         request: MakeRequest,
         seed: u64,
     ) -> Self {
         Self {
             stage,
             id,
-            bytes,
-            work,
+            needs,
             request,
             numbers,
             since: Instant::now(),
@@ -127,9 +167,8 @@ impl FragmentAttempts {
         &self.id
     }
 
-    /// Runs until an attempt has a result, none can have one, or the future is dropped. Returns the result and its
-    /// attempt's number.
-    pub async fn result(&mut self) -> Result<(FragmentResult, u32), FragmentFailure> {
+    /// Runs until an attempt has a result, none can have one, or the future is dropped.
+    pub async fn result(&mut self) -> Result<AttemptResult, FragmentFailure> {
         let first = if self.launched == 0 { AttemptCause::First } else { AttemptCause::Retry };
         let mut waiting = self.wait(first, Duration::ZERO);
         let mut running = FuturesUnordered::new();
@@ -146,7 +185,7 @@ impl FragmentAttempts {
             };
             let granted = async {
                 match &mut waiting {
-                    Some(waiting) => (&mut waiting.turn).await,
+                    Some(waiting) => (&mut waiting.admission).await,
                     None => std::future::pending().await,
                 }
             };
@@ -158,7 +197,7 @@ impl FragmentAttempts {
                         Ok(result) => {
                             progress.done(index, took);
                             self.query().cap.iter().for_each(|cap| cap.fragment_done());
-                            return Ok((result, number));
+                            return Ok(AttemptResult { result, attempt: number });
                         }
                         Err(cause) => cause,
                     };
@@ -168,22 +207,23 @@ impl FragmentAttempts {
                             waiting = self.wait(AttemptCause::Retry, pause);
                             (newest_since, speculative) = (None, 0);
                         }
-                        NextTry::Others => {}
+                        NextTry::WaitForOthers => {}
                         NextTry::Never(why) => return Err(self.failure(why)),
                     }
                 }
-                turn = granted => {
+                admission = granted => {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
-                    match turn {
-                        Admission::Granted(slot, reservation) => {
+                    match admission {
+                        Admission::Granted(admitted) => {
                             let Some(number) = self.numbers.next(self.id.index) else {
-                                self.last_failure = Some((FailureCause::Result("there is no number left for another attempt".to_owned()), String::new()));
+                                let reason = "there is no number left for another attempt".to_owned();
+                                self.last_failure = Some(LastFailure::new(FailureCause::Result(reason)));
                                 return Err(self.failure(GaveUp::NothingHelps));
                             };
                             newest_since = Some(Instant::now());
-                            running.push(self.launch(number, (slot, reservation), cause));
+                            running.push(self.launch(number, admitted, cause));
                         }
-                        Admission::TooDear(over) => return Err(self.too_dear(over)),
+                        Admission::OverCap(over) => return Err(self.over_cap(over)),
                         Admission::TooLate if running.is_empty() => return Err(self.failure(GaveUp::NothingHelps)),
                         Admission::TooLate => {}
                     }
@@ -197,12 +237,12 @@ impl FragmentAttempts {
     }
 
     /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.
-    pub async fn refuse(&mut self, reason: String) -> Result<(FragmentResult, u32), FragmentFailure> {
-        self.last_failure = Some((FailureCause::Result(reason), String::new()));
+    pub async fn refuse(&mut self, reason: String) -> Result<AttemptResult, FragmentFailure> {
+        self.last_failure = Some(LastFailure::new(FailureCause::Result(reason)));
         self.query().cap.iter().for_each(|cap| cap.fragment_undone());
         match self.next_try(Remedy::Again, false) {
             NextTry::After(pause) => tokio::time::sleep(pause).await,
-            NextTry::Others => {}
+            NextTry::WaitForOthers => {}
             NextTry::Never(why) => return Err(self.failure(why)),
         }
         self.result().await
@@ -216,35 +256,36 @@ impl FragmentAttempts {
     /// attempt that cannot be paid for at once.
     fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<PendingAttempt> {
         let query = Arc::clone(self.query());
-        let bytes = self.bytes;
-        let ask = self.ask();
+        let slot =
+            SlotRequest { query: query.number, bytes: self.needs.bytes, is_urgent: cause != AttemptCause::First };
+        let money = self.request_for_money();
         let paid = match (&query.cap, cause) {
-            (Some(cap), AttemptCause::Speculative) => Some(cap.reserve_at_once(&ask)?),
+            (Some(cap), AttemptCause::Speculative) => Some(cap.reserve_at_once(&money)?),
             _ => None,
         };
-        let turn = async move {
-            let turn = async {
+        let admission = async move {
+            let admission = async {
                 tokio::time::sleep(pause).await;
                 let reservation = match (&query.cap, paid) {
-                    (Some(cap), None) => match cap.reserve(ask).await {
+                    (Some(cap), None) => match cap.reserve(money).await {
                         Ok(reservation) => Some(reservation),
-                        Err(over) => return Admission::TooDear(over),
+                        Err(over) => return Admission::OverCap(over),
                     },
                     (_, paid) => paid,
                 };
-                let slot = query.scheduler.limiter.acquire(query.number, bytes, cause != AttemptCause::First).await;
-                Admission::Granted(slot, reservation)
+                let slot = query.scheduler.limiter.acquire(slot).await;
+                Admission::Granted(Admitted { slot, reservation })
             };
-            timeout_at(query.deadline, turn).await.unwrap_or(Admission::TooLate)
+            timeout_at(query.deadline, admission).await.unwrap_or(Admission::TooLate)
         };
-        Some(PendingAttempt { cause, turn: turn.boxed() })
+        Some(PendingAttempt { cause, admission: admission.boxed() })
     }
 
     /// Returns the request for the next attempt's money.
-    fn ask(&self) -> AttemptRequest {
+    fn request_for_money(&self) -> AttemptRequest {
         let left = self.query().deadline.saturating_duration_since(Instant::now());
         let time_max = self.time().map_or(left, |time| time.min(left));
-        AttemptRequest { work: self.work, expected: self.expected(), time_max, timed_out: self.timed_out }
+        AttemptRequest { work: self.needs.work, expected: self.expected(), time_max, timed_out: self.timed_out }
     }
 
     fn expected(&self) -> Duration {
@@ -260,29 +301,35 @@ impl FragmentAttempts {
     fn launch(
         &mut self,
         number: u32,
-        (slot, paid): (Slot, Option<Reservation>),
+        Admitted { slot, reservation }: Admitted,
         cause: AttemptCause,
     ) -> BoxFuture<'static, EndedAttempt> {
         let (query, id) = (Arc::clone(self.query()), self.id.clone());
         self.launched += 1;
         let started = Instant::now();
-        let paid_time = paid.as_ref().map(Reservation::time);
+        let paid_time = reservation.as_ref().map(Reservation::time);
         let time = [self.time(), paid_time].into_iter().flatten().min();
         let deadline = time.map_or(query.deadline, |time| query.deadline.min(started + time));
         let cut_short = deadline < query.deadline;
-        let request = (self.request)(number, query.clock.unix_ms(deadline));
+        let stamp = AttemptStamp { attempt: number, deadline_unix_ms: query.clock.unix_ms(deadline) };
+        let request = (self.request)(stamp);
         query.ledger.open(&id, number, cause, deadline);
-        let paid = paid.map(Reservation::begun);
-        query.scheduler.health.started();
+        let admitted = Admitted { slot, reservation: reservation.map(Reservation::begun) };
+        query.scheduler.breaker.started();
         let (reply, answer) = oneshot::channel();
         let span = tracing::debug_span!("attempt", fragment = %id, number);
-        let attempt = run(Arc::clone(&query), (slot, paid), id.clone(), number, request, reply);
+        let attempt = run(Arc::clone(&query), admitted, id.clone(), number, request, reply);
         query.running.spawn(attempt.instrument(span));
         async move {
             let invocation = match timeout_at(deadline + ANSWER_LATE_MAX, answer).await {
                 Ok(Ok(invocation)) => invocation,
-                Ok(Err(_)) => lost(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker")),
-                Err(_) => lost(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline")),
+                Ok(Err(_)) => without_answer(
+                    InvokeErrorKind::Unavailable,
+                    format!("fragment {id} was without_answer by its invoker"),
+                ),
+                Err(_) => {
+                    without_answer(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline"))
+                }
             };
             EndedAttempt { number, cut_short, took: started.elapsed(), invocation }
         }
@@ -302,7 +349,7 @@ impl FragmentAttempts {
             }
             Err(error) => FailureCause::Invoke(error),
         };
-        self.last_failure = Some((cause.clone(), invocation.log_tail));
+        self.last_failure = Some(LastFailure { cause: cause.clone(), log_tail: invocation.log_tail });
         Err(cause)
     }
 
@@ -310,34 +357,34 @@ impl FragmentAttempts {
     fn next_try(&mut self, remedy: Remedy, others: bool) -> NextTry {
         match remedy {
             Remedy::None => return NextTry::Never(GaveUp::NothingHelps),
-            Remedy::AgainLater if others => return NextTry::Others,
+            Remedy::AgainLater if others => return NextTry::WaitForOthers,
             Remedy::AgainLater => return NextTry::After(self.throttle_delays.next().unwrap_or_default()),
             Remedy::Again => {}
             Remedy::AgainLonger => self.timed_out += 1,
         }
         if others {
-            return NextTry::Others;
+            return NextTry::WaitForOthers;
         }
         self.failed += 1;
         if self.failed >= self.query().scheduler.retry.attempts_max {
             return NextTry::Never(GaveUp::NothingHelps);
         }
         if !self.query().retry_budget.lock().expect("no holder panics").take() {
-            return NextTry::Never(GaveUp::BudgetSpent);
+            return NextTry::Never(GaveUp::RetriesUsedUp);
         }
         NextTry::After(self.delays.next().unwrap_or_default())
     }
 
-    fn too_dear(&mut self, over: OverCap) -> FragmentFailure {
-        self.last_failure = Some((FailureCause::Cap(over), String::new()));
+    fn over_cap(&mut self, over: OverCap) -> FragmentFailure {
+        self.last_failure = Some(LastFailure::new(FailureCause::Cap(over)));
         self.failure(GaveUp::NothingHelps)
     }
 
     fn failure(&mut self, why: GaveUp) -> FragmentFailure {
-        let (cause, log_tail) = self.last_failure.take().unwrap_or_else(|| {
+        let LastFailure { cause, log_tail } = self.last_failure.take().unwrap_or_else(|| {
             let message = format!("fragment {} waited for a free function until its query's deadline", self.id);
             let error = InvokeError::new(InvokeErrorKind::TimedOut, message).with_hint(Some(WAITED_HINT));
-            (FailureCause::Invoke(error), String::new())
+            LastFailure::new(FailureCause::Invoke(error))
         });
         let (attempts, elapsed) = (self.launched, self.since.elapsed());
         FragmentFailure {
@@ -345,7 +392,7 @@ impl FragmentAttempts {
             attempts,
             elapsed,
             cause,
-            retries_used_up: why == GaveUp::BudgetSpent,
+            retries_used_up: why == GaveUp::RetriesUsedUp,
             log_tail,
         }
     }
@@ -354,7 +401,7 @@ impl FragmentAttempts {
 /// Runs the attempt itself. It goes on even if nothing waits for it.
 async fn run(
     query: Arc<Query>,
-    (slot, paid): (Slot, Option<Reservation>),
+    admitted: Admitted,
     id: FragmentId,
     number: u32,
     request: InvokeRequest,
@@ -370,18 +417,18 @@ async fn run(
         Err(error) if error.kind == InvokeErrorKind::Throttled => scheduler.limiter.throttled(),
         _ => {}
     }
-    scheduler.health.note(&invocation);
+    scheduler.breaker.note(&invocation);
     query.ledger.close(&id, number, &invocation);
-    if let Some(paid) = paid {
-        paid.settle(&invocation);
+    if let Some(reservation) = admitted.reservation {
+        reservation.settle(&invocation);
     }
-    drop(slot);
+    drop(admitted.slot);
     // The receiver is gone if another attempt was faster or the query is over.
     let _ = reply.send(invocation);
 }
 
 /// Describes an attempt that was not heard of. It stays open in the ledger.
-fn lost(kind: InvokeErrorKind, message: String) -> Invocation {
+fn without_answer(kind: InvokeErrorKind, message: String) -> Invocation {
     let outcome = Err(InvokeError::new(kind, message));
     Invocation { outcome, billing: Billing::Bounded { at_most: Duration::ZERO }, cold: None, log_tail: String::new() }
 }

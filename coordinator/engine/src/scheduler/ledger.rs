@@ -13,24 +13,24 @@ use crate::events::{AttemptCause, AttemptOutcome, EventLog, QueryEvent};
 #[derive(Debug)]
 pub(super) struct Ledger {
     events: EventLog,
-    books: Mutex<Books>,
+    state: Mutex<LedgerState>,
 }
 
 #[derive(Debug, Default)]
-struct Books {
-    open: BTreeMap<(FragmentId, u32), Open>,
+struct LedgerState {
+    open: BTreeMap<(FragmentId, u32), OpenAttempt>,
     is_closed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Open {
+struct OpenAttempt {
     started: Instant,
     deadline: Instant,
 }
 
 impl Ledger {
     pub(super) fn new(events: EventLog) -> Self {
-        Self { events, books: Mutex::default() }
+        Self { events, state: Mutex::default() }
     }
 
     pub(super) fn events(&self) -> &EventLog {
@@ -38,21 +38,21 @@ impl Ledger {
     }
 
     pub(super) fn open(&self, id: &FragmentId, attempt: u32, cause: AttemptCause, deadline: Instant) {
-        let open = Open { started: Instant::now(), deadline };
-        let mut books = self.books.lock().expect("no holder panics");
+        let open = OpenAttempt { started: Instant::now(), deadline };
+        let mut state = self.state.lock().expect("no holder panics");
         self.events.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause });
-        if books.is_closed {
+        if state.is_closed {
             // The attempt's task was about to be dropped with its query.
             self.cancel(id.clone(), attempt, open);
         } else {
-            books.open.insert((id.clone(), attempt), open);
+            state.open.insert((id.clone(), attempt), open);
         }
     }
 
-    /// Books an attempt's outcome. Does nothing if the query has closed its books already.
+    /// LedgerState an attempt's outcome. Does nothing if the query has closed the ledger already.
     pub(super) fn close(&self, id: &FragmentId, attempt: u32, invocation: &Invocation) {
-        let open = self.books.lock().expect("no holder panics").open.remove(&(id.clone(), attempt));
-        let Some(Open { started, .. }) = open else { return };
+        let open = self.state.lock().expect("no holder panics").open.remove(&(id.clone(), attempt));
+        let Some(OpenAttempt { started, .. }) = open else { return };
         let outcome = match &invocation.outcome {
             Ok(FragmentResponse { outcome: Ok(_), usage, .. }) => {
                 AttemptOutcome::Done { usage: *usage, cold: invocation.cold }
@@ -70,17 +70,17 @@ impl Ledger {
         self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });
     }
 
-    /// Closes the books of a query that is over. Attempts that still run cannot be recalled, and are booked at the
+    /// Closes the ledger of a query that is over. Attempts that still run cannot be recalled, and are booked at the
     /// most that they can cost.
     pub(super) fn cancel_open(&self) {
-        let mut books = self.books.lock().expect("no holder panics");
-        books.is_closed = true;
-        for ((id, attempt), open) in std::mem::take(&mut books.open) {
+        let mut state = self.state.lock().expect("no holder panics");
+        state.is_closed = true;
+        for ((id, attempt), open) in std::mem::take(&mut state.open) {
             self.cancel(id, attempt, open);
         }
     }
 
-    fn cancel(&self, id: FragmentId, attempt: u32, Open { started, deadline }: Open) {
+    fn cancel(&self, id: FragmentId, attempt: u32, OpenAttempt { started, deadline }: OpenAttempt) {
         let (outcome, wall) = (AttemptOutcome::Cancelled, started.elapsed());
         let billing = Billing::Bounded { at_most: billed_max(deadline.saturating_duration_since(started)) };
         self.events.push(QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall });

@@ -7,8 +7,8 @@
 //! - the bytes that attempts may hold on the coordinator;
 //! - the rate at which the platform starts environments.
 //!
-//! The next slot goes to the query with the fewest attempts in flight, among equals to the one that was served least
-//! recently. So small queries overtake large ones, and none starves.
+//! The next slot goes to the query with the fewest attempts in flight, among equals to the one that was granted one
+//! least recently. So small queries overtake large ones, and none starves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,40 +46,52 @@ pub(super) struct Limiter {
 #[derive(Debug)]
 struct State {
     limits: SchedulerLimits,
-    adaptive: Adaptive,
+    adaptive: AdaptiveLimit,
     ramp: Option<Ramp>,
     in_flight: usize,
     bytes: u64,
     /// Waiting and running attempts by query.
-    lines: BTreeMap<u64, QueryQueue>,
+    queues: BTreeMap<u64, QueryQueue>,
     /// Number of grants so far, which orders queries by their last turn.
-    served: u64,
+    grants: u64,
     /// True while a task waits for the next environment.
-    is_waking: bool,
+    has_wakeup: bool,
 }
 
 /// A query's attempts, running and waiting.
 #[derive(Debug, Default)]
 struct QueryQueue {
     in_flight: usize,
-    served_last: u64,
+    granted_last: u64,
     waiting: VecDeque<Waiter>,
 }
 
 #[derive(Debug)]
 struct Waiter {
+    query: u64,
     bytes: u64,
     grant: oneshot::Sender<Slot>,
+}
+
+/// Request for the slot of one attempt.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SlotRequest {
+    pub query: u64,
+    /// Bytes that the attempt holds on the coordinator.
+    pub bytes: u64,
+    /// True for an attempt that goes before the query's other fragments.
+    pub is_urgent: bool,
 }
 
 /// Right to one attempt, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    held: Option<Claim>,
+    /// Share of the bounds; None once it is given back.
+    claim: Option<SlotClaim>,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct SlotClaim {
     limiter: Arc<Limiter>,
     query: u64,
     bytes: u64,
@@ -89,31 +101,31 @@ impl Limiter {
     pub(super) fn new(limits: SchedulerLimits) -> Self {
         let state = State {
             limits,
-            adaptive: Adaptive::new(limits.in_flight_max),
+            adaptive: AdaptiveLimit::new(limits.in_flight_max),
             ramp: limits.ramp.map(Ramp::new),
             in_flight: 0,
             bytes: 0,
-            lines: BTreeMap::new(),
-            served: 0,
-            is_waking: false,
+            queues: BTreeMap::new(),
+            grants: 0,
+            has_wakeup: false,
         };
         Self { state: Mutex::new(state) }
     }
 
-    /// Waits for a slot; dropping the future gives up the place. An `urgent` attempt goes before the query's other
-    /// fragments.
-    pub(super) async fn acquire(self: &Arc<Self>, query: u64, bytes: u64, urgent: bool) -> Slot {
+    /// Waits for a slot; dropping the future gives up the place.
+    pub(super) async fn acquire(self: &Arc<Self>, request: SlotRequest) -> Slot {
+        let SlotRequest { query, bytes, is_urgent } = request;
         let (grant, granted) = oneshot::channel();
         {
             let mut state = self.lock();
-            let served = state.served;
-            let line =
-                state.lines.entry(query).or_insert_with(|| QueryQueue { served_last: served, ..QueryQueue::default() });
-            let waiter = Waiter { bytes, grant };
-            if urgent {
-                line.waiting.push_front(waiter);
+            let granted_last = state.grants;
+            let queue =
+                state.queues.entry(query).or_insert_with(|| QueryQueue { granted_last, ..QueryQueue::default() });
+            let waiter = Waiter { query, bytes, grant };
+            if is_urgent {
+                queue.waiting.push_front(waiter);
             } else {
-                line.waiting.push_back(waiter);
+                queue.waiting.push_back(waiter);
             }
             self.grant(&mut state);
         }
@@ -136,22 +148,22 @@ impl Limiter {
 
     /// Hands out slots while the bounds hold.
     fn grant(self: &Arc<Self>, state: &mut State) {
-        while let Some((query, waiter)) = state.next(Instant::now()) {
-            let held = Claim { limiter: Arc::clone(self), query, bytes: waiter.bytes };
-            if let Err(mut refused) = waiter.grant.send(Slot { held: Some(held) }) {
+        while let Some(Waiter { query, bytes, grant }) = state.next(Instant::now()) {
+            let claim = SlotClaim { limiter: Arc::clone(self), query, bytes };
+            if let Err(mut refused) = grant.send(Slot { claim: Some(claim) }) {
                 // The waiter is gone. The state is locked, so the slot must not give itself back.
-                refused.held = None;
-                state.give_back(query, waiter.bytes);
+                refused.claim = None;
+                state.give_back(query, bytes);
             }
         }
-        let wake_at = state.wake_at(Instant::now()).filter(|_| !state.is_waking);
+        let wake_at = state.wake_at(Instant::now()).filter(|_| !state.has_wakeup);
         if let Some(wake_at) = wake_at {
-            state.is_waking = true;
+            state.has_wakeup = true;
             let limiter = Arc::clone(self);
             tokio::spawn(async move {
                 tokio::time::sleep_until(wake_at).await;
                 let mut state = limiter.lock();
-                state.is_waking = false;
+                state.has_wakeup = false;
                 limiter.grant(&mut state);
             });
         }
@@ -160,7 +172,7 @@ impl Limiter {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(Claim { limiter, query, bytes }) = self.held.take() else { return };
+        let Some(SlotClaim { limiter, query, bytes }) = self.claim.take() else { return };
         let mut state = limiter.lock();
         state.give_back(query, bytes);
         limiter.grant(&mut state);
@@ -169,15 +181,15 @@ impl Drop for Slot {
 
 impl State {
     /// Takes the waiter whose turn it is, if one may go.
-    fn next(&mut self, now: Instant) -> Option<(u64, Waiter)> {
-        for line in self.lines.values_mut() {
-            while line.waiting.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-                line.waiting.pop_front();
+    fn next(&mut self, now: Instant) -> Option<Waiter> {
+        for queue in self.queues.values_mut() {
+            while queue.waiting.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+                queue.waiting.pop_front();
             }
         }
-        let waiting = self.lines.iter_mut().filter(|(_, line)| !line.waiting.is_empty());
-        let (query, line) = waiting.min_by_key(|(query, line)| (line.in_flight, line.served_last, **query))?;
-        let bytes = line.waiting.front()?.bytes;
+        let waiting = self.queues.iter_mut().filter(|(_, queue)| !queue.waiting.is_empty());
+        let (_, queue) = waiting.min_by_key(|(query, queue)| (queue.in_flight, queue.granted_last, **query))?;
+        let bytes = queue.waiting.front()?.bytes;
         let fits = self.in_flight == 0 || self.bytes + bytes <= self.limits.in_flight_bytes_max;
         if self.in_flight >= self.adaptive.allowed() || !fits {
             return None;
@@ -187,17 +199,17 @@ impl State {
         {
             return None;
         }
-        self.served += 1;
-        line.served_last = self.served;
-        line.in_flight += 1;
+        self.grants += 1;
+        queue.granted_last = self.grants;
+        queue.in_flight += 1;
         self.in_flight += 1;
         self.bytes += bytes;
-        line.waiting.pop_front().map(|waiter| (*query, waiter))
+        queue.waiting.pop_front()
     }
 
     /// Returns the time to look again although nothing was given back.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let waits = self.lines.values().any(|line| !line.waiting.is_empty());
+        let waits = self.queues.values().any(|queue| !queue.waiting.is_empty());
         let ramp = self.ramp.as_ref().filter(|_| waits && self.in_flight < self.adaptive.allowed())?;
         ramp.next_at(self.in_flight + 1, now)
     }
@@ -205,27 +217,27 @@ impl State {
     fn give_back(&mut self, query: u64, bytes: u64) {
         self.in_flight -= 1;
         self.bytes -= bytes;
-        if let Some(line) = self.lines.get_mut(&query) {
-            line.in_flight -= 1;
-            if line.in_flight == 0 && line.waiting.is_empty() {
-                self.lines.remove(&query);
+        if let Some(queue) = self.queues.get_mut(&query) {
+            queue.in_flight -= 1;
+            if queue.in_flight == 0 && queue.waiting.is_empty() {
+                self.queues.remove(&query);
             }
         }
     }
 }
 
-/// Limit of attempts between 1 and a cap: additive increase, multiplicative decrease.
+/// Limit of attempts between 1 and a maximum: additive increase, multiplicative decrease.
 #[derive(Debug)]
-struct Adaptive {
-    cap: f64,
+struct AdaptiveLimit {
+    max: f64,
     limit: f64,
     reduced_at: Option<Instant>,
 }
 
-impl Adaptive {
-    fn new(cap: usize) -> Self {
-        let cap = cap.max(1) as f64;
-        Self { cap, limit: cap, reduced_at: None }
+impl AdaptiveLimit {
+    fn new(max: usize) -> Self {
+        let max = max.max(1) as f64;
+        Self { max, limit: max, reduced_at: None }
     }
 
     fn allowed(&self) -> usize {
@@ -233,8 +245,8 @@ impl Adaptive {
     }
 
     fn succeeded(&mut self) {
-        let step = (self.cap * INCREASE_SHARE).max(1.0);
-        self.limit = (self.limit + step / self.limit).min(self.cap);
+        let step = (self.max * INCREASE_SHARE).max(1.0);
+        self.limit = (self.limit + step / self.limit).min(self.max);
     }
 
     fn throttled(&mut self, now: Instant) {
@@ -256,12 +268,16 @@ mod tests {
         Arc::new(Limiter::new(SchedulerLimits { in_flight_max, in_flight_bytes_max, ramp: None }))
     }
 
-    /// Queues fragments of a query. Each notes its query when it is served, and holds its slot for `holds`.
+    fn request(query: u64, bytes: u64) -> SlotRequest {
+        SlotRequest { query, bytes, is_urgent: false }
+    }
+
+    /// Queues fragments of a query. Each notes its query when it is granted a slot, and holds its slot for `holds`.
     fn enqueue(limiter: &Arc<Limiter>, query: u64, fragments: usize, holds: Duration, order: &Arc<Mutex<Vec<u64>>>) {
         for _ in 0..fragments {
             let (limiter, order) = (Arc::clone(limiter), Arc::clone(order));
             tokio::spawn(async move {
-                let slot = limiter.acquire(query, 1, false).await;
+                let slot = limiter.acquire(request(query, 1)).await;
                 order.lock().expect("no holder panics").push(query);
                 tokio::time::sleep(holds).await;
                 drop(slot);
@@ -287,28 +303,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_are_bounded_and_what_is_too_large_runs_alone() {
+    async fn an_attempt_above_the_byte_bound_runs_alone() {
         let limiter = limiter(10, 100);
-        let first = limiter.acquire(1, 60, false).await;
-        assert!(limiter.acquire(1, 60, false).now_or_never().is_none());
-        let second = limiter.acquire(1, 40, false).now_or_never().expect("fits");
+        let first = limiter.acquire(request(1, 60)).await;
+        assert!(limiter.acquire(request(1, 60)).now_or_never().is_none());
+        let second = limiter.acquire(request(1, 40)).now_or_never().expect("fits");
         drop(first);
-        assert!(limiter.acquire(2, 1000, false).now_or_never().is_none());
+        assert!(limiter.acquire(request(2, 1000)).now_or_never().is_none());
         drop(second);
-        let alone = limiter.acquire(2, 1000, false).now_or_never().expect("runs alone");
-        assert!(limiter.acquire(1, 1, false).now_or_never().is_none());
+        let alone = limiter.acquire(request(2, 1000)).now_or_never().expect("runs alone");
+        assert!(limiter.acquire(request(1, 1)).now_or_never().is_none());
         drop(alone);
-        assert!(limiter.acquire(1, 1, false).now_or_never().is_some());
+        assert!(limiter.acquire(request(1, 1)).now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_that_is_given_up_blocks_nobody() {
+    async fn a_dropped_waiter_blocks_no_other() {
         let limiter = limiter(1, u64::MAX);
-        let held = limiter.acquire(1, 1, false).await;
-        let mut given_up = Box::pin(limiter.acquire(1, 1, false));
+        let held = limiter.acquire(request(1, 1)).await;
+        let mut given_up = Box::pin(limiter.acquire(request(1, 1)));
         assert!((&mut given_up).now_or_never().is_none());
-        let mut next = Box::pin(limiter.acquire(1, 1, false));
-        let mut urgent = Box::pin(limiter.acquire(1, 1, true));
+        let mut next = Box::pin(limiter.acquire(request(1, 1)));
+        let mut urgent = Box::pin(limiter.acquire(SlotRequest { is_urgent: true, ..request(1, 1) }));
         assert!((&mut next).now_or_never().is_none() && (&mut urgent).now_or_never().is_none());
         drop(given_up);
         drop(held);
@@ -317,12 +333,12 @@ mod tests {
         drop(urgent);
         // The slot was granted, and dropped before it was looked at.
         drop(next);
-        assert!(limiter.acquire(2, 1, false).now_or_never().is_some());
+        assert!(limiter.acquire(request(2, 1)).now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn throttling_halves_once_and_successes_bring_it_back() {
-        let mut adaptive = Adaptive::new(100);
+        let mut adaptive = AdaptiveLimit::new(100);
         for _ in 0..50 {
             adaptive.throttled(Instant::now());
         }

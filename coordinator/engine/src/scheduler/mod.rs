@@ -39,13 +39,13 @@ mod speculate;
 
 pub use clock::Clock;
 pub use failure::{FailureCause, FragmentFailure};
-pub use fragment::FragmentAttempts;
+pub use fragment::{AttemptResult, AttemptStamp, FragmentAttempts, FragmentNeeds};
 pub use limiter::SchedulerLimits;
 pub use retry::RetryPolicy;
 pub use schedulers::Schedulers;
 pub use speculate::SpeculationPolicy;
 
-use crate::cap::{AttemptWork, Cap, OverCap};
+use crate::cap::{Cap, OverCap};
 use crate::events::EventLog;
 use crate::fleet::{Breaker, Invoker};
 use ledger::Ledger;
@@ -82,7 +82,7 @@ pub struct Scheduler {
 struct Shared {
     invoker: Arc<dyn Invoker>,
     limiter: Arc<Limiter>,
-    health: Arc<Breaker>,
+    breaker: Arc<Breaker>,
     retry: RetryPolicy,
     speculation: SpeculationPolicy,
     random: Mutex<SmallRng>,
@@ -90,12 +90,12 @@ struct Shared {
 }
 
 impl Scheduler {
-    pub fn new(invoker: Arc<dyn Invoker>, health: Arc<Breaker>, settings: SchedulerSettings) -> Self {
+    pub fn new(invoker: Arc<dyn Invoker>, breaker: Arc<Breaker>, settings: SchedulerSettings) -> Self {
         let SchedulerSettings { limits, retry, speculation, seed } = settings;
         let shared = Shared {
             invoker,
             limiter: Arc::new(Limiter::new(limits)),
-            health,
+            breaker,
             retry,
             speculation,
             random: Mutex::new(SmallRng::seed_from_u64(seed)),
@@ -104,7 +104,7 @@ impl Scheduler {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Opens the books of a query that must be done by `deadline`, within its `money` if that is limited.
+    /// Starts a query that must be done by `deadline`, within its `cap` if it has one.
     pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant, cap: Option<Arc<Cap>>) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);
         let retry_budget = Mutex::new(RetryBudget::new(&self.shared.retry));
@@ -131,14 +131,14 @@ pub struct QueryAttempts {
 #[derive(Debug)]
 struct Query {
     scheduler: Arc<Shared>,
-    /// Key of the query's line in the limiter.
+    /// Key of the query's queue in the limiter.
     number: u64,
     ledger: Ledger,
     clock: Clock,
     deadline: Instant,
     retry_budget: Mutex<RetryBudget>,
     cap: Option<Arc<Cap>>,
-    /// Attempts that have not ended, wanted or not.
+    /// Attempts that have not all_ended, wanted or not.
     running: TaskTracker,
 }
 
@@ -166,7 +166,7 @@ impl QueryAttempts {
         }
     }
 
-    /// Closes the books of a query that is over. Attempts that still run are booked as cancelled. Their callers must
+    /// Closes the ledger of a query that is over. Attempts that still run are booked as cancelled. Their callers must
     /// have gone.
     pub fn close(&self) {
         self.query.running.close();
@@ -174,7 +174,7 @@ impl QueryAttempts {
     }
 
     /// Waits, after [`Self::close`], until no attempt can write any more.
-    pub async fn ended(&self) {
+    pub async fn all_ended(&self) {
         self.query.running.wait().await;
     }
 }
@@ -191,19 +191,16 @@ impl StageAttempts {
     /// Opens one of the stage's fragments, before any attempt.
     ///
     /// `id.index` is its place among the stage's expected times. `numbers` are those of the stage, so that attempts of
-    /// different runs never share a number, and so never a result object. A running attempt holds up to `bytes` on the
-    /// coordinator, and does `work` at most. `request` builds the request of an attempt from its number and its
-    /// deadline in milliseconds since the Unix epoch.
+    /// different runs never share a number, and so never a result object. `request` builds the request of an attempt.
     pub fn fragment(
         &self,
         id: FragmentId,
         numbers: AttemptNumbers,
-        bytes: u64,
-        work: AttemptWork,
-        request: impl Fn(u32, u64) -> InvokeRequest + Send + Sync + 'static,
+        needs: FragmentNeeds,
+        request: impl Fn(AttemptStamp) -> InvokeRequest + Send + Sync + 'static,
     ) -> FragmentAttempts {
         let seed = self.query.scheduler.random.lock().expect("no holder panics").random();
-        FragmentAttempts::new(self.clone(), id, numbers, (bytes, work), Box::new(request), seed)
+        FragmentAttempts::new(self.clone(), id, numbers, needs, Box::new(request), seed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Schedulers of a process: one for each size of functions that is in use.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use crate::model::{FunctionSize, PlatformTraits};
 /// Schedulers by size. Each is made from the fleet's facts when it is first asked for.
 #[derive(Debug, Default)]
 pub struct Schedulers {
-    by_memory: Mutex<Vec<(u32, Scheduler)>>,
+    by_memory_mb: Mutex<BTreeMap<u32, Scheduler>>,
 }
 
 impl Schedulers {
@@ -21,17 +22,16 @@ impl Schedulers {
     ///
     /// # Errors
     /// The platform's, if the functions cannot be started.
-    pub async fn of(&self, fleet: &Fleet, size: &FunctionSize) -> Result<Scheduler, QueryError> {
+    pub async fn for_size(&self, fleet: &Fleet, size: &FunctionSize) -> Result<Scheduler, QueryError> {
         let invoker = fleet.invoker(size).await?;
-        let mut schedulers = self.by_memory.lock().expect("no holder panics");
-        let known = schedulers.iter().find(|(memory_mb, _)| *memory_mb == size.memory_mb);
-        if let Some((_, scheduler)) = known.filter(|(_, scheduler)| Arc::ptr_eq(&scheduler.shared.invoker, &invoker)) {
+        let mut schedulers = self.by_memory_mb.lock().expect("no holder panics");
+        let known = schedulers.get(&size.memory_mb);
+        if let Some(scheduler) = known.filter(|scheduler| Arc::ptr_eq(&scheduler.shared.invoker, &invoker)) {
             return Ok(scheduler.clone());
         }
         let settings = settings(size, &fleet.platform().traits(), Uuid::new_v4().as_u64_pair().1);
         let scheduler = Scheduler::new(invoker, Arc::clone(fleet.breaker()), settings);
-        schedulers.retain(|(memory_mb, _)| *memory_mb != size.memory_mb);
-        schedulers.push((size.memory_mb, scheduler.clone()));
+        schedulers.insert(size.memory_mb, scheduler.clone());
         Ok(scheduler)
     }
 }
@@ -49,6 +49,7 @@ fn settings(size: &FunctionSize, traits: &PlatformTraits, seed: u64) -> Schedule
 mod tests {
     use super::*;
     use crate::config::{Config, Target};
+    use crate::fleet::Asking;
     use crate::storage::Stores;
 
     #[tokio::test]
@@ -58,18 +59,18 @@ mod tests {
         let stores = Stores::new(config.s3.clone());
         let fleet = Fleet::new(&config, &stores, folder.path(), Vec::new()).expect("a fleet");
         assert!(!fleet.has_started());
-        let size = fleet.facts(true).await.expect("a size").sizes.remove(0);
+        let size = fleet.facts(Asking::Always).await.expect("a size").sizes.remove(0);
         let schedulers = Schedulers::default();
-        let [first, second] = [schedulers.of(&fleet, &size).await, schedulers.of(&fleet, &size).await];
+        let [first, second] = [schedulers.for_size(&fleet, &size).await, schedulers.for_size(&fleet, &size).await];
         let (first, second) = (first.expect("started"), second.expect("started"));
         assert!(fleet.has_started() && Arc::ptr_eq(&first.shared, &second.shared));
         let larger = FunctionSize { memory_mb: 2 * size.memory_mb, ..size };
-        let larger = schedulers.of(&fleet, &larger).await.expect("started");
+        let larger = schedulers.for_size(&fleet, &larger).await.expect("started");
         assert!(!Arc::ptr_eq(&first.shared, &larger.shared));
     }
 
     #[test]
-    fn functions_that_share_the_machine_are_repeated_late() {
+    fn functions_on_this_machine_speculate_late() {
         let config = Config { on: Target::InProcess, ..Config::default() };
         let here = crate::fleet::traits(&config);
         let there = crate::fleet::traits(&Config { on: Target::Lambda, ..config });

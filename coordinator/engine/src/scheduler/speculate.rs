@@ -51,17 +51,23 @@ pub(super) struct StageProgress {
     state: Mutex<State>,
     /// Signal that the normal time is known. It wakes waiting tasks in the order in which they came: one seed, one
     /// history.
-    known: Notify,
+    normal_known: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Seconds of each fragment that is done, and their ratio to its expected seconds.
-    done: Vec<(f64, f64)>,
+    done: Vec<DoneFragment>,
     /// Normal time; None until most fragments are done.
     normal: Option<Normal>,
     second_attempts: usize,
     second_seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DoneFragment {
+    seconds: f64,
+    /// Ratio of the seconds to the expected ones.
+    ratio: f64,
 }
 
 /// Normal time of a stage's fragments.
@@ -77,28 +83,28 @@ impl StageProgress {
     pub(super) fn new(policy: SpeculationPolicy, expected: &[Duration]) -> Self {
         // An expected time of zero would break the ratios.
         let expected = expected.iter().map(|expected| expected.as_secs_f64().max(0.001)).collect();
-        Self { policy, expected, state: Mutex::default(), known: Notify::new() }
+        Self { policy, expected, state: Mutex::default(), normal_known: Notify::new() }
     }
 
     /// Notes the result of a fragment, from an attempt that took `took`.
     pub(super) fn done(&self, index: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         let mut state = self.state.lock().expect("no holder panics");
-        state.done.push((seconds, seconds / self.expected[index]));
-        if state.done.len() >= self.most() && state.normal.is_none() {
+        state.done.push(DoneFragment { seconds, ratio: seconds / self.expected[index] });
+        if state.done.len() >= self.done_min() && state.normal.is_none() {
             let normal = Normal {
-                seconds: median(state.done.iter().map(|(seconds, _)| *seconds)),
-                ratio: median(state.done.iter().map(|(_, ratio)| *ratio)),
+                seconds: median(state.done.iter().map(|done| done.seconds)),
+                ratio: median(state.done.iter().map(|done| done.ratio)),
             };
             state.normal = Some(normal);
-            self.known.notify_waiters();
+            self.normal_known.notify_waiters();
         }
     }
 
     /// Returns the number of fragments that must be done, at least one. A single fragment has no other to compare with.
-    fn most(&self) -> usize {
-        let most = self.policy.done_share * self.expected.len() as f64;
-        (most as usize).max(1)
+    fn done_min(&self) -> usize {
+        let done_min = self.policy.done_share * self.expected.len() as f64;
+        (done_min as usize).max(1)
     }
 
     /// Returns when a fragment whose attempt has run since `since` should get a second one, perhaps never.
@@ -115,7 +121,7 @@ impl StageProgress {
     /// Waits until the normal time is known.
     async fn normal(&self) -> Normal {
         loop {
-            let mut known = std::pin::pin!(self.known.notified());
+            let mut known = std::pin::pin!(self.normal_known.notified());
             // The task listens before it looks, so that it misses nothing in between.
             known.as_mut().enable();
             if let Some(normal) = self.state.lock().expect("no holder panics").normal {
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stage_spends_a_twentieth_and_always_one() {
+    async fn second_attempts_take_a_twentieth_of_a_stages_time() {
         let few = progress(&[SECOND; 4]);
         let many = progress(&[SECOND; 100]);
         for (progress, done, allowed) in [(few, 3, 1), (many, 75, 5)] {

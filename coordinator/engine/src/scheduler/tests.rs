@@ -12,23 +12,24 @@ use gust_protocol::{
 
 use super::*;
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use crate::cap::AttemptWork;
 use crate::cost::{Architecture, PriceBook, Tariff};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent};
 use crate::money::Money;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Script of attempts: duration and fate by fragment and number.
-type Script = fn(u32, u32) -> (Duration, Fate);
+/// Script of attempts: duration and outcome by fragment and number.
+type Script = fn(u32, u32) -> (Duration, ScriptedOutcome);
 
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum ScriptedOutcome {
     Done,
     Fragment(FragmentErrorKind),
     Invoke(InvokeErrorKind),
 }
 
-use Fate::Done;
+use ScriptedOutcome::Done;
 
 struct Scripted {
     script: Script,
@@ -47,7 +48,7 @@ impl std::fmt::Debug for Scripted {
 impl Invoker for Scripted {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
         let InvokeRequest { fragment, attempt, deadline_unix_ms, .. } = request;
-        let (takes, fate) = (self.script)(fragment.id.index, attempt);
+        let (takes, scripted) = (self.script)(fragment.id.index, attempt);
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_flight_peak.fetch_max(now, Ordering::Relaxed);
         let started = Instant::now();
@@ -55,16 +56,16 @@ impl Invoker for Scripted {
         let deadline = self.clock.moment(deadline_unix_ms);
         tokio::time::sleep_until(ends.min(deadline)).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let fate = if ends > deadline { Fate::Invoke(InvokeErrorKind::TimedOut) } else { fate };
+        let scripted = if ends > deadline { ScriptedOutcome::Invoke(InvokeErrorKind::TimedOut) } else { scripted };
         let part = Part { bytes: 0, rows: u64::from(attempt), crc32: 0 };
         let respond = |outcome| {
             let (id, usage) = (fragment.id.clone(), Usage::default());
             Ok(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage })
         };
-        let outcome = match fate {
+        let outcome = match scripted {
             Done => respond(Ok(FragmentResult::Inline { part, bytes: Base64::default() })),
-            Fate::Fragment(kind) => respond(Err(FragmentError::new(kind, format!("{kind:?}")))),
-            Fate::Invoke(kind) => Err(InvokeError::new(kind, format!("{kind:?}"))),
+            ScriptedOutcome::Fragment(kind) => respond(Err(FragmentError::new(kind, format!("{kind:?}")))),
+            ScriptedOutcome::Invoke(kind) => Err(InvokeError::new(kind, format!("{kind:?}"))),
         };
         let billing = Billing::Metered { duration: started.elapsed(), init: Duration::ZERO };
         Invocation { outcome, billing, cold: None, log_tail: String::new() }
@@ -99,7 +100,7 @@ impl Query {
         let stage = self.attempts.stage(vec![SECOND; fragments as usize]);
         let runs = (0..fragments).map(|index| {
             let mut fragment = fragment(&stage, index);
-            async move { fragment.result().await.map(|(_, attempt)| attempt) }
+            async move { fragment.result().await.map(|adopted| adopted.attempt) }
         });
         futures::future::join_all(runs).await
     }
@@ -125,7 +126,7 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
     let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
     let request = {
         let id = id.clone();
-        move |attempt, deadline_unix_ms| InvokeRequest {
+        move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
             fragment: Fragment { id: id.clone(), inputs: Vec::new(), limits },
@@ -141,14 +142,19 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
             },
         }
     };
-    stage.fragment(id, AttemptNumbers::new(index as usize + 1), 1, AttemptWork::default(), request)
+    stage.fragment(
+        id,
+        AttemptNumbers::new(index as usize + 1),
+        FragmentNeeds { bytes: 1, work: AttemptWork::default() },
+        request,
+    )
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_help_is_tried_again_at_most_four_times() {
+async fn a_retryable_failure_is_tried_four_times() {
     let started = Instant::now();
     let query = Query::new(8, 60 * SECOND, |_, attempt| match attempt {
-        0 => (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Crashed)),
+        0 => (Duration::ZERO, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
         _ => (Duration::ZERO, Done),
     });
     assert_eq!(query.run(1).await[0].as_ref().expect("the second attempt"), &1);
@@ -156,7 +162,8 @@ async fn what_can_help_is_tried_again_at_most_four_times() {
     assert_eq!(query.causes(), [(0, 0, AttemptCause::First), (0, 1, AttemptCause::Retry)]);
 
     let started = Instant::now();
-    let query = Query::new(8, 60 * SECOND, |_, _| (3 * SECOND, Fate::Fragment(FragmentErrorKind::StorageThrottled)));
+    let query =
+        Query::new(8, 60 * SECOND, |_, _| (3 * SECOND, ScriptedOutcome::Fragment(FragmentErrorKind::StorageThrottled)));
     let failure = query.run(1).await.remove(0).expect_err("it never works");
     assert_eq!((failure.attempts, query.causes().len()), (4, 4));
     let elapsed = started.elapsed();
@@ -166,20 +173,25 @@ async fn what_can_help_is_tried_again_at_most_four_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_help_is_told_at_once() {
-    for fate in [Fate::Fragment(FragmentErrorKind::Execution), Fate::Invoke(InvokeErrorKind::NotDeployed)] {
-        let script: Script = match fate {
-            Fate::Fragment(_) => |_, _| (Duration::ZERO, Fate::Fragment(FragmentErrorKind::Execution)),
-            _ => |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::NotDeployed)),
+async fn a_permanent_failure_ends_the_fragment_at_once() {
+    for outcome in
+        [ScriptedOutcome::Fragment(FragmentErrorKind::Execution), ScriptedOutcome::Invoke(InvokeErrorKind::NotDeployed)]
+    {
+        let script: Script = match outcome {
+            ScriptedOutcome::Fragment(_) => {
+                |_, _| (Duration::ZERO, ScriptedOutcome::Fragment(FragmentErrorKind::Execution))
+            }
+            _ => |_, _| (Duration::ZERO, ScriptedOutcome::Invoke(InvokeErrorKind::NotDeployed)),
         };
         let query = Query::new(8, 60 * SECOND, script);
-        assert_eq!(query.run(1).await.remove(0).expect_err("it never works").attempts, 1, "{fate:?}");
+        assert_eq!(query.run(1).await.remove(0).expect_err("it never works").attempts, 1, "{outcome:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_whose_every_fragment_fails_is_not_tried_four_times_over() {
-    let query = Query::new(100, 60 * SECOND, |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Crashed)));
+async fn the_retry_budget_bounds_a_query_that_fails_everywhere() {
+    let query =
+        Query::new(100, 60 * SECOND, |_, _| (Duration::ZERO, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)));
     let failures = query.run(100).await;
     assert!(failures.iter().all(Result::is_err));
     assert_eq!(query.causes().len(), 100 + 30, "a budget of 10 and a fifth of the fragments");
@@ -190,20 +202,21 @@ async fn a_query_whose_every_fragment_fails_is_not_tried_four_times_over() {
 #[tokio::test(start_paused = true)]
 async fn throttles_are_no_failures_but_end_with_the_deadline() {
     let query = Query::new(64, 120 * SECOND, |_, attempt| match attempt {
-        0..10 => (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Throttled)),
+        0..10 => (Duration::ZERO, ScriptedOutcome::Invoke(InvokeErrorKind::Throttled)),
         _ => (SECOND, Done),
     });
     let results = query.run(4).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     let started = Instant::now();
-    let query = Query::new(64, 20 * SECOND, |_, _| (Duration::ZERO, Fate::Invoke(InvokeErrorKind::Throttled)));
+    let query =
+        Query::new(64, 20 * SECOND, |_, _| (Duration::ZERO, ScriptedOutcome::Invoke(InvokeErrorKind::Throttled)));
     let failure = query.run(1).await.remove(0).expect_err("it never works");
     assert!(matches!(&failure.cause, FailureCause::Invoke(error) if error.kind == InvokeErrorKind::Throttled));
     assert!(started.elapsed() <= 21 * SECOND, "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_platform_with_fewer_functions_is_found_out() {
+async fn throttles_lower_the_attempts_in_flight() {
     // The platform takes 20 at a time, though it is asked for 200.
     static BUSY: AtomicU32 = AtomicU32::new(0);
     #[derive(Debug)]
@@ -242,7 +255,7 @@ async fn a_platform_with_fewer_functions_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_fragment_gets_a_second_attempt_and_the_first_to_succeed_wins() {
+async fn the_first_attempt_to_succeed_wins() {
     let started = Instant::now();
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
         (7, 0) => (20 * SECOND, Done),
@@ -260,7 +273,7 @@ async fn a_slow_fragment_gets_a_second_attempt_and_the_first_to_succeed_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_attempt_that_is_slow_gets_a_third_and_that_is_all() {
+async fn a_slow_fragment_gets_three_attempts_at_most() {
     let query = Query::new(200, 120 * SECOND, |index, attempt| match (index, attempt) {
         (99, 0 | 1) | (98, _) => (20 * SECOND, Done),
         _ => (SECOND, Done),
@@ -274,7 +287,7 @@ async fn a_second_attempt_that_is_slow_gets_a_third_and_that_is_all() {
 async fn the_slow_attempt_may_win_after_all() {
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
         (7, 0) => (3 * SECOND, Done),
-        (7, _) => (SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
+        (7, _) => (SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
         _ => (SECOND, Done),
     });
     assert_eq!(*query.run(8).await[7].as_ref().expect("the first attempt"), 0);
@@ -284,8 +297,8 @@ async fn the_slow_attempt_may_win_after_all() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_fails_beside_another_uses_up_no_retry() {
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
-        (7, 0) => (10 * SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
-        (7, 1..4) => (SECOND, Fate::Invoke(InvokeErrorKind::Crashed)),
+        (7, 0) => (10 * SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
+        (7, 1..4) => (SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
         _ => (SECOND, Done),
     });
     assert_eq!(*query.run(8).await[7].as_ref().expect("three retries after the first round"), 4);
@@ -308,7 +321,7 @@ async fn a_function_that_hangs_is_replaced_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_that_is_over_closes_its_books() {
+async fn attempts_that_run_at_a_querys_end_are_cancelled() {
     let query = Query::new(4, 60 * SECOND, |_, _| (10 * SECOND, Done));
     let run = tokio::time::timeout(SECOND, query.run(8));
     assert!(run.await.is_err(), "given up");
@@ -325,7 +338,7 @@ async fn a_query_that_is_over_closes_its_books() {
     let next = query.scheduler.query(EventLog::start(), Clock::start(), Instant::now() + 60 * SECOND, None);
     fragment(&next.stage(vec![SECOND]), 0).result().await.expect("done");
     assert!(started.elapsed() >= 18 * SECOND, "{:?}", started.elapsed());
-    query.attempts.ended().await;
+    query.attempts.all_ended().await;
     assert_eq!(query.ended(|_| true), 4, "no attempt is closed twice");
     assert_eq!(query.invoker.in_flight_peak.load(Ordering::Relaxed), 4);
 }
@@ -335,8 +348,8 @@ async fn a_result_that_cannot_be_read_is_made_again() {
     let query = Query::new(4, 60 * SECOND, |_, _| (SECOND, Done));
     let stage = query.attempts.stage(vec![SECOND]);
     let mut fragment = fragment(&stage, 0);
-    let (_, first) = fragment.result().await.expect("done");
-    let (_, second) = fragment.refuse("torn".to_owned()).await.expect("done");
+    let first = fragment.result().await.expect("done").attempt;
+    let second = fragment.refuse("torn".to_owned()).await.expect("done").attempt;
     assert_eq!((first, second), (0, 1));
     let mut refused = 1;
     let failure = loop {
@@ -364,12 +377,12 @@ fn cap(nano_dollars: u64, fragments: u64) -> Option<Arc<Cap>> {
     Some(Cap::new(Money::from_nano_dollars(nano_dollars), tariff, fragments, |_| Money::ZERO))
 }
 
-fn is_too_dear(result: &Result<u32, FragmentFailure>) -> bool {
+fn is_over_cap(result: &Result<u32, FragmentFailure>) -> bool {
     matches!(result, Err(FragmentFailure { cause: FailureCause::Cap(_), .. }))
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_money_means_fewer_at_once_and_all_the_same_rows() {
+async fn a_low_cap_runs_fewer_attempts_at_once() {
     // Each of the eight takes a second and 33,533 nano-dollars. The cap has room for two or three worst cases at once.
     let query = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap(400_000, 8));
     let results = query.run(8).await;
@@ -381,11 +394,11 @@ async fn short_money_means_fewer_at_once_and_all_the_same_rows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_that_runs_out_of_money_starts_nothing_more() {
+async fn no_attempt_starts_above_the_cap() {
     let query = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap(250_000, 8));
     let results = query.run(8).await;
     let done = results.iter().filter(|result| result.is_ok()).count();
-    assert_eq!(results.iter().filter(|result| is_too_dear(result)).count(), 8 - done, "{results:?}");
+    assert_eq!(results.iter().filter(|result| is_over_cap(result)).count(), 8 - done, "{results:?}");
     assert_eq!(query.causes().len(), done);
     // The rest is less than the worst case of another attempt.
     let left = 250_000 - 13_200 - done as u64 * 33_533;
@@ -393,18 +406,18 @@ async fn a_query_that_runs_out_of_money_starts_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_function_that_hangs_is_given_no_more_time_than_there_is_money_for() {
+async fn the_cap_bounds_the_time_of_a_function_that_hangs() {
     let started = Instant::now();
     let query = Query::with_cap(1, 600 * SECOND, |_, _| (3600 * SECOND, Done), cap(180_000, 1));
-    assert!(is_too_dear(&query.run(1).await[0]));
+    assert!(is_over_cap(&query.run(1).await[0]));
     assert!(started.elapsed() < 5 * SECOND, "{:?}", started.elapsed());
     assert_eq!(query.causes().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_wait_for_money_and_second_attempts_do_without() {
+async fn retries_wait_for_money_and_speculation_does_not() {
     let script: Script = |index, attempt| match (index, attempt) {
-        (0, 0) => (SECOND / 2, Fate::Invoke(InvokeErrorKind::Crashed)),
+        (0, 0) => (SECOND / 2, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
         (7, 0) => (2800 * SECOND / 1000, Done),
         _ => (SECOND, Done),
     };

@@ -25,8 +25,8 @@ use super::{Check, Session};
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config};
 use crate::error::{QueryError, with_causes};
-use crate::exchange::{EXCHANGE, Exchange};
-use crate::fleet::{Health, Invoker, Probes};
+use crate::exchange::{EXCHANGE_ACCESS, Exchange};
+use crate::fleet::{Asking, Health, Invoker, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
 use crate::tables::catalog::IcebergCatalog;
@@ -151,7 +151,7 @@ impl Session {
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
         let Exchange { access, prefix, store } = self.engine.fleet.exchange();
         let access = self.engine.fleet.credentials(&self.stores).await.apply(access);
-        let facts = self.engine.fleet.facts(true).await?;
+        let facts = self.engine.fleet.facts(Asking::Always).await?;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PROBE_MAX;
         let request = InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -168,7 +168,7 @@ impl Session {
                 plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(QueryError::from_engine)?)),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
-                output: Output::Gather { access: EXCHANGE, prefix: prefix.clone() },
+                output: Output::Gather { access: EXCHANGE_ACCESS, prefix: prefix.clone() },
                 options: BTreeMap::new(),
             },
         };

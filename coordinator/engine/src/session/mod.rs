@@ -39,6 +39,7 @@ use crate::config::{Config, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::exchange::Exchange;
 use crate::exec::RemoteFragmentExec;
+use crate::fleet::Asking;
 use crate::history;
 use crate::model::FunctionSize;
 use crate::planner::{Planner, PlannerSettings};
@@ -140,7 +141,7 @@ impl Session {
 
     /// The functions of the size that is used where nothing is picked, and whether they share the coordinator's machine.
     pub async fn functions_like(&self) -> Result<(FunctionSize, bool), QueryError> {
-        let facts = self.engine.fleet.facts(true).await?;
+        let facts = self.engine.fleet.facts(Asking::Always).await?;
         Ok((facts.sizes[0].clone(), facts.traits.shares_machine))
     }
 

@@ -217,7 +217,7 @@ impl Session {
         deadline: Instant,
         cap: Option<Arc<Cap>>,
     ) -> Result<QueryContext, QueryError> {
-        let scheduler = self.engine.schedulers.of(&self.engine.fleet, size).await?;
+        let scheduler = self.engine.schedulers.for_size(&self.engine.fleet, size).await?;
         Ok(QueryContext {
             id: id.to_owned(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), cap),
@@ -367,7 +367,7 @@ impl RunningStatement {
             self.functions = Some(Arc::clone(&query));
             self.attempts = Some(query.attempts.clone());
             let files = stages.iter().flat_map(|stage| stage.files());
-            self.session.engine.fleet.hands_out(&size, at_once, files);
+            self.session.engine.fleet.note_handout(&size, at_once, files);
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }

@@ -92,7 +92,14 @@ pub struct ChainCredentials {
 struct CachedCredentials {
     /// Settings, loaded when they are first needed. Loading reads files and sends no request.
     config: Option<SdkConfig>,
-    current: Option<(Arc<AwsCredential>, Option<SystemTime>)>,
+    current: Option<CachedCredential>,
+}
+
+#[derive(Debug)]
+struct CachedCredential {
+    credential: Arc<AwsCredential>,
+    /// Time of its expiry; None if it is valid forever.
+    expires: Option<SystemTime>,
 }
 
 impl ChainCredentials {
@@ -102,7 +109,7 @@ impl ChainCredentials {
     /// [`NoCredentials`] if the chain has none.
     pub async fn current(&self) -> Result<Arc<AwsCredential>, NoCredentials> {
         let mut kept = self.kept.lock().await;
-        if let Some((credential, expires)) = &kept.current
+        if let Some(CachedCredential { credential, expires }) = &kept.current
             && expires.is_none_or(|expires| SystemTime::now() + LIFE_MIN < expires)
         {
             return Ok(Arc::clone(credential));
@@ -119,7 +126,7 @@ impl ChainCredentials {
             secret_key: found.secret_access_key().to_owned(),
             token: found.session_token().map(str::to_owned),
         });
-        kept.current = Some((Arc::clone(&credential), found.expiry()));
+        kept.current = Some(CachedCredential { credential: Arc::clone(&credential), expires: found.expiry() });
         Ok(credential)
     }
 }

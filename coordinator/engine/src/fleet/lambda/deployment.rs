@@ -18,7 +18,7 @@ use crate::error::with_causes;
 use crate::storage::aws::NoCredentials;
 
 /// Functions that are described at once. Lambda takes about 15 such calls a second of an account.
-const ASKED_AT_ONCE_MAX: usize = 4;
+const DESCRIBE_CALLS_MAX: usize = 4;
 
 /// Memory that comes with one whole vCPU: 1,769 MB. A function has six vCPUs at most (AWS Lambda, configure memory).
 const MEMORY_MB_PER_CORE: u32 = 1_769;
@@ -141,7 +141,7 @@ pub async fn describe(
     }
     let client = Client::new(config);
     let asked: Vec<_> = functions.iter().map(|function| describe_one(&client, function).boxed()).collect();
-    let described: Vec<Deployment> = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).try_collect().await?;
+    let described: Vec<Deployment> = stream::iter(asked).buffered(DESCRIBE_CALLS_MAX).try_collect().await?;
     let mut deployments = by_size(&described, memory_mb)?;
     // Without the right to ask for it, throttles will tell the quota.
     let limit = client.get_account_settings().send().await.ok().and_then(|settings| settings.account_limit);
@@ -242,7 +242,7 @@ fn choose(described: Vec<Deployment>, memory_mb: Option<u32>) -> Result<Deployme
 mod tests {
     use super::*;
 
-    fn one(name: &str, memory_mb: u32, arch: &str) -> Deployment {
+    fn deployment(name: &str, memory_mb: u32, arch: &str) -> Deployment {
         let clones = vec![PinnedFunction { name: name.to_owned(), version: "1".to_owned() }];
         Deployment {
             clones,
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_of_one_size() {
+    fn functions_of_one_size_and_architecture_are_grouped() {
         let all = || {
             vec![
-                one("s", 512, "arm64"),
-                one("m0", 2048, "arm64"),
-                one("x", 2048, "x86_64"),
-                one("m1", 2048, "arm64"),
-                one("l", 8192, "arm64"),
+                deployment("s", 512, "arm64"),
+                deployment("m0", 2048, "arm64"),
+                deployment("x", 2048, "x86_64"),
+                deployment("m1", 2048, "arm64"),
+                deployment("l", 8192, "arm64"),
             ]
         };
         let check = |described: Vec<Deployment>, memory_mb, expect: &[&str], cores| {
@@ -273,10 +273,10 @@ mod tests {
         check(all(), None, &["m0", "m1"], 1);
         check(all(), Some(512), &["s"], 1);
         check(all(), Some(8192), &["l"], 4);
-        let used = |memory_mb| one("f", memory_mb, "arm64").cores_used();
+        let used = |memory_mb| deployment("f", memory_mb, "arm64").cores_used();
         assert_eq!((used(1769), used(2048), used(3538)), (1.0, 1.0, 2.0));
         assert!((used(512) - 0.2894).abs() < 1e-4);
-        check(vec![one("s", 512, "arm64"), one("t", 1024, "arm64")], None, &["t"], 1);
+        check(vec![deployment("s", 512, "arm64"), deployment("t", 1024, "arm64")], None, &["t"], 1);
         let sizes = |memory_mb| -> Vec<u32> {
             by_size(&all(), memory_mb).expect("sizes").iter().map(|one| one.memory_mb).collect()
         };

@@ -31,11 +31,12 @@ mod platform;
 mod report_line;
 
 pub use deployment::{Deployment, DescribeError, PinnedFunction, describe};
-pub(super) use platform::{OnLambda, none_deployed};
+pub(super) use platform::{LambdaPlatform, none_deployed};
 
 use super::Invoker;
-use super::framing::{self, Framed};
+use super::framing::{self, Admitted, FramedRequest};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
+use outcome::Refusal;
 
 /// Time that an answer may take after the function's own end: the network's share.
 const ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);
@@ -69,9 +70,9 @@ impl Lambda {
     /// Makes an invoker with at most `concurrency_max` invocations at once, over all clones.
     pub fn new(config: &aws_config::SdkConfig, clones: Vec<PinnedFunction>, concurrency_max: usize) -> Self {
         // The attempt's own deadline bounds an invocation, and the scheduler retries.
-        let patient = TimeoutConfig::builder().disable_operation_timeout().connect_timeout(CONNECT_MAX).build();
+        let timeouts = TimeoutConfig::builder().disable_operation_timeout().connect_timeout(CONNECT_MAX).build();
         let config = aws_sdk_lambda::config::Builder::from(config).retry_config(RetryConfig::disabled());
-        let config = config.timeout_config(patient).build();
+        let config = config.timeout_config(timeouts).build();
         let shared = Shared {
             client: Client::from_conf(config),
             clones,
@@ -95,7 +96,7 @@ impl Lambda {
 #[async_trait]
 impl Invoker for Lambda {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let (framed, slot) = match framing::admit(request, &self.shared.slots).await {
+        let Admitted { framed, slot } = match framing::admit(request, &self.shared.slots).await {
             Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
         };
@@ -107,7 +108,12 @@ impl Invoker for Lambda {
 }
 
 impl Shared {
-    async fn attempt(self: Arc<Self>, framed: Framed, slot: OwnedSemaphorePermit, reply: oneshot::Sender<Invocation>) {
+    async fn attempt(
+        self: Arc<Self>,
+        framed: FramedRequest,
+        slot: OwnedSemaphorePermit,
+        reply: oneshot::Sender<Invocation>,
+    ) {
         let started = Instant::now();
         let invocation = tokio::select! {
             answered = timeout_at(framed.stop_at + ANSWER_DELAY_MAX, self.call(&framed)) => answered.ok(),
@@ -119,7 +125,7 @@ impl Shared {
         drop(slot);
     }
 
-    async fn call(&self, framed: &Framed) -> Invocation {
+    async fn call(&self, framed: &FramedRequest) -> Invocation {
         let clone = &self.clones[self.next.fetch_add(1, Ordering::Relaxed) % self.clones.len()];
         let started = Instant::now();
         let request = self.client.invoke().function_name(&clone.name).qualifier(&clone.version);
@@ -127,7 +133,7 @@ impl Shared {
         let answer = match request.payload(Blob::new(framed.payload.clone())).send().await {
             Ok(answer) => answer,
             Err(error) => {
-                let (error, may_have_run) = outcome::refusal(&clone.name, &error);
+                let Refusal { error, may_have_run } = outcome::refusal(&clone.name, &error);
                 return if may_have_run {
                     framing::unanswered(error, framed.billing_max(started))
                 } else {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::report_line::{ReportLine, init_failed};
 use crate::attempt::{Billing, InvokeError, InvokeErrorKind as Kind};
 use crate::error::with_causes;
-use crate::fleet::framing::Framed;
+use crate::fleet::framing::FramedRequest;
 use crate::storage::aws::NoCredentials;
 
 /// Payload of a function error.
@@ -32,7 +32,7 @@ pub(super) fn log_tail(encoded: Option<&str>) -> String {
 }
 
 /// Finds the kind of a function's failure from Lambda's error type, message and log.
-pub(super) fn function_failure(framed: &Framed, payload: &[u8], log: &str) -> InvokeError {
+pub(super) fn function_failure(framed: &FramedRequest, payload: &[u8], log: &str) -> InvokeError {
     let FunctionError { error_type, error_message } = serde_json::from_slice(payload).unwrap_or_default();
     let report = ReportLine::find(log);
     if error_type == "Function.ResponseSizeTooLarge" {
@@ -66,10 +66,18 @@ pub(super) fn billing(log: &str, took: Duration) -> Billing {
     }
 }
 
-/// Describes a call that Lambda refused or did not answer. The flag is true if the function may have run.
-pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> (InvokeError, bool) {
+/// Call that Lambda refused or did not answer.
+pub(super) struct Refusal {
+    pub error: InvokeError,
+    /// True if the function may have run.
+    pub may_have_run: bool,
+}
+
+/// Describes a call that Lambda refused or did not answer.
+pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpResponse>) -> Refusal {
     if let Some(none) = no_credentials(error) {
-        return (InvokeError::new(Kind::AccessDenied, none.to_string()).with_hint(Some(NoCredentials::HINT)), false);
+        let error = InvokeError::new(Kind::AccessDenied, none.to_string()).with_hint(Some(NoCredentials::HINT));
+        return Refusal { error, may_have_run: false };
     }
     let failed = |kind, what: &str| InvokeError::new(kind, format!("function `{function}`: {what}"));
     let Some(response) = error.raw_response() else {
@@ -78,7 +86,8 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
         let unconnected = matches!(error, SdkError::DispatchFailure(failure) if failure.is_timeout());
         let what = format!("Lambda could not be reached: {}", with_causes(error));
         let hint = Some("check the network, the region and lambda.endpoint");
-        return (failed(Kind::Unavailable, &what).with_hint(hint), !refused && !unconnected);
+        let error = failed(Kind::Unavailable, &what).with_hint(hint);
+        return Refusal { error, may_have_run: !refused && !unconnected };
     };
     let (status, code) = (response.status().as_u16(), error.code().unwrap_or("no code"));
     let told = format!("{code} ({status}): {}", error.message().unwrap_or("no message"));
@@ -101,7 +110,7 @@ pub(super) fn refusal(function: &str, error: &SdkError<ServiceError, HttpRespons
         _ => None,
     };
     // A server error can hide an invocation that ran. A refusal cannot.
-    (failed(kind, &told).with_hint(hint), status >= 500)
+    Refusal { error: failed(kind, &told).with_hint(hint), may_have_run: status >= 500 }
 }
 
 /// Returns the fault of the credentials, if a call failed for them.

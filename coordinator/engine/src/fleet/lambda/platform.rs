@@ -14,15 +14,15 @@ use crate::config::{Config, LambdaConfig};
 use crate::cost::{Architecture, Billed};
 use crate::error::QueryError;
 use crate::fleet::Invoker;
-use crate::fleet::platform::{Note, Platform, Probes, Site};
+use crate::fleet::platform::{Note, Platform, PlatformParts, Probes};
 use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
 use crate::storage::aws;
 
 /// Age at which the next query describes a deployment again, so that an upgrade is seen.
-const DESCRIBED_FOR: Duration = Duration::from_secs(60);
+const DESCRIPTION_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Time for which Lambda keeps idle environments. AWS does not publish it; it is some minutes.
-const KEPT_FOR: Duration = Duration::from_secs(300);
+const ENVIRONMENT_KEPT: Duration = Duration::from_secs(300);
 
 /// Share of a function's memory that its pool may hold. The rest is for the program, decoders and other memory that no
 /// pool counts.
@@ -32,8 +32,8 @@ const POOL_PERCENT: u64 = 60;
 const PROBES_MAX: usize = 20;
 
 #[derive(Debug)]
-pub(in crate::fleet) struct OnLambda {
-    site: Site,
+pub(in crate::fleet) struct LambdaPlatform {
+    parts: PlatformParts,
     sdk: OnceCell<SdkConfig>,
     /// Deployments, one per memory size, the default one first. Queries under way keep those that they began with.
     deployed: Mutex<Vec<CachedDeployment>>,
@@ -46,24 +46,24 @@ struct CachedDeployment {
     described: Instant,
 }
 
-impl OnLambda {
-    pub(in crate::fleet) fn new(site: Site) -> Self {
-        Self { site, sdk: OnceCell::new(), deployed: Mutex::default() }
+impl LambdaPlatform {
+    pub(in crate::fleet) fn new(parts: PlatformParts) -> Self {
+        Self { parts, sdk: OnceCell::new(), deployed: Mutex::default() }
     }
 
     async fn sdk(&self) -> &SdkConfig {
-        let Config { s3, lambda, .. } = &*self.site.config;
+        let Config { s3, lambda, .. } = &*self.parts.config;
         // The future is on the heap, as below, because the SDK's futures are large, and few.
         self.sdk.get_or_init(|| Box::pin(aws::sdk_config(s3, region(lambda), lambda.endpoint.as_deref()))).await
     }
 
     /// Describes the deployments anew, one per memory size.
     async fn describe(&self) -> Result<Vec<Deployment>, QueryError> {
-        if self.site.exchange_url.starts_with("file:") {
+        if self.parts.exchange_url.starts_with("file:") {
             return Err(QueryError::setup("functions on Lambda need an exchange in S3")
                 .with_hint("set exchange = \"s3://BUCKET/PREFIX\" in gust.toml"));
         }
-        let lambda = &self.site.config.lambda;
+        let lambda = &self.parts.config.lambda;
         let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
         described.map_err(|error| QueryError::functions(error.to_string()).or_hint(error.hint()).with_source(error))
     }
@@ -74,7 +74,7 @@ impl OnLambda {
     /// The description's, if no deployment is known from before.
     async fn deployed(&self) -> Result<Vec<CachedDeployment>, QueryError> {
         let mut known = self.deployed.lock().await;
-        let is_fresh = |deployed: &CachedDeployment| deployed.described.elapsed() < DESCRIBED_FOR;
+        let is_fresh = |deployed: &CachedDeployment| deployed.described.elapsed() < DESCRIPTION_AGE_MAX;
         if known.first().is_some_and(is_fresh) {
             return Ok(known.clone());
         }
@@ -82,7 +82,7 @@ impl OnLambda {
         let deployments = match self.describe().await {
             Ok(deployments) => deployments,
             Err(error) => {
-                self.site.breaker.failed(error.message().to_owned());
+                self.parts.breaker.failed(error.message().to_owned());
                 if known.is_empty() {
                     return Err(error);
                 }
@@ -99,7 +99,7 @@ impl OnLambda {
             deployed.push(match same {
                 Some(same) => CachedDeployment { described, ..same },
                 None => {
-                    let functions_max = deployment.functions_max(self.site.config.functions_max);
+                    let functions_max = deployment.functions_max(self.parts.config.functions_max);
                     let invoker = Arc::new(Lambda::new(self.sdk().await, deployment.clones.clone(), functions_max));
                     CachedDeployment { deployment: Arc::new(deployment), invoker, described }
                 }
@@ -123,7 +123,7 @@ impl OnLambda {
                 temp_bytes_max: u64::from(deployment.temp_mb) << 20,
                 inline_bytes_max: INLINE_BYTES_MAX,
             },
-            functions_max: deployment.functions_max(self.site.config.functions_max),
+            functions_max: deployment.functions_max(self.parts.config.functions_max),
             is_one_environment: false,
             ramp: Some(EnvironmentRamp::lambda(deployment.clones.len() as u32)),
             model: TimeModel::lambda(std::thread::available_parallelism().map_or(1, usize::from), cores),
@@ -132,14 +132,14 @@ impl OnLambda {
 }
 
 #[async_trait]
-impl Platform for OnLambda {
+impl Platform for LambdaPlatform {
     fn traits(&self) -> PlatformTraits {
         PlatformTraits {
             name: "Lambda",
             shares_machine: false,
-            kept_for: Some(KEPT_FOR),
+            kept_for: Some(ENVIRONMENT_KEPT),
             lends_credentials: false,
-            billed: Billed::In(region(&self.site.config.lambda).map(ToOwned::to_owned)),
+            billed: Billed::In(region(&self.parts.config.lambda).map(ToOwned::to_owned)),
         }
     }
 
@@ -176,7 +176,7 @@ impl Platform for OnLambda {
         let found = |deployment: &Deployment| Note::new("functions", Ok(deployment.to_string()));
         let mut notes: Vec<Note> = deployments.iter().map(found).collect();
         let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
-        notes.push(Note::new("quota", quota(limit, self.site.config.functions_max)));
+        notes.push(Note::new("quota", quota(limit, self.parts.config.functions_max)));
         let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
         if clones.len() > PROBES_MAX {
             let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());

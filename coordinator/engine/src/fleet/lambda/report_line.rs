@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_end_is_read() {
+    fn report_lines_of_all_ends_are_parsed() {
         check(WARM, Some((13, None, 2048, 96)));
         check(COLD, Some((142, Some(74_530), 2048, 93)));
         check(TIMED_OUT, Some((3000, None, 128, 45)));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_may_have_lost_its_beginning_but_not_its_report() {
+    fn a_cut_log_still_has_its_report_line() {
         for start in 0..COLD.rfind("REPORT").expect("a report") {
             check(&COLD[start..], Some((142, Some(74_530), 2048, 93)));
         }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_told_apart() {
+    fn memory_kills_and_failed_starts_are_recognised() {
         let exhausted = |log| ReportLine::find(log).expect("a report").is_memory_exhausted();
         assert!(exhausted(MEMORY_KILL) && !exhausted(EXIT) && !exhausted(TIMED_OUT));
         assert!(init_failed(INIT_FAILED) && !init_failed(EXIT) && !init_failed(COLD));

@@ -13,7 +13,7 @@ use super::ProcessesConfig;
 use super::log_tail::LogTail;
 use super::runtime_api::{Mailbox, PendingInvocation, RuntimeApi, RuntimeReport};
 use crate::attempt::{InvokeError, InvokeErrorKind};
-use crate::fleet::framing::{self, Framed};
+use crate::fleet::framing::{self, FramedRequest};
 
 /// Time for a child to ask for its first invocation. AWS Lambda gives up on an environment then, too.
 const INIT_MAX: Duration = Duration::from_secs(10);
@@ -49,23 +49,36 @@ enum ProcessSignal {
 pub(super) enum Condition {
     Alive,
     /// The child has ended, or cannot be trusted with another invocation.
-    Spent,
+    Unusable,
+}
+
+/// Failure of a child to start.
+pub(super) struct StartFailure {
+    pub error: InvokeError,
+    /// End of its stderr.
+    pub log_tail: String,
+}
+
+/// Outcome of one invocation of a child.
+pub(super) struct RunOutcome {
+    pub answer: Result<bytes::Bytes, InvokeError>,
+    pub condition: Condition,
 }
 
 impl ProcessEnvironment {
     /// Starts a child, and returns when it has asked for its first invocation.
     ///
     /// # Errors
-    /// The reason why it did not start, and its stderr.
+    /// [`StartFailure`] if it did not start.
     pub async fn start(
         config: &ProcessesConfig,
         api: &RuntimeApi,
-        framed: &Framed,
+        framed: &FramedRequest,
         stop: &CancellationToken,
-    ) -> Result<Self, (InvokeError, String)> {
+    ) -> Result<Self, StartFailure> {
         let mut environment = Self::spawn(config, api).map_err(|error| {
             let message = format!("cannot start the function program `{}`: {error}", config.program.display());
-            (InvokeError::new(InvokeErrorKind::InitFailed, message), String::new())
+            StartFailure { error: InvokeError::new(InvokeErrorKind::InitFailed, message), log_tail: String::new() }
         })?;
         let init_end = Instant::now() + INIT_MAX;
         let failed = |reason: String| {
@@ -73,7 +86,7 @@ impl ProcessEnvironment {
             InvokeError::new(InvokeErrorKind::InitFailed, message)
         };
         let error = loop {
-            match environment.hear(init_end.min(framed.deadline), stop).await {
+            match environment.next_signal(init_end.min(framed.deadline), stop).await {
                 ProcessSignal::Reported(RuntimeReport::Ready) => return Ok(environment),
                 ProcessSignal::Reported(RuntimeReport::InitFailed(report)) => break failed(report),
                 ProcessSignal::Reported(
@@ -87,7 +100,7 @@ impl ProcessEnvironment {
                 ProcessSignal::Stopped => break framing::stopped(),
             }
         };
-        Err((error, environment.stop().await))
+        Err(StartFailure { error, log_tail: environment.stop().await })
     }
 
     fn spawn(config: &ProcessesConfig, api: &RuntimeApi) -> std::io::Result<Self> {
@@ -132,35 +145,30 @@ impl ProcessEnvironment {
     }
 
     /// Runs one invocation on a ready child, to its end or until the platform stops it.
-    pub async fn run(
-        &mut self,
-        framed: &Framed,
-        stop: &CancellationToken,
-    ) -> (Result<bytes::Bytes, InvokeError>, Condition) {
-        self.mailbox.give(PendingInvocation { payload: framed.payload.clone(), deadline: framed.stop_at_wall }).await;
+    pub async fn run(&mut self, framed: &FramedRequest, stop: &CancellationToken) -> RunOutcome {
+        self.mailbox.send(PendingInvocation { payload: framed.payload.clone(), deadline: framed.stop_at_wall }).await;
+        let alive = |answer| RunOutcome { answer, condition: Condition::Alive };
+        let unusable = |error| RunOutcome { answer: Err(error), condition: Condition::Unusable };
         loop {
-            return match self.hear(framed.stop_at, stop).await {
+            return match self.next_signal(framed.stop_at, stop).await {
                 ProcessSignal::Reported(RuntimeReport::Ready) => continue,
-                ProcessSignal::Reported(RuntimeReport::Answered(answer)) => (Ok(answer), Condition::Alive),
-                ProcessSignal::Reported(RuntimeReport::TooLarge) => {
-                    (Err(framed.response_too_large()), Condition::Alive)
-                }
-                ProcessSignal::Reported(RuntimeReport::Failed(report)) => {
-                    (Err(framed.crashed(report)), Condition::Alive)
-                }
-                ProcessSignal::Reported(RuntimeReport::InitFailed(report)) => {
-                    (Err(framed.crashed(report)), Condition::Spent)
-                }
-                ProcessSignal::Exited(status) => (Err(framed.crashed(describe(status))), Condition::Spent),
-                ProcessSignal::Late => (Err(framed.timed_out()), Condition::Spent),
-                ProcessSignal::Stopped => (Err(framing::stopped()), Condition::Spent),
+                ProcessSignal::Reported(RuntimeReport::Answered(answer)) => alive(Ok(answer)),
+                ProcessSignal::Reported(RuntimeReport::TooLarge) => alive(Err(framed.response_too_large())),
+                ProcessSignal::Reported(RuntimeReport::Failed(report)) => alive(Err(framed.crashed(report))),
+                ProcessSignal::Reported(RuntimeReport::InitFailed(report)) => unusable(framed.crashed(report)),
+                ProcessSignal::Exited(status) => unusable(framed.crashed(describe(status))),
+                ProcessSignal::Late => unusable(framed.timed_out()),
+                ProcessSignal::Stopped => unusable(framing::stopped()),
             };
         }
     }
 
     /// Waits until the child asks for its next invocation. Only then is it free, as on AWS Lambda.
     pub async fn becomes_ready(&mut self, stop: &CancellationToken) -> bool {
-        matches!(self.hear(Instant::now() + READY_MAX, stop).await, ProcessSignal::Reported(RuntimeReport::Ready))
+        matches!(
+            self.next_signal(Instant::now() + READY_MAX, stop).await,
+            ProcessSignal::Reported(RuntimeReport::Ready)
+        )
     }
 
     /// Returns the end of the child's stderr since [`Self::renew`].
@@ -180,11 +188,11 @@ impl ProcessEnvironment {
         log_tail
     }
 
-    async fn hear(&mut self, until: Instant, stop: &CancellationToken) -> ProcessSignal {
+    async fn next_signal(&mut self, until: Instant, stop: &CancellationToken) -> ProcessSignal {
         tokio::select! {
             // Reports that a child made before its end come first.
             biased;
-            said = self.mailbox.hear() => ProcessSignal::Reported(said),
+            report = self.mailbox.next_report() => ProcessSignal::Reported(report),
             status = self.child.wait() => ProcessSignal::Exited(status.ok()),
             () = stop.cancelled() => ProcessSignal::Stopped,
             () = sleep_until(until) => ProcessSignal::Late,

@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::environment::{Condition, ProcessEnvironment};
+use self::environment::{Condition, ProcessEnvironment, RunOutcome, StartFailure};
 use self::runtime_api::RuntimeApi;
 use super::Invoker;
-use super::framing::{self, Framed};
+use super::framing::{self, Admitted, FramedRequest};
 use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
 mod environment;
@@ -35,7 +35,7 @@ mod log_tail;
 mod platform;
 mod runtime_api;
 
-pub(super) use platform::ChildProcesses;
+pub(super) use platform::ProcessPlatform;
 
 /// Program of the function, and the number of its processes.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ impl Drop for Processes {
 #[async_trait]
 impl Invoker for Processes {
     async fn invoke(&self, request: InvokeRequest) -> Invocation {
-        let (framed, slot) = match framing::admit(request, &self.shared.slots).await {
+        let Admitted { framed, slot } = match framing::admit(request, &self.shared.slots).await {
             Ok(admitted) => admitted,
             Err(error) => return framing::not_sent(error),
         };
@@ -135,7 +135,12 @@ impl Invoker for Processes {
 }
 
 impl Shared {
-    async fn attempt(self: Arc<Self>, framed: Framed, slot: OwnedSemaphorePermit, reply: oneshot::Sender<Invocation>) {
+    async fn attempt(
+        self: Arc<Self>,
+        framed: FramedRequest,
+        slot: OwnedSemaphorePermit,
+        reply: oneshot::Sender<Invocation>,
+    ) {
         if self.stop.is_cancelled() {
             // The shutdown came between slot and start. The send fails if the caller has gone away, here and below.
             let _ = reply.send(framing::not_sent(framing::stopped()));
@@ -151,18 +156,18 @@ impl Shared {
         let init = if cold { init_started.elapsed() } else { Duration::ZERO };
         let mut environment = match started {
             Ok(environment) => environment,
-            Err((error, log_tail)) => {
+            Err(StartFailure { error, log_tail }) => {
                 let billing = Billing::Metered { duration: Duration::ZERO, init };
                 let _ = reply.send(Invocation { outcome: Err(error), billing, cold: Some(true), log_tail });
                 return;
             }
         };
         let run_started = Instant::now();
-        let (answer, condition) = environment.run(&framed, &self.stop).await;
+        let RunOutcome { answer, condition } = environment.run(&framed, &self.stop).await;
         let duration = run_started.elapsed();
         let mut kept = None;
         let log_tail = match condition {
-            Condition::Spent => environment.stop().await,
+            Condition::Unusable => environment.stop().await,
             Condition::Alive => {
                 let log_tail = environment.log_tail();
                 kept = Some(environment);
@@ -200,7 +205,7 @@ impl Shared {
 
 /// Makes an attempt's outcome from the platform's observations.
 fn conclude(
-    framed: &Framed,
+    framed: &FramedRequest,
     answer: Result<Bytes, InvokeError>,
     cold: bool,
     billing: Billing,

@@ -9,18 +9,18 @@ use super::{Processes, ProcessesConfig};
 use crate::error::QueryError;
 use crate::fleet::Invoker;
 use crate::fleet::local;
-use crate::fleet::platform::{Platform, Probes, Site};
+use crate::fleet::platform::{Platform, PlatformParts, Probes};
 use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 
 #[derive(Debug)]
-pub(in crate::fleet) struct ChildProcesses {
-    site: Site,
+pub(in crate::fleet) struct ProcessPlatform {
+    parts: PlatformParts,
     started: Mutex<Option<Arc<Processes>>>,
 }
 
-impl ChildProcesses {
-    pub(in crate::fleet) fn new(site: Site) -> Self {
-        Self { site, started: Mutex::default() }
+impl ProcessPlatform {
+    pub(in crate::fleet) fn new(parts: PlatformParts) -> Self {
+        Self { parts, started: Mutex::default() }
     }
 
     async fn invoker(&self) -> Result<Arc<dyn Invoker>, QueryError> {
@@ -29,7 +29,7 @@ impl ChildProcesses {
             return Ok(Arc::clone(processes) as _);
         }
         let processes = Processes::start(self.config()?).await.map_err(|e| {
-            self.site.breaker.failed(e.to_string());
+            self.parts.breaker.failed(e.to_string());
             QueryError::functions(format!("cannot start functions: {e}")).with_source(e)
         })?;
         let processes = Arc::new(processes);
@@ -38,7 +38,7 @@ impl ChildProcesses {
     }
 
     fn config(&self) -> Result<ProcessesConfig, QueryError> {
-        let Site { config, folder, .. } = &self.site;
+        let PlatformParts { config, folder, .. } = &self.parts;
         let (program, args) = match &config.process.program {
             Some(program) => (program.clone(), Vec::new()),
             None => {
@@ -60,7 +60,7 @@ impl ChildProcesses {
 }
 
 #[async_trait]
-impl Platform for ChildProcesses {
+impl Platform for ProcessPlatform {
     fn traits(&self) -> PlatformTraits {
         local::TRAITS
     }
@@ -70,9 +70,9 @@ impl Platform for ChildProcesses {
     }
 
     async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
-        let cores = self.site.config.process.cores;
+        let cores = self.parts.config.process.cores;
         let kind = if cores == 1 { "processes of 1 core".to_owned() } else { format!("processes of {cores} cores") };
-        Ok(vec![local::size(&self.site.config, kind, cores as usize)])
+        Ok(vec![local::size(&self.parts.config, kind, cores as usize)])
     }
 
     async fn start(&self, _: &FunctionSize) -> Result<Arc<dyn Invoker>, QueryError> {
@@ -80,7 +80,7 @@ impl Platform for ChildProcesses {
     }
 
     async fn region(&self) -> Option<String> {
-        self.site.config.s3.region.clone()
+        self.parts.config.s3.region.clone()
     }
 
     async fn probes(&self, _: bool) -> Probes {

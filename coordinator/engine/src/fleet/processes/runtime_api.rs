@@ -40,7 +40,7 @@ const DISCARDED_BYTES_MAX: usize = 256 << 20;
 const REPORT_BYTES_MAX: usize = 64 << 10;
 
 /// Reports that a child can make before its mailbox is read.
-const SAID_MAX: usize = 16;
+const REPORTS_MAX: usize = 16;
 
 /// Invocation for a child.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ type Endpoints = Arc<Mutex<HashMap<String, Arc<Endpoint>>>>;
 #[derive(Debug)]
 struct Endpoint {
     work: AsyncMutex<mpsc::Receiver<PendingInvocation>>,
-    said: mpsc::Sender<RuntimeReport>,
+    reports: mpsc::Sender<RuntimeReport>,
     /// Invocation that the child has taken and not answered yet.
     current: Mutex<Option<String>>,
 }
@@ -90,7 +90,7 @@ pub(super) struct Mailbox {
     token: String,
     endpoints: Endpoints,
     work: mpsc::Sender<PendingInvocation>,
-    said: mpsc::Receiver<RuntimeReport>,
+    reports: mpsc::Receiver<RuntimeReport>,
 }
 
 impl RuntimeApi {
@@ -120,11 +120,11 @@ impl RuntimeApi {
     pub fn open(&self) -> (String, Mailbox) {
         let token = Uuid::new_v4().simple().to_string();
         let (work_sender, work) = mpsc::channel(1);
-        let (said_sender, said) = mpsc::channel(SAID_MAX);
-        let endpoint = Endpoint { work: AsyncMutex::new(work), said: said_sender, current: Mutex::default() };
+        let (report_sender, reports) = mpsc::channel(REPORTS_MAX);
+        let endpoint = Endpoint { work: AsyncMutex::new(work), reports: report_sender, current: Mutex::default() };
         self.endpoints.lock().expect("no holder panics").insert(token.clone(), Arc::new(endpoint));
         let url = format!("http://{}/{token}", self.address);
-        (url, Mailbox { token, endpoints: Arc::clone(&self.endpoints), work: work_sender, said })
+        (url, Mailbox { token, endpoints: Arc::clone(&self.endpoints), work: work_sender, reports })
     }
 }
 
@@ -136,22 +136,22 @@ impl Drop for RuntimeApi {
 
 impl Mailbox {
     /// Hands one invocation to a child that is [`RuntimeReport::Ready`].
-    pub async fn give(&self, work: PendingInvocation) {
+    pub async fn send(&self, work: PendingInvocation) {
         // The send fails only if the base URL is closed, and this mailbox keeps it open.
         let _ = self.work.send(work).await;
     }
 
     /// Returns the child's next report. Cancel safe.
-    pub async fn hear(&mut self) -> RuntimeReport {
-        match self.said.recv().await {
-            Some(said) => said,
+    pub async fn next_report(&mut self) -> RuntimeReport {
+        match self.reports.recv().await {
+            Some(report) => report,
             None => std::future::pending().await,
         }
     }
 
     /// Forgets reports that came between two invocations.
     pub fn clear(&mut self) {
-        while self.said.try_recv().is_ok() {}
+        while self.reports.try_recv().is_ok() {}
     }
 }
 
@@ -166,8 +166,8 @@ impl Endpoint {
         endpoints.lock().expect("no holder panics").get(token).cloned().ok_or(StatusCode::FORBIDDEN)
     }
 
-    async fn say(&self, said: RuntimeReport) -> Result<(), StatusCode> {
-        self.said.send(said).await.map_err(|_| StatusCode::GONE)
+    async fn report(&self, report: RuntimeReport) -> Result<(), StatusCode> {
+        self.reports.send(report).await.map_err(|_| StatusCode::GONE)
     }
 
     /// Ends the invocation `id`. Returns false if the child is not at it.
@@ -178,7 +178,7 @@ impl Endpoint {
 
 async fn next(State(endpoints): State<Endpoints>, Path(token): Path<String>) -> Result<Response, StatusCode> {
     let endpoint = Endpoint::find(&endpoints, &token)?;
-    endpoint.say(RuntimeReport::Ready).await?;
+    endpoint.report(RuntimeReport::Ready).await?;
     let PendingInvocation { payload, deadline } = endpoint.work.lock().await.recv().await.ok_or(StatusCode::GONE)?;
     let id = Uuid::new_v4();
     let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -205,8 +205,8 @@ async fn response(
         return Err(StatusCode::BAD_REQUEST);
     }
     match body {
-        Read::Whole(answer) => endpoint.say(RuntimeReport::Answered(answer)).await.map(|()| StatusCode::ACCEPTED),
-        Read::Cut(_) => endpoint.say(RuntimeReport::TooLarge).await.and(Err(StatusCode::PAYLOAD_TOO_LARGE)),
+        Read::Whole(answer) => endpoint.report(RuntimeReport::Answered(answer)).await.map(|()| StatusCode::ACCEPTED),
+        Read::Cut(_) => endpoint.report(RuntimeReport::TooLarge).await.and(Err(StatusCode::PAYLOAD_TOO_LARGE)),
     }
 }
 
@@ -220,7 +220,7 @@ async fn error(
     if !endpoint.complete(&id) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    endpoint.say(RuntimeReport::Failed(report)).await?;
+    endpoint.report(RuntimeReport::Failed(report)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -231,7 +231,7 @@ async fn init_error(
 ) -> Result<StatusCode, StatusCode> {
     let endpoint = Endpoint::find(&endpoints, &token)?;
     let report = report(body).await?;
-    endpoint.say(RuntimeReport::InitFailed(report)).await?;
+    endpoint.report(RuntimeReport::InitFailed(report)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

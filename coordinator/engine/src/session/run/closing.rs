@@ -78,7 +78,7 @@ async fn clean(session: Session, id: String, attempts: QueryAttempts, leftovers:
     }
     let workers = engine.workers.clone();
     let later = async move {
-        attempts.ended().await;
+        attempts.all_ended().await;
         engine.clean(&id, &exchange).await;
         engine.has_settled(&id);
     };
