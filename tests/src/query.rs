@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
-use gust_engine::events::Stamped;
+use gust_engine::events::StampedEvent;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 
@@ -25,7 +25,7 @@ pub async fn run(session: &Session, sql: &str) -> Result<(Vec<RecordBatch>, Repo
 pub async fn run_with_events(
     session: &Session,
     sql: &str,
-) -> Result<(Vec<RecordBatch>, Report, Vec<Stamped>), QueryError> {
+) -> Result<(Vec<RecordBatch>, Report, Vec<StampedEvent>), QueryError> {
     let mut last = None;
     for statement in session.parse(sql)? {
         let mut running = session.run(statement).await?;

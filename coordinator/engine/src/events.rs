@@ -60,7 +60,7 @@ pub enum QueryEvent {
         reason: String,
     },
     /// Memory did not suffice for hash joins. The query was planned again with joins that spill, and runs anew.
-    PlannedAgain {
+    Replanned {
         reason: String,
     },
     /// Storage requests and bytes of the coordinator itself, counted at its stores.
@@ -108,7 +108,7 @@ pub enum AttemptOutcome {
 
 /// An event and its time from the query's start.
 #[derive(Debug, Clone)]
-pub struct Stamped {
+pub struct StampedEvent {
     pub at: Duration,
     pub event: QueryEvent,
 }
@@ -119,7 +119,7 @@ pub struct EventLog {
     started: Instant,
     /// Span that all log lines of the query belong to, whichever task writes them.
     span: Span,
-    events: Arc<Mutex<Vec<Stamped>>>,
+    events: Arc<Mutex<Vec<StampedEvent>>>,
 }
 
 impl EventLog {
@@ -140,16 +140,16 @@ impl EventLog {
     pub fn push(&self, event: QueryEvent) {
         let at = self.elapsed();
         tracing::debug!(parent: &self.span, at_us = at.as_micros() as u64, ?event, "query event");
-        self.events.lock().expect("no holder panics").push(Stamped { at, event });
+        self.events.lock().expect("no holder panics").push(StampedEvent { at, event });
     }
 
     /// Returns all events so far.
-    pub fn snapshot(&self) -> Vec<Stamped> {
+    pub fn snapshot(&self) -> Vec<StampedEvent> {
         self.events.lock().expect("no holder panics").clone()
     }
 
     /// Returns the events from position `from` on. A follower asks for those that it has not seen yet.
-    pub fn since(&self, from: usize) -> Vec<Stamped> {
+    pub fn since(&self, from: usize) -> Vec<StampedEvent> {
         let events = self.events.lock().expect("no holder panics");
         events.get(from..).unwrap_or_default().to_vec()
     }

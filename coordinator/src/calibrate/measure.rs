@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gust_engine::attempt::Billing;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
-use gust_engine::events::{QueryEvent, Stamped};
+use gust_engine::events::{QueryEvent, StampedEvent};
 use gust_engine::model::Machines;
 use gust_engine::model::measured::{Measured, crossover};
 use gust_engine::money::Money;
@@ -129,7 +129,7 @@ struct Timed {
     /// Billed seconds of the functions, without their start.
     billed: f64,
     report: Report,
-    events: Vec<Stamped>,
+    events: Vec<StampedEvent>,
 }
 
 /// Sessions and tables of a measurement.
@@ -313,12 +313,12 @@ fn middle(mut values: Vec<f64>) -> f64 {
 }
 
 /// Returns the longest start of an environment for a query's attempts.
-fn start_up(events: &[Stamped]) -> Duration {
+fn start_up(events: &[StampedEvent]) -> Duration {
     events.iter().map(|stamped| billed(stamped).1).max().unwrap_or_default()
 }
 
 /// Returns the time of an ended attempt: its function's run, and its start.
-fn billed(stamped: &Stamped) -> (Duration, Duration) {
+fn billed(stamped: &StampedEvent) -> (Duration, Duration) {
     match stamped.event {
         QueryEvent::AttemptEnded { billing: Billing::Metered { duration, init }, .. } => (duration, init),
         QueryEvent::AttemptEnded { billing: Billing::Reported { duration, init, .. }, .. } => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gust_engine::attempt::InvokeErrorKind;
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use gust_engine::model::TimeModel;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::SchedulerSettings;
@@ -181,11 +181,11 @@ pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
 }
 
 /// Checks that the event log adds up.
-fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped], trial: &mut Trial) {
+fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[StampedEvent], trial: &mut Trial) {
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<u32, u32> = BTreeMap::new();
     let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
-    for Stamped { event, .. } in events {
+    for StampedEvent { event, .. } in events {
         match event {
             QueryEvent::AttemptStarted { id, attempt, cause } => {
                 trial.attempts += 1;
@@ -230,7 +230,7 @@ fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[Stamped],
 }
 
 fn log(ended: &WorldOutcome) -> Vec<String> {
-    let line = |query: &QueryOutcome, stamped: &Stamped| {
+    let line = |query: &QueryOutcome, stamped: &StampedEvent| {
         format!("{} {:>10.3} {:?}", &query.id[26..], stamped.at.as_secs_f64(), stamped.event)
     };
     let mut log = Vec::new();

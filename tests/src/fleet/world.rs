@@ -17,7 +17,7 @@ use futures::future::join_all;
 use gust_engine::cap::Cap;
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
 use gust_engine::error::QueryError;
-use gust_engine::events::{EventLog, Stamped};
+use gust_engine::events::{EventLog, StampedEvent};
 use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
 use gust_engine::fleet::{Breaker, Invoker};
@@ -81,7 +81,7 @@ pub struct QueryOutcome {
     /// Rows, sorted.
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
     pub took: Duration,
-    pub events: Vec<Stamped>,
+    pub events: Vec<StampedEvent>,
     /// Requests by the coordinator.
     pub own: Requests,
 }

@@ -210,7 +210,7 @@ impl Fleet {
     /// Returns the credentials with which functions reach stores.
     pub async fn credentials(&self, stores: &Stores) -> StoreCredentials {
         match self.platform.traits().lends_credentials {
-            true => StoreCredentials::Lent(stores.lendable().await),
+            true => StoreCredentials::Lent(stores.credentials_to_lend().await),
             false => StoreCredentials::Own,
         }
     }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::attempt::Billing;
 use crate::config::StatementKept;
 use crate::cost::Tariff;
-use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::money::Money;
 use crate::report::{Line, Report, attempt_spent};
 
@@ -63,7 +63,7 @@ impl Outcome {
 pub struct RecordInput<'a> {
     pub meta: &'a StatementMeta,
     pub ended: &'a StatementEnd,
-    pub events: &'a [Stamped],
+    pub events: &'a [StampedEvent],
     /// Report that is folded from the same events.
     pub report: &'a Report,
     /// Prices; None if there are none.
@@ -152,10 +152,10 @@ fn cut(text: &str, bytes_max: usize) -> String {
     text[..text.floor_char_boundary(bytes_max)].to_owned()
 }
 
-fn attempts(events: &[Stamped], tariff: Option<&Tariff>) -> Vec<AttemptRecord> {
+fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptRecord> {
     let over = events.last().map_or(Duration::ZERO, |last| last.at);
     let mut attempts: BTreeMap<(&FragmentId, u32), AttemptRecord> = BTreeMap::new();
-    for Stamped { at, event } in events {
+    for StampedEvent { at, event } in events {
         match event {
             QueryEvent::AttemptStarted { id, attempt, cause } => {
                 let (id, key) = (id.clone(), (id, *attempt));

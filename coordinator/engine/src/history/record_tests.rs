@@ -28,7 +28,7 @@ pub(in crate::history) fn meta(id: &str, statement: &str, labels: &[(&str, &str)
 
 /// Makes the events of three fragments. One is done, one crashed and was tried again, one still runs at the end. Events
 /// are a millisecond apart.
-pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
+pub(in crate::history) fn events(query: &str) -> Vec<StampedEvent> {
     let id = |index| FragmentId { query: query.to_owned(), stage: 0, index };
     let decision = Decision {
         place: Place::Functions,
@@ -76,12 +76,12 @@ pub(in crate::history) fn events(query: &str) -> Vec<Stamped> {
         QueryEvent::CoordinatorRead { usage: usage(3, 500, 0) },
         QueryEvent::Finished { rows: 7 },
     ];
-    (0..).zip(events).map(|(index, event)| Stamped { at: MS * index, event }).collect()
+    (0..).zip(events).map(|(index, event)| StampedEvent { at: MS * index, event }).collect()
 }
 
 pub(in crate::history) fn recorded(
     meta: &StatementMeta,
-    events: &[Stamped],
+    events: &[StampedEvent],
     ended: &StatementEnd,
     kept: StatementKept,
 ) -> Record {
@@ -253,7 +253,7 @@ fn a_long_statement_is_cut_between_characters() {
 
 #[test]
 fn what_nobody_told_is_not_known() {
-    let interrupted = [Stamped { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
+    let interrupted = [StampedEvent { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
     let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };
     let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];

@@ -1,7 +1,7 @@
 use gust_protocol::Requests;
 
 use super::*;
-use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::Quote;
 use crate::model::load::{FragmentLoad, Reads, Results};
 use crate::model::{Latency, Pipe};
@@ -235,7 +235,7 @@ fn a_local_run_has_requests_and_the_machine() {
 fn a_query_that_goes_as_expected_costs_what_was_expected() {
     let expected = estimate(&[stage(2)], |_, _, _| {}).expected;
     let mut events = Vec::new();
-    let mut push = |event| events.push(Stamped { at: Duration::from_millis(2253), event });
+    let mut push = |event| events.push(StampedEvent { at: Duration::from_millis(2253), event });
     for index in 0..2 {
         let id = FragmentId { query: "q".to_owned(), stage: 0, index };
         push(QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First });

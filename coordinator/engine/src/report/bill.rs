@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::attempt::Billing;
 use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
-use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::money::Money;
 
 /// Bytes that Athena bills at least: ten megabytes. It bills by the megabyte (AWS, Athena pricing, November 2026).
@@ -86,7 +86,7 @@ enum WasteKind {
 /// Folds a query's events so far.
 ///
 /// An attempt whose memory size the platform did not tell has the size that the decision picked.
-pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
+pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
     let picked = events.iter().find_map(|stamped| match &stamped.event {
         QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
         _ => None,
@@ -94,7 +94,7 @@ pub fn price(events: &[Stamped], tariff: &Tariff) -> CostReport {
     let of_picked = picked.map(|memory_mb| Tariff { memory_mb, ..tariff.clone() });
     let tariff = of_picked.as_ref().unwrap_or(tariff);
     let mut fold = Fold::new(events, tariff);
-    for Stamped { at, event } in events {
+    for StampedEvent { at, event } in events {
         fold.add(*at, event);
     }
     fold.report()
@@ -122,7 +122,7 @@ struct Fold<'a> {
 }
 
 impl<'a> Fold<'a> {
-    fn new(events: &'a [Stamped], tariff: &'a Tariff) -> Self {
+    fn new(events: &'a [StampedEvent], tariff: &'a Tariff) -> Self {
         let adopted = events.iter().filter_map(|stamped| match &stamped.event {
             QueryEvent::FragmentAdopted { id, attempt, .. } => Some((id, *attempt)),
             _ => None,
@@ -181,7 +181,7 @@ impl<'a> Fold<'a> {
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }
             | QueryEvent::FellBack { .. }
-            | QueryEvent::PlannedAgain { .. }
+            | QueryEvent::Replanned { .. }
             | QueryEvent::Finished { .. }
             | QueryEvent::Failed { .. } => {}
         }

@@ -9,7 +9,7 @@ fn tariff() -> Tariff {
 /// A builder of a query's events, which are a millisecond apart unless a test says otherwise.
 #[derive(Default)]
 struct Scenario {
-    events: Vec<Stamped>,
+    events: Vec<StampedEvent>,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -36,7 +36,7 @@ fn lost(kind: InvokeErrorKind) -> AttemptOutcome {
 
 impl Scenario {
     fn at(mut self, at: Duration, event: QueryEvent) -> Self {
-        self.events.push(Stamped { at, event });
+        self.events.push(StampedEvent { at, event });
         self
     }
 

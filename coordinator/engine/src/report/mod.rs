@@ -14,7 +14,7 @@ mod text;
 pub use bill::{Athena, CostReport, Line, Waste, attempt_spent, price};
 
 use crate::cost::{PriceError, Tariff};
-use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, Stamped};
+use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::{Decision, Quote};
 
 /// Report on one statement. Times are in seconds, sizes in bytes.
@@ -100,7 +100,7 @@ pub struct Phases {
 
 impl Report {
     /// Folds a query's events, and prices them if there are prices.
-    pub fn priced(events: &[Stamped], tariff: Result<&Tariff, &PriceError>) -> Self {
+    pub fn priced(events: &[StampedEvent], tariff: Result<&Tariff, &PriceError>) -> Self {
         let (cost, cost_unknown) = match tariff {
             Ok(tariff) => (Some(price(events, tariff)), None),
             Err(error) => (None, Some(error.to_string())),
@@ -109,10 +109,10 @@ impl Report {
     }
 
     /// Folds a query's events.
-    pub fn from_events(events: &[Stamped]) -> Self {
+    pub fn from_events(events: &[StampedEvent]) -> Self {
         let mut report = Self::default();
         let mut times = Times::default();
-        for Stamped { at, event } in events {
+        for StampedEvent { at, event } in events {
             times.total = *at;
             report.add(*at, event, &mut times);
         }
@@ -158,7 +158,7 @@ impl Report {
                 times.last_adoption = Some(at);
             }
             QueryEvent::FellBack { reason } => self.fell_back = Some(reason.clone()),
-            QueryEvent::PlannedAgain { reason } => self.planned_again = Some(reason.clone()),
+            QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
             QueryEvent::Failed { message } => self.failed = Some(message.clone()),

@@ -181,7 +181,7 @@ impl Session {
 
     /// The session as one query sees it: with stores that count for the query alone, and its part of the memory.
     fn for_query(&self) -> Self {
-        let stores = self.stores.of_a_query();
+        let stores = self.stores.for_query();
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
         let runtime = RuntimeEnv {

@@ -29,22 +29,22 @@ pub struct Stores(Arc<StoreView>);
 
 #[derive(Debug)]
 struct StoreView {
-    reach: Arc<Reach>,
+    settings: Arc<StoreSettings>,
     /// Stores of the process; None if these are the process's own.
     process: Option<Stores>,
-    open: Mutex<BTreeMap<String, Opened>>,
+    open: Mutex<BTreeMap<String, OpenStore>>,
 }
 
 /// Settings and credentials for reaching stores.
 #[derive(Debug)]
-struct Reach {
+struct StoreSettings {
     s3: S3Config,
     /// Credentials for stores whose keys the configuration does not name.
     credentials: Arc<ChainCredentials>,
 }
 
 #[derive(Debug, Clone)]
-struct Opened {
+struct OpenStore {
     client: Arc<dyn ObjectStore>,
     /// Times of the client's reads, shared by all views.
     hedger: Option<Arc<Hedger>>,
@@ -53,7 +53,7 @@ struct Opened {
     store: Arc<dyn ObjectStore>,
 }
 
-impl Opened {
+impl OpenStore {
     fn new(client: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>, counters: Counters) -> Self {
         let counters = Arc::new(counters);
         // Counting stands inside hedging, so that a read that is sent again is counted twice.
@@ -63,22 +63,26 @@ impl Opened {
     }
 
     /// Returns the same client with counters of its own, which also add to these.
-    fn part(&self) -> Self {
+    fn counted_apart(&self) -> Self {
         Self::new(Arc::clone(&self.client), self.hedger.clone(), Counters::part_of(&self.counters))
     }
 }
 
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
-        let reach = Arc::new(Reach { s3, credentials: Arc::default() });
-        Self(Arc::new(StoreView { reach, process: None, open: Mutex::default() }))
+        let settings = Arc::new(StoreSettings { s3, credentials: Arc::default() });
+        Self(Arc::new(StoreView { settings, process: None, open: Mutex::default() }))
     }
 
     /// Returns a query's view of the stores, counted from zero. The process's counters include the view's.
     #[must_use]
-    pub fn of_a_query(&self) -> Self {
+    pub fn for_query(&self) -> Self {
         let process = self.0.process.as_ref().unwrap_or(self).clone();
-        Self(Arc::new(StoreView { reach: Arc::clone(&self.0.reach), process: Some(process), open: Mutex::default() }))
+        Self(Arc::new(StoreView {
+            settings: Arc::clone(&self.0.settings),
+            process: Some(process),
+            open: Mutex::default(),
+        }))
     }
 
     /// Returns all requests and bytes of these stores. The process's stores include the requests of queries.
@@ -93,7 +97,7 @@ impl Stores {
 
     fn usage_of(&self, counts: impl Fn(&str) -> bool) -> Usage {
         let mut usage = Usage::default();
-        for (_, Opened { counters, .. }) in self.lock().iter().filter(|(url, _)| counts(url)) {
+        for (_, OpenStore { counters, .. }) in self.lock().iter().filter(|(url, _)| counts(url)) {
             usage.requests += counters.requests();
             usage.bytes_read += counters.bytes_read();
             usage.bytes_written += counters.bytes_written();
@@ -101,13 +105,13 @@ impl Stores {
         usage
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Opened>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, OpenStore>> {
         self.0.open.lock().expect("no holder panics")
     }
 
     /// Returns the credentials of the environment, for stores whose keys the configuration does not name.
     pub fn credentials(&self) -> &ChainCredentials {
-        &self.0.reach.credentials
+        &self.0.settings.credentials
     }
 
     /// Returns the way to the store of `url`, for this coordinator or a function.
@@ -119,7 +123,10 @@ impl Stores {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
                 let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
-                Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(&self.0.reach.s3) })
+                Ok(StoreAccess {
+                    url: format!("{}://{bucket}/", url.scheme()),
+                    options: s3_options(&self.0.settings.s3),
+                })
             }
             scheme => Err(QueryError::sql(format!("`{url}`: scheme `{scheme}` is not supported"))
                 .with_hint("use a local path, file:// or s3://")
@@ -132,18 +139,18 @@ impl Stores {
         Ok(self.opened(&self.access(url)?)?.store)
     }
 
-    fn opened(&self, access: &StoreAccess) -> Result<Opened> {
+    fn opened(&self, access: &StoreAccess) -> Result<OpenStore> {
         if let Some(opened) = self.lock().get(&access.url) {
             return Ok(opened.clone());
         }
         let opened = match &self.0.process {
-            Some(process) => process.opened(access)?.part(),
+            Some(process) => process.opened(access)?.counted_apart(),
             None => {
-                let Reach { s3, credentials } = &*self.0.reach;
+                let StoreSettings { s3, credentials } = &*self.0.settings;
                 let is_own = s3.access_key_id.is_none();
                 let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
                 let client = connect(access, credentials).map_err(plan_error)?;
-                Opened::new(client, Hedger::for_store(&access.url), Counters::default())
+                OpenStore::new(client, Hedger::for_store(&access.url), Counters::default())
             }
         };
         // A task that opened the same store meanwhile has counted already.
@@ -153,10 +160,10 @@ impl Stores {
     /// Returns the current credentials as object_store's settings, for functions on this machine. The map is empty if
     /// the configuration names keys, because those travel with each store. It is empty, too, if no store of S3 is in
     /// use or there are no credentials. Functions then use their own.
-    pub async fn lendable(&self) -> BTreeMap<String, String> {
+    pub async fn credentials_to_lend(&self) -> BTreeMap<String, String> {
         let process = self.0.process.as_ref().unwrap_or(self);
         let uses_s3 = process.lock().keys().any(|url| url.starts_with("s3"));
-        if !uses_s3 || self.0.reach.s3.access_key_id.is_some() {
+        if !uses_s3 || self.0.settings.s3.access_key_id.is_some() {
             return BTreeMap::new();
         }
         let current = match self.credentials().current().await {
@@ -206,9 +213,9 @@ impl ObjectStoreRegistry for Stores {
         let opened = match &self.0.process {
             Some(process) => {
                 process.register_store(url, store);
-                process.lock().get(&key)?.part()
+                process.lock().get(&key)?.counted_apart()
             }
-            None => Opened::new(store, Hedger::for_store(&key), Counters::default()),
+            None => OpenStore::new(store, Hedger::for_store(&key), Counters::default()),
         };
         self.lock().insert(key, opened).map(|before| before.store)
     }

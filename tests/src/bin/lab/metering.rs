@@ -115,7 +115,7 @@ async fn request_ns(repeats: usize) -> anyhow::Result<f64> {
 }
 
 /// Returns the seconds to make a priced report of a query's events, median of `runs`.
-fn fold_seconds(events: &[gust_engine::events::Stamped], tariff: &Tariff, runs: usize) -> f64 {
+fn fold_seconds(events: &[gust_engine::events::StampedEvent], tariff: &Tariff, runs: usize) -> f64 {
     let seconds = (0..runs).map(|_| {
         let started = Instant::now();
         std::hint::black_box(Report::priced(std::hint::black_box(events), Ok(tariff)));

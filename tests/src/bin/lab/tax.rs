@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gust_engine::config::{Config, Target};
-use gust_engine::events::{AttemptOutcome, QueryEvent, Stamped};
+use gust_engine::events::{AttemptOutcome, QueryEvent, StampedEvent};
 use gust_engine::session::Session;
 use gust_tests::query::run_with_events;
 use serde_json::json;
@@ -76,8 +76,8 @@ struct Spans {
 }
 
 impl Spans {
-    fn add(&mut self, events: &[Stamped]) {
-        for Stamped { event, .. } in events {
+    fn add(&mut self, events: &[StampedEvent]) {
+        for StampedEvent { event, .. } in events {
             match event {
                 QueryEvent::AttemptEnded { outcome: AttemptOutcome::Done { usage, .. }, wall, .. } => {
                     self.outside.push(wall.as_micros() as f64 - usage.spans.total_us as f64);

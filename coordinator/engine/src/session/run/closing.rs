@@ -3,7 +3,7 @@
 use tracing::Instrument;
 
 use super::{RunningStatement, Session};
-use crate::events::{AttemptOutcome, EventLog, QueryEvent, Stamped};
+use crate::events::{AttemptOutcome, EventLog, QueryEvent, StampedEvent};
 use crate::scheduler::QueryAttempts;
 use crate::session::engine::CLEANING_MAX;
 
@@ -18,7 +18,7 @@ struct Leftovers {
 
 impl Leftovers {
     /// Reads a query's events. An attempt that was cancelled may still run.
-    fn of(events: &[Stamped]) -> Self {
+    fn of(events: &[StampedEvent]) -> Self {
         let (mut started, mut ended, mut wrote_nothing, mut published) = (0, 0, 0, false);
         for stamped in events {
             match &stamped.event {

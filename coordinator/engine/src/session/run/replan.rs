@@ -67,7 +67,7 @@ impl RunningStatement {
         let Some(replan) = self.replan.take().filter(|_| self.rows == 0) else {
             return Box::pin(self.fall_back(error)).await;
         };
-        self.events.push(QueryEvent::PlannedAgain { reason: error.message().to_owned() });
+        self.events.push(QueryEvent::Replanned { reason: error.message().to_owned() });
         self.sort_merge_joins = true;
         self.released().await;
         let session = self.session.clone();
