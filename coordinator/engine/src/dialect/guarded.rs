@@ -160,7 +160,7 @@ mod tests {
 
     /// Fails when DataFusion is mended. Then the guard can go, as after every test of this name.
     #[tokio::test]
-    async fn datafusion_alone_pushes_it() {
+    async fn datafusion_alone_pushes_a_condition_below_a_count() {
         assert_eq!(rows(Optimizer::new().rules, NONE).await.expect("rows"), 1);
     }
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datafusion_alone_fails() {
+    async fn datafusion_alone_fails_on_a_column_and_its_cast() {
         let failed = rows(Optimizer::new().rules, CASTS).await.expect_err("fails");
         assert!(failed.to_string().contains(TWO_OF_A_NAME), "{failed}");
     }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datafusion_alone_lets_them_meet() {
+    async fn datafusion_alone_lets_lists_meet() {
         assert_eq!(rows(Optimizer::new().rules, LISTS).await.expect("rows"), 0);
     }
 
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datafusion_alone_takes_it_for_another() {
+    async fn datafusion_alone_takes_a_turned_constant_for_another() {
         assert_eq!(rows(Optimizer::new().rules, TURNED).await.expect("rows"), 0);
     }
 
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datafusion_alone_mixes_them() {
+    async fn datafusion_alone_mixes_keys_of_equal_nulls() {
         let rules = || Optimizer::new().rules;
         let counts = [rows(rules(), KEYS[0]).await.expect("rows"), rows(rules(), KEYS[1]).await.expect("rows")];
         assert_eq!(counts, [1, 0]);
@@ -225,7 +225,7 @@ mod tests {
 
     /// The guard finds DataFusion's rules by their names.
     #[test]
-    fn all_are_guarded() {
+    fn every_guarded_rule_is_one_of_datafusions() {
         let names: Vec<String> = Optimizer::new().rules.iter().map(|rule| rule.name().to_owned()).collect();
         assert!(GUARDED.iter().all(|name| names.iter().any(|known| known == name)));
     }

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_overflow_is_checked() {
+    fn only_operators_that_can_overflow_are_checked() {
         let fields = [("i", DataType::Int32), ("b", DataType::Int64), ("x", DataType::Float64)];
         let fields: Vec<Field> = fields.map(|(name, of)| Field::new(name, of, true)).into();
         let schema = DFSchema::try_from(Schema::new(fields)).unwrap();

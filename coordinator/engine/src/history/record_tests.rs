@@ -111,7 +111,7 @@ fn text(text: &str) -> Cell {
 }
 
 #[test]
-fn a_query_with_its_attempts_and_money() {
+fn a_record_has_the_attempts_and_the_money_of_a_query() {
     let meta = meta("q", "SELECT 1", &[("team", "ads"), ("env", "prod")]);
     let Record { query, attempts, lines } = recorded(&meta, &events("q"), &done(), StatementKept::Text);
     let whole = Cell::Whole;
@@ -224,7 +224,7 @@ fn a_query_with_its_attempts_and_money() {
 }
 
 #[test]
-fn a_hash_is_kept_without_what_could_quote_the_text() {
+fn only_the_hash_is_kept_of_a_text() {
     let secret = meta("q", "SELECT 'hunter2'", &[]);
     let failed = StatementEnd {
         outcome: Outcome::Failed,
@@ -252,7 +252,7 @@ fn a_long_statement_is_cut_between_characters() {
 }
 
 #[test]
-fn what_nobody_told_is_not_known() {
+fn figures_that_were_not_told_are_null() {
     let interrupted = [StampedEvent { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
     let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };

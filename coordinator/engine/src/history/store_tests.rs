@@ -62,7 +62,7 @@ async fn sqlite(path: &Path, statements: &[&str]) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn what_is_recorded_is_told_in_sql() {
+async fn a_record_is_read_in_sql() {
     let (_folder, store) = fresh();
     assert_eq!(count(&store, "queries").await, 0, "nothing was recorded yet");
     assert!(!store.path.exists(), "asking makes no file");
@@ -108,7 +108,7 @@ async fn a_history_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn old_queries_go_with_all_that_is_theirs() {
+async fn old_queries_go_with_their_attempts_and_lines() {
     let (_folder, store) = fresh();
     for number in 0..25 {
         write(&store, &plain(&format!("old{number}"), day(number))).await;
@@ -191,7 +191,7 @@ async fn files_that_are_no_history_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_history_says_so() {
+async fn a_damaged_history_is_refused() {
     let (_folder, store) = fresh();
     for number in 0..50 {
         write(&store, &plain(&format!("q{number}"), day(number))).await;

@@ -71,7 +71,7 @@ fn lines(report: &CostReport) -> Vec<(&'static str, Basis, Option<u64>)> {
 }
 
 #[test]
-fn every_line_of_a_plain_query_by_hand() {
+fn a_plain_query_has_the_lines_reckoned_by_hand() {
     // 2 GB × 1.000 s run (2 GB-s) and 2 GB × 0.050 s of start; x86_64 at 16,666.7 nano-dollars a GB-s.
     let second = Duration::from_secs(1);
     let end = QueryEvent::AttemptEnded {
@@ -129,7 +129,7 @@ fn sums_are_made_before_they_are_rounded() {
 }
 
 #[test]
-fn architecture_memory_and_the_platforms_word_count() {
+fn a_price_depends_on_architecture_memory_and_the_reported_bill() {
     #[track_caller]
     fn check(architecture: Architecture, billing: Billing, expect: &[(&'static str, Basis, Option<u64>)]) {
         let tariff = Tariff { architecture, coordinator_hour: None, ..tariff() };
@@ -198,7 +198,7 @@ fn a_query_under_way_has_attempts_without_an_amount() {
 }
 
 #[test]
-fn what_the_settings_tell_is_priced_and_complete() {
+fn a_machine_in_the_settings_is_priced_and_complete() {
     let tariff = Tariff {
         coordinator_hour: Some("0.36".parse().expect("a price")),
         coordinator_outside: Some(true),
@@ -238,7 +238,7 @@ fn athena_bills_ten_megabytes_at_least() {
 }
 
 #[test]
-fn a_report_says_in_words_what_is_bounded_wasted_and_unknown() {
+fn the_text_names_bounded_wasted_and_unknown_amounts() {
     let story = Scenario::default()
         .attempt((0, 0), AttemptCause::First, lost(InvokeErrorKind::Crashed), metered(1000, 0))
         .attempt((0, 1), AttemptCause::Retry, done(usage(10, 0, 100, 0)), metered(1000, 0))

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_stays_outside() {
+    fn operands_after_a_comparison_stay_outside_it() {
         for (text, meant) in [
             ("a IS DISTINCT FROM b", "(a IS DISTINCT FROM b)"),
             ("a IS DISTINCT FROM b AND c", "(a IS DISTINCT FROM b) AND c"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_hold() {
+    fn brackets_keep_their_operands() {
         for text in ["a IS DISTINCT FROM (b AND c)", "(a IS DISTINCT FROM b) OR c", "f(a IS DISTINCT FROM b, c AND d)"]
         {
             assert_eq!(separated(text), parsed(text), "{text}");

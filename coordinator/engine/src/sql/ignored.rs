@@ -179,7 +179,7 @@ mod tests {
     use crate::sql::parsed;
 
     #[test]
-    fn each_is_refused_by_its_name() {
+    fn ignored_syntax_is_refused_by_its_name() {
         let check = |text: &str| check(&parsed(text), &|name| ["abs", "upper"].contains(&name));
         for (text, words) in [
             ("SELECT 1 FROM t FOR UPDATE", "FOR UPDATE"),

@@ -407,7 +407,7 @@ mod tests {
 
     /// The page `docs/dialect.md` has the limits' numbers.
     #[test]
-    fn the_page_has_these_numbers() {
+    fn the_page_of_the_dialect_has_the_limits() {
         let page = include_str!("../../../../docs/dialect.md");
         let page = &page[page.find("Limits of a statement").expect("their paragraph")..];
         let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_parser_recurses_over_is_counted() {
+    fn recursions_of_the_parser_are_counted() {
         for (text, expect) in [
             ("SELECT NOT NOT a, NOT b".to_owned(), 2),
             ("SELECT CASE WHEN (NOT a) THEN CASE b WHEN 1 THEN 2 END END, CASE WHEN a THEN 1 END".to_owned(), 4),

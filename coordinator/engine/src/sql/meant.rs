@@ -274,7 +274,7 @@ mod tests {
     use crate::sql::parsed;
 
     #[test]
-    fn statements_say_what_they_mean() {
+    fn statements_are_written_as_they_are_meant() {
         for (text, expect) in [
             ("FROM t", "SELECT * FROM t"),
             ("SELECT a FROM (FROM t) x", "SELECT a FROM (SELECT * FROM t) x"),

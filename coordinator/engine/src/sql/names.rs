@@ -224,7 +224,7 @@ mod tests {
     use crate::sql::parsed;
 
     #[test]
-    fn columns_are_told_apart() {
+    fn columns_of_one_name_get_names_that_differ() {
         for (text, expect, shown) in [
             ("SELECT a, a FROM t", r#"SELECT a, a AS "__gust_column_0" FROM t"#, &["a"][..]),
             (

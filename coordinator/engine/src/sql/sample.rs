@@ -76,7 +76,7 @@ mod tests {
     use crate::sql::{parsed, walk_mut};
 
     #[test]
-    fn samples_are_filters() {
+    fn a_sampled_table_is_a_filtered_subquery() {
         for (text, expect) in [
             (
                 "SELECT t.a FROM t TABLESAMPLE BERNOULLI (10)",

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_standards_patterns() {
+    fn patterns_of_the_standard_become_regular_expressions() {
         for (pattern, expect) in [
             ("%bot%", "^(?s:.*bot.*)$"),
             ("a_c", "^(?s:a.c)$"),

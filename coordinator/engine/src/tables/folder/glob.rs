@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_mean_what_they_mean_in_a_shell() {
+    fn patterns_match_as_in_a_shell() {
         check("t/*.parquet", &["t/a.parquet", "t/.parquet"], &["t/x/a.parquet", "t/a.csv", "u/a.parquet"]);
         check("t/**/*.parquet", &["t/a.parquet", "t/x/a.parquet", "t/x/y/a.parquet"], &["t/x/a.csv", "a.parquet"]);
         check("t/**", &["t/a", "t/x/a"], &["t", "u/a"]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_match_is_not_listed() {
+    fn folders_that_cannot_match_are_not_listed() {
         let glob = &Glob::parse("t/day=0*/*/*.p").expect("a pattern")[0];
         assert_eq!(glob.root, ["t"]);
         assert!(glob.may_be_below(&["day=01", "h"]) && !glob.may_be_below(&["day=11"]));

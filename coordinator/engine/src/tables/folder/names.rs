@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_data() {
+    fn names_say_if_a_file_is_data() {
         for name in ["a.parquet", "a.PQ", "part-00000", "part-0.snappy.parquet", "x.c000", "a.b=c", "2024.01.01"] {
             assert!(FileKind::Parquet.reads(name), "{name}");
         }

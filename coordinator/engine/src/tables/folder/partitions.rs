@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_those_that_all_values_are_written_in() {
+    fn a_partition_column_has_a_type_that_fits_all_values() {
         #[track_caller]
         fn check(values: &[&str], expect: &[(&str, DataType)]) {
             let files: Vec<Vec<&str>> = values.iter().map(|path| path.split('/').collect()).collect();

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_lacks_is_null() {
+    fn a_column_that_a_file_lacks_is_nullable() {
         let files = [
             file("1", &[("a", DataType::Int32), ("b", DataType::Utf8View)]),
             file("2", &[("c", DataType::Int8), ("a", DataType::Int64)]),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_is_text_where_numbers_do_not_do() {
+    fn a_csv_column_is_text_if_a_file_has_text() {
         let files = [
             file("1", &[("a", DataType::Int64), ("b", DataType::Null), ("c", DataType::Int64)]),
             file("2", &[("a", DataType::Utf8), ("b", DataType::Null), ("c", DataType::Float64)]),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn files_whose_types_differ_are_named() {
         let files = [
             file("1", &[("a", DataType::Int32)]),
             file("2", &[("a", DataType::Int64)]),

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn both_fit() {
+    fn a_wider_type_holds_the_values_of_both() {
         check(Int32, Int64, Some(Int64));
         check(UInt32, Int32, Some(Int64));
         check(UInt64, Int64, Some(Decimal128(20, 0)));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_knows_what_is_meant() {
+    fn types_without_one_meaning_have_no_wider_type() {
         check(Int64, Utf8, None);
         check(Boolean, Int8, None);
         check(Utf8, Date32, None);
