@@ -253,8 +253,8 @@ fn a_disabled_history_keeps_nothing() {
         command.env_remove("XDG_STATE_HOME").env_remove("HOME").output().expect("it starts")
     };
     let unset = "neither XDG_STATE_HOME nor HOME is set";
-    check(&nowhere(&["query", "SELECT 1"]), 0, &["history    not recorded: there is no folder for it", unset]);
-    check(&nowhere(&["cost"]), 2, &["there is no history", unset, "hint: set history.path"]);
+    check(&nowhere(&["query", "SELECT 1"]), 0, &["history    not recorded: the history has no folder", unset]);
+    check(&nowhere(&["cost"]), 2, &["the history has no folder", unset, "hint: set history.path"]);
 }
 
 /// Checks a query whose history's file is broken: it has rows and succeeds, and the report has a word about the file.

@@ -430,6 +430,15 @@ async fn statements_have_the_rows_that_they_mean() {
         ("SELECT b, b FROM t", "No field named b"),
         ("SELECT DISTINCT a::text FROM t ORDER BY s", "must appear in select list"),
         ("SELECT a FROM t FETCH FIRST 1 ROWS WITH TIES", "FETCH FIRST with TIES or PERCENT is not supported"),
+        (
+            "CREATE UNBOUNDED EXTERNAL TABLE u STORED AS CSV LOCATION 'u.csv'",
+            "CREATE UNBOUNDED EXTERNAL TABLE is not supported\nhint: leave UNBOUNDED out",
+        ),
+        (
+            "SELECT 1 FROM t TABLESAMPLE BERNOULLI (101)",
+            "TABLESAMPLE: 101 is no percentage\nhint: give a number from 0 to 100",
+        ),
+        ("SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY", "a query has both LIMIT and FETCH FIRST"),
         ("SELECT s SIMILAR TO s FROM t", "SIMILAR TO with a pattern that is computed is not supported"),
         ("SELECT sum(a) OVER (w ORDER BY a) FROM t", "there is no window `w`"),
     ] {

@@ -17,7 +17,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {
-        return Err(Stop::usage(format!("there is no history: {NO_PLACE}")).with_hint(Some(NO_PLACE_HINT)));
+        return Err(Stop::usage(NO_PLACE).with_hint(Some(NO_PLACE_HINT)));
     };
     let by = args.roll_up();
     let session = Session::new(config)?;

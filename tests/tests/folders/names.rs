@@ -108,8 +108,11 @@ async fn files_that_are_no_data_are_passed_over() {
                 ("SELECT id FROM '$T/_temporary/0/part-9.parquet'", Rows(&["9"])),
                 ("SELECT id FROM '$T/_t*/**/*.parquet'", Rows(&["9"])),
                 ("SELECT id FROM '$T/notes.csv'", RowsHere(&["9"])),
-                ("SELECT id FROM '$T/empty.parquet'", Error(&["empty files"])),
-                ("SELECT id FROM '$T/_SUCC*'", Error(&["there is no data in it", "_SUCCESS"])),
+                (
+                    "SELECT id FROM '$T/empty.parquet'",
+                    Error(&["1 name was left out: `empty.parquet`", "an empty file is no data"]),
+                ),
+                ("SELECT id FROM '$T/_SUCC*'", Error(&["there is no data in it", "1 name was left out: `_SUCCESS`"])),
             ],
         ),
         case(

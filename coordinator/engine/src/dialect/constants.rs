@@ -47,9 +47,9 @@ fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
             let bytes = value.size() as u64;
             if bytes > value_bytes_max && (is_whole || is_text(&value.data_type())) {
                 let what = format!(
-                    "a constant of {bytes} bytes would be written into each row; with {rows} rows at once it may have {value_bytes_max}"
+                    "a constant of {bytes} bytes would be written into each row; with {rows} rows at once it may have at most {value_bytes_max} bytes"
                 );
-                let hint = "a smaller one; or fewer rows at once, by SET datafusion.execution.batch_size";
+                let hint = "make it smaller, or SET datafusion.execution.batch_size to fewer rows";
                 return Err(Refusal::new(what, hint).into());
             }
             Ok(TreeNodeRecursion::Continue)

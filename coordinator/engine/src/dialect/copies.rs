@@ -31,7 +31,7 @@ impl AnalyzerRule for CountedCopies {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(|plan| match plan {
-            LogicalPlan::Join(join) if is_of_all(&join) => Ok(Transformed::yes(counted(join)?)),
+            LogicalPlan::Join(join) if is_all_set_operation(&join) => Ok(Transformed::yes(counted(join)?)),
             other => Ok(Transformed::no(other)),
         })
         .data()
@@ -40,7 +40,7 @@ impl AnalyzerRule for CountedCopies {
 
 /// Tells if a join is one that DataFusion makes of INTERSECT ALL and EXCEPT ALL. No other SQL makes such a join with
 /// NULLs equal.
-fn is_of_all(join: &Join) -> bool {
+fn is_all_set_operation(join: &Join) -> bool {
     let columns = join.left.schema().fields();
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
         && join.null_equality == NullEquality::NullEqualsNull

@@ -31,13 +31,13 @@ use super::contents::has_decimals;
 use super::time_units;
 
 /// Functions whose arguments get one type.
-const UNITING: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
+const UNITING_FUNCTIONS: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
 
 /// Beginning of the names of functions that take arrays and their elements.
-const OF_ARRAYS: &str = "array";
+const ARRAY_FUNCTIONS_PREFIX: &str = "array";
 
 /// Sizes of constants that have few enough digits on both sides of the point.
-const USUAL: std::ops::Range<f64> = 1e-12..1e15;
+const DECIMAL_CONSTANTS: std::ops::Range<f64> = 1e-12..1e15;
 
 #[derive(Debug)]
 pub(super) struct Doubles;
@@ -51,8 +51,8 @@ impl AnalyzerRule for Doubles {
         let changed = Cell::new(false);
         plan.transform_up_with_subqueries(|plan| {
             let met = NodeColumns { schema: merge_schema(&plan.inputs()) };
-            let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| met.within(expr)))?;
-            let rewritten = rewritten.transform_data(|plan| met.of_node(plan))?;
+            let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| met.rewrite_expr(expr)))?;
+            let rewritten = rewritten.transform_data(|plan| met.rewrite_node(plan))?;
             changed.set(changed.get() || rewritten.transformed);
             // A column that has become a double is one in all nodes above.
             if changed.get() { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
@@ -72,7 +72,7 @@ struct NodeColumns {
 impl NodeColumns {
     /// Returns the type that an expression brings to others. A constant brings none if a decimal has its digits.
     fn kind(&self, expr: &Expr) -> DataType {
-        if is_usual(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }
+        if is_decimal_constant(expr) { DataType::Null } else { expr.get_type(&self.schema).unwrap_or(DataType::Null) }
     }
 
     /// Makes doubles of the decimals among `exprs` if there are doubles. Returns true if it changed any.
@@ -104,7 +104,7 @@ impl NodeColumns {
         any
     }
 
-    fn within(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
+    fn rewrite_expr(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
         let changed = match &mut expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if super::float_keys::is_comparison(*op) => {
                 self.unite([left.as_mut(), right.as_mut()])
@@ -117,12 +117,14 @@ impl NodeColumns {
                 let compared = expr.is_some() && self.unite(expr.iter_mut().map(AsMut::as_mut).chain(whens));
                 self.unite(thens.into_iter().chain(else_expr.iter_mut().map(AsMut::as_mut))) || compared
             }
-            Expr::ScalarFunction(ScalarFunction { func, args }) if UNITING.contains(&func.name()) => self.unite(args),
+            Expr::ScalarFunction(ScalarFunction { func, args }) if UNITING_FUNCTIONS.contains(&func.name()) => {
+                self.unite(args)
+            }
             // The first argument of nvl2 is a condition.
             Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "nvl2" => {
                 self.unite(args.iter_mut().skip(1))
             }
-            Expr::ScalarFunction(ScalarFunction { func, args }) if func.name().starts_with(OF_ARRAYS) => {
+            Expr::ScalarFunction(ScalarFunction { func, args }) if func.name().starts_with(ARRAY_FUNCTIONS_PREFIX) => {
                 self.unite_by(args, element)
             }
             Expr::InSubquery(InSubquery { expr, subquery, .. })
@@ -150,7 +152,7 @@ impl NodeColumns {
     }
 
     /// Unites the keys of a join, the columns of a UNION and the columns of VALUES.
-    fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    fn rewrite_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Join(mut join) => {
                 let changed =
@@ -182,14 +184,14 @@ impl NodeColumns {
                 let inputs = inputs.collect::<Result<_>>()?;
                 Ok(Transformed::yes(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?)))
             }
-            LogicalPlan::Values(values) => self.of_values(values),
+            LogicalPlan::Values(values) => self.rewrite_values(values),
             other => Ok(Transformed::no(other)),
         }
     }
 
     /// Takes the planner's casts off the rows of VALUES, and makes a column doubles if one of its values is a
     /// double.
-    fn of_values(&self, values: Values) -> Result<Transformed<LogicalPlan>> {
+    fn rewrite_values(&self, values: Values) -> Result<Transformed<LogicalPlan>> {
         let types: Vec<&DataType> = values.schema.fields().iter().map(|field| field.data_type()).collect();
         if !types.iter().any(|of| has_decimals(of)) {
             return Ok(Transformed::no(LogicalPlan::Values(values)));
@@ -312,8 +314,8 @@ fn element(of: &DataType) -> &DataType {
 }
 
 /// Tells if an expression is a constant that a decimal has the digits for.
-fn is_usual(expr: &Expr) -> bool {
-    constant(expr).is_some_and(|value| value == 0.0 || USUAL.contains(&value.abs()))
+fn is_decimal_constant(expr: &Expr) -> bool {
+    constant(expr).is_some_and(|value| value == 0.0 || DECIMAL_CONSTANTS.contains(&value.abs()))
 }
 
 /// Computes an expression of numbers alone (`0.06 + 0.01`). NULL counts as 0, because it fits any type.
@@ -342,7 +344,7 @@ fn constant(expr: &Expr) -> Option<f64> {
 /// Returns the type of a plan's column, or none if the column is a usual constant.
 fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
     if let LogicalPlan::Projection(projection) = plan
-        && projection.expr.get(column).is_some_and(is_usual)
+        && projection.expr.get(column).is_some_and(is_decimal_constant)
     {
         return DataType::Null;
     }

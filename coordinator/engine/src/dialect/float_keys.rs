@@ -42,8 +42,8 @@ impl AnalyzerRule for FloatKeys {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(|plan| {
             let keys = Keys { schema: merge_schema(&plan.inputs()) };
-            let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| keys.within(expr)))?;
-            rewritten.transform_data(|plan| keys.of_node(plan))
+            let rewritten = super::map_named(plan, |expr| expr.transform_up(|expr| keys.rewrite_expr(expr)))?;
+            rewritten.transform_data(|plan| keys.rewrite_node(plan))
         })
         .data()
     }
@@ -56,9 +56,11 @@ struct Keys {
 
 impl Keys {
     /// Rewrites the keys by which a node groups, joins or sorts.
-    fn of_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    fn rewrite_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match plan {
-            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(|expr| self.any_odd(expr)) => {
+            LogicalPlan::Aggregate(aggregate)
+                if aggregate.group_expr.iter().any(|expr| self.any_may_be_uncanonical(expr)) =>
+            {
                 super::map_named(LogicalPlan::Aggregate(aggregate), |expr| Ok(self.group(expr)))
             }
             LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
@@ -67,13 +69,18 @@ impl Keys {
                 let sort_expr = on.sort_expr.map(|order| self.order(order));
                 Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(DistinctOn { on_expr, sort_expr, ..on }))))
             }
-            LogicalPlan::Join(join) if join.on.iter().any(|(left, right)| self.is_odd(left) || self.is_odd(right)) => {
+            LogicalPlan::Join(join)
+                if join
+                    .on
+                    .iter()
+                    .any(|(left, right)| self.may_be_uncanonical(left) || self.may_be_uncanonical(right)) =>
+            {
                 let on = join.on.into_iter().map(|(left, right)| (self.key(left), self.key(right))).collect();
                 // USING joins by columns alone. References to the merged column are resolved by now.
                 let join_constraint = JoinConstraint::On;
                 Ok(Transformed::yes(LogicalPlan::Join(Join { on, join_constraint, ..join })))
             }
-            LogicalPlan::Sort(sort) if sort.expr.iter().any(|by| self.is_odd(&by.expr)) => {
+            LogicalPlan::Sort(sort) if sort.expr.iter().any(|by| self.may_be_uncanonical(&by.expr)) => {
                 Ok(Transformed::yes(LogicalPlan::Sort(Sort { expr: self.order(sort.expr), ..sort })))
             }
             LogicalPlan::RecursiveQuery(query) if query.is_distinct => {
@@ -86,10 +93,10 @@ impl Keys {
         }
     }
 
-    fn any_odd(&self, group: &Expr) -> bool {
+    fn any_may_be_uncanonical(&self, group: &Expr) -> bool {
         match group {
-            Expr::GroupingSet(sets) => sets.distinct_expr().iter().any(|expr| self.is_odd(expr)),
-            expr => self.is_odd(expr),
+            Expr::GroupingSet(sets) => sets.distinct_expr().iter().any(|expr| self.may_be_uncanonical(expr)),
+            expr => self.may_be_uncanonical(expr),
         }
     }
 
@@ -108,13 +115,13 @@ impl Keys {
                     GroupingSet::GroupingSets(sets) => GroupingSet::GroupingSets(sets.into_iter().map(keys).collect()),
                 }))
             }
-            expr if self.is_odd(&expr) => Transformed::yes(self.key(expr)),
+            expr if self.may_be_uncanonical(&expr) => Transformed::yes(self.key(expr)),
             expr => Transformed::no(expr),
         }
     }
 
     fn named_key(&self, expr: Expr) -> Expr {
-        if !self.is_odd(&expr) {
+        if !self.may_be_uncanonical(&expr) {
             return expr;
         }
         let (relation, name) = expr.qualified_name();
@@ -125,7 +132,7 @@ impl Keys {
     fn keyed_rows(term: Arc<LogicalPlan>) -> Result<Transformed<Arc<LogicalPlan>>> {
         let keys = Keys { schema: term.schema().as_ref().clone() };
         let columns: Vec<Expr> = term.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
-        if !columns.iter().any(|column| keys.is_odd(column)) || is_of_keys(&term) {
+        if !columns.iter().any(|column| keys.may_be_uncanonical(column)) || has_keys(&term) {
             return Ok(Transformed::no(term));
         }
         let exprs = columns.into_iter().map(|column| keys.named_key(column)).collect();
@@ -134,7 +141,7 @@ impl Keys {
 
     fn distinct(&self, input: Arc<LogicalPlan>) -> Result<Transformed<LogicalPlan>> {
         let columns: Vec<Expr> = input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
-        if !columns.iter().any(|column| self.is_odd(column)) || is_of_keys(&input) {
+        if !columns.iter().any(|column| self.may_be_uncanonical(column)) || has_keys(&input) {
             return Ok(Transformed::no(LogicalPlan::Distinct(Distinct::All(input))));
         }
         let keys = columns.into_iter().map(|column| self.named_key(column)).collect();
@@ -147,12 +154,12 @@ impl Keys {
     }
 
     /// Replaces the values that one expression compares.
-    fn within(&self, expr: Expr) -> Result<Transformed<Expr>> {
+    fn rewrite_expr(&self, expr: Expr) -> Result<Transformed<Expr>> {
         Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {
                 return Ok(self.comparison(*left, op, *right));
             }
-            Expr::Between(Between { expr, negated, low, high }) if self.is_odd(&expr) => {
+            Expr::Between(Between { expr, negated, low, high }) if self.may_be_uncanonical(&expr) => {
                 let (least, most, both) = match negated {
                     false => (Operator::GtEq, Operator::LtEq, Operator::And),
                     true => (Operator::Lt, Operator::Gt, Operator::Or),
@@ -163,23 +170,24 @@ impl Keys {
             }
             // A long list is looked up by its bits: a zero in it needs its key, too.
             Expr::InList(InList { expr, list, negated })
-                if self.is_odd(&expr) && !list.iter().all(|item| is_usual(item) && !is_zero(item)) =>
+                if self.may_be_uncanonical(&expr)
+                    && !list.iter().all(|item| is_constant_without_nan(item) && !is_zero(item)) =>
             {
                 let list =
                     list.into_iter().map(|item| if is_zero(&item) { keyed(item) } else { self.key(item) }).collect();
                 Transformed::yes(Expr::InList(InList { expr: Box::new(self.key(*expr)), list, negated }))
             }
-            Expr::InSubquery(InSubquery { expr, subquery, negated }) if self.is_odd(&expr) => {
-                let (expr, subquery) = (Box::new(self.key(*expr)), of_keys(subquery)?);
+            Expr::InSubquery(InSubquery { expr, subquery, negated }) if self.may_be_uncanonical(&expr) => {
+                let (expr, subquery) = (Box::new(self.key(*expr)), with_keys(subquery)?);
                 Transformed::yes(Expr::InSubquery(InSubquery { expr, subquery, negated }))
             }
-            Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }) if self.is_odd(&expr) => {
-                let (expr, subquery) = (Box::new(self.key(*expr)), of_keys(subquery)?);
+            Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }) if self.may_be_uncanonical(&expr) => {
+                let (expr, subquery) = (Box::new(self.key(*expr)), with_keys(subquery)?);
                 Transformed::yes(Expr::SetComparison(SetComparison { expr, subquery, op, quantifier }))
             }
             // Constants are looked up by their bits: a zero among them needs its key, too.
             Expr::Case(Case { expr: Some(of), when_then_expr, else_expr })
-                if self.is_odd(&of) || when_then_expr.iter().any(|(is, _)| self.is_float_zero(is)) =>
+                if self.may_be_uncanonical(&of) || when_then_expr.iter().any(|(is, _)| self.is_float_zero(is)) =>
             {
                 let key = |is: Expr| if self.is_float_zero(&is) { keyed(is) } else { self.key(is) };
                 let when_then_expr = when_then_expr.into_iter().map(|(is, then)| (Box::new(key(*is)), then)).collect();
@@ -208,22 +216,22 @@ impl Keys {
     }
 
     fn comparison(&self, left: Expr, op: Operator, right: Expr) -> Transformed<Expr> {
-        let both = |left, op, right| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
-        if !self.is_odd(&left) && !self.is_odd(&right) {
-            return Transformed::no(both(left, op, right));
+        let binary = |left, op, right| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
+        if !self.may_be_uncanonical(&left) && !self.may_be_uncanonical(&right) {
+            return Transformed::no(binary(left, op, right));
         }
-        if is_usual(&left) && !is_usual(&right) {
+        if is_constant_without_nan(&left) && !is_constant_without_nan(&right) {
             return match op.swap() {
                 Some(op) => self.comparison(right, op, left),
-                None => Transformed::yes(both(self.key(left), op, self.key(right))),
+                None => Transformed::yes(binary(self.key(left), op, self.key(right))),
             };
         }
         match op {
             // The simplifier compares constants by their bits. It makes a list of four in an OR, which is looked up
             // by bits, too.
-            Operator::Eq | Operator::NotEq if is_usual(&right) && is_zero(&right) => {
+            Operator::Eq | Operator::NotEq if is_constant_without_nan(&right) && is_zero(&right) => {
                 let is_surely = is_surely_zero(&right);
-                let keyed = both(self.key(left.clone()), op, keyed(right));
+                let keyed = binary(self.key(left.clone()), op, keyed(right));
                 Transformed::yes(match (op, self.zeros(&left)) {
                     (Operator::Eq, Some((low, high))) if is_surely => {
                         keyed.and(left.clone().gt_eq(low)).and(left.lt_eq(high))
@@ -231,31 +239,33 @@ impl Keys {
                     _ => keyed,
                 })
             }
-            Operator::Eq | Operator::NotEq if is_usual(&right) => Transformed::no(both(left, op, right)),
-            Operator::Lt | Operator::LtEq if is_usual(&right) => {
-                let keyed = both(self.key(left.clone()), op, right.clone());
-                Transformed::yes(keyed.and(both(left, op, right)))
+            Operator::Eq | Operator::NotEq if is_constant_without_nan(&right) => {
+                Transformed::no(binary(left, op, right))
             }
-            _ => Transformed::yes(both(self.key(left), op, self.key(right))),
+            Operator::Lt | Operator::LtEq if is_constant_without_nan(&right) => {
+                let keyed = binary(self.key(left.clone()), op, right.clone());
+                Transformed::yes(keyed.and(binary(left, op, right)))
+            }
+            _ => Transformed::yes(binary(self.key(left), op, self.key(right))),
         }
     }
 
     /// Tells if an expression has floats that may not be canonical. A value that differs each time it is computed
     /// must not be written twice: `random() < 0.1` beside its key would be true of one row in a hundred.
-    fn is_odd(&self, expr: &Expr) -> bool {
+    fn may_be_uncanonical(&self, expr: &Expr) -> bool {
         if expr.is_volatile() {
             return false;
         }
         let of_floats = |expr: &Expr| expr.get_type(&self.schema).is_ok_and(|of| has_floats(&of));
         match expr {
-            Expr::Alias(alias) => self.is_odd(&alias.expr),
+            Expr::Alias(alias) => self.may_be_uncanonical(&alias.expr),
             // A float from an integer or a decimal is canonical.
             Expr::Cast(Cast { expr: from, .. }) | Expr::TryCast(TryCast { expr: from, .. }) => {
                 of_floats(expr)
                     && from.get_type(&self.schema).is_ok_and(|from| !from.is_integer() && !from.is_decimal())
             }
             Expr::ScalarFunction(ScalarFunction { func, .. }) if func.name() == FloatKey::NAME => false,
-            expr => of_floats(expr) && !is_usual(expr),
+            expr => of_floats(expr) && !is_constant_without_nan(expr),
         }
     }
 
@@ -274,7 +284,7 @@ impl Keys {
 
     /// Returns the key of an expression, or the expression if it is canonical.
     fn key(&self, expr: Expr) -> Expr {
-        if self.is_odd(&expr) { keyed(expr) } else { expr }
+        if self.may_be_uncanonical(&expr) { keyed(expr) } else { expr }
     }
 }
 
@@ -321,7 +331,7 @@ pub(super) fn is_comparison(op: Operator) -> bool {
 }
 
 /// Tells if an expression is a constant that is no NaN. DataFusion compares a zero of either sign as one.
-fn is_usual(expr: &Expr) -> bool {
+fn is_constant_without_nan(expr: &Expr) -> bool {
     let is_number = |value: &ScalarValue| match value {
         ScalarValue::Float16(Some(value)) => !f64::from(*value).is_nan(),
         ScalarValue::Float32(Some(value)) => !value.is_nan(),
@@ -333,16 +343,16 @@ fn is_usual(expr: &Expr) -> bool {
         Expr::Cast(Cast { expr, .. }) => {
             matches!(&**expr, Expr::Literal(value, _) if value.data_type().is_numeric() && !has_floats(&value.data_type()) || is_number(value))
         }
-        Expr::Negative(expr) => is_usual(expr),
+        Expr::Negative(expr) => is_constant_without_nan(expr),
         _ => false,
     }
 }
 
 /// Replaces the values of a list by their keys, for a subquery that is searched.
-fn of_keys(subquery: Subquery) -> Result<Subquery> {
+fn with_keys(subquery: Subquery) -> Result<Subquery> {
     let keys = Keys { schema: subquery.subquery.schema().as_ref().clone() };
     let column = Expr::Column(Column::from(subquery.subquery.schema().qualified_field(0)));
-    if !keys.is_odd(&column) || is_of_keys(&subquery.subquery) {
+    if !keys.may_be_uncanonical(&column) || has_keys(&subquery.subquery) {
         return Ok(subquery);
     }
     if !subquery.subquery.all_out_ref_exprs().is_empty() {
@@ -361,7 +371,7 @@ fn of_keys(subquery: Subquery) -> Result<Subquery> {
 const LIST: &str = "__gust_keys";
 
 /// Tells if this rule has rewritten a plan before.
-fn is_of_keys(plan: &LogicalPlan) -> bool {
+fn has_keys(plan: &LogicalPlan) -> bool {
     let is_key = |expr: &Expr| match expr {
         Expr::Alias(alias) => {
             matches!(&*alias.expr, Expr::ScalarFunction(ScalarFunction { func, .. }) if func.name() == FloatKey::NAME)

@@ -43,7 +43,7 @@ const ELIMINATE_CROSS: &str = "eliminate_cross_join";
 const GUARDED: [&str; 5] = [PUSH_DOWN_FILTER, ELIMINATE_GROUPS, SIMPLIFY, EXTRACT_KEYS, ELIMINATE_CROSS];
 
 /// Words of the error with which `eliminate_group_by_constant` fails.
-const TWO_OF_A_NAME: &str = "unique expression names";
+const REPEATED_NAME_ERROR: &str = "unique expression names";
 
 /// Lists DataFusion's rules in their order, some of them guarded.
 pub(super) fn rules() -> Vec<Rule> {
@@ -69,7 +69,7 @@ impl OptimizerRule for Guarded {
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         match &plan {
             LogicalPlan::Filter(Filter { input, .. })
-                if self.name() == PUSH_DOWN_FILTER && has_a_row_of_none(input) =>
+                if self.name() == PUSH_DOWN_FILTER && may_have_row_without_input(input) =>
             {
                 Ok(Transformed::no(plan))
             }
@@ -81,7 +81,7 @@ impl OptimizerRule for Guarded {
             }
             LogicalPlan::Aggregate(_) if self.name() == ELIMINATE_GROUPS => {
                 match self.0.rewrite(plan.clone(), config) {
-                    Err(error) if error.to_string().contains(TWO_OF_A_NAME) => Ok(Transformed::no(plan)),
+                    Err(error) if error.to_string().contains(REPEATED_NAME_ERROR) => Ok(Transformed::no(plan)),
                     rewritten => rewritten,
                 }
             }
@@ -115,7 +115,7 @@ fn constants_right(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// Tells if a plan is an aggregate that may have a row without input rows: it has no groups, or grouping sets.
-fn has_a_row_of_none(plan: &LogicalPlan) -> bool {
+fn may_have_row_without_input(plan: &LogicalPlan) -> bool {
     let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = plan else { return false };
     group_expr.is_empty() || matches!(group_expr.as_slice(), [Expr::GroupingSet(_)])
 }
@@ -172,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn datafusion_alone_fails_on_a_column_and_its_cast() {
         let failed = rows(Optimizer::new().rules, CASTS).await.expect_err("fails");
-        assert!(failed.to_string().contains(TWO_OF_A_NAME), "{failed}");
+        assert!(failed.to_string().contains(REPEATED_NAME_ERROR), "{failed}");
     }
 
     /// Queries that have a row. A simplifier loses it if it lets lists meet, or takes `1 = x` for another value

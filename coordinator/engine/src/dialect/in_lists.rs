@@ -12,7 +12,7 @@
 //! Rewrites that are always right stay: lists under OR, and negated ones under AND, become one. Files are pruned as
 //! before, because every condition prunes them.
 //!
-//! Take this out when `datafusion_alone_lets_them_meet` fails.
+//! Take this out when `datafusion_alone_lets_lists_meet` fails.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -57,14 +57,14 @@ pub(super) fn simplified(
             return Ok(Transformed::no(expr));
         }
         let name = names.save(&expr);
-        Ok(Transformed::yes(name.restore(lists.hidden(expr)?)))
+        Ok(Transformed::yes(name.restore(lists.with_names_for_lists(expr)?)))
     };
     let hidden = plan.map_expressions(|expr| match expr {
         Expr::GroupingSet(_) => expr.map_children(&mut hide),
         expr => hide(expr),
     })?;
     let simplified = rule.rewrite(hidden.data, config)?;
-    let shown = simplified.data.map_expressions(|expr| lists.shown(expr))?;
+    let shown = simplified.data.map_expressions(|expr| lists.with_lists(expr))?;
     Ok(Transformed::new_transformed(shown.data, simplified.transformed || lists.changed.get()))
 }
 
@@ -128,7 +128,7 @@ struct Lists {
 
 impl Lists {
     /// Replaces each list of an expression by a name.
-    fn hidden(&mut self, expr: Expr) -> Result<Expr> {
+    fn with_names_for_lists(&mut self, expr: Expr) -> Result<Expr> {
         let united = expr.transform_up(|expr| Ok(united(expr)))?;
         self.changed.set(self.changed.get() || united.transformed);
         let hidden = united.data.transform_up(|expr| match expr {
@@ -161,7 +161,7 @@ impl Lists {
     }
 
     /// Replaces the names of an expression by their lists, each simplified.
-    fn shown(&self, expr: Expr) -> Result<Transformed<Expr>> {
+    fn with_lists(&self, expr: Expr) -> Result<Transformed<Expr>> {
         expr.transform_down(|expr| {
             let (list, is_negated) = match &expr {
                 Expr::Not(inner) => (self.list(inner), true),
@@ -179,7 +179,7 @@ impl Lists {
             let simplified = self.simplifier.simplify_with_cycle_count_transformed(list)?.0;
             self.changed.set(self.changed.get() || simplified.transformed);
             // A list may have others inside.
-            let shown = self.shown(simplified.data)?.data;
+            let shown = self.with_lists(simplified.data)?.data;
             Ok(Transformed::new(shown, true, TreeNodeRecursion::Jump))
         })
     }

@@ -36,11 +36,11 @@ use super::in_subquery::{Outer, has_one_row, with_one_row};
 
 /// Replaces the subqueries of a projection that it can do without.
 pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<LogicalPlan>> {
-    if !projection.expr.iter().any(|expr| expr.exists(|part| Ok(is_ours(part))).unwrap_or(false)) {
+    if !projection.expr.iter().any(|expr| expr.exists(|part| Ok(can_be_joined(part))).unwrap_or(false)) {
         return Ok(Transformed::no(LogicalPlan::Projection(projection)));
     }
     let Projection { expr: exprs, input, .. } = projection;
-    let mut joined = Joined { plan: Arc::unwrap_or_clone(input), joins: 0 };
+    let mut joined = JoinedInput { plan: Arc::unwrap_or_clone(input), joins: 0 };
     let mut columns = Vec::with_capacity(exprs.len());
     for expr in exprs {
         let (relation, name) = expr.qualified_name();
@@ -50,7 +50,7 @@ pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<L
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(joined.plan))?)))
 }
 
-fn is_ours(expr: &Expr) -> bool {
+fn can_be_joined(expr: &Expr) -> bool {
     match expr {
         Expr::InSubquery(InSubquery { subquery, .. }) if !refers_outside(subquery) => true,
         Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
@@ -108,14 +108,14 @@ fn is_equality(condition: &Expr, schema: &DFSchema) -> bool {
 }
 
 /// Input of a projection, joined with the rows of its subqueries.
-struct Joined {
+struct JoinedInput {
     plan: LogicalPlan,
     joins: usize,
 }
 
-impl Joined {
+impl JoinedInput {
     fn resolve(&mut self, expr: Expr) -> Result<Transformed<Expr>> {
-        if !is_ours(&expr) {
+        if !can_be_joined(&expr) {
             return Ok(Transformed::no(expr));
         }
         match expr {

@@ -58,7 +58,7 @@ impl AnalyzerRule for InSubqueries {
             };
             check(&plan)?;
             let LogicalPlan::Filter(Filter { predicate, input, .. }) = plan else { return Ok(Transformed::no(plan)) };
-            let predicate = predicate.transform_up(with_certain)?.data;
+            let predicate = predicate.transform_up(compare_or_name)?.data;
             let predicate = Outer { input: &input }.condition(predicate, true)?.data;
             Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, input)?)))
         })
@@ -67,7 +67,7 @@ impl AnalyzerRule for InSubqueries {
 }
 
 /// Rewrites a comparison with a subquery that has one row, and gives other subqueries of ANY and ALL a name.
-fn with_certain(expr: Expr) -> Result<Transformed<Expr>> {
+fn compare_or_name(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::SetComparison(SetComparison { expr, subquery, op, .. }) if has_one_row(&subquery.subquery) => {
             Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(expr, op, Box::new(Expr::ScalarSubquery(subquery)))))
@@ -109,7 +109,7 @@ fn named(rows: &Arc<LogicalPlan>, value: &Expr) -> Result<Arc<LogicalPlan>> {
             Ok(if is_name { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
         })?;
         if is_inside {
-            let what = "IN, ANY or ALL over a subquery of the query's own table is supported where it refers to no other one of the outer query";
+            let what = "IN, ANY or ALL over a correlated subquery is not supported where both queries name one table";
             return Err(Refusal::new(what, "give the table in the subquery another name: FROM t AS u").into());
         }
         return with_own_name(rows);
@@ -147,7 +147,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             if !is_filter && !matches!(expr, Expr::ScalarSubquery(_)) {
                 let what = if exists { "EXISTS" } else { "IN, ANY or ALL" };
                 let what = format!(
-                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT as IN, NOT IN and EXISTS, over rows that the outer query chooses by equality or not at all"
+                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT only IN, NOT IN and EXISTS, uncorrelated or correlated by equality"
                 );
                 let hint = "LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL";
                 return Err(Refusal::new(what, hint).into());
@@ -205,7 +205,9 @@ impl Outer<'_> {
             },
             Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
             Expr::InSubquery(of) if !of.negated => Ok(Transformed::no(Expr::InSubquery(of))),
-            Expr::InSubquery(of) if is_conjunct && is_plain(&of) => Ok(Transformed::no(Expr::InSubquery(of))),
+            Expr::InSubquery(of) if is_conjunct && is_right_as_anti_join(&of) => {
+                Ok(Transformed::no(Expr::InSubquery(of)))
+            }
             Expr::InSubquery(of) => {
                 let (found, null, any) = self.parts(&of)?;
                 let missing = not_exists(found).and(not_exists(null));
@@ -235,7 +237,7 @@ impl Outer<'_> {
     pub(super) fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
         let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
-        let value = self.seen_from_inside(of.expr.as_ref().clone())?;
+        let value = self.as_outer_references(of.expr.as_ref().clone())?;
         let with = |condition| -> Result<Arc<LogicalPlan>> {
             Ok(Arc::new(LogicalPlan::Filter(Filter::try_new(condition, Arc::clone(rows))?)))
         };
@@ -243,7 +245,7 @@ impl Outer<'_> {
     }
 
     /// Names the columns of the outer row as a subquery names them.
-    fn seen_from_inside(&self, expr: Expr) -> Result<Expr> {
+    fn as_outer_references(&self, expr: Expr) -> Result<Expr> {
         let outside = |expr| match expr {
             Expr::Column(column) => {
                 let (_, field) = Expr::Column(column.clone()).to_field(self.input.schema().as_ref())?;
@@ -257,7 +259,7 @@ impl Outer<'_> {
 
 /// Tells if DataFusion's null-aware anti join is right: it compares a value of the outer row with one list for all
 /// rows.
-fn is_plain(of: &InSubquery) -> bool {
+fn is_right_as_anti_join(of: &InSubquery) -> bool {
     of.expr.any_column_refs() && !of.expr.contains_outer() && !refers_outside(&of.subquery.subquery)
 }
 

@@ -58,7 +58,10 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let (Ok(left_type), Ok(right_type)) = (type_of(&left, schema), type_of(&right, schema)) else {
         return plain(left, right);
     };
-    if left_type != right_type || !left_type.is_integer() || !in_chain && fits(op, &left, &right, &left_type, schema) {
+    if left_type != right_type
+        || !left_type.is_integer()
+        || !in_chain && cannot_overflow(op, &left, &right, &left_type, schema)
+    {
         return plain(left, right);
     }
     let Some(function) = functions::scalar_named(IntegerChain::NAME) else { return plain(left, right) };
@@ -90,7 +93,7 @@ fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
 }
 
 /// Tells if no values of the operands make a result outside the type.
-fn fits(op: IntegerOp, left: &Expr, right: &Expr, integer: &DataType, schema: &DFSchema) -> bool {
+fn cannot_overflow(op: IntegerOp, left: &Expr, right: &Expr, integer: &DataType, schema: &DFSchema) -> bool {
     let (Some(left), Some(right), Some(all)) = (range(left, schema), range(right, schema), range_of(integer)) else {
         return false;
     };

@@ -15,7 +15,7 @@
 //! `random() BETWEEN 0.2 AND 0.4`, which DataFusion evaluates as two comparisons with a draw each (docs/dialect.md says
 //! so).
 //!
-//! Take one out when `datafusion_alone_makes_others_of_them` fails for it. The CASE that divides is in
+//! Take one out when `datafusion_alone_loses_rows_of_spared_expressions` fails for it. The CASE that divides is in
 //! `tests/cases/meaning.toml`.
 
 use arrow::datatypes::{DataType, TimeUnit};
@@ -33,7 +33,7 @@ use super::float_keys::is_comparison;
 pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let mut any = false;
     plan.apply_expressions(|expr| {
-        any = any || expr.exists(|expr| Ok(could_be(expr)))?;
+        any = any || expr.exists(|expr| Ok(may_need_sparing(expr)))?;
         Ok(if any { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     if !any {
@@ -43,7 +43,7 @@ pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new(&plan);
     let spare = |expr: Expr| {
         let name = names.save(&expr);
-        Ok(expr.transform_up(|expr| Ok(kept(expr, &schema)))?.update_data(|expr| name.restore(expr)))
+        Ok(expr.transform_up(|expr| Ok(spared_expr(expr, &schema)))?.update_data(|expr| name.restore(expr)))
     };
     plan.map_expressions(|expr| match expr {
         Expr::GroupingSet(_) => expr.map_children(spare),
@@ -52,21 +52,21 @@ pub(super) fn spared(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// Tells if an expression may be one of these. The schema is not looked at, so that plans without any cost little.
-fn could_be(expr: &Expr) -> bool {
+fn may_need_sparing(expr: &Expr) -> bool {
     let is_cast = |expr: &Expr| matches!(expr, Expr::Cast(_) | Expr::TryCast(_));
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => is_cast(left) || is_cast(right),
         Expr::BinaryExpr(BinaryExpr { op: Operator::RegexMatch | Operator::RegexIMatch, right, .. }) => {
-            is_anything(right)
+            matches_any_text(right)
         }
         Expr::ScalarFunction(function) => is_any_text(function),
         Expr::InList(InList { expr, .. }) | Expr::Between(Between { expr, .. }) => is_cast(expr),
-        Expr::Case(case) => is_choice(case),
+        Expr::Case(case) => is_random_or_guarding(case),
         _ => false,
     }
 }
 
-fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+fn spared_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let is_finer = |expr: &Expr, constant: &Expr| is_finer(expr, constant, schema);
     let is_lossy = |expr: &Expr| is_lossy(expr, schema);
     let is_boolean = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::Boolean));
@@ -74,15 +74,15 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if is_comparison(op) && (is_lossy(&left) && is_constant(&right) || is_finer(&left, &right)) =>
         {
-            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(whole(*left)), op, right }))
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(wrapped_in_case(*left)), op, right }))
         }
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if is_comparison(op) && (is_lossy(&right) && is_constant(&left) || is_finer(&right, &left)) =>
         {
-            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right: Box::new(whole(*right)) }))
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right: Box::new(wrapped_in_case(*right)) }))
         }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::RegexMatch | Operator::RegexIMatch, right })
-            if is_anything(&right) =>
+            if matches_any_text(&right) =>
         {
             Transformed::yes(Expr::IsNotNull(left).or(lit(ScalarValue::Boolean(None))))
         }
@@ -92,14 +92,16 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::InList(InList { expr, list, negated })
             if is_lossy(&expr) || list.iter().any(|item| is_finer(&expr, item)) =>
         {
-            Transformed::yes(Expr::InList(InList { expr: Box::new(whole(*expr)), list, negated }))
+            Transformed::yes(Expr::InList(InList { expr: Box::new(wrapped_in_case(*expr)), list, negated }))
         }
         Expr::Between(Between { expr, negated, low, high })
             if is_lossy(&expr) || is_finer(&expr, &low) || is_finer(&expr, &high) =>
         {
-            Transformed::yes(Expr::Between(Between { expr: Box::new(whole(*expr)), negated, low, high }))
+            Transformed::yes(Expr::Between(Between { expr: Box::new(wrapped_in_case(*expr)), negated, low, high }))
         }
-        Expr::Case(case) if is_choice(&case) && case.when_then_expr.iter().any(|(_, then)| is_boolean(then)) => {
+        Expr::Case(case)
+            if is_random_or_guarding(&case) && case.when_then_expr.iter().any(|(_, then)| is_boolean(then)) =>
+        {
             Transformed::yes(Expr::Case(Case { expr: Some(Box::new(lit(true))), ..case }))
         }
         other => Transformed::no(other),
@@ -107,7 +109,7 @@ fn kept(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
 }
 
 /// Tells if a CASE is chosen by a random value, or keeps rows from an expression that may fail for them.
-fn is_choice(case: &Case) -> bool {
+fn is_random_or_guarding(case: &Case) -> bool {
     let Case { expr: None, when_then_expr, else_expr } = case else { return false };
     let whens = || when_then_expr.iter().map(|(when, _)| when.as_ref());
     let thens = when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(else_expr.as_deref());
@@ -142,7 +144,7 @@ fn may_fail(expr: &Expr) -> bool {
     expr.exists(|expr| Ok(!is_sure(expr))).unwrap_or(true)
 }
 
-fn whole(expr: Expr) -> Expr {
+fn wrapped_in_case(expr: Expr) -> Expr {
     let when_then_expr = vec![(Box::new(lit(true)), Box::new(expr))];
     Expr::Case(Case { expr: Some(Box::new(lit(true))), when_then_expr, else_expr: None })
 }
@@ -153,14 +155,15 @@ fn is_constant(expr: &Expr) -> bool {
 
 /// `regexp_like(x, '.*')`, which becomes `x ~ '.*'`.
 fn is_any_text(function: &ScalarFunction) -> bool {
-    function.func.name() == "regexp_like" && matches!(function.args.as_slice(), [_, pattern] if is_anything(pattern))
+    function.func.name() == "regexp_like"
+        && matches!(function.args.as_slice(), [_, pattern] if matches_any_text(pattern))
 }
 
 /// Tells if a pattern matches any text.
-fn is_anything(pattern: &Expr) -> bool {
+fn matches_any_text(pattern: &Expr) -> bool {
     match pattern {
         Expr::Literal(value, _) => value.try_as_str().flatten() == Some(".*"),
-        Expr::Cast(Cast { expr, .. }) => is_anything(expr),
+        Expr::Cast(Cast { expr, .. }) => matches_any_text(expr),
         _ => false,
     }
 }

@@ -18,7 +18,7 @@ use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, cast, lit};
 
 /// Kind of an expression among those that it meets.
-enum Time {
+enum MetTime {
     Of(TimeUnit, Option<Arc<str>>),
     Date,
     /// A constant that microseconds have the digits for.
@@ -26,11 +26,11 @@ enum Time {
     Other,
 }
 
-impl Time {
+impl MetTime {
     fn of(data_type: &DataType, expr: Option<&Expr>) -> Self {
         match data_type {
             DataType::Date32 => Self::Date,
-            DataType::Timestamp(TimeUnit::Nanosecond, zone) if expr.and_then(in_micros).is_some() => {
+            DataType::Timestamp(TimeUnit::Nanosecond, zone) if expr.and_then(as_microseconds).is_some() => {
                 Self::Constant(zone.clone())
             }
             DataType::Timestamp(unit, zone) => Self::Of(*unit, zone.clone()),
@@ -41,22 +41,22 @@ impl Time {
 
 /// Returns the types that expressions get where they meet, from the types that they have. None stays as it is.
 pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>> {
-    let times: Vec<Time> = met.iter().map(|(of, expr)| Time::of(of, *expr)).collect();
+    let times: Vec<MetTime> = met.iter().map(|(of, expr)| MetTime::of(of, *expr)).collect();
     let units = || {
         times.iter().filter_map(|time| match time {
-            Time::Of(unit, _) => Some(*unit),
-            Time::Constant(_) => Some(TimeUnit::Microsecond),
+            MetTime::Of(unit, _) => Some(*unit),
+            MetTime::Constant(_) => Some(TimeUnit::Microsecond),
             _ => None,
         })
     };
-    let is_zoned = times.iter().any(|time| matches!(time, Time::Of(_, Some(_)) | Time::Constant(Some(_))));
+    let is_zoned = times.iter().any(|time| matches!(time, MetTime::Of(_, Some(_)) | MetTime::Constant(Some(_))));
     // Constants among themselves stay as they are.
-    let has_others = times.iter().any(|time| matches!(time, Time::Of(..) | Time::Date));
+    let has_others = times.iter().any(|time| matches!(time, MetTime::Of(..) | MetTime::Date));
     let unit = units().max().filter(|unit| *unit != TimeUnit::Nanosecond && has_others);
-    let target = |time: &Time| match time {
-        Time::Constant(zone) => Some(DataType::Timestamp(unit?, zone.clone())),
+    let target = |time: &MetTime| match time {
+        MetTime::Constant(zone) => Some(DataType::Timestamp(unit?, zone.clone())),
         // A date stays beside zones: its midnight is another moment in each.
-        Time::Date if !is_zoned => Some(DataType::Timestamp(unit?, None)),
+        MetTime::Date if !is_zoned => Some(DataType::Timestamp(unit?, None)),
         _ => None,
     };
     times.iter().map(target).collect()
@@ -64,14 +64,14 @@ pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>>
 
 /// Casts an expression to the type that [`united`] gives it.
 pub(super) fn cast_to(expr: Expr, of: DataType) -> Expr {
-    match in_micros(&expr) {
+    match as_microseconds(&expr) {
         Some(micros) => lit(micros),
         None => cast(expr, of),
     }
 }
 
 /// Writes a constant of nanoseconds in microseconds, if it has no more digits.
-fn in_micros(expr: &Expr) -> Option<ScalarValue> {
+fn as_microseconds(expr: &Expr) -> Option<ScalarValue> {
     match expr {
         Expr::Literal(ScalarValue::TimestampNanosecond(Some(value), zone), _) => {
             (value % 1_000 == 0).then(|| ScalarValue::TimestampMicrosecond(Some(value / 1_000), zone.clone()))

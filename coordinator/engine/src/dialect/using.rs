@@ -67,7 +67,9 @@ impl VisitorMut for Marker {
             };
             if let Some(what) = what {
                 let hint = "write JOIN ... USING (columns)";
-                self.refused.get_or_insert_with(|| Refusal::new(format!("{what}: its keys are not in the text"), hint));
+                self.refused.get_or_insert_with(|| {
+                    Refusal::new(format!("{what} is not supported: the text does not name its keys"), hint)
+                });
             }
         }
         if select.from.iter().any(|from| has_outer_keys(from, has_star)) {
@@ -86,7 +88,7 @@ impl VisitorMut for Marker {
         if tables.is_some() {
             name_later_keys(select, &keys);
         }
-        walk_mut(select, &mut Names { keys: &keys, queries: 0 })
+        walk_mut(select, &mut KeyMarker { keys: &keys, queries: 0 })
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
@@ -101,7 +103,7 @@ impl VisitorMut for Marker {
             let is_output =
                 matches!(&by.expr, Expr::Identifier(name) if select.projection.iter().any(|item| outputs(item, name)));
             if !is_output {
-                walk_mut(&mut by.expr, &mut Names { keys: &keys, queries: 0 })?;
+                walk_mut(&mut by.expr, &mut KeyMarker { keys: &keys, queries: 0 })?;
             }
         }
         ControlFlow::Continue(())
@@ -139,12 +141,12 @@ fn merges(on: &JoinConstraint) -> bool {
 }
 
 /// A key of USING, and the table of its left column if the text tells it.
-struct Key {
+struct UsingKey {
     name: Ident,
     owner: Option<Ident>,
 }
 
-impl Key {
+impl UsingKey {
     fn is(&self, name: &Ident) -> bool {
         same(&self.name, name)
     }
@@ -180,14 +182,14 @@ fn same(a: &Ident, b: &Ident) -> bool {
     name(a) == name(b)
 }
 
-fn keys(select: &Select) -> Vec<Key> {
-    let mut keys: Vec<Key> = Vec::new();
+fn keys(select: &Select) -> Vec<UsingKey> {
+    let mut keys: Vec<UsingKey> = Vec::new();
     for from in &select.from {
         for (index, join) in from.joins.iter().enumerate() {
             for name in using(&join.join_operator) {
                 if !keys.iter().any(|key| key.is(&name)) {
                     let owner = if index == 0 { name_of(&from.relation) } else { None };
-                    keys.push(Key { name, owner });
+                    keys.push(UsingKey { name, owner });
                 }
             }
         }
@@ -239,12 +241,12 @@ fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
 }
 
 /// Writes `*` as a `*` for each table, with each key once and merged.
-fn with_stars(item: SelectItem, keys: &[Key], tables: Option<&[(Ident, Vec<Ident>)]>) -> Vec<SelectItem> {
+fn with_stars(item: SelectItem, keys: &[UsingKey], tables: Option<&[(Ident, Vec<Ident>)]>) -> Vec<SelectItem> {
     let SelectItem::Wildcard(mut options) = item else { return vec![item] };
     let is_plain = options == WildcardAdditionalOptions::default();
     let Some(tables) = tables.filter(|_| is_plain && keys.iter().all(|key| key.owner.is_some())) else {
         let replace = options.opt_replace.get_or_insert(ReplaceSelectItem { items: vec![] });
-        let is_left_out = |key: &&Key| match &options.opt_exclude {
+        let is_left_out = |key: &&UsingKey| match &options.opt_exclude {
             Some(ExcludeSelectItem::Single(name)) => is_name(name, &key.name),
             Some(ExcludeSelectItem::Multiple(names)) => names.iter().any(|name| is_name(name, &key.name)),
             None => false,
@@ -273,14 +275,14 @@ fn is_name(name: &ObjectName, key: &Ident) -> bool {
     name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| same(name, key))
 }
 
-fn replacement(key: &Key) -> ReplaceSelectElement {
+fn replacement(key: &UsingKey) -> ReplaceSelectElement {
     ReplaceSelectElement { expr: key.marked(), column_name: key.name.clone(), as_keyword: true }
 }
 
 /// Writes a key that two USING joins have had before as ON. DataFusion 55.2 calls it ambiguous from the third join on
 /// (`Column::normalize_with_schemas_and_ambiguity_check`). Only INNER and LEFT joins are written so; others stay, and
 /// are refused.
-fn name_later_keys(select: &mut Select, keys: &[Key]) {
+fn name_later_keys(select: &mut Select, keys: &[UsingKey]) {
     for from in &mut select.from {
         let mut before: Vec<Ident> = Vec::new();
         for join in &mut from.joins {
@@ -313,7 +315,7 @@ fn name_later_keys(select: &mut Select, keys: &[Key]) {
 }
 
 /// Names a column that is a key by itself. Beside `l.k` the engine allows no `k`, and the column is `k_1`.
-fn name_keys(select: &mut Select, keys: &[Key]) {
+fn name_keys(select: &mut Select, keys: &[UsingKey]) {
     let is_key = |name: &Ident| keys.iter().any(|key| key.is(name));
     let taken = select.projection.iter().any(|item| match item {
         SelectItem::UnnamedExpr(Expr::CompoundIdentifier(name)) => name.last().is_some_and(is_key),
@@ -340,12 +342,12 @@ fn outputs(item: &SelectItem, name: &Ident) -> bool {
 }
 
 /// Visitor that marks the names of one query, and not those of queries in it.
-struct Names<'a> {
-    keys: &'a [Key],
+struct KeyMarker<'a> {
+    keys: &'a [UsingKey],
     queries: usize,
 }
 
-impl VisitorMut for Names<'_> {
+impl VisitorMut for KeyMarker<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {

@@ -22,11 +22,11 @@ use crate::attempt::Billing;
 use crate::cost::{Basis, Item};
 use crate::events::AttemptCause;
 use crate::money::Money;
-use crate::report::{CostReport, Side};
+use crate::report::{CostReport, StorageUse};
 
 /// Kind of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ColumnKind {
     Text,
     Whole,
     Real,
@@ -43,7 +43,7 @@ pub(super) enum Kind {
 
 /// A value on its way into the file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Cell {
+pub(super) enum StoredValue {
     Null,
     Text(String),
     Whole(i64),
@@ -53,106 +53,108 @@ pub(super) enum Cell {
 /// A column of rows that are made from `R`s.
 pub(super) struct Column<R> {
     pub name: &'static str,
-    pub kind: Kind,
-    pub cell: fn(&R) -> Cell,
+    pub kind: ColumnKind,
+    pub value: fn(&R) -> StoredValue,
 }
 
-const fn column<R>(name: &'static str, kind: Kind, cell: fn(&R) -> Cell) -> Column<R> {
-    Column { name, kind, cell }
+const fn column<R>(name: &'static str, kind: ColumnKind, value: fn(&R) -> StoredValue) -> Column<R> {
+    Column { name, kind, value }
 }
 
 /// Columns of a table that has a row for each statement.
 pub(super) const QUERIES: &[Column<QueryRecord>] = &[
-    column("id", Kind::Text, |q| q.meta.id.as_str().into()),
-    column("started", Kind::Moment, |q| Cell::Whole(q.meta.started.timestamp_micros())),
-    column("user_name", Kind::Text, |q| q.meta.user.as_deref().into()),
-    column("statement", Kind::Text, |q| q.statement.as_deref().into()),
-    column("statement_hash", Kind::Text, |q| q.statement_hash.as_str().into()),
-    column("labels", Kind::Labels, |q| json(&q.meta.labels)),
-    column("tables", Kind::Names, |q| json(&q.meta.tables)),
-    column("place", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.place)).into()),
-    column("reason", Kind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.reason)).into()),
-    column("fell_back", Kind::Flag, |q| q.report.fell_back.is_some().into()),
-    column("outcome", Kind::Text, |q| q.ended.outcome.name().into()),
-    column("message", Kind::Text, |q| q.ended.message.as_deref().into()),
-    column("stages", Kind::Whole, |q| q.report.stages.into()),
-    column("fragments", Kind::Whole, |q| q.report.fragments.into()),
-    column("attempts", Kind::Whole, |q| q.report.attempts.into()),
-    column("attempts_retried", Kind::Whole, |q| q.report.attempts_retried.into()),
-    column("attempts_speculative", Kind::Whole, |q| q.report.attempts_speculative.into()),
-    column("attempts_wasted", Kind::Whole, |q| q.report.attempts_wasted.into()),
-    column("cold_starts", Kind::Whole, |q| q.report.cold_starts.into()),
-    column("function_requests", Kind::Whole, |q| q.report.functions.requests.total().into()),
-    column("function_bytes_read", Kind::Whole, |q| q.report.functions.bytes_read.into()),
-    column("function_bytes_written", Kind::Whole, |q| q.report.functions.bytes_written.into()),
-    column("coordinator_requests", Kind::Whole, |q| own(q, |side| side.requests.total())),
-    column("coordinator_bytes_read", Kind::Whole, |q| own(q, |side| side.bytes_read)),
-    column("coordinator_bytes_written", Kind::Whole, |q| own(q, |side| side.bytes_written)),
-    column("rows", Kind::Whole, |q| q.report.rows.into()),
-    column("result_bytes", Kind::Whole, |q| q.report.result_bytes.into()),
-    column("memory_peak_bytes", Kind::Whole, |q| q.report.memory_peak_bytes.into()),
-    column("spilled_bytes", Kind::Whole, |q| q.report.spilled_bytes.into()),
-    column("seconds", Kind::Real, |q| Cell::Real(q.report.seconds.total)),
-    column("seconds_plan", Kind::Real, |q| Cell::Real(q.report.seconds.plan)),
-    column("seconds_invoke", Kind::Real, |q| Cell::Real(q.report.seconds.invoke)),
-    column("seconds_read", Kind::Real, |q| Cell::Real(q.report.seconds.read)),
-    column("seconds_finish", Kind::Real, |q| Cell::Real(q.report.seconds.finish)),
-    column("seconds_wasted", Kind::Real, |q| Cell::Real(q.report.wasted_seconds)),
+    column("id", ColumnKind::Text, |q| q.meta.id.as_str().into()),
+    column("started", ColumnKind::Moment, |q| StoredValue::Whole(q.meta.started.timestamp_micros())),
+    column("user_name", ColumnKind::Text, |q| q.meta.user.as_deref().into()),
+    column("statement", ColumnKind::Text, |q| q.statement.as_deref().into()),
+    column("statement_hash", ColumnKind::Text, |q| q.statement_hash.as_str().into()),
+    column("labels", ColumnKind::Labels, |q| json(&q.meta.labels)),
+    column("tables", ColumnKind::Names, |q| json(&q.meta.tables)),
+    column("place", ColumnKind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.place)).into()),
+    column("reason", ColumnKind::Text, |q| q.report.decision.as_ref().map(|decision| name_of(&decision.reason)).into()),
+    column("fell_back", ColumnKind::Flag, |q| q.report.fell_back.is_some().into()),
+    column("outcome", ColumnKind::Text, |q| q.ended.outcome.name().into()),
+    column("message", ColumnKind::Text, |q| q.ended.message.as_deref().into()),
+    column("stages", ColumnKind::Whole, |q| q.report.stages.into()),
+    column("fragments", ColumnKind::Whole, |q| q.report.fragments.into()),
+    column("attempts", ColumnKind::Whole, |q| q.report.attempts.into()),
+    column("attempts_retried", ColumnKind::Whole, |q| q.report.attempts_retried.into()),
+    column("attempts_speculative", ColumnKind::Whole, |q| q.report.attempts_speculative.into()),
+    column("attempts_wasted", ColumnKind::Whole, |q| q.report.attempts_wasted.into()),
+    column("cold_starts", ColumnKind::Whole, |q| q.report.cold_starts.into()),
+    column("function_requests", ColumnKind::Whole, |q| q.report.functions.requests.total().into()),
+    column("function_bytes_read", ColumnKind::Whole, |q| q.report.functions.bytes_read.into()),
+    column("function_bytes_written", ColumnKind::Whole, |q| q.report.functions.bytes_written.into()),
+    column("coordinator_requests", ColumnKind::Whole, |q| own(q, |side| side.requests.total())),
+    column("coordinator_bytes_read", ColumnKind::Whole, |q| own(q, |side| side.bytes_read)),
+    column("coordinator_bytes_written", ColumnKind::Whole, |q| own(q, |side| side.bytes_written)),
+    column("rows", ColumnKind::Whole, |q| q.report.rows.into()),
+    column("result_bytes", ColumnKind::Whole, |q| q.report.result_bytes.into()),
+    column("memory_peak_bytes", ColumnKind::Whole, |q| q.report.memory_peak_bytes.into()),
+    column("spilled_bytes", ColumnKind::Whole, |q| q.report.spilled_bytes.into()),
+    column("seconds", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.total)),
+    column("seconds_plan", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.plan)),
+    column("seconds_invoke", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.invoke)),
+    column("seconds_read", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.read)),
+    column("seconds_finish", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.finish)),
+    column("seconds_wasted", ColumnKind::Real, |q| StoredValue::Real(q.report.wasted_seconds)),
     // These columns are NULL without prices.
-    column("region", Kind::Text, |q| cost(q, |cost| cost.region.as_str().into())),
-    column("prices_date", Kind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
-    column("architecture", Kind::Text, |q| cost(q, |cost| cost.architecture.name().into())),
-    column("as_if", Kind::Flag, |q| cost(q, |cost| cost.as_if.into())),
-    column("is_complete", Kind::Flag, |q| cost(q, |cost| (cost.is_complete && q.coordinator_told).into())),
-    column("gb_seconds", Kind::Real, |q| cost(q, |cost| Cell::Real(gb_seconds(cost)))),
-    column("dollars", Kind::Dollars, |q| cost(q, |cost| cost.known.into())),
-    column("dollars_at_most", Kind::Dollars, |q| cost(q, |cost| cost.at_most.into())),
-    column("dollars_wasted", Kind::Dollars, |q| cost(q, |cost| cost.waste.total.into())),
-    column("dollars_athena", Kind::Dollars, |q| cost(q, |cost| cost.athena.cost.into())),
-    column("athena_bytes", Kind::Whole, |q| cost(q, |cost| cost.athena.bytes.into())),
+    column("region", ColumnKind::Text, |q| cost(q, |cost| cost.region.as_str().into())),
+    column("prices_date", ColumnKind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
+    column("architecture", ColumnKind::Text, |q| cost(q, |cost| cost.architecture.name().into())),
+    column("as_if", ColumnKind::Flag, |q| cost(q, |cost| cost.as_if.into())),
+    column("is_complete", ColumnKind::Flag, |q| cost(q, |cost| (cost.is_complete && q.coordinator_told).into())),
+    column("gb_seconds", ColumnKind::Real, |q| cost(q, |cost| StoredValue::Real(gb_seconds(cost)))),
+    column("dollars", ColumnKind::Dollars, |q| cost(q, |cost| cost.known.into())),
+    column("dollars_at_most", ColumnKind::Dollars, |q| cost(q, |cost| cost.at_most.into())),
+    column("dollars_wasted", ColumnKind::Dollars, |q| cost(q, |cost| cost.waste.total.into())),
+    column("dollars_athena", ColumnKind::Dollars, |q| cost(q, |cost| cost.athena.cost.into())),
+    column("athena_bytes", ColumnKind::Whole, |q| cost(q, |cost| cost.athena.bytes.into())),
 ];
 
 /// Columns of a table that has a row for each attempt. A fragment has the attempt that was used, and all that were not.
 pub(super) const FRAGMENTS: &[Column<AttemptRecord>] = &[
-    column("query_id", Kind::Text, |a| a.id.query.as_str().into()),
-    column("stage", Kind::Whole, |a| a.id.stage.into()),
-    column("fragment", Kind::Whole, |a| a.id.index.into()),
-    column("attempt", Kind::Whole, |a| a.attempt.into()),
-    column("cause", Kind::Text, |a| cause(a.cause).into()),
+    column("query_id", ColumnKind::Text, |a| a.id.query.as_str().into()),
+    column("stage", ColumnKind::Whole, |a| a.id.stage.into()),
+    column("fragment", ColumnKind::Whole, |a| a.id.index.into()),
+    column("attempt", ColumnKind::Whole, |a| a.attempt.into()),
+    column("cause", ColumnKind::Text, |a| cause(a.cause).into()),
     // The columns of its end are NULL for an attempt that still ran.
-    column("outcome", Kind::Text, |a| end(a, |end| end.outcome.as_str().into())),
-    column("adopted", Kind::Flag, |a| a.adopted_bytes.is_some().into()),
-    column("cold", Kind::Flag, |a| end(a, |end| end.cold.into())),
-    column("seconds_started", Kind::Real, |a| a.started.into()),
-    column("seconds_ended", Kind::Real, |a| end(a, |end| end.at.into())),
-    column("seconds_wall", Kind::Real, |a| end(a, |end| end.wall.into())),
-    column("billed_ms", Kind::Whole, |a| end(a, |end| billed_ms(end.billing).into())),
-    column("billing", Kind::Text, |a| end(a, |end| name_of(&basis(end.billing)).into())),
-    column("requests", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.requests.total()).into())),
-    column("bytes_read", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_read).into())),
-    column("bytes_written", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_written).into())),
-    column("rows", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.rows_out).into())),
-    column("memory_peak_bytes", Kind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.memory_peak_bytes).into())),
-    column("result_bytes", Kind::Whole, |a| a.adopted_bytes.into()),
-    column("dollars", Kind::Dollars, |a| end(a, |end| end.cost.into())),
+    column("outcome", ColumnKind::Text, |a| end(a, |end| end.outcome.as_str().into())),
+    column("adopted", ColumnKind::Flag, |a| a.adopted_bytes.is_some().into()),
+    column("cold", ColumnKind::Flag, |a| end(a, |end| end.cold.into())),
+    column("seconds_started", ColumnKind::Real, |a| a.started.into()),
+    column("seconds_ended", ColumnKind::Real, |a| end(a, |end| end.at.into())),
+    column("seconds_wall", ColumnKind::Real, |a| end(a, |end| end.wall.into())),
+    column("billed_ms", ColumnKind::Whole, |a| end(a, |end| billed_ms(end.billing).into())),
+    column("billing", ColumnKind::Text, |a| end(a, |end| name_of(&basis(end.billing)).into())),
+    column("requests", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.requests.total()).into())),
+    column("bytes_read", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_read).into())),
+    column("bytes_written", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_written).into())),
+    column("rows", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.rows_out).into())),
+    column("memory_peak_bytes", ColumnKind::Whole, |a| {
+        end(a, |end| end.usage.map(|usage| usage.memory_peak_bytes).into())
+    }),
+    column("result_bytes", ColumnKind::Whole, |a| a.adopted_bytes.into()),
+    column("dollars", ColumnKind::Dollars, |a| end(a, |end| end.cost.into())),
 ];
 
 /// Columns of a table that has a row for each kind of spending of a statement, as in its report.
 pub(super) const COST_LINES: &[Column<LineRecord>] = &[
-    column("query_id", Kind::Text, |l| l.query.as_str().into()),
-    column("item", Kind::Text, |l| item(l.line.item).into()),
-    column("memory_mb", Kind::Whole, |l| memory_mb(l.line.item).into()),
-    column("basis", Kind::Text, |l| name_of(&l.line.basis).into()),
-    column("quantity", Kind::Real, |l| Cell::Real(l.line.quantity)),
-    column("unit", Kind::Text, |l| l.line.unit.into()),
-    column("dollars", Kind::Dollars, |l| l.line.cost.into()),
+    column("query_id", ColumnKind::Text, |l| l.query.as_str().into()),
+    column("item", ColumnKind::Text, |l| item(l.line.item).into()),
+    column("memory_mb", ColumnKind::Whole, |l| memory_mb(l.line.item).into()),
+    column("basis", ColumnKind::Text, |l| name_of(&l.line.basis).into()),
+    column("quantity", ColumnKind::Real, |l| StoredValue::Real(l.line.quantity)),
+    column("unit", ColumnKind::Text, |l| l.line.unit.into()),
+    column("dollars", ColumnKind::Dollars, |l| l.line.cost.into()),
 ];
 
 /// Name of a table, and names and kinds of its columns.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     pub name: &'static str,
-    pub columns: Vec<(&'static str, Kind)>,
+    pub columns: Vec<(&'static str, ColumnKind)>,
 }
 
 impl Table {
@@ -190,7 +192,7 @@ impl Table {
     }
 }
 
-impl Kind {
+impl ColumnKind {
     pub fn stored_name(self, name: &str) -> String {
         match self {
             Self::Moment => format!("\"{name}_us\""),
@@ -288,16 +290,16 @@ fn undecodable(column: usize, error: impl std::error::Error + Send + Sync + 'sta
     sqlx::Error::ColumnDecode { index: column.to_string(), source: Box::new(error) }
 }
 
-fn own(query: &QueryRecord, of: fn(&Side) -> u64) -> Cell {
+fn own(query: &QueryRecord, of: fn(&StorageUse) -> u64) -> StoredValue {
     query.coordinator_told.then(|| of(&query.report.coordinator)).into()
 }
 
-fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> Cell) -> Cell {
-    query.report.cost.as_ref().map_or(Cell::Null, of)
+fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> StoredValue) -> StoredValue {
+    query.report.cost.as_ref().map_or(StoredValue::Null, of)
 }
 
-fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEndRecord) -> Cell) -> Cell {
-    attempt.ended.as_ref().map_or(Cell::Null, of)
+fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEndRecord) -> StoredValue) -> StoredValue {
+    attempt.ended.as_ref().map_or(StoredValue::Null, of)
 }
 
 /// Sums the GB-seconds of functions, starts included, without those that are only bounded.
@@ -354,61 +356,61 @@ fn name_of(variant: &impl Serialize) -> Option<String> {
     }
 }
 
-fn json(value: &impl Serialize) -> Cell {
+fn json(value: &impl Serialize) -> StoredValue {
     serde_json::to_string(value).ok().into()
 }
 
-impl From<&str> for Cell {
+impl From<&str> for StoredValue {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 }
 
-impl From<String> for Cell {
+impl From<String> for StoredValue {
     fn from(text: String) -> Self {
         Self::Text(text)
     }
 }
 
 /// A number above 2^63 - 1, SQLite's greatest, becomes that. Nothing that is counted here comes near.
-impl From<u64> for Cell {
+impl From<u64> for StoredValue {
     fn from(number: u64) -> Self {
         Self::Whole(i64::try_from(number).unwrap_or(i64::MAX))
     }
 }
 
-impl From<u32> for Cell {
+impl From<u32> for StoredValue {
     fn from(number: u32) -> Self {
         Self::Whole(number.into())
     }
 }
 
-impl From<usize> for Cell {
+impl From<usize> for StoredValue {
     fn from(number: usize) -> Self {
         (number as u64).into()
     }
 }
 
-impl From<bool> for Cell {
+impl From<bool> for StoredValue {
     fn from(flag: bool) -> Self {
         Self::Whole(flag.into())
     }
 }
 
-impl From<Money> for Cell {
+impl From<Money> for StoredValue {
     fn from(amount: Money) -> Self {
         amount.nano_dollars().into()
     }
 }
 
 /// The number is in seconds.
-impl From<Duration> for Cell {
+impl From<Duration> for StoredValue {
     fn from(time: Duration) -> Self {
         Self::Real(time.as_secs_f64())
     }
 }
 
-impl<T: Into<Self>> From<Option<T>> for Cell {
+impl<T: Into<Self>> From<Option<T>> for StoredValue {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)
     }

@@ -26,6 +26,8 @@ pub enum HistoryFault {
     Damaged(String),
     #[error("belongs to another program")]
     Foreign,
+    #[error("was written by an earlier gust (its version is {found}, this gust knows {known})")]
+    Older { found: i64, known: i64 },
     #[error("was written by a later gust (its version is {found}, this gust knows {known})")]
     Newer { found: i64, known: i64 },
     #[error(
@@ -46,6 +48,7 @@ impl HistoryFault {
             Self::Locked => "end that program, or set history.path to another file",
             Self::Damaged(_) => "move it away, and a new one is begun; `sqlite3 FILE .recover` may save what is in it",
             Self::Foreign => "set history.path to a file of its own",
+            Self::Older { .. } => "move it away, and a new one is begun",
             Self::Newer { .. } => "use that gust, or set history.path to another file",
             Self::Full { .. } => "raise that, lower history.retention_days, or free space",
             Self::Slow => "set history.path to a file on a local disk",

@@ -29,7 +29,7 @@ use crate::error::QueryError;
 pub const WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// Message for settings that have no place for a history.
-pub const NO_PLACE: &str = "there is no folder for it: neither XDG_STATE_HOME nor HOME is set";
+pub const NO_PLACE: &str = "the history has no folder: neither XDG_STATE_HOME nor HOME is set";
 
 /// Next step where there is no place for a history.
 pub const NO_PLACE_HINT: &str = "set history.path, or history.enabled = false";

@@ -12,7 +12,7 @@ use crate::config::StatementKept;
 use crate::cost::Tariff;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::money::Money;
-use crate::report::{Line, Report, attempt_spent};
+use crate::report::{CostLine, Report, attempt_spent};
 
 /// Bytes of a statement that are kept. A longer one is cut, but its hash is that of all of it.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -119,7 +119,7 @@ pub(super) struct AttemptEndRecord {
 #[derive(Debug, Clone)]
 pub(super) struct LineRecord {
     pub query: String,
-    pub line: Line,
+    pub line: CostLine,
 }
 
 /// Folds a statement's events. If only the hash is kept, nothing else that could quote the text is kept.
@@ -173,7 +173,7 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
                 let Some(record) = attempts.get_mut(&(id, *attempt)) else { continue };
                 let stored = over.saturating_sub(*at);
                 let cost = tariff.map(|tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff));
-                let (outcome, cold, usage) = told(outcome);
+                let (outcome, cold, usage) = outcome_columns(outcome);
                 record.ended =
                     Some(AttemptEndRecord { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });
             }
@@ -188,7 +188,7 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
     attempts.into_values().collect()
 }
 
-fn told(outcome: &AttemptOutcome) -> (String, Option<bool>, Option<Usage>) {
+fn outcome_columns(outcome: &AttemptOutcome) -> (String, Option<bool>, Option<Usage>) {
     match outcome {
         AttemptOutcome::Done { usage, cold } => ("Done".to_owned(), *cold, Some(*usage)),
         AttemptOutcome::FragmentFailed { kind, usage, .. } => (format!("{kind:?}"), None, Some(*usage)),

@@ -2,7 +2,7 @@ use gust_protocol::Requests;
 
 use super::*;
 use crate::attempt::InvokeErrorKind;
-use crate::history::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES};
+use crate::history::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue};
 use crate::model::{Decision, Place, Reason, Workload};
 
 const MS: Duration = Duration::from_millis(1);
@@ -95,26 +95,26 @@ pub(in crate::history) fn done() -> StatementEnd {
 }
 
 #[track_caller]
-fn check<R>(columns: &[Column<R>], row: &R, expect: &[(&str, Cell)]) {
+fn check<R>(columns: &[Column<R>], row: &R, expect: &[(&str, StoredValue)]) {
     for (name, expect) in expect {
-        assert_eq!(cell(columns, row, name), *expect, "{name}");
+        assert_eq!(value_of(columns, row, name), *expect, "{name}");
     }
 }
 
-fn cell<R>(columns: &[Column<R>], row: &R, name: &str) -> Cell {
+fn value_of<R>(columns: &[Column<R>], row: &R, name: &str) -> StoredValue {
     let column = columns.iter().find(|column| column.name == name).expect("a column");
-    (column.cell)(row)
+    (column.value)(row)
 }
 
-fn text(text: &str) -> Cell {
-    Cell::Text(text.to_owned())
+fn text(text: &str) -> StoredValue {
+    StoredValue::Text(text.to_owned())
 }
 
 #[test]
 fn a_record_has_the_attempts_and_the_money_of_a_query() {
     let meta = meta("q", "SELECT 1", &[("team", "ads"), ("env", "prod")]);
     let Record { query, attempts, lines } = recorded(&meta, &events("q"), &done(), StatementKept::Text);
-    let whole = Cell::Whole;
+    let whole = StoredValue::Whole;
     let expect = [
         ("id", text("q")),
         // 2026-11-21T12:30:00Z is 1,795,264,200 s after 1970.
@@ -129,7 +129,7 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("reason", text("requested")),
         ("fell_back", whole(0)),
         ("outcome", text("done")),
-        ("message", Cell::Null),
+        ("message", StoredValue::Null),
         ("fragments", whole(3)),
         ("attempts", whole(4)),
         ("attempts_retried", whole(1)),
@@ -141,8 +141,8 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("coordinator_bytes_read", whole(500)),
         ("rows", whole(7)),
         ("result_bytes", whole(200)),
-        ("seconds", Cell::Real(0.012)),
-        ("seconds_wasted", Cell::Real(0.002)),
+        ("seconds", StoredValue::Real(0.012)),
+        ("seconds_wasted", StoredValue::Real(0.002)),
         ("region", text("us-east-1")),
         ("as_if", whole(1)),
         // An attempt still runs.
@@ -156,8 +156,8 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
     ];
     check(QUERIES, &query, &expect);
     // 2 GB × 1.050 s and 1 GB × 0.142 s.
-    let gb_seconds = cell(QUERIES, &query, "gb_seconds");
-    assert!(matches!(gb_seconds, Cell::Real(seconds) if (seconds - 2.242).abs() < 1e-9), "{gb_seconds:?}");
+    let gb_seconds = value_of(QUERIES, &query, "gb_seconds");
+    assert!(matches!(gb_seconds, StoredValue::Real(seconds) if (seconds - 2.242).abs() < 1e-9), "{gb_seconds:?}");
 
     let attempt_of = |index: usize| attempts.get(index).expect("an attempt");
     assert_eq!(attempts.len(), 4);
@@ -170,9 +170,9 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("outcome", text("Done")),
         ("adopted", whole(1)),
         ("cold", whole(1)),
-        ("seconds_started", Cell::Real(0.002)),
-        ("seconds_ended", Cell::Real(0.004)),
-        ("seconds_wall", Cell::Real(0.002)),
+        ("seconds_started", StoredValue::Real(0.002)),
+        ("seconds_ended", StoredValue::Real(0.004)),
+        ("seconds_wall", StoredValue::Real(0.002)),
         ("billed_ms", whole(1_050)),
         ("billing", text("metered")),
         ("requests", whole(10)),
@@ -189,16 +189,16 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("billed_ms", whole(30_000)),
         ("billing", text("bounded")),
         // It never told them: they are unknown, and not zero.
-        ("requests", Cell::Null),
-        ("rows", Cell::Null),
-        ("result_bytes", Cell::Null),
+        ("requests", StoredValue::Null),
+        ("rows", StoredValue::Null),
+        ("result_bytes", StoredValue::Null),
         ("dollars", whole(1_000_002 + 200)),
     ];
     check(FRAGMENTS, attempt_of(1), &expect);
     let expect = [
         ("attempt", whole(1)),
         ("cause", text("retry")),
-        ("cold", Cell::Null),
+        ("cold", StoredValue::Null),
         ("billed_ms", whole(142)),
         ("billing", text("reported")),
         ("requests", whole(0)),
@@ -206,18 +206,19 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
     ];
     check(FRAGMENTS, attempt_of(2), &expect);
     let open = ["outcome", "seconds_ended", "billed_ms", "billing", "requests", "rows", "dollars", "result_bytes"];
-    check(FRAGMENTS, attempt_of(3), &open.map(|name| (name, Cell::Null)));
+    check(FRAGMENTS, attempt_of(3), &open.map(|name| (name, StoredValue::Null)));
     check(FRAGMENTS, attempt_of(3), &[("fragment", whole(2)), ("adopted", whole(0))]);
 
-    let cell = |line: &LineRecord, name: &str| cell(COST_LINES, line, name);
-    let items: Vec<(Cell, Cell)> = lines.iter().map(|line| (cell(line, "item"), cell(line, "basis"))).collect();
+    let value_of = |line: &LineRecord, name: &str| value_of(COST_LINES, line, name);
+    let items: Vec<(StoredValue, StoredValue)> =
+        lines.iter().map(|line| (value_of(line, "item"), value_of(line, "basis"))).collect();
     assert!(items.contains(&(text("coordinator_reads"), text("metered"))), "{items:?}");
     assert!(items.contains(&(text("open_attempts"), text("unknown"))), "{items:?}");
-    let compute = lines.iter().find(|line| cell(line, "basis") == text("reported")).expect("a reported line");
+    let compute = lines.iter().find(|line| value_of(line, "basis") == text("reported")).expect("a reported line");
     let expect = [("item", text("compute")), ("memory_mb", whole(1_024)), ("unit", text("GB-s"))];
     check(COST_LINES, compute, &expect);
-    let amounts = lines.iter().map(|line| match cell(line, "dollars") {
-        Cell::Whole(nano) => nano,
+    let amounts = lines.iter().map(|line| match value_of(line, "dollars") {
+        StoredValue::Whole(nano) => nano,
         _ => 0,
     });
     assert_eq!(amounts.sum::<i64>(), 42_967 + 1_000_002 + 200, "the lines add up to the most that it cost");
@@ -234,9 +235,13 @@ fn only_the_hash_is_kept_of_a_text() {
     let expect = [("statement", text("SELECT 'hunter2'")), ("message", text("cannot cast 'hunter2'"))];
     check(QUERIES, &kept.query, &expect);
     let hashed = recorded(&secret, &events("q"), &failed, StatementKept::Hash);
-    check(QUERIES, &hashed.query, &[("statement", Cell::Null), ("message", Cell::Null), ("outcome", text("failed"))]);
-    let cells: Vec<Cell> = QUERIES.iter().map(|column| (column.cell)(&hashed.query)).collect();
-    assert!(!format!("{cells:?}{:?}", hashed.query.meta).contains("hunter2"), "{cells:?}");
+    check(
+        QUERIES,
+        &hashed.query,
+        &[("statement", StoredValue::Null), ("message", StoredValue::Null), ("outcome", text("failed"))],
+    );
+    let values: Vec<StoredValue> = QUERIES.iter().map(|column| (column.value)(&hashed.query)).collect();
+    assert!(!format!("{values:?}{:?}", hashed.query.meta).contains("hunter2"), "{values:?}");
     assert_eq!(hashed.query.statement_hash, kept.query.statement_hash);
     assert_ne!(hashed.query.statement_hash, hash("SELECT 'hunter3'"));
 }
@@ -258,13 +263,13 @@ fn figures_that_were_not_told_are_null() {
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };
     let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];
     let record = recorded(&meta, &interrupted, &cancelled, StatementKept::Text);
-    check(QUERIES, &record.query, &own.map(|name| (name, Cell::Null)));
-    check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", Cell::Whole(0))]);
+    check(QUERIES, &record.query, &own.map(|name| (name, StoredValue::Null)));
+    check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", StoredValue::Whole(0))]);
 
     let report = Report::from_events(&interrupted);
     let input = RecordInput { meta: &meta, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
     let unpriced = super::record(&input, StatementKept::Text);
     let money = ["dollars", "dollars_at_most", "dollars_wasted", "dollars_athena", "gb_seconds", "as_if", "region"];
-    check(QUERIES, &unpriced.query, &money.map(|name| (name, Cell::Null)));
+    check(QUERIES, &unpriced.query, &money.map(|name| (name, StoredValue::Null)));
     assert!(unpriced.lines.is_empty());
 }

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
 
-use super::columns::{COST_LINES, Cell, Column, FRAGMENTS, QUERIES, Table};
+use super::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue, Table};
 use super::error::{HistoryError, HistoryFault};
 use super::record::Record;
 use crate::config::HistoryConfig;
@@ -135,6 +135,7 @@ impl Store {
             (APPLICATION_ID, found, _) if found > VERSION => {
                 Err(self.error(HistoryFault::Newer { found, known: VERSION }))
             }
+            (APPLICATION_ID, found, _) => Err(self.error(HistoryFault::Older { found, known: VERSION })),
             _ => Err(self.error(HistoryFault::Foreign)),
         }
     }
@@ -183,11 +184,11 @@ async fn insert<R>(
         let mut insert = QueryBuilder::<Sqlite>::new(format!("INSERT INTO {table} ({}) ", names.join(", ")));
         insert.push_values(rows, |mut values, row| {
             for column in columns {
-                match (column.cell)(row) {
-                    Cell::Null => values.push("NULL"),
-                    Cell::Text(text) => values.push_bind(text),
-                    Cell::Whole(number) => values.push_bind(number),
-                    Cell::Real(number) => values.push_bind(number),
+                match (column.value)(row) {
+                    StoredValue::Null => values.push("NULL"),
+                    StoredValue::Text(text) => values.push_bind(text),
+                    StoredValue::Whole(number) => values.push_bind(number),
+                    StoredValue::Real(number) => values.push_bind(number),
                 };
             }
         });

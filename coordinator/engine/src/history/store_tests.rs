@@ -179,6 +179,8 @@ async fn files_that_are_no_history_are_left_alone() {
     write(&store, &plain("q", day(0))).await;
     sqlite(&store.path, &["PRAGMA user_version = 2"]).await;
     refuses(&store, &["written by a later gust (its version is 2, this gust knows 1)", "hint: use that gust"]).await;
+    sqlite(&store.path, &["PRAGMA user_version = 0"]).await;
+    refuses(&store, &["written by an earlier gust (its version is 0, this gust knows 1)", "hint: move it away"]).await;
 
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("catalog.db");

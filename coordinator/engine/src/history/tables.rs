@@ -30,7 +30,7 @@ pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     for table in Table::all() {
         let name = table.name.to_owned();
-        let stored = Stored { schema: table.schema(), store: store.clone(), table };
+        let stored = StoredTable { schema: table.schema(), store: store.clone(), table };
         let provider = StreamingTable::try_new(Arc::clone(&stored.schema), vec![Arc::new(stored)])?;
         schema.register_table(name, Arc::new(provider))?;
     }
@@ -38,19 +38,19 @@ pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
 }
 
 #[derive(Debug)]
-struct Stored {
+struct StoredTable {
     store: Store,
     table: Table,
     schema: SchemaRef,
 }
 
-impl PartitionStream for Stored {
+impl PartitionStream for StoredTable {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let begun = Reading { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
+        let begun = PageReader { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
         let pages = stream::try_unfold(begun, |reading| async {
             reading.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
         });
@@ -59,14 +59,14 @@ impl PartitionStream for Stored {
 }
 
 /// State of a reader.
-struct Reading {
+struct PageReader {
     store: Store,
     table: Table,
     connection: Option<SqliteConnection>,
     after: i64,
 }
 
-impl Reading {
+impl PageReader {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>, HistoryError> {
         let connection = match self.connection.as_mut() {
             Some(connection) => connection,

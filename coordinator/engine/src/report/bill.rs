@@ -32,7 +32,7 @@ pub struct CostReport {
     pub at_most: Money,
     /// True if every line has an amount.
     pub is_complete: bool,
-    pub lines: Vec<Line>,
+    pub lines: Vec<CostLine>,
     /// Part of all this that did not contribute to the result.
     pub waste: Waste,
     pub athena: Athena,
@@ -40,7 +40,7 @@ pub struct CostReport {
 
 /// Amount of one kind of spending.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
+pub struct CostLine {
     #[serde(flatten)]
     pub item: Item,
     pub basis: Basis,
@@ -93,14 +93,14 @@ pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
     });
     let of_picked = picked.map(|memory_mb| Tariff { memory_mb, ..tariff.clone() });
     let tariff = of_picked.as_ref().unwrap_or(tariff);
-    let mut fold = Fold::new(events, tariff);
+    let mut fold = BillFold::new(events, tariff);
     for StampedEvent { at, event } in events {
         fold.add(*at, event);
     }
     fold.report()
 }
 
-struct Fold<'a> {
+struct BillFold<'a> {
     tariff: &'a Tariff,
     /// Time at which the exchange is cleaned.
     end: Duration,
@@ -121,7 +121,7 @@ struct Fold<'a> {
     invoked: u64,
 }
 
-impl<'a> Fold<'a> {
+impl<'a> BillFold<'a> {
     fn new(events: &'a [StampedEvent], tariff: &'a Tariff) -> Self {
         let adopted = events.iter().filter_map(|stamped| match &stamped.event {
             QueryEvent::FragmentAdopted { id, attempt, .. } => Some((id, *attempt)),
@@ -209,12 +209,12 @@ impl<'a> Fold<'a> {
         self.add_coordinator();
         let Self { tariff, total, waste, open, .. } = &mut self;
         total.add(Item::OpenAttempts, Basis::Unknown, open.len() as u128);
-        let lines: Vec<Line> = total
+        let lines: Vec<CostLine> = total
             .iter()
             .map(|(item, basis, quantity)| {
                 let cost = line_cost(item, basis, quantity, tariff);
                 let (quantity, unit) = item.shown(quantity);
-                Line { item, basis, quantity, unit, cost }
+                CostLine { item, basis, quantity, unit, cost }
             })
             .collect();
         let sum = |bases: &[Basis]| -> Money {

@@ -86,13 +86,13 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
         bytes_read: (1 << 30) + 500,
         ..Usage::default()
     };
-    let story = Scenario::default()
+    let events = Scenario::default()
         .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First })
         .at(second, end)
         .adopted((0, 0), false, 1 << 30)
         .at(second * 2, QueryEvent::CoordinatorRead { usage: coordinator })
         .at(second * 2, QueryEvent::Finished { rows: 1 });
-    let report = story.price(&tariff());
+    let report = events.price(&tariff());
     use Basis::{Metered, Unknown};
     let expect = [
         ("compute", Metered, Some(33_333)),        // 2 × 16,666.7 = 33,333.4
@@ -119,13 +119,13 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
 #[test]
 fn sums_are_made_before_they_are_rounded() {
     // 1 ms of 2 GB is 33.3334 nano-dollars; a thousand of them are 33,333, not 33,000. Begun milliseconds are billed.
-    let mut story = Scenario::default();
+    let mut events = Scenario::default();
     for index in 0..1000 {
         let billing = Billing::Metered { duration: Duration::from_micros(1 + u64::from(index)), init: Duration::ZERO };
-        story = story.attempt((index, 0), AttemptCause::First, done(Usage::default()), billing);
-        story = story.adopted((index, 0), true, 0);
+        events = events.attempt((index, 0), AttemptCause::First, done(Usage::default()), billing);
+        events = events.adopted((index, 0), true, 0);
     }
-    assert_eq!(lines(&story.price(&tariff()))[0], ("compute", Basis::Metered, Some(33_333)));
+    assert_eq!(lines(&events.price(&tariff()))[0], ("compute", Basis::Metered, Some(33_333)));
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn a_price_depends_on_architecture_memory_and_the_reported_bill() {
     #[track_caller]
     fn check(architecture: Architecture, billing: Billing, expect: &[(&'static str, Basis, Option<u64>)]) {
         let tariff = Tariff { architecture, coordinator_hour: None, ..tariff() };
-        let story = Scenario::default().attempt((0, 0), AttemptCause::First, done(Usage::default()), billing);
-        let seen = lines(&story.price(&tariff));
+        let events = Scenario::default().attempt((0, 0), AttemptCause::First, done(Usage::default()), billing);
+        let seen = lines(&events.price(&tariff));
         assert_eq!(&seen[..expect.len()], expect);
     }
     use Architecture::{Arm, X86};
@@ -161,7 +161,7 @@ fn waste_is_told_by_its_cause() {
     let (first, retry, speculative) = (AttemptCause::First, AttemptCause::Retry, AttemptCause::Speculative);
     let crashed = || lost(InvokeErrorKind::Crashed);
     let hedged = Usage { requests: Requests { get: 2, hedged: 1, ..Requests::default() }, ..Usage::default() };
-    let story = Scenario::default()
+    let events = Scenario::default()
         // A crash, a failed retry, then the one that is used.
         .attempt((0, 0), first, crashed(), metered(1000, 0))
         .attempt((0, 1), retry, crashed(), metered(2000, 0))
@@ -174,7 +174,7 @@ fn waste_is_told_by_its_cause() {
         // The query was over before its rows were needed.
         .attempt((2, 0), first, done(Usage::default()), metered(4000, 0))
         .attempt((3, 0), first, AttemptOutcome::Cancelled, Billing::Bounded { at_most: Duration::from_secs(30) });
-    let report = story.price(&tariff());
+    let report = events.price(&tariff());
     let nano = |amount: Money| amount.nano_dollars();
     let Waste { failed, retried, speculative, cancelled, hedged, total } = report.waste;
     assert_eq!(nano(failed), 33_333 + 200);
@@ -190,9 +190,9 @@ fn waste_is_told_by_its_cause() {
 
 #[test]
 fn a_query_under_way_has_attempts_without_an_amount() {
-    let story =
+    let events =
         Scenario::default().then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First });
-    let report = story.price(&tariff());
+    let report = events.price(&tariff());
     assert!(lines(&report).contains(&("attempts that still run", Basis::Unknown, None)));
     assert!(!report.is_complete);
 }
@@ -206,10 +206,10 @@ fn a_machine_in_the_settings_is_priced_and_complete() {
         ..tariff()
     };
     let usage = Usage { bytes_read: 1 << 30, ..usage(1, 0, 1 << 30, 0) };
-    let story = Scenario::default()
+    let events = Scenario::default()
         .then(QueryEvent::CoordinatorRead { usage })
         .at(Duration::from_secs(10), QueryEvent::Finished { rows: 0 });
-    let report = story.price(&tariff);
+    let report = events.price(&tariff);
     use Basis::Metered;
     let expect = [
         ("the coordinator's reads", Metered, Some(400)),
@@ -219,7 +219,7 @@ fn a_machine_in_the_settings_is_priced_and_complete() {
     assert_eq!(lines(&report), expect);
     assert!(report.is_complete && !report.as_if);
     let nobody_said = Tariff { coordinator_outside: None, ..tariff };
-    let told = lines(&story.price(&nobody_said));
+    let told = lines(&events.price(&nobody_said));
     assert!(told.contains(&("data transfer", Basis::Unknown, None)), "{told:?}");
 }
 
@@ -227,8 +227,8 @@ fn a_machine_in_the_settings_is_priced_and_complete() {
 fn athena_bills_ten_megabytes_at_least() {
     #[track_caller]
     fn check(bytes: u64, expect: u64) {
-        let story = Scenario::default().then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0) });
-        assert_eq!(story.price(&tariff()).athena.cost.nano_dollars(), expect, "{bytes}");
+        let events = Scenario::default().then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0) });
+        assert_eq!(events.price(&tariff()).athena.cost.nano_dollars(), expect, "{bytes}");
     }
     check(0, 0);
     check(1, 47_684); // 10 × 2^20 / 2^40 × $5
@@ -239,17 +239,17 @@ fn athena_bills_ten_megabytes_at_least() {
 
 #[test]
 fn the_text_names_bounded_wasted_and_unknown_amounts() {
-    let story = Scenario::default()
+    let events = Scenario::default()
         .attempt((0, 0), AttemptCause::First, lost(InvokeErrorKind::Crashed), metered(1000, 0))
         .attempt((0, 1), AttemptCause::Retry, done(usage(10, 0, 100, 0)), metered(1000, 0))
         .adopted((0, 1), true, 10)
         .attempt((1, 0), AttemptCause::First, AttemptOutcome::Cancelled, Billing::Bounded { at_most: MS });
     let stale = Tariff { stale: Some("the prices are old".to_owned()), coordinator_outside: None, ..tariff() };
-    let text = story.price(&stale).to_string();
+    let text = events.price(&stale).to_string();
     let expect = "\
 cost       $0.00007107 (as if on Lambda, us-east-1 on 2026-11-01, x86_64): compute $0.00006667, invocations $0.000000400, table reads $0.000004000
            and at most $0.000000233 for attempts whose end is not known
-           of all this wasted $0.00003377: failed $0.00003353, cancelled $0.000000233
+           wasted $0.00003377 of this: failed $0.00003353, cancelled $0.000000233
            not known: data transfer, logs, the coordinator's machine, requests of attempts that never answered
            Athena would take $0.00004768 for 100 B
            the prices are old";

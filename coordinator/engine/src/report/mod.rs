@@ -11,7 +11,7 @@ use serde::Serialize;
 mod bill;
 mod text;
 
-pub use bill::{Athena, CostReport, Line, Waste, attempt_spent, price};
+pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, price};
 
 use crate::cost::{PriceError, Tariff};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
@@ -45,8 +45,8 @@ pub struct Report {
     /// Attempts that did not succeed, by the kind of their end.
     pub attempts_failed: BTreeMap<String, usize>,
     pub cold_starts: usize,
-    pub functions: Side,
-    pub coordinator: Side,
+    pub functions: StorageUse,
+    pub coordinator: StorageUse,
     /// Bytes of all adopted results.
     pub result_bytes: u64,
     /// Adopted results that needed an object in the exchange.
@@ -70,13 +70,13 @@ pub struct Report {
 
 /// Requests and bytes of storage that one side asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Side {
+pub struct StorageUse {
     pub requests: Requests,
     pub bytes_read: u64,
     pub bytes_written: u64,
 }
 
-impl Side {
+impl StorageUse {
     fn add(&mut self, usage: &Usage) {
         self.requests += usage.requests;
         self.bytes_read += usage.bytes_read;
@@ -111,7 +111,7 @@ impl Report {
     /// Folds a query's events.
     pub fn from_events(events: &[StampedEvent]) -> Self {
         let mut report = Self::default();
-        let mut times = Times::default();
+        let mut times = EventTimes::default();
         for StampedEvent { at, event } in events {
             times.total = *at;
             report.add(*at, event, &mut times);
@@ -122,7 +122,7 @@ impl Report {
         report
     }
 
-    fn add(&mut self, at: Duration, event: &QueryEvent, times: &mut Times) {
+    fn add(&mut self, at: Duration, event: &QueryEvent, times: &mut EventTimes) {
         match event {
             QueryEvent::Planned { decision } => {
                 times.planned = at;
@@ -186,7 +186,7 @@ impl Report {
 }
 
 #[derive(Default)]
-struct Times {
+struct EventTimes {
     planned: Duration,
     first_attempt: Option<Duration>,
     last_attempt: Duration,
@@ -197,7 +197,7 @@ struct Times {
     total: Duration,
 }
 
-impl Times {
+impl EventTimes {
     fn phases(&self) -> Phases {
         let invoke = self.first_attempt.map_or(Duration::ZERO, |first| self.last_attempt.saturating_sub(first));
         let finishing_since = self.last_adoption.unwrap_or(self.planned);
@@ -216,7 +216,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// Writes the number of requests, and of those that were reads sent a second time.
-fn asked(requests: &Requests) -> String {
+fn requests_text(requests: &Requests) -> String {
     let hedged = if requests.hedged > 0 { format!(" ({} hedged)", requests.hedged) } else { String::new() };
     format!("{} requests{hedged}", requests.total())
 }
@@ -260,8 +260,8 @@ impl Display for Report {
                 write!(f, "           {} wasted over {:.3} s", counted(wasted, "attempt"), self.wasted_seconds)?;
                 writeln!(f, "; {retried} retried, {speculative} speculative")?;
             }
-            let Side { requests, bytes_read, .. } = &self.functions;
-            write!(f, "           read {} in {}", size(*bytes_read), asked(requests))?;
+            let StorageUse { requests, bytes_read, .. } = &self.functions;
+            write!(f, "           read {} in {}", size(*bytes_read), requests_text(requests))?;
             write!(f, ", sent {} rows in {}", self.rows_from_functions, size(self.result_bytes))?;
             write!(f, ", peak memory {}", size(self.memory_peak_bytes))?;
             if self.spilled_bytes > 0 {
@@ -269,8 +269,8 @@ impl Display for Report {
             }
             writeln!(f)?;
         }
-        let Side { requests, bytes_read, .. } = &self.coordinator;
-        writeln!(f, "here       read {} in {}, {} rows", size(*bytes_read), asked(requests), self.rows)?;
+        let StorageUse { requests, bytes_read, .. } = &self.coordinator;
+        writeln!(f, "here       read {} in {}, {} rows", size(*bytes_read), requests_text(requests), self.rows)?;
         let Phases { plan, invoke, read, finish, total } = self.seconds;
         write!(f, "time       {total:.3} s: plan {plan:.3}")?;
         if self.attempts > 0 {

@@ -51,7 +51,7 @@ impl Display for CostReport {
         }
         let Waste { failed, retried, speculative, cancelled, hedged, total } = *waste;
         if total > Money::ZERO {
-            write!(f, "\n           of all this wasted {total}")?;
+            write!(f, "\n           wasted {total} of this")?;
             let kinds = [
                 ("failed", failed),
                 ("retried", retried),

@@ -24,7 +24,7 @@ use crate::history;
 use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
 use crate::sql::{self, Names};
-use crate::tables::broken::{BrokenTable, broken};
+use crate::tables::broken::{BrokenTable, broken_table_error};
 use crate::tables::folder::{check_format, is_path};
 
 /// Most statements of one text.
@@ -234,7 +234,7 @@ impl Session {
             planned => planned.map(|plan| (plan, Names::default())),
         };
         let (plan, names) = match planned {
-            Ok((plan, names)) => match broken(&plan) {
+            Ok((plan, names)) => match broken_table_error(&plan) {
                 Some(error) => return Err(QueryError::from_engine(error)),
                 None if describes => match Box::pin(self.unknown_table(&references.unwrap_or_default())).await {
                     Some(error) => return Err(error),

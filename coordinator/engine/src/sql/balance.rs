@@ -27,7 +27,7 @@ impl VisitorMut for Balance {
 
     // A visit before the children takes a chain apart once, at its top.
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
-        super::distinct::separate(expr);
+        super::distinct::regroup(expr);
         for op in [BinaryOperator::Or, BinaryOperator::And] {
             if operands_of(expr, &op) >= OPERANDS_MIN {
                 let joined =

@@ -12,12 +12,12 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
 
 /// Regroups a condition whose last comparison took too much. A tree is visited from its top: the operands to the left
 /// decide to which operator a piece belongs.
-pub(super) fn separate(expr: &mut Expr) {
-    if takes_too_much(expr) {
+pub(super) fn regroup(expr: &mut Expr) {
+    if ends_in_greedy_comparison(expr) {
         let mut pieces = Vec::new();
         take_apart(expr.clone(), &mut pieces);
-        if let Some(meant) = disjunction(&mut pieces.into_iter().peekable()) {
-            *expr = meant;
+        if let Some(regrouped) = disjunction(&mut pieces.into_iter().peekable()) {
+            *expr = regrouped;
         }
     }
 }
@@ -31,7 +31,7 @@ enum Piece {
 }
 
 /// Tells if the last operand of a condition is a comparison that took the operands after it, too.
-fn takes_too_much(mut expr: &Expr) -> bool {
+fn ends_in_greedy_comparison(mut expr: &Expr) -> bool {
     loop {
         expr = match expr {
             Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, right, .. } => right,
@@ -84,7 +84,7 @@ type Pieces = Peekable<IntoIter<Piece>>;
 fn disjunction(pieces: &mut Pieces) -> Option<Expr> {
     let mut left = conjunction(pieces)?;
     while pieces.next_if(|piece| matches!(piece, Piece::Or)).is_some() {
-        left = both(left, BinaryOperator::Or, conjunction(pieces)?);
+        left = binary(left, BinaryOperator::Or, conjunction(pieces)?);
     }
     Some(left)
 }
@@ -92,7 +92,7 @@ fn disjunction(pieces: &mut Pieces) -> Option<Expr> {
 fn conjunction(pieces: &mut Pieces) -> Option<Expr> {
     let mut left = operand(pieces)?;
     while pieces.next_if(|piece| matches!(piece, Piece::And)).is_some() {
-        left = both(left, BinaryOperator::And, operand(pieces)?);
+        left = binary(left, BinaryOperator::And, operand(pieces)?);
     }
     Some(left)
 }
@@ -105,7 +105,7 @@ fn operand(pieces: &mut Pieces) -> Option<Expr> {
     }
 }
 
-fn both(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
     Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
 }
 
@@ -130,7 +130,7 @@ mod tests {
         type Break = ();
 
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            separate(expr);
+            regroup(expr);
             ControlFlow::Continue(())
         }
     }
@@ -186,6 +186,6 @@ mod tests {
     /// The parser is mended when this fails. Then this file can go.
     #[test]
     fn the_parser_alone_takes_too_much() {
-        assert!(takes_too_much(&parsed("a IS DISTINCT FROM b AND c")));
+        assert!(ends_in_greedy_comparison(&parsed("a IS DISTINCT FROM b AND c")));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! DataFusion 55.2 was seen to ignore each entry. `tests/tests/statements.rs` runs each on DataFusion alone, and an
 //! entry can go when DataFusion refuses it or does it. Syntax that can be written as what it means is not here but in
-//! [`super::meant`].
+//! [`super::rewrites`].
 
 use std::ops::ControlFlow;
 
@@ -22,13 +22,13 @@ const RANKS: [&str; 6] = ["row_number", "rank", "dense_rank", "percent_rank", "c
 /// # Errors
 /// Names the first such syntax.
 pub(super) fn check(statement: &Statement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
-    match walk(statement, &mut Ignored { is_scalar }) {
+    match walk(statement, &mut IgnoredSyntax { is_scalar }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
-struct Ignored<'a> {
+struct IgnoredSyntax<'a> {
     is_scalar: &'a dyn Fn(&str) -> bool,
 }
 
@@ -40,7 +40,7 @@ fn refuse_if(present: bool, what: &str, hint: &str) -> ControlFlow<Refusal> {
     if present { refused(what, hint) } else { ControlFlow::Continue(()) }
 }
 
-impl Visitor for Ignored<'_> {
+impl Visitor for IgnoredSyntax<'_> {
     type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
@@ -114,7 +114,7 @@ impl Visitor for Ignored<'_> {
     }
 }
 
-impl Ignored<'_> {
+impl IgnoredSyntax<'_> {
     fn check_function(&self, function: &Function) -> ControlFlow<Refusal> {
         let Function { name, parameters, args, filter, null_treatment, within_group, .. } = function;
         let name = name.to_string().to_lowercase();

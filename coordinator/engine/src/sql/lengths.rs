@@ -30,7 +30,7 @@ pub(super) fn has_length(expr: &Expr) -> bool {
 }
 
 /// Writes a cast to a text of a length as the beginning of a text. Any other expression stays as it is.
-pub(super) fn meant(expr: Expr) -> Expr {
+pub(super) fn without_length(expr: Expr) -> Expr {
     match expr {
         Expr::Cast { kind, expr, data_type, array, format } => match length(&data_type) {
             Some(length) => {

@@ -66,7 +66,7 @@ const GROUPING_SETS_MAX: u64 = 4_096;
 /// Tables and views of a plan, each as often as the plan holds it after WITH clauses and views are written out.
 const RELATIONS_MAX: u64 = 4_096;
 
-fn past<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> Refusal {
+fn past_limit<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> Refusal {
     Refusal::new(format!("the statement has {count} {what}; at most {max} are planned"), hint)
 }
 
@@ -100,7 +100,7 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), Refusal> {
             Token::SemiColon => types = 0,
             _ => {}
         }
-        explains = if is(token, Keyword::EXPLAIN) { explains + 1 } else { 0 };
+        explains = if is_keyword(token, Keyword::EXPLAIN) { explains + 1 } else { 0 };
         // INT[][][] is a type of lists, or an expression: each pair is a level.
         pairs = match token {
             Token::RBracket => pairs + 1,
@@ -129,9 +129,9 @@ pub(crate) fn recursions(tokens: &[TokenWithSpan]) -> usize {
         let is_inside = levels.len() > 1;
         let (cases, nots) = levels.last_mut().expect("pushed before");
         match token {
-            token if is(token, Keyword::NOT) => *nots += 1,
-            token if is(token, Keyword::CASE) => *cases += 1,
-            token if is(token, Keyword::END) => *cases = cases.saturating_sub(1),
+            token if is_keyword(token, Keyword::NOT) => *nots += 1,
+            token if is_keyword(token, Keyword::CASE) => *cases += 1,
+            token if is_keyword(token, Keyword::END) => *cases = cases.saturating_sub(1),
             Token::LParen | Token::LBracket | Token::LBrace => levels.push((0, 0)),
             Token::RParen | Token::RBracket | Token::RBrace if is_inside => drop(levels.pop()),
             _ => *nots = 0,
@@ -142,25 +142,25 @@ pub(crate) fn recursions(tokens: &[TokenWithSpan]) -> usize {
     deepest
 }
 
-fn is(token: &Token, keyword: Keyword) -> bool {
+fn is_keyword(token: &Token, keyword: Keyword) -> bool {
     matches!(token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
 }
 
 fn is_type(token: &Token) -> bool {
-    [Keyword::ARRAY, Keyword::STRUCT, Keyword::MAP].iter().any(|keyword| is(token, *keyword))
+    [Keyword::ARRAY, Keyword::STRUCT, Keyword::MAP].iter().any(|keyword| is_keyword(token, *keyword))
 }
 
 /// Refuses a statement that the planner would not finish.
 pub(super) fn check(statement: &Statement) -> Result<(), Refusal> {
-    let mut shape = Shape::default();
-    match walk(statement, &mut shape) {
+    let mut visitor = LimitsVisitor::default();
+    match walk(statement, &mut visitor) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
 #[derive(Default)]
-struct Shape {
+struct LimitsVisitor {
     expressions: usize,
     ands: usize,
     depth: usize,
@@ -172,10 +172,10 @@ struct Shape {
 }
 
 fn check_max(count: usize, max: usize, what: &str, hint: &str) -> ControlFlow<Refusal> {
-    if count > max { ControlFlow::Break(past(count, what, max, hint)) } else { ControlFlow::Continue(()) }
+    if count > max { ControlFlow::Break(past_limit(count, what, max, hint)) } else { ControlFlow::Continue(()) }
 }
 
-impl Shape {
+impl LimitsVisitor {
     fn deeper(&mut self) -> ControlFlow<Refusal> {
         self.depth += 1;
         if self.depth <= DEPTH_MAX {
@@ -188,7 +188,7 @@ impl Shape {
     }
 }
 
-impl Visitor for Shape {
+impl Visitor for LimitsVisitor {
     type Break = Refusal;
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
@@ -275,7 +275,7 @@ impl Visitor for Shape {
         let sets = grouping_sets(&select.group_by);
         if sets > GROUPING_SETS_MAX {
             let hint = "list the sets that are wanted, in GROUPING SETS";
-            return ControlFlow::Break(past(sets, "grouping sets", GROUPING_SETS_MAX, hint));
+            return ControlFlow::Break(past_limit(sets, "grouping sets", GROUPING_SETS_MAX, hint));
         }
         ControlFlow::Continue(())
     }
@@ -325,7 +325,7 @@ pub(crate) fn check_relations(
     let count = relations.scopes.iter().map(|scope| scope.relations).fold(0, u64::saturating_add);
     if count > RELATIONS_MAX {
         let hint = "a query in a WITH clause, or a view, is planned once for each mention of it: keep its rows with CREATE TABLE AS";
-        return Err(past(count, "tables once WITH clauses and views are written out", RELATIONS_MAX, hint));
+        return Err(past_limit(count, "tables once WITH clauses and views are written out", RELATIONS_MAX, hint));
     }
     Ok(())
 }
@@ -349,7 +349,7 @@ impl Visitor for Relations<'_> {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
         let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
-        let mut named: Vec<String> = ctes.map(|cte| folded(&cte.alias.name)).collect();
+        let mut named: Vec<String> = ctes.map(|cte| folded_name(&cte.alias.name)).collect();
         named.reverse();
         self.scopes.push(Scope { named, ..Scope::default() });
         ControlFlow::Continue(())
@@ -368,7 +368,7 @@ impl Visitor for Relations<'_> {
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Self::Break> {
         let name = match relation.0.as_slice() {
-            [only] => only.as_ident().map(folded),
+            [only] => only.as_ident().map(folded_name),
             _ => None,
         };
         let named = name.and_then(|name| self.scopes.iter().rev().find_map(|scope| scope.ctes.get(&name).copied()));
@@ -380,7 +380,7 @@ impl Visitor for Relations<'_> {
 }
 
 /// Returns a name as the planner compares it: in lower case, unless it is quoted.
-pub(super) fn folded(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
+pub(super) fn folded_name(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 

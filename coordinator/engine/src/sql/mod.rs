@@ -9,7 +9,7 @@
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
 //! 3. `prepare` looks for syntax that the engine parses and then ignores. It refuses that by name ([`ignored`]), or
-//!    writes it as what it means ([`meant`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
+//!    writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
 //!    ([`names`]).
 //!
@@ -20,9 +20,9 @@ mod distinct;
 mod ignored;
 mod lengths;
 pub(crate) mod limits;
-mod meant;
 mod names;
 mod quantified;
+mod rewrites;
 mod sample;
 mod similar;
 mod walk;
@@ -105,10 +105,10 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
 pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
     ignored::check(statement, is_scalar)?;
-    let mut meant = meant::Meant::default();
-    match walk_mut(statement, &mut meant) {
+    let mut rewriter = rewrites::MeaningRewriter::default();
+    match walk_mut(statement, &mut rewriter) {
         // Comparisons that were written out make the statement larger than the one that was checked.
-        ControlFlow::Continue(()) if meant.copies.is_any_written => limits::check(statement),
+        ControlFlow::Continue(()) if rewriter.copies.is_any_written => limits::check(statement),
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
     }

@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitorMut,
 };
 
-use super::limits::folded;
+use super::limits::folded_name;
 use super::walk::{walk, walk_mut};
 
 /// Names that are shown for the aliases of result columns.
@@ -36,13 +36,13 @@ impl Names {
 pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Names)> {
     let mut renamed = statement.clone();
     let sql = super::inner_mut(&mut renamed)?;
-    let mut unique = Unique { is_query: matches!(sql, Statement::Query(_)), ..Unique::default() };
+    let mut unique = UniqueNames { is_query: matches!(sql, Statement::Query(_)), ..UniqueNames::default() };
     let ControlFlow::Continue(()) = walk_mut(sql, &mut unique);
     Some((renamed, unique.names))
 }
 
 #[derive(Default)]
-struct Unique {
+struct UniqueNames {
     /// True when the outermost query's columns are a result's, and not a view's or table's.
     is_query: bool,
     /// Names that the ORDER BYs around mention, the innermost last.
@@ -52,7 +52,7 @@ struct Unique {
     casts: HashMap<String, usize>,
 }
 
-impl VisitorMut for Unique {
+impl VisitorMut for UniqueNames {
     type Break = std::convert::Infallible;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
@@ -77,7 +77,7 @@ impl VisitorMut for Unique {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let mentioned = self.ordered_by.last().cloned().unwrap_or_default();
-        number(select, &mentioned);
+        number_names(select, &mentioned);
         ControlFlow::Continue(())
     }
 
@@ -85,14 +85,14 @@ impl VisitorMut for Unique {
         if is_cast(expr) {
             let count = self.casts.len();
             let key = *self.casts.entry(expr.to_string()).or_insert(count);
-            let cast = std::mem::replace(expr, number_of(key));
-            *expr = named_apart(cast, key);
+            let cast = std::mem::replace(expr, number_literal(key));
+            *expr = wrapped_in_case(cast, key);
         }
         ControlFlow::Continue(())
     }
 }
 
-impl Unique {
+impl UniqueNames {
     /// Gives aliases of our own to columns that their names do not tell apart.
     fn alias_result(&mut self, select: &mut Select) {
         let has_wildcard = select
@@ -112,7 +112,7 @@ impl Unique {
                 continue;
             }
             let alias = format!("__gust_column_{}", self.names.0.len());
-            let expr = std::mem::replace(expr, number_of(0));
+            let expr = std::mem::replace(expr, number_literal(0));
             *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', &alias) };
             self.names.0.insert(alias, name);
         }
@@ -121,7 +121,7 @@ impl Unique {
 
 /// Gives aliases to the columns of an inner query. Other queries call them by their names, so that names stay where
 /// they can.
-fn number(select: &mut Select, mentioned: &HashSet<String>) {
+fn number_names(select: &mut Select, mentioned: &HashSet<String>) {
     let mut taken: HashSet<String> = HashSet::new();
     for item in &mut select.projection {
         let Some(name) = name_of(item) else { continue };
@@ -139,7 +139,7 @@ fn number(select: &mut Select, mentioned: &HashSet<String>) {
         let free = std::iter::once(name.clone()).chain(numbered).find(unlike_input);
         let free = free.expect("the numbers do not end");
         if free != name || renamed {
-            let expr = std::mem::replace(expr, number_of(0));
+            let expr = std::mem::replace(expr, number_literal(0));
             *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', &free) };
         }
         taken.insert(free);
@@ -158,7 +158,7 @@ fn first_select(set: &mut SetExpr) -> Option<&mut Select> {
 fn name_of(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::UnnamedExpr(expr) => Some(natural_name(expr).unwrap_or_else(|| expr.to_string())),
-        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(folded_name(alias)),
         _ => None,
     }
 }
@@ -166,8 +166,8 @@ fn name_of(item: &SelectItem) -> Option<String> {
 /// Returns a column's name, also through casts.
 fn natural_name(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Identifier(name) => Some(folded(name)),
-        Expr::CompoundIdentifier(names) => names.last().map(folded),
+        Expr::Identifier(name) => Some(folded_name(name)),
+        Expr::CompoundIdentifier(names) => names.last().map(folded_name),
         Expr::Cast { expr, .. } | Expr::AtTimeZone { timestamp: expr, .. } | Expr::Nested(expr) => natural_name(expr),
         _ => None,
     }
@@ -195,20 +195,23 @@ impl Visitor for Mentioned<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
         if let Expr::Identifier(name) = expr {
-            self.0.insert(folded(name));
+            self.0.insert(folded_name(name));
         }
         ControlFlow::Continue(())
     }
 }
 
-fn number_of(key: usize) -> Expr {
+fn number_literal(key: usize) -> Expr {
     Expr::Value(Value::Number(key.to_string(), false).into())
 }
 
 /// Wraps a cast into a CASE that has the same value and a name of its own.
-fn named_apart(cast: Expr, key: usize) -> Expr {
-    let condition =
-        Expr::BinaryOp { left: Box::new(number_of(key)), op: BinaryOperator::Eq, right: Box::new(number_of(key)) };
+fn wrapped_in_case(cast: Expr, key: usize) -> Expr {
+    let condition = Expr::BinaryOp {
+        left: Box::new(number_literal(key)),
+        op: BinaryOperator::Eq,
+        right: Box::new(number_literal(key)),
+    };
     Expr::Case {
         case_token: AttachedToken::empty(),
         end_token: AttachedToken::empty(),

@@ -11,7 +11,7 @@
 //!                                                 WHEN l IS NULL OR cardinality(l) > 0 AND (x IS NULL OR l has NULL) THEN NULL ELSE FALSE END
 //! ```
 //!
-//! Copies of an expression are bounded ([`Copies`]), since nested comparisons would multiply. A call that differs each
+//! Copies of an expression are bounded ([`CopiedBytes`]), since nested comparisons would multiply. A call that differs each
 //! time would have another value in each copy.
 //!
 //! Take this out when the rows of `quantified` in `tests/cases/meaning.toml` are right without it.
@@ -37,19 +37,19 @@ const VOLATILE: [&str; 2] = ["random", "uuid"];
 
 /// Size of the copies in a statement's comparisons so far.
 #[derive(Debug, Default)]
-pub(super) struct Copies {
+pub(super) struct CopiedBytes {
     bytes: usize,
     pub(super) is_any_written: bool,
 }
 
-impl Copies {
+impl CopiedBytes {
     /// Counts an expression that is written `times` more times.
     fn add(&mut self, expr: &Expr, times: usize) -> Result<(), Refusal> {
         if times == 0 {
             return Ok(());
         }
-        if walk(expr, &mut Differs).is_break() {
-            let what = "ANY or ALL of a value that differs each time it is computed is not supported: it is compared more than once";
+        if walk(expr, &mut VolatileFinder).is_break() {
+            let what = "ANY or ALL of a volatile value is not supported: the value would be computed more than once";
             let hint =
                 "compute it in an inner query: FROM (SELECT random() AS a FROM ...), or give its LIMIT an ORDER BY";
             return Err(Refusal::new(what, hint));
@@ -68,9 +68,9 @@ impl Copies {
 }
 
 /// Visitor that stops at an expression whose value may differ the next time it is computed.
-struct Differs;
+struct VolatileFinder;
 
-impl Visitor for Differs {
+impl Visitor for VolatileFinder {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
@@ -94,7 +94,7 @@ impl Visitor for Differs {
 ///
 /// # Errors
 /// A refusal of an operator that is no comparison, and for an operand that cannot be copied as often as needed.
-pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, Refusal> {
+pub(super) fn written_out(expr: Expr, copies: &mut CopiedBytes) -> Result<Expr, Refusal> {
     let (left, op, right, is_any) = match expr {
         Expr::AnyOp { left, compare_op, right, .. } => (left, compare_op, right, true),
         Expr::AllOp { left, compare_op, right } => (left, compare_op, right, false),
@@ -130,13 +130,13 @@ pub(super) fn meant(expr: Expr, copies: &mut Copies) -> Result<Expr, Refusal> {
         list => {
             copies.add(&left, 2)?;
             copies.add(&list, 4)?;
-            of_list(&left, &op, &list, is_any)
+            compared_with_list(&left, &op, &list, is_any)
         }
     }
 }
 
 /// Writes a comparison with a list whose values are known only in a row.
-fn of_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, Refusal> {
+fn compared_with_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, Refusal> {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
     let (least, most) = ("array_min(list.l)", "array_max(list.l)");
     let certain = match (op, is_any) {

@@ -62,7 +62,7 @@ fn share_of(sample: &TableSample) -> Result<f64, Refusal> {
     match &value.value {
         Value::Number(percent, _) if is_share => match percent.parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
-            _ => Err(Refusal::new(format!("TABLESAMPLE: {percent} is no share"), "give percent, from 0 to 100")),
+            _ => Err(Refusal::new(format!("TABLESAMPLE: {percent} is no percentage"), "give a number from 0 to 100")),
         },
         _ => refused(),
     }
@@ -72,7 +72,7 @@ fn share_of(sample: &TableSample) -> Result<f64, Refusal> {
 mod tests {
     use std::ops::ControlFlow;
 
-    use crate::sql::meant::Meant;
+    use crate::sql::rewrites::MeaningRewriter;
     use crate::sql::{parsed, walk_mut};
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
             ),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut MeaningRewriter::default()), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for text in [
@@ -102,7 +102,7 @@ mod tests {
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (10) REPEATABLE (3)",
             "SELECT 1 FROM t TABLESAMPLE BERNOULLI (101)",
         ] {
-            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut MeaningRewriter::default()) else {
                 panic!("{text}")
             };
             assert!(refused.message.contains("SAMPLE") && refused.hint.is_some(), "{refused:?}");

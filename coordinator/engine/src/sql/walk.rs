@@ -15,9 +15,9 @@ macro_rules! walk {
         $(#[$doc])*
         pub(crate) fn $walk<V: $visitor>(tree: $tree, visitor: &mut V) -> ControlFlow<V::Break> {
             /// A visitor, and the value that ended its walk.
-            struct Ending<'a, V: $visitor>(&'a mut V, Option<V::Break>);
+            struct BreakKeeper<'a, V: $visitor>(&'a mut V, Option<V::Break>);
 
-            impl<V: $visitor> $visitor for Ending<'_, V> {
+            impl<V: $visitor> $visitor for BreakKeeper<'_, V> {
                 type Break = ();
 
                 $(fn $hook(&mut self, node: $node) -> ControlFlow<()> {
@@ -26,9 +26,9 @@ macro_rules! walk {
             }
 
             /// A visitor by its methods.
-            struct Any<'a>(&'a mut dyn $visitor<Break = ()>);
+            struct DynVisitor<'a>(&'a mut dyn $visitor<Break = ()>);
 
-            impl $visitor for Any<'_> {
+            impl $visitor for DynVisitor<'_> {
                 type Break = ();
 
                 $(fn $hook(&mut self, node: $node) -> ControlFlow<()> {
@@ -36,8 +36,8 @@ macro_rules! walk {
                 })*
             }
 
-            let mut ending = Ending(visitor, None);
-            let _ = tree.visit(&mut Any(&mut ending));
+            let mut ending = BreakKeeper(visitor, None);
+            let _ = tree.visit(&mut DynVisitor(&mut ending));
             ending.1.map_or(ControlFlow::Continue(()), ControlFlow::Break)
         }
     };

@@ -1,7 +1,7 @@
 //! A table that exists and cannot be loaded: a catalog's, or a folder that has a table's name.
 //!
 //! A listing of tables or of all columns gets past it, and so does a statement that makes a table of that name. A query
-//! that reads it gets the reason, by [`broken`] where there is a plan.
+//! that reads it gets the reason, by [`broken_table_error`] where there is a plan.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl BrokenTable {
 }
 
 /// Finds the first such table of a plan, and returns the reason why it cannot be read.
-pub fn broken(plan: &LogicalPlan) -> Option<DataFusionError> {
+pub fn broken_table_error(plan: &LogicalPlan) -> Option<DataFusionError> {
     let mut found = None;
     let visited = plan.apply_with_subqueries(|node| {
         let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };

@@ -15,10 +15,10 @@ pub(super) fn predicate(filters: &[Expr], schema: &Schema) -> Predicate {
 }
 
 fn convert(expr: &Expr, schema: &Schema) -> Predicate {
-    known(expr, schema).unwrap_or(Predicate::AlwaysTrue)
+    try_convert(expr, schema).unwrap_or(Predicate::AlwaysTrue)
 }
 
-fn known(expr: &Expr, schema: &Schema) -> Option<Predicate> {
+fn try_convert(expr: &Expr, schema: &Schema) -> Option<Predicate> {
     let sub = |expr: &Expr| convert(expr, schema);
     Some(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => Predicate::And(vec![sub(left), sub(right)]),
@@ -90,12 +90,12 @@ fn compare(name: &str, op: CompareOp, value: &Expr, schema: &Schema) -> Option<P
     if value.is_null() {
         return Some(Predicate::AlwaysFalse);
     }
-    let value = exact(value, name, schema)?;
+    let value = lossless_scalar(value, name, schema)?;
     Some(Predicate::Compare { column: name.to_owned(), op, value })
 }
 
 /// Returns the literal in the column's kind, if it loses nothing.
-fn exact(value: &ScalarValue, name: &str, schema: &Schema) -> Option<gust_catalog::Scalar> {
+fn lossless_scalar(value: &ScalarValue, name: &str, schema: &Schema) -> Option<gust_catalog::Scalar> {
     let ty = &schema.field(name)?.ty;
     let converted = scalar(value, ty)?;
     let back = super::schema::engine_scalar(&converted, &value.data_type());
@@ -114,7 +114,7 @@ fn in_list(name: &str, list: &[Expr], negated: bool, schema: &Schema) -> Option<
             }
             continue;
         }
-        values.push(exact(value, name, schema)?);
+        values.push(lossless_scalar(value, name, schema)?);
     }
     Some(Predicate::In { column: name.to_owned(), values, negated })
 }

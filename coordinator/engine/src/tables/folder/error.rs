@@ -7,7 +7,7 @@ use datafusion::common::DataFusionError;
 pub enum FolderError {
     #[error("`{location}`: there is no such file, and no file matches it")]
     Nothing { location: String },
-    #[error("`{location}`: there is no data in it; {count} names were left out, among them `{example}`")]
+    #[error("`{location}`: there is no data in it; {}", left_out(*count, example))]
     OnlyLeftOut { location: String, count: usize, example: String },
     #[error("`{location}`: {reason}")]
     NotALocation { location: String, reason: String },
@@ -45,12 +45,19 @@ pub enum FolderError {
     Compressed { file: String },
 }
 
+fn left_out(count: usize, example: &str) -> String {
+    match count {
+        1 => format!("1 name was left out: `{example}`"),
+        count => format!("{count} names were left out, among them `{example}`"),
+    }
+}
+
 impl FolderError {
     /// Returns the next step.
     pub fn hint(&self) -> String {
         match self {
             Self::Nothing { .. } => "check the path; a folder is read with all its sub-folders".to_owned(),
-            Self::OnlyLeftOut { .. } => "empty files and names that begin with _ or . are no data, unless they are named in full".to_owned(),
+            Self::OnlyLeftOut { .. } => "an empty file is no data; a name that begins with _ or . is read only if it is named in full".to_owned(),
             Self::NotALocation { .. } => "write it as folder/name, with *, **, ?, [a-c], [!a-c] and {a,b} for patterns".to_owned(),
             Self::NotAName { .. } => "rename it; names must have no control characters, and none may be empty as in a//b".to_owned(),
             Self::SeveralFormats { location, extension, .. } => format!("name one kind, such as '{location}*.{extension}'"),

@@ -14,7 +14,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::partitions::Value;
+use super::partitions::FolderValue;
 
 /// A filter that can be decided with a part of the values.
 #[derive(Debug)]
@@ -33,13 +33,13 @@ pub(super) struct PartitionFilter {
 }
 
 /// Tells if a filter can be decided by the values of these columns.
-pub(super) fn is_about(columns: &[FieldRef], filter: &Expr) -> bool {
+pub(super) fn is_decided_by(columns: &[FieldRef], filter: &Expr) -> bool {
     let references = filter.column_refs();
     let are_known = || references.iter().all(|found| columns.iter().any(|column| *column.name() == found.name));
-    !references.is_empty() && are_known() && !filter.is_volatile() && !asks_a_query(filter)
+    !references.is_empty() && are_known() && !filter.is_volatile() && !has_subquery(filter)
 }
 
-fn asks_a_query(filter: &Expr) -> bool {
+fn has_subquery(filter: &Expr) -> bool {
     let is_query = |expr: &Expr| {
         matches!(
             expr,
@@ -70,17 +70,17 @@ impl PartitionFilter {
     }
 
     /// Tells if a value that is not known yet may decide.
-    pub(super) fn needs_more_than(&self, values: &[Option<Value>]) -> bool {
+    pub(super) fn needs_more_than(&self, values: &[Option<FolderValue>]) -> bool {
         self.columns.iter().any(|column| values[*column].is_none())
     }
 
     /// Tells if rows with these values may be wanted. The answer is exact if all values are known.
-    pub(super) fn may_match(&self, values: &[Option<Value>]) -> Result<bool> {
+    pub(super) fn may_match(&self, values: &[Option<FolderValue>]) -> Result<bool> {
         if self.columns.is_empty() {
             return Ok(true);
         }
         let arrays = self.schema.fields().iter().zip(values).map(|(field, value)| match value {
-            Some(Value::Is(value)) => value.to_array(),
+            Some(FolderValue::Is(value)) => value.to_array(),
             _ => ScalarValue::try_from(field.data_type())?.to_array(),
         });
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays.collect::<Result<_>>()?)?;
@@ -113,7 +113,7 @@ impl Condition {
     }
 
     /// Tells if the condition may be TRUE. NULL counts as FALSE, also under AND and OR.
-    fn may_hold(&self, row: &RecordBatch, values: &[Option<Value>]) -> Result<bool> {
+    fn may_hold(&self, row: &RecordBatch, values: &[Option<FolderValue>]) -> Result<bool> {
         match self {
             Self::All(conditions) => {
                 for condition in conditions {
@@ -131,7 +131,9 @@ impl Condition {
                 }
                 Ok(false)
             }
-            Self::One { columns, .. } if columns.iter().any(|c| !matches!(values[*c], Some(Value::Is(_)))) => Ok(true),
+            Self::One { columns, .. } if columns.iter().any(|c| !matches!(values[*c], Some(FolderValue::Is(_)))) => {
+                Ok(true)
+            }
             Self::One { expr, .. } => {
                 let held = expr.evaluate(row)?.into_array(1)?;
                 Ok(held.as_boolean_opt().is_some_and(|held| !held.is_empty() && held.is_valid(0) && held.value(0)))

@@ -124,7 +124,7 @@ fn sorted(footer: &ParquetMetaData, own: &Schema, columns: &Schema) -> Option<Le
     if groups.len() > 1 {
         let by = order.first()?;
         let name = by.expr.downcast_ref::<Column>()?.name();
-        let ties = follow(footer, &groups, own, name, by.options.descending)?;
+        let ties = groups_share_values(footer, &groups, own, name, by.options.descending)?;
         // If a row group ends with the value that the next begins with, the columns after it may go back.
         order.truncate(if ties { 1 } else { usize::MAX });
     }
@@ -133,7 +133,7 @@ fn sorted(footer: &ParquetMetaData, own: &Schema, columns: &Schema) -> Option<Le
 
 /// Returns true if row groups that follow one another in a column without NULL share a value. Returns None if they do
 /// not follow, or are not known to.
-fn follow(
+fn groups_share_values(
     footer: &ParquetMetaData,
     groups: &[&RowGroupMetaData],
     own: &Schema,

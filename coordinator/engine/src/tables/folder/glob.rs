@@ -49,7 +49,7 @@ impl Glob {
     }
 
     fn of(path: &str) -> Result<Self, PatternError> {
-        let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(in_its_words).collect();
+        let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(as_crate_pattern).collect();
         let is_literal = |segment: &&String| !is_pattern(segment);
         let literal = segments.iter().take(segments.len().saturating_sub(1)).take_while(is_literal).count();
         let (root, below) = segments.split_at(literal);
@@ -102,7 +102,7 @@ impl Glob {
 }
 
 /// Writes `**` beside other characters as `*`, and `[^` as `[!`: the crate knows only these.
-fn in_its_words(segment: &str) -> String {
+fn as_crate_pattern(segment: &str) -> String {
     let mut segment = segment.replace("[^", "[!");
     while segment != "**" && segment.contains("**") {
         segment = segment.replace("**", "*");

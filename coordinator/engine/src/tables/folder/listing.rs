@@ -22,7 +22,7 @@ use super::filter::PartitionFilter;
 use super::glob::{Glob, is_pattern};
 use super::location::{TableLocation, path_of};
 use super::names::{self, FileKind};
-use super::partitions::{self, Value};
+use super::partitions::{self, FolderValue};
 use arrow::datatypes::FieldRef;
 
 /// Listings that run at once.
@@ -58,7 +58,7 @@ pub(super) struct Listing {
 pub(super) struct File {
     pub(super) meta: ObjectMeta,
     /// Number of names at the beginning of its path that the statement did not write. They are no partitions.
-    pub(super) unwritten: usize,
+    pub(super) implied_names: usize,
     /// True if the statement asked for its name or its extension.
     pub(super) is_named: bool,
     /// True if all folders were searched for it: by `**`, or because a folder is read with all that is in it.
@@ -68,7 +68,7 @@ pub(super) struct File {
 impl File {
     /// Returns the names of the folders that may be partitions.
     pub(super) fn folders(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.meta.location.as_ref().split('/').skip(self.unwritten).collect();
+        let mut names: Vec<&str> = self.meta.location.as_ref().split('/').skip(self.implied_names).collect();
         names.pop();
         names
     }
@@ -90,8 +90,8 @@ pub(super) async fn find(
 ) -> Result<Listing> {
     let mut found = Listing::default();
     for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
-        let read = Lister { store, location: &reading, wanted }.read().await;
-        found = read.map_err(|error| unlisted(location, error))?;
+        let read = LocationLister { store, location: &reading, wanted }.read().await;
+        found = read.map_err(|error| with_location(location, error))?;
         if !found.files.is_empty() || found.pruned {
             break;
         }
@@ -122,7 +122,7 @@ fn once_each(files: Vec<File>) -> Vec<File> {
 }
 
 /// Adds the location to the error of a listing.
-fn unlisted(location: &TableLocation, error: DataFusionError) -> DataFusionError {
+fn with_location(location: &TableLocation, error: DataFusionError) -> DataFusionError {
     let location = location.text.clone();
     match error.find_root() {
         DataFusionError::ObjectStore(inner) => match inner.as_ref() {
@@ -137,7 +137,7 @@ fn unlisted(location: &TableLocation, error: DataFusionError) -> DataFusionError
 
 impl Listing {
     /// Returns the reason why there is no file.
-    pub(super) fn nothing(self, location: &TableLocation) -> FolderError {
+    pub(super) fn no_file_error(self, location: &TableLocation) -> FolderError {
         let location = location.text.clone();
         match self.example {
             Some(example) => FolderError::OnlyLeftOut { location, count: self.left_out, example },
@@ -164,13 +164,13 @@ impl Listing {
     }
 }
 
-struct Lister<'a> {
+struct LocationLister<'a> {
     store: &'a Arc<dyn ObjectStore>,
     location: &'a TableLocation,
     wanted: ListFilter<'a>,
 }
 
-impl Lister<'_> {
+impl LocationLister<'_> {
     async fn read(&self) -> Result<Listing> {
         let pattern = self.location.pattern();
         if !is_pattern(&pattern) {
@@ -214,18 +214,23 @@ impl Lister<'_> {
         // A plan has to ask only this: if it is a file, its size and its version.
         let head = GetOptions { head: true, ..GetOptions::default() };
         match self.store.get_opts(&path, head).await {
-            Ok(answer) => Ok(Some(self.one(answer.meta))),
+            Ok(answer) => Ok(Some(self.single_file(answer.meta))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn one(&self, meta: ObjectMeta) -> Listing {
+    fn single_file(&self, meta: ObjectMeta) -> Listing {
         let mut found = Listing::default();
         if meta.size == 0 {
             found.leave_out(&meta.location);
         } else {
-            found.files.push(File { meta, unwritten: self.location.unwritten, is_named: true, is_searched: false });
+            found.files.push(File {
+                meta,
+                implied_names: self.location.implied_names,
+                is_named: true,
+                is_searched: false,
+            });
         }
         found
     }
@@ -261,7 +266,7 @@ impl Lister<'_> {
             let listings = whole.into_iter().map(|folder| self.store.list(Some(&folder)));
             let mut objects = stream::iter(listings).flatten_unordered(LISTINGS_MAX);
             while let Some(meta) = objects.try_next().await? {
-                walk.take(meta, &mut found)?;
+                walk.add_object(meta, &mut found)?;
             }
             let listings =
                 narrow.into_iter().map(|folder| async move { self.store.list_with_delimiter(Some(&folder)).await });
@@ -270,7 +275,7 @@ impl Lister<'_> {
             let mut seen = 0;
             while let Some(ListResult { objects, common_prefixes }) = listings.try_next().await? {
                 for meta in objects {
-                    walk.take(meta, &mut found)?;
+                    walk.add_object(meta, &mut found)?;
                 }
                 seen += common_prefixes.len();
                 for folder in common_prefixes {
@@ -287,7 +292,7 @@ impl Lister<'_> {
 
 /// One way down from a folder.
 struct Walk<'a> {
-    lister: &'a Lister<'a>,
+    lister: &'a LocationLister<'a>,
     depth_of_root: usize,
     globs: &'a [Glob],
 }
@@ -297,13 +302,13 @@ impl Walk<'_> {
         path.as_ref().split_terminator('/').skip(self.depth_of_root).collect()
     }
 
-    fn values(&self, folders: &[&str]) -> Vec<Option<Value>> {
+    fn values(&self, folders: &[&str]) -> Vec<Option<FolderValue>> {
         partitions::values(self.lister.wanted.columns, folders.iter().copied())
     }
 
     /// Returns the names of `folder` that may be partitions.
-    fn written<'p>(&self, folder: &'p Path) -> Vec<&'p str> {
-        folder.as_ref().split_terminator('/').skip(self.lister.location.unwritten).collect()
+    fn partition_folders<'p>(&self, folder: &'p Path) -> Vec<&'p str> {
+        folder.as_ref().split_terminator('/').skip(self.lister.location.implied_names).collect()
     }
 
     /// Tells if it pays to list one folder before those below it.
@@ -311,7 +316,7 @@ impl Walk<'_> {
         let depth = self.names(folder).len();
         let by_filter = || {
             let filter = self.lister.wanted.filter;
-            filter.is_some_and(|filter| filter.needs_more_than(&self.values(&self.written(folder))))
+            filter.is_some_and(|filter| filter.needs_more_than(&self.values(&self.partition_folders(folder))))
         };
         self.globs.iter().any(|glob| glob.narrows(depth)) || by_filter()
     }
@@ -324,18 +329,18 @@ impl Walk<'_> {
         let matches = |glob: &Glob| glob.may_be_below(&names);
         if self.is_hidden(name, above.len(), false)
             || !(self.globs.is_empty() || self.globs.iter().any(matches))
-            || self.is_left_to_others(name)
+            || self.is_skipped_sub_folder(name)
         {
             return Ok(false);
         }
         let Some(filter) = self.lister.wanted.filter else { return Ok(true) };
-        let matches = filter.may_match(&self.values(&self.written(folder)))?;
+        let matches = filter.may_match(&self.values(&self.partition_folders(folder)))?;
         found.pruned |= !matches;
         Ok(matches)
     }
 
     /// Adds an object to the files that were found, if it is data that is wanted.
-    fn take(&self, meta: ObjectMeta, found: &mut Listing) -> Result<()> {
+    fn add_object(&self, meta: ObjectMeta, found: &mut Listing) -> Result<()> {
         let names = self.names(&meta.location);
         let Some((file, folders)) = names.split_last() else { return Ok(()) };
         self.refuse_other_tables(&names)?;
@@ -348,12 +353,12 @@ impl Walk<'_> {
             found.leave_out(&meta.location);
             return Ok(());
         }
-        if folders.iter().any(|name| self.is_left_to_others(name)) {
+        if folders.iter().any(|name| self.is_skipped_sub_folder(name)) {
             return Ok(());
         }
         let is_named = glob.is_some_and(Glob::names_extension);
         let is_searched = glob.is_none_or(Glob::is_deep);
-        let file = File { meta, unwritten: self.lister.location.unwritten, is_named, is_searched };
+        let file = File { meta, implied_names: self.lister.location.implied_names, is_named, is_searched };
         if let Some(filter) = self.lister.wanted.filter
             && !filter.may_match(&self.values(&file.folders()))?
         {
@@ -365,12 +370,12 @@ impl Walk<'_> {
     }
 
     fn is_hidden(&self, name: &str, depth: usize, is_file: bool) -> bool {
-        names::hidden_by(name)
+        names::hiding_character(name)
             .is_some_and(|first| !self.globs.iter().any(|glob| glob.asks_for_hidden(depth, is_file, first)))
     }
 
     /// Tells if a folder is a plain sub-folder that the session's settings leave out.
-    fn is_left_to_others(&self, folder: &str) -> bool {
+    fn is_skipped_sub_folder(&self, folder: &str) -> bool {
         self.globs.is_empty() && !self.lister.wanted.nested && partitions::key_value(folder).is_none()
     }
 

@@ -21,7 +21,7 @@ pub(super) struct TableLocation {
     /// Names from the store's root on.
     pub(super) names: Vec<String>,
     /// Number of names at the beginning that were not written, but are the current folder's.
-    pub(super) unwritten: usize,
+    pub(super) implied_names: usize,
     /// True if it can only be a folder.
     pub(super) is_folder: bool,
 }
@@ -42,7 +42,7 @@ impl TableLocation {
             let path = text
                 .strip_prefix("file:")
                 .filter(|path| path.starts_with('/'))
-                .map_or_else(|| at_home(text), Into::into);
+                .map_or_else(|| in_home_folder(text), Into::into);
             return Ok(Self { text: text.to_owned(), ..Self::local(&path)? });
         };
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -58,29 +58,29 @@ impl TableLocation {
         let store = ObjectStoreUrl::parse(format!("{scheme}://{host}"))?;
         let names = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let is_folder = is_folder || path.is_empty();
-        Ok(Self { text: text.to_owned(), store, names, unwritten: 0, is_folder })
+        Ok(Self { text: text.to_owned(), store, names, implied_names: 0, is_folder })
     }
 
     fn local(text: &str) -> Result<Self> {
         let mut names: Vec<String> = Vec::new();
-        let mut unwritten = 0;
+        let mut implied_names = 0;
         if !text.starts_with('/') {
             let current = std::env::current_dir()?;
             names.extend(current.iter().skip(1).map(|name| name.to_string_lossy().into_owned()));
-            unwritten = names.len();
+            implied_names = names.len();
         }
         for name in text.split('/') {
             match name {
                 "" | "." => {}
                 ".." => {
                     names.pop();
-                    unwritten = unwritten.min(names.len());
+                    implied_names = implied_names.min(names.len());
                 }
                 name => names.push(name.to_owned()),
             }
         }
         let is_folder = text.ends_with(['/']) || std::path::Path::new(text).is_dir();
-        Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, unwritten, is_folder })
+        Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, implied_names, is_folder })
     }
 
     pub(super) fn is_local(&self) -> bool {
@@ -120,7 +120,7 @@ pub(super) fn path_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Pa
 }
 
 /// Puts `~/x` into the user's folder, as a shell does, unless a folder has the name `~`.
-fn at_home(text: &str) -> Cow<'_, str> {
+fn in_home_folder(text: &str) -> Cow<'_, str> {
     let below = text.strip_prefix("~/").filter(|_| !std::path::Path::new("~").exists());
     match (below, std::env::home_dir()) {
         (Some(below), Some(home)) => format!("{}/{below}", home.display()).into(),
@@ -143,7 +143,7 @@ mod tests {
     fn check(text: &str, store: &str, pattern: &str, written: usize) {
         let location = TableLocation::parse(text).expect(text);
         assert_eq!((location.store.as_str(), location.pattern().as_str()), (store, pattern), "{text}");
-        assert_eq!(location.names.len() - location.unwritten, written, "{text}");
+        assert_eq!(location.names.len() - location.implied_names, written, "{text}");
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
         check("~/x/*.p", "file:///", &format!("{}/x/*.p", home.trim_matches('/')), home.matches('/').count() + 2);
         check("/nowhere/./a/../b//c.p", "file:///", "nowhere/b/c.p", 3);
         let here = TableLocation::parse("d=1/*.p").expect("a path");
-        assert!(here.pattern().ends_with("/d=1/*.p") && here.names.len() - here.unwritten == 2, "{here:?}");
+        assert!(here.pattern().ends_with("/d=1/*.p") && here.names.len() - here.implied_names == 2, "{here:?}");
         let decoded = TableLocation::parse("s3://b/a%20b/").expect("a URL").decoded().expect("another reading");
         assert_eq!(decoded.pattern(), "a b/");
         assert_eq!(TableLocation::parse("/x/a%20b").expect("a path").decoded(), None);

@@ -107,7 +107,7 @@ impl TableProvider for FolderTable {
 
     /// Filters over partition columns alone are exact: the listing of files decides them.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let is_exact = |filter: &&Expr| filter::is_about(self.partitions(), filter);
+        let is_exact = |filter: &&Expr| filter::is_decided_by(self.partitions(), filter);
         let how = |filter: &&Expr| {
             if is_exact(filter) { TableProviderFilterPushDown::Exact } else { TableProviderFilterPushDown::Inexact }
         };

@@ -84,7 +84,7 @@ fn extension(file: &str) -> (String, bool) {
 }
 
 /// Tells if a name is left out unless a pattern asks for it. Returns the character that it begins with then.
-pub(super) fn hidden_by(name: &str) -> Option<char> {
+pub(super) fn hiding_character(name: &str) -> Option<char> {
     match name.chars().next() {
         Some('_') if !name.contains('=') => Some('_'),
         Some('.') => Some('.'),
@@ -111,6 +111,6 @@ mod tests {
         }
         assert!(FileKind::Csv.reads("a.txt") && FileKind::Csv.reads("a.csv.gz") && !FileKind::Csv.reads("a.parquet"));
         assert!(is_compressed("a.csv.gz") && is_compressed("a.gz") && !is_compressed("gz"));
-        assert_eq!(["_SUCCESS", "_x=1", ".hidden", "a_b"].map(hidden_by), [Some('_'), None, Some('.'), None]);
+        assert_eq!(["_SUCCESS", "_x=1", ".hidden", "a_b"].map(hiding_character), [Some('_'), None, Some('.'), None]);
     }
 }

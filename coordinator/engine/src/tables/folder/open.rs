@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory, UrlTableFactory};
-use datafusion::common::{Result, ToDFSchema, not_impl_err, plan_datafusion_err, plan_err};
+use datafusion::common::{Result, ToDFSchema, plan_datafusion_err, plan_err};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::table_schema::TableSchemaBuilder;
@@ -23,6 +23,7 @@ use super::names::FileKind;
 use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
 use crate::error::QueryError;
+use crate::sql::Refusal;
 use crate::tables::broken::BrokenTable;
 
 /// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
@@ -40,7 +41,8 @@ impl FolderFactory {
 impl TableProviderFactory for FolderFactory {
     async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         if command.unbounded {
-            return not_impl_err!("tables without an end are not read: CREATE UNBOUNDED EXTERNAL TABLE");
+            let what = "CREATE UNBOUNDED EXTERNAL TABLE is not supported";
+            return Err(Refusal::new(what, "leave UNBOUNDED out").into());
         }
         let Some(kind) = FileKind::named(&command.file_type) else {
             return plan_err!("no format is named {}", command.file_type);
@@ -201,7 +203,7 @@ async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>
 fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
     let session = state.as_any().downcast_ref::<SessionState>();
     let factory = session.and_then(|session| session.get_file_format_factory(kind.name()));
-    factory.ok_or_else(|| plan_datafusion_err!("the session knows no {}", kind.name()))?.create(state, options)
+    factory.ok_or_else(|| plan_datafusion_err!("the session has no format {}", kind.name()))?.create(state, options)
 }
 
 /// Parses locations, all of one store and each once.
@@ -246,7 +248,7 @@ async fn all_files(
         let files = std::mem::take(&mut found.files);
         let (files, other): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_read_as(kind, file));
         if files.is_empty() {
-            return Err(found.with_other(&other).nothing(location).into());
+            return Err(found.with_other(&other).no_file_error(location).into());
         }
         refuse_compressed(kind, &files)?;
         all.push((kind, files));

@@ -30,14 +30,14 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 /// Value that a folder gives to one column.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum FolderValue {
     Is(ScalarValue),
     /// A text that is not of the column's type. It is an error only if a row needs it.
     Bad(FolderError),
 }
 
 /// Finds the values of `columns` in a file's folders, as far as they are there. The deepest folder of a key counts.
-pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item = &'a str>) -> Vec<Option<Value>> {
+pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item = &'a str>) -> Vec<Option<FolderValue>> {
     let pairs: Vec<_> = folders.into_iter().filter_map(|name| Some((name, key_value(name)?))).collect();
     let value_of = |column: &FieldRef| {
         let exact = pairs.iter().rev().find(|(_, (key, _))| key == column.name());
@@ -45,14 +45,14 @@ pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item =
         found.map(|(folder, (_, value))| {
             cast(value, column.data_type()).map_or_else(
                 |_| {
-                    Value::Bad(FolderError::BadPartition {
+                    FolderValue::Bad(FolderError::BadPartition {
                         folder: (*folder).to_owned(),
                         column: column.name().clone(),
                         value: value.clone().into_owned(),
                         data_type: column.data_type().to_string(),
                     })
                 },
-                Value::Is,
+                FolderValue::Is,
             )
         })
     };
@@ -63,10 +63,10 @@ pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item =
 ///
 /// # Errors
 /// [`FolderError`] if a value is missing or is not of its column's type.
-pub(super) fn complete(columns: &[FieldRef], values: Vec<Option<Value>>, file: &str) -> Result<Vec<ScalarValue>> {
+pub(super) fn complete(columns: &[FieldRef], values: Vec<Option<FolderValue>>, file: &str) -> Result<Vec<ScalarValue>> {
     let complete = columns.iter().zip(values).map(|(column, value)| match value {
-        Some(Value::Is(value)) => Ok(value),
-        Some(Value::Bad(error)) => Err(error),
+        Some(FolderValue::Is(value)) => Ok(value),
+        Some(FolderValue::Bad(error)) => Err(error),
         None => Err(FolderError::NoPartition { file: file.to_owned(), column: column.name().clone() }),
     });
     Ok(complete.collect::<std::result::Result<_, _>>()?)
@@ -192,11 +192,11 @@ mod tests {
     fn check(data_type: DataType, folder: &str, expect: &str) {
         let found = values(&[column("p", data_type.clone())], [folder]).remove(0);
         let found = match found.expect("a value") {
-            Value::Is(value) => {
+            FolderValue::Is(value) => {
                 assert_eq!(value.data_type(), data_type, "{folder}");
                 value.to_string()
             }
-            Value::Bad(_) => "bad".to_owned(),
+            FolderValue::Bad(_) => "bad".to_owned(),
         };
         assert_eq!(found, expect, "{folder}");
     }
@@ -238,7 +238,8 @@ mod tests {
     fn keys_are_found_by_name() {
         let columns = [column("b", DataType::Int64), column("a", DataType::Utf8View), column("c", DataType::Int64)];
         let found = values(&columns, ["x", "a=1", "B=2", "b=3", "plain"]);
-        let expect = [Some(Value::Is(3_i64.into())), Some(Value::Is(ScalarValue::Utf8View(Some("1".into())))), None];
+        let expect =
+            [Some(FolderValue::Is(3_i64.into())), Some(FolderValue::Is(ScalarValue::Utf8View(Some("1".into())))), None];
         assert_eq!(found, expect);
         let error = complete(&columns, found, "x/f").expect_err("no c").to_string();
         assert!(error.contains("`x/f`") && error.contains("`c=…`"), "{error}");

@@ -22,7 +22,7 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use super::FolderTable;
 use super::error::FolderError;
-use super::filter::{PartitionFilter, is_about};
+use super::filter::{PartitionFilter, is_decided_by};
 use super::listing::{File, ListFilter, find};
 use super::names::{FileKind, is_compressed};
 use super::{footers, partitions, text};
@@ -40,7 +40,7 @@ pub(super) async fn scan(
     limit: Option<usize>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let (of_folders, of_files): (Vec<_>, Vec<_>) =
-        filters.iter().cloned().partition(|filter| is_about(table.partitions(), filter));
+        filters.iter().cloned().partition(|filter| is_decided_by(table.partitions(), filter));
     let store = state.runtime_env().object_store(&table.locations[0].store)?;
     let files = files(table, state, &store, &of_folders).await?;
     // A limit counts only rows that no filter may drop.
@@ -71,7 +71,7 @@ pub(super) async fn scan(
         groups = split;
     }
     order = order.into_iter().filter_map(|order| across_files(order, &groups)).collect();
-    let (groups, statistics) = summed(table, groups, is_cut)?;
+    let (groups, statistics) = with_summed_statistics(table, groups, is_cut)?;
     let scan =
         FileScanConfigBuilder::new(table.locations[0].store.clone(), table.format.file_source(table.columns.clone()))
             .with_file_groups(groups)
@@ -118,7 +118,7 @@ async fn files(
         let files = std::mem::take(&mut there.files);
         let (files, other): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_read_as(table.kind, file));
         if files.is_empty() && !there.is_empty_table(location, &other) {
-            return Err(there.with_other(&other).nothing(location).into());
+            return Err(there.with_other(&other).no_file_error(location).into());
         }
         found.extend(files);
     }
@@ -166,7 +166,7 @@ async fn with_statistics(
     let count = files.len();
     let told = files.into_iter().map(|file| async move {
         let (own, order) = match collects {
-            true => known(table, state, store, &file).await?,
+            true => file_statistics(table, state, store, &file).await?,
             false => (Arc::new(Statistics::new_unknown(table.columns.file_schema())), None),
         };
         let mut statistics = Arc::unwrap_or_clone(own);
@@ -193,7 +193,7 @@ async fn with_statistics(
 }
 
 /// Returns the statistics and the order of a file's own columns, from its metadata or from the session's cache.
-async fn known(
+async fn file_statistics(
     table: &FolderTable,
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
@@ -288,7 +288,11 @@ fn across_files(order: LexOrdering, groups: &[FileGroup]) -> Option<LexOrdering>
 }
 
 /// Adds the statistics of their files to groups, and returns those of all files.
-fn summed(table: &FolderTable, groups: Vec<FileGroup>, is_cut: bool) -> Result<(Vec<FileGroup>, Statistics)> {
+fn with_summed_statistics(
+    table: &FolderTable,
+    groups: Vec<FileGroup>,
+    is_cut: bool,
+) -> Result<(Vec<FileGroup>, Statistics)> {
     let schema = table.columns.table_schema();
     let of_files = |group: &FileGroup| {
         Statistics::try_merge_iter(group.iter().filter_map(|file| file.statistics.as_deref()), schema)

@@ -13,16 +13,16 @@ use datafusion::sql::sqlparser::ast::{
     WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 
-use super::limits::folded;
+use super::limits::folded_name;
 use super::walk::walk_mut;
 use super::{Refusal, lengths, quantified, sample, similar};
 
 #[derive(Default)]
-pub(super) struct Meant {
-    pub(super) copies: quantified::Copies,
+pub(super) struct MeaningRewriter {
+    pub(super) copies: quantified::CopiedBytes,
 }
 
-impl VisitorMut for Meant {
+impl VisitorMut for MeaningRewriter {
     type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
@@ -39,7 +39,10 @@ impl VisitorMut for Meant {
             }
             Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(first),
             Some(_) => {
-                return ControlFlow::Break(Refusal::new("both LIMIT and FETCH FIRST", "leave one of them out"));
+                return ControlFlow::Break(Refusal::new(
+                    "a query has both LIMIT and FETCH FIRST",
+                    "leave one of them out",
+                ));
             }
         }
         ControlFlow::Continue(())
@@ -63,7 +66,7 @@ impl VisitorMut for Meant {
 
     // Subqueries are visited before: their windows have names of their own.
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
-        let mut over = Over { named: defined(select)? };
+        let mut over = NamedWindowMerger { named: defined(select)? };
         walk_mut(&mut select.projection, &mut over)?;
         walk_mut(&mut select.qualify, &mut over)
     }
@@ -75,7 +78,7 @@ impl VisitorMut for Meant {
                 if let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|by| &mut by.kind) {
                     order.iter_mut().for_each(|by| by_position(&mut by.expr, select));
                 }
-                walk_mut(&mut query.order_by, &mut Over { named: defined(select)? })
+                walk_mut(&mut query.order_by, &mut NamedWindowMerger { named: defined(select)? })
             }
             _ => ControlFlow::Continue(()),
         }
@@ -96,8 +99,8 @@ impl VisitorMut for Meant {
         }
         if matches!(expr, Expr::Cast { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. }) {
             let taken = std::mem::replace(expr, Expr::Value(Value::Null.into()));
-            match quantified::meant(lengths::meant(taken), &mut self.copies) {
-                Ok(meant) => *expr = meant,
+            match quantified::written_out(lengths::without_length(taken), &mut self.copies) {
+                Ok(written) => *expr = written,
                 Err(refusal) => return ControlFlow::Break(refusal),
             }
         }
@@ -206,13 +209,13 @@ fn defined(select: &mut Select) -> ControlFlow<Refusal, HashMap<String, WindowSp
                 merge(spec, &named)?;
                 spec.clone()
             }
-            NamedWindowExpr::NamedWindow(name) => match named.get(&folded(name)) {
+            NamedWindowExpr::NamedWindow(name) => match named.get(&folded_name(name)) {
                 Some(spec) => spec.clone(),
                 None => return ControlFlow::Break(undefined(&name.value)),
             },
         };
         definition.1 = NamedWindowExpr::WindowSpec(spec.clone());
-        named.insert(folded(&definition.0), spec);
+        named.insert(folded_name(&definition.0), spec);
     }
     ControlFlow::Continue(named)
 }
@@ -221,11 +224,11 @@ fn undefined(name: &str) -> Refusal {
     Refusal::new(format!("there is no window `{name}`"), format!("define it: WINDOW {name} AS (...)"))
 }
 
-struct Over {
+struct NamedWindowMerger {
     named: HashMap<String, WindowSpec>,
 }
 
-impl VisitorMut for Over {
+impl VisitorMut for NamedWindowMerger {
     type Break = Refusal;
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
@@ -242,7 +245,7 @@ impl VisitorMut for Over {
 /// Adds the named window's clauses to `spec`. A clause that both have is an error, as in the standard.
 fn merge(spec: &mut WindowSpec, named: &HashMap<String, WindowSpec>) -> ControlFlow<Refusal> {
     let Some(name) = spec.window_name.take() else { return ControlFlow::Continue(()) };
-    let Some(base) = named.get(&folded(&name)) else {
+    let Some(base) = named.get(&folded_name(&name)) else {
         return ControlFlow::Break(undefined(&name.value));
     };
     let twice = |what: &str| {
@@ -329,7 +332,7 @@ mod tests {
             ),
         ] {
             let mut statement = parsed(text);
-            assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()), "{text}");
+            assert_eq!(walk_mut(&mut statement, &mut MeaningRewriter::default()), ControlFlow::Continue(()), "{text}");
             assert_eq!(statement.to_string(), expect);
         }
         for (text, words) in [
@@ -346,7 +349,7 @@ mod tests {
             ("SELECT sum(a) OVER (w PARTITION BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its PARTITION BY"),
             ("SELECT sum(a) OVER (w ORDER BY a) FROM t WINDOW w AS (ORDER BY b)", "cannot change its ORDER BY"),
         ] {
-            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut Meant::default()) else {
+            let ControlFlow::Break(refused) = walk_mut(&mut parsed(text), &mut MeaningRewriter::default()) else {
                 panic!("{text}")
             };
             assert!(refused.message.contains(words) && refused.hint.is_some(), "{refused:?}");
@@ -360,12 +363,14 @@ mod tests {
         let lists = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(l))"));
         for text in [long, lists] {
             let mut statement = parsed(&format!("SELECT {text} FROM t"));
-            let ControlFlow::Break(refused) = walk_mut(&mut statement, &mut Meant::default()) else { panic!("{text}") };
+            let ControlFlow::Break(refused) = walk_mut(&mut statement, &mut MeaningRewriter::default()) else {
+                panic!("{text}")
+            };
             assert!(refused.message.contains("ANY and ALL are ") && refused.hint.is_some(), "{refused:?}");
         }
         // An expression that is not copied does not count: it is computed once.
         let once = (0..40).fold("x".to_owned(), |inside, _| format!("({inside} = ANY(ARRAY[true, random() < 1]))"));
         let mut statement = parsed(&format!("SELECT {once} FROM t"));
-        assert_eq!(walk_mut(&mut statement, &mut Meant::default()), ControlFlow::Continue(()));
+        assert_eq!(walk_mut(&mut statement, &mut MeaningRewriter::default()), ControlFlow::Continue(()));
     }
 }
