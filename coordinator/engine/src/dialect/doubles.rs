@@ -28,7 +28,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::contents::has_decimals;
-use super::time_units;
+use super::time_units::{self, TypedExpr};
 
 /// Functions whose arguments get one type.
 const UNITING_FUNCTIONS: [&str; 6] = ["coalesce", "nullif", "nvl", "greatest", "least", "make_array"];
@@ -64,6 +64,9 @@ impl AnalyzerRule for Doubles {
 /// A function that picks the part of a type that has to be equal among expressions.
 type Part = fn(&DataType) -> &DataType;
 
+/// Types that the columns of an input are cast to. A column without one stays as it is.
+type ColumnCasts = Vec<Option<DataType>>;
+
 /// Columns that a node's expressions are over.
 struct NodeColumns {
     schema: DFSchema,
@@ -79,7 +82,7 @@ impl NodeColumns {
     fn unite<'a>(&self, exprs: impl IntoIterator<Item = &'a mut Expr>) -> bool {
         let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
         let type_of = |expr: &Expr| expr.get_type(&self.schema).unwrap_or(DataType::Null);
-        let met: Vec<_> = exprs.iter().map(|expr| (type_of(expr), Some(&**expr))).collect();
+        let met: Vec<_> = exprs.iter().map(|expr| TypedExpr { data_type: type_of(expr), expr: Some(expr) }).collect();
         let units = time_units::united(&met);
         let any = units.iter().any(Option::is_some);
         for (expr, unit) in exprs.iter_mut().zip(units) {
@@ -130,7 +133,7 @@ impl NodeColumns {
             Expr::InSubquery(InSubquery { expr, subquery, .. })
             | Expr::SetComparison(SetComparison { expr, subquery, .. }) => {
                 let (value, rows) = (self.kind(expr), kind_of(&subquery.subquery, 0));
-                let own = (expr.get_type(&self.schema)?, Some(expr.as_ref()));
+                let own = TypedExpr { data_type: expr.get_type(&self.schema)?, expr: Some(expr.as_ref()) };
                 let mut units = time_units::united(&[own, type_of(&subquery.subquery, 0)]).into_iter();
                 let (own, theirs) = (units.next().flatten(), units.next().flatten());
                 if let Some(unit) = own {
@@ -168,14 +171,14 @@ impl NodeColumns {
                 let types_of = |column: usize| union.inputs.iter().map(move |input| type_of(input, column));
                 let units: Vec<Vec<Option<DataType>>> =
                     (0..kinds.len()).map(|column| time_units::united(&types_of(column).collect::<Vec<_>>())).collect();
-                let doubles_of = |input: usize| -> Vec<Option<DataType>> {
+                let doubles_of = |input: usize| -> ColumnCasts {
                     let of_column = |(kinds, units): (&Vec<DataType>, &Vec<Option<DataType>>)| {
                         let unit = units[input].clone();
                         unit.or_else(|| doubled(&kinds[input], whole, &kinds.iter().collect::<Vec<_>>()))
                     };
                     kinds.iter().zip(&units).map(of_column).collect()
                 };
-                let doubles: Vec<Vec<Option<DataType>>> = (0..union.inputs.len()).map(doubles_of).collect();
+                let doubles: Vec<ColumnCasts> = (0..union.inputs.len()).map(doubles_of).collect();
                 if doubles.iter().flatten().all(Option::is_none) {
                     return Ok(Transformed::no(LogicalPlan::Union(union)));
                 }
@@ -341,7 +344,7 @@ fn constant(expr: &Expr) -> Option<f64> {
     }
 }
 
-/// Returns the type of a plan's column, or none if the column is a usual constant.
+/// Returns the type of a plan's column, or none if the column is such a constant.
 fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
     if let LogicalPlan::Projection(projection) = plan
         && projection.expr.get(column).is_some_and(is_decimal_constant)
@@ -352,8 +355,8 @@ fn kind_of(plan: &LogicalPlan, column: usize) -> DataType {
 }
 
 /// Returns the type of a plan's column, and the expression if the column is computed.
-fn type_of(plan: &LogicalPlan, column: usize) -> (DataType, Option<&Expr>) {
-    let own = plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone());
+fn type_of(plan: &LogicalPlan, column: usize) -> TypedExpr<'_> {
+    let data_type = plan.schema().fields().get(column).map_or(DataType::Null, |field| field.data_type().clone());
     let expr = match plan {
         LogicalPlan::Projection(projection) => projection.expr.get(column).map(|expr| match expr {
             Expr::Alias(alias) => alias.expr.as_ref(),
@@ -361,7 +364,7 @@ fn type_of(plan: &LogicalPlan, column: usize) -> (DataType, Option<&Expr>) {
         }),
         _ => None,
     };
-    (own, expr)
+    TypedExpr { data_type, expr }
 }
 
 /// Casts those columns of a plan that have a type in `doubles`.

@@ -211,7 +211,8 @@ fn united(expr: Expr) -> Transformed<Expr> {
         return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }));
     }
     let (expr, mut list) = into_list(*left);
-    list.extend(into_list(*right).1);
+    let (_, more) = into_list(*right);
+    list.extend(more);
     Transformed::yes(Expr::InList(InList { expr: Box::new(expr), list, negated: is_negated }))
 }
 
@@ -219,7 +220,7 @@ fn united(expr: Expr) -> Transformed<Expr> {
 fn listed(expr: &Expr, is_negated: bool) -> Option<&Expr> {
     let compared = match expr {
         Expr::InList(of) if of.negated == is_negated && !of.list.is_empty() => of.expr.as_ref(),
-        Expr::BinaryExpr(of) if is_compared(of) && (of.op == Operator::NotEq) == is_negated => sides(of)?.0,
+        Expr::BinaryExpr(of) if is_compared(of) && (of.op == Operator::NotEq) == is_negated => sides(of)?.columns,
         _ => return None,
     };
     let is_column = match compared {
@@ -243,14 +244,19 @@ fn into_list(expr: Expr) -> (Expr, Vec<Expr>) {
 /// count: the simplifier makes something else of it.
 fn is_compared(of: &BinaryExpr) -> bool {
     let is_plain = |constant: &Expr| !matches!(constant, Expr::Literal(value, _) if value.is_null() || matches!(value, ScalarValue::Boolean(_)));
-    matches!(of.op, Operator::Eq | Operator::NotEq) && sides(of).is_some_and(|(_, constant)| is_plain(constant))
+    matches!(of.op, Operator::Eq | Operator::NotEq) && sides(of).is_some_and(|sides| is_plain(sides.constant))
 }
 
-/// Returns the side that has columns, and the constant.
-fn sides(BinaryExpr { left, right, .. }: &BinaryExpr) -> Option<(&Expr, &Expr)> {
+/// Sides of a comparison with a constant.
+struct Sides<'a> {
+    columns: &'a Expr,
+    constant: &'a Expr,
+}
+
+fn sides(BinaryExpr { left, right, .. }: &BinaryExpr) -> Option<Sides<'_>> {
     match (has_columns(left), has_columns(right)) {
-        (true, false) if !right.is_volatile() => Some((left, right)),
-        (false, true) if !left.is_volatile() => Some((right, left)),
+        (true, false) if !right.is_volatile() => Some(Sides { columns: left, constant: right }),
+        (false, true) if !left.is_volatile() => Some(Sides { columns: right, constant: left }),
         _ => None,
     }
 }

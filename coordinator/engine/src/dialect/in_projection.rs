@@ -32,7 +32,7 @@ use datafusion::logical_expr::{
 };
 use gust_protocol::functions::has_floats;
 
-use super::in_subquery::{Outer, has_one_row, with_one_row};
+use super::in_subquery::{Outer, SubqueryParts, has_one_row, with_one_row};
 
 /// Replaces the subqueries of a projection that it can do without.
 pub(super) fn without_subqueries(projection: Projection) -> Result<Transformed<LogicalPlan>> {
@@ -159,7 +159,7 @@ impl JoinedInput {
 
 /// Writes IN by the counts of rows that S has for each row of `input`.
 fn counts(of: &InSubquery, input: &LogicalPlan) -> Result<Expr> {
-    let (found, null, any) = Outer { input }.parts(of)?;
+    let SubqueryParts { found, null, any } = Outer { input }.parts(of)?;
     let has = |rows| Ok::<_, DataFusionError>(counted(&rows, None)?.gt(lit(0_i64)));
     let unknown = has(null)?.or(of.expr.as_ref().clone().is_null().and(has(any)?));
     when(has(found)?, lit(!of.negated)).when(unknown, lit(ScalarValue::Boolean(None))).otherwise(lit(of.negated))

@@ -147,7 +147,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
             if !is_filter && !matches!(expr, Expr::ScalarSubquery(_)) {
                 let what = if exists { "EXISTS" } else { "IN, ANY or ALL" };
                 let what = format!(
-                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT only IN, NOT IN and EXISTS, uncorrelated or correlated by equality"
+                    "{what} over a subquery is supported in WHERE and HAVING; in SELECT only IN, NOT IN and EXISTS, uncorrelated or correlated by equality, without floats"
                 );
                 let hint = "LEFT JOIN the subquery's DISTINCT rows, and test whether a column of theirs IS NOT NULL";
                 return Err(Refusal::new(what, hint).into());
@@ -176,6 +176,16 @@ fn check(plan: &LogicalPlan) -> Result<()> {
 
 fn refers_outside(plan: &LogicalPlan) -> bool {
     !plan.all_out_ref_exprs().is_empty()
+}
+
+/// Rows of a subquery by what they say about a value.
+pub(super) struct SubqueryParts {
+    /// Rows that equal the value.
+    pub(super) found: Arc<LogicalPlan>,
+    /// Rows that are NULL.
+    pub(super) null: Arc<LogicalPlan>,
+    /// All rows.
+    pub(super) any: Arc<LogicalPlan>,
 }
 
 /// Rows that a condition is evaluated over.
@@ -209,7 +219,7 @@ impl Outer<'_> {
                 Ok(Transformed::no(Expr::InSubquery(of)))
             }
             Expr::InSubquery(of) => {
-                let (found, null, any) = self.parts(&of)?;
+                let SubqueryParts { found, null, any } = self.parts(&of)?;
                 let missing = not_exists(found).and(not_exists(null));
                 Ok(Transformed::yes(missing.and(of.expr.is_not_null().or(not_exists(any)))))
             }
@@ -222,7 +232,7 @@ impl Outer<'_> {
         expr.transform_up(|expr| match expr {
             Expr::InSubquery(of) if has_one_row(&of.subquery.subquery) => Ok(Transformed::yes(with_one_row(of))),
             Expr::InSubquery(of) => {
-                let (found, null, any) = self.parts(&of)?;
+                let SubqueryParts { found, null, any } = self.parts(&of)?;
                 let unknown = exists(null).or(of.expr.clone().is_null().and(exists(any)));
                 let within = when(exists(found), lit(!of.negated))
                     .when(unknown, lit(ScalarValue::Boolean(None)))
@@ -233,15 +243,18 @@ impl Outer<'_> {
         })
     }
 
-    /// Returns the subquery with the rows that equal the value, with those that are NULL, and with all.
-    pub(super) fn parts(&self, of: &InSubquery) -> Result<(Arc<LogicalPlan>, Arc<LogicalPlan>, Arc<LogicalPlan>)> {
+    pub(super) fn parts(&self, of: &InSubquery) -> Result<SubqueryParts> {
         let rows = &named(&of.subquery.subquery, &of.expr)?;
         let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
         let value = self.as_outer_references(of.expr.as_ref().clone())?;
         let with = |condition| -> Result<Arc<LogicalPlan>> {
             Ok(Arc::new(LogicalPlan::Filter(Filter::try_new(condition, Arc::clone(rows))?)))
         };
-        Ok((with(column.clone().eq(value))?, with(column.is_null())?, Arc::clone(rows)))
+        Ok(SubqueryParts {
+            found: with(column.clone().eq(value))?,
+            null: with(column.is_null())?,
+            any: Arc::clone(rows),
+        })
     }
 
     /// Names the columns of the outer row as a subquery names them.

@@ -64,36 +64,46 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before = Rules {
         name: "gust_before_types",
         rules: vec![
-            (|plan| plan.other_functions, Box::new(own_functions::OwnFunctions)),
-            (|plan| plan.merged_keys, Box::new(merged_keys::MergedKeys)),
-            (|plan| plan.unions, Box::new(unions::UnmarkedUnions)),
-            (|plan| plan.set_joins, Box::new(copies::CountedCopies)),
-            (|plan| plan.sums, Box::new(dates::DatesAndHours)),
-            (|plan| plan.floats && plan.decimals || plan.times, Box::new(doubles::Doubles)),
+            NeededRule::new(|plan| plan.other_functions, own_functions::OwnFunctions),
+            NeededRule::new(|plan| plan.merged_keys, merged_keys::MergedKeys),
+            NeededRule::new(|plan| plan.unions, unions::UnmarkedUnions),
+            NeededRule::new(|plan| plan.set_joins, copies::CountedCopies),
+            NeededRule::new(|plan| plan.sums, dates::DatesAndHours),
+            NeededRule::new(|plan| plan.floats && plan.decimals || plan.times, doubles::Doubles),
         ],
     };
     let after = Rules {
         name: "gust_after_types",
         rules: vec![
-            (|plan| plan.subqueries, Box::new(in_subquery::InSubqueries)),
-            (|plan| plan.windows, Box::new(partitions::ComputedPartitions)),
-            (|plan| plan.floats, Box::new(float_keys::FloatKeys)),
-            (|plan| plan.subqueries, Box::new(correlated_casts::CorrelatedCasts)),
-            (|plan| plan.arithmetic, Box::new(integers::CheckedIntegers)),
+            NeededRule::new(|plan| plan.subqueries, in_subquery::InSubqueries),
+            NeededRule::new(|plan| plan.windows, partitions::ComputedPartitions),
+            NeededRule::new(|plan| plan.floats, float_keys::FloatKeys),
+            NeededRule::new(|plan| plan.subqueries, correlated_casts::CorrelatedCasts),
+            NeededRule::new(|plan| plan.arithmetic, integers::CheckedIntegers),
         ],
     };
     let [before, after] = [before, after].map(|rules| Arc::new(rules) as Arc<dyn AnalyzerRule + Send + Sync>);
     [before].into_iter().chain(Analyzer::new().rules).chain([after]).collect()
 }
 
-/// A test that tells if a rule has anything to do, and the rule.
-type Rule = (fn(&Contents) -> bool, Box<dyn AnalyzerRule + Send + Sync>);
+/// A rule, and a test that tells if it has anything to do.
+#[derive(Debug)]
+struct NeededRule {
+    is_needed: fn(&Contents) -> bool,
+    rule: Box<dyn AnalyzerRule + Send + Sync>,
+}
+
+impl NeededRule {
+    fn new(is_needed: fn(&Contents) -> bool, rule: impl AnalyzerRule + Send + Sync + 'static) -> Self {
+        Self { is_needed, rule: Box::new(rule) }
+    }
+}
 
 /// Rules in their order. None of them makes work for a later one that had none.
 #[derive(Debug)]
 struct Rules {
     name: &'static str,
-    rules: Vec<Rule>,
+    rules: Vec<NeededRule>,
 }
 
 impl AnalyzerRule for Rules {
@@ -103,8 +113,8 @@ impl AnalyzerRule for Rules {
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let contents = Contents::of(&plan)?;
-        let needed = self.rules.iter().filter(|(is_needed, _)| is_needed(&contents));
-        needed.map(|(_, rule)| rule).try_fold(plan, |plan, rule| rule.analyze(plan, config))
+        let mut needed = self.rules.iter().filter(|rule| (rule.is_needed)(&contents));
+        needed.try_fold(plan, |plan, needed| needed.rule.analyze(plan, config))
     }
 }
 

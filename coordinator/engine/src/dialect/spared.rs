@@ -179,10 +179,9 @@ fn is_lossy(expr: &Expr, schema: &DFSchema) -> bool {
     let Ok(from) = of.get_type(schema) else { return is_tried };
     let loses = match (digits(&from), digits(to)) {
         _ if from == *to || from.is_string() && to.is_string() => false,
-        (Some((_, places)), Some((_, kept))) if places > kept => true,
-        (Some((whole, _)), Some((kept, _))) => is_tried && whole > kept,
+        (Some(from), Some(to)) => from.fraction > to.fraction || is_tried && from.whole > to.whole,
         // The target is an unsigned integer, which has no digits here.
-        (Some((_, places)), None) if places > 0 && to.is_integer() => true,
+        (Some(from), None) if from.fraction > 0 && to.is_integer() => true,
         _ => is_tried,
     };
     (loses && !is_constant(of)) || is_lossy(of, schema)
@@ -210,22 +209,29 @@ fn is_finer(expr: &Expr, constant: &Expr, schema: &DFSchema) -> bool {
         && value.cast_to(&own).and_then(|kept| kept.cast_to(&fine)).ok() != value.cast_to(&fine).ok()
 }
 
-/// Returns the most digits of a type's numbers before and after the point, or None for a type that has none here. An
-/// integer has as many as its width needs.
-fn digits(of: &DataType) -> Option<(i16, i16)> {
-    Some(match of {
+/// Digits of a type's numbers before and after the point.
+struct Digits {
+    whole: i16,
+    fraction: i16,
+}
+
+/// Returns the most digits that a type's numbers have, or None for a type that has none here. An integer has as many as
+/// its width needs.
+fn digits(of: &DataType) -> Option<Digits> {
+    let (whole, fraction) = match of {
         DataType::Int8 => (3, 0),
         DataType::Int16 => (5, 0),
         DataType::Int32 => (10, 0),
         DataType::Int64 => (19, 0),
-        // The second number is the digits of a second.
+        // The fraction is of a second.
         DataType::Timestamp(unit, _) => (19, 3 * *unit as i16),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale)
         | DataType::Decimal256(precision, scale) => (i16::from(*precision) - i16::from(*scale), i16::from(*scale)),
         _ => return None,
-    })
+    };
+    Some(Digits { whole, fraction })
 }
 
 #[cfg(test)]

@@ -17,6 +17,12 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, cast, lit};
 
+/// Type of a column or an expression, and the expression where it is known.
+pub(super) struct TypedExpr<'a> {
+    pub(super) data_type: DataType,
+    pub(super) expr: Option<&'a Expr>,
+}
+
 /// Kind of an expression among those that it meets.
 enum MetTime {
     Of(TimeUnit, Option<Arc<str>>),
@@ -27,7 +33,7 @@ enum MetTime {
 }
 
 impl MetTime {
-    fn of(data_type: &DataType, expr: Option<&Expr>) -> Self {
+    fn of(TypedExpr { data_type, expr }: &TypedExpr<'_>) -> Self {
         match data_type {
             DataType::Date32 => Self::Date,
             DataType::Timestamp(TimeUnit::Nanosecond, zone) if expr.and_then(as_microseconds).is_some() => {
@@ -40,8 +46,8 @@ impl MetTime {
 }
 
 /// Returns the types that expressions get where they meet, from the types that they have. None stays as it is.
-pub(super) fn united(met: &[(DataType, Option<&Expr>)]) -> Vec<Option<DataType>> {
-    let times: Vec<MetTime> = met.iter().map(|(of, expr)| MetTime::of(of, *expr)).collect();
+pub(super) fn united(met: &[TypedExpr<'_>]) -> Vec<Option<DataType>> {
+    let times: Vec<MetTime> = met.iter().map(MetTime::of).collect();
     let units = || {
         times.iter().filter_map(|time| match time {
             MetTime::Of(unit, _) => Some(*unit),

@@ -223,17 +223,26 @@ fn name_of(table: &TableFactor) -> Option<Ident> {
     Some(if name.quote_style == Some('\'') { Ident::with_quote('"', name.value) } else { name })
 }
 
-/// Returns the tables whose columns `*` has, each with the keys that it does not repeat. Returns None if one has no
-/// name, or if there is a right semi or anti join.
-fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
+/// A table whose columns `*` has.
+struct StarTable {
+    name: Ident,
+    /// Keys that a table before it has, too. `*` does not repeat them.
+    repeated_keys: Vec<Ident>,
+}
+
+/// Returns the tables whose columns `*` has. Returns None if one has no name, or if there is a right semi or anti join.
+fn tables(select: &Select) -> Option<Vec<StarTable>> {
     let mut tables = Vec::new();
     for from in &select.from {
-        tables.push((name_of(&from.relation)?, Vec::new()));
+        tables.push(StarTable { name: name_of(&from.relation)?, repeated_keys: Vec::new() });
         for join in &from.joins {
             match join.join_operator {
                 JoinOperator::LeftSemi(_) | JoinOperator::LeftAnti(_) => {}
                 JoinOperator::RightSemi(_) | JoinOperator::RightAnti(_) => return None,
-                _ => tables.push((name_of(&join.relation)?, using(&join.join_operator))),
+                _ => {
+                    let (name, repeated_keys) = (name_of(&join.relation)?, using(&join.join_operator));
+                    tables.push(StarTable { name, repeated_keys });
+                }
             }
         }
     }
@@ -241,7 +250,7 @@ fn tables(select: &Select) -> Option<Vec<(Ident, Vec<Ident>)>> {
 }
 
 /// Writes `*` as a `*` for each table, with each key once and merged.
-fn with_stars(item: SelectItem, keys: &[UsingKey], tables: Option<&[(Ident, Vec<Ident>)]>) -> Vec<SelectItem> {
+fn with_stars(item: SelectItem, keys: &[UsingKey], tables: Option<&[StarTable]>) -> Vec<SelectItem> {
     let SelectItem::Wildcard(mut options) = item else { return vec![item] };
     let is_plain = options == WildcardAdditionalOptions::default();
     let Some(tables) = tables.filter(|_| is_plain && keys.iter().all(|key| key.owner.is_some())) else {
@@ -256,16 +265,16 @@ fn with_stars(item: SelectItem, keys: &[UsingKey], tables: Option<&[(Ident, Vec<
         options.opt_replace = options.opt_replace.filter(|replace| !replace.items.is_empty());
         return vec![SelectItem::Wildcard(options)];
     };
-    let star = |(table, repeated): &(Ident, Vec<Ident>)| {
-        let owned = keys.iter().filter(|key| key.owner.as_ref() == Some(table) && repeated.is_empty());
+    let star = |StarTable { name, repeated_keys }: &StarTable| {
+        let owned = keys.iter().filter(|key| key.owner.as_ref() == Some(name) && repeated_keys.is_empty());
         let items: Vec<_> = owned.map(|key| Box::new(replacement(key))).collect();
-        let names: Vec<_> = repeated.iter().map(|key| ObjectName::from(vec![key.clone()])).collect();
+        let names: Vec<_> = repeated_keys.iter().map(|key| ObjectName::from(vec![key.clone()])).collect();
         let options = WildcardAdditionalOptions {
             opt_replace: (!items.is_empty()).then_some(ReplaceSelectItem { items }),
             opt_exclude: (!names.is_empty()).then_some(ExcludeSelectItem::Multiple(names)),
             ..WildcardAdditionalOptions::default()
         };
-        let table = SelectItemQualifiedWildcardKind::ObjectName(ObjectName::from(vec![table.clone()]));
+        let table = SelectItemQualifiedWildcardKind::ObjectName(ObjectName::from(vec![name.clone()]));
         SelectItem::QualifiedWildcard(table, options)
     };
     tables.iter().map(star).collect()

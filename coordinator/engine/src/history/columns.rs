@@ -150,11 +150,18 @@ pub(super) const COST_LINES: &[Column<LineRecord>] = &[
     column("dollars", ColumnKind::Dollars, |l| l.line.cost.into()),
 ];
 
-/// Name of a table, and names and kinds of its columns.
+/// Name of a column, and the kind of its values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredColumn {
+    pub name: &'static str,
+    pub kind: ColumnKind,
+}
+
+/// Name of a table, and its columns.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     pub name: &'static str,
-    pub columns: Vec<(&'static str, ColumnKind)>,
+    pub columns: Vec<StoredColumn>,
 }
 
 impl Table {
@@ -164,12 +171,15 @@ impl Table {
     }
 
     fn of<R>(name: &'static str, columns: &[Column<R>]) -> Self {
-        Self { name, columns: columns.iter().map(|column| (column.name, column.kind)).collect() }
+        Self {
+            name,
+            columns: columns.iter().map(|column| StoredColumn { name: column.name, kind: column.kind }).collect(),
+        }
     }
 
     /// Returns the SQL that creates it in the file.
     pub fn ddl(&self) -> String {
-        let columns = self.columns.iter().map(|(name, kind)| {
+        let columns = self.columns.iter().map(|StoredColumn { name, kind }| {
             let constraint = match *name {
                 "id" => " PRIMARY KEY",
                 "query_id" => " NOT NULL REFERENCES queries (id) ON DELETE CASCADE",
@@ -182,12 +192,12 @@ impl Table {
 
     /// Returns its columns' names in the file, separated by commas.
     pub fn stored_names(&self) -> String {
-        self.columns.iter().map(|(name, kind)| kind.stored_name(name)).collect::<Vec<_>>().join(", ")
+        self.columns.iter().map(|StoredColumn { name, kind }| kind.stored_name(name)).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns its columns as SQL sees them.
     pub fn schema(&self) -> SchemaRef {
-        let fields = self.columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+        let fields = self.columns.iter().map(|column| Field::new(column.name, column.kind.data_type(), true));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 }

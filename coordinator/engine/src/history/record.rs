@@ -173,7 +173,7 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
                 let Some(record) = attempts.get_mut(&(id, *attempt)) else { continue };
                 let stored = over.saturating_sub(*at);
                 let cost = tariff.map(|tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff));
-                let (outcome, cold, usage) = outcome_columns(outcome);
+                let OutcomeColumns { outcome, cold, usage } = outcome_columns(outcome);
                 record.ended =
                     Some(AttemptEndRecord { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });
             }
@@ -188,13 +188,21 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
     attempts.into_values().collect()
 }
 
-fn outcome_columns(outcome: &AttemptOutcome) -> (String, Option<bool>, Option<Usage>) {
-    match outcome {
+/// Columns that the outcome of an attempt fills.
+struct OutcomeColumns {
+    outcome: String,
+    cold: Option<bool>,
+    usage: Option<Usage>,
+}
+
+fn outcome_columns(outcome: &AttemptOutcome) -> OutcomeColumns {
+    let (outcome, cold, usage) = match outcome {
         AttemptOutcome::Done { usage, cold } => ("Done".to_owned(), *cold, Some(*usage)),
         AttemptOutcome::FragmentFailed { kind, usage, .. } => (format!("{kind:?}"), None, Some(*usage)),
         AttemptOutcome::InvokeFailed { kind, .. } => (format!("{kind:?}"), None, None),
         AttemptOutcome::Cancelled => ("Cancelled".to_owned(), None, None),
-    }
+    };
+    OutcomeColumns { outcome, cold, usage }
 }
 
 #[cfg(test)]

@@ -42,6 +42,13 @@ pub struct Store {
     bytes_max: u64,
 }
 
+/// Rows that are read at once.
+pub(super) struct Page {
+    pub batch: RecordBatch,
+    /// Number of the last row.
+    pub last_row: i64,
+}
+
 impl Store {
     /// Makes a store. Returns None if the settings have no place for it.
     pub fn of(settings: &HistoryConfig) -> Option<Self> {
@@ -92,21 +99,20 @@ impl Store {
         Ok((!is_empty).then_some(connection))
     }
 
-    /// Reads the rows after a row's number, in the order in which they were written, and the number of the last.
-    /// Returns None at the end.
+    /// Reads the rows after a row's number, in the order in which they were written. Returns None at the end.
     pub(super) async fn page(
         &self,
         connection: &mut SqliteConnection,
         table: &Table,
         after: i64,
-    ) -> Result<Option<(RecordBatch, i64)>, HistoryError> {
+    ) -> Result<Option<Page>, HistoryError> {
         let (names, name) = (table.stored_names(), table.name);
         let sql = format!("SELECT {names}, rowid FROM {name} WHERE rowid > {after} ORDER BY rowid LIMIT {PAGE_ROWS}");
         let rows = sqlx::query(&sql).fetch_all(connection).await.map_err(|e| self.failed(&e))?;
         let Some(last) = rows.last() else { return Ok(None) };
-        let last = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
+        let last_row = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
         let batch = batch(table, &rows).map_err(|reason| self.error(HistoryFault::Damaged(reason)))?;
-        Ok(Some((batch, last)))
+        Ok(Some(Page { batch, last_row }))
     }
 
     async fn connect(&self) -> Result<SqliteConnection, HistoryError> {
@@ -199,7 +205,7 @@ async fn insert<R>(
 
 /// Makes a batch of rows as SQL sees them. The error is the reason in words.
 fn batch(table: &Table, rows: &[SqliteRow]) -> Result<RecordBatch, String> {
-    let arrays = table.columns.iter().enumerate().map(|(index, (_, kind))| kind.array(rows, index));
+    let arrays = table.columns.iter().enumerate().map(|(index, column)| column.kind.array(rows, index));
     let arrays = arrays.collect::<sqlx::Result<Vec<_>>>().map_err(|error| error.to_string())?;
     RecordBatch::try_new(table.schema(), arrays).map_err(|error| error.to_string())
 }

@@ -50,9 +50,9 @@ impl PartitionStream for StoredTable {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let begun = PageReader { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
-        let pages = stream::try_unfold(begun, |reading| async {
-            reading.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
+        let reader = PageReader { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
+        let pages = stream::try_unfold(reader, |reader| async {
+            reader.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
         });
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), pages))
     }
@@ -76,6 +76,6 @@ impl PageReader {
             }
         };
         let page = self.store.page(connection, &self.table, self.after).await?;
-        Ok(page.map(|(batch, last)| (batch, Self { after: last, ..self })))
+        Ok(page.map(|page| (page.batch, Self { after: page.last_row, ..self })))
     }
 }

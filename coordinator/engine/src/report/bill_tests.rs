@@ -45,18 +45,12 @@ impl Scenario {
         self.at(at, event)
     }
 
-    fn attempt(
-        self,
-        (index, attempt): (u32, u32),
-        cause: AttemptCause,
-        outcome: AttemptOutcome,
-        billing: Billing,
-    ) -> Self {
+    fn attempt(self, index: u32, attempt: u32, cause: AttemptCause, outcome: AttemptOutcome, billing: Billing) -> Self {
         let ended = QueryEvent::AttemptEnded { id: id(index), attempt, outcome, billing, wall: MS };
         self.then(QueryEvent::AttemptStarted { id: id(index), attempt, cause }).then(ended)
     }
 
-    fn adopted(self, (index, attempt): (u32, u32), inline: bool, result_bytes: u64) -> Self {
+    fn adopted(self, index: u32, attempt: u32, inline: bool, result_bytes: u64) -> Self {
         self.then(QueryEvent::FragmentAdopted { id: id(index), attempt, rows: 1, result_bytes, inline, read: MS })
     }
 
@@ -89,7 +83,7 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
     let events = Scenario::default()
         .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First })
         .at(second, end)
-        .adopted((0, 0), false, 1 << 30)
+        .adopted(0, 0, false, 1 << 30)
         .at(second * 2, QueryEvent::CoordinatorRead { usage: coordinator })
         .at(second * 2, QueryEvent::Finished { rows: 1 });
     let report = events.price(&tariff());
@@ -122,8 +116,8 @@ fn sums_are_made_before_they_are_rounded() {
     let mut events = Scenario::default();
     for index in 0..1000 {
         let billing = Billing::Metered { duration: Duration::from_micros(1 + u64::from(index)), init: Duration::ZERO };
-        events = events.attempt((index, 0), AttemptCause::First, done(Usage::default()), billing);
-        events = events.adopted((index, 0), true, 0);
+        events = events.attempt(index, 0, AttemptCause::First, done(Usage::default()), billing);
+        events = events.adopted(index, 0, true, 0);
     }
     assert_eq!(lines(&events.price(&tariff()))[0], ("compute", Basis::Metered, Some(33_333)));
 }
@@ -133,7 +127,7 @@ fn a_price_depends_on_architecture_memory_and_the_reported_bill() {
     #[track_caller]
     fn check(architecture: Architecture, billing: Billing, expect: &[(&'static str, Basis, Option<u64>)]) {
         let tariff = Tariff { architecture, coordinator_hour: None, ..tariff() };
-        let events = Scenario::default().attempt((0, 0), AttemptCause::First, done(Usage::default()), billing);
+        let events = Scenario::default().attempt(0, 0, AttemptCause::First, done(Usage::default()), billing);
         let seen = lines(&events.price(&tariff));
         assert_eq!(&seen[..expect.len()], expect);
     }
@@ -163,17 +157,17 @@ fn waste_is_told_by_its_cause() {
     let hedged = Usage { requests: Requests { get: 2, hedged: 1, ..Requests::default() }, ..Usage::default() };
     let events = Scenario::default()
         // A crash, a failed retry, then the one that is used.
-        .attempt((0, 0), first, crashed(), metered(1000, 0))
-        .attempt((0, 1), retry, crashed(), metered(2000, 0))
-        .attempt((0, 2), retry, done(Usage::default()), metered(1000, 0))
-        .adopted((0, 2), true, 0)
+        .attempt(0, 0, first, crashed(), metered(1000, 0))
+        .attempt(0, 1, retry, crashed(), metered(2000, 0))
+        .attempt(0, 2, retry, done(Usage::default()), metered(1000, 0))
+        .adopted(0, 2, true, 0)
         // The second attempt was faster than the first.
-        .attempt((1, 1), speculative, done(hedged), metered(1000, 0))
-        .attempt((1, 0), first, done(Usage::default()), metered(3000, 0))
-        .adopted((1, 1), true, 0)
+        .attempt(1, 1, speculative, done(hedged), metered(1000, 0))
+        .attempt(1, 0, first, done(Usage::default()), metered(3000, 0))
+        .adopted(1, 1, true, 0)
         // The query was over before its rows were needed.
-        .attempt((2, 0), first, done(Usage::default()), metered(4000, 0))
-        .attempt((3, 0), first, AttemptOutcome::Cancelled, Billing::Bounded { at_most: Duration::from_secs(30) });
+        .attempt(2, 0, first, done(Usage::default()), metered(4000, 0))
+        .attempt(3, 0, first, AttemptOutcome::Cancelled, Billing::Bounded { at_most: Duration::from_secs(30) });
     let report = events.price(&tariff());
     let nano = |amount: Money| amount.nano_dollars();
     let Waste { failed, retried, speculative, cancelled, hedged, total } = report.waste;
@@ -240,10 +234,10 @@ fn athena_bills_ten_megabytes_at_least() {
 #[test]
 fn the_text_names_bounded_wasted_and_unknown_amounts() {
     let events = Scenario::default()
-        .attempt((0, 0), AttemptCause::First, lost(InvokeErrorKind::Crashed), metered(1000, 0))
-        .attempt((0, 1), AttemptCause::Retry, done(usage(10, 0, 100, 0)), metered(1000, 0))
-        .adopted((0, 1), true, 10)
-        .attempt((1, 0), AttemptCause::First, AttemptOutcome::Cancelled, Billing::Bounded { at_most: MS });
+        .attempt(0, 0, AttemptCause::First, lost(InvokeErrorKind::Crashed), metered(1000, 0))
+        .attempt(0, 1, AttemptCause::Retry, done(usage(10, 0, 100, 0)), metered(1000, 0))
+        .adopted(0, 1, true, 10)
+        .attempt(1, 0, AttemptCause::First, AttemptOutcome::Cancelled, Billing::Bounded { at_most: MS });
     let stale = Tariff { stale: Some("the prices are old".to_owned()), coordinator_outside: None, ..tariff() };
     let text = events.price(&stale).to_string();
     let expect = "\

@@ -145,11 +145,11 @@ impl Report {
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
                 times.last_attempt = at;
-                times.unused.insert((id.clone(), *attempt), *wall);
+                times.unused.insert(AttemptKey { fragment: id.clone(), attempt: *attempt }, *wall);
                 self.end_attempt(outcome);
             }
             QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
-                times.unused.remove(&(id.clone(), *attempt));
+                times.unused.remove(&AttemptKey { fragment: id.clone(), attempt: *attempt });
                 self.fragments_adopted += 1;
                 self.rows_from_functions += rows;
                 self.result_bytes += result_bytes;
@@ -185,13 +185,20 @@ impl Report {
     }
 }
 
+/// An attempt of a query.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct AttemptKey {
+    fragment: FragmentId,
+    attempt: u32,
+}
+
 #[derive(Default)]
 struct EventTimes {
     planned: Duration,
     first_attempt: Option<Duration>,
     last_attempt: Duration,
     /// Attempts that have ended and were not adopted, with the time that they ran.
-    unused: BTreeMap<(FragmentId, u32), Duration>,
+    unused: BTreeMap<AttemptKey, Duration>,
     read: Duration,
     last_adoption: Option<Duration>,
     total: Duration,

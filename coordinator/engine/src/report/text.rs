@@ -11,13 +11,20 @@ use crate::money::Money;
 /// Smallest amount of a group that is shown.
 const SHOWN_MIN: Money = Money::from_nano_dollars(1);
 
-/// Name of a group, and a test that tells if an item belongs to it.
-type Group = (&'static str, fn(Item) -> bool);
+/// A group of items.
+struct CostGroup {
+    name: &'static str,
+    has: fn(Item) -> bool,
+}
+
+const fn group(name: &'static str, has: fn(Item) -> bool) -> CostGroup {
+    CostGroup { name, has }
+}
 
 impl CostReport {
     /// Sums the lines of some items that are reported or metered. Bounded lines are not in it.
-    fn spent(&self, is_it: impl Fn(Item) -> bool) -> Money {
-        let lines = self.lines.iter().filter(|line| line.basis != Basis::Bounded && is_it(line.item));
+    fn spent(&self, has: impl Fn(Item) -> bool) -> Money {
+        let lines = self.lines.iter().filter(|line| line.basis != Basis::Bounded && has(line.item));
         lines.filter_map(|line| line.cost).sum()
     }
 }
@@ -27,19 +34,21 @@ impl Display for CostReport {
         let Self { region, prices_date, architecture, known, at_most, waste, athena, .. } = self;
         let as_if = if self.as_if { "as if on Lambda, " } else { "" };
         write!(f, "cost       {known} ({as_if}{region} on {prices_date}, {})", architecture.name())?;
-        let groups: [Group; 8] = [
-            ("compute", |item| matches!(item, Item::Compute { .. })),
-            ("start-ups", |item| matches!(item, Item::StartUp { .. })),
-            ("invocations", |item| item == Item::Invocations),
-            ("table reads", |item| matches!(item, Item::TableReads | Item::TableLists)),
-            ("exchange", |item| matches!(item, Item::ExchangeWrites | Item::ExchangeReads | Item::ExchangeStorage)),
-            ("own requests", |item| matches!(item, Item::CoordinatorReads | Item::CoordinatorWrites)),
-            ("data transfer", |item| item == Item::DataTransfer),
-            ("own machine", |item| item == Item::Coordinator),
+        let groups: [CostGroup; 8] = [
+            group("compute", |item| matches!(item, Item::Compute { .. })),
+            group("start-ups", |item| matches!(item, Item::StartUp { .. })),
+            group("invocations", |item| item == Item::Invocations),
+            group("table reads", |item| matches!(item, Item::TableReads | Item::TableLists)),
+            group("exchange", |item| {
+                matches!(item, Item::ExchangeWrites | Item::ExchangeReads | Item::ExchangeStorage)
+            }),
+            group("own requests", |item| matches!(item, Item::CoordinatorReads | Item::CoordinatorWrites)),
+            group("data transfer", |item| item == Item::DataTransfer),
+            group("own machine", |item| item == Item::Coordinator),
         ];
         let mut separator = ": ";
-        for (name, is_it) in groups {
-            let spent = self.spent(is_it);
+        for CostGroup { name, has } in groups {
+            let spent = self.spent(has);
             if spent >= SHOWN_MIN {
                 write!(f, "{separator}{name} {spent}")?;
                 separator = ", ";

@@ -23,7 +23,7 @@ use crate::error::{ErrorKind, QueryError};
 use crate::history;
 use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
-use crate::sql::{self, Names};
+use crate::sql::{self, Names, UniquelyNamed};
 use crate::tables::broken::{BrokenTable, broken_table_error};
 use crate::tables::folder::{check_format, is_path};
 
@@ -226,8 +226,8 @@ impl Session {
         sql::check_relations(&statement, &weight)?;
         let planned = match state.statement_to_plan(statement.clone()).await {
             Err(error) if is_clash_of_names(&error) => match sql::unique(&statement) {
-                Some((renamed, names)) => {
-                    state.statement_to_plan(renamed).await.map(|plan| (plan, names)).map_err(|_| error)
+                Some(UniquelyNamed { statement, names }) => {
+                    state.statement_to_plan(statement).await.map(|plan| (plan, names)).map_err(|_| error)
                 }
                 None => Err(error),
             },

@@ -41,14 +41,14 @@ impl VisitorMut for Balance {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         let mut branch = query.body.as_mut();
         loop {
-            if let Some((quantifier, branches)) = long_union(branch) {
+            if let Some(chain) = long_union(branch) {
                 let joined = |left, right| SetExpr::SetOperation {
                     op: SetOperator::Union,
-                    set_quantifier: quantifier,
+                    set_quantifier: chain.quantifier,
                     left: Box::new(left),
                     right: Box::new(right),
                 };
-                *branch = paired(take_branches(branch, quantifier, branches), joined);
+                *branch = paired(take_branches(branch, &chain), joined);
                 return ControlFlow::Continue(());
             }
             match branch {
@@ -105,8 +105,13 @@ fn take_operands(expr: &mut Expr, of: &BinaryOperator) -> Vec<Expr> {
     }
 }
 
-/// Returns the quantifier and the number of branches of a long chain of equal UNIONs.
-fn long_union(set: &SetExpr) -> Option<(SetQuantifier, usize)> {
+/// A long chain of equal UNIONs.
+struct UnionChain {
+    quantifier: SetQuantifier,
+    branches: usize,
+}
+
+fn long_union(set: &SetExpr) -> Option<UnionChain> {
     let SetExpr::SetOperation { set_quantifier: quantifier, .. } = set else { return None };
     if !matches!(quantifier, SetQuantifier::All | SetQuantifier::None | SetQuantifier::Distinct) {
         return None;
@@ -119,10 +124,10 @@ fn long_union(set: &SetExpr) -> Option<(SetQuantifier, usize)> {
         count += 1;
         rest = left;
     }
-    (count >= OPERANDS_MIN).then_some((*quantifier, count))
+    (count >= OPERANDS_MIN).then_some(UnionChain { quantifier: *quantifier, branches: count })
 }
 
-fn take_branches(set: &mut SetExpr, of: SetQuantifier, count: usize) -> Vec<SetExpr> {
+fn take_branches(set: &mut SetExpr, chain: &UnionChain) -> Vec<SetExpr> {
     let nothing = || {
         SetExpr::Values(datafusion::sql::sqlparser::ast::Values {
             explicit_row: false,
@@ -130,11 +135,13 @@ fn take_branches(set: &mut SetExpr, of: SetQuantifier, count: usize) -> Vec<SetE
             rows: Vec::new(),
         })
     };
-    let mut branches = Vec::with_capacity(count);
+    let mut branches = Vec::with_capacity(chain.branches);
     let mut rest = mem::replace(set, nothing());
     loop {
         match rest {
-            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } if set_quantifier == of => {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right }
+                if set_quantifier == chain.quantifier =>
+            {
                 branches.push(*right);
                 rest = *left;
             }

@@ -119,24 +119,30 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// CASEs and NOTs that are open inside one level of brackets.
+#[derive(Default)]
+struct OpenWords {
+    cases: usize,
+    nots: usize,
+}
+
 /// Counts the levels of the parser's recursion at most: two for a bracket, one for a CASE and for each NOT before an
 /// operand.
 pub(crate) fn recursions(tokens: &[TokenWithSpan]) -> usize {
     let words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
-    // Each level of brackets has its open CASEs and NOTs.
-    let (mut levels, mut deepest) = (vec![(0_usize, 0_usize)], 0);
+    let (mut levels, mut deepest) = (vec![OpenWords::default()], 0);
     for token in words {
         let is_inside = levels.len() > 1;
-        let (cases, nots) = levels.last_mut().expect("pushed before");
+        let OpenWords { cases, nots } = levels.last_mut().expect("pushed before");
         match token {
             token if is_keyword(token, Keyword::NOT) => *nots += 1,
             token if is_keyword(token, Keyword::CASE) => *cases += 1,
             token if is_keyword(token, Keyword::END) => *cases = cases.saturating_sub(1),
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push((0, 0)),
+            Token::LParen | Token::LBracket | Token::LBrace => levels.push(OpenWords::default()),
             Token::RParen | Token::RBracket | Token::RBrace if is_inside => drop(levels.pop()),
             _ => *nots = 0,
         }
-        let open: usize = levels.iter().map(|(cases, nots)| cases + nots).sum();
+        let open: usize = levels.iter().map(|open| open.cases + open.nots).sum();
         deepest = deepest.max(2 * (levels.len() - 1) + open);
     }
     deepest

@@ -37,7 +37,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub(crate) use limits::check_relations;
-pub(crate) use names::{Names, unique};
+pub(crate) use names::{Names, UniquelyNamed, unique};
 pub(crate) use walk::walk_mut;
 
 use crate::error::QueryError;

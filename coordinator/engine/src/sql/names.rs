@@ -32,13 +32,20 @@ impl Names {
     }
 }
 
-/// Gives a statement's columns names that differ, and returns the names that are shown in their place.
-pub(crate) fn unique(statement: &EngineStatement) -> Option<(EngineStatement, Names)> {
+/// A statement whose columns have names that differ.
+pub(crate) struct UniquelyNamed {
+    pub(crate) statement: EngineStatement,
+    /// Names that are shown in their place.
+    pub(crate) names: Names,
+}
+
+/// Gives a statement's columns names that differ.
+pub(crate) fn unique(statement: &EngineStatement) -> Option<UniquelyNamed> {
     let mut renamed = statement.clone();
     let sql = super::inner_mut(&mut renamed)?;
     let mut unique = UniqueNames { is_query: matches!(sql, Statement::Query(_)), ..UniqueNames::default() };
     let ControlFlow::Continue(()) = walk_mut(sql, &mut unique);
-    Some((renamed, unique.names))
+    Some(UniquelyNamed { statement: renamed, names: unique.names })
 }
 
 #[derive(Default)]
@@ -262,8 +269,9 @@ mod tests {
                 &["a"],
             ),
         ] {
-            let (renamed, names) = unique(&EngineStatement::Statement(Box::new(parsed(text)))).expect("a query");
-            assert_eq!(renamed.to_string(), expect);
+            let UniquelyNamed { statement, names } =
+                unique(&EngineStatement::Statement(Box::new(parsed(text)))).expect("a query");
+            assert_eq!(statement.to_string(), expect);
             let own = (0..shown.len()).map(|at| format!("__gust_column_{at}"));
             assert_eq!(own.map(|own| names.shown(&own).to_owned()).collect::<Vec<_>>(), shown, "{text}");
             assert_eq!(names.shown("other"), "other");

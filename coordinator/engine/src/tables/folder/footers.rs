@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::{Result, ScalarValue, Statistics};
-use datafusion::datasource::file_format::FileFormat;
+use datafusion::common::{Result, ScalarValue};
+use datafusion::datasource::file_format::{FileFormat, FileMeta};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use fragment_fn::{PinnedFile, file_statistics, read_footer, repeated_name};
@@ -92,11 +92,10 @@ pub(super) async fn statistics(
     store: &Arc<dyn ObjectStore>,
     columns: &SchemaRef,
     file: &ObjectMeta,
-) -> Result<(Statistics, Option<LexOrdering>)> {
+) -> Result<FileMeta> {
     let (footer, own) = footer(state, store, file).await?;
     let statistics = file_statistics(&footer, columns)?;
-    let sorted = sorted(&footer, &own, columns);
-    Ok((statistics, sorted))
+    Ok(FileMeta::new(statistics).with_ordering(sorted(&footer, &own, columns)))
 }
 
 /// Returns the order by which all rows of a file are sorted. The file says it of each row group by itself. Several row

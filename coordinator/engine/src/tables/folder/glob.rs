@@ -31,6 +31,16 @@ pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '[', '{'])
 }
 
+/// Place of a name in a path.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NamePlace {
+    /// Folder at a depth below the root.
+    Folder {
+        depth: usize,
+    },
+    File,
+}
+
 impl Glob {
     /// Parses all alternatives of `path`. A slash at its end means everything below the folders that match.
     ///
@@ -85,8 +95,11 @@ impl Glob {
     }
 
     /// Tells if the pattern asks for names with this beginning. `_*` asks for those that a bare `*` leaves out.
-    pub(super) fn asks_for_hidden(&self, depth: usize, is_file: bool, first: char) -> bool {
-        let pattern = if is_file { Some(self.name.as_str()) } else { self.folders.get(depth).map(Pattern::as_str) };
+    pub(super) fn asks_for_hidden(&self, place: NamePlace, first: char) -> bool {
+        let pattern = match place {
+            NamePlace::File => Some(self.name.as_str()),
+            NamePlace::Folder { depth } => self.folders.get(depth).map(Pattern::as_str),
+        };
         pattern.is_some_and(|pattern| pattern.starts_with(first))
     }
 
@@ -119,7 +132,7 @@ fn open_braces(pattern: &str) -> Result<Vec<String>, String> {
         if open.len() + done.len() > ALTERNATIVES_MAX {
             return Err(format!("its braces stand for more than {ALTERNATIVES_MAX} paths"));
         }
-        let Some((start, end, choices)) = first_braces(&rest) else {
+        let Some(Braces { start, end, choices }) = first_braces(&rest) else {
             done.push(before + &rest);
             continue;
         };
@@ -132,8 +145,15 @@ fn open_braces(pattern: &str) -> Result<Vec<String>, String> {
     Ok(done)
 }
 
-/// Finds the first `{…}` with a comma. Returns its beginning, its end and its choices.
-fn first_braces(text: &str) -> Option<(usize, usize, Vec<&str>)> {
+/// Choices in braces, and their place in a text.
+struct Braces<'a> {
+    start: usize,
+    end: usize,
+    choices: Vec<&'a str>,
+}
+
+/// Finds the first `{…}` with a comma.
+fn first_braces(text: &str) -> Option<Braces<'_>> {
     let starts = text.char_indices().filter(|(_, c)| *c == '{').map(|(at, _)| at);
     for start in starts {
         let (mut depth, mut from, mut choices) = (0, start + 1, Vec::new());
@@ -146,7 +166,7 @@ fn first_braces(text: &str) -> Option<(usize, usize, Vec<&str>)> {
                 }
                 '}' if depth == 1 && !choices.is_empty() => {
                     choices.push(&text[from..at]);
-                    return Some((start, at + 1, choices));
+                    return Some(Braces { start, end: at + 1, choices });
                 }
                 '}' if depth == 1 => break,
                 '}' => depth -= 1,
@@ -210,6 +230,9 @@ mod tests {
         assert!(deep.may_be_below(&["a1", "x", "y"]) && !deep.may_be_below(&["b"]));
         assert_eq!([0, 1, 2].map(|depth| deep.narrows(depth)), [true, false, false]);
         let hidden = &Glob::parse("t/_*/x.p").expect("a pattern")[0];
-        assert!(hidden.asks_for_hidden(0, false, '_') && !hidden.asks_for_hidden(0, true, '_'));
+        assert!(
+            hidden.asks_for_hidden(NamePlace::Folder { depth: 0 }, '_')
+                && !hidden.asks_for_hidden(NamePlace::File, '_')
+        );
     }
 }

@@ -19,7 +19,7 @@ use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore};
 
 use super::error::FolderError;
 use super::filter::PartitionFilter;
-use super::glob::{Glob, is_pattern};
+use super::glob::{Glob, NamePlace, is_pattern};
 use super::location::{TableLocation, path_of};
 use super::names::{self, FileKind};
 use super::partitions::{self, FolderValue};
@@ -104,6 +104,14 @@ pub(super) async fn find(
     Ok(found)
 }
 
+/// A file and its real path.
+struct PlacedFile {
+    /// True if a link leads to its folder.
+    is_linked: bool,
+    path: PathBuf,
+    file: File,
+}
+
 /// Drops files that a search through all folders found a second time, by a link to a folder that it searched anyway.
 fn once_each(files: Vec<File>) -> Vec<File> {
     let mut real_folders: HashMap<PathBuf, PathBuf> = HashMap::new();
@@ -112,13 +120,13 @@ fn once_each(files: Vec<File>) -> Vec<File> {
         let folder = path.parent().unwrap_or(&path).to_owned();
         let real =
             real_folders.entry(folder.clone()).or_insert_with(|| folder.canonicalize().unwrap_or(folder.clone()));
-        (*real != folder, real.join(file.name()), file)
+        PlacedFile { is_linked: *real != folder, path: real.join(file.name()), file }
     };
-    let mut placed: Vec<(bool, PathBuf, File)> = files.into_iter().map(&mut place).collect();
-    placed.sort_by_key(|(is_linked, ..)| *is_linked);
+    let mut placed: Vec<PlacedFile> = files.into_iter().map(&mut place).collect();
+    placed.sort_by_key(|placed| placed.is_linked);
     let mut seen = HashSet::new();
-    placed.retain(|(is_linked, place, file)| seen.insert(place.clone()) || !(*is_linked && file.is_searched));
-    placed.into_iter().map(|(.., file)| file).collect()
+    placed.retain(|placed| seen.insert(placed.path.clone()) || !(placed.is_linked && placed.file.is_searched));
+    placed.into_iter().map(|placed| placed.file).collect()
 }
 
 /// Adds the location to the error of a listing.
@@ -327,7 +335,7 @@ impl Walk<'_> {
         let Some((name, above)) = names.split_last() else { return Ok(false) };
         self.refuse_other_tables(&names)?;
         let matches = |glob: &Glob| glob.may_be_below(&names);
-        if self.is_hidden(name, above.len(), false)
+        if self.is_hidden(name, NamePlace::Folder { depth: above.len() })
             || !(self.globs.is_empty() || self.globs.iter().any(matches))
             || self.is_skipped_sub_folder(name)
         {
@@ -348,8 +356,9 @@ impl Walk<'_> {
         if !self.globs.is_empty() && glob.is_none() {
             return Ok(());
         }
-        let in_hidden = folders.iter().enumerate().any(|(depth, name)| self.is_hidden(name, depth, false));
-        if meta.size == 0 || in_hidden || self.is_hidden(file, folders.len(), true) || names::is_unfinished(file) {
+        let in_hidden =
+            folders.iter().enumerate().any(|(depth, name)| self.is_hidden(name, NamePlace::Folder { depth }));
+        if meta.size == 0 || in_hidden || self.is_hidden(file, NamePlace::File) || names::is_unfinished(file) {
             found.leave_out(&meta.location);
             return Ok(());
         }
@@ -369,14 +378,14 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn is_hidden(&self, name: &str, depth: usize, is_file: bool) -> bool {
+    fn is_hidden(&self, name: &str, place: NamePlace) -> bool {
         names::hiding_character(name)
-            .is_some_and(|first| !self.globs.iter().any(|glob| glob.asks_for_hidden(depth, is_file, first)))
+            .is_some_and(|first| !self.globs.iter().any(|glob| glob.asks_for_hidden(place, first)))
     }
 
     /// Tells if a folder is a plain sub-folder that the session's settings leave out.
     fn is_skipped_sub_folder(&self, folder: &str) -> bool {
-        self.globs.is_empty() && !self.lister.wanted.nested && partitions::key_value(folder).is_none()
+        self.globs.is_empty() && !self.lister.wanted.nested && partitions::folder_key(folder).is_none()
     }
 
     /// Refuses the files of a table that keeps a list of its valid files. They must not be read without the list.

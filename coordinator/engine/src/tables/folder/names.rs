@@ -46,7 +46,7 @@ impl FileKind {
 
     /// Finds a format by the extension of a file, also of a compressed one.
     pub(super) fn of_file(file: &str) -> Option<Self> {
-        match extension(file).0.as_str() {
+        match extension(file).text.as_str() {
             "parquet" | "parq" | "pq" => Some(Self::Parquet),
             "csv" | "tsv" => Some(Self::Csv),
             "json" | "ndjson" | "jsonl" => Some(Self::Json),
@@ -57,30 +57,35 @@ impl FileKind {
 
     /// Tells if a folder's file is read as this format.
     pub(super) fn reads(self, file: &str) -> bool {
-        let (extension, _) = extension(file);
+        let Extension { text, .. } = extension(file);
         match Self::of_file(file) {
             Some(format) => format == self,
-            None if TEXT.contains(&extension.as_str()) => matches!(self, Self::Csv | Self::Json),
-            None => !OTHER.contains(&extension.as_str()),
+            None if TEXT.contains(&text.as_str()) => matches!(self, Self::Csv | Self::Json),
+            None => !OTHER.contains(&text.as_str()),
         }
     }
 }
 
 /// Tells if a file has to be unpacked before it is CSV or JSON.
 pub(super) fn is_compressed(file: &str) -> bool {
-    extension(file).1
+    extension(file).is_compressed
 }
 
-/// Returns the extension in lower case, and true if the file is compressed. Then the extension is that of the unpacked
-/// file.
-fn extension(file: &str) -> (String, bool) {
+/// A file's extension in lower case. That of a compressed file is the unpacked file's.
+struct Extension {
+    text: String,
+    is_compressed: bool,
+}
+
+fn extension(file: &str) -> Extension {
     let mut parts = file.rsplit('.').map(str::to_ascii_lowercase);
     let parts_count = file.split('.').count();
     let last = parts.next().filter(|_| parts_count > 1).unwrap_or_default();
     if !COMPRESSED.contains(&last.as_str()) {
-        return (last, false);
+        return Extension { text: last, is_compressed: false };
     }
-    (parts.next().filter(|_| parts_count > 2).unwrap_or_default(), true)
+    let unpacked = parts.next().filter(|_| parts_count > 2).unwrap_or_default();
+    Extension { text: unpacked, is_compressed: true }
 }
 
 /// Tells if a name is left out unless a pattern asks for it. Returns the character that it begins with then.

@@ -53,14 +53,15 @@ impl TableProviderFactory for FolderFactory {
             false => declared(command)?,
             true => {
                 let store = state.runtime_env().object_store(&locations[0].store)?;
-                let files = all_files(state, &store, &locations, Some(kind)).await?.1;
-                let folders = if command.table_partition_cols.is_empty() {
+                let files = all_files(state, &store, &locations, Some(kind)).await?.files;
+                let of_folders = if command.table_partition_cols.is_empty() {
                     let infers = state.config_options().execution.listing_table_factory_infer_partitions;
                     if infers { folders(&files) } else { Vec::new() }
                 } else {
                     named(&command.table_partition_cols, &files)?
                 };
-                (schema::infer(state, &store, &format, kind, &files).await?, folders)
+                let of_files = schema::infer(state, &store, &format, kind, &files).await?;
+                TableColumns { of_files, of_folders }
             }
         };
         let declared = Declared {
@@ -81,13 +82,19 @@ impl TableProviderFactory for FolderFactory {
     }
 }
 
+/// Columns of a table before those of its files that folders replace are left out.
+struct TableColumns {
+    of_files: SchemaRef,
+    of_folders: Vec<FieldRef>,
+}
+
 impl FolderTable {
     /// Makes a table. A folder's column replaces a column of that name in the files, as in DuckDB.
     fn new(
         locations: Vec<TableLocation>,
         kind: FileKind,
         format: Arc<dyn FileFormat>,
-        (of_files, of_folders): (SchemaRef, Vec<FieldRef>),
+        TableColumns { of_files, of_folders }: TableColumns,
         declared: Declared,
     ) -> Self {
         let is_own = |field: &&FieldRef| of_folders.iter().all(|folder| folder.name() != field.name());
@@ -102,7 +109,7 @@ impl FolderTable {
 
     /// Makes the same table with other columns for the files.
     pub(super) fn with_columns(&self, of_files: SchemaRef) -> Self {
-        let columns = (of_files, self.partitions().to_vec());
+        let columns = TableColumns { of_files, of_folders: self.partitions().to_vec() };
         Self::new(self.locations.clone(), self.kind, Arc::clone(&self.format), columns, self.declared.clone())
     }
 }
@@ -190,13 +197,14 @@ pub fn check_format<'a>(
 async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
     let locations = locations(&[name.to_owned()])?;
     let store = state.runtime_env().object_store(&locations[0].store)?;
-    let (kind, files) = all_files(state, &store, &locations, None).await?;
+    let FoundFiles { kind, files } = all_files(state, &store, &locations, None).await?;
     let mut options = HashMap::new();
     if files.iter().all(|file| file.name().to_ascii_lowercase().ends_with(".tsv")) {
         options.insert("format.delimiter".to_owned(), "\t".to_owned());
     }
     let format = format(state, kind, &options)?;
-    let columns = (schema::infer(state, &store, &format, kind, &files).await?, folders(&files));
+    let of_files = schema::infer(state, &store, &format, kind, &files).await?;
+    let columns = TableColumns { of_files, of_folders: folders(&files) };
     Ok(Arc::new(FolderTable::new(locations, kind, format, columns, Declared::default())))
 }
 
@@ -227,6 +235,12 @@ fn locations(texts: &[String]) -> Result<Vec<TableLocation>> {
     Ok(locations)
 }
 
+/// Files that were found, and their format.
+struct FoundFiles {
+    kind: FileKind,
+    files: Vec<File>,
+}
+
 /// Finds the files that a table without declared columns is made from, and their format.
 ///
 /// # Errors
@@ -236,9 +250,9 @@ async fn all_files(
     store: &Arc<dyn ObjectStore>,
     locations: &[TableLocation],
     kind: Option<FileKind>,
-) -> Result<(FileKind, Vec<File>)> {
+) -> Result<FoundFiles> {
     let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
-    let mut all = Vec::new();
+    let mut all: Vec<FoundFiles> = Vec::new();
     for location in locations {
         let mut found = find(store, location, ListFilter { columns: &[], filter: None, nested }).await?;
         let kind = match kind {
@@ -251,10 +265,10 @@ async fn all_files(
             return Err(found.with_other(&other).no_file_error(location).into());
         }
         refuse_compressed(kind, &files)?;
-        all.push((kind, files));
+        all.push(FoundFiles { kind, files });
     }
-    let kind = all.first().map_or(FileKind::Parquet, |(kind, _)| *kind);
-    Ok((kind, all.into_iter().flat_map(|(_, files)| files).collect()))
+    let kind = all.first().map_or(FileKind::Parquet, |found| found.kind);
+    Ok(FoundFiles { kind, files: all.into_iter().flat_map(|found| found.files).collect() })
 }
 
 /// Guesses the format of files: Parquet if any name says so, else the format that the names say. Names that say none
@@ -295,8 +309,8 @@ fn named(names: &[String], files: &[File]) -> Result<Vec<FieldRef>> {
     names.iter().map(column).collect()
 }
 
-/// Returns the declared columns: those of the files and, after them, those of the folders.
-fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)> {
+/// Returns the declared columns.
+fn declared(command: &CreateExternalTable) -> Result<TableColumns> {
     let all = command.schema.inner();
     let is_folder = |field: &&FieldRef| command.table_partition_cols.contains(field.name());
     let of_files: Vec<FieldRef> = all.fields().iter().filter(|field| !is_folder(field)).cloned().collect();
@@ -308,5 +322,5 @@ fn declared(command: &CreateExternalTable) -> Result<(SchemaRef, Vec<FieldRef>)>
         // A folder's value may be NULL.
         Ok(Arc::new(Field::new(name, field.data_type().clone(), true)))
     });
-    Ok((Arc::new(Schema::new(of_files)), of_folders.collect::<Result<_>>()?))
+    Ok(TableColumns { of_files: Arc::new(Schema::new(of_files)), of_folders: of_folders.collect::<Result<_>>()? })
 }

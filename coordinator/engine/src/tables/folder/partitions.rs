@@ -17,10 +17,15 @@ use super::error::FolderError;
 /// Value that Hive, Spark, Athena, DuckDB and pyarrow write for NULL.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// Returns the key and the value of a folder's name, decoded.
-pub(super) fn key_value(name: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+/// Key and value of a folder's name, decoded.
+pub(super) struct FolderKey<'a> {
+    key: Cow<'a, str>,
+    value: Cow<'a, str>,
+}
+
+pub(super) fn folder_key(name: &str) -> Option<FolderKey<'_>> {
     let (key, value) = name.split_once('=')?;
-    (!key.is_empty()).then(|| (decoded(key), decoded(value)))
+    (!key.is_empty()).then(|| FolderKey { key: decoded(key), value: decoded(value) })
 }
 
 /// Decodes a text. A text that would not be UTF-8 then stands for itself.
@@ -38,15 +43,15 @@ pub(super) enum FolderValue {
 
 /// Finds the values of `columns` in a file's folders, as far as they are there. The deepest folder of a key counts.
 pub(super) fn values<'a>(columns: &[FieldRef], folders: impl IntoIterator<Item = &'a str>) -> Vec<Option<FolderValue>> {
-    let pairs: Vec<_> = folders.into_iter().filter_map(|name| Some((name, key_value(name)?))).collect();
+    let found: Vec<_> = folders.into_iter().filter_map(|name| Some((name, folder_key(name)?))).collect();
     let value_of = |column: &FieldRef| {
-        let exact = pairs.iter().rev().find(|(_, (key, _))| key == column.name());
-        let found = exact.or_else(|| pairs.iter().rev().find(|(_, (key, _))| key.eq_ignore_ascii_case(column.name())));
-        found.map(|(folder, (_, value))| {
+        let exact = found.iter().rev().find(|(_, folder)| folder.key == *column.name());
+        let any_case = || found.iter().rev().find(|(_, folder)| folder.key.eq_ignore_ascii_case(column.name()));
+        exact.or_else(any_case).map(|(name, FolderKey { value, .. })| {
             cast(value, column.data_type()).map_or_else(
                 |_| {
                     FolderValue::Bad(FolderError::BadPartition {
-                        folder: (*folder).to_owned(),
+                        folder: (*name).to_owned(),
                         column: column.name().clone(),
                         value: value.clone().into_owned(),
                         data_type: column.data_type().to_string(),
@@ -94,6 +99,12 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
     })
 }
 
+/// A key that all files have, and its values.
+struct KeyValues {
+    key: String,
+    values: Vec<String>,
+}
+
 /// Infers the partition columns that all of these files have, in the order of the folders. A type fits all values of
 /// its column.
 ///
@@ -101,14 +112,12 @@ fn cast(value: &str, data_type: &DataType) -> Result<ScalarValue> {
 /// stays text.
 pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
     let Some(first) = files.first() else { return Vec::new() };
-    let keys_of = |folders: &[&'a str]| -> Vec<(String, String)> {
-        let pairs = folders.iter().filter_map(|name| key_value(name));
-        pairs.map(|(key, value)| (key.into_owned(), value.into_owned())).collect()
-    };
-    let mut columns: Vec<(String, Vec<String>)> = Vec::new();
-    for (key, _) in keys_of(first) {
-        if columns.iter().all(|(known, _)| !known.eq_ignore_ascii_case(&key)) {
-            columns.push((key, Vec::new()));
+    let keys_of =
+        |folders: &[&'a str]| -> Vec<FolderKey<'a>> { folders.iter().filter_map(|name| folder_key(name)).collect() };
+    let mut columns: Vec<KeyValues> = Vec::new();
+    for FolderKey { key, .. } in keys_of(first) {
+        if columns.iter().all(|known| !known.key.eq_ignore_ascii_case(&key)) {
+            columns.push(KeyValues { key: key.into_owned(), values: Vec::new() });
         }
     }
     let mut previous: Option<&[&str]> = None;
@@ -119,10 +128,10 @@ pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
         }
         previous = Some(folders);
         let keys = keys_of(folders);
-        columns.retain_mut(|(key, values)| {
-            let exact = keys.iter().rev().find(|(found, _)| found == key);
-            let found = exact.or_else(|| keys.iter().rev().find(|(found, _)| found.eq_ignore_ascii_case(key)));
-            let value = found.map(|(_, value)| value.clone());
+        columns.retain_mut(|KeyValues { key, values }| {
+            let exact = keys.iter().rev().find(|found| found.key == *key);
+            let found = exact.or_else(|| keys.iter().rev().find(|found| found.key.eq_ignore_ascii_case(key)));
+            let value = found.map(|found| found.value.clone().into_owned());
             let is_there = value.is_some();
             values.extend(value);
             is_there
@@ -130,7 +139,7 @@ pub(super) fn infer<'a>(files: &[Vec<&'a str>]) -> Vec<FieldRef> {
     }
     columns
         .into_iter()
-        .map(|(key, values)| Arc::new(Field::new(key, type_of(values.iter().map(String::as_str)), true)))
+        .map(|KeyValues { key, values }| Arc::new(Field::new(key, type_of(values.iter().map(String::as_str)), true)))
         .collect()
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::catalog::Session;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result, Statistics, project_schema};
+use datafusion::datasource::file_format::FileMeta;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -45,17 +46,17 @@ pub(super) async fn scan(
     let files = files(table, state, &store, &of_folders).await?;
     // A limit counts only rows that no filter may drop.
     let rows_wanted = limit.filter(|_| of_files.is_empty());
-    let (files, is_cut) = with_statistics(table, state, &store, files, rows_wanted).await?;
+    let FilesForRows { files, is_cut } = with_statistics(table, state, &store, files, rows_wanted).await?;
     let wanted = project_schema(table.columns.table_schema(), projection)?;
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(wanted)));
     }
     let raw = text::as_read(table, state, &store, &files).await?;
     let (table, files) = match &raw {
-        Some(raw) => (raw, with_statistics(raw, state, &store, files, None).await?.0),
+        Some(raw) => (raw, with_statistics(raw, state, &store, files, None).await?.files),
         None => (table, files),
     };
-    let (mut groups, partitioning) = grouped(table, state, files);
+    let GroupedFiles { mut groups, partitioning } = grouped(table, state, files);
     let mut order = order(table, state, &groups)?;
     let options = state.config_options();
     if options.execution.split_file_groups_by_statistics
@@ -153,27 +154,32 @@ fn partitioned(table: &FolderTable, file: File) -> Result<PartitionedFile> {
     Ok(file.with_table_reference(table.declared.name.clone()))
 }
 
-/// Adds the statistics of their metadata to files. Stops when the files have more than `rows_wanted` rows, and returns
-/// true if it left files out.
+/// Files that have the rows that are wanted.
+struct FilesForRows {
+    files: Vec<PartitionedFile>,
+    /// True if files were left out.
+    is_cut: bool,
+}
+
+/// Adds the statistics of their metadata to files. Stops when the files have more than `rows_wanted` rows.
 async fn with_statistics(
     table: &FolderTable,
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     files: Vec<PartitionedFile>,
     rows_wanted: Option<usize>,
-) -> Result<(Vec<PartitionedFile>, bool)> {
+) -> Result<FilesForRows> {
     let collects = state.config().collect_statistics();
     let count = files.len();
     let told = files.into_iter().map(|file| async move {
-        let (own, order) = match collects {
+        let FileMeta { mut statistics, ordering, .. } = match collects {
             true => file_statistics(table, state, store, &file).await?,
-            false => (Arc::new(Statistics::new_unknown(table.columns.file_schema())), None),
+            false => FileMeta::new(Statistics::new_unknown(table.columns.file_schema())),
         };
-        let mut statistics = Arc::unwrap_or_clone(own);
         let rows = statistics.num_rows;
         let of_folders = file.partition_values.iter().map(|value| partitions::statistics(value, &rows));
         statistics.column_statistics.extend(of_folders);
-        let mut file = file.with_ordering(order);
+        let mut file = file.with_ordering(ordering);
         file.statistics = Some(Arc::new(statistics));
         Ok::<_, datafusion::common::DataFusionError>((file, rows))
     });
@@ -188,8 +194,7 @@ async fn with_statistics(
             break;
         }
     }
-    let is_cut = taken.len() < count;
-    Ok((taken, is_cut))
+    Ok(FilesForRows { is_cut: taken.len() < count, files: taken })
 }
 
 /// Returns the statistics and the order of a file's own columns, from its metadata or from the session's cache.
@@ -198,41 +203,41 @@ async fn file_statistics(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     file: &PartitionedFile,
-) -> Result<(Arc<Statistics>, Option<LexOrdering>)> {
+) -> Result<FileMeta> {
     let object: &ObjectMeta = &file.object_meta;
     let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
     let key = TableScopedPath { table: file.table_reference.clone(), path: object.location.clone() };
     if let Some(kept) = cache.as_ref().and_then(|cache| cache.get(&key))
         && kept.is_valid_for(object, &table.fingerprint)
     {
-        return Ok((kept.statistics, kept.ordering));
+        return Ok(FileMeta::new(Arc::unwrap_or_clone(kept.statistics)).with_ordering(kept.ordering));
     }
     let columns = table.columns.file_schema();
-    let (statistics, order) = if table.kind == FileKind::Parquet {
+    let told = if table.kind == FileKind::Parquet {
         footers::statistics(state, store, columns, object).await?
     } else {
-        let told = table.format.infer_stats_and_ordering(state, store, Arc::clone(columns), object).await?;
-        (told.statistics, told.ordering)
+        table.format.infer_stats_and_ordering(state, store, Arc::clone(columns), object).await?
     };
-    let statistics = Arc::new(statistics);
     if let Some(cache) = cache {
         let kept = CachedFileMetadata::new(
             object.clone(),
             Arc::clone(&table.fingerprint),
-            Arc::clone(&statistics),
-            order.clone(),
+            Arc::new(told.statistics.clone()),
+            told.ordering.clone(),
         );
         cache.put(&key, kept);
     }
-    Ok((statistics, order))
+    Ok(told)
+}
+
+/// Files in groups, and the partitioning that the groups keep.
+struct GroupedFiles {
+    groups: Vec<FileGroup>,
+    partitioning: Option<Partitioning>,
 }
 
 /// Makes one group a core, or groups by the values of partitions if the session's settings ask for that.
-fn grouped(
-    table: &FolderTable,
-    state: &dyn Session,
-    files: Vec<PartitionedFile>,
-) -> (Vec<FileGroup>, Option<Partitioning>) {
+fn grouped(table: &FolderTable, state: &dyn Session, files: Vec<PartitionedFile>) -> GroupedFiles {
     let count = state.config().target_partitions().max(1);
     let least = state.config_options().optimizer.preserve_file_partitions;
     let columns = table.partitions();
@@ -245,10 +250,10 @@ fn grouped(
                 .enumerate()
                 .map(|(i, c)| Arc::new(Column::new(c.name(), first + i)) as Arc<dyn PhysicalExpr>);
             let partitioning = Partitioning::Hash(by.collect(), groups.len());
-            return (groups, Some(partitioning));
+            return GroupedFiles { groups, partitioning: Some(partitioning) };
         }
     }
-    (FileGroup::new(files).split_files(count), None)
+    GroupedFiles { groups: FileGroup::new(files).split_files(count), partitioning: None }
 }
 
 /// Returns the order that was declared, or else the one that all files say they are sorted by.

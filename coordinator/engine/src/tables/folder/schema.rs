@@ -16,6 +16,13 @@ use super::listing::File;
 use super::names::FileKind;
 use super::widen::widen;
 
+/// Columns of one file.
+#[derive(Debug, Clone)]
+struct FileSchema {
+    file: String,
+    schema: SchemaRef,
+}
+
 /// Infers the columns of `files`, of which there is at least one.
 ///
 /// # Errors
@@ -34,7 +41,7 @@ pub(super) async fn infer(
             FileKind::Parquet => footers::schema(state, store, format, &file.meta).await?,
             _ => sampled(state, store, format, &file.meta).await?,
         };
-        Ok::<_, datafusion::common::DataFusionError>((file.meta.location.to_string(), schema))
+        Ok::<_, datafusion::common::DataFusionError>(FileSchema { file: file.meta.location.to_string(), schema })
     });
     let schemas: Vec<_> = stream::iter(schemas).boxed().buffered(at_once).try_collect().await?;
     if kind == FileKind::Csv {
@@ -60,9 +67,9 @@ async fn sampled(
 }
 
 /// Checks that files have the same header, because columns of CSV are read by their place.
-fn same_headers(files: &[(String, SchemaRef)]) -> std::result::Result<(), FolderError> {
-    let Some((first, expect)) = files.first() else { return Ok(()) };
-    for (second, schema) in files {
+fn same_headers(files: &[FileSchema]) -> std::result::Result<(), FolderError> {
+    let Some(FileSchema { file: first, schema: expect }) = files.first() else { return Ok(()) };
+    for FileSchema { file: second, schema } in files {
         let mut pairs = expect.fields().iter().zip(schema.fields()).map(|(a, b)| (a.name(), b.name()));
         if let Some((of_first, of_second)) = pairs.find(|(a, b)| a != b) {
             return Err(FolderError::HeadersDiffer {
@@ -84,9 +91,9 @@ struct Column<'a> {
 }
 
 /// Merges all columns, in the order in which they turn up.
-fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<Schema, FolderError> {
+fn merge(kind: FileKind, files: &[FileSchema]) -> std::result::Result<Schema, FolderError> {
     let mut columns: Vec<Column<'_>> = Vec::new();
-    for (file, schema) in files {
+    for FileSchema { file, schema } in files {
         for field in schema.fields() {
             let Some(column) = columns.iter_mut().find(|column| column.field.name() == field.name()) else {
                 columns.push(Column { field: field.as_ref().clone(), file, files: 1 });
@@ -127,9 +134,9 @@ fn merge(kind: FileKind, files: &[(String, SchemaRef)]) -> std::result::Result<S
 mod tests {
     use super::*;
 
-    fn file(name: &str, columns: &[(&str, DataType)]) -> (String, SchemaRef) {
+    fn file(name: &str, columns: &[(&str, DataType)]) -> FileSchema {
         let fields: Vec<Field> = columns.iter().map(|(name, of)| Field::new(*name, of.clone(), false)).collect();
-        (name.to_owned(), Arc::new(Schema::new(fields)))
+        FileSchema { file: name.to_owned(), schema: Arc::new(Schema::new(fields)) }
     }
 
     #[test]

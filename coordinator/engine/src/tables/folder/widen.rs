@@ -94,9 +94,9 @@ fn number(a: &DataType, b: &DataType) -> Option<DataType> {
         let fits_single = |t: &DataType| matches!(t, Float16 | Float32) || is_small(t);
         return Some(if fits_single(a) && fits_single(b) { Float32 } else { Float64 });
     }
-    let ((a_whole, a_scale), (b_whole, b_scale)) = (digits(a)?, digits(b)?);
-    let scale = a_scale.max(b_scale);
-    decimal(a_whole.max(b_whole) + scale, scale)
+    let (a, b) = (digits(a)?, digits(b)?);
+    let scale = a.fraction.max(b.fraction);
+    decimal(a.whole.max(b.whole) + scale, scale)
 }
 
 fn integer(a: &DataType, b: &DataType) -> Option<DataType> {
@@ -116,10 +116,15 @@ fn integer(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// Returns the digits of a type before and after the point.
-fn digits(of: &DataType) -> Option<(i16, i16)> {
+/// Digits of a type's numbers before and after the point.
+struct Digits {
+    whole: i16,
+    fraction: i16,
+}
+
+fn digits(of: &DataType) -> Option<Digits> {
     use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
-    Some(match of {
+    let (whole, fraction) = match of {
         DataType::Int8 | DataType::UInt8 => (3, 0),
         DataType::Int16 | DataType::UInt16 => (5, 0),
         DataType::Int32 | DataType::UInt32 => (10, 0),
@@ -129,7 +134,8 @@ fn digits(of: &DataType) -> Option<(i16, i16)> {
             (i16::from(*p) - i16::from(*s), i16::from(*s))
         }
         _ => return None,
-    })
+    };
+    Some(Digits { whole, fraction })
 }
 
 fn decimal(precision: i16, scale: i16) -> Option<DataType> {
