@@ -8,7 +8,7 @@ use chrono::Utc;
 
 use super::{RunningStatement, Session, Statement, text_of};
 use crate::error::QueryError;
-use crate::events::{EventLog, QueryEvent, Stamped};
+use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
 use crate::report::Report;
 use crate::storage::Stores;
@@ -100,7 +100,7 @@ impl Recorder {
 
     async fn refused(&self, error: &QueryError) -> Report {
         if let Some(OpenRecord { events, stores, .. }) = self.open().as_ref() {
-            let is_told = |stamped: &Stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
+            let is_told = |stamped: &StampedEvent| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
             if !events.snapshot().iter().any(is_told) {
                 events.push(QueryEvent::CoordinatorRead { usage: stores.usage() });
             }
