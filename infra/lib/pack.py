@@ -26,7 +26,7 @@ STARTS = 20
 
 
 def checked(arch: str, path: str, is_function: bool) -> bytes:
-    """The file's bytes, once it is sure that they run where they are sent."""
+    """Returns the file's bytes. Raises unless they run on the target machine."""
     with open(path, "rb") as file:
         binary = file.read()
     machine = struct.unpack_from("<H", binary, 18)[0] if binary[:4] == b"\x7fELF" else None

@@ -1,4 +1,4 @@
-"""What `localstack/start` does, with Python's standard library alone.
+"""Implementation of `localstack/start`, with Python's standard library alone.
 
     main ── environment: Python packages from requirements.txt and our plugin, kept in the user's cache
        └─── server: one LocalStack, from its start until its last process is gone
@@ -7,7 +7,7 @@
 
 EXIT_FAILED = 1
 EXIT_UNAVAILABLE = 69
-"""There is no fitting Python, or its packages cannot be had."""
+"""Exit code: there is no fitting Python, or its packages cannot be had."""
 
 
 class StartError(Exception):
@@ -19,4 +19,4 @@ class StartError(Exception):
 
 
 class Ended(Exception):
-    """Somebody told us to end."""
+    """Raised when somebody told us to end."""

@@ -37,7 +37,7 @@ def sweep() -> None:
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Asks it to end, then kills it."""
+    """Asks the child to end, then kills it."""
     process.terminate()
     try:
         process.wait(timeout=seconds)

@@ -1,4 +1,4 @@
-"""What tells us to end: SIGTERM, SIGINT, SIGHUP or, if asked for, the end of our stdin."""
+"""Signs that tell us to end: SIGTERM, SIGINT, SIGHUP or, if asked for, the end of our stdin."""
 
 import os
 import select
@@ -13,7 +13,7 @@ _STDIN = 0
 
 
 class Ending:
-    """To be made once, by the main thread."""
+    """Watch for the signs. The main thread makes it once."""
 
     def __init__(self, until_stdin_closes: bool) -> None:
         self._is_told = False

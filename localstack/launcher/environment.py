@@ -1,10 +1,10 @@
-"""The Python environment: packages of requirements.txt, and beside them our plugin; made once, kept in the user's cache.
+"""The Python environment: packages of requirements.txt, and beside them our plugin. It is made once and kept in the user's cache.
 
-    ~/.cache/gust/localstack-HASH/         a virtual environment; HASH is that of requirements.txt and the Python
-    ~/.cache/gust/localstack-plugin-HASH/  the plugin; HASH is that of its sources and the environment
+    ~/.cache/gust/localstack-HASH/         a virtual environment; HASH covers requirements.txt and the Python
+    ~/.cache/gust/localstack-plugin-HASH/  the plugin; HASH covers its sources and the environment
     ~/.cache/gust/localstack.lock          held while one of them is made
 
-Each is made under another name and moved into place when whole, so a half-made one is never used.
+Each is made under another name and moved into place when whole, so that a half-made one is never used.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ _UNFINISHED = "localstack-unfinished-"
 class Environment:
     python: Path
     plugin: Path
-    """For PYTHONPATH."""
+    """Entry for PYTHONPATH."""
 
 
 def ensure_environment(ending: Ending) -> Environment:
@@ -59,7 +59,7 @@ def ensure_environment(ending: Ending) -> Environment:
 
 
 def _make(folder: Path, install: Callable[[Path, Path], None]) -> None:
-    """Under the lock: whoever held it before us may have made the folder already."""
+    """Makes a folder under the lock, unless the holder before us has made it."""
     if folder.exists():
         return
     for left_behind in folder.parent.glob(f"{_UNFINISHED}*"):
@@ -99,7 +99,7 @@ def _install_plugin(python: Path, sources: list[Path], folder: Path, log: Path, 
 
 
 class _Lock:
-    """One `start` installs, others wait; a killed one frees it."""
+    """Lock under which one `start` installs while others wait. A killed one frees it."""
 
     def __init__(self, cache: Path, ending: Ending) -> None:
         cache.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _taken(port: int) -> str:
 
 
 def _variables(environment: Environment, port: int, folder: Path) -> dict[str, str]:
-    """LocalStack's whole environment: a proxy, profile or setting of the user must not change what it does."""
+    """Returns LocalStack's whole environment. A proxy, profile or setting of the user must not change its behaviour."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "DEBUG", "LS_LOG") if name in os.environ}
     return kept | {
         "PYTHONPATH": str(environment.plugin),
@@ -149,7 +149,7 @@ def _variables(environment: Environment, port: int, folder: Path) -> dict[str, s
 
 
 def _clean(folder: Path, is_ours: bool) -> None:
-    """LocalStack's data does not outlive it; a folder that was given keeps the log."""
+    """Removes LocalStack's data, which does not outlive it. A folder that was given keeps the log."""
     if is_ours:
         shutil.rmtree(folder, ignore_errors=True)
     for name in ("home", "tmp", "root"):

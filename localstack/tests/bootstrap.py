@@ -17,7 +17,7 @@ handled = 0
 
 
 def call(method, path, body=None, headers=None):
-    """One request of the Runtime API, on a connection of its own."""
+    """Sends one request of the Runtime API, on a connection of its own."""
     connection = http.client.HTTPConnection(API)
     connection.request(method, f"/2018-06-01/runtime/{path}", body, headers or {})
     response = connection.getresponse()
@@ -43,7 +43,7 @@ def fail_init(how):
 
 
 def handle(event, headers):
-    """What the event asks for; the answer, unless the process ends."""
+    """Does the event's work and returns the answer, unless the process ends."""
     do = event.get("do", "echo")
     if do == "sleep":
         time.sleep(event["s"])

@@ -23,5 +23,5 @@ def cloud(state: Path) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def function(cloud: Cloud) -> Function:
-    """One for tests that leave it as they find it."""
+    """A LocalStack for tests that leave it as they find it."""
     return cloud.deploy()

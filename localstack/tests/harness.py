@@ -1,4 +1,4 @@
-"""A started LocalStack, its clients, and what is deployed there."""
+"""A started LocalStack, its clients, and its functions."""
 
 import base64
 import io
@@ -45,11 +45,11 @@ class Started:
 
     @property
     def host_pid(self) -> int:
-        """LocalStack's own process."""
+        """Returns LocalStack's own process."""
         return children_of(self.process.pid)[0]
 
     def stop(self) -> tuple[int, str, str]:
-        """Exit code, the rest of stdout, and stderr."""
+        """Returns the exit code, the rest of stdout, and stderr."""
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
             self.process.stdin = None
@@ -66,7 +66,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an invocation returned to its caller."""
+    """Answer of an invocation to its caller."""
 
     status: int
     error: str | None
@@ -74,7 +74,7 @@ class Answer:
     log: str
 
     def report(self) -> dict[str, str]:
-        """The fields of the REPORT line."""
+        """Returns the fields of the REPORT line."""
         line = next(line for line in self.log.splitlines() if line.startswith("REPORT "))
         return dict(field.split(": ", 1) for field in line.removeprefix("REPORT ").split("\t") if field)
 
@@ -132,7 +132,7 @@ class Function:
 
 
 def function_zip(name: str = "bootstrap", script: str | None = None) -> bytes:
-    """The tests' function, or another script, as a package."""
+    """Packs the tests' function, or another script."""
     # The script runs on the test's own Python, which starts twice as fast without site-packages.
     text = script or f"#!{sys.executable} -IS\n{(HERE / 'bootstrap.py').read_text()}"
     packed = io.BytesIO()

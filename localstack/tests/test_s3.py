@@ -1,4 +1,4 @@
-"""What the project needs of this S3: if these fail, its other tests against LocalStack prove nothing."""
+"""Requests of the project to this S3. If these fail, its other tests against LocalStack prove nothing."""
 
 import urllib.error
 import urllib.request

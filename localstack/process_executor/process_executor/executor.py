@@ -33,7 +33,7 @@ _running_lock = threading.Lock()
 
 
 def stop_all() -> None:
-    """Kills every function, whatever it does."""
+    """Kills every function, even one at work."""
     with _running_lock:
         executors = list(_running)
     for executor in executors:
@@ -57,7 +57,7 @@ class ProcessRuntimeExecutor(RuntimeExecutor):
         self._folder: Folder | None = None
         self._sandbox: Sandbox | None = None
         self._init_s: float | None = None
-        """Of a good init that no invocation has reported yet."""
+        """Seconds of a good init that no invocation has reported yet."""
         self._init_log = ""
         self._lock = threading.Lock()
         self._is_stopped = False
@@ -173,7 +173,7 @@ class ProcessRuntimeExecutor(RuntimeExecutor):
             return self._folder.take_log() if self._folder else ""
 
     def _environment(self, given: dict[str, str]) -> dict[str, str]:
-        """As on AWS, but for the paths, which are this machine's."""
+        """Returns the variables as on AWS, except the paths, which are this machine's."""
         assert self._folder is not None and self.function_version.config.code is not None
         for name in _NOT_FOR_FUNCTIONS:
             given.pop(name, None)
@@ -214,4 +214,4 @@ class ProcessRuntimeExecutor(RuntimeExecutor):
 
     @classmethod
     def cleanup_version(cls, function_version: FunctionVersion) -> None:
-        """The code stays: other versions may run the same. LocalStack deletes it with the last of them."""
+        """Keeps the code: other versions may run the same. LocalStack deletes it with the last of them."""

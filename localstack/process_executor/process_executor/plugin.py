@@ -1,4 +1,4 @@
-"""What LocalStack finds under the name `process` (`LAMBDA_RUNTIME_EXECUTOR=process`)."""
+"""Plugin that LocalStack finds under the name `process` (`LAMBDA_RUNTIME_EXECUTOR=process`)."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds, in MB rounded up. Memory is the most it ever held; temp is what is there now."""
+    """Use of a process, in MB rounded up. Memory is its largest use so far, temp its present use."""
 
     memory_mb: int = 0
     temp_mb: int = 0
@@ -47,11 +47,11 @@ class Folder:
         self._read_to = 0
 
     def open_log(self) -> IO[bytes]:
-        """For the function, to append: so it can be emptied while the function writes."""
+        """Opens the log for the function, to append, so that it can be emptied while the function writes."""
         return open(self._log, "ab", buffering=0)
 
     def take_log(self) -> str:
-        """What was written since the last call."""
+        """Returns the text that was written since the last call."""
         with open(self._log, "rb") as log:
             log.seek(self._read_to)
             text = log.read(LOG_FILE_BYTES_MAX)
@@ -79,7 +79,7 @@ class Folder:
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder in which others may still write: what they add while it is emptied keeps it there, so it is emptied again."""
+    """Removes a folder in which others may still write. Files that they add meanwhile keep it there, so that it is emptied again."""
     until = time.monotonic() + REMOVE_S_MAX
     while True:
         shutil.rmtree(folder, ignore_errors=True)
@@ -89,7 +89,7 @@ def remove(folder: Path) -> None:
 
 
 class FunctionProcess:
-    """Runs from construction until it exits or is killed; `on_exit` is called once with the reason, in AWS's words."""
+    """A process that runs from construction until it exits or is killed. `on_exit` is called once with the reason, in AWS's words."""
 
     def __init__(
         self, code: Path, environment: Mapping[str, str], folder: Folder, on_exit: Callable[[str], None]
@@ -117,7 +117,7 @@ class FunctionProcess:
         self._waiter.start()
 
     def usage(self) -> Usage:
-        """Of the process itself; children that it starts are not counted. After its end: what was last seen."""
+        """Returns the use of the process itself, without the children that it starts. After its end it is the last sample."""
         try:
             with open(f"/proc/{self._process.pid}/status", encoding="ascii", errors="replace") as status:
                 for line in status:
@@ -129,7 +129,7 @@ class FunctionProcess:
         return Usage(self._peak_mb, self._folder.temp_mb())
 
     def kill(self) -> None:
-        """Ends the process and what it started."""
+        """Ends the process and the processes that it started."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -141,7 +141,7 @@ class FunctionProcess:
 
 
 def exit_reason(status: int) -> str:
-    """How AWS words the end of a runtime."""
+    """Returns AWS's words for the end of a runtime."""
     if status == 0:
         return "Runtime exited without providing a reason"
     if status > 0:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 LOG_BYTES_MAX = 256 * 1024
-"""Of one invocation's log; the end is kept."""
+"""Bytes of one invocation's log. The end is kept."""
 
 
 class Phase(StrEnum):
@@ -26,29 +26,29 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why the platform, not the function, ended an invocation or an init."""
+    """Reason why the platform, not the function, ended an invocation or an init."""
 
     error_type: str
     message: str
-    """Without the request's id, which `payload` and `lines` put where AWS puts it."""
+    """Message without the request's id, which `payload` and `lines` add in AWS's place."""
     report_type: str = ""
-    """The REPORT line's error type, where it differs."""
+    """Error type of the REPORT line, if it differs."""
     own_payload: bytes | None = None
-    """What the function posted about it itself."""
+    """Error that the function itself posted."""
 
     @property
     def is_timeout(self) -> bool:
         return self.error_type == "Sandbox.Timedout"
 
     def payload(self, request_id: str) -> bytes:
-        """What the caller gets."""
+        """Returns the caller's payload."""
         if self.own_payload is not None:
             return self.own_payload
         message = f"RequestId: {request_id} Error: {self.message}"
         return json.dumps({"errorType": self.error_type, "errorMessage": message}).encode()
 
     def lines(self, request_id: str, now: datetime) -> str:
-        """What the log says."""
+        """Returns the lines of the log."""
         if self.is_timeout:
             stamp = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             return f"{stamp} {request_id} {self.message}\n\n"
@@ -57,7 +57,7 @@ class Failure:
         return f"RequestId: {request_id} Error: {self.message}\n{self.error_type}\n"
 
     def status(self) -> str:
-        """The fields that a REPORT or INIT_REPORT line ends with."""
+        """Returns the last fields of a REPORT or INIT_REPORT line."""
         if self.is_timeout:
             return "Status: timeout"
         return f"Status: error\tError Type: {self.report_type or self.error_type}"
@@ -76,7 +76,7 @@ def out_of_memory() -> Failure:
 
 
 def out_of_temp(used_mb: int, allowed_mb: int) -> Failure:
-    """Not AWS's: there the write itself fails with ENOSPC, which a folder cannot do."""
+    """Makes an end that AWS does not have: there the write itself fails with ENOSPC, which a folder cannot do."""
     reason = f"Runtime killed: its temp folder holds {used_mb} MB of {allowed_mb} MB; on AWS the write fails: no space left"
     return Failure("Sandbox.TempFull", reason)
 
@@ -93,7 +93,7 @@ def init_report(duration_s: float, phase: Phase, failure: Failure) -> str:
 
 @dataclass(frozen=True)
 class Invoked:
-    """One invocation's numbers."""
+    """Numbers of one invocation."""
 
     request_id: str
     version: str
@@ -101,12 +101,12 @@ class Invoked:
     memory_mb: int
     memory_used_mb: int
     init_s: float | None = None
-    """Cold starts only."""
+    """Time of the init, for cold starts only."""
     failure: Failure | None = None
 
 
 def log(invoked: Invoked, before_start: str, written: str, now: datetime) -> str:
-    """The whole log of an invocation."""
+    """Returns the whole log of an invocation."""
     failed = invoked.failure.lines(invoked.request_id, now) if invoked.failure else ""
     return (
         f"{_whole_lines(before_start)}START RequestId: {invoked.request_id} Version: {invoked.version}\n"

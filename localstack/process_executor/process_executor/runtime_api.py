@@ -19,12 +19,12 @@ _CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Invocation:
-    """What `invocation/next` hands out."""
+    """Invocation that `invocation/next` hands out."""
 
     request_id: str
     payload: bytes
     deadline_ms: int
-    """Since the epoch."""
+    """Deadline since the epoch."""
     function_arn: str
     trace_id: str
 
@@ -42,7 +42,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class AnswerTooLarge:
-    """The function was told 413."""
+    """The function got a 413."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class RuntimeApi:
         self._server.close()
 
     def take(self) -> Invocation | None:
-        """The next invocation, when there is one; None once closed."""
+        """Returns the next invocation when there is one. None once closed."""
         invocation = self._offered.get()
         if invocation is None:
             self._offered.put(None)
         return invocation
 
     def settle(self, request_id: str) -> bool:
-        """True for the first answer to the current invocation."""
+        """Returns true for the first answer to the current invocation."""
         with self._lock:
             is_current = request_id == self._current
             if is_current:
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.NOT_FOUND, "NotFound", self.path)
 
     def _body(self, bytes_max: int) -> bytes | None:
-        """The request's body, read to its end; None if it is longer than allowed."""
+        """Reads the request's body to its end. None if it is longer than allowed."""
         parts: list[bytes] = []
         total = 0
         for part in self._chunks():

@@ -25,7 +25,7 @@ from process_executor.runtime_api import (
 
 SAMPLE_S = 0.05
 SETTLE_S = 0.1
-"""How long a function that has answered may take to ask for more, until its log is read without waiting for it."""
+"""Longest time from a function's answer to its next request. After it the log is read without waiting."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Sandbox:
                     return report.timed_out(limit_s)
 
     def has_ended(self) -> bool:
-        """True if the process is gone since its last answer."""
+        """Returns true if the process is gone since its last answer."""
         while not self._events.empty():
             if isinstance(self._events.get(), Exited):
                 return True
@@ -121,7 +121,7 @@ class Sandbox:
             self._usage = self._process.usage()
 
     def _next_event(self, deadline: float) -> Event | Exited | Failure | None:
-        """What happens next, None at the deadline. A broken limit comes before everything else."""
+        """Waits for the next event, None at the deadline. A broken limit comes before everything else."""
         while True:
             event: Event | Exited | None = None
             left = deadline - time.monotonic()
@@ -143,7 +143,7 @@ class Sandbox:
         return None
 
     def _settle(self, deadline: float) -> None:
-        """On AWS an invocation ends when the function asks for the next: until then its log lines belong to this one."""
+        """Waits for the next request: on AWS it ends the invocation, and earlier log lines belong to this one."""
         try:
             event = self._events.get(timeout=max(0, min(SETTLE_S, deadline - time.monotonic())))
         except queue.Empty:
