@@ -1,10 +1,10 @@
 output "functions" {
-  description = "What the coordinator invokes: the ARN of each function's alias `live`."
+  description = "ARN of each function's alias `live`, which the coordinator invokes."
   value       = [for key in keys(local.functions) : module.function[key].alias_arn]
 }
 
 output "exchange" {
-  description = "Where functions leave results that are too large for their response."
+  description = "Place of results that are too large for a function's response."
   value       = "s3://${module.exchange.bucket}/${trimsuffix(local.exchange.prefix, "/")}"
 }
 

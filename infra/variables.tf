@@ -80,7 +80,7 @@ variable "packages" {
 }
 
 variable "tables" {
-  description = "What may be read: buckets, or prefixes in them. An empty prefix is the whole bucket; \"lake\" is the same as \"lake/\" and does not include \"lakehouse/\"."
+  description = "Data that may be read: buckets, or prefixes in them. An empty prefix is the whole bucket; \"lake\" is the same as \"lake/\" and does not include \"lakehouse/\"."
   type = list(object({
     bucket = string
     prefix = optional(string, "")
@@ -117,7 +117,7 @@ variable "exchange_bucket_name" {
 }
 
 variable "coordinator_principals" {
-  description = "Who may assume the coordinator's role: ARNs of roles or users, or services such as \"ec2.amazonaws.com\". Default: the account itself, so its IAM policies decide."
+  description = "Principals that may assume the coordinator's role: ARNs of roles or users, or services such as \"ec2.amazonaws.com\". Default: the account itself, so its IAM policies decide."
   type        = list(string)
   default     = null
 
@@ -134,7 +134,7 @@ variable "coordinator_principals" {
 }
 
 variable "log_retention_days" {
-  description = "How long the functions' logs are kept."
+  description = "Days for which the functions' logs are kept."
   type        = number
   default     = 7
 
@@ -145,7 +145,7 @@ variable "log_retention_days" {
 }
 
 variable "alarms" {
-  description = "Whether each function has an error and a throttle alarm. An alarm costs $0.10 a month; an account's first ten are free."
+  description = "True where each function has an error and a throttle alarm. An alarm costs $0.10 a month; an account's first ten are free."
   type        = bool
   default     = true
 }

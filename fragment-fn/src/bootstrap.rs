@@ -15,8 +15,8 @@ use lambda_runtime_api_client::body::Body;
 use lambda_runtime_api_client::{PooledClient, build_request};
 use tracing_subscriber::EnvFilter;
 
-use crate::contained::quiet_contained_panics;
-use crate::environment::{Environment, Settings};
+use crate::environment::{Environment, EnvironmentSettings};
+use crate::panics::quiet_caught_panics;
 use crate::{handler, stack};
 
 /// Variable that names a folder of this process's own. Lambda does not set it.
@@ -76,8 +76,8 @@ where
 
 /// Serves fragments until the Runtime API is gone.
 pub async fn run() -> Result<(), BootstrapError> {
-    quiet_contained_panics();
-    let environment = Arc::new(Environment::new(Settings::default()));
+    quiet_caught_panics();
+    let environment = Arc::new(Environment::new(EnvironmentSettings::default()));
     let handler = move |payload, deadline| {
         let environment = Arc::clone(&environment);
         async move { handler::handle(&environment, payload, deadline).await }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_there_twice_is_found_at_any_depth() {
+    fn a_repeated_name_is_found_at_any_depth() {
         let schema = |fields: &[(&str, DataType)]| {
             Schema::new(fields.iter().map(|(name, of)| Field::new(*name, of.clone(), true)).collect::<Vec<_>>())
         };

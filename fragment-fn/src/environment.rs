@@ -20,14 +20,14 @@ use crate::hedging::Hedger;
 
 /// Sizes and places of an environment's state.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct EnvironmentSettings {
     /// Parquet footers and page indexes kept between attempts, in bytes.
     pub metadata_cache_bytes_max: usize,
     /// Folder in which operators spill: `/tmp` on Lambda.
     pub temp_folder: PathBuf,
 }
 
-impl Default for Settings {
+impl Default for EnvironmentSettings {
     fn default() -> Self {
         Self { metadata_cache_bytes_max: 64 << 20, temp_folder: std::env::temp_dir() }
     }
@@ -35,12 +35,18 @@ impl Default for Settings {
 
 /// One function environment. Attempts share it, and none blocks another.
 pub struct Environment {
-    pub(crate) settings: Settings,
+    pub(crate) settings: EnvironmentSettings,
     pub(crate) footers: Arc<FileMetadataCache>,
-    clients: Mutex<BTreeMap<StoreAccess, Client>>,
-    /// Last plan that came through the exchange, as attempts of one stage follow each other: its path, checksum and bytes.
-    plan: Mutex<Option<(String, u32, Bytes)>>,
+    clients: Mutex<BTreeMap<StoreAccess, StoreClient>>,
+    /// Last plan that came through the exchange, as attempts of one stage follow each other.
+    plan: Mutex<Option<CachedPlan>>,
     used: AtomicBool,
+}
+
+struct CachedPlan {
+    path: String,
+    crc32: u32,
+    bytes: Bytes,
 }
 
 impl std::fmt::Debug for Environment {
@@ -51,7 +57,7 @@ impl std::fmt::Debug for Environment {
 
 /// Client of a store, and its knowledge of how fast the store answers.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub(crate) struct StoreClient {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// None where no read is sent twice.
     pub(crate) hedger: Option<Arc<Hedger>>,
@@ -61,33 +67,33 @@ pub(crate) struct Client {
 const CLIENTS_MAX: usize = 64;
 
 impl Environment {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: EnvironmentSettings) -> Self {
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(settings.metadata_cache_bytes_max));
         Self { settings, footers, clients: Mutex::default(), plan: Mutex::default(), used: AtomicBool::new(false) }
     }
 
     /// Returns true once, for the first attempt.
-    pub(crate) fn is_cold(&self) -> bool {
+    pub(crate) fn take_cold(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
     /// Returns the plan that was read last, if it came from `path` with this checksum.
     pub(crate) fn plan(&self, path: &str, crc32: u32) -> Option<Bytes> {
         let plan = self.plan.lock().expect("no holder panics");
-        plan.as_ref().filter(|kept| kept.0 == path && kept.1 == crc32).map(|kept| kept.2.clone())
+        plan.as_ref().filter(|kept| kept.path == path && kept.crc32 == crc32).map(|kept| kept.bytes.clone())
     }
 
-    pub(crate) fn keep_plan(&self, path: &str, crc32: u32, plan: Bytes) {
-        *self.plan.lock().expect("no holder panics") = Some((path.to_owned(), crc32, plan));
+    pub(crate) fn keep_plan(&self, path: &str, crc32: u32, bytes: Bytes) {
+        *self.plan.lock().expect("no holder panics") = Some(CachedPlan { path: path.to_owned(), crc32, bytes });
     }
 
     /// Returns the client of a store. It is made once an environment.
-    pub(crate) fn client(&self, access: &StoreAccess) -> Result<Client, String> {
+    pub(crate) fn client(&self, access: &StoreAccess) -> Result<StoreClient, String> {
         let mut clients = self.clients.lock().expect("no holder panics");
         if let Some(client) = clients.get(access) {
             return Ok(client.clone());
         }
-        let client = Client { store: connect(access, None)?, hedger: Hedger::for_store(&access.url) };
+        let client = StoreClient { store: connect(access, None)?, hedger: Hedger::for_store(&access.url) };
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }

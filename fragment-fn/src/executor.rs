@@ -16,7 +16,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
-use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
+use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::{
     FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, Output, PlanRef, ScanUnit, Usage,
     functions, plan,
@@ -25,10 +25,10 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use crate::blame::naming_file;
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
 use crate::environment::Environment;
+use crate::file_errors::naming_file;
 use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
@@ -86,11 +86,12 @@ async fn run(
     meter: &Meter,
     context: &Arc<TaskContext>,
     plan: Arc<dyn ExecutionPlan>,
-    stores: &[Store],
+    stores: &[AttemptStore],
 ) -> Result<FragmentResult, FragmentError> {
     let Output::Gather { access, prefix } = &request.stage.output;
     let exchange = Arc::clone(&store(stores, *access)?.hedged);
-    let target = (*access, exchange, result_path(prefix, &request.fragment.id, request.attempt));
+    let path = result_path(prefix, &request.fragment.id, request.attempt);
+    let target = ResultTarget { access: *access, store: exchange, path };
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
     let mut writer =
         ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
@@ -132,15 +133,15 @@ async fn produce(
 }
 
 /// Store of the request's access table, as this attempt sees it.
-struct Store {
+struct AttemptStore {
     url: Url,
     /// Client that counts, and that sends late reads again.
     hedged: Arc<dyn ObjectStore>,
     /// Number that tells stores apart in the environment's footer cache, which knows only keys.
-    salt: u32,
+    footer_cache_salt: u32,
 }
 
-fn store(stores: &[Store], access: u16) -> Result<&Store, FragmentError> {
+fn store(stores: &[AttemptStore], access: u16) -> Result<&AttemptStore, FragmentError> {
     let unknown = || format!("the request names store {access}, its access table has {}", stores.len());
     stores.get(usize::from(access)).ok_or_else(|| FragmentError::new(FragmentErrorKind::MalformedRequest, unknown()))
 }
@@ -149,7 +150,7 @@ fn connect_stores(
     environment: &Environment,
     request: &InvokeRequest,
     meter: &Meter,
-) -> Result<Vec<Store>, FragmentError> {
+) -> Result<Vec<AttemptStore>, FragmentError> {
     let invalid = |e: String| FragmentError::new(FragmentErrorKind::MalformedRequest, e);
     let mut stores = Vec::with_capacity(request.access.0.len());
     for access in &request.access.0 {
@@ -157,8 +158,9 @@ fn connect_stores(
         let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(&meter.counters)));
         let hedged = HedgedStore::wrap(counted, client.hedger, &meter.counters);
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
-        let salt = crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
-        stores.push(Store { url, hedged, salt });
+        let footer_cache_salt =
+            crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
+        stores.push(AttemptStore { url, hedged, footer_cache_salt });
     }
     Ok(stores)
 }
@@ -167,7 +169,7 @@ fn task_context(
     environment: &Environment,
     request: &InvokeRequest,
     meter: &Meter,
-    stores: &[Store],
+    stores: &[AttemptStore],
 ) -> Result<Arc<TaskContext>> {
     let mut config = SessionConfig::new();
     for (key, value) in &request.stage.options {
@@ -211,7 +213,7 @@ fn runtime(environment: &Environment, request: &InvokeRequest, meter: &Meter) ->
 async fn plan_bytes(
     environment: &Environment,
     request: &InvokeRequest,
-    stores: &[Store],
+    stores: &[AttemptStore],
 ) -> Result<Bytes, FragmentError> {
     let (object, crc32) = match &request.stage.plan {
         PlanRef::Inline(plan) => return Ok(plan.0.clone()),
@@ -243,7 +245,7 @@ fn decode(
     request: &InvokeRequest,
     encoded: &[u8],
     context: &Arc<TaskContext>,
-    stores: &[Store],
+    stores: &[AttemptStore],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
@@ -253,24 +255,28 @@ fn decode(
         let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
         let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
         let reader = ScanReader::new(Arc::clone(&store.hedged), Arc::clone(&environment.footers), spec.matching);
-        Ok(naming_file(reader.attach(with_lanes(scan, lanes, store.salt)?)?))
+        Ok(naming_file(reader.attach(with_lanes(scan, lanes, store.footer_cache_salt)?)?))
     })
 }
 
 /// Puts this fragment's lanes, each a partition, into the placeholder `scan`.
-fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], salt: u32) -> Result<FileScanConfig> {
+fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], footer_cache_salt: u32) -> Result<FileScanConfig> {
     let groups = lanes
         .iter()
-        .map(|lane| Ok(FileGroup::new(lane.iter().map(|unit| partitioned_file(unit, salt)).collect::<Result<_>>()?)))
+        .map(|lane| {
+            Ok(FileGroup::new(
+                lane.iter().map(|unit| partitioned_file(unit, footer_cache_salt)).collect::<Result<_>>()?,
+            ))
+        })
         .collect::<Result<_>>()?;
     Ok(plan::with_files(scan, groups))
 }
 
-fn partitioned_file(unit: &ScanUnit, salt: u32) -> Result<PartitionedFile> {
+fn partitioned_file(unit: &ScanUnit, footer_cache_salt: u32) -> Result<PartitionedFile> {
     let object = &unit.file;
-    // The footer cache compares size and modification time. Store and etag stand in for the time.
+    // The footer cache compares size and modification time. AttemptStore and etag stand in for the time.
     let identity = crc32fast::hash(object.etag.as_deref().unwrap_or_default().as_bytes());
-    let version = i64::from(identity) << 16 | i64::from(salt & 0xffff);
+    let version = i64::from(identity) << 16 | i64::from(footer_cache_salt & 0xffff);
     let mut file = PartitionedFile::new_from_meta(object_store::ObjectMeta {
         location: object_store::path::Path::parse(&object.path)?,
         last_modified: DateTime::from_timestamp_micros(version).unwrap_or_default(),

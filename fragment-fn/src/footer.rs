@@ -1,7 +1,7 @@
 //! Reading of Parquet footers. Footers enter in this one way, on functions and on the coordinator.
 //!
 //! ```text
-//!  tail of the file ─► length ─► Thrift walked ─► parsed ─► fits the file? ─► page index ─► only what holds ─► cache
+//!  tail of the file ─► length ─► Thrift walked ─► parsed ─► fits the file? ─► page index ─► only reliable statistics ─► cache
 //! ```
 //!
 //! A footer is read at most once an environment, in one request with everything that lies near it. Bytes that cannot be a
@@ -22,10 +22,10 @@ use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader};
 
-use crate::contained::contained;
 use crate::fault::FileFault;
+use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
-use crate::statistics::only_what_holds;
+use crate::statistics::without_unreliable;
 use crate::thrift;
 use check::check;
 
@@ -68,8 +68,8 @@ pub async fn read_footer(
     let guess = footer_bytes.filter(|_| size > FOOTER_GUESS_BYTES as u64).unwrap_or(FOOTER_GUESS_BYTES);
     let end = file.range(size.saturating_sub(guess.max(TAIL_BYTES) as u64)..size).await?;
     let begin = footer_begin(&end[end.len() - TAIL_BYTES..], size).map_err(|reason| match reason {
-        NoFooter::Encrypted => encrypted(object),
-        NoFooter::Other(reason) => fault(reason),
+        FooterError::Encrypted => encrypted(object),
+        FooterError::Other(reason) => fault(reason),
     })?;
     let metadata = file.range(begin..size - TAIL_BYTES as u64).await?;
     match thrift::footer(&metadata) {
@@ -81,20 +81,20 @@ pub async fn read_footer(
     let footer = parsed(|| ParquetMetaDataReader::decode_metadata(&metadata)).map_err(unreadable)?;
     check(&footer, size).map_err(fault)?;
     // Later readers of the columns may rely on a schema that can be read.
-    let told = footer.file_metadata();
-    parsed(|| parquet_to_arrow_schema(told.schema_descr(), told.key_value_metadata()).map(drop))
+    let file_metadata = footer.file_metadata();
+    parsed(|| parquet_to_arrow_schema(file_metadata.schema_descr(), file_metadata.key_value_metadata()).map(drop))
         .map_err(|reason| fault(format!("its columns cannot be read: {reason}")))?;
     let footer = match page_index_range(&footer) {
-        Some((first, last)) if last - first <= PAGE_INDEX_BYTES_MAX => {
-            let index = file.range(first..last).await?;
-            let index = || with_page_index(footer, size, first..last, index);
-            contained(index)
+        Some(range) if range.end - range.start <= PAGE_INDEX_BYTES_MAX => {
+            let index = file.range(range.clone()).await?;
+            let index = || with_page_index(footer, size, range, index);
+            catch_panic(index)
                 .and_then(|index| index)
                 .map_err(|e| fault(format!("its page index cannot be read: {e}")))?
         }
         _ => footer,
     };
-    let footer = Arc::new(parsed(|| only_what_holds(footer)).map_err(unreadable)?);
+    let footer = Arc::new(parsed(|| without_unreliable(footer)).map_err(unreadable)?);
     let entry = CachedFileMetadataEntry::new(object.clone(), Arc::new(CachedParquetMetaData::new(Arc::clone(&footer))));
     footers.put(&object.location, entry);
     Ok(footer)
@@ -119,42 +119,42 @@ fn encrypted(object: &ObjectMeta) -> DataFusionError {
 
 /// Runs a parser. Its error or panic becomes a text.
 fn parsed<T>(parse: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match contained(parse) {
+    match catch_panic(parse) {
         Ok(parsed) => parsed.map_err(|error| error.to_string()),
         Err(panic) => Err(panic),
     }
 }
 
-enum NoFooter {
+enum FooterError {
     Encrypted,
     Other(String),
 }
 
 /// Finds the beginning of the footer from the file's last bytes.
-fn footer_begin(tail: &[u8], size: u64) -> Result<u64, NoFooter> {
+fn footer_begin(tail: &[u8], size: u64) -> Result<u64, FooterError> {
     let (length, magic) = tail.split_at(TAIL_BYTES / 2);
     match magic {
         b"PAR1" => {}
-        b"PARE" => return Err(NoFooter::Encrypted),
-        _ => return Err(NoFooter::Other("it does not end as Parquet does".to_owned())),
+        b"PARE" => return Err(FooterError::Encrypted),
+        _ => return Err(FooterError::Other("it does not end as Parquet does".to_owned())),
     }
     let length = length.iter().rev().fold(0, |length, byte| length << 8 | u64::from(*byte));
     let begin = (size - TAIL_BYTES as u64).checked_sub(length);
-    begin.ok_or_else(|| NoFooter::Other(format!("its footer claims {length} bytes, the file has {size}")))
+    begin.ok_or_else(|| FooterError::Other(format!("its footer claims {length} bytes, the file has {size}")))
 }
 
 /// Returns the range from the first byte of the page index to its last.
-fn page_index_range(footer: &ParquetMetaData) -> Option<(u64, u64)> {
+fn page_index_range(footer: &ParquetMetaData) -> Option<Range<u64>> {
     let columns = footer.row_groups().iter().flat_map(|group| group.columns());
     let places = columns.flat_map(|column| {
         let index = (column.column_index_offset(), column.column_index_length());
         let offsets = (column.offset_index_offset(), column.offset_index_length());
         [index, offsets].into_iter().filter_map(|(offset, bytes)| {
             let (offset, bytes) = (u64::try_from(offset?).ok()?, u64::try_from(bytes?).ok()?);
-            Some((offset, offset + bytes))
+            Some(offset..offset + bytes)
         })
     });
-    places.reduce(|(first, last), (begin, end)| (first.min(begin), last.max(end)))
+    places.reduce(|all, place| all.start.min(place.start)..all.end.max(place.end))
 }
 
 /// Adds the page index, whose bytes are `bytes`, to the footer.

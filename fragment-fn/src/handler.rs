@@ -13,9 +13,9 @@ use gust_protocol::{
 };
 use tracing::Instrument;
 
-use crate::contained;
 use crate::environment::Environment;
 use crate::executor::{self, Meter};
+use crate::panics;
 
 /// Time for the answer before the platform stops the function.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(500);
 pub async fn handle(environment: &Arc<Environment>, payload: Bytes, platform_deadline: SystemTime) -> Bytes {
     let started = Instant::now();
     let cpu = ProcessTime::now();
-    let cold = environment.is_cold();
+    let cold = environment.take_cold();
     let (id, attempt, outcome, mut usage) = match wire::decode_request(&payload) {
         Ok(request) => {
             let span = tracing::info_span!("attempt", fragment = %request.fragment.id, attempt = request.attempt);
@@ -60,7 +60,7 @@ async fn attempt(
     let outcome = match tokio::time::timeout(left, running).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => {
-            let message = format!("the function panicked: {}", contained::message(&*panic));
+            let message = format!("the function panicked: {}", panics::message(&*panic));
             Err(FragmentError::new(FragmentErrorKind::Panic, message))
         }
         Err(_) => {

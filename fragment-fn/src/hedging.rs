@@ -14,7 +14,7 @@
 //! Until a first body has shown the pipe's rate, only silence counts. The decorator stands outside the one that counts, so
 //! that both reads are counted. A body that ends before its range does is an error, late or not.
 //!
-//! Non-goals: writes, heads and lists; local files; bodies longer than [`REST_BYTES_MAX`].
+//! Non-goals: writes, heads and lists; local files; bodies longer than [`MISSING_BYTES_MAX`].
 
 use std::fmt::{Display, Formatter};
 use std::future::Future;
@@ -47,30 +47,30 @@ pub const HEDGES_AT_START: u64 = 1;
 /// Most second reads that a client saves up in a time without late reads. A store that slows down for all is not asked twice.
 const HEDGES_SAVED_MAX: u64 = 8;
 /// Most bytes of a body that are held while two reads race for it.
-const REST_BYTES_MAX: u64 = 64 << 20;
+const MISSING_BYTES_MAX: u64 = 64 << 20;
 /// Shortest body from which the rate is learnt, in bytes. Shorter bodies tell more about latency than about the pipe.
 const RATE_BYTES_MIN: u64 = 64 << 10;
 
-/// Expected time of a read, and the multiple of it at which the read is late.
+/// Expected time of a read, and the multiple of it after which the read is late.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Expectation {
+pub struct ExpectedRead {
     pub latency: Duration,
     pub bytes_per_second: f64,
-    pub multiple: f64,
+    pub late_multiple: f64,
 }
 
-impl Default for Expectation {
+impl Default for ExpectedRead {
     /// Starling (SIGMOD 2020): a read of S3 takes 15 ms + bytes × readers / 150 MB/s. At nine times that, 0.3 % of reads
     /// are late by S3's published latencies (99 % within 106 ms, 99.99 % within 283 ms), inside the budget of 0.5 %.
     fn default() -> Self {
-        Self { latency: Duration::from_millis(15), bytes_per_second: 150e6, multiple: 9.0 }
+        Self { latency: Duration::from_millis(15), bytes_per_second: 150e6, late_multiple: 9.0 }
     }
 }
 
 /// Knowledge of one client about its reads. It lives as long as the client.
 #[derive(Debug)]
 pub struct Hedger {
-    expectation: Expectation,
+    expected: ExpectedRead,
     /// Reads that have paid for second reads not sent yet.
     credit: AtomicU64,
     /// Reads under way, which share the client's pipe.
@@ -80,14 +80,14 @@ pub struct Hedger {
 }
 
 impl Hedger {
-    pub fn new(expectation: Expectation) -> Self {
+    pub fn new(expected: ExpectedRead) -> Self {
         let credit = AtomicU64::new(HEDGES_AT_START * READS_PER_HEDGE);
-        Self { expectation, credit, readers: AtomicUsize::new(0), rate: Mutex::default() }
+        Self { expected, credit, readers: AtomicUsize::new(0), rate: Mutex::default() }
     }
 
     /// Makes the hedger for the store of a URL. None for local files: a disk is not asked twice.
     pub fn for_store(url: &str) -> Option<Arc<Self>> {
-        (!url.starts_with("file:")).then(|| Arc::new(Self::new(Expectation::default())))
+        (!url.starts_with("file:")).then(|| Arc::new(Self::new(ExpectedRead::default())))
     }
 
     fn earn(&self) {
@@ -101,15 +101,15 @@ impl Hedger {
     }
 
     fn silence_max(&self) -> Duration {
-        self.expectation.latency.mul_f64(self.expectation.multiple)
+        self.expected.latency.mul_f64(self.expected.late_multiple)
     }
 
     /// Returns the longest time from the request to the last byte. None until the pipe's rate is known.
     fn last_byte_max(&self, bytes: u64) -> Option<Duration> {
         let seen = (*self.rate.lock().expect("no holder panics"))?;
-        let rate = seen.min(self.expectation.bytes_per_second);
+        let rate = seen.min(self.expected.bytes_per_second);
         let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64;
-        Some(self.silence_max() + Duration::from_secs_f64(self.expectation.multiple * shared / rate))
+        Some(self.silence_max() + Duration::from_secs_f64(self.expected.late_multiple * shared / rate))
     }
 
     /// Learns the pipe's rate from a body that has come whole.
@@ -126,9 +126,9 @@ impl Hedger {
 
 /// Read under way.
 #[derive(Debug)]
-struct Reader(Arc<Hedger>);
+struct ReadUnderWay(Arc<Hedger>);
 
-impl Reader {
+impl ReadUnderWay {
     fn enter(hedger: &Arc<Hedger>) -> Self {
         hedger.earn();
         hedger.readers.fetch_add(1, Relaxed);
@@ -136,7 +136,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for ReadUnderWay {
     fn drop(&mut self) {
         self.0.readers.fetch_sub(1, Relaxed);
     }
@@ -196,33 +196,33 @@ async fn first_success<T>(
 }
 
 /// Body that is watched while it comes.
-struct Body {
+struct HedgedBody {
     inner: Arc<dyn ObjectStore>,
     counters: Arc<Counters>,
-    reader: Reader,
+    read: ReadUnderWay,
     location: Path,
     /// Options of a request for the same object: its etag is a condition.
     options: GetOptions,
     stream: BoxStream<'static, Result<Bytes>>,
-    whole: Range<u64>,
+    range: Range<u64>,
     /// Bytes that have not come yet.
-    rest: Range<u64>,
+    missing: Range<u64>,
     /// Time left until the last byte is late. None while the pipe's rate is not known.
-    patience: Option<Duration>,
+    time_left: Option<Duration>,
     /// True where a second read may be sent.
     may_hedge: bool,
-    waited: Duration,
+    time_waited: Duration,
 }
 
-impl Body {
+impl HedgedBody {
     /// Returns the next bytes. Only time in which somebody waits for them counts.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let asked = Instant::now();
-        let silence_max = self.reader.0.silence_max();
-        let due = self.patience.map_or(silence_max, |patience| patience.min(silence_max));
+        let silence_max = self.read.0.silence_max();
+        let due = self.time_left.map_or(silence_max, |time_left| time_left.min(silence_max));
         let next = match timeout(due, self.stream.next()).await {
             Ok(next) => next,
-            Err(_) if self.may_hedge && self.rest_bytes() <= REST_BYTES_MAX && self.reader.0.spend() => {
+            Err(_) if self.may_hedge && self.missing_bytes() <= MISSING_BYTES_MAX && self.read.0.spend() => {
                 return self.race().await.map(Some);
             }
             Err(_) => {
@@ -231,58 +231,59 @@ impl Body {
             }
         };
         let waited = asked.elapsed();
-        self.waited += waited;
-        self.patience = self.patience.map(|patience| patience.saturating_sub(waited));
+        self.time_waited += waited;
+        self.time_left = self.time_left.map(|time_left| time_left.saturating_sub(waited));
         let chunk = next.transpose()?;
         match &chunk {
-            Some(chunk) => self.rest.start += chunk.len() as u64,
+            Some(chunk) => self.missing.start += chunk.len() as u64,
             None => {
                 // The caller would take a body that ends early for a whole one.
-                whole(self.whole_bytes() - self.rest_bytes(), &self.whole, &self.location)?;
-                self.reader.0.note_rate(self.whole_bytes(), self.waited);
+                check_length(self.range_bytes() - self.missing_bytes(), &self.range, &self.location)?;
+                self.read.0.note_rate(self.range_bytes(), self.time_waited);
             }
         }
         Ok(chunk)
     }
 
-    fn whole_bytes(&self) -> u64 {
-        self.whole.end - self.whole.start
+    fn range_bytes(&self) -> u64 {
+        self.range.end - self.range.start
     }
 
-    fn rest_bytes(&self) -> u64 {
-        self.rest.end.saturating_sub(self.rest.start)
+    fn missing_bytes(&self) -> u64 {
+        self.missing.end.saturating_sub(self.missing.start)
     }
 
     /// Reads the missing bytes, from this read or from a second one.
     async fn race(&mut self) -> Result<Bytes> {
         self.counters.note_hedge();
-        tracing::debug!(location = %self.location, rest = self.rest_bytes(), "a late read is sent again");
-        let (location, rest) = (self.location.clone(), self.rest.clone());
+        tracing::debug!(location = %self.location, missing = self.missing_bytes(), "a late read is sent again");
+        let location = self.location.clone();
+        let missing = self.missing.clone();
         let stream = std::mem::replace(&mut self.stream, futures::stream::empty().boxed());
         let on = async {
             let bytes = Bytes::from(stream.try_collect::<Vec<_>>().await?.concat());
-            whole(bytes.len() as u64, &rest, &location).map(|()| bytes)
+            check_length(bytes.len() as u64, &missing, &location).map(|()| bytes)
         };
         let again = async {
-            let options = GetOptions { range: Some(GetRange::Bounded(rest.clone())), ..self.options.clone() };
+            let options = GetOptions { range: Some(GetRange::Bounded(missing.clone())), ..self.options.clone() };
             let bytes = self.inner.get_opts(&location, options).await?.bytes().await?;
-            whole(bytes.len() as u64, &rest, &location).map(|()| bytes)
+            check_length(bytes.len() as u64, &missing, &location).map(|()| bytes)
         };
         let bytes = first_success(Box::pin(on), Box::pin(again)).await?;
-        self.rest.start = self.rest.end;
+        self.missing.start = self.missing.end;
         self.may_hedge = false;
         // The race tells nothing about the pipe's rate.
-        self.whole = self.rest.clone();
+        self.range = self.missing.clone();
         Ok(bytes)
     }
 }
 
-fn whole(bytes: u64, range: &Range<u64>, location: &Path) -> Result<()> {
+fn check_length(bytes: u64, range: &Range<u64>, location: &Path) -> Result<()> {
     let expected = range.end - range.start;
     if bytes == expected {
         return Ok(());
     }
-    let source = format!("{location}: {bytes} bytes came of {expected} asked for").into();
+    let source = format!("{location}: {expected} bytes were asked for, {bytes} came").into();
     Err(Error::Generic { store: "hedged", source })
 }
 
@@ -299,26 +300,26 @@ impl ObjectStore for HedgedStore {
         if options.head {
             return self.inner.get_opts(location, options).await;
         }
-        let reader = Reader::enter(&self.hedger);
+        let read = ReadUnderWay::enter(&self.hedger);
         let asked = Instant::now();
         let GetResult { payload, meta, range, attributes } = self.answer(location, &options).await?;
         let payload = match payload {
             GetResultPayload::Stream(stream) => {
                 let due = self.hedger.last_byte_max(range.end - range.start);
                 let options = GetOptions { if_match: meta.e_tag.clone(), ..options };
-                let body = Body {
+                let body = HedgedBody {
                     inner: Arc::clone(&self.inner),
                     counters: Arc::clone(&self.counters),
-                    reader,
+                    read,
                     location: location.clone(),
                     options,
                     stream,
-                    whole: range.clone(),
-                    rest: range.clone(),
-                    patience: due.map(|due| due.saturating_sub(asked.elapsed())),
+                    range: range.clone(),
+                    missing: range.clone(),
+                    time_left: due.map(|due| due.saturating_sub(asked.elapsed())),
                     // Without an etag the missing bytes might come from another object.
                     may_hedge: meta.e_tag.is_some(),
-                    waited: Duration::ZERO,
+                    time_waited: Duration::ZERO,
                 };
                 let chunks = futures::stream::try_unfold(body, |mut body| async move {
                     Ok(body.next().await?.map(|chunk| (chunk, body)))

@@ -13,21 +13,21 @@
 
 #![warn(clippy::unwrap_used)]
 
-mod blame;
 pub mod bootstrap;
 mod by_name;
 mod classify;
 mod columns;
-mod contained;
 mod environment;
 mod executor;
 mod fault;
+mod file_errors;
 mod footer;
 pub mod handler;
 pub mod hedging;
 mod memory;
 pub mod metering;
 mod pages;
+mod panics;
 mod pinned;
 mod read_as;
 mod scan;
@@ -35,14 +35,14 @@ pub mod stack;
 mod statistics;
 mod thrift;
 
-pub use blame::naming_files;
 pub use by_name::repeated_name;
 pub use classify::{classify, find};
 pub use columns::FileConstants;
-pub use contained::{message as panic_message, quiet_contained_panics};
-pub use environment::{Environment, Settings, connect};
+pub use environment::{Environment, EnvironmentSettings, connect};
 pub use fault::FileFault;
+pub use file_errors::naming_files;
 pub use footer::{FOOTER_GUESS_BYTES, read_footer};
+pub use panics::{message as panic_message, quiet_caught_panics};
 pub use pinned::{COALESCE_BYTES, PinnedFile};
 pub use read_as::read_as;
 pub use scan::ScanReader;

@@ -90,11 +90,12 @@ fn check_lengths(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), Stri
     let Ok(pages) = alone.and_then(|alone| SerializedPageReader::new(Arc::new(bytes.clone()), &alone, 0, None)) else {
         return Ok(());
     };
-    let levels = (column.column_descr().max_rep_level() > 0, column.column_descr().max_def_level() > 0);
+    let leaf = column.column_descr();
+    let levels = Levels { repeats: leaf.max_rep_level() > 0, is_optional: leaf.max_def_level() > 0 };
     for page in pages {
         let Ok(page) = page else { return Ok(()) };
         let values = u64::from(page.num_values());
-        for lengths in claimed_lengths(&page, levels).into_iter().flatten() {
+        for lengths in claimed_lengths(&page, &levels).into_iter().flatten() {
             if lengths > values {
                 return Err(format!("a page of {values} values claims {lengths} lengths"));
             }
@@ -103,23 +104,29 @@ fn check_lengths(column: &ColumnChunkMetaData, bytes: &Bytes) -> Result<(), Stri
     Ok(())
 }
 
+/// Levels that stand before the values of a column's pages.
+struct Levels {
+    repeats: bool,
+    is_optional: bool,
+}
+
 /// Returns the counts that a page in a delta encoding claims: its lengths, or its prefixes and its suffixes.
-fn claimed_lengths(page: &Page, (repeats, optional): (bool, bool)) -> [Option<u64>; 2] {
+fn claimed_lengths(page: &Page, levels: &Levels) -> [Option<u64>; 2] {
     let encoding = page.encoding() as i64;
     let values = match page {
         Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
             buf.get((*def_levels_byte_len as usize).saturating_add(*rep_levels_byte_len as usize)..)
         }
         Page::DataPage { buf, .. } => {
-            let rest = if repeats { after_levels(buf) } else { Some(&buf[..]) };
-            rest.and_then(|rest| if optional { after_levels(rest) } else { Some(rest) })
+            let rest = if levels.repeats { after_levels(buf) } else { Some(&buf[..]) };
+            rest.and_then(|rest| if levels.is_optional { after_levels(rest) } else { Some(rest) })
         }
         Page::DictionaryPage { .. } => None,
     };
     let Some(values) = values else { return [None, None] };
     match encoding {
         DELTA_LENGTH_BYTE_ARRAY => [count(values), None],
-        DELTA_BYTE_ARRAY => [count(values), past(values).and_then(count)],
+        DELTA_BYTE_ARRAY => [count(values), after_run(values).and_then(count)],
         _ => [None, None],
     }
 }
@@ -151,7 +158,7 @@ fn count(mut bytes: &[u8]) -> Option<u64> {
 }
 
 /// Returns the bytes after a delta-packed run.
-fn past(mut bytes: &[u8]) -> Option<&[u8]> {
+fn after_run(mut bytes: &[u8]) -> Option<&[u8]> {
     let block = varint(&mut bytes)?;
     let per_block = varint(&mut bytes)?;
     let mut left = varint(&mut bytes)?.saturating_sub(1);

@@ -21,8 +21,14 @@ pub const COALESCE_BYTES: u64 = 1 << 20;
 pub struct PinnedFile {
     store: Arc<dyn ObjectStore>,
     object: ObjectMeta,
-    /// Last bytes of the file, from this offset on.
-    tail: Mutex<Option<(u64, Bytes)>>,
+    tail: Mutex<Option<FileTail>>,
+}
+
+/// Last bytes of a file, from the offset `start` on.
+#[derive(Debug)]
+struct FileTail {
+    start: u64,
+    bytes: Bytes,
 }
 
 impl PinnedFile {
@@ -71,7 +77,7 @@ impl PinnedFile {
         let tail = self.tail.lock().expect("no holder panics");
         match tail.as_ref() {
             _ if range.is_empty() => (None, None),
-            Some((start, bytes)) if range.end > *start && range.end <= self.object.size => {
+            Some(FileTail { start, bytes }) if range.end > *start && range.end <= self.object.size => {
                 let from = range.start.max(*start);
                 let held = bytes.slice((from - start) as usize..(range.end - start) as usize);
                 let missing = (range.start < from).then_some(range.start..from);
@@ -90,13 +96,13 @@ impl PinnedFile {
         let bytes = result.bytes().await?;
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
-            let source = format!("{}: {} bytes came of {expected} asked for", self.location(), bytes.len()).into();
+            let source = format!("{}: {expected} bytes were asked for, {} came", self.location(), bytes.len()).into();
             return Err(Error::Generic { store: "pinned", source });
         }
         if range.end == self.object.size {
             let mut tail = self.tail.lock().expect("no holder panics");
-            if tail.as_ref().is_none_or(|(start, _)| range.start < *start) {
-                *tail = Some((range.start, bytes.clone()));
+            if tail.as_ref().is_none_or(|tail| range.start < tail.start) {
+                *tail = Some(FileTail { start: range.start, bytes: bytes.clone() });
             }
         }
         Ok(bytes)

@@ -1,8 +1,8 @@
 //! Casts from a file's type to the table's whose errors name the column.
 //!
 //! DataFusion's adapter casts each column that a file has in another type. If a value does not fit, its error has the
-//! value and no column. This module puts a [`ReadAs`] around those casts that can fail; [`crate::blame`] adds the file's
-//! name. Filters are left alone: rows are filtered above the scan, and pruning by statistics sees through a cast, but not
+//! value and no column. This module puts a [`ReadAs`] around those casts that can fail;
+//! [`crate::file_errors`] adds the file's name. Filters are left alone: rows are filtered above the scan, and pruning by statistics sees through a cast, but not
 //! through a [`ReadAs`].
 
 use std::fmt::{Display, Formatter};
@@ -47,13 +47,13 @@ pub(crate) fn naming_columns(
         let (column, found) = (in_table(cast.expr().as_ref(), table, &shown), cast.expr().data_type(file)?);
         let wanted = cast.cast_type();
         let is_text = || is_bytes(&found) && wanted.is_string();
-        let Some((column, _)) = column.filter(|(_, own)| *own == wanted || is_text()) else {
+        let Some(column) = column.filter(|column| column.data_type == wanted || is_text()) else {
             return Ok(Transformed::no(expr));
         };
         if never_fails(&found, wanted) {
             return Ok(Transformed::no(expr));
         }
-        let named = ReadAs { column, found, cast: expr };
+        let named = ReadAs { column: column.name, found, cast: expr };
         Ok(Transformed::new(Arc::new(named) as Arc<dyn PhysicalExpr>, true, TreeNodeRecursion::Jump))
     });
     named.data()
@@ -69,30 +69,36 @@ fn is_filter(expr: &dyn PhysicalExpr, file: &Schema) -> Result<bool> {
     Ok(!expr.is::<Column>() && !expr.is::<CastExpr>() && expr.data_type(file)? == DataType::Boolean)
 }
 
-/// Returns the name and the table's type of a column `a`, or of a struct's field `s.a`.
+/// Column `a` of a table, or a struct's field `s.a`.
+struct TableColumn<'a> {
+    name: String,
+    data_type: &'a DataType,
+}
+
+/// Finds the table's column, or the struct's field, that an expression reads.
 fn in_table<'a>(
     expr: &dyn PhysicalExpr,
     table: &'a Schema,
     shown: &impl Fn(&str) -> String,
-) -> Option<(String, &'a DataType)> {
+) -> Option<TableColumn<'a>> {
     if let Some(column) = expr.downcast_ref::<Column>() {
         let name = shown(column.name());
-        let own = table.field_with_name(&name).ok()?.data_type();
-        return Some((name, own));
+        let data_type = table.field_with_name(&name).ok()?.data_type();
+        return Some(TableColumn { name, data_type });
     }
     // One kind of bytes becomes another.
     if let Some(cast) = expr.downcast_ref::<CastExpr>().filter(|cast| is_bytes(cast.cast_type())) {
         return in_table(cast.expr().as_ref(), table, shown);
     }
     let (source, keys) = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr)?.args().split_first()?;
-    let (mut name, mut own) = in_table(source.as_ref(), table, shown)?;
+    let TableColumn { mut name, mut data_type } = in_table(source.as_ref(), table, shown)?;
     for key in keys {
         let key = key.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
-        let DataType::Struct(fields) = own else { return None };
-        own = fields.find(key)?.1.data_type();
+        let DataType::Struct(fields) = data_type else { return None };
+        data_type = fields.find(key)?.1.data_type();
         name = format!("{name}.{key}");
     }
-    Some((name, own))
+    Some(TableColumn { name, data_type })
 }
 
 fn is_bytes(of: &DataType) -> bool {
@@ -127,7 +133,12 @@ struct ReadAs {
 }
 
 /// Makes the error of a column's value that does not become the table's type.
-pub(crate) fn unread(column: &str, found: &DataType, wanted: &DataType, error: DataFusionError) -> DataFusionError {
+pub(crate) fn column_cast_error(
+    column: &str,
+    found: &DataType,
+    wanted: &DataType,
+    error: DataFusionError,
+) -> DataFusionError {
     // The error has its own next step, so that the value is not at fault.
     if find::<Advised>(&error).is_some() {
         return error;
@@ -204,7 +215,7 @@ fn narrow(value: f64, of: &DataType) -> f64 {
 }
 
 /// Makes the error of such a number.
-pub(crate) fn told_too_large(value: f64) -> DataFusionError {
+pub(crate) fn too_large_error(value: f64) -> DataFusionError {
     ArrowError::CastError(format!("{value:e} is too large")).into()
 }
 
@@ -233,16 +244,16 @@ impl PhysicalExpr for ReadAs {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let told = |error| {
+        let named = |error| {
             let wanted = self.cast.data_type(batch.schema_ref());
-            wanted.map_or_else(|error| error, |wanted| unread(&self.column, &self.found, &wanted, error))
+            wanted.map_or_else(|error| error, |wanted| column_cast_error(&self.column, &self.found, &wanted, error))
         };
-        let read = self.cast.evaluate(batch).map_err(told)?;
+        let read = self.cast.evaluate(batch).map_err(named)?;
         if let [of_file] = self.cast.children()[..]
             && has_floats(&read.data_type())
             && let Some(value) = too_large(&of_file.evaluate(batch)?.into_array(batch.num_rows())?, &read.data_type())?
         {
-            return Err(told(told_too_large(value)));
+            return Err(named(too_large_error(value)));
         }
         Ok(read)
     }
@@ -270,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_casts_that_can_fail_are_looked_at() {
+    fn only_casts_that_can_fail_are_wrapped() {
         for (found, wanted, expect) in [
             (Int32, Int64, true),
             (UInt32, Int64, true),

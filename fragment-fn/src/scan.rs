@@ -1,11 +1,11 @@
 //! The one way to read a Parquet file, for functions and for the coordinator.
 //!
 //! ```text
-//!  scan ─► attach ─► scan that DataFusion opens ─► Reader ──────► OpenFile ────► PinnedFile ─► store
+//!  scan ─► attach ─► scan that DataFusion opens ─► FileReader ──► OpenFile ────► PinnedFile ─► store
 //!                    columns matched               pages checked  footer once    as planned, no byte twice
 //! ```
 //!
-//! Non-goals: it lists nothing, and names no file in errors of expressions above the file (`blame` does).
+//! Non-goals: it lists nothing, and names no file in errors of expressions above the file (`file_errors` does).
 
 mod reader;
 
@@ -28,7 +28,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
 use crate::pinned::PinnedFile;
-use reader::{OpenFile, Reader};
+use reader::{FileReader, OpenFile};
 
 /// Reader of one scan's Parquet files.
 ///
@@ -95,7 +95,7 @@ impl ParquetFileReaderFactory for ScanReader {
         _metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
         let open = self.open(partition, &file.object_meta);
-        Ok(Box::new(Reader::new(open, &file, Arc::clone(&self.footers))))
+        Ok(Box::new(FileReader::new(open, &file, Arc::clone(&self.footers))))
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_partition_holds_no_file_but_its_last() {
+    async fn a_partition_holds_only_its_last_file() {
         let (scan, files, counters) = files().await;
         for _ in 0..2 {
             for file in &files {

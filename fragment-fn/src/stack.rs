@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn they_hold_what_other_stacks_do_not() {
+    fn big_stacks_hold_deep_recursion() {
         // The frames take 16 MB, and twice that where nothing is optimized.
         assert_eq!(on_big_stack(|| deep(4_000)), 4_000);
         let runtime = runtime().expect("threads");

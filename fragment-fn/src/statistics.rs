@@ -2,7 +2,7 @@
 //!
 //! A bound that does not hold makes wrong rows of right data: a row group is skipped, a maximum is answered without reading,
 //! a value stands where another belongs. So statistics that do not hold are removed from a footer once, where it is read
-//! ([`only_what_holds`]). The statistics of a whole file are computed here, too ([`file_statistics`]). Removed are:
+//! ([`without_unreliable`]). The statistics of a whole file are computed here, too ([`file_statistics`]). Removed are:
 //!
 //! - the largest value of floats, their bloom filters and their page bounds: writers skip NaN, which the engine takes to be
 //!   greater than any other value. The smallest value stays, as -0.0 where it is a zero; a smallest value of NaN goes;
@@ -30,11 +30,11 @@ use parquet::schema::types::ColumnDescriptor;
 pub use file::file_statistics;
 
 /// Start of the name of a writer that, before its version 53.1, left out a null count of zero.
-const COUNTED_NO_ZERO: &str = "parquet-rs version ";
+const LEAVES_OUT_ZERO_NULLS: &str = "parquet-rs version ";
 
 /// Bounds of a column that can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bounds {
+enum KeptBounds {
     Both,
     /// Only the smallest value: floats.
     Smallest,
@@ -45,24 +45,24 @@ enum Bounds {
 ///
 /// # Errors
 /// A footer whose parts do not fit together.
-pub(crate) fn only_what_holds(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
+pub(crate) fn without_unreliable(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
-    let counts_no_zero = file.created_by().is_some_and(counted_no_zero);
+    let zero_nulls_left_out = file.created_by().is_some_and(leaves_out_zero_nulls);
     let columns = file.schema_descr().columns().iter().enumerate();
-    let bounds: Vec<Bounds> = columns.map(|(leaf, column)| bounds_of(column, file.column_order(leaf))).collect();
+    let bounds: Vec<KeptBounds> = columns.map(|(leaf, column)| bounds_of(column, file.column_order(leaf))).collect();
     let mut builder = metadata.into_builder();
     let mut groups = builder.take_row_groups();
     for group in &mut groups {
         for (column, bounds) in group.columns_mut().iter_mut().zip(&bounds) {
-            if let Some(honest) = chunk(column, *bounds, counts_no_zero)? {
-                *column = honest;
+            if let Some(reliable) = chunk(column, *bounds, zero_nulls_left_out)? {
+                *column = reliable;
             }
         }
     }
     let index = builder.take_column_index().map(|mut index| {
         for group in &mut index {
             for (column, bounds) in group.iter_mut().zip(&bounds) {
-                if *bounds != Bounds::Both {
+                if *bounds != KeptBounds::Both {
                     *column = ColumnIndexMetaData::NONE;
                 }
             }
@@ -72,22 +72,22 @@ pub(crate) fn only_what_holds(metadata: ParquetMetaData) -> Result<ParquetMetaDa
     Ok(builder.set_row_groups(groups).set_column_index(index).build())
 }
 
-fn counted_no_zero(writer: &str) -> bool {
-    let mut version = writer.strip_prefix(COUNTED_NO_ZERO).unwrap_or_default().split('.').map(str::parse::<u32>);
+fn leaves_out_zero_nulls(writer: &str) -> bool {
+    let mut version = writer.strip_prefix(LEAVES_OUT_ZERO_NULLS).unwrap_or_default().split('.').map(str::parse::<u32>);
     match (version.next(), version.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (53, 1),
         _ => false,
     }
 }
 
-fn bounds_of(column: &ColumnDescriptor, order: ColumnOrder) -> Bounds {
+fn bounds_of(column: &ColumnDescriptor, order: ColumnOrder) -> KeptBounds {
     if is_float(column) {
-        return Bounds::Smallest;
+        return KeptBounds::Smallest;
     }
     match (order, sort_order(column)) {
-        (ColumnOrder::UNKNOWN, _) | (_, SortOrder::UNDEFINED) => Bounds::Neither,
-        _ if column.physical_type() == Type::INT96 => Bounds::Neither,
-        _ => Bounds::Both,
+        (ColumnOrder::UNKNOWN, _) | (_, SortOrder::UNDEFINED) => KeptBounds::Neither,
+        _ if column.physical_type() == Type::INT96 => KeptBounds::Neither,
+        _ => KeptBounds::Both,
     }
 }
 
@@ -101,10 +101,14 @@ fn sort_order(column: &ColumnDescriptor) -> SortOrder {
 }
 
 /// Removes statistics that do not hold from a column chunk. None where all of them hold.
-fn chunk(column: &ColumnChunkMetaData, bounds: Bounds, counts_no_zero: bool) -> Result<Option<ColumnChunkMetaData>> {
-    let blind_filter = bounds == Bounds::Smallest && column.bloom_filter_offset().is_some();
-    let honest = column.statistics().map(|found| honest(found, column, bounds, counts_no_zero));
-    let is_whole = honest.as_ref().is_none_or(|honest| honest.as_ref() == column.statistics());
+fn chunk(
+    column: &ColumnChunkMetaData,
+    bounds: KeptBounds,
+    zero_nulls_left_out: bool,
+) -> Result<Option<ColumnChunkMetaData>> {
+    let blind_filter = bounds == KeptBounds::Smallest && column.bloom_filter_offset().is_some();
+    let reliable = column.statistics().map(|found| reliable(found, column, bounds, zero_nulls_left_out));
+    let is_whole = reliable.as_ref().is_none_or(|reliable| reliable.as_ref() == column.statistics());
     if is_whole && !blind_filter {
         return Ok(None);
     }
@@ -112,30 +116,30 @@ fn chunk(column: &ColumnChunkMetaData, bounds: Bounds, counts_no_zero: bool) -> 
     if blind_filter {
         builder = builder.set_bloom_filter_offset(None).set_bloom_filter_length(None);
     }
-    builder = match honest.flatten() {
-        Some(honest) => builder.set_statistics(honest),
+    builder = match reliable.flatten() {
+        Some(reliable) => builder.set_statistics(reliable),
         None => builder.clear_statistics(),
     };
     builder.build().map(Some)
 }
 
-fn honest(
+fn reliable(
     found: &Statistics,
     column: &ColumnChunkMetaData,
-    bounds: Bounds,
-    counts_no_zero: bool,
+    bounds: KeptBounds,
+    zero_nulls_left_out: bool,
 ) -> Option<Statistics> {
     let leaf = column.column_descr();
     let may_be_null = leaf.max_def_level() > 0;
     let nulls = match found.null_count_opt() {
-        None if may_be_null && !counts_no_zero => return None,
+        None if may_be_null && !zero_nulls_left_out => return None,
         None => Some(0),
         Some(nulls) if i64::try_from(nulls).is_ok_and(|nulls| nulls <= column.num_values()) => Some(nulls),
         Some(_) => return None,
     };
     let in_order = !found.is_min_max_deprecated() || is_signed_number(leaf);
-    let may_hold = in_order && has_width(found, leaf) && !are_turned(found, leaf);
-    let keep = if may_hold { bounds } else { Bounds::Neither };
+    let may_hold = in_order && has_width(found, leaf) && !are_swapped(found, leaf);
+    let keep = if may_hold { bounds } else { KeptBounds::Neither };
     Some(match found {
         Statistics::Boolean(found) => Statistics::Boolean(kept::<BoolType>(found, nulls, keep, |_| None)),
         Statistics::Int32(found) => Statistics::Int32(kept::<Int32Type>(found, nulls, keep, |_| None)),
@@ -160,15 +164,15 @@ fn honest(
 fn kept<D: DataType>(
     found: &ValueStatistics<D::T>,
     nulls: Option<u64>,
-    keep: Bounds,
+    keep: KeptBounds,
     smallest: impl FnOnce(&D::T) -> Option<D::T>,
 ) -> ValueStatistics<D::T> {
     let (min, max) = match keep {
-        Bounds::Both => (found.min_opt().cloned(), found.max_opt().cloned()),
-        Bounds::Smallest => (found.min_opt().and_then(smallest), None),
-        Bounds::Neither => (None, None),
+        KeptBounds::Both => (found.min_opt().cloned(), found.max_opt().cloned()),
+        KeptBounds::Smallest => (found.min_opt().and_then(smallest), None),
+        KeptBounds::Neither => (None, None),
     };
-    let is_exact = keep == Bounds::Both;
+    let is_exact = keep == KeptBounds::Both;
     ValueStatistics::new(min, max, found.distinct_count(), nulls, false)
         .with_min_is_exact(is_exact && found.min_is_exact())
         .with_max_is_exact(is_exact && found.max_is_exact())
@@ -196,29 +200,25 @@ fn is_signed_number(leaf: &ColumnDescriptor) -> bool {
 }
 
 /// Returns true where the smallest value is larger than the largest.
-fn are_turned(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
+fn are_swapped(found: &Statistics, leaf: &ColumnDescriptor) -> bool {
     let is_signed = sort_order(leaf) == SortOrder::SIGNED;
     match found {
-        Statistics::Boolean(found) => both(found).is_some_and(|(min, max)| min > max),
-        Statistics::Int32(found) if is_signed => both(found).is_some_and(|(min, max)| min > max),
-        Statistics::Int32(found) => both(found).is_some_and(|(min, max)| min.cast_unsigned() > max.cast_unsigned()),
-        Statistics::Int64(found) if is_signed => both(found).is_some_and(|(min, max)| min > max),
-        Statistics::Int64(found) => both(found).is_some_and(|(min, max)| min.cast_unsigned() > max.cast_unsigned()),
+        Statistics::Boolean(found) => swapped(found, |min, max| min > max),
+        Statistics::Int32(found) if is_signed => swapped(found, |min, max| min > max),
+        Statistics::Int32(found) => swapped(found, |min, max| min.cast_unsigned() > max.cast_unsigned()),
+        Statistics::Int64(found) if is_signed => swapped(found, |min, max| min > max),
+        Statistics::Int64(found) => swapped(found, |min, max| min.cast_unsigned() > max.cast_unsigned()),
         Statistics::Int96(_) => false,
-        Statistics::Float(found) => both(found).is_some_and(|(min, max)| min > max),
-        Statistics::Double(found) => both(found).is_some_and(|(min, max)| min > max),
-        Statistics::ByteArray(found) => {
-            both(found).is_some_and(|(min, max)| is_more(min.data(), max.data(), is_signed))
-        }
+        Statistics::Float(found) => swapped(found, |min, max| min > max),
+        Statistics::Double(found) => swapped(found, |min, max| min > max),
+        Statistics::ByteArray(found) => swapped(found, |min, max| is_more(min.data(), max.data(), is_signed)),
         Statistics::FixedLenByteArray(_) if is_float(leaf) => false,
-        Statistics::FixedLenByteArray(found) => {
-            both(found).is_some_and(|(min, max)| is_more(min.data(), max.data(), is_signed))
-        }
+        Statistics::FixedLenByteArray(found) => swapped(found, |min, max| is_more(min.data(), max.data(), is_signed)),
     }
 }
 
-fn both<T>(found: &ValueStatistics<T>) -> Option<(&T, &T)> {
-    Some((found.min_opt()?, found.max_opt()?))
+fn swapped<T>(found: &ValueStatistics<T>, is_more: impl FnOnce(&T, &T) -> bool) -> bool {
+    matches!((found.min_opt(), found.max_opt()), (Some(min), Some(max)) if is_more(min, max))
 }
 
 /// Compares two values as bytes, or as the integers of decimals, whose widths may differ.
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn turned_bounds_are_told_for_every_order() {
+    fn swapped_bounds_are_found_in_every_order() {
         for (a, b, is_signed, expect) in [
             (&[0x80][..], &[0x7f][..], false, true),
             (&[0x80], &[0x7f], true, false),
@@ -310,15 +310,15 @@ mod tests {
     }
 
     #[test]
-    fn floats_keep_what_no_nan_can_be_below() {
-        let honest = only_what_holds(footer().0).unwrap();
-        let of = |group: usize, column: usize| honest.row_group(group).column(column).clone();
+    fn floats_keep_their_smallest_value_alone() {
+        let reliable = without_unreliable(footer().0).unwrap();
+        let of = |group: usize, column: usize| reliable.row_group(group).column(column).clone();
         let Some(Statistics::Double(found)) = of(0, 0).statistics().cloned() else { panic!("doubles") };
         assert_eq!((found.min_opt(), found.max_opt(), found.null_count_opt()), (Some(&7.0), None, Some(0)));
         let Some(Statistics::Double(found)) = of(1, 0).statistics().cloned() else { panic!("doubles") };
         assert_eq!(found.min_opt().map(|least| least.to_bits()), Some((-0.0_f64).to_bits()));
         assert_eq!((of(0, 0).bloom_filter_offset(), of(0, 1).bloom_filter_offset().is_some()), (None, true));
-        let index = honest.column_index().unwrap();
+        let index = reliable.column_index().unwrap();
         assert!(matches!(index[0], ref index if matches!(index[0], ColumnIndexMetaData::NONE)));
         assert!(matches!(index[0][1], ColumnIndexMetaData::INT32(_)));
         let Some(Statistics::Int32(found)) = of(0, 1).statistics().cloned() else { panic!("integers") };
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_count_is_none_only_of_who_left_it_out() {
+    fn a_missing_null_count_is_zero_only_for_old_writers() {
         for (writer, expect) in [
             ("parquet-rs version 52.2.0", true),
             ("parquet-rs version 53.0.0", true),
@@ -334,14 +334,14 @@ mod tests {
             ("parquet-rs version", false),
             ("parquet-mr version 1.8.1", false),
         ] {
-            assert_eq!(counted_no_zero(writer), expect, "{writer}");
+            assert_eq!(leaves_out_zero_nulls(writer), expect, "{writer}");
         }
     }
 
     #[test]
-    fn a_file_knows_what_all_of_its_row_groups_know() {
+    fn a_file_has_the_bounds_that_all_row_groups_have() {
         let (footer, rows) = footer();
-        let found = file_statistics(&only_what_holds(footer).unwrap(), &rows.schema()).unwrap();
+        let found = file_statistics(&without_unreliable(footer).unwrap(), &rows.schema()).unwrap();
         assert_eq!(found.num_rows, Precision::Exact(4));
         let [float, number, text] = found.column_statistics.as_slice() else { panic!("three columns") };
         assert_eq!(float.max_value, Precision::Absent);

@@ -5,7 +5,7 @@
 //! Non-goal: the meaning of the fields, apart from the few that claim memory.
 
 /// Result of a walk. The error is the reason why an encoding is refused.
-pub(crate) type Walked<T> = Result<T, &'static str>;
+pub(crate) type ThriftResult<T> = Result<T, &'static str>;
 
 /// Deepest structure within structures. Parquet's own need seven levels.
 const DEPTH_MAX: usize = 64;
@@ -25,13 +25,20 @@ const MAP: u8 = 11;
 const STRUCT: u8 = 12;
 const UUID: u8 = 13;
 
+/// Header of a list.
+struct ListHeader {
+    count: usize,
+    /// Thrift's type of the elements.
+    kind: u8,
+}
+
 /// Position in an encoding.
-struct Walk<'a> {
+struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Cursor<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -40,13 +47,13 @@ impl<'a> Walk<'a> {
         self.bytes.len() - self.at
     }
 
-    fn byte(&mut self) -> Walked<u8> {
+    fn byte(&mut self) -> ThriftResult<u8> {
         let byte = self.bytes.get(self.at).copied().ok_or(CUT)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn pass(&mut self, bytes: usize) -> Walked<()> {
+    fn pass(&mut self, bytes: usize) -> ThriftResult<()> {
         if bytes > self.left() {
             return Err("a length in it is beyond its end");
         }
@@ -54,7 +61,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn varint(&mut self) -> Walked<u64> {
+    fn varint(&mut self) -> ThriftResult<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -66,13 +73,13 @@ impl<'a> Walk<'a> {
         Err("a number in it does not end")
     }
 
-    fn integer(&mut self) -> Walked<i64> {
+    fn integer(&mut self) -> ThriftResult<i64> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
     /// Reads the next field's number and type. None at the structure's end.
-    fn field(&mut self, last: &mut i64) -> Walked<Option<u8>> {
+    fn field(&mut self, last: &mut i64) -> ThriftResult<Option<u8>> {
         let header = self.byte()?;
         if header & 0x0f == STOP {
             return Ok(None);
@@ -84,20 +91,20 @@ impl<'a> Walk<'a> {
         Ok(Some(header & 0x0f))
     }
 
-    /// Reads the count and the type of a list's elements. Each element takes at least a byte.
-    fn list(&mut self) -> Walked<(usize, u8)> {
+    /// Reads the header of a list. Each element takes at least a byte.
+    fn list(&mut self) -> ThriftResult<ListHeader> {
         let header = self.byte()?;
         let count = match header >> 4 {
             15 => self.varint()?,
             few => u64::from(few),
         };
         match usize::try_from(count) {
-            Ok(count) if count <= self.left() => Ok((count, header & 0x0f)),
+            Ok(count) if count <= self.left() => Ok(ListHeader { count, kind: header & 0x0f }),
             _ => Err("a list in it claims more elements than there are bytes"),
         }
     }
 
-    fn skip(&mut self, kind: u8, depth: usize) -> Walked<()> {
+    fn skip(&mut self, kind: u8, depth: usize) -> ThriftResult<()> {
         if depth > DEPTH_MAX {
             return Err("its structures are nested too deep");
         }
@@ -112,10 +119,10 @@ impl<'a> Walk<'a> {
                 self.pass(bytes)
             }
             kind if LISTS.contains(&kind) => {
-                let (count, of) = self.list()?;
+                let ListHeader { count, kind } = self.list()?;
                 // A boolean element takes a byte, where a boolean field would take none.
-                let of = if BOOLEANS.contains(&of) { BYTE } else { of };
-                (0..count).try_for_each(|_| self.skip(of, depth + 1))
+                let kind = if BOOLEANS.contains(&kind) { BYTE } else { kind };
+                (0..count).try_for_each(|_| self.skip(kind, depth + 1))
             }
             MAP => {
                 let count = self.varint()?;
@@ -141,7 +148,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks a structure. `read` gets each field's number and type and returns true where it has passed that field.
-    fn structure(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> Walked<bool>) -> Walked<()> {
+    fn structure(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> ThriftResult<bool>) -> ThriftResult<()> {
         let mut last = 0;
         while let Some(kind) = self.field(&mut last)? {
             if !read(self, last, kind)? {
@@ -153,19 +160,19 @@ impl<'a> Walk<'a> {
 }
 
 /// Skips a whole structure.
-pub(crate) fn structure(bytes: &[u8]) -> Walked<()> {
-    Walk::new(bytes).skip(STRUCT, 0)
+pub(crate) fn structure(bytes: &[u8]) -> ThriftResult<()> {
+    Cursor::new(bytes).skip(STRUCT, 0)
 }
 
 /// Walks a file's metadata. Returns true where its columns are encrypted.
-pub(crate) fn footer(bytes: &[u8]) -> Walked<bool> {
+pub(crate) fn footer(bytes: &[u8]) -> ThriftResult<bool> {
     const SCHEMA: i64 = 2;
     const ENCRYPTION_ALGORITHM: i64 = 8;
     let mut encrypted = false;
-    Walk::new(bytes).structure(|walk, number, kind| {
+    Cursor::new(bytes).structure(|cursor, number, kind| {
         encrypted |= number == ENCRYPTION_ALGORITHM;
         if number == SCHEMA && LISTS.contains(&kind) {
-            return schema(walk).map(|()| true);
+            return schema(cursor).map(|()| true);
         }
         Ok(false)
     })?;
@@ -173,21 +180,21 @@ pub(crate) fn footer(bytes: &[u8]) -> Walked<bool> {
 }
 
 /// Walks a schema: its nodes in the order of the file, each with its number of children.
-fn schema(walk: &mut Walk<'_>) -> Walked<()> {
+fn schema(cursor: &mut Cursor<'_>) -> ThriftResult<()> {
     const CHILDREN: i64 = 5;
-    let (nodes, kind) = walk.list()?;
+    let ListHeader { count: nodes, kind } = cursor.list()?;
     if kind != STRUCT {
-        return walk_elements(walk, nodes, kind);
+        return walk_elements(cursor, nodes, kind);
     }
     // Children still to come, for each open group.
     let mut open: Vec<i64> = Vec::new();
     for _ in 0..nodes {
         let mut children = 0;
-        walk.structure(|walk, number, kind| {
+        cursor.structure(|cursor, number, kind| {
             if number != CHILDREN || !INTEGERS.contains(&kind) {
                 return Ok(false);
             }
-            children = walk.integer()?;
+            children = cursor.integer()?;
             Ok(true)
         })?;
         if let Some(left) = open.last_mut() {
@@ -206,8 +213,8 @@ fn schema(walk: &mut Walk<'_>) -> Walked<()> {
     Ok(())
 }
 
-fn walk_elements(walk: &mut Walk<'_>, count: usize, kind: u8) -> Walked<()> {
-    (0..count).try_for_each(|_| walk.skip(kind, 1))
+fn walk_elements(cursor: &mut Cursor<'_>, count: usize, kind: u8) -> ThriftResult<()> {
+    (0..count).try_for_each(|_| cursor.skip(kind, 1))
 }
 
 /// Facts that a page's header claims about the page.
@@ -224,15 +231,15 @@ pub(crate) struct PageHeader {
 }
 
 /// Reads a page's header.
-pub(crate) fn page_header(bytes: &[u8]) -> Walked<PageHeader> {
+pub(crate) fn page_header(bytes: &[u8]) -> ThriftResult<PageHeader> {
     const DATA: i64 = 5;
     const DICTIONARY: i64 = 7;
     const DATA_V2: i64 = 8;
-    let mut walk = Walk::new(bytes);
+    let mut cursor = Cursor::new(bytes);
     let mut header = PageHeader::default();
-    walk.structure(|walk, number, kind| {
+    cursor.structure(|cursor, number, kind| {
         if INTEGERS.contains(&kind) && (2..=3).contains(&number) {
-            let bytes = walk.integer()?;
+            let bytes = cursor.integer()?;
             *(if number == 2 { &mut header.uncompressed_bytes } else { &mut header.compressed_bytes }) = bytes;
             return Ok(true);
         }
@@ -241,7 +248,7 @@ pub(crate) fn page_header(bytes: &[u8]) -> Walked<PageHeader> {
         }
         header.is_dictionary |= number == DICTIONARY;
         let encoding_number = if number == DATA_V2 { 4 } else { 2 };
-        walk.structure(|walk, number, kind| {
+        cursor.structure(|cursor, number, kind| {
             let place = match number {
                 1 => &mut header.values,
                 number if number == encoding_number => &mut header.encoding,
@@ -250,12 +257,12 @@ pub(crate) fn page_header(bytes: &[u8]) -> Walked<PageHeader> {
             if !INTEGERS.contains(&kind) {
                 return Ok(false);
             }
-            *place = walk.integer()?;
+            *place = cursor.integer()?;
             Ok(true)
         })?;
         Ok(true)
     })?;
-    header.bytes = walk.at;
+    header.bytes = cursor.at;
     Ok(header)
 }
 
@@ -264,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_claims_more_than_there_is_is_refused() {
+    fn a_claim_above_the_bytes_is_refused() {
         // These are a list of 2^31 - 1 structures, a text of 2^40 bytes, and structures without an end.
         let list = [0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
         let text = [0x18, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0x00];
@@ -279,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_only_so_deep() {
+    fn a_schema_above_the_depth_limit_is_refused() {
         // Field 2 is a list of structures whose field 5 is 1, so that each is the only child of the one before it.
         let schema = |depth: usize| {
             let count = [(depth & 0x7f) as u8 | 0x80, (depth >> 7) as u8];

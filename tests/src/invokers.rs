@@ -25,8 +25,8 @@ use gust_engine::attempt::Invocation;
 use gust_engine::fleet::{InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult,
-    InvokeRequest, Limits, Output, Part, PlanRef, StagePlan, Usage, wire,
+    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentLimits, FragmentResponse,
+    FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, Usage, wire,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -94,7 +94,7 @@ pub async fn answer(payload: Bytes, _deadline: SystemTime) -> Bytes {
 fn echo(request: &InvokeRequest) -> Bytes {
     let echo = Echo { process_id: std::process::id(), temp_folder: std::env::temp_dir() };
     let bytes = serde_json::to_vec(&echo).expect("an echo is JSON");
-    let part = Part { bytes: bytes.len() as u64, rows: request.fragment.id.index.into(), crc32: 0 };
+    let part = StreamSummary { bytes: bytes.len() as u64, rows: request.fragment.id.index.into(), crc32: 0 };
     respond(request, Ok(FragmentResult::Inline { part, bytes: Base64(bytes.into()) }))
 }
 
@@ -147,7 +147,7 @@ pub fn request(query: &str) -> InvokeRequest {
         fragment: Fragment {
             id: FragmentId { query: query.to_owned(), stage: 1, index: 7 },
             inputs: Vec::new(),
-            limits: Limits { memory_bytes_max: 1 << 20, temp_bytes_max: 1 << 20, inline_bytes_max: 1 << 20 },
+            limits: FragmentLimits { memory_bytes_max: 1 << 20, temp_bytes_max: 1 << 20, inline_bytes_max: 1 << 20 },
         },
         attempt: 2,
         deadline_unix_ms: deadline.as_millis() as u64,

@@ -111,7 +111,7 @@ async fn a_truncated_body_is_noticed() {
     let session = cloud::session(&server, config, "no function".as_ref()).expect("a session");
     let watched = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
     let error = read(watched.as_ref(), 0).await.expect_err("a part of the bytes");
-    assert!(error.to_string().contains("bytes came of 100000 asked for"), "{error}");
+    assert!(error.to_string().contains("100000 bytes were asked for"), "{error}");
 }
 
 #[tokio::test]

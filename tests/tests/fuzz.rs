@@ -13,7 +13,7 @@ use crate::bad_input::{Place, check, fails};
 const REFUSED_MIN: usize = 60;
 
 async fn check_seeds(target: Target, seeds: std::ops::Range<u64>) {
-    fragment_fn::quiet_contained_panics();
+    fragment_fn::quiet_caught_panics();
     let folder = TempDir::new().expect("a folder");
     let session = session(target, 2, env!("CARGO_BIN_EXE_bootstrap_under_test"));
     let files = files();

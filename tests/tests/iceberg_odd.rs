@@ -216,7 +216,7 @@ async fn a_damaged_table_names_the_missing_file() {
         ("no_list", "table t.no_list: its manifest list"),
         ("no_manifest", "table t.no_manifest: its manifest"),
         ("no_data", "not found"),
-        ("corrupt_metadata", "cannot make sense of the metadata file of table t.corrupt_metadata"),
+        ("corrupt_metadata", "cannot read the metadata file of table t.corrupt_metadata"),
         ("version_9", "table t.version_9 has format version 9"),
     ];
     for (table, reason) in reasons {
@@ -252,7 +252,7 @@ async fn a_damaged_table_names_the_missing_file() {
         (lake.path("warehouse/nowhere"), "expected metadata/*.metadata.json"),
         (lake.path("warehouse/fine/metadata/9.metadata.json"), "metadata file"),
         (lake.path("warehouse/version_9"), "format version 9"),
-        (corrupt, "cannot make sense of"),
+        (corrupt, "cannot read"),
     ] {
         let message = failure(&session, &open(&location)).await;
         assert!(message.contains(reason) && !message.contains("there is no such file"), "{message}");

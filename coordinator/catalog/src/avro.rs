@@ -24,9 +24,9 @@ pub(crate) fn with_partition_ids_as_names(manifest: &Bytes) -> Bytes {
 
 fn renamed(manifest: &[u8]) -> Option<Bytes> {
     let (mut entries, rest) = read_header(manifest)?;
-    let value = |entries: &[(Vec<u8>, Vec<u8>)], key: &str| -> Option<Value> {
-        let (_, value) = entries.iter().find(|(name, _)| name == key.as_bytes())?;
-        serde_json::from_slice(value).ok()
+    let value = |entries: &[HeaderEntry], key: &str| -> Option<Value> {
+        let entry = entries.iter().find(|entry| entry.key == key.as_bytes())?;
+        serde_json::from_slice(&entry.value).ok()
     };
     let mut spec = value(&entries, "partition-spec")?;
     let mut schema = value(&entries, "avro.schema")?;
@@ -46,7 +46,7 @@ fn renamed(manifest: &[u8]) -> Option<Bytes> {
         let (_, name) = named?;
         field["name"] = Value::from(name.as_str());
     }
-    for (key, value) in &mut entries {
+    for HeaderEntry { key, value } in &mut entries {
         match key.as_slice() {
             b"partition-spec" => *value = serde_json::to_vec(&spec).ok()?,
             b"avro.schema" => *value = serde_json::to_vec(&schema).ok()?,
@@ -73,10 +73,14 @@ fn partition_fields(schema: &mut Value) -> Option<&mut Vec<Value>> {
     }
 }
 
-type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+/// Entry of an Avro file's metadata.
+struct HeaderEntry {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
 
 /// Reads the metadata of an Avro file, and returns it with the bytes behind it.
-fn read_header(file: &[u8]) -> Option<(Entries, &[u8])> {
+fn read_header(file: &[u8]) -> Option<(Vec<HeaderEntry>, &[u8])> {
     let mut rest = file.strip_prefix(MAGIC)?;
     let mut entries = Vec::new();
     loop {
@@ -90,15 +94,15 @@ fn read_header(file: &[u8]) -> Option<(Entries, &[u8])> {
         }
         for _ in 0..count.unsigned_abs() {
             let key = read_bytes(&mut rest)?;
-            entries.push((key, read_bytes(&mut rest)?));
+            entries.push(HeaderEntry { key, value: read_bytes(&mut rest)? });
         }
     }
 }
 
-fn write(entries: &Entries, rest: &[u8]) -> Bytes {
+fn write(entries: &[HeaderEntry], rest: &[u8]) -> Bytes {
     let mut file = MAGIC.to_vec();
     write_long(&mut file, entries.len() as i64);
-    for (key, value) in entries {
+    for HeaderEntry { key, value } in entries {
         for part in [key, value] {
             write_long(&mut file, part.len() as i64);
             file.extend_from_slice(part);
@@ -161,8 +165,9 @@ mod tests {
         );
         let spec = format!("[{}]", fields(names, r#""transform": "identity", "source-id": 1"#));
         let entries = [("avro.schema", schema), ("partition-spec", spec), ("other", "\u{0}\u{1}".to_string())];
-        let entries = entries.map(|(key, value)| (key.as_bytes().to_vec(), value.into_bytes()));
-        write(&entries.to_vec(), b"sync and blocks")
+        let entries =
+            entries.map(|(key, value)| HeaderEntry { key: key.as_bytes().to_vec(), value: value.into_bytes() });
+        write(&entries, b"sync and blocks")
     }
 
     #[test]
@@ -175,9 +180,9 @@ mod tests {
             let (found, found_rest) = read_header(&renamed).unwrap();
             let (expect, expect_rest) = read_header(&expect).unwrap();
             assert_eq!(found_rest, expect_rest);
-            for ((key, found), (_, expect)) in found.iter().zip(&expect) {
-                let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
-                assert_eq!(json(found), json(expect), "{names:?} {}", String::from_utf8_lossy(key));
+            for (found, expect) in found.iter().zip(&expect) {
+                let json = |entry: &HeaderEntry| serde_json::from_slice::<Value>(&entry.value).ok();
+                assert_eq!(json(found), json(expect), "{names:?} {}", String::from_utf8_lossy(&found.key));
             }
         };
         check(&["day"], &["day"]);
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_stays() {
+    fn bytes_that_are_no_manifest_stay() {
         for bytes in [&b""[..], b"Obj", b"Obj\x01", b"Obj\x01\x02", b"Obj\x01\x00rest", b"PAR1", b"Obj\x01\xff\xff\xff"]
         {
             let bytes = Bytes::copy_from_slice(bytes);

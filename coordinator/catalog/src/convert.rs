@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use iceberg::spec as ice;
 
-use crate::plan::DataFile;
+use crate::plan::{DataFile, IdentityValue, PartitionValue};
 use crate::scalar::Scalar;
 use crate::types::{Field, Schema, Transform, Type};
 
@@ -185,7 +185,7 @@ pub(crate) fn to_datum(scalar: &Scalar, ty: &ice::PrimitiveType) -> Option<ice::
 }
 
 /// Field of a manifest's partition struct.
-pub(crate) struct PartitionValue {
+pub(crate) struct PartitionColumn {
     pub(crate) name: String,
     pub(crate) ty: ice::Type,
     /// Column whose value the field repeats.
@@ -193,7 +193,7 @@ pub(crate) struct PartitionValue {
 }
 
 /// Converts a file of a manifest whose partition struct has these fields.
-pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionValue]) -> DataFile {
+pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionColumn]) -> DataFile {
     let values = || file.partition().iter().zip(partition);
     DataFile {
         path: file.file_path().to_string(),
@@ -212,11 +212,13 @@ pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionValue]) -> D
                     Some(value) => Some(partition_value(value, &field.ty)?),
                     None => None,
                 };
-                Some((field.name.clone(), value))
+                Some(PartitionValue { name: field.name.clone(), value })
             })
             .collect(),
         identity_values: values()
-            .filter_map(|(value, field)| Some((field.identity_of?, partition_value(value?, &field.ty))))
+            .filter_map(|(value, field)| {
+                Some(IdentityValue { field_id: field.identity_of?, value: partition_value(value?, &field.ty) })
+            })
             .collect(),
         split_offsets: split_offsets(file),
     }

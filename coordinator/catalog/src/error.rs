@@ -25,7 +25,7 @@ pub enum Error {
     Unsupported { table: String, feature: String, next: &'static str },
 
     /// A metadata file does not hold valid metadata. `what` is its role, where the role is known.
-    #[error("cannot make sense of {what}{file}")]
+    #[error("cannot read {what}{file}")]
     Corrupt {
         what: String,
         file: String,
@@ -86,11 +86,13 @@ impl Error {
     }
 
     /// Adds the table, and the role of a missing or damaged file in it.
-    pub(crate) fn in_table(self, table: &str, part: Part) -> Self {
-        let (name, next) = match part {
-            Part::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
-            Part::ManifestList => ("manifest list", "restore it, or roll the table back to an earlier snapshot"),
-            Part::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
+    pub(crate) fn in_table(self, table: &str, role: MetadataFile) -> Self {
+        let (name, next) = match role {
+            MetadataFile::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
+            MetadataFile::ManifestList => {
+                ("manifest list", "restore it, or roll the table back to an earlier snapshot")
+            }
+            MetadataFile::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
         };
         match self {
             Error::Missing { file, .. } => {
@@ -151,7 +153,7 @@ fn unreachable_hint(location: &str, source: &(dyn std::error::Error + 'static)) 
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
+pub(crate) enum MetadataFile {
     Metadata,
     ManifestList,
     Manifest,

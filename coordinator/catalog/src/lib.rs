@@ -34,7 +34,7 @@ mod write;
 
 pub use error::{Cause, Error, Result};
 pub use location::Location;
-pub use plan::{DataFile, FilePlan, Pruned, Pruning};
+pub use plan::{DataFile, FilePlan, IdentityValue, PartitionValue, Pruned, Pruning};
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use scalar::Scalar;

@@ -7,7 +7,7 @@ use crate::avro::with_partition_ids_as_names;
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::plan::{DataFile, FilePlan, Pruned};
-use crate::prune::{Bound, Node, Nulls, PruneReason, Range, SpecField};
+use crate::prune::{BoundPredicate, Nulls, PruneReason, RangePredicate, SpecField, ValueRange};
 use crate::table::Table;
 use crate::types::{PartitionField, Transform};
 
@@ -19,7 +19,7 @@ pub(crate) struct Pruner {
     fields: Vec<SpecField>,
     /// Types of the partition values by the current schema. `None` where the column is gone.
     types: Vec<Option<ice::PrimitiveType>>,
-    node: Node,
+    predicate: RangePredicate,
     column_ids: Vec<i32>,
 }
 
@@ -28,7 +28,7 @@ impl Pruner {
     ///
     /// # Errors
     /// Corrupt: the table has no such spec.
-    pub(crate) fn new(table: &Table, spec_id: i32, bound: &Bound) -> Result<Pruner> {
+    pub(crate) fn new(table: &Table, spec_id: i32, bound: &BoundPredicate) -> Result<Pruner> {
         let spec = table.metadata().partition_spec_by_id(spec_id);
         let spec = spec.ok_or_else(|| {
             let why = format!("a manifest names partition spec {spec_id}, which it does not have");
@@ -45,7 +45,7 @@ impl Pruner {
             table: table.name().to_string(),
             types: types.collect(),
             spec: spec.clone(),
-            node: bound.project(&fields),
+            predicate: bound.project(&fields),
             column_ids: bound.column_ids().collect(),
             fields,
         })
@@ -60,7 +60,7 @@ impl Pruner {
         let ranges = summaries.iter().zip(&self.types).zip(&self.fields);
         let ranges: Vec<_> =
             ranges.map(|((summary, ty), field)| summary_range(summary, ty.as_ref(), field.field.transform)).collect();
-        self.node.excluded(&ranges)
+        self.predicate.excluded(&ranges)
     }
 
     /// Returns the reason why no row of the file can match, by its partition values if those suffice.
@@ -68,16 +68,18 @@ impl Pruner {
         let fields = self.fields.iter().map(|field| &field.field);
         let mut ranges: Vec<_> = fields
             .map(|field| {
-                let value = file.partition.iter().find(|(name, _)| *name == field.name);
-                value.map_or_else(Range::unknown, |(_, value)| Range::of_partition(value.as_ref(), field.transform))
+                let value = file.partition.iter().find(|value| value.name == field.name);
+                value.map_or_else(ValueRange::unknown, |field_value| {
+                    ValueRange::of_partition(field_value.value.as_ref(), field.transform)
+                })
             })
             .collect();
-        if let Some(reason) = self.node.excluded(&ranges) {
+        if let Some(reason) = self.predicate.excluded(&ranges) {
             return Some(reason);
         }
         let columns = self.column_ids.iter();
-        ranges.extend(columns.map(|id| Range::of_column(file, *id)));
-        self.node.excluded(&ranges)
+        ranges.extend(columns.map(|id| ValueRange::of_column(file, *id)));
+        self.predicate.excluded(&ranges)
     }
 
     fn unsupported(&self, feature: String, next: &'static str) -> Error {
@@ -117,24 +119,48 @@ pub(crate) fn select(bytes: &Bytes, location: &str, pruner: &Pruner) -> Result<F
     Ok(plan)
 }
 
-/// Counts live delete files: files of positions, deletion vectors, and files of equality.
-pub(crate) fn count_deletes(bytes: &Bytes, location: &str) -> Result<[u64; 3]> {
+/// Live delete files, by their kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DeleteCounts {
+    pub(crate) positions: u64,
+    pub(crate) vectors: u64,
+    pub(crate) equalities: u64,
+}
+
+impl std::ops::Add for DeleteCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            positions: self.positions + other.positions,
+            vectors: self.vectors + other.vectors,
+            equalities: self.equalities + other.equalities,
+        }
+    }
+}
+
+/// Counts the live delete files of a manifest.
+pub(crate) fn count_deletes(bytes: &Bytes, location: &str) -> Result<DeleteCounts> {
     let manifest = ice::Manifest::parse_avro(&with_partition_ids_as_names(bytes))
         .map_err(|error| Error::from_iceberg(location, error))?;
-    let mut counts = [0; 3];
+    let mut counts = DeleteCounts::default();
     for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
-        let kind = match (entry.content_type(), entry.file_format()) {
-            (ice::DataContentType::EqualityDeletes, _) => 2,
-            (_, ice::DataFileFormat::Puffin) => 1,
-            _ => 0,
+        let count = match (entry.content_type(), entry.file_format()) {
+            (ice::DataContentType::EqualityDeletes, _) => &mut counts.equalities,
+            (_, ice::DataFileFormat::Puffin) => &mut counts.vectors,
+            _ => &mut counts.positions,
         };
-        counts[kind] += 1;
+        *count += 1;
     }
     Ok(counts)
 }
 
 /// Lists the fields of the manifest's partition values, under the table's names and with the types of their time.
-fn partition_fields(manifest: &ice::Manifest, location: &str, pruner: &Pruner) -> Result<Vec<convert::PartitionValue>> {
+fn partition_fields(
+    manifest: &ice::Manifest,
+    location: &str,
+    pruner: &Pruner,
+) -> Result<Vec<convert::PartitionColumn>> {
     let metadata = manifest.metadata();
     let spec = metadata.partition_spec();
     let parts = |spec: &ice::PartitionSpec| -> Vec<_> {
@@ -150,7 +176,7 @@ fn partition_fields(manifest: &ice::Manifest, location: &str, pruner: &Pruner) -
         spec.partition_type(metadata.schema()).map_err(|error| Error::from_iceberg(location, error))?;
     let fields = partition_type.fields().iter().zip(&pruner.fields);
     Ok(fields
-        .map(|(typed, field)| convert::PartitionValue {
+        .map(|(typed, field)| convert::PartitionColumn {
             name: field.field.name.clone(),
             ty: (*typed.field_type).clone(),
             identity_of: (field.field.transform == Transform::Identity).then_some(field.source_id),
@@ -196,7 +222,7 @@ pub(crate) fn summary_range(
     summary: &ice::FieldSummary,
     ty: Option<&ice::PrimitiveType>,
     transform: Transform,
-) -> Range {
+) -> ValueRange {
     let decode = |bytes: &Option<ice::ByteBuf>| {
         let datum = ice::Datum::try_from_bytes(bytes.as_ref()?, ty?.clone()).ok()?;
         convert::scalar(datum.data_type(), datum.literal())
@@ -206,6 +232,6 @@ pub(crate) fn summary_range(
     // Without bounds all values should be NULL or NaN, but some writers never write bounds.
     let nulls = if summary.contains_null { Nulls::Maybe } else { Nulls::None };
     let range =
-        Range { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan, cut: true };
+        ValueRange { lower: decode(&summary.lower_bound), upper: decode(&summary.upper_bound), nulls, nan, cut: true };
     range.trusted().widened(transform)
 }

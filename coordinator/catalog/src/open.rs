@@ -34,17 +34,17 @@ async fn current_metadata(folder: &str, stores: &CatalogStores) -> Result<String
         Err(Error::Missing { .. }) => None,
         Err(error) => return Err(error),
     };
-    let names = metadata_files(folder, stores).await?;
+    let files = metadata_files(folder, stores).await?;
     let chosen = match &hint {
-        Some(hint) => hinted(hint, &names),
-        None => newest(&names),
+        Some(hint) => hinted(hint, &files),
+        None => newest(&files),
     };
     match chosen[..] {
         [name] => Ok(format!("{folder}/metadata/{name}")),
         [] => Err(Error::NotFound {
             what: format!("Iceberg table in {folder}"),
             hint: Some(match hint {
-                Some(hint) => format!("version-hint.text names {hint}, which is not there"),
+                Some(hint) => format!("version-hint.text files {hint}, which is not there"),
                 None => "expected metadata/*.metadata.json in it".to_string(),
             }),
         }),
@@ -55,39 +55,45 @@ async fn current_metadata(folder: &str, stores: &CatalogStores) -> Result<String
     }
 }
 
-/// Lists the names of the metadata files with their versions.
-async fn metadata_files(folder: &str, stores: &CatalogStores) -> Result<Vec<(u64, String)>> {
+/// Metadata file of a table's folder.
+struct MetadataVersion {
+    version: u64,
+    name: String,
+}
+
+/// Lists the metadata files of a folder.
+async fn metadata_files(folder: &str, stores: &CatalogStores) -> Result<Vec<MetadataVersion>> {
     let (store, path) = stores.locate(&format!("{folder}/metadata"))?;
     let mut objects = store.list(Some(&path));
-    let mut names = Vec::new();
+    let mut files = Vec::new();
     while let Some(object) = objects.next().await {
         let object = object.map_err(|error| Error::from_object_store(folder, error))?;
         let inside = object.location.prefix_match(&path).map(Iterator::count);
         let name = object.location.filename().unwrap_or_default();
         if let (Some(1), Some(version)) = (inside, version(name)) {
-            names.push((version, name.to_string()));
+            files.push(MetadataVersion { version, name: name.to_string() });
         }
     }
-    Ok(names)
+    Ok(files)
 }
 
-fn newest(names: &[(u64, String)]) -> Vec<&str> {
-    let newest = names.iter().map(|(version, _)| *version).max();
-    of_version(newest, names)
+fn newest(files: &[MetadataVersion]) -> Vec<&str> {
+    let newest = files.iter().map(|file| file.version).max();
+    of_version(newest, files)
 }
 
 /// Finds the files of a hint, which is a version, or a file's name with or without its suffix.
-fn hinted<'a>(hint: &str, names: &'a [(u64, String)]) -> Vec<&'a str> {
+fn hinted<'a>(hint: &str, files: &'a [MetadataVersion]) -> Vec<&'a str> {
     if let Ok(version) = hint.parse() {
-        return of_version(Some(version), names);
+        return of_version(Some(version), files);
     }
-    let names = names.iter().map(|(_, name)| name.as_str());
+    let names = files.iter().map(|file| file.name.as_str());
     names.filter(|name| *name == hint || stem(name) == Some(hint)).collect()
 }
 
-fn of_version(wanted: Option<u64>, names: &[(u64, String)]) -> Vec<&str> {
-    let matching = names.iter().filter(|(version, _)| Some(*version) == wanted);
-    matching.map(|(_, name)| name.as_str()).collect()
+fn of_version(wanted: Option<u64>, files: &[MetadataVersion]) -> Vec<&str> {
+    let matching = files.iter().filter(|file| Some(file.version) == wanted);
+    matching.map(|file| file.name.as_str()).collect()
 }
 
 fn stem(name: &str) -> Option<&str> {
@@ -148,7 +154,7 @@ mod tests {
         check(&[v2, v10, ("version-hint.text", "2\n")], Ok("v2.metadata.json")).await;
         check(&[a, b, ("version-hint.text", "00003-b")], Ok("00003-b.metadata.json")).await;
         check(&[v2, a, b], Err("two newest metadata files")).await;
-        check(&[v2, ("version-hint.text", "7")], Err("names 7, which is not there")).await;
+        check(&[v2, ("version-hint.text", "7")], Err("files 7, which is not there")).await;
         check(&[], Err("expected metadata/*.metadata.json")).await;
     }
 
@@ -178,7 +184,7 @@ mod tests {
         check(&nested, "of type geometry(srid:4326)").await;
         let default = column(r#"{"id": 1, "name": "d", "required": true, "type": "int", "initial-default": 7}"#);
         check(&default, "column d with an initial default").await;
-        check("{}", "cannot make sense of").await;
-        check("not json", "cannot make sense of").await;
+        check("{}", "cannot read").await;
+        check("not json", "cannot read").await;
     }
 }

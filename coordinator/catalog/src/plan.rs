@@ -16,10 +16,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec as ice;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Part, Result};
-use crate::manifest::{self, Pruner};
+use crate::error::{Error, MetadataFile, Result};
+use crate::manifest::{self, DeleteCounts, Pruner};
 use crate::predicate::Predicate;
-use crate::prune::{Bound, PruneReason};
+use crate::prune::{BoundPredicate, PruneReason};
 use crate::scalar::Scalar;
 use crate::table::Table;
 
@@ -43,14 +43,30 @@ pub struct DataFile {
     pub lower_bounds: BTreeMap<i32, Scalar>,
     /// Upper bounds of the same values.
     pub upper_bounds: BTreeMap<i32, Scalar>,
-    /// Values by the names of the partition fields, in the order of the spec. `None` is NULL. A field is
-    /// absent if its value cannot be read.
-    pub partition: Vec<(String, Option<Scalar>)>,
-    /// Values that all rows share in the identity partition columns of the file's own spec, by field id. Files that were
-    /// imported may hold these columns nowhere else. NULLs are left out; `None` is a value that cannot be read.
-    pub identity_values: Vec<(i32, Option<Scalar>)>,
+    /// Values of the partition fields, in the order of the spec. A field is absent if its value cannot be read.
+    pub partition: Vec<PartitionValue>,
+    /// Values that all rows share in the identity partition columns of the file's own spec, without NULLs. Files that were
+    /// imported may hold these columns nowhere else.
+    pub identity_values: Vec<IdentityValue>,
     /// Offsets at which row groups start, ascending. Empty when unknown.
     pub split_offsets: Vec<u64>,
+}
+
+/// Value of a partition field in a data file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartitionValue {
+    /// Name of the field in its spec.
+    pub name: String,
+    /// `None` is NULL.
+    pub value: Option<Scalar>,
+}
+
+/// Value that all rows of a data file share in a column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdentityValue {
+    pub field_id: i32,
+    /// `None` is a value that cannot be read.
+    pub value: Option<Scalar>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -120,7 +136,7 @@ impl Table {
     /// Unsupported (live delete files, files that are not Parquet, encryption), missing, unreachable or
     /// corrupt metadata, invalid (a column that the table does not have).
     pub async fn plan(&self, predicate: &Predicate) -> Result<FilePlan> {
-        let bound = Bound::new(predicate, self.schema())?;
+        let bound = BoundPredicate::new(predicate, self.schema())?;
         let Some(snapshot) = self.metadata().current_snapshot() else {
             let mut plan = FilePlan::default();
             plan.pruning.set_bytes_total(None);
@@ -151,7 +167,7 @@ impl Table {
     fn choose_manifests(
         &self,
         manifests: Vec<ice::ManifestFile>,
-        bound: &Bound,
+        bound: &BoundPredicate,
         pruning: &mut Pruning,
     ) -> Result<Vec<(ice::ManifestFile, Arc<Pruner>)>> {
         let mut pruners: HashMap<i32, Arc<Pruner>> = HashMap::new();
@@ -183,43 +199,39 @@ impl Table {
         if manifest.key_metadata.is_some() {
             return Err(self.encrypted(&location));
         }
-        let bytes = self.read(&location, Part::Manifest).await?;
+        let bytes = self.read(&location, MetadataFile::Manifest).await?;
         let selected = in_background(location.clone(), move || manifest::select(&bytes, &location, &pruner)).await;
-        selected.map_err(|error| error.in_table(self.name(), Part::Manifest))
+        selected.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
     }
 
     /// Reads the manifests of a snapshot, live or not.
     pub(crate) async fn manifests(&self, snapshot: &ice::Snapshot) -> Result<Vec<ice::ManifestFile>> {
         let location = snapshot.manifest_list();
-        let bytes = self.read(location, Part::ManifestList).await?;
+        let bytes = self.read(location, MetadataFile::ManifestList).await?;
         let version = self.metadata().format_version();
         let list = ice::ManifestList::parse_with_version(&bytes, version)
-            .map_err(|error| Error::from_iceberg(location, error).in_table(self.name(), Part::ManifestList))?;
+            .map_err(|error| Error::from_iceberg(location, error).in_table(self.name(), MetadataFile::ManifestList))?;
         Ok(list.entries().to_vec())
     }
 
-    async fn read(&self, location: &str, part: Part) -> Result<Bytes> {
-        self.stores().read(location).await.map_err(|error| error.in_table(self.name(), part))
+    async fn read(&self, location: &str, role: MetadataFile) -> Result<Bytes> {
+        self.stores().read(location).await.map_err(|error| error.in_table(self.name(), role))
     }
 
     async fn refuse_deletes(&self, manifests: Vec<ice::ManifestFile>) -> Result<()> {
         let counts = stream::iter(manifests)
             .map(async |manifest| {
                 let location = manifest.manifest_path;
-                let bytes = self.read(&location, Part::Manifest).await?;
+                let bytes = self.read(&location, MetadataFile::Manifest).await?;
                 let counted = in_background(location.clone(), move || manifest::count_deletes(&bytes, &location)).await;
-                counted.map_err(|error| error.in_table(self.name(), Part::Manifest))
+                counted.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
             })
             .buffered(MANIFEST_READS_MAX);
-        let [positions, vectors, equalities] = counts
-            .try_fold([0; 3], async |mut sum, counts| {
-                sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
-                Ok(sum)
-            })
-            .await?;
-        if positions + vectors + equalities == 0 {
+        let counts = counts.try_fold(DeleteCounts::default(), async |sum, counts| Ok(sum + counts)).await?;
+        if counts == DeleteCounts::default() {
             return Ok(());
         }
+        let DeleteCounts { positions, vectors, equalities } = counts;
         Err(Error::Unsupported {
             table: self.name().to_string(),
             feature: format!(

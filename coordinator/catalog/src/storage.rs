@@ -127,7 +127,7 @@ impl Storage for CatalogStores {
 
     async fn reader(&self, location: &str) -> iceberg::Result<Box<dyn FileRead>> {
         let (store, path) = self.locate_for_iceberg(location)?;
-        Ok(Box::new(Object { store, path }))
+        Ok(Box::new(MetadataObject { store, path }))
     }
 
     async fn write(&self, location: &str, bytes: Bytes) -> iceberg::Result<()> {
@@ -138,7 +138,7 @@ impl Storage for CatalogStores {
 
     async fn writer(&self, location: &str) -> iceberg::Result<Box<dyn FileWrite>> {
         let (store, path) = self.locate_for_iceberg(location)?;
-        Ok(Box::new(Upload { object: Object { store, path }, bytes: BytesMut::new() }))
+        Ok(Box::new(MetadataUpload { object: MetadataObject { store, path }, bytes: BytesMut::new() }))
     }
 
     async fn delete(&self, location: &str) -> iceberg::Result<()> {
@@ -176,13 +176,13 @@ impl Storage for CatalogStores {
     fn typetag_deserialize(&self) {}
 }
 
-struct Object {
+struct MetadataObject {
     store: Arc<dyn ObjectStore>,
     path: Path,
 }
 
 #[async_trait]
-impl FileRead for Object {
+impl FileRead for MetadataObject {
     async fn read(&self, range: Range<u64>) -> iceberg::Result<Bytes> {
         let bytes = self.store.get_range(&self.path, range).await;
         bytes.map_err(for_iceberg)
@@ -190,13 +190,13 @@ impl FileRead for Object {
 }
 
 /// Metadata file on its way. It is small, so that one request at the end writes it, which is atomic.
-struct Upload {
-    object: Object,
+struct MetadataUpload {
+    object: MetadataObject,
     bytes: BytesMut,
 }
 
 #[async_trait]
-impl FileWrite for Upload {
+impl FileWrite for MetadataUpload {
     async fn write(&mut self, bytes: Bytes) -> iceberg::Result<()> {
         self.bytes.extend_from_slice(&bytes);
         Ok(())
@@ -204,7 +204,7 @@ impl FileWrite for Upload {
 
     async fn close(&mut self) -> iceberg::Result<()> {
         let bytes = std::mem::take(&mut self.bytes).freeze();
-        let Object { store, path } = &self.object;
+        let MetadataObject { store, path } = &self.object;
         store.put(path, bytes.into()).await.map_err(for_iceberg)?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use iceberg::spec as ice;
 use serde_json::Value;
 
 use crate::convert;
-use crate::error::{Error, Part, Result};
+use crate::error::{Error, MetadataFile, Result};
 use crate::storage::CatalogStores;
 use crate::types::{MappedField, PartitionField, Schema};
 
@@ -22,8 +22,15 @@ pub struct Table {
     stores: CatalogStores,
     schema: Arc<Schema>,
     name_mapping: Option<Arc<Vec<MappedField>>>,
-    /// Namespace and name in the table's catalog.
-    registered: Option<(String, String)>,
+    /// None for a table that was loaded from a folder.
+    registered: Option<CatalogName>,
+}
+
+/// Name of a table in its catalog.
+#[derive(Debug, Clone)]
+pub(crate) struct CatalogName {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
 }
 
 impl Table {
@@ -81,13 +88,12 @@ impl Table {
         self.name_mapping.as_ref().map(|fields| fields.as_slice())
     }
 
-    pub(crate) fn registered(&self) -> Option<(&str, &str)> {
-        let (namespace, name) = self.registered.as_ref()?;
-        Some((namespace, name))
+    pub(crate) fn registered(&self) -> Option<&CatalogName> {
+        self.registered.as_ref()
     }
 
     pub(crate) fn register(mut self, namespace: &str, name: &str) -> Table {
-        self.registered = Some((namespace.to_string(), name.to_string()));
+        self.registered = Some(CatalogName { namespace: namespace.to_string(), name: name.to_string() });
         self
     }
 
@@ -104,7 +110,7 @@ impl Table {
     /// # Errors
     /// Missing, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &CatalogStores) -> Result<Table> {
-        let in_table = |error: Error| error.in_table(name, Part::Metadata);
+        let in_table = |error: Error| error.in_table(name, MetadataFile::Metadata);
         let raw = read_metadata(metadata_location, stores).await.map_err(in_table)?;
         refuse_unknown(name, &raw)?;
         let metadata: ice::TableMetadata =

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::plan::DataFile;
 use crate::scalar::Scalar;
 use crate::sql::Catalog;
-use crate::table::Table;
+use crate::table::{CatalogName, Table};
 use crate::types::{PartitionField, Schema, SortField};
 
 impl Catalog {
@@ -55,7 +55,7 @@ impl Catalog {
     /// # Errors
     /// Conflict, commit unknown, invalid (a value that does not fit its column), unreachable.
     pub async fn append(&self, table: &Table, files: &[DataFile]) -> Result<Table> {
-        let Some((namespace, name)) = table.registered() else {
+        let Some(CatalogName { namespace, name }) = table.registered() else {
             return Err(Error::Invalid(format!(
                 "table {} was not loaded from a catalog, so nothing can be appended to it",
                 table.name()
@@ -235,7 +235,7 @@ fn to_data_file(table: &Table, file: &DataFile) -> Result<ice::DataFile> {
     let invalid = |why: String| Error::Invalid(format!("cannot add file {}: {why}", file.path));
     let metadata = table.metadata();
     let spec_type = metadata.default_partition_type();
-    let by_name: HashMap<_, _> = file.partition.iter().map(|(name, v)| (name, v)).collect();
+    let by_name: HashMap<_, _> = file.partition.iter().map(|field| (&field.name, &field.value)).collect();
     let mut partition = Vec::with_capacity(spec_type.fields().len());
     for field in spec_type.fields() {
         let value = by_name

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gust_catalog::{
     Catalog, CatalogStores, CompareOp, DataFile, Error, Field, FilePlan, Location, MappedField, PartitionField,
-    Predicate, Scalar, Schema, SortField, Table, Transform, Type,
+    PartitionValue, Predicate, Scalar, Schema, SortField, Table, Transform, Type,
 };
 use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
@@ -100,8 +100,8 @@ fn file(path: &str, ids: (i64, i64), day: i32, name: &str) -> DataFile {
         lower_bounds: bounds(ids.0).into(),
         upper_bounds: bounds(ids.1).into(),
         partition: vec![
-            ("day_month".into(), Transform::Month.apply(&Scalar::Date(day))),
-            ("name_bucket".into(), Transform::Bucket(4).apply(&name)),
+            PartitionValue { name: "day_month".into(), value: Transform::Month.apply(&Scalar::Date(day)) },
+            PartitionValue { name: "name_bucket".into(), value: Transform::Bucket(4).apply(&name) },
         ],
         identity_values: Vec::new(),
         split_offsets: vec![4, 500],
@@ -245,7 +245,7 @@ async fn manifests_are_pruned_by_their_own_spec_and_column_names_of_today() {
         })
         .await;
     let mut by_year = file("c", (20, 29), 9_000, "ann");
-    by_year.partition = vec![("day_year".into(), Some(Scalar::Int(24)))];
+    by_year.partition = vec![PartitionValue { name: "day_year".into(), value: Some(Scalar::Int(24)) }];
     let table = fixture.catalog.append(&table, &[by_year]).await.unwrap();
 
     let check = async |predicate: Predicate, files: &[&str], expect: &[&str]| {
@@ -335,7 +335,7 @@ async fn bad_input_is_named() {
     };
     let error = append(|file| file.partition.truncate(1)).await;
     check(error, "it has no value of partition field name_bucket");
-    let error = append(|file| file.partition[0].1 = Some(Scalar::Boolean(true))).await;
+    let error = append(|file| file.partition[0].value = Some(Scalar::Boolean(true))).await;
     check(error, "is no value of partition field day_month");
     let error = append(|file| {
         file.lower_bounds.insert(1, Scalar::Date(0));
@@ -355,7 +355,7 @@ async fn bad_input_is_named() {
 }
 
 #[tokio::test]
-async fn what_would_be_read_wrongly_is_refused() {
+async fn contents_that_would_be_read_wrongly_are_refused() {
     let check = async |entries: Vec<ice::DataFile>, expect: &str| {
         let fixture = Fixture::new().await;
         let table = fixture.orders().await;

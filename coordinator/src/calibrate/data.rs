@@ -31,7 +31,7 @@ const DENSE_ROWS: usize = 4 << 20;
 const DENSE_COLUMNS: usize = 4;
 
 /// Place of the data: objects under one prefix, and files that only the coordinator reads.
-pub(super) struct Data {
+pub(super) struct CalibrationData {
     pub store: Arc<dyn ObjectStore>,
     /// Key prefix inside the store.
     pub prefix: Key,
@@ -60,7 +60,7 @@ impl DataError {
     }
 }
 
-impl Data {
+impl CalibrationData {
     /// Writes all tables.
     ///
     /// - `tiny`: `tiny_files` of one row;

@@ -15,8 +15,8 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use uuid::Uuid;
 
-use super::data::{Data, DataError, PLAIN_FILES};
-use super::network::{Burst, FunctionPipe, Runs, above};
+use super::data::{CalibrationData, DataError, PLAIN_FILES};
+use super::network::{FunctionPipe, LongBurst, ReadTimes, measurable};
 use crate::demo::queries;
 
 const ONE: &str = "SELECT count(*), sum(c0) FROM one";
@@ -58,7 +58,7 @@ pub enum CalibrationError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
-    Data(#[from] DataError),
+    CalibrationData(#[from] DataError),
     #[error("the exchange could not be read back: {0}")]
     Latency(object_store::Error),
     #[error("the functions brought no result: {0}")]
@@ -92,7 +92,7 @@ pub async fn calibrate(
         .parts()
         .chain(Key::from(format!("calibration-{id}")).parts())
         .collect();
-    let data = Data {
+    let data = CalibrationData {
         store: exchange.store.clone(),
         url: format!("{}{prefix}/", exchange.access.url),
         prefix,
@@ -103,8 +103,9 @@ pub async fn calibrate(
         let lanes = size.lanes;
         told("writing tables");
         data.write(fragments, plain_bytes, lanes).await?;
-        let bench = Bench { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
-        Ok::<_, CalibrationError>((bench.measure(size.kind).await?, lanes, shares_machine))
+        let calibration =
+            CalibrationRun { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
+        Ok::<_, CalibrationError>((calibration.measure(size.kind).await?, lanes, shares_machine))
     };
     let measured = measured.await;
     data.remove().await;
@@ -124,7 +125,7 @@ pub async fn calibrate(
 }
 
 /// Times and report of one query.
-struct Timed {
+struct TimedQuery {
     seconds: f64,
     /// Billed seconds of the functions, without their start.
     billed: f64,
@@ -133,8 +134,8 @@ struct Timed {
 }
 
 /// Sessions and tables of a measurement.
-struct Bench<'a> {
-    data: &'a Data,
+struct CalibrationRun<'a> {
+    data: &'a CalibrationData,
     one: &'a Session,
     many: &'a Session,
     local: &'a Session,
@@ -145,7 +146,7 @@ struct Bench<'a> {
     told: &'a (dyn Fn(&str) + Send + Sync),
 }
 
-impl Bench<'_> {
+impl CalibrationRun<'_> {
     async fn measure(&self, functions: String) -> Result<(Measured, Money), CalibrationError> {
         let Self { data, one, many, local, told, .. } = *self;
         for session in [one, many, local] {
@@ -162,17 +163,17 @@ impl Bench<'_> {
         let alone = repeat(one, ONE, TINY_RUNS, &mut cost).await?;
         let tiny = repeat(many, TINY, TINY_RUNS, &mut cost).await?;
         let here = median_here(local, ONE, TINY_RUNS).await?;
-        let (stage_seconds, fragment_seconds) = of_three(alone.seconds, tiny.seconds, here, self.fragments);
+        let stage = stage_seconds(alone.seconds, tiny.seconds, here, self.fragments);
         told("a request's latency");
-        let (request_seconds, request_seconds_least) = latency(data).await?;
+        let request = request_seconds(data).await?;
         told("networks");
-        let (pipe, together) = self.pipes(alone.billed, request_seconds, &mut cost).await?;
+        let Pipes { function: pipe, shared } = self.pipes(alone.billed, request.mean, &mut cost).await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         let plain = median_here(local, PLAIN, RUNS).await?;
         // `here` contains one read's latency.
-        let waits = request_seconds * (PLAIN_FILES as f64 / cores - 1.0).max(0.0);
+        let waits = request.mean * (PLAIN_FILES as f64 / cores - 1.0).max(0.0);
         let pipe_bytes_per_second =
-            PLAIN_FILES as f64 * Data::piece_bytes(self.plain_bytes) / above(plain - here - waits);
+            PLAIN_FILES as f64 * CalibrationData::piece_bytes(self.plain_bytes) / measurable(plain - here - waits);
         told("what cores compute");
         let compressed = queries::query(COMPRESSED);
         let near = median_here(local, compressed, RUNS).await?;
@@ -186,15 +187,15 @@ impl Bench<'_> {
             functions,
             date: chrono::Utc::now().date_naive(),
             start_up_seconds: start_up(&cold.events).as_secs_f64(),
-            stage_seconds,
-            fragment_seconds,
+            stage_seconds: stage.first,
+            fragment_seconds: stage.further,
             attempt_seconds: alone.billed,
-            request_seconds,
-            request_seconds_least,
-            core_bytes_per_second: compressed_bytes / above(near) / cores,
-            function_cores: above(near_dense - here) / above(far - alone.billed),
+            request_seconds: request.mean,
+            request_seconds_least: request.least,
+            core_bytes_per_second: compressed_bytes / measurable(near) / cores,
+            function_cores: measurable(near_dense - here) / measurable(far - alone.billed),
             pipe_bytes_per_second,
-            together_bytes_per_second: together,
+            together_bytes_per_second: shared,
             function_pipe_first: pipe.first,
             function_pipe: pipe.then,
             function_pipe_burst_bytes: pipe.burst_bytes as u64,
@@ -206,41 +207,36 @@ impl Bench<'_> {
     ///
     /// `overhead` is the billed time of the least attempt, with the latency of one read in it, and `latency` that of a read, in
     /// seconds.
-    async fn pipes(
-        &self,
-        overhead: f64,
-        latency: f64,
-        cost: &mut Money,
-    ) -> Result<(FunctionPipe, Option<f64>), CalibrationError> {
+    async fn pipes(&self, overhead: f64, latency: f64, cost: &mut Money) -> Result<Pipes, CalibrationError> {
         let (one, many) = (self.one, self.many);
-        let mut runs = Runs {
+        let mut times = ReadTimes {
             whole: Vec::new(),
             piece: 0.0,
-            piece_bytes: Data::piece_bytes(self.plain_bytes),
+            piece_bytes: CalibrationData::piece_bytes(self.plain_bytes),
             pieces: PLAIN_FILES,
             latency,
         };
         let began = Instant::now();
-        let mut burst = Burst::Unknown;
-        while burst == Burst::Unknown {
+        let mut burst = LongBurst::Unknown;
+        while burst == LongBurst::Unknown {
             // The first run reads the files' footers, too.
-            let footers = if runs.whole.is_empty() { self.turns(PLAIN_FILES) } else { 0.0 };
+            let footers = if times.whole.is_empty() { self.turns(PLAIN_FILES) } else { 0.0 };
             let billed = remote(one, PLAIN, cost).await?.billed;
-            runs.whole.push(above(billed - overhead - latency * footers));
-            burst = runs.burst(self.turns(PLAIN_FILES), began.elapsed());
+            times.whole.push(measurable(billed - overhead - latency * footers));
+            burst = times.long_burst(self.turns(PLAIN_FILES), began.elapsed());
         }
-        runs.whole.push(above(remote(one, PLAIN, cost).await?.billed - overhead));
-        runs.piece = above(repeat(one, PIECE, PIECE_RUNS, cost).await?.billed - overhead);
-        let pipe = runs.pipe(burst, self.turns(PLAIN_FILES));
+        times.whole.push(measurable(remote(one, PLAIN, cost).await?.billed - overhead));
+        times.piece = measurable(repeat(one, PIECE, PIECE_RUNS, cost).await?.billed - overhead);
+        let pipe = times.pipe(burst, self.turns(PLAIN_FILES));
         // After these runs each function has probably read each footer.
         repeat(many, PLAIN, RUNS, cost).await?;
         let together = repeat(many, PLAIN, RUNS, cost).await?;
         let functions = together.report.fragments.max(1);
-        let (bytes, waits) = (runs.whole_bytes(), latency * (self.turns(PLAIN_FILES.div_ceil(functions)) - 1.0));
-        let seconds = above(together.billed / functions as f64 - overhead);
+        let (bytes, waits) = (times.whole_bytes(), latency * (self.turns(PLAIN_FILES.div_ceil(functions)) - 1.0));
+        let seconds = measurable(together.billed / functions as f64 - overhead);
         let alone = (bytes / functions as f64 - pipe.burst_bytes).max(0.0) / pipe.then + waits;
         let shares = seconds + overhead > ALONE * (alone + overhead);
-        Ok((pipe, shares.then_some(bytes / seconds)))
+        Ok(Pipes { function: pipe, shared: shares.then_some(bytes / seconds) })
     }
 
     /// Returns the waits that follow each other in a lane, for `waits` first bytes of a function.
@@ -249,13 +245,27 @@ impl Bench<'_> {
     }
 }
 
-/// Returns the seconds of a stage of one fragment above a local run, and those of each further fragment.
-fn of_three(one: f64, many: f64, here: f64, fragments: usize) -> (f64, f64) {
-    let further = (fragments.max(2) - 1) as f64;
-    (above(one - here), above((many - one) / further))
+/// Networks of functions.
+struct Pipes {
+    function: FunctionPipe,
+    /// Rate into several functions together, in bytes a second. None where they share no network.
+    shared: Option<f64>,
 }
 
-async fn run(session: &Session, sql: &str) -> Result<Timed, QueryError> {
+/// Seconds of a stage.
+struct StageSeconds {
+    /// Seconds of a stage of one fragment above a local run.
+    first: f64,
+    /// Seconds of each further fragment.
+    further: f64,
+}
+
+fn stage_seconds(one: f64, many: f64, here: f64, fragments: usize) -> StageSeconds {
+    let further = (fragments.max(2) - 1) as f64;
+    StageSeconds { first: measurable(one - here), further: measurable((many - one) / further) }
+}
+
+async fn run(session: &Session, sql: &str) -> Result<TimedQuery, QueryError> {
     let started = Instant::now();
     let statement = session.parse(sql)?.remove(0);
     let mut running = session.run(statement).await?;
@@ -270,12 +280,12 @@ async fn run(session: &Session, sql: &str) -> Result<Timed, QueryError> {
     let events = running.finish().await.snapshot();
     ended?;
     let tariff = session.tariff().await;
-    let billed = events.iter().map(|stamped| billed(stamped).0.as_secs_f64()).sum();
-    Ok(Timed { seconds, billed, report: Report::priced(&events, tariff.as_ref()), events })
+    let billed = events.iter().map(|stamped| billed(stamped).run.as_secs_f64()).sum();
+    Ok(TimedQuery { seconds, billed, report: Report::priced(&events, tariff.as_ref()), events })
 }
 
 /// Runs a query whose fragments all run on functions.
-async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<Timed, CalibrationError> {
+async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<TimedQuery, CalibrationError> {
     let timed = run(session, sql).await?;
     let Report { fragments, fragments_adopted, decision, .. } = &timed.report;
     if *fragments_adopted == 0 || fragments_adopted != fragments {
@@ -287,7 +297,7 @@ async fn remote(session: &Session, sql: &str, cost: &mut Money) -> Result<Timed,
 }
 
 /// Runs a query several times: the median of the seconds, the mean of the billed time, and the last report.
-async fn repeat(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> Result<Timed, CalibrationError> {
+async fn repeat(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> Result<TimedQuery, CalibrationError> {
     let mut last = remote(session, sql, cost).await?;
     let (mut seconds, mut billed) = (vec![last.seconds], last.billed);
     for _ in 1..runs {
@@ -295,7 +305,7 @@ async fn repeat(session: &Session, sql: &str, runs: usize, cost: &mut Money) -> 
         seconds.push(last.seconds);
         billed += last.billed;
     }
-    Ok(Timed { seconds: middle(seconds), billed: billed / runs.max(1) as f64, ..last })
+    Ok(TimedQuery { seconds: middle(seconds), billed: billed / runs.max(1) as f64, ..last })
 }
 
 async fn median_here(session: &Session, sql: &str, runs: usize) -> Result<f64, CalibrationError> {
@@ -314,22 +324,36 @@ fn middle(mut values: Vec<f64>) -> f64 {
 
 /// Returns the longest start of an environment for a query's attempts.
 fn start_up(events: &[StampedEvent]) -> Duration {
-    events.iter().map(|stamped| billed(stamped).1).max().unwrap_or_default()
+    events.iter().map(|stamped| billed(stamped).start).max().unwrap_or_default()
 }
 
-/// Returns the time of an ended attempt: its function's run, and its start.
-fn billed(stamped: &StampedEvent) -> (Duration, Duration) {
+/// Billed time of an ended attempt: its function's run, and the start before it.
+#[derive(Default)]
+struct BilledTime {
+    run: Duration,
+    start: Duration,
+}
+
+fn billed(stamped: &StampedEvent) -> BilledTime {
     match stamped.event {
-        QueryEvent::AttemptEnded { billing: Billing::Metered { duration, init }, .. } => (duration, init),
-        QueryEvent::AttemptEnded { billing: Billing::Reported { duration, init, .. }, .. } => {
-            (duration.saturating_sub(init), init)
+        QueryEvent::AttemptEnded { billing: Billing::Metered { duration, init }, .. } => {
+            BilledTime { run: duration, start: init }
         }
-        _ => Default::default(),
+        QueryEvent::AttemptEnded { billing: Billing::Reported { duration, init, .. }, .. } => {
+            BilledTime { run: duration.saturating_sub(init), start: init }
+        }
+        _ => BilledTime::default(),
     }
 }
 
-/// Measures small reads: the mean and the least, in seconds.
-async fn latency(data: &Data) -> Result<(f64, f64), CalibrationError> {
+/// Seconds of a small read.
+struct RequestSeconds {
+    mean: f64,
+    least: f64,
+}
+
+/// Measures small reads.
+async fn request_seconds(data: &CalibrationData) -> Result<RequestSeconds, CalibrationError> {
     let mut seconds = Vec::new();
     for _ in 0..LATENCIES {
         let started = Instant::now();
@@ -337,5 +361,5 @@ async fn latency(data: &Data) -> Result<(f64, f64), CalibrationError> {
         seconds.push(started.elapsed().as_secs_f64());
     }
     let mean = seconds.iter().sum::<f64>() / LATENCIES as f64;
-    Ok((mean, seconds.into_iter().fold(mean, f64::min)))
+    Ok(RequestSeconds { mean, least: seconds.into_iter().fold(mean, f64::min) })
 }

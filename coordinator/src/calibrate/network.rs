@@ -24,7 +24,7 @@ const SECONDS_MIN: f64 = 1e-5;
 
 /// Seconds of reads without an attempt's overhead. One first byte is a part of the overhead.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Runs {
+pub(super) struct ReadTimes {
     /// Seconds of reading all pieces, run after run.
     pub whole: Vec<f64>,
     /// Seconds of reading one piece, afterwards.
@@ -37,7 +37,7 @@ pub(super) struct Runs {
 
 /// Finding of runs in a row about a long burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Burst {
+pub(super) enum LongBurst {
     Unknown,
     None,
     /// The last run came after the burst, or saw its end.
@@ -54,29 +54,29 @@ pub(super) struct FunctionPipe {
     pub burst_bytes: f64,
 }
 
-impl Runs {
+impl ReadTimes {
     pub fn whole_bytes(&self) -> f64 {
         self.piece_bytes * self.pieces as f64
     }
 
     /// Looks for a long burst in the runs, each of which waits for `turns` first bytes one after the other.
-    pub fn burst(&self, turns: f64, passed: Duration) -> Burst {
-        let (Some(first), Some(last)) = (self.whole.first(), self.whole.last()) else { return Burst::Unknown };
+    pub fn long_burst(&self, turns: f64, passed: Duration) -> LongBurst {
+        let (Some(first), Some(last)) = (self.whole.first(), self.whole.last()) else { return LongBurst::Unknown };
         let waits = self.latency * (turns - 1.0);
-        let (first, last) = (above(first - waits), above(last - waits));
+        let (first, last) = (measurable(first - waits), measurable(last - waits));
         if last > SLOWER * first && last - first > SLOWER_WAITS * self.latency {
-            return Burst::Over;
+            return LongBurst::Over;
         }
         let enough = self.whole.len() > 2
             && (self.whole_bytes() * self.whole.len() as f64 > BURST_OVER_BYTES || passed > LOOKED_FOR);
-        if enough { Burst::None } else { Burst::Unknown }
+        if enough { LongBurst::None } else { LongBurst::Unknown }
     }
 
-    pub fn pipe(&self, burst: Burst, turns: f64) -> FunctionPipe {
+    pub fn pipe(&self, burst: LongBurst, turns: f64) -> FunctionPipe {
         let waits = self.latency * (turns - 1.0);
-        let rate = |seconds: f64| self.whole_bytes() / above(seconds - waits);
+        let rate = |seconds: f64| self.whole_bytes() / measurable(seconds - waits);
         let last = self.whole.last().copied().unwrap_or(f64::NAN);
-        if burst == Burst::Over {
+        if burst == LongBurst::Over {
             let first = self.whole.first().copied().unwrap_or(f64::NAN);
             return FunctionPipe { first: rate(first), then: rate(last), burst_bytes: 0.0 };
         }
@@ -86,7 +86,7 @@ impl Runs {
         let steady = |then: f64| FunctionPipe { first: then, then, burst_bytes: 0.0 };
         let bytes = self.whole_bytes() - self.piece_bytes;
         // A short burst comes back in each pause, so that only the bytes take time. It shows in the piece.
-        let then = bytes / above(whole - self.piece);
+        let then = bytes / measurable(whole - self.piece);
         let burst_bytes = self.piece_bytes - then * self.piece;
         if whole - self.piece > SECONDS_MIN
             && burst_bytes > (BURST_WAITS * then * self.latency).max(NOISE * self.piece_bytes)
@@ -98,7 +98,8 @@ impl Runs {
     }
 }
 
-pub(super) fn above(seconds: f64) -> f64 {
+/// Raises seconds that no clock can measure to the least that one can.
+pub(super) fn measurable(seconds: f64) -> f64 {
     seconds.max(SECONDS_MIN)
 }
 
@@ -112,18 +113,18 @@ mod tests {
 
     /// Reads pieces of 16 MB until a long burst is known or excluded, and then computes as the calibration does.
     fn found(seconds: impl Fn(f64, f64) -> f64) -> FunctionPipe {
-        let mut runs = Runs { piece_bytes: 16.0 * MB, pieces: 4, latency: LATENCY, ..Runs::default() };
-        let (mut read, mut passed, mut burst) = (0.0, 0.0, Burst::Unknown);
-        while burst == Burst::Unknown {
-            runs.whole.push(seconds(read, 64.0 * MB));
+        let mut times = ReadTimes { piece_bytes: 16.0 * MB, pieces: 4, latency: LATENCY, ..ReadTimes::default() };
+        let (mut read, mut passed, mut burst) = (0.0, 0.0, LongBurst::Unknown);
+        while burst == LongBurst::Unknown {
+            times.whole.push(seconds(read, 64.0 * MB));
             read += 64.0 * MB;
-            passed += runs.whole.last().copied().expect("a run");
-            burst = runs.burst(TURNS, Duration::from_secs_f64(passed));
-            assert!(runs.whole.len() < 20, "{runs:?}");
+            passed += times.whole.last().copied().expect("a run");
+            burst = times.long_burst(TURNS, Duration::from_secs_f64(passed));
+            assert!(times.whole.len() < 20, "{times:?}");
         }
-        runs.whole.push(seconds(read, 64.0 * MB));
-        runs.piece = seconds(read + 64.0 * MB, 16.0 * MB);
-        runs.pipe(burst, TURNS)
+        times.whole.push(seconds(read, 64.0 * MB));
+        times.piece = seconds(read + 64.0 * MB, 16.0 * MB);
+        times.pipe(burst, TURNS)
     }
 
     /// Returns the waits for first bytes after the first, one for each 16 MB.
@@ -139,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_pipe() {
+    fn a_steady_pipe_is_found() {
         for rate in [5.0 * MB, 75.0 * MB, 600.0 * MB, 5000.0 * MB] {
             check(found(|_, bytes| waits(bytes) + bytes / rate), rate, rate, 0.0);
         }
     }
 
     #[test]
-    fn a_short_burst_that_comes_back_in_pauses() {
+    fn a_short_burst_is_found() {
         check(found(|_, bytes| (bytes - 4.0 * MB) / (50.0 * MB)), 50.0 * MB, 50.0 * MB, 4.0 * MB);
     }
 
     #[test]
-    fn a_long_burst_that_ends() {
+    fn a_long_burst_is_found() {
         for burst in [150.0 * MB, 310.0 * MB] {
             let seconds = |read: f64, bytes: f64| {
                 let quick = (burst - read).clamp(0.0, bytes);
@@ -162,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn noise_makes_no_nonsense() {
+    fn a_noisy_disk_gives_a_steady_pipe() {
         // A disk's noise makes one piece seem slower than all of them.
-        let runs = Runs { whole: vec![0.01; 6], piece: 0.012, piece_bytes: 16.0 * MB, pieces: 4, latency: 1e-4 };
-        check(runs.pipe(Burst::None, TURNS), 64.0 * MB / 0.0097, 64.0 * MB / 0.0097, 0.0);
+        let times = ReadTimes { whole: vec![0.01; 6], piece: 0.012, piece_bytes: 16.0 * MB, pieces: 4, latency: 1e-4 };
+        check(times.pipe(LongBurst::None, TURNS), 64.0 * MB / 0.0097, 64.0 * MB / 0.0097, 0.0);
     }
 }

@@ -174,13 +174,13 @@ pub struct PricesArgs {
 pub struct CostArgs {
     /// Key that queries are grouped by [default: day]
     #[arg(long, value_enum, value_name = "KEY")]
-    pub by: Option<By>,
+    pub by: Option<GroupKey>,
     /// Group by the value of this label, so that each query counts once
     #[arg(long, value_name = "LABEL", value_parser = parse_label_key)]
     pub label_key: Option<String>,
     /// Only queries that began since then: a time ago, e.g. 12h or 7d, or a day, e.g. 2026-11-01
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
-    pub since: Option<Since>,
+    pub since: Option<StartedSince>,
     #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
     pub format: OutputFormat,
     /// Configuration file, which may name the history [default: gust.toml in this folder, if there is one]
@@ -190,7 +190,7 @@ pub struct CostArgs {
 
 /// Keys of `--by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum By {
+pub enum GroupKey {
     Day,
     User,
     Label,
@@ -200,7 +200,7 @@ pub enum By {
 
 /// Key that queries are grouped by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RollUp {
+pub enum GroupBy {
     Day,
     User,
     /// All labels of a query.
@@ -213,7 +213,7 @@ pub enum RollUp {
 
 /// Beginning of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
+pub enum StartedSince {
     Ago(Duration),
     Day(NaiveDate),
 }
@@ -344,7 +344,7 @@ impl Cli {
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         if let Command::Cost(CostArgs { by: Some(by), label_key: Some(_), .. }) = &cli.command
-            && *by != By::Label
+            && *by != GroupKey::Label
         {
             let message = "--label-key groups by a label: leave --by out, or use --by label";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
@@ -413,14 +413,14 @@ impl RunArgs {
 }
 
 impl CostArgs {
-    pub fn roll_up(&self) -> RollUp {
+    pub fn group_by(&self) -> GroupBy {
         match (&self.label_key, self.by) {
-            (Some(key), _) => RollUp::LabelKey(key.clone()),
-            (None, None | Some(By::Day)) => RollUp::Day,
-            (None, Some(By::User)) => RollUp::User,
-            (None, Some(By::Label)) => RollUp::Label,
-            (None, Some(By::Table)) => RollUp::Table,
-            (None, Some(By::Outcome)) => RollUp::Outcome,
+            (Some(key), _) => GroupBy::LabelKey(key.clone()),
+            (None, None | Some(GroupKey::Day)) => GroupBy::Day,
+            (None, Some(GroupKey::User)) => GroupBy::User,
+            (None, Some(GroupKey::Label)) => GroupBy::Label,
+            (None, Some(GroupKey::Table)) => GroupBy::Table,
+            (None, Some(GroupKey::Outcome)) => GroupBy::Outcome,
         }
     }
 }
@@ -492,12 +492,12 @@ fn parse_label_key(text: &str) -> Result<String, String> {
     if is_label_key(text) { Ok(text.to_owned()) } else { Err(format!("expected {}", BadLabel::Key)) }
 }
 
-fn parse_since(text: &str) -> Result<Since, String> {
+fn parse_since(text: &str) -> Result<StartedSince, String> {
     if let Ok(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        return Ok(Since::Day(day));
+        return Ok(StartedSince::Day(day));
     }
     let time = humantime::parse_duration(text);
-    time.map(Since::Ago).map_err(|_| "write a time such as 12h or 7d, or a day such as 2026-11-01".to_owned())
+    time.map(StartedSince::Ago).map_err(|_| "write a time such as 12h or 7d, or a day such as 2026-11-01".to_owned())
 }
 
 fn parse_scale_factor(text: &str) -> Result<f64, String> {
@@ -595,17 +595,17 @@ mod tests {
     #[test]
     fn costs_are_rolled_up_by_one_key() {
         let cost = |line: &[&str]| match read(&[&["cost"], line].concat()).expect("valid arguments").command {
-            Command::Cost(cost) => (cost.roll_up(), cost.since),
+            Command::Cost(cost) => (cost.group_by(), cost.since),
             other => panic!("not a cost: {other:?}"),
         };
-        let team = || RollUp::LabelKey("team".to_owned());
-        assert_eq!(cost(&[]), (RollUp::Day, None));
-        assert_eq!(cost(&["--by", "label"]), (RollUp::Label, None));
+        let team = || GroupBy::LabelKey("team".to_owned());
+        assert_eq!(cost(&[]), (GroupBy::Day, None));
+        assert_eq!(cost(&["--by", "label"]), (GroupBy::Label, None));
         assert_eq!(cost(&["--label-key", "team"]), (team(), None));
         assert_eq!(cost(&["--by", "label", "--label-key", "team"]), (team(), None));
-        let day = Since::Day(NaiveDate::from_ymd_opt(2026, 11, 1).expect("a day"));
-        assert_eq!(cost(&["--by", "table", "--since", "2026-11-01"]), (RollUp::Table, Some(day)));
-        assert_eq!(cost(&["--since", "12h"]).1, Some(Since::Ago(Duration::from_secs(43_200))));
+        let day = StartedSince::Day(NaiveDate::from_ymd_opt(2026, 11, 1).expect("a day"));
+        assert_eq!(cost(&["--by", "table", "--since", "2026-11-01"]), (GroupBy::Table, Some(day)));
+        assert_eq!(cost(&["--since", "12h"]).1, Some(StartedSince::Ago(Duration::from_secs(43_200))));
     }
 
     #[test]

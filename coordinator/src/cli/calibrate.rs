@@ -11,12 +11,12 @@ use humansize::{BINARY, format_size};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::CalibrateArgs;
-use super::{Stop, configuration};
+use super::{CommandError, configuration};
 use crate::calibrate::{Calibration, CalibrationError, calibrate as measure};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
-pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
+pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), CommandError> {
     let overrides = Overrides { on: args.on, functions_max: args.functions, ..Overrides::default() };
     let mut config = configuration(args.config.as_deref(), &overrides)?;
     if config.s3.region.is_none() {
@@ -25,15 +25,15 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     // The user should learn before the measurement that its figures cannot be kept.
     if config.time_model.is_none() && !args.dry_run {
         let hint = "set time_model in gust.toml, or HOME; or look only, with --dry-run";
-        return Err(Stop::usage("there is no place to keep the figures").with_hint(Some(hint)));
+        return Err(CommandError::usage("there is no place to keep the figures").with_hint(Some(hint)));
     }
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} measuring {msg}").map_err(Stop::usage)?);
+    bar.set_style(ProgressStyle::with_template("{spinner} measuring {msg}").map_err(CommandError::usage)?);
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     let (said, config_of_all) = (bar.clone(), config.clone());
     let told = move |what: &str| said.set_message(what.to_owned());
     // The writing of tables must not hold up a signal.
-    let workers = stack::runtime().map_err(|error| Stop::usage(format!("cannot start threads: {error}")))?;
+    let workers = stack::runtime().map_err(|error| CommandError::usage(format!("cannot start threads: {error}")))?;
     let measuring = workers.spawn(async move { Box::pin(measure(&config_of_all, args.megabytes << 20, &told)).await });
     let ended = tokio::select! {
         ended = measuring => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
@@ -43,16 +43,16 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), Stop> {
     bar.finish_and_clear();
     let calibration = ended.map_err(|error| match error {
         CalibrationError::Query(error) => error.into(),
-        CalibrationError::Data(error) => Stop::new(Exit::FunctionsFailed, &error).with_hint(error.hint()),
-        other => Stop::new(Exit::FunctionsFailed, other),
+        CalibrationError::Data(error) => CommandError::new(Exit::FunctionsFailed, &error).with_hint(error.hint()),
+        other => CommandError::new(Exit::FunctionsFailed, other),
     })?;
-    write!(stdout(), "{}", told_of(&calibration)).map_err(Stop::usage)?;
+    write!(stdout(), "{}", told_of(&calibration)).map_err(CommandError::usage)?;
     if let Some(path) = config.time_model.filter(|_| !args.dry_run) {
         if let Err(error) = load(&path) {
             say!("warning: replaced: {error}");
         }
-        save(&path, calibration.measured).map_err(Stop::usage)?;
-        say!("kept in {}; estimates reckon with it from now on", path.display());
+        save(&path, calibration.measured).map_err(CommandError::usage)?;
+        say!("kept in {}; estimates use it from now on", path.display());
     }
     Ok(())
 }

@@ -7,19 +7,19 @@ use gust_engine::config::{Overrides, Target};
 use gust_engine::history::{NO_PLACE, NO_PLACE_HINT};
 use gust_engine::session::Session;
 
-use super::args::{CostArgs, RollUp, Since};
+use super::args::{CostArgs, GroupBy, StartedSince};
 use super::output::{OutputError, RowOutput, StreamError};
-use super::{Stop, configuration, write};
+use super::{CommandError, configuration, write};
 use crate::cli::say::say;
 
 /// Writes one row a group. Remarks that explain the rows go to stderr.
-pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
+pub(super) async fn cost(args: CostArgs) -> Result<(), CommandError> {
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {
-        return Err(Stop::usage(NO_PLACE).with_hint(Some(NO_PLACE_HINT)));
+        return Err(CommandError::usage(NO_PLACE).with_hint(Some(NO_PLACE_HINT)));
     };
-    let by = args.roll_up();
+    let by = args.group_by();
     let session = Session::new(config)?;
     let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
     let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
@@ -28,7 +28,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
     session.close().await;
     match written {
         Ok(0) => say!("no query is recorded for that in {}", path.display()),
-        Ok(_) if by == RollUp::Label => say!("a query with several labels counts for each of them"),
+        Ok(_) if by == GroupBy::Label => say!("a query with several labels counts for each of them"),
         Ok(_) | Err(StreamError::Output(OutputError::ReaderGone)) => {}
         Err(StreamError::Output(error)) => return Err(error.into()),
         Err(StreamError::Query(error)) => return Err(error.into()),
@@ -37,10 +37,10 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), Stop> {
 }
 
 /// Returns the moment from which queries count. A day begins at midnight UTC, as the days of a roll-up do.
-fn beginning(since: Since, now: DateTime<Utc>) -> DateTime<Utc> {
+fn beginning(since: StartedSince, now: DateTime<Utc>) -> DateTime<Utc> {
     match since {
-        Since::Day(day) => day.and_time(NaiveTime::MIN).and_utc(),
-        Since::Ago(time) => {
+        StartedSince::Day(day) => day.and_time(NaiveTime::MIN).and_utc(),
+        StartedSince::Ago(time) => {
             let time = chrono::Duration::from_std(time).ok();
             time.and_then(|time| now.checked_sub_signed(time)).unwrap_or(DateTime::<Utc>::MIN_UTC)
         }
@@ -48,18 +48,18 @@ fn beginning(since: Since, now: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// Makes the statement. Amounts that are priced as if on Lambda are never added to billed amounts.
-fn sql(by: &RollUp, since: Option<DateTime<Utc>>) -> String {
+fn sql(by: &GroupBy, since: Option<DateTime<Utc>>) -> String {
     let key = match by {
-        RollUp::Day => "CAST(q.started AS DATE) AS day",
-        RollUp::User => "q.user_name AS \"user\"",
-        RollUp::Table => "nullif(array_to_string(q.tables, ', '), '') AS tables",
-        RollUp::Outcome => "q.outcome AS outcome",
-        RollUp::Label => "l.key || '=' || l.value AS label",
+        GroupBy::Day => "CAST(q.started AS DATE) AS day",
+        GroupBy::User => "q.user_name AS \"user\"",
+        GroupBy::Table => "nullif(array_to_string(q.tables, ', '), '') AS tables",
+        GroupBy::Outcome => "q.outcome AS outcome",
+        GroupBy::Label => "l.key || '=' || l.value AS label",
         // The key of a label needs no escaping.
-        RollUp::LabelKey(key) => &format!("q.labels['{key}'] AS \"{key}\""),
+        GroupBy::LabelKey(key) => &format!("q.labels['{key}'] AS \"{key}\""),
     };
     let from = match by {
-        RollUp::Label => {
+        GroupBy::Label => {
             "gust.queries q LEFT JOIN (SELECT id, unnest(map_keys(labels)) AS key, unnest(map_values(labels)) AS value \
              FROM gust.queries) l ON l.id = q.id"
         }
@@ -67,7 +67,7 @@ fn sql(by: &RollUp, since: Option<DateTime<Utc>>) -> String {
     };
     let filter =
         since.map_or("true".to_owned(), |since| format!("CAST(q.started AS BIGINT) >= {}", since.timestamp_micros()));
-    let order = if *by == RollUp::Day { "1, 2" } else { "dollars_at_most DESC NULLS LAST, 1, 2" };
+    let order = if *by == GroupBy::Day { "1, 2" } else { "dollars_at_most DESC NULLS LAST, 1, 2" };
     format!(
         "SELECT {key}, q.as_if, count(*) AS queries, \
          count(*) FILTER (WHERE q.outcome <> 'done') AS not_done, count(*) - count(q.dollars) AS not_priced, \
@@ -83,11 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beginning_is_a_day_or_a_time_ago() {
+    fn since_is_a_day_or_a_time_ago() {
         let now: DateTime<Utc> = "2026-11-21T13:00:00Z".parse().expect("a moment");
         let check = |since, expect: &str| assert_eq!(beginning(since, now).to_rfc3339(), expect);
-        check(Since::Ago(std::time::Duration::from_secs(7 * 86_400)), "2026-11-14T13:00:00+00:00");
-        check(Since::Day("2026-11-01".parse().expect("a day")), "2026-11-01T00:00:00+00:00");
-        assert_eq!(beginning(Since::Ago(std::time::Duration::MAX), now), DateTime::<Utc>::MIN_UTC);
+        check(StartedSince::Ago(std::time::Duration::from_secs(7 * 86_400)), "2026-11-14T13:00:00+00:00");
+        check(StartedSince::Day("2026-11-01".parse().expect("a day")), "2026-11-01T00:00:00+00:00");
+        assert_eq!(beginning(StartedSince::Ago(std::time::Duration::MAX), now), DateTime::<Utc>::MIN_UTC);
     }
 }

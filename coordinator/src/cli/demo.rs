@@ -11,14 +11,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::args::{DemoArgs, ReportFormat};
 use super::output::{OutputFormat, RowOutput};
 use super::progress::Progress;
-use super::{Reports, Stop, configuration, interrupted, only_session, statements};
+use super::{CommandError, Reports, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
 
 /// Makes or finds the tables, then runs the queries one after the other.
-pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop> {
+pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), CommandError> {
     let mut config = configuration(None, &args.overrides())?;
     let tables = tables(&args).await?;
     let DemoTables { database, warehouse, namespace } = tables;
@@ -35,7 +35,7 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Stop>
     ended
 }
 
-async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), Stop> {
+async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &Progress) -> Result<(), CommandError> {
     recorder.session().use_catalog(CATALOG).await?;
     recorder.session().use_schema(CATALOG, namespace);
     for number in &args.queries {
@@ -53,9 +53,10 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
 }
 
 /// Makes or finds the tables, with a bar while they are made.
-async fn tables(args: &DemoArgs) -> Result<DemoTables, Stop> {
-    let failed = |message: String| Stop::new(Exit::QueryFailed, message);
-    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos} rows").map_err(Stop::usage)?;
+async fn tables(args: &DemoArgs) -> Result<DemoTables, CommandError> {
+    let failed = |message: String| CommandError::new(Exit::QueryFailed, message);
+    let style =
+        ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos} rows").map_err(CommandError::usage)?;
     let bar: Arc<Mutex<Option<ProgressBar>>> = Arc::default();
     let shown = Arc::clone(&bar);
     let on_step = Arc::new(move |table: crate::demo::table::TpchTable, step| {

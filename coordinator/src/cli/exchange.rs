@@ -8,19 +8,20 @@ use gust_engine::session::Session;
 use humansize::{BINARY, format_size};
 
 use super::args::GcArgs;
-use super::{Stop, configuration};
+use super::{CommandError, configuration};
 use crate::cli::exit::Exit;
 
 /// Removes the objects that old queries have left, and prints their number.
-pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {
+pub(super) async fn gc(args: GcArgs) -> Result<(), CommandError> {
     let config = configuration(args.config.as_deref(), &Overrides::default())?;
     let Some(place) = config.exchange.clone() else {
         let hint = "set `exchange` in gust.toml, or name the file with --config";
-        return Err(Stop::usage("no exchange is configured, and a private one is removed with its session")
+        return Err(CommandError::usage("no exchange is configured, and a private one is removed with its session")
             .with_hint(Some(hint)));
     };
     let session = Session::new(config)?;
-    let failed = |error: object_store::Error| Stop::new(Exit::QueryFailed, format!("exchange {place}: {error}"));
+    let failed =
+        |error: object_store::Error| CommandError::new(Exit::QueryFailed, format!("exchange {place}: {error}"));
     let exchange = session.exchange();
     let found = exchange.leftovers(args.older_than, SystemTime::now()).await.map_err(failed)?;
     if !args.dry_run {
@@ -36,5 +37,5 @@ pub(super) async fn gc(args: GcArgs) -> Result<(), Stop> {
         text += &format!("; left alone {} that gust did not write", found.objects_foreign);
     }
     session.close().await;
-    writeln!(stdout(), "{text} in {place}").map_err(Stop::usage)
+    writeln!(stdout(), "{text} in {place}").map_err(CommandError::usage)
 }

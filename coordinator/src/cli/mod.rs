@@ -35,14 +35,14 @@ use crate::cli::say::say;
 
 /// Reason why a command ended early: its message and the exit code.
 #[derive(Debug)]
-pub(crate) struct Stop {
+pub(crate) struct CommandError {
     exit: Exit,
     message: String,
     /// Next step.
     hint: Option<String>,
 }
 
-impl Stop {
+impl CommandError {
     fn new(exit: Exit, error: impl std::fmt::Display) -> Self {
         Self { exit, message: error.to_string(), hint: None }
     }
@@ -57,25 +57,25 @@ impl Stop {
     }
 }
 
-impl From<ConfigError> for Stop {
+impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::usage(&error).with_hint(error.hint())
     }
 }
 
-impl From<OutputError> for Stop {
+impl From<OutputError> for CommandError {
     fn from(error: OutputError) -> Self {
         Self::new(Exit::QueryFailed, &error).with_hint(error.hint())
     }
 }
 
-impl From<SqlError> for Stop {
+impl From<SqlError> for CommandError {
     fn from(error: SqlError) -> Self {
         Self::usage(&error).with_hint(error.hint())
     }
 }
 
-impl From<QueryError> for Stop {
+impl From<QueryError> for CommandError {
     fn from(error: QueryError) -> Self {
         let exit = match error.kind() {
             ErrorKind::Sql | ErrorKind::Data | ErrorKind::Resources => Exit::QueryFailed,
@@ -91,7 +91,7 @@ impl From<QueryError> for Stop {
 
 /// Runs the program and returns its exit code. It is not generic, so that it is compiled once, and not in each binary.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
-    fragment_fn::quiet_contained_panics();
+    fragment_fn::quiet_caught_panics();
     let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -110,12 +110,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             .with_ansi(std::io::stderr().is_terminal())
             .log_internal_errors(false)
             .init(),
-        Err(error) => return fail(&Stop::usage(format!("GUST_LOG: {error}"))),
+        Err(error) => return fail(&CommandError::usage(format!("GUST_LOG: {error}"))),
     }
     // A session has threads of its own. While they compute, this thread still hears signals and time-outs.
     let control = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(control) => control,
-        Err(error) => return fail(&Stop::usage(format!("cannot start: {error}"))),
+        Err(error) => return fail(&CommandError::usage(format!("cannot start: {error}"))),
     };
     let progress = if cli.verbose == 0 { Progress::on_stderr() } else { Progress::hidden() };
     let ended = control.block_on(async {
@@ -135,13 +135,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     control.shutdown_background();
     match ended {
         Ok(()) => Exit::Done.into(),
-        Err(stop) => fail(&stop),
+        Err(error) => fail(&error),
     }
 }
 
-fn fail(stop: &Stop) -> ExitCode {
-    say!("error: {}", with_hint_line(&stop.message, stop.hint.as_ref()));
-    stop.exit.into()
+fn fail(error: &CommandError) -> ExitCode {
+    say!("error: {}", with_hint_line(&error.message, error.hint.as_ref()));
+    error.exit.into()
 }
 
 fn bootstrap() -> ExitCode {
@@ -149,13 +149,13 @@ fn bootstrap() -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
             let exit = if error.exit_code() == 2 { Exit::Usage } else { Exit::QueryFailed };
-            fail(&Stop::new(exit, &error).with_hint(error.hint()))
+            fail(&CommandError::new(exit, &error).with_hint(error.hint()))
         }
     }
 }
 
 /// Loads the configuration of all three layers.
-fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, Stop> {
+fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, CommandError> {
     let file = ConfigFile::find(named, Path::new(""))?;
     // Variables that are not Unicode cannot be our settings.
     let environment =
@@ -164,7 +164,7 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
 }
 
 /// Opens a session as configured, in an engine of its own. `labels` override those of the configuration.
-async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) -> Result<Session, Stop> {
+async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) -> Result<Session, CommandError> {
     let mut config = configuration(named, overrides)?;
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
@@ -173,20 +173,21 @@ async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) 
 }
 
 /// Opens the session of the command line's one user.
-pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, Stop> {
-    labels(&config.history, own).map_err(|bad| Stop::usage(format!("--label: expected {bad}")))?;
+pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, CommandError> {
+    labels(&config.history, own).map_err(|bad| CommandError::usage(format!("--label: expected {bad}")))?;
     let options = SessionOptions { labels: own.to_vec(), ..SessionOptions::default() };
     Ok(Engine::open(config, EngineOptions::default())?.session(options)?)
 }
 
 /// Opens a session and runs the statements of the setup files.
-async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, Stop> {
+async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, CommandError> {
     let session = session(source.config.as_deref(), &source.run.overrides(), labels).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
     for path in &source.setup {
-        let sql = std::fs::read_to_string(path).map_err(|e| Stop::usage(format!("--setup {}: {e}", path.display())))?;
+        let sql = std::fs::read_to_string(path)
+            .map_err(|e| CommandError::usage(format!("--setup {}: {e}", path.display())))?;
         for statement in session.parse(&sql)? {
             let mut running = session.run(statement).await?;
             while running.next().await?.is_some() {}
@@ -196,7 +197,7 @@ async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, Stop> {
     Ok(session)
 }
 
-async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
+async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
     let overrides = Overrides { on: args.on, ..Overrides::default() };
     let session = session(args.config.as_deref(), &overrides, &[]).await?;
     let checks = session.examine().await;
@@ -210,28 +211,28 @@ async fn doctor(args: DoctorArgs) -> Result<(), Stop> {
         ailing += usize::from(outcome.is_err());
         let text = text.replace('\n', "\n                     ");
         let line = writeln!(stdout(), "{verdict} {what:<15} {text}");
-        line.map_err(Stop::usage)?;
+        line.map_err(CommandError::usage)?;
     }
     match ailing {
         0 => Ok(()),
-        _ => Err(Stop::new(Exit::FunctionsFailed, format!("{ailing} of {} checks failed", checks.len()))),
+        _ => Err(CommandError::new(Exit::FunctionsFailed, format!("{ailing} of {} checks failed", checks.len()))),
     }
 }
 
-async fn explain(source: SourceArgs) -> Result<(), Stop> {
+async fn explain(source: SourceArgs) -> Result<(), CommandError> {
     let sql = source.read_sql(stdin(), stdin().is_terminal())?;
     let session = open(&source, &[]).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(Stop::usage(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(CommandError::usage(error)),
             _ => {}
         }
     }
     Ok(())
 }
 
-async fn query(args: QueryArgs, progress: Progress) -> Result<(), Stop> {
+async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
     let reports = Reports::open(args.report, args.report_file.as_deref())?;
     let session = open(&args.source, &args.labels).await?;
@@ -261,7 +262,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     output: &RowOutput<W>,
     progress: &Progress,
     mut reports: Reports,
-) -> Result<(), Stop> {
+) -> Result<(), CommandError> {
     let mut script = recorder.script(sql, dry_run)?;
     loop {
         let mut running = match script.next().await {
@@ -332,20 +333,21 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    pub(crate) fn open(format: ReportFormat, path: Option<&Path>) -> Result<Self, Stop> {
-        let create =
-            |path: &Path| File::create(path).map_err(|e| Stop::usage(format!("--report-file {}: {e}", path.display())));
+    pub(crate) fn open(format: ReportFormat, path: Option<&Path>) -> Result<Self, CommandError> {
+        let create = |path: &Path| {
+            File::create(path).map_err(|e| CommandError::usage(format!("--report-file {}: {e}", path.display())))
+        };
         Ok(Self { format, file: path.map(create).transpose()? })
     }
 
-    fn write(&mut self, report: &Report) -> Result<(), Stop> {
+    fn write(&mut self, report: &Report) -> Result<(), CommandError> {
         let text = match self.format {
             ReportFormat::None => {
                 warn(report);
                 return Ok(());
             }
             ReportFormat::Text => format!("{report}\n\n"),
-            ReportFormat::Json => serde_json::to_string(report).map_err(Stop::usage)? + "\n",
+            ReportFormat::Json => serde_json::to_string(report).map_err(CommandError::usage)? + "\n",
         };
         let written = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()),
@@ -354,6 +356,6 @@ impl Reports {
                 Ok(())
             }
         };
-        written.map_err(|error| Stop::usage(format!("cannot write the report: {error}")))
+        written.map_err(|error| CommandError::usage(format!("cannot write the report: {error}")))
     }
 }

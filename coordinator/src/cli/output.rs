@@ -8,11 +8,11 @@
 //! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a line,
 //! newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A query without columns still has rows.
 //! Statements that only change the session never come here. Each batch is compared with the columns that its statement
-//! announced ([`declared`]), so that the rows fit their header or schema.
+//! announced ([`announced`]), so that the rows fit their header or schema.
 //!
 //! Non-goals: widths of terminals, colours and paging; `| less -S` does that.
 
-mod declared;
+mod announced;
 mod formats;
 mod table;
 
@@ -26,7 +26,7 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use declared::Declared;
+use announced::AnnouncedColumns;
 
 /// Batches between the query and the writing thread: one is being written, one is ready.
 const BATCHES_QUEUED_MAX: usize = 2;
@@ -164,14 +164,14 @@ enum Message {
 /// Writer of statements' rows to one output. It blocks where the output does.
 #[derive(Debug)]
 pub struct RowWriter<W> {
-    out: Watched<W>,
+    out: PipeWatch<W>,
     format: OutputFormat,
     is_first: bool,
 }
 
 impl<W: Write> RowWriter<W> {
     pub fn new(out: W, format: OutputFormat) -> Self {
-        Self { out: Watched { out, is_reader_gone: false }, format, is_first: true }
+        Self { out: PipeWatch { out, is_reader_gone: false }, format, is_first: true }
     }
 
     /// Writes one statement's rows and returns their number. After an error of `batches` the output is left unfinished.
@@ -195,15 +195,15 @@ impl<W: Write> RowWriter<W> {
         schema: &SchemaRef,
         batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
     ) -> Result<(), OutputError> {
-        let declared = Declared::new(schema);
-        let schema = &declared.schema();
-        let batches = batches.map(|batch| declared.conform(&batch?));
+        let announced = AnnouncedColumns::new(schema);
+        let schema = &announced.schema();
+        let batches = batches.map(|batch| announced.conform(&batch?));
         let is_first = std::mem::replace(&mut self.is_first, false);
         if !is_first && matches!(self.format, OutputFormat::Table | OutputFormat::Csv) {
             self.out.write_all(b"\n")?;
         }
         match self.format {
-            OutputFormat::Table => table::write(&mut self.out, schema, batches, &table::Block::default())?,
+            OutputFormat::Table => table::write(&mut self.out, schema, batches, &table::BlockLimits::default())?,
             OutputFormat::Csv => formats::write_csv(&mut self.out, schema, batches)?,
             OutputFormat::Json => formats::write_json(&mut self.out, schema, batches)?,
             OutputFormat::Ndjson => formats::write_ndjson(&mut self.out, schema, batches)?,
@@ -215,19 +215,19 @@ impl<W: Write> RowWriter<W> {
 
 /// Output that remembers whether the other end of its pipe was closed.
 #[derive(Debug)]
-struct Watched<W> {
+struct PipeWatch<W> {
     out: W,
     is_reader_gone: bool,
 }
 
-impl<W> Watched<W> {
+impl<W> PipeWatch<W> {
     fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         self.is_reader_gone |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         result
     }
 }
 
-impl<W: Write> Write for Watched<W> {
+impl<W: Write> Write for PipeWatch<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = self.out.write(bytes);
         self.watch(result)

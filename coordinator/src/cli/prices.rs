@@ -11,19 +11,19 @@ use gust_engine::storage::aws;
 
 use super::args::PricesArgs;
 use super::output::{OutputError, RowWriter};
-use super::{Stop, configuration};
+use super::{CommandError, configuration};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
 /// Writes one row a price. The source of the prices goes to stderr.
-pub(super) async fn prices(args: PricesArgs) -> Result<(), Stop> {
+pub(super) async fn prices(args: PricesArgs) -> Result<(), CommandError> {
     let mut config = configuration(args.config.as_deref(), &Overrides::default())?;
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
     let book = PriceBook::of_config(&config, &fleet::traits(&config).billed, args.region.as_deref())
-        .map_err(|error| Stop::usage(&error).with_hint(error.hint()))?;
-    let rows = rows(&book).map_err(|error| Stop::new(Exit::QueryFailed, error))?;
+        .map_err(|error| CommandError::usage(&error).with_hint(error.hint()))?;
+    let rows = rows(&book).map_err(|error| CommandError::new(Exit::QueryFailed, error))?;
     let schema = rows.schema();
     match RowWriter::new(stdout(), args.format).write_rows(&schema, std::iter::once(Ok(rows))) {
         Ok(_) | Err(OutputError::ReaderGone) => {}

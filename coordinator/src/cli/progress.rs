@@ -37,30 +37,30 @@ impl Progress {
     }
 
     /// Shows one statement's progress until the guard is dropped. It needs a tokio runtime.
-    pub fn follow(&self, events: EventLog) -> Following {
+    pub fn follow(&self, events: EventLog) -> ProgressGuard {
         let task = self.is_shown.then(|| {
             *self.lock() = Some(ProgressBar::with_draw_target(Some(0), (self.target)()));
             tokio::spawn(self.clone().poll(events))
         });
-        Following { progress: self.clone(), task }
+        ProgressGuard { progress: self.clone(), task }
     }
 
     /// Takes the bar off the screen before anything is written to `out`.
-    pub fn clear_before_writing<W: Write>(&self, out: W) -> Clearing<W> {
-        Clearing { progress: self.clone(), out }
+    pub fn clear_before_writing<W: Write>(&self, out: W) -> BarClearingWriter<W> {
+        BarClearingWriter { progress: self.clone(), out }
     }
 
     async fn poll(self, events: EventLog) {
         let mut ticks = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut tally, mut seen) = (Tally::default(), 0);
-        while !tally.is_over {
+        let (mut counts, mut seen) = (ProgressCounts::default(), 0);
+        while !counts.is_over {
             ticks.tick().await;
             let news = events.since(seen);
             seen += news.len();
-            news.iter().for_each(|stamped| tally.add(&stamped.event));
+            news.iter().for_each(|stamped| counts.add(&stamped.event));
             match &*self.lock() {
-                Some(bar) => tally.draw(bar),
+                Some(bar) => counts.draw(bar),
                 None => return,
             }
         }
@@ -80,12 +80,12 @@ impl Progress {
 /// Guard of one statement's progress. Dropping it clears the bar.
 #[derive(Debug)]
 #[must_use]
-pub struct Following {
+pub struct ProgressGuard {
     progress: Progress,
     task: Option<JoinHandle<()>>,
 }
 
-impl Drop for Following {
+impl Drop for ProgressGuard {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -96,12 +96,12 @@ impl Drop for Following {
 
 /// Writer to `out` that clears the bar first, because rows and bar may share a terminal.
 #[derive(Debug)]
-pub struct Clearing<W> {
+pub struct BarClearingWriter<W> {
     progress: Progress,
     out: W,
 }
 
-impl<W: Write> Write for Clearing<W> {
+impl<W: Write> Write for BarClearingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.progress.clear();
         self.out.write(bytes)
@@ -114,7 +114,7 @@ impl<W: Write> Write for Clearing<W> {
 
 /// Contents of the bar.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct ProgressCounts {
     is_planned: bool,
     /// Fragments of all stages that have started.
     fragments: u64,
@@ -124,7 +124,7 @@ struct Tally {
     is_over: bool,
 }
 
-impl Tally {
+impl ProgressCounts {
     fn add(&mut self, event: &QueryEvent) {
         match event {
             QueryEvent::Planned { .. } | QueryEvent::Quoted { .. } => self.is_planned = true,
@@ -215,9 +215,9 @@ mod tests {
     fn the_message_follows_the_events() {
         #[track_caller]
         fn check(events: &[QueryEvent], expect: &str) {
-            let mut tally = Tally::default();
-            events.iter().for_each(|event| tally.add(event));
-            assert_eq!(tally.message(), expect);
+            let mut counts = ProgressCounts::default();
+            events.iter().for_each(|event| counts.add(event));
+            assert_eq!(counts.message(), expect);
         }
         check(&[], "planning");
         check(&[QueryEvent::CoordinatorRead { usage: usage(2048) }], "planning, 2.00 KiB read");

@@ -22,7 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use gust_catalog::{Catalog, CatalogStores, DataFile, Field, PartitionField, Scalar, Schema, Table, Transform, Type};
+use gust_catalog::{
+    Catalog, CatalogStores, DataFile, Field, PartitionField, PartitionValue, Scalar, Schema, Table, Transform, Type,
+};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use thiserror::Error;
@@ -114,7 +116,7 @@ pub async fn ensure_tables(home: &Path, scale: f64, on_step: OnStep) -> Result<D
     fs::create_dir_all(&home).map_err(at_home)?;
     let lock = lock(&home.join("lock")).await.map_err(at_home)?;
 
-    let maker = Maker::open(&home, scale, on_step, lock).await?;
+    let maker = TableMaker::open(&home, scale, on_step, lock).await?;
     for table in TpchTable::ALL {
         maker.ensure(table).await?;
     }
@@ -128,7 +130,7 @@ async fn lock(path: &Path) -> io::Result<File> {
     locking.await.map_err(io::Error::other)?
 }
 
-struct Maker {
+struct TableMaker {
     home: PathBuf,
     scale: f64,
     on_step: OnStep,
@@ -138,7 +140,7 @@ struct Maker {
     lock: Arc<File>,
 }
 
-impl Maker {
+impl TableMaker {
     async fn open(home: &Path, scale: f64, on_step: OnStep, lock: File) -> Result<Self, TablesError> {
         let Some(home_text) = home.to_str() else {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "its name is not Unicode");
@@ -266,7 +268,8 @@ fn data_file(file: &GeneratedFile, table: &Table) -> Result<DataFile, TablesErro
         }
     }
     let year = file.year.map(|year| Scalar::Int(year - EPOCH_YEAR));
-    let partition = table.partition_fields().into_iter().map(|field| (field.name, year.clone()));
+    let partition =
+        table.partition_fields().into_iter().map(|field| PartitionValue { name: field.name, value: year.clone() });
     Ok(DataFile {
         path: format!("file://{}", file.path.display()),
         size_bytes: file.size_bytes,
@@ -363,7 +366,7 @@ mod tests {
         let scale = 0.001;
         let unnoted: OnStep = Arc::new(|_, _| ());
         let held = lock(&home.path().join("lock")).await.unwrap();
-        let maker = Maker::open(home.path(), scale, unnoted, held).await.unwrap();
+        let maker = TableMaker::open(home.path(), scale, unnoted, held).await.unwrap();
         // One run ended between the creation of a table and its commit, another before the creation.
         maker.create(TpchTable::Region).await.unwrap();
         drop(maker);
@@ -417,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scale_without_sense_is_refused() {
+    async fn a_scale_out_of_bounds_is_refused() {
         for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 1001.0] {
             let error = ensure_tables(Path::new("unused"), scale, Arc::new(|_, _| ())).await.unwrap_err();
             assert!(matches!(error, TablesError::Scale { .. }), "{error}");

@@ -24,7 +24,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 
-use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, Part};
+use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, StreamSummary};
 
 /// Compression of results on the wire. `lab compression` chose it (docs/measurements.md).
 pub const COMPRESSION: Option<CompressionType> = Some(CompressionType::LZ4_FRAME);
@@ -59,17 +59,25 @@ pub fn plan_path(prefix: &str, query: &str, stage: u32) -> Path {
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
+/// Attempt that a result's key names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ResultKey {
+    pub fragment: FragmentId,
+    pub attempt: u32,
+}
+
 /// Reads fragment and attempt from the key of a result. None where [`result_path`] does not make `path` below `prefix`.
-pub fn result_at(prefix: &str, path: &Path) -> Option<(FragmentId, u32)> {
+pub fn result_at(prefix: &str, path: &Path) -> Option<ResultKey> {
     let prefix = Path::parse(prefix).ok()?;
     let parts: Vec<_> = path.prefix_match(&prefix)?.collect();
     let [query, stage, name] = parts.as_slice() else { return None };
     let (index, attempt) = name.as_ref().strip_suffix(".arrows")?.split_once('-')?;
     let number = |text: &str| text.parse::<u32>().ok();
-    let id = FragmentId { query: query.as_ref().to_owned(), stage: number(stage.as_ref())?, index: number(index)? };
+    let fragment =
+        FragmentId { query: query.as_ref().to_owned(), stage: number(stage.as_ref())?, index: number(index)? };
     let attempt = number(attempt)?;
     // A key that merely parses is not ours: it has to be the key that is made.
-    (result_path(prefix.as_ref(), &id, attempt) == *path).then_some((id, attempt))
+    (result_path(prefix.as_ref(), &fragment, attempt) == *path).then_some(ResultKey { fragment, attempt })
 }
 
 /// Reads the query from the key of a plan. None where [`plan_path`] does not make `path` below `prefix`.
@@ -102,11 +110,19 @@ pub struct ResultWriter {
     bytes: u64,
     rows: u64,
     inline_bytes_max: u64,
-    sink: Sink,
-    target: (AccessId, Arc<dyn ObjectStore>, Path),
+    sink: ResultSink,
+    target: ResultTarget,
 }
 
-enum Sink {
+/// Place of a result's object.
+pub struct ResultTarget {
+    /// Store of the exchange, as the request's access table names it.
+    pub access: AccessId,
+    pub store: Arc<dyn ObjectStore>,
+    pub path: Path,
+}
+
+enum ResultSink {
     Inline(Vec<u8>),
     Object(Box<BufWriter>),
 }
@@ -117,7 +133,7 @@ impl ResultWriter {
         schema: &Schema,
         compression: Option<CompressionType>,
         inline_bytes_max: u64,
-        target: (AccessId, Arc<dyn ObjectStore>, Path),
+        target: ResultTarget,
     ) -> Result<Self, ExchangeError> {
         let options = IpcWriteOptions::default().try_with_compression(compression)?;
         Ok(Self {
@@ -126,7 +142,7 @@ impl ResultWriter {
             bytes: 0,
             rows: 0,
             inline_bytes_max,
-            sink: Sink::Inline(Vec::new()),
+            sink: ResultSink::Inline(Vec::new()),
             target,
         })
     }
@@ -139,7 +155,7 @@ impl ResultWriter {
 
     /// Aborts the upload of a begun object. Its parts would be stored, and charged, until somebody removes them.
     pub async fn abort(self) {
-        if let Sink::Object(mut writer) = self.sink {
+        if let ResultSink::Object(mut writer) = self.sink {
             // The bucket's lifecycle rule removes the parts of an upload that cannot be aborted.
             let _ = writer.abort().await;
         }
@@ -149,11 +165,11 @@ impl ResultWriter {
     pub async fn finish(mut self) -> Result<FragmentResult, ExchangeError> {
         self.encoder.finish()?;
         self.drain().await?;
-        let part = Part { bytes: self.bytes, rows: self.rows, crc32: self.checksum.finalize() };
+        let part = StreamSummary { bytes: self.bytes, rows: self.rows, crc32: self.checksum.finalize() };
         match self.sink {
-            Sink::Inline(bytes) => Ok(FragmentResult::Inline { part, bytes: Base64(bytes.into()) }),
-            Sink::Object(mut writer) => {
-                let (access, _, path) = self.target;
+            ResultSink::Inline(bytes) => Ok(FragmentResult::Inline { part, bytes: Base64(bytes.into()) }),
+            ResultSink::Object(mut writer) => {
+                let ResultTarget { access, path, .. } = self.target;
                 let path = path.to_string();
                 writer.shutdown().await.map_err(|source| ExchangeError::Write { path: path.clone(), source })?;
                 let object = ObjectRef { access, path, size_bytes: part.bytes, etag: None, footer_bytes: None };
@@ -167,23 +183,23 @@ impl ResultWriter {
         let chunk = std::mem::take(self.encoder.get_mut());
         self.checksum.update(&chunk);
         self.bytes += chunk.len() as u64;
-        if let Sink::Inline(held) = &mut self.sink {
+        if let ResultSink::Inline(held) = &mut self.sink {
             if self.bytes <= self.inline_bytes_max {
                 held.extend_from_slice(&chunk);
                 return Ok(());
             }
             let held = std::mem::take(held);
-            let (store, path) = (Arc::clone(&self.target.1), self.target.2.clone());
+            let (store, path) = (Arc::clone(&self.target.store), self.target.path.clone());
             let writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_AT_ONCE_MAX);
-            self.sink = Sink::Object(Box::new(writer));
+            self.sink = ResultSink::Object(Box::new(writer));
             self.put(held.into()).await?;
         }
         self.put(chunk.into()).await
     }
 
     async fn put(&mut self, chunk: Bytes) -> Result<(), ExchangeError> {
-        let Sink::Object(writer) = &mut self.sink else { return Ok(()) };
-        let path = self.target.2.to_string();
+        let ResultSink::Object(writer) = &mut self.sink else { return Ok(()) };
+        let path = self.target.path.to_string();
         writer.put(chunk).await.map_err(|source| ExchangeError::Store { path, source })
     }
 }
@@ -221,7 +237,7 @@ pub async fn read(
     result: FragmentResult,
     schema: &Schema,
     store: &dyn ObjectStore,
-) -> Result<Rows, ExchangeError> {
+) -> Result<ResultRows, ExchangeError> {
     let part = *result.part();
     let bytes = match result {
         FragmentResult::Inline { bytes, .. } => bytes.0,
@@ -239,18 +255,18 @@ pub async fn read(
     if crc32fast::hash(&bytes) != part.crc32 {
         return Err(ExchangeError::Checksum { fragment: id.clone() });
     }
-    Rows::open(id, bytes, schema)
+    ResultRows::open(id, bytes, schema)
 }
 
 /// Rows of a verified result. One batch is decoded ahead.
 #[derive(Debug)]
-pub struct Rows {
+pub struct ResultRows {
     encoded: Buffer,
     decoder: StreamDecoder,
     next: Option<RecordBatch>,
 }
 
-impl Rows {
+impl ResultRows {
     fn open(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Self, ExchangeError> {
         let mut rows = Self { encoded: Buffer::from(bytes), decoder: StreamDecoder::new(), next: None };
         rows.next = rows.decode()?;
@@ -272,7 +288,7 @@ impl Rows {
     }
 }
 
-impl Iterator for Rows {
+impl Iterator for ResultRows {
     type Item = Result<RecordBatch, ExchangeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -306,7 +322,7 @@ mod tests {
 
     async fn written(batches: &[RecordBatch], inline_bytes_max: u64) -> (Arc<InMemory>, FragmentResult) {
         let store = Arc::new(InMemory::new());
-        let target = (1, Arc::clone(&store) as _, result_path("x", &id(), 2));
+        let target = ResultTarget { access: 1, store: Arc::clone(&store) as _, path: result_path("x", &id(), 2) };
         let mut writer =
             ResultWriter::new(&batch(0).schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
         for batch in batches {
@@ -317,13 +333,16 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_from_what_others_wrote() {
+    fn keys_of_others_are_no_results() {
         for prefix in ["", "a/b"] {
-            assert_eq!(result_at(prefix, &result_path(prefix, &id(), 3)), Some((id(), 3)));
+            assert_eq!(
+                result_at(prefix, &result_path(prefix, &id(), 3)),
+                Some(ResultKey { fragment: id(), attempt: 3 })
+            );
         }
         #[track_caller]
         fn check(path: &str, expect: Option<u32>) {
-            assert_eq!(result_at("x", &Path::from(path)).map(|(_, attempt)| attempt), expect, "{path}");
+            assert_eq!(result_at("x", &Path::from(path)).map(|key| key.attempt), expect, "{path}");
         }
         check("x/q/0/00007-2.arrows", Some(2));
         check("y/q/0/00007-2.arrows", None);
@@ -355,7 +374,7 @@ mod tests {
         let texts: Vec<String> = (0..1000_u32).map(|i| format!("{:064x}", u128::from(i).pow(9))).collect();
         let column: ArrayRef = Arc::new(StringViewArray::from_iter_values(&texts));
         let whole = RecordBatch::try_from_iter([("s", column)]).expect("one column");
-        let target = (0, Arc::new(InMemory::new()) as _, result_path("x", &id(), 0));
+        let target = ResultTarget { access: 0, store: Arc::new(InMemory::new()), path: result_path("x", &id(), 0) };
         let mut writer = ResultWriter::new(&whole.schema(), None, 1 << 20, target).expect("a schema");
         for start in (0..1000).step_by(100) {
             writer.write(&whole.slice(start, 100)).await.expect("in memory");
@@ -370,11 +389,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn columns_may_be_missing_but_rows_are_not() {
+    async fn rows_without_columns_are_counted() {
         let empty = Schema::empty();
         let options = RecordBatchOptions::new().with_row_count(Some(42));
         let rows = RecordBatch::try_new_with_options(Arc::new(empty.clone()), vec![], &options).expect("no columns");
-        let target = (0, Arc::new(InMemory::new()) as _, result_path("x", &id(), 0));
+        let target = ResultTarget { access: 0, store: Arc::new(InMemory::new()), path: result_path("x", &id(), 0) };
         let mut writer = ResultWriter::new(&empty, COMPRESSION, 10_000, target).expect("no columns");
         writer.write(&rows).await.expect("in memory");
         let result = writer.finish().await.expect("in memory");
@@ -414,12 +433,12 @@ mod tests {
 
     /// A stream of the first release decodes for ever, or the protocol's version is raised.
     #[tokio::test]
-    async fn the_stream_is_what_it_was() {
+    async fn the_stream_equals_the_golden_bytes() {
         let (_, result) = written(&[batch(3)], 10_000).await;
         let FragmentResult::Inline { bytes, .. } = &result else { panic!("not inline") };
         let golden = include_bytes!("../testdata/result.arrows");
         assert_eq!(&bytes.0[..], golden);
-        let rows = Rows::open(&id(), Bytes::from_static(golden), &batch(0).schema()).expect("golden bytes");
+        let rows = ResultRows::open(&id(), Bytes::from_static(golden), &batch(0).schema()).expect("golden bytes");
         assert_eq!(rows.collect::<Result<Vec<_>, _>>().expect("golden bytes"), [batch(3)]);
     }
 

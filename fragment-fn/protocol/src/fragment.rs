@@ -66,7 +66,7 @@ pub enum ColumnMatching {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// The coordinator: inline in the response up to [`Limits::inline_bytes_max`], else one object under `prefix`.
+    /// The coordinator: inline in the response up to [`FragmentLimits::inline_bytes_max`], else one object under `prefix`.
     Gather { access: AccessId, prefix: String },
 }
 
@@ -75,7 +75,7 @@ pub enum Output {
 pub struct Fragment {
     pub id: FragmentId,
     pub inputs: Vec<(LeafId, Input)>,
-    pub limits: Limits,
+    pub limits: FragmentLimits,
 }
 
 /// Identity of a fragment. With the attempt's number it names one invocation and one result object.
@@ -159,7 +159,7 @@ impl std::fmt::Debug for StoreAccess {
 
 /// Bounds of one attempt that the function enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct FragmentLimits {
     /// Size of the memory pool, in bytes.
     pub memory_bytes_max: u64,
     /// Size of the spill folder, in bytes.

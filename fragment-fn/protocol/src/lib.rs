@@ -26,9 +26,9 @@ pub mod wire;
 
 pub use error::{Advised, FragmentError, FragmentErrorKind, with_hint_line};
 pub use fragment::{
-    AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, Input, InvokeRequest, LeafId, LeafSpec, Limits,
-    ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
+    AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, FragmentLimits, Input, InvokeRequest, LeafId,
+    LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
 };
-pub use result::{FragmentResponse, FragmentResult, Part};
+pub use result::{FragmentResponse, FragmentResult, StreamSummary};
 pub use usage::{Requests, Spans, Usage};
 pub use wire::Base64;

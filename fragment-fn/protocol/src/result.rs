@@ -18,12 +18,12 @@ pub struct FragmentResponse {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FragmentResult {
-    Inline { part: Part, bytes: Base64 },
-    Object { object: ObjectRef, part: Part },
+    Inline { part: StreamSummary, bytes: Base64 },
+    Object { object: ObjectRef, part: StreamSummary },
 }
 
 impl FragmentResult {
-    pub fn part(&self) -> &Part {
+    pub fn part(&self) -> &StreamSummary {
         match self {
             Self::Inline { part, .. } | Self::Object { part, .. } => part,
         }
@@ -32,7 +32,7 @@ impl FragmentResult {
 
 /// Length, rows and checksum of one Arrow IPC stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct StreamSummary {
     /// Length of the stream in bytes, after compression.
     pub bytes: u64,
     pub rows: u64,

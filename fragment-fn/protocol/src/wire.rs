@@ -117,8 +117,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        AccessTable, ColumnMatching, Fragment, FragmentId, FragmentResult, Input, LeafSpec, Limits, ObjectRef, Output,
-        Part, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, Usage,
+        AccessTable, ColumnMatching, Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, ObjectRef,
+        Output, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -143,7 +143,7 @@ mod tests {
             fragment: Fragment {
                 id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
                 inputs: vec![(0, Input::Scan(vec![vec![ranged], vec![whole]]))],
-                limits: Limits { memory_bytes_max: 1, temp_bytes_max: 2, inline_bytes_max: 3 },
+                limits: FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 2, inline_bytes_max: 3 },
             },
             attempt: 1,
             deadline_unix_ms: 1_700_000_000_000,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn responses() -> Vec<FragmentResponse> {
-        let part = Part { bytes: 4, rows: 2, crc32: 0xdead_beef };
+        let part = StreamSummary { bytes: 4, rows: 2, crc32: 0xdead_beef };
         let object = ObjectRef {
             access: 1,
             path: "x/q1/2/00003-1.arrows".to_owned(),
@@ -197,7 +197,7 @@ mod tests {
 
     /// A change of these bytes raises [`PROTOCOL_VERSION`] and writes the files anew.
     #[test]
-    fn the_wire_is_what_it_was() {
+    fn the_wire_equals_the_golden_bytes() {
         let golden = include_str!("../testdata/request.json").trim_end();
         assert_eq!(std::str::from_utf8(&encode_request(&request()).expect("plain data")), Ok(golden));
         assert_eq!(serde_json::from_str::<InvokeRequest>(golden).expect("golden bytes"), request());
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn the_largest_inline_result_fits_a_payload() {
         let bytes = Base64(vec![0; INLINE_BYTES_MAX as usize].into());
-        let part = Part { bytes: u64::MAX, rows: u64::MAX, crc32: u32::MAX };
+        let part = StreamSummary { bytes: u64::MAX, rows: u64::MAX, crc32: u32::MAX };
         let mut response = responses().swap_remove(0);
         response.outcome = Ok(FragmentResult::Inline { part, bytes });
         let encoded = encode_response(&response).expect("plain data");

@@ -27,7 +27,7 @@ pub use constants::FileConstants;
 pub(crate) use constants::with_constants;
 
 use constants::Constants;
-use nested::{Part, Rebuilt, Shape};
+use nested::{ColumnShape, FieldShape, ReshapedColumn};
 
 use crate::classify::find;
 use crate::fault::{SchemaMismatch, mismatch_err};
@@ -45,7 +45,7 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
             logical.fields().iter().filter_map(|field| Some((field_id(field)?, field))).collect();
         let constants = Constants::of(&physical)?;
         let mut fields = Vec::with_capacity(physical.fields().len());
-        let mut instead = HashMap::new();
+        let mut replacements = HashMap::new();
         let mut found = Vec::with_capacity(fields.capacity());
         for (index, field) in physical.fields().iter().enumerate() {
             let Some(id) = field_id(field) else {
@@ -67,7 +67,7 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
             } else if wanted.data_type().is_nested() || field.data_type().is_nested() {
                 let name = format!("\u{0}nested {id}");
                 let column = Arc::new(Column::new(&name, index));
-                instead.insert(wanted.name().clone(), ColumnSource::nested(wanted, field, column, &constants));
+                replacements.insert(wanted.name().clone(), ColumnSource::nested(wanted, field, column, &constants));
                 fields.push(renamed(field, &name, field));
             } else {
                 fields.push(renamed(field, wanted.name(), wanted));
@@ -75,19 +75,19 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
         }
         for (id, wanted) in by_id.iter().filter(|(id, _)| !found.contains(id)) {
             if let Some(absent) = ColumnSource::absent(*id, wanted, &constants) {
-                instead.insert(wanted.name().clone(), absent);
+                replacements.insert(wanted.name().clone(), absent);
             }
         }
-        let as_table = Arc::new(Schema::new_with_metadata(fields, physical.metadata().clone()));
-        let inner = DefaultPhysicalExprAdapter::new(Arc::clone(&logical), Arc::clone(&as_table));
-        Ok(Arc::new(ByFieldId { inner, table: logical, instead, as_table, physical }))
+        let file_under_table_names = Arc::new(Schema::new_with_metadata(fields, physical.metadata().clone()));
+        let inner = DefaultPhysicalExprAdapter::new(Arc::clone(&logical), Arc::clone(&file_under_table_names));
+        Ok(Arc::new(ByFieldId { inner, table: logical, replacements, file_under_table_names, physical }))
     }
 }
 
 /// Replacement of the table's column in an expression.
 #[derive(Debug)]
 enum ColumnSource {
-    Rebuilt(Rebuilt),
+    Reshaped(ReshapedColumn),
     /// All rows of the file have this value.
     Constant(Literal),
     /// Reason why the file cannot be read as the table.
@@ -96,8 +96,8 @@ enum ColumnSource {
 
 impl ColumnSource {
     fn nested(wanted: &FieldRef, found: &Field, column: Arc<dyn PhysicalExpr>, constants: &Constants) -> Self {
-        match Shape::of(wanted, found, constants, wanted.name()) {
-            Ok(shape) => Self::Rebuilt(Rebuilt { found: column, field: Arc::clone(wanted), shape }),
+        match ColumnShape::of(wanted, found, constants, wanted.name()) {
+            Ok(shape) => Self::Reshaped(ReshapedColumn { found: column, field: Arc::clone(wanted), shape }),
             Err(error) => Self::refused(error),
         }
     }
@@ -127,7 +127,7 @@ impl ColumnSource {
 
     fn expr(&self) -> Result<Arc<dyn PhysicalExpr>> {
         match self {
-            Self::Rebuilt(rebuilt) => Ok(Arc::new(rebuilt.clone())),
+            Self::Reshaped(reshaped) => Ok(Arc::new(reshaped.clone())),
             Self::Constant(literal) => Ok(Arc::new(literal.clone())),
             Self::Refused(mismatch) => Err(mismatch.clone().into()),
         }
@@ -140,9 +140,9 @@ struct ByFieldId {
     inner: DefaultPhysicalExprAdapter,
     table: SchemaRef,
     /// Replacements, by the table's column name.
-    instead: HashMap<String, ColumnSource>,
+    replacements: HashMap<String, ColumnSource>,
     /// Columns of the file under the names that `inner` knows.
-    as_table: SchemaRef,
+    file_under_table_names: SchemaRef,
     physical: SchemaRef,
 }
 
@@ -159,23 +159,23 @@ impl ByFieldId {
         if let Some(part) = self.part_of_struct(expr.as_ref())? {
             return Ok(Transformed::yes(part));
         }
-        let instead = expr.downcast_ref::<Column>().and_then(|column| self.instead.get(column.name()));
-        match instead {
-            Some(instead) => Ok(Transformed::yes(instead.expr()?)),
+        let replacement = expr.downcast_ref::<Column>().and_then(|column| self.replacements.get(column.name()));
+        match replacement {
+            Some(replacement) => Ok(Transformed::yes(replacement.expr()?)),
             None => Ok(Transformed::no(expr)),
         }
     }
 
-    /// Reads only `a.b` of the file for `s['a']['b']` of a struct that has to be rebuilt, as DataFusion does for other structs.
+    /// Reads only `a.b` of the file for `s['a']['b']` of a struct that has to be reshaped, as DataFusion does for other structs.
     fn part_of_struct(&self, expr: &dyn PhysicalExpr) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let Some(access) = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr) else { return Ok(None) };
         let Some((source, keys)) = access.args().split_first() else { return Ok(None) };
-        let instead = source.downcast_ref::<Column>().and_then(|column| self.instead.get(column.name()));
-        let Some(ColumnSource::Rebuilt(rebuilt)) = instead else { return Ok(None) };
-        let (mut field, mut shape, mut path) = (&rebuilt.field, &rebuilt.shape, Vec::new());
+        let replacement = source.downcast_ref::<Column>().and_then(|column| self.replacements.get(column.name()));
+        let Some(ColumnSource::Reshaped(reshaped)) = replacement else { return Ok(None) };
+        let (mut field, mut shape, mut path) = (&reshaped.field, &reshaped.shape, Vec::new());
         let mut rest = keys;
         while let [key, further @ ..] = rest
-            && let Shape::Struct(parts) = shape
+            && let ColumnShape::Struct(parts) = shape
             && let DataType::Struct(fields) = field.data_type()
         {
             let key = key.downcast_ref::<Literal>().and_then(|key| key.value().try_as_str().flatten());
@@ -185,11 +185,11 @@ impl ByFieldId {
             field = &fields[position];
             rest = further;
             match &parts[position] {
-                Part::Found { name, shape: inner } => {
+                FieldShape::Found { name, shape: inner } => {
                     path.push(Arc::new(Literal::new(name.as_str().into())) as Arc<dyn PhysicalExpr>);
                     shape = inner;
                 }
-                Part::Absent(value) => {
+                FieldShape::Absent(value) => {
                     let literal = Literal::new_with_metadata(value.clone(), Some(FieldMetadata::from(field.as_ref())));
                     return self.get_field(access, Arc::new(literal), rest).map(Some);
                 }
@@ -198,13 +198,13 @@ impl ByFieldId {
         if path.is_empty() {
             return Ok(None);
         }
-        let found = self.get_field(access, Arc::clone(&rebuilt.found), &path)?;
+        let found = self.get_field(access, Arc::clone(&reshaped.found), &path)?;
         // The fields of a NULL struct are NULL.
         let nullable = || Arc::new(field.as_ref().clone().with_nullable(true));
         let part: Arc<dyn PhysicalExpr> = match shape {
-            Shape::Same => found,
-            Shape::Cast => Arc::new(CastExpr::new_with_target_field(found, nullable(), None)),
-            shape => Arc::new(Rebuilt { found, field: nullable(), shape: shape.clone() }),
+            ColumnShape::Same => found,
+            ColumnShape::Cast => Arc::new(CastExpr::new_with_target_field(found, nullable(), None)),
+            shape => Arc::new(ReshapedColumn { found, field: nullable(), shape: shape.clone() }),
         };
         self.get_field(access, part, rest).map(Some)
     }
@@ -222,13 +222,16 @@ impl ByFieldId {
         let arguments = std::iter::once(source).chain(keys.iter().cloned()).collect();
         let options = Arc::new(access.config_options().clone());
         let function = Arc::new(access.fun().clone());
-        Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, &self.as_table, options)?))
+        Ok(Arc::new(ScalarFunctionExpr::try_new(function, arguments, &self.file_under_table_names, options)?))
     }
 
     /// Returns the table's name of a file's column.
     fn shown(&self, name: &str) -> String {
         let index = self.physical.index_of(name);
-        let named = index.map(|index| self.as_table.field(index).name()).ok().filter(|name| !name.starts_with('\0'));
+        let named = index
+            .map(|index| self.file_under_table_names.field(index).name())
+            .ok()
+            .filter(|name| !name.starts_with('\0'));
         named.map_or_else(|| name.to_owned(), String::clone)
     }
 

@@ -1,8 +1,8 @@
 //! Nested columns by field id: structs, lists and maps of a file become the table's current type.
 //!
-//! A [`Shape`] is found once a file, from the ids on both sides, and [`Rebuilt`] applies it to each batch. Buffers of leaves
-//! are shared, not copied, unless their type has changed. DataFusion 55.2 casts structs by name and, inside maps and
-//! between kinds of lists, by position (`nested_struct.rs`, `cast_column`). After a field was dropped or renamed, values
+//! A [`ColumnShape`] is found once a file, from the ids on both sides, and [`ReshapedColumn`] applies it to each batch.
+//! Buffers of leaves are shared, not copied, unless their type has changed. DataFusion 55.2 casts structs by name and, inside
+//! maps and between kinds of lists, by position (`nested_struct.rs`, `cast_column`). After a field was dropped or renamed, values
 //! would come from another field.
 //!
 //! Non-goal: defaults of added fields. An absent field is NULL, or has the partition's value.
@@ -25,32 +25,32 @@ use gust_protocol::Advised;
 
 use super::{Constants, field_id};
 use crate::fault::mismatch_err;
-use crate::read_as::{told_too_large, too_large, unread};
+use crate::read_as::{column_cast_error, too_large, too_large_error};
 
 /// Way from a file's values to the table's type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Shape {
+pub(super) enum ColumnShape {
     /// The values are the same.
     Same,
     /// The file has another encoding, or a type that was promoted since.
     Cast,
-    /// One part for each of the table's fields.
-    Struct(Vec<Part>),
+    /// One shape for each of the table's fields.
+    Struct(Vec<FieldShape>),
     /// Shape of the elements.
-    List(Box<Shape>),
+    List(Box<ColumnShape>),
     /// Shapes of the keys and of the values.
-    Map(Box<Shape>, Box<Shape>),
+    Map(Box<ColumnShape>, Box<ColumnShape>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Part {
+pub(super) enum FieldShape {
     /// Field of the file, by its name.
-    Found { name: String, shape: Shape },
+    Found { name: String, shape: ColumnShape },
     /// Value of all rows, in the field's type: the file has no such field.
     Absent(ScalarValue),
 }
 
-impl Shape {
+impl ColumnShape {
     /// Finds the shape from the ids of a table's field and of a file's. `path` names the field in messages.
     ///
     /// # Errors
@@ -62,16 +62,16 @@ impl Shape {
         }
         match (wanted.data_type(), found.data_type()) {
             (DataType::Struct(wanted), DataType::Struct(found)) => {
-                let part = |wanted: &FieldRef| part(wanted, found, constants, path);
+                let field_shape = |wanted: &FieldRef| field_shape(wanted, found, constants, path);
                 check_ids(found, path)?;
-                Ok(Self::Struct(wanted.iter().map(part).collect::<Result<_>>()?))
+                Ok(Self::Struct(wanted.iter().map(field_shape).collect::<Result<_>>()?))
             }
             (DataType::List(wanted), found) if item(found).is_some() => {
-                Ok(Self::List(Box::new(only(wanted, item(found), constants, path)?)))
+                Ok(Self::List(Box::new(sole_shape(wanted, item(found), constants, path)?)))
             }
             (DataType::Map(wanted, _), DataType::Map(found, _)) => {
                 let (wanted, found) = (entry(wanted, path)?, entry(found, path)?);
-                let [key, value] = [0, 1].map(|i| only(&wanted[i], Some(&found[i]), constants, path));
+                let [key, value] = [0, 1].map(|i| sole_shape(&wanted[i], Some(&found[i]), constants, path));
                 Ok(Self::Map(Box::new(key?), Box::new(value?)))
             }
             (to, from) if !to.is_nested() && !from.is_nested() && can_cast_types(from, to) => Ok(Self::Cast),
@@ -86,7 +86,7 @@ impl Shape {
     pub(super) fn apply(&self, found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
         Ok(match (self, wanted) {
             (Self::Same, _) => Arc::clone(found),
-            (Self::Struct(parts), DataType::Struct(fields)) => Arc::new(structs(parts, found.as_struct(), fields)?),
+            (Self::Struct(shapes), DataType::Struct(fields)) => Arc::new(structs(shapes, found.as_struct(), fields)?),
             (Self::List(shape), DataType::List(item)) => Arc::new(list(shape, found, item)?),
             (Self::Map(key, value), DataType::Map(entries, sorted)) => {
                 let DataType::Struct(fields) = entries.data_type() else { return cast(found, wanted) };
@@ -102,17 +102,20 @@ impl Shape {
     }
 }
 
-fn part(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) -> Result<Part> {
+fn field_shape(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) -> Result<FieldShape> {
     let path = format!("{path}.{}", wanted.name());
     let Some(id) = field_id(wanted) else { return mismatch_err!("`{path}` has no Iceberg field id") };
     if let Some(field) = found.iter().find(|field| field_id(field) == Some(id)) {
-        return Ok(Part::Found { name: field.name().clone(), shape: Shape::of(wanted, field, constants, &path)? });
+        return Ok(FieldShape::Found {
+            name: field.name().clone(),
+            shape: ColumnShape::of(wanted, field, constants, &path)?,
+        });
     }
     let value = constants.value(id, wanted)?;
     if value.is_null() && !wanted.is_nullable() {
         return mismatch_err!("a data file lacks the required field `{path}`");
     }
-    Ok(Part::Absent(value))
+    Ok(FieldShape::Absent(value))
 }
 
 /// Refuses fields without an id: such a field may be any field, because names prove nothing.
@@ -125,7 +128,7 @@ fn check_ids(found: &Fields, path: &str) -> Result<()> {
 }
 
 /// Finds the shape of an element, a key or a value. There is exactly one, with or without its id.
-fn only(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path: &str) -> Result<Shape> {
+fn sole_shape(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path: &str) -> Result<ColumnShape> {
     let path = format!("{path}.{}", wanted.name());
     let Some(found) = found else { return mismatch_err!("a data file has no `{path}`") };
     if let (Some(wanted), Some(found)) = (field_id(wanted), field_id(found))
@@ -133,7 +136,7 @@ fn only(wanted: &FieldRef, found: Option<&FieldRef>, constants: &Constants, path
     {
         return mismatch_err!("`{path}` has field id {found} in a data file and {wanted} in the table");
     }
-    Shape::of(wanted, found, constants, &path)
+    ColumnShape::of(wanted, found, constants, &path)
 }
 
 fn item(list: &DataType) -> Option<&FieldRef> {
@@ -154,22 +157,22 @@ fn entry<'a>(entries: &'a Field, path: &str) -> Result<&'a Fields> {
     }
 }
 
-fn structs(parts: &[Part], found: &StructArray, fields: &Fields) -> Result<StructArray> {
-    let column = |(part, field): (&Part, &FieldRef)| match part {
-        Part::Found { name, shape } => {
+fn structs(shapes: &[FieldShape], found: &StructArray, fields: &Fields) -> Result<StructArray> {
+    let column = |(field_shape, field): (&FieldShape, &FieldRef)| match field_shape {
+        FieldShape::Found { name, shape } => {
             let column = found.column_by_name(name);
             let column = column.ok_or_else(|| DataFusionError::Internal(format!("field `{name}` was not read")))?;
             shape.apply(column, field.data_type())
         }
-        Part::Absent(value) if value.is_null() => Ok(new_null_array(field.data_type(), found.len())),
-        Part::Absent(value) => value.to_array_of_size(found.len()),
+        FieldShape::Absent(value) if value.is_null() => Ok(new_null_array(field.data_type(), found.len())),
+        FieldShape::Absent(value) => value.to_array_of_size(found.len()),
     };
-    let columns = parts.iter().zip(fields).map(column).collect::<Result<_>>()?;
+    let columns = shapes.iter().zip(fields).map(column).collect::<Result<_>>()?;
     Ok(StructArray::try_new_with_length(fields.clone(), columns, found.nulls().cloned(), found.len())?)
 }
 
 /// Makes the table's kind of list from any kind.
-fn list(shape: &Shape, found: &ArrayRef, item: &FieldRef) -> Result<ListArray> {
+fn list(shape: &ColumnShape, found: &ArrayRef, item: &FieldRef) -> Result<ListArray> {
     match found.data_type() {
         DataType::List(_) => relisted(shape, found.as_list::<i32>(), item),
         DataType::LargeList(_) => relisted(shape, found.as_list::<i64>(), item),
@@ -180,7 +183,11 @@ fn list(shape: &Shape, found: &ArrayRef, item: &FieldRef) -> Result<ListArray> {
     }
 }
 
-fn relisted<O: OffsetSizeTrait>(shape: &Shape, found: &GenericListArray<O>, item: &FieldRef) -> Result<ListArray> {
+fn relisted<O: OffsetSizeTrait>(
+    shape: &ColumnShape,
+    found: &GenericListArray<O>,
+    item: &FieldRef,
+) -> Result<ListArray> {
     let offsets = found.value_offsets();
     let (first, last) = (offsets[0].as_usize(), offsets[found.len()].as_usize());
     if i32::try_from(last - first).is_err() {
@@ -195,26 +202,26 @@ fn relisted<O: OffsetSizeTrait>(shape: &Shape, found: &GenericListArray<O>, item
 
 fn cast(found: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
     match too_large(found, wanted)? {
-        Some(value) => Err(told_too_large(value)),
+        Some(value) => Err(too_large_error(value)),
         None => Ok(cast_with_options(found, wanted, &CastOptions { safe: false, ..CastOptions::default() })?),
     }
 }
 
 /// Expression for a file's column, or a part of it, as the table's field.
 #[derive(Debug, Clone, Eq)]
-pub(super) struct Rebuilt {
+pub(super) struct ReshapedColumn {
     pub(super) found: Arc<dyn PhysicalExpr>,
     pub(super) field: FieldRef,
-    pub(super) shape: Shape,
+    pub(super) shape: ColumnShape,
 }
 
-impl PartialEq for Rebuilt {
+impl PartialEq for ReshapedColumn {
     fn eq(&self, other: &Self) -> bool {
         self.found.eq(&other.found) && self.field == other.field && self.shape == other.shape
     }
 }
 
-impl Hash for Rebuilt {
+impl Hash for ReshapedColumn {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.found.hash(state);
         self.field.hash(state);
@@ -222,13 +229,13 @@ impl Hash for Rebuilt {
     }
 }
 
-impl Display for Rebuilt {
+impl Display for ReshapedColumn {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} BY FIELD ID AS {}", self.found, self.field.name())
     }
 }
 
-impl PhysicalExpr for Rebuilt {
+impl PhysicalExpr for ReshapedColumn {
     fn return_field(&self, _: &Schema) -> Result<FieldRef> {
         Ok(Arc::clone(&self.field))
     }
@@ -236,7 +243,8 @@ impl PhysicalExpr for Rebuilt {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let found = self.found.evaluate(batch)?.into_array(batch.num_rows())?;
         let (name, wanted) = (self.field.name(), self.field.data_type());
-        let made = self.shape.apply(&found, wanted).map_err(|error| unread(name, found.data_type(), wanted, error));
+        let made =
+            self.shape.apply(&found, wanted).map_err(|error| column_cast_error(name, found.data_type(), wanted, error));
         Ok(ColumnarValue::Array(made?))
     }
 
@@ -245,7 +253,7 @@ impl PhysicalExpr for Rebuilt {
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        let Some(found) = children.pop() else { return exec_err!("a rebuilt column has one child") };
+        let Some(found) = children.pop() else { return exec_err!("a reshaped column has one child") };
         Ok(Arc::new(Self { found, field: Arc::clone(&self.field), shape: self.shape.clone() }))
     }
 

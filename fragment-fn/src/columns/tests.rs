@@ -96,7 +96,7 @@ fn evolved() -> (DataType, DataType, ArrayRef) {
 }
 
 #[test]
-fn structs_by_id() {
+fn structs_are_matched_by_id() {
     let (written, wanted, values) = evolved();
     let (file, table) = (field(1, "s", written.clone()), field(1, "s", wanted));
     check(&table, &file, Arc::clone(&values), "{b: 2, c: }; {b: , c: }; ");
@@ -123,7 +123,7 @@ fn structs_by_id() {
 }
 
 #[test]
-fn lists_by_id_whatever_their_kind() {
+fn lists_of_every_kind_are_matched_by_id() {
     let (written, wanted, values) = evolved();
     let table = field(1, "l", list(2, wanted));
     let expect = "[{b: 2, c: }]; ; []; [{b: , c: }, ]";
@@ -145,7 +145,7 @@ fn lists_by_id_whatever_their_kind() {
 }
 
 #[test]
-fn maps_by_id() {
+fn maps_are_matched_by_id() {
     let (written, wanted, values) = evolved();
     let made = |data_type: &DataType, values: ArrayRef| -> ArrayRef {
         let DataType::Map(entries, _) = map(2, 3, data_type.clone()) else { panic!() };

@@ -118,7 +118,7 @@ impl Bench {
         slow.inner.put(&Path::from(OBJECT), object.clone().into()).await.expect("in memory");
         let counters = Arc::<Counters>::default();
         let counted = Arc::new(crate::metering::CountingStore::new(Arc::clone(&slow) as _, Arc::clone(&counters)));
-        let hedger = Arc::new(Hedger::new(Expectation::default()));
+        let hedger = Arc::new(Hedger::new(ExpectedRead::default()));
         let store = HedgedStore::new(counted, hedger, Arc::clone(&counters));
         Self { slow, store, counters, object }
     }

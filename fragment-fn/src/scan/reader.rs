@@ -16,10 +16,10 @@ use parquet::file::metadata::ParquetMetaData;
 use tokio::sync::OnceCell;
 
 use crate::columns::{FileConstants, with_constants};
-use crate::contained::contained;
 use crate::fault::FileFault;
 use crate::footer::read_footer;
 use crate::pages;
+use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
 
 /// Data file that partitions read, and its footer once one of them has asked for it.
@@ -42,7 +42,7 @@ impl OpenFile {
 ///
 /// Errors name the file and keep their cause, so that [`crate::classify()`] finds it. A range outside the file is refused
 /// before it is asked for, and so are pages that claim more memory than they can need.
-pub(super) struct Reader {
+pub(super) struct FileReader {
     file: Arc<OpenFile>,
     footers: Arc<FileMetadataCache>,
     /// Length of footer and page index in bytes, where it is known.
@@ -50,37 +50,42 @@ pub(super) struct Reader {
     /// Values of the file's partition for columns that the file may lack.
     constants: Option<FileConstants>,
     /// Column chunks, once bytes were asked for.
-    chunks: Option<Chunks>,
+    chunks: Option<ColumnChunks>,
 }
 
 /// Column chunks of a file in the order of their places.
-struct Chunks {
+struct ColumnChunks {
     footer: Arc<ParquetMetaData>,
-    /// First byte, end, row group and column of each chunk.
-    places: Vec<(u64, u64, usize, usize)>,
+    places: Vec<ChunkPlace>,
 }
 
-impl Chunks {
+struct ChunkPlace {
+    bytes: Range<u64>,
+    row_group: usize,
+    column: usize,
+}
+
+impl ColumnChunks {
     fn new(footer: Arc<ParquetMetaData>) -> Self {
         let groups = footer.row_groups().iter().enumerate();
         let mut places: Vec<_> = groups
-            .flat_map(|(group, row_group)| {
-                row_group.columns().iter().enumerate().map(move |(column, chunk)| {
+            .flat_map(|(row_group, group)| {
+                group.columns().iter().enumerate().map(move |(column, chunk)| {
                     let (start, bytes) = chunk.byte_range();
-                    (start, start + bytes, group, column)
+                    ChunkPlace { bytes: start..start + bytes, row_group, column }
                 })
             })
             .collect();
-        places.sort_unstable();
+        places.sort_by_key(|place| (place.bytes.start, place.bytes.end));
         Self { footer, places }
     }
 
     /// Checks the pages of a range that lies in a column chunk.
     fn check(&self, range: &Range<u64>, bytes: &Bytes) -> Result<(), String> {
-        let after = self.places.partition_point(|(start, ..)| *start <= range.start);
+        let after = self.places.partition_point(|place| place.bytes.start <= range.start);
         let mut before = self.places[..after].iter().rev();
-        let Some((.., group, column)) = before.find(|(_, end, ..)| range.end <= *end) else { return Ok(()) };
-        pages::check(self.footer.row_group(*group).column(*column), bytes)
+        let Some(place) = before.find(|place| range.end <= place.bytes.end) else { return Ok(()) };
+        pages::check(self.footer.row_group(place.row_group).column(place.column), bytes)
     }
 }
 
@@ -88,7 +93,7 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
     ParquetError::External(Box::new(error))
 }
 
-impl Reader {
+impl FileReader {
     /// Makes a reader of `file`. `planned` has the facts that the scan knows about it.
     pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> Self {
         let footer_bytes = planned.metadata_size_hint;
@@ -110,19 +115,21 @@ impl Reader {
         }
         if self.chunks.is_none() {
             // The cache mostly has the footer.
-            self.chunks = Some(Chunks::new(self.footer().await?));
+            self.chunks = Some(ColumnChunks::new(self.footer().await?));
         }
         let bytes = self.file.pinned.ranges(&ranges).await.map_err(external)?;
         if let Some(chunks) = &self.chunks {
             for (range, bytes) in ranges.iter().zip(&bytes) {
-                contained(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.file.fault(e))?;
+                catch_panic(|| chunks.check(range, bytes))
+                    .and_then(|checked| checked)
+                    .map_err(|e| self.file.fault(e))?;
             }
         }
         Ok(bytes)
     }
 }
 
-impl AsyncFileReader for Reader {
+impl AsyncFileReader for FileReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
         async move { Ok(self.ranges(vec![range]).await?.swap_remove(0)) }.boxed()
     }

@@ -32,7 +32,7 @@ variable "table_bucket" {
 }
 
 variable "table_prefix" {
-  description = "Where in the bucket they lie."
+  description = "Prefix under which they lie in the bucket."
   type        = string
   default     = ""
 }

@@ -1,5 +1,5 @@
 variable "endpoint" {
-  description = "Where LocalStack listens."
+  description = "Endpoint of LocalStack."
   type        = string
   default     = "http://127.0.0.1:4566"
 }

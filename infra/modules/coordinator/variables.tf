@@ -6,7 +6,7 @@ variable "name" {
 }
 
 variable "account" {
-  description = "Where it is: ARNs are spelled out, so that a plan shows whole policies."
+  description = "Account, partition and region: ARNs are spelled out, so that a plan shows whole policies."
   type        = object({ id = string, partition = string, region = string })
 }
 
@@ -16,17 +16,17 @@ variable "functions" {
 }
 
 variable "tables" {
-  description = "What it may read; a prefix is empty or ends with a slash."
+  description = "Buckets and prefixes that it may read; a prefix is empty or ends with a slash."
   type        = list(object({ bucket = string, prefix = string }))
 }
 
 variable "exchange" {
-  description = "Where functions leave results; the prefix ends with a slash."
+  description = "Bucket and prefix of the functions' results; the prefix ends with a slash."
   type        = object({ bucket = string, prefix = string })
 }
 
 variable "principals" {
-  description = "Who may assume the role: ARNs and services. null is the account itself."
+  description = "Principals that may assume the role: ARNs and services. null is the account itself."
   type        = list(string)
   default     = null
 }

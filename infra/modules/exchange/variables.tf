@@ -4,7 +4,7 @@ variable "bucket" {
 }
 
 variable "account" {
-  description = "Where it is: ARNs are spelled out, so that a plan shows whole policies."
+  description = "Account, partition and region: ARNs are spelled out, so that a plan shows whole policies."
   type        = object({ id = string, partition = string, region = string })
 }
 

@@ -6,7 +6,7 @@ variable "name" {
 }
 
 variable "account" {
-  description = "Where it is: ARNs are spelled out, so that a plan shows whole policies."
+  description = "Account, partition and region: ARNs are spelled out, so that a plan shows whole policies."
   type        = object({ id = string, partition = string, region = string })
 }
 
@@ -39,12 +39,12 @@ variable "package" {
 }
 
 variable "tables" {
-  description = "What it may read; a prefix is empty or ends with a slash."
+  description = "Buckets and prefixes that it may read; a prefix is empty or ends with a slash."
   type        = list(object({ bucket = string, prefix = string }))
 }
 
 variable "exchange" {
-  description = "Where it leaves results; the prefix ends with a slash."
+  description = "Bucket and prefix of its results; the prefix ends with a slash."
   type        = object({ bucket = string, prefix = string })
 }
 

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fragment_fn::{Environment, Settings, bootstrap, handler};
+use fragment_fn::{Environment, EnvironmentSettings, bootstrap, handler};
 use gust_tests::s3::identity;
 
 fn main() -> ExitCode {
-    let environment = Arc::new(Environment::new(Settings::default()));
+    let environment = Arc::new(Environment::new(EnvironmentSettings::default()));
     let other_release = std::env::var_os("TEST_OTHER_RELEASE").is_some();
     let handler = move |payload: Bytes, deadline| {
         let environment = Arc::clone(&environment);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fragment_fn::{Environment, Settings, handler};
+use fragment_fn::{Environment, EnvironmentSettings, handler};
 use gust_engine::fleet::{Invoker, Processes};
 use gust_protocol::{FragmentError, FragmentErrorKind, wire};
 use gust_tests::chaos;
@@ -55,7 +55,7 @@ async fn main() {
 
 /// Runs the project's own function with the faults of a seed.
 async fn chaos(seed: u64, mark: PathBuf) {
-    let settings = Settings { temp_folder: std::env::temp_dir(), ..Settings::default() };
+    let settings = EnvironmentSettings { temp_folder: std::env::temp_dir(), ..EnvironmentSettings::default() };
     let environment = Arc::new(Environment::new(settings));
     let ended = fragment_fn::bootstrap::serve(move |payload, deadline| {
         let (environment, mark) = (Arc::clone(&environment), mark.clone());
@@ -69,7 +69,7 @@ async fn chaos(seed: u64, mark: PathBuf) {
 #[expect(clippy::disallowed_methods, reason = "its end is what is measured")]
 async fn once(mode: &str) {
     let runtime = "/2018-06-01/runtime";
-    let environment = Arc::new(Environment::new(Settings::default()));
+    let environment = Arc::new(Environment::new(EnvironmentSettings::default()));
     let (_, invocation, payload) = call("GET", &format!("{runtime}/invocation/next"), b"");
     let mut request = wire::decode_request(&identity::of_this_process(payload.into())).expect("a valid request");
     request.fragment.limits.inline_bytes_max = 0;

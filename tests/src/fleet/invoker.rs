@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, billed_max};
 use gust_engine::fleet::Invoker;
 use gust_engine::scheduler::Clock;
-use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_path};
+use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
     Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Input, InvokeRequest,
@@ -374,7 +374,7 @@ impl Inner {
     async fn write(&self, request: &InvokeRequest, batches: Vec<RecordBatch>) -> FragmentResult {
         let Output::Gather { access, prefix } = &request.stage.output;
         let path = result_path(prefix, &request.fragment.id, request.attempt);
-        let target = (*access, Arc::clone(&self.exchange), path);
+        let target = ResultTarget { access: *access, store: Arc::clone(&self.exchange), path };
         let inline_bytes_max = request.fragment.limits.inline_bytes_max;
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
         for batch in &batches {
@@ -385,7 +385,8 @@ impl Inner {
 
     /// Encodes batches as the bytes of one stream.
     async fn encoded(&self, batches: &[RecordBatch]) -> Bytes {
-        let target = (0, Arc::clone(&self.exchange), object_store::path::Path::from("unused"));
+        let path = object_store::path::Path::from("unused");
+        let target = ResultTarget { access: 0, store: Arc::clone(&self.exchange), path };
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, u64::MAX, target).expect("a plain schema");
         for batch in batches {
             writer.write(batch).await.expect("in memory");

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use gust_engine::attempt::Invocation;
 use gust_engine::fleet::Invoker;
-use gust_protocol::exchange::{COMPRESSION, ResultWriter, result_at};
+use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_at};
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{FragmentResponse, FragmentResult, InvokeRequest, Output, Usage};
 use object_store::path::Path;
@@ -33,7 +33,8 @@ impl Invoker for UncheckedInvoker {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Output::Gather { prefix, .. } = output;
         let all: Vec<ObjectMeta> = self.store.list(None).try_collect().await.expect("in memory");
-        let of_fragment = |object: &&ObjectMeta| result_at(&prefix, &object.location).is_some_and(|(of, _)| of == id);
+        let of_fragment =
+            |object: &&ObjectMeta| result_at(&prefix, &object.location).is_some_and(|key| key.fragment == id);
         // The in-memory store counts its writes in the etag.
         let written = |object: &&ObjectMeta| object.e_tag.as_deref().and_then(|etag| etag.parse::<u64>().ok());
         let Some(last) = all.iter().filter(of_fragment).max_by_key(written) else { return invocation };
@@ -47,7 +48,7 @@ impl UncheckedInvoker {
     async fn unchecked_result(&self, object: &ObjectMeta) -> FragmentResult {
         let bytes = self.store.get(&object.location).await.expect("in memory").bytes().await.expect("in memory");
         let batches = StreamReader::try_new(bytes.as_ref(), None).into_iter().flatten().map_while(Result::ok);
-        let target = (0, Arc::clone(&self.store), Path::from("unused"));
+        let target = ResultTarget { access: 0, store: Arc::clone(&self.store), path: Path::from("unused") };
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, u64::MAX, target).expect("a plain schema");
         for batch in batches {
             writer.write(&batch).await.expect("in memory");

@@ -5,14 +5,14 @@ use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
-use crate::prune::{Node, Op, PruneReason, Test};
+use crate::prune::{Condition, PruneReason, RangePredicate, RangeTest};
 use crate::scalar::Scalar;
 use crate::types::{Field, PartitionField, Schema};
 
 /// Bound predicate and the columns that it names.
 #[derive(Debug)]
-pub(crate) struct Bound {
-    tree: Tree,
+pub(crate) struct BoundPredicate {
+    tree: BoundNode,
     columns: Vec<Column>,
 }
 
@@ -23,12 +23,12 @@ struct Column {
 }
 
 #[derive(Debug)]
-enum Tree {
+enum BoundNode {
     Keep,
     Drop,
-    And(Vec<Tree>),
-    Or(Vec<Tree>),
-    Leaf { column: usize, op: Op },
+    And(Vec<BoundNode>),
+    Or(Vec<BoundNode>),
+    Leaf { column: usize, condition: Condition },
 }
 
 /// Field of a partition spec, and the id of the column that it is made from.
@@ -38,23 +38,23 @@ pub(crate) struct SpecField {
     pub(crate) field: PartitionField,
 }
 
-impl Op {
-    pub(crate) fn any_of(mut values: Vec<Scalar>) -> Op {
+impl Condition {
+    pub(crate) fn any_of(mut values: Vec<Scalar>) -> Condition {
         values.sort_by(|a, b| a.compare(b).unwrap_or(Ordering::Equal));
         values.dedup();
-        Op::In(values)
+        Condition::In(values)
     }
 }
 
-impl Bound {
+impl BoundPredicate {
     /// Binds a predicate to a schema.
     ///
     /// # Errors
     /// Invalid: a column that the schema does not have.
-    pub(crate) fn new(predicate: &Predicate, schema: &Schema) -> Result<Bound> {
+    pub(crate) fn new(predicate: &Predicate, schema: &Schema) -> Result<BoundPredicate> {
         let mut columns = Vec::new();
         let tree = bind(predicate, false, schema, &mut columns)?;
-        Ok(Bound { tree, columns })
+        Ok(BoundPredicate { tree, columns })
     }
 
     /// Lists the ids of the named columns, in the order of their ranges after the spec's.
@@ -63,58 +63,65 @@ impl Bound {
     }
 
     /// Projects the predicate onto the ranges of this spec's fields, followed by those of the named columns.
-    pub(crate) fn project(&self, spec: &[SpecField]) -> Node {
+    pub(crate) fn project(&self, spec: &[SpecField]) -> RangePredicate {
         self.project_tree(&self.tree, spec)
     }
 
-    fn project_tree(&self, tree: &Tree, spec: &[SpecField]) -> Node {
-        let project_all = |trees: &[Tree]| {
+    fn project_tree(&self, tree: &BoundNode, spec: &[SpecField]) -> RangePredicate {
+        let project_all = |trees: &[BoundNode]| {
             let nodes = trees.iter().map(|tree| self.project_tree(tree, spec));
             nodes.collect()
         };
         match tree {
-            Tree::Keep => Node::Keep,
-            Tree::Drop => Node::Drop,
-            Tree::And(trees) => Node::And(project_all(trees)),
-            Tree::Or(trees) => Node::Or(project_all(trees)),
-            Tree::Leaf { column, op } => Node::Tests(self.tests(*column, op, spec)),
+            BoundNode::Keep => RangePredicate::Keep,
+            BoundNode::Drop => RangePredicate::Drop,
+            BoundNode::And(trees) => RangePredicate::And(project_all(trees)),
+            BoundNode::Or(trees) => RangePredicate::Or(project_all(trees)),
+            BoundNode::Leaf { column, condition } => RangePredicate::Tests(self.tests(*column, condition, spec)),
         }
     }
 
-    fn tests(&self, column: usize, op: &Op, spec: &[SpecField]) -> Vec<Test> {
+    fn tests(&self, column: usize, condition: &Condition, spec: &[SpecField]) -> Vec<RangeTest> {
         let Column { id, name } = &self.columns[column];
         let fields = spec.iter().enumerate();
         let partition_tests =
             fields.filter(|(_, field)| field.source_id == *id).filter_map(|(range, SpecField { field, .. })| {
-                Some(Test { range, op: field.transform.project(op)?, reason: PruneReason::Partition(field.clone()) })
+                Some(RangeTest {
+                    range,
+                    condition: field.transform.project(condition)?,
+                    reason: PruneReason::Partition(field.clone()),
+                })
             });
-        let column_test =
-            Test { range: spec.len() + column, op: op.clone(), reason: PruneReason::Column(name.clone()) };
+        let column_test = RangeTest {
+            range: spec.len() + column,
+            condition: condition.clone(),
+            reason: PruneReason::Column(name.clone()),
+        };
         partition_tests.chain([column_test]).collect()
     }
 }
 
-fn bind(predicate: &Predicate, negated: bool, schema: &Schema, columns: &mut Vec<Column>) -> Result<Tree> {
-    let mut all = |predicates: &[Predicate]| -> Result<Vec<Tree>> {
+fn bind(predicate: &Predicate, negated: bool, schema: &Schema, columns: &mut Vec<Column>) -> Result<BoundNode> {
+    let mut all = |predicates: &[Predicate]| -> Result<Vec<BoundNode>> {
         let trees = predicates.iter();
         trees.map(|p| bind(p, negated, schema, columns)).collect()
     };
     match predicate {
         // It may stand for anything, so that its negation may be true as well.
-        Predicate::AlwaysTrue => Ok(Tree::Keep),
-        Predicate::AlwaysFalse if negated => Ok(Tree::Keep),
-        Predicate::AlwaysFalse => Ok(Tree::Drop),
-        Predicate::And(children) if negated => Ok(Tree::Or(all(children)?)),
-        Predicate::And(children) => Ok(Tree::And(all(children)?)),
-        Predicate::Or(children) if negated => Ok(Tree::And(all(children)?)),
-        Predicate::Or(children) => Ok(Tree::Or(all(children)?)),
+        Predicate::AlwaysTrue => Ok(BoundNode::Keep),
+        Predicate::AlwaysFalse if negated => Ok(BoundNode::Keep),
+        Predicate::AlwaysFalse => Ok(BoundNode::Drop),
+        Predicate::And(children) if negated => Ok(BoundNode::Or(all(children)?)),
+        Predicate::And(children) => Ok(BoundNode::And(all(children)?)),
+        Predicate::Or(children) if negated => Ok(BoundNode::And(all(children)?)),
+        Predicate::Or(children) => Ok(BoundNode::Or(all(children)?)),
         Predicate::Not(child) => bind(child, !negated, schema, columns),
         Predicate::Compare { column, op, value } => {
             let field = resolve(column, schema)?;
             let op = if negated { op.negate() } else { *op };
             Ok(match condition(field, op, value) {
-                Some(op) => leaf(field, op, columns),
-                None => Tree::Keep,
+                Some(condition) => leaf(field, condition, columns),
+                None => BoundNode::Keep,
             })
         }
         Predicate::In { column, values, negated: not_in } => {
@@ -122,34 +129,35 @@ fn bind(predicate: &Predicate, negated: bool, schema: &Schema, columns: &mut Vec
             Ok(bind_in(field, values, *not_in != negated, columns))
         }
         Predicate::IsNull { column, negated: not_null } => {
-            let op = if *not_null != negated { Op::NotNull } else { Op::IsNull };
-            Ok(leaf(resolve(column, schema)?, op, columns))
+            let condition = if *not_null != negated { Condition::NotNull } else { Condition::IsNull };
+            Ok(leaf(resolve(column, schema)?, condition, columns))
         }
         Predicate::StartsWith { column, prefix, negated: not_like } => {
-            let op = if *not_like != negated { Op::NotNull } else { Op::StartsWith(prefix.clone()) };
-            Ok(leaf(resolve(column, schema)?, op, columns))
+            let condition =
+                if *not_like != negated { Condition::NotNull } else { Condition::StartsWith(prefix.clone()) };
+            Ok(leaf(resolve(column, schema)?, condition, columns))
         }
     }
 }
 
-fn bind_in(field: &Field, values: &[Scalar], negated: bool, columns: &mut Vec<Column>) -> Tree {
+fn bind_in(field: &Field, values: &[Scalar], negated: bool, columns: &mut Vec<Column>) -> BoundNode {
     if negated {
         let conditions = values.iter().filter_map(|value| condition(field, CompareOp::NotEq, value));
-        let leaves = conditions.map(|op| leaf(field, op, columns));
-        return Tree::And(leaves.collect());
+        let leaves = conditions.map(|condition| leaf(field, condition, columns));
+        return BoundNode::And(leaves.collect());
     }
     if values.is_empty() {
-        return Tree::Drop;
+        return BoundNode::Drop;
     }
     if values.iter().all(|value| is_usable(field, value)) {
-        leaf(field, Op::any_of(values.to_vec()), columns)
+        leaf(field, Condition::any_of(values.to_vec()), columns)
     } else {
-        Tree::Keep
+        BoundNode::Keep
     }
 }
 
 /// Returns the condition. `None` when bounds and partition values say nothing about it.
-fn condition(field: &Field, op: CompareOp, value: &Scalar) -> Option<Op> {
+fn condition(field: &Field, op: CompareOp, value: &Scalar) -> Option<Condition> {
     if !is_usable(field, value) {
         return None;
     }
@@ -160,7 +168,7 @@ fn condition(field: &Field, op: CompareOp, value: &Scalar) -> Option<Op> {
         _ => None,
     };
     let (op, value) = inclusive.unwrap_or_else(|| (op, value.clone()));
-    Some(Op::Compare(op, value))
+    Some(Condition::Compare(op, value))
 }
 
 fn is_usable(field: &Field, value: &Scalar) -> bool {
@@ -171,11 +179,11 @@ fn resolve<'a>(column: &str, schema: &'a Schema) -> Result<&'a Field> {
     schema.field(column).ok_or_else(|| Error::Invalid(format!("the table has no column {column} to filter by")))
 }
 
-fn leaf(field: &Field, op: Op, columns: &mut Vec<Column>) -> Tree {
+fn leaf(field: &Field, condition: Condition, columns: &mut Vec<Column>) -> BoundNode {
     let known = columns.iter().position(|column| column.id == field.id);
     let column = known.unwrap_or_else(|| {
         columns.push(Column { id: field.id, name: field.name.clone() });
         columns.len() - 1
     });
-    Tree::Leaf { column, op }
+    BoundNode::Leaf { column, condition }
 }

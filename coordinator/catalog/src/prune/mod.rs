@@ -1,10 +1,10 @@
 //! Exclusion of files that cannot hold a matching row, from metadata alone.
 //!
 //! ```text
-//! Predicate ── bind ──▶ Bound ── project ──▶ Node            once a plan, once a partition spec
-//!                                              │
-//!      manifest summary, partition values, ──▶ Range ── Node::excluded ──▶ the Reason, or keep
-//!      column bounds                                       once a manifest and a file
+//! Predicate ── bind ──▶ BoundPredicate ── project ──▶ RangePredicate     once a plan, once a partition spec
+//!                                                     │
+//!  manifest summary, partition values, ──▶ ValueRange ── RangePredicate::excluded ──▶ the PruneReason, or keep
+//!  column bounds                                      once a manifest and a file
 //! ```
 //!
 //! Contract: a file that holds a matching row is never excluded, whatever its metadata lacks.
@@ -25,8 +25,8 @@ use crate::predicate::CompareOp;
 use crate::scalar::Scalar;
 use crate::types::PartitionField;
 
-pub(crate) use bind::{Bound, SpecField};
-pub(crate) use range::{Nulls, Range};
+pub(crate) use bind::{BoundPredicate, SpecField};
+pub(crate) use range::{Nulls, ValueRange};
 
 /// Reason why a file was excluded. EXPLAIN names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl fmt::Display for PruneReason {
 
 /// Condition on one value of a column or of a partition field. NULL meets none but `IsNull`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Op {
+pub(crate) enum Condition {
     Compare(CompareOp, Scalar),
     /// Any of these values, in `Scalar::compare`'s order.
     In(Vec<Scalar>),
@@ -61,32 +61,32 @@ pub(crate) enum Op {
 
 /// Predicate over numbered ranges: the fields of one partition spec, then the columns that it names.
 #[derive(Debug)]
-pub(crate) enum Node {
+pub(crate) enum RangePredicate {
     Keep,
     Drop,
-    And(Vec<Node>),
-    Or(Vec<Node>),
+    And(Vec<RangePredicate>),
+    Or(Vec<RangePredicate>),
     /// Implications of one condition for several ranges. A match needs all of them.
-    Tests(Vec<Test>),
+    Tests(Vec<RangeTest>),
 }
 
 #[derive(Debug)]
-pub(crate) struct Test {
+pub(crate) struct RangeTest {
     /// Index of the test's range.
     pub(crate) range: usize,
-    pub(crate) op: Op,
+    pub(crate) condition: Condition,
     pub(crate) reason: PruneReason,
 }
 
-impl Node {
+impl RangePredicate {
     /// Returns the reason why no row within these ranges can match, or `None` where one might. An OR is
     /// booked to its first branch. Ranges beyond the slice are unknown.
-    pub(crate) fn excluded(&self, ranges: &[Range]) -> Option<&PruneReason> {
+    pub(crate) fn excluded(&self, ranges: &[ValueRange]) -> Option<&PruneReason> {
         match self {
-            Node::Keep => None,
-            Node::Drop => Some(&PruneReason::Contradiction),
-            Node::And(children) => children.iter().find_map(|child| child.excluded(ranges)),
-            Node::Or(children) => {
+            RangePredicate::Keep => None,
+            RangePredicate::Drop => Some(&PruneReason::Contradiction),
+            RangePredicate::And(children) => children.iter().find_map(|child| child.excluded(ranges)),
+            RangePredicate::Or(children) => {
                 let mut reason = &PruneReason::Contradiction;
                 for (i, child) in children.iter().enumerate() {
                     let excluded = child.excluded(ranges)?;
@@ -96,11 +96,11 @@ impl Node {
                 }
                 Some(reason)
             }
-            Node::Tests(tests) => tests
+            RangePredicate::Tests(tests) => tests
                 .iter()
                 .find(|test| {
                     let range = ranges.get(test.range);
-                    range.is_some_and(|range| !range.admits(&test.op))
+                    range.is_some_and(|range| !range.admits(&test.condition))
                 })
                 .map(|test| &test.reason),
         }

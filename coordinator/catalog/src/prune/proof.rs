@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::convert;
 use crate::manifest;
-use crate::plan::DataFile;
+use crate::plan::{DataFile, PartitionValue};
 use crate::predicate::Predicate;
 use crate::types::{Field, Schema, Transform, Type};
 
@@ -263,7 +263,7 @@ fn judge_transform(transform: Transform, ty: &Type, value: &Scalar) -> Option<Sc
 fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFile {
     let mut file = DataFile {
         record_count: rows.len() as u64,
-        partition: vec![("p".to_string(), partition)],
+        partition: vec![PartitionValue { name: "p".to_string(), value: partition }],
         ..DataFile::default()
     };
     let columns: [Vec<Option<Scalar>>; 2] =
@@ -369,12 +369,12 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
         let summary = summarize(&files, ty, transform, rng);
         for _ in 0..PREDICATES_PER_MANIFEST {
             let predicate = random_predicate(ty, 3, rng);
-            let bound = Bound::new(&predicate, &schema).unwrap();
+            let bound = BoundPredicate::new(&predicate, &schema).unwrap();
             let node = bound.project(&spec);
             let whole = node.excluded(std::slice::from_ref(&summary));
             for (file, rows) in &files {
-                let point = Range::of_partition(file.partition[0].1.as_ref(), transform);
-                let columns = bound.column_ids().map(|id| Range::of_column(file, id));
+                let point = ValueRange::of_partition(file.partition[0].value.as_ref(), transform);
+                let columns = bound.column_ids().map(|id| ValueRange::of_column(file, id));
                 let ranges: Vec<_> = [point].into_iter().chain(columns).collect();
                 let alone = node.excluded(&ranges[..1]).or(node.excluded(&ranges));
                 pruned += usize::from(alone.is_some());
@@ -392,8 +392,8 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
 }
 
 /// Makes the summary of the files' partition values, as a manifest list holds it.
-fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> Range {
-    let values: Vec<_> = files.iter().map(|(file, _)| &file.partition[0].1).collect();
+fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> ValueRange {
+    let values: Vec<_> = files.iter().map(|(file, _)| &file.partition[0].value).collect();
     let judge = Judge { order: Order::Total, unknown: None };
     let mut sorted: Vec<_> = values.iter().filter_map(|v| v.as_ref()).collect();
     let contains_nan = sorted.iter().any(|value| value.is_nan());

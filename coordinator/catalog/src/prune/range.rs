@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::plan::DataFile;
 use crate::predicate::CompareOp;
-use crate::prune::Op;
+use crate::prune::Condition;
 use crate::scalar::Scalar;
 use crate::types::Transform;
 
@@ -19,7 +19,7 @@ pub(crate) enum Nulls {
 /// Values of a column in a file, or of a partition field in a file or a manifest. An absent bound is
 /// unknown. A present bound may be wider than the values, but never narrower.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Range {
+pub(crate) struct ValueRange {
     pub(crate) lower: Option<Scalar>,
     pub(crate) upper: Option<Scalar>,
     pub(crate) nulls: Nulls,
@@ -30,20 +30,20 @@ pub(crate) struct Range {
     pub(crate) cut: bool,
 }
 
-impl Range {
-    pub(crate) fn unknown() -> Range {
-        Range { lower: None, upper: None, nulls: Nulls::Maybe, nan: true, cut: true }
+impl ValueRange {
+    pub(crate) fn unknown() -> ValueRange {
+        ValueRange { lower: None, upper: None, nulls: Nulls::Maybe, nan: true, cut: true }
     }
 
     /// Reads the range of a column from a data file's metrics. A column without metrics may hold
     /// anything: the file may have been written without them.
-    pub(crate) fn of_column(file: &DataFile, id: i32) -> Range {
+    pub(crate) fn of_column(file: &DataFile, id: i32) -> ValueRange {
         let count = |counts: &BTreeMap<i32, u64>| counts.get(&id).copied();
         let values = count(&file.value_counts).unwrap_or(file.record_count);
         let nulls = count(&file.null_counts);
         if values != file.record_count || nulls.is_some_and(|nulls| nulls > values) {
             // One count cannot be right, so that the other metrics may be wrong, too.
-            return Range::unknown();
+            return ValueRange::unknown();
         }
         let (lower, upper) = (file.lower_bounds.get(&id), file.upper_bounds.get(&id));
         let nulls = match nulls {
@@ -51,7 +51,7 @@ impl Range {
             Some(nulls) if nulls == values && lower.is_none() && upper.is_none() => Nulls::All,
             _ => Nulls::Maybe,
         };
-        let range = Range {
+        let range = ValueRange {
             lower: lower.cloned(),
             upper: upper.cloned(),
             nulls,
@@ -62,7 +62,7 @@ impl Range {
     }
 
     /// Drops bounds that contradict each other.
-    pub(crate) fn trusted(mut self) -> Range {
+    pub(crate) fn trusted(mut self) -> ValueRange {
         if let (Some(lower), Some(upper)) = (&self.lower, &self.upper)
             && lower.compare(upper) == Some(Ordering::Greater)
         {
@@ -72,8 +72,8 @@ impl Range {
     }
 
     /// Makes the range of a file's value of one partition field, which all of its rows share.
-    pub(crate) fn of_partition(value: Option<&Scalar>, transform: Transform) -> Range {
-        let range = Range {
+    pub(crate) fn of_partition(value: Option<&Scalar>, transform: Transform) -> ValueRange {
+        let range = ValueRange {
             lower: value.cloned(),
             upper: value.cloned(),
             nulls: if value.is_some() { Nulls::None } else { Nulls::All },
@@ -84,7 +84,7 @@ impl Range {
     }
 
     /// Widens the range to partition values that writers have computed wrongly.
-    pub(crate) fn widened(mut self, transform: Transform) -> Range {
+    pub(crate) fn widened(mut self, transform: Transform) -> ValueRange {
         match transform {
             // Some writers rounded times before 1970 towards 1970 instead of down: 0 may have to be -1.
             Transform::Year | Transform::Month | Transform::Day | Transform::Hour => {
@@ -111,13 +111,13 @@ impl Range {
     }
 
     /// Returns true where the condition can hold for any of the values.
-    pub(crate) fn admits(&self, op: &Op) -> bool {
-        match op {
-            Op::IsNull => self.nulls != Nulls::None,
+    pub(crate) fn admits(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::IsNull => self.nulls != Nulls::None,
             _ if self.nulls == Nulls::All => false,
-            Op::NotNull => true,
-            Op::Compare(op, value) => self.admits_compare(*op, value),
-            Op::In(values) => {
+            Condition::NotNull => true,
+            Condition::Compare(op, value) => self.admits_compare(*op, value),
+            Condition::In(values) => {
                 let below = |value: &Scalar| match &self.lower {
                     Some(lower) => value.compare(lower) == Some(Ordering::Less),
                     None => false,
@@ -125,7 +125,7 @@ impl Range {
                 let first = values.partition_point(below);
                 values.get(first).is_some_and(|value| !self.is_above(value))
             }
-            Op::StartsWith(prefix) => self.admits_prefix(prefix),
+            Condition::StartsWith(prefix) => self.admits_prefix(prefix),
         }
     }
 
@@ -184,15 +184,15 @@ impl Range {
 mod tests {
     use super::*;
 
-    fn range(lower: Option<Scalar>, upper: Option<Scalar>) -> Range {
-        Range { lower, upper, nulls: Nulls::Maybe, nan: false, cut: false }
+    fn range(lower: Option<Scalar>, upper: Option<Scalar>) -> ValueRange {
+        ValueRange { lower, upper, nulls: Nulls::Maybe, nan: false, cut: false }
     }
 
     #[test]
-    fn admits_by_bounds() {
+    fn a_condition_is_admitted_by_bounds() {
         let ten_to_twenty = range(Some(Scalar::Int(10)), Some(Scalar::Int(20)));
         let check = |op, value: Scalar, expect| {
-            let op = Op::Compare(op, value);
+            let op = Condition::Compare(op, value);
             assert_eq!(ten_to_twenty.admits(&op), expect, "{op:?}");
         };
         for (value, [eq, ne, lt, le, gt, ge]) in [
@@ -214,9 +214,9 @@ mod tests {
     }
 
     #[test]
-    fn admits_lists() {
-        let check = |range: Range, values: &[i32], expect| {
-            let op = Op::In(values.iter().copied().map(Scalar::Int).collect());
+    fn a_list_is_admitted_by_its_values() {
+        let check = |range: ValueRange, values: &[i32], expect| {
+            let op = Condition::In(values.iter().copied().map(Scalar::Int).collect());
             assert_eq!(range.admits(&op), expect, "{range:?} {values:?}");
         };
         let ten_to_twenty = || range(Some(Scalar::Int(10)), Some(Scalar::Int(20)));
@@ -230,49 +230,49 @@ mod tests {
     }
 
     #[test]
-    fn admits_what_bounds_cannot_tell() {
-        let check = |range: Range, op: Op, expect| {
+    fn a_condition_that_bounds_cannot_tell_is_admitted() {
+        let check = |range: ValueRange, op: Condition, expect| {
             assert_eq!(range.admits(&op), expect, "{range:?} {op:?}");
         };
         let double = |value| Some(Scalar::Double(value));
         let one_to_two = || range(double(1.0), double(2.0));
-        let maybe_nan = || Range { nan: true, ..one_to_two() };
-        let above = |value| Op::Compare(CompareOp::Gt, Scalar::Double(value));
-        let equals = |value| Op::Compare(CompareOp::Eq, Scalar::Double(value));
+        let maybe_nan = || ValueRange { nan: true, ..one_to_two() };
+        let above = |value| Condition::Compare(CompareOp::Gt, Scalar::Double(value));
+        let equals = |value| Condition::Compare(CompareOp::Eq, Scalar::Double(value));
         check(one_to_two(), above(5.0), false);
         check(maybe_nan(), above(5.0), true);
         check(maybe_nan(), equals(5.0), false);
         check(range(double(f64::NAN), double(f64::NAN)), equals(5.0), true);
         // -0.0 < 0.0 in a total order, equal in IEEE 754.
         let zero = range(double(-0.0), double(0.0));
-        check(zero.clone(), Op::Compare(CompareOp::Lt, Scalar::Double(0.0)), true);
-        check(zero.clone(), Op::Compare(CompareOp::NotEq, Scalar::Double(0.0)), true);
+        check(zero.clone(), Condition::Compare(CompareOp::Lt, Scalar::Double(0.0)), true);
+        check(zero.clone(), Condition::Compare(CompareOp::NotEq, Scalar::Double(0.0)), true);
         check(zero, equals(-0.0), true);
         // A bound of another kind says nothing.
         let date = range(Some(Scalar::Date(5)), Some(Scalar::Date(6)));
-        check(date, Op::Compare(CompareOp::Eq, Scalar::Timestamp(0)), true);
+        check(date, Condition::Compare(CompareOp::Eq, Scalar::Timestamp(0)), true);
     }
 
     #[test]
-    fn admits_by_nulls() {
-        let check = |nulls, op: Op, expect| {
-            let range = Range { nulls, ..range(None, None) };
+    fn a_condition_is_admitted_by_nulls() {
+        let check = |nulls, op: Condition, expect| {
+            let range = ValueRange { nulls, ..range(None, None) };
             assert_eq!(range.admits(&op), expect, "{nulls:?} {op:?}");
         };
-        let equals = || Op::Compare(CompareOp::Eq, Scalar::Int(1));
+        let equals = || Condition::Compare(CompareOp::Eq, Scalar::Int(1));
         for (nulls, [is_null, not_null, compare]) in
             [(Nulls::None, [false, true, true]), (Nulls::Maybe, [true, true, true]), (Nulls::All, [true, false, false])]
         {
-            check(nulls, Op::IsNull, is_null);
-            check(nulls, Op::NotNull, not_null);
+            check(nulls, Condition::IsNull, is_null);
+            check(nulls, Condition::NotNull, not_null);
             check(nulls, equals(), compare);
-            check(nulls, Op::In(vec![Scalar::Int(1)]), compare);
-            check(nulls, Op::StartsWith("a".into()), compare);
+            check(nulls, Condition::In(vec![Scalar::Int(1)]), compare);
+            check(nulls, Condition::StartsWith("a".into()), compare);
         }
     }
 
     #[test]
-    fn admits_prefixes_within_truncated_bounds() {
+    fn a_prefix_is_admitted_within_truncated_bounds() {
         let string = |value: &str| Some(Scalar::String(value.into()));
         let range = range(string("ab"), string("ad"));
         for (prefix, expect) in [
@@ -286,7 +286,7 @@ mod tests {
             ("aa", false),
             ("b", false),
         ] {
-            let op = Op::StartsWith(prefix.into());
+            let op = Condition::StartsWith(prefix.into());
             assert_eq!(range.admits(&op), expect, "{prefix}");
         }
     }
@@ -300,7 +300,7 @@ mod tests {
                 null_counts: nulls.map(|n| (1, n)).into_iter().collect(),
                 ..DataFile::default()
             };
-            assert_eq!(Range::of_column(&file, 1).nulls, expect, "{values:?} {nulls:?}");
+            assert_eq!(ValueRange::of_column(&file, 1).nulls, expect, "{values:?} {nulls:?}");
         };
         check(Some(10), Some(0), Nulls::None);
         check(Some(10), Some(3), Nulls::Maybe);
@@ -322,17 +322,17 @@ mod tests {
             upper_bounds: BTreeMap::from([(1, Scalar::Int(10))]),
             ..DataFile::default()
         };
-        let range = Range::of_column(&file, 1);
+        let range = ValueRange::of_column(&file, 1);
         assert_eq!((&range.lower, &range.upper), (&None, &None));
-        assert!(range.admits(&Op::Compare(CompareOp::Eq, Scalar::Int(15))));
+        assert!(range.admits(&Condition::Compare(CompareOp::Eq, Scalar::Int(15))));
     }
 
     #[test]
     fn values_may_go_on_after_a_cut_bound() {
         let string = |value: &str| Scalar::String(value.into());
         let check = |cut, op, value, expect| {
-            let range = Range { cut, ..range(Some(string("ab")), Some(string("ad"))) };
-            let op = Op::Compare(op, string(value));
+            let range = ValueRange { cut, ..range(Some(string("ab")), Some(string("ad"))) };
+            let op = Condition::Compare(op, string(value));
             assert_eq!(range.admits(&op), expect, "{cut} {op:?}");
         };
         for (value, [eq, gt, ge]) in
@@ -350,8 +350,8 @@ mod tests {
             check(false, CompareOp::GtEq, value, ge);
         }
         let bytes =
-            Range { cut: true, ..range(Some(Scalar::Binary(vec![0xff])), Some(Scalar::Binary(vec![0xff, 0xff]))) };
-        let op = |value: &[u8]| Op::In(vec![Scalar::Binary(value.to_vec())]);
+            ValueRange { cut: true, ..range(Some(Scalar::Binary(vec![0xff])), Some(Scalar::Binary(vec![0xff, 0xff]))) };
+        let op = |value: &[u8]| Condition::In(vec![Scalar::Binary(value.to_vec())]);
         assert!(bytes.admits(&op(&[0xff, 0xff, 0xff])));
         assert!(!bytes.admits(&op(&[0xfe])));
     }
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn widened_makes_room_for_known_writers() {
         let check = |value: Scalar, transform, expect: Option<Scalar>| {
-            let range = Range::of_partition(Some(&value), transform);
+            let range = ValueRange::of_partition(Some(&value), transform);
             assert_eq!(range.lower, expect, "{value:?} {transform}");
             assert_eq!(range.upper, Some(value));
         };

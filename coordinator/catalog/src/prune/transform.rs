@@ -4,7 +4,7 @@
 //! truncate takes no binary, and its year and month panic on far dates.
 
 use crate::predicate::CompareOp;
-use crate::prune::Op;
+use crate::prune::Condition;
 use crate::scalar::Scalar;
 use crate::types::Transform;
 
@@ -39,34 +39,36 @@ impl Transform {
         }
     }
 
-    /// Projects a condition: the result holds for the partition value wherever `op` holds for the
+    /// Projects a condition: the result holds for the partition value wherever `condition` holds for the
     /// column's value. `None` when no condition does.
-    pub(crate) fn project(&self, op: &Op) -> Option<Op> {
+    pub(crate) fn project(&self, condition: &Condition) -> Option<Condition> {
         match self {
             Transform::Void | Transform::Unknown => return None,
-            Transform::Identity => return Some(op.clone()),
+            Transform::Identity => return Some(condition.clone()),
             _ => {}
         }
-        let projected = match op {
-            Op::IsNull => return Some(Op::IsNull),
-            Op::Compare(CompareOp::Eq, value) => self.apply_alike(value).map(|value| Op::Compare(CompareOp::Eq, value)),
-            Op::Compare(CompareOp::Lt | CompareOp::LtEq, value) if self.keeps_order() => {
-                let value = self.apply(value);
-                value.map(|value| Op::Compare(CompareOp::LtEq, value))
+        let projected = match condition {
+            Condition::IsNull => return Some(Condition::IsNull),
+            Condition::Compare(CompareOp::Eq, value) => {
+                self.apply_alike(value).map(|value| Condition::Compare(CompareOp::Eq, value))
             }
-            Op::Compare(CompareOp::Gt | CompareOp::GtEq, value) if self.keeps_order() => {
+            Condition::Compare(CompareOp::Lt | CompareOp::LtEq, value) if self.keeps_order() => {
                 let value = self.apply(value);
-                value.map(|value| Op::Compare(CompareOp::GtEq, value))
+                value.map(|value| Condition::Compare(CompareOp::LtEq, value))
             }
-            Op::In(values) => {
+            Condition::Compare(CompareOp::Gt | CompareOp::GtEq, value) if self.keeps_order() => {
+                let value = self.apply(value);
+                value.map(|value| Condition::Compare(CompareOp::GtEq, value))
+            }
+            Condition::In(values) => {
                 let values: Option<Vec<_>> = values.iter().map(|v| self.apply_alike(v)).collect();
-                values.map(Op::any_of)
+                values.map(Condition::any_of)
             }
-            Op::StartsWith(prefix) => self.project_prefix(prefix),
-            Op::Compare(..) | Op::NotNull => None,
+            Condition::StartsWith(prefix) => self.project_prefix(prefix),
+            Condition::Compare(..) | Condition::NotNull => None,
         };
         // Each of these conditions is false for NULL, and the partition value is NULL for NULL alone.
-        Some(projected.unwrap_or(Op::NotNull))
+        Some(projected.unwrap_or(Condition::NotNull))
     }
 
     fn keeps_order(&self) -> bool {
@@ -82,15 +84,15 @@ impl Transform {
         }
     }
 
-    fn project_prefix(&self, prefix: &str) -> Option<Op> {
+    fn project_prefix(&self, prefix: &str) -> Option<Condition> {
         let Transform::Truncate(width) = self else {
             return None;
         };
         let cut = cut_chars(prefix, *width);
         Some(if cut.len() == prefix.len() {
-            Op::StartsWith(prefix.to_string())
+            Condition::StartsWith(prefix.to_string())
         } else {
-            Op::Compare(CompareOp::Eq, Scalar::String(cut.to_string()))
+            Condition::Compare(CompareOp::Eq, Scalar::String(cut.to_string()))
         })
     }
 }
@@ -216,7 +218,7 @@ mod tests {
 
     /// The vectors are the specification's own (appendix B).
     #[test]
-    fn hash_as_specified() {
+    fn the_hash_equals_the_specifications_vectors() {
         let check = |value: Scalar, expect: i32| {
             assert_eq!(hash(&value).map(|hash| hash as i32), Some(expect), "{value:?}");
         };
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn apply_gives_partition_values() {
+    fn partition_values_are_the_specifications() {
         let check = |transform: Transform, value: Scalar, expect: Option<Scalar>| {
             assert_eq!(transform.apply(&value), expect, "{transform} {value:?}");
         };
@@ -269,31 +271,31 @@ mod tests {
 
     #[test]
     fn project_implies_the_condition() {
-        let check = |transform: Transform, op: Op, expect: Option<Op>| {
+        let check = |transform: Transform, op: Condition, expect: Option<Condition>| {
             assert_eq!(transform.project(&op), expect, "{transform} {op:?}");
         };
-        let int = |op, value| Op::Compare(op, Scalar::Int(value));
+        let int = |op, value| Condition::Compare(op, Scalar::Int(value));
         let text = |value: &str| Scalar::String(value.into());
         let ten = Transform::Truncate(10);
         use CompareOp::*;
         check(ten, int(Eq, 25), Some(int(Eq, 20)));
         check(ten, int(Lt, 25), Some(int(LtEq, 20)));
         check(ten, int(GtEq, 25), Some(int(GtEq, 20)));
-        check(ten, int(NotEq, 25), Some(Op::NotNull));
-        check(ten, int(LtEq, i32::MIN), Some(Op::NotNull));
-        check(ten, Op::IsNull, Some(Op::IsNull));
-        check(Transform::Bucket(16), int(Lt, 25), Some(Op::NotNull));
+        check(ten, int(NotEq, 25), Some(Condition::NotNull));
+        check(ten, int(LtEq, i32::MIN), Some(Condition::NotNull));
+        check(ten, Condition::IsNull, Some(Condition::IsNull));
+        check(Transform::Bucket(16), int(Lt, 25), Some(Condition::NotNull));
         check(Transform::Bucket(16), int(Eq, 34), Some(int(Eq, 3)));
-        let same_bucket = Op::In(vec![Scalar::Int(34), Scalar::Int(34)]);
-        check(Transform::Bucket(16), same_bucket, Some(Op::In(vec![Scalar::Int(3)])));
-        let nanos = Op::Compare(Eq, Scalar::TimestampNs(-1));
-        check(Transform::Bucket(16), nanos, Some(Op::NotNull));
+        let same_bucket = Condition::In(vec![Scalar::Int(34), Scalar::Int(34)]);
+        check(Transform::Bucket(16), same_bucket, Some(Condition::In(vec![Scalar::Int(3)])));
+        let nanos = Condition::Compare(Eq, Scalar::TimestampNs(-1));
+        check(Transform::Bucket(16), nanos, Some(Condition::NotNull));
         check(Transform::Void, int(Eq, 1), None);
-        check(Transform::Unknown, Op::IsNull, None);
+        check(Transform::Unknown, Condition::IsNull, None);
         check(Transform::Identity, int(Lt, 25), Some(int(Lt, 25)));
         let three = Transform::Truncate(3);
-        check(three, Op::StartsWith("ice".into()), Some(Op::StartsWith("ice".into())));
-        check(three, Op::StartsWith("iceb".into()), Some(Op::Compare(Eq, text("ice"))));
-        check(Transform::Bucket(4), Op::StartsWith("i".into()), Some(Op::NotNull));
+        check(three, Condition::StartsWith("ice".into()), Some(Condition::StartsWith("ice".into())));
+        check(three, Condition::StartsWith("iceb".into()), Some(Condition::Compare(Eq, text("ice"))));
+        check(Transform::Bucket(4), Condition::StartsWith("i".into()), Some(Condition::NotNull));
     }
 }

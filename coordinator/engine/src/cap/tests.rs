@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use gust_protocol::version::PROTOCOL_VERSION;
-use gust_protocol::{Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Part, Requests, Usage};
+use gust_protocol::{
+    Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Requests, StreamSummary, Usage,
+};
 
 use super::*;
 use crate::attempt::{Billing, InvokeError, InvokeErrorKind};
@@ -187,7 +189,8 @@ async fn an_unknown_end_books_the_worst_case() {
         (cap, granted)
     };
     let usage = Usage { requests: Requests { get: 3, put: 1, ..Requests::default() }, ..Usage::default() };
-    let rows = || Ok(FragmentResult::Inline { part: Part { bytes: 0, rows: 0, crc32: 0 }, bytes: Base64::default() });
+    let rows =
+        || Ok(FragmentResult::Inline { part: StreamSummary { bytes: 0, rows: 0, crc32: 0 }, bytes: Base64::default() });
     let broken = Err(FragmentError::new(FragmentErrorKind::Panic, "x"));
     let second = 33_333 + INVOCATION;
     let cases = [
@@ -242,7 +245,7 @@ async fn transfer_out_of_aws_is_paid_before_it_starts() {
     let running =
         cap.reserve(AttemptRequest { work, time_max: 3 * SECOND, ..request(SECOND) }).await.expect("there is money");
     assert_eq!(reserved(&cap), 45_000_000 + SHORTEST);
-    let part = Part { bytes: 1 << 20, rows: 1, crc32: 0 };
+    let part = StreamSummary { bytes: 1 << 20, rows: 1, crc32: 0 };
     let rows = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
     running.begun().settle(&answered(metered(Duration::ZERO), rows, Usage::default()));
     assert_eq!(spent(&cap), 87_891, "a MiB of them");

@@ -12,7 +12,7 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
-use gust_protocol::functions::MADE_BYTES_MAX;
+use gust_protocol::functions::CALL_RESULT_BYTES_MAX;
 
 use crate::sql::Refusal;
 
@@ -39,7 +39,7 @@ impl OptimizerRule for BoundedConstants {
 
 fn check(projection: &Projection, batch_rows: usize) -> Result<()> {
     let rows = projection.input.max_rows().map_or(batch_rows, |rows| rows.min(batch_rows)).max(1);
-    let value_bytes_max = MADE_BYTES_MAX / rows as u64;
+    let value_bytes_max = CALL_RESULT_BYTES_MAX / rows as u64;
     for expr in &projection.expr {
         let is_whole = matches!(unaliased(expr), Expr::Literal(..));
         expr.apply(|part| {

@@ -33,7 +33,7 @@ impl Exchange {
         let mut listing = self.store.list(Some(&prefix));
         let mut found = Leftovers::default();
         while let Some(object) = listing.try_next().await? {
-            let result = result_at(&self.prefix, &object.location).map(|(id, _)| id.query);
+            let result = result_at(&self.prefix, &object.location).map(|key| key.fragment.query);
             let owner = result.or_else(|| plan_at(&self.prefix, &object.location));
             let Some((query, begun)) = owner.and_then(|query| begun(&query).map(|begun| (query, begun))) else {
                 found.objects_foreign += 1;

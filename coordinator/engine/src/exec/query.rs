@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gust_protocol::Limits;
+use gust_protocol::FragmentLimits;
 
 use crate::exchange::Exchange;
 use crate::model::load::fragment_limits;
@@ -17,7 +17,7 @@ pub struct QueryContext {
     pub exchange: Exchange,
     pub credentials: StoreCredentials,
     /// Limits of an attempt. A stage with many fragments lowers `inline_bytes_max`.
-    pub limits: Limits,
+    pub limits: FragmentLimits,
     /// Session settings that a function must share.
     pub options: BTreeMap<String, String>,
 }
@@ -25,7 +25,7 @@ pub struct QueryContext {
 impl QueryContext {
     /// Returns the limits of one of `fragments` fragments. Their results may wait in a quarter of the coordinator's
     /// memory, at most 256 MiB.
-    pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> Limits {
+    pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> FragmentLimits {
         fragment_limits(self.limits, fragments, memory_bytes_max)
     }
 }

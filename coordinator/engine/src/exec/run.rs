@@ -11,7 +11,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use gust_protocol::exchange::{ExchangeError, Rows};
+use gust_protocol::exchange::{ExchangeError, ResultRows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, Part, PlanRef, StagePlan, exchange,
@@ -216,7 +216,7 @@ fn rows(
 
 /// Rows of the result that counts for a fragment.
 struct Adopted {
-    rows: Rows,
+    rows: ResultRows,
     schema: SchemaRef,
     /// Memory of the encoded bytes. The next operator counts a batch that has gone up.
     reservation: ResultReservation,

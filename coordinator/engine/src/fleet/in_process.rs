@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fragment_fn::{Environment, Settings, handler, panic_message};
+use fragment_fn::{Environment, EnvironmentSettings, handler, panic_message};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_protocol::InvokeRequest;
@@ -38,7 +38,8 @@ impl InProcessPlatform {
 
     fn invoker(&self) -> Arc<dyn Invoker> {
         let start = || {
-            let settings = Settings { temp_folder: self.parts.folder.clone(), ..Settings::default() };
+            let settings =
+                EnvironmentSettings { temp_folder: self.parts.folder.clone(), ..EnvironmentSettings::default() };
             let functions_max = self.parts.config.functions_max as usize;
             Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
         };

@@ -1,6 +1,6 @@
 //! Common parts of the platforms on the coordinator's own machine.
 
-use gust_protocol::Limits;
+use gust_protocol::FragmentLimits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
 
 use crate::config::Config;
@@ -21,7 +21,7 @@ pub(super) fn model(cores: usize, function_cores: f64) -> TimeModel {
 
 /// Returns the size of functions with `lanes` cores each, with the configuration's limits.
 pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize {
-    let limits = Limits {
+    let limits = FragmentLimits {
         memory_bytes_max: config.function_memory_bytes,
         temp_bytes_max: config.function_temp_bytes,
         inline_bytes_max: INLINE_BYTES_MAX,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust_protocol::Limits;
+use gust_protocol::FragmentLimits;
 
 use super::{Machines, TimeModel, WarmState};
 use crate::cost::{Architecture, Billed};
@@ -21,7 +21,7 @@ pub struct FunctionSize {
     /// Cores that these lanes can use: less than one where a function has less than one.
     pub cores: f64,
     /// Limits of one attempt.
-    pub limits: Limits,
+    pub limits: FragmentLimits,
     /// Functions of this size at once.
     pub functions_max: usize,
     /// Whether all of them are one environment, which is always up.

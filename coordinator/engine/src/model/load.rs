@@ -3,7 +3,7 @@
 use std::iter::Sum;
 use std::ops::Add;
 
-use gust_protocol::Limits;
+use gust_protocol::FragmentLimits;
 
 /// One fragment's work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -131,7 +131,7 @@ pub struct Results {
 const RESULTS_HELD_BYTES_MAX: u64 = 256 << 20;
 
 /// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
-pub fn fragment_limits(limits: Limits, fragments: usize, memory_bytes_max: u64) -> Limits {
+pub fn fragment_limits(limits: FragmentLimits, fragments: usize, memory_bytes_max: u64) -> FragmentLimits {
     let share = RESULTS_HELD_BYTES_MAX.min(memory_bytes_max / 4) / fragments.max(1) as u64;
-    Limits { inline_bytes_max: limits.inline_bytes_max.min(share), ..limits }
+    FragmentLimits { inline_bytes_max: limits.inline_bytes_max.min(share), ..limits }
 }

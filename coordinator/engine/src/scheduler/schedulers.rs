@@ -80,7 +80,7 @@ mod tests {
             architecture: None,
             lanes: 1,
             cores: 1.0,
-            limits: gust_protocol::Limits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 },
+            limits: gust_protocol::FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 },
             functions_max: 3,
             is_one_environment: false,
             ramp: Some(crate::model::EnvironmentRamp::lambda(2)),

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU32;
 use async_trait::async_trait;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentResponse, FragmentResult,
-    Limits as FragmentLimits, Output, Part, PlanRef, StagePlan, Usage,
+    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentLimits, FragmentResponse, FragmentResult,
+    Output, PlanRef, StagePlan, StreamSummary, Usage,
 };
 
 use super::*;
@@ -57,7 +57,7 @@ impl Invoker for Scripted {
         tokio::time::sleep_until(ends.min(deadline)).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let scripted = if ends > deadline { ScriptedOutcome::Invoke(InvokeErrorKind::TimedOut) } else { scripted };
-        let part = Part { bytes: 0, rows: u64::from(attempt), crc32: 0 };
+        let part = StreamSummary { bytes: 0, rows: u64::from(attempt), crc32: 0 };
         let respond = |outcome| {
             let (id, usage) = (fragment.id.clone(), Usage::default());
             Ok(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage })
@@ -233,7 +233,7 @@ async fn throttles_lower_the_attempts_in_flight() {
             }
             tokio::time::sleep(SECOND).await;
             BUSY.fetch_sub(1, Ordering::Relaxed);
-            let part = Part { bytes: 0, rows: 0, crc32: 0 };
+            let part = StreamSummary { bytes: 0, rows: 0, crc32: 0 };
             let outcome = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
             let usage = Usage::default();
             invocation(Ok(FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage }))

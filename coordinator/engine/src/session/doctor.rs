@@ -14,7 +14,8 @@ use gust_catalog::Catalog;
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentId, InvokeRequest, Limits, Output, PlanRef, StagePlan, exchange, plan,
+    AccessTable, Base64, Fragment, FragmentId, FragmentLimits, InvokeRequest, Output, PlanRef, StagePlan, exchange,
+    plan,
 };
 use humansize::{BINARY, format_size};
 use object_store::ObjectStoreExt;
@@ -159,7 +160,7 @@ impl Session {
             fragment: Fragment {
                 id: id.clone(),
                 inputs: Vec::new(),
-                limits: Limits { inline_bytes_max: 0, ..facts.sizes[0].limits },
+                limits: FragmentLimits { inline_bytes_max: 0, ..facts.sizes[0].limits },
             },
             attempt: 0,
             deadline_unix_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),

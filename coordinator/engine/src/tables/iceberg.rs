@@ -25,7 +25,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::{FileConstants, ScanReader};
-use gust_catalog::{DataFile, Field, Location, Scalar, Table, Type};
+use gust_catalog::{DataFile, Field, IdentityValue, Location, Scalar, Table, Type};
 use gust_protocol::ColumnMatching;
 use gust_protocol::plan::encode_scalar;
 use object_store::ObjectMeta;
@@ -132,10 +132,10 @@ fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFi
     let split_offsets = file.split_offsets.clone();
     planned.extensions.insert(FileFacts { column_bytes: file.column_sizes.clone(), split_offsets });
     if !file.identity_values.is_empty() {
-        let encode = |(id, value): &(i32, Option<Scalar>)| {
-            let value = value.as_ref().map(engine_value);
+        let encode = |identity: &IdentityValue| {
+            let value = identity.value.as_ref().map(engine_value);
             let value = value.as_ref().map(encode_scalar).transpose();
-            Ok((*id, value.map_err(DataFusionError::Plan)?))
+            Ok((identity.field_id, value.map_err(DataFusionError::Plan)?))
         };
         planned.extensions.insert(FileConstants(file.identity_values.iter().map(encode).collect::<Result<_>>()?));
     }

@@ -21,14 +21,14 @@ pub(super) fn write_csv(
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
 ) -> Result<(), OutputError> {
-    let shape = Shape::new(schema, |field| field.data_type().is_nested(), str::to_owned);
+    let changes = ColumnChanges::new(schema, |field| field.data_type().is_nested(), str::to_owned);
     if schema.fields().is_empty() {
         return write_lines(out, batches);
     }
     let mut writer = csv::Writer::new(out);
-    writer.write(&shape.apply(&RecordBatch::new_empty(schema.clone()))?)?;
+    writer.write(&changes.apply(&RecordBatch::new_empty(schema.clone()))?)?;
     for batch in batches {
-        writer.write(&shape.apply(&batch?)?)?;
+        writer.write(&changes.apply(&batch?)?)?;
     }
     Ok(())
 }
@@ -73,10 +73,10 @@ fn write_objects<F: JsonFormat>(
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
 ) -> Result<(), OutputError> {
-    let shape = Shape::new(schema, |field| !is_json(field), unique_names());
+    let changes = ColumnChanges::new(schema, |field| !is_json(field), unique_names());
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(out);
     for batch in batches {
-        writer.write(&shape.apply(&batch?)?)?;
+        writer.write(&changes.apply(&batch?)?)?;
     }
     Ok(writer.finish()?)
 }
@@ -95,13 +95,13 @@ pub(super) fn write_arrow(
 }
 
 /// Changes of a result's columns that fit them to a format.
-struct Shape {
+struct ColumnChanges {
     schema: SchemaRef,
     /// True for each column that is turned into text.
     is_text: Vec<bool>,
 }
 
-impl Shape {
+impl ColumnChanges {
     fn new(schema: &Schema, is_text: impl Fn(&FieldRef) -> bool, mut name: impl FnMut(&str) -> String) -> Self {
         let is_text: Vec<bool> = schema.fields().iter().map(is_text).collect();
         let fields = schema.fields().iter().zip(&is_text).map(|(field, is_text)| {

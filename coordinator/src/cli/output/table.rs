@@ -19,13 +19,13 @@ const FORMAT: FormatOptions<'static> = FormatOptions::new().with_null("NULL").wi
 
 /// Bounds of one drawn block. A single row is drawn whatever its size.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct BlockLimits {
     pub rows_max: usize,
     /// Bytes of all cells' text. The drawing holds it about three times.
     pub text_bytes_max: usize,
 }
 
-impl Default for Block {
+impl Default for BlockLimits {
     fn default() -> Self {
         Self { rows_max: 10_000, text_bytes_max: 16 << 20 }
     }
@@ -35,7 +35,7 @@ pub(super) fn write(
     out: &mut impl Write,
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
-    block: &Block,
+    limits: &BlockLimits,
 ) -> Result<(), OutputError> {
     if schema.fields().is_empty() {
         let rows = batches.map(|batch| batch.map(|batch| batch.num_rows())).sum::<Result<usize, _>>()?;
@@ -54,7 +54,7 @@ pub(super) fn write(
         let mut start = 0;
         for row in 0..batch.num_rows() {
             let row_bytes = text_bytes_of(&formatters, row)?;
-            if rows > 0 && (rows == block.rows_max || text_bytes + row_bytes > block.text_bytes_max) {
+            if rows > 0 && (rows == limits.rows_max || text_bytes + row_bytes > limits.text_bytes_max) {
                 pending.push(batch.slice(start, row - start));
                 draw(out, &pending)?;
                 pending.truncate(1);

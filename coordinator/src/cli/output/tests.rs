@@ -243,7 +243,7 @@ fn long_tables_come_in_blocks_and_lose_no_row() {
     #[track_caller]
     fn check(rows_max: usize, text_bytes_max: usize, batches: &[RecordBatch], expect: &[&[i64]]) {
         let mut out = Vec::new();
-        let limits = table::Block { rows_max, text_bytes_max };
+        let limits = table::BlockLimits { rows_max, text_bytes_max };
         table::write(&mut out, &batches[0].schema(), batches.iter().cloned().map(Ok), &limits).expect("a valid result");
         let text = String::from_utf8(out).expect("tables are text");
         let blocks: Vec<Vec<i64>> = text

@@ -1,8 +1,8 @@
 //! Bounds of calls that make large values out of small numbers.
 //!
 //! `repeat('x', 10000000000)` allocates memory that no memory pool sees. Such a call's result is estimated from its
-//! arguments, row by row, before the call. It is refused above [`MADE_BYTES_MAX`] for one batch of rows. An estimate may be
-//! larger than the result, but not smaller.
+//! arguments, row by row, before the call. It is refused above [`CALL_RESULT_BYTES_MAX`] for one batch of rows. An estimate
+//! may be larger than the result, but not smaller.
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
 use arrow::compute::cast;
@@ -15,7 +15,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use crate::Advised;
 
 /// Largest result of one call for one batch of rows, in bytes.
-pub const MADE_BYTES_MAX: u64 = 256 << 20;
+pub const CALL_RESULT_BYTES_MAX: u64 = 256 << 20;
 
 const CHARACTER_BYTES_MAX: u128 = 4;
 const SERIES_VALUE_BYTES: u128 = 8;
@@ -39,30 +39,30 @@ pub(super) enum ResultGrowth {
     /// `range(start, stop, step)`
     Series,
     /// `array_repeat(value, times)`
-    Elements,
+    ArrayRepeated,
     /// `array_resize(list, length)`
     Resized,
     /// `array_to_string(list, delimiter)`
     Joined,
     /// `regexp_replace(text, pattern, replacement)`
-    Matched,
+    RegexpReplaced,
     /// `concat(text, text, …)`
-    Together,
+    Concatenated,
     /// `concat_ws(separator, text, text, …)`
     Separated,
 }
 
-pub(super) fn makes(name: &str) -> Option<ResultGrowth> {
+pub(super) fn growth_of(name: &str) -> Option<ResultGrowth> {
     Some(match name {
         "repeat" => ResultGrowth::Repeated,
         "lpad" | "rpad" => ResultGrowth::Padded,
         "replace" => ResultGrowth::Replaced,
         "range" | "generate_series" => ResultGrowth::Series,
-        "array_repeat" => ResultGrowth::Elements,
+        "array_repeat" => ResultGrowth::ArrayRepeated,
         "array_resize" => ResultGrowth::Resized,
         "array_to_string" => ResultGrowth::Joined,
-        "regexp_replace" => ResultGrowth::Matched,
-        "concat" => ResultGrowth::Together,
+        "regexp_replace" => ResultGrowth::RegexpReplaced,
+        "concat" => ResultGrowth::Concatenated,
         "concat_ws" => ResultGrowth::Separated,
         _ => return None,
     })
@@ -71,15 +71,16 @@ pub(super) fn makes(name: &str) -> Option<ResultGrowth> {
 /// Estimates a call's result.
 ///
 /// # Errors
-/// An execution error where the result would exceed [`MADE_BYTES_MAX`].
-pub(super) fn check(name: &str, makes: ResultGrowth, call: &ScalarFunctionArgs) -> Result<()> {
+/// An execution error where the result would exceed [`CALL_RESULT_BYTES_MAX`].
+pub(super) fn check(name: &str, growth: ResultGrowth, call: &ScalarFunctionArgs) -> Result<()> {
     let arrays = call.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_)));
     let rows = if arrays { call.number_rows } else { 1 };
-    let of_row = estimate(makes, &call.args)?;
+    let of_row = estimate(growth, &call.args)?;
     let bytes = (0..rows).map(&of_row).fold(0u128, u128::saturating_add);
-    if bytes > u128::from(MADE_BYTES_MAX) {
-        let what =
-            format!("`{name}` would make {bytes} bytes for {rows} rows at once; at most {MADE_BYTES_MAX} are made");
+    if bytes > u128::from(CALL_RESULT_BYTES_MAX) {
+        let what = format!(
+            "`{name}` would make {bytes} bytes for {rows} rows at once; at most {CALL_RESULT_BYTES_MAX} are made"
+        );
         let hint = "a smaller number; or fewer rows at once, by SET datafusion.execution.batch_size";
         return Err(Advised::new(what, hint).into());
     }
@@ -89,10 +90,10 @@ pub(super) fn check(name: &str, makes: ResultGrowth, call: &ScalarFunctionArgs) 
 type BytesByRow = Box<dyn Fn(usize) -> u128>;
 
 /// Estimates the bytes of each row.
-fn estimate(makes: ResultGrowth, args: &[ColumnarValue]) -> Result<BytesByRow> {
+fn estimate(growth: ResultGrowth, args: &[ColumnarValue]) -> Result<BytesByRow> {
     let number = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), integers);
     let text = |index: usize| args.get(index).map_or_else(|| Ok(constant(None)), text_bytes);
-    Ok(match makes {
+    Ok(match growth {
         ResultGrowth::Repeated => {
             let (text, times) = (text(0)?, number(1)?);
             Box::new(move |row| product(text(row), times(row)))
@@ -105,7 +106,7 @@ fn estimate(makes: ResultGrowth, args: &[ColumnarValue]) -> Result<BytesByRow> {
             let (text, from, to) = (text(0)?, text(1)?, text(2)?);
             Box::new(move |row| product(text(row), to(row)) / positive(from(row)).max(1) + positive(text(row)))
         }
-        ResultGrowth::Elements => {
+        ResultGrowth::ArrayRepeated => {
             let (bytes, times) = (value_bytes(&args[0])?, number(1)?);
             Box::new(move |row| positive(times(row)).saturating_mul(bytes))
         }
@@ -118,18 +119,18 @@ fn estimate(makes: ResultGrowth, args: &[ColumnarValue]) -> Result<BytesByRow> {
             Box::new(move |row| values * (positive(delimiter(row)) + VALUE_TEXT_BYTES) + bytes)
         }
         // The number of matches is unknown before the call. A short replacement in a short text is harmless at any number.
-        ResultGrowth::Matched => {
+        ResultGrowth::RegexpReplaced => {
             let (text, replacement) = (text(0)?, text(2)?);
             Box::new(move |row| match (positive(replacement(row)), positive(text(row))) {
                 (0..=1, _) | (0..=REPLACEMENT_BYTES, 0..=MATCHED_BYTES) => 0,
                 (bytes, text) => (text + 1).saturating_mul(bytes),
             })
         }
-        ResultGrowth::Together | ResultGrowth::Separated => {
+        ResultGrowth::Concatenated | ResultGrowth::Separated => {
             let is_text = |arg: &&ColumnarValue| arg.data_type().is_string();
             let texts = args.iter().filter(is_text).map(text_bytes).collect::<Result<Vec<_>>>()?;
             // `concat_ws` puts its first argument between all others.
-            let between = if makes == ResultGrowth::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
+            let between = if growth == ResultGrowth::Separated { texts.len().saturating_sub(2) as u128 } else { 0 };
             Box::new(move |row| {
                 let all = texts.iter().map(|text| positive(text(row))).fold(0u128, u128::saturating_add);
                 let first = texts.first().map_or(0, |text| positive(text(row)));

@@ -32,9 +32,9 @@ use super::scalar_named;
 
 /// Puts ours in place of DataFusion's where there is something to correct.
 pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
-    let (makes, compares) = (bounds::makes(stock.name()), compares(stock.name()));
-    match makes.is_some() || compares || is_of_lists(stock.name()) {
-        true => Arc::new(ScalarUDF::from(Corrected { stock, makes, compares })),
+    let (growth, compares) = (bounds::growth_of(stock.name()), compares(stock.name()));
+    match growth.is_some() || compares || is_of_lists(stock.name()) {
+        true => Arc::new(ScalarUDF::from(Corrected { stock, growth, compares })),
         false => stock,
     }
 }
@@ -58,7 +58,7 @@ fn compares(name: &str) -> bool {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Corrected {
     stock: Arc<ScalarUDF>,
-    makes: Option<ResultGrowth>,
+    growth: Option<ResultGrowth>,
     /// True where the function compares its arguments: floats among them become keys.
     compares: bool,
 }
@@ -136,7 +136,7 @@ impl ScalarUDFImpl for Corrected {
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let stock = Arc::new(self.stock.inner().with_updated_config(config)?);
-        Some(ScalarUDF::from(Self { stock, makes: self.makes, compares: self.compares }))
+        Some(ScalarUDF::from(Self { stock, growth: self.growth, compares: self.compares }))
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
@@ -153,8 +153,8 @@ impl ScalarUDFImpl for Corrected {
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if let Some(makes) = self.makes {
-            bounds::check(self.name(), makes, &args)?;
+        if let Some(growth) = self.growth {
+            bounds::check(self.name(), growth, &args)?;
         }
         if self.compares {
             args.args = args.args.into_iter().map(float_key::key).collect::<Result<_>>()?;

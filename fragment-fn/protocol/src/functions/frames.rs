@@ -4,8 +4,8 @@
 //! small values along: 1.0 + 1.0 is 0.0. PostgreSQL and DuckDB do not subtract floats either.
 //!
 //! Here a frame is two stacks, the textbook's queue with an aggregate: sums of suffixes for the values that will leave, and
-//! one running sum for the values that came. `sum` and `avg` have numbers on their stacks. `stddev`, `var`, `covar`, `corr`
-//! and `regr_*` have the states that functions send each other, and merge them. So do `bool_and`, `bool_or`, `bit_and` and
+//! one running sum for the values that entered. `sum` and `avg` have numbers on their stacks. `stddev`, `var`, `covar`,
+//! `corr` and `regr_*` have the states that functions send each other, and merge them. So do `bool_and`, `bool_or`, `bit_and` and
 //! `bit_or`, which DataFusion does not compute over a frame that slides.
 //!
 //! Not reported upstream yet (seen in 55.2). Take this out when the frames of `tests/tests/meaning.rs` are right without it.
@@ -24,64 +24,64 @@ use datafusion::physical_expr::PhysicalExpr;
 
 /// Returns true where a frame's sum is computed here.
 pub(super) fn is_framed(args: &AccumulatorArgs<'_>) -> bool {
-    !args.is_distinct && args.expr_fields.first().is_some_and(|of| *of.data_type() == DataType::Float64)
+    !args.is_distinct && args.expr_fields.first().is_some_and(|field| *field.data_type() == DataType::Float64)
 }
 
 /// Makes the accumulator of a frame's sum.
 pub(super) fn sum() -> Box<dyn Accumulator> {
-    Box::new(Frame { result: |sum, _| sum, ..Frame::default() })
+    Box::new(SumFrame { result: |sum, _| sum, ..SumFrame::default() })
 }
 
 fn mean() -> Box<dyn Accumulator> {
-    Box::new(Frame { result: |sum, values| sum / values, ..Frame::default() })
+    Box::new(SumFrame { result: |sum, values| sum / values, ..SumFrame::default() })
 }
 
 /// Values of a frame, without NULLs.
 #[derive(Debug)]
-struct Frame {
+struct SumFrame {
     /// Sums of suffixes: each entry adds the values from its own to the newest of this stack. The oldest entry is on top.
     leaving: Vec<f64>,
-    /// Values that came since `leaving` was filled.
-    came: Vec<f64>,
-    /// Sum of `came`.
-    came_sum: f64,
+    /// Values that entered since `leaving` was filled.
+    entered: Vec<f64>,
+    /// Sum of `entered`.
+    entered_sum: f64,
     /// Result from the sum and the number of values.
     result: fn(f64, f64) -> f64,
 }
 
-impl Default for Frame {
+impl Default for SumFrame {
     fn default() -> Self {
-        Self { leaving: Vec::new(), came: Vec::new(), came_sum: 0.0, result: |sum, _| sum }
+        Self { leaving: Vec::new(), entered: Vec::new(), entered_sum: 0.0, result: |sum, _| sum }
     }
 }
 
-impl Frame {
+impl SumFrame {
     fn push(&mut self, value: f64) {
-        self.came.push(value);
-        self.came_sum += value;
+        self.entered.push(value);
+        self.entered_sum += value;
     }
 
     fn pop(&mut self) {
         if self.leaving.is_empty() {
             let mut sum = 0.0;
-            while let Some(value) = self.came.pop() {
+            while let Some(value) = self.entered.pop() {
                 sum += value;
                 self.leaving.push(sum);
             }
-            self.came_sum = 0.0;
+            self.entered_sum = 0.0;
         }
         self.leaving.pop();
     }
 }
 
-impl Accumulator for Frame {
+impl Accumulator for SumFrame {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         values[0].as_primitive::<Float64Type>().iter().flatten().for_each(|value| self.push(value));
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        // Values leave in the order in which they came.
+        // Values leave in the order in which they entered.
         (0..values[0].len() - values[0].null_count()).for_each(|_| self.pop());
         Ok(())
     }
@@ -91,8 +91,8 @@ impl Accumulator for Frame {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let values = self.leaving.len() + self.came.len();
-        let sum = self.leaving.last().copied().unwrap_or(0.0) + self.came_sum;
+        let values = self.leaving.len() + self.entered.len();
+        let sum = self.leaving.last().copied().unwrap_or(0.0) + self.entered_sum;
         Ok(ScalarValue::Float64((values > 0).then(|| (self.result)(sum, values as f64))))
     }
 
@@ -105,25 +105,25 @@ impl Accumulator for Frame {
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + (self.leaving.capacity() + self.came.capacity()) * size_of::<f64>()
+        size_of_val(self) + (self.leaving.capacity() + self.entered.capacity()) * size_of::<f64>()
     }
 }
 
 /// Frame whose aggregate is merged from states.
 #[derive(Debug)]
-struct States {
-    of: Owned,
+struct MergedFrame {
+    spec: AccumulatorSpec,
     /// States of suffixes: each entry covers the rows from its own to the newest of this stack. The oldest entry is on top.
     leaving: Vec<Vec<ScalarValue>>,
-    /// Rows that came since `leaving` was filled.
-    came: Vec<Vec<ArrayRef>>,
-    /// Accumulator that has seen the rows of `came`.
-    came_state: Box<dyn Accumulator>,
+    /// Rows that entered since `leaving` was filled.
+    entered: Vec<Vec<ArrayRef>>,
+    /// Accumulator that has seen the rows of `entered`.
+    entered_state: Box<dyn Accumulator>,
 }
 
-impl States {
+impl MergedFrame {
     fn new(stock: Arc<AggregateUDF>, args: &AccumulatorArgs<'_>) -> Result<Self> {
-        let of = Owned {
+        let spec = AccumulatorSpec {
             stock,
             return_field: Arc::clone(&args.return_field),
             schema: args.schema.clone(),
@@ -132,21 +132,21 @@ impl States {
             exprs: args.exprs.to_vec(),
             expr_fields: args.expr_fields.to_vec(),
         };
-        let came_state = of.accumulator()?;
-        Ok(Self { of, leaving: Vec::new(), came: Vec::new(), came_state })
+        let entered_state = spec.accumulator()?;
+        Ok(Self { spec, leaving: Vec::new(), entered: Vec::new(), entered_state })
     }
 
     fn pop(&mut self) -> Result<()> {
         if self.leaving.is_empty() {
-            while let Some(row) = self.came.pop() {
-                let mut state = self.of.accumulator()?;
+            while let Some(row) = self.entered.pop() {
+                let mut state = self.spec.accumulator()?;
                 if let Some(younger) = self.leaving.last() {
                     merge(state.as_mut(), younger)?;
                 }
                 state.update_batch(&row)?;
                 self.leaving.push(state.state()?);
             }
-            self.came_state = self.of.accumulator()?;
+            self.entered_state = self.spec.accumulator()?;
         }
         self.leaving.pop();
         Ok(())
@@ -157,16 +157,16 @@ fn merge(into: &mut dyn Accumulator, state: &[ScalarValue]) -> Result<()> {
     into.merge_batch(&state.iter().map(ScalarValue::to_array).collect::<Result<Vec<_>>>()?)
 }
 
-impl Accumulator for States {
+impl Accumulator for MergedFrame {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.came_state.update_batch(values)?;
+        self.entered_state.update_batch(values)?;
         let rows = values.first().map_or(0, |column| column.len());
-        self.came.extend((0..rows).map(|row| values.iter().map(|column| column.slice(row, 1)).collect()));
+        self.entered.extend((0..rows).map(|row| values.iter().map(|column| column.slice(row, 1)).collect()));
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        // Rows leave in the order in which they came.
+        // Rows leave in the order in which they entered.
         (0..values.first().map_or(0, |column| column.len())).try_for_each(|_| self.pop())
     }
 
@@ -175,10 +175,10 @@ impl Accumulator for States {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let Some(leaving) = self.leaving.last() else { return self.came_state.evaluate() };
-        let mut all = self.of.accumulator()?;
+        let Some(leaving) = self.leaving.last() else { return self.entered_state.evaluate() };
+        let mut all = self.spec.accumulator()?;
         merge(all.as_mut(), leaving)?;
-        merge(all.as_mut(), &self.came_state.state()?)?;
+        merge(all.as_mut(), &self.entered_state.state()?)?;
         all.evaluate()
     }
 
@@ -195,14 +195,14 @@ impl Accumulator for States {
         let row = |row: &Vec<ArrayRef>| size_of_val(row.as_slice()) + row.len() * size_of::<f64>();
         size_of_val(self)
             + self.leaving.iter().map(state).sum::<usize>()
-            + self.came.iter().map(row).sum::<usize>()
-            + self.came_state.size()
+            + self.entered.iter().map(row).sum::<usize>()
+            + self.entered_state.size()
     }
 }
 
 /// Arguments of an accumulator, owned, so that it can be made again and again.
 #[derive(Debug)]
-struct Owned {
+struct AccumulatorSpec {
     stock: Arc<AggregateUDF>,
     return_field: FieldRef,
     schema: Schema,
@@ -212,7 +212,7 @@ struct Owned {
     expr_fields: Vec<FieldRef>,
 }
 
-impl Owned {
+impl AccumulatorSpec {
     fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
         self.stock.accumulator(AccumulatorArgs {
             return_field: Arc::clone(&self.return_field),
@@ -302,7 +302,7 @@ impl AggregateUDFImpl for Framed {
         match (self.name(), is_framed(&args)) {
             ("avg", true) => Ok(mean()),
             (name, _) if name != "avg" && !args.is_distinct => {
-                Ok(Box::new(States::new(Arc::clone(&self.stock), &args)?))
+                Ok(Box::new(MergedFrame::new(Arc::clone(&self.stock), &args)?))
             }
             _ => self.stock.create_sliding_accumulator(args),
         }

@@ -146,7 +146,7 @@ impl ScalarUDFImpl for IntegerChain {
         let integer = args.return_field.data_type().clone();
         let mut args = args.args.into_iter();
         let (Some(ColumnarValue::Scalar(signs)), Some(first)) = (args.next(), args.next()) else {
-            return plan_err!("{NAME}: its operators are a constant");
+            return plan_err!("{NAME}: its operators are not a constant");
         };
         let ops = IntegerOp::of_signs(&signs)?;
         if ops.len() != args.len() {

@@ -28,7 +28,7 @@ mod merged_key;
 mod row_key;
 mod sum;
 
-pub use bounds::MADE_BYTES_MAX;
+pub use bounds::CALL_RESULT_BYTES_MAX;
 pub use float_key::{FloatKey, has_floats};
 pub use integers::{IntegerChain, IntegerOp, OPERANDS_MAX};
 pub use merged_key::MergedKey;

@@ -73,13 +73,13 @@ impl AggregateUDFImpl for CheckedSum {
         if !is_kept_wide(&from) {
             return self.stock.accumulator(args);
         }
-        let total = Total::new(&args);
+        let types = SumTypes::new(&args);
         if args.is_distinct {
             // DataFusion's list of distinct values is right, but its sum of them wraps.
             let values = self.stock.accumulator(of_type(args, &from))?;
-            return Ok(in_width!(from, distinct(values, total)));
+            return Ok(in_width!(from, distinct(values, types)));
         }
-        Ok(in_width!(from, running(total)))
+        Ok(in_width!(from, running(types)))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
@@ -90,10 +90,10 @@ impl AggregateUDFImpl for CheckedSum {
         if !is_kept_wide(&from) {
             return self.stock.create_sliding_accumulator(args);
         }
-        let total = Total::new(&args);
+        let types = SumTypes::new(&args);
         Ok(match args.is_distinct {
-            true => in_width!(from, sliding_distinct(total)),
-            false => in_width!(from, running(total)),
+            true => in_width!(from, sliding_distinct(types)),
+            false => in_width!(from, running(types)),
         })
     }
 
@@ -116,7 +116,7 @@ impl AggregateUDFImpl for CheckedSum {
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
         let from = args.expr_fields[0].data_type().clone();
         match is_kept_wide(&from) {
-            true => Ok(in_width!(from, groups(Total::new(&args)))),
+            true => Ok(in_width!(from, groups(SumTypes::new(&args)))),
             false => self.stock.create_groups_accumulator(args),
         }
     }
@@ -162,7 +162,7 @@ fn of_type<'a>(args: AccumulatorArgs<'a>, from: &DataType) -> AccumulatorArgs<'a
 }
 
 /// Decimal type in which sums are kept.
-trait Wide: DecimalType + Debug + Sized {
+trait SumDecimal: DecimalType + Debug + Sized {
     /// Widens the values of a column, or of a state, to this type.
     fn widen(values: &ArrayRef) -> Result<PrimitiveArray<Self>>;
 
@@ -170,7 +170,7 @@ trait Wide: DecimalType + Debug + Sized {
     fn to_i128(value: Self::Native) -> Option<i128>;
 }
 
-impl Wide for Decimal128Type {
+impl SumDecimal for Decimal128Type {
     fn widen(values: &ArrayRef) -> Result<Decimal128Array> {
         Ok(match values.data_type() {
             DataType::Int64 => values.as_primitive::<Int64Type>().unary(i128::from),
@@ -188,7 +188,7 @@ impl Wide for Decimal128Type {
     }
 }
 
-impl Wide for Decimal256Type {
+impl SumDecimal for Decimal256Type {
     fn widen(values: &ArrayRef) -> Result<PrimitiveArray<Self>> {
         match values.data_type() {
             DataType::Decimal256(..) => Ok(values.as_primitive::<Self>().clone()),
@@ -203,14 +203,14 @@ impl Wide for Decimal256Type {
 
 /// Name and types of a sum. It turns an unfinished sum into its result.
 #[derive(Debug, Clone)]
-struct Total {
+struct SumTypes {
     name: String,
     /// Type of an unfinished sum.
     kept: DataType,
     result: DataType,
 }
 
-impl Total {
+impl SumTypes {
     fn new(args: &AccumulatorArgs<'_>) -> Self {
         Self {
             name: args.name.to_owned(),
@@ -231,7 +231,7 @@ impl Total {
         Advised::new(what, format!("sum(CAST(... AS {wider})) has room for it")).into()
     }
 
-    fn of_one<T: Wide>(&self, value: Option<T::Native>) -> Result<ScalarValue> {
+    fn of_one<T: SumDecimal>(&self, value: Option<T::Native>) -> Result<ScalarValue> {
         let Some(value) = value else { return ScalarValue::try_from(&self.result) };
         if let DataType::Int64 = self.result {
             let fits = T::to_i128(value).and_then(|value| i64::try_from(value).ok());
@@ -241,7 +241,7 @@ impl Total {
         ScalarValue::try_from_array(&self.of_many(one)?, 0)
     }
 
-    fn of_many<T: Wide>(&self, sums: PrimitiveArray<T>) -> Result<ArrayRef> {
+    fn of_many<T: SumDecimal>(&self, sums: PrimitiveArray<T>) -> Result<ArrayRef> {
         let narrow = |value: T::Native| T::to_i128(value).ok_or_else(|| self.overflow());
         Ok(match &self.result {
             DataType::UInt64 => {
@@ -261,25 +261,25 @@ impl Total {
         })
     }
 
-    fn state<T: Wide>(&self, value: Option<T::Native>) -> Result<ScalarValue> {
+    fn state<T: SumDecimal>(&self, value: Option<T::Native>) -> Result<ScalarValue> {
         ScalarValue::new_primitive::<T>(value, &self.kept)
     }
 }
 
-fn running<T: Wide>(total: Total) -> Box<dyn Accumulator> {
-    Box::new(Running::<T> { total, sum: T::Native::default(), values: 0 })
+fn running<T: SumDecimal>(types: SumTypes) -> Box<dyn Accumulator> {
+    Box::new(RunningSum::<T> { types, sum: T::Native::default(), values: 0 })
 }
 
 /// Sum of the values so far, also of a frame that slides.
 #[derive(Debug)]
-struct Running<T: Wide> {
-    total: Total,
+struct RunningSum<T: SumDecimal> {
+    types: SumTypes,
     sum: T::Native,
     /// Number of values in the sum. The sum of no values is NULL.
     values: u64,
 }
 
-impl<T: Wide> Running<T> {
+impl<T: SumDecimal> RunningSum<T> {
     fn fold(&mut self, values: &ArrayRef, step: impl Fn(T::Native, T::Native) -> Option<T::Native>) -> Result<u64> {
         let values = T::widen(values)?;
         let present = (values.len() - values.null_count()) as u64;
@@ -287,7 +287,7 @@ impl<T: Wide> Running<T> {
             0 => values.values().iter().try_fold(self.sum, |sum, value| step(sum, *value)),
             _ => values.iter().flatten().try_fold(self.sum, step),
         };
-        self.sum = sum.ok_or_else(|| self.total.overflow())?;
+        self.sum = sum.ok_or_else(|| self.types.overflow())?;
         Ok(present)
     }
 }
@@ -300,7 +300,7 @@ fn subtract<N: ArrowNativeTypeOp>(a: N, b: N) -> Option<N> {
     a.sub_checked(b).ok()
 }
 
-impl<T: Wide> Accumulator for Running<T> {
+impl<T: SumDecimal> Accumulator for RunningSum<T> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.values += self.fold(&values[0], add)?;
         Ok(())
@@ -320,31 +320,31 @@ impl<T: Wide> Accumulator for Running<T> {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        self.total.of_one::<T>((self.values > 0).then_some(self.sum))
+        self.types.of_one::<T>((self.values > 0).then_some(self.sum))
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Ok(vec![self.total.state::<T>((self.values > 0).then_some(self.sum))?])
+        Ok(vec![self.types.state::<T>((self.values > 0).then_some(self.sum))?])
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.total.name.capacity()
+        size_of_val(self) + self.types.name.capacity()
     }
 }
 
-fn distinct<T: Wide>(values: Box<dyn Accumulator>, total: Total) -> Box<dyn Accumulator> {
-    Box::new(Distinct::<T> { values, total, width: std::marker::PhantomData })
+fn distinct<T: SumDecimal>(values: Box<dyn Accumulator>, types: SumTypes) -> Box<dyn Accumulator> {
+    Box::new(DistinctSum::<T> { values, types, width: std::marker::PhantomData })
 }
 
 /// Sum of distinct values: DataFusion's set of them, added up here.
 #[derive(Debug)]
-struct Distinct<T: Wide> {
+struct DistinctSum<T: SumDecimal> {
     values: Box<dyn Accumulator>,
-    total: Total,
+    types: SumTypes,
     width: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<T: Wide> Accumulator for Distinct<T> {
+impl<T: SumDecimal> Accumulator for DistinctSum<T> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.values.update_batch(values)
     }
@@ -356,9 +356,9 @@ impl<T: Wide> Accumulator for Distinct<T> {
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let state = self.values.state()?;
         let [ScalarValue::List(values)] = state.as_slice() else {
-            return exec_err!("`{}`: its state is not a list of values", self.total.name);
+            return exec_err!("`{}`: its state is not a list of values", self.types.name);
         };
-        let mut sum = Running::<T> { total: self.total.clone(), sum: T::Native::default(), values: 0 };
+        let mut sum = RunningSum::<T> { types: self.types.clone(), sum: T::Native::default(), values: 0 };
         sum.update_batch(&[values.value(0)])?;
         sum.evaluate()
     }
@@ -372,25 +372,25 @@ impl<T: Wide> Accumulator for Distinct<T> {
     }
 }
 
-fn sliding_distinct<T: Wide<Native: Hash + Eq>>(total: Total) -> Box<dyn Accumulator> {
-    Box::new(SlidingDistinct::<T> { total, counts: HashMap::new(), sum: T::Native::default() })
+fn sliding_distinct<T: SumDecimal<Native: Hash + Eq>>(types: SumTypes) -> Box<dyn Accumulator> {
+    Box::new(SlidingDistinctSum::<T> { types, counts: HashMap::new(), sum: T::Native::default() })
 }
 
 /// Sum of the distinct values of a frame that slides.
 #[derive(Debug)]
-struct SlidingDistinct<T: Wide> {
-    total: Total,
+struct SlidingDistinctSum<T: SumDecimal> {
+    types: SumTypes,
     counts: HashMap<T::Native, u64>,
     sum: T::Native,
 }
 
-impl<T: Wide<Native: Hash + Eq>> Accumulator for SlidingDistinct<T> {
+impl<T: SumDecimal<Native: Hash + Eq>> Accumulator for SlidingDistinctSum<T> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         for value in T::widen(&values[0])?.iter().flatten() {
             let count = self.counts.entry(value).or_default();
             *count += 1;
             if *count == 1 {
-                self.sum = add(self.sum, value).ok_or_else(|| self.total.overflow())?;
+                self.sum = add(self.sum, value).ok_or_else(|| self.types.overflow())?;
             }
         }
         Ok(())
@@ -402,7 +402,7 @@ impl<T: Wide<Native: Hash + Eq>> Accumulator for SlidingDistinct<T> {
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&value);
-                self.sum = subtract(self.sum, value).ok_or_else(|| self.total.overflow())?;
+                self.sum = subtract(self.sum, value).ok_or_else(|| self.types.overflow())?;
             }
         }
         Ok(())
@@ -413,15 +413,15 @@ impl<T: Wide<Native: Hash + Eq>> Accumulator for SlidingDistinct<T> {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        self.total.of_one::<T>((!self.counts.is_empty()).then_some(self.sum))
+        self.types.of_one::<T>((!self.counts.is_empty()).then_some(self.sum))
     }
 
     fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
-        exec_err!("`{}`: a frame's sum is not merged", self.total.name)
+        exec_err!("`{}`: a frame's sum is not merged", self.types.name)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        exec_err!("`{}`: a frame's sum has no state", self.total.name)
+        exec_err!("`{}`: a frame's sum has no state", self.types.name)
     }
 
     fn size(&self) -> usize {
@@ -429,31 +429,31 @@ impl<T: Wide<Native: Hash + Eq>> Accumulator for SlidingDistinct<T> {
     }
 }
 
-fn groups<T: Wide + Send>(total: Total) -> Box<dyn GroupsAccumulator> {
+fn groups<T: SumDecimal + Send>(types: SumTypes) -> Box<dyn GroupsAccumulator> {
     let overflowed = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&overflowed);
-    let sums = PrimitiveGroupsAccumulator::<T, _>::new(&total.kept, move |sum: &mut T::Native, value| {
+    let sums = PrimitiveGroupsAccumulator::<T, _>::new(&types.kept, move |sum: &mut T::Native, value| {
         match add(*sum, value) {
             Some(more) => *sum = more,
             None => noted.store(true, Ordering::Relaxed),
         }
     });
-    Box::new(Groups::<T, _> { sums, total, overflowed, width: std::marker::PhantomData })
+    Box::new(GroupedSums::<T, _> { sums, types, overflowed, width: std::marker::PhantomData })
 }
 
 /// Sum of each group: DataFusion's accumulator of a primitive type, in a wider one.
-struct Groups<T, G> {
+struct GroupedSums<T, G> {
     sums: G,
-    total: Total,
+    types: SumTypes,
     /// Overflow, noted by the closure that adds and that cannot return an error.
     overflowed: Arc<AtomicBool>,
     width: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<T: Wide, G> Groups<T, G> {
+impl<T: SumDecimal, G> GroupedSums<T, G> {
     fn check(&self) -> Result<()> {
         match self.overflowed.load(Ordering::Relaxed) {
-            true => Err(self.total.overflow()),
+            true => Err(self.types.overflow()),
             false => Ok(()),
         }
     }
@@ -463,7 +463,7 @@ impl<T: Wide, G> Groups<T, G> {
     }
 }
 
-impl<T: Wide + Send, G: GroupsAccumulator> GroupsAccumulator for Groups<T, G> {
+impl<T: SumDecimal + Send, G: GroupsAccumulator> GroupsAccumulator for GroupedSums<T, G> {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -482,7 +482,7 @@ impl<T: Wide + Send, G: GroupsAccumulator> GroupsAccumulator for Groups<T, G> {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let sums = self.sums.evaluate(emit_to)?;
-        self.total.of_many(sums.as_primitive::<T>().clone())
+        self.types.of_many(sums.as_primitive::<T>().clone())
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {

@@ -114,9 +114,9 @@ fn context(plan: &Arc<dyn ExecutionPlan>) -> TaskContext {
 }
 
 fn same_plans(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) -> Result<(), Obstacle> {
-    let mut notes_are_read = false;
+    let mut metadata_is_read = false;
     sent.apply(|node| {
-        notes_are_read |= expressions(node).iter().any(reads_notes);
+        metadata_is_read |= expressions(node).iter().any(reads_metadata);
         Ok(TreeNodeRecursion::Continue)
     })
     .map_err(|error| brief(&error))?;
@@ -128,7 +128,7 @@ fn same_plans(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) 
         }
         same_expressions(name, &expressions(sent), &expressions(received))?;
         same_operators(sent, received)?;
-        same_schemas(name, &sent.schema(), &received.schema(), notes_are_read)?;
+        same_schemas(name, &sent.schema(), &received.schema(), metadata_is_read)?;
         open.extend(sent.children().into_iter().zip(received.children()));
     }
     Ok(())
@@ -136,12 +136,12 @@ fn same_plans(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) 
 
 /// Compares names, types and nullability of fields. datafusion-proto loses some of their metadata, which is compared
 /// only where the plan reads metadata.
-fn same_schemas(operator: &str, sent: &Schema, received: &Schema, notes_are_read: bool) -> Result<(), Obstacle> {
+fn same_schemas(operator: &str, sent: &Schema, received: &Schema, metadata_is_read: bool) -> Result<(), Obstacle> {
     if sent == received {
         return Ok(());
     }
-    if sent.fields().len() != received.fields().len() || (notes_are_read && sent.metadata() != received.metadata()) {
-        return Err(format!("the schema of {operator} arrives as another"));
+    if sent.fields().len() != received.fields().len() || (metadata_is_read && sent.metadata() != received.metadata()) {
+        return Err(format!("the schema of {operator} changes on its way"));
     }
     for (sent, received) in sent.fields().iter().zip(received.fields()) {
         let (name, data_type) = (sent.name(), sent.data_type());
@@ -152,20 +152,20 @@ fn same_schemas(operator: &str, sent: &Schema, received: &Schema, notes_are_read
             ));
         }
         let same = name == received.name() && sent.is_nullable() == received.is_nullable();
-        if !same || (notes_are_read && sent.metadata() != received.metadata()) {
-            return Err(format!("column `{name}` of {operator} arrives as another"));
+        if !same || (metadata_is_read && sent.metadata() != received.metadata()) {
+            return Err(format!("column `{name}` of {operator} changes on its way"));
         }
     }
     Ok(())
 }
 
 /// Functions that read the metadata of a field.
-const READ_NOTES: [&str; 2] = ["arrow_metadata", "arrow_field"];
+const METADATA_FUNCTIONS: [&str; 2] = ["arrow_metadata", "arrow_field"];
 
-fn reads_notes(expr: &Arc<dyn PhysicalExpr>) -> bool {
+fn reads_metadata(expr: &Arc<dyn PhysicalExpr>) -> bool {
     expr.exists(|expr| {
         let function = expr.downcast_ref::<ScalarFunctionExpr>();
-        Ok(function.is_some_and(|function| READ_NOTES.contains(&function.name())))
+        Ok(function.is_some_and(|function| METADATA_FUNCTIONS.contains(&function.name())))
     })
     .unwrap_or(true)
 }
@@ -173,7 +173,7 @@ fn reads_notes(expr: &Arc<dyn PhysicalExpr>) -> bool {
 /// Compares the parts of operators besides schema and expressions.
 fn same_operators(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPlan>) -> Result<(), Obstacle> {
     let name = sent.name();
-    let changed = |what: &str| Err(format!("{what} of {name} arrives as another"));
+    let changed = |what: &str| Err(format!("{what} of {name} changes on its way"));
     if let (Some(sent), Some(received)) = (file_scan(sent), file_scan(received)) {
         let options = |scan: &datafusion::datasource::physical_plan::FileScanConfig| {
             let source = scan.file_source().downcast_ref::<ParquetSource>();
@@ -211,7 +211,7 @@ fn same_operators(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPla
                 && sent.is_reversed() == received.is_reversed()
                 && orders(sent) == orders(received);
             if !same {
-                return Err(format!("aggregate `{}` arrives as another", sent.name()));
+                return Err(format!("aggregate `{}` changes on its way", sent.name()));
             }
         }
     }
@@ -247,13 +247,13 @@ fn same_expressions(
     received: &[Arc<dyn PhysicalExpr>],
 ) -> Result<(), Obstacle> {
     if sent.len() != received.len() {
-        return Err(format!("{} expressions of {operator} arrive as {}", sent.len(), received.len()));
+        return Err(format!("{operator} has {} expressions, {} arrive", sent.len(), received.len()));
     }
     let mut open: Vec<_> = sent.iter().zip(received).collect();
     while let Some((sent, received)) = open.pop() {
         let (below, below_received) = (sent.children(), received.children());
         if below.len() != below_received.len() || !same_node(sent, received) {
-            return Err(format!("{} arrives as {}", told(sent), told(received)));
+            return Err(format!("{} arrives as {}", describe(sent), describe(received)));
         }
         open.extend(below.into_iter().zip(below_received));
     }
@@ -313,7 +313,7 @@ fn same_node(sent: &Arc<dyn PhysicalExpr>, received: &Arc<dyn PhysicalExpr>) -> 
 }
 
 /// Writes an expression for a message. A literal has its type beside it.
-fn told(expr: &Arc<dyn PhysicalExpr>) -> String {
+fn describe(expr: &Arc<dyn PhysicalExpr>) -> String {
     match expr.downcast_ref::<Literal>() {
         Some(literal) => format!("literal {literal} of type {}", literal.value().data_type()),
         None => format!("`{expr}`"),

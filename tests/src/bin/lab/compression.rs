@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arrow_ipc::CompressionType;
 use datafusion::prelude::SessionContext;
-use gust_protocol::exchange::{ResultWriter, read};
+use gust_protocol::exchange::{ResultTarget, ResultWriter, read};
 use gust_protocol::{FragmentId, FragmentResult};
 use gust_tests::tpch;
 use object_store::memory::InMemory;
@@ -37,7 +37,8 @@ pub async fn measure(compression: &Compression, cache: &Path) -> anyhow::Result<
             let (mut encode, mut decode, mut bytes) = (Vec::new(), Vec::new(), 0);
             for _ in 0..compression.repeats {
                 let started = Instant::now();
-                let target = (0, Arc::clone(&store) as _, StorePath::from("unused"));
+                let target =
+                    ResultTarget { access: 0, store: Arc::clone(&store) as _, path: StorePath::from("unused") };
                 let mut writer = ResultWriter::new(&schema, codec, u64::MAX, target)?;
                 for batch in &batches {
                     writer.write(batch).await?;

@@ -15,7 +15,7 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
-use fragment_fn::{Environment, Settings, handler};
+use fragment_fn::{Environment, EnvironmentSettings, handler};
 use gust_engine::attempt::{Billing, Invocation};
 use gust_engine::events::EventLog;
 use gust_engine::exchange::Exchange;
@@ -27,10 +27,11 @@ use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings, SpeculationPolicy};
 use gust_engine::storage::StoreCredentials;
-use gust_protocol::exchange::ResultWriter;
+use gust_protocol::exchange::{ResultTarget, ResultWriter};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentResponse, InvokeRequest, Limits, Output, StoreAccess, Usage, wire,
+    AccessTable, Fragment, FragmentId, FragmentLimits, FragmentResponse, InvokeRequest, Output, StoreAccess, Usage,
+    wire,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
@@ -128,7 +129,7 @@ fn schema() -> SchemaRef {
 }
 
 async fn one_row() -> anyhow::Result<gust_protocol::FragmentResult> {
-    let target = (0, Arc::new(InMemory::new()) as _, StorePath::from("unused"));
+    let target = ResultTarget { access: 0, store: Arc::new(InMemory::new()), path: StorePath::from("unused") };
     let mut writer = ResultWriter::new(&schema(), None, u64::MAX, target)?;
     writer.write(&RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(vec![1]))])?).await?;
     Ok(writer.finish().await?)
@@ -154,7 +155,7 @@ fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> Q
         attempts: scheduler.query(events, Clock::start(), deadline, None),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,
-        limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
+        limits: FragmentLimits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
         options: Default::default(),
     }
 }
@@ -182,7 +183,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
     };
     let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?;
     let stage = &planned.stages[0];
-    let environment = Arc::new(Environment::new(Settings::default()));
+    let environment = Arc::new(Environment::new(EnvironmentSettings::default()));
     let mut samples = Vec::with_capacity(count);
     for run in 0..count + 20 {
         let request = InvokeRequest {
@@ -191,7 +192,11 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
             fragment: Fragment {
                 id: FragmentId { query: "lab".to_owned(), stage: 0, index: run as u32 },
                 inputs: stage.inputs(0)?,
-                limits: Limits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
+                limits: FragmentLimits {
+                    memory_bytes_max: 1 << 30,
+                    temp_bytes_max: 1 << 30,
+                    inline_bytes_max: 1 << 20,
+                },
             },
             attempt: 0,
             deadline_unix_ms: u64::MAX / 2,

@@ -16,7 +16,7 @@ use super::{Bound, Outcome};
 const PEAK_MIB_MAX: f64 = 512.0;
 
 pub(crate) async fn measure(seeds: u64, only: Option<u64>, cache: &Path) -> anyhow::Result<Outcome> {
-    fragment_fn::quiet_contained_panics();
+    fragment_fn::quiet_caught_panics();
     let folder = cache.join("fuzz");
     std::fs::create_dir_all(&folder)?;
     let files = files();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use gust_protocol::Limits;
+use gust_protocol::FragmentLimits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -118,7 +118,7 @@ impl LambdaPlatform {
             architecture: Some(architecture),
             lanes: deployment.cores(),
             cores,
-            limits: Limits {
+            limits: FragmentLimits {
                 memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * POOL_PERCENT / 100,
                 temp_bytes_max: u64::from(deployment.temp_mb) << 20,
                 inline_bytes_max: INLINE_BYTES_MAX,

@@ -14,11 +14,11 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::OutputError;
 
 /// Columns of a statement's rows.
-pub(super) struct Declared {
+pub(super) struct AnnouncedColumns {
     schema: SchemaRef,
 }
 
-impl Declared {
+impl AnnouncedColumns {
     pub(super) fn new(announced: &Schema) -> Self {
         // Any column may hold NULL. A reader loses nothing, and rows may break a promise that nobody needs.
         let fields = announced.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));

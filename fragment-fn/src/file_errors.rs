@@ -33,8 +33,8 @@ use object_store::path::Path;
 use parquet::errors::ParquetError;
 
 use crate::classify::{classify, find};
-use crate::contained::contained;
 use crate::fault::FileFault;
+use crate::panics::catch_panic;
 
 /// Makes the plan's scans name the file in their errors.
 ///
@@ -55,16 +55,16 @@ pub fn naming_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPla
 
 /// Makes the scan's errors name the file.
 pub(crate) fn naming_file(scan: FileScanConfig) -> FileScanConfig {
-    let source = Arc::new(Naming { source: Arc::clone(scan.file_source()) });
+    let source = Arc::new(FileNamingSource { source: Arc::clone(scan.file_source()) });
     FileScanConfigBuilder::from(scan).with_source(source).build()
 }
 
 /// File source whose errors name the file.
-struct Naming {
+struct FileNamingSource {
     source: Arc<dyn FileSource>,
 }
 
-impl FileSource for Naming {
+impl FileSource for FileNamingSource {
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
@@ -82,8 +82,8 @@ impl FileSource for Naming {
     ) -> Result<Box<dyn Morselizer>> {
         let inner = self.source.create_morselizer(store, scan, partition)?;
         let columns = Arc::clone(self.source.table_schema().file_schema());
-        let texts = Texts::of(self.source.as_ref(), &columns)?;
-        Ok(Box::new(NamingFiles { inner, columns, texts: Arc::new(texts) }))
+        let texts = TextColumns::of(self.source.as_ref(), &columns)?;
+        Ok(Box::new(FileNamingMorselizer { inner, columns, texts: Arc::new(texts) }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -127,13 +127,13 @@ impl FileSource for Naming {
 }
 
 #[derive(Debug)]
-struct NamingFiles {
+struct FileNamingMorselizer {
     columns: SchemaRef,
-    texts: Arc<Texts>,
+    texts: Arc<TextColumns>,
     inner: Box<dyn Morselizer>,
 }
 
-impl Morselizer for NamingFiles {
+impl Morselizer for FileNamingMorselizer {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
         let name = Arc::new(DataFile {
             path: file.object_meta.location.clone(),
@@ -141,7 +141,7 @@ impl Morselizer for NamingFiles {
             texts: Arc::clone(&self.texts),
         });
         let planner = named(&name, || self.inner.plan_file(file))?;
-        Ok(Box::new(OfFile { name, inner: planner }))
+        Ok(Box::new(FileStep { name, inner: planner }))
     }
 }
 
@@ -150,19 +150,19 @@ impl Morselizer for NamingFiles {
 struct DataFile {
     path: Path,
     columns: SchemaRef,
-    texts: Arc<Texts>,
+    texts: Arc<TextColumns>,
 }
 
 /// Columns of a scan whose bytes may be no UTF-8 text.
 #[derive(Debug, Default)]
-struct Texts {
+struct TextColumns {
     /// Columns of text.
-    own: BTreeSet<String>,
+    text: BTreeSet<String>,
     /// Columns of bytes that the scan casts to text. No adapter sees such a cast if files have the table's types.
-    cast: BTreeSet<String>,
+    cast_bytes: BTreeSet<String>,
 }
 
-impl Texts {
+impl TextColumns {
     fn of(source: &dyn FileSource, columns: &Schema) -> Result<Self> {
         let mut texts = Self::default();
         let read = source.projection().into_iter().flat_map(|projection| projection.iter().map(|expr| &expr.expr));
@@ -170,11 +170,11 @@ impl Texts {
             expr.apply(|expr| {
                 let cast = expr.downcast_ref::<CastExpr>().filter(|cast| cast.cast_type().is_string());
                 if let Some(column) = cast.and_then(|cast| cast.expr().downcast_ref::<Column>()) {
-                    texts.cast.insert(column.name().to_owned());
+                    texts.cast_bytes.insert(column.name().to_owned());
                 } else if let Some(column) = expr.downcast_ref::<Column>()
                     && columns.field_with_name(column.name()).is_ok_and(|field| has_text(field.data_type()))
                 {
-                    texts.own.insert(column.name().to_owned());
+                    texts.text.insert(column.name().to_owned());
                 }
                 Ok(TreeNodeRecursion::Continue)
             })?;
@@ -203,58 +203,58 @@ impl Display for DataFile {
 
 /// Step in the reading of one file.
 #[derive(Debug)]
-struct OfFile<T> {
+struct FileStep<T> {
     name: Arc<DataFile>,
     inner: T,
 }
 
-impl MorselPlanner for OfFile<Box<dyn MorselPlanner>> {
+impl MorselPlanner for FileStep<Box<dyn MorselPlanner>> {
     fn plan(self: Box<Self>) -> Result<Option<MorselPlan>> {
         let Self { name, inner } = *self;
         let Some(mut plan) = named(&name, || inner.plan())? else { return Ok(None) };
-        let of_file = |inner| Box::new(OfFile { name: Arc::clone(&name), inner });
-        let morsels = plan.take_morsels().into_iter().map(|inner| of_file_morsel(&name, inner)).collect();
-        let planners = plan.take_ready_planners().into_iter().map(|inner| of_file(inner) as Box<dyn MorselPlanner>);
+        let step = |inner| Box::new(FileStep { name: Arc::clone(&name), inner });
+        let morsels = plan.take_morsels().into_iter().map(|inner| step_of_morsel(&name, inner)).collect();
+        let planners = plan.take_ready_planners().into_iter().map(|inner| step(inner) as Box<dyn MorselPlanner>);
         let mut wrapped = MorselPlan::new().with_morsels(morsels).with_planners(planners.collect());
         if let Some(pending) = plan.take_pending_planner() {
             let mut pending = pending.into_future();
             let name = Arc::clone(&name);
             wrapped.set_pending_planner(async move {
-                let polled = std::future::poll_fn(|context| match contained(|| pending.poll_unpin(context)) {
+                let polled = std::future::poll_fn(|context| match catch_panic(|| pending.poll_unpin(context)) {
                     Ok(polled) => polled,
                     Err(panic) => Poll::Ready(Err(panicked(&name, &panic))),
                 });
                 let planner = polled.await.map_err(|error| with_name(&name, error))?;
-                Ok(Box::new(OfFile { name, inner: planner }) as Box<dyn MorselPlanner>)
+                Ok(Box::new(FileStep { name, inner: planner }) as Box<dyn MorselPlanner>)
             });
         }
         Ok(Some(wrapped))
     }
 }
 
-fn of_file_morsel(name: &Arc<DataFile>, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
-    Box::new(OfFile { name: Arc::clone(name), inner })
+fn step_of_morsel(name: &Arc<DataFile>, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
+    Box::new(FileStep { name: Arc::clone(name), inner })
 }
 
-impl Morsel for OfFile<Box<dyn Morsel>> {
+impl Morsel for FileStep<Box<dyn Morsel>> {
     fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
         let Self { name, inner } = *self;
-        RowsOfFile { name, inner: Some(inner.into_stream()) }.boxed()
+        FileRows { name, inner: Some(inner.into_stream()) }.boxed()
     }
 }
 
 /// Rows of one file. They end after an error.
-struct RowsOfFile {
+struct FileRows {
     name: Arc<DataFile>,
     inner: Option<BoxStream<'static, Result<RecordBatch>>>,
 }
 
-impl Stream for RowsOfFile {
+impl Stream for FileRows {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = contained(|| inner.poll_next_unpin(context));
+        let polled = catch_panic(|| inner.poll_next_unpin(context));
         let error = match polled {
             Ok(Poll::Ready(Some(Err(error)))) => with_name(&self.name, error),
             Err(panic) => panicked(&self.name, &panic),
@@ -267,7 +267,7 @@ impl Stream for RowsOfFile {
 
 /// Does `work` on a file. Its error or panic names the file.
 fn named<T>(name: &DataFile, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    match contained(work) {
+    match catch_panic(work) {
         Ok(done) => done.map_err(|error| with_name(name, error)),
         Err(panic) => Err(panicked(name, &panic)),
     }
@@ -310,10 +310,10 @@ fn with_name(name: &DataFile, error: DataFusionError) -> DataFusionError {
 
 /// Explains bytes that are no UTF-8 text, with the columns that may hold them: neither the decoder nor arrow's cast names one.
 fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
-    let of_decoder = |said: &String| said.contains("non UTF-8").then(|| (said.clone(), &file.texts.own));
+    let of_decoder = |said: &String| said.contains("non UTF-8").then(|| (said.clone(), &file.texts.text));
     let found = match find(error) {
         Some(ArrowError::InvalidArgumentError(said)) => {
-            said.contains("non-UTF-8").then(|| (said.clone(), &file.texts.cast))
+            said.contains("non-UTF-8").then(|| (said.clone(), &file.texts.cast_bytes))
         }
         Some(ArrowError::ParquetError(said)) => of_decoder(said),
         _ => None,
@@ -322,14 +322,14 @@ fn no_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
         Some(ParquetError::General(said)) => of_decoder(said),
         _ => None,
     })?;
-    let names: Vec<String> = columns.iter().take(TEXTS_NAMED_MAX).map(|name| format!("`{name}`")).collect();
+    let names: Vec<String> = columns.iter().take(TEXT_COLUMNS_NAMED_MAX).map(|name| format!("`{name}`")).collect();
     let more = if columns.len() > names.len() { " or another" } else { "" };
     (!names.is_empty())
         .then(|| format!("column {}{more} holds bytes that are no UTF-8 text: {said}", names.join(" or ")))
 }
 
 /// Most columns that such an error names.
-const TEXTS_NAMED_MAX: usize = 5;
+const TEXT_COLUMNS_NAMED_MAX: usize = 5;
 
 /// Returns the message of a CSV or JSON reader about a value or a line, with the column's name.
 fn of_text(file: &DataFile, error: &DataFusionError) -> Option<String> {
@@ -349,8 +349,8 @@ fn is_of_decoder(error: &DataFusionError) -> bool {
     find::<ParquetError>(error).is_some() || matches!(find::<ArrowError>(error), Some(ArrowError::ParquetError(_)))
 }
 
-impl Debug for Naming {
+impl Debug for FileNamingSource {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Naming")
+        f.write_str("FileNamingSource")
     }
 }

@@ -8,15 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 thread_local! {
-    /// Number of [`contained`] calls under way on this thread.
-    static CONTAINING: Cell<usize> = const { Cell::new(0) };
+    /// Number of [`catch_panic`] calls under way on this thread.
+    static CATCHING: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `work`. A panic becomes its message. `work` must leave nothing behind that is used after a panic.
-pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    CONTAINING.set(CONTAINING.get() + 1);
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    CATCHING.set(CATCHING.get() + 1);
     let done = catch_unwind(AssertUnwindSafe(work));
-    CONTAINING.set(CONTAINING.get() - 1);
+    CATCHING.set(CATCHING.get() - 1);
     done.map_err(|panic| message(&*panic).to_owned())
 }
 
@@ -26,16 +26,16 @@ pub fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     text.unwrap_or("without a message")
 }
 
-/// Sends contained panics to the log and not to stderr, from now on. Programs call it; a library leaves the hook alone.
-pub fn quiet_contained_panics() {
+/// Sends caught panics to the log and not to stderr, from now on. Programs call it; a library leaves the hook alone.
+pub fn quiet_caught_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if CONTAINING.get() == 0 {
+            if CATCHING.get() == 0 {
                 loud(panic);
             } else {
-                tracing::debug!(%panic, "a panic under a file was contained");
+                tracing::debug!(%panic, "a panic under a file was caught");
             }
         }));
     });
@@ -46,9 +46,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_its_message() {
-        assert_eq!(contained(|| 1), Ok(1));
-        assert_eq!(contained::<()>(|| panic!("at {}", 2)), Err("at 2".to_owned()));
-        assert_eq!(CONTAINING.get(), 0);
+    fn a_panic_becomes_its_message() {
+        assert_eq!(catch_panic(|| 1), Ok(1));
+        assert_eq!(catch_panic::<()>(|| panic!("at {}", 2)), Err("at 2".to_owned()));
+        assert_eq!(CATCHING.get(), 0);
     }
 }
