@@ -12,7 +12,7 @@ use gust_engine::config::{CatalogConfig, CatalogKind, Config, CostConfig, Prefer
 use gust_engine::cost::PriceBook;
 use gust_engine::error::ErrorKind;
 use gust_engine::model::measured::{Measured, save};
-use gust_engine::model::{Estimate, Place, Quote, Reason, WallTimes};
+use gust_engine::model::{Forecast, Place, Quote, Reason, WallTimes};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::query::{assert_remote, run};
@@ -40,8 +40,8 @@ async fn quote(session: &Session, sql: &str) -> (Vec<RecordBatch>, Quote, Report
     (rows, quote, report)
 }
 
-fn picked(quote: &Quote) -> &Estimate {
-    &quote.ways[quote.picked]
+fn picked(quote: &Quote) -> &Forecast {
+    &quote.forecasts[quote.picked]
 }
 
 /// The data files are gone, and the estimate does not notice: all that it needs is in the metadata.
@@ -110,7 +110,7 @@ async fn requests_are_those_of_the_estimate() {
         let (_, report) = run(&session, queries::query(number)).await.expect("rows");
         session.close().await;
         assert_remote(&report, "one function");
-        let Estimate { place, functions, expected, upper, .. } = picked(&quote);
+        let Forecast { place, functions, expected, upper, .. } = picked(&quote);
         assert_eq!((*place, *functions), (Place::Functions, 1));
         let seen = report.functions.requests.total() + report.coordinator.requests.total();
         let said = expected.requests;
@@ -151,7 +151,7 @@ async fn requests_of_several_functions_are_near_the_estimate() {
         let (_, quote, _) = quote(&session, queries::query(number)).await;
         let (_, report) = run(&session, queries::query(number)).await.expect("rows");
         assert_remote(&report, "four functions");
-        let Estimate { functions, expected, upper, .. } = picked(&quote);
+        let Forecast { functions, expected, upper, .. } = picked(&quote);
         assert_eq!(*functions, 4);
         let seen = report.functions.requests.total() + report.coordinator.requests.total();
         // A process that has had another part of a file knows its end. That is likely, but depends on chance.
@@ -224,7 +224,7 @@ async fn the_decision_has_the_seconds_that_are_quoted() {
             assert_eq!((on, decision.reason), (Target::Auto, Reason::TooSmall), "query {number}");
             continue;
         };
-        let (local, remote) = (&quote.ways[0], picked(&quote));
+        let (local, remote) = (&quote.forecasts[0], picked(&quote));
         assert_eq!((local.place, remote.place, remote.functions), (Place::Local, Place::Functions, functions));
         for (decided, quoted) in [(local_seconds, local), (functions_seconds, remote)] {
             assert!(
@@ -274,7 +274,8 @@ async fn auto_takes_the_fastest_candidate_with_and_without_prices() {
         assert_eq!(decision.choice.is_some(), is_priced, "{decision}");
         if is_priced {
             let (_, quote, _) = quote(&session, queries::query(6)).await;
-            let fastest = quote.ways.iter().map(|way| way.expected.seconds).fold(f64::INFINITY, f64::min);
+            let fastest =
+                quote.forecasts.iter().map(|forecast| forecast.expected.seconds).fold(f64::INFINITY, f64::min);
             assert_eq!(picked(&quote).expected.seconds, fastest, "{quote:?}");
         }
         session.close().await;
@@ -295,7 +296,7 @@ async fn auto_by_money_is_local_and_says_what_it_left_out() {
     let local = picked(&quote);
     assert_eq!((local.place, report.attempts), (Place::Local, 0));
     assert!(local.not_included.contains(&"the coordinator's machine"), "{local:?}");
-    assert_eq!(quote.ways[quote.runner_up.expect("a runner-up")].place, Place::Functions);
+    assert_eq!(quote.forecasts[quote.runner_up.expect("a runner-up")].place, Place::Functions);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,7 +160,7 @@ async fn money_picks_the_smaller_of_two_sizes() {
         let (session, _) = tpch_session(localstack, &functions, 2, prefer).await;
         let (_, asked) = run(&session, &format!("EXPLAIN COST {}", queries::query(6))).await.expect("a quote");
         let quote = asked.quote.expect("a quote");
-        assert_eq!(quote.ways[quote.picked].memory_mb, Some(expect), "{quote}");
+        assert_eq!(quote.forecasts[quote.picked].memory_mb, Some(expect), "{quote}");
         let (_, report, events) = run_with_events(&session, queries::query(6)).await.expect("rows");
         session.close().await;
         assert_remote(&report, "functions of one size");

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use crate::money::Price;
 use crate::nearest::nearest;
 
-/// Region whose prices count where none is known: the largest, and mostly the cheapest.
+/// Region whose prices count where none is known: the largest one, and in most lists the cheapest.
 pub const DEFAULT_REGION: &str = "us-east-1";
 
-/// A book older than this is told with its age. AWS rarely changes a list price, but a year is what nobody would look back on.
+/// Age in days above which a book is told with its age. AWS rarely changes a list price; after a year one looks again.
 pub const AGE_DAYS_MAX: u32 = 365;
 
 /// The project's own books.
@@ -23,12 +23,12 @@ const BOOKS: [(&str, &str); 5] = [
     ("eu-central-1", include_str!("prices/eu-central-1.toml")),
 ];
 
-/// What things cost in one region, in US dollars.
+/// Prices of one region, in US dollars.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriceBook {
     pub region: String,
-    /// When the prices were looked up.
+    /// Day on which the prices were looked up.
     #[serde(deserialize_with = "date")]
     pub date: NaiveDate,
     pub source: String,
@@ -50,9 +50,9 @@ pub struct LambdaPrices {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct S3Prices {
-    /// GET and HEAD.
+    /// Price of a thousand GET or HEAD.
     pub thousand_get: Price,
-    /// PUT, POST, COPY and LIST.
+    /// Price of a thousand PUT, POST, COPY or LIST.
     pub thousand_put: Price,
     pub gb_month: Price,
 }
@@ -75,7 +75,7 @@ pub struct AthenaPrices {
     pub tb_scanned: Price,
 }
 
-/// Why there are no prices.
+/// Reason why there are no prices.
 #[derive(Debug, thiserror::Error)]
 pub enum PriceError {
     #[error("there is no price book for region `{region}`{near}")]
@@ -100,12 +100,12 @@ impl PriceError {
 }
 
 impl PriceBook {
-    /// Regions whose prices the project knows.
+    /// Lists the regions whose prices the project knows.
     pub fn regions() -> impl Iterator<Item = &'static str> {
         BOOKS.iter().map(|(region, _)| *region)
     }
 
-    /// The project's book of a region.
+    /// Opens the project's book of a region.
     pub fn of_region(region: &str) -> Result<Self, PriceError> {
         let Some((_, text)) = BOOKS.iter().find(|(name, _)| *name == region) else {
             let near = nearest(region, Self::regions());
@@ -118,7 +118,7 @@ impl PriceBook {
         Self::parse(text, Path::new(region))
     }
 
-    /// A book of one's own.
+    /// Reads a book of one's own.
     pub fn of_file(path: &Path) -> Result<Self, PriceError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| PriceError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
@@ -130,12 +130,12 @@ impl PriceBook {
             .map_err(|error| PriceError::Unreadable { path: path.to_owned(), reason: error.to_string() })
     }
 
-    /// Days since the prices were looked up; a date in the future counts as today.
+    /// Returns the days since the prices were looked up. A date in the future counts as today.
     pub fn age_days(&self, today: NaiveDate) -> u32 {
         u32::try_from((today - self.date).num_days()).unwrap_or_default()
     }
 
-    /// What to say of a book that is too old to be believed.
+    /// Returns the words about a book that is too old to be believed.
     pub fn staleness(&self, today: NaiveDate) -> Option<String> {
         let age = self.age_days(today);
         (age > AGE_DAYS_MAX).then(|| {
@@ -146,7 +146,7 @@ impl PriceBook {
         })
     }
 
-    /// Every price with its unit.
+    /// Lists every price with its unit.
     pub fn entries(&self) -> [(&'static str, Price, &'static str); 9] {
         [
             ("lambda, x86_64", self.lambda.gb_second_x86_64, "GB-second"),

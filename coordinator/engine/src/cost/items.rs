@@ -1,4 +1,4 @@
-//! What is charged for, in which unit, and how well the quantity is known.
+//! Items of a bill, their units, and the basis on which a quantity is known.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use super::book::PriceBook;
 use crate::attempt::Billing;
 use crate::money::{Money, Price};
 
-/// How a quantity is known.
+/// Basis on which a quantity is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// The platform said it.
+    /// Quantity that the platform said.
     Reported,
-    /// Gust counted or timed it.
+    /// Quantity that Gust counted or timed.
     Metered,
-    /// It is not more than this.
+    /// Quantity that is not exceeded.
     Bounded,
-    /// Nobody knows; it has no amount of money.
+    /// Quantity that is not known. It has no amount of money.
     Unknown,
 }
 
-/// A kind of spending. Quantities are whole numbers of the unit that is named here.
+/// Kind of spending. Quantities are whole numbers of the unit that is named here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case", tag = "item")]
 pub enum Item {
@@ -57,13 +57,13 @@ pub enum Item {
     Logs,
     /// µs of the coordinator's machine.
     Coordinator,
-    /// Attempts that never told what they asked of storage.
+    /// Attempts that never told their requests to storage.
     LostRequests,
     /// Attempts that have not ended.
     OpenAttempts,
 }
 
-/// What a function's processor is.
+/// Processor of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
@@ -74,7 +74,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// By AWS's name or Rust's.
+    /// Finds the architecture of AWS's name or Rust's.
     pub fn of(name: &str) -> Self {
         if matches!(name, "arm64" | "aarch64") { Self::Arm } else { Self::X86 }
     }
@@ -87,26 +87,26 @@ impl Architecture {
     }
 }
 
-/// All that turns quantities into money.
+/// Prices and settings that turn quantities into money.
 #[derive(Debug, Clone)]
 pub struct Tariff {
     pub book: PriceBook,
     pub architecture: Architecture,
-    /// Of one function, where the platform does not say it with each attempt.
+    /// Memory of one function, where the platform does not say it with each attempt.
     pub memory_mb: u32,
-    /// Whether nobody sends a bill: functions are processes here, priced as if they ran on Lambda.
+    /// True if no bill is sent: functions are processes here, priced as if they ran on Lambda.
     pub as_if: bool,
-    /// None where it is not known.
+    /// Price of an hour of the coordinator's machine. None where it is not known.
     pub coordinator_hour: Option<Price>,
-    /// Whether bytes to the coordinator leave AWS; None where that is not known.
+    /// True if bytes to the coordinator leave AWS. None where that is not known.
     pub coordinator_outside: Option<bool>,
-    /// What to say of prices that are too old.
+    /// Words about prices that are too old.
     pub stale: Option<String>,
 }
 
 #[cfg(test)]
 impl Tariff {
-    /// Of us-east-1 and 2 GB, as if on Lambda, the coordinator inside at no known price.
+    /// Makes the tariff of us-east-1 and 2 GB, as if on Lambda, with the coordinator inside at no known price.
     pub(crate) fn of_tests() -> Self {
         Self {
             book: PriceBook::of_region("us-east-1").expect("a book"),
@@ -127,7 +127,7 @@ const GB: u128 = 1 << 30;
 const MB_PER_GB: u128 = 1 << 10;
 
 impl Item {
-    /// What so much of it costs; None where there is no price for it.
+    /// Returns the money for a quantity. None where there is no price for it.
     pub fn cost(self, quantity: u128, tariff: &Tariff) -> Option<Money> {
         let book = &tariff.book;
         let (price, units) = match self {
@@ -146,7 +146,7 @@ impl Item {
         Some(price.of(quantity, units))
     }
 
-    /// The quantity as people read it, and its unit.
+    /// Returns the quantity as people read it, and its unit.
     pub fn shown(self, quantity: u128) -> (f64, &'static str) {
         let per = |units: u128| quantity as f64 / units as f64;
         match self {
@@ -186,14 +186,14 @@ impl Item {
     }
 }
 
-/// How much of what, by how it is known. Sums are exact: money is made of the sums, not of the parts.
+/// Quantities by item and basis. Sums are exact: money is made of the sums, not of the parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quantities {
     by_item: BTreeMap<(Item, Basis), u128>,
 }
 
 impl Quantities {
-    /// Nothing leaves no line.
+    /// Adds to an item's line. Zero leaves no line.
     pub fn add(&mut self, item: Item, basis: Basis, quantity: impl Into<u128>) {
         let quantity = quantity.into();
         if quantity > 0 {
@@ -211,12 +211,12 @@ impl Quantities {
         self.by_item.iter().map(|(&(item, basis), &quantity)| (item, basis, quantity))
     }
 
-    /// All that has an amount: what is bounded counts in full.
+    /// Returns the money of all lines with an amount. A bounded quantity counts in full.
     pub fn cost(&self, tariff: &Tariff) -> Money {
         self.iter().filter_map(|(item, basis, quantity)| line_cost(item, basis, quantity, tariff)).sum()
     }
 
-    /// Adds the coordinator's own share: its requests, what comes to it, and its time.
+    /// Adds the coordinator's own share: its requests, the bytes that come to it, and its time.
     pub(crate) fn add_own(&mut self, requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) {
         let Requests { get, head, list, put, .. } = *requests;
         self.add(Item::CoordinatorReads, Basis::Metered, get + head);
@@ -229,7 +229,7 @@ impl Quantities {
         self.add(Item::Coordinator, known(tariff.coordinator_hour.is_some()), time.as_micros());
     }
 
-    /// An attempt's requests, and its result in the exchange until the query's end.
+    /// Adds an attempt's requests, and its result in the exchange until the query's end.
     pub(crate) fn add_usage(&mut self, usage: &Usage, stored: Duration) {
         let Requests { get, head, list, put, .. } = usage.requests;
         self.add(Item::TableReads, Basis::Metered, get + head);
@@ -238,7 +238,7 @@ impl Quantities {
         self.add(Item::ExchangeStorage, Basis::Metered, u128::from(usage.bytes_written) * stored.as_micros());
     }
 
-    /// One attempt's functions: nothing where none was started.
+    /// Adds the billed time of one attempt; nothing where none was started.
     pub fn add_billing(&mut self, billing: Billing, tariff: &Tariff) {
         let (basis, total, init, memory_mb) = match billing {
             Billing::Reported { duration, init, memory_mb } => (Basis::Reported, duration, init, memory_mb),
@@ -258,14 +258,14 @@ impl Quantities {
     }
 }
 
-/// Cost of the coordinator's own share, as far as it has a price.
+/// Returns the cost of the coordinator's own share, as far as it has a price.
 pub(crate) fn own_cost(requests: &Requests, bytes: u64, time: Duration, tariff: &Tariff) -> Money {
     let mut spent = Quantities::default();
     spent.add_own(requests, bytes, time, tariff);
     spent.cost(tariff)
 }
 
-/// Unknown is never an amount.
+/// Returns the money of one line. An unknown quantity never is an amount.
 pub(crate) fn line_cost(item: Item, basis: Basis, quantity: u128, tariff: &Tariff) -> Option<Money> {
     if basis == Basis::Unknown { None } else { item.cost(quantity, tariff) }
 }

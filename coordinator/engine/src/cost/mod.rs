@@ -1,7 +1,7 @@
-//! What things cost: prices as data (one book a region), quantities by item and basis, and the tariff that turns them into money.
+//! Prices as data (one book a region), quantities by item and basis, and the tariff that turns them into money.
 //!
-//! Nothing here does I/O but [`PriceBook::of_file`]. What is not known is a line without an amount, never zero. Not counted: free tiers,
-//! discounts, taxes, what a store's own client tries again, pages of long listings after the first.
+//! Nothing here does I/O but [`PriceBook::of_file`]. An unknown quantity is a line without an amount, never zero. Not counted are free tiers,
+//! discounts, taxes, retries of a store's own client, and pages of long listings after the first.
 
 mod book;
 mod items;

@@ -1,4 +1,4 @@
-//! Which prices count for a configuration, and what they are multiplied with.
+//! Prices that count for a configuration, and the facts that they are multiplied with.
 
 use chrono::NaiveDate;
 
@@ -9,9 +9,9 @@ use crate::config::Config;
 /// The sender of a bill for functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Billed {
-    /// Nobody: they are priced as if they ran on Lambda.
+    /// No sender: they are priced as if they ran on Lambda.
     AsIf,
-    /// Their platform, by the prices of this region as far as the configuration names it.
+    /// Platform of the functions, by the prices of this region as far as the configuration names it.
     In(Option<String>),
 }
 
@@ -25,10 +25,10 @@ impl Billed {
 }
 
 impl PriceBook {
-    /// The book that a configuration and its functions ask for; `region` wins over them.
+    /// Finds the book that a configuration and its functions ask for. `region` wins over them.
     ///
     /// # Errors
-    /// Where the region has no book, or the file cannot be read or is for another region than the one that is named.
+    /// [`PriceError`] if the region has no book, or the file cannot be read or is for another region than the one that is named.
     pub fn of_config(config: &Config, billed: &Billed, region: Option<&str>) -> Result<Self, PriceError> {
         let named = region.or(config.cost.region.as_deref());
         if let Some(path) = &config.cost.prices {
@@ -41,14 +41,17 @@ impl PriceBook {
                 }
             };
         }
-        // A service that is not AWS's own may call its region what it likes.
+        // A service that is not AWS's own may call its region anything.
         let data = config.s3.region.as_deref().filter(|_| config.s3.endpoint.is_none());
         Self::of_region(named.or(billed.region()).or(data).unwrap_or(DEFAULT_REGION))
     }
 }
 
 impl Tariff {
-    /// Prices and quantities before anybody has asked what is deployed.
+    /// Makes the tariff before the fleet has been asked for its functions.
+    ///
+    /// # Errors
+    /// Those of [`PriceBook::of_config`].
     pub fn of_config(config: &Config, billed: &Billed, today: NaiveDate) -> Result<Self, PriceError> {
         let book = PriceBook::of_config(config, billed, None)?;
         let stale = book.staleness(today);

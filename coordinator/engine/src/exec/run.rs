@@ -152,7 +152,7 @@ impl StageFragments {
             access: access.clone(),
             stage: StagePlan::clone(&plan),
         };
-        let units = stage.fragments[index].iter().flatten().count();
+        let units = stage.fragments[index].units().count();
         let work = AttemptWork::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
         let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, request);
         let adopted = attempts.result().await.map_err(failed)?;

@@ -1,8 +1,8 @@
-//! What attempts a query takes, and how long: the one model that decisions, quotes, packing and expected times of attempts share. Pure;
-//! knows no prices ([`super::forecast`] does).
+//! Attempts of a query, and their times: one model for decisions, quotes, packing and expected times of attempts. It is pure, and knows no
+//! prices ([`super::forecast`] does).
 //!
-//! Within an attempt, lanes overlap reading and computing: while one computes, the others read. Not foreseen: what operators above the
-//! scans take on the coordinator, row groups that statistics rule out, and LIMITs that end a query early.
+//! Within an attempt, lanes overlap reading and computing: while one computes, the others read. The model foresees no time of operators above
+//! the scans on the coordinator, no row groups that statistics rule out, and no LIMIT that ends a query early.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use gust_protocol::exchange::writes_of;
 use super::load::{FragmentLoad, LocalLoad, Reads, Results, StageLoad};
 use super::{Latency, Pipe, TimeModel};
 
-/// The share of a stage's time that second attempts may take, summed over its fragments; one is always allowed.
+/// Share of a stage's time that second attempts may take, summed over its fragments. One is always allowed.
 pub const EXTRA_SHARE_MAX: f64 = 0.05;
 
-/// Fewer fragments than this see no second attempt while the first is well: three quarters must be done before one is called
+/// Least number of fragments that see a second attempt beside a healthy first one: three quarters must be done before one is called
 /// slow ([`crate::scheduler::SpeculationPolicy`]).
 const REPEATED_FROM: usize = 4;
 
-/// A fragment that reads less would mostly be overhead.
+/// Least burst, in bytes, that fragments are cut for. A fragment that reads less would mostly be overhead.
 const PACKED_BURST_BYTES_MIN: u64 = 32 << 20;
 
-/// The coordinator and functions of one size.
+/// The coordinator, and functions of one size.
 #[derive(Debug, Clone, Copy)]
 pub struct Machines<'a> {
     pub model: &'a TimeModel,
-    /// Functions at once.
+    /// Functions that work at once.
     pub functions_max: usize,
-    /// Whether functions share the coordinator's cores and pipe.
+    /// True if functions share the coordinator's cores and pipe.
     pub shares_machine: bool,
     /// Environments that are likely to be up.
     pub warm: usize,
@@ -36,30 +36,30 @@ pub struct Machines<'a> {
     pub lanes: usize,
 }
 
-/// How the future is looked at.
+/// A view of the future: as it is expected, or at its worst.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Assumptions {
-    /// A core takes this many times as long as the model's.
+    /// Factor on the time of a core.
     core: f64,
-    /// An attempt's overhead takes this many times as long.
+    /// Factor on an attempt's overhead.
     pub(super) overhead: f64,
-    /// Standard deviations above the mean that all waiting for first bytes takes.
+    /// Standard deviations above the mean, for all waiting for first bytes.
     deviations: f64,
-    /// An environment takes this many times as long to start.
+    /// Factor on an environment's start.
     start: f64,
-    /// Whether pipes have their burst.
+    /// True if pipes have their burst.
     bursts: bool,
-    /// Whether a platform may have ended all environments. Processes of this machine live as long as the session.
+    /// True if a platform may have ended all environments. Processes of this machine live as long as the session.
     all_cold: bool,
-    /// Whether what is not known of files and environments is at its worst.
+    /// True if unknown facts of files and environments count at their worst.
     pessimistic: bool,
-    /// Reads that are sent once more, of all.
+    /// Share of reads that are sent once more.
     again: f64,
-    /// The same for each function, on top.
+    /// Reads of each function that are sent once more, on top.
     again_each: u64,
-    /// Fragments of which there are two attempts, of all.
+    /// Share of fragments with two attempts.
     repeated: f64,
-    /// Size of a stage's results.
+    /// Size of a stage's results, in bytes.
     results: fn(&Results) -> u64,
 }
 
@@ -75,31 +75,31 @@ impl Assumptions {
         again: 0.0,
         again_each: 0,
         repeated: 0.0,
-        // Where nobody can say, it is an aggregate's: mostly small enough for the response.
+        // An unknown size is an aggregate's: mostly small enough for the response.
         results: |results| results.expected.unwrap_or_default(),
     };
 
     pub(super) const UPPER: Self = Self {
-        // Queries differ in what a core takes: TPC-H's scans from 60 to 200 MB/s, where the model says 120.
+        // A core's rate differs between queries: from 60 to 200 MB/s for TPC-H's scans. The model says 120.
         core: 2.0,
         // A plan of twenty operators takes longer to decode and to set up than a calibration's tiny one.
         overhead: 2.0,
         // One exponential is three deviations above its mean twice in a hundred times, a sum of several less often.
         deviations: 3.0,
-        // AWS: a cold start takes "from under 100 ms to over 1 second", where the model says 250 ms.
+        // A cold start takes "from under 100 ms to over 1 second", says AWS. The model says 250 ms.
         start: 4.0,
         // A function whose environment has just worked may have used up its burst.
         bursts: false,
         all_cold: true,
         pessimistic: true,
-        // Hedges, and as many for what a store's client tries again.
+        // Hedges, and as many retries of a store's client.
         again: 2.0 / READS_PER_HEDGE as f64,
         again_each: HEDGES_AT_START,
         repeated: EXTRA_SHARE_MAX,
         results: |results| results.at_most,
     };
 
-    /// Reads that so many clients send once more.
+    /// Returns the reads that `clients` clients send once more, of `reads` reads.
     fn repeated_reads(&self, reads: u64, clients: u64) -> u64 {
         (self.again * reads as f64).ceil() as u64 + self.again_each * clients
     }
@@ -108,15 +108,15 @@ impl Assumptions {
 /// An attempt that runs to its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt {
-    /// In the mean.
+    /// Mean seconds.
     pub(super) seconds: f64,
-    /// Of what it waits for first bytes, in square seconds.
+    /// Variance of its waiting for first bytes, in square seconds.
     variance: f64,
     requests: u64,
     bytes: u64,
 }
 
-/// What comes back from stages, and how much of it through the exchange.
+/// Results of stages on their way to the coordinator, and the part of them that takes the exchange.
 #[derive(Debug, Default)]
 pub(super) struct ResultTraffic {
     pub(super) bytes: u64,
@@ -125,7 +125,7 @@ pub(super) struct ResultTraffic {
     pub(super) object_bytes: u64,
 }
 
-/// Whether an attempt is the first on its function.
+/// Position of an attempt among those of its function.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Turn {
     First,
@@ -137,11 +137,12 @@ enum Turn {
 pub(super) struct RemoteRun {
     /// The first attempts, the longest first.
     attempts: Vec<Attempt>,
-    /// Of the longest, those of which there are two.
+    /// Number of the longest that have a second attempt.
     repeated: usize,
     pub(super) at_once: usize,
-    /// Environments that are started for it, and how long one takes.
+    /// Environments that are started for it.
     pub(super) cold: usize,
+    /// Time that one start takes.
     pub(super) start: Duration,
     /// Factor on every attempt's mean.
     pub(super) longer: f64,
@@ -161,7 +162,7 @@ impl RemoteRun {
         let cold = at_once.saturating_sub(warm).min(count);
         let results = results(stages, assume);
 
-        // Many deviate less, together, than each by itself.
+        // The sum of many deviates less than each by itself.
         let all = || attempts.iter().chain(&attempts[..repeated]);
         let deviation = assume.deviations * all().map(|attempt| attempt.variance).sum::<f64>().sqrt();
         let billed: f64 = all().map(|attempt| attempt.seconds).sum();
@@ -170,7 +171,7 @@ impl RemoteRun {
         let longest = attempts.first().map_or(0.0, of_longest);
         let shared = (attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() + deviation) / at_once as f64;
         let seconds = longest.max(shared)
-            // What a stage takes and its functions are not billed for.
+            // The part of a stage's time that its functions are not billed for.
             + assume.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
             + if cold > 0 { start.as_secs_f64() } else { 0.0 }
             + on.model.fragment_overhead.as_secs_f64() * count as f64
@@ -178,7 +179,7 @@ impl RemoteRun {
         Self { attempts, repeated, at_once, cold, start, longer, seconds, results }
     }
 
-    /// Every attempt, first and second.
+    /// Lists every attempt, first and second.
     pub(super) fn attempts(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().chain(&self.attempts[..self.repeated])
     }
@@ -187,7 +188,7 @@ impl RemoteRun {
         self.attempts().map(|attempt| attempt.bytes).sum()
     }
 
-    /// By functions, of tables and of `plans` in the exchange.
+    /// Counts the requests of functions, for tables and for `plans` plans in the exchange.
     pub(super) fn requests(&self, plans: u64, assume: &Assumptions) -> u64 {
         let at_once = self.at_once as u64;
         let reads = self.attempts().map(|attempt| attempt.requests).sum::<u64>() + plans * at_once;
@@ -208,7 +209,7 @@ impl LocalRun {
         let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, .. } = *model;
         let reading = reads.bytes as f64 / pipe_bytes_per_second;
         let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
-        let (waiting, variance) = waiting(reads, cores.max(1), &model.read_latency);
+        let Waiting { mean: waiting, variance } = waiting(reads, cores.max(1), &model.read_latency);
         let requests = requests(reads, assume);
         Self {
             seconds: in_lanes(reading, computing, cores.max(1)) + waiting + assume.deviations * variance.sqrt(),
@@ -217,27 +218,27 @@ impl LocalRun {
     }
 }
 
-/// Seconds that a query is expected to take on the coordinator alone.
+/// Returns the seconds that a query is expected to take on the coordinator alone.
 pub fn seconds_here(load: &LocalLoad, model: &TimeModel) -> f64 {
     LocalRun::of(load, model, &Assumptions::EXPECTED).seconds
 }
 
-/// Seconds that it is expected to take with stages on functions, and then with scans that stay `here`.
+/// Returns the seconds that a query is expected to take with stages on functions, and then with scans that stay `here`.
 pub fn seconds_on_functions(stages: &[&StageLoad], here: Option<&LocalLoad>, on: &Machines<'_>) -> f64 {
     let here = here.map_or(0.0, |here| seconds_here(here, on.model));
     RemoteRun::of(stages, on, &Assumptions::EXPECTED).seconds + here
 }
 
-/// Seconds that it takes at least on any number of functions of any speed: a round trip, and a wait for each kind of first bytes, of which
-/// one is part of the round trip.
+/// Returns the seconds that a query takes at least on any number of functions of any speed: a round trip, and a wait for each kind of first
+/// bytes. One of these waits is part of the round trip.
 pub fn seconds_least(load: &LocalLoad, model: &TimeModel) -> f64 {
-    let (waiting, _) = waiting(&load.reads, usize::MAX, &model.read_latency);
-    let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
+    let waiting = waiting(&load.reads, usize::MAX, &model.read_latency);
+    let waiting = (waiting.mean - model.read_latency.mean.as_secs_f64()).max(0.0);
     model.stage_overhead.as_secs_f64() + waiting
 }
 
-/// Times that fragments are expected to take from their invocations to their answers, in the order of `stages`: each with what it reads,
-/// and beside the others.
+/// Returns the times that fragments are expected to take from their invocations to their answers, in the order of `stages`. Each has its own
+/// reads, and the others beside it.
 pub fn expected_times(stages: &[&StageLoad], on: &Machines<'_>) -> Vec<Vec<Duration>> {
     let overhead = on.model.stage_overhead.saturating_sub(on.model.attempt_overhead);
     let time = |attempt: Attempt| overhead + duration(attempt.seconds);
@@ -246,34 +247,34 @@ pub fn expected_times(stages: &[&StageLoad], on: &Machines<'_>) -> Vec<Vec<Durat
 }
 
 impl TimeModel {
-    /// What one fragment should take from its invocation to its answer, as the first on its function.
+    /// Returns the time of one fragment of `bytes` bytes from its invocation to its answer, as the first on its function.
     pub fn fragment_time(&self, bytes: u64, lanes: usize) -> Duration {
         let overhead = self.stage_overhead.saturating_sub(self.attempt_overhead);
         overhead + duration(self.fragment_seconds(bytes, lanes))
     }
 
-    /// Bytes that a fragment should read: `wanted`, or what a function's burst carries where that makes the stage faster.
+    /// Returns the bytes that a fragment of a stage of `total` bytes should read: `wanted`, or a function's burst where the stage is faster.
     ///
     /// Fragments inside the burst are worth it while there are functions for them: a second wave on the same functions finds
     /// their bursts used up.
-    pub fn fragment_bytes(&self, total: u64, wanted: u64, (functions_max, lanes): (usize, usize)) -> u64 {
+    pub fn fragment_bytes(&self, total: u64, wanted: u64, functions_max: usize, lanes: usize) -> u64 {
         let seconds = |target: u64| {
             let fragments = total.div_ceil(target.max(1)).clamp(1, functions_max.max(1) as u64);
             let each = self.fragment_seconds(total.div_ceil(fragments), lanes);
             each + self.fragment_overhead.as_secs_f64() * fragments as f64
         };
         let burst = self.function_pipe.burst_bytes;
-        // A short burst, as any pipe may have one, is no reason to cut small.
+        // A short burst is no reason to cut small: any pipe may have one.
         if burst >= PACKED_BURST_BYTES_MIN && seconds(burst) < seconds(wanted) { burst } else { wanted }
     }
 
     fn fragment_seconds(&self, bytes: u64, lanes: usize) -> f64 {
         let alone = Machines { model: self, functions_max: 1, shares_machine: false, warm: 1, lanes };
-        attempt(&FragmentLoad::of_bytes(bytes, lanes), (Turn::First, 1), &alone, &Assumptions::EXPECTED).seconds
+        attempt(&FragmentLoad::of_bytes(bytes, lanes), Turn::First, 1, &alone, &Assumptions::EXPECTED).seconds
     }
 }
 
-/// The first attempt of each fragment, by stage.
+/// Returns the first attempt of each fragment, by stage.
 fn first_attempts(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Vec<Vec<Attempt>> {
     // All stages are handed to the scheduler at once.
     let at_once = at_once(stages.iter().map(|stage| stage.fragments.len()).sum(), on);
@@ -281,28 +282,23 @@ fn first_attempts(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions
     let mut of = |fragment: &FragmentLoad| {
         let turn = if started < at_once { Turn::First } else { Turn::Later };
         started += 1;
-        attempt(fragment, (turn, at_once), on, assume)
+        attempt(fragment, turn, at_once, on, assume)
     };
     stages.iter().map(|stage| stage.fragments.iter().map(&mut of).collect()).collect()
 }
 
-/// Functions that work at the same time on so many fragments; at least one.
+/// Returns the number of functions that work at the same time on `fragments` fragments; at least one.
 fn at_once(fragments: usize, on: &Machines<'_>) -> usize {
     fragments.min(on.functions_max).max(1)
 }
 
-/// One fragment from its invocation to its answer, on one of `at_once` functions.
-fn attempt(
-    fragment: &FragmentLoad,
-    (turn, at_once): (Turn, usize),
-    on: &Machines<'_>,
-    assume: &Assumptions,
-) -> Attempt {
+/// Estimates one fragment from its invocation to its answer, on one of `at_once` functions.
+fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_>, assume: &Assumptions) -> Attempt {
     let FragmentLoad { weight_bytes, lanes, .. } = *fragment;
     let reads = if assume.pessimistic { fragment.reads_at_most } else { fragment.reads };
     let (model, lanes) = (on.model, lanes.max(1));
     let overhead = assume.overhead * model.attempt_overhead.as_secs_f64();
-    let (waiting, variance) = waiting(&reads, lanes, &model.read_latency);
+    let Waiting { mean: waiting, variance } = waiting(&reads, lanes, &model.read_latency);
     // One read's latency is part of the overhead.
     let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
     // A function's cores are shared by its lanes, of which some may have nothing to do.
@@ -329,20 +325,28 @@ fn attempt(
     }
 }
 
-/// While one lane computes, the others read.
+/// Returns the seconds of lanes: while one computes, the others read.
 fn in_lanes(reading: f64, computing: f64, lanes: usize) -> f64 {
     reading.max(computing) + reading.min(computing) / lanes as f64
 }
 
-/// What lanes wait for first bytes, at the same time: seconds in the mean, and the variance. A footer is waited for, and then each row
-/// group, whose runs are asked for together.
-fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> (f64, f64) {
+/// Time until first bytes, summed over an attempt.
+struct Waiting {
+    /// Seconds.
+    mean: f64,
+    /// Square seconds.
+    variance: f64,
+}
+
+/// Returns the time that lanes, which wait at the same time, wait for first bytes: of each footer, and then of each row group, whose runs
+/// are asked for together.
+fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> Waiting {
     let Reads { footers, row_groups, runs, .. } = *reads;
-    // One after the other in a lane; a lane that has anything waits at least once.
+    // A lane waits for one after the other, and at least once if it has anything.
     let turns = |waits: u64| if waits > 0 { (waits as f64 / lanes as f64).max(1.0) } else { 0.0 };
     let of_group = latency.of_last(runs as f64 / row_groups.max(1) as f64);
     let mean = turns(footers) * latency.mean.as_secs_f64() + turns(row_groups) * of_group;
-    (mean, latency.deviation().powi(2) * (turns(footers) + turns(row_groups)))
+    Waiting { mean, variance: latency.deviation().powi(2) * (turns(footers) + turns(row_groups)) }
 }
 
 fn requests(reads: &Reads, assume: &Assumptions) -> u64 {
@@ -364,7 +368,7 @@ fn results(stages: &[&StageLoad], assume: &Assumptions) -> ResultTraffic {
     sent
 }
 
-/// A model of nonsense gives nonsense, but no panic.
+/// Turns seconds into a duration. A model of nonsense gives nonsense, but no panic.
 pub(super) fn duration(seconds: f64) -> Duration {
     const MAX: Duration = Duration::from_secs(1_000_000_000);
     Duration::try_from_secs_f64(seconds).map_or(MAX, |duration| duration.min(MAX))
@@ -386,7 +390,7 @@ mod tests {
         };
         #[track_caller]
         fn check(model: &TimeModel, wanted: u64, functions_max: usize, expect: u64) {
-            assert_eq!(model.fragment_bytes(30 * GB, wanted, (functions_max, 2)), expect, "{wanted} {functions_max}");
+            assert_eq!(model.fragment_bytes(30 * GB, wanted, functions_max, 2), expect, "{wanted} {functions_max}");
         }
         let (small, burst, large) = (64 << 20, 150 << 20, 1 << 30);
         check(&lambda, large, 1000, burst);
@@ -414,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_is_expected_to_take_longer_for_its_reads_and_neighbours() {
+    fn expected_times_grow_with_reads_and_neighbours() {
         let bytes = FragmentLoad::of_bytes(10_000_000, 1);
         let reads = Reads { footers: 2, footers_max: 2, row_groups: 3, runs: 6, runs_max: 6, ..bytes.reads };
         let waits = FragmentLoad { reads, reads_at_most: reads, ..bytes };

@@ -1,28 +1,28 @@
-//! Local or functions, and why: what was decided, as data. [`crate::planner::choose`] decides.
+//! The decision between local and functions, as data, with its reason. [`crate::planner::choose`] decides.
 //!
-//! The fastest distributed query is the one that runs on a single node; functions have to earn their overhead in pipes.
+//! The fastest distributed query is the one that runs on a single node. Functions have to earn their overhead in pipes.
 
 use serde::Serialize;
 
 use crate::config::Prefer;
-use crate::model::{Estimate, Workload};
+use crate::model::{Forecast, Workload};
 
-/// Where the query runs and the numbers that made it so.
+/// The place of a query, and the numbers behind it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decision {
     pub place: Place,
     pub reason: Reason,
     pub workload: Workload,
-    /// None where nothing had to be estimated.
+    /// Seconds of both places. None where nothing had to be estimated, or one place was open.
     pub estimate: Option<WallTimes>,
-    /// Where candidates were compared and have prices: what was picked, and the runner-up.
+    /// Candidates that came first and second. None where none were compared, or they have no prices.
     pub choice: Option<Box<Choice>>,
-    /// Why scans stay on the coordinator while functions run the others: their plans do not arrive as they are.
+    /// Reasons of scans to stay on the coordinator while functions run the others: their plans do not arrive as they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     Local,
@@ -34,20 +34,20 @@ pub enum Place {
 pub struct WallTimes {
     pub local_seconds: f64,
     pub functions_seconds: f64,
-    /// With how many functions.
+    /// Number of functions.
     pub functions: usize,
 }
 
-/// The way that is taken, and the one that would be if it were not there.
+/// The candidate that is taken, and the one that would be if it were not there.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Choice {
-    pub picked: Estimate,
-    pub runner_up: Option<Estimate>,
+    pub picked: Forecast,
+    pub runner_up: Option<Forecast>,
     #[serde(skip)]
     pub reason: Reason,
 }
 
-/// Why. [`std::fmt::Display`] puts it in words.
+/// Reason of a decision. [`std::fmt::Display`] puts it in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -105,23 +105,23 @@ impl std::fmt::Display for Decision {
 }
 
 impl Decision {
-    /// A query whose place was decided by wall times.
+    /// Makes the decision for a place by wall times.
     pub fn timed(place: Place, reason: Reason, workload: Workload, times: WallTimes) -> Self {
         Self { place, reason, workload, estimate: Some(times), choice: None, kept: Vec::new() }
     }
 
-    /// A local run for a reason that needs no estimate.
+    /// Makes the decision for a local run, for a reason that needs no estimate.
     pub fn local(reason: Reason, workload: Workload) -> Self {
         Self { place: Place::Local, reason, workload, estimate: None, choice: None, kept: Vec::new() }
     }
 
-    /// What was chosen among several ways.
+    /// Makes the decision for the candidate that was chosen.
     pub fn chosen(choice: Choice, workload: Workload, estimate: Option<WallTimes>) -> Self {
         let (place, reason) = (choice.picked.place, choice.reason.clone());
         Self { place, reason, workload, estimate, choice: Some(Box::new(choice)), kept: Vec::new() }
     }
 
-    /// The same with scans that stay on the coordinator.
+    /// Adds the reasons of scans to stay on the coordinator.
     pub fn keeping(self, kept: &[String]) -> Self {
         Self { kept: kept.to_vec(), ..self }
     }

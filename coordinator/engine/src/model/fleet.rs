@@ -1,4 +1,4 @@
-//! What a platform of functions offers: data that plans and estimates are made from.
+//! The offer of a platform of functions: data that plans and estimates are made from.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use gust_protocol::FragmentLimits;
 use super::{Machines, TimeModel, WarmState};
 use crate::cost::{Architecture, Billed};
 
-/// Functions of one memory size: what each has, and how many there may be.
+/// Functions of one memory size: the equipment of each, and their most.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FunctionSize {
     /// Their name in a calibration: `processes of 1 core`, or `lambda 2048 MB arm64`.
     pub kind: String,
     pub memory_mb: u32,
-    /// None is this machine's.
+    /// Processor of the function. None is this machine's.
     pub architecture: Option<Architecture>,
     /// Lanes of one function: its whole cores, at least one.
     pub lanes: usize,
@@ -24,23 +24,23 @@ pub struct FunctionSize {
     pub limits: FragmentLimits,
     /// Functions of this size at once.
     pub functions_max: usize,
-    /// Whether all of them are one environment, which is always up.
+    /// True if all of them are one environment, which is always up.
     pub is_one_environment: bool,
-    /// How fast they are started; None where nothing bounds it.
+    /// Rate at which they are started. None where nothing bounds it.
     pub ramp: Option<EnvironmentRamp>,
-    /// As it was calibrated, else as it was published.
+    /// Time model: as it was calibrated, else as it was published.
     pub model: TimeModel,
 }
 
-/// What is the same for all sizes of a platform, and at all times.
+/// Traits of a platform that all of its sizes share at all times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlatformTraits {
     pub name: &'static str,
-    /// Whether functions run on the coordinator's machine: they share its cores and its pipe, and read its files.
+    /// True if functions run on the coordinator's machine: they share its cores and its pipe, and read its files.
     pub shares_machine: bool,
-    /// How long an idle environment is kept; None is until the session ends.
+    /// Time that an idle environment is kept. None is until the session ends.
     pub kept_for: Option<Duration>,
-    /// Whether functions reach stores with credentials that the coordinator lends them, and not with their own.
+    /// True if functions reach stores with credentials that the coordinator lends them, and not with their own.
     pub lends_credentials: bool,
     pub billed: Billed,
 }
@@ -49,23 +49,23 @@ pub struct PlatformTraits {
 #[derive(Debug, Clone)]
 pub struct FleetFacts {
     pub traits: PlatformTraits,
-    /// At least one; the one to use where nothing is picked comes first.
+    /// Sizes, at least one. The one to use where nothing is picked comes first.
     pub sizes: Vec<FunctionSize>,
-    /// Whether the last that was heard of them was good.
+    /// True if the last answer of functions was good.
     pub is_healthy: bool,
-    /// What environments are likely to have.
+    /// State that environments are likely to be in.
     pub warm: Arc<WarmState>,
 }
 
 impl FunctionSize {
-    /// Environments that a query of so many fragments keeps busy at the same time.
+    /// Returns the number of environments that a query of `fragments` fragments keeps busy at the same time.
     pub fn at_once(&self, fragments: usize) -> usize {
         if self.is_one_environment { 1 } else { fragments.min(self.functions_max) }
     }
 }
 
 impl FleetFacts {
-    /// Environments of functions of a size that are likely to be up.
+    /// Returns the number of environments of a size that are likely to be up.
     pub fn environments(&self, size: &FunctionSize) -> usize {
         match size.is_one_environment {
             true => size.functions_max,
@@ -73,7 +73,7 @@ impl FleetFacts {
         }
     }
 
-    /// Functions of a size, for the model.
+    /// Returns the machines of the model, with functions of a size.
     pub fn machines<'a>(&self, size: &'a FunctionSize) -> Machines<'a> {
         Machines {
             model: &size.model,
@@ -96,7 +96,7 @@ pub struct EnvironmentRamp {
 }
 
 impl EnvironmentRamp {
-    /// AWS Lambda: 1,000 environments per 10 seconds and function (AWS Lambda quotas, read in November 2026).
+    /// Rate of AWS Lambda: 1,000 environments per 10 seconds and function (AWS Lambda quotas, read in November 2026).
     pub const fn lambda(functions: u32) -> Self {
         Self { functions, burst: 1000, per_second: 100.0 }
     }

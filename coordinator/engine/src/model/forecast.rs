@@ -1,4 +1,4 @@
-//! What a query will cost, before it runs: a pure function of what its fragments read, the time model and the prices.
+//! Forecast of a query's cost, before it runs: a pure function of its fragments' reads, the time model and the prices.
 //!
 //! ```text
 //!  stages: weights, reads, results ─┐
@@ -6,8 +6,8 @@
 //!  tariff ──────────────────────────────────────────────────────────────────────┘   (as in a report: [`Quantities`])
 //! ```
 //!
-//! Expected is what the model says. At most is the same sum under the pessimism of [`Assumptions::UPPER`], each of whose factors says where
-//! it comes from; a query whose attempts fail for good reasons can cost more.
+//! The expected amounts are the model's. The upper ones are the same sums under the pessimism of [`Assumptions::UPPER`], each factor of which
+//! names its source. A query whose attempts fail for good reasons can cost more.
 
 use std::time::Duration;
 
@@ -21,28 +21,43 @@ use crate::model::load::{LocalLoad, StageLoad};
 use crate::model::{Place, TimeModel};
 use crate::money::Money;
 
-/// What things cost.
+/// Prices, and the coordinator's spending so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Prices<'a> {
-    /// `memory_mb` is that of one function.
+    /// Tariff with the `memory_mb` of one function.
     pub tariff: &'a Tariff,
-    /// What the coordinator asks its stores for until the plan stands.
+    /// Usage of stores by the coordinator until the plan stands.
     pub planning: &'a Usage,
 }
 
-/// What it takes to run a query in one way.
+/// Amounts of one candidate: a query at one place, with one packing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Estimate {
+pub struct Forecast {
     pub place: Place,
-    /// At once; none where it runs locally.
+    /// Functions at once; none where it runs locally.
     pub functions: usize,
-    /// Of one function.
+    /// Memory of one function.
     pub memory_mb: Option<u32>,
     pub fragments: usize,
     pub expected: Amounts,
     pub upper: Amounts,
-    /// What it will also cost, by names of [`Item`]s whose price or quantity nobody knows.
+    /// Names of [`Item`]s that it will also cost, whose price or quantity is not known.
     pub not_included: Vec<&'static str>,
+}
+
+/// Place and width, by which one candidate is told from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CandidateKind {
+    place: Place,
+    functions: usize,
+    fragments: usize,
+    memory_mb: Option<u32>,
+}
+
+/// Amounts, and the names of items without one.
+struct Spending {
+    amounts: Amounts,
+    not_included: Vec<&'static str>,
 }
 
 /// Sums over a query.
@@ -51,20 +66,20 @@ pub struct Amounts {
     #[serde(rename = "nano_dollars")]
     pub dollars: Money,
     pub seconds: f64,
-    /// From storage, by functions and by the coordinator.
+    /// Bytes from storage, by functions and by the coordinator.
     pub bytes: u64,
-    /// To storage, by functions and by the coordinator.
+    /// Requests to storage, by functions and by the coordinator.
     pub requests: u64,
-    /// Of functions.
+    /// Gigabytes times seconds of functions.
     pub gb_seconds: f64,
 }
 
-/// What a query costs on functions.
-pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>) -> Estimate {
+/// Forecasts a query with `stages` on functions.
+pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>) -> Forecast {
     let fragments: usize = stages.iter().map(|stage| stage.fragments.len()).sum();
-    let (expected, not_included) = functions_amounts(stages, on, prices, &Assumptions::EXPECTED);
-    let (upper, _) = functions_amounts(stages, on, prices, &Assumptions::UPPER);
-    Estimate {
+    let Spending { amounts: expected, not_included } = functions_amounts(stages, on, prices, &Assumptions::EXPECTED);
+    let upper = functions_amounts(stages, on, prices, &Assumptions::UPPER).amounts;
+    Forecast {
         place: Place::Functions,
         functions: fragments.min(on.functions_max),
         memory_mb: Some(prices.tariff.memory_mb),
@@ -75,11 +90,11 @@ pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_
     }
 }
 
-/// What a query costs without functions.
-pub fn locally(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>) -> Estimate {
-    let (expected, not_included) = local_amounts(load, model, prices, &Assumptions::EXPECTED);
-    let (upper, _) = local_amounts(load, model, prices, &Assumptions::UPPER);
-    Estimate {
+/// Forecasts a query on the coordinator alone.
+pub fn locally(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>) -> Forecast {
+    let Spending { amounts: expected, not_included } = local_amounts(load, model, prices, &Assumptions::EXPECTED);
+    let upper = local_amounts(load, model, prices, &Assumptions::UPPER).amounts;
+    Forecast {
         place: Place::Local,
         functions: 0,
         memory_mb: None,
@@ -90,8 +105,8 @@ pub fn locally(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>) -> Esti
     }
 }
 
-impl Estimate {
-    /// And what the coordinator reads itself, after the functions: scans whose plans do not travel.
+impl Forecast {
+    /// Adds the scans that the coordinator reads itself, after the functions: their plans do not travel.
     #[must_use]
     pub fn and_here(mut self, load: &LocalLoad, model: &TimeModel, tariff: &Tariff) -> Self {
         let here = locally(load, model, &Prices { tariff, planning: &Usage::default() });
@@ -103,12 +118,7 @@ impl Estimate {
     }
 }
 
-fn functions_amounts(
-    stages: &[&StageLoad],
-    on: &Machines<'_>,
-    prices: &Prices<'_>,
-    assume: &Assumptions,
-) -> (Amounts, Vec<&'static str>) {
+fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>, assume: &Assumptions) -> Spending {
     let run = RemoteRun::of(stages, on, assume);
     let RemoteRun { cold, start, longer, seconds, ref results, .. } = run;
     let mut spent = Quantities::default();
@@ -121,7 +131,7 @@ fn functions_amounts(
     spent.add(Item::TableReads, Basis::Metered, run.requests(plans, assume));
     spent.add(Item::ExchangeWrites, Basis::Metered, results.writes);
     spent.add(Item::ExchangeReads, Basis::Metered, results.objects);
-    // The coordinator's own: plans, and a listing to clean up where anything was written.
+    // The coordinator's own writes: plans, and a listing to clean up where anything was written.
     spent.add(Item::CoordinatorWrites, Basis::Metered, plans + u64::from(plans + results.objects > 0));
     spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.object_bytes) * duration(seconds).as_micros());
     spent.add(Item::Logs, Basis::Unknown, run.attempts().count() as u64);
@@ -130,12 +140,7 @@ fn functions_amounts(
     amounts(&spent, prices.tariff, seconds, bytes)
 }
 
-fn local_amounts(
-    load: &LocalLoad,
-    model: &TimeModel,
-    prices: &Prices<'_>,
-    assume: &Assumptions,
-) -> (Amounts, Vec<&'static str>) {
+fn local_amounts(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>, assume: &Assumptions) -> Spending {
     let LocalRun { seconds, requests } = LocalRun::of(load, model, assume);
     let mut spent = Quantities::default();
     spent.add(Item::CoordinatorReads, Basis::Metered, requests);
@@ -143,16 +148,16 @@ fn local_amounts(
     amounts(&spent, prices.tariff, seconds, load.reads.bytes + prices.planning.bytes_read)
 }
 
-/// What the coordinator has whatever it runs: the requests of its planning, its machine, and bytes that come to it.
+/// Adds the coordinator's own spending on any query: the requests of its planning, its machine, and bytes that come to it.
 fn add_own(spent: &mut Quantities, prices: &Prices<'_>, seconds: f64, arriving_bytes: u64) {
     let bytes = arriving_bytes + prices.planning.bytes_read;
     spent.add_own(&prices.planning.requests, bytes, duration(seconds), prices.tariff);
 }
 
-/// The sums, and the names of what has no amount.
-fn amounts(spent: &Quantities, tariff: &Tariff, seconds: f64, bytes: u64) -> (Amounts, Vec<&'static str>) {
+/// Sums up, and names the items without an amount.
+fn amounts(spent: &Quantities, tariff: &Tariff, seconds: f64, bytes: u64) -> Spending {
     let (mut requests, mut gb_seconds) = (0, 0.0);
-    let mut unknown: Vec<&'static str> = Vec::new();
+    let mut not_included: Vec<&'static str> = Vec::new();
     for (item, basis, quantity) in spent.iter() {
         match item {
             Item::Compute { .. } | Item::StartUp { .. } => gb_seconds += item.shown(quantity).0,
@@ -171,26 +176,28 @@ fn amounts(spent: &Quantities, tariff: &Tariff, seconds: f64, bytes: u64) -> (Am
             | Item::OpenAttempts => {}
         }
         if line_cost(item, basis, quantity, tariff).is_none() {
-            unknown.push(item.name());
+            not_included.push(item.name());
         }
     }
-    (Amounts { dollars: spent.cost(tariff), seconds, bytes, requests, gb_seconds }, unknown)
+    Spending { amounts: Amounts { dollars: spent.cost(tariff), seconds, bytes, requests, gb_seconds }, not_included }
 }
 
-impl Estimate {
-    /// Whether it is of the same place, functions, size and fragments.
+impl Forecast {
+    /// Returns true if it has the same place, functions, size and fragments.
     pub fn is_like(&self, other: &Self) -> bool {
         self.kind() == other.kind()
     }
 
-    /// Without functions first, then by their number and size.
-    pub(super) fn kind(&self) -> (bool, usize, usize, Option<u32>) {
-        (self.place == Place::Functions, self.functions, self.fragments, self.memory_mb)
+    /// Returns the order of candidates: without functions first, then by their number, their fragments and their size.
+    pub(super) fn kind(&self) -> CandidateKind {
+        let Self { place, functions, fragments, memory_mb, .. } = *self;
+        CandidateKind { place, functions, fragments, memory_mb }
     }
 }
 
 impl Amounts {
-    /// Pessimism about one thing may be optimism about another, such as a pipe without burst that is never waited for.
+    /// Returns amounts of which none is below `least`. Pessimism about one thing may be optimism about another, such as a pipe without burst that
+    /// is never waited for.
     fn at_least(self, least: &Self) -> Self {
         Self {
             dollars: self.dollars.max(least.dollars),
@@ -216,8 +223,8 @@ impl std::ops::Add for Amounts {
     }
 }
 
-impl std::fmt::Display for Estimate {
-    /// Where, and what is expected: `8 functions of 2048 MB: $0.0004213 and 1.203 s expected, $0.0009 and 2.5 s at most`.
+impl std::fmt::Display for Forecast {
+    /// Writes the place and the amounts: `8 functions of 2048 MB: $0.0004213 and 1.203 s expected, $0.0009 and 2.5 s at most`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.place, self.memory_mb) {
             (Place::Local, _) | (Place::Functions, None) => write!(f, "local")?,

@@ -53,8 +53,8 @@ fn stage(fragments: usize) -> StageLoad {
     }
 }
 
-/// What `stages` cost on ten cold functions elsewhere, with changes.
-fn estimate(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &mut Machines<'_>)) -> Estimate {
+/// Forecasts `stages` on ten cold functions elsewhere, with changes.
+fn forecast(stages: &[StageLoad], change: impl Fn(&mut TimeModel, &mut Tariff, &mut Machines<'_>)) -> Forecast {
     let (mut changed_model, mut changed_tariff) = (model(), tariff());
     let mut on = Machines { model: &model(), functions_max: 10, shares_machine: false, warm: 0, lanes: 1 };
     change(&mut changed_model, &mut changed_tariff, &mut on);
@@ -76,8 +76,8 @@ fn check_seconds(seconds: f64, expect: f64) {
 
 #[test]
 fn two_cold_functions() {
-    let Estimate { place, functions, memory_mb, fragments, expected, upper, not_included } =
-        estimate(&[stage(2)], |_, _, _| {});
+    let Forecast { place, functions, memory_mb, fragments, expected, upper, not_included } =
+        forecast(&[stage(2)], |_, _, _| {});
     assert_eq!((place, functions, memory_mb, fragments), (Place::Functions, 2, Some(2048), 2));
     assert_eq!(not_included, ["logs", "the coordinator's machine"]);
     // 100 ms, five more first bytes of 10 ms, then 120 MB at 200 MB/s and 100 MB at 100 MB/s; a start of 500 ms.
@@ -105,8 +105,8 @@ fn two_cold_functions() {
 
 #[test]
 fn many_share_slots_and_some_run_twice() {
-    let Estimate { functions, fragments, expected, upper, .. } =
-        estimate(&[stage(30), stage(10)], |_, _, on| on.warm = 10);
+    let Forecast { functions, fragments, expected, upper, .. } =
+        forecast(&[stage(30), stage(10)], |_, _, on| on.warm = 10);
     assert_eq!((functions, fragments), (10, 40));
     // Four rounds; nothing has to start.
     check_seconds(expected.seconds, 4.0 * 1.75 + 0.04 + 0.002);
@@ -114,19 +114,19 @@ fn many_share_slots_and_some_run_twice() {
     // Two of forty run twice, and ten start.
     check_seconds(upper.gb_seconds, (42.0 * 2.85 + 10.0 * 2.0) * 2.0);
     // Few see no second attempt.
-    let few = estimate(&[stage(3)], |_, _, _| {});
+    let few = forecast(&[stage(3)], |_, _, _| {});
     check_seconds(few.upper.gb_seconds, 3.0 * (2.85 + 2.0) * 2.0);
 }
 
 #[test]
 fn one_machine_has_one_set_of_cores() {
-    let shared = estimate(&[stage(8)], |_, _, on| (on.shares_machine, on.warm) = (true, 10));
+    let shared = forecast(&[stage(8)], |_, _, on| (on.shares_machine, on.warm) = (true, 10));
     // Eight functions of one core on four, so each computes twice as long; 960 MB come through the machine's pipe at 1 GB/s.
     check_seconds(shared.expected.gb_seconds, 8.0 * 3.11 * 2.0);
     check_seconds(shared.expected.seconds, 3.11 + 0.008 + 0.001);
     // Its processes stay, so that nothing starts even at most; one of eight runs twice.
     check_seconds(shared.upper.gb_seconds, 9.0 * (0.25 + 0.96 + 4.0) * 2.0);
-    let slow = estimate(&[stage(8)], |model, _, on| {
+    let slow = forecast(&[stage(8)], |model, _, on| {
         (on.shares_machine, on.warm) = (true, 10);
         (model.pipe_bytes_per_second, model.machine_pipe_bytes_per_second) = (100e6, 100e6);
     });
@@ -139,7 +139,7 @@ fn lanes_use_the_cores_of_a_function() {
     let lanes = |lanes| {
         let mut load = stage(1);
         load.fragments[0].lanes = lanes;
-        estimate(&[load], |model, _, on| (model.function_cores, on.warm, on.lanes) = (2.0, 10, 2)).expected.gb_seconds
+        forecast(&[load], |model, _, on| (model.function_cores, on.warm, on.lanes) = (2.0, 10, 2)).expected.gb_seconds
             / 2.0
     };
     // One lane has one core and waits for six first bytes one after the other, two have two, wait for three, and read while the
@@ -153,9 +153,9 @@ fn bursts_are_for_the_first_fragments_and_come_back_in_pauses() {
     let pipe = Pipe { burst_bytes: 60_000_000, burst_bytes_per_second: f64::INFINITY, bytes_per_second: 200e6 };
     let mut load = stage(20);
     load.fragments.iter_mut().for_each(|fragment| fragment.weight_bytes = 0);
-    let Estimate { expected, upper, .. } =
-        estimate(&[load], |model, _, on| (model.function_pipe, on.warm) = (pipe, 10));
-    // Of 120 MB 60 are there and 10 more come within 50 ms of waiting; ten later ones find what came within 150 ms.
+    let Forecast { expected, upper, .. } =
+        forecast(&[load], |model, _, on| (model.function_pipe, on.warm) = (pipe, 10));
+    // 60 of 120 MB are there, and 10 more come within 50 ms of waiting. Ten later ones find the bytes of 150 ms.
     check_seconds(expected.gb_seconds, 10.0 * (0.15 + 0.25 + 0.15 + 0.45) * 2.0);
     // No burst, twice the overhead, one of twenty again, and starts.
     check_seconds(upper.gb_seconds, (21.0 * (0.25 + 0.6) + 10.0 * 2.0) * 2.0);
@@ -167,7 +167,7 @@ fn footers_that_are_likely_to_be_kept_may_not_be() {
     for fragment in &mut load.fragments {
         fragment.reads = Reads { footers: 0, footers_max: 0, ..READS };
     }
-    let (kept, anew) = (estimate(&[load], |_, _, _| {}), estimate(&[stage(2)], |_, _, _| {}));
+    let (kept, anew) = (forecast(&[load], |_, _, _| {}), forecast(&[stage(2)], |_, _, _| {}));
     assert_eq!(anew.expected.requests - kept.expected.requests, 2 * 2);
     assert_eq!(anew.upper, kept.upper);
 }
@@ -179,8 +179,8 @@ fn many_waits_deviate_less_than_one() {
     let waiting = 2.0 * 0.02 + 4.0 * varying.of_last(1.5) - 0.02;
     for fragments in [1, 3] {
         let n = f64::from(fragments as u32);
-        let Estimate { expected, upper, .. } =
-            estimate(&[stage(fragments)], |model, _, on| (model.read_latency, on.warm) = (varying, 10));
+        let Forecast { expected, upper, .. } =
+            forecast(&[stage(fragments)], |model, _, on| (model.read_latency, on.warm) = (varying, 10));
         // Every begun millisecond is billed.
         let about =
             |seconds: f64, expect: f64| assert!((0.0..0.001).contains(&(seconds / 2.0 / n - expect)), "{seconds}");
@@ -194,23 +194,23 @@ fn unknown_results_are_expected_to_fit_and_may_not() {
     let mut load = stage(2);
     load.results.expected = None;
     load.publishes_plan = true;
-    let Estimate { expected, upper, .. } = estimate(&[load], |_, _, on| on.warm = 10);
+    let Forecast { expected, upper, .. } = forecast(&[load], |_, _, on| on.warm = 10);
     // The plan is written once, read by each function, and removed at the end after a listing.
     assert_eq!((expected.requests, expected.bytes), (16 + 2 + 2 + 4, 240_001_000));
     assert_eq!(upper.requests, (26 + 2 + 1 + 2) + 2 + 10 + 2 + 4);
 }
 
 #[test]
-fn what_the_settings_tell_is_priced() {
-    let told = estimate(&[stage(2)], |_, tariff, _| {
+fn settings_are_priced() {
+    let told = forecast(&[stage(2)], |_, tariff, _| {
         tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
         tariff.coordinator_outside = Some(true);
     });
     assert_eq!(told.not_included, ["logs"]);
-    let more = told.expected.dollars.saturating_sub(estimate(&[stage(2)], |_, _, _| {}).expected.dollars);
+    let more = told.expected.dollars.saturating_sub(forecast(&[stage(2)], |_, _, _| {}).expected.dollars);
     // A hundred microdollars a second, and 1,001,000 bytes for $0.09 a GB.
     check_dollars(more, 2.253 * 0.0001 + 1_001_000.0 / f64::from(1 << 30) * 0.09);
-    let nobody_said = estimate(&[stage(2)], |_, tariff, _| tariff.coordinator_outside = None);
+    let nobody_said = forecast(&[stage(2)], |_, tariff, _| tariff.coordinator_outside = None);
     assert_eq!(nobody_said.not_included, ["data transfer", "logs", "the coordinator's machine"]);
 }
 
@@ -220,7 +220,7 @@ fn a_local_run_has_requests_and_the_machine() {
     let (model, mut tariff, planning) = (model(), tariff(), planning());
     tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
     let prices = Prices { tariff: &tariff, planning: &planning };
-    let Estimate { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &model, &prices);
+    let Forecast { place, functions, memory_mb, expected, upper, not_included, .. } = locally(&load, &model, &prices);
     assert_eq!((place, functions, memory_mb, not_included), (Place::Local, 0, None, vec![]));
     // 800 MB on four cores, which read a quarter of the time; files' ends are waited for, and then row groups by fours.
     check_seconds(expected.seconds, 2.0 + 0.03 + 0.02);
@@ -230,10 +230,10 @@ fn a_local_run_has_requests_and_the_machine() {
     assert_eq!(upper.requests, 13 + 1 + 1 + 3 + 1);
 }
 
-/// The estimate and the report are made of the same quantities: what happens as expected costs what was expected.
+/// The forecast and the report are made of the same quantities.
 #[test]
 fn a_query_that_goes_as_expected_costs_what_was_expected() {
-    let expected = estimate(&[stage(2)], |_, _, _| {}).expected;
+    let expected = forecast(&[stage(2)], |_, _, _| {}).expected;
     let mut events = Vec::new();
     let mut push = |event| events.push(StampedEvent { at: Duration::from_millis(2253), event });
     for index in 0..2 {
@@ -259,12 +259,12 @@ fn a_query_that_goes_as_expected_costs_what_was_expected() {
 
 #[test]
 fn nonsense_does_not_panic() {
-    let nonsense = estimate(&[stage(2)], |model, _, _| {
+    let nonsense = forecast(&[stage(2)], |model, _, _| {
         (model.core_bytes_per_second, model.pipe_bytes_per_second) = (0.0, 0.0);
         model.machine_pipe_bytes_per_second = 0.0;
     });
     assert!(nonsense.expected.dollars > Money::ZERO && nonsense.expected.seconds.is_infinite());
-    let nothing = estimate(&[], |_, _, _| {});
+    let nothing = forecast(&[], |_, _, _| {});
     assert_eq!((nothing.functions, nothing.expected.gb_seconds), (0, 0.0));
 }
 
@@ -276,9 +276,9 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let prices = Prices { tariff: &tariff, planning: &planning };
     let of = |fragments| on_functions(&[&stage(fragments)], &on, &prices);
     let (local, four, eight) = (locally(&load, &model, &prices), of(4), of(8));
-    let ways = vec![eight.clone(), local.clone(), four.clone(), eight.clone()];
-    let quote = Quote::new(ways, &eight, Some(&local), &tariff);
-    assert_eq!(quote.ways, [local, four, eight]);
+    let forecasts = vec![eight.clone(), local.clone(), four.clone(), eight.clone()];
+    let quote = Quote::new(forecasts, &eight, Some(&local), &tariff);
+    assert_eq!(quote.forecasts, [local, four, eight]);
     assert_eq!((quote.picked, quote.runner_up), (2, Some(0)));
     let quote = Quote { missing: vec!["no functions: a reason".to_owned()], guessed_files: 3, ..quote };
     let text = quote.to_string();

@@ -1,4 +1,4 @@
-//! What a query's fragments, and the coordinator, have to read and to send: data, made by the planner.
+//! Loads of a query's fragments and of the coordinator, to read and to send: data, made by the planner.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -12,14 +12,14 @@ pub struct FragmentLoad {
     pub weight_bytes: u64,
     /// Partitions that run at once; at least one.
     pub lanes: usize,
-    /// As far as environments are likely to have kept footers.
+    /// Reads, with the footers that environments are likely to have kept.
     pub reads: Reads,
-    /// As far as it can be counted upon.
+    /// Reads, with the footers that environments are sure to have kept.
     pub reads_at_most: Reads,
 }
 
 impl FragmentLoad {
-    /// A fragment of which no more is known than what it reads: in one go, and its first byte is part of an attempt's overhead.
+    /// Makes the load of a fragment of which only its bytes are known. It reads them in one go; its first byte is part of an attempt's overhead.
     pub fn of_bytes(weight_bytes: u64, lanes: usize) -> Self {
         let reads = Reads { bytes: weight_bytes, ..Reads::default() };
         Self { weight_bytes, lanes, reads, reads_at_most: reads }
@@ -31,20 +31,20 @@ impl FragmentLoad {
 pub struct StageLoad {
     pub fragments: Vec<FragmentLoad>,
     pub results: Results,
-    /// A result up to this size rides in its response.
+    /// Largest result that rides in its response; bytes.
     pub inline_bytes_max: u64,
-    /// Whether the plan is so long that it goes through the exchange.
+    /// True if the plan is so long that it goes through the exchange.
     pub publishes_plan: bool,
 }
 
 impl StageLoad {
-    /// Fragments of which no more is known than what they read: their results ride in their responses.
+    /// Makes the load of a stage of which only its fragments are known. Results ride in their responses.
     pub fn of_fragments(fragments: Vec<FragmentLoad>) -> Self {
         Self { fragments, results: Results::default(), inline_bytes_max: u64::MAX, publishes_plan: false }
     }
 }
 
-/// What a query reads where it runs without functions.
+/// Reads of a query that runs without functions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LocalLoad {
     pub weight_bytes: u64,
@@ -52,7 +52,7 @@ pub struct LocalLoad {
 }
 
 impl LocalLoad {
-    /// A query of which no more is known than what it reads.
+    /// Makes the load of a query of which only its bytes are known.
     pub fn of_bytes(weight_bytes: u64) -> Self {
         Self { weight_bytes, reads: Reads { bytes: weight_bytes, ..Reads::default() } }
     }
@@ -69,29 +69,29 @@ impl Add for LocalLoad {
 /// Requests and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// Files whose end is read.
+    /// Requests for ends of files, one a file.
     pub footers: u64,
-    /// Requests for them if every footer of unknown length is longer than what is read at first.
+    /// Requests for them if every footer of unknown length is longer than the first read.
     pub footers_max: u64,
     /// Row groups with something to read.
     pub row_groups: u64,
     /// Requests for the columns of all row groups, neighbours together.
     pub runs: u64,
-    /// The same if each column is asked for alone where nobody knows how they lie.
+    /// Requests for them if each column of a file without a known layout is asked for alone.
     pub runs_max: u64,
-    /// Bytes of footers and of runs: what lies between neighbouring columns is read with them.
+    /// Bytes of footers and of runs, with the gaps between neighbouring columns.
     pub bytes: u64,
-    /// Files whose columns' sizes nobody knows: they are taken to be equally large.
+    /// Files whose columns have unknown sizes: they count as equally large.
     pub guessed_files: u64,
 }
 
 impl Reads {
-    /// GETs where neighbours come together.
+    /// Returns the number of GETs where neighbours come together.
     pub fn requests(&self) -> u64 {
         self.footers + self.runs
     }
 
-    /// GETs where what is not known is at its worst.
+    /// Returns the number of GETs where unknown layouts are at their worst.
     pub fn requests_max(&self) -> u64 {
         self.footers_max + self.runs_max
     }
@@ -122,15 +122,15 @@ impl Sum for Reads {
 /// Bytes of all results of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Results {
-    /// None where nobody can say: how many groups an aggregate finds, or how many rows there are.
+    /// Expected bytes. None where the number of rows, or of an aggregate's groups, is not known.
     pub expected: Option<u64>,
     pub at_most: u64,
 }
 
-/// Results of a stage that may wait in memory at once, over all of its fragments.
+/// Bytes of a stage's results that may wait in memory at once, over all of its fragments.
 const RESULTS_HELD_BYTES_MAX: u64 = 256 << 20;
 
-/// The limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
+/// Returns the limits of one of `fragments` fragments, whose results may wait in a quarter of the coordinator's memory.
 pub fn fragment_limits(limits: FragmentLimits, fragments: usize, memory_bytes_max: u64) -> FragmentLimits {
     let share = RESULTS_HELD_BYTES_MAX.min(memory_bytes_max / 4) / fragments.max(1) as u64;
     FragmentLimits { inline_bytes_max: limits.inline_bytes_max.min(share), ..limits }

@@ -1,4 +1,4 @@
-//! What a calibration found, kept in a file, and what it makes of a [`TimeModel`].
+//! Figures of a calibration, kept in a file, and the [`TimeModel`] that they make.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::attempts::{Machines, seconds_here, seconds_on_functions};
 use super::load::{FragmentLoad, LocalLoad, StageLoad};
 use super::{Latency, Pipe, TimeModel};
 
-/// Of the file; raised where a figure changes its meaning.
+/// Version of the file, raised where a figure changes its meaning.
 const VERSION: u32 = 2;
-/// No figure is longer.
+/// Longest time that a figure may be.
 const SECONDS_MAX: f64 = 1e6;
 /// Kinds of functions that one file remembers.
 const KINDS_MAX: usize = 64;
@@ -21,40 +21,42 @@ const KINDS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Which functions: `processes of 1 core`, or `lambda 2048 MB arm64`.
+    /// Kind of functions: `processes of 1 core`, or `lambda 2048 MB arm64`.
     pub functions: String,
     pub date: NaiveDate,
-    /// From a function's request to its readiness, where it was not running.
+    /// Time from a function's request to its readiness, where it was not running.
     pub start_up_seconds: f64,
-    /// What a query of one warm fragment takes more than the same query here.
+    /// Time that a query of one warm fragment takes more than the same query here.
     pub stage_seconds: f64,
-    /// What each further fragment adds.
+    /// Time that each further fragment adds.
     pub fragment_seconds: f64,
-    /// What such a warm fragment is billed for: it reads once and next to nothing. A mean, as money is a sum.
+    /// Billed time of such a warm fragment, which reads once and next to nothing. It is a mean, for money is a sum.
     pub attempt_seconds: f64,
-    /// A read of a kilobyte by the coordinator: the mean, and the least.
+    /// Mean time of a read of a kilobyte by the coordinator.
     pub request_seconds: f64,
+    /// Least time of such a read.
     pub request_seconds_least: f64,
     /// Compressed bytes a second that one core here filters and aggregates.
     pub core_bytes_per_second: f64,
-    /// What one function computes, in cores of the coordinator.
+    /// Speed of one function, in cores of the coordinator.
     pub function_cores: f64,
     /// Bytes a second into the coordinator.
     pub pipe_bytes_per_second: f64,
-    /// Bytes a second into several functions together; None where each of them was as fast as one alone.
+    /// Bytes a second into several functions together. None where each of them was as fast as one alone.
     pub together_bytes_per_second: Option<f64>,
-    /// Bytes a second into one function: while a long burst lasts, and then; the same where there is none.
+    /// Bytes a second into one function while a long burst lasts.
     pub function_pipe_first: f64,
+    /// Bytes a second into one function after a long burst; the same where there is none.
     pub function_pipe: f64,
     /// Bytes of a short burst: they come at once, and back while a function waits.
     pub function_pipe_burst_bytes: u64,
 }
 
 impl Measured {
-    /// The model that all estimates reckon with, on a coordinator of `cores`.
+    /// Makes the model of all estimates, on a coordinator of `cores`.
     pub fn model(&self, cores: usize) -> TimeModel {
         let function_pipe = if self.function_pipe < self.function_pipe_first {
-            // How much a long burst holds is not measured: it would take its bytes many times over.
+            // The size of a long burst is not measured: that would take its bytes many times over.
             Pipe {
                 burst_bytes: Pipe::LAMBDA.burst_bytes,
                 burst_bytes_per_second: self.function_pipe_first,
@@ -68,7 +70,7 @@ impl Measured {
             }
         };
         TimeModel {
-            // A local run, which was subtracted, waits for its first byte, too.
+            // The local run that was subtracted waits for its first byte, too.
             stage_overhead: Duration::from_secs_f64(self.stage_seconds + self.request_seconds),
             fragment_overhead: Duration::from_secs_f64(self.fragment_seconds),
             core_bytes_per_second: self.core_bytes_per_second,
@@ -111,8 +113,8 @@ impl Measured {
     }
 }
 
-/// Bytes of a scan from which functions are faster than the coordinator, for one of `at_once` equal queries that run at the same time
-/// and share what there is; None where they never are, up to an exabyte.
+/// Returns the bytes of a scan from which functions are faster than the coordinator. It is one of `at_once` equal queries that run at the same
+/// time and share all machines. None where functions never are faster, up to an exabyte.
 pub fn crossover(machines: &Machines<'_>, at_once: usize) -> Option<u64> {
     let shared = at_once.max(1);
     let functions = (machines.functions_max / shared).max(1);
@@ -134,7 +136,7 @@ pub fn crossover(machines: &Machines<'_>, at_once: usize) -> Option<u64> {
     Some(most)
 }
 
-/// Why a file of figures cannot be used.
+/// Error of a file of figures.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("time model `{}`: {reason}", path.display())]
@@ -162,6 +164,9 @@ struct File {
 }
 
 /// Keeps figures in a file, in place of older ones of the same functions, and of a file that cannot be used.
+///
+/// # Errors
+/// [`ModelError::Unwritable`].
 pub fn save(path: &Path, measured: Measured) -> Result<(), ModelError> {
     let mut all = load(path).unwrap_or_default();
     all.retain(|other| other.functions != measured.functions);
@@ -169,7 +174,7 @@ pub fn save(path: &Path, measured: Measured) -> Result<(), ModelError> {
     let text = toml::to_string(&File { version: VERSION, measured: all });
     let text = text.map_err(|error| ModelError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Whole or not at all: another query may read it now.
+    // The file is written whole or not at all: another query may read it now.
     let written = std::fs::create_dir_all(folder).and_then(|()| {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, text.as_bytes())?;
@@ -178,7 +183,10 @@ pub fn save(path: &Path, measured: Measured) -> Result<(), ModelError> {
     written.map_err(|error| ModelError::Unwritable { path: path.to_owned(), error })
 }
 
-/// The figures that a file has, one a kind of functions; none where there is no file.
+/// Reads the figures of a file, one a kind of functions; none where there is no file.
+///
+/// # Errors
+/// [`ModelError::Unreadable`].
 pub fn load(path: &Path) -> Result<Vec<Measured>, ModelError> {
     let unreadable = |reason: String| ModelError::Unreadable { path: path.to_owned(), reason };
     let text = match std::fs::read_to_string(path) {
@@ -278,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told() {
+    fn an_unusable_file_is_told() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("model.toml");
         let good = toml::to_string(&File { version: VERSION, measured: vec![measured("x")] }).expect("plain data");

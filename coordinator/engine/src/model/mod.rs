@@ -1,4 +1,4 @@
-//! What a query will take: time, money, requests and bytes, here and on functions; and what is decided by that. Data and pure functions.
+//! Time, money, requests and bytes that a query will take, here and on functions, and the decision by them. Data and pure functions.
 //!
 //! ```text
 //!  loads (the planner's) ─┬─► attempts: seconds, requests ─┬─► decision, packing, expected times
@@ -19,7 +19,7 @@ mod warm_state;
 pub use attempts::Machines;
 pub use decision::{Choice, Decision, Place, Reason, WallTimes};
 pub use fleet::{EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits};
-pub use forecast::{Amounts, Estimate};
+pub use forecast::{Amounts, Forecast};
 pub use quote::Quote;
 pub use time::{Latency, Pipe, TimeModel, Workload};
 pub use warm_state::WarmState;

@@ -1,41 +1,43 @@
-//! The estimates of a query side by side: what EXPLAIN COST and `--dry-run` answer.
+//! The forecasts of a query side by side: the answer of EXPLAIN COST and `--dry-run`.
 
 use serde::Serialize;
 
 use crate::cost::Tariff;
-use crate::model::Estimate;
+use crate::model::Forecast;
 
-/// Ways to run one query, and which of them it is.
+/// Candidates of one query, and the one that it runs as.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quote {
-    /// Locally first, then functions from few to many; the one that is picked and the runner-up are among them.
-    pub ways: Vec<Estimate>,
-    /// Positions in `ways`.
+    /// Forecasts: the local one first, then functions from few to many. The picked one and the runner-up are among them.
+    #[serde(rename = "ways")]
+    pub forecasts: Vec<Forecast>,
+    /// Position of the picked one in `forecasts`.
     pub picked: usize,
+    /// Position of the runner-up.
     pub runner_up: Option<usize>,
-    /// Why there is no way with functions, or none without.
+    /// Reasons why candidates are missing.
     pub missing: Vec<String>,
     pub region: String,
     pub prices_date: String,
-    /// What to say of prices that are too old.
+    /// Words about prices that are too old.
     pub prices_stale: Option<String>,
     pub architecture: &'static str,
-    /// Nobody sends this bill: the functions are processes on this machine.
+    /// True if no bill is sent: the functions are processes on this machine.
     pub as_if: bool,
-    /// Files whose columns' sizes nobody knows; they are taken to be equally large.
+    /// Files whose columns have unknown sizes: they count as equally large.
     pub guessed_files: u64,
 }
 
 impl Quote {
-    /// Ways in a row's order: without functions, then by functions and memory.
-    pub fn new(mut ways: Vec<Estimate>, picked: &Estimate, runner_up: Option<&Estimate>, tariff: &Tariff) -> Self {
-        ways.sort_by_key(Estimate::kind);
-        ways.dedup_by(|a, b| a.is_like(b));
-        let position = |wanted: &Estimate| ways.iter().position(|way| way.is_like(wanted));
+    /// Orders forecasts as rows: without functions, then by functions and memory. Each kind stays once.
+    pub fn new(mut forecasts: Vec<Forecast>, picked: &Forecast, runner_up: Option<&Forecast>, tariff: &Tariff) -> Self {
+        forecasts.sort_by_key(Forecast::kind);
+        forecasts.dedup_by(|a, b| a.is_like(b));
+        let position = |wanted: &Forecast| forecasts.iter().position(|forecast| forecast.is_like(wanted));
         Self {
             picked: position(picked).unwrap_or_default(),
             runner_up: runner_up.and_then(position),
-            ways,
+            forecasts,
             missing: Vec::new(),
             region: tariff.book.region.clone(),
             prices_date: tariff.book.date.to_string(),
@@ -48,12 +50,12 @@ impl Quote {
 }
 
 impl std::fmt::Display for Quote {
-    /// What a table of numbers does not say.
+    /// Writes the facts that a table of numbers lacks.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { region, prices_date, architecture, .. } = self;
         let as_if = if self.as_if { "as if on Lambda, " } else { "" };
         write!(f, "estimate   nothing was run ({as_if}{region} on {prices_date}, {architecture})")?;
-        if let Some(picked) = self.ways.get(self.picked) {
+        if let Some(picked) = self.forecasts.get(self.picked) {
             write!(f, "\n           picked {picked}")?;
             if !picked.not_included.is_empty() {
                 write!(f, "\n           not included: {}", picked.not_included.join(", "))?;

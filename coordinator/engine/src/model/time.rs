@@ -1,11 +1,11 @@
-//! How long things take: cores, pipes and latencies, here and in functions.
+//! The time model: cores, pipes and latencies, here and in functions.
 
 use std::f64::consts::EULER_GAMMA;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a query is about to read.
+/// Amount of data that a query reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Workload {
     /// Parquet scans in the plan.
@@ -19,23 +19,23 @@ pub struct Workload {
 /// Seconds and bytes per second that the estimates are made from. Sources stand at each field's default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeModel {
-    /// Planning a stage and a round trip to one warm function, with result.
+    /// Time to plan a stage, and of a round trip to one warm function, with result.
     pub stage_overhead: Duration,
-    /// What each further fragment adds on the coordinator.
+    /// Time that each further fragment adds on the coordinator.
     pub fragment_overhead: Duration,
-    /// What a warm function is billed for that reads next to nothing, with one read's latency.
+    /// Billed time of a warm function that reads next to nothing, with one read's latency.
     pub attempt_overhead: Duration,
     /// Compressed bytes a second that one core filters and aggregates.
     pub core_bytes_per_second: f64,
     /// Bytes a second from storage into the coordinator.
     pub pipe_bytes_per_second: f64,
-    /// The same into all functions together that run on the coordinator's machine.
+    /// Bytes a second from storage into all functions together that run on the coordinator's machine.
     pub machine_pipe_bytes_per_second: f64,
-    /// From storage into one function.
+    /// Pipe from storage into one function.
     pub function_pipe: Pipe,
-    /// Of reads; a lane's wait for each other. One of a fragment is part of its overhead.
+    /// Latency of reads. Those of a lane wait for each other; one of a fragment is part of its overhead.
     pub read_latency: Latency,
-    /// From nothing to an environment that takes its first request.
+    /// Time from nothing to an environment that takes its first request.
     pub start: Duration,
     pub cores: usize,
     /// Cores of one function.
@@ -43,7 +43,7 @@ pub struct TimeModel {
 }
 
 impl TimeModel {
-    /// A laptop with functions as its own processes.
+    /// Makes the model of a laptop with functions as its own processes.
     pub fn laptop(cores: usize) -> Self {
         Self {
             // `lab tax`, four warm fragments, on two cores (docs/measurements.md).
@@ -55,7 +55,7 @@ impl TimeModel {
             pipe_bytes_per_second: 2e9,
             machine_pipe_bytes_per_second: 2e9,
             function_pipe: Pipe::steady(2e9),
-            // Without its one read, which takes nothing here: `lab fanout`, an executor's tiny fragment, and as much for the rest.
+            // The one read takes nothing here: `lab fanout`, an executor's tiny fragment, and as much for the rest.
             attempt_overhead: Duration::from_millis(1),
             read_latency: Latency::default(),
             // Our function's start to ready takes 6 ms, 14 at worst (docs/measurements.md).
@@ -65,7 +65,7 @@ impl TimeModel {
         }
     }
 
-    /// A coordinator of `cores` in AWS's network or near it, with functions on Lambda of `function_cores` each.
+    /// Makes the model of a coordinator of `cores` in AWS's network or near it, with functions on Lambda of `function_cores` each.
     pub fn lambda(cores: usize, function_cores: f64) -> Self {
         Self {
             // A warm synchronous invocation and S3's first byte: 30 to 50 ms for four workers in comparable engines.
@@ -86,7 +86,7 @@ impl TimeModel {
     }
 }
 
-/// From a request to its first byte: never less than the least, and what comes on top varies as an exponential does.
+/// Time from a request to its first byte: never less than the least. The rest on top varies as an exponential does.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Latency {
     pub mean: Duration,
@@ -94,11 +94,11 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Of the quantiles published for S3 (arXiv 2501.07771) that the tests' server has, too: 15 ms at least, 27 in the middle, 74 and
+    /// Latency by the quantiles published for S3 (arXiv 2501.07771) that the tests' server has, too: 15 ms at least, 27 in the middle, 74 and
     /// 106 at 95 and 99 percent.
     pub const S3: Self = Self { mean: Duration::from_millis(32), least: Duration::from_millis(15) };
 
-    /// Seconds until the last of some requests has its first byte that were sent together; a mean, and so for parts of requests, too.
+    /// Returns the mean seconds until the last of `requests` requests, which were sent together, has its first byte. A mean number may be broken.
     pub fn of_last(&self, requests: f64) -> f64 {
         // The harmonic numbers: 1, 1 + 1/2, 1 + 1/2 + 1/3.
         let n = requests.max(1.0);
@@ -106,13 +106,13 @@ impl Latency {
         self.least.as_secs_f64() + self.deviation() * harmonic
     }
 
-    /// Standard deviation, in seconds.
+    /// Returns the standard deviation, in seconds.
     pub fn deviation(&self) -> f64 {
         self.mean.saturating_sub(self.least).as_secs_f64()
     }
 }
 
-/// How fast bytes come: quickly at first, where there is a burst, and then steadily.
+/// Rate at which bytes come: quickly at first, where there is a burst, and then steadily.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pipe {
     pub burst_bytes: u64,
@@ -121,7 +121,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A function on AWS Lambda whose environment has just worked: half of the 300 MiB that a new one has (arXiv 2501.07771).
+    /// Pipe of a function on AWS Lambda whose environment has just worked: half of the 300 MiB that a new one has (arXiv 2501.07771).
     pub const LAMBDA: Self =
         Self { burst_bytes: 150 << 20, burst_bytes_per_second: 1.2 * GIB, bytes_per_second: 75.0 * MIB };
 
@@ -133,7 +133,7 @@ impl Pipe {
         self.seconds_besides(bytes, self.burst_bytes, 0.0)
     }
 
-    /// Of a read that finds so much of the burst, and in whose pauses, so many seconds in all, some of it comes back.
+    /// Returns the seconds of a read that finds `burst_bytes` of the burst. In its pauses, of `pauses` seconds in all, some of it comes back.
     pub fn seconds_besides(&self, bytes: u64, burst_bytes: u64, pauses: f64) -> f64 {
         let refilled = if self.burst_bytes > 0 { (pauses * self.bytes_per_second) as u64 } else { 0 };
         let quick = bytes.min(burst_bytes.saturating_add(refilled));
@@ -164,7 +164,7 @@ mod tests {
         let pipe = Pipe { burst_bytes: 100, burst_bytes_per_second: 100.0, bytes_per_second: 10.0 };
         assert_eq!((pipe.seconds(50), pipe.seconds(100), pipe.seconds(200)), (0.5, 1.0, 11.0));
         assert_eq!(Pipe::steady(10.0).seconds(20), 2.0);
-        // Half of the burst, and what comes back in three seconds.
+        // Half of the burst, and the part of it that comes back in three seconds.
         assert_eq!(pipe.seconds_besides(200, 50, 3.0), 0.8 + 12.0);
         assert_eq!(Pipe::steady(10.0).seconds_besides(20, 0, 1.0), 2.0);
     }

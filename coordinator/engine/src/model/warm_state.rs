@@ -1,4 +1,4 @@
-//! What environments of functions are likely to have from queries before: that they are up, and footers of files. For estimates
+//! The state that queries before have likely left in environments of functions: that they are up, and footers of files. It is for estimates
 //! only, which may be wrong about it.
 
 use std::collections::HashMap;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use object_store::ObjectMeta;
 
-/// Files that are remembered of a size of functions; later ones count as never read.
+/// Most files that are remembered of a size of functions. Later ones count as never read.
 const FILES_MAX: usize = 1 << 18;
 
-/// What one session's queries have left behind.
+/// Traces of one session's queries.
 #[derive(Debug, Clone, Default)]
 pub struct WarmState {
-    /// By memory: functions of each size are other ones.
+    /// Environments by memory: functions of each size are other ones.
     sizes: HashMap<u32, WarmEnvironments>,
     last_used: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct WarmEnvironments {
-    /// As many as were ever in use at once.
+    /// Most that were ever in use at once.
     count: usize,
-    /// How many fragments have had a part of a file, by a hash of what it is.
+    /// Number of fragments that have had a part of a file, by a hash of the file.
     fragments: HashMap<u64, u32>,
 }
 
@@ -37,7 +37,7 @@ impl WarmState {
     ) {
         self.last_used = Some(Instant::now());
         let environments = self.sizes.entry(memory_mb).or_default();
-        // The last used get few fragments, again and again: the others learn nothing of them.
+        // The last used get few fragments, again and again: the others learn nothing.
         if at_once < environments.count {
             return;
         }
@@ -50,17 +50,18 @@ impl WarmState {
         }
     }
 
-    /// Whether a platform that keeps idle environments for `kept_for` is likely to have ended all of them.
+    /// Returns true if a platform that keeps idle environments for `kept_for` is likely to have ended all of them.
     pub fn is_cold(&self, kept_for: Duration) -> bool {
         self.last_used.is_some_and(|last| last.elapsed() > kept_for)
     }
 
-    /// Environments that are likely to be up.
+    /// Returns the number of environments that are likely to be up.
     pub fn environments(&self, memory_mb: u32) -> usize {
         self.sizes.get(&memory_mb).map_or(0, |environments| environments.count)
     }
 
-    /// How likely one of the environments of a query has no footer of a file: any may have had any of its fragments, or is new.
+    /// Returns the probability that one of the `at_once` environments of a query has no footer of a file: any may have had any of its fragments, or
+    /// is new.
     pub fn misses_footer(&self, memory_mb: u32, at_once: usize, store: &str, file: &ObjectMeta) -> f64 {
         let Some(environments) = self.sizes.get(&memory_mb) else { return 1.0 };
         let fragments = environments.fragments.get(&key(store, file)).copied().unwrap_or_default();
@@ -69,7 +70,7 @@ impl WarmState {
     }
 }
 
-/// Where a file lies, and which version of it.
+/// Hashes the place and the version of a file.
 fn key(store: &str, ObjectMeta { location, last_modified, size, e_tag, .. }: &ObjectMeta) -> u64 {
     let mut hasher = DefaultHasher::new();
     (store, location.as_ref(), last_modified, size, e_tag).hash(&mut hasher);

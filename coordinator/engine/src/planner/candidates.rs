@@ -1,4 +1,4 @@
-//! What a query would cost in each way that it could run: for EXPLAIN COST, and for picking one of them.
+//! The candidates of a query: the coordinator alone, and functions of each size with each packing. Each has a forecast.
 //!
 //! Planning is all that is done: metadata is read, data is not.
 
@@ -23,7 +23,7 @@ use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
-use crate::model::{Choice, Decision, Estimate, FleetFacts, FunctionSize, Place, Quote, Reason, WallTimes};
+use crate::model::{Choice, Decision, FleetFacts, Forecast, FunctionSize, Place, Quote, Reason, WallTimes};
 use crate::tables::pruning::PruningNotes;
 
 /// A query as the coordinator would run it alone.
@@ -38,32 +38,32 @@ pub(super) struct LocalPlan {
     planned: Usage,
 }
 
-/// A query's plans, and the ways to run it.
+/// A query's plans, and its candidates.
 pub(super) struct Candidates {
     pub(super) local: LocalPlan,
     /// The plan that stages are made from; None where no function can be used.
     pub(super) distributed: Option<Distributed>,
     /// The reason why no function can be used.
     pub(super) stays: Option<Reason>,
-    /// Locally first.
+    /// Candidates, the local one first.
     pub(super) all: Vec<Candidate>,
     /// Requests and bytes of the coordinator's own until the plan for functions stands.
     planning: Usage,
-    tariff: Tariff,
+    pub(super) tariff: Tariff,
     /// The reason why `tariff` is another region's: it breaks ties between equal seconds, and is shown nowhere.
     pub(super) unpriced: Option<PriceError>,
-    /// Notes on what is left out, and why.
-    missing: Vec<String>,
+    /// Notes on candidates and scans that are left out, with the reasons.
+    pub(super) missing: Vec<String>,
 }
 
-/// One way to run a query.
+/// One place and packing of a query.
 pub(super) struct Candidate {
-    pub(super) estimate: Estimate,
-    /// The functions, and how fragments are packed for them; None for the coordinator alone.
+    pub(super) forecast: Forecast,
+    /// Functions, and the packing for them. None for the coordinator alone.
     pub(super) functions: Option<PackedSize>,
 }
 
-/// The distributed plan, cut, and what it was made with.
+/// The distributed plan, cut, with the state and the fleet that it was made with.
 pub(super) struct Distributed {
     pub(super) state: SessionState,
     pub(super) cut: CutPlan,
@@ -71,12 +71,13 @@ pub(super) struct Distributed {
 }
 
 impl Candidates {
-    /// The seconds of both places, with `picked` for functions where it is one of theirs, else their fastest; None where there is one place.
-    pub(super) fn times(&self, picked: &Estimate) -> Option<WallTimes> {
-        let estimates = || self.all.iter().map(|candidate| &candidate.estimate);
-        let local = estimates().find(|estimate| estimate.place == Place::Local)?;
+    /// Returns the seconds of both places: for functions those of `picked` where it is one of theirs, else of their fastest. None where there is
+    /// one place.
+    pub(super) fn times(&self, picked: &Forecast) -> Option<WallTimes> {
+        let forecasts = || self.all.iter().map(|candidate| &candidate.forecast);
+        let local = forecasts().find(|forecast| forecast.place == Place::Local)?;
         let fastest = || {
-            let functions = estimates().filter(|estimate| estimate.place == Place::Functions);
+            let functions = forecasts().filter(|forecast| forecast.place == Place::Functions);
             functions.min_by(|a, b| compare(a, b, Prefer::Latency))
         };
         let functions = if picked.place == Place::Functions { Some(picked) } else { fastest() }?;
@@ -89,77 +90,21 @@ impl Candidates {
 }
 
 impl Planner {
-    /// What a query is expected to cost where it would run, and what else there is.
-    ///
-    /// # Errors
-    /// The engine's, and a [`QueryError`] in them where there are no prices.
-    pub async fn quote(&self, state: SessionState, logical: &LogicalPlan) -> Result<(Decision, Quote)> {
-        let local = self.local_plan(state.clone(), logical).await?;
-        let functions = self.functions_for(&local).await?;
-        let stays = match self.settings.is_for_seconds() {
-            true => self.reason_to_stay(&local, &functions),
-            false => None,
-        };
-        let mut candidates = self.candidates(local, functions, &PruningNotes::default()).await?;
-        if let Some(error) = candidates.unpriced.take() {
-            return Err(unpriced(error));
-        }
-        let next = |picked: &Estimate| {
-            let others = self.allowed(&candidates).filter(|way| !way.is_like(picked));
-            others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned()
-        };
-        let local = candidates.all[0].estimate.clone();
-        let (decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
-            (Some(reason), _) => {
-                let runner_up = next(&local);
-                (Decision::local(reason, candidates.local.reads.workload), local, runner_up)
-            }
-            (None, Some(choice)) => {
-                let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
-                (self.decision(&candidates, choice), picked, runner_up)
-            }
-            (None, None) => {
-                let planned = self.plan(state, logical).await?;
-                let picked = match (&planned.functions, &candidates.distributed) {
-                    (Some(functions), Some(on)) => {
-                        let stages: Vec<&Stage> = functions.stages.iter().map(AsRef::as_ref).collect();
-                        self.estimate_on(on, &functions.packed.size, &stages, &candidates)?
-                    }
-                    _ => local,
-                };
-                let runner_up = next(&picked);
-                (planned.decision, picked, runner_up)
-            }
-        };
-        let of_functions =
-            || candidates.all.iter().map(|way| &way.estimate).filter(|way| way.place == Place::Functions);
-        let prefer = self.settings.prefer.unwrap_or(Prefer::Latency);
-        let best = of_functions().min_by(|a, b| compare(a, b, prefer));
-        let shows_functions =
-            [Some(&picked), runner_up.as_ref()].into_iter().flatten().any(|w| w.place == Place::Functions);
-        let mut ways = vec![candidates.all[0].estimate.clone(), picked.clone()];
-        ways.extend(runner_up.clone());
-        ways.extend(best.filter(|_| !shows_functions).cloned());
-        let quote = Quote::new(ways, &picked, runner_up.as_ref(), &candidates.tariff);
-        let guessed_files = candidates.local.reads.load.reads.guessed_files;
-        Ok((decision, Quote { missing: candidates.missing, guessed_files, ..quote }))
-    }
-
-    /// Chooses among the candidates that `--on` allows; None where nothing is to be compared, or none is allowed.
+    /// Chooses among the candidates that `--on` allows. None where nothing is to be compared, or none is allowed.
     pub(super) fn choose(&self, candidates: &Candidates) -> Option<Choice> {
         if !self.settings.compares() {
             return None;
         }
-        let allowed: Vec<Estimate> = self.allowed(candidates).cloned().collect();
+        let allowed: Vec<Forecast> = self.allowed(candidates).cloned().collect();
         choose(&allowed, self.settings.prefer, self.settings.deadline)
     }
 
-    fn allowed<'a>(&self, candidates: &'a Candidates) -> impl Iterator<Item = &'a Estimate> + use<'a> {
+    pub(super) fn allowed<'a>(&self, candidates: &'a Candidates) -> impl Iterator<Item = &'a Forecast> + use<'a> {
         let on = self.settings.on;
-        candidates.all.iter().map(|way| &way.estimate).filter(move |way| match on {
+        candidates.all.iter().map(|candidate| &candidate.forecast).filter(move |candidate| match on {
             Target::Auto => true,
-            Target::Local => way.place == Place::Local,
-            _ => way.place == Place::Functions,
+            Target::Local => candidate.place == Place::Local,
+            _ => candidate.place == Place::Functions,
         })
     }
 
@@ -198,7 +143,7 @@ impl Planner {
             local,
             distributed: None,
             stays: None,
-            all: vec![Candidate { estimate: here, functions: None }],
+            all: vec![Candidate { forecast: here, functions: None }],
             planning: Usage::default(),
             tariff,
             unpriced,
@@ -226,7 +171,7 @@ impl Planner {
         Ok(candidates)
     }
 
-    /// Adds what functions could do.
+    /// Adds the candidates on functions. Returns the reason if there are none.
     async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
         let begun = self.stores.usage();
         let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
@@ -252,17 +197,17 @@ impl Planner {
                 let why = "nothing of the plan can be cut off for them";
                 return Ok(Placement::Here(Reason::PlanNotSupported(why.to_owned())));
             }
-            // And fragments of the size that pays.
+            // None makes fragments of the size that pays.
             for fan_out in fan_outs(most.min(size.functions_max)).into_iter().map(Some).chain([None]) {
                 let packed = packed(fan_out);
                 let stages = self.stages(&on, &packed)?;
-                let estimate = self.estimate_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates)?;
+                let forecast = self.forecast_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates)?;
                 let need = stages.iter().map(|stage| fragment_need(stage).bytes).max().unwrap_or_default();
                 let fits = need <= size.limits.memory_bytes_max;
-                let ways = if fits { &mut candidates.all } else { &mut tight };
+                let into = if fits { &mut candidates.all } else { &mut tight };
                 // Stages that keep their groups have as many fragments whatever is asked for.
-                if ways.iter().all(|way: &Candidate| !way.estimate.is_like(&estimate)) {
-                    ways.push(Candidate { estimate, functions: Some(packed) });
+                if into.iter().all(|candidate: &Candidate| !candidate.forecast.is_like(&forecast)) {
+                    into.push(Candidate { forecast, functions: Some(packed) });
                 }
             }
         }
@@ -274,7 +219,7 @@ impl Planner {
             };
             candidates.missing.push(format!("how much {sends} is not known: it is expected to fit responses"));
         }
-        // Where memory is short anyway, fragments spill.
+        // Fragments spill where memory is short anyway.
         if candidates.all.len() < 2 {
             candidates.all.append(&mut tight);
         }
@@ -287,28 +232,28 @@ impl Planner {
         Ok(Placement::Functions(()))
     }
 
-    /// The estimate of stages on functions of one size.
-    fn estimate_on(
+    /// Forecasts stages on functions of one size.
+    pub(super) fn forecast_on(
         &self,
         on: &Distributed,
         size: &FunctionSize,
         stages: &[&Stage],
         candidates: &Candidates,
-    ) -> Result<Estimate> {
+    ) -> Result<Forecast> {
         let tariff = Tariff {
             memory_mb: size.memory_mb,
             architecture: size.architecture.unwrap_or(candidates.tariff.architecture),
             ..candidates.tariff.clone()
         };
         let prices = Prices { tariff: &tariff, planning: &candidates.planning };
-        let estimate = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
+        let forecast = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
         Ok(match self.kept_load(on)? {
-            Some(here) => estimate.and_here(&here, &size.model, &tariff),
-            None => estimate,
+            Some(here) => forecast.and_here(&here, &size.model, &tariff),
+            None => forecast,
         })
     }
 
-    /// The load of the scans that stay in a distributed plan; None where none does.
+    /// Sums up the scans that stay in a distributed plan. None where none does.
     pub(super) fn kept_load(&self, on: &Distributed) -> Result<Option<LocalLoad>> {
         let footers = footers(&on.state);
         let mut kept = None;
@@ -324,7 +269,7 @@ impl Planner {
     }
 }
 
-/// Requests and bytes between two counts.
+/// Returns the requests and bytes between two counts.
 fn between(earlier: Usage, later: Usage) -> Usage {
     Usage {
         requests: later.requests - earlier.requests,
@@ -333,6 +278,6 @@ fn between(earlier: Usage, later: Usage) -> Usage {
     }
 }
 
-fn unpriced(error: PriceError) -> DataFusionError {
+pub(super) fn unpriced(error: PriceError) -> DataFusionError {
     QueryError::setup(error.to_string()).or_hint(error.hint()).with_source(error).into()
 }

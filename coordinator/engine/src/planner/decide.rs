@@ -1,7 +1,7 @@
-//! Where a query is planned to run: as asked, or where a preference and a deadline are met best. `auto` prefers seconds.
+//! The place of a query: as asked, or the candidate that meets a preference and a deadline best. `auto` prefers seconds.
 //!
-//! Most queries are not worth a plan for functions. Where seconds alone decide, the query stays here as soon as it is known that no
-//! candidate on functions is faster: by the work, by a round trip, by what its scans take there.
+//! Most queries are not worth a plan for functions. If seconds alone decide, a query stays here as soon as it is known that no candidate on
+//! functions is faster: by its work, by a round trip, by the seconds of its scans there.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use datafusion::logical_expr::LogicalPlan;
 use url::Url;
 
 use super::candidates::{Candidates, Distributed, LocalPlan};
-use super::choose::{Outlook, fan_outs, reason_to_stay};
+use super::choose::{EarlyFigures, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, workload};
-use super::loads::stages::{LocalReads, Readers, scan_loads, with_loads};
+use super::loads::stages::{FunctionReaders, LocalReads, scan_loads, with_loads};
 use super::passes::pack::Packing;
 use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
 use crate::config::{Prefer, Target};
@@ -25,13 +25,13 @@ use crate::model::{Choice, Decision, FleetFacts, FunctionSize, Place, Reason, Wa
 use crate::tables::pruning::PruningNotes;
 
 impl PlannerSettings {
-    /// Whether candidates are compared; else the target is used as it is.
+    /// Returns true if candidates are compared. Else the target is used as it is.
     pub(super) fn compares(&self) -> bool {
         let Self { on, prefer, deadline, .. } = *self;
         on != Target::Local && (on == Target::Auto || prefer.is_some() || deadline.is_some())
     }
 
-    /// Whether the place is open, and seconds alone decide on it.
+    /// Returns true if the place is open, and seconds alone decide on it.
     pub(super) fn is_for_seconds(&self) -> bool {
         let Self { on, prefer, deadline, .. } = *self;
         on == Target::Auto && deadline.is_none() && matches!(prefer, None | Some(Prefer::Latency))
@@ -39,7 +39,7 @@ impl PlannerSettings {
 }
 
 impl Planner {
-    /// Plans the best candidate that the target allows; as asked where it allows none.
+    /// Plans the best candidate that the target allows, or as asked where it allows none.
     pub(super) async fn by_estimate(
         &self,
         state: SessionState,
@@ -59,7 +59,7 @@ impl Planner {
             notes.take();
             return Box::pin(self.as_asked(candidates.local.state, logical, notes)).await;
         };
-        let picked = candidates.all.iter().find(|candidate| candidate.estimate == choice.picked);
+        let picked = candidates.all.iter().find(|candidate| candidate.forecast == choice.picked);
         let picked = picked.and_then(|picked| picked.functions.clone());
         let decision = self.decision(&candidates, choice);
         let Candidates { local, distributed, .. } = candidates;
@@ -70,7 +70,7 @@ impl Planner {
         self.on_functions(on, stages, packed, decision)
     }
 
-    /// Plans for the functions of the target, all of them; for the coordinator where nothing of the query can run there.
+    /// Plans for all functions of the target, or for the coordinator where nothing of the query can run there.
     pub(super) async fn as_asked(
         &self,
         state: SessionState,
@@ -116,19 +116,18 @@ impl Planner {
         self.on_functions(on, stages, packed, decision)
     }
 
-    /// The functions that a query may use, for one that is planned for the coordinator.
+    /// Asks for the functions that a query may use, which is planned for the coordinator by now. A query without scans does not ask.
     ///
     /// # Errors
     /// Those of [`Planner::functions`].
     pub(super) async fn functions_for(&self, local: &LocalPlan) -> Result<Placement<FleetFacts>> {
         match local.reads.workload.scans {
-            // Nobody needs to ask what is deployed.
             0 => Ok(Placement::Here(Reason::NoScan)),
             _ => self.functions().await,
         }
     }
 
-    /// Asks the fleet for the functions that a query may use; `auto` does not ask while the breaker advises against it.
+    /// Asks the fleet for the functions that a query may use. `auto` does not ask while the breaker advises against it.
     ///
     /// # Errors
     /// The fleet's, as [`at_hand`] tells.
@@ -137,7 +136,7 @@ impl Planner {
         at_hand(self.fleet.facts(asking).await, &self.settings)
     }
 
-    /// Decides to stay here before there is a plan for functions; None where functions may be faster.
+    /// Decides to stay here before there is a plan for functions. None where functions may be faster.
     fn stays(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Result<Option<Decision>> {
         if let Some(reason) = self.reason_to_stay(local, functions) {
             return Ok(Some(Decision::local(reason, local.reads.workload)));
@@ -148,7 +147,7 @@ impl Planner {
         }
     }
 
-    /// Gives the reason to stay here that needs no packing; None where functions may be faster.
+    /// Returns the reason to stay here that needs no packing. None where functions may be faster.
     pub(super) fn reason_to_stay(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Option<Reason> {
         let facts = match functions {
             Placement::Functions(facts) => facts,
@@ -156,21 +155,21 @@ impl Planner {
         };
         let LocalReads { workload, ref load, .. } = local.reads;
         let least = facts.sizes.iter().map(|size| seconds_least(load, &size.model));
-        reason_to_stay(&Outlook {
+        reason_to_stay(&EarlyFigures {
             workload,
             local_seconds: seconds_here(load, &self.fleet.coordinator_model()),
             least_seconds: least.fold(f64::INFINITY, f64::min),
         })
     }
 
-    /// Decides to stay here where no packing of the local plan's scans is faster on functions, which results can only slow down.
+    /// Decides to stay here if no packing of the local plan's scans is faster on functions: results can only slow them down.
     fn stays_by_scans(&self, local: &LocalPlan, facts: &FleetFacts) -> Result<Option<Decision>> {
         let local_seconds = seconds_here(&local.reads.load, &self.fleet.coordinator_model());
         let mut fastest: Option<WallTimes> = None;
         for size in &facts.sizes {
             let most = self.scans_on(facts, local, size, &self.packing(size, Some(size.functions_max)))?;
             let fan_outs = fan_outs(most.iter().map(|load| load.fragments.len()).max().unwrap_or_default());
-            // The likely ones first: one that is faster suffices.
+            // The likely ones come first: one that is faster suffices.
             for fan_out in std::iter::once(None).chain(fan_outs.into_iter().rev().map(Some)) {
                 let scans = self.scans_on(facts, local, size, &self.packing(size, fan_out))?;
                 let scans: Vec<&StageLoad> = scans.iter().collect();
@@ -187,7 +186,7 @@ impl Planner {
         Ok(fastest.map(|times| Decision::timed(Place::Local, Reason::LocalFaster, workload, times)))
     }
 
-    /// The work of the local plan's scans, packed for functions of a size.
+    /// Packs the local plan's scans for functions of a size, and returns their loads.
     fn scans_on(
         &self,
         facts: &FleetFacts,
@@ -196,14 +195,14 @@ impl Planner {
         packing: &Packing,
     ) -> Result<Vec<StageLoad>> {
         let footers = footers(state);
-        let readers = Readers { facts, size, footers: footers.as_ref() };
+        let readers = FunctionReaders { facts, size, footers: footers.as_ref() };
         // A store that functions do not reach is told when the plan is cut.
         let access = |url: &str| self.stores.access(&Url::parse(url).ok()?).ok();
         let url_of = |url: &str| access(url).map(|access| access.url).unwrap_or_default();
         scan_loads(plan, packing, &url_of, readers)
     }
 
-    /// Decides for what was chosen; where nothing can run on functions and seconds decide, for the coordinator and with that reason.
+    /// Makes the decision of a choice. If seconds decide and nothing can run on functions, that is the reason.
     pub(super) fn decision(&self, candidates: &Candidates, choice: Choice) -> Decision {
         let workload = candidates.local.reads.workload;
         match &candidates.stays {
@@ -216,10 +215,10 @@ impl Planner {
         }
     }
 
-    /// The stages of a packing, with their loads.
+    /// Makes the stages of a packing, with their loads.
     pub(super) fn stages(&self, on: &Distributed, PackedSize { size, packing }: &PackedSize) -> Result<Vec<Stage>> {
         let footers = footers(&on.state);
-        let readers = Readers { facts: &on.facts, size, footers: footers.as_ref() };
+        let readers = FunctionReaders { facts: &on.facts, size, footers: footers.as_ref() };
         with_loads(on.cut.stages(0, packing, footers.as_ref()), self.settings.memory_bytes_max, readers)
     }
 
@@ -235,7 +234,7 @@ impl Planner {
     }
 }
 
-/// The functions that a query may use, of the fleet's answer; `Here` where the query runs without them.
+/// Finds the functions that a query may use in the fleet's answer. It is `Here` where the query runs without them.
 ///
 /// # Errors
 /// The fleet's, where the target is functions: without `allow_fallback` any, with it those of other kinds than
@@ -254,7 +253,7 @@ fn at_hand(asked: Result<FleetFacts, QueryError>, settings: &PlannerSettings) ->
     }
 }
 
-/// The loads of stages, in their order.
+/// Returns the loads of stages, in their order.
 pub(super) fn loads<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Vec<&'a StageLoad> {
     stages.into_iter().map(|stage| &stage.load).collect()
 }

@@ -1,4 +1,4 @@
-//! How a statement would run, in words: decision, plans, pruning, packing, memory.
+//! A planned statement in words: decision, plans, pruning, packing, memory.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,20 +12,21 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use gust_catalog::Pruning;
 use humansize::{BINARY, format_size};
 
-use super::loads::memory::{Need, coordinator_need, fragment_need};
+use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need};
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
-use crate::model::{Estimate, Place, Quote};
+use crate::model::{Forecast, Place, Quote};
 use crate::money::Money;
 
-/// The whole text, without a newline at its end.
+/// Writes the whole text, without a newline at its end.
 pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
     let mut text = format!("decision     {}\n", planned.decision);
     for (table, pruning) in &planned.pruning {
         text += &pruned(table, pruning);
     }
     let coordinator = coordinator_need(&planned.plan);
-    let mut needs = vec![("the coordinator".to_owned(), coordinator.clone(), config.memory_bytes_max)];
+    let allowed = config.memory_bytes_max;
+    let mut holders = vec![Holder { name: "the coordinator".to_owned(), need: coordinator.clone(), allowed }];
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
     text += &indented(&planned.plan);
     for stage in planned.stages() {
@@ -33,9 +34,25 @@ pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
         text += &indented(&stage.plan);
-        needs.push((format!("a fragment of stage {}", stage.index), need, config.function_memory_bytes));
+        let name = format!("a fragment of stage {}", stage.index);
+        holders.push(Holder { name, need, allowed: config.function_memory_bytes });
     }
-    text + &first_to_run_out(needs)
+    text + &first_to_run_out(holders)
+}
+
+/// A part of the query with memory of its own.
+struct Holder {
+    name: String,
+    need: MemoryNeed,
+    /// Bytes that it may have.
+    allowed: u64,
+}
+
+impl Holder {
+    /// Returns its expected share of what it may have.
+    fn share(&self) -> f64 {
+        self.need.bytes as f64 / self.allowed.max(1) as f64
+    }
 }
 
 fn size(bytes: u64) -> String {
@@ -47,14 +64,14 @@ fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
     plan.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
 }
 
-fn memory(need: &Need, allowed: u64) -> String {
+fn memory(need: &MemoryNeed, allowed: u64) -> String {
     match need.bytes {
         0 => format!("holds next to nothing of {} allowed", size(allowed)),
         bytes => format!("holds about {} of {} allowed, mostly in {}", size(bytes), size(allowed), need.what),
     }
 }
 
-/// Files and bytes before and after pruning, and what pruned them.
+/// Writes files and bytes before and after pruning, with the reasons.
 fn pruned(table: &str, pruning: &Pruning) -> String {
     let Pruning { files_kept, files_total, bytes_kept, bytes_total, .. } = pruning;
     let of = bytes_total.map_or_else(|| "an unknown size".to_owned(), size);
@@ -69,7 +86,7 @@ fn pruned(table: &str, pruning: &Pruning) -> String {
 fn packing(stage: &Stage) -> String {
     let weights = (0..stage.fragments.len()).map(|fragment| stage.fragment_weight_bytes(fragment));
     let (smallest, largest) = (weights.clone().min().unwrap_or_default(), weights.max().unwrap_or_default());
-    let lanes = stage.fragments.iter().map(Vec::len).max().unwrap_or_default();
+    let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default();
     format!(
         "{} fragments of {} scan units, {} of projected columns; smallest {}, largest {}; {lanes} lanes at most{}",
         stage.fragments.len(),
@@ -81,20 +98,16 @@ fn packing(stage: &Stage) -> String {
     )
 }
 
-/// Whoever is expected to need the largest part of what it may have.
-fn first_to_run_out(needs: Vec<(String, Need, u64)>) -> String {
-    let share = |need: &Need, allowed: u64| need.bytes as f64 / allowed.max(1) as f64;
-    let Some((who, need, allowed)) =
-        needs.into_iter().max_by(|(_, a, a_max), (_, b, b_max)| share(a, *a_max).total_cmp(&share(b, *b_max)))
-    else {
-        return String::new();
-    };
-    let percent = 100.0 * share(&need, allowed);
+/// Names the holder that is expected to need the largest part of what it may have.
+fn first_to_run_out(holders: Vec<Holder>) -> String {
+    let Some(first) = holders.into_iter().max_by(|a, b| a.share().total_cmp(&b.share())) else { return String::new() };
+    let Holder { name, allowed, .. } = &first;
+    let percent = 100.0 * first.share();
     let verdict = if percent > 100.0 { "is expected to spill or to run out" } else { "comes closest to its limit" };
-    format!("memory       {who} {verdict}: {percent:.0} % of {}", size(allowed))
+    format!("memory       {name} {verdict}: {percent:.0} % of {}", size(*allowed))
 }
 
-/// The columns of EXPLAIN COST: one row a way to run the query. Dollars are exact, seconds rounded to microseconds.
+/// Returns the columns of EXPLAIN COST, which has a row for each forecast. Dollars are exact, seconds are rounded to microseconds.
 pub fn cost_schema() -> SchemaRef {
     let dollars = DataType::Decimal128(DOLLAR_DIGITS.0, DOLLAR_DIGITS.1);
     let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), name == "memory_mb");
@@ -117,52 +130,53 @@ pub fn cost_schema() -> SchemaRef {
     ]))
 }
 
-/// Nano-dollars, as many as [`crate::money::Money`] holds.
+/// Precision and scale of nano-dollars, as many as [`crate::money::Money`] holds.
 const DOLLAR_DIGITS: (u8, i8) = (20, 9);
 
-/// The rows of EXPLAIN COST.
+/// Makes the rows of EXPLAIN COST.
 pub fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
-    let ways = || quote.ways.iter();
-    let count = |of: fn(&Estimate) -> u64| Arc::new(ways().map(of).collect::<UInt64Array>()) as ArrayRef;
-    let seconds = |of: fn(&Estimate) -> f64| {
-        let rounded = ways().map(|way| (of(way) * 1e6).round() / 1e6);
+    let forecasts = || quote.forecasts.iter();
+    let count = |of: fn(&Forecast) -> u64| Arc::new(forecasts().map(of).collect::<UInt64Array>()) as ArrayRef;
+    let seconds = |of: fn(&Forecast) -> f64| {
+        let rounded = forecasts().map(|forecast| (of(forecast) * 1e6).round() / 1e6);
         Arc::new(rounded.collect::<Float64Array>()) as ArrayRef
     };
-    let dollars = |of: fn(&Estimate) -> Money| {
-        let amounts: Decimal128Array = ways().map(|way| Some(i128::from(of(way).nano_dollars()))).collect();
+    let dollars = |of: fn(&Forecast) -> Money| {
+        let amounts: Decimal128Array =
+            forecasts().map(|forecast| Some(i128::from(of(forecast).nano_dollars()))).collect();
         let amounts = amounts.with_precision_and_scale(DOLLAR_DIGITS.0, DOLLAR_DIGITS.1)?;
         Ok::<_, DataFusionError>(Arc::new(amounts) as ArrayRef)
     };
-    let place = ways().map(|way| match way.place {
+    let place = forecasts().map(|forecast| match forecast.place {
         Place::Local => "local",
         Place::Functions => "functions",
     });
-    let picked = (0..quote.ways.len()).map(|position| match position {
+    let picked = (0..quote.forecasts.len()).map(|position| match position {
         position if position == quote.picked => "picked",
         position if Some(position) == quote.runner_up => "runner-up",
         _ => "",
     });
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(place)),
-        count(|way| way.functions as u64),
-        Arc::new(ways().map(|way| way.memory_mb).collect::<UInt32Array>()),
-        count(|way| way.fragments as u64),
-        dollars(|way| way.expected.dollars)?,
-        dollars(|way| way.upper.dollars)?,
-        seconds(|way| way.expected.seconds),
-        seconds(|way| way.upper.seconds),
-        count(|way| way.expected.bytes),
-        count(|way| way.upper.bytes),
-        count(|way| way.expected.requests),
-        count(|way| way.upper.requests),
-        seconds(|way| way.expected.gb_seconds),
-        seconds(|way| way.upper.gb_seconds),
+        count(|forecast| forecast.functions as u64),
+        Arc::new(forecasts().map(|forecast| forecast.memory_mb).collect::<UInt32Array>()),
+        count(|forecast| forecast.fragments as u64),
+        dollars(|forecast| forecast.expected.dollars)?,
+        dollars(|forecast| forecast.upper.dollars)?,
+        seconds(|forecast| forecast.expected.seconds),
+        seconds(|forecast| forecast.upper.seconds),
+        count(|forecast| forecast.expected.bytes),
+        count(|forecast| forecast.upper.bytes),
+        count(|forecast| forecast.expected.requests),
+        count(|forecast| forecast.upper.requests),
+        seconds(|forecast| forecast.expected.gb_seconds),
+        seconds(|forecast| forecast.upper.gb_seconds),
         Arc::new(StringArray::from_iter_values(picked)),
     ];
     one_batch(&cost_schema(), columns)
 }
 
-/// The text as the rows of SQL's EXPLAIN: a heading and a body.
+/// Makes the rows of SQL's EXPLAIN: a heading and a body.
 pub fn as_rows(schema: &SchemaRef, text: &str) -> Result<SendableRecordBatchStream> {
     let columns: Vec<ArrayRef> =
         vec![Arc::new(StringArray::from(vec!["gust"])), Arc::new(StringArray::from(vec![text]))];

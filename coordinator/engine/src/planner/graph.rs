@@ -17,6 +17,7 @@ use gust_protocol::{
 };
 use object_store::ObjectMeta;
 
+use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
 use crate::exchange::DATA_ACCESS;
 use crate::model::load::StageLoad;
@@ -25,26 +26,26 @@ use crate::model::{Reason, Workload};
 /// A distributed plan.
 #[derive(Debug, Clone)]
 pub struct DistributedPlan {
-    /// Runs on the coordinator; its leaves run the stages.
+    /// Plan of the coordinator, whose leaves run the stages.
     pub plan: Arc<dyn ExecutionPlan>,
     pub stages: Vec<Arc<Stage>>,
-    /// Why subtrees that would have been stages stay in the coordinator's plan: they do not arrive at functions as they are.
+    /// Reasons of subtrees to stay in the coordinator's plan: they do not arrive at functions as they are.
     pub kept: Vec<String>,
 }
 
-/// Where a distributed plan can run.
+/// Place at which a distributed plan can run.
 #[derive(Debug, Clone)]
 pub enum Placement<T> {
     Functions(T),
-    /// On the coordinator alone, and why.
+    /// The coordinator alone, with the reason.
     Here(Reason),
 }
 
 impl<T> Placement<T> {
-    /// What runs on functions, for a caller that has nowhere else to go.
+    /// Returns the part on functions, for a caller without another place.
     ///
     /// # Errors
-    /// The reason why nothing of it does.
+    /// The reason to stay on the coordinator.
     pub fn on_functions(self) -> Result<T> {
         match self {
             Self::Functions(planned) => Ok(planned),
@@ -57,52 +58,55 @@ impl<T> Placement<T> {
 #[derive(Debug)]
 pub struct Stage {
     pub index: u32,
-    /// What each function runs, over all of the stage's files.
+    /// Plan of each function, over all of the stage's files.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// [`gust_protocol::plan::encode_checked`] once.
+    /// Plan as [`gust_protocol::plan::encode_checked`] made it, once.
     pub(super) encoded: Base64,
     pub(super) matching: ColumnMatching,
-    /// How the functions reach the data.
+    /// Access of the functions to the data.
     pub access: StoreAccess,
     pub units: Vec<Unit>,
-    /// Fragments, lanes, positions in `units`.
-    pub fragments: Vec<Vec<Vec<usize>>>,
+    /// Fragments, of positions in `units`.
+    pub fragments: Vec<PackedFragment>,
     /// Work of its fragments, by which it was estimated.
     pub load: StageLoad,
     /// Times that its fragments are expected to take from their invocations to their answers.
     pub expected: Vec<Duration>,
-    /// Whether each fragment's rows come sorted and are merged, not concatenated.
+    /// True if each fragment's rows come sorted and are merged, not concatenated.
     pub sorted: bool,
-    /// Whether output partition `i` must hold exactly the rows of fragment `i`.
+    /// True if output partition `i` must hold exactly the rows of fragment `i`.
     pub keeps_groups: bool,
 }
 
 impl Stage {
-    /// Compressed bytes of the projected columns over all units.
+    /// Sums up the compressed bytes of the projected columns over all units.
     pub fn weight_bytes(&self) -> u64 {
         self.units.iter().map(|unit| unit.weight_bytes).sum()
     }
 
-    /// Weight of one fragment.
+    /// Sums up the compressed bytes of the projected columns of one fragment.
     pub fn fragment_weight_bytes(&self, fragment: usize) -> u64 {
-        self.fragments[fragment].iter().flatten().map(|unit| self.units[*unit].weight_bytes).sum()
+        self.fragments[fragment].units().map(|unit| self.units[unit].weight_bytes).sum()
     }
 
-    /// The store and the files of each fragment, each file once a fragment.
+    /// Lists the store and the files of each fragment, each file once a fragment.
     pub fn files(&self) -> impl Iterator<Item = (&str, &ObjectMeta)> {
         self.fragments.iter().flat_map(|fragment| {
-            let units = fragment.iter().flatten().map(|unit| &self.units[*unit].file.object_meta);
+            let units = fragment.units().map(|unit| &self.units[unit].file.object_meta);
             let each: BTreeMap<_, _> = units.map(|file| (&file.location, file)).collect();
             each.into_values().map(|file| (self.access.url.as_str(), file))
         })
     }
 
-    /// Length of the encoded plan.
+    /// Returns the length of the encoded plan, in bytes.
     pub fn plan_bytes(&self) -> usize {
         self.encoded.0.len()
     }
 
-    /// What travels with every fragment. `options` are the session's settings that matter to a function.
+    /// Makes the part of the stage that travels with every fragment. `options` are the session's settings that matter to a function.
+    ///
+    /// # Errors
+    /// The engine's, where a value of a scalar subquery cannot be encoded.
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
@@ -113,15 +117,18 @@ impl Stage {
         })
     }
 
-    /// The inputs of one fragment.
+    /// Makes the inputs of one fragment.
+    ///
+    /// # Errors
+    /// The engine's, where a partition value cannot be encoded.
     pub fn inputs(&self, fragment: usize) -> Result<Vec<(u32, Input)>> {
-        let lane = |lane: &Vec<usize>| lane.iter().map(|unit| scan_unit(&self.units[*unit])).collect::<Result<_>>();
-        let lanes = self.fragments[fragment].iter().map(lane).collect::<Result<_>>()?;
+        let lane = |lane: &Lane| lane.units.iter().map(|unit| scan_unit(&self.units[*unit])).collect::<Result<_>>();
+        let lanes = self.fragments[fragment].lanes.iter().map(lane).collect::<Result<_>>()?;
         Ok(vec![(0, Input::Scan(lanes))])
     }
 }
 
-/// What stages read.
+/// Sums up the data that stages read.
 pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
     let mut workload = Workload::default();
     for stage in stages {
@@ -149,9 +156,9 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
     })
 }
 
-/// Values of the scalar subqueries of the fragment's scope, if its expressions refer to one.
+/// Encodes the values of the scalar subqueries of the fragment's scope, if its expressions refer to one.
 ///
-/// All of a scope's subqueries are computed before anything else in it runs, and they are numbered without gaps.
+/// All subqueries of a scope are computed before anything else in it runs. They are numbered without gaps.
 fn scalars(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Base64>> {
     let mut scope = None;
     plan.apply(|node| {
@@ -171,7 +178,7 @@ fn travelling(value: &ScalarValue) -> Result<Base64> {
     encode_scalar(value).map_err(DataFusionError::Plan)
 }
 
-/// Whether a scan reads Parquet: the only format that fragments know.
+/// Returns true if a scan reads Parquet, the only format that fragments know.
 pub fn is_parquet(scan: &FileScanConfig) -> bool {
     scan.file_source().downcast_ref::<ParquetSource>().is_some()
 }

@@ -1,4 +1,4 @@
-//! From an optimized logical plan to what runs, and where. [`Planner::plan`] takes these steps from top to bottom:
+//! From a logical plan to a plan for a place. [`Planner::plan`] takes these steps from top to bottom:
 //!
 //! 1. DataFusion's logical rules.
 //! 2. The coordinator's own plan, where the query may stay here: DataFusion's, untouched.
@@ -9,11 +9,11 @@
 //! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
-//! 7. What it will take here and in each of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
+//! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
 //! 8. Leaves that run stages take the place of the subtrees.
 //!
-//! The passes are pure and do no I/O; footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
-//! node. Beside them, for local plans, too: [`rules::unsound`], after DataFusion's own rules, refuses operators that give wrong rows.
+//! The passes are pure and do no I/O. Footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
+//! node. Local plans have the rules beside the passes, too: [`rules::unsound`], after DataFusion's own, refuses operators that give wrong rows.
 //! DataFusion's own rules are [`rules::filter_names::rules`]: stock, but for a guard and `rules::order_check`.
 
 use std::sync::Arc;
@@ -28,13 +28,14 @@ use gust_catalog::Pruning;
 use url::Url;
 
 pub mod candidates;
-pub mod certain;
+pub mod certain_work;
 pub mod choose;
 mod decide;
 pub mod explain;
 pub mod graph;
 pub mod loads;
 pub mod passes;
+mod quote;
 pub mod rules;
 
 pub use graph::{DistributedPlan, Placement, Stage};
@@ -45,12 +46,12 @@ use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
 use crate::tables::pruning::PruningNotes;
-use loads::stages::{Readers, with_loads};
+use loads::stages::{FunctionReaders, with_loads};
 use passes::pack::Packing;
 use passes::spread::distributing;
 use passes::stages::CutPlan;
 
-/// What plans a query looks things up in.
+/// Sources of a query's plan.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -80,11 +81,11 @@ pub struct Planner {
     pub fleet: Arc<Fleet>,
     /// The query's stores, which count what planning asks of them.
     pub stores: Stores,
-    /// Makes the leaf that runs a stage.
+    /// Maker of the leaf that runs a stage.
     pub leaf: &'static Leaf<'static>,
 }
 
-/// The settings that planning follows.
+/// Settings of planning.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlannerSettings {
     pub on: Target,
@@ -92,7 +93,7 @@ pub struct PlannerSettings {
     pub prefer: Option<Prefer>,
     pub deadline: Option<Duration>,
     pub fragment_bytes_target: u64,
-    /// Of the coordinator.
+    /// Memory of the coordinator.
     pub memory_bytes_max: u64,
 }
 
@@ -108,17 +109,17 @@ impl From<&Config> for PlannerSettings {
 pub struct PlannedQuery {
     pub state: SessionState,
     pub plan: Arc<dyn ExecutionPlan>,
-    /// None where it runs on the coordinator alone.
-    pub functions: Option<OnFunctions>,
+    /// Part that functions run. None where it runs on the coordinator alone.
+    pub functions: Option<FunctionsPlan>,
     pub decision: Decision,
-    /// What table metadata saved, by table.
+    /// Savings by table metadata, by table.
     pub pruning: Vec<(String, Pruning)>,
 }
 
-/// What functions run of a query.
+/// The part of a query that functions run.
 #[derive(Debug, Clone)]
-pub struct OnFunctions {
-    /// At least one.
+pub struct FunctionsPlan {
+    /// Stages, at least one.
     pub stages: Vec<Arc<Stage>>,
     pub packed: PackedSize,
     /// Environments that are busy at the same time.
@@ -127,7 +128,7 @@ pub struct OnFunctions {
     facts: FleetFacts,
 }
 
-/// Functions of one size, and how fragments are packed for them.
+/// Functions of one size, and the packing of fragments for them.
 #[derive(Debug, Clone)]
 pub struct PackedSize {
     pub size: FunctionSize,
@@ -135,7 +136,7 @@ pub struct PackedSize {
 }
 
 impl PlannedQuery {
-    /// The stages of its plan; none where it runs on the coordinator alone.
+    /// Returns the stages of its plan; none where it runs on the coordinator alone.
     pub fn stages(&self) -> &[Arc<Stage>] {
         self.functions.as_ref().map_or(&[], |functions| &functions.stages)
     }
@@ -154,14 +155,14 @@ impl PlannedQuery {
         let fragments = stages.iter().map(|stage| stage.fragments.len()).sum();
         let at_once = packed.size.at_once(fragments);
         let decision = decision.keeping(&kept);
-        let functions = OnFunctions { stages, packed, at_once, facts };
+        let functions = FunctionsPlan { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
         Self { state, plan, functions, decision, pruning: Vec::new() }
     }
 }
 
 impl Planner {
-    /// Plans a query for where it is decided to run.
+    /// Plans a query for the place that is decided on.
     ///
     /// # Errors
     /// The engine's, and a [`QueryError`] in them where functions are asked for and cannot be used.
@@ -176,22 +177,22 @@ impl Planner {
         Ok(PlannedQuery { pruning: notes.take(), ..planned? })
     }
 
-    /// A plan for the coordinator alone, however that was decided: stock planning, nothing else.
+    /// Plans for the coordinator alone, however that was decided: stock planning, nothing else.
     pub async fn here(&self, state: SessionState, logical: &LogicalPlan, decision: Decision) -> Result<PlannedQuery> {
         let plan = state.create_physical_plan(logical).await?;
         Ok(PlannedQuery::here(state, plan, decision))
     }
 
-    /// Plans a query anew that has run with `first`: at the same place, with another state, and `more` fragments for each that it had.
+    /// Plans a query anew that has run with `first`: at the same place, with another state, and with `more` fragments for each of its fragments.
     pub async fn again(
         &self,
         state: SessionState,
         logical: &LogicalPlan,
-        first: &OnFunctions,
+        first: &FunctionsPlan,
         more: usize,
         decision: Decision,
     ) -> Result<PlannedQuery> {
-        let OnFunctions { stages, packed: PackedSize { size, packing }, facts, .. } = first;
+        let FunctionsPlan { stages, packed: PackedSize { size, packing }, facts, .. } = first;
         let packing = Packing {
             functions_max: packing.functions_max * more,
             functions: packing.functions.map(|functions| functions * more),
@@ -203,10 +204,10 @@ impl Planner {
         match self.cut(&plan)? {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
             Placement::Functions(cut) => {
-                // What is booked and written is told apart by the number of a stage.
+                // Books and results are told apart by the number of a stage.
                 let footers = footers(&state);
                 let stages = cut.stages(stages.len() as u32, &packing, footers.as_ref());
-                let readers = Readers { facts, size, footers: footers.as_ref() };
+                let readers = FunctionReaders { facts, size, footers: footers.as_ref() };
                 let stages = with_loads(stages, self.settings.memory_bytes_max, readers)?;
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };
@@ -215,7 +216,7 @@ impl Planner {
         }
     }
 
-    /// Packing with `fan_out` fragments a stage; None makes fragments of a size that pays.
+    /// Makes a packing with `fan_out` fragments a stage. None makes fragments of a size that pays.
     fn packing(&self, size: &FunctionSize, fan_out: Option<usize>) -> Packing {
         Packing {
             fragment_bytes_target: self.settings.fragment_bytes_target,
@@ -240,7 +241,7 @@ impl Planner {
     }
 }
 
-/// The physical plan that stages are cut from, and the state that it was made with.
+/// Makes the physical plan that stages are cut from, and returns it with its state.
 async fn distributed(state: &SessionState, optimized: &LogicalPlan) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
     let state = distributing(state);
     let plan = state.query_planner().create_physical_plan(optimized, &state).await?;

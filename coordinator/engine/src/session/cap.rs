@@ -11,7 +11,7 @@ use crate::error::QueryError;
 use crate::events::EventLog;
 use crate::money::Money;
 use crate::planner::PlannedQuery;
-use crate::planner::certain::certain;
+use crate::planner::certain_work::certain_work;
 
 impl Session {
     /// # Errors
@@ -35,7 +35,7 @@ impl Session {
     ) -> Result<Arc<Cap>, QueryError> {
         let tariff = self.tariff_for_cap().await?;
         let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
-        let certain = certain(planned);
+        let certain = certain_work(planned);
         let at_least = lower_bound(certain.fragments, certain.files, &tariff);
         let (stores, prices) = (self.stores.clone(), tariff.clone());
         let own = move |result_bytes| {

@@ -31,7 +31,7 @@ use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{Decision, FunctionSize, Reason, Workload};
-use crate::planner::{OnFunctions, PackedSize, PlannedQuery, explain};
+use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
 use crate::tables::folder::tables_only;
@@ -354,7 +354,7 @@ impl RunningStatement {
     async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
         let PlannedQuery { state, plan, functions, .. } = planned;
         let mut context = TaskContext::from(&state);
-        if let Some(OnFunctions { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
+        if let Some(FunctionsPlan { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
             let query = match self.functions.take() {
                 Some(query) => query,

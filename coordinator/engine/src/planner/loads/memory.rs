@@ -1,7 +1,7 @@
-//! How much memory a plan is expected to hold at once: an estimate for EXPLAIN, from statistics where there are any.
+//! The memory that a plan is expected to hold at once: an estimate for EXPLAIN, from statistics where there are any.
 //!
 //! Counted are row groups being decoded and operators that hold their input: hash joins (their build side), sorts without a
-//! limit, aggregates. Not counted: batches in flight, and what the page cache holds.
+//! limit, aggregates. Not counted are batches in flight and the page cache.
 
 use std::sync::Arc;
 
@@ -20,43 +20,43 @@ pub(super) const EXPANSION: u64 = 5;
 /// Bytes assumed for one value of a type without a fixed width.
 const VARIABLE_WIDTH_BYTES: usize = 32;
 
-/// One place where memory is held.
+/// Memory that is held, and its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// The operator that holds most of it.
+pub struct MemoryNeed {
+    /// Operator that holds most of it.
     pub what: String,
     pub bytes: u64,
 }
 
-/// What the coordinator is expected to hold for `plan`: the sum, named after its largest part.
-pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> Need {
+/// Sums up the memory that the coordinator is expected to hold for `plan`, named after its largest part.
+pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> MemoryNeed {
     let mut needs = Vec::new();
     collect(plan, &mut needs);
     sum(needs)
 }
 
-/// What the heaviest fragment of a stage is expected to hold.
-pub fn fragment_need(stage: &Stage) -> Need {
+/// Sums up the memory that the heaviest fragment of a stage is expected to hold.
+pub fn fragment_need(stage: &Stage) -> MemoryNeed {
     let fragments = 0..stage.fragments.len();
     let heaviest = fragments.map(|fragment| stage.fragment_weight_bytes(fragment)).max().unwrap_or_default();
     let unit = stage.units.iter().map(|unit| unit.weight_bytes).max().unwrap_or_default();
-    let lanes = stage.fragments.iter().map(Vec::len).max().unwrap_or_default() as u64;
+    let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default() as u64;
     let mut needs =
-        vec![Need { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
+        vec![MemoryNeed { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
     let mut held = Vec::new();
     collect(&stage.plan, &mut held);
     let held_max = heaviest * EXPANSION;
-    needs.extend(held.into_iter().map(|need| Need { bytes: need.bytes.min(held_max), ..need }));
+    needs.extend(held.into_iter().map(|need| MemoryNeed { bytes: need.bytes.min(held_max), ..need }));
     sum(needs)
 }
 
-fn sum(needs: Vec<Need>) -> Need {
+fn sum(needs: Vec<MemoryNeed>) -> MemoryNeed {
     let bytes = needs.iter().map(|need| need.bytes).sum();
     let largest = needs.into_iter().max_by_key(|need| need.bytes);
-    Need { what: largest.map_or_else(|| "nothing held".to_owned(), |need| need.what), bytes }
+    MemoryNeed { what: largest.map_or_else(|| "nothing held".to_owned(), |need| need.what), bytes }
 }
 
-fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<Need>) {
+fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<MemoryNeed>) {
     let children = plan.children();
     let held: Option<&Arc<dyn ExecutionPlan>> = if plan.is::<HashJoinExec>()
         || plan.is::<CrossJoinExec>()
@@ -65,20 +65,20 @@ fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<Need>) {
     {
         children.first().copied()
     } else if plan.is::<AggregateExec>() {
-        // Its groups, not its input: as many as it is expected to put out.
+        // An aggregate holds its groups, not its input: as many as it is expected to put out.
         Some(plan)
     } else {
         None
     };
     if let Some(held) = held {
-        needs.push(Need { what: plan.name().to_owned(), bytes: output_bytes(held) });
+        needs.push(MemoryNeed { what: plan.name().to_owned(), bytes: output_bytes(held) });
     }
     for child in children {
         collect(child, needs);
     }
 }
 
-/// What a plan is expected to put out in all.
+/// Returns the bytes that a plan is expected to put out in all; 0 where no statistics tell.
 fn output_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let Ok(statistics) = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()) else { return 0 };
     let width = row_bytes(&plan.schema());

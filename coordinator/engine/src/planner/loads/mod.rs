@@ -1,4 +1,4 @@
-//! What stages read, send and hold, taken from their plans: for estimates and EXPLAIN only.
+//! Loads of stages, taken from their plans: bytes and requests that they read, send and hold. For estimates and EXPLAIN only.
 
 pub mod memory;
 pub mod reads;

@@ -1,9 +1,9 @@
-//! What reading scan units asks of storage: requests and bytes, as far as metadata tells. Pure, and no pass: for estimates only.
+//! Requests to storage, and their bytes, that scan units take, as far as metadata tells. Pure, and no pass: for estimates only.
 //!
-//! It mirrors how fragments are read (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener): a file's end once, with its
-//! footer, unless it was kept; then each row group's projected columns, of which those that lie close together come with one request. What the
-//! file's end has brought along is not asked for again. Row groups and pages that their own statistics will rule out count as
-//! read: only the reader sees these statistics.
+//! It mirrors the reads of fragments (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener). A file's end comes once, with its
+//! footer, unless it was kept. Then come each row group's projected columns, neighbours with one request. Bytes that the file's end has brought
+//! along are not asked for again. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
+//! statistics.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -17,10 +17,10 @@ use object_store::path::Path;
 use parquet::file::metadata::ParquetMetaData;
 
 use crate::model::load::Reads;
-use crate::planner::passes::units::{Columns, Unit, footer, start_of};
+use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
 use crate::tables::facts::FileFacts;
 
-/// Who reads.
+/// Reader of a file.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
     /// A function whose environment has kept the footers of some files.
@@ -31,7 +31,7 @@ pub enum Reader<'a> {
 
 /// Files of one scan, each looked up once for all of the scan's fragments.
 pub struct ScannedFiles<'a> {
-    columns: Columns,
+    columns: ProjectedColumns,
     footers: &'a FileMetadataCache,
     by_path: HashMap<Path, ScannedFile>,
 }
@@ -43,7 +43,7 @@ struct ScannedFile {
 
 impl<'a> ScannedFiles<'a> {
     pub fn of(scan: &FileScanConfig, footers: &'a FileMetadataCache) -> Self {
-        Self { columns: Columns::of(scan), footers, by_path: HashMap::new() }
+        Self { columns: ProjectedColumns::of(scan), footers, by_path: HashMap::new() }
     }
 
     /// Counts what one attempt, or the coordinator, asks for to read these units of the scan.
@@ -99,50 +99,73 @@ impl FileEnd {
     }
 }
 
-/// Where the projected columns of a file's row groups lie.
+/// Places of the projected columns in a file's row groups.
 struct Layout {
-    /// Start of each row group, and its chunks.
-    row_groups: Vec<(u64, Vec<Range<u64>>)>,
-    /// As the footer says.
+    row_groups: Vec<RowGroupLayout>,
+    /// True if it is the footer's.
     is_exact: bool,
     is_guessed: bool,
 }
 
+/// Offset at which a row group begins, and the ranges of its projected chunks.
+struct RowGroupLayout {
+    start: u64,
+    chunks: Vec<Range<u64>>,
+}
+
+/// Bytes of one column of a file, in all of its row groups.
+struct ColumnWidth {
+    is_projected: bool,
+    bytes: u64,
+}
+
+/// Requests for chunks of a row group, neighbours together.
+struct Runs {
+    count: u64,
+    /// With the bytes between neighbours.
+    bytes: u64,
+}
+
 impl Layout {
-    fn of(file: &PartitionedFile, footer: Option<&ParquetMetaData>, columns: &Columns) -> Self {
+    fn of(file: &PartitionedFile, footer: Option<&ParquetMetaData>, columns: &ProjectedColumns) -> Self {
         if let Some(footer) = footer {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
-            let row_groups = footer.row_groups().iter().map(|group| (start_of(group), ranges(group))).collect();
+            let layout = |group| RowGroupLayout { start: start_of(group), chunks: ranges(group) };
+            let row_groups = footer.row_groups().iter().map(layout).collect();
             return Self { row_groups, is_exact: true, is_guessed: false };
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();
         let FileFacts { column_bytes, split_offsets } = file.extensions.get::<FileFacts>().unwrap_or(&none);
         let is_guessed = column_bytes.is_empty();
-        // In the order of their ids, one after the other: as writers put them.
-        let widths: Vec<(bool, u64)> = if is_guessed {
-            (0..columns.of).map(|position| (columns.positions.contains(&position), 1)).collect()
+        // Writers put columns one after the other, in the order of their ids.
+        let widths: Vec<ColumnWidth> = if is_guessed {
+            let equal = |position| ColumnWidth { is_projected: columns.positions.contains(&position), bytes: 1 };
+            (0..columns.of).map(equal).collect()
         } else {
-            column_bytes.iter().map(|(id, bytes)| (columns.ids.contains(id), *bytes)).collect()
+            let known =
+                |(id, bytes): (&i32, &u64)| ColumnWidth { is_projected: columns.ids.contains(id), bytes: *bytes };
+            column_bytes.iter().map(known).collect()
         };
         let starts: &[u64] = if split_offsets.is_empty() { &[0] } else { split_offsets };
         let ends = starts.iter().skip(1).copied().chain([size]);
-        let row_groups = starts.iter().zip(ends).map(|(start, end)| (*start, placed(&widths, *start..end))).collect();
+        let layout = |(start, end): (&u64, u64)| RowGroupLayout { start: *start, chunks: placed(&widths, *start..end) };
+        let row_groups = starts.iter().zip(ends).map(layout).collect();
         Self { row_groups, is_exact: false, is_guessed }
     }
 
-    /// Of the row groups that a unit has: what has to be asked for before `end`, from where on the file is in memory.
+    /// Counts the requests for the row groups of a unit, before the offset `end`: from there on the file is in memory.
     fn reads(&self, unit: &PartitionedFile, end: u64) -> Reads {
         let has = |start: u64| {
             let start = i64::try_from(start).unwrap_or(i64::MAX);
             unit.range.as_ref().is_none_or(|range| (range.start..range.end).contains(&start))
         };
-        let mine = self.row_groups.iter().filter(|(start, _)| has(*start));
-        let of_group = |(_, chunks): &(u64, Vec<Range<u64>>)| {
+        let mine = self.row_groups.iter().filter(|group| has(group.start));
+        let of_group = |RowGroupLayout { chunks, .. }: &RowGroupLayout| {
             let missing: Vec<Range<u64>> =
                 chunks.iter().filter(|c| c.start < end).map(|chunk| chunk.start..chunk.end.min(end)).collect();
-            let (runs, bytes) = coalesced(&missing);
+            let Runs { count: runs, bytes } = coalesced(&missing);
             let runs_max = if self.is_exact { runs } else { missing.len() as u64 };
             Reads { row_groups: (runs > 0).into(), runs, runs_max, bytes, ..Reads::default() }
         };
@@ -150,15 +173,15 @@ impl Layout {
     }
 }
 
-/// Projected columns of these widths, laid over a row group's span in proportion.
-fn placed(widths: &[(bool, u64)], span: Range<u64>) -> Vec<Range<u64>> {
-    let whole = widths.iter().map(|(_, width)| u128::from(*width)).sum::<u128>().max(1);
+/// Lays projected columns of these widths over a row group's span, in proportion.
+fn placed(widths: &[ColumnWidth], span: Range<u64>) -> Vec<Range<u64>> {
+    let whole = widths.iter().map(|width| u128::from(width.bytes)).sum::<u128>().max(1);
     let length = u128::from(span.end.saturating_sub(span.start));
     let (mut before, mut placed) = (0_u128, Vec::new());
-    for (is_projected, width) in widths {
+    for ColumnWidth { is_projected, bytes } in widths {
         let at = |width: u128| span.start + (length * width / whole) as u64;
-        let chunk = at(before)..at(before + u128::from(*width));
-        before += u128::from(*width);
+        let chunk = at(before)..at(before + u128::from(*bytes));
+        before += u128::from(*bytes);
         if *is_projected && !chunk.is_empty() {
             placed.push(chunk);
         }
@@ -166,8 +189,8 @@ fn placed(widths: &[(bool, u64)], span: Range<u64>) -> Vec<Range<u64>> {
     placed
 }
 
-/// Requests for these ranges, and their bytes with what lies between them: as the readers put neighbours together.
-fn coalesced(ranges: &[Range<u64>]) -> (u64, u64) {
+/// Puts neighbouring ranges together as the readers do.
+fn coalesced(ranges: &[Range<u64>]) -> Runs {
     let mut order: Vec<&Range<u64>> = ranges.iter().collect();
     order.sort_by_key(|range| range.start);
     let mut runs: Vec<Range<u64>> = Vec::new();
@@ -177,7 +200,7 @@ fn coalesced(ranges: &[Range<u64>]) -> (u64, u64) {
             _ => runs.push(range.clone()),
         }
     }
-    (runs.len() as u64, runs.iter().map(|run| run.end - run.start).sum())
+    Runs { count: runs.len() as u64, bytes: runs.iter().map(|run| run.end - run.start).sum() }
 }
 
 #[cfg(test)]
@@ -235,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_come_with_one_request_and_what_lies_between_them() {
+    fn neighbours_come_with_one_request_and_the_gap() {
         // Two row groups of 40 MiB, each 4, 0.5, 15.5 and 20 MiB of columns 1 to 4 (halves of the file's).
         let two = facts([8, 1, 31, 40], &[0, 40]);
         let guess = FOOTER_GUESS_BYTES as u64;
@@ -276,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_footer_is_read_to_the_byte_and_no_column_needs_nothing_more() {
+    fn a_known_footer_is_read_to_the_byte() {
         let mut known = file(80 * MIB, facts([20, 20, 20, 20], &[]));
         known.metadata_size_hint = Some(5000);
         let expect = Reads { footers: 1, footers_max: 1, bytes: 5000, ..Reads::default() };

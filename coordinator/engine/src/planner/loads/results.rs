@@ -1,4 +1,4 @@
-//! How large a stage's results will be, from statistics where there are any. For estimates only.
+//! Sizes of a stage's results, from statistics where there are any. For estimates only.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::memory::{EXPANSION, row_bytes};
 use crate::model::load::Results;
 use crate::planner::graph::Stage;
 
-/// Of Arrow bytes, what LZ4 leaves (docs/measurements.md, `compression`).
+/// Share of Arrow bytes that LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;
 
-/// What the fragments of a stage will send in all.
+/// Estimates the bytes that the fragments of a stage will send in all.
 pub fn results(stage: &Stage) -> Results {
-    let lanes = stage.fragments.iter().map(Vec::len).sum::<usize>().max(1) as u64;
+    let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).sum::<usize>().max(1) as u64;
     let width = row_bytes(&stage.plan.schema()) as u64;
     let chain: Vec<&Arc<dyn ExecutionPlan>> = chain(&stage.plan).collect();
     let decoded = stage.weight_bytes().saturating_mul(EXPANSION);
@@ -34,12 +34,12 @@ pub fn results(stage: &Stage) -> Results {
     Results { expected, at_most }
 }
 
-/// A fragment's operators from the top to its scan.
+/// Lists a fragment's operators from the top to its scan.
 fn chain(plan: &Arc<dyn ExecutionPlan>) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
     std::iter::successors(Some(plan), |node| node.children().first().copied())
 }
 
-/// Rows that a plan is expected to put out, if statistics tell.
+/// Returns the rows that a plan is expected to put out, if statistics tell.
 fn rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
     statistics.num_rows.get_value().map(|rows| *rows as u64)

@@ -19,32 +19,32 @@ use crate::model::load::{FragmentLoad, LocalLoad, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::graph::is_parquet;
-use crate::planner::passes::pack::Packing;
-use crate::planner::passes::stages::packed;
+use crate::planner::passes::pack::{PackedFragment, Packing};
+use crate::planner::passes::stages::{PackedUnits, packed};
 use crate::planner::passes::units::{Unit, units};
 
-/// What happens less often than this is left out of what a query costs at most.
+/// Probability below which an event is left out of upper amounts.
 const SELDOM: f64 = 0.01;
 
-/// What a physical plan reads where it runs on the coordinator.
+/// Reads of a physical plan that runs on the coordinator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LocalReads {
-    /// Of its Parquet scans.
+    /// Amount of data of its Parquet scans.
     pub workload: Workload,
     pub load: LocalLoad,
-    /// Scans of other files, of which nobody knows how much they read.
+    /// Number of scans of other files, whose reads are not known.
     pub others: usize,
 }
 
-/// Functions of one size, and what may be known of the files that they read.
+/// Functions of one size, and the facts about the files that they read.
 #[derive(Clone, Copy)]
-pub struct Readers<'a> {
+pub struct FunctionReaders<'a> {
     pub facts: &'a FleetFacts,
     pub size: &'a FunctionSize,
     pub footers: &'a FileMetadataCache,
 }
 
-/// What the scans of a plan read; units are runs of at least `unit_bytes_min`.
+/// Sums up the reads of a plan's scans. Units are runs of at least `unit_bytes_min`.
 pub fn local_reads(
     plan: &Arc<dyn ExecutionPlan>,
     footers: &FileMetadataCache,
@@ -71,8 +71,11 @@ pub fn local_reads(
     Ok(found)
 }
 
-/// Gives stages that are packed for functions of a size their loads and expected times; results may wait in `memory_bytes_max` here.
-pub fn with_loads(mut stages: Vec<Stage>, memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<Stage>> {
+/// Gives stages that are packed for functions of a size their loads and expected times. Results may wait in `memory_bytes_max` here.
+///
+/// # Errors
+/// The engine's, where a fragment is not over one scan.
+pub fn with_loads(mut stages: Vec<Stage>, memory_bytes_max: u64, readers: FunctionReaders<'_>) -> Result<Vec<Stage>> {
     let loads = stage_loads(&stages, memory_bytes_max, readers)?;
     let expected = expected_times(&loads.iter().collect::<Vec<_>>(), &readers.facts.machines(readers.size));
     for ((stage, load), expected) in stages.iter_mut().zip(loads).zip(expected) {
@@ -81,7 +84,7 @@ pub fn with_loads(mut stages: Vec<Stage>, memory_bytes_max: u64, readers: Reader
     Ok(stages)
 }
 
-fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: Readers<'_>) -> Result<Vec<StageLoad>> {
+fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: FunctionReaders<'_>) -> Result<Vec<StageLoad>> {
     let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
     let load = |stage: &Stage| {
         let scans = scans(&stage.plan);
@@ -89,7 +92,7 @@ fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: Readers<'_>) ->
             return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
         };
         let mut files = ScannedFiles::of(scan, readers.footers);
-        let load = |lanes| fragment_load(&mut files, &stage.access.url, (&stage.units, lanes), at_once, readers);
+        let load = |fragment| fragment_load(&mut files, &stage.access.url, &stage.units, fragment, at_once, readers);
         let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         Ok(StageLoad {
@@ -102,27 +105,26 @@ fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: Readers<'_>) ->
     stages.iter().map(load).collect()
 }
 
-/// The work of functions that read the scans of a plan which was not made for them: what they take at least, for results and what is
-/// too large for a response are known only where stages are.
+/// Returns the least work of functions that read the scans of a plan which was not made for them. Results, and those too large for a response,
+/// are known of stages only.
 pub fn scan_loads(
     plan: &Arc<dyn ExecutionPlan>,
     packing: &Packing,
     url_of: &dyn Fn(&str) -> String,
-    readers: Readers<'_>,
+    readers: FunctionReaders<'_>,
 ) -> Result<Vec<StageLoad>> {
     let mut packed_scans = Vec::new();
     plan.apply(|node| {
         if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
-            let (units, fragments) = packed(scan, whole_files(scan).iter(), packing, readers.footers);
-            let url = url_of(scan.object_store_url.as_str());
-            packed_scans.push(PackedScan { scan: scan.clone(), url, units, fragments });
+            let packed = packed(scan, whole_files(scan).iter(), packing, readers.footers);
+            packed_scans.push(PackedScan { scan: scan.clone(), url: url_of(scan.object_store_url.as_str()), packed });
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    let at_once = readers.size.at_once(packed_scans.iter().map(|packed| packed.fragments.len()).sum());
-    let load = |PackedScan { scan, url, units, fragments }: &PackedScan| {
+    let at_once = readers.size.at_once(packed_scans.iter().map(|scan| scan.packed.fragments.len()).sum());
+    let load = |PackedScan { scan, url, packed: PackedUnits { units, fragments } }: &PackedScan| {
         let mut files = ScannedFiles::of(scan, readers.footers);
-        let fragment = |lanes| fragment_load(&mut files, url, (units, lanes), at_once, readers);
+        let fragment = |fragment| fragment_load(&mut files, url, units, fragment, at_once, readers);
         StageLoad::of_fragments(fragments.iter().map(fragment).collect())
     };
     Ok(packed_scans.iter().map(load).collect())
@@ -132,32 +134,32 @@ pub fn scan_loads(
 struct PackedScan {
     scan: FileScanConfig,
     url: String,
-    units: Vec<Unit>,
-    fragments: Vec<Vec<Vec<usize>>>,
+    packed: PackedUnits,
 }
 
-/// The work of one fragment, whose lanes are positions in `units`, on one of `at_once` environments.
+/// Returns the work of one fragment of these units, on one of `at_once` environments.
 fn fragment_load(
     files: &mut ScannedFiles<'_>,
     url: &str,
-    (units, lanes): (&[Unit], &Vec<Vec<usize>>),
+    units: &[Unit],
+    fragment: &PackedFragment,
     at_once: usize,
-    Readers { facts, size, .. }: Readers<'_>,
+    FunctionReaders { facts, size, .. }: FunctionReaders<'_>,
 ) -> FragmentLoad {
     let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, url, file);
-    // A platform may have ended any environment in between; processes stay.
+    // A platform may have ended any environment in between. Processes stay.
     let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
-    let own = || lanes.iter().flatten().map(|unit| &units[*unit]);
+    let own = || fragment.units().map(|unit| &units[unit]);
     let mut reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| files.reads(own(), Reader::Function(keeps));
     FragmentLoad {
         weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
-        lanes: lanes.len(),
+        lanes: fragment.lanes.len(),
         reads: reads(&|file| misses(file) <= 0.5),
         reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
     }
 }
 
-/// A scan's files, each once and whole: local plans cut them anywhere.
+/// Lists a scan's files, each once and whole: local plans cut them anywhere.
 fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
     let files = scan.file_groups.iter().flat_map(|group| group.iter());
     let mut files: Vec<_> = files.map(|file| PartitionedFile { range: None, ..file.clone() }).collect();

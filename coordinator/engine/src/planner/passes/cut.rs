@@ -1,7 +1,7 @@
-//! Pass 2: where a plan is cut into what functions run and what the coordinator finishes.
+//! Pass 2: a plan is cut into the part that functions run and the part that the coordinator finishes.
 //!
 //! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
-//! projection, partial aggregate, per-partition sort and limit. What needs several partitions is the boundary above it: a
+//! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
 //! hash repartition, a gather, a merge, a join.
 
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use gust_protocol::plan::file_scan;
 
 use crate::planner::graph::is_parquet;
 
-/// Replaces each maximal partition-local subtree by what `stage` makes of it; the rest of the plan stays as it is.
+/// Replaces each maximal partition-local subtree by the result of `stage`. The rest of the plan stays as it is.
 ///
-/// `stage` gets the subtree that the functions run; it has the schema and the partitions of what it replaces.
+/// `stage` gets the subtree that the functions run, which has the schema and the partitions of the replaced one.
 pub fn cut(
     plan: &Arc<dyn ExecutionPlan>,
     stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
@@ -45,7 +45,7 @@ pub fn cut(
     replace_children_if_necessary(Arc::clone(plan), children)
 }
 
-/// Whether the whole tree under `plan` is one scan with partition-local operators above it.
+/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it.
 fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
@@ -54,7 +54,9 @@ fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     is_partition_local(plan) && children.len() == 1 && is_fragment(children[0])
 }
 
-/// A partial sort is one, too, but DataFusion 55.2 cannot encode it: it is left to the coordinator, over sorted stages.
+/// Returns true if an operator computes each partition without the others.
+///
+/// A partial sort does, too, but DataFusion 55.2 cannot encode it. It is left to the coordinator, over sorted stages.
 fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         return *aggregate.mode() == AggregateMode::Partial;
@@ -69,18 +71,18 @@ fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || plan.is::<CooperativeExec>()
 }
 
-/// The most rows that a gather lets through: no partition has to send more.
+/// Returns the most rows that a gather lets through: no partition has to send more.
 fn gathered_rows_max(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
     let gathers = plan.is::<CoalescePartitionsExec>() || plan.is::<SortPreservingMergeExec>();
     plan.fetch().filter(|_| gathers)
 }
 
-/// `plan` with at most `fetch` rows a partition.
+/// Limits `plan` to at most `fetch` rows a partition.
 fn limited(plan: &Arc<dyn ExecutionPlan>, fetch: usize) -> Arc<dyn ExecutionPlan> {
     if plan.fetch().is_some_and(|own| own <= fetch) {
         return Arc::clone(plan);
     }
-    // A sort with a fetch keeps only the first rows in memory; a limit above it would sort everything first.
+    // A sort with a fetch keeps only the first rows in memory. A limit above it would sort everything first.
     if plan.is::<SortExec>()
         && let Some(sort) = plan.with_fetch(Some(fetch))
     {
@@ -89,7 +91,7 @@ fn limited(plan: &Arc<dyn ExecutionPlan>, fetch: usize) -> Arc<dyn ExecutionPlan
     Arc::new(LocalLimitExec::new(Arc::clone(plan), fetch))
 }
 
-/// Whether each partition of `plan` comes in a declared order, which a stage must then keep.
+/// Returns true if each partition of `plan` comes in a declared order, which a stage must then keep.
 pub fn is_sorted(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.output_ordering().is_some()
 }
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
     use crate::planner::passes::samples::{Sample, hole, shape};
 
-    /// What stays of a query's plan on the coordinator, and what is cut off.
+    /// Checks the part of a query's plan that stays on the coordinator, and the parts that are cut off.
     async fn check(sample: &Sample, sql: &str, coordinator: &str, stages: &[&str]) {
         let mut found = Vec::new();
         let plan = cut(&sample.plan(sql).await, &mut |subtree| {

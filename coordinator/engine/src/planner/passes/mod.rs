@@ -1,4 +1,4 @@
-//! The passes, in the order that the planner lists them.
+//! The passes. The planner lists them in their order.
 
 pub mod cut;
 pub mod pack;

@@ -1,46 +1,65 @@
-//! Pass 4: scan units into fragments, fragments into lanes. Pure.
+//! Pass 4: scan units are packed into fragments, and a fragment's into lanes. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::model::TimeModel;
 
-/// How many fragments a stage may have and how large they should be.
+/// Number and size of a stage's fragments.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Packing {
     /// Projected compressed bytes that one fragment should read, unless the model finds a function's burst to be faster.
     pub fragment_bytes_target: u64,
     pub model: TimeModel,
-    /// Most fragments.
+    /// Most fragments of a stage.
     pub functions_max: usize,
-    /// If set, this many fragments, unless there are fewer units.
+    /// Number of fragments, unless there are fewer units. None packs by `fragment_bytes_target`.
     pub functions: Option<usize>,
-    /// Most lanes a fragment, one a core of the function.
+    /// Most lanes of a fragment, one a core of the function.
     pub lanes_max: usize,
 }
 
-/// Packs `weights` into bins, each a list of lanes, each a list of positions in `weights`.
-///
-/// Largest first into the lightest bin (LPT: at most 4/3 of the best makespan), then the same within the bin. Ties go to the
-/// lower position, so equal input gives equal output. No bin and no lane is empty.
-pub fn pack(weights: &[u64], packing: &Packing) -> Vec<Vec<Vec<usize>>> {
-    let all: Vec<usize> = (0..weights.len()).collect();
-    let bins = lightest_first(&all, weights, fragments(weights, packing));
-    bins.into_iter().map(|bin| lightest_first(&bin, weights, packing.lanes_max.min(bin.len()))).collect()
+/// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedFragment {
+    pub lanes: Vec<Lane>,
 }
 
-/// The number of fragments for a stage.
+/// Scan units that one partition of a function reads one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// Positions among the stage's units.
+    pub units: Vec<usize>,
+}
+
+impl PackedFragment {
+    /// Returns the positions of its units, lane by lane.
+    pub fn units(&self) -> impl Iterator<Item = usize> + Clone {
+        self.lanes.iter().flat_map(|lane| lane.units.iter().copied())
+    }
+}
+
+/// Packs scan units of these `weights`, in bytes, into fragments and lanes.
+///
+/// The largest unit goes first, into the lightest fragment (LPT: at most 4/3 of the best makespan); then the same within the fragment. Ties go to
+/// the lower position, so that equal input gives equal output. No fragment and no lane is empty.
+pub fn pack(weights: &[u64], packing: &Packing) -> Vec<PackedFragment> {
+    let all: Vec<usize> = (0..weights.len()).collect();
+    let bins = lightest_first(&all, weights, fragments(weights, packing));
+    let lanes = |bin: &Vec<usize>| lightest_first(bin, weights, packing.lanes_max.min(bin.len()));
+    let fragment = |bin| PackedFragment { lanes: lanes(bin).into_iter().map(|units| Lane { units }).collect() };
+    bins.iter().map(fragment).collect()
+}
+
+/// Returns the number of fragments for a stage.
 fn fragments(weights: &[u64], packing: &Packing) -> usize {
     let total: u64 = weights.iter().sum();
     let wanted = match packing.functions {
         Some(functions) => functions,
         None => {
             let wanted = packing.fragment_bytes_target.max(1);
-            let target = packing.model.fragment_bytes(
-                total,
-                wanted,
-                (packing.functions_max.min(weights.len()), packing.lanes_max),
-            );
+            let functions_max = packing.functions_max.min(weights.len());
+            let target = packing.model.fragment_bytes(total, wanted, functions_max, packing.lanes_max);
             usize::try_from(total.div_ceil(target)).unwrap_or(usize::MAX)
         }
     };
@@ -68,7 +87,10 @@ mod tests {
     fn check(weights: &[u64], functions: Option<usize>, lanes_max: usize, expect: &[&[&[usize]]]) {
         let packing =
             Packing { fragment_bytes_target: 10, model: TimeModel::laptop(1), functions_max: 3, functions, lanes_max };
-        assert_eq!(pack(weights, &packing), expect, "{weights:?} {packing:?}");
+        let packed = pack(weights, &packing);
+        let lanes =
+            |fragment: &PackedFragment| fragment.lanes.iter().map(|lane| lane.units.clone()).collect::<Vec<_>>();
+        assert_eq!(packed.iter().map(lanes).collect::<Vec<_>>(), expect, "{weights:?} {packing:?}");
     }
 
     #[test]
@@ -83,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_packed_once_and_no_bin_is_twice_the_mean_plus_the_largest() {
+    fn every_unit_is_packed_once_and_no_fragment_is_heavy() {
         let weights: Vec<u64> = (0..500).map(|i| (i * 7919) % 101).collect();
         let packing = Packing {
             fragment_bytes_target: 700,
@@ -93,11 +115,11 @@ mod tests {
             lanes_max: 4,
         };
         let packed = pack(&weights, &packing);
-        let mut seen: Vec<usize> = packed.iter().flatten().flatten().copied().collect();
+        let mut seen: Vec<usize> = packed.iter().flat_map(PackedFragment::units).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..500).collect::<Vec<_>>());
         let mean = weights.iter().sum::<u64>() / packed.len() as u64;
-        let heaviest = packed.iter().map(|bin| bin.iter().flatten().map(|u| weights[*u]).sum::<u64>()).max();
+        let heaviest = packed.iter().map(|fragment| fragment.units().map(|unit| weights[unit]).sum::<u64>()).max();
         assert!(heaviest.is_some_and(|heaviest| heaviest <= mean + 101), "{heaviest:?} over a mean of {mean}");
     }
 }

@@ -1,4 +1,4 @@
-//! Plans that the passes' tests start from: of SQL over two small Parquet files.
+//! Plans for the passes' tests, of SQL over two small Parquet files.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Sample {
         Self { context, _folder: folder }
     }
 
-    /// The distributed plan of a query.
+    /// Makes the distributed plan of a query.
     pub async fn plan(&self, sql: &str) -> Arc<dyn ExecutionPlan> {
         let logical = self.context.sql(sql).await.expect("SQL").into_optimized_plan().expect("a plan");
         let state = distributing(&self.context.state());
@@ -51,7 +51,7 @@ impl Sample {
     }
 }
 
-/// A Parquet scan of one column over groups of files of these sizes.
+/// Makes a Parquet scan of one column over groups of files of these sizes.
 pub fn scan(groups: &[&[u64]]) -> FileScanConfig {
     use arrow::datatypes::{DataType, Field, Schema};
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
@@ -65,13 +65,13 @@ pub fn scan(groups: &[&[u64]]) -> FileScanConfig {
     FileScanConfigBuilder::new(url, Arc::new(ParquetSource::new(schema))).with_file_groups(groups).build()
 }
 
-/// What stands where a stage would: it has its schema and its partitions.
+/// Makes an operator in the place of a stage, with its schema and its partitions.
 pub fn hole(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let partitions = subtree.output_partitioning().partition_count();
     Arc::new(EmptyExec::new(subtree.schema()).with_partitions(partitions))
 }
 
-/// The names of a plan's operators, a level a line.
+/// Lists the names of a plan's operators, a level a line.
 pub fn shape(plan: &Arc<dyn ExecutionPlan>) -> String {
     let text = displayable(plan.as_ref()).indent(false).to_string();
     let name = |line: &str| line.split(':').next().unwrap_or(line).trim_end().to_owned();

@@ -1,8 +1,8 @@
 //! Pass 1: every Parquet scan gets a fixed number of partitions, some perhaps empty.
 //!
-//! DataFusion gives a single small file a single partition and then plans no gather above it; a stage needs one, since its
-//! fragments are many. The order that files were written in is forgotten: it holds within a file group only, and would bind a
-//! fragment to a group; where an order is needed, the rules put a sort. Scans that must keep their groups are left alone.
+//! DataFusion gives a single small file a single partition and then plans no gather above it. A stage needs one, for its
+//! fragments are many. The order in which files were written is forgotten: it holds within a file group only, and would bind a
+//! fragment to a group. The rules put a sort where an order is needed. Scans that must keep their groups are left alone.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const COMBINES_AGGREGATES: &str = "CombinePartialFinalAggregate";
 /// The pass as a rule, to run before DataFusion's own.
 #[derive(Debug)]
 pub struct SpreadScans {
-    /// At least 2: one partition would be planned without a gather.
+    /// Partitions of each scan, at least 2: one would be planned without a gather.
     pub partitions: usize,
 }
 
@@ -49,7 +49,7 @@ impl PhysicalOptimizerRule for SpreadScans {
     }
 }
 
-/// Whether a scan's meaning hangs on which files lie in which group.
+/// Returns true if a scan's meaning depends on the groups of its files.
 pub fn keeps_groups(scan: &FileScanConfig) -> bool {
     scan.output_partitioning.is_some() || scan.preserve_order
 }
@@ -68,8 +68,8 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         .build()
 }
 
-/// The state that plans for functions: the session's rules without the one that undoes two-phase aggregates, with [`SpreadScans`] before
-/// them, and scans that stay as it spreads them.
+/// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates, and [`SpreadScans`]
+/// before them. Scans stay as that spreads them.
 pub fn distributing(state: &SessionState) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::planner::passes::samples::{Sample, scan, shape};
 
-    /// The names of the files of each partition, after the pass.
+    /// Checks the names of the files of each partition, after the pass.
     fn check(scan: FileScanConfig, partitions: usize, expect: &[&[&str]]) {
         let plan = DataSourceExec::from_data_source(scan) as Arc<dyn ExecutionPlan>;
         let spread = SpreadScans { partitions }.optimize(plan, &ConfigOptions::new()).expect("a plan");

@@ -1,4 +1,4 @@
-//! Pass 3: each subtree that was cut off becomes the template of a stage, encoded once whatever it is packed into.
+//! Pass 3: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
 //!
 //! ```text
 //!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► units, pack ─► Stage
@@ -17,7 +17,7 @@ use gust_protocol::plan::{Obstacle, encode_checked, scans};
 use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
 use super::cut::{cut, is_sorted};
-use super::pack::{Packing, pack};
+use super::pack::{Lane, PackedFragment, Packing, pack};
 use super::spread::keeps_groups;
 use super::units::{Unit, units};
 use crate::model::Reason;
@@ -25,36 +25,36 @@ use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
 use crate::tables::facts::MATCHING_KEY;
 
-/// How functions reach a store.
+/// Access of functions to a store.
 #[derive(Debug, Clone)]
 pub enum Reach {
     Through(StoreAccess),
-    /// They do not, and why.
+    /// No access, with the reason.
     Never(Obstacle),
 }
 
-/// From a stage and its subtree to the leaf that runs it.
+/// Maker of the leaf that runs a stage, from the stage and its subtree.
 pub type Leaf<'a> = dyn Fn(Arc<Stage>, &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> + Sync + 'a;
 
 /// A distributed plan and its templates.
 #[derive(Debug)]
 pub struct CutPlan {
     plan: Arc<dyn ExecutionPlan>,
-    /// In the order in which [`cut`] finds subtrees.
-    templates: Vec<Result<StageTemplate, Kept>>,
+    /// Templates in the order in which [`cut`] finds subtrees.
+    templates: Vec<Result<StageTemplate, KeptSubtree>>,
 }
 
 /// A subtree that stays in the coordinator's plan.
 #[derive(Debug)]
-struct Kept {
+struct KeptSubtree {
     subtree: Arc<dyn ExecutionPlan>,
     obstacle: Obstacle,
 }
 
-/// What a stage is before its files are packed.
+/// A stage before its files are packed.
 #[derive(Debug)]
 struct StageTemplate {
-    /// What a function runs.
+    /// Plan of a function.
     plan: Arc<dyn ExecutionPlan>,
     encoded: Base64,
     scan: FileScanConfig,
@@ -63,13 +63,16 @@ struct StageTemplate {
 }
 
 impl CutPlan {
-    /// Cuts `plan`. A subtree that cannot travel to functions stays where it is, which is planning and no fallback: nothing has failed.
+    /// Cuts `plan`. A subtree that cannot travel to functions stays in place, which is planning and no fallback: nothing has failed.
+    ///
+    /// # Errors
+    /// The engine's, and those of `reach`.
     pub fn of(plan: &Arc<dyn ExecutionPlan>, reach: &dyn Fn(&str) -> Result<Reach>) -> Result<Placement<Self>> {
         let (mut templates, mut unreachable) = (Vec::new(), None);
         cut(plan, &mut |subtree| {
             let merged = merged(&subtree);
             match encode_checked(&merged) {
-                Err(obstacle) => templates.push(Err(Kept { subtree: Arc::clone(&subtree), obstacle })),
+                Err(obstacle) => templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle })),
                 Ok(encoded) => match StageTemplate::of(&subtree, merged, Base64(encoded), reach)? {
                     Ok(template) => templates.push(Ok(template)),
                     Err(obstacle) => unreachable = unreachable.take().or(Some(obstacle)),
@@ -80,7 +83,7 @@ impl CutPlan {
         if let Some(obstacle) = unreachable {
             return Ok(Placement::Here(Reason::PlanNotSupported(obstacle)));
         }
-        if let Some(Err(Kept { obstacle, .. })) = templates.first()
+        if let Some(Err(KeptSubtree { obstacle, .. })) = templates.first()
             && templates.iter().all(Result::is_err)
         {
             return Ok(Placement::Here(Reason::NothingTravels(obstacle.clone())));
@@ -88,18 +91,19 @@ impl CutPlan {
         Ok(Placement::Functions(Self { plan: Arc::clone(plan), templates }))
     }
 
-    /// Subtrees that stay in the coordinator's plan.
+    /// Lists the subtrees that stay in the coordinator's plan.
     pub fn kept(&self) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
     }
 
-    /// Packs its stages, of which the first has the number `first`. Their loads are their bytes, as long as nobody knows better.
+    /// Packs its stages, the first of which has the number `first`. Their loads are their bytes until [`crate::planner::loads::stages::with_loads`]
+    /// gives them better ones.
     pub fn stages(&self, first: u32, packing: &Packing, footers: &FileMetadataCache) -> Vec<Stage> {
         let templates = self.templates.iter().flatten();
         (first..).zip(templates).map(|(index, template)| template.stage(index, packing, footers)).collect()
     }
 
-    /// The plan with a leaf in the place of each of its stages.
+    /// Puts a leaf in the place of each of its stages.
     pub fn with_leaves(&self, stages: Vec<Arc<Stage>>, leaf: &Leaf<'_>) -> Result<DistributedPlan> {
         let (mut next, mut templates) = (stages.iter(), self.templates.iter());
         let plan = cut(&self.plan, &mut |subtree| match templates.next() {
@@ -127,10 +131,10 @@ pub fn plan_stages(
     cut.with_leaves(cut.stages(0, packing, footers).into_iter().map(Arc::new).collect(), leaf)
 }
 
-/// What a function runs in the place of `subtree`.
+/// Makes the plan that a function runs in the place of `subtree`.
 fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     match subtree.output_ordering() {
-        // The lanes of a function are merged there: one sorted stream a fragment.
+        // A function merges its lanes into one sorted stream a fragment.
         Some(order) => {
             Arc::new(SortPreservingMergeExec::new(order.clone(), Arc::clone(subtree)).with_fetch(subtree.fetch()))
         }
@@ -163,13 +167,13 @@ impl StageTemplate {
 
     fn stage(&self, index: u32, packing: &Packing, footers: &FileMetadataCache) -> Stage {
         let keeps_groups = keeps_groups(&self.scan);
-        let (units, fragments) = if keeps_groups {
+        let PackedUnits { units, fragments } = if keeps_groups {
             grouped(&self.scan, footers)
         } else {
             packed(&self.scan, self.files(), packing, footers)
         };
-        let weight = |fragment: &Vec<Vec<usize>>| fragment.iter().flatten().map(|unit| units[*unit].weight_bytes).sum();
-        let by_bytes = |fragment| FragmentLoad::of_bytes(weight(fragment), fragment.len());
+        let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
+        let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
         let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
         let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
         Stage {
@@ -188,36 +192,42 @@ impl StageTemplate {
     }
 }
 
-/// Files cut at row groups and packed by weight.
+/// A scan's units, and fragments of them.
+pub(in crate::planner) struct PackedUnits {
+    pub(in crate::planner) units: Vec<Unit>,
+    pub(in crate::planner) fragments: Vec<PackedFragment>,
+}
+
+/// Cuts files at row groups and packs them by weight.
 pub(in crate::planner) fn packed<'a>(
     scan: &FileScanConfig,
     files: impl Iterator<Item = &'a PartitionedFile>,
     packing: &Packing,
     footers: &FileMetadataCache,
-) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
-    // About four units a fragment: enough to balance, few enough that footers are not read all over.
+) -> PackedUnits {
+    // About four units a fragment are enough to balance, and few enough that footers are not read all over.
     let unit_bytes_min = |total: u64| {
         let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;
         (total / (4 * fragments)).min(packing.fragment_bytes_target / 4).max(1)
     };
     let units = units(scan, files, footers, unit_bytes_min);
     let weights: Vec<u64> = units.iter().map(|unit| unit.weight_bytes).collect();
-    let fragments = pack(&weights, packing);
-    (units, fragments)
+    PackedUnits { fragments: pack(&weights, packing), units }
 }
 
-/// One fragment with one lane a file group, in the groups' order.
-fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> (Vec<Unit>, Vec<Vec<Vec<usize>>>) {
+/// Makes one fragment with one lane of each file group, in the groups' order.
+fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> PackedUnits {
     let (mut all, mut fragments) = (Vec::new(), Vec::new());
     for group in &scan.file_groups {
         let group = units(scan, group.iter(), footers, |_| u64::MAX);
-        fragments.push(vec![(all.len()..all.len() + group.len()).collect()]);
+        let lane = Lane { units: (all.len()..all.len() + group.len()).collect() };
+        fragments.push(PackedFragment { lanes: vec![lane] });
         all.extend(group);
     }
-    (all, fragments)
+    PackedUnits { units: all, fragments }
 }
 
-/// How the files' columns are matched: as the table provider said in its schema.
+/// Returns the matching of the files' columns, as the table provider said in its schema.
 fn matching(scan: &FileScanConfig) -> Result<ColumnMatching> {
     let Some(matching) = scan.file_schema().metadata().get(MATCHING_KEY) else { return Ok(ColumnMatching::Name) };
     serde_json::from_str(matching).map_err(|e| DataFusionError::External(Box::new(e)))
@@ -282,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_travel_stays_and_says_why() {
+    async fn a_subtree_that_cannot_travel_stays_with_its_reason() {
         let sample = Sample::new().await;
         // 55.2 makes a Float32 of it on the way.
         let half = "arrow_cast(b, 'Float16') > arrow_cast(2, 'Float16')";

@@ -1,8 +1,8 @@
-//! Pass 3: a scan's files as scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
+//! Pass 3: a scan's files become scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
 
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
-// Not the one that `parquet` itself exports: that is another type of the same name, which no cache holds.
+// `parquet` exports another type of this name, which no cache holds.
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
@@ -13,27 +13,27 @@ use crate::tables::facts::FileFacts;
 /// One data file or a run of its row groups.
 #[derive(Debug, Clone)]
 pub struct Unit {
-    /// With its `range` set where it is a run of row groups.
+    /// File, with its `range` set where it is a run of row groups.
     pub file: PartitionedFile,
     /// Compressed bytes of the projected columns: exact from a footer, else from the manifest, else a share of the size.
     pub weight_bytes: u64,
 }
 
-/// A row group as the cutting sees it.
-struct Piece {
+/// Start and weight of a row group.
+struct RowGroupSpan {
     start: u64,
     weight_bytes: u64,
 }
 
-/// The units of one file group's files, each file cut into runs of at least `unit_bytes_min`.
+/// Cuts each file into runs of row groups of at least `unit_bytes_min` bytes, which is a function of the bytes of all files.
 pub fn units<'a>(
     scan: &FileScanConfig,
     files: impl IntoIterator<Item = &'a PartitionedFile>,
     footers: &FileMetadataCache,
     unit_bytes_min: impl Fn(u64) -> u64,
 ) -> Vec<Unit> {
-    let columns = Columns::of(scan);
-    let pieces: Vec<(PartitionedFile, Vec<Piece>)> = files
+    let columns = ProjectedColumns::of(scan);
+    let pieces: Vec<(PartitionedFile, Vec<RowGroupSpan>)> = files
         .into_iter()
         .map(|file| (with_footer_bytes(file, footers), in_order(pieces(file, &columns, footers))))
         .collect();
@@ -42,7 +42,7 @@ pub fn units<'a>(
     pieces.into_iter().flat_map(|(file, pieces)| runs(&file, &pieces, least)).collect()
 }
 
-/// The file with the length of its footer and page index, where the footer was read before: who reads it next need not guess.
+/// Adds the length of its footer and page index to a file whose footer was read before. The next reader need not guess it.
 fn with_footer_bytes(file: &PartitionedFile, footers: &FileMetadataCache) -> PartitionedFile {
     let mut file = file.clone();
     if let Some(footer) = footer(&file, footers) {
@@ -51,7 +51,7 @@ fn with_footer_bytes(file: &PartitionedFile, footers: &FileMetadataCache) -> Par
     file
 }
 
-/// From where the page index begins, or the data ends, to the end of the file; None where a footer says that this is most of it.
+/// Returns the bytes from the begin of the page index, or the end of the data, to the end of the file. None where they are most of the file.
 fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
     let columns = || footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
     let index = columns().flat_map(|c| [c.column_index_offset(), c.offset_index_offset()]).flatten().min();
@@ -62,17 +62,18 @@ fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
     usize::try_from(bytes).ok()
 }
 
-/// The projected columns of a scan, and what part of the table they are.
-pub(in crate::planner) struct Columns {
+/// Projected columns of a scan, and their part of the table.
+pub(in crate::planner) struct ProjectedColumns {
     names: Vec<String>,
     pub(in crate::planner) ids: Vec<i32>,
-    /// Places among the table's columns, of which there are so many.
+    /// Positions among the table's columns.
     pub(in crate::planner) positions: Vec<usize>,
+    /// Number of the table's columns.
     pub(in crate::planner) of: usize,
     share: f64,
 }
 
-impl Columns {
+impl ProjectedColumns {
     pub(in crate::planner) fn of(scan: &FileScanConfig) -> Self {
         let fields = scan.file_schema().fields();
         let projection = scan.file_source().projection();
@@ -88,7 +89,7 @@ impl Columns {
         }
     }
 
-    /// Top-level columns are matched by name here: a weight may be a little off, a result may not.
+    /// Sums up the compressed bytes of the columns in a row group. Top-level columns are matched by name here: a weight may be a little off.
     fn bytes_in(&self, group: &RowGroupMetaData) -> u64 {
         self.chunks(group).map(|column| u64::try_from(column.compressed_size()).unwrap_or_default()).sum()
     }
@@ -103,10 +104,12 @@ impl Columns {
     }
 }
 
-fn pieces(file: &PartitionedFile, columns: &Columns, footers: &FileMetadataCache) -> Vec<Piece> {
+fn pieces(file: &PartitionedFile, columns: &ProjectedColumns, footers: &FileMetadataCache) -> Vec<RowGroupSpan> {
     if let Some(footer) = footer(file, footers) {
         let groups = footer.row_groups().iter();
-        return groups.map(|group| Piece { start: start_of(group), weight_bytes: columns.bytes_in(group) }).collect();
+        return groups
+            .map(|group| RowGroupSpan { start: start_of(group), weight_bytes: columns.bytes_in(group) })
+            .collect();
     }
     let size = file.object_meta.size;
     let facts = file.extensions.get::<FileFacts>();
@@ -118,24 +121,24 @@ fn pieces(file: &PartitionedFile, columns: &Columns, footers: &FileMetadataCache
     };
     let starts = facts.map(|facts| facts.split_offsets.as_slice()).unwrap_or_default();
     if starts.len() < 2 {
-        return vec![Piece { start: 0, weight_bytes }];
+        return vec![RowGroupSpan { start: 0, weight_bytes }];
     }
     let ends = starts.iter().skip(1).copied().chain([size]);
     let spans: Vec<u64> = starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(*start)).collect();
     let whole: u64 = spans.iter().sum::<u64>().max(1);
     let part = |span: u64| (u128::from(weight_bytes) * u128::from(span) / u128::from(whole)) as u64;
-    starts.iter().zip(spans).map(|(start, span)| Piece { start: *start, weight_bytes: part(span) }).collect()
+    starts.iter().zip(spans).map(|(start, span)| RowGroupSpan { start: *start, weight_bytes: part(span) }).collect()
 }
 
-/// Row groups that do not lie in order cannot be told apart by ranges: then the file is one piece.
-fn in_order(pieces: Vec<Piece>) -> Vec<Piece> {
+/// Makes one piece of a file whose row groups do not lie in order: ranges cannot tell them apart.
+fn in_order(pieces: Vec<RowGroupSpan>) -> Vec<RowGroupSpan> {
     if pieces.is_sorted_by(|a, b| a.start < b.start) {
         return pieces;
     }
-    vec![Piece { start: 0, weight_bytes: pieces.iter().map(|piece| piece.weight_bytes).sum() }]
+    vec![RowGroupSpan { start: 0, weight_bytes: pieces.iter().map(|piece| piece.weight_bytes).sum() }]
 }
 
-/// The footer of exactly this file, if it was read before.
+/// Looks up the footer of exactly this file. None if it was not read before.
 pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std::sync::Arc<ParquetMetaData>> {
     let cached = footers.get(&file.object_meta.location)?;
     if !cached.is_valid_for(&file.object_meta) {
@@ -144,20 +147,20 @@ pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std
     Some(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata().clone())
 }
 
-/// Where DataFusion takes a row group to begin when it compares it to a range. One without columns lies nowhere.
+/// Returns the offset at which a row group begins for DataFusion, which compares it to a range; 0 for one without columns.
 pub(in crate::planner) fn start_of(group: &RowGroupMetaData) -> u64 {
     let Some(first) = group.columns().first() else { return 0 };
     let offset = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
     u64::try_from(offset).unwrap_or_default()
 }
 
-/// Neighbouring row groups together until they weigh enough.
-fn runs(file: &PartitionedFile, pieces: &[Piece], unit_bytes_min: u64) -> Vec<Unit> {
-    let mut runs: Vec<Piece> = Vec::new();
+/// Puts neighbouring row groups together until they weigh enough.
+fn runs(file: &PartitionedFile, pieces: &[RowGroupSpan], unit_bytes_min: u64) -> Vec<Unit> {
+    let mut runs: Vec<RowGroupSpan> = Vec::new();
     for piece in pieces {
         match runs.last_mut() {
             Some(run) if run.weight_bytes < unit_bytes_min => run.weight_bytes += piece.weight_bytes,
-            _ => runs.push(Piece { start: piece.start, weight_bytes: piece.weight_bytes }),
+            _ => runs.push(RowGroupSpan { start: piece.start, weight_bytes: piece.weight_bytes }),
         }
     }
     // A light rest joins the run before it.
@@ -170,7 +173,7 @@ fn runs(file: &PartitionedFile, pieces: &[Piece], unit_bytes_min: u64) -> Vec<Un
     }
     let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.start).chain([file.object_meta.size]).collect();
     let whole = runs.len() < 2;
-    let unit = |(position, (run, end)): (usize, (Piece, u64))| {
+    let unit = |(position, (run, end)): (usize, (RowGroupSpan, u64))| {
         let start = if position == 0 { 0 } else { run.start };
         let file = file.clone();
         let range = (i64::try_from(start), i64::try_from(end));
@@ -195,7 +198,7 @@ mod tests {
     /// A unit's file, range and weight.
     type Cut<'a> = (&'a str, Option<(i64, i64)>, u64);
 
-    /// Files of these sizes and row groups' starts, cut into units of at least so many bytes.
+    /// Checks the units of files of these sizes and row groups' starts.
     #[track_caller]
     fn check(files: &[(u64, &[u64])], unit_bytes_min: u64, expect: &[Cut<'_>]) {
         let file = |(number, (size, starts)): (usize, &(u64, &[u64]))| {
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_cut_at_row_groups_and_neighbours_stay_together_until_they_weigh_enough() {
+    fn files_are_cut_at_row_groups_into_runs_that_weigh_enough() {
         let four: &[u64] = &[0, 100, 200, 300];
         check(
             &[(400, four)],
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_footer_that_was_read_weighs_exactly_the_columns_of_the_query() {
+    async fn a_read_footer_weighs_exactly_the_columns_of_the_query() {
         let sample = Sample::new().await;
         sample.context.sql("SELECT sum(a) FROM t").await.expect("SQL").collect().await.expect("rows");
         let footers = sample.context.runtime_env().cache_manager.get_file_metadata_cache();
@@ -253,7 +256,7 @@ mod tests {
             let units = units(&scan, &files, footers.as_ref(), |_| 1);
             let chunks = |file: &PartitionedFile| {
                 let footer = footer(file, footers.as_ref()).expect("it was read");
-                let columns = Columns::of(&scan);
+                let columns = ProjectedColumns::of(&scan);
                 footer.row_groups().iter().map(|group| columns.bytes_in(group)).sum::<u64>()
             };
             assert_eq!(

@@ -1,9 +1,10 @@
-//! DataFusion's physical rules, with filters pushed down only where a column's name says which column it is.
+//! DataFusion's physical rules, with filters pushed down only where a column's name is unique.
 //!
 //! DataFusion 55.2 carries a filter through a node with one input by the names of its columns (`FilterRemapper::new`, which takes
 //! the first of a name). Above a join of tables that share names, a filter on one side's column thus becomes one on the
-//! other side's, and rows are pruned that the query wants: `x JOIN y … JOIN z … WHERE z.id < 7` over three tables with an `id` had
-//! none (apache/datafusion 25244 and 25296, mended by 25259). The tests of this file run plain DataFusion too: when that is right, this file can go.
+//! other side's. Rows are pruned that the query wants: `x JOIN y … JOIN z … WHERE z.id < 7` over three tables with an `id` had
+//! none (apache/datafusion 25244 and 25296, mended by 25259). The tests of this file run plain DataFusion, too. This file can go when that is
+//! right.
 //!
 //! Non-goals: joins themselves, which tell their sides apart by position.
 
@@ -21,7 +22,7 @@ use super::order_check;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
-/// DataFusion's rules in their order, the two that push filters down with a guard, and the last check with [`super::order_check`].
+/// Lists DataFusion's rules in their order. The two that push filters down have a guard, and the last check has [`super::order_check`].
 pub fn rules() -> Vec<Rule> {
     let guarded = |rule: Rule| match rule.name() {
         "FilterPushdown" => Arc::new(Guarded { rule, phase: Phase::Static }) as Rule,
@@ -32,16 +33,16 @@ pub fn rules() -> Vec<Rule> {
     PhysicalOptimizer::new().rules.into_iter().map(guarded).collect()
 }
 
-/// What is pushed down.
+/// Kind of filters that are pushed down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Predicates of the query, from each `FilterExec`.
     Static,
-    /// What joins, sorts with a limit and aggregates learn while they run.
+    /// Facts that joins, sorts with a limit and aggregates learn while they run.
     Dynamic,
 }
 
-/// The rule, unless a filter would pass a node whose names do not tell its columns apart.
+/// Rule that pushes filters down, unless one would pass a node whose names do not tell its columns apart.
 #[derive(Debug)]
 struct Guarded {
     rule: Rule,
@@ -54,7 +55,7 @@ impl PhysicalOptimizerRule for Guarded {
             Phase::Static => filters_over_shared_names(&plan),
             Phase::Dynamic => passes_shared_names(&plan),
         };
-        // Filters that stay where they are cost time, and no rows.
+        // Filters that stay in place cost time, and no rows.
         if is_ambiguous { Ok(plan) } else { self.rule.optimize(plan, config) }
     }
 
@@ -67,14 +68,14 @@ impl PhysicalOptimizerRule for Guarded {
     }
 }
 
-/// Whether there is a node with one input, here or below, that has two columns of one name.
+/// Returns true if a node with one input, here or below, has two columns of one name.
 fn passes_shared_names(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let children = plan.children();
     let is_here = children.len() == 1 && (shares_names(plan) || shares_names(children[0]));
     is_here || children.into_iter().any(passes_shared_names)
 }
 
-/// Whether such a node lies below a filter.
+/// Returns true if such a node lies below a filter.
 fn filters_over_shared_names(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let is_filter = plan.downcast_ref::<FilterExec>().is_some();
     let found = if is_filter { passes_shared_names } else { filters_over_shared_names };
@@ -97,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Three tables of 200 rows in row groups of ten, all with the columns `id` and `k`.
+    /// Makes three tables of 200 rows in row groups of ten, all with the columns `id` and `k`.
     async fn tables() -> TempDir {
         let folder = TempDir::new().expect("a temporary folder");
         let mut config = SessionConfig::new().with_target_partitions(1);
@@ -117,7 +118,7 @@ mod tests {
         folder
     }
 
-    /// How many rows `sql` has with these rules.
+    /// Counts the rows of `sql` with these rules.
     async fn count(rules: Vec<Rule>, folder: &TempDir, sql: &str) -> usize {
         let state = SessionStateBuilder::new_with_default_features()
             .with_config(SessionConfig::new().with_target_partitions(4))

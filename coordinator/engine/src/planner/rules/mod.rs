@@ -1,4 +1,4 @@
-//! DataFusion's physical rules as the coordinator has them: guarded, checked, and refused where they give wrong rows.
+//! DataFusion's physical rules on the coordinator: guarded, checked, and refused where they give wrong rows.
 
 pub mod filter_names;
 mod order_check;

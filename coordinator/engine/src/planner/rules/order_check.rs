@@ -1,8 +1,8 @@
-//! DataFusion's last check of a plan, which also sees that an order is there where it looks at it.
+//! DataFusion's last check of a plan, which here also finds an order of expressions with functions.
 //!
-//! DataFusion 55.2 cannot tell whether rows are in the order of `CASE WHEN length(s) < 1 THEN k ELSE 0 END`: it computes the range of an
+//! DataFusion 55.2 does not know that rows are in the order of `CASE WHEN length(s) < 1 THEN k ELSE 0 END`. It computes the range of an
 //! order's expression, a function's range is of no type, and the comparison above it fails. Its check then refuses a plan that sorts by that very
-//! expression right below (SanityCheckPlan; the kind of apache/datafusion 18327). Here an order is also there where the rows below are known
+//! expression right below (SanityCheckPlan; the kind of apache/datafusion 18327). Here an order also holds where the rows below are known
 //! to be in it, word by word.
 //!
 //! Take this out when `datafusion_alone_refuses_it` fails.
@@ -14,10 +14,10 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
-/// The name of DataFusion's rule.
+/// Name of DataFusion's rule.
 pub(super) const CHECK: &str = "SanityCheckPlan";
 
-/// The rule, unless all that it misses is there.
+/// DataFusion's check, which fails only if an order that it misses is not there.
 #[derive(Debug)]
 pub(super) struct OrderCheck(pub Arc<dyn PhysicalOptimizerRule + Send + Sync>);
 
@@ -40,7 +40,7 @@ impl PhysicalOptimizerRule for OrderCheck {
     }
 }
 
-/// Whether each node's inputs are in the order that it needs.
+/// Returns true if each node's inputs are in the order that it needs.
 fn is_in_order(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     for (child, required) in plan.children().into_iter().zip(plan.required_input_ordering()) {
         if !is_in_order(child)? {

@@ -1,8 +1,8 @@
-//! Rules around DataFusion's own: what DataFusion 55.2 runs wrongly is refused, when it is planned or when it comes to that, or mended.
+//! Rules around DataFusion's own: plans that DataFusion 55.2 runs wrongly are mended, or refused when they are planned or run.
 //!
 //! - **Nested-loop joins** read their left side into memory. Where that does not fit, they run their left side again, from the start,
-//!   into a file. The second run of a scan finds the queue of files that its partitions share already drained, so rows vanish without
-//!   a word; a stage would run on functions once more; and rows on the left that have no match (LEFT, SEMI, ANTI and MARK joins) come
+//!   into a file. The second run of a scan finds the queue of files that its partitions share already drained, so that rows vanish without
+//!   a word. A stage would run on functions once more. Rows on the left without a match (LEFT, SEMI, ANTI and MARK joins) come
 //!   once for each partition of the right side. See apache/datafusion 22641, 24676 and 24764. Here the left side is put under an
 //!   operator that runs once and then says that memory does not suffice.
 //! - **Piecewise merge joins**, which a setting turns on, lose rows with NULL and rows of small batches (24335, 24297, 24348).
@@ -11,7 +11,7 @@
 //! - **Sort-merge joins** (SEMI, ANTI, MARK) panic where a NaN is the last key of a batch, and do not know some types (25133; 25134
 //!   mends it for floats, not for times with a zone). Here such keys are compared by their bytes.
 //!
-//! `tests/tests/memory.rs` says when each can go. Recursive queries reset their plan before each
+//! Tests in `tests/tests/memory.rs` fail when one of them can go. Recursive queries reset their plan before each
 //! turn, and with it the operator that runs once.
 
 use std::fmt::Formatter;
@@ -39,7 +39,7 @@ use humansize::{BINARY, format_size};
 
 use crate::error::QueryError;
 
-/// Before DataFusion's rules, which see to the order and the partitions of what a join compares.
+/// First rule of all: DataFusion's rules after it see to the order and the partitions of a join's keys.
 #[derive(Debug)]
 pub struct ComparableKeys;
 
@@ -63,7 +63,7 @@ impl PhysicalOptimizerRule for ComparableKeys {
     }
 }
 
-/// The join over its keys' bytes; None where it compares them well.
+/// Makes the join over its keys' bytes. None where it compares them well.
 fn with_comparable_keys(
     join: &SortMergeJoinExec,
     config: &Arc<ConfigOptions>,
@@ -96,7 +96,7 @@ fn with_comparable_keys(
     Ok(Some(Arc::new(mended)))
 }
 
-/// Whether DataFusion's comparison of two rows knows the type, and has an order of all its values.
+/// Returns true if DataFusion's comparison of two rows knows the type, and has an order of all its values.
 fn is_compared(key: &DataType) -> bool {
     use DataType::{Boolean, Date32, Date64, Decimal128, Timestamp};
     key.is_integer()
@@ -104,7 +104,7 @@ fn is_compared(key: &DataType) -> bool {
         || matches!(key, Boolean | Date32 | Date64 | Decimal128(..) | Timestamp(_, None))
 }
 
-/// The last rule of all.
+/// Last rule of all.
 #[derive(Debug)]
 pub struct RefuseUnsound;
 
@@ -139,7 +139,7 @@ impl PhysicalOptimizerRule for RefuseUnsound {
     }
 }
 
-/// The join with a filter that may see NULL in every column; None where it may already, or there is no filter.
+/// Makes the join with a filter that may see NULL in every column. None where it may already, or there is no filter.
 fn with_nullable_filter(join: &SortMergeJoinExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(filter) =
         join.filter().as_ref().filter(|filter| !filter.schema().fields().iter().all(|f| f.is_nullable()))
@@ -156,13 +156,13 @@ fn with_nullable_filter(join: &SortMergeJoinExec) -> Result<Option<Arc<dyn Execu
     Ok(Some(Arc::new(mended)))
 }
 
-/// Hands on its input's rows. A second run of a partition is refused, for it would only come because the first did not fit.
+/// Operator that hands on its input's rows. A second run of a partition is refused, for it would only come because the first did not fit.
 #[derive(Debug)]
 pub struct OnceExec {
     input: Arc<dyn ExecutionPlan>,
-    /// A run a partition.
+    /// Number of runs of each partition.
     runs: Vec<AtomicUsize>,
-    /// Of the rows that were handed on.
+    /// Bytes of the rows that were handed on.
     bytes: Arc<AtomicU64>,
 }
 
@@ -221,7 +221,7 @@ impl ExecutionPlan for OnceExec {
         Ok(Arc::new(Self::new(input)))
     }
 
-    /// A recursive query's next turn may run it once more.
+    /// Makes it anew: a recursive query's next turn may run it once more.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::new(Arc::clone(&self.input))))
     }

@@ -24,7 +24,7 @@ use super::RunningStatement;
 use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
-use crate::planner::{OnFunctions, PlannedQuery};
+use crate::planner::{FunctionsPlan, PlannedQuery};
 
 /// Memory for each row of a batch: many batches are held at once, one for each run that is merged.
 const ROW_BYTES: u64 = 64 << 10;
@@ -45,7 +45,7 @@ pub(super) struct Replan {
     logical: LogicalPlan,
     decision: Decision,
     /// What ran on functions.
-    functions: Option<OnFunctions>,
+    functions: Option<FunctionsPlan>,
 }
 
 impl Replan {

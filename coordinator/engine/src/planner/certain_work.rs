@@ -1,4 +1,4 @@
-//! What a planned query is sure to cost, whatever the rows are: for a cap, which refuses it before it runs.
+//! The work that a planned query is sure to take, whatever the rows are. A cap refuses a query by it before it runs.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use gust_protocol::plan::scans;
 
 use super::{PlannedQuery, Stage};
 
-/// Work that is done whatever the rows are.
+/// Least work of a query, whatever the rows are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Certain {
+pub struct CertainWork {
     pub fragments: u64,
-    /// Files that functions read.
+    /// Files that functions are sure to read.
     pub files: u64,
 }
 
-/// A limit or a join may end a query before most of it has begun.
-pub fn certain(planned: &PlannedQuery) -> Certain {
+/// Counts the work that is certain. A limit or a join may end a query before most of it has begun.
+pub fn certain_work(planned: &PlannedQuery) -> CertainWork {
     let stages = planned.stages();
     if may_end_early(&planned.plan) {
-        return Certain { fragments: stages.len().min(1) as u64, files: 0 };
+        return CertainWork { fragments: stages.len().min(1) as u64, files: 0 };
     }
-    Certain {
+    CertainWork {
         fragments: stages.iter().map(|stage| stage.fragments.len() as u64).sum(),
         files: stages.iter().filter(|stage| reads_every_file(stage)).map(|stage| stage.units.len() as u64).sum(),
     }
@@ -49,7 +49,8 @@ fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
         || node.is::<PiecewiseMergeJoinExec>()
 }
 
-/// Without a predicate no statistics spare a file, but rows without columns are counted in footers, which a function may know.
+/// Returns true if a stage is sure to read each of its files. Without a predicate no statistics spare a file. Rows without columns are counted in
+/// footers, which a function may know.
 fn reads_every_file(stage: &Stage) -> bool {
     scans(&stage.plan).iter().all(|scan| {
         let source = scan.file_source();

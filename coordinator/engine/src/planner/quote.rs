@@ -1,0 +1,78 @@
+//! The forecasts of a query side by side, for EXPLAIN COST and `--dry-run`.
+//!
+//! Planning is all that is done: metadata is read, data is not.
+
+use datafusion::common::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+
+use super::Planner;
+use super::candidates::unpriced;
+use super::choose::compare;
+use super::graph::Stage;
+use crate::config::Prefer;
+use crate::model::{Decision, Forecast, Place, Quote};
+use crate::tables::pruning::PruningNotes;
+
+impl Planner {
+    /// Forecasts a query where it would run, with the other candidates that matter.
+    ///
+    /// # Errors
+    /// The engine's, and a [`QueryError`] in them where there are no prices.
+    pub async fn quote(&self, state: SessionState, logical: &LogicalPlan) -> Result<(Decision, Quote)> {
+        let local = self.local_plan(state.clone(), logical).await?;
+        let functions = self.functions_for(&local).await?;
+        let stays = match self.settings.is_for_seconds() {
+            true => self.reason_to_stay(&local, &functions),
+            false => None,
+        };
+        let mut candidates = self.candidates(local, functions, &PruningNotes::default()).await?;
+        if let Some(error) = candidates.unpriced.take() {
+            return Err(unpriced(error));
+        }
+        let next = |picked: &Forecast| {
+            let others = self.allowed(&candidates).filter(|candidate| !candidate.is_like(picked));
+            others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned()
+        };
+        let local = candidates.all[0].forecast.clone();
+        let (decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
+            (Some(reason), _) => {
+                let runner_up = next(&local);
+                (Decision::local(reason, candidates.local.reads.workload), local, runner_up)
+            }
+            (None, Some(choice)) => {
+                let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
+                (self.decision(&candidates, choice), picked, runner_up)
+            }
+            (None, None) => {
+                let planned = self.plan(state, logical).await?;
+                let picked = match (&planned.functions, &candidates.distributed) {
+                    (Some(functions), Some(on)) => {
+                        let stages: Vec<&Stage> = functions.stages.iter().map(AsRef::as_ref).collect();
+                        self.forecast_on(on, &functions.packed.size, &stages, &candidates)?
+                    }
+                    _ => local,
+                };
+                let runner_up = next(&picked);
+                (planned.decision, picked, runner_up)
+            }
+        };
+        let of_functions = || {
+            candidates
+                .all
+                .iter()
+                .map(|candidate| &candidate.forecast)
+                .filter(|candidate| candidate.place == Place::Functions)
+        };
+        let prefer = self.settings.prefer.unwrap_or(Prefer::Latency);
+        let best = of_functions().min_by(|a, b| compare(a, b, prefer));
+        let shows_functions =
+            [Some(&picked), runner_up.as_ref()].into_iter().flatten().any(|w| w.place == Place::Functions);
+        let mut shown = vec![candidates.all[0].forecast.clone(), picked.clone()];
+        shown.extend(runner_up.clone());
+        shown.extend(best.filter(|_| !shows_functions).cloned());
+        let quote = Quote::new(shown, &picked, runner_up.as_ref(), &candidates.tariff);
+        let guessed_files = candidates.local.reads.load.reads.guessed_files;
+        Ok((decision, Quote { missing: candidates.missing, guessed_files, ..quote }))
+    }
+}
