@@ -14,7 +14,8 @@ use futures::{StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, Part, PlanRef, StagePlan, exchange,
+    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary,
+    exchange,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -235,8 +236,8 @@ impl Adopted {
 
 /// Result that could be read, with its facts for the report.
 struct ReadResult {
-    rows: Rows,
-    part: Part,
+    rows: ResultRows,
+    part: StreamSummary,
     /// True if the rows came with the answer itself.
     inline: bool,
     read: Duration,

@@ -158,7 +158,7 @@ pub(super) mod tests {
 
     use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
     use gust_protocol::{
-        AccessTable, Base64, Fragment, FragmentResult, Limits, Output, Part, PlanRef, StagePlan, Usage,
+        AccessTable, Base64, Fragment, FragmentLimits, FragmentResult, Output, PlanRef, StagePlan, StreamSummary, Usage,
     };
 
     use super::*;
@@ -166,7 +166,7 @@ pub(super) mod tests {
     /// Makes the request of an attempt with `time` until its deadline.
     pub(in crate::fleet) fn request(time: Duration) -> InvokeRequest {
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + time;
-        let limits = Limits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
+        let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
         let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
         InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -190,7 +190,7 @@ pub(super) mod tests {
         let framed = FramedRequest::new(&request(Duration::from_secs(10))).expect("a request");
         let answer = |attempt, index| {
             let id = FragmentId { query: "q".to_owned(), stage: 0, index };
-            let part = Part { bytes: 0, rows: 0, crc32: 0 };
+            let part = StreamSummary { bytes: 0, rows: 0, crc32: 0 };
             let outcome = Ok(FragmentResult::Inline { part, bytes: Base64::default() });
             let response =
                 FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage: Usage::default() };

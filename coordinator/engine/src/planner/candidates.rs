@@ -23,7 +23,7 @@ use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
-use crate::model::{Choice, Decision, FleetFacts, Forecast, FunctionSize, Place, Quote, Reason, WallTimes};
+use crate::model::{Choice, FleetFacts, Forecast, FunctionSize, Place, Reason, WallTimes};
 use crate::tables::pruning::PruningNotes;
 
 /// A query as the coordinator would run it alone.

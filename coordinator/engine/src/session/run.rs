@@ -34,6 +34,7 @@ use crate::model::{Decision, FunctionSize, Reason, Workload};
 use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
+use crate::storage::Stores;
 use crate::tables::folder::tables_only;
 use replan::Replan;
 
