@@ -199,7 +199,7 @@ async fn failures_are_recorded_and_a_hash_hides_the_text() {
     assert_eq!((of(0, "outcome"), of(0, "statement")), ("failed", "SELECT k FROM missing"));
     assert_eq!((of(0, "message"), &rows[0]["tables"]), ("there is no table `missing`", &json!(["missing"])));
     assert!(of(1, "outcome") == "failed" && of(1, "message").contains("ivide by zero"), "{rows:?}");
-    assert_eq!((of(2, "outcome"), of(2, "message")), ("timed_out", "the statement was stopped after 300ms"));
+    assert_eq!((of(2, "outcome"), of(2, "message")), ("timed_out", "the statement did not finish within 300ms"));
     let text = of(3, "statement");
     assert!(text.starts_with("COPY (SELECT 1) TO") && !text.contains("hunter2"), "options may be secrets: {text}");
 

@@ -184,8 +184,14 @@ async fn a_missing_bucket_is_named_by_the_doctor() {
     let session = Session::new(config).expect("a session");
     let checks = session.examine().await;
     session.close().await;
-    let told = |what: &str| {
-        checks.iter().find(|check| check.what == what).expect(what).outcome.as_ref().map_err(ToString::to_string)
+    let told = |subject: &str| {
+        checks
+            .iter()
+            .find(|check| check.subject == subject)
+            .expect(subject)
+            .outcome
+            .as_ref()
+            .map_err(ToString::to_string)
     };
     assert!(told("bucket").expect_err("absent").contains("does not exist\nhint: create it"), "{checks:?}");
     assert!(told("exchange").expect_err("absent").contains("hint: check `exchange`"), "{checks:?}");
@@ -212,9 +218,9 @@ async fn the_doctor_names_the_clone_that_is_broken() {
     let session = Session::new(config).expect("a session");
     let checks = session.examine().await;
     session.close().await;
-    let ailing: Vec<_> = checks.iter().filter(|check| check.outcome.is_err()).map(|check| &check.what).collect();
+    let ailing: Vec<_> = checks.iter().filter(|check| check.outcome.is_err()).map(|check| &check.subject).collect();
     assert!(matches!(ailing.as_slice(), [what] if what.starts_with("broken-")), "{checks:#?}");
-    assert!(checks.iter().any(|check| check.what.starts_with("good-") && check.outcome.is_ok()), "{checks:#?}");
+    assert!(checks.iter().any(|check| check.subject.starts_with("good-") && check.outcome.is_ok()), "{checks:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -466,6 +466,6 @@ async fn the_default_is_a_share_of_the_machine() {
     let session = Session::new(config).expect("a session");
     let checks = session.examine().await;
     session.close().await;
-    let memory = checks.iter().find(|check| check.what == "memory").expect("a line about memory");
+    let memory = checks.iter().find(|check| check.subject == "memory").expect("a line about memory");
     assert!(memory.outcome.as_ref().is_ok_and(|text| text.contains("for the coordinator")), "{memory:?}");
 }

@@ -93,7 +93,7 @@ impl QueryError {
 
     pub fn timed_out(after: Duration) -> Self {
         let after = humantime::format_duration(after);
-        Self::new(ErrorKind::TimedOut, format!("the statement was stopped after {after}"))
+        Self::new(ErrorKind::TimedOut, format!("the statement did not finish within {after}"))
             .with_hint("allow more with --timeout")
     }
 
@@ -109,7 +109,7 @@ impl QueryError {
 
     /// Sets the hint if there is none yet.
     #[must_use]
-    pub fn or_hint(self, hint: Option<impl Into<String>>) -> Self {
+    pub fn with_default_hint(self, hint: Option<impl Into<String>>) -> Self {
         Self { hint: self.hint.or(hint.map(Into::into)), ..self }
     }
 

@@ -86,27 +86,27 @@ impl Serialize for Money {
 
 /// Reason why a text is no amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoMoney {
+pub enum MoneyError {
     #[error("`{0}` is no amount of dollars")]
     NotANumber(String),
     #[error("`{text}` is finer than {unit}")]
     TooFine { text: String, unit: &'static str, decimals: usize },
-    #[error("`{0}` is more dollars than can be counted")]
-    TooLarge(String),
+    #[error("`{text}` is more dollars than can be counted")]
+    TooLarge { text: String, whole_max: u64 },
 }
 
 impl FromStr for Money {
-    type Err = NoMoney;
+    type Err = MoneyError;
 
     /// Reads dollars as a decimal number, with or without `$`.
     ///
     /// # Errors
-    /// [`NoMoney`] if the text is no decimal number or too large, or has more than nine digits after the point. Zeros at
+    /// [`MoneyError`] if the text is no decimal number or too large, or has more than nine digits after the point. Zeros at
     /// its end do not count.
-    fn from_str(text: &str) -> Result<Self, NoMoney> {
+    fn from_str(text: &str) -> Result<Self, MoneyError> {
         let number = text.trim();
         let number = number.strip_prefix('$').unwrap_or(number);
-        let nano_dollars = fixed_point(number, 9, "a nano-dollar").map_err(|error| error.about(text))?;
+        let nano_dollars = fixed_point(number, 9, "a nano-dollar").map_err(|error| error.with_text(text))?;
         Ok(Self { nano_dollars })
     }
 }
@@ -142,44 +142,46 @@ const PICO: u64 = 1_000_000_000_000;
 const PICO_IN_NANO: u128 = 1_000;
 
 impl FromStr for Price {
-    type Err = NoMoney;
+    type Err = MoneyError;
 
-    fn from_str(text: &str) -> Result<Self, NoMoney> {
+    fn from_str(text: &str) -> Result<Self, MoneyError> {
         fixed_point(text.trim(), 12, "a pico-dollar").map(|pico_dollars| Self { pico_dollars })
     }
 }
 
 /// Returns the number times ten to the power of `decimals`, exactly.
-fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, NoMoney> {
+fn fixed_point(text: &str, decimals: usize, unit: &'static str) -> Result<u64, MoneyError> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
     if !is_number(whole) || !is_number(fraction) || whole.len() + fraction.len() == 0 {
-        return Err(NoMoney::NotANumber(text.to_owned()));
+        return Err(MoneyError::NotANumber(text.to_owned()));
     }
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > decimals {
-        return Err(NoMoney::TooFine { text: text.to_owned(), unit, decimals });
+        return Err(MoneyError::TooFine { text: text.to_owned(), unit, decimals });
     }
-    format!("{whole}{fraction:0<decimals$}").parse().map_err(|_| NoMoney::TooLarge(text.to_owned()))
+    format!("{whole}{fraction:0<decimals$}")
+        .parse()
+        .map_err(|_| MoneyError::TooLarge { text: text.to_owned(), whole_max: u64::MAX / 10_u64.pow(decimals as u32) })
 }
 
-impl NoMoney {
+impl MoneyError {
     /// Returns the next step.
     pub fn hint(&self) -> String {
         match self {
             Self::NotANumber(_) => "write a decimal number that is not negative, such as 0.05".to_owned(),
             Self::TooFine { decimals, .. } => format!("write at most {decimals} digits after the point"),
-            Self::TooLarge(_) => format!("write at most {}", u64::MAX / NANO),
+            Self::TooLarge { whole_max, .. } => format!("write at most {whole_max}"),
         }
     }
 
     /// Puts the text as it was written in place of the part that was read.
-    fn about(self, written: &str) -> Self {
+    fn with_text(self, written: &str) -> Self {
         let written = written.to_owned();
         match self {
             Self::NotANumber(_) => Self::NotANumber(written),
             Self::TooFine { unit, decimals, .. } => Self::TooFine { text: written, unit, decimals },
-            Self::TooLarge(_) => Self::TooLarge(written),
+            Self::TooLarge { whole_max, .. } => Self::TooLarge { text: written, whole_max },
         }
     }
 }
@@ -187,7 +189,7 @@ impl NoMoney {
 /// Reads an amount or a price from a text or, in TOML, from a number.
 struct Dollars<T>(std::marker::PhantomData<T>);
 
-impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
+impl<T: FromStr<Err = MoneyError>> Visitor<'_> for Dollars<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -196,7 +198,7 @@ impl<T: FromStr<Err = NoMoney>> Visitor<'_> for Dollars<T> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
         text.parse().map_err(|error| match error {
-            NoMoney::NotANumber(_) => E::invalid_value(Unexpected::Other("this value"), &self),
+            MoneyError::NotANumber(_) => E::invalid_value(Unexpected::Other("this value"), &self),
             other => E::custom(format!("{other}; {}", other.hint())),
         })
     }
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_amount_is_said() {
+    fn an_error_names_the_amount_and_the_bound() {
         for (text, expect) in [
             ("0.0000000001", ("`0.0000000001` is finer than a nano-dollar", "write at most 9 digits after the point")),
             ("$99999999999", ("`$99999999999` is more dollars than can be counted", "write at most 18446744073")),
@@ -266,10 +268,14 @@ mod tests {
         assert_eq!("0.0500000000000".parse::<Money>().expect("zeros say nothing").nano_dollars(), 50_000_000);
         let finest = "0.0000000000001".parse::<Price>().expect_err("no price").to_string();
         assert!(finest.contains("finer than a pico-dollar"), "{finest}");
+        let largest = "18446745".parse::<Price>().expect_err("no price");
+        assert_eq!(largest.to_string(), "`18446745` is more dollars than can be counted");
+        assert_eq!(largest.hint(), "write at most 18446744");
+        assert!("18446744".parse::<Price>().is_ok());
     }
 
     #[test]
-    fn amounts_are_shown_with_four_digits_that_say_something() {
+    fn amounts_below_a_dollar_show_four_significant_digits() {
         #[track_caller]
         fn check(nano_dollars: u64, expect: &str) {
             assert_eq!(Money::from_nano_dollars(nano_dollars).to_string(), expect);

@@ -12,9 +12,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use gust_engine::config::{
-    BadLabel, FUNCTIONS_MAX, Label, Overrides, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout,
+    FUNCTIONS_MAX, Label, LabelError, Overrides, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout,
 };
-use gust_engine::money::{Money, NoMoney};
+use gust_engine::money::{Money, MoneyError};
 use gust_protocol::with_hint_line;
 
 use super::exit::Exit;
@@ -481,7 +481,7 @@ fn parse_time(text: &str, what: &str) -> Result<Duration, String> {
 
 /// clap shows an error's words alone, so they have the next step.
 fn parse_dollars(text: &str) -> Result<Money, String> {
-    text.parse().map_err(|bad: NoMoney| with_hint_line(&bad, Some(bad.hint())))
+    text.parse().map_err(|bad: MoneyError| with_hint_line(&bad, Some(bad.hint())))
 }
 
 fn parse_label(text: &str) -> Result<Label, String> {
@@ -489,7 +489,7 @@ fn parse_label(text: &str) -> Result<Label, String> {
 }
 
 fn parse_label_key(text: &str) -> Result<String, String> {
-    if is_label_key(text) { Ok(text.to_owned()) } else { Err(format!("expected {}", BadLabel::Key)) }
+    if is_label_key(text) { Ok(text.to_owned()) } else { Err(format!("expected {}", LabelError::Key)) }
 }
 
 fn parse_since(text: &str) -> Result<StartedSince, String> {

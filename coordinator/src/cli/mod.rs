@@ -11,7 +11,7 @@ use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, lab
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::{Outcome, StatementEnd};
 use gust_engine::report::Report;
-use gust_engine::session::{Check, Engine, EngineOptions, Recorder, RunningStatement, Session, SessionOptions};
+use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, RunningStatement, Session, SessionOptions};
 use gust_engine::storage::aws;
 use gust_protocol::with_hint_line;
 use tracing_subscriber::EnvFilter;
@@ -203,14 +203,14 @@ async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
     let checks = session.examine().await;
     session.close().await;
     let mut ailing = 0;
-    for Check { what, outcome } in &checks {
+    for Finding { subject, outcome } in &checks {
         let (verdict, text) = match outcome {
             Ok(text) => ("ok  ", text.clone()),
             Err(error) => ("FAIL", error.to_string()),
         };
         ailing += usize::from(outcome.is_err());
         let text = text.replace('\n', "\n                     ");
-        let line = writeln!(stdout(), "{verdict} {what:<15} {text}");
+        let line = writeln!(stdout(), "{verdict} {subject:<15} {text}");
         line.map_err(CommandError::usage)?;
     }
     match ailing {

@@ -84,7 +84,14 @@ pub(super) struct ConfigFault {
     problem: Problem,
     /// Tables' keys, innermost first.
     keys: Vec<String>,
-    found: Option<Box<(Origin, String)>>,
+    found: Option<Box<Found>>,
+}
+
+/// Value that was found, and its place.
+#[derive(Debug)]
+struct Found {
+    origin: Origin,
+    value: String,
 }
 
 #[derive(Debug)]
@@ -102,7 +109,7 @@ impl ConfigFault {
 
     /// Adds the place and the value. An inner place that is there already stays.
     pub fn at(mut self, origin: &Origin, value: impl FnOnce() -> String) -> Self {
-        self.found.get_or_insert_with(|| Box::new((origin.clone(), value())));
+        self.found.get_or_insert_with(|| Box::new(Found { origin: origin.clone(), value: value() }));
         self
     }
 
@@ -114,13 +121,14 @@ impl ConfigFault {
 
     pub fn hide_value(mut self) -> Self {
         if let Some(found) = &mut self.found {
-            found.1 = "(hidden)".to_owned();
+            found.value = "(hidden)".to_owned();
         }
         self
     }
 
     pub fn into_error(self) -> ConfigError {
-        let (origin, value) = self.found.map_or_else(|| (Origin::Default, String::new()), |found| *found);
+        let Found { origin, value } =
+            self.found.map_or_else(|| Found { origin: Origin::Default, value: String::new() }, |found| *found);
         let mut keys = self.keys;
         keys.reverse();
         match self.problem {

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_refused() {
+    fn names_and_arns_are_read_and_others_refused() {
         #[track_caller]
         fn check(text: &str, expect: Option<(Option<&str>, &str, Option<&str>)>) {
             let parsed = text.parse::<FunctionName>();

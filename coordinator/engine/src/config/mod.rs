@@ -30,7 +30,7 @@ use node::Node;
 
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
-pub use label::{BadLabel, LABELS_MAX, Label, is_label_key, labels};
+pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use units::{CORES_MAX, FUNCTIONS_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
@@ -360,7 +360,7 @@ impl Config {
         config.s3.check(&tree)?;
         config.lambda.check(config.s3.allow_http, &tree)?;
         config.history.check(&tree)?;
-        config.history.complete(&environment);
+        config.history.fill_from_environment(&environment);
         config.time_model = config.time_model.or_else(|| Some(state_folder(&environment)?.join("time-model.toml")));
         config.apply(overrides);
         Ok(config)
@@ -400,8 +400,8 @@ impl S3Config {
         check_endpoint(self.endpoint.as_deref(), self.allow_http, || setting("endpoint"))?;
         let hint = "set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment";
         match (&self.access_key_id, &self.secret_access_key) {
-            (Some(_), None) => Err(conflict("access_key_id", "it stands without a secret", hint)),
-            (None, Some(_)) => Err(conflict("secret_access_key", "it stands without a key id", hint)),
+            (Some(_), None) => Err(conflict("access_key_id", "no secret is set", hint)),
+            (None, Some(_)) => Err(conflict("secret_access_key", "no key id is set", hint)),
             _ => Ok(()),
         }
     }
@@ -425,7 +425,7 @@ impl HistoryConfig {
             let keys: Vec<&str> = ["history", "labels"].into_iter().chain((!key.is_empty()).then_some(key)).collect();
             Setting::new(keys.join("."), tree.origin_of(&keys))
         };
-        let invalid = |key: &str, value: String, bad: BadLabel| {
+        let invalid = |key: &str, value: String, bad: LabelError| {
             let (expected, hint) = (bad.to_string(), None);
             Err(ConfigError::InvalidValue { setting: setting(key), value, expected, hint })
         };
@@ -435,13 +435,13 @@ impl HistoryConfig {
             }
         }
         match self.labels.len() {
-            count if count > LABELS_MAX => invalid("", format!("{count} labels"), BadLabel::TooMany(count)),
+            count if count > LABELS_MAX => invalid("", format!("{count} labels"), LabelError::TooMany(count)),
             _ => Ok(()),
         }
     }
 
     /// Fills settings that are not set from the environment.
-    fn complete(&mut self, environment: &BTreeMap<String, String>) {
+    fn fill_from_environment(&mut self, environment: &BTreeMap<String, String>) {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         if self.path.is_none() {
             self.path = state_folder(environment).map(|state| state.join("history.db"));

@@ -45,7 +45,7 @@ enum Value {
     /// A variable's value. The setting that it is for decides about its type.
     Untyped(String),
     /// A value that no setting takes.
-    Other(String),
+    Unsupported(String),
 }
 
 impl Node {
@@ -79,11 +79,11 @@ impl Node {
             DeValue::String(value) => Value::String(value.to_string()),
             DeValue::Boolean(value) => Value::Boolean(*value),
             DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
-                .map_or_else(|_| Value::Other(value.to_string()), Value::Integer),
+                .map_or_else(|_| Value::Unsupported(value.to_string()), Value::Integer),
             DeValue::Float(value) => {
-                value.as_str().parse().map_or_else(|_| Value::Other(value.to_string()), Value::Float)
+                value.as_str().parse().map_or_else(|_| Value::Unsupported(value.to_string()), Value::Float)
             }
-            DeValue::Datetime(value) => Value::Other(value.to_string()),
+            DeValue::Datetime(value) => Value::Unsupported(value.to_string()),
             DeValue::Array(items) => {
                 let items = items.iter().map(|item| {
                     let origin = Origin::File { path: path.to_owned(), line: line_of(text, item.span().start) };
@@ -144,12 +144,12 @@ impl Node {
             Value::Float(value) => value.to_string(),
             Value::Boolean(value) => value.to_string(),
             Value::List(_) => "[list]".to_owned(),
-            Value::Other(text) => text.clone(),
+            Value::Unsupported(text) => text.clone(),
         }
     }
 
     /// Returns a path or location of a file as seen from the file's folder; None for any other node.
-    fn place(&self, name: &str) -> Option<PathBuf> {
+    fn resolved_path(&self, name: &str) -> Option<PathBuf> {
         let (Value::String(text), Origin::File { path, .. }) = (&self.value, &self.origin) else { return None };
         let is_path = name == units::PATH || (name == units::LOCATION && !text.contains("://"));
         (is_path && !text.is_empty()).then(|| path.parent().unwrap_or(Path::new("")).join(text))
@@ -171,7 +171,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Boolean(value) => visitor.visit_bool(*value),
             Value::List(items) => visitor.visit_seq(ListAccess { rest: items.iter() }),
-            Value::Other(text) => Err(ConfigFault::invalid_type(Unexpected::Other(text), &visitor)),
+            Value::Unsupported(text) => Err(ConfigFault::invalid_type(Unexpected::Other(text), &visitor)),
             Value::Untyped(text) => match (text.parse::<i64>(), text.parse::<f64>(), text.parse::<bool>()) {
                 (Ok(value), _, _) => visitor.visit_i64(value),
                 (_, Ok(value), _) => visitor.visit_f64(value),

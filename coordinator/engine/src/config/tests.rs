@@ -13,7 +13,7 @@ fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError>
 }
 
 #[test]
-fn nothing_set_is_the_default() {
+fn without_settings_defaults_hold() {
     let none = Config::load(None, [], &Overrides::default()).expect("defaults");
     assert_eq!(none, Config::default());
     let unrelated = [("PATH", "/bin"), ("GUST_LOG", "debug"), ("GUSTO", "1"), ("GUST_ON", "")];
@@ -164,7 +164,7 @@ fn later_layers_win() {
 }
 
 #[test]
-fn bad_files_say_what_is_wrong_and_where() {
+fn an_error_in_a_file_names_key_value_and_line() {
     #[track_caller]
     fn check(file: &str, expect: &str) {
         let error = told(load(file, &[]).expect_err("a bad file"));
@@ -214,7 +214,7 @@ fn bad_files_say_what_is_wrong_and_where() {
     let many: String = (0..17).map(|n| format!("k{n} = 'v'\n")).collect();
     check(
         &format!("[history.labels]\n{many}"),
-        "invalid value 17 labels for `history.labels` in lake/gust.toml line 1: expected at most 16 labels, with those of the configuration; these are 17",
+        "invalid value 17 labels for `history.labels` in lake/gust.toml line 1: expected at most 16 labels including the configuration's, not 17",
     );
     check(
         "on = 'everywhere'",
@@ -291,7 +291,7 @@ fn bad_files_say_what_is_wrong_and_where() {
     );
     check(
         "[s3]\nsecret_access_key = 'x'",
-        "`s3.secret_access_key` in lake/gust.toml line 2 does not fit the other settings: it stands without a key id\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
+        "`s3.secret_access_key` in lake/gust.toml line 2 does not fit the other settings: no key id is set\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
     );
 }
 
@@ -326,7 +326,7 @@ fn broken_toml_names_the_line() {
 }
 
 #[test]
-fn bad_variables_say_what_is_wrong_and_where() {
+fn an_error_in_a_variable_names_it() {
     #[track_caller]
     fn check(variable: &str, value: &str, expect: &str) {
         let error = told(load("[s3]\nregion = 'a'", &[(variable, value)]).expect_err("a bad variable"));
@@ -376,12 +376,12 @@ fn bad_variables_say_what_is_wrong_and_where() {
     check(
         "GUST_S3__SECRET_ACCESS_KEY",
         "x",
-        "`s3.secret_access_key` in the environment variable `GUST_S3__SECRET_ACCESS_KEY` does not fit the other settings: it stands without a key id\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
+        "`s3.secret_access_key` in the environment variable `GUST_S3__SECRET_ACCESS_KEY` does not fit the other settings: no key id is set\nhint: set both `s3.access_key_id` and `s3.secret_access_key`, or neither to use the AWS_* environment",
     );
 }
 
 #[test]
-fn the_file_is_found() {
+fn a_named_file_must_exist_and_the_default_need_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("gust.toml");
     assert_eq!(ConfigFile::find(None, folder.path()).expect("no file is no error"), None);

@@ -45,7 +45,9 @@ impl fmt::Debug for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_newtype_struct(SECRET, Text("a string", |_| true)).map(Self)
+        deserializer
+            .deserialize_newtype_struct(SECRET, TextVisitor { expected: "a string", is_valid: |_| true })
+            .map(Self)
     }
 }
 
@@ -158,7 +160,8 @@ pub fn is_timeout(value: Duration) -> bool {
 
 /// Reads a file or folder of this machine. In a configuration file a relative one starts from the file's own folder.
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    let visitor = Text("a path on this machine", |text| !text.is_empty() && !text.contains("://"));
+    let visitor =
+        TextVisitor { expected: "a path on this machine", is_valid: |text| !text.is_empty() && !text.contains("://") };
     deserializer.deserialize_newtype_struct(PATH, visitor).map(PathBuf::from)
 }
 
@@ -168,10 +171,13 @@ pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 
 /// Reads a folder of this machine (like [`path()`]) or a URL of a store that functions can reach.
 pub(super) fn location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let visitor = Text("a folder, or a URL that starts with file:// or s3://", |text| match text.split_once("://") {
-        Some((scheme, rest)) => ["file", "s3"].contains(&scheme) && !rest.is_empty(),
-        None => !text.is_empty(),
-    });
+    let visitor = TextVisitor {
+        expected: "a folder, or a URL that starts with file:// or s3://",
+        is_valid: |text| match text.split_once("://") {
+            Some((scheme, rest)) => ["file", "s3"].contains(&scheme) && !rest.is_empty(),
+            None => !text.is_empty(),
+        },
+    };
     deserializer.deserialize_newtype_struct(LOCATION, visitor)
 }
 
@@ -179,18 +185,21 @@ pub(super) fn optional_location<'de, D: Deserializer<'de>>(deserializer: D) -> R
     location(deserializer).map(Some)
 }
 
-/// Visitor of a text that passes a test. The first field says what is expected.
-struct Text(&'static str, fn(&str) -> bool);
+/// Visitor of a text that passes a test.
+struct TextVisitor {
+    expected: &'static str,
+    is_valid: fn(&str) -> bool,
+}
 
-impl Visitor<'_> for Text {
+impl Visitor<'_> for TextVisitor {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.expected)
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<String, E> {
-        if (self.1)(value) { Ok(value.to_owned()) } else { Err(invalid(&self)) }
+        if (self.is_valid)(value) { Ok(value.to_owned()) } else { Err(invalid(&self)) }
     }
 }
 
@@ -204,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_units() {
+    fn sizes_are_read_with_binary_and_decimal_units() {
         #[track_caller]
         fn check(text: &str, expect: Option<u64>) {
             assert_eq!(parse_bytes(text), expect, "for {text:?}");
@@ -228,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_show() {
+    fn debug_output_hides_secrets() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(hidden)");
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::framing::{self, Admitted};
-use super::platform::{Platform, PlatformParts, Probes};
+use super::platform::{Platform, PlatformParts, ProbedSizes, Probes};
 use super::{Invoker, local};
 use crate::attempt::{Billing, Invocation};
 use crate::error::QueryError;
@@ -70,7 +70,7 @@ impl Platform for InProcessPlatform {
         self.parts.config.s3.region.clone()
     }
 
-    async fn probes(&self, _: bool) -> Probes {
+    async fn probes(&self, _: ProbedSizes) -> Probes {
         Probes::of_one_kind(Ok(self.invoker()))
     }
 

@@ -33,7 +33,7 @@ mod processes;
 pub use health::{Breaker, Health};
 pub use in_process::{Handler, InProcess};
 pub use lambda::{Deployment, DescribeError, Lambda, PinnedFunction, describe};
-pub use platform::{Note, Platform, PlatformParts, Probes};
+pub use platform::{Finding, Platform, PlatformParts, ProbeSubject, ProbedSizes, Probes};
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
@@ -243,10 +243,10 @@ impl Fleet {
         Ok(tariff)
     }
 
-    /// Returns the functions to examine, those of the first size or of all sizes.
-    pub async fn probes(&self, all_sizes: bool) -> Probes {
+    /// Returns the functions to examine.
+    pub async fn probes(&self, sizes: ProbedSizes) -> Probes {
         self.has_started.store(true, Ordering::Relaxed);
-        self.platform.probes(all_sizes).await
+        self.platform.probes(sizes).await
     }
 
     pub fn has_started(&self) -> bool {
@@ -270,7 +270,7 @@ fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange,
         None => folder_url(&folder.join("exchange")).map_err(|e| setup("private folder", &e))?,
     };
     let no_store = |error: DataFusionError| match fragment_fn::find::<QueryError>(&error) {
-        Some(told) => setup(url.as_str(), &told.message()).or_hint(told.hint()),
+        Some(told) => setup(url.as_str(), &told.message()).with_default_hint(told.hint()),
         None => setup(url.as_str(), &error),
     };
     let access: StoreAccess = stores.access(&url).map_err(no_store)?;

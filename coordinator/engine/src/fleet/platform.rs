@@ -24,7 +24,7 @@ use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 /// use async_trait::async_trait;
 /// use gust_engine::config::Config;
 /// use gust_engine::error::QueryError;
-/// use gust_engine::fleet::{self, InProcess, Invoker, Platform, Probes};
+/// use gust_engine::fleet::{self, InProcess, Invoker, Platform, ProbeSubject, ProbedSizes, Probes};
 /// use gust_engine::model::{FunctionSize, PlatformTraits, TimeModel};
 ///
 /// /// Functions of one size, all of which are one handler.
@@ -51,8 +51,9 @@ use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 ///     async fn region(&self) -> Option<String> {
 ///         None
 ///     }
-///     async fn probes(&self, _: bool) -> Probes {
-///         Probes { notes: Vec::new(), subjects: vec![("handler".to_owned(), Arc::clone(&self.invoker) as _)] }
+///     async fn probes(&self, _: ProbedSizes) -> Probes {
+///         let subject = ProbeSubject { name: "handler".to_owned(), invoker: Arc::clone(&self.invoker) as _ };
+///         Probes { findings: Vec::new(), subjects: vec![subject] }
 ///     }
 ///     async fn close(&self) {}
 /// }
@@ -74,8 +75,8 @@ pub trait Platform: Debug + Send + Sync {
     /// Returns the cloud's region that functions run in.
     async fn region(&self) -> Option<String>;
 
-    /// Returns the functions to examine, those of the first size or of all sizes.
-    async fn probes(&self, all_sizes: bool) -> Probes;
+    /// Returns the functions to examine.
+    async fn probes(&self, sizes: ProbedSizes) -> Probes;
 
     /// Ends all functions that were started.
     async fn close(&self);
@@ -96,22 +97,35 @@ pub struct PlatformParts {
 #[derive(Debug, Default)]
 pub struct Probes {
     /// Facts about the functions, or the reason why they cannot be tried.
-    pub notes: Vec<Note>,
-    /// Functions to try, each with its name.
-    pub subjects: Vec<(String, Arc<dyn Invoker>)>,
+    pub findings: Vec<Finding>,
+    pub subjects: Vec<ProbeSubject>,
+}
+
+/// Function to try.
+#[derive(Debug, Clone)]
+pub struct ProbeSubject {
+    pub name: String,
+    pub invoker: Arc<dyn Invoker>,
+}
+
+/// Sizes of functions to examine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbedSizes {
+    First,
+    All,
 }
 
 /// Result of one examination.
 #[derive(Debug, Clone)]
-pub struct Note {
-    pub what: String,
+pub struct Finding {
+    pub subject: String,
     /// Finding, or the fault with its next step.
     pub outcome: Result<String, QueryError>,
 }
 
-impl Note {
-    pub fn new(what: impl Into<String>, outcome: Result<String, QueryError>) -> Self {
-        Self { what: what.into(), outcome }
+impl Finding {
+    pub fn new(subject: impl Into<String>, outcome: Result<String, QueryError>) -> Self {
+        Self { subject: subject.into(), outcome }
     }
 }
 
@@ -119,8 +133,10 @@ impl Probes {
     /// Makes the probes of a platform whose functions are all alike.
     pub(super) fn of_one_kind(started: Result<Arc<dyn Invoker>, QueryError>) -> Self {
         match started {
-            Ok(invoker) => Self { notes: Vec::new(), subjects: vec![("function".to_owned(), invoker)] },
-            Err(error) => Self { notes: vec![Note::new("function", Err(error))], subjects: Vec::new() },
+            Ok(invoker) => {
+                Self { findings: Vec::new(), subjects: vec![ProbeSubject { name: "function".to_owned(), invoker }] }
+            }
+            Err(error) => Self { findings: vec![Finding::new("function", Err(error))], subjects: Vec::new() },
         }
     }
 }

@@ -49,5 +49,5 @@ pub async fn write(input: &RecordInput<'_>, settings: &HistoryConfig) -> Result<
     let written = tokio::time::timeout(WRITE_MAX, store.write(&record, oldest)).await;
     written
         .unwrap_or_else(|_| Err(store.error(HistoryFault::Slow)))
-        .map_err(|error| QueryError::setup(error.to_string()).or_hint(error.fault.hint()).with_source(error))
+        .map_err(|error| QueryError::setup(error.to_string()).with_default_hint(error.fault.hint()).with_source(error))
 }

@@ -279,5 +279,5 @@ fn between(earlier: Usage, later: Usage) -> Usage {
 }
 
 pub(super) fn unpriced(error: PriceError) -> DataFusionError {
-    QueryError::setup(error.to_string()).or_hint(error.hint()).with_source(error).into()
+    QueryError::setup(error.to_string()).with_default_hint(error.hint()).with_source(error).into()
 }

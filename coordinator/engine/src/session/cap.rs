@@ -19,7 +19,7 @@ impl Session {
     pub(super) async fn tariff_for_cap(&self) -> Result<Tariff, QueryError> {
         self.tariff().await.map_err(|error| {
             let what = format!("a cap cannot be kept without prices: {error}");
-            QueryError::setup(what).or_hint(error.hint()).with_source(error)
+            QueryError::setup(what).with_default_hint(error.hint()).with_source(error)
         })
     }
 

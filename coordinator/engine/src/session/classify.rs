@@ -34,7 +34,8 @@ impl QueryError {
             _ => ErrorKind::Data,
         };
         let told = Self::new(kind, without_request(&classified.message));
-        let told = told.or_hint(classified.hint).or_hint(hint(classified.kind, &classified.message));
+        let told =
+            told.with_default_hint(classified.hint).with_default_hint(hint(classified.kind, &classified.message));
         match sqlstate(classified.kind) {
             Some(state) => told.with_sqlstate(state).with_source(error),
             None => told.with_source(error),
@@ -47,13 +48,13 @@ impl QueryError {
             return Some(Self::functions(refused.to_string()));
         }
         if let Some(table) = fragment_fn::find::<gust_catalog::Error>(error) {
-            return Some(Self::data(with_causes(table)).or_hint(table.hint()));
+            return Some(Self::data(with_causes(table)).with_default_hint(table.hint()));
         }
         if let Some(folder) = fragment_fn::find::<FolderError>(error) {
             return Some(Self::data(folder.to_string()).with_hint(folder.hint()));
         }
         let history = fragment_fn::find::<HistoryError>(error)?;
-        Some(Self::data(format!("the history {history}")).or_hint(history.fault.hint()))
+        Some(Self::data(format!("the history {history}")).with_default_hint(history.fault.hint()))
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {
@@ -64,7 +65,7 @@ impl QueryError {
         let is_of_versions =
             matches!(&failure.cause, FailureCause::Fragment(e) if e.kind == FragmentErrorKind::VersionMismatch);
         let own_hint = failure.hint().filter(|_| !is_of_versions);
-        let told = |kind| Self::new(kind, failure.to_string()).or_hint(own_hint).with_source(failure.clone());
+        let told = |kind| Self::new(kind, failure.to_string()).with_default_hint(own_hint).with_source(failure.clone());
         let FailureCause::Fragment(error) = &failure.cause else { return told(ErrorKind::Functions) };
         let hint = match error.kind {
             FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),
@@ -86,7 +87,7 @@ impl QueryError {
             | Kind::ResultTooLarge
             | Kind::Panic => ErrorKind::Functions,
         };
-        let told = told(kind).or_hint(hint);
+        let told = told(kind).with_default_hint(hint);
         match sqlstate(error.kind) {
             Some(state) => told.with_sqlstate(state),
             None => told,

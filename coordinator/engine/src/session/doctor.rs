@@ -22,12 +22,12 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::{Check, Session};
+use super::{Finding, Session};
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config};
 use crate::error::{QueryError, with_causes};
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
-use crate::fleet::{Asking, Health, Invoker, Probes};
+use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
 use crate::tables::catalog::IcebergCatalog;
@@ -36,36 +36,37 @@ use crate::tables::catalog::IcebergCatalog;
 const PROBE_MAX: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// All checks, in the order in which their subjects depend on each other.
-    pub async fn examine(&self) -> Vec<Check> {
+    /// All findings, in the order in which their subjects depend on each other.
+    pub async fn examine(&self) -> Vec<Finding> {
         let shares_machine = self.engine.fleet.platform().traits().shares_machine;
-        let mut checks = vec![Check::new("memory", memory(&self.config, shares_machine, machine::memory_bytes()))];
+        let mut findings = vec![Finding::new("memory", memory(&self.config, shares_machine, machine::memory_bytes()))];
         let exchange = self.engine.fleet.exchange();
         let in_s3 = exchange.access.url.starts_with("s3");
         if in_s3 || !shares_machine {
-            checks.push(Check::new("credentials", self.credentials().await));
+            findings.push(Finding::new("credentials", self.credentials().await));
         }
         if in_s3 {
-            checks.push(Check::new("bucket", self.bucket(exchange).await));
+            findings.push(Finding::new("bucket", self.bucket(exchange).await));
         }
         let written = writable(exchange).await;
         let can_write = written.is_ok();
-        checks.push(Check::new("exchange", written));
+        findings.push(Finding::new("exchange", written));
         // Other sizes than the first are used only where they are picked.
-        let Probes { notes, subjects } = self.engine.fleet.probes(self.config.picks_by_estimate()).await;
-        checks.extend(notes);
-        for (what, invoker) in subjects {
+        let sizes = if self.config.picks_by_estimate() { ProbedSizes::All } else { ProbedSizes::First };
+        let Probes { findings: of_functions, subjects } = self.engine.fleet.probes(sizes).await;
+        findings.extend(of_functions);
+        for ProbeSubject { name, invoker } in subjects {
             let answer = match can_write {
                 true => self.probe(invoker).await,
                 false => Err(QueryError::setup("not tried, for there is no exchange to answer through")),
             };
-            checks.push(Check::new(what, answer));
+            findings.push(Finding::new(name, answer));
         }
-        checks.push(Check::new("breaker", self.breaker()));
+        findings.push(Finding::new("breaker", self.breaker()));
         for (name, config) in &self.config.catalogs {
-            checks.push(Check::new(format!("catalog {name}"), self.open_catalog(name, config).await));
+            findings.push(Finding::new(format!("catalog {name}"), self.open_catalog(name, config).await));
         }
-        checks
+        findings
     }
 
     async fn credentials(&self) -> Result<String, QueryError> {
@@ -179,11 +180,11 @@ impl Session {
         let Invocation { outcome, log_tail, .. } = invocation;
         let response = outcome.map_err(|error| {
             let what = format!("{error}\n{}", log_tail.trim_end());
-            QueryError::functions(what.trim_end()).or_hint(error.hint.as_deref()).with_source(error)
+            QueryError::functions(what.trim_end()).with_default_hint(error.hint.as_deref()).with_source(error)
         })?;
         let took = started.elapsed();
         let result = response.outcome.map_err(|error| {
-            QueryError::functions(error.to_string()).or_hint(error.hint.as_deref()).with_source(error)
+            QueryError::functions(error.to_string()).with_default_hint(error.hint.as_deref()).with_source(error)
         })?;
         let torn = |error: ExchangeError| QueryError::functions(error.to_string()).with_source(error);
         let rows = exchange::read(id, result, &empty.schema(), store.as_ref()).await.map_err(torn)?;
@@ -198,7 +199,7 @@ impl Session {
         let CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse } = config;
         let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
         let failed = |error: gust_catalog::Error| {
-            QueryError::setup(with_causes(&error)).or_hint(error.hint()).with_source(error)
+            QueryError::setup(with_causes(&error)).with_default_hint(error.hint()).with_source(error)
         };
         let listed = IcebergCatalog::list(&opened.map_err(failed)?).await.map_err(failed)?;
         let namespaces = datafusion::catalog::CatalogProvider::schema_names(&listed).len();

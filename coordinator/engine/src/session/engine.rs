@@ -128,7 +128,8 @@ impl Engine {
             QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured = measured.map_err(|e| QueryError::setup(e.to_string()).or_hint(e.hint()).with_source(e))?;
+        let measured =
+            measured.map_err(|e| QueryError::setup(e.to_string()).with_default_hint(e.hint()).with_source(e))?;
         let stores = Stores::new(config.s3.clone());
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let runtime = runtime(&stores, &memory, folder.path());

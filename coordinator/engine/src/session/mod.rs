@@ -28,7 +28,7 @@ mod statement;
 mod workers;
 
 use crate::error::{QueryError, with_causes};
-pub use crate::fleet::Note as Check;
+pub use crate::fleet::Finding;
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub use recorder::{Recorder, Refused, Script};
@@ -197,7 +197,7 @@ impl Session {
 }
 
 fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
-    let told = QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).or_hint(error.hint());
+    let told = QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_default_hint(error.hint());
     told.with_source(error)
 }
 

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{LogicalPlan, Statement};
 use super::Session;
 use crate::config::{Config, Label, Prefer, labels};
 use crate::error::QueryError;
-use crate::money::{Money, NoMoney};
+use crate::money::{Money, MoneyError};
 use crate::nearest::nearest;
 
 /// What a session has of its own. None is what the engine's configuration says.
@@ -163,7 +163,7 @@ impl Options {
             return Err(QueryError::sql(format!("there is no setting `{name}`")).with_hint(hint));
         }
         self.cap = match value {
-            Some(value) => Some(value.parse().map_err(|error: NoMoney| {
+            Some(value) => Some(value.parse().map_err(|error: MoneyError| {
                 QueryError::sql(format!("{name}: {error}")).with_hint(error.hint()).with_source(error)
             })?),
             None => self.configured,

@@ -424,7 +424,7 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     // The first line is the message, what follows lists what there would have been.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     let told = QueryError::sql(format!("{}{at}", first.trim_end_matches('.')));
-    let told = told.or_hint(Some(rest).filter(|rest| !rest.is_empty()));
+    let told = told.with_default_hint(Some(rest).filter(|rest| !rest.is_empty()));
     match error.find_root() {
         DataFusionError::SQL(..) => told.with_sqlstate(SYNTAX),
         DataFusionError::SchemaError(kind, _) if matches!(**kind, SchemaError::FieldNotFound { .. }) => {

@@ -65,7 +65,7 @@ impl From<ParserError> for Refusal {
 
 impl From<Refusal> for QueryError {
     fn from(Refusal { message, hint }: Refusal) -> Self {
-        Self::sql(message).or_hint(hint)
+        Self::sql(message).with_default_hint(hint)
     }
 }
 

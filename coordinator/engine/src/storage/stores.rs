@@ -122,7 +122,9 @@ impl Stores {
         match url.scheme() {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
-                let bucket = url.host_str().ok_or_else(|| plan_error(format!("`{url}` names no bucket")))?;
+                let bucket = url.host_str().ok_or_else(|| {
+                    QueryError::sql(format!("`{url}` names no bucket")).with_hint("write s3://BUCKET/PREFIX")
+                })?;
                 Ok(StoreAccess {
                     url: format!("{}://{bucket}/", url.scheme()),
                     options: s3_options(&self.0.settings.s3),
@@ -222,5 +224,23 @@ impl ObjectStoreRegistry for Stores {
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         self.open(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_store_is_refused_with_a_hint() {
+        let stores = Stores::new(S3Config::default());
+        for (url, message, hint) in [
+            ("s3:///lake", "`s3:///lake` names no bucket", "write s3://BUCKET/PREFIX"),
+            ("gs://lake/x", "`gs://lake/x`: scheme `gs` is not supported", "use a local path, file:// or s3://"),
+        ] {
+            let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
+            let error = fragment_fn::find::<QueryError>(&error).expect("a refusal").clone();
+            assert_eq!((error.message(), error.hint()), (message, Some(hint)));
+        }
     }
 }

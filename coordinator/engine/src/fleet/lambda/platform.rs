@@ -14,7 +14,7 @@ use crate::config::{Config, LambdaConfig};
 use crate::cost::{Architecture, Billed};
 use crate::error::QueryError;
 use crate::fleet::Invoker;
-use crate::fleet::platform::{Note, Platform, PlatformParts, Probes};
+use crate::fleet::platform::{Finding, Platform, PlatformParts, ProbeSubject, ProbedSizes, Probes};
 use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
 use crate::storage::aws;
 
@@ -65,7 +65,9 @@ impl LambdaPlatform {
         }
         let lambda = &self.parts.config.lambda;
         let described = Box::pin(describe(self.sdk().await, &lambda.functions, lambda.memory_mb)).await;
-        described.map_err(|error| QueryError::functions(error.to_string()).or_hint(error.hint()).with_source(error))
+        described.map_err(|error| {
+            QueryError::functions(error.to_string()).with_default_hint(error.hint()).with_source(error)
+        })
     }
 
     /// Returns the deployments, one per memory size, at least one. They are described again if they are old.
@@ -165,29 +167,32 @@ impl Platform for LambdaPlatform {
     }
 
     /// Tries each function by itself, so that no fault hides behind another clone.
-    async fn probes(&self, all_sizes: bool) -> Probes {
+    async fn probes(&self, sizes: ProbedSizes) -> Probes {
         let mut deployments = match self.describe().await {
             Ok(deployments) => deployments,
             Err(error) => {
-                return Probes { notes: vec![Note::new("functions", Err(error))], subjects: Vec::new() };
+                return Probes { findings: vec![Finding::new("functions", Err(error))], subjects: Vec::new() };
             }
         };
-        deployments.truncate(if all_sizes { usize::MAX } else { 1 });
-        let found = |deployment: &Deployment| Note::new("functions", Ok(deployment.to_string()));
-        let mut notes: Vec<Note> = deployments.iter().map(found).collect();
+        deployments.truncate(match sizes {
+            ProbedSizes::First => 1,
+            ProbedSizes::All => usize::MAX,
+        });
+        let found = |deployment: &Deployment| Finding::new("functions", Ok(deployment.to_string()));
+        let mut findings: Vec<Finding> = deployments.iter().map(found).collect();
         let limit = deployments.first().and_then(|deployment| deployment.concurrency_quota);
-        notes.push(Note::new("quota", quota(limit, self.parts.config.functions_max)));
+        findings.push(Finding::new("quota", quota(limit, self.parts.config.functions_max)));
         let clones: Vec<PinnedFunction> = deployments.into_iter().flat_map(|deployment| deployment.clones).collect();
         if clones.len() > PROBES_MAX {
             let untried = format!("the first {PROBES_MAX} of {} are tried", clones.len());
-            notes.push(Note::new("clones", Ok(untried)));
+            findings.push(Finding::new("clones", Ok(untried)));
         }
         let sdk = self.sdk().await;
         let alone = |clone: PinnedFunction| {
-            let what = format!("{}:{}", clone.short_name(), clone.version);
-            (what, Arc::new(Lambda::new(sdk, vec![clone], 1)) as Arc<dyn Invoker>)
+            let name = format!("{}:{}", clone.short_name(), clone.version);
+            ProbeSubject { name, invoker: Arc::new(Lambda::new(sdk, vec![clone], 1)) }
         };
-        Probes { notes, subjects: clones.into_iter().take(PROBES_MAX).map(alone).collect() }
+        Probes { findings, subjects: clones.into_iter().take(PROBES_MAX).map(alone).collect() }
     }
 
     async fn close(&self) {
@@ -199,7 +204,7 @@ impl Platform for LambdaPlatform {
 
 /// Describes a platform without functions.
 pub(in crate::fleet) fn none_deployed() -> QueryError {
-    QueryError::functions("no function is deployed").or_hint(DescribeError::NoneConfigured.hint())
+    QueryError::functions("no function is deployed").with_default_hint(DescribeError::NoneConfigured.hint())
 }
 
 /// Returns the region that the configuration names, by itself or in a function's ARN.
@@ -224,7 +229,21 @@ fn quota(quota: Option<u32>, functions_max: u32) -> Result<String, QueryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigFile, Overrides};
+    use crate::config::{ConfigFile, Overrides, Target};
+    use crate::fleet::{Asking, Fleet};
+    use crate::storage::Stores;
+
+    #[tokio::test]
+    async fn functions_that_failed_are_left_alone_with_a_hint() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Arc::new(Config { on: Target::Lambda, ..Config::default() });
+        let fleet = Fleet::new(&config, &Stores::new(config.s3.clone()), folder.path(), Vec::new()).expect("a fleet");
+        (0..3).for_each(|_| fleet.breaker().failed("gone".to_owned()));
+        let error = fleet.facts(Asking::WhileHealthy).await.expect_err("the breaker is open");
+        assert_eq!(error.message(), "functions were not reachable in the last attempts");
+        assert_eq!(error.hint(), Some("`gust doctor` tells more"));
+        assert_eq!(none_deployed().hint(), DescribeError::NoneConfigured.hint().as_deref());
+    }
 
     #[test]
     fn functions_are_billed_where_the_configuration_has_them() {

@@ -9,7 +9,7 @@ use super::{Processes, ProcessesConfig};
 use crate::error::QueryError;
 use crate::fleet::Invoker;
 use crate::fleet::local;
-use crate::fleet::platform::{Platform, PlatformParts, Probes};
+use crate::fleet::platform::{Platform, PlatformParts, ProbedSizes, Probes};
 use crate::model::{FunctionSize, PlatformTraits, TimeModel};
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Platform for ProcessPlatform {
         self.parts.config.s3.region.clone()
     }
 
-    async fn probes(&self, _: bool) -> Probes {
+    async fn probes(&self, _: ProbedSizes) -> Probes {
         Probes::of_one_kind(self.invoker().await)
     }
 
