@@ -11,7 +11,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
-use fragment_fn::{Environment, Settings, handler};
+use fragment_fn::{Environment, EnvironmentSettings, handler};
 use gust_engine::exec::RemoteFragmentExec;
 use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
@@ -114,7 +114,7 @@ async fn answer(environment: &Arc<Environment>, request: &InvokeRequest, left: D
 }
 
 fn environment() -> Arc<Environment> {
-    Arc::new(Environment::new(Settings::default()))
+    Arc::new(Environment::new(EnvironmentSettings::default()))
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -58,7 +58,7 @@ pub enum CalibrationError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
-    CalibrationData(#[from] DataError),
+    Data(#[from] DataError),
     #[error("the exchange could not be read back: {0}")]
     Latency(object_store::Error),
     #[error("the functions brought no result: {0}")]

@@ -202,7 +202,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, ConfigFault> {
-        match self.place(name) {
+        match self.resolved_path(name) {
             Some(place) => self.locate(visitor.visit_str(&place.to_string_lossy())),
             None if name == units::SECRET => self.deserialize_str(visitor).map_err(ConfigFault::hide_value),
             None => self.deserialize_str(visitor),
