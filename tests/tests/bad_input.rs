@@ -223,7 +223,7 @@ fn a_closed_stderr_keeps_the_exit_code() {
 fn a_time_out_stops_the_statement() {
     let place = Place::new("");
     let started = Instant::now();
-    fails(&place, &["query", "--timeout", "300ms", ENDLESS], 124, &["stopped after 300ms", "--timeout"]);
+    fails(&place, &["query", "--timeout", "300ms", ENDLESS], 124, &["did not finish within 300ms", "--timeout"]);
     assert!(started.elapsed() < Duration::from_secs(30), "it took {:?}", started.elapsed());
 }
 
