@@ -1,4 +1,5 @@
-//! A statement's cap in dollars: refused before it runs where it cannot be kept, watched by all that spend afterwards.
+//! Cap of a statement, in dollars. A statement that is sure to exceed it is refused before it runs. All later spending
+//! is held against it.
 
 use std::sync::Arc;
 
@@ -14,8 +15,10 @@ use crate::planner::PlannedQuery;
 use crate::planner::certain_work::certain_work;
 
 impl Session {
+    /// Returns the prices by which a cap is kept.
+    ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] where there are no prices to keep a cap by.
+    /// [`crate::error::ErrorKind::Setup`] if there are none.
     pub(super) async fn tariff_for_cap(&self) -> Result<Tariff, QueryError> {
         self.tariff().await.map_err(|error| {
             let what = format!("a cap cannot be kept without prices: {error}");
@@ -26,7 +29,8 @@ impl Session {
     /// Opens the cap of a query that is planned.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::CapReached`] where the query is sure to cost more than `limit`, and [`crate::error::ErrorKind::Setup`] without prices.
+    /// [`crate::error::ErrorKind::CapReached`] if the query is sure to cost more than `limit`, and
+    /// [`crate::error::ErrorKind::Setup`] if there are no prices.
     pub(super) async fn open_cap(
         &self,
         limit: Money,

@@ -1,4 +1,4 @@
-//! The kind and the hint of what goes wrong below.
+//! Kinds and hints of errors from the parts below a session.
 
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
@@ -12,7 +12,8 @@ use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::tables::folder::FolderError;
 
 impl QueryError {
-    /// Sorts an engine's error by its innermost telling cause.
+    /// Converts an engine's error. An error of our own types in it comes first, then the innermost cause that has a
+    /// kind.
     pub fn from_engine(error: DataFusionError) -> Self {
         if let Some(told) = fragment_fn::find::<Self>(&error) {
             return told.clone();
@@ -42,7 +43,7 @@ impl QueryError {
         }
     }
 
-    /// Errors of our own types, which know their next step.
+    /// Converts errors of our own types, which mostly know their next step.
     fn from_ours(error: &DataFusionError) -> Option<Self> {
         if let Some(refused) = fragment_fn::find::<ExchangeError>(error) {
             return Some(Self::functions(refused.to_string()));
@@ -61,7 +62,7 @@ impl QueryError {
         if let FailureCause::Cap(over) = &failure.cause {
             return Self::over_cap(over.clone());
         }
-        // The function's own says less.
+        // `hint` says more about a version mismatch than the function's own hint.
         let is_of_versions =
             matches!(&failure.cause, FailureCause::Fragment(e) if e.kind == FragmentErrorKind::VersionMismatch);
         let own_hint = failure.hint().filter(|_| !is_of_versions);
@@ -94,13 +95,13 @@ impl QueryError {
         }
     }
 
-    /// A query that may not spend more; its source says how far it came.
+    /// Makes the error of a query that may not spend more. Its source has the amounts.
     pub fn over_cap(over: OverCap) -> Self {
         Self::new(ErrorKind::CapReached, over.to_string()).with_hint(over.hint()).with_source(over)
     }
 }
 
-/// PostgreSQL's code, where the kind of a failure tells more than a statement's.
+/// Returns PostgreSQL's code for a failure whose kind tells more than its [`ErrorKind`].
 fn sqlstate(kind: FragmentErrorKind) -> Option<&'static str> {
     match kind {
         FragmentErrorKind::DiskFull => Some("53100"),
@@ -123,7 +124,7 @@ impl From<&QueryError> for StatementEnd {
     }
 }
 
-/// The error without the name of the planner's rule that met it, and without the request to report it to DataFusion.
+/// Removes the name of the planner's rule that met the error.
 fn without_rule(error: DataFusionError) -> DataFusionError {
     let is_rule = |text: &str| {
         let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
@@ -135,12 +136,12 @@ fn without_rule(error: DataFusionError) -> DataFusionError {
     }
 }
 
-/// DataFusion asks for a report of what it calls internal.
+/// Removes the request for a report, which DataFusion adds to errors that it calls internal.
 fn without_request(message: &str) -> &str {
     message.split_once("\nThis issue was likely caused by a bug in DataFusion").map_or(message, |(message, _)| message)
 }
 
-/// Whether a fragment was stopped with its statement: the last of its attempts has all the time that is left.
+/// Returns true if a fragment was stopped with its statement. The last of its attempts has all the time that is left.
 pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
     match fragment_fn::find::<FragmentFailure>(error).map(|failure| &failure.cause) {
         Some(FailureCause::Fragment(error)) => error.kind == FragmentErrorKind::DeadlineExceeded,
@@ -149,19 +150,19 @@ pub(super) fn ran_out_of_time(error: &DataFusionError) -> bool {
     }
 }
 
-/// Whether memory of the coordinator's did not suffice, not a function's.
+/// Returns true if memory of the coordinator, and not of a function, did not suffice.
 pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
     fragment_fn::find::<FragmentFailure>(error).is_none()
         && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
-/// Functions have memory of their own.
+/// Hint for functions, which have memory of their own.
 const FUNCTION_MEMORY_HINT: &str =
     "raise function_memory_bytes, deploy functions with more memory, or use more of them";
 
-/// A next step for those kinds that have one.
+/// Returns the next step for those kinds that have one.
 fn hint(kind: FragmentErrorKind, message: &str) -> Option<&'static str> {
-    // What a store answers is told by its words only.
+    // An error of a store has no kind to compare, only words.
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     Some(match kind {
         FragmentErrorKind::Storage if says(&["NoSuchBucket"]) => {

@@ -1,7 +1,8 @@
-//! Looks after everything that a query needs, one thing at a time, and says what to do where something is amiss.
+//! Examines everything that a query needs, one thing at a time. A finding of a fault has the next step.
 //!
-//! The last check is the real thing: a fragment that reads nothing and leaves its one row in the exchange, on every function. It
-//! shows reachability, version, permissions and the way back at once.
+//! Functions are tried with a real fragment, which reads nothing and leaves its one row in the exchange. It shows
+//! reachability, version, permissions and the way back at once. All sizes are tried if estimates pick the size, else
+//! the first one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,11 +33,11 @@ use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
 use crate::tables::catalog::IcebergCatalog;
 
-/// Longest that one function is waited for: far above a cold start.
+/// Longest wait for one function, far above a cold start.
 const PROBE_MAX: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// All findings, in the order in which their subjects depend on each other.
+    /// Returns all findings, in the order in which their subjects depend on each other.
     pub async fn examine(&self) -> Vec<Finding> {
         let shares_machine = self.engine.fleet.platform().traits().shares_machine;
         let mut findings = vec![Finding::new("memory", memory(&self.config, shares_machine, machine::memory_bytes()))];
@@ -51,7 +52,7 @@ impl Session {
         let written = writable(exchange).await;
         let can_write = written.is_ok();
         findings.push(Finding::new("exchange", written));
-        // Other sizes than the first are used only where they are picked.
+        // Sizes other than the first are used only if estimates pick them.
         let sizes = if self.config.picks_by_estimate() { ProbedSizes::All } else { ProbedSizes::First };
         let Probes { findings: of_functions, subjects } = self.engine.fleet.probes(sizes).await;
         findings.extend(of_functions);
@@ -80,7 +81,7 @@ impl Session {
         Ok(credential.key_id.clone())
     }
 
-    /// Whether the bucket is there, ours to use, and where the functions are.
+    /// Checks that the bucket exists, is ours to use, and is in the region of the functions.
     async fn bucket(&self, exchange: &Exchange) -> Result<String, QueryError> {
         let url = exchange.access.url.trim_end_matches('/');
         let bucket = url.split_once("://").map_or(url, |(_, bucket)| bucket);
@@ -90,7 +91,7 @@ impl Session {
             return Err(ailing("no AWS region is set for S3", "set s3.region in gust.toml, or AWS_REGION"));
         }
         let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(s3.endpoint.is_some()).build();
-        // Not HeadBucket: it needs the right to list the whole bucket.
+        // HeadBucket would need the right to list the whole bucket.
         let answer = aws_sdk_s3::Client::from_conf(config).get_bucket_location().bucket(bucket).send().await;
         let (status, theirs) = match &answer {
             Ok(answer) => {
@@ -131,7 +132,7 @@ impl Session {
         }
     }
 
-    /// What the probes, and all queries of this session before them, have taught the breaker.
+    /// Returns the breaker's advice, after the probes and all earlier queries of the engine.
     fn breaker(&self) -> Result<String, QueryError> {
         match self.engine.fleet.breaker().health() {
             Health::Good => Ok("closed: `auto` may use functions".to_owned()),
@@ -141,7 +142,8 @@ impl Session {
         }
     }
 
-    /// Runs a fragment that reads nothing and writes its row into the exchange: one attempt, so that nothing hides behind another.
+    /// Runs a fragment that reads nothing and writes its row into the exchange. It has one attempt, so that no retry
+    /// hides a failure.
     async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, QueryError> {
         let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
         let outcome = self.try_probe(&id, invoker.as_ref()).await;
@@ -207,12 +209,13 @@ impl Session {
     }
 }
 
-/// What is amiss, and what to do.
+/// Makes the error of a finding: the fault, with the next step as its hint.
 fn ailing(what: impl Into<String>, hint: impl Into<String>) -> QueryError {
     QueryError::setup(what).with_hint(hint)
 }
 
-/// A region as S3 locates a bucket in it: the oldest has no name there, and the second oldest an old one.
+/// Returns the region for a location that S3 gives for a bucket. The oldest region has no name there, and the second
+/// oldest an old one.
 fn region_of(location: &str) -> &str {
     match location {
         "" => "us-east-1",
@@ -221,7 +224,7 @@ fn region_of(location: &str) -> &str {
     }
 }
 
-/// Writes an object into the exchange and takes it away again.
+/// Writes an object into the exchange and deletes it again.
 async fn writable(exchange: &Exchange) -> Result<String, QueryError> {
     let Exchange { access, prefix, store } = exchange;
     let name = format!("doctor-{}", Uuid::now_v7().simple());
@@ -239,7 +242,8 @@ async fn writable(exchange: &Exchange) -> Result<String, QueryError> {
     }
 }
 
-/// Whether the pools of the coordinator and, where they share its machine, of the functions are within what it has.
+/// Compares the coordinator's pool with the machine's memory, `has` bytes. Fails if the pool is larger. Functions that
+/// share the machine are counted beside it, and their excess is told without failing.
 fn memory(config: &Config, shares_machine: bool, has: Option<u64>) -> Result<String, QueryError> {
     let size = |bytes: u64| format_size(bytes, BINARY);
     let pool = config.memory_bytes_max;

@@ -1,4 +1,4 @@
-//! What a process has for all its sessions: clients of stores, footers, functions, prices, memory, threads.
+//! Parts that all sessions of a process share: clients of stores, footers, functions, prices, memory, threads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -38,33 +38,33 @@ use crate::storage::Stores;
 use crate::tables::folder::FolderFactory;
 use crate::tables::iceberg::IcebergFactory;
 
-/// Footers that the coordinator keeps; each file's is read once and weighs row groups for the planner.
+/// Bytes of footers that the coordinator keeps. Each file's footer is read once. The planner weighs row groups by it.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
 
-/// Cleaning up may take this long where every thread is busy with something that cannot be stopped.
+/// Longest time for cleaning up. Only threads that are all busy with work that cannot be stopped use it up.
 pub(super) const CLEANING_MAX: Duration = Duration::from_secs(5);
 
-/// After each try to clean up.
+/// Pauses after each try to clean up.
 const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::ZERO];
 
-/// What the face of an engine decides: the command line, or a server.
+/// Options of an engine that the command line or a server sets.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Queries that are expected at the same time. With one, a query may have all of the memory. With more, each is sure of an even share of
-    /// one half, and may have the other half as well, as long as nobody else does.
+    /// Queries that are expected at the same time. With one, the query may have all of the memory. With more, each is
+    /// sure of an even share of one half. A query may have the other half as well, as long as no other query takes it.
     pub queries_max: usize,
-    /// What SET may change.
+    /// Settings that SET may change.
     pub settings: SettingsPolicy,
 }
 
 impl Default for EngineOptions {
-    /// One user, one query at a time.
+    /// Expects one query at a time, of one user.
     fn default() -> Self {
         Self { queries_max: 1, settings: SettingsPolicy::OwnSession }
     }
 }
 
-/// What a process shares among its sessions. Cloning shares it.
+/// Parts that a process shares among its sessions. Clones share them.
 ///
 /// ```
 /// use gust_engine::config::{Config, Target};
@@ -90,18 +90,18 @@ pub struct Engine {
     pub(super) config: Arc<Config>,
     pub(super) settings: SettingsPolicy,
     pub(super) stores: Stores,
-    /// The temporary folder, and footers that were read.
+    /// Runtime of DataFusion, with the temporary folder, the footers that were read, and the pool of tables.
     runtime: Arc<RuntimeEnv>,
     pub(super) memory: Arc<ProcessMemory>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) schedulers: Arc<Schedulers>,
-    /// Where queries are planned and run.
+    /// Threads on which queries are planned and run.
     pub(super) workers: Workers,
     /// Opened catalogs by name.
     catalogs: Arc<tokio::sync::Mutex<BTreeMap<String, Catalog>>>,
-    /// Queries that may have left something in the exchange, cleaned when the functions have ended.
+    /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
     unsettled: Arc<Mutex<Vec<String>>>,
-    /// Spilled batches and the private exchange; removed with the engine.
+    /// Folder of spilled batches and of the private exchange. It is removed with the engine.
     folder: Arc<TempDir>,
 }
 
@@ -112,13 +112,15 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens an engine. Starts no function: they start with the first query that needs them.
+    /// Opens an engine, and starts no function. Functions start with the first query that needs them.
     ///
-    /// Queries run on threads of the engine's own, whose stacks hold what a statement may be. Who follows them is not held up by an
-    /// operator that computes for minutes without a pause: its time-outs and signals still come.
+    /// Queries run on threads of the engine's own, whose stacks hold the deepest statement that the limits allow. An
+    /// operator that computes for minutes without a pause does not hold up the caller. Time-outs and signals still
+    /// come.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] where a folder or store that the settings name cannot be used, or threads cannot be started.
+    /// [`crate::error::ErrorKind::Setup`] if a folder, file or store that the settings name cannot be used, or if
+    /// threads cannot be started.
     pub fn open(config: Config, options: EngineOptions) -> Result<Self, QueryError> {
         let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
@@ -151,10 +153,10 @@ impl Engine {
         })
     }
 
-    /// Opens a session: one connection, which sees nothing of the settings and tables of others.
+    /// Opens a session: one connection, which sees no settings and tables of others.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] where the history cannot be shown, or there are too many labels.
+    /// [`crate::error::ErrorKind::Setup`] if the history cannot be shown, or there are too many labels.
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
         let config = options.over(&self.config)?;
@@ -170,35 +172,35 @@ impl Engine {
         })
     }
 
-    /// The stores of all sessions; their usage is that of all queries.
+    /// Returns the engine's own stores. Their usage is that of all queries.
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    /// Everything that the coordinator's stores have been asked for since the engine was opened.
+    /// Returns the requests and bytes of the coordinator's stores since the engine was opened.
     pub fn usage(&self) -> Usage {
         self.stores.usage()
     }
 
-    /// What all queries and tables share.
+    /// Returns the memory that all queries and tables share.
     pub fn memory(&self) -> &ProcessMemory {
         &self.memory
     }
 
-    /// The pool of what sessions keep.
+    /// Returns the pool of the tables that sessions keep.
     pub(super) fn tables_pool(&self) -> &Arc<dyn MemoryPool> {
         &self.runtime.memory_pool
     }
 
-    /// Where functions leave results that are too large for their response.
+    /// Returns the exchange, in which functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
         self.fleet.exchange()
     }
 
-    /// A configured catalog, opened once.
+    /// Returns a configured catalog, which is opened once.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] where none has the name, or it cannot be opened.
+    /// [`crate::error::ErrorKind::Setup`] if no catalog has the name, or it cannot be opened.
     pub(super) async fn catalog(&self, name: &str) -> Result<Catalog, QueryError> {
         let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
             let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
@@ -215,9 +217,9 @@ impl Engine {
         Ok(catalogs.entry(name.to_owned()).or_insert(catalog).clone())
     }
 
-    /// Ends all function processes and removes what they left. To be called before the program ends.
+    /// Ends all function processes and removes their objects and files. A program calls it before it ends.
     ///
-    /// Does not wait for operators that are still busy, and removes their files all the same.
+    /// Busy operators are not waited for. Their files are removed all the same.
     pub async fn close(&self) {
         let engine = self.clone();
         let closing = async move {
@@ -227,7 +229,8 @@ impl Engine {
                 engine.clean(&query, engine.exchange()).await;
             }
         };
-        // Workers that compute without a pause cannot help; the children then end when they lose their parent.
+        // Workers that compute without a pause cannot end the children. The children then end when they lose their
+        // parent.
         if self.fleet.has_started() && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err() {
             tracing::warn!("the functions were not ended in order: every thread is busy");
         }
@@ -236,7 +239,8 @@ impl Engine {
         }
     }
 
-    /// Deletes what a query's attempts wrote. A store's client does not try every deletion again by itself.
+    /// Deletes all objects that a query's attempts wrote. It tries again itself, for a store's client does not repeat
+    /// every deletion.
     pub(super) async fn clean(&self, query: &str, exchange: &Exchange) {
         for pause in CLEANING_PAUSES {
             match exchange.clean(query).await {
@@ -247,17 +251,17 @@ impl Engine {
         }
     }
 
-    /// A query's attempts may leave something in the exchange from now on.
+    /// Notes that a query's attempts may leave objects in the exchange from now on.
     pub(super) fn may_leave(&self, query: &str) {
         self.unsettled.lock().expect("no holder panics").push(query.to_owned());
     }
 
-    /// Nothing of a query's attempts can turn up in the exchange any more.
+    /// Notes that no object of a query's attempts can turn up in the exchange any more.
     pub(super) fn has_settled(&self, query: &str) {
         self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
     }
 
-    /// A session's context, and its catalogs without paths.
+    /// Returns a session's context, and its catalogs without paths.
     fn context(&self, config: &Config) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
         let mut settings = SessionConfig::new().with_extension(Arc::new(self.stores.clone()));
         defaults::settings(settings.options_mut(), memory_bytes(config));
@@ -290,19 +294,19 @@ fn memory_bytes(config: &Config) -> usize {
 
 fn runtime(stores: &Stores, memory: &Arc<ProcessMemory>, folder: &Path) -> EngineResult<Arc<RuntimeEnv>> {
     RuntimeEnvBuilder::new()
-        // A query has a pool of its own; what a session keeps is of this one.
+        // This pool counts the tables that sessions keep. A query has a pool of its own.
         .with_memory_pool(memory.for_tables())
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
         )
         .with_object_store_registry(Arc::new(stores.clone()))
-        // A listing that is kept would hide files that came or went between two queries.
+        // A cached listing would hide files that came or went between two queries.
         .with_cache_manager(CacheManagerConfig { list_files_cache_limit: 0, ..CacheManagerConfig::default() })
         .with_metadata_cache_limit(FOOTER_CACHE_BYTES_MAX)
         .build_arc()
 }
 
-/// DataFusion's physical rules between ours.
+/// Lists DataFusion's physical rules, with our own before and after them.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ComparableKeys)];
     rules.extend(filter_names::rules());
@@ -310,7 +314,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules
 }
 
-/// What STORED AS may name.
+/// Returns the factories of tables by the names that STORED AS may give.
 fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
     let folder: Arc<dyn TableProviderFactory> = Arc::new(FolderFactory);
     let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
@@ -318,7 +322,8 @@ fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
     formats
 }
 
-/// The tables of the history, where the settings have a place for one. They are looked up in whatever catalog is the default.
+/// Returns the tables of the history; None if the settings have no place for one. They are looked up in the default
+/// catalog, whichever it is.
 pub(super) fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
     history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
 }

@@ -1,4 +1,4 @@
-//! The door: SQL text in, running queries out.
+//! Sessions: SQL text goes in, running queries come out.
 //!
 //! ```text
 //!  Engine (a process) ──► Session (a connection) ──► query (a statement on its way)
@@ -49,14 +49,14 @@ use crate::tables::folder::Paths;
 use engine::history_schema;
 use prepared::Prepared;
 
-/// One connection: its settings, tables and prepared statements. Cloning shares it.
+/// Connection with its settings, tables and prepared statements. Clones share it.
 #[derive(Clone)]
 pub struct Session {
     engine: Engine,
-    /// The engine's configuration, with what this session asks for above it.
+    /// Configuration of the engine, overridden by this session's options.
     config: Arc<Config>,
     context: SessionContext,
-    /// Its catalogs, in which names are looked up that are no paths.
+    /// Catalogs in which names that are no paths are looked up.
     catalogs: Arc<dyn CatalogProviderList>,
     stores: Stores,
     prepared: Arc<Mutex<Prepared>>,
@@ -69,20 +69,20 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// The only session of an engine of its own, for one user.
+    /// Opens the only session of an engine of its own, for one user.
     ///
     /// # Errors
-    /// Those of [`Engine::open`].
+    /// Those of [`Engine::open`] and [`Engine::session`].
     pub fn new(config: Config) -> Result<Self, QueryError> {
         Engine::open(config, EngineOptions::default())?.session(SessionOptions::default())
     }
 
-    /// What this session shares with others.
+    /// Returns the engine, which this session may share with others.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// DataFusion's own context: tables can be registered with it directly.
+    /// Returns DataFusion's own context. Tables can be registered with it directly.
     pub fn context(&self) -> &SessionContext {
         &self.context
     }
@@ -95,14 +95,19 @@ impl Session {
         &self.stores
     }
 
-    /// Where functions leave results that are too large for their response.
+    /// Returns the exchange, in which functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
         self.engine.exchange()
     }
 
     /// Makes a configured catalog the one in which bare names are looked up.
     ///
-    /// Its only namespace, or `default` among several, becomes the default schema; others are written `namespace.table`.
+    /// Its only namespace becomes the default schema, and `default` if it has several or none. Others are written
+    /// `namespace.table`.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Setup`] if no catalog has the name, it cannot be opened or listed, or the history
+    /// cannot be shown.
     pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
         let catalog = self.engine.catalog(name).await?;
         let listed = IcebergCatalog::list(&catalog).await.map_err(|error| in_catalog(name, error))?;
@@ -122,7 +127,7 @@ impl Session {
         Ok(())
     }
 
-    /// Bare names are looked up here from now on.
+    /// Looks bare names up in this schema from now on.
     pub fn use_schema(&self, catalog: &str, schema: &str) {
         let state = self.context.state_ref();
         let mut state = state.write();
@@ -131,21 +136,25 @@ impl Session {
         schema.clone_into(&mut options.catalog.default_schema);
     }
 
-    /// What this session's functions and requests cost. Not an error of the query where there are no prices.
+    /// Returns the prices of functions and requests. Missing prices fail no query without a cap.
     ///
     /// # Errors
-    /// Where the region has no price book, or the configured file is none.
+    /// [`PriceError`] if the region has no price book, or the configured file is none.
     pub async fn tariff(&self) -> Result<Tariff, PriceError> {
         self.engine.fleet.tariff()
     }
 
-    /// The functions of the size that is used where nothing is picked, and whether they share the coordinator's machine.
+    /// Returns the first size of functions, which is used if none is picked. The second value is true if functions
+    /// share the coordinator's machine.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Functions`] or [`crate::error::ErrorKind::Setup`] if no function can be used.
     pub async fn functions_like(&self) -> Result<(FunctionSize, bool), QueryError> {
         let facts = self.engine.fleet.facts(Asking::Always).await?;
         Ok((facts.sizes[0].clone(), facts.traits.shares_machine))
     }
 
-    /// What plans a query of this session.
+    /// Makes the planner of a query of this session.
     fn planner(&self) -> Planner {
         Planner {
             settings: PlannerSettings {
@@ -166,12 +175,12 @@ impl Session {
         self.config.timeout
     }
 
-    /// Closes the engine, for whoever has no other session of it.
+    /// Closes the engine, as [`Engine::close`] does. The caller has no other session of the engine.
     pub async fn close(&self) {
         self.engine.close().await;
     }
 
-    /// The most memory that a query may have; bytes.
+    /// Returns the most bytes of memory that a query may have.
     fn memory_bytes_max(&self) -> u64 {
         match self.context.runtime_env().memory_pool.memory_limit() {
             MemoryLimit::Finite(bytes) => bytes as u64,
@@ -179,7 +188,8 @@ impl Session {
         }
     }
 
-    /// The session as one query sees it: with stores that count for the query alone, and its part of the memory.
+    /// Returns the session as one query sees it, with stores that count for the query alone and a memory pool of its
+    /// own.
     fn for_query(&self) -> Self {
         let stores = self.stores.for_query();
         let mut state = self.context.state();
@@ -201,7 +211,7 @@ fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
     told.with_source(error)
 }
 
-/// A context with these catalogs, in which a name that is no table's may be a path.
+/// Makes a context with these catalogs. A name that is no table's may be a path in it.
 fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
     let paths = Arc::new(Paths::default());
     let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);

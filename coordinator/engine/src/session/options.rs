@@ -1,6 +1,7 @@
-//! What one session asks for: when it is opened, and by SET and RESET for the statements after it.
+//! Options of one session. They are given when it is opened. SET and RESET change them for the statements after.
 //!
-//! `SET gust.max_cost = '0.05'` and whatever of DataFusion's settings stays inside the session. What reaches beyond it is refused.
+//! `SET gust.max_cost = '0.05'` stays inside the session, and so do most of DataFusion's settings. Settings that reach
+//! beyond it are refused.
 
 use std::any::Any;
 use std::time::Duration;
@@ -15,27 +16,27 @@ use crate::error::QueryError;
 use crate::money::{Money, MoneyError};
 use crate::nearest::nearest;
 
-/// What a session has of its own. None is what the engine's configuration says.
+/// Options of a session's own. None stands for the engine's configuration.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
-    /// Who asks.
+    /// Name of the user, for the history.
     pub principal: Option<String>,
-    /// What for; they stand above the configuration's.
+    /// Labels of the session's statements, which win over the configuration's.
     pub labels: Vec<Label>,
-    /// What a statement may cost, until SET changes it.
+    /// Most money that a statement may cost, until SET changes it.
     pub cap: Option<Money>,
     pub timeout: Option<Duration>,
-    /// What picks among ways to run a query.
+    /// Quantity that the choice among ways to run a query keeps little.
     pub prefer: Option<Prefer>,
-    /// When a query should be done.
+    /// Time within which a statement should be done. Nothing is stopped at it.
     pub deadline: Option<Duration>,
 }
 
 impl SessionOptions {
-    /// The configuration of such a session.
+    /// Returns the configuration of a session with these options.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] where there are too many labels.
+    /// [`crate::error::ErrorKind::Setup`] if there are too many labels.
     pub(super) fn over(self, engine: &Config) -> Result<Config, QueryError> {
         let mut config = engine.clone();
         let labels = labels(&config.history, &self.labels);
@@ -49,29 +50,31 @@ impl SessionOptions {
     }
 }
 
-/// Which of DataFusion's settings a session may change.
+/// Policy on DataFusion's settings that a session may change.
 #[derive(Debug, Clone)]
 pub enum SettingsPolicy {
-    /// All that stay inside the session.
+    /// All settings that stay inside the session.
     OwnSession,
-    /// These alone.
+    /// These settings alone.
     Listed(&'static [Allowed]),
 }
 
-/// A setting that may be changed.
+/// Setting that may be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed {
     pub name: &'static str,
-    /// The least and the most, where it is a number.
+    /// Least and greatest value, if it is a number.
     pub bounds: Option<(u64, u64)>,
 }
 
-/// Settings of DataFusion's that are the whole process's: memory, spill folder, caches.
+/// Prefix of DataFusion's settings that belong to the whole process: memory, spill folder, caches.
 const OF_THE_PROCESS: &str = "datafusion.runtime.";
 
 impl SettingsPolicy {
+    /// Checks if a session may set `name` to `value`; None resets it.
+    ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Sql`] where a session may not set `name`, or not to `value`.
+    /// [`crate::error::ErrorKind::Sql`] if it may not set `name`, or not to `value`.
     fn check(&self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
         if name.starts_with(OF_THE_PROCESS) {
             let hint = "memory_bytes_max and temp_folder are set in gust.toml, for all sessions";
@@ -91,17 +94,17 @@ impl SettingsPolicy {
     }
 }
 
-/// What a statement may cost.
+/// Name of the setting for the most dollars that a statement may cost.
 const MAX_COST: &str = "gust.max_cost";
 
-/// All settings of this kind.
+/// Names of all our own settings.
 const NAMES: [&str; 1] = [MAX_COST];
 
-/// Their values, kept where DataFusion keeps its own: SHOW shows them.
+/// Values of the settings, kept with DataFusion's own so that SHOW shows them.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     cap: Option<Money>,
-    /// What the configuration and the flags say.
+    /// Cap by the configuration, the flags and the session's options.
     configured: Option<Money>,
 }
 
@@ -140,7 +143,8 @@ impl ExtensionOptions for Options {
 }
 
 impl Options {
-    /// The same; where the configured cap is a ceiling, nothing above it. An error changes nothing.
+    /// Changes a setting as [`Self::change`] does. A cap above the configured one is refused if `is_ceiling`. An error
+    /// changes nothing.
     fn change_below(&mut self, name: &str, value: Option<&str>, is_ceiling: bool) -> Result<(), QueryError> {
         let mut changed = self.clone();
         changed.change(name, value)?;
@@ -153,7 +157,7 @@ impl Options {
         Ok(())
     }
 
-    /// Without a value it is again what the configuration says. An error changes nothing.
+    /// Changes a setting. None sets it back to the configured value. An error changes nothing.
     fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
         if name != MAX_COST {
             let hint = match nearest(name, NAMES) {
@@ -173,17 +177,17 @@ impl Options {
 }
 
 impl Session {
-    /// What a statement may cost now; None is no limit.
+    /// Returns the most money that a statement may cost now; None for no limit.
     pub(super) fn cap(&self) -> Option<Money> {
         let state = self.context.state_ref();
         let state = state.read();
         state.config().options().extensions.get::<Options>().and_then(|options| options.cap)
     }
 
-    /// Carries out a SET or RESET of one of our own settings. Returns whether it was one.
+    /// Carries out a SET or RESET of one of our own settings. Returns true if the statement was one.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Sql`] where the session may not change it, or not to that.
+    /// [`crate::error::ErrorKind::Sql`] if the session may not change the setting, or not to that value.
     pub(super) fn change_option(&self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         let (name, value) = match plan {
             LogicalPlan::Statement(Statement::SetVariable(set)) => (&set.variable, Some(set.value.as_str())),
@@ -197,7 +201,7 @@ impl Session {
         let state = self.context.state_ref();
         let mut state = state.write();
         let options = state.config_mut().options_mut().extensions.get_mut::<Options>();
-        // Where somebody else than the user has set a cap, it is a ceiling.
+        // With a listed policy somebody other than the user has set the configured cap. It is then a ceiling.
         let is_ceiling = matches!(self.engine.settings, SettingsPolicy::Listed(_));
         options.map_or(Ok(()), |options| options.change_below(name, value, is_ceiling))?;
         Ok(true)

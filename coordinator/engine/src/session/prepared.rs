@@ -1,6 +1,8 @@
-//! Prepared statements: PREPARE keeps a query's plan, EXECUTE makes a query of it that is decided, priced and run like any other.
+//! Prepared statements. PREPARE keeps a query's plan. EXECUTE makes a query of it that is decided, priced and run like
+//! any other.
 //!
-//! DataFusion keeps such plans where nobody else can read them, and would run them beside the functions and the cap.
+//! DataFusion keeps such plans in a place that no other code can read. It would run them without functions and without
+//! the cap.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +20,18 @@ use crate::nearest::nearest;
 /// Most statements that a session keeps.
 const PREPARED_MAX: usize = 1_000;
 
-/// A session's prepared statements by name.
+/// Prepared statements of a session, by name.
 pub(super) type Prepared = BTreeMap<String, PreparedPlan>;
 
 #[derive(Debug, Clone)]
 pub(super) struct PreparedPlan {
-    /// The types of its parameters; none where they are left to the values.
+    /// Types of its parameters; empty if the values give them.
     fields: Vec<FieldRef>,
     plan: LogicalPlan,
 }
 
 impl Session {
-    /// Carries out a PREPARE or DEALLOCATE. Returns whether it was one.
+    /// Carries out a PREPARE or DEALLOCATE. Returns true if the plan was one.
     pub(super) fn change_prepared(&self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         match plan {
             LogicalPlan::Statement(Statement::Prepare(Prepare { name, fields, input })) => {
@@ -66,7 +68,8 @@ impl Session {
         }
     }
 
-    /// The query of an EXECUTE, with its parameters in place; also inside an EXPLAIN. Other plans stay as they are.
+    /// Returns the query of an EXECUTE with its parameters in place, also inside an EXPLAIN. Other plans stay as they
+    /// are.
     pub(super) fn executed(&self, plan: LogicalPlan) -> Result<LogicalPlan, QueryError> {
         match plan {
             LogicalPlan::Statement(Statement::Execute(execute)) => self.with_parameters(&execute),
@@ -125,7 +128,7 @@ impl Session {
     }
 }
 
-/// How many parameters a plan has: the highest of their numbers, $1 being the first.
+/// Returns the number of parameters of a plan: the highest of their numbers, which begin with $1.
 fn parameters(plan: &LogicalPlan) -> Result<usize, QueryError> {
     let names = plan.get_parameter_names().map_err(QueryError::from_engine)?;
     let mut highest = 0;

@@ -1,5 +1,5 @@
-//! Runs statements and puts what became of them into the history. Whatever goes wrong with that is told, and is never a statement's
-//! failure.
+//! Runs statements and records their outcomes in the history. A failure to record is told in the report. It fails no
+//! statement.
 
 use std::sync::{Mutex, MutexGuard};
 use std::vec;
@@ -13,7 +13,7 @@ use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
 use crate::report::Report;
 use crate::storage::Stores;
 
-/// Follows the statements of a session, one after the other.
+/// Runs and records the statements of a session, one after the other.
 pub struct Recorder {
     session: Session,
     open: Mutex<Option<OpenRecord>>,
@@ -22,18 +22,18 @@ pub struct Recorder {
 struct OpenRecord {
     meta: StatementMeta,
     events: EventLog,
-    /// Stores that count the statement's reads, also where it never runs or is never finished.
+    /// Stores that count the statement's reads, even if it never runs or is never finished.
     stores: Stores,
 }
 
-/// A statement that did not begin to run.
+/// Statement that did not begin to run.
 #[derive(Debug)]
 pub struct Refused {
     pub error: QueryError,
     pub report: Report,
 }
 
-/// The statements of a text, to be run one after the other.
+/// Statements of a text, to be run one after the other.
 pub struct Script<'a> {
     recorder: &'a Recorder,
     statements: vec::IntoIter<Statement>,
@@ -48,7 +48,7 @@ impl Recorder {
         &self.session
     }
 
-    /// A text's statements; in a dry run they are estimated instead of run.
+    /// Returns a text's statements. In a dry run they are estimated instead of run.
     ///
     /// # Errors
     /// Those of [`Session::parse`].
@@ -60,10 +60,11 @@ impl Recorder {
         Ok(Script { recorder: self, statements: statements.into_iter() })
     }
 
-    /// Plans a statement and starts it. Its rows are to be read, and [`Recorder::finish`] to be called whatever becomes of them.
+    /// Plans a statement and starts it. The caller reads its rows, and calls [`Recorder::finish`] even if reading
+    /// fails.
     ///
     /// # Errors
-    /// Where it is refused before it runs; that is recorded already.
+    /// [`Refused`] if the statement does not begin to run. It is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
         let history = &self.session.config().history;
         let new = self.session.new_statement();
@@ -85,15 +86,16 @@ impl Recorder {
         }
     }
 
-    /// Ends a statement: its report, which says so where it could not be recorded.
+    /// Ends a statement and records it. Returns its report, which gives the reason if nothing could be recorded.
     pub async fn finish(&self, running: RunningStatement, ended: &StatementEnd) -> Report {
         running.finish().await;
         self.end(ended).await
     }
 
-    /// Whoever meta has gone, perhaps in the middle of a statement: its report.
+    /// Records a statement under way as cancelled, for its client has gone. Returns its report; None if no statement is
+    /// under way.
     pub async fn interrupt(&self) -> Option<Report> {
-        // Nothing is locked while it is recorded.
+        // The lock is released before the statement is recorded.
         let is_under_way = self.open().is_some();
         if is_under_way { Some(self.refused(&QueryError::interrupted()).await) } else { None }
     }
@@ -127,10 +129,10 @@ impl Recorder {
 }
 
 impl Script<'_> {
-    /// Starts the next statement; None after the last.
+    /// Starts the next statement. Returns None after the last.
     ///
     /// # Errors
-    /// Those of [`Recorder::run`]. The statements after it are not to be run.
+    /// Those of [`Recorder::run`]. The caller runs none of the later statements.
     pub async fn next(&mut self) -> Result<Option<RunningStatement>, Box<Refused>> {
         match self.statements.next() {
             Some(statement) => Box::pin(self.recorder.run(statement)).await.map(Some),

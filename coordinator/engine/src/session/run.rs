@@ -43,7 +43,7 @@ mod create;
 mod replan;
 mod stream;
 
-/// A statement on its way: its rows, and what happened so far.
+/// Statement on its way, with its rows and its events so far.
 pub struct RunningStatement {
     session: Session,
     id: String,
@@ -54,33 +54,33 @@ pub struct RunningStatement {
     deadline: Instant,
     rows: u64,
     is_silent: bool,
-    /// What to run instead if functions fail before the first row.
+    /// Query to run locally if functions fail before the first row.
     fallback: Option<LogicalPlan>,
-    /// What to plan again if memory does not suffice for hash joins before the first row.
+    /// Query to plan again with sort-merge joins if the coordinator's memory does not suffice before the first row.
     replan: Option<Replan>,
-    /// Whether it has been planned again.
+    /// True if it has been planned again with sort-merge joins.
     sort_merge_joins: bool,
-    /// What all runs on functions share.
+    /// Context that all runs on functions share.
     functions: Option<Arc<QueryContext>>,
-    /// None where it has no functions.
+    /// Attempts of its fragments; None if it has used no functions.
     attempts: Option<QueryAttempts>,
-    /// None where it may cost what it likes.
+    /// Cap of the query; None if its cost has no limit.
     cap: Option<Arc<Cap>>,
-    /// What the rows are for, where it is CREATE TABLE AS.
+    /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
 }
 
-/// A statement before it is planned.
+/// Statement before it is planned.
 pub(super) struct NewStatement {
     pub id: String,
     pub events: EventLog,
-    /// The session as the statement sees it.
+    /// Session as the statement sees it, with stores and memory of its own.
     query: Session,
     session: Session,
 }
 
 impl NewStatement {
-    /// Stores that count the statement's reads.
+    /// Returns the stores that count the statement's reads.
     pub fn stores(&self) -> &Stores {
         &self.query.stores
     }
@@ -102,7 +102,11 @@ impl NewStatement {
 }
 
 impl Session {
-    /// Plans a statement and starts it. Statements that only change the session have an empty result.
+    /// Plans a statement and starts it. A statement that only changes the session has an empty result.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::TimedOut`] if the start takes longer than the time-out, and the error of a statement
+    /// that cannot be planned or started.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
         self.new_statement().run(statement).await
     }
@@ -171,11 +175,12 @@ impl Session {
                 }
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                // Settings are the session's; what a table is made from is read by the query.
+                // Settings belong to the session. The query's context reads the files of a new table, so that its
+                // stores count them.
                 let context = if matches!(logical, LogicalPlan::Ddl(_)) { &query.context } else { &self.context };
                 let done = tables_only(context.execute_logical_plan(logical)).await;
                 let done = done.map_err(QueryError::from_engine)?;
-                // Has no rows, but an error where the engine has only parsed the statement.
+                // The stream has no rows. It fails for a statement that DataFusion parses and does not run.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
             query => Box::pin(running.begin(query)).await?,
@@ -183,7 +188,11 @@ impl Session {
         Ok(running)
     }
 
-    /// How a statement would run, in words.
+    /// Describes in words how a statement would run.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Sql`] for a statement that changes the session, and the error of a statement that
+    /// cannot be planned.
     pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
         let session = self.for_query();
         let explaining = async move {
@@ -230,7 +239,7 @@ impl Session {
     }
 }
 
-/// Session settings that change what a function computes, where they differ from the defaults.
+/// Returns session settings that change the result of a function, if they differ from the defaults.
 fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
     let defaults = SessionConfig::new();
     let default = |key: &str| defaults.options().entries().into_iter().find(|e| e.key == key).and_then(|e| e.value);
@@ -240,17 +249,19 @@ fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
 }
 
 impl RunningStatement {
-    /// Names the statement, in its functions' log and in the history.
+    /// Returns the statement's id, which its functions' log and the history have, too.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The columns of its rows, as the plan that makes them declares them. Names may come twice.
+    /// Returns the columns of its rows. The plan that makes the rows gives their types, the statement their names. Two
+    /// may have one name.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Whether this is a statement that only changes the session, and has no rows to show. A query has, also without columns.
+    /// Returns true for a statement that only changes the session and has no rows to show. A query has rows to show,
+    /// even without columns.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -259,21 +270,21 @@ impl RunningStatement {
         &self.events
     }
 
-    /// When the statement is stopped.
+    /// Returns the time at which the statement is stopped.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// The statement is over: its time has passed.
+    /// Ends the statement because its time has passed. Returns the error to report.
     pub fn timed_out(&mut self) -> QueryError {
         self.stream = None;
         self.failed(QueryError::timed_out(self.session.timeout()))
     }
 
-    /// The next rows; None at the end.
+    /// Returns the next rows; None at the end.
     ///
     /// # Errors
-    /// After an error the statement is over; [`RunningStatement::finish`] still has to be called.
+    /// Any error of the query. The statement is then over, and [`RunningStatement::finish`] still has to be called.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let span = self.events.span().clone();
         let next = async {
@@ -326,7 +337,7 @@ impl RunningStatement {
         }
     }
 
-    /// Starts a query where it is decided to run.
+    /// Plans a query and starts it at the place that the planner chose.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
         let limit = self.session.cap();
         if limit.is_some() {
@@ -375,7 +386,8 @@ impl RunningStatement {
         stream::start(plan, context)
     }
 
-    /// Runs the statement locally instead, if that is allowed, can help and no row has been seen yet.
+    /// Runs the statement locally instead, if that is allowed, may help, and no row has been seen yet. Else it returns
+    /// the error.
     async fn fall_back(&mut self, error: QueryError) -> Result<(), QueryError> {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
@@ -399,7 +411,7 @@ impl RunningStatement {
         Ok(())
     }
 
-    /// Plans once more, until the deadline.
+    /// Runs a second planning, until the deadline at most.
     async fn planned_in_time<T: Send + 'static>(
         &mut self,
         planning: impl Future<Output = Result<T, QueryError>> + Send + 'static,
@@ -411,7 +423,7 @@ impl RunningStatement {
         }
     }
 
-    /// Another plan of the query makes the columns that were announced.
+    /// Checks that another plan of the query makes columns of the announced types.
     fn announced(&self, planned: &PlannedQuery) -> Result<(), QueryError> {
         same_columns(&self.schema, &planned.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
     }
@@ -422,7 +434,7 @@ impl RunningStatement {
     }
 }
 
-/// The columns that a physical plan makes, under the names that the statement gives them.
+/// Returns the columns that a physical plan makes, under the names that the statement gives them.
 fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
     let named = logical.schema().fields().iter().map(|field| Some(field.name()));
     let fields = made.fields().iter().zip(named.chain(std::iter::repeat(None))).map(|(field, named)| {
@@ -432,7 +444,7 @@ fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), made.metadata().clone()))
 }
 
-/// Two plans of one query have columns of equal types. The first may have been announced already.
+/// Checks that two plans of one query have columns of equal types. The first may have been announced already.
 fn same_columns(announced: &Schema, planned: &Schema) -> Result<(), DataFusionError> {
     let types = |schema: &Schema| schema.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
     let (announced, planned) = (types(announced), types(planned));

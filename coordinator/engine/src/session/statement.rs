@@ -1,4 +1,4 @@
-//! SQL text to statements, and a statement to a logical plan with errors that name what is near.
+//! Parses SQL text to statements, and makes the logical plan of a statement. Hints of errors name a near table.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,14 +30,14 @@ use crate::tables::folder::{check_format, is_path};
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
 
-/// Where a session keeps what CREATE EXTERNAL TABLE makes.
+/// Catalog and schema of the tables that a session makes itself. They are DataFusion's defaults.
 const OWN_CATALOG: &str = "datafusion";
 const OWN_SCHEMA: &str = "public";
 
-/// Tables that are looked through for a near name.
+/// Most tables that are searched for a near name.
 const NAMES_MAX: usize = 10_000;
 
-/// The query of CREATE TABLE AS.
+/// Returns the query of CREATE TABLE AS; None for any other statement.
 fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
     let EngineStatement::Statement(statement) = statement else { return None };
     let SqlStatement::CreateTable(create) = statement.as_ref() else { return None };
@@ -45,7 +45,7 @@ fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
     Some(EngineStatement::Statement(Box::new(SqlStatement::Query(query))))
 }
 
-/// One statement, and what is wanted of it.
+/// Statement with the mode in which it is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     pub(super) sql: Box<EngineStatement>,
@@ -54,24 +54,25 @@ pub struct Statement {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StatementMode {
-    /// Its rows.
+    /// Rows of the statement, or its change of the session.
     Rows,
-    /// What they would cost: `EXPLAIN COST`.
+    /// Cost of the rows: `EXPLAIN COST`.
     Cost,
-    /// The same, but a statement that only changes the session is run.
+    /// Cost of the rows in a dry run. A statement that only changes the session is run.
     CostOrChange,
 }
 
-/// PostgreSQL's codes.
+/// SQLSTATE codes of PostgreSQL.
 const SYNTAX: &str = "42601";
 const NO_TABLE: &str = "42P01";
 const NO_COLUMN: &str = "42703";
 
 impl StatementMode {
-    /// Whether the cost of `plan` is wanted, and not its rows or what it changes.
+    /// Returns true if the cost of `plan` is wanted, and not its rows or its change of the session.
     ///
     /// # Errors
-    /// Where it is wanted but there is none to tell: what changes the session runs at once, some of it over data.
+    /// [`ErrorKind::Sql`] if the cost is wanted of a statement that has no estimate. EXPLAIN COST refuses all
+    /// statements that change the session. A dry run refuses CREATE TABLE AS, for it reads data.
     pub(super) fn is_cost_of(self, plan: &LogicalPlan) -> Result<bool, QueryError> {
         let (LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) = plan else { return Ok(self != Self::Rows) };
         let runs_a_query = matches!(plan, LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)));
@@ -90,7 +91,8 @@ impl StatementMode {
 }
 
 impl Statement {
-    /// The same statement, to be estimated instead of run; one that only changes the session is run still.
+    /// Returns the same statement, to be estimated instead of run. A statement that only changes the session is still
+    /// run. CREATE TABLE AS is refused when it is run.
     #[must_use]
     pub fn as_dry_run(self) -> Self {
         let mode = if self.mode == StatementMode::Rows { StatementMode::CostOrChange } else { self.mode };
@@ -105,10 +107,10 @@ impl std::fmt::Display for Statement {
     }
 }
 
-/// The engine's own loop over the statements of a text, which also knows `EXPLAIN COST`.
+/// Parses the statements of a text as DataFusion's own loop does, and `EXPLAIN COST` as well.
 ///
-/// The engine takes the word after EXPLAIN for the beginning of a statement, and none begins with COST: nothing else is
-/// meant by it.
+/// `EXPLAIN COST` has no other meaning. DataFusion takes the word after EXPLAIN for the beginning of a statement, and
+/// none begins with COST.
 fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionError> {
     let mut statements = Vec::new();
     loop {
@@ -130,11 +132,11 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
     }
 }
 
-/// The statements of a text, none of them past a limit.
+/// Parses the statements of a text, and refuses one past a limit.
 fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     let failed = |recursions: usize, error: DataFusionError| {
         let told = match error.find_root() {
-            // Past its limit the parser takes CASE and NOT for names, and says what it makes of the rest.
+            // Past its limit the parser takes CASE and NOT for names. Its error is then about the words after them.
             DataFusionError::SQL(parser, _)
                 if matches!(**parser, ParserError::RecursionLimitExceeded) || recursions >= PARSER_DEPTH_MAX =>
             {
@@ -159,19 +161,20 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
     Ok(statements)
 }
 
-/// Whether the parser stands so many words before this one.
+/// Returns true if the token that is `ahead` tokens away is this keyword.
 fn is(parser: &DFParser<'_>, ahead: usize, keyword: Keyword) -> bool {
-    // What is quoted is a name.
+    // A quoted word is a name.
     matches!(&parser.parser.peek_nth_token_ref(ahead).token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
 }
 
 impl Session {
-    /// Splits a text at its semicolons.
+    /// Splits a text at its semicolons into one statement or more.
     ///
     /// # Errors
-    /// [`ErrorKind::Sql`] with line and column of the first word that does not fit, or with the limit that the text is past.
+    /// [`ErrorKind::Sql`] with line and column of the first word that does not fit, or with the limit that the text is
+    /// past. A text without a statement is refused, too.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>, QueryError> {
-        // Trees are as deep as the text makes them until they are looked through.
+        // A tree is as deep as the text makes it until the limits are checked.
         let statements = on_big_stack(|| read(sql))?;
         if statements.is_empty() {
             return Err(QueryError::sql("there is no statement").with_hint("give SQL, or - to read it from stdin"));
@@ -182,7 +185,8 @@ impl Session {
         Ok(statements)
     }
 
-    /// The tables and paths that a statement names, sorted: those of a catalog in full, others as they are written.
+    /// Returns the tables and paths that a statement names, sorted. A table of a catalog has its name in full. A table
+    /// of the session's own has no catalog, and a schema only if it is not `public`. Paths stay as they are written.
     pub fn tables_of(&self, statement: &Statement) -> Vec<String> {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
@@ -202,7 +206,7 @@ impl Session {
         references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The logical plan of a statement that this session may run, and names to show for its columns.
+    /// Returns the logical plan of a statement that this session may run, and names to show for its columns.
     pub(super) async fn logical_plan(
         &self,
         mut statement: EngineStatement,
@@ -258,17 +262,18 @@ impl Session {
             let known = check_format(&create.file_type, state.table_factories().keys());
             known.map_err(|error| QueryError::sql(error.to_string()).with_hint(error.hint()).with_source(error))?;
         }
-        // Writes are not a thing of functions yet, and a half of them on the coordinator would only mislead.
+        // Writes are refused because functions cannot write yet. Writes of the coordinator alone would mislead.
         SQLOptions::new().with_allow_dml(false).verify_plan(&plan).map_err(|e| {
             QueryError::sql(e.strip_backtrace()).with_hint("gust reads; write with another tool").with_source(e)
         })?;
         Ok((plan, names))
     }
 
-    /// How many tables the session's own views are made of, by their names in small letters.
+    /// Counts the leaves in the plan of each view that is referred to, among the session's own views. The keys are the
+    /// references in small letters.
     ///
     /// # Errors
-    /// Where a view is made of views of views beyond what can be planned.
+    /// [`ErrorKind::Sql`] if a view's plan has more than [`VIEW_DEPTH_MAX`] levels.
     async fn views(&self, references: &[TableReference]) -> Result<HashMap<String, u64>, QueryError> {
         let mut views = HashMap::new();
         let Some(schema) = self.context.catalog(OWN_CATALOG).and_then(|catalog| catalog.schema(OWN_SCHEMA)) else {
@@ -276,7 +281,7 @@ impl Session {
         };
         for reference in references {
             let name = reference.table();
-            // Names of files would be listed.
+            // The schema would list the files of a path.
             if is_path(name) || !schema.table_exist(name) {
                 continue;
             }
@@ -294,7 +299,7 @@ impl Session {
         Ok(views)
     }
 
-    /// The first reference that no table answers to, or whose table cannot be loaded, in words.
+    /// Returns the error of the first reference that has no table, or whose table cannot be loaded.
     async fn unknown_table(&self, references: &[TableReference]) -> Option<QueryError> {
         for reference in references {
             match self.find_table(reference).await {
@@ -303,7 +308,7 @@ impl Session {
                         return Some(QueryError::from_engine(table.error()));
                     }
                 }
-                // A function that makes a table.
+                // The name is a table function's.
                 Ok(None) if self.context.state().table_functions().contains_key(reference.table()) => {}
                 Ok(None) => return Some(self.not_found(reference)),
                 Err(error) => return Some(QueryError::from_engine(error)),
@@ -312,7 +317,7 @@ impl Session {
         None
     }
 
-    /// The engine would say of a catalog's table that it does not exist.
+    /// Refuses to drop a table of an Iceberg catalog. DataFusion would report that the table does not exist.
     async fn refuse_to_drop(&self, reference: &TableReference) -> Result<(), QueryError> {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
@@ -325,7 +330,7 @@ impl Session {
         Ok(())
     }
 
-    /// The table of a reference; None where its catalog, its schema or itself is not known.
+    /// Returns the table of a reference; None if its catalog, its schema or the table itself is not known.
     async fn find_table(&self, reference: &TableReference) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
@@ -355,7 +360,8 @@ impl Session {
         QueryError::sql(format!("there is no table `{reference}`")).with_hint(hint).with_sqlstate(NO_TABLE)
     }
 
-    /// Names of the tables of all catalogs, without their schemas and without the history's.
+    /// Lists the tables of all catalogs, at most [`NAMES_MAX`]. The names have no schema, and the history's tables are
+    /// left out.
     fn table_names(&self) -> Vec<String> {
         let catalogs = self.context.catalog_names().into_iter().filter_map(|name| self.context.catalog(&name));
         let schemas = catalogs.flat_map(|catalog| {
@@ -366,7 +372,7 @@ impl Session {
     }
 }
 
-/// A statement as the parser writes it, without options: they may hold secrets.
+/// Returns a statement as the parser writes it, without options, which may hold secrets.
 pub fn text_of(statement: &Statement) -> String {
     on_big_stack(|| Statement { sql: Box::new(without_options(&statement.sql)), ..*statement }.to_string())
 }
@@ -380,7 +386,7 @@ fn without_options(statement: &EngineStatement) -> EngineStatement {
             let statement = Box::new(without_options(&explain.statement));
             EngineStatement::Explain(ExplainStatement { options: explain.options.clone(), statement })
         }
-        // Of CREATE EXTERNAL TABLE the parser writes no options anyway.
+        // The parser writes no options of CREATE EXTERNAL TABLE.
         other => other.clone(),
     }
 }
@@ -392,9 +398,9 @@ fn leaves_and_depth(plan: &LogicalPlan) -> (u64, usize) {
     (leaves.max(1), depth + 1)
 }
 
-/// Whether the planner refuses a statement because two of its columns have one name.
+/// Returns true if the planner refuses a statement because two of its columns have one name.
 ///
-/// DataFusion 55.2 has no kind for the first of these errors.
+/// DataFusion 55.2 has no kind for the first of these errors, so its text is compared.
 fn is_clash_of_names(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::Plan(message) => message.contains("require unique expression names"),
@@ -408,20 +414,20 @@ fn is_clash_of_names(error: &DataFusionError) -> bool {
     }
 }
 
-/// Whether a statement tells of a table without reading it.
+/// Returns true for a statement that describes a table without reading it.
 fn describes(statement: &EngineStatement) -> bool {
     use datafusion::sql::sqlparser::ast::Statement;
     let EngineStatement::Statement(statement) = statement else { return false };
     matches!(**statement, Statement::ExplainTable { .. } | Statement::ShowColumns { .. } | Statement::ShowCreate { .. })
 }
 
-/// An error of parsing or planning, with the position where the engine knows it.
+/// Makes the error of parsing or planning, with the position if DataFusion knows it.
 fn sql_error(error: &DataFusionError) -> QueryError {
     let position = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
     let at = position.map_or_else(String::new, |at| format!(" at Line: {}, Column: {}", at.line, at.column));
     let message = error.strip_backtrace();
     let message = message.trim_start_matches("Error during planning: ").trim_start_matches("Schema error: ");
-    // The first line is the message, what follows lists what there would have been.
+    // The first line is the message. Later lines list the valid names, and become the hint.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     let told = QueryError::sql(format!("{}{at}", first.trim_end_matches('.')));
     let told = told.with_default_hint(Some(rest).filter(|rest| !rest.is_empty()));
@@ -434,7 +440,7 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     }
 }
 
-/// Planning reads listings and footers, too: only what is the text's fault is told as such.
+/// Makes the error of planning. Planning reads listings and footers, too, so only the text's faults become SQL errors.
 fn sort_out(error: DataFusionError) -> QueryError {
     if fragment_fn::find::<QueryError>(&error).is_some() {
         return QueryError::from_engine(error);

@@ -1,4 +1,4 @@
-//! The threads on which statements are planned and run.
+//! Threads on which statements are planned and run.
 
 use std::io;
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-/// A runtime of the engine's own: its stacks hold what a statement may be, and who follows a statement from another runtime is not
-/// held up by what computes here. Cloning shares it.
+/// Runtime of the engine's own. Its stacks hold the deepest statement that the limits allow. A caller on another
+/// runtime is not held up by computations here. Clones share it.
 ///
-/// Who drops the last clone does not wait for its threads: one that computes ends with its work, or with the process.
+/// Dropping the last clone does not wait for its threads. A thread that computes ends with its work, or with the
+/// process.
 #[derive(Debug, Clone)]
 pub(super) struct Workers(Arc<WorkerRuntime>);
 
@@ -32,7 +33,8 @@ impl Workers {
         &self.0.handle
     }
 
-    /// Runs a future on these threads; dropping the answer drops it.
+    /// Runs a future on these threads. Dropping the returned future drops it. A panic of the future passes to the
+    /// caller.
     pub(super) fn run<T, F>(&self, future: F) -> impl Future<Output = T> + use<T, F>
     where
         T: Send + 'static,

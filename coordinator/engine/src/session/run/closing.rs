@@ -1,4 +1,4 @@
-//! The end of a statement: its reads are counted, its event log is closed, and its part of the exchange is cleaned.
+//! Ends a statement: cleans its part of the exchange, counts its reads, and closes its event log.
 
 use tracing::Instrument;
 
@@ -10,9 +10,9 @@ use crate::session::engine::CLEANING_MAX;
 /// Objects that a query's attempts leave in the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Leftovers {
-    /// Attempts or a published plan wrote objects, as far as is known.
+    /// True if attempts or a published plan wrote objects, or may have written some.
     exist: bool,
-    /// An attempt still runs, and may write more.
+    /// True if an attempt still runs, and may write more.
     may_grow: bool,
 }
 
@@ -38,9 +38,10 @@ impl Leftovers {
 }
 
 impl RunningStatement {
-    /// Cleans up and closes the event log. Call it whether the statement succeeded, failed or was given up.
+    /// Cleans up and closes the event log. Call it for a statement that succeeded, failed or was given up.
     ///
-    /// Attempts that still run may write later. Closing the engine removes what they write.
+    /// Attempts that still run may write later. Their objects are removed when the last attempt has ended, or when the
+    /// engine is closed.
     pub async fn finish(self) -> EventLog {
         let span = self.events.span().clone();
         self.end().instrument(span).await
@@ -59,11 +60,11 @@ impl RunningStatement {
     }
 }
 
-/// Removes what the attempts wrote: now, and again when the last of them has ended.
+/// Removes the objects of the attempts now, and again when the last attempt has ended.
 async fn clean(session: Session, id: String, attempts: QueryAttempts, leftovers: Leftovers) {
     let engine = session.engine.clone();
     let exchange = engine.exchange();
-    // The engine's stores serve where the query's cannot be opened.
+    // The engine's stores serve if the query's cannot be opened.
     let exchange = exchange.through(&session.stores).unwrap_or_else(|_| exchange.clone());
     if leftovers.exist {
         let (engine, query, exchange) = (engine.clone(), id.clone(), exchange.clone());

@@ -1,4 +1,5 @@
-//! CREATE TABLE AS: its query is decided, priced, capped, run and planned again like any other, and its rows are the table's.
+//! Runs CREATE TABLE AS. Its query is decided, priced, capped, run and planned again like any other. Its rows become
+//! the table's.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +13,10 @@ use crate::tables::folder::tables_only;
 use crate::tables::memory_table::TableRows;
 
 impl Session {
-    /// Whether there is something to do: the table is not there yet, or is to be replaced.
+    /// Returns true if the table is to be made, because it is not there yet or is to be replaced.
+    ///
+    /// # Errors
+    /// An error for a table that is there without IF NOT EXISTS or OR REPLACE, and for both of them together.
     pub(super) async fn is_to_create(&self, create: &CreateMemoryTable) -> Result<bool, QueryError> {
         let CreateMemoryTable { name, if_not_exists, or_replace, .. } = create;
         let is_there = tables_only(self.context.table(name.clone())).await.is_ok();
@@ -37,7 +41,7 @@ impl RunningStatement {
             return Err(self.failed(QueryError::sql(message).with_hint("give one another name with AS")));
         }
         let context = self.session.context.clone();
-        // The table outlives the query, whose memory ends with it.
+        // The pool of tables counts the rows, for the table outlives the query and its pool.
         let pool = self.session.engine.tables_pool();
         let mut rows = TableRows::new(Arc::clone(&self.schema), create.name.table(), pool);
         while let Some(batch) = self.next_batch().await? {
@@ -46,7 +50,7 @@ impl RunningStatement {
                 return Err(self.failed(QueryError::from_engine(error)));
             }
         }
-        // They are the table's, not the statement's.
+        // The rows are the table's, and not the statement's.
         self.rows = 0;
         let (name, or_replace) = (create.name.clone(), create.or_replace);
         let made = rows.into_table(create).and_then(|table| {

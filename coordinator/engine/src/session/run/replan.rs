@@ -1,14 +1,17 @@
-//! A query whose hash joins do not fit memory is planned once more, with joins that spill, as long as nobody has seen a row.
+//! Plans a query once more if its hash joins do not fit memory, with joins that spill, as long as no row was seen.
 //!
 //! ```text
 //!  hash joins ── memory is full, no row was seen ──► sort-merge joins, at the same place ──► rows, or an error that names the need
 //! ```
 //!
-//! Hash joins hold one of their sides and cannot spill (DataFusion 55.2); sort-merge joins read sorted sides, and sorts spill. They are
-//! slower, so they come second. Stages run anew, for their results went into the first run, and with more fragments, for a result is
-//! held as a whole: the report counts both runs, a cap and the deadline hold for both together. The place stays what it was.
+//! Hash joins hold one of their sides and cannot spill (DataFusion 55.2). Sort-merge joins read sorted sides, and sorts
+//! spill. They are slower, so they come second.
 //!
-//! Non-goals: other operators that cannot spill, memory of functions, and what CREATE TABLE AS has kept alplanned.
+//! Stages run anew, because their results went into the first run. They have more fragments, because a result is held
+//! as a whole. The report counts both runs. A cap and the deadline hold for both together. The place stays the same,
+//! unless the new plan cannot run on functions.
+//!
+//! Non-goals: other operators that cannot spill, memory of functions, and rows that CREATE TABLE AS has kept already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,30 +29,31 @@ use crate::events::QueryEvent;
 use crate::model::Decision;
 use crate::planner::{FunctionsPlan, PlannedQuery};
 
-/// Memory for each row of a batch: many batches are held at once, one for each run that is merged.
+/// Bytes of memory for each row of a batch. Many batches are held at once, one for each run that is merged.
 const ROW_BYTES: u64 = 64 << 10;
 const BATCH_ROWS_MIN: usize = 256;
 
-/// Fragments for each of the first run's.
+/// Number of fragments for each fragment of the first run.
 const MORE_FRAGMENTS: usize = 8;
 
-/// Memory for each partition of a plan with sort-merge joins: every partition of a join sorts both sides at once.
+/// Bytes of memory for each partition of a plan with sort-merge joins. Every partition of a join sorts both sides at
+/// once.
 const PARTITION_BYTES: u64 = 128 << 20;
 
-/// Longest that what the first run held is waited for. Its operators end when they next give way.
+/// Longest wait for the memory of the first run. Its operators end when they next yield.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 const RELEASE_POLL: Duration = Duration::from_millis(5);
 
-/// What a query is planned again from.
+/// Query to plan again, with its first decision.
 pub(super) struct Replan {
     logical: LogicalPlan,
     decision: Decision,
-    /// What ran on functions.
+    /// Part of the first plan that ran on functions.
     functions: Option<FunctionsPlan>,
 }
 
 impl Replan {
-    /// None where it would come out the same: nothing of it is a hash join, or came from functions.
+    /// Returns None if a second plan would be the same: the first has no hash join and nothing on functions.
     pub(super) fn of(planned: &PlannedQuery, logical: &LogicalPlan) -> Option<Self> {
         let PlannedQuery { plan, decision, functions, .. } = planned;
         let replan = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
@@ -62,7 +66,8 @@ fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 impl RunningStatement {
-    /// After memory did not suffice here: runs the query with sort-merge joins, or gives the error back.
+    /// Runs the query with sort-merge joins, after the coordinator's memory did not suffice. A query that cannot be
+    /// planned again may still fall back; else it returns the error.
     pub(super) async fn replan_after(&mut self, error: QueryError) -> Result<(), QueryError> {
         let Some(replan) = self.replan.take().filter(|_| self.rows == 0) else {
             return Box::pin(self.fall_back(error)).await;
@@ -91,7 +96,8 @@ impl RunningStatement {
         }
     }
 
-    /// Waits until the query holds no memory any more, for a run that was dropped ends in its own time.
+    /// Waits until the query holds no memory any more, for at most [`RELEASE_MAX`]. A run that was dropped ends in its
+    /// own time.
     pub(super) fn released(&self) -> impl Future<Output = ()> + use<> {
         let pool = Arc::clone(&self.session.context.runtime_env().memory_pool);
         async move {
@@ -109,7 +115,8 @@ impl RunningStatement {
 }
 
 impl super::Session {
-    /// The session's state; for joins that spill with as few partitions as there is memory for.
+    /// Returns the session's state. For joins that spill, it has only as many partitions and rows in a batch as memory
+    /// has room for.
     pub(super) fn planning_state(&self, sort_merge_joins: bool) -> SessionState {
         let mut state = self.context.state();
         if sort_merge_joins {
@@ -118,7 +125,7 @@ impl super::Session {
             let partitions = partitions(config.target_partitions(), memory_bytes_max);
             let options = config.options_mut();
             options.execution.target_partitions = partitions;
-            // A sort that copies its runs together needs more than it holds when there is least.
+            // A sort that copies its batches into one needs more than it holds, at the moment when least is free.
             options.execution.sort_in_place_threshold_bytes = 0;
             let rows = batch_rows(options.execution.batch_size.get(), memory_bytes_max);
             if let Ok(rows) = ConfigNonZeroUsize::try_new(rows) {
@@ -136,7 +143,7 @@ fn batch_rows(wanted: usize, memory_bytes_max: u64) -> usize {
     wanted.min(room.max(BATCH_ROWS_MIN))
 }
 
-/// DataFusion plans sort-merge joins for two partitions at least.
+/// Returns as many partitions as there is memory for, at least two. DataFusion plans no sort-merge joins for fewer.
 fn partitions(wanted: usize, memory_bytes_max: u64) -> usize {
     let room = usize::try_from(memory_bytes_max / PARTITION_BYTES).unwrap_or(usize::MAX);
     wanted.min(room).max(2)

@@ -1,4 +1,4 @@
-//! Rows of a physical plan, computed in a task of its own.
+//! Computes the rows of a physical plan in a task of its own.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -28,7 +28,7 @@ pub(super) fn start(
             .await
             .unwrap_or_else(|panic| Some(Err(panicked(&*panic).into())))
         {
-            // A stream that failed is over: some operators panic when they are asked again.
+            // A stream is not asked again after an error, for some operators then panic.
             let failed = batch.is_err();
             if sender.send(batch).await.is_err() || failed {
                 break;
@@ -40,7 +40,7 @@ pub(super) fn start(
     Ok(rows.build())
 }
 
-/// A panic of the engine, which ends its statement alone.
+/// Makes the error of a panic of the engine, which ends its statement alone.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> QueryError {
     QueryError::data(format!("the engine panicked: {}", panic_message(panic)))
         .with_hint("this is a fault of gust's, not of the statement; a report of it is welcome")
