@@ -52,7 +52,7 @@ pub struct ProcessMemory {
     state: Mutex<State>,
 }
 
-/// PoolState of a query, or of the tables that sessions keep. A reservation keeps it alive.
+/// Part of a query, or of the tables that sessions keep. A reservation keeps it alive.
 #[derive(Debug)]
 pub struct QueryPool {
     process: Arc<ProcessMemory>,
@@ -103,7 +103,7 @@ impl ProcessMemory {
         self.lock().reserved
     }
 
-    /// Returns the number of refusals since the process began. After a refusal an operator spillable or fails.
+    /// Returns the number of refusals since the process began. After a refusal an operator spills or fails.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
     }

@@ -49,7 +49,7 @@ impl Ledger {
         }
     }
 
-    /// LedgerState an attempt's outcome. Does nothing if the query has closed the ledger already.
+    /// Books an attempt's outcome. Does nothing if the query has closed the ledger already.
     pub(super) fn close(&self, id: &FragmentId, attempt: u32, invocation: &Invocation) {
         let open = self.state.lock().expect("no holder panics").open.remove(&(id.clone(), attempt));
         let Some(OpenAttempt { started, .. }) = open else { return };
