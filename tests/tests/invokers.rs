@@ -122,7 +122,7 @@ async fn refuses_answers_that_are_no_responses(subject: impl AsyncFn(usize) -> O
         assert!(told(&invocation).contains(expect), "{invocation:?}");
     };
     check("garbage", "is not a response").await;
-    check("misaddressed", "answered for fragment misaddressed/1/8").await;
+    check("misaddressed", "of fragment misaddressed/1/8").await;
     usable(&subject).await;
 }
 
