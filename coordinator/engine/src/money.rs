@@ -187,9 +187,9 @@ impl MoneyError {
 }
 
 /// Reads an amount or a price from a text or, in TOML, from a number.
-struct Dollars<T>(std::marker::PhantomData<T>);
+struct DollarsVisitor<T>(std::marker::PhantomData<T>);
 
-impl<T: FromStr<Err = MoneyError>> Visitor<'_> for Dollars<T> {
+impl<T: FromStr<Err = MoneyError>> Visitor<'_> for DollarsVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -215,13 +215,13 @@ impl<T: FromStr<Err = MoneyError>> Visitor<'_> for Dollars<T> {
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Dollars(std::marker::PhantomData))
+        deserializer.deserialize_any(DollarsVisitor(std::marker::PhantomData))
     }
 }
 
 impl<'de> Deserialize<'de> for Price {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Dollars(std::marker::PhantomData))
+        deserializer.deserialize_any(DollarsVisitor(std::marker::PhantomData))
     }
 }
 
