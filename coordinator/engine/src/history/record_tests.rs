@@ -229,7 +229,7 @@ fn only_the_hash_is_kept_of_a_text() {
     let secret = meta("q", "SELECT 'hunter2'", &[]);
     let failed = StatementEnd {
         outcome: Outcome::Failed,
-        message: Some("cannot cast 'hunter2'\nits last words:\nno".to_owned()),
+        message: Some("cannot cast 'hunter2'\nend of its stderr:\nno".to_owned()),
     };
     let kept = recorded(&secret, &events("q"), &failed, StatementKept::Text);
     let expect = [("statement", text("SELECT 'hunter2'")), ("message", text("cannot cast 'hunter2'"))];
