@@ -62,9 +62,14 @@ class Account:
     def quantity(self, name):
         return sum(line["quantity"] for line in self.cost["lines"] if line["item"] == name)
 
-    def gb_seconds(self, pids, until=None):
+    def gb_seconds(self, pids):
         gb = self.account["memory_mb"] / 1024
-        return sum(gb * math.ceil((until or self.lives[pid][1]) - self.lives[pid][0]) / 1e3 for pid in pids)
+        return sum(gb * math.ceil(self.lives[pid][1] - self.lives[pid][0]) / 1e3 for pid in pids)
+
+    def gb_seconds_at_most(self, pids):
+        """The bound of attempts without an answer: until the query's deadline, or the longest start of 3 s, and 1 s of grace."""
+        gb, deadline = self.account["memory_mb"] / 1024, self.account["began_ms"] + self.account["timeout_ms"]
+        return sum(gb * math.ceil(max(deadline - self.lives[pid][0], 3_000) + 1_000) / 1e3 for pid in pids)
 
     def expected(self):
         """Nano-dollars by line, from the server's and the operating system's accounts alone."""
@@ -85,12 +90,9 @@ class Account:
             if r["operation"] == "Put"
         )
         lines = {
-            # What was cancelled is booked until its deadline: that of its query.
+            # A cancelled attempt has no answer.
             ("compute", "start_up"): per_second
-            * (
-                self.gb_seconds(ended)
-                + self.gb_seconds(self.lost if cancelled else [], self.account["began_ms"] + self.account["timeout_ms"])
-            ),
+            * (self.gb_seconds(ended) + self.gb_seconds_at_most(self.lost if cancelled else [])),
             ("invocations",): INVOCATION * len(self.lives),
             ("table_reads",): GET * count(self.answered, READS),
             ("table_lists",): PUT * count(self.answered, {"List"}),
@@ -153,8 +155,7 @@ class Account:
             assert twice + gone > 0, "no read was sent again"
             expect["hedged"] = 1e9 * GET * max(twice, gone)
         if self.case in ("cancel", "time-out"):
-            bound = self.account["began_ms"] + self.account["timeout_ms"]
-            gb_seconds = self.gb_seconds(self.lost, bound)
+            gb_seconds = self.gb_seconds_at_most(self.lost)
             expect["cancelled"] = 1e9 * (per_second * gb_seconds + INVOCATION * len(self.lost))
             if self.case == "time-out":
                 # Functions that answered that their time was over.
