@@ -165,7 +165,7 @@ impl Planner {
     /// Plans a query for the place that is decided on.
     ///
     /// # Errors
-    /// The engine's, and a [`QueryError`] in them where functions are asked for and cannot be used.
+    /// The engine's, and a [`crate::error::QueryError`] in them where functions are asked for and cannot be used.
     pub async fn plan(&self, mut state: SessionState, logical: &LogicalPlan) -> Result<PlannedQuery> {
         let notes = PruningNotes::default();
         state.config_mut().set_extension(Arc::new(notes.clone()));

@@ -18,7 +18,7 @@ impl Planner {
     /// Forecasts a query where it would run, with the other candidates that matter.
     ///
     /// # Errors
-    /// The engine's, and a [`QueryError`] in them where there are no prices.
+    /// The engine's, and a [`crate::error::QueryError`] in them where there are no prices.
     pub async fn quote(&self, state: SessionState, logical: &LogicalPlan) -> Result<(Decision, Quote)> {
         let local = self.local_plan(state.clone(), logical).await?;
         let functions = self.functions_for(&local).await?;
