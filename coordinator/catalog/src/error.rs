@@ -131,8 +131,7 @@ impl Error {
     }
 }
 
-/// Role of a metadata file in its table.
-/// The next step where a place did not answer, by the reason.
+/// Returns the next step if a place did not answer, by the reason.
 fn unreachable_hint(location: &str, source: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if source.is::<sqlx::Error>() {
         return Some("check that the catalog's path is an SQLite database that can be read");
@@ -152,6 +151,7 @@ fn unreachable_hint(location: &str, source: &(dyn std::error::Error + 'static)) 
     location.contains("://").then_some("check the location, the endpoint, the region and the network")
 }
 
+/// Role of a metadata file in its table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum MetadataFile {
     Metadata,

@@ -286,7 +286,7 @@ pub struct RunArgs {
     /// Stop each statement after this long, e.g. 500ms, 30s, 5min [default: 5min]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
-    /// Measure that picks the place, the number of functions and their size [default: latency; with --deadline cost]
+    /// Measure that picks the place, the number of functions and their size [default: latency with --on auto; cost with --deadline]
     #[arg(long, value_parser = preferences(), value_name = "WHAT")]
     pub prefer: Option<Prefer>,
     /// Pick a place that is expected to be done within this time even at most, e.g. 10s; nothing is stopped at it

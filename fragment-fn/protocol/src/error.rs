@@ -22,7 +22,7 @@ impl FragmentError {
         Self { kind, message: message.into(), hint: None }
     }
 
-    /// Adds the next step, if there is one.
+    /// Sets the next step. None removes it.
     #[must_use]
     pub fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
         Self { hint: hint.map(Into::into), ..self }

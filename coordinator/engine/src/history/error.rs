@@ -50,7 +50,7 @@ impl HistoryFault {
             Self::Foreign => "set history.path to a file of its own",
             Self::Older { .. } => "move it away, and a new one is begun",
             Self::Newer { .. } => "use that gust, or set history.path to another file",
-            Self::Full { .. } => "raise that, lower history.retention_days, or free space",
+            Self::Full { .. } => "raise history.bytes_max, lower history.retention_days, or free space",
             Self::Slow => "set history.path to a file on a local disk",
             Self::Other(_) => return None,
         })

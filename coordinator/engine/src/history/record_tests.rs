@@ -3,7 +3,7 @@ use gust_protocol::Requests;
 use super::*;
 use crate::attempt::InvokeErrorKind;
 use crate::history::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue};
-use crate::model::{Decision, Place, Reason, Workload};
+use crate::model::{Amounts, Choice, Decision, Forecast, Place, Reason, Workload};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -222,6 +222,36 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         _ => 0,
     });
     assert_eq!(amounts.sum::<i64>(), 42_967 + 1_000_002 + 200, "the lines add up to the most that it cost");
+}
+
+#[test]
+fn attempts_cost_what_functions_of_the_picked_size_cost() {
+    let compute = |memory_mb| {
+        let mut events = events("q");
+        for stamped in &mut events {
+            if let QueryEvent::Planned { decision } = &mut stamped.event {
+                let picked = Forecast {
+                    place: Place::Functions,
+                    functions: 3,
+                    memory_mb: Some(memory_mb),
+                    fragments: 3,
+                    expected: Amounts::default(),
+                    upper: Amounts::default(),
+                    not_included: Vec::new(),
+                };
+                decision.choice = Some(Box::new(Choice { picked, runner_up: None, reason: Reason::Requested }));
+            }
+        }
+        let record = recorded(&meta("q", "SELECT 1", &[]), &events, &done(), StatementKept::Text);
+        match value_of(FRAGMENTS, &record.attempts[0], "dollars") {
+            // Its invocation and ten GETs have no size.
+            StoredValue::Whole(nano_dollars) => nano_dollars - 200 - 4_000,
+            other => panic!("{other:?}"),
+        }
+    };
+    let size = tariff().memory_mb;
+    assert_eq!(compute(size), 33_333 + 1_667);
+    assert!((compute(2 * size) - 2 * (33_333 + 1_667)).abs() <= 2, "twice the memory costs twice as much");
 }
 
 #[test]

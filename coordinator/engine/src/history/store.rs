@@ -129,13 +129,13 @@ impl Store {
     /// # Errors
     /// [`HistoryError`] for a file that is no history, or a history that this program does not know.
     async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, HistoryError> {
-        let meta = async {
+        let header = async {
             let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
             let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
             let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(connection).await?;
             Ok((id, version, tables))
         };
-        match meta.await.map_err(|e| self.failed(&e))? {
+        match header.await.map_err(|e| self.failed(&e))? {
             (0, 0, 0) => Ok(true),
             (APPLICATION_ID, VERSION, _) => Ok(false),
             (APPLICATION_ID, found, _) if found > VERSION => {

@@ -245,7 +245,7 @@ async fn a_full_history_keeps_what_it_has() {
         assert!(recorded_count < 100, "it never fills");
     };
     assert!(error.contains("is full: it has reached history.bytes_max = 256 KiB, or its disk is full"), "{error}");
-    assert!(error.contains("hint: raise that, lower history.retention_days"), "{error}");
+    assert!(error.contains("hint: raise history.bytes_max, lower history.retention_days"), "{error}");
     assert!((4..13).contains(&recorded_count), "{recorded_count} of 20 KB in 256 KiB");
     assert_eq!(count(&store, "queries").await, recorded_count);
     assert!(std::fs::metadata(&store.path).expect("it is there").len() <= 256 << 10);

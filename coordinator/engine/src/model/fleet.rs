@@ -6,7 +6,7 @@ use std::time::Duration;
 use gust_protocol::FragmentLimits;
 
 use super::{Machines, TimeModel, WarmState};
-use crate::cost::{Architecture, Billed};
+use crate::cost::{Architecture, Billed, Tariff};
 
 /// Functions of one memory size: the equipment of each, and their most.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,19 @@ pub struct FunctionSize {
     pub model: TimeModel,
 }
 
+impl FunctionSize {
+    /// Returns a tariff of the same prices, for functions of this size.
+    pub fn tariff(&self, of_first: &Tariff) -> Tariff {
+        let architecture = self.architecture.unwrap_or(of_first.architecture);
+        Tariff { memory_mb: self.memory_mb, architecture, ..of_first.clone() }
+    }
+
+    /// Returns the number of environments that a query of `fragments` fragments keeps busy at the same time.
+    pub fn at_once(&self, fragments: usize) -> usize {
+        if self.is_one_environment { 1 } else { fragments.min(self.functions_max) }
+    }
+}
+
 /// Traits of a platform that all of its sizes share at all times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlatformTraits {
@@ -55,13 +68,6 @@ pub struct FleetFacts {
     pub is_healthy: bool,
     /// State that environments are likely to be in.
     pub warm: Arc<WarmState>,
-}
-
-impl FunctionSize {
-    /// Returns the number of environments that a query of `fragments` fragments keeps busy at the same time.
-    pub fn at_once(&self, fragments: usize) -> usize {
-        if self.is_one_environment { 1 } else { fragments.min(self.functions_max) }
-    }
 }
 
 impl FleetFacts {

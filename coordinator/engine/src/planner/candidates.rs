@@ -130,7 +130,7 @@ impl Planner {
         // By now it is known what is deployed.
         let (tariff, unpriced) = match self.fleet.tariff() {
             Ok(tariff) => (tariff, None),
-            Err(error) if self.settings.is_for_seconds() => match self.fleet.tariff_elsewhere() {
+            Err(error) if self.settings.needs_no_prices() => match self.fleet.tariff_elsewhere() {
                 Ok(tariff) => (tariff, Some(error)),
                 Err(_) => return Err(unpriced(error)),
             },
@@ -176,8 +176,8 @@ impl Planner {
         let begun = self.stores.usage();
         let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
         let (state, plan) = distributed(state, optimized).await?;
-        // `auto` has also planned locally by then; others have only resolved the statement's names.
-        let first = if self.settings.on == Target::Auto { planned } else { resolved };
+        // A comparison has also planned locally by then. Without one only the statement's names are resolved.
+        let first = if self.settings.compares() { planned } else { resolved };
         let mut planning = between(begun, self.stores.usage());
         planning.requests += first.requests;
         planning.bytes_read += first.bytes_read;
@@ -240,11 +240,7 @@ impl Planner {
         stages: &[&Stage],
         candidates: &Candidates,
     ) -> Result<Forecast> {
-        let tariff = Tariff {
-            memory_mb: size.memory_mb,
-            architecture: size.architecture.unwrap_or(candidates.tariff.architecture),
-            ..candidates.tariff.clone()
-        };
+        let tariff = size.tariff(&candidates.tariff);
         let prices = Prices { tariff: &tariff, planning: &candidates.planning };
         let forecast = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
         Ok(match self.kept_load(on)? {

@@ -33,8 +33,12 @@ impl PlannerSettings {
 
     /// Returns true if the place is open, and seconds alone decide on it.
     pub(super) fn is_for_seconds(&self) -> bool {
-        let Self { on, prefer, deadline, .. } = *self;
-        on == Target::Auto && deadline.is_none() && matches!(prefer, None | Some(Prefer::Latency))
+        self.on == Target::Auto && self.needs_no_prices()
+    }
+
+    /// Returns true if seconds alone decide, on the place or on the number of functions.
+    pub(super) fn needs_no_prices(&self) -> bool {
+        self.deadline.is_none() && matches!(self.prefer, None | Some(Prefer::Latency))
     }
 }
 

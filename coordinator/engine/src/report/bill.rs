@@ -83,16 +83,20 @@ enum WasteKind {
     Hedged,
 }
 
-/// Folds a query's events so far.
-///
-/// An attempt whose memory size the platform did not tell has the size that the decision picked.
-pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
+/// Returns the tariff with the memory size that the decision picked.
+pub fn picked_tariff(events: &[StampedEvent], tariff: &Tariff) -> Tariff {
     let picked = events.iter().find_map(|stamped| match &stamped.event {
         QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
         _ => None,
     });
-    let of_picked = picked.map(|memory_mb| Tariff { memory_mb, ..tariff.clone() });
-    let tariff = of_picked.as_ref().unwrap_or(tariff);
+    Tariff { memory_mb: picked.unwrap_or(tariff.memory_mb), ..tariff.clone() }
+}
+
+/// Folds a query's events so far.
+///
+/// An attempt whose memory size the platform did not tell has the size that the decision picked.
+pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
+    let tariff = &picked_tariff(events, tariff);
     let mut fold = BillFold::new(events, tariff);
     for StampedEvent { at, event } in events {
         fold.add(*at, event);

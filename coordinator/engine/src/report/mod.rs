@@ -11,7 +11,7 @@ use serde::Serialize;
 mod bill;
 mod text;
 
-pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, price};
+pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price};
 
 use crate::cost::{PriceError, Tariff};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};

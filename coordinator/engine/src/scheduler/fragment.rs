@@ -323,10 +323,9 @@ impl FragmentAttempts {
         async move {
             let invocation = match timeout_at(deadline + ANSWER_LATE_MAX, answer).await {
                 Ok(Ok(invocation)) => invocation,
-                Ok(Err(_)) => without_answer(
-                    InvokeErrorKind::Unavailable,
-                    format!("fragment {id} was without_answer by its invoker"),
-                ),
+                Ok(Err(_)) => {
+                    without_answer(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker"))
+                }
                 Err(_) => {
                     without_answer(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline"))
                 }

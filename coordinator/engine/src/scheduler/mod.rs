@@ -138,7 +138,7 @@ struct Query {
     deadline: Instant,
     retry_budget: Mutex<RetryBudget>,
     cap: Option<Arc<Cap>>,
-    /// Attempts that have not all_ended, wanted or not.
+    /// Attempts that have not ended, wanted or not.
     running: TaskTracker,
 }
 

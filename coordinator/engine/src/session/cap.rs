@@ -37,7 +37,10 @@ impl Session {
         planned: &PlannedQuery,
         events: EventLog,
     ) -> Result<Arc<Cap>, QueryError> {
-        let tariff = self.tariff_for_cap().await?;
+        let mut tariff = self.tariff_for_cap().await?;
+        if let Some(functions) = &planned.functions {
+            tariff = functions.packed.size.tariff(&tariff);
+        }
         let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
         let certain = certain_work(planned);
         let at_least = lower_bound(certain.fragments, certain.files, &tariff);

@@ -9,6 +9,7 @@ use crate::cap::OverCap;
 use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::history::{HistoryError, Outcome, StatementEnd};
 use crate::scheduler::{FailureCause, FragmentFailure};
+use crate::storage::aws::NoCredentials;
 use crate::tables::folder::FolderError;
 
 impl QueryError {
@@ -35,8 +36,8 @@ impl QueryError {
             _ => ErrorKind::Data,
         };
         let told = Self::new(kind, without_request(&classified.message));
-        let told =
-            told.with_default_hint(classified.hint).with_default_hint(hint(classified.kind, &classified.message));
+        let told = told.with_default_hint(credentials_hint(&error)).with_default_hint(classified.hint);
+        let told = told.with_default_hint(hint(classified.kind, &classified.message));
         match sqlstate(classified.kind) {
             Some(state) => told.with_sqlstate(state).with_source(error),
             None => told.with_source(error),
@@ -49,7 +50,8 @@ impl QueryError {
             return Some(Self::functions(refused.to_string()));
         }
         if let Some(table) = fragment_fn::find::<gust_catalog::Error>(error) {
-            return Some(Self::data(with_causes(table)).with_default_hint(table.hint()));
+            let told = Self::data(with_causes(table)).with_default_hint(credentials_hint(error));
+            return Some(told.with_default_hint(table.hint()));
         }
         if let Some(folder) = fragment_fn::find::<FolderError>(error) {
             return Some(Self::data(folder.to_string()).with_hint(folder.hint()));
@@ -156,6 +158,11 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
         && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
+/// Returns the next step if the chain of AWS has no credentials.
+fn credentials_hint(error: &DataFusionError) -> Option<&'static str> {
+    fragment_fn::find::<NoCredentials>(error).map(|_| NoCredentials::HINT)
+}
+
 /// Hint for functions, which have memory of their own.
 const FUNCTION_MEMORY_HINT: &str =
     "raise function_memory_bytes, deploy functions with more memory, or use more of them";
@@ -203,4 +210,25 @@ fn is_sql(error: &DataFusionError) -> bool {
             | DataFusionError::SchemaError(..)
             | DataFusionError::NotImplemented(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::provider::error::CredentialsError;
+    use object_store::Error as StoreError;
+
+    use super::*;
+
+    #[test]
+    fn missing_credentials_have_their_own_hint() {
+        let missing = NoCredentials::from(&CredentialsError::not_loaded("no profile"));
+        let path = "bucket/t.parquet".to_owned();
+        let refused = |source: Box<dyn std::error::Error + Send + Sync>| {
+            let error = StoreError::Unauthenticated { path: path.clone(), source };
+            QueryError::from_engine(DataFusionError::ObjectStore(Box::new(error)))
+        };
+        assert_eq!(refused(missing.into()).hint(), Some(NoCredentials::HINT));
+        let other = refused("wrong key".into());
+        assert!(other.hint().is_some_and(|hint| hint != NoCredentials::HINT), "{other:?}");
+    }
 }
