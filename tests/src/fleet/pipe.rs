@@ -54,18 +54,18 @@ mod tests {
     use super::*;
 
     const MIB: f64 = (1 << 20) as f64;
+    const PIPE: Pipe = Pipe {
+        once_bytes: 150.0 * MIB,
+        refilled_bytes: 150.0 * MIB,
+        burst_bytes_per_second: 1200.0 * MIB,
+        bytes_per_second: 75.0 * MIB,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_spent_and_half_of_it_comes_back() {
-        let pipe = Pipe {
-            once_bytes: 150.0 * MIB,
-            refilled_bytes: 150.0 * MIB,
-            burst_bytes_per_second: 1200.0 * MIB,
-            bytes_per_second: 75.0 * MIB,
-        };
-        let mut burst = Burst::full(&pipe);
+        let mut burst = Burst::full(&PIPE);
         let mut carry = |mib: f64, share: f64, expect: f64, what: &str| {
-            let seconds = burst.carry(&pipe, mib * MIB, share).as_secs_f64();
+            let seconds = burst.carry(&PIPE, mib * MIB, share).as_secs_f64();
             assert!((seconds - expect).abs() < 1e-6, "{what}: {seconds} s, not {expect} s");
         };
         carry(300.0, 1.0, 0.25, "a new environment");
@@ -81,17 +81,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_does_not_bring_the_first_part_back() {
-        let pipe = Pipe {
-            once_bytes: 150.0 * MIB,
-            refilled_bytes: 150.0 * MIB,
-            burst_bytes_per_second: 1200.0 * MIB,
-            bytes_per_second: 75.0 * MIB,
-        };
-        let mut burst = Burst::full(&pipe);
-        burst.carry(&pipe, 150.0 * MIB, 1.0);
+        let mut burst = Burst::full(&PIPE);
+        burst.carry(&PIPE, 150.0 * MIB, 1.0);
         tokio::time::advance(Duration::from_secs(100)).await;
         // A warm environment has 150 MiB, which carry 160 with their refill.
-        let seconds = burst.carry(&pipe, 235.0 * MIB, 1.0).as_secs_f64();
+        let seconds = burst.carry(&PIPE, 235.0 * MIB, 1.0).as_secs_f64();
         assert!((seconds - (160.0 / 1200.0 + 1.0)).abs() < 1e-6, "{seconds} s");
     }
 }
