@@ -1,4 +1,5 @@
-//! Runs the tests' Python scripts, with packages pinned in `tests/python/requirements.txt`.
+//! Runs the tests' Python scripts, with packages pinned in `tests/python/requirements.txt`. Engines that are only measured
+//! beside ours are pinned in [`PEERS`].
 //!
 //! The packages are installed once, into a virtual environment. It is kept under the target folder by the hash of
 //! the requirements. If it cannot be had, a run is [`Run::Skipped`] with the reason, which the caller prints.
@@ -13,6 +14,11 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
+
+/// Requirements of the tests.
+pub const TESTS: &str = "requirements.txt";
+/// Requirements of `peers.py`.
+pub const PEERS: &str = "requirements-peers.txt";
 
 /// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());
@@ -36,7 +42,7 @@ pub fn scripts() -> PathBuf {
 /// # Errors
 /// When the script fails (the message ends with its stderr), and with `CI=true` where the run would be skipped.
 pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
-    let python = match environment(cache)? {
+    let python = match environment(cache, TESTS)? {
         PythonEnvironment::Ready(python) => python,
         PythonEnvironment::Missing(reason) => {
             return skip(script, reason, env::var("CI").is_ok_and(|value| value == "true"));
@@ -66,12 +72,12 @@ pub enum PythonEnvironment {
     Missing(String),
 }
 
-/// Returns the environment under `cache`, which is made unless it is there.
+/// Returns the environment of `tests/python/REQUIREMENTS` under `cache`. It is made unless it is there.
 ///
 /// # Errors
 /// When its folder cannot be used.
-pub fn environment(cache: &Path) -> anyhow::Result<PythonEnvironment> {
-    let requirements = scripts().join("requirements.txt");
+pub fn environment(cache: &Path, requirements: &str) -> anyhow::Result<PythonEnvironment> {
+    let requirements = scripts().join(requirements);
     let text = fs::read_to_string(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

@@ -1,5 +1,6 @@
 //! TPC-H tables for tests: bare Parquet, made once and kept.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use gust::demo::generate::{Layout, generate};
 use gust::demo::table::TpchTable;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
+use serde::Deserialize;
 
 /// Scale factor of the tests' tables: 60,000 rows of lineitem.
 pub const SCALE: f64 = 0.01;
@@ -18,6 +20,26 @@ pub const FILES: usize = 4;
 pub const ROW_GROUP_ROWS: usize = 4096;
 /// Version of the files. Raise it whenever this module or the generator changes them, so that kept ones are made anew.
 const LAYOUT_VERSION: u32 = 1;
+
+/// Numbers of files. A table that does not grow with the scale has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    pub lineitem: usize,
+    pub orders: usize,
+    /// Files of each other table.
+    pub others: usize,
+}
+
+impl Files {
+    fn of(self, table: TpchTable) -> usize {
+        match table {
+            TpchTable::LineItem => self.lineitem,
+            TpchTable::Orders => self.orders,
+            _ => self.others,
+        }
+    }
+}
 
 /// Folder with a folder of Parquet files for each table.
 #[derive(Debug, Clone)]
@@ -34,6 +56,17 @@ impl Tables {
     /// Returns the folder that holds a folder of each table's name.
     pub fn root(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the location of each table by its name.
+    pub fn locations(&self) -> BTreeMap<String, String> {
+        Self::locations_at(&self.folder.display().to_string())
+    }
+
+    /// Returns the same locations for tables elsewhere in the same layout.
+    pub fn locations_at(root: &str) -> BTreeMap<String, String> {
+        let location = |table: TpchTable| (table.name().to_owned(), format!("{root}/{}/", table.name()));
+        TpchTable::ALL.map(location).into()
     }
 
     /// Returns `CREATE EXTERNAL TABLE` for each of the tables, in DataFusion's SQL.
@@ -78,12 +111,26 @@ pub fn tables(cache: &Path) -> anyhow::Result<Tables> {
 /// # Errors
 /// When the files cannot be written.
 pub fn tables_at(cache: &Path, scale: f64, files: usize, row_group_rows: usize) -> anyhow::Result<Tables> {
-    let folder = cache.join(format!("tpch-sf{scale}-{files}x{row_group_rows}-v{LAYOUT_VERSION}"));
+    let all = Files { lineitem: files, orders: files, others: files };
+    made(cache, &format!("sf{scale}-{files}x{row_group_rows}"), scale, all, row_group_rows)
+}
+
+/// Returns the tables as [`tables_at`] does, with a number of files for each.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn tables_in_files(cache: &Path, scale: f64, files: Files, row_group_rows: usize) -> anyhow::Result<Tables> {
+    let Files { lineitem, orders, others } = files;
+    made(cache, &format!("sf{scale}-{lineitem}-{orders}-{others}x{row_group_rows}"), scale, files, row_group_rows)
+}
+
+fn made(cache: &Path, name: &str, scale: f64, files: Files, row_group_rows: usize) -> anyhow::Result<Tables> {
+    let folder = cache.join(format!("tpch-{name}-v{LAYOUT_VERSION}"));
     if !folder.exists() {
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let unfinished = tempfile::Builder::new().prefix("tpch-unfinished-").tempdir_in(cache)?;
-        let layout = Layout::bare(files, row_group_rows);
         for table in TpchTable::ALL {
+            let layout = Layout::bare(files.of(table), row_group_rows);
             let folder = unfinished.path().join(table.name());
             generate(table, scale, &folder, &layout, &|_| ControlFlow::Continue(()))?;
         }

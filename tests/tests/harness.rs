@@ -11,7 +11,8 @@ use gust::demo::queries;
 use gust::demo::table::TpchTable;
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::python::{self, Run};
-use gust_tests::s3::{Operation, S3Server};
+use gust_tests::s3::shape::Latency;
+use gust_tests::s3::{GONE, Operation, Repeated, Request, S3Server, Shape, in_flight_max, repeated};
 use gust_tests::tpch;
 use object_store::path::Path as Key;
 use object_store::{
@@ -72,6 +73,55 @@ async fn ranges_are_served_to_the_byte_and_noted() {
     assert_eq!(server.take_requests().pop().unwrap().refused, Some(416));
     let many = store.get_ranges(&Key::from("a/short"), &[0..2, 8..10]).await.unwrap();
     assert_eq!(many, [Bytes::from_static(b"01"), Bytes::from_static(b"89")]);
+}
+
+#[tokio::test]
+async fn stretches_that_are_served_again_are_found() {
+    let (server, store) = server();
+    store.put(&Key::from("a"), Bytes::from(vec![1; 100]).into()).await.unwrap();
+    store.put(&Key::from("b"), Bytes::from(vec![2; 100]).into()).await.unwrap();
+    let range = |range| GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
+    for (key, bytes) in [("a", 0..10), ("a", 10..20), ("a", 5..15), ("a", 8..12), ("b", 0..10), ("a", 60..70)] {
+        get(&store, key, range(bytes)).await.unwrap();
+    }
+    get(&store, "b", range(100..200)).await.unwrap_err();
+    get(&store, "b", GetOptions { range: Some(GetRange::Suffix(95)), ..Default::default() }).await.unwrap();
+    let again = |key: &str, bytes, times| Repeated { key: key.to_owned(), bytes, times };
+    let expect = [again("a", 5..8, 2), again("a", 8..12, 3), again("a", 12..15, 2), again("b", 5..10, 2)];
+    assert_eq!(repeated(&server.take_requests()), expect);
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_counted() {
+    let (server, store) = server();
+    store.put(&Key::from("a"), Bytes::from_static(b"a").into()).await.unwrap();
+    let latency = Latency { least_ms: 200.0, longer_ms: Vec::new(), worst_ms: 200.0 };
+    let shape =
+        Shape { seed: 1, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults: Default::default() };
+    server.set_shape(Some(shape));
+    server.take_requests();
+    let once = || get(&store, "a", GetOptions::default());
+    futures::future::try_join_all((0..8).map(|_| once())).await.unwrap();
+    let requests = server.take_requests();
+    assert_eq!(in_flight_max(&requests), [("gust-test-key".to_owned(), 8)].into());
+    let waited = |request: &Request| request.at.end - request.at.start;
+    assert!(requests.iter().all(|request| waited(request) >= Duration::from_millis(200)), "{requests:?}");
+    for _ in 0..2 {
+        once().await.unwrap();
+    }
+    let requests = server.take_requests();
+    assert_eq!(in_flight_max(&requests), [("gust-test-key".to_owned(), 1)].into());
+    assert!(requests[0].at.end <= requests[1].at.start, "{requests:?}");
+
+    // A request that its client gives up is over, and is noted.
+    tokio::time::timeout(Duration::from_millis(100), once()).await.unwrap_err();
+    for _ in 0..1000 {
+        if server.in_flight() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.take_requests().pop().unwrap().refused, Some(GONE));
 }
 
 #[tokio::test]
@@ -248,6 +298,21 @@ async fn a_dropped_server_is_gone() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the server still answers");
+}
+
+#[test]
+fn tables_have_the_files_that_were_asked_for() {
+    let files = tpch::Files { lineitem: 5, orders: 2, others: 1 };
+    let tables = tpch::tables_in_files(cache(), 0.001, files, 1000).unwrap();
+    for table in TpchTable::ALL {
+        let expect = match table {
+            TpchTable::LineItem => 5,
+            TpchTable::Orders => 2,
+            _ => 1,
+        };
+        assert_eq!(fs::read_dir(tables.folder(table)).unwrap().count(), expect, "{}", table.name());
+        assert!(tables.locations()[table.name()].ends_with(&format!("/{}/", table.name())));
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod lambda;
 mod meaning;
 mod memory;
 mod odd_values;
+mod peer;
 mod plans;
 mod refusals;
 mod session;

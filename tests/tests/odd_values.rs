@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gust_tests::odd_values::judge;
-use gust_tests::python::{PythonEnvironment, environment};
+use gust_tests::python::{PythonEnvironment, TESTS, environment};
 
 const SEEDS: u64 = 300;
 
@@ -13,7 +13,7 @@ const DIFFERENCES_MAX: usize = 15;
 #[tokio::test(flavor = "multi_thread")]
 async fn random_statements_over_odd_values_have_duckdbs_rows() {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    if let PythonEnvironment::Missing(reason) = environment(cache).expect("a folder") {
+    if let PythonEnvironment::Missing(reason) = environment(cache, TESTS).expect("a folder") {
         assert!(std::env::var("CI").is_err(), "DuckDB is missing: {reason}");
         eprintln!("skipped: {reason}");
         return;

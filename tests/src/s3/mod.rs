@@ -22,7 +22,9 @@ pub mod shape;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use anyhow::Context;
 use axum::extract::{ConnectInfo, Request as HttpRequest};
@@ -34,12 +36,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-pub use requests::{Account, GONE, Operation, Request, accounts};
+pub use requests::{Account, GONE, Operation, Repeated, Request, accounts, in_flight_max, repeated};
 pub use shape::{Shape, StorageFault};
 
 use connection::{Breaker, Connections};
 use identity::Identities;
-use requests::RequestLog;
+use requests::{Arrived, RequestLog};
 use service::Service;
 use shape::Shaper;
 
@@ -58,12 +60,15 @@ pub const THREAD_NAME: &str = "s3-server";
 
 /// Shape at this moment; None is a server without one.
 type CurrentShape = Arc<RwLock<Option<Arc<Shaper>>>>;
+/// Number of requests whose answers have not begun.
+type InFlight = Arc<AtomicUsize>;
 
 /// Running server. Dropping it stops it and removes its objects.
 pub struct S3Server {
     endpoint: String,
     requests: Arc<RequestLog>,
     shape: CurrentShape,
+    in_flight: InFlight,
     // It is dropped before the folder, whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
@@ -77,7 +82,7 @@ impl S3Server {
     pub fn start() -> anyhow::Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("gust-s3-").tempdir().context("cannot make a folder for objects")?;
-        let requests = Arc::new(RequestLog::default());
+        let requests = Arc::new(RequestLog::new());
         let mut service = S3ServiceBuilder::new(Service::new(folder.path(), Arc::clone(&requests)));
         service.set_auth(Identities);
         let service = service.build();
@@ -91,9 +96,9 @@ impl S3Server {
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;
-        let shape = CurrentShape::default();
-        runtime.spawn(serve(listener, service, Arc::clone(&shape)));
-        Ok(Self { endpoint, requests, shape, runtime: Some(runtime), _folder: folder })
+        let (shape, in_flight) = (CurrentShape::default(), InFlight::default());
+        runtime.spawn(serve(listener, service, Arc::clone(&shape), Arc::clone(&in_flight)));
+        Ok(Self { endpoint, requests, shape, in_flight, runtime: Some(runtime), _folder: folder })
     }
 
     /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
@@ -143,6 +148,11 @@ impl S3Server {
         self.requests.all()
     }
 
+    /// Returns the number of requests whose answers have not begun. Only when it is 0 are all requests so far noted.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Returns [`Self::requests`] and forgets them.
     pub fn take_requests(&self) -> Vec<Request> {
         self.requests.take()
@@ -158,11 +168,18 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service, shape: CurrentShape) -> io::Result<()> {
+async fn serve(
+    listener: std::net::TcpListener,
+    service: S3Service,
+    shape: CurrentShape,
+    in_flight: InFlight,
+) -> io::Result<()> {
     let listener = Connections(TcpListener::from_std(listener)?);
-    let answer = move |ConnectInfo(breaker): ConnectInfo<Breaker>, request: HttpRequest| {
-        let (service, shaper) = (service.clone(), current(&shape));
+    let answer = move |ConnectInfo(breaker): ConnectInfo<Breaker>, mut request: HttpRequest| {
+        request.extensions_mut().insert(Arrived(Instant::now()));
+        let (service, shaper, begun) = (service.clone(), current(&shape), Begun::new(&in_flight));
         async move {
+            let _begun = begun;
             match shaper {
                 Some(shaper) => shaper.answer(&service, request, &breaker).await,
                 None => call(&service, request).await,
@@ -171,6 +188,22 @@ async fn serve(listener: std::net::TcpListener, service: S3Service, shape: Curre
     };
     let router = axum::Router::new().fallback(answer);
     axum::serve(listener, router.into_make_service_with_connect_info::<Breaker>()).await
+}
+
+/// Request that has not been answered. It is dropped also where its client goes away.
+struct Begun(InFlight);
+
+impl Begun {
+    fn new(in_flight: &InFlight) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(in_flight))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn current(shape: &CurrentShape) -> Option<Arc<Shaper>> {

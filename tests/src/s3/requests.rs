@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use axum::http::Extensions;
 use s3s::{S3Request, S3Result};
 
 /// Bound on the log's length. No measurement sends so many requests to one server; they take about 250 MB of memory.
@@ -42,7 +44,21 @@ pub struct Request {
     pub bytes: Range<u64>,
     /// HTTP status with which the server refused, or [`GONE`]; `None` where it served.
     pub refused: Option<u16>,
+    /// Time from the request's arrival to the head of its answer, since the server's start.
+    pub at: Range<Duration>,
 }
+
+/// Stretch of an object that was served more than once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeated {
+    pub key: String,
+    pub bytes: Range<u64>,
+    pub times: usize,
+}
+
+/// Arrival of a request at the server. It travels with the request, because its answer may be held up before the log sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrived(pub(super) Instant);
 
 /// Requests of one client, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,12 +85,71 @@ pub fn accounts(requests: &[Request]) -> BTreeMap<String, Account> {
     accounts
 }
 
-#[derive(Debug, Default)]
+impl Arrived {
+    /// Returns the arrival that travels with a request.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get().copied().unwrap_or_else(|| Self(Instant::now()))
+    }
+}
+
+/// Returns the most requests of each identity that waited for their answers' heads at a time.
+pub fn in_flight_max(requests: &[Request]) -> BTreeMap<String, usize> {
+    let mut changes: BTreeMap<&str, Vec<(Duration, isize)>> = BTreeMap::new();
+    for Request { identity, at, .. } in requests {
+        changes.entry(identity).or_default().extend([(at.start, 1), (at.end, -1)]);
+    }
+    let most = |mut changes: Vec<(Duration, isize)>| {
+        // Of two changes at once the end comes first.
+        changes.sort_unstable();
+        let mut in_flight = 0;
+        let counts = changes.into_iter().map(|(_, change)| {
+            in_flight += change;
+            in_flight
+        });
+        counts.max().unwrap_or_default().max(1).unsigned_abs()
+    };
+    changes.into_iter().map(|(identity, changes)| (identity.to_owned(), most(changes))).collect()
+}
+
+/// Returns the stretches of objects that more than one of the requests was served, in the order of keys and bytes.
+pub fn repeated(requests: &[Request]) -> Vec<Repeated> {
+    // Changes of the number of requests that were served a byte, by the byte.
+    let mut edges: BTreeMap<&str, BTreeMap<u64, isize>> = BTreeMap::new();
+    let served = |request: &&Request| request.operation == Operation::Get && request.refused.is_none();
+    for Request { key, bytes, .. } in requests.iter().filter(served) {
+        let edges = edges.entry(key).or_default();
+        *edges.entry(bytes.start).or_default() += 1;
+        *edges.entry(bytes.end).or_default() -= 1;
+    }
+    let mut repeated = Vec::new();
+    for (key, edges) in edges {
+        let (mut from, mut times) = (0, 0_isize);
+        for (at, change) in edges.into_iter().filter(|(_, change)| *change != 0) {
+            if times > 1 {
+                repeated.push(Repeated { key: key.to_owned(), bytes: from..at, times: times.unsigned_abs() });
+            }
+            (from, times) = (at, times + change);
+        }
+    }
+    repeated
+}
+
+#[derive(Debug)]
 pub(super) struct RequestLog {
+    started: Instant,
     requests: Mutex<Vec<Request>>,
 }
 
 impl RequestLog {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), requests: Mutex::default() }
+    }
+
+    /// Returns the time of a request that is answered now.
+    pub(super) fn since(&self, Arrived(arrived): Arrived) -> Range<Duration> {
+        arrived.saturating_duration_since(self.started)..self.started.elapsed()
+    }
+
     /// Notes a request by its answer, and returns the answer.
     pub(super) fn note<T>(
         &self,
@@ -89,7 +164,8 @@ impl RequestLog {
                 (0..0, Some(status.map_or(500, |status| status.as_u16())))
             }
         };
-        self.push(Request { operation, key: asked.key, identity: asked.identity, bytes, refused });
+        let RequestedKey { key, identity, arrived } = asked;
+        self.push(Request { operation, key, identity, bytes, refused, at: self.since(arrived) });
         answer.map(|(_, output)| output)
     }
 
@@ -112,14 +188,15 @@ impl RequestLog {
     }
 }
 
-/// Key of a request, and the identity that asks for it.
+/// Key of a request, the identity that asks for it, and its arrival.
 pub(super) struct RequestedKey {
     key: String,
     identity: String,
+    arrived: Arrived,
 }
 
-/// Returns the key, and the identity that asks for it.
+/// Returns the key, the identity that asks for it, and the arrival of the request.
 pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> RequestedKey {
     let identity = request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default();
-    RequestedKey { key: key.to_owned(), identity }
+    RequestedKey { key: key.to_owned(), identity, arrived: Arrived::of(&request.extensions) }
 }

@@ -1,5 +1,6 @@
 //! CPU time of a stretch of a measurement: the S3 server's, its clients', the whole machine's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub struct Cpu {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Shares {
     pub server: f64,
-    /// Share of this process without the server's threads, and of its children.
+    /// Share of this process without the server's threads, and of its descendants.
     pub clients: f64,
     /// Share of everything that runs on the machine, other users' programs included.
     pub machine: f64,
@@ -35,19 +36,14 @@ impl Cpu {
             let side = if name.trim_end() == s3::THREAD_NAME { &mut server } else { &mut clients };
             *side += run_time(&task);
         }
-        let own = std::process::id().to_string();
-        for process in fs::read_dir("/proc").context("/proc")?.flatten() {
-            // State and parent follow the name in brackets.
-            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-            if parent == Some(own.as_str()) {
-                clients += tasks(&process.path())?.iter().map(|task| run_time(task)).sum::<Duration>();
-            }
+        let own = std::process::id();
+        for id in family(own)?.into_iter().filter(|id| *id != own) {
+            clients += of_process(id)?;
         }
         Ok(Self { at: Instant::now(), server, clients, machine: machine()? })
     }
 
-    /// Returns the CPU time of this process without the server's threads, and of its children, since `then`.
+    /// Returns the CPU time of this process without the server's threads, and of its descendants, since `then`.
     pub fn clients_since(&self, then: &Self) -> Duration {
         self.clients.saturating_sub(then.clients)
     }
@@ -71,6 +67,11 @@ impl Shares {
         self.server.max(self.clients).max(self.machine)
     }
 
+    /// Returns the share of programs that are neither the server nor its clients.
+    pub fn others(&self) -> f64 {
+        (self.machine - self.server - self.clients).max(0.0)
+    }
+
     /// Returns the larger share of each kind, to sum up several runs.
     pub fn or_more(self, other: Self) -> Self {
         Self {
@@ -79,6 +80,36 @@ impl Shares {
             machine: self.machine.max(other.machine),
         }
     }
+}
+
+/// Returns the CPU time of a process and its descendants, without the threads and processes that have ended.
+pub fn of_family(id: u32) -> anyhow::Result<Duration> {
+    family(id)?.into_iter().map(of_process).sum()
+}
+
+/// Returns the ids of a process and its descendants.
+fn family(id: u32) -> anyhow::Result<BTreeSet<u32>> {
+    let mut others = Vec::new();
+    for process in fs::read_dir("/proc").context("/proc")?.flatten() {
+        let Ok(process_id) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // State and parent follow the name in brackets.
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        others.extend(parent.map(|parent| (process_id, parent)));
+    }
+    let mut family = BTreeSet::from([id]);
+    loop {
+        let children = others.iter().filter(|(id, parent)| family.contains(parent) && !family.contains(id));
+        let children: Vec<u32> = children.map(|(id, _)| *id).collect();
+        if children.is_empty() {
+            return Ok(family);
+        }
+        family.extend(children);
+    }
+}
+
+fn of_process(id: u32) -> anyhow::Result<Duration> {
+    Ok(tasks(&Path::new("/proc").join(id.to_string()))?.iter().map(|task| run_time(task)).sum())
 }
 
 fn tasks(process: &Path) -> anyhow::Result<Vec<PathBuf>> {

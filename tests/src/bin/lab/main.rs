@@ -23,6 +23,7 @@ mod faults;
 mod formats;
 mod fuzz;
 mod judge;
+mod latency;
 mod local;
 mod memory;
 mod metering;
@@ -70,6 +71,8 @@ enum Measurement {
     Local,
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
     Wheel,
+    /// The 22 TPC-H queries over S3 as late as the real one, beside other engines and an earlier build
+    Latency(latency::Choice),
     /// Cost of counting and pricing, beside that of the queries that are counted and priced
     Metering,
     /// Codecs for results on the wire
@@ -236,6 +239,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
+        Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Subqueries { seeds } => subqueries::measure(*seeds, cache).await,
         Measurement::Memory { scale, queries, on, limits } => {

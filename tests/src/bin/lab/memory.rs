@@ -93,7 +93,7 @@ fn line(ran: &QueryRun) -> String {
 }
 
 /// Writes DuckDB's rows beside the tables, unless they are there. Returns their folder.
-fn judge(tables: &Tables, numbers: &[usize], cache: &Path, scale: f64) -> anyhow::Result<PathBuf> {
+pub fn judge(tables: &Tables, numbers: &[usize], cache: &Path, scale: f64) -> anyhow::Result<PathBuf> {
     let judged = cache.join(format!("tpch-sf{scale}-judged"));
     let missing = |number: &&usize| !judged.join(format!("q{number:02}.arrow")).exists();
     let folder = tempfile::tempdir_in(cache)?;
@@ -210,7 +210,8 @@ fn is_child(process: &Path, parent: &str) -> bool {
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(parent)
 }
 
-fn high_water_bytes(process: &str) -> Option<u64> {
+/// Returns the peak of a process's memory, None if it has ended.
+pub fn high_water_bytes(process: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)

@@ -1,21 +1,17 @@
 //! The published Python wheel of DataFusion against this build. The same queries over the same files take turns on the wheel,
 //! on a stock SessionContext, and with `--on local` of this build.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use gust::demo::queries;
 use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
-use gust_tests::python::{self, PythonEnvironment};
+use gust_tests::peer::{self, Peer, PeerQuery, Question};
 use gust_tests::query::run;
 use gust_tests::stats::{geometric_mean, median};
 use gust_tests::tpch;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::Outcome;
@@ -27,16 +23,17 @@ const SIDES: [&str; 3] = ["wheel", "stock", "local"];
 pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let tables = tpch::tables_at(cache, local.scale, local.files, local.row_group_rows)?;
     let partitions = SessionConfig::new().target_partitions();
-    let mut wheel = WheelProcess::start(cache, partitions)?;
+    let mut wheel = Peer::start(peer::engine("datafusion", cache)?)?;
+    wheel.ask(&Question::Tables(tables.locations()))?;
+    let folder = tempfile::tempdir()?;
     let stock = SessionContext::new();
     let ours = Session::new(Config { on: Target::Local, ..Config::default() })?;
     for statement in tables.create_statements() {
-        wheel.run(&statement)?;
         stock.sql(&statement).await?.collect().await?;
         run(&ours, &statement).await?;
     }
     let mut table = vec![format!(
-        "DataFusion {} in this build, {} from PyPI; {partitions} partitions, scale factor {}",
+        "DataFusion {} in this build, beside {} from PyPI; {partitions} partitions, scale factor {}",
         datafusion::DATAFUSION_VERSION,
         wheel.version,
         local.scale
@@ -53,7 +50,11 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
                 let side = (round + turn) % 3;
                 let started = Instant::now();
                 let (seconds, count) = match SIDES[side] {
-                    "wheel" => wheel.run(sql)?,
+                    "wheel" => {
+                        let query = PeerQuery { number, sql: sql.to_owned(), rows: folder.path().join("rows.arrow") };
+                        let answer = wheel.ask(&Question::Query(query))?;
+                        (answer.seconds, answer.rows)
+                    }
                     "stock" => {
                         let batches = stock.sql(sql).await?.collect().await?;
                         (started.elapsed().as_secs_f64(), batches.iter().map(|batch| batch.num_rows()).sum())
@@ -88,53 +89,4 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let samples = json!({ "stock_over_wheel": by_stock, "local_over_wheel": by_local, "queries": samples });
     let validity = vec![("all sides returned as many rows".to_owned(), same_rows)];
     Ok(Outcome { name: "wheel", table, samples, bounds: Vec::new(), validity })
-}
-
-/// Python process that runs statements one after the other.
-struct WheelProcess {
-    child: Child,
-    questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    seconds: f64,
-    rows: usize,
-}
-
-impl WheelProcess {
-    fn start(cache: &Path, partitions: usize) -> anyhow::Result<Self> {
-        let python = match python::environment(cache)? {
-            PythonEnvironment::Ready(python) => python,
-            PythonEnvironment::Missing(reason) => bail!("DataFusion's wheel is not to be had: {reason}"),
-        };
-        let mut command = Command::new(python);
-        command.arg(python::scripts().join("datafusion_wheel.py")).arg(partitions.to_string());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("python")?;
-        let questions = child.stdin.take().context("its stdin is a pipe")?;
-        let mut answers = BufReader::new(child.stdout.take().context("its stdout is a pipe")?);
-        let mut version = String::new();
-        answers.read_line(&mut version)?;
-        Ok(Self { child, questions, answers, version: version.trim().to_owned() })
-    }
-
-    /// Runs a statement. Returns the seconds as the wheel's own process measured them, and the number of rows.
-    fn run(&mut self, sql: &str) -> anyhow::Result<(f64, usize)> {
-        writeln!(self.questions, "{}", json!(sql))?;
-        self.questions.flush()?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        let Answer { seconds, rows } =
-            serde_json::from_str(&answer).with_context(|| format!("the wheel failed on: {sql}"))?;
-        Ok((seconds, rows))
-    }
-
-    fn end(self) -> anyhow::Result<()> {
-        let Self { mut child, questions, answers, .. } = self;
-        drop((questions, answers));
-        child.wait()?;
-        Ok(())
-    }
 }

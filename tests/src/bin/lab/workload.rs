@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use gust_tests::fleet::Platform;
 use gust_tests::s3::Shape;
+use gust_tests::tpch::Files;
 use serde::Deserialize;
 
 use super::cloud_table::CloudTable;
@@ -22,6 +23,7 @@ pub struct Workload {
     pub tail: Tail,
     pub model: Model,
     pub local: Local,
+    pub latency: Latency,
     pub odd_values: OddValues,
     pub metering: Metering,
     pub compression: Compression,
@@ -192,6 +194,43 @@ pub struct Local {
     pub pairs: usize,
     pub aim_ratio: f64,
     pub worst_ratio: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latency {
+    pub scale: f64,
+    pub row_group_rows: usize,
+    pub files: Files,
+    pub small_files: Files,
+    pub rounds: usize,
+    pub rounds_of_small_files: usize,
+    pub functions: u32,
+    pub others_share_max: f64,
+    pub bounds: LatencyBounds,
+    pub shape: Shape,
+}
+
+/// Bounds of ratios, each less than one where the local side or the functions are better.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyBounds {
+    pub local: Limits,
+    pub small_files: Limits,
+    pub small_files_tuned: Limits,
+    pub functions: Limits,
+    pub functions_gigabyte_seconds: Limits,
+    pub loopback: Limits,
+    pub loopback_each: Limits,
+    pub cpu: Limits,
+    pub cpu_each: Limits,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub aim: f64,
+    pub worst: f64,
 }
 
 #[derive(Deserialize)]

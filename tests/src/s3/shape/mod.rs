@@ -177,9 +177,9 @@ impl Shaper {
     }
 
     fn note_refusal(&self, question: &RequestHead, status: u16) {
-        let RequestHead { operation, key, identity, .. } = question;
-        let (key, identity) = (key.clone(), identity.clone());
-        self.log.push(Request { operation: *operation, key, identity, bytes: 0..0, refused: Some(status) });
+        let RequestHead { operation, key, identity, arrived, .. } = question;
+        let (key, identity, at) = (key.clone(), identity.clone(), self.log.since(*arrived));
+        self.log.push(Request { operation: *operation, key, identity, bytes: 0..0, refused: Some(status), at });
     }
 
     fn refuse(&self, question: &RequestHead, status: StatusCode, code: &str) -> HttpResponse {

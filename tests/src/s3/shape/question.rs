@@ -6,6 +6,7 @@ use axum::extract::Request as HttpRequest;
 use axum::http::{Method, header};
 use object_store::path::Path;
 
+use crate::s3::requests::Arrived;
 use crate::s3::{BUCKET, Operation};
 
 /// Head of a request, as the shaping sees it.
@@ -20,6 +21,7 @@ pub(super) struct RequestHead {
     pub(super) body_bytes: u64,
     /// Hash that is equal for requests that ask for the same.
     pub(super) hash: u64,
+    pub(super) arrived: Arrived,
 }
 
 impl RequestHead {
@@ -53,7 +55,8 @@ impl RequestHead {
         let body_bytes = header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         (operation, &key, header(header::RANGE)).hash(&mut hasher);
-        Self { operation, key, identity, body_bytes, hash: hasher.finish() }
+        let arrived = Arrived::of(request.extensions());
+        Self { operation, key, identity, body_bytes, hash: hasher.finish(), arrived }
     }
 }
 
