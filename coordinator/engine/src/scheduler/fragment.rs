@@ -67,17 +67,19 @@ pub struct FragmentAttempts {
     timed_out: u32,
     delays: ExponentialBackoff,
     throttle_delays: ExponentialBackoff,
-    last_failure: Option<LastFailure>,
+    last_failure: Option<AttemptFailure>,
+    /// Failure that no other attempt can help, while others still run. It is the fragment's if they fail, too.
+    permanent_failure: Option<AttemptFailure>,
 }
 
-/// Failure of the latest attempt.
-struct LastFailure {
+/// Failure of an attempt.
+struct AttemptFailure {
     cause: FailureCause,
     /// End of the attempt's stderr.
     log_tail: String,
 }
 
-impl LastFailure {
+impl AttemptFailure {
     /// Makes a failure without an attempt's stderr.
     fn new(cause: FailureCause) -> Self {
         Self { cause, log_tail: String::new() }
@@ -160,6 +162,7 @@ impl FragmentAttempts {
             delays: failure_delays(seed),
             throttle_delays: throttle_delays(!seed),
             last_failure: None,
+            permanent_failure: None,
         }
     }
 
@@ -176,7 +179,7 @@ impl FragmentAttempts {
         let progress = Arc::clone(&self.stage.progress);
         let index = self.id.index as usize;
         loop {
-            let may_speculate = waiting.is_none() && speculative < SPECULATIVE_MAX;
+            let may_speculate = waiting.is_none() && speculative < SPECULATIVE_MAX && self.permanent_failure.is_none();
             let slow = async {
                 match newest_since {
                     Some(since) if may_speculate => progress.slow(index, since).await,
@@ -195,6 +198,7 @@ impl FragmentAttempts {
                     let EndedAttempt { number, cut_short, took, invocation } = ended;
                     let cause = match self.settle(invocation, number) {
                         Ok(result) => {
+                            self.permanent_failure = None;
                             progress.done(index, took);
                             self.query().cap.iter().for_each(|cap| cap.fragment_done());
                             return Ok(AttemptResult { result, attempt: number });
@@ -202,6 +206,10 @@ impl FragmentAttempts {
                         Err(cause) => cause,
                     };
                     let remedy = Remedy::of(&cause, cut_short && Instant::now() < self.query().deadline);
+                    if remedy == Remedy::None {
+                        // Attempts that run may still succeed. One that only waits would cost more and fail, too.
+                        waiting = None;
+                    }
                     match self.next_try(remedy, !running.is_empty() || waiting.is_some()) {
                         NextTry::After(pause) => {
                             waiting = self.wait(AttemptCause::Retry, pause);
@@ -217,7 +225,7 @@ impl FragmentAttempts {
                         Admission::Granted(admitted) => {
                             let Some(number) = self.numbers.next(self.id.index) else {
                                 let reason = "there is no number left for another attempt".to_owned();
-                                self.last_failure = Some(LastFailure::new(FailureCause::Result(reason)));
+                                self.last_failure = Some(AttemptFailure::new(FailureCause::Result(reason)));
                                 return Err(self.failure(GaveUp::NothingHelps));
                             };
                             newest_since = Some(Instant::now());
@@ -238,7 +246,7 @@ impl FragmentAttempts {
 
     /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.
     pub async fn refuse(&mut self, reason: String) -> Result<AttemptResult, FragmentFailure> {
-        self.last_failure = Some(LastFailure::new(FailureCause::Result(reason)));
+        self.last_failure = Some(AttemptFailure::new(FailureCause::Result(reason)));
         self.query().cap.iter().for_each(|cap| cap.fragment_undone());
         match self.next_try(Remedy::Again, false) {
             NextTry::After(pause) => tokio::time::sleep(pause).await,
@@ -348,17 +356,22 @@ impl FragmentAttempts {
             }
             Err(error) => FailureCause::Invoke(error),
         };
-        self.last_failure = Some(LastFailure { cause: cause.clone(), log_tail: invocation.log_tail });
+        self.last_failure = Some(AttemptFailure { cause: cause.clone(), log_tail: invocation.log_tail });
         Err(cause)
     }
 
     /// Decides the step after a failure. `others` is true if other attempts run or wait beside it.
     fn next_try(&mut self, remedy: Remedy, others: bool) -> NextTry {
+        if remedy == Remedy::None && self.permanent_failure.is_none() {
+            self.permanent_failure = self.last_failure.take();
+        }
+        if self.permanent_failure.is_some() {
+            return if others { NextTry::WaitForOthers } else { NextTry::Never(GaveUp::NothingHelps) };
+        }
         match remedy {
-            Remedy::None => return NextTry::Never(GaveUp::NothingHelps),
             Remedy::AgainLater if others => return NextTry::WaitForOthers,
             Remedy::AgainLater => return NextTry::After(self.throttle_delays.next().unwrap_or_default()),
-            Remedy::Again => {}
+            Remedy::None | Remedy::Again => {}
             Remedy::AgainLonger => self.timed_out += 1,
         }
         if others {
@@ -375,15 +388,16 @@ impl FragmentAttempts {
     }
 
     fn over_cap(&mut self, over: OverCap) -> FragmentFailure {
-        self.last_failure = Some(LastFailure::new(FailureCause::Cap(over)));
+        self.last_failure = Some(AttemptFailure::new(FailureCause::Cap(over)));
         self.failure(GaveUp::NothingHelps)
     }
 
     fn failure(&mut self, why: GaveUp) -> FragmentFailure {
-        let LastFailure { cause, log_tail } = self.last_failure.take().unwrap_or_else(|| {
+        let failure = self.permanent_failure.take().or_else(|| self.last_failure.take());
+        let AttemptFailure { cause, log_tail } = failure.unwrap_or_else(|| {
             let message = format!("fragment {} waited for a free function until its query's deadline", self.id);
             let error = InvokeError::new(InvokeErrorKind::TimedOut, message).with_hint(Some(WAITED_HINT));
-            LastFailure::new(FailureCause::Invoke(error))
+            AttemptFailure::new(FailureCause::Invoke(error))
         });
         let (attempts, elapsed) = (self.launched, self.since.elapsed());
         FragmentFailure {

@@ -308,6 +308,54 @@ async fn an_attempt_that_fails_beside_another_uses_up_no_retry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permanent_error_ends_only_its_attempt_while_another_runs() {
+    const PERMANENT: ScriptedOutcome = ScriptedOutcome::Fragment(FragmentErrorKind::Execution);
+    // The second attempt at the slow fragment begins after 1.5 s.
+    let query = Query::new(200, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (99, 0) => (10 * SECOND, Done),
+        (99, _) => (SECOND, PERMANENT),
+        _ => (SECOND, Done),
+    });
+    assert_eq!(*query.run(100).await[99].as_ref().expect("the first attempt"), 0);
+    assert_eq!(query.causes()[100..], [(99, 1, AttemptCause::Speculative)], "a third attempt would fail, too");
+
+    let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (7, 0) => (2 * SECOND, PERMANENT),
+        (7, _) => (3 * SECOND, Done),
+        _ => (SECOND, Done),
+    });
+    assert_eq!(*query.run(8).await[7].as_ref().expect("the second attempt"), 1);
+    assert_eq!(query.causes().len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_error_is_the_fragments_if_the_other_attempt_fails_too() {
+    let started = Instant::now();
+    let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
+        (7, 0) => (10 * SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
+        (7, _) => (SECOND, ScriptedOutcome::Fragment(FragmentErrorKind::Execution)),
+        _ => (SECOND, Done),
+    });
+    let failure = query.run(8).await.remove(7).expect_err("both fail");
+    assert_eq!(failure.to_string(), "fragment q/0/7 failed after 2 attempts in 10.0 s: Execution");
+    assert_eq!((started.elapsed().as_secs(), query.causes().len()), (10, 9), "no retry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_error_takes_back_an_attempt_that_waits() {
+    // Both slots are taken when the second attempt at a slow fragment asks for one.
+    let query = Query::new(2, 120 * SECOND, |index, _| match index {
+        6 => (4 * SECOND, ScriptedOutcome::Fragment(FragmentErrorKind::Execution)),
+        7 => (6 * SECOND, Done),
+        _ => (SECOND, Done),
+    });
+    let results = query.run(8).await;
+    assert!(results[6].is_err() && results[7].is_ok(), "{results:?}");
+    let attempts = query.causes().into_iter().filter(|(index, ..)| *index == 6);
+    assert_eq!(attempts.collect::<Vec<_>>(), [(6, 0, AttemptCause::First)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_function_that_hangs_is_replaced_in_time() {
     let started = Instant::now();
     let query = Query::new(1, 600 * SECOND, |_, attempt| match attempt {
