@@ -12,16 +12,7 @@ use crate::fault::{FileFault, SchemaMismatch};
 
 /// Finds the kind of the innermost cause that has one, and keeps the whole message.
 pub fn classify(error: &DataFusionError) -> FragmentError {
-    let mut kind = Kind::Execution;
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    let mut depth = 0;
-    while let Some(current) = cause.filter(|_| depth < CAUSES_MAX) {
-        if let Some(found) = kind_of(current) {
-            kind = found;
-        }
-        cause = inner_cause(current);
-        depth += 1;
-    }
+    let kind = causes(error).filter_map(kind_of).last().unwrap_or(Kind::Execution);
     if let Some(fault) = find::<FileFault>(error) {
         return FragmentError::new(kind, fault.to_string());
     }
@@ -33,15 +24,12 @@ pub fn classify(error: &DataFusionError) -> FragmentError {
 
 /// Finds the first cause of a type among the causes of an error.
 pub fn find<E: Error + 'static>(error: &DataFusionError) -> Option<&E> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    for _ in 0..CAUSES_MAX {
-        let current = cause?;
-        if let Some(found) = current.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = inner_cause(current);
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// Lists an error and its causes, from the outside in.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause| inner_cause(cause)).take(CAUSES_MAX)
 }
 
 /// Most causes of an error that are looked at.

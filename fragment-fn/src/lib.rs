@@ -36,7 +36,7 @@ mod statistics;
 mod thrift;
 
 pub use by_name::repeated_name;
-pub use classify::{classify, find};
+pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use environment::{Environment, EnvironmentSettings, connect};
 pub use fault::FileFault;

@@ -346,6 +346,8 @@ async fn a_location_in_s3_says_why_it_cannot_be_opened() {
         ("s3://nosuch/t".to_owned(), SECRET_ACCESS_KEY, server.endpoint(), "NoSuchBucket"),
         (server.url("t"), "another secret", server.endpoint(), "check the credentials and the bucket's policy"),
         (server.url("t"), SECRET_ACCESS_KEY, "http://127.0.0.1:1", "the endpoint, the region and the network"),
+        ("gs://lake/t".to_owned(), SECRET_ACCESS_KEY, server.endpoint(), "cannot reach gs://lake/t"),
+        ("gs://lake/t".to_owned(), SECRET_ACCESS_KEY, server.endpoint(), "hint: use a local path, file:// or s3://"),
     ];
     for (location, secret, endpoint, expect) in cases {
         let session = session(secret, endpoint);

@@ -8,19 +8,27 @@ use std::time::Duration;
 use datafusion::common::DataFusionError;
 use gust_protocol::with_hint_line;
 
-/// Formats an error and all of its causes on one line.
+/// Formats an error and all of its causes on one line. A hint of a cause is left out.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     for _ in 0..16 {
         let Some(current) = cause else { break };
-        let next = current.to_string();
+        let next = match current.downcast_ref::<QueryError>() {
+            Some(error) => error.message.clone(),
+            None => current.to_string(),
+        };
         if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
         cause = current.source();
     }
     text
+}
+
+/// Indents the lines of a text after the first by `columns`.
+pub(crate) fn continued(text: impl Display, columns: usize) -> String {
+    text.to_string().trim_end().replace('\n', &format!("\n{:columns$}", ""))
 }
 
 /// Kind of a failed statement: it says what the user can do, and gives the program's exit code.
@@ -119,6 +127,7 @@ impl QueryError {
         Self { sqlstate, ..self }
     }
 
+    /// Keeps the error underneath.
     #[must_use]
     pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
         Self { source: Some(Arc::new(source)), ..self }
@@ -177,6 +186,22 @@ impl Error for QueryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_with_causes_has_no_hint() {
+        let refused = QueryError::sql("scheme `gs` is not supported").with_hint("use s3://");
+        let error = QueryError::data("cannot reach gs://lake/t").with_source(refused);
+        assert_eq!(
+            with_causes(&std::io::Error::other(error)),
+            "cannot reach gs://lake/t: scheme `gs` is not supported"
+        );
+    }
+
+    #[test]
+    fn lines_after_the_first_are_indented() {
+        assert_eq!(continued("one", 4), "one");
+        assert_eq!(continued("one\ntwo\n\nthree\n", 2), "one\n  two\n  \n  three");
+    }
 
     #[test]
     fn a_hint_stands_beside_the_message() {

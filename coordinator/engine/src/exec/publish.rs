@@ -38,10 +38,8 @@ impl PlanPublisher {
             let path = exchange::plan_path(prefix, &id.query, id.stage);
             // The event comes before the write, so that the object is cleaned up if the query ends meanwhile.
             query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
-            store
-                .put(&path, plan.clone().into())
-                .await
-                .map_err(|error| FragmentFailure::unpublished(id, &path, &error))?;
+            let written = store.put(&path, plan.clone().into()).await;
+            written.map_err(|error| FragmentFailure::unpublished(id.clone(), &path, error))?;
             let object = ObjectRef {
                 access: EXCHANGE_ACCESS,
                 path: path.to_string(),

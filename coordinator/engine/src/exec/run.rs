@@ -133,7 +133,7 @@ impl StageFragments {
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
         let Self { stage, query, plan, attempts, numbers, memory } = self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-        let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), &error)))?;
+        let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), error)))?;
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
         let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
         let plan_bytes = match &plan.plan {

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use datafusion::common::DataFusionError;
 use gust_protocol::{InvokeRequest, StoreAccess};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStore};
@@ -269,10 +268,8 @@ fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange,
         Some(path) => folder_url(Path::new(path)).map_err(|e| setup(path, &e))?,
         None => folder_url(&folder.join("exchange")).map_err(|e| setup("private folder", &e))?,
     };
-    let no_store = |error: DataFusionError| match fragment_fn::find::<QueryError>(&error) {
-        Some(told) => setup(url.as_str(), &told.message()).with_default_hint(told.hint()),
-        None => setup(url.as_str(), &error),
-    };
+    let no_store =
+        |error: QueryError| setup(url.as_str(), &error.message()).with_default_hint(error.hint()).with_source(error);
     let access: StoreAccess = stores.access(&url).map_err(no_store)?;
     let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(no_store)?;
     let prefix = StorePath::from_url_path(url.path()).map_err(|e| setup(url.as_str(), &e))?.to_string();

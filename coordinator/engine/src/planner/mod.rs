@@ -229,13 +229,13 @@ impl Planner {
 
     fn cut(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Placement<CutPlan>> {
         let PlatformTraits { name, shares_machine, .. } = self.fleet.platform().traits();
-        let reach = |url: &str| {
+        let reach = |url: &str| -> Result<Reach> {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
             if url.scheme() == "file" && !shares_machine {
                 let why = format!("functions on {name} cannot read this machine's files; put the table into S3");
                 return Ok(Reach::Never(why));
             }
-            self.stores.access(&url).map(Reach::Through)
+            Ok(Reach::Through(self.stores.access(&url)?))
         };
         CutPlan::of(plan, &reach)
     }

@@ -1,9 +1,12 @@
 //! Failure of a fragment.
 
+use std::error::Error;
+use std::fmt::{Display, Formatter};
+use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::common::DataFusionError;
 use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
-
 use object_store::path::Path;
 
 use crate::attempt::InvokeError;
@@ -11,7 +14,7 @@ use crate::cap::OverCap;
 
 /// Failure of a fragment that no attempt could bring to a result.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}", self.told())]
+#[error("{}", self.message())]
 pub struct FragmentFailure {
     pub id: FragmentId,
     /// Attempts that were booked for the fragment.
@@ -26,11 +29,14 @@ pub struct FragmentFailure {
     pub log_tail: String,
 }
 
-/// Failure of the last attempt.
+/// Failure of the last attempt, or before the first one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FailureCause {
     #[error(transparent)]
     Fragment(FragmentError),
+    /// No attempt could be made.
+    #[error(transparent)]
+    Preparation(PreparationError),
     #[error(transparent)]
     Invoke(InvokeError),
     /// The attempt succeeded, but its result was torn, swapped or gone.
@@ -41,18 +47,49 @@ pub enum FailureCause {
     Cap(OverCap),
 }
 
+/// Error before a fragment's first attempt: its request could not be made, or its stage's plan not be published.
+#[derive(Debug, Clone)]
+pub struct PreparationError {
+    pub error: FragmentError,
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+impl Display for PreparationError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for PreparationError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}
+
+impl FailureCause {
+    /// Returns the fragment's own error; None if the platform, the result or the cap was the cause.
+    pub fn fragment_error(&self) -> Option<&FragmentError> {
+        match self {
+            Self::Fragment(error) | Self::Preparation(PreparationError { error, .. }) => Some(error),
+            Self::Invoke(_) | Self::Result(_) | Self::Cap(_) => None,
+        }
+    }
+}
+
 impl FragmentFailure {
     /// Returns the next step, if the cause has one.
     pub fn hint(&self) -> Option<&str> {
         match &self.cause {
-            FailureCause::Fragment(error) => error.hint.as_deref(),
+            FailureCause::Fragment(error) | FailureCause::Preparation(PreparationError { error, .. }) => {
+                error.hint.as_deref()
+            }
             FailureCause::Invoke(error) => error.hint.as_deref(),
             FailureCause::Result(_) => None,
             FailureCause::Cap(over) => Some(over.hint()),
         }
     }
 
-    fn told(&self) -> String {
+    fn message(&self) -> String {
         let Self { id, attempts, elapsed, cause, retries_used_up, log_tail } = self;
         let tries = match attempts {
             0 => "before its first attempt".to_owned(),
@@ -63,23 +100,25 @@ impl FragmentFailure {
     }
 
     /// Describes a fragment whose request could not be made.
-    pub fn unplannable(id: FragmentId, error: &datafusion::common::DataFusionError) -> Self {
-        let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::MalformedRequest, error.to_string()));
-        Self { id, attempts: 0, elapsed: Duration::ZERO, cause, retries_used_up: false, log_tail: String::new() }
+    pub fn unplannable(id: FragmentId, error: DataFusionError) -> Self {
+        Self::before_attempts(id, FragmentErrorKind::MalformedRequest, error.strip_backtrace(), error)
     }
 
     /// Describes a fragment whose stage's plan could not be written into the exchange.
-    pub fn unpublished(id: &FragmentId, path: &Path, error: &object_store::Error) -> Self {
+    pub fn unpublished(id: FragmentId, path: &Path, error: object_store::Error) -> Self {
         let message = format!("cannot write the plan to `{path}` in the exchange: {error}");
-        let cause = FailureCause::Fragment(FragmentError::new(FragmentErrorKind::Storage, message));
-        Self {
-            id: id.clone(),
-            attempts: 0,
-            elapsed: Duration::ZERO,
-            cause,
-            retries_used_up: false,
-            log_tail: String::new(),
-        }
+        Self::before_attempts(id, FragmentErrorKind::Storage, message, error)
+    }
+
+    fn before_attempts(
+        id: FragmentId,
+        kind: FragmentErrorKind,
+        message: String,
+        source: impl Error + Send + Sync + 'static,
+    ) -> Self {
+        let (error, source) = (FragmentError::new(kind, message), Arc::new(source));
+        let cause = FailureCause::Preparation(PreparationError { error, source });
+        Self { id, attempts: 0, elapsed: Duration::ZERO, cause, retries_used_up: false, log_tail: String::new() }
     }
 }
 
@@ -90,4 +129,36 @@ fn note(retries_used_up: bool) -> &'static str {
 fn tail(log_tail: &str) -> String {
     let log_tail = log_tail.trim_end();
     if log_tail.is_empty() { String::new() } else { format!("\nend of its stderr:\n{log_tail}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_before_the_first_attempt_keeps_its_cause() {
+        /// Returns the cause of the failure's cause.
+        fn cause<E: Error + 'static>(failure: &FragmentFailure) -> &E {
+            let cause = failure.source().and_then(Error::source);
+            cause.and_then(|cause| cause.downcast_ref()).expect("the cause itself")
+        }
+        let id = || FragmentId { query: "q".to_owned(), stage: 2, index: 1 };
+        let refused =
+            || object_store::Error::PermissionDenied { path: "p/q/2/plan".to_owned(), source: "no PUT".into() };
+        let unpublished = FragmentFailure::unpublished(id(), &Path::from("p/q/2/plan"), refused());
+        assert!(
+            matches!(cause::<object_store::Error>(&unpublished), object_store::Error::PermissionDenied { .. }),
+            "{unpublished:?}"
+        );
+        let message = format!(
+            "fragment q/2/1 failed before its first attempt: cannot write the plan to `p/q/2/plan` in the exchange: {}",
+            refused()
+        );
+        assert_eq!(unpublished.to_string(), message);
+
+        let broken = DataFusionError::Internal("a unit has no file".to_owned());
+        let unplannable = FragmentFailure::unplannable(id(), broken);
+        assert!(matches!(cause::<DataFusionError>(&unplannable), DataFusionError::Internal(_)), "{unplannable:?}");
+        assert!(unplannable.to_string().contains("before its first attempt: Internal error: a unit has no file"));
+    }
 }

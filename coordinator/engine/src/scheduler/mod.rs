@@ -38,7 +38,7 @@ mod schedulers;
 mod speculate;
 
 pub use clock::Clock;
-pub use failure::{FailureCause, FragmentFailure};
+pub use failure::{FailureCause, FragmentFailure, PreparationError};
 pub use fragment::{AttemptResult, AttemptStamp, FragmentAttempts, FragmentNeeds};
 pub use limiter::SchedulerLimits;
 pub use retry::RetryPolicy;

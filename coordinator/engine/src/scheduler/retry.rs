@@ -62,7 +62,10 @@ impl Remedy {
             FailureCause::Fragment(error) if error.kind.is_retryable() => Self::Again,
             // Another attempt writes another object.
             FailureCause::Result(_) => Self::Again,
-            FailureCause::Invoke(_) | FailureCause::Fragment(_) | FailureCause::Cap(_) => Self::None,
+            FailureCause::Invoke(_)
+            | FailureCause::Fragment(_)
+            | FailureCause::Preparation(_)
+            | FailureCause::Cap(_) => Self::None,
         }
     }
 }

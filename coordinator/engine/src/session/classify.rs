@@ -1,5 +1,7 @@
 //! Kinds and hints of errors from the parts below a session.
 
+use std::error::Error;
+
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
 use gust_protocol::exchange::ExchangeError;
@@ -13,20 +15,14 @@ use crate::storage::aws::NoCredentials;
 use crate::tables::folder::FolderError;
 
 impl QueryError {
-    /// Converts an engine's error. An error of our own types in it comes first, then the innermost cause that has a
-    /// kind.
+    /// Converts an engine's error. The outermost error of our own types in it comes first, for it knows most. Else the
+    /// innermost cause that has a kind decides.
     pub fn from_engine(error: DataFusionError) -> Self {
-        if let Some(told) = fragment_fn::find::<Self>(&error) {
-            return told.clone();
-        }
-        if let Some(failure) = fragment_fn::find::<FragmentFailure>(&error) {
-            return Self::from_fragment(failure);
-        }
-        if let Some(over) = fragment_fn::find::<OverCap>(&error) {
-            return Self::over_cap(over.clone());
-        }
-        if let Some(told) = Self::from_ours(&error) {
-            return told.with_source(error);
+        let own = fragment_fn::causes(&error).find_map(OwnError::of);
+        match own {
+            Some(OwnError::Whole(whole)) => return whole,
+            Some(OwnError::Described(described)) => return described.with_source(error),
+            None => {}
         }
         let error = without_rule(error);
         let classified = fragment_fn::classify(&error);
@@ -44,20 +40,13 @@ impl QueryError {
         }
     }
 
-    /// Converts errors of our own types, which mostly know their next step.
-    fn from_ours(error: &DataFusionError) -> Option<Self> {
-        if let Some(refused) = fragment_fn::find::<ExchangeError>(error) {
-            return Some(Self::functions(refused.to_string()));
-        }
-        if let Some(table) = fragment_fn::find::<gust_catalog::Error>(error) {
-            let told = Self::data(with_causes(table)).with_default_hint(credentials_hint(error));
-            return Some(told.with_default_hint(table.hint()));
-        }
-        if let Some(folder) = fragment_fn::find::<FolderError>(error) {
-            return Some(Self::data(folder.to_string()).with_hint(folder.hint()));
-        }
-        let history = fragment_fn::find::<HistoryError>(error)?;
-        Some(Self::data(format!("the history {history}")).with_default_hint(history.fault.hint()))
+    /// Describes an error of a catalog. A store under it knows the next step better.
+    pub(super) fn of_catalog(kind: ErrorKind, error: &gust_catalog::Error) -> Self {
+        let store = fragment_fn::causes(error).find_map(|cause| cause.downcast_ref::<Self>());
+        Self::new(kind, with_causes(error))
+            .with_default_hint(credentials_hint(error))
+            .with_default_hint(store.and_then(Self::hint))
+            .with_default_hint(error.hint())
     }
 
     fn from_fragment(failure: &FragmentFailure) -> Self {
@@ -69,7 +58,7 @@ impl QueryError {
             matches!(&failure.cause, FailureCause::Fragment(e) if e.kind == FragmentErrorKind::VersionMismatch);
         let own_hint = failure.hint().filter(|_| !is_of_versions);
         let told = |kind| Self::new(kind, failure.to_string()).with_default_hint(own_hint).with_source(failure.clone());
-        let FailureCause::Fragment(error) = &failure.cause else { return told(ErrorKind::Functions) };
+        let Some(error) = failure.cause.fragment_error() else { return told(ErrorKind::Functions) };
         let hint = match error.kind {
             FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),
             kind => hint(kind, &error.message),
@@ -100,6 +89,40 @@ impl QueryError {
     /// Makes the error of a query that may not spend more. Its source has the amounts.
     pub fn over_cap(over: OverCap) -> Self {
         Self::new(ErrorKind::CapReached, over.to_string()).with_hint(over.hint()).with_source(over)
+    }
+}
+
+/// Error of our own types.
+enum OwnError {
+    /// It has its cause.
+    Whole(QueryError),
+    /// The engine's error around it is its cause.
+    Described(QueryError),
+}
+
+impl OwnError {
+    fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(error) = error.downcast_ref::<QueryError>() {
+            return Some(Self::Whole(error.clone()));
+        }
+        if let Some(failure) = error.downcast_ref::<FragmentFailure>() {
+            return Some(Self::Whole(QueryError::from_fragment(failure)));
+        }
+        if let Some(over) = error.downcast_ref::<OverCap>() {
+            return Some(Self::Whole(QueryError::over_cap(over.clone())));
+        }
+        if let Some(refused) = error.downcast_ref::<ExchangeError>() {
+            return Some(Self::Described(QueryError::functions(refused.to_string())));
+        }
+        if let Some(table) = error.downcast_ref::<gust_catalog::Error>() {
+            return Some(Self::Described(QueryError::of_catalog(ErrorKind::Data, table)));
+        }
+        if let Some(folder) = error.downcast_ref::<FolderError>() {
+            return Some(Self::Described(QueryError::data(folder.to_string()).with_hint(folder.hint())));
+        }
+        let history = error.downcast_ref::<HistoryError>()?;
+        let described = QueryError::data(format!("the history {history}")).with_default_hint(history.fault.hint());
+        Some(Self::Described(described))
     }
 }
 
@@ -159,8 +182,8 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
 }
 
 /// Returns the next step if the chain of AWS has no credentials.
-fn credentials_hint(error: &DataFusionError) -> Option<&'static str> {
-    fragment_fn::find::<NoCredentials>(error).map(|_| NoCredentials::HINT)
+fn credentials_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    fragment_fn::causes(error).any(|cause| cause.is::<NoCredentials>()).then_some(NoCredentials::HINT)
 }
 
 /// Hint for functions, which have memory of their own.
@@ -215,9 +238,14 @@ fn is_sql(error: &DataFusionError) -> bool {
 #[cfg(test)]
 mod tests {
     use aws_credential_types::provider::error::CredentialsError;
+    use gust_protocol::FragmentId;
     use object_store::Error as StoreError;
+    use object_store::path::Path;
+    use url::Url;
 
     use super::*;
+    use crate::config::S3Config;
+    use crate::storage::Stores;
 
     #[test]
     fn missing_credentials_have_their_own_hint() {
@@ -230,5 +258,39 @@ mod tests {
         assert_eq!(refused(missing.into()).hint(), Some(NoCredentials::HINT));
         let other = refused("wrong key".into());
         assert!(other.hint().is_some_and(|hint| hint != NoCredentials::HINT), "{other:?}");
+    }
+
+    #[test]
+    fn a_store_under_a_catalog_keeps_the_catalogs_kind_and_location() {
+        let url = Url::parse("gs://lake/").expect("a URL");
+        let refused = Stores::new(S3Config::default()).open(&url).expect_err("no store");
+        assert_eq!(refused.kind(), ErrorKind::Sql);
+        let location = "gs://lake/t/metadata/v1.metadata.json".to_owned();
+        let unreachable = gust_catalog::Error::Unreachable { location, source: refused.into() };
+        let error = QueryError::from_engine(DataFusionError::External(Box::new(unreachable)));
+        assert_eq!(error.kind(), ErrorKind::Data);
+        assert_eq!(
+            error.message(),
+            "cannot reach gs://lake/t/metadata/v1.metadata.json: `gs://lake/`: scheme `gs` is not supported"
+        );
+        assert_eq!(error.hint(), Some("use a local path, file:// or s3://"));
+    }
+
+    #[test]
+    fn a_fragment_that_was_not_prepared_keeps_its_kind_and_its_cause() {
+        let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
+        let path = Path::from("p/q/0/plan");
+        let full = StoreError::Generic { store: "S3", source: "the bucket is full".into() };
+        let failure = FragmentFailure::unpublished(id.clone(), &path, full);
+        let error = QueryError::from_engine(DataFusionError::External(Box::new(failure)));
+        assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Functions, "58030"));
+        assert!(error.message().starts_with("fragment q/0/0 failed before its first attempt: "), "{error}");
+        assert!(fragment_fn::causes(&error).any(|cause| cause.is::<StoreError>()), "{error:?}");
+
+        // What is inside does not hide the fragment.
+        let failure = FragmentFailure::unplannable(id, QueryError::sql("no such thing").into());
+        let error = QueryError::from_engine(DataFusionError::External(Box::new(failure)));
+        assert_eq!(error.kind(), ErrorKind::Functions);
+        assert_eq!(error.message(), "fragment q/0/0 failed before its first attempt: External error: no such thing");
     }
 }

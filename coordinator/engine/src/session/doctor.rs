@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::{Finding, Session};
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, CatalogKind, Config};
-use crate::error::{QueryError, with_causes};
+use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
 use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
@@ -63,7 +63,8 @@ impl Session {
             };
             findings.push(Finding::new(name, answer));
         }
-        findings.push(Finding::new("breaker", self.breaker()));
+        // The breaker knows the probes and all earlier queries of the engine.
+        findings.push(Finding::new("breaker", breaker(&self.engine.fleet.breaker().health())));
         for (name, config) in &self.config.catalogs {
             findings.push(Finding::new(format!("catalog {name}"), self.open_catalog(name, config).await));
         }
@@ -132,16 +133,6 @@ impl Session {
         }
     }
 
-    /// Returns the breaker's advice, after the probes and all earlier queries of the engine.
-    fn breaker(&self) -> Result<String, QueryError> {
-        match self.engine.fleet.breaker().health() {
-            Health::Good => Ok("closed: `auto` may use functions".to_owned()),
-            health => {
-                Err(ailing(format!("open: `auto` runs locally; functions are {health}"), "see the functions above"))
-            }
-        }
-    }
-
     /// Runs a fragment that reads nothing and writes its row into the exchange. It has one attempt, so that no retry
     /// hides a failure.
     async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, QueryError> {
@@ -200,9 +191,7 @@ impl Session {
     async fn open_catalog(&self, name: &str, config: &CatalogConfig) -> Result<String, QueryError> {
         let CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse } = config;
         let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
-        let failed = |error: gust_catalog::Error| {
-            QueryError::setup(with_causes(&error)).with_default_hint(error.hint()).with_source(error)
-        };
+        let failed = |error: gust_catalog::Error| QueryError::of_catalog(ErrorKind::Setup, &error).with_source(error);
         let listed = IcebergCatalog::list(&opened.map_err(failed)?).await.map_err(failed)?;
         let namespaces = datafusion::catalog::CatalogProvider::schema_names(&listed).len();
         Ok(format!("{namespaces} namespaces in {}", path.display()))
@@ -212,6 +201,18 @@ impl Session {
 /// Makes the error of a finding: the fault, with the next step as its hint.
 fn ailing(what: impl Into<String>, hint: impl Into<String>) -> QueryError {
     QueryError::setup(what).with_hint(hint)
+}
+
+/// Returns the breaker's advice.
+fn breaker(health: &Health) -> Result<String, QueryError> {
+    let what = match health {
+        Health::Good => return Ok("closed: `auto` may use functions".to_owned()),
+        Health::HalfOpen { last_failure } => {
+            format!("half open: the next query of `auto` may try functions; they failed last: {last_failure}")
+        }
+        Health::Open { .. } => format!("open: `auto` runs locally; functions are {health}"),
+    };
+    Err(ailing(what, "see the functions above"))
 }
 
 /// Returns the region for a location that S3 gives for a bucket. The oldest region has no name there, and the second
@@ -289,6 +290,21 @@ mod tests {
             error.message().contains("memory_bytes_max is 6 GiB, this machine or container has 4 GiB")
         }));
         assert_eq!(memory(&config, false, Some(8 << 30)).ok(), Some("6 GiB of 8 GiB for the coordinator".to_owned()));
+    }
+
+    #[test]
+    fn the_breakers_advice_is_what_auto_does() {
+        let check = |health: Health, expect: Result<&str, &str>| {
+            let advice = breaker(&health);
+            assert_eq!(advice.as_ref().map(String::as_str).map_err(QueryError::message), expect, "{health:?}");
+        };
+        let last_failure = || "no such function".to_owned();
+        check(Health::Good, Ok("closed: `auto` may use functions"));
+        let half_open = "half open: the next query of `auto` may try functions; they failed last: no such function";
+        check(Health::HalfOpen { last_failure: last_failure() }, Err(half_open));
+        let open = Health::Open { probe_in: Duration::from_secs(9), last_failure: last_failure() };
+        let expect = "open: `auto` runs locally; functions are failing, next probe in 9 s: no such function";
+        check(open, Err(expect));
     }
 
     #[test]

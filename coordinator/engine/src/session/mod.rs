@@ -27,7 +27,7 @@ mod run;
 mod statement;
 mod workers;
 
-use crate::error::{QueryError, with_causes};
+use crate::error::{ErrorKind, QueryError, with_causes};
 pub use crate::fleet::Finding;
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
@@ -207,8 +207,9 @@ impl Session {
 }
 
 fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
-    let told = QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_default_hint(error.hint());
-    told.with_source(error)
+    let plain = QueryError::of_catalog(ErrorKind::Setup, &error);
+    let named = QueryError::setup(format!("catalog `{name}`: {}", plain.message()));
+    named.with_default_hint(plain.hint()).with_source(error)
 }
 
 /// Makes a context with these catalogs. A name that is no table's may be a path in it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::Result;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use fragment_fn::connect;
 use fragment_fn::hedging::{HedgedStore, Hedger};
@@ -117,8 +117,8 @@ impl Stores {
     /// Returns the way to the store of `url`, for this coordinator or a function.
     ///
     /// # Errors
-    /// A plan error for a URL without a bucket or with another scheme than `file`, `s3` and `s3a`.
-    pub fn access(&self, url: &Url) -> Result<StoreAccess> {
+    /// [`crate::error::ErrorKind::Sql`] for a URL without a bucket or with another scheme than `file`, `s3` and `s3a`.
+    pub fn access(&self, url: &Url) -> Result<StoreAccess, QueryError> {
         match url.scheme() {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
@@ -131,17 +131,19 @@ impl Stores {
                 })
             }
             scheme => Err(QueryError::sql(format!("`{url}`: scheme `{scheme}` is not supported"))
-                .with_hint("use a local path, file:// or s3://")
-                .into()),
+                .with_hint("use a local path, file:// or s3://")),
         }
     }
 
     /// Returns the store of `url`, opened once.
-    pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    ///
+    /// # Errors
+    /// Those of [`Self::access`], and [`crate::error::ErrorKind::Sql`] for settings that make no client.
+    pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
         Ok(self.opened(&self.access(url)?)?.store)
     }
 
-    fn opened(&self, access: &StoreAccess) -> Result<OpenStore> {
+    fn opened(&self, access: &StoreAccess) -> Result<OpenStore, QueryError> {
         if let Some(opened) = self.lock().get(&access.url) {
             return Ok(opened.clone());
         }
@@ -151,7 +153,7 @@ impl Stores {
                 let StoreSettings { s3, credentials } = &*self.0.settings;
                 let is_own = s3.access_key_id.is_none();
                 let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
-                let client = connect(access, credentials).map_err(plan_error)?;
+                let client = connect(access, credentials).map_err(QueryError::sql)?;
                 OpenStore::new(client, Hedger::for_store(&access.url), Counters::default())
             }
         };
@@ -188,10 +190,6 @@ impl Stores {
     }
 }
 
-fn plan_error(message: String) -> DataFusionError {
-    DataFusionError::Plan(message)
-}
-
 fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     let mut set = |key: &str, value: Option<String>| {
@@ -223,7 +221,7 @@ impl ObjectStoreRegistry for Stores {
     }
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        self.open(url)
+        Ok(self.open(url)?)
     }
 }
 
@@ -239,7 +237,6 @@ mod tests {
             ("gs://lake/x", "`gs://lake/x`: scheme `gs` is not supported", "use a local path, file:// or s3://"),
         ] {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
-            let error = fragment_fn::find::<QueryError>(&error).expect("a refusal").clone();
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));
         }
     }
