@@ -114,6 +114,15 @@ fn charge(billing: Billing) -> Charge {
     }
 }
 
+/// Words of an error, in the field that has them.
+#[derive(Debug, Clone, Copy)]
+enum Words {
+    Message(&'static str),
+    Hint(&'static str),
+}
+
+use Words::{Hint, Message};
+
 #[tokio::test]
 async fn every_answer_has_its_kind_and_its_bill() {
     let timed_out = r#"{"errorType":"Sandbox.Timedout","errorMessage":"2026-11-20T08:30:12Z x Task timed out after 60.00 seconds"}"#;
@@ -121,27 +130,29 @@ async fn every_answer_has_its_kind_and_its_bill() {
     let exited = r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: x Error: Runtime exited with error: exit status 3"}"#;
     let too_large = r#"{"errorType":"Function.ResponseSizeTooLarge","errorMessage":"Response payload size exceeded"}"#;
     let cases = [
-        (refusal(403, "ExpiredTokenException"), Kind::AccessDenied, "gust doctor", Charge::Nothing),
-        (refusal(403, "AccessDeniedException"), Kind::AccessDenied, "lambda:InvokeFunction", Charge::Nothing),
-        (refusal(400, "UnrecognizedClientException"), Kind::AccessDenied, "credentials", Charge::Nothing),
-        (refusal(404, "ResourceNotFoundException"), Kind::NotDeployed, "terraform", Charge::Nothing),
-        (refusal(413, "RequestTooLargeException"), Kind::RequestTooLarge, "asked to refuse", Charge::Nothing),
-        (refusal(429, "TooManyRequestsException"), Kind::Throttled, "asked to refuse", Charge::Nothing),
-        (refusal(409, "ResourceConflictException"), Kind::Unavailable, "asked to refuse", Charge::Nothing),
-        (refusal(500, "ServiceException"), Kind::Unavailable, "asked to refuse", Charge::Bounded),
-        (refusal(502, "EFSIOException"), Kind::Unavailable, "asked to refuse", Charge::Bounded),
-        (refusal(400, "InvalidRequestContentException"), Kind::Protocol, "asked to refuse", Charge::Nothing),
-        (failure(timed_out, REPORT), Kind::TimedOut, "deadline", Charge::Reported),
-        (failure(killed, REPORT), Kind::OutOfMemory, "all of its 128 MB", Charge::Reported),
-        (failure(killed, INIT), Kind::InitFailed, "did not start", Charge::Reported),
-        (failure(killed, ""), Kind::Crashed, "signal: killed", Charge::Metered),
-        (failure(exited, REPORT), Kind::Crashed, "exit status 3", Charge::Reported),
-        (failure(too_large, REPORT), Kind::ResponseTooLarge, "larger than", Charge::Reported),
-        (failure("not even JSON", ""), Kind::Crashed, "", Charge::Metered),
+        (refusal(403, "ExpiredTokenException"), Kind::AccessDenied, Hint("gust doctor"), Charge::Nothing),
+        (refusal(403, "AccessDeniedException"), Kind::AccessDenied, Hint("lambda:InvokeFunction"), Charge::Nothing),
+        (refusal(400, "UnrecognizedClientException"), Kind::AccessDenied, Hint("credentials"), Charge::Nothing),
+        (refusal(404, "ResourceNotFoundException"), Kind::NotDeployed, Hint("terraform"), Charge::Nothing),
+        (refusal(413, "RequestTooLargeException"), Kind::RequestTooLarge, Message("asked to refuse"), Charge::Nothing),
+        (refusal(429, "TooManyRequestsException"), Kind::Throttled, Message("asked to refuse"), Charge::Nothing),
+        (refusal(409, "ResourceConflictException"), Kind::Unavailable, Message("asked to refuse"), Charge::Nothing),
+        (refusal(500, "ServiceException"), Kind::Unavailable, Message("asked to refuse"), Charge::Bounded),
+        (refusal(502, "EFSIOException"), Kind::Unavailable, Message("asked to refuse"), Charge::Bounded),
+        (refusal(400, "InvalidRequestContentException"), Kind::Protocol, Message("asked to refuse"), Charge::Nothing),
+        (failure(timed_out, REPORT), Kind::TimedOut, Message("deadline"), Charge::Reported),
+        (failure(timed_out, REPORT), Kind::TimedOut, Hint("raise timeout_seconds"), Charge::Reported),
+        (failure(killed, REPORT), Kind::OutOfMemory, Message("all of its 128 MB"), Charge::Reported),
+        (failure(killed, REPORT), Kind::OutOfMemory, Hint("a function with more memory"), Charge::Reported),
+        (failure(killed, INIT), Kind::InitFailed, Message("did not start"), Charge::Reported),
+        (failure(killed, ""), Kind::Crashed, Message("signal: killed"), Charge::Metered),
+        (failure(exited, REPORT), Kind::Crashed, Message("exit status 3"), Charge::Reported),
+        (failure(too_large, REPORT), Kind::ResponseTooLarge, Message("larger than"), Charge::Reported),
+        (failure("not even JSON", ""), Kind::Crashed, Message("ended while it ran"), Charge::Metered),
         (
             Answer { status: 200, body: "{}", log: REPORT, ..Answer::default() },
             Kind::Protocol,
-            "not a response",
+            Message("not a response"),
             Charge::Reported,
         ),
     ];
@@ -149,8 +160,11 @@ async fn every_answer_has_its_kind_and_its_bill() {
         let invocation = invoke(&service(answer).await, request("echo")).await;
         let error = invocation.outcome.as_ref().expect_err("a refusal");
         assert_eq!(error.kind, kind, "{answer:?}: {error}");
-        let told = format!("{error}; {}", error.hint.as_deref().unwrap_or_default());
-        assert!(told.contains(expect), "`{expect}` is not in: {told}");
+        let has = match expect {
+            Message(words) => error.message.contains(words),
+            Hint(words) => error.hint.as_ref().is_some_and(|hint| hint.contains(words)),
+        };
+        assert!(has, "no {expect:?} in {error:?}");
         assert_eq!(charge(invocation.billing), expected_charge, "{answer:?}");
     }
 }
@@ -211,58 +225,72 @@ async fn a_missing_part_of_a_lambda_setup_is_named() {
         (
             exchange.to_owned(),
             3,
-            "no function is configured for Lambda\nhint: put what `terraform output -raw gust_toml` prints",
+            "no function is configured for Lambda",
+            "put what `terraform output -raw gust_toml` prints",
         ),
-        (in_region.to_owned(), 2, "functions on Lambda need an exchange in S3\nhint: set exchange ="),
+        (in_region.to_owned(), 2, "functions on Lambda need an exchange in S3", "set exchange ="),
         (
             format!("{exchange}[lambda]\nfunctions = ['gust:live']"),
             3,
-            "no AWS region is set for Lambda\nhint: set lambda.region",
+            "no AWS region is set for Lambda",
+            "set lambda.region",
         ),
         (
             format!("{exchange}{elsewhere}"),
             3,
-            "is in eu-central-1, but Lambda is asked in eu-west-1\nhint: set lambda.region to eu-central-1",
+            "is in eu-central-1, but Lambda is asked in eu-west-1",
+            "set lambda.region to eu-central-1",
         ),
-        (format!("{exchange}{in_region}"), 3, "no AWS credentials"),
+        (format!("{exchange}{in_region}"), 3, "no AWS credentials", "set AWS_PROFILE"),
         (
             keys(&missing),
             3,
-            "function `gust:live`: ResourceNotFoundException: asked to refuse\nhint: deploy it (`terraform -chdir=infra apply`)",
+            "function `gust:live`: ResourceNotFoundException: asked to refuse",
+            "deploy it (`terraform -chdir=infra apply`)",
         ),
+        (keys(&expired), 3, "function `gust:live`: ExpiredTokenException: asked to refuse", "check the credentials"),
+        (other_size, 3, "no function of 512 MB is configured", "lambda.memory_mb must be one of 2048"),
         (
-            keys(&expired),
+            keys(&known),
             3,
-            "function `gust:live`: ExpiredTokenException: asked to refuse\nhint: check the credentials",
+            "functions on Lambda cannot read this machine's files; put the table into S3",
+            "use --on local",
         ),
-        (other_size, 3, "no function of 512 MB is configured\nhint: lambda.memory_mb must be one of 2048"),
-        (keys(&known), 3, "functions on Lambda cannot read this machine's files; put the table into S3"),
     ];
     std::fs::create_dir(folder.path().join("t")).expect("made");
     let table = folder.path().join("t/a.parquet");
     plain_parquet(&table).await;
-    for (configuration, code, expect) in cases {
+    for (configuration, code, expect, next) in cases {
         let output =
             gust(folder.path(), &configuration, &["query", "--on", "lambda", "SELECT sum(x) FROM 't/a.parquet'"]);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(stderr.contains(expect), "`{expect}` is not in: {stderr}");
+        let (message, hint) = stderr.split_once("\nhint: ").unwrap_or((stderr.as_ref(), ""));
+        assert!(
+            message.ends_with(expect) || message.contains(&format!("{expect}: ")),
+            "`{expect}` is not in: {stderr}"
+        );
+        assert!(hint.starts_with(next), "`{next}` is no hint in: {stderr}");
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(output.stdout.is_empty());
     }
 
+    // A query that may go on without functions says why, and what to do.
+    let decided = "local: functions cannot be used: function `gust:live`: ResourceNotFoundException: asked to refuse\n           hint: deploy it";
     let allowed = ["query", "--on", "lambda", "--allow-fallback", "SELECT sum(x) FROM 't/a.parquet'"];
     let output = gust(folder.path(), &keys(&missing), &allowed);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stderr.contains("functions cannot be used: function `gust:live`"), "{stderr}");
+    assert!(output.status.success() && stderr.contains(decided), "{stderr}");
 
-    // `auto` goes on without functions, and says why.
     let configuration = format!("invoker = 'lambda'\n{}", keys(&missing));
     let output = gust(folder.path(), &configuration, &["query", "SELECT sum(x) FROM 't/a.parquet'"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && stderr.contains("local: functions cannot be used: function `gust:live`"),
-        "{stderr}"
-    );
+    assert!(output.status.success() && stderr.contains(decided), "{stderr}");
+    let output =
+        gust(folder.path(), &configuration, &["query", "--report", "json", "SELECT sum(x) FROM 't/a.parquet'"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stderr).expect("a report");
+    let decision = &report["decision"];
+    assert_eq!(decision["reason"]["unavailable"], "function `gust:live`: ResourceNotFoundException: asked to refuse");
+    assert!(decision["hint"].as_str().is_some_and(|hint| hint.starts_with("deploy it")), "{decision}");
 
     let output = gust(folder.path(), &keys(&known), &["doctor", "--on", "lambda"]);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -278,7 +306,7 @@ async fn a_missing_part_of_a_lambda_setup_is_named() {
         stdout.contains("FAIL quota           the account may run 10 functions at once, functions_max is 64"),
         "{stdout}"
     );
-    assert!(stdout.contains("hint: ask AWS for more"), "{stdout}");
+    assert!(stdout.contains("\n                     hint: ask AWS for more"), "{stdout}");
     assert_eq!(output.status.code(), Some(3));
 }
 

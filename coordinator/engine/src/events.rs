@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::attempt::{Billing, InvokeErrorKind};
+use crate::error::QueryError;
 use crate::model::{Decision, Quote};
 
 /// An event of a query. Events stand in the order in which they happened.
@@ -58,6 +59,7 @@ pub enum QueryEvent {
     /// `auto` gave up on functions, and the query ran locally.
     FellBack {
         reason: String,
+        hint: Option<String>,
     },
     /// Memory did not suffice for hash joins. The query was planned again with joins that spill, and runs anew.
     Replanned {
@@ -72,7 +74,18 @@ pub enum QueryEvent {
     },
     Failed {
         message: String,
+        hint: Option<String>,
     },
+}
+
+impl QueryEvent {
+    pub fn fell_back(error: &QueryError) -> Self {
+        Self::FellBack { reason: error.message().to_owned(), hint: error.hint().map(str::to_owned) }
+    }
+
+    pub fn failed(error: &QueryError) -> Self {
+        Self::Failed { message: error.message().to_owned(), hint: error.hint().map(str::to_owned) }
+    }
 }
 
 /// Reason for an attempt.

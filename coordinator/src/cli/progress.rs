@@ -230,7 +230,7 @@ mod tests {
         check(&[stage(4), failed.clone()], "0/4 fragments, 512 B read, 1 failed attempt");
         check(&[stage(4), failed, crashed.clone()], "0/4 fragments, 512 B read, 2 failed attempts");
         check(&[stage(4), ended(AttemptOutcome::Cancelled)], "0/4 fragments");
-        let fell_back = QueryEvent::FellBack { reason: String::new() };
+        let fell_back = QueryEvent::FellBack { reason: String::new(), hint: None };
         check(&[stage(4), adopted(0), crashed, fell_back], "running locally, 1 failed attempt");
     }
 

@@ -188,7 +188,7 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("adopted", whole(0)),
         ("billed_ms", whole(30_000)),
         ("billing", text("bounded")),
-        // It never told them: they are unknown, and not zero.
+        // Its requests and rows are unknown, and not zero.
         ("requests", StoredValue::Null),
         ("rows", StoredValue::Null),
         ("result_bytes", StoredValue::Null),
@@ -287,14 +287,19 @@ fn a_long_statement_is_cut_between_characters() {
 }
 
 #[test]
-fn figures_that_were_not_told_are_null() {
-    let interrupted = [StampedEvent { at: MS, event: QueryEvent::Failed { message: "interrupted".to_owned() } }];
+fn unknown_figures_are_null() {
+    let interrupted = [
+        QueryEvent::CoordinatorRead { usage: usage(2, 300, 0) },
+        QueryEvent::Failed { message: "interrupted".to_owned(), hint: None },
+    ];
+    let interrupted = interrupted.map(|event| StampedEvent { at: MS, event });
     let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };
-    let own = ["coordinator_requests", "coordinator_bytes_read", "coordinator_bytes_written", "place", "reason"];
     let record = recorded(&meta, &interrupted, &cancelled, StatementKept::Text);
-    check(QUERIES, &record.query, &own.map(|name| (name, StoredValue::Null)));
-    check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", StoredValue::Whole(0))]);
+    check(QUERIES, &record.query, &["place", "reason"].map(|name| (name, StoredValue::Null)));
+    let own = [("coordinator_requests", StoredValue::Whole(2)), ("coordinator_bytes_read", StoredValue::Whole(300))];
+    check(QUERIES, &record.query, &own);
+    check(QUERIES, &record.query, &[("outcome", text("cancelled"))]);
 
     let report = Report::from_events(&interrupted);
     let input = RecordInput { meta: &meta, ended: &cancelled, events: &interrupted, report: &report, tariff: None };

@@ -2,7 +2,7 @@
 //!
 //! The fastest distributed query is the one that runs on a single node. Functions have to earn their overhead in pipes.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::config::Prefer;
 use crate::model::{Forecast, Workload};
@@ -11,6 +11,7 @@ use crate::model::{Forecast, Workload};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decision {
     pub place: Place,
+    #[serde(flatten, serialize_with = "with_hint")]
     pub reason: Reason,
     pub workload: Workload,
     /// Seconds of both places. None where nothing had to be estimated, or one place was open.
@@ -55,8 +56,9 @@ pub enum Reason {
     Requested,
     #[error("no function is healthy")]
     NoneHealthy,
-    #[error("functions cannot be used: {0}")]
-    Unavailable(String),
+    #[error("functions cannot be used: {message}")]
+    #[serde(serialize_with = "message_alone")]
+    Unavailable { message: String, hint: Option<String> },
     #[error("the plan has no Parquet scan")]
     NoScan,
     #[error("the work is too small for the overhead of functions")]
@@ -78,6 +80,31 @@ pub enum Reason {
     /// The plan of every stage arrives otherwise than it was sent, so all is run where it was made.
     #[error("no stage can travel to functions: {0}")]
     NothingTravels(String),
+}
+
+impl Reason {
+    /// Returns the next step, where there is one.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Unavailable { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Serializes a reason, and its hint as a field beside it.
+fn with_hint<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct ReasonFields<'a> {
+        reason: &'a Reason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+    }
+    ReasonFields { reason, hint: reason.hint() }.serialize(serializer)
+}
+
+fn message_alone<S: Serializer>(message: &str, _: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(message)
 }
 
 impl std::fmt::Display for Decision {
@@ -124,5 +151,33 @@ impl Decision {
     /// Adds the reasons of scans to stay on the coordinator.
     pub fn keeping(self, kept: &[String]) -> Self {
         Self { kept: kept.to_vec(), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_hint_stands_beside_the_reason() {
+        #[track_caller]
+        fn check(reason: Reason, expect: Value) {
+            let mut decision = serde_json::to_value(Decision::local(reason, Workload::default())).expect("JSON");
+            decision.as_object_mut().expect("an object").remove("workload");
+            assert_eq!(decision, expect);
+        }
+        let unavailable = |hint: Option<&str>| Reason::Unavailable {
+            message: "nobody answers".to_owned(),
+            hint: hint.map(str::to_owned),
+        };
+        let reason = json!({"unavailable": "nobody answers"});
+        check(unavailable(None), json!({"place": "local", "reason": reason, "estimate": null, "choice": null}));
+        check(
+            unavailable(Some("ask again")),
+            json!({"place": "local", "reason": reason, "hint": "ask again", "estimate": null, "choice": null}),
+        );
+        check(Reason::NoScan, json!({"place": "local", "reason": "no_scan", "estimate": null, "choice": null}));
     }
 }

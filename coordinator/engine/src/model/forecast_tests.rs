@@ -269,7 +269,7 @@ fn nonsense_does_not_panic() {
 }
 
 #[test]
-fn a_quote_has_each_way_once_and_says_what_is_missing() {
+fn a_quote_has_each_forecast_once_and_says_what_is_missing() {
     let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
     let (model, tariff, planning) = (model(), tariff(), planning());
     let on = Machines { model: &model, functions_max: 8, shares_machine: false, warm: 8, lanes: 1 };
@@ -280,7 +280,8 @@ fn a_quote_has_each_way_once_and_says_what_is_missing() {
     let quote = Quote::new(forecasts, &eight, Some(&local), &tariff);
     assert_eq!(quote.forecasts, [local, four, eight]);
     assert_eq!((quote.picked, quote.runner_up), (2, Some(0)));
-    let quote = Quote { missing: vec!["no functions: a reason".to_owned()], guessed_files: 3, ..quote };
+    let missing = vec!["not included: a scan".to_owned(), "no functions: a reason\nin two lines".to_owned()];
+    let quote = Quote { missing, hint: Some("the next step".to_owned()), guessed_files: 3, ..quote };
     let text = quote.to_string();
     let expect = "\
 estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)
@@ -290,7 +291,10 @@ estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)
         text.ends_with(
             " s at most
            not included: logs, the coordinator's machine
+           not included: a scan
            no functions: a reason
+           in two lines
+           hint: the next step
            the sizes of the columns of 3 files are not known: they count as equally large"
         ),
         "{text}"

@@ -1,5 +1,6 @@
 //! The forecasts of a query side by side: the answer of EXPLAIN COST and `--dry-run`.
 
+use gust_protocol::with_hint_line;
 use serde::Serialize;
 
 use crate::cost::Tariff;
@@ -17,6 +18,9 @@ pub struct Quote {
     pub runner_up: Option<usize>,
     /// Reasons why candidates are missing.
     pub missing: Vec<String>,
+    /// Next step where functions are missing, unless the decision has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     pub region: String,
     pub prices_date: String,
     /// Words about prices that are too old.
@@ -39,6 +43,7 @@ impl Quote {
             runner_up: runner_up.and_then(position),
             forecasts,
             missing: Vec::new(),
+            hint: None,
             region: tariff.book.region.clone(),
             prices_date: tariff.book.date.to_string(),
             prices_stale: tariff.stale.clone(),
@@ -61,8 +66,8 @@ impl std::fmt::Display for Quote {
                 write!(f, "\n           not included: {}", picked.not_included.join(", "))?;
             }
         }
-        for missing in &self.missing {
-            write!(f, "\n           {missing}")?;
+        for line in with_hint_line(self.missing.join("\n"), self.hint.as_ref()).lines() {
+            write!(f, "\n           {line}")?;
         }
         if self.guessed_files > 0 {
             let files = self.guessed_files;

@@ -163,7 +163,9 @@ impl Planner {
         if let Placement::Here(reason) = placed {
             candidates.missing.push(match &reason {
                 Reason::NothingTravels(obstacle) => format!("no functions: no stage can travel to them: {obstacle}"),
-                Reason::Unavailable(why) | Reason::PlanNotSupported(why) => format!("no functions: {why}"),
+                Reason::Unavailable { message: why, .. } | Reason::PlanNotSupported(why) => {
+                    format!("no functions: {why}")
+                }
                 reason => format!("no functions: {reason}"),
             });
             candidates.stays = Some(reason);
@@ -225,7 +227,7 @@ impl Planner {
         }
         if !tight.is_empty() {
             let left_out =
-                format!("left out: {} ways whose fragments need more memory than functions have", tight.len());
+                format!("left out: {} candidates whose fragments need more memory than functions have", tight.len());
             candidates.missing.push(left_out);
         }
         candidates.distributed = Some(on);

@@ -251,7 +251,8 @@ fn at_hand(asked: Result<FleetFacts, QueryError>, settings: &PlannerSettings) ->
         Err(error)
             if matches!(on, Target::Auto | Target::Local) || allow_fallback && error.kind() == ErrorKind::Functions =>
         {
-            Ok(Placement::Here(Reason::Unavailable(error.message().to_owned())))
+            let (message, hint) = (error.message().to_owned(), error.hint().map(str::to_owned));
+            Ok(Placement::Here(Reason::Unavailable { message, hint }))
         }
         Err(error) => Err(error.into()),
     }

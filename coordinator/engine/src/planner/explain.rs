@@ -10,17 +10,20 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use gust_catalog::Pruning;
+use gust_protocol::with_hint_line;
 use humansize::{BINARY, format_size};
 
 use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need};
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
+use crate::error::continued;
 use crate::model::{Forecast, Place, Quote};
 use crate::money::Money;
 
 /// Writes the whole text, without a newline at its end.
 pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
-    let mut text = format!("decision     {}\n", planned.decision);
+    let decision = with_hint_line(&planned.decision, planned.decision.reason.hint());
+    let mut text = format!("decision     {}\n", continued(decision, 13));
     for (table, pruning) in &planned.pruning {
         text += &pruned(table, pruning);
     }

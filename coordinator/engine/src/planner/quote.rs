@@ -11,7 +11,7 @@ use super::candidates::unpriced;
 use super::choose::compare;
 use super::graph::Stage;
 use crate::config::Prefer;
-use crate::model::{Decision, Forecast, Place, Quote};
+use crate::model::{Decision, Forecast, Place, Quote, Reason};
 use crate::tables::pruning::PruningNotes;
 
 impl Planner {
@@ -73,6 +73,8 @@ impl Planner {
         shown.extend(best.filter(|_| !shows_functions).cloned());
         let quote = Quote::new(shown, &picked, runner_up.as_ref(), &candidates.tariff);
         let guessed_files = candidates.local.reads.load.reads.guessed_files;
-        Ok((decision, Quote { missing: candidates.missing, guessed_files, ..quote }))
+        let stays = candidates.stays.as_ref().filter(|reason| **reason != decision.reason);
+        let hint = stays.and_then(Reason::hint).map(str::to_owned);
+        Ok((decision, Quote { missing: candidates.missing, hint, guessed_files, ..quote }))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
-use gust_protocol::{FragmentId, Requests, Usage};
+use gust_protocol::{FragmentId, Requests, Usage, with_hint_line};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ mod text;
 pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price};
 
 use crate::cost::{PriceError, Tariff};
+use crate::error::continued;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::{Decision, Quote};
 
@@ -26,9 +27,12 @@ pub struct Report {
     pub quote: Option<Quote>,
     /// Reason why the functions' work was given up and the query ran locally after all.
     pub fell_back: Option<String>,
+    /// Next step after that failure.
+    pub fell_back_hint: Option<String>,
     /// Reason why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
     pub planned_again: Option<String>,
     pub failed: Option<String>,
+    pub failed_hint: Option<String>,
     pub stages: usize,
     pub fragments: usize,
     /// Fragments whose rows came from a function and were used.
@@ -64,6 +68,7 @@ pub struct Report {
     pub cost: Option<CostReport>,
     /// Reason why there is no cost.
     pub cost_unknown: Option<String>,
+    pub cost_unknown_hint: Option<String>,
     /// Reason why the history has no record of the statement; None also if no record was wanted.
     pub history_not_recorded: Option<String>,
 }
@@ -101,11 +106,11 @@ pub struct Phases {
 impl Report {
     /// Folds a query's events, and prices them if there are prices.
     pub fn priced(events: &[StampedEvent], tariff: Result<&Tariff, &PriceError>) -> Self {
-        let (cost, cost_unknown) = match tariff {
-            Ok(tariff) => (Some(price(events, tariff)), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        Self { cost, cost_unknown, ..Self::from_events(events) }
+        let report = Self::from_events(events);
+        match tariff {
+            Ok(tariff) => Self { cost: Some(price(events, tariff)), ..report },
+            Err(error) => Self { cost_unknown: Some(error.to_string()), cost_unknown_hint: error.hint(), ..report },
+        }
     }
 
     /// Folds a query's events.
@@ -157,11 +162,15 @@ impl Report {
                 times.read += *read;
                 times.last_adoption = Some(at);
             }
-            QueryEvent::FellBack { reason } => self.fell_back = Some(reason.clone()),
+            QueryEvent::FellBack { reason, hint } => {
+                (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());
+            }
             QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
-            QueryEvent::Failed { message } => self.failed = Some(message.clone()),
+            QueryEvent::Failed { message, hint } => {
+                (self.failed, self.failed_hint) = (Some(message.clone()), hint.clone());
+            }
         }
     }
 
@@ -218,6 +227,15 @@ impl EventTimes {
     }
 }
 
+/// Writes words and their hint into the column that all of the report's words stand in.
+fn in_report(words: impl Display, hint: Option<&str>) -> String {
+    continued(with_hint_line(words, hint), 11)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
@@ -233,24 +251,18 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let size = |bytes: u64| format_size(bytes, BINARY);
         if let Some(decision) = &self.decision {
-            writeln!(f, "decision   {decision}")?;
+            writeln!(f, "decision   {}", in_report(decision, decision.reason.hint()))?;
         }
         if let Some(quote) = &self.quote {
             writeln!(f, "{quote}")?;
         }
         if let Some(reason) = &self.fell_back {
-            writeln!(
-                f,
-                "fell back  ran locally after functions failed: {}",
-                reason.lines().next().unwrap_or_default()
-            )?;
+            let reason = in_report(first_line(reason), self.fell_back_hint.as_deref());
+            writeln!(f, "fell back  ran locally after functions failed: {reason}")?;
         }
         if let Some(reason) = &self.planned_again {
-            writeln!(
-                f,
-                "ran twice  planned again with sort-merge joins, for less memory: {}",
-                reason.lines().next().unwrap_or_default()
-            )?;
+            let reason = first_line(reason);
+            writeln!(f, "ran twice  planned again with sort-merge joins, for less memory: {reason}")?;
         }
         if self.attempts > 0 {
             let (fragments, stages, attempts) = (self.fragments, self.stages, self.attempts);
@@ -286,12 +298,18 @@ impl Display for Report {
         write!(f, ", finish {finish:.3}")?;
         match (&self.cost, &self.cost_unknown) {
             (Some(cost), _) => write!(f, "\n{cost}")?,
-            (None, Some(why)) => write!(f, "\ncost       not known: {why}")?,
+            (None, Some(why)) => {
+                write!(f, "\ncost       not known: {}", in_report(why, self.cost_unknown_hint.as_deref()))?;
+            }
             (None, None) => {}
         }
         match &self.history_not_recorded {
-            Some(why) => write!(f, "\nhistory    not recorded: {}", why.replace('\n', "\n           ")),
+            Some(why) => write!(f, "\nhistory    not recorded: {}", in_report(why, None)),
             None => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -102,11 +102,11 @@ impl Recorder {
 
     async fn refused(&self, error: &QueryError) -> Report {
         if let Some(OpenRecord { events, stores, .. }) = self.open().as_ref() {
-            let is_told = |stamped: &StampedEvent| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
-            if !events.snapshot().iter().any(is_told) {
+            let is_counted = |stamped: &StampedEvent| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
+            if !events.snapshot().iter().any(is_counted) {
                 events.push(QueryEvent::CoordinatorRead { usage: stores.usage() });
             }
-            events.push(QueryEvent::Failed { message: error.message().to_owned() });
+            events.push(QueryEvent::failed(error));
         }
         self.end(&error.into()).await
     }

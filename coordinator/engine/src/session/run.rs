@@ -391,7 +391,7 @@ impl RunningStatement {
     async fn fall_back(&mut self, error: QueryError) -> Result<(), QueryError> {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
-        self.events.push(QueryEvent::FellBack { reason: error.message().to_owned() });
+        self.events.push(QueryEvent::fell_back(&error));
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
         let query = logical.clone();
@@ -429,7 +429,7 @@ impl RunningStatement {
     }
 
     fn failed(&self, error: QueryError) -> QueryError {
-        self.events.push(QueryEvent::Failed { message: error.message().to_owned() });
+        self.events.push(QueryEvent::failed(&error));
         error
     }
 }

@@ -1,0 +1,59 @@
+use super::*;
+use crate::error::QueryError;
+use crate::model::{Reason, Workload};
+
+/// Makes the report of a query that fell back and failed, of which everything has two lines and a hint.
+fn report() -> Report {
+    let unavailable =
+        Reason::Unavailable { message: "gone\nsince noon".to_owned(), hint: Some("deploy it".to_owned()) };
+    let lost = QueryError::functions("fragment q/0/0 failed\nend of its stderr:\nno").with_hint("more memory");
+    let failed = QueryError::data("a file is odd").with_hint("write it again");
+    let events = [
+        QueryEvent::Planned { decision: Decision::local(unavailable, Workload::default()) },
+        QueryEvent::fell_back(&lost),
+        QueryEvent::failed(&failed),
+    ];
+    let events = events.map(|event| StampedEvent { at: Duration::ZERO, event });
+    let (region, near) = ("mars".to_owned(), ", but\none near".to_owned());
+    let unpriced = PriceError::UnknownRegion { region, near, known: "earth".to_owned() };
+    let report = Report::priced(&events, Err(&unpriced));
+    Report { history_not_recorded: Some("full\nto the brim".to_owned()), ..report }
+}
+
+#[test]
+fn hints_are_fields_beside_their_messages() {
+    let report = serde_json::to_value(report()).expect("JSON");
+    let check = |message: &str, hint: &str, expect: [&str; 2]| {
+        assert_eq!([&report[message], &report[hint]], expect);
+    };
+    check("fell_back", "fell_back_hint", ["fragment q/0/0 failed\nend of its stderr:\nno", "more memory"]);
+    check("failed", "failed_hint", ["a file is odd", "write it again"]);
+    check(
+        "cost_unknown",
+        "cost_unknown_hint",
+        [
+            "there is no price book for region `mars`, but\none near",
+            "known are earth; name a file of your own with `cost.prices`",
+        ],
+    );
+    assert_eq!(report["decision"]["reason"]["unavailable"], "gone\nsince noon");
+    assert_eq!(report["decision"]["hint"], "deploy it");
+}
+
+#[test]
+fn lines_of_a_report_stand_in_their_column() {
+    let expect = "\
+decision   local: functions cannot be used: gone
+           since noon
+           hint: deploy it
+fell back  ran locally after functions failed: fragment q/0/0 failed
+           hint: more memory
+here       read 0 B in 0 requests, 0 rows
+time       0.000 s: plan 0.000, finish 0.000
+cost       not known: there is no price book for region `mars`, but
+           one near
+           hint: known are earth; name a file of your own with `cost.prices`
+history    not recorded: full
+           to the brim";
+    assert_eq!(report().to_string(), expect);
+}
