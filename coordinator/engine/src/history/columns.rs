@@ -22,7 +22,7 @@ use crate::attempt::Billing;
 use crate::cost::{Basis, Item};
 use crate::events::AttemptCause;
 use crate::money::Money;
-use crate::report::{CostReport, StorageUse};
+use crate::report::CostReport;
 
 /// Kind of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +85,9 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("function_requests", ColumnKind::Whole, |q| q.report.functions.requests.total().into()),
     column("function_bytes_read", ColumnKind::Whole, |q| q.report.functions.bytes_read.into()),
     column("function_bytes_written", ColumnKind::Whole, |q| q.report.functions.bytes_written.into()),
-    column("coordinator_requests", ColumnKind::Whole, |q| own(q, |side| side.requests.total())),
-    column("coordinator_bytes_read", ColumnKind::Whole, |q| own(q, |side| side.bytes_read)),
-    column("coordinator_bytes_written", ColumnKind::Whole, |q| own(q, |side| side.bytes_written)),
+    column("coordinator_requests", ColumnKind::Whole, |q| q.report.coordinator.requests.total().into()),
+    column("coordinator_bytes_read", ColumnKind::Whole, |q| q.report.coordinator.bytes_read.into()),
+    column("coordinator_bytes_written", ColumnKind::Whole, |q| q.report.coordinator.bytes_written.into()),
     column("rows", ColumnKind::Whole, |q| q.report.rows.into()),
     column("result_bytes", ColumnKind::Whole, |q| q.report.result_bytes.into()),
     column("memory_peak_bytes", ColumnKind::Whole, |q| q.report.memory_peak_bytes.into()),
@@ -103,7 +103,7 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("prices_date", ColumnKind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
     column("architecture", ColumnKind::Text, |q| cost(q, |cost| cost.architecture.name().into())),
     column("as_if", ColumnKind::Flag, |q| cost(q, |cost| cost.as_if.into())),
-    column("is_complete", ColumnKind::Flag, |q| cost(q, |cost| (cost.is_complete && q.coordinator_told).into())),
+    column("is_complete", ColumnKind::Flag, |q| cost(q, |cost| cost.is_complete.into())),
     column("gb_seconds", ColumnKind::Real, |q| cost(q, |cost| StoredValue::Real(gb_seconds(cost)))),
     column("dollars", ColumnKind::Dollars, |q| cost(q, |cost| cost.known.into())),
     column("dollars_at_most", ColumnKind::Dollars, |q| cost(q, |cost| cost.at_most.into())),
@@ -298,10 +298,6 @@ fn parsed<T: DeserializeOwned>(text: &str, column: usize) -> sqlx::Result<T> {
 
 fn undecodable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.to_string(), source: Box::new(error) }
-}
-
-fn own(query: &QueryRecord, of: fn(&StorageUse) -> u64) -> StoredValue {
-    query.coordinator_told.then(|| of(&query.report.coordinator)).into()
 }
 
 fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> StoredValue) -> StoredValue {

@@ -86,8 +86,6 @@ pub(super) struct QueryRecord {
     pub statement: Option<String>,
     pub statement_hash: String,
     pub report: Report,
-    /// True if the coordinator told its own requests. Otherwise their numbers are unknown, and not zero.
-    pub coordinator_told: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -138,7 +136,6 @@ pub fn record(input: &RecordInput<'_>, kept: StatementKept) -> Record {
             statement,
             statement_hash: hash(&meta.statement),
             report: report.clone(),
-            coordinator_told: events.iter().any(|stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. })),
         },
     }
 }

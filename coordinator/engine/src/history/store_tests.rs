@@ -96,6 +96,18 @@ async fn a_record_is_read_in_sql() {
     assert!(ask(&store, sql).await.expect("rows").contains("| q1 | true"), "lines add up");
 }
 
+/// Earlier versions wrote NULL where a statement ended before its own requests were counted.
+#[tokio::test]
+async fn a_record_with_unknown_requests_is_read() {
+    let (_folder, store) = fresh();
+    write(&store, &plain("q", day(0))).await;
+    let sql = "SELECT coordinator_requests AS requests, coordinator_bytes_read AS bytes FROM gust.queries";
+    assert!(ask(&store, sql).await.expect("rows").contains("| 3        | 500   |"));
+    let unknown = "UPDATE queries SET coordinator_requests = NULL, coordinator_bytes_read = NULL, coordinator_bytes_written = NULL";
+    sqlite(&store.path, &[unknown]).await;
+    assert!(ask(&store, sql).await.expect("rows").contains("|          |       |"));
+}
+
 #[tokio::test]
 async fn a_history_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
