@@ -376,8 +376,8 @@ async fn syntax_that_would_be_ignored_is_refused_by_name() {
     }
 }
 
-/// Statements whose meaning Gust mends or keeps, with their rows by hand, as CSV. DataFusion alone is not asked here: when its
-/// version rises, look which of the mends it no longer needs.
+/// Statements whose meaning Gust corrects or keeps, with their rows by hand, as CSV. DataFusion alone is not asked here: when its
+/// version rises, look which of the corrections it no longer needs.
 const MEANT: &[(&str, &str)] = &[
     ("FROM t", "a,s\n1,Googlebot\n2,b_t\n2,\n"),
     ("SELECT count(*) AS n FROM (FROM t) x", "n\n3\n"),

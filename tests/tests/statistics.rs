@@ -316,8 +316,8 @@ async fn statistics_change_no_row_on_functions() {
     check(Target::InProcess).await;
 }
 
-/// DataFusion 55.2 alone gives these wrong rows. If this fails, they were mended there: see whether `fragment_fn`'s `statistics`
-/// can go. Missing bounds: apache/datafusion#25226, mended by #25228 after 55.2. NaN: apache/datafusion#15812 and #24804.
+/// DataFusion 55.2 alone gives these wrong rows. If this fails, they were corrected there: see whether `fragment_fn`'s `statistics`
+/// can go. Missing bounds: apache/datafusion#25226, corrected by #25228 after 55.2. NaN: apache/datafusion#15812 and #24804.
 #[tokio::test]
 async fn datafusion_still_believes_statistics_that_do_not_hold() {
     let folder = TempDir::new().expect("a folder");
@@ -335,6 +335,6 @@ async fn datafusion_still_believes_statistics_that_do_not_hold() {
     ] {
         let location = write(folder.path(), name, std::slice::from_ref(bytes));
         let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{location}'");
-        assert_eq!(text(&plain(&[create], sql).await), wrong, "{name}: DataFusion has mended this");
+        assert_eq!(text(&plain(&[create], sql).await), wrong, "{name}: DataFusion has corrected this");
     }
 }

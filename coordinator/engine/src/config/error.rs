@@ -1,4 +1,4 @@
-//! Errors of a configuration. Each names the key, the value, the place and the next step, so that the reader can mend
+//! Errors of a configuration. Each names the key, the value, the place and the next step, so that the reader can correct
 //! it.
 
 use std::fmt::{self, Display};
@@ -47,7 +47,7 @@ impl Display for Setting {
     }
 }
 
-/// Error in a configuration. The user can mend every kind; nothing has been run.
+/// Error in a configuration. The user can correct every kind; nothing has been run.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {source}", path.display())]

@@ -56,8 +56,8 @@ pub struct Config {
     /// Quantity that the choice of place, number of functions and memory size keeps little. None is money with a
     /// deadline, else seconds with `auto`. Other targets then use all functions of the first size.
     pub prefer: Option<Prefer>,
-    /// Time within which a statement should be done (`deadline_seconds`). The choice is among ways whose upper estimate
-    /// keeps it; without any it is the fastest. Nothing is stopped at it.
+    /// Time within which a statement should be done (`deadline_seconds`). The choice is among candidates whose upper
+    /// estimate keeps it; without any it is the fastest. Nothing is stopped at it.
     #[serde(rename = "deadline_seconds", deserialize_with = "units::optional_seconds")]
     pub deadline: Option<Duration>,
     /// Size of the coordinator's memory pool in bytes; above it operators spill. Default 60 % of the memory of this

@@ -1,8 +1,8 @@
-//! Quantity that decides among several ways to run a query.
+//! Quantity that decides among the candidates of a query: places, numbers of functions and memory sizes.
 
 use serde::{Deserialize, Serialize};
 
-/// Quantity that the choice of a way keeps little.
+/// Quantity that the choice of a candidate keeps little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prefer {

@@ -10,7 +10,7 @@
 //! A comparison with a constant stays as it is where it is right for every NaN (`x = 5.0`). For pruning, `x < 5.0`
 //! stays beside the keyed one, and `x >= -0.0 AND x <= 0.0` beside the keyed `x = 0.0`. `x > 5.0` cannot be pruned by
 //! Parquet's statistics, which do not count NaN. It can be pruned by Iceberg's, which do (`tables/predicate.rs`).
-//! Functions that compare (`nullif`, `greatest`, those of arrays) make their own keys (`mended` beside `float_key`).
+//! Functions that compare (`nullif`, `greatest`, those of arrays) make their own keys (`corrected` beside `float_key`).
 //!
 //! Take this out when the rows of `floats` in `tests/tests/meaning.rs` are right without it.
 

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(rows(rules(), NONE).await.expect("rows"), 0);
     }
 
-    /// Fails when DataFusion is mended. Then the guard can go, as after every test of this name.
+    /// Fails when DataFusion is corrected. Then the guard can go, as after every test of this name.
     #[tokio::test]
     async fn datafusion_alone_pushes_a_condition_below_a_count() {
         assert_eq!(rows(Optimizer::new().rules, NONE).await.expect("rows"), 1);

@@ -2,7 +2,7 @@
 //!
 //! DataFusion 55.2 makes one list of `x IN A AND x IN B` and of `x NOT IN A OR x NOT IN B`. It does so as if x were
 //! never NULL and as if every item were a constant. The result is `true`, `false` or a shorter list for a row that has
-//! NULL, and for an item that is a column or NULL (apache/datafusion#24258 mends it, after 55.2). So if an expression
+//! NULL, and for an item that is a column or NULL (apache/datafusion#24258 corrects it, after 55.2). So if an expression
 //! has more than one list, or may get them from `x = 1 OR x = 2`, each list and each comparison with a constant is
 //! simplified by itself. The expression about them is simplified with names in their place.
 //! ```text

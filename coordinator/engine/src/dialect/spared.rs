@@ -5,7 +5,7 @@
 //!   55.2 casts the constant instead, in its plan and again in its physical one.
 //! - A point in time compared with a constant of more digits than its unit has: `ms = TIMESTAMP '… 12:00:00.0001'` is
 //!   false of 12:00:00.000. DataFusion 55.2 cuts the constant off (its `casts.rs` says that it may).
-//! - `x ~ '.*'`, which is NULL where x is NULL (apache/datafusion#24379, mended after 55.2).
+//! - `x ~ '.*'`, which is NULL where x is NULL (apache/datafusion#24379, corrected after 55.2).
 //! - `CASE WHEN random() < 0.5 THEN a ELSE b END` of conditions, which draws once a row. DataFusion 55.2 makes ANDs and
 //!   ORs of it that draw twice. No report is known.
 //! - `CASE WHEN i = 0 THEN false ELSE 10 / i > 1 END`, which never divides by zero. DataFusion 55.2 makes ANDs and ORs
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// Fails when DataFusion is mended. Then the expression that it mended can go.
+    /// Fails when DataFusion is corrected. Then the expression that it corrected can go.
     #[tokio::test]
     async fn datafusion_alone_loses_rows_of_spared_expressions() {
         for (sql, expect) in ALL {

@@ -26,7 +26,7 @@ pub struct SessionOptions {
     /// Most money that a statement may cost, until SET changes it.
     pub cap: Option<Money>,
     pub timeout: Option<Duration>,
-    /// Quantity that the choice among ways to run a query keeps little.
+    /// Quantity that the choice among a query's candidates keeps little.
     pub prefer: Option<Prefer>,
     /// Time within which a statement should be done. Nothing is stopped at it.
     pub deadline: Option<Duration>,

@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// The parser is mended when this fails. Then this file can go.
+    /// The parser is corrected when this fails. Then this file can go.
     #[test]
     fn the_parser_alone_takes_too_much() {
         assert!(ends_in_greedy_comparison(&parsed("a IS DISTINCT FROM b AND c")));

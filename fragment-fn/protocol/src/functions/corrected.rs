@@ -31,7 +31,7 @@ use super::float_key::{self, has_floats};
 use super::scalar_named;
 
 /// Puts ours in place of DataFusion's where there is something to correct.
-pub(super) fn mend(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+pub(super) fn correct(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let (growth, compares) = (bounds::growth_of(stock.name()), compares(stock.name()));
     match growth.is_some() || compares || is_of_lists(stock.name()) {
         true => Arc::new(ScalarUDF::from(Corrected { stock, growth, compares })),

@@ -229,7 +229,7 @@ impl AccumulatorSpec {
 }
 
 /// Returns true where frames of an aggregate are computed here.
-pub(super) fn is_mended(name: &str) -> bool {
+pub(super) fn is_corrected(name: &str) -> bool {
     const MERGED: [&str; 12] = [
         "avg",
         "var",

@@ -40,14 +40,14 @@ pub const SET_VERSION: u32 = 2;
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     static SET: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
-        let mended = SessionStateDefaults::default_scalar_functions().into_iter().map(corrected::mend);
+        let scalars = SessionStateDefaults::default_scalar_functions().into_iter().map(corrected::correct);
         let own = [
             ScalarUDF::from(FloatKey::default()),
             ScalarUDF::from(MergedKey::default()),
             ScalarUDF::from(IntegerChain::default()),
             ScalarUDF::from(RowKey::default()),
         ];
-        mended.chain(own.map(Arc::new)).collect()
+        scalars.chain(own.map(Arc::new)).collect()
     });
     SET.clone()
 }
@@ -59,14 +59,14 @@ pub fn higher_order() -> Vec<Arc<HigherOrderUDF>> {
 /// Lists all aggregate functions. Each name stands once.
 pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
     static SET: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| {
-        let mend = |function: Arc<AggregateUDF>| match function.name() {
+        let correct = |function: Arc<AggregateUDF>| match function.name() {
             "sum" => Arc::new(AggregateUDF::from(sum::CheckedSum::default())),
             "min" => Arc::new(AggregateUDF::from(extremes::Extreme::min(function))),
             "max" => Arc::new(AggregateUDF::from(extremes::Extreme::max(function))),
-            name if frames::is_mended(name) => Arc::new(AggregateUDF::from(frames::Framed { stock: function })),
+            name if frames::is_corrected(name) => Arc::new(AggregateUDF::from(frames::Framed { stock: function })),
             _ => function,
         };
-        SessionStateDefaults::default_aggregate_functions().into_iter().map(mend).collect()
+        SessionStateDefaults::default_aggregate_functions().into_iter().map(correct).collect()
     });
     SET.clone()
 }

@@ -3,7 +3,7 @@
 //! DataFusion 55.2 carries a filter through a node with one input by the names of its columns (`FilterRemapper::new`, which takes
 //! the first of a name). Above a join of tables that share names, a filter on one side's column thus becomes one on the
 //! other side's. Rows are pruned that the query wants: `x JOIN y … JOIN z … WHERE z.id < 7` over three tables with an `id` had
-//! none (apache/datafusion 25244 and 25296, mended by 25259). The tests of this file run plain DataFusion, too. This file can go when that is
+//! none (apache/datafusion 25244 and 25296, corrected by 25259). The tests of this file run plain DataFusion, too. This file can go when that is
 //! right.
 //!
 //! Non-goals: joins themselves, which tell their sides apart by position.
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(count(rules(), &folder, THREE).await, 7);
     }
 
-    /// Fails when DataFusion is mended: then this file can go.
+    /// Fails when DataFusion is corrected: then this file can go.
     #[tokio::test]
     async fn datafusion_alone_loses_them() {
         let folder = tables().await;

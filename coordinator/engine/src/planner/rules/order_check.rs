@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(planned(filter_names::rules()).await.expect("a plan"), 4);
     }
 
-    /// Fails when DataFusion is mended: then this file can go.
+    /// Fails when DataFusion is corrected: then this file can go.
     #[tokio::test]
     async fn datafusion_alone_refuses_it() {
         let refused = planned(PhysicalOptimizer::new().rules).await.expect_err("refused");

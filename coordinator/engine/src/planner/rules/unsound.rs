@@ -1,4 +1,4 @@
-//! Rules around DataFusion's own: plans that DataFusion 55.2 runs wrongly are mended, or refused when they are planned or run.
+//! Rules around DataFusion's own: plans that DataFusion 55.2 runs wrongly are corrected, or refused when they are planned or run.
 //!
 //! - **Nested-loop joins** read their left side into memory. Where that does not fit, they run their left side again, from the start,
 //!   into a file. The second run of a scan finds the queue of files that its partitions share already drained, so that rows vanish without
@@ -9,7 +9,7 @@
 //! - **Sort-merge joins** (FULL, with a filter) fail over columns without NULL: they show their filter rows that have no partner.
 //!   Here the filter's columns may be NULL.
 //! - **Sort-merge joins** (SEMI, ANTI, MARK) panic where a NaN is the last key of a batch, and do not know some types (25133; 25134
-//!   mends it for floats, not for times with a zone). Here such keys are compared by their bytes.
+//!   corrects it for floats, not for times with a zone). Here such keys are compared by their bytes.
 //!
 //! Tests in `tests/tests/memory.rs` fail when one of them can go. Recursive queries reset their plan before each
 //! turn, and with it the operator that runs once.
@@ -48,7 +48,7 @@ impl PhysicalOptimizerRule for ComparableKeys {
         let config = Arc::new(config.clone());
         plan.transform_up(|node| match node.downcast_ref::<SortMergeJoinExec>() {
             Some(join) => with_comparable_keys(join, &config)
-                .map(|mended| mended.map_or_else(|| Transformed::no(node), Transformed::yes)),
+                .map(|corrected| corrected.map_or_else(|| Transformed::no(node), Transformed::yes)),
             None => Ok(Transformed::no(node)),
         })
         .data()
@@ -92,8 +92,9 @@ fn with_comparable_keys(
     });
     let (left, right, filter) = (Arc::clone(join.left()), Arc::clone(join.right()), join.filter().clone());
     let (on, sorted) = (on.collect::<Result<Vec<_>>>()?, join.sort_options().to_vec());
-    let mended = SortMergeJoinExec::try_new(left, right, on, filter, join.join_type(), sorted, join.null_equality())?;
-    Ok(Some(Arc::new(mended)))
+    let corrected =
+        SortMergeJoinExec::try_new(left, right, on, filter, join.join_type(), sorted, join.null_equality())?;
+    Ok(Some(Arc::new(corrected)))
 }
 
 /// Returns true if DataFusion's comparison of two rows knows the type, and has an order of all its values.
@@ -118,7 +119,7 @@ impl PhysicalOptimizerRule for RefuseUnsound {
             }
             if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
                 return with_nullable_filter(join)
-                    .map(|mended| mended.map_or_else(|| Transformed::no(node), Transformed::yes));
+                    .map(|corrected| corrected.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
             if !node.is::<NestedLoopJoinExec>() || node.children()[0].is::<OnceExec>() {
                 return Ok(Transformed::no(node));
@@ -151,9 +152,9 @@ fn with_nullable_filter(join: &SortMergeJoinExec) -> Result<Option<Arc<dyn Execu
     let filter = JoinFilter::new(Arc::clone(filter.expression()), filter.column_indices().to_vec(), schema);
     let (left, right) = (Arc::clone(join.left()), Arc::clone(join.right()));
     let (on, sorted) = (join.on().to_vec(), join.sort_options().to_vec());
-    let mended =
+    let corrected =
         SortMergeJoinExec::try_new(left, right, on, Some(filter), join.join_type(), sorted, join.null_equality())?;
-    Ok(Some(Arc::new(mended)))
+    Ok(Some(Arc::new(corrected)))
 }
 
 /// Operator that hands on its input's rows. A second run of a partition is refused, for it would only come because the first did not fit.
