@@ -2,7 +2,7 @@
 //! samples (`--json`), its validity checks, and its aim.
 //!
 //! ```text
-//! cargo run --release -p gust-tests --bin lab -- tax --check
+//! cargo run --release --bin lab -- tax --check
 //! ```
 
 use std::path::{Path, PathBuf};

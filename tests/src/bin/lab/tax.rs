@@ -185,6 +185,6 @@ async fn data(cache: &Path, files: u32, rows: usize) -> anyhow::Result<PathBuf> 
 /// Returns the path of a binary beside this one.
 pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
-    anyhow::ensure!(path.exists(), "{} is not there; cargo build --release -p gust-tests", path.display());
+    anyhow::ensure!(path.exists(), "{} is not there; cargo build --release", path.display());
     Ok(path)
 }
