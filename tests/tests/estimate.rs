@@ -235,13 +235,9 @@ async fn the_decision_has_the_seconds_that_are_quoted() {
     }
 }
 
-/// A network that is slow here and fast for functions, so that functions pay: `auto` takes the fastest of all candidates, as `--prefer latency`
-/// does, and where nothing has a price.
-#[tokio::test(flavor = "multi_thread")]
-async fn auto_takes_the_fastest_candidate_with_and_without_prices() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let time_model = folder.path().join("model.toml");
-    let measured = Measured {
+/// Returns a calibration in which functions have next to no overhead and a network a hundred times as fast as the coordinator's.
+fn functions_pay() -> Measured {
+    Measured {
         functions: "processes of 1 core".to_owned(),
         date: "2026-11-28".parse().expect("a day"),
         start_up_seconds: 0.001,
@@ -257,10 +253,93 @@ async fn auto_takes_the_fastest_candidate_with_and_without_prices() {
         function_pipe_first: 1e7,
         function_pipe: 1e7,
         function_pipe_burst_bytes: 0,
-    };
+    }
+}
+
+/// Returns the settings of `auto` that estimates with this calibration. The folder keeps it.
+fn calibrated(folder: &TempDir, functions_max: u32, measured: Measured) -> Config {
+    let time_model = folder.path().join("model.toml");
     save(&time_model, measured).expect("written");
-    let mut config = Config { on: Target::Auto, time_model: Some(time_model), ..config(4) };
+    let mut config = Config { on: Target::Auto, time_model: Some(time_model), ..config(functions_max) };
     config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    config
+}
+
+/// One function, which takes long to answer each time, and a scan that it cannot run. Functions for both scans would be slower than the
+/// coordinator alone. What would really happen is faster: the function reads the large table, and the coordinator the small one.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_counts_a_scan_that_cannot_travel_where_it_is_read() {
+    let small = "SELECT max(upper(o_clerk)) FROM orders \
+                 WHERE arrow_cast(CAST(o_custkey AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')";
+    let large = "SELECT max(upper(l_comment)) FROM lineitem";
+    let sql = format!("{large} UNION ALL {small}");
+    let session = with_tpch(Config { on: Target::Local, ..config(1) }).await;
+    let mut bytes = Vec::new();
+    for sql in [small, sql.as_str()] {
+        bytes.push(quote(&session, sql).await.1.forecasts[0].expected.bytes as f64);
+    }
+    session.close().await;
+    let [small, all] = bytes[..] else { panic!("two queries") };
+    assert!(small < 0.25 * all, "{small} of {all} bytes");
+    let folder = TempDir::new().expect("a temporary folder");
+    let measured = Measured {
+        // The coordinator alone takes a second.
+        pipe_bytes_per_second: all,
+        stage_seconds: 0.66,
+        attempt_seconds: 0.64,
+        function_pipe_first: 1e9,
+        function_pipe: 1e9,
+        core_bytes_per_second: 1e12,
+        ..functions_pay()
+    };
+    let session = with_tpch(calibrated(&folder, 1, measured)).await;
+    let (_, quote, asked) = quote(&session, &sql).await;
+    let (_, report) = run(&session, &sql).await.expect("rows");
+    session.close().await;
+    let seconds = |place: Place| {
+        let of_place = quote.forecasts.iter().filter(|forecast| forecast.place == place);
+        of_place.map(|forecast| forecast.expected.seconds).fold(f64::INFINITY, f64::min)
+    };
+    let (local, functions) = (seconds(Place::Local), seconds(Place::Functions));
+    assert!((0.99..1.1).contains(&local) && functions < 0.95 * local, "{local} and {functions} s");
+    for decision in [asked.decision, report.decision.clone()] {
+        let decision = decision.expect("a decision");
+        assert_eq!((decision.place, &decision.reason), (Place::Functions, &Reason::FunctionsFaster), "{decision}");
+    }
+    assert_remote(&report, "the large scan travels");
+    assert!(report.coordinator.bytes_read > 0, "the small one stays: {report:?}");
+}
+
+/// EXPLAIN COST takes every step that a run takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_decides_as_it_is_quoted() {
+    let same_network = || Measured { pipe_bytes_per_second: 1e7, ..functions_pay() };
+    let slow_function = || Measured { function_cores: 0.1, core_bytes_per_second: 1e6, ..same_network() };
+    let mut reasons = Vec::new();
+    for measured in [functions_pay(), slow_function(), Measured { stage_seconds: 100.0, ..same_network() }] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let session = with_tpch(calibrated(&folder, 2, measured)).await;
+        for number in [1, 3, 6] {
+            let (_, quote, asked) = quote(&session, queries::query(number)).await;
+            let (_, report) = run(&session, queries::query(number)).await.expect("rows");
+            let [asked, ran] = [asked.decision, report.decision].map(|decision| decision.expect("a decision"));
+            assert_eq!((asked.place, &asked.reason), (ran.place, &ran.reason), "query {number}: {asked} and {ran}");
+            assert_eq!(picked(&quote).place, ran.place, "query {number}");
+            reasons.push(ran.reason);
+        }
+        session.close().await;
+    }
+    for reason in [Reason::FunctionsFaster, Reason::LocalFaster, Reason::TooSmall] {
+        assert!(reasons.contains(&reason), "{reason}: {reasons:?}");
+    }
+}
+
+/// A network that is slow here and fast for functions, so that functions pay: `auto` takes the fastest of all candidates, as `--prefer latency`
+/// does, and where nothing has a price.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_takes_the_fastest_candidate_with_and_without_prices() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = calibrated(&folder, 4, functions_pay());
     let nowhere = CostConfig { region: Some("mars-1".to_owned()), ..CostConfig::default() };
     let mut seen = Vec::new();
     for (prefer, cost) in [(None, None), (Some(Prefer::Latency), None), (None, Some(nowhere))] {

@@ -9,10 +9,12 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use gust::demo::queries;
 use gust_catalog::{Catalog, DataFile, Field, Schema, Type};
 use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
-use gust_engine::error::ErrorKind;
+use gust_engine::cost::Item;
+use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{Allowed, Engine, EngineOptions, Session, SessionOptions, SettingsPolicy};
-use gust_tests::query::{assert_remote, run};
+use gust_tests::query::{assert_remote, run, run_with_events};
 use gust_tests::s3::identity::{COORDINATOR, access_key};
 use gust_tests::s3::{Operation, S3Server, accounts};
 use gust_tests::{cloud, parquet_files, tpch};
@@ -123,6 +125,31 @@ fn asked(report: &Report) -> (u64, u64) {
     (asked.requests.total() - asked.requests.hedged, asked.bytes_read)
 }
 
+/// Returns the dollars of a bill, in billionths, that do not depend on the moment. Late reads that were sent again are left out. Of a query on
+/// functions these are the coordinator's lines: its functions' seconds grow with their neighbours, and chance decides which of them has kept
+/// a footer.
+fn billed(on: Target, report: &Report) -> u64 {
+    const GET: u64 = 400;
+    let is_own = |item| matches!(item, Item::CoordinatorReads | Item::CoordinatorWrites | Item::ExchangeReads);
+    let counts = |item| on == Target::Local || is_own(item);
+    let lines = &report.cost.as_ref().expect("prices").lines;
+    let known = lines.iter().filter(|line| counts(line.item)).filter_map(|line| line.cost);
+    known.map(Money::nano_dollars).sum::<u64>() - report.coordinator.requests.hedged * GET
+}
+
+/// Runs a query, and returns its rows and its report with prices.
+async fn priced(session: &Session, sql: &str) -> Result<(Vec<RecordBatch>, Report), QueryError> {
+    let (rows, _, events) = run_with_events(session, sql).await?;
+    let tariff = session.tariff().await.expect("prices");
+    Ok((rows, Report::priced(&events, Ok(&tariff))))
+}
+
+/// Result of a query without neighbours.
+struct Alone {
+    rows: usize,
+    report: Report,
+}
+
 async fn fifty_at_once(on: Target) {
     let bucket = Bucket::new().await;
     let engine = bucket.engine(on, QUERIES);
@@ -132,22 +159,13 @@ async fn fifty_at_once(on: Target) {
     for kind in &kinds {
         // Footers belong to the process: the first query reads them, and is not measured.
         run(&first, kind).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
-        let statement = first.parse(kind).expect("SQL").remove(0);
-        let mut running = first.run(statement).await.expect("it starts");
-        let mut rows = 0;
-        while let Some(batch) = running.next().await.unwrap_or_else(|error| panic!("{kind}: {error}")) {
-            rows += batch.num_rows();
-        }
-        let events = running.finish().await.snapshot();
-        let tariff = first.tariff().await.expect("prices");
-        let report = Report::priced(&events, Ok(&tariff));
-        let cost = report.cost.as_ref().expect("prices").known;
-        alone.push((asked(&report), rows, cost));
+        let (rows, report) = priced(&first, kind).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
+        alone.push(Alone { rows: rows.iter().map(RecordBatch::num_rows).sum(), report });
     }
     // A local query is capped at twice its cost alone, far less than the cost of all. Functions' attempts are booked above that.
     let mut sessions = Vec::new();
     for number in 0..QUERIES {
-        let (_, _, cost) = alone[number % kinds.len()];
+        let cost = alone[number % kinds.len()].report.cost.as_ref().expect("prices").known;
         let cap = (on == Target::Local).then_some(cost + cost);
         sessions.push(bucket.session(&engine, SessionOptions { cap, ..SessionOptions::default() }).await);
     }
@@ -155,16 +173,17 @@ async fn fifty_at_once(on: Target) {
     let running = sessions.into_iter().enumerate().map(|(number, session)| {
         let kind = kinds[number % kinds.len()].clone();
         tokio::spawn(async move {
-            let ended = run(&session, &kind).await;
+            let ended = priced(&session, &kind).await;
             ended.unwrap_or_else(|error| panic!("{kind}: {error}"))
         })
     });
     let mut sum = (0, 0);
     for (number, ended) in futures::future::join_all(running).await.into_iter().enumerate() {
         let (rows, report) = ended.expect("it ran");
-        let ((requests, bytes), rows_alone, _) = alone[number % kinds.len()];
+        let alone = &alone[number % kinds.len()];
+        let (requests, bytes) = asked(&alone.report);
         let what = format!("{on:?}: query {number} of {QUERIES}, {}", kinds[number % kinds.len()]);
-        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), rows_alone, "{what}");
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), alone.rows, "{what}");
         if on != Target::Local {
             assert_remote(&report, &what);
         }
@@ -172,6 +191,13 @@ async fn fifty_at_once(on: Target) {
         assert!(within_two_percent(seen.0, requests), "{what}: {} requests, {requests} alone", seen.0);
         let hedged = report.coordinator.requests.hedged * (1 << 20);
         assert!(seen.1 >= bytes && seen.1 <= bytes + bytes / 50 + hedged, "{what}: {} bytes, {bytes} alone", seen.1);
+        let (dollars, dollars_alone) = (billed(on, &report), billed(on, &alone.report));
+        assert!(dollars_alone > 0, "{what}: {:?}", alone.report.cost);
+        assert!(
+            within_two_percent(dollars, dollars_alone),
+            "{what}: {dollars} billionths of a dollar, {dollars_alone} alone: {:?}",
+            report.cost
+        );
         sum.0 += report.coordinator.requests.total();
         sum.1 += report.coordinator.bytes_read;
     }
@@ -303,6 +329,54 @@ async fn a_query_that_takes_all_it_may_leaves_the_others_running() {
         }
         running.finish().await;
         other.finish().await;
+        engine.close().await;
+    }
+}
+
+/// Each of fifty queries is sure of 1.28 of 128 MiB, and the greedy one holds nearly all that belongs to no query. Eight sorts set memory aside
+/// for the merge of what they may spill.
+#[tokio::test(flavor = "multi_thread")]
+async fn sorts_find_their_reservation_in_the_memory_that_a_query_is_sure_of() {
+    let config = Config { on: Target::Local, memory_bytes_max: 128 << 20, ..Config::default() };
+    let options = EngineOptions { queries_max: 50, ..EngineOptions::default() };
+    let engine = Engine::open(config, options).expect("an engine");
+    let [greedy, modest] = [(); 2].map(|()| engine.session(SessionOptions::default()).expect("a session"));
+    let statement = greedy.parse(&holds(8_500_000)).expect("SQL").remove(0);
+    let mut running = greedy.run(statement).await.expect("it starts");
+    running.next().await.expect("it fits").expect("rows");
+    let part = "SELECT value % 103 AS k, value FROM generate_series(1, 1000)";
+    let sql = format!("SELECT * FROM ({}) ORDER BY k DESC, value", [part; 8].join(" UNION ALL "));
+    let (rows, _) = run(&modest, &sql).await.expect("it has its share");
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 8_000);
+    // A 64th of all memory is too much for one sort.
+    let set = "SET datafusion.execution.sort_spill_reservation_bytes = 2097152";
+    let error = run(&modest, &format!("{set}; {sql}")).await.map(drop).expect_err("2 MiB");
+    assert_eq!(error.kind(), ErrorKind::Resources, "{error}");
+    running.finish().await;
+    engine.close().await;
+}
+
+/// Half of 64 MiB belongs to no query. With four queries expected, the tables of a session may have 8 MiB of it; alone a session may have all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_of_a_session_leave_room_for_those_of_others() {
+    let table = |name: &str, rows: u64| format!("CREATE TABLE {name} AS SELECT value FROM generate_series(1, {rows})");
+    for (queries_max, fits, too_many) in [(4, 900_000, 300_000), (1, 7_000_000, 2_000_000)] {
+        let config = Config { on: Target::Local, memory_bytes_max: 64 << 20, ..Config::default() };
+        let options = EngineOptions { queries_max, ..EngineOptions::default() };
+        let engine = Engine::open(config, options).expect("an engine");
+        let sessions = [(); 4].map(|()| engine.session(SessionOptions::default()).expect("a session"));
+        for session in &sessions[..queries_max] {
+            run(session, &table("t", fits)).await.expect("it fits");
+            let error = run(session, &table("u", too_many)).await.map(drop).expect_err("too much for one session");
+            assert_eq!(error.kind(), ErrorKind::Resources, "{error}");
+            assert!(error.to_string().contains("the rows of a table"), "{error}");
+        }
+        for session in &sessions[..queries_max] {
+            let (rows, _) = run(session, "SELECT max(value) FROM t").await.expect("all of them can still run");
+            assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+            run(session, "DROP TABLE t").await.expect("dropped");
+            run(session, &table("u", too_many)).await.expect("there is room again");
+        }
         engine.close().await;
     }
 }

@@ -8,74 +8,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
-use gust_engine::config::{
-    FUNCTIONS_MAX, Label, LabelError, Overrides, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout,
-};
-use gust_engine::money::{Money, MoneyError};
-use gust_protocol::with_hint_line;
+use gust_engine::config::{FUNCTIONS_MAX, Label, Overrides, Prefer, Target};
+use gust_engine::money::Money;
+
+mod examples;
+mod values;
 
 use super::exit::Exit;
 use super::output::OutputFormat;
+use examples::{
+    CALIBRATE_EXAMPLES, COST_EXAMPLES, DEMO_EXAMPLES, DOCTOR_EXAMPLES, EXPLAIN_EXAMPLES, GC_EXAMPLES, PRICES_EXAMPLES,
+    QUERY_EXAMPLES,
+};
+use values::{
+    parse_deadline, parse_dollars, parse_label, parse_label_key, parse_scale_factor, parse_since, parse_timeout,
+    preferences, targets,
+};
 
 /// Longest text of statements, in bytes. A longer one is refused and not held in memory.
 pub const SQL_BYTES_MAX: u64 = 16 << 20;
-/// Largest scale factor of the demo's data: about a terabyte as text.
-const SCALE_FACTOR_MAX: f64 = 1000.0;
-
-const QUERY_EXAMPLES: &str = "\
-Examples:
-  gust query \"SELECT count(*) FROM 'data/*.parquet'\"
-  gust query --setup tables.sql --on processes --functions 4 \"SELECT * FROM orders LIMIT 10\"
-  gust query --catalog lake --format csv --report none < query.sql > rows.csv
-  gust query --dry-run --setup tables.sql \"SELECT max(price) FROM orders\"
-  gust query --prefer cost --deadline 10s --setup tables.sql \"SELECT max(price) FROM orders\"
-  gust query --timeout 30s --report json --report-file report.json - < query.sql
-  gust query --label team=ads --label job=nightly \"SELECT max(k) FROM 's3://lake/t/'\"
-  gust query \"SELECT started, dollars, statement FROM gust.queries ORDER BY dollars DESC LIMIT 10\"";
-
-const EXPLAIN_EXAMPLES: &str = "\
-Examples:
-  gust explain \"SELECT count(*) FROM 'data/*.parquet'\"
-  gust explain --catalog lake --on processes - < query.sql";
-
-const DEMO_EXAMPLES: &str = "\
-Examples:
-  gust demo
-  gust demo --sf 0.1 --queries 1,6 --functions 2
-  gust demo --home /data/gust-demo --sf 10 --on auto";
-
-const DOCTOR_EXAMPLES: &str = "\
-Examples:
-  gust doctor
-  gust doctor --on lambda --config gust.toml
-
-It exits with 0 where all is well, else with 3.";
-const GC_EXAMPLES: &str = "\
-Examples:
-  gust exchange gc --dry-run
-  gust exchange gc --older-than 1day --config gust.toml";
-
-const CALIBRATE_EXAMPLES: &str = "\
-Examples:
-  gust calibrate --dry-run
-  gust calibrate --on lambda --functions 100 --config gust.toml";
-
-const PRICES_EXAMPLES: &str = "\
-Examples:
-  gust prices
-  gust prices --region eu-central-1 --format csv";
-
-const COST_EXAMPLES: &str = "\
-Examples:
-  gust cost
-  gust cost --by user --since 7d
-  gust cost --label-key team --since 2026-11-01 --format csv
-
-Days are UTC's. Queries that were priced as if on Lambda have rows of their own. A query that reads several tables counts once, under
-all of their names. More can be asked in SQL, of gust.queries, gust.fragments and gust.cost_lines.";
 
 /// SQL over a data lake, run by functions that exist only while the query runs
 #[derive(Debug, Parser)]
@@ -428,84 +381,6 @@ impl CostArgs {
 impl DemoArgs {
     pub fn overrides(&self) -> Overrides {
         Overrides { on: Some(self.on), functions_max: Some(self.functions), ..Overrides::default() }
-    }
-}
-
-/// Places of a statement, with their words in `--help`.
-fn targets() -> impl TypedValueParser<Value = Target> {
-    named(Target::ALL, Target::name, |target| match target {
-        Target::Auto => "Functions where the numbers say that they pay, else locally",
-        Target::Local => "In the coordinator alone",
-        Target::InProcess => "Functions inside the coordinator's process, for tests",
-        Target::Processes => "Functions as child processes of the coordinator",
-        Target::Lambda => "Functions deployed on AWS Lambda",
-    })
-}
-
-/// Measures of `--prefer`, with their words in `--help`.
-fn preferences() -> impl TypedValueParser<Value = Prefer> {
-    named(Prefer::ALL, Prefer::name, |prefer| match prefer {
-        Prefer::Cost => "Dollars",
-        Prefer::Latency => "Seconds",
-        Prefer::Balanced => "Dollars times seconds",
-    })
-}
-
-/// Takes one of the values by its name. clap's own derive needs its trait on the type, which is the engine's.
-fn named<T: Copy + Send + Sync + 'static, const N: usize>(
-    values: [T; N],
-    name: fn(T) -> &'static str,
-    help: fn(T) -> &'static str,
-) -> impl TypedValueParser<Value = T> {
-    let possible = values.map(|value| PossibleValue::new(name(value)).help(help(value)));
-    PossibleValuesParser::new(possible)
-        .map(move |text| values.into_iter().find(|value| name(*value) == text).expect("one of the possible values"))
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    parse_time(text, "a time-out")
-}
-
-fn parse_deadline(text: &str) -> Result<Duration, String> {
-    parse_time(text, "a deadline")
-}
-
-fn parse_time(text: &str, what: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write e.g. 500ms, 30s or 5min"))?;
-    if is_timeout(time) {
-        Ok(time)
-    } else {
-        Err(format!("{what} is above zero and at most {}", humantime::format_duration(TIMEOUT_MAX)))
-    }
-}
-
-/// clap shows an error's words alone, so they have the next step.
-fn parse_dollars(text: &str) -> Result<Money, String> {
-    text.parse().map_err(|bad: MoneyError| with_hint_line(&bad, Some(bad.hint())))
-}
-
-fn parse_label(text: &str) -> Result<Label, String> {
-    text.parse().map_err(|bad| format!("expected {bad}"))
-}
-
-fn parse_label_key(text: &str) -> Result<String, String> {
-    if is_label_key(text) { Ok(text.to_owned()) } else { Err(format!("expected {}", LabelError::Key)) }
-}
-
-fn parse_since(text: &str) -> Result<StartedSince, String> {
-    if let Ok(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        return Ok(StartedSince::Day(day));
-    }
-    let time = humantime::parse_duration(text);
-    time.map(StartedSince::Ago).map_err(|_| "write a time such as 12h or 7d, or a day such as 2026-11-01".to_owned())
-}
-
-fn parse_scale_factor(text: &str) -> Result<f64, String> {
-    let factor: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if factor > 0.0 && factor <= SCALE_FACTOR_MAX {
-        Ok(factor)
-    } else {
-        Err(format!("a scale factor is above zero and at most {SCALE_FACTOR_MAX}"))
     }
 }
 

@@ -27,17 +27,20 @@
 //! time-out ends it.
 
 use std::collections::VecDeque;
-use std::fmt::{Display, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fragment_fn::COALESCE_BYTES;
-use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
-use gust_protocol::FragmentResult;
-use gust_protocol::exchange::writes_of;
 use tokio::sync::oneshot;
 
-use crate::attempt::{GRACE, Invocation, START_MAX, billed_max};
+mod refusal;
+mod reservation;
+mod worst_case;
+
+pub use refusal::{OverCap, Stopped};
+pub(crate) use reservation::Reservation;
+pub use worst_case::{AttemptWork, lower_bound};
+
+use crate::attempt::START_MAX;
 use crate::cost::{Basis, Item, Quantities, Tariff};
 use crate::money::Money;
 
@@ -62,35 +65,6 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// LISTs that clean the exchange: one at the query's end, and one when its last attempt has ended.
 const CLEANING_LISTS: u64 = 2;
 
-/// GETs of a scan unit besides its columns: footer, the part that the guess of the footer's size missed, page index,
-/// dictionaries.
-const READS_PER_UNIT: u64 = 4;
-/// Divisor of a scan's bytes: a result is taken to be at most half as large as the columns that were read.
-const RESULT_BYTES_DIVISOR: u64 = 2;
-
-/// Upper bounds of an attempt's storage requests and of its answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AttemptWork {
-    /// GETs by the function.
-    pub reads: u64,
-    /// PUTs by the function.
-    pub writes: u64,
-    /// Bytes of an answer that carries its rows.
-    pub answer_bytes: u64,
-}
-
-impl AttemptWork {
-    /// Bounds the work of a fragment that reads `weight_bytes` of the projected columns in `units` scan units.
-    pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
-        // The stage's plan may lie in the exchange, too.
-        let of_plan = 1;
-        // Reads closer than `COALESCE_BYTES` are one GET, and column chunks are rarely smaller.
-        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(COALESCE_BYTES);
-        let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
-        Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_BYTES_DIVISOR)), answer_bytes }
-    }
-}
-
 /// Request for the money of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttemptRequest {
@@ -100,62 +74,6 @@ pub(crate) struct AttemptRequest {
     pub time_max: Duration,
     /// Attempts at the same fragment that ran out of time.
     pub timed_out: u32,
-}
-
-/// Refusal to let a query spend more.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OverCap {
-    /// The query has not run.
-    #[error("not run: it costs at least {at_least}, and the cap is {limit}")]
-    BeforeRun { limit: Money, at_least: Money },
-    #[error("{0}")]
-    WhileRunning(Box<Stopped>),
-}
-
-impl OverCap {
-    /// Returns the next step.
-    pub fn hint(&self) -> &'static str {
-        "allow more with --max-cost, or read less"
-    }
-}
-
-/// State of a query when its money ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stopped {
-    pub limit: Money,
-    /// Money spent by the coordinator and by attempts that have ended.
-    pub spent: Money,
-    /// Upper bound of the money that attempts still running may cost on top.
-    pub reserved: Money,
-    /// Price of one more attempt, if the query ended for want of it.
-    pub next: Option<Money>,
-    /// Fragments with a result.
-    pub done: u64,
-    pub total: u64,
-}
-
-impl Display for Stopped {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { limit, spent, reserved, next, done, total } = self;
-        write!(f, "stopped at the cap of {limit}: {spent} spent")?;
-        if *reserved > Money::ZERO {
-            write!(f, ", at most {reserved} more for what still runs")?;
-        }
-        if *total > 0 {
-            write!(f, ", {done} of {total} fragments done")?;
-        }
-        next.map_or(Ok(()), |next| write!(f, "; the next attempt may cost {next}"))
-    }
-}
-
-/// Returns the least that a query can cost: an invocation and a billed millisecond per fragment, and a GET per file.
-pub fn lower_bound(fragments: u64, files: u64, tariff: &Tariff) -> Money {
-    let memory_mb = tariff.memory_mb;
-    let mut least = Quantities::default();
-    least.add(Item::Compute { memory_mb }, Basis::Bounded, u128::from(memory_mb) * 1_000 * u128::from(fragments));
-    least.add(Item::Invocations, Basis::Bounded, fragments);
-    least.add(Item::TableReads, Basis::Bounded, files);
-    least.cost(tariff)
 }
 
 /// Money that the coordinator itself has spent on a query until now. The argument is the bytes of results to leave out.
@@ -213,7 +131,7 @@ struct Terms {
 }
 
 impl std::fmt::Debug for Cap {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cap").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
@@ -413,43 +331,6 @@ impl Cap {
         TIME_MIN.max(request.expected.mul_f64(TIME_FACTOR_LAST)).min(request.time_max)
     }
 
-    /// Returns the time that an attempt can run for an amount; None if that is less than [`TIME_MIN`].
-    fn affordable(&self, amount: Money, work: &AttemptWork) -> Option<Duration> {
-        let mut requests = self.requests(work);
-        requests.add(Item::Invocations, Basis::Bounded, 1_u128);
-        let left = u128::from(amount.saturating_sub(requests.cost(&self.tariff)).nano_dollars());
-        let memory_mb = self.tariff.memory_mb;
-        let second = Item::Compute { memory_mb }.cost(u128::from(memory_mb) * 1_000_000, &self.tariff)?;
-        // A second rounded up, and a millisecond that has begun.
-        let milliseconds = left * 1_000 / (u128::from(second.nano_dollars()) + 1);
-        let time = Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX));
-        time.checked_sub(GRACE + Duration::from_millis(1)).filter(|time| *time >= TIME_MIN)
-    }
-
-    /// Returns the most that an attempt with `time` until its deadline can cost.
-    fn worst_case(&self, time: Duration, work: &AttemptWork) -> Quantities {
-        let memory_mb = self.tariff.memory_mb;
-        let billed_ms = billed_max(time).as_micros().div_ceil(1_000);
-        let mut worst_case = self.requests(work);
-        worst_case.add(Item::Compute { memory_mb }, Basis::Bounded, u128::from(memory_mb) * billed_ms * 1_000);
-        worst_case.add(Item::Invocations, Basis::Bounded, 1_u128);
-        worst_case
-    }
-
-    fn requests(&self, work: &AttemptWork) -> Quantities {
-        let mut requests = Quantities::default();
-        requests.add(Item::TableReads, Basis::Bounded, work.reads);
-        requests.add(Item::ExchangeWrites, Basis::Bounded, work.writes);
-        self.add_transfer(&mut requests, work.answer_bytes);
-        requests
-    }
-
-    fn add_transfer(&self, to: &mut Quantities, bytes: u64) {
-        if self.tariff.coordinator_outside == Some(true) {
-            to.add(Item::DataTransfer, Basis::Bounded, bytes);
-        }
-    }
-
     fn spent(&self, state: &State) -> Money {
         (self.coordinator_spending)(state.result_bytes) + state.spent.cost(&self.tariff)
     }
@@ -468,71 +349,6 @@ impl Cap {
             done,
             total: self.fragments,
         }))
-    }
-
-    fn reserve_now(self: &Arc<Self>, state: &mut State, terms: Terms) -> Reservation {
-        let Terms { time, worst_case, work } = terms;
-        let amount = worst_case.cost(&self.tariff);
-        state.reserved += amount;
-        state.open += 1;
-        Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked: Quantities::default() }
-    }
-}
-
-/// Money for one attempt. Dropped before the attempt has begun it costs nothing, afterwards its full amount.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    cap: Arc<Cap>,
-    amount: Money,
-    time: Duration,
-    work: AttemptWork,
-    worst_case: Quantities,
-    /// Spending that is booked when the reservation is dropped.
-    booked: Quantities,
-}
-
-impl Reservation {
-    /// Returns the attempt's time until its deadline.
-    pub(crate) fn time(&self) -> Duration {
-        self.time
-    }
-
-    /// Marks the attempt as begun. From here on it may cost money, even if nothing is heard of it.
-    pub(crate) fn begun(mut self) -> Self {
-        self.booked = std::mem::take(&mut self.worst_case);
-        self
-    }
-
-    /// Books the real cost of an attempt that has ended. Requests that it could not report are booked as they were
-    /// reserved.
-    pub(crate) fn settle(mut self, invocation: &Invocation) {
-        let Cap { tariff, .. } = &*self.cap;
-        let mut spent = Quantities::default();
-        spent.add_billing(invocation.billing, tariff);
-        let was_started = spent != Quantities::default();
-        match &invocation.outcome {
-            Ok(response) => {
-                spent.add_usage(&response.usage, Duration::ZERO);
-                if let Ok(FragmentResult::Inline { part, .. }) = &response.outcome {
-                    self.cap.add_transfer(&mut spent, part.bytes);
-                }
-            }
-            Err(_) if was_started => spent.add_all(&self.cap.requests(&self.work)),
-            Err(_) => {}
-        }
-        self.booked = spent;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        {
-            let mut state = self.cap.lock();
-            state.reserved = state.reserved.saturating_sub(self.amount);
-            state.open -= 1;
-            state.spent.add_all(&self.booked);
-        }
-        self.cap.grant_waiting();
     }
 }
 

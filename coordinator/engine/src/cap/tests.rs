@@ -3,11 +3,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::FutureExt;
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
-    Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, Requests, StreamSummary, Usage,
+    Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Requests, StreamSummary,
+    Usage,
 };
 
 use super::*;
-use crate::attempt::{Billing, InvokeError, InvokeErrorKind};
+use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 

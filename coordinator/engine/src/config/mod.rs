@@ -155,6 +155,16 @@ impl Target {
             Self::Lambda => "lambda",
         }
     }
+
+    /// Returns true if estimates pick how a statement runs: its place, its number of functions, their memory. Else the target is used as
+    /// it is.
+    pub(crate) fn picks_by_estimate(self, prefer: Option<Prefer>, deadline: Option<Duration>) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Local => false,
+            _ => prefer.is_some() || deadline.is_some(),
+        }
+    }
 }
 
 /// Functions that `auto` may use.
@@ -386,9 +396,9 @@ impl Config {
         self.cost.max = cap.or(self.cost.max);
     }
 
-    /// Returns true if estimates pick how a statement runs: its place, its number of functions, their memory.
+    /// Returns true if estimates pick how a statement runs.
     pub fn picks_by_estimate(&self) -> bool {
-        self.on == Target::Auto || self.prefer.is_some() || self.deadline.is_some()
+        self.on.picks_by_estimate(self.prefer, self.deadline)
     }
 }
 

@@ -401,3 +401,20 @@ fn flags_and_settings_use_the_same_names() {
     Target::ALL.into_iter().for_each(|target| check(target, target.name()));
     Prefer::ALL.into_iter().for_each(|prefer| check(prefer, prefer.name()));
 }
+
+#[test]
+fn estimates_pick_where_something_is_open() {
+    let second = Some(Duration::from_secs(1));
+    for (on, prefer, deadline, expect) in [
+        (Target::Auto, None, None, true),
+        (Target::Processes, None, None, false),
+        (Target::Processes, Some(Prefer::Latency), None, true),
+        (Target::Lambda, None, second, true),
+        (Target::Local, None, None, false),
+        // One place and no functions: a preference has nothing to pick.
+        (Target::Local, Some(Prefer::Cost), second, false),
+    ] {
+        let config = Config { on, prefer, deadline, ..Config::default() };
+        assert_eq!(config.picks_by_estimate(), expect, "{on:?} {prefer:?} {deadline:?}");
+    }
+}

@@ -12,7 +12,8 @@
 //!
 //! If one query is expected, it may have everything. If several are, each is sure of its share. It may also have memory
 //! that belongs to no share, so a query that takes all it may leaves the others running. Tables that sessions keep are
-//! sure of nothing, and live in the memory that belongs to no share.
+//! sure of nothing, and live in the memory that belongs to no share. The tables of one session may have an even part of
+//! it: as many sessions as there are queries expected can keep tables.
 //!
 //! DataFusion's greedy pool lets a sort take everything. A join beside it cannot spill, and fails. Its fair pool gives
 //! each operator that could ever spill an even share, though most of them are small or have ended.
@@ -52,13 +53,15 @@ pub struct ProcessMemory {
     state: Mutex<State>,
 }
 
-/// Part of a query, or of the tables that sessions keep. A reservation keeps it alive.
+/// Part of a query, or of the tables that a session keeps. A reservation keeps it alive.
 #[derive(Debug)]
 pub struct QueryPool {
     process: Arc<ProcessMemory>,
     id: u64,
     /// Bytes that it is sure of.
     share_bytes: usize,
+    /// Bytes beyond them that it may have, as long as no other has them.
+    unshared_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -110,20 +113,25 @@ impl ProcessMemory {
 
     /// Makes the pool of one query.
     pub fn for_query(self: &Arc<Self>) -> Arc<QueryPool> {
-        self.pool(self.share_bytes())
+        self.pool(self.share_bytes(), self.unshared_bytes())
     }
 
-    /// Makes the pool of tables, which outlive their queries.
+    /// Makes the pool of one session's tables, which outlive their queries.
     pub fn for_tables(self: &Arc<Self>) -> Arc<QueryPool> {
-        self.pool(0)
+        self.pool(0, self.unshared_bytes() / self.queries_max)
     }
 
-    fn pool(self: &Arc<Self>, share_bytes: usize) -> Arc<QueryPool> {
+    /// Returns the bytes that a query surely has, whatever the others hold. A query that is expected alone has all.
+    pub fn query_bytes_min(&self) -> usize {
+        if self.queries_max == 1 { self.bytes_max } else { self.share_bytes() }
+    }
+
+    fn pool(self: &Arc<Self>, share_bytes: usize, unshared_bytes: usize) -> Arc<QueryPool> {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
         state.pools.insert(id, PoolState { share_bytes, ..PoolState::default() });
-        Arc::new(QueryPool { process: Arc::clone(self), id, share_bytes })
+        Arc::new(QueryPool { process: Arc::clone(self), id, share_bytes, unshared_bytes })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -149,7 +157,7 @@ impl QueryPool {
 
     /// Returns the most bytes that the pool may ever have.
     fn bytes_max(&self) -> usize {
-        self.share_bytes + self.process.unshared_bytes()
+        self.share_bytes + self.unshared_bytes
     }
 
     /// Returns the most bytes that the pool may have now, beside all others.
@@ -157,7 +165,8 @@ impl QueryPool {
         let others = || state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
         let beyond: usize = others().map(|other| other.reserved.saturating_sub(other.share_bytes)).sum();
         let reserved: usize = others().map(|other| other.reserved).sum();
-        let may = self.share_bytes + self.process.unshared_bytes().saturating_sub(beyond);
+        let free = self.process.unshared_bytes().saturating_sub(beyond);
+        let may = self.share_bytes + free.min(self.unshared_bytes);
         may.min(self.process.bytes_max.saturating_sub(reserved))
     }
 
@@ -371,15 +380,23 @@ mod tests {
         table.try_grow(1).expect_err("it is sure of nothing");
         drop(joins);
         drop(pools);
-        table.try_grow(500).expect("the common half");
-        table.try_grow(1).expect_err("shares are kept free");
+        table.try_grow(100).expect("an even part of the common half");
+        table.try_grow(1).expect_err("the rest is other sessions'");
+        assert!(matches!(tables.memory_limit(), MemoryLimit::Finite(100)));
+        let others: Vec<MemoryReservation> = (0..5)
+            .map(|_| MemoryConsumer::new("table u").register(&(process.for_tables() as Arc<dyn MemoryPool>)))
+            .collect();
+        let (last, others) = others.split_last().expect("five");
+        for other in others {
+            other.try_grow(100).expect("their part");
+        }
+        last.try_grow(1).expect_err("shares of queries are kept free");
         let pool: Arc<dyn MemoryPool> = process.for_query();
         assert!(matches!(pool.memory_limit(), MemoryLimit::Finite(600)));
         let join = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
-        join.try_grow(100).expect("its share");
-        join.try_grow(1).expect_err("the table has the rest");
-        drop((table, join));
-        assert_eq!(process.lock().reserved, 0);
+        join.try_grow(process.query_bytes_min()).expect("its share");
+        join.try_grow(1).expect_err("tables have the rest");
+        assert_eq!((process.query_bytes_min(), process.lock().reserved), (100, 600));
     }
 
     #[test]
@@ -392,6 +409,7 @@ mod tests {
         join.try_grow(700).expect("all that is left");
         table.try_grow(1).expect_err("full");
         assert_eq!((pool.reserved(), tables.reserved(), process.peak_bytes()), (700, 300, 1000));
+        assert_eq!(process.query_bytes_min(), 1000);
     }
 
     #[test]

@@ -14,8 +14,7 @@ use gust_protocol::Usage;
 use super::choose::{choose, compare, fan_outs};
 use super::decide::loads;
 use super::graph::{Placement, Stage};
-use super::loads::memory::fragment_need;
-use super::loads::stages::{LocalReads, local_reads};
+use super::loads::stages::{FunctionReaders, LocalReads, StageMaker, local_reads};
 use super::passes::stages::CutPlan;
 use super::{PackedSize, Planner, distributed, footers};
 use crate::config::{Prefer, Target};
@@ -68,6 +67,8 @@ pub(super) struct Distributed {
     pub(super) state: SessionState,
     pub(super) cut: CutPlan,
     pub(super) facts: FleetFacts,
+    /// Load of the scans that stay in the plan. None where none does.
+    pub(super) kept: Option<LocalLoad>,
 }
 
 impl Candidates {
@@ -188,28 +189,33 @@ impl Planner {
             Placement::Functions(cut) => cut,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
         };
-        let on = Distributed { state, cut, facts };
+        let on = self.with_fleet(state, cut, facts)?;
+        let cached = footers(&on.state);
+        let mut maker = StageMaker::of(&on.cut, cached.as_ref());
         let (mut tight, mut unknown_results) = (Vec::new(), 0);
         for size in &on.facts.sizes {
-            let packed = |fan_out| PackedSize { packing: self.packing(size, fan_out), size: size.clone() };
-            let most = self.stages(&on, &packed(Some(size.functions_max)))?;
-            unknown_results = most.iter().filter(|stage| stage.load.results.expected.is_none()).count();
-            let most = most.iter().map(|stage| stage.fragments.len()).max().unwrap_or_default();
+            let readers = FunctionReaders { facts: &on.facts, size };
+            let memory_bytes_max = self.settings.memory_bytes_max;
+            let widest = self.packing(size, Some(size.functions_max));
+            let mut of_widest = Some(maker.stages(0, &widest, memory_bytes_max, readers));
+            let of_most = || of_widest.iter().flatten();
+            unknown_results = of_most().filter(|stage| stage.load.results.expected.is_none()).count();
+            let most = of_most().map(|stage| stage.fragments.len()).max().unwrap_or_default();
             if most == 0 {
                 let why = "nothing of the plan can be cut off for them";
                 return Ok(Placement::Here(Reason::PlanNotSupported(why.to_owned())));
             }
             // None makes fragments of the size that pays.
             for fan_out in fan_outs(most.min(size.functions_max)).into_iter().map(Some).chain([None]) {
-                let packed = packed(fan_out);
-                let stages = self.stages(&on, &packed)?;
-                let forecast = self.forecast_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates)?;
-                let need = stages.iter().map(|stage| fragment_need(stage).bytes).max().unwrap_or_default();
-                let fits = need <= size.limits.memory_bytes_max;
+                let packing = self.packing(size, fan_out);
+                let stages = of_widest.take_if(|_| packing == widest);
+                let stages = stages.unwrap_or_else(|| maker.stages(0, &packing, memory_bytes_max, readers));
+                let forecast = Self::forecast_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates);
+                let fits = maker.need_bytes(&stages) <= size.limits.memory_bytes_max;
                 let into = if fits { &mut candidates.all } else { &mut tight };
                 // Stages that keep their groups have as many fragments whatever is asked for.
                 if into.iter().all(|candidate: &Candidate| !candidate.forecast.is_like(&forecast)) {
-                    into.push(Candidate { forecast, functions: Some(packed) });
+                    into.push(Candidate { forecast, functions: Some(PackedSize { size: size.clone(), packing }) });
                 }
             }
         }
@@ -236,27 +242,25 @@ impl Planner {
 
     /// Forecasts stages on functions of one size.
     pub(super) fn forecast_on(
-        &self,
         on: &Distributed,
         size: &FunctionSize,
         stages: &[&Stage],
         candidates: &Candidates,
-    ) -> Result<Forecast> {
+    ) -> Forecast {
         let tariff = size.tariff(&candidates.tariff);
         let prices = Prices { tariff: &tariff, planning: &candidates.planning };
         let forecast = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
-        Ok(match self.kept_load(on)? {
-            Some(here) => forecast.and_here(&here, &size.model, &tariff),
+        match &on.kept {
+            Some(here) => forecast.and_here(here, &size.model, &tariff),
             None => forecast,
-        })
+        }
     }
 
     /// Sums up the scans that stay in a distributed plan. None where none does.
-    pub(super) fn kept_load(&self, on: &Distributed) -> Result<Option<LocalLoad>> {
-        let footers = footers(&on.state);
+    pub(super) fn kept_load(&self, cut: &CutPlan, footers: &FileMetadataCache) -> Result<Option<LocalLoad>> {
         let mut kept = None;
-        for subtree in on.cut.kept() {
-            let LocalReads { load, .. } = self.local_reads(subtree, footers.as_ref())?;
+        for subtree in cut.kept() {
+            let LocalReads { load, .. } = self.local_reads(subtree, footers)?;
             kept = Some(kept.unwrap_or_default() + load);
         }
         Ok(kept)

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use url::Url;
 
 use super::candidates::{Candidates, Distributed, LocalPlan};
 use super::choose::{EarlyFigures, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, workload};
-use super::loads::stages::{FunctionReaders, LocalReads, scan_loads, with_loads};
-use super::passes::pack::Packing;
+use super::loads::stages::{FunctionReaders, LocalReads, LocalScans, StageMaker};
+use super::passes::stages::CutPlan;
 use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
 use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
@@ -25,10 +26,9 @@ use crate::model::{Choice, Decision, FleetFacts, FunctionSize, Place, Reason, Wa
 use crate::tables::pruning::PruningNotes;
 
 impl PlannerSettings {
-    /// Returns true if candidates are compared. Else the target is used as it is.
+    /// Returns true if candidates are compared.
     pub(super) fn compares(&self) -> bool {
-        let Self { on, prefer, deadline, .. } = *self;
-        on != Target::Local && (on == Target::Auto || prefer.is_some() || deadline.is_some())
+        self.on.picks_by_estimate(self.prefer, self.deadline)
     }
 
     /// Returns true if the place is open, and seconds alone decide on it.
@@ -70,7 +70,7 @@ impl Planner {
         let (Some(packed), Some(on)) = (picked, distributed) else {
             return Ok(PlannedQuery::here(local.state, local.plan, decision));
         };
-        let stages = self.stages(&on, &packed)?;
+        let stages = self.stages(&on, &packed);
         self.on_functions(on, stages, packed, decision)
     }
 
@@ -102,17 +102,16 @@ impl Planner {
             }
         };
         let LocalReads { load, .. } = self.local_reads(&plan, footers(&distributing).as_ref())?;
-        let on = Distributed { state: distributing, cut, facts };
+        let on = self.with_fleet(distributing, cut, facts)?;
         let size = on.facts.sizes[0].clone();
         let packed = PackedSize { packing: self.packing(&size, Some(size.functions_max)), size };
-        let stages = self.stages(&on, &packed)?;
+        let stages = self.stages(&on, &packed);
         let decision = match stages.is_empty() {
             true => here(Reason::NoScan),
             false => {
                 let local_seconds = seconds_here(&load, &self.fleet.coordinator_model());
-                let kept = self.kept_load(&on)?;
                 let (loads, machines) = (loads(&stages), on.facts.machines(&packed.size));
-                let functions_seconds = seconds_on_functions(&loads, kept.as_ref(), &machines);
+                let functions_seconds = seconds_on_functions(&loads, on.kept.as_ref(), &machines);
                 let times = times(local_seconds, functions_seconds, &loads, &packed.size);
                 Decision::timed(Place::Functions, Reason::Requested, workload(&stages), times)
             }
@@ -141,7 +140,10 @@ impl Planner {
     }
 
     /// Decides to stay here before there is a plan for functions. None where functions may be faster.
-    fn stays(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Result<Option<Decision>> {
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn stays(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Result<Option<Decision>> {
         if let Some(reason) = self.reason_to_stay(local, functions) {
             return Ok(Some(Decision::local(reason, local.reads.workload)));
         }
@@ -152,7 +154,7 @@ impl Planner {
     }
 
     /// Returns the reason to stay here that needs no packing. None where functions may be faster.
-    pub(super) fn reason_to_stay(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Option<Reason> {
+    fn reason_to_stay(&self, local: &LocalPlan, functions: &Placement<FleetFacts>) -> Option<Reason> {
         let facts = match functions {
             Placement::Functions(facts) => facts,
             Placement::Here(reason) => return Some(reason.clone()),
@@ -166,44 +168,51 @@ impl Planner {
         })
     }
 
-    /// Decides to stay here if no packing of the local plan's scans is faster on functions: results can only slow them down.
+    /// Decides to stay here if no packing of the local plan's scans is faster on functions: results can only slow them down. None also where
+    /// a scan stays here in any case, beside functions for the others: that may be faster than all scans on functions.
     fn stays_by_scans(&self, local: &LocalPlan, facts: &FleetFacts) -> Result<Option<Decision>> {
         let local_seconds = seconds_here(&local.reads.load, &self.fleet.coordinator_model());
         let mut fastest: Option<WallTimes> = None;
+        let cached = footers(&local.state);
+        // A store that functions do not reach is told when the distributed plan is cut.
+        let access = |url: &str| self.stores.access(&Url::parse(url).ok()?).ok();
+        let url_of = |url: &str| access(url).map(|access| access.url).unwrap_or_default();
+        let mut scans = LocalScans::of(&local.plan, cached.as_ref(), &url_of)?;
         for size in &facts.sizes {
-            let most = self.scans_on(facts, local, size, &self.packing(size, Some(size.functions_max)))?;
+            let mut scans_on = |fan_out| scans.loads(&self.packing(size, fan_out), FunctionReaders { facts, size });
+            let most = scans_on(Some(size.functions_max));
             let fan_outs = fan_outs(most.iter().map(|load| load.fragments.len()).max().unwrap_or_default());
             // The likely ones come first: one that is faster suffices.
             for fan_out in std::iter::once(None).chain(fan_outs.into_iter().rev().map(Some)) {
-                let scans = self.scans_on(facts, local, size, &self.packing(size, fan_out))?;
-                let scans: Vec<&StageLoad> = scans.iter().collect();
-                let seconds = seconds_on_functions(&scans, None, &facts.machines(size));
+                let loads = scans_on(fan_out);
+                let loads: Vec<&StageLoad> = loads.iter().collect();
+                let seconds = seconds_on_functions(&loads, None, &facts.machines(size));
                 if seconds < local_seconds {
                     return Ok(None);
                 }
                 if fastest.is_none_or(|fastest| seconds < fastest.functions_seconds) {
-                    fastest = Some(times(local_seconds, seconds, &scans, size));
+                    fastest = Some(times(local_seconds, seconds, &loads, size));
                 }
             }
         }
         let workload = local.reads.workload;
-        Ok(fastest.map(|times| Decision::timed(Place::Local, Reason::LocalFaster, workload, times)))
+        let stays = fastest.filter(|_| !self.keeps_scans(&local.plan));
+        Ok(stays.map(|times| Decision::timed(Place::Local, Reason::LocalFaster, workload, times)))
     }
 
-    /// Packs the local plan's scans for functions of a size, and returns their loads.
-    fn scans_on(
-        &self,
-        facts: &FleetFacts,
-        LocalPlan { state, plan, .. }: &LocalPlan,
-        size: &FunctionSize,
-        packing: &Packing,
-    ) -> Result<Vec<StageLoad>> {
-        let footers = footers(state);
-        let readers = FunctionReaders { facts, size, footers: footers.as_ref() };
-        // A store that functions do not reach is told when the plan is cut.
-        let access = |url: &str| self.stores.access(&Url::parse(url).ok()?).ok();
-        let url_of = |url: &str| access(url).map(|access| access.url).unwrap_or_default();
-        scan_loads(plan, packing, &url_of, readers)
+    /// Returns true if a scan of a plan stays on the coordinator in any case. None does where the cut fails: that is told
+    /// when the distributed plan is cut.
+    fn keeps_scans(&self, plan: &Arc<dyn ExecutionPlan>) -> bool {
+        self.cut(plan).is_ok_and(|placed| match placed {
+            Placement::Functions(cut) => cut.kept().next().is_some(),
+            Placement::Here(_) => true,
+        })
+    }
+
+    /// Puts a plan that is cut beside its fleet.
+    pub(super) fn with_fleet(&self, state: SessionState, cut: CutPlan, facts: FleetFacts) -> Result<Distributed> {
+        let kept = self.kept_load(&cut, footers(&state).as_ref())?;
+        Ok(Distributed { state, cut, facts, kept })
     }
 
     /// Makes the decision of a choice. If seconds decide and nothing can run on functions, that is the reason.
@@ -220,10 +229,10 @@ impl Planner {
     }
 
     /// Makes the stages of a packing, with their loads.
-    pub(super) fn stages(&self, on: &Distributed, PackedSize { size, packing }: &PackedSize) -> Result<Vec<Stage>> {
+    fn stages(&self, on: &Distributed, PackedSize { size, packing }: &PackedSize) -> Vec<Stage> {
+        let readers = FunctionReaders { facts: &on.facts, size };
         let footers = footers(&on.state);
-        let readers = FunctionReaders { facts: &on.facts, size, footers: footers.as_ref() };
-        with_loads(on.cut.stages(0, packing, footers.as_ref()), self.settings.memory_bytes_max, readers)
+        StageMaker::of(&on.cut, footers.as_ref()).stages(0, packing, self.settings.memory_bytes_max, readers)
     }
 
     fn on_functions(

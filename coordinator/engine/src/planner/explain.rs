@@ -13,7 +13,7 @@ use gust_catalog::Pruning;
 use gust_protocol::with_hint_line;
 use humansize::{BINARY, format_size};
 
-use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need};
+use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by};
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
 use crate::error::continued;
@@ -33,7 +33,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
     text += &indented(&planned.plan);
     for stage in planned.stages() {
-        let need = fragment_need(stage);
+        let need = fragment_need(stage, &held_by(&stage.plan));
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
         text += &indented(&stage.plan);

@@ -2,8 +2,8 @@
 //!
 //! 1. DataFusion's logical rules.
 //! 2. The coordinator's own plan, where the query may stay here: DataFusion's, untouched.
-//! 3. The fleet's facts, if there is anything to send. Where seconds decide, the query stays here if these scans would not be faster on
-//!    functions at their best.
+//! 3. The fleet's facts, if there is anything to send. Where seconds decide, the query stays here if its scans would not be faster on
+//!    functions at their best. A plan with a scan that does not travel is compared in full.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
 //! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
@@ -46,7 +46,7 @@ use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
 use crate::tables::pruning::PruningNotes;
-use loads::stages::{FunctionReaders, with_loads};
+use loads::stages::{FunctionReaders, StageMaker};
 use passes::pack::Packing;
 use passes::spread::distributing;
 use passes::stages::CutPlan;
@@ -206,9 +206,9 @@ impl Planner {
             Placement::Functions(cut) => {
                 // Books and results are told apart by the number of a stage.
                 let footers = footers(&state);
-                let stages = cut.stages(stages.len() as u32, &packing, footers.as_ref());
-                let readers = FunctionReaders { facts, size, footers: footers.as_ref() };
-                let stages = with_loads(stages, self.settings.memory_bytes_max, readers)?;
+                let mut maker = StageMaker::of(&cut, footers.as_ref());
+                let readers = FunctionReaders { facts, size };
+                let stages = maker.stages(stages.len() as u32, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };
                 Ok(PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision))

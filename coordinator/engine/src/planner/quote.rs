@@ -23,7 +23,7 @@ impl Planner {
         let local = self.local_plan(state.clone(), logical).await?;
         let functions = self.functions_for(&local).await?;
         let stays = match self.settings.is_for_seconds() {
-            true => self.reason_to_stay(&local, &functions),
+            true => self.stays(&local, &functions)?,
             false => None,
         };
         let mut candidates = self.candidates(local, functions, &PruningNotes::default()).await?;
@@ -36,9 +36,11 @@ impl Planner {
         };
         let local = candidates.all[0].forecast.clone();
         let (decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
-            (Some(reason), _) => {
+            (Some(decision), _) => {
                 let runner_up = next(&local);
-                (Decision::local(reason, candidates.local.reads.workload), local, runner_up)
+                // Here functions are known with their results, too.
+                let estimate = decision.estimate.and_then(|_| candidates.times(&local));
+                (Decision { estimate, ..decision }, local, runner_up)
             }
             (None, Some(choice)) => {
                 let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
@@ -49,7 +51,7 @@ impl Planner {
                 let picked = match (&planned.functions, &candidates.distributed) {
                     (Some(functions), Some(on)) => {
                         let stages: Vec<&Stage> = functions.stages.iter().map(AsRef::as_ref).collect();
-                        self.forecast_on(on, &functions.packed.size, &stages, &candidates)?
+                        Self::forecast_on(on, &functions.packed.size, &stages, &candidates)
                     }
                     _ => local,
                 };

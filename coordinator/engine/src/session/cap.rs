@@ -54,3 +54,47 @@ impl Session {
         Ok(cap)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::cap::{AttemptRequest, AttemptWork, OverCap};
+    use crate::config::{Config, Target};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn attempts_are_priced_at_the_size_that_was_picked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in ["a", "b"] {
+            let path = folder.path().join(format!("{file}.parquet"));
+            let copy = format!("COPY (SELECT 1 AS k) TO '{}'", path.display());
+            SessionContext::new().sql(&copy).await.expect("SQL").collect().await.expect("written");
+        }
+        let session = Session::new(Config { on: Target::InProcess, ..Config::default() }).expect("a session");
+        let query = session.for_query();
+        let statement = query.parse(&format!("SELECT sum(k) FROM '{}/'", folder.path().display()));
+        let (logical, _) = query.logical_plan(*statement.expect("SQL").remove(0).sql).await.expect("names");
+        let mut planned = query.planner().plan(query.context.state(), &logical).await.expect("a plan");
+        // AWS's list price of a GB-second, in nano-dollars. The first size has 2 GB. An attempt is paid for 3 s and a second of grace.
+        let gb_second = if cfg!(target_arch = "aarch64") { 13_333.4 } else { 16_666.7 };
+        for gigabytes in [2, 10] {
+            let functions = planned.functions.as_mut().expect("functions");
+            functions.packed.size.memory_mb = gigabytes * 1024;
+            let limit = Money::from_nano_dollars(10_000);
+            let cap = query.open_cap(limit, &planned, EventLog::start()).await.expect("it may begin");
+            let second = Duration::from_secs(1);
+            let request =
+                AttemptRequest { work: AttemptWork::default(), expected: second, time_max: 30 * second, timed_out: 0 };
+            let OverCap::WhileRunning(stopped) = cap.reserve(request).await.expect_err("it is too dear") else {
+                panic!("it has begun")
+            };
+            let expect = f64::from(4 * gigabytes) * gb_second + 200.0;
+            let seen = stopped.next.expect("the price of an attempt").nano_dollars() as f64;
+            assert!((seen - expect).abs() <= 1.0, "{gigabytes} GB: {seen} for {expect}");
+        }
+        session.close().await;
+    }
+}

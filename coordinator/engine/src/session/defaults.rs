@@ -6,11 +6,11 @@ use datafusion::common::config::{ConfigNonZeroUsize, ConfigOptions};
 /// Bytes that each sort sets aside for merging its spilled runs, by DataFusion's default.
 const SORT_RESERVATION_BYTES: usize = 10 << 20;
 
-/// Sorts that find their reservation at the same time in a pool of any size.
+/// Sorts of a query that find their reservation at the same time, however small its memory is.
 const SORTS_AT_ONCE: usize = 64;
 
-/// Fits the settings to a memory pool of `memory_bytes_max` bytes.
-pub(super) fn settings(options: &mut ConfigOptions, memory_bytes_max: usize) {
+/// Fits the settings to queries that surely have `query_bytes_min` bytes of memory.
+pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
     options.catalog.information_schema = true;
     // Without this, by default, DataFusion 55.2 cuts a large CSV file at line breaks, even at those within quotes. A
     // part then begins in the middle of a value. No upstream report of it is known. The setting can go with a
@@ -20,7 +20,7 @@ pub(super) fn settings(options: &mut ConfigOptions, memory_bytes_max: usize) {
     options.execution.listing_table_ignore_subdirectory = false;
     // With spans, an error tells its place in the text.
     options.sql_parser.collect_spans = true;
-    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(memory_bytes_max / SORTS_AT_ONCE);
+    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(query_bytes_min / SORTS_AT_ONCE);
     // A repartition that spills hangs in DataFusion 55.2 if two of its inputs have a file open each (apache/datafusion
     // 24883). With this size every batch is a file of its own, which is closed before anything waits for it. The
     // setting can go with a DataFusion that has 24891. A test reminds of it when the version is raised.
@@ -44,6 +44,15 @@ mod tests {
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
+
+    #[test]
+    fn many_sorts_fit_the_memory_that_a_query_surely_has() {
+        for (query_bytes_min, expect) in [(64 << 30, 10 << 20), (640 << 20, 10 << 20), (6_400_000, 100_000)] {
+            let mut options = ConfigOptions::new();
+            settings(&mut options, query_bytes_min);
+            assert_eq!(options.execution.sort_spill_reservation_bytes, expect, "{query_bytes_min}");
+        }
+    }
 
     async fn grouped(config: SessionConfig) -> Result<usize> {
         let context = SessionContext::new_with_config(config);

@@ -51,7 +51,8 @@ const CLEANING_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::fr
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Queries that are expected at the same time. With one, the query may have all of the memory. With more, each is
-    /// sure of an even share of one half. A query may have the other half as well, as long as no other query takes it.
+    /// sure of an even share of one half. A query may have the other half as well, as long as no other query and no
+    /// table takes it. The tables of one session may have an even part of that half.
     pub queries_max: usize,
     /// Settings that SET may change.
     pub settings: SettingsPolicy,
@@ -90,7 +91,7 @@ pub struct Engine {
     pub(super) config: Arc<Config>,
     pub(super) settings: SettingsPolicy,
     pub(super) stores: Stores,
-    /// Runtime of DataFusion, with the temporary folder, the footers that were read, and the pool of tables.
+    /// Runtime of DataFusion, with the temporary folder and the footers that were read.
     runtime: Arc<RuntimeEnv>,
     pub(super) memory: Arc<ProcessMemory>,
     pub(super) fleet: Arc<Fleet>,
@@ -160,7 +161,8 @@ impl Engine {
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
         let config = options.over(&self.config)?;
-        let opened = self.context(&config);
+        let tables: Arc<dyn MemoryPool> = self.memory.for_tables();
+        let opened = self.context(&config, &tables);
         let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         Ok(Session {
             engine: self.clone(),
@@ -168,6 +170,7 @@ impl Engine {
             context,
             catalogs,
             stores: self.stores.clone(),
+            tables,
             prepared: Arc::default(),
         })
     }
@@ -185,11 +188,6 @@ impl Engine {
     /// Returns the memory that all queries and tables share.
     pub fn memory(&self) -> &ProcessMemory {
         &self.memory
-    }
-
-    /// Returns the pool of the tables that sessions keep.
-    pub(super) fn tables_pool(&self) -> &Arc<dyn MemoryPool> {
-        &self.runtime.memory_pool
     }
 
     /// Returns the exchange, in which functions leave results that are too large for their response.
@@ -261,14 +259,19 @@ impl Engine {
         self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
     }
 
-    /// Returns a session's context, and its catalogs without paths.
-    fn context(&self, config: &Config) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
+    /// Returns a session's context, and its catalogs without paths. Its pool is that of the session's tables.
+    fn context(
+        &self,
+        config: &Config,
+        tables: &Arc<dyn MemoryPool>,
+    ) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
+        let runtime = RuntimeEnv { memory_pool: Arc::clone(tables), ..self.runtime.as_ref().clone() };
         let mut settings = SessionConfig::new().with_extension(Arc::new(self.stores.clone()));
-        defaults::settings(settings.options_mut(), memory_bytes(config));
+        defaults::settings(settings.options_mut(), self.memory.query_bytes_min());
         settings.options_mut().extensions.insert(Options::new(config.cost.max));
         let state = SessionStateBuilder::new()
             .with_config(settings)
-            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_runtime_env(Arc::new(runtime))
             .with_default_features()
             .with_scalar_functions(sql_functions::scalar())
             .with_aggregate_functions(sql_functions::aggregate())
@@ -294,8 +297,8 @@ fn memory_bytes(config: &Config) -> usize {
 
 fn runtime(stores: &Stores, memory: &Arc<ProcessMemory>, folder: &Path) -> EngineResult<Arc<RuntimeEnv>> {
     RuntimeEnvBuilder::new()
-        // This pool counts the tables that sessions keep. A query has a pool of its own.
-        .with_memory_pool(memory.for_tables())
+        // Nothing runs in this pool: each session and each query has one of its own.
+        .with_memory_pool(memory.for_query())
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.to_owned()])),
         )

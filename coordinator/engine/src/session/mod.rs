@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, DynamicFileCatalog, UrlTableFactory};
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
@@ -59,6 +59,8 @@ pub struct Session {
     /// Catalogs in which names that are no paths are looked up.
     catalogs: Arc<dyn CatalogProviderList>,
     stores: Stores,
+    /// Pool of the tables that the session keeps.
+    tables: Arc<dyn MemoryPool>,
     prepared: Arc<Mutex<Prepared>>,
 }
 

@@ -30,6 +30,7 @@ mod metering;
 mod model;
 mod odd_values;
 mod operators;
+mod planning;
 mod scaling;
 mod subqueries;
 mod tail;
@@ -69,6 +70,8 @@ enum Measurement {
     },
     /// `--on local` against a stock SessionContext
     Local,
+    /// Planning by `auto`, which compares all packings, beside planning for the coordinator alone
+    Planning,
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
     Wheel,
     /// The 22 TPC-H queries over S3 as late as the real one, beside other engines and an earlier build
@@ -238,6 +241,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Tail => Ok(virtually(|| tail::measure(&workload.tail, &workload.fleet))),
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,
+        Measurement::Planning => planning::measure(&workload.planning, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,

@@ -24,6 +24,7 @@ pub struct Workload {
     pub model: Model,
     pub local: Local,
     pub latency: Latency,
+    pub planning: Planning,
     pub odd_values: OddValues,
     pub metering: Metering,
     pub compression: Compression,
@@ -60,6 +61,18 @@ pub struct Memory {
     pub timeout_seconds: u64,
     pub on: Vec<String>,
     pub limits: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planning {
+    pub scale: f64,
+    pub files: usize,
+    pub row_group_rows: usize,
+    pub functions: u32,
+    pub pairs: usize,
+    pub aim_ms: f64,
+    pub worst_ms: f64,
 }
 
 #[derive(Deserialize)]

@@ -28,25 +28,28 @@ pub struct MemoryNeed {
     pub bytes: u64,
 }
 
-/// Sums up the memory that the coordinator is expected to hold for `plan`, named after its largest part.
-pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> MemoryNeed {
+/// Lists the memory that operators of a plan are expected to hold. For a stage it is the same for all packings.
+pub fn held_by(plan: &Arc<dyn ExecutionPlan>) -> Vec<MemoryNeed> {
     let mut needs = Vec::new();
     collect(plan, &mut needs);
-    sum(needs)
+    needs
 }
 
-/// Sums up the memory that the heaviest fragment of a stage is expected to hold.
-pub fn fragment_need(stage: &Stage) -> MemoryNeed {
+/// Sums up the memory that the coordinator is expected to hold for `plan`, named after its largest part.
+pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> MemoryNeed {
+    sum(held_by(plan))
+}
+
+/// Sums up the memory that the heaviest fragment of a stage is expected to hold. Its plan's operators hold `held`.
+pub fn fragment_need(stage: &Stage, held: &[MemoryNeed]) -> MemoryNeed {
     let fragments = 0..stage.fragments.len();
     let heaviest = fragments.map(|fragment| stage.fragment_weight_bytes(fragment)).max().unwrap_or_default();
     let unit = stage.units.iter().map(|unit| unit.weight_bytes).max().unwrap_or_default();
     let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default() as u64;
     let mut needs =
         vec![MemoryNeed { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
-    let mut held = Vec::new();
-    collect(&stage.plan, &mut held);
     let held_max = heaviest * EXPANSION;
-    needs.extend(held.into_iter().map(|need| MemoryNeed { bytes: need.bytes.min(held_max), ..need }));
+    needs.extend(held.iter().map(|need| MemoryNeed { what: need.what.clone(), bytes: need.bytes.min(held_max) }));
     sum(needs)
 }
 

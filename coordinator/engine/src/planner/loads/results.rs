@@ -13,13 +13,26 @@ use crate::planner::graph::Stage;
 /// Share of Arrow bytes that LZ4 leaves (docs/measurements.md, `compression`).
 const COMPRESSED: f64 = 0.44;
 
+/// Rows of a stage's plan, as far as statistics tell. They are the same for all packings.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanRows {
+    scanned: Option<u64>,
+    sent: Option<u64>,
+}
+
+impl PlanRows {
+    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Self {
+        Self { scanned: chain(plan).last().and_then(rows), sent: rows(plan) }
+    }
+}
+
 /// Estimates the bytes that the fragments of a stage will send in all.
-pub fn results(stage: &Stage) -> Results {
+pub fn results(stage: &Stage, rows: &PlanRows) -> Results {
     let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).sum::<usize>().max(1) as u64;
     let width = row_bytes(&stage.plan.schema()) as u64;
     let chain: Vec<&Arc<dyn ExecutionPlan>> = chain(&stage.plan).collect();
     let decoded = stage.weight_bytes().saturating_mul(EXPANSION);
-    let scanned = chain.last().and_then(|scan| rows(scan)).map_or(decoded, |rows| rows.saturating_mul(width));
+    let scanned = rows.scanned.map_or(decoded, |rows| rows.saturating_mul(width));
     let aggregate = chain.iter().find_map(|node| node.downcast_ref::<AggregateExec>());
     let rows_max = match aggregate {
         Some(aggregate) if aggregate.group_expr().is_empty() => Some(lanes),
@@ -28,7 +41,7 @@ pub fn results(stage: &Stage) -> Results {
     let at_most = rows_max.map_or(scanned, |rows| rows.saturating_mul(width).min(scanned.max(lanes * width)));
     let expected = match (rows_max, aggregate) {
         (None, Some(_)) => None,
-        _ => rows(&stage.plan).map(|rows| rows.saturating_mul(width)).or_else(|| rows_max.map(|_| at_most)),
+        _ => rows.sent.map(|rows| rows.saturating_mul(width)).or_else(|| rows_max.map(|_| at_most)),
     };
     let expected = expected.map(|bytes| (bytes.min(at_most) as f64 * COMPRESSED) as u64);
     Results { expected, at_most }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_plan::ExecutionPlan;
-use gust_protocol::plan::{file_scan, scans};
+use gust_protocol::plan::file_scan;
 use object_store::ObjectMeta;
 
+use super::memory::{MemoryNeed, fragment_need, held_by};
 use super::reads::{Reader, ScannedFiles};
-use super::results::results;
+use super::results::{PlanRows, results};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::attempts::expected_times;
 use crate::model::load::{FragmentLoad, LocalLoad, StageLoad, fragment_limits};
@@ -20,8 +21,8 @@ use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::graph::is_parquet;
 use crate::planner::passes::pack::{PackedFragment, Packing};
-use crate::planner::passes::stages::{PackedUnits, packed};
-use crate::planner::passes::units::{Unit, units};
+use crate::planner::passes::stages::{CutPlan, PackedUnits, Packer, packed};
+use crate::planner::passes::units::{Unit, WeighedFile, units, weighed};
 
 /// Probability below which an event is left out of upper amounts.
 const SELDOM: f64 = 0.01;
@@ -36,12 +37,11 @@ pub struct LocalReads {
     pub others: usize,
 }
 
-/// Functions of one size, and the facts about the files that they read.
+/// Functions of one size, and the facts about their fleet.
 #[derive(Clone, Copy)]
 pub struct FunctionReaders<'a> {
     pub facts: &'a FleetFacts,
     pub size: &'a FunctionSize,
-    pub footers: &'a FileMetadataCache,
 }
 
 /// Sums up the reads of a plan's scans. Units are runs of at least `unit_bytes_min`.
@@ -71,70 +71,123 @@ pub fn local_reads(
     Ok(found)
 }
 
-/// Gives stages that are packed for functions of a size their loads and expected times. Results may wait in `memory_bytes_max` here.
-///
-/// # Errors
-/// The engine's, where a fragment is not over one scan.
-pub fn with_loads(mut stages: Vec<Stage>, memory_bytes_max: u64, readers: FunctionReaders<'_>) -> Result<Vec<Stage>> {
-    let loads = stage_loads(&stages, memory_bytes_max, readers)?;
-    let expected = expected_times(&loads.iter().collect::<Vec<_>>(), &readers.facts.machines(readers.size));
-    for ((stage, load), expected) in stages.iter_mut().zip(loads).zip(expected) {
-        (stage.load, stage.expected) = (load, expected);
-    }
-    Ok(stages)
+/// The stages of a cut plan, for one packing after the other. Files are weighed and looked up once.
+pub struct StageMaker<'a> {
+    packer: Packer<'a>,
+    files: Vec<StageFiles<'a>>,
 }
 
-fn stage_loads(stages: &[Stage], memory_bytes_max: u64, readers: FunctionReaders<'_>) -> Result<Vec<StageLoad>> {
-    let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
-    let load = |stage: &Stage| {
-        let scans = scans(&stage.plan);
-        let [scan] = scans.as_slice() else {
-            return Err(DataFusionError::Internal(format!("a fragment over {} scans", scans.len())));
+/// Facts about one stage that are the same for all packings.
+struct StageFiles<'a> {
+    files: ScannedFiles<'a>,
+    rows: PlanRows,
+    /// Memory that the plan's operators hold.
+    held: Vec<MemoryNeed>,
+}
+
+impl<'a> StageMaker<'a> {
+    pub fn of(cut: &'a CutPlan, footers: &'a FileMetadataCache) -> Self {
+        let files = |(scan, plan)| StageFiles {
+            files: ScannedFiles::of(scan, footers),
+            rows: PlanRows::of(plan),
+            held: held_by(plan),
         };
-        let mut files = ScannedFiles::of(scan, readers.footers);
-        let load = |fragment| fragment_load(&mut files, &stage.access.url, &stage.units, fragment, at_once, readers);
+        Self { packer: cut.packer(footers), files: cut.scans().zip(cut.plans()).map(files).collect() }
+    }
+
+    /// Returns the most memory that a fragment of these stages is expected to need, in bytes.
+    pub fn need_bytes(&self, stages: &[Stage]) -> u64 {
+        let need = |(stage, files): (&Stage, &StageFiles<'_>)| fragment_need(stage, &files.held).bytes;
+        stages.iter().zip(&self.files).map(need).max().unwrap_or_default()
+    }
+
+    /// Packs stages for functions of a size, the first with the number `first`, with their loads and expected times. Results may wait in
+    /// `memory_bytes_max` here.
+    pub fn stages(
+        &mut self,
+        first: u32,
+        packing: &Packing,
+        memory_bytes_max: u64,
+        readers: FunctionReaders<'_>,
+    ) -> Vec<Stage> {
+        let mut stages = self.packer.stages(first, packing);
+        let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
+        for (stage, files) in stages.iter_mut().zip(&mut self.files) {
+            stage.load = files.load(stage, at_once, memory_bytes_max, readers);
+        }
+        let loads: Vec<&StageLoad> = stages.iter().map(|stage| &stage.load).collect();
+        let expected = expected_times(&loads, &readers.facts.machines(readers.size));
+        for (stage, expected) in stages.iter_mut().zip(expected) {
+            stage.expected = expected;
+        }
+        stages
+    }
+}
+
+impl StageFiles<'_> {
+    /// Returns the load of a stage whose functions work in `at_once` environments.
+    fn load(
+        &mut self,
+        stage: &Stage,
+        at_once: usize,
+        memory_bytes_max: u64,
+        readers: FunctionReaders<'_>,
+    ) -> StageLoad {
+        let Self { files, rows, .. } = self;
+        let load = |fragment| fragment_load(files, &stage.access.url, &stage.units, fragment, at_once, readers);
         let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
-        Ok(StageLoad {
-            results: results(stage),
+        StageLoad {
+            results: results(stage, rows),
             inline_bytes_max: limits.inline_bytes_max,
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
             fragments,
-        })
-    };
-    stages.iter().map(load).collect()
-}
-
-/// Returns the least work of functions that read the scans of a plan which was not made for them. Results, and those too large for a response,
-/// are known of stages only.
-pub fn scan_loads(
-    plan: &Arc<dyn ExecutionPlan>,
-    packing: &Packing,
-    url_of: &dyn Fn(&str) -> String,
-    readers: FunctionReaders<'_>,
-) -> Result<Vec<StageLoad>> {
-    let mut packed_scans = Vec::new();
-    plan.apply(|node| {
-        if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
-            let packed = packed(scan, whole_files(scan).iter(), packing, readers.footers);
-            packed_scans.push(PackedScan { scan: scan.clone(), url: url_of(scan.object_store_url.as_str()), packed });
         }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    let at_once = readers.size.at_once(packed_scans.iter().map(|scan| scan.packed.fragments.len()).sum());
-    let load = |PackedScan { scan, url, packed: PackedUnits { units, fragments } }: &PackedScan| {
-        let mut files = ScannedFiles::of(scan, readers.footers);
-        let fragment = |fragment| fragment_load(&mut files, url, units, fragment, at_once, readers);
-        StageLoad::of_fragments(fragments.iter().map(fragment).collect())
-    };
-    Ok(packed_scans.iter().map(load).collect())
+    }
 }
 
-/// A scan as if it were a stage.
-struct PackedScan {
-    scan: FileScanConfig,
+/// The scans of a plan that was not made for functions, for one packing after the other, as if each were a stage. Files are weighed and looked up
+/// once.
+pub struct LocalScans<'a>(Vec<LocalScan<'a>>);
+
+struct LocalScan<'a> {
     url: String,
-    packed: PackedUnits,
+    weighed: Vec<WeighedFile>,
+    files: ScannedFiles<'a>,
+}
+
+impl<'a> LocalScans<'a> {
+    /// Finds the scans of Parquet. `url_of` returns the way of functions to a store.
+    pub fn of(
+        plan: &Arc<dyn ExecutionPlan>,
+        footers: &'a FileMetadataCache,
+        url_of: &dyn Fn(&str) -> String,
+    ) -> Result<Self> {
+        let mut scans = Vec::new();
+        plan.apply(|node| {
+            if let Some(scan) = file_scan(node).filter(|scan| is_parquet(scan)) {
+                scans.push(LocalScan {
+                    url: url_of(scan.object_store_url.as_str()),
+                    weighed: weighed(scan, &whole_files(scan), footers),
+                    files: ScannedFiles::of(scan, footers),
+                });
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(Self(scans))
+    }
+
+    /// Returns the least work of functions that read them. Results, and those too large for a response, are known of stages only.
+    pub fn loads(&mut self, packing: &Packing, readers: FunctionReaders<'_>) -> Vec<StageLoad> {
+        let all: Vec<PackedUnits> = self.0.iter().map(|scan| packed(&scan.weighed, packing)).collect();
+        let at_once = readers.size.at_once(all.iter().map(|packed| packed.fragments.len()).sum());
+        let load = |(scan, PackedUnits { units, fragments }): (&mut LocalScan<'_>, &PackedUnits)| {
+            let LocalScan { url, files, .. } = scan;
+            let fragment = |fragment| fragment_load(files, url, units, fragment, at_once, readers);
+            StageLoad::of_fragments(fragments.iter().map(fragment).collect())
+        };
+        self.0.iter_mut().zip(&all).map(load).collect()
+    }
 }
 
 /// Returns the work of one fragment of these units, on one of `at_once` environments.
@@ -144,18 +197,28 @@ fn fragment_load(
     units: &[Unit],
     fragment: &PackedFragment,
     at_once: usize,
-    FunctionReaders { facts, size, .. }: FunctionReaders<'_>,
+    FunctionReaders { facts, size }: FunctionReaders<'_>,
 ) -> FragmentLoad {
     let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, url, file);
     // A platform may have ended any environment in between. Processes stay.
     let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
     let own = || fragment.units().map(|unit| &units[unit]);
-    let mut reads = |keeps: &dyn Fn(&ObjectMeta) -> bool| files.reads(own(), Reader::Function(keeps));
+    let is_likely_kept = |file: &ObjectMeta| misses(file) <= 0.5;
+    let is_surely_kept = |file: &ObjectMeta| missed_at_most(file) <= SELDOM;
+    let reads = files.reads(own(), Reader::Function(&is_likely_kept));
+    // Mostly nothing is kept, or all is.
+    let is_sure = |unit: &Unit| {
+        let file = &unit.file.object_meta;
+        is_likely_kept(file) == is_surely_kept(file)
+    };
     FragmentLoad {
         weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
         lanes: fragment.lanes.len(),
-        reads: reads(&|file| misses(file) <= 0.5),
-        reads_at_most: reads(&|file| missed_at_most(file) <= SELDOM),
+        reads,
+        reads_at_most: match own().all(is_sure) {
+            true => reads,
+            false => files.reads(own(), Reader::Function(&is_surely_kept)),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pass 3: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
 //!
 //! ```text
-//!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► units, pack ─► Stage
+//!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► weighed files ─► units, pack ─► Stage
 //!                        └─► does not arrive as it is ─► stays in the coordinator's plan
 //! ```
 
@@ -19,7 +19,7 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 use super::cut::{cut, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, pack};
 use super::spread::keeps_groups;
-use super::units::{Unit, units};
+use super::units::{Unit, WeighedFile, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
@@ -96,11 +96,20 @@ impl CutPlan {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
     }
 
-    /// Packs its stages, the first of which has the number `first`. Their loads are their bytes until [`crate::planner::loads::stages::with_loads`]
-    /// gives them better ones.
-    pub fn stages(&self, first: u32, packing: &Packing, footers: &FileMetadataCache) -> Vec<Stage> {
-        let templates = self.templates.iter().flatten();
-        (first..).zip(templates).map(|(index, template)| template.stage(index, packing, footers)).collect()
+    /// Lists the scans of its stages.
+    pub fn scans(&self) -> impl Iterator<Item = &FileScanConfig> {
+        self.templates.iter().flatten().map(|template| &template.scan)
+    }
+
+    /// Lists the plans of its stages.
+    pub fn plans(&self) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
+        self.templates.iter().flatten().map(|template| &template.plan)
+    }
+
+    /// Weighs the files of its stages, to pack them as often as one likes.
+    pub fn packer(&self, footers: &FileMetadataCache) -> Packer<'_> {
+        let weighed = |template| WeighedTemplate { template, files: TemplateFiles::of(template, footers) };
+        Packer { templates: self.templates.iter().flatten().map(weighed).collect() }
     }
 
     /// Puts a leaf in the place of each of its stages.
@@ -128,7 +137,55 @@ pub fn plan_stages(
     leaf: &Leaf<'_>,
 ) -> Result<DistributedPlan> {
     let cut = CutPlan::of(plan, reach)?.on_functions()?;
-    cut.with_leaves(cut.stages(0, packing, footers).into_iter().map(Arc::new).collect(), leaf)
+    cut.with_leaves(cut.packer(footers).stages(0, packing).into_iter().map(Arc::new).collect(), leaf)
+}
+
+/// The stages of a plan, whose files are weighed.
+#[derive(Debug)]
+pub struct Packer<'a> {
+    templates: Vec<WeighedTemplate<'a>>,
+}
+
+#[derive(Debug)]
+struct WeighedTemplate<'a> {
+    template: &'a StageTemplate,
+    files: TemplateFiles,
+}
+
+/// Files of a stage.
+#[derive(Debug)]
+enum TemplateFiles {
+    /// One fragment for each group, whatever the packing.
+    Groups(PackedUnits),
+    Weighed(Vec<WeighedFile>),
+}
+
+impl Packer<'_> {
+    /// Packs stages, the first of which has the number `first`. Their loads are their bytes until
+    /// [`crate::planner::loads::stages::StageMaker`] gives them better ones.
+    pub fn stages(&self, first: u32, packing: &Packing) -> Vec<Stage> {
+        let stage = |(index, weighed): (u32, &WeighedTemplate<'_>)| {
+            weighed.template.stage(index, weighed.files.packed(packing), packing)
+        };
+        (first..).zip(&self.templates).map(stage).collect()
+    }
+}
+
+impl TemplateFiles {
+    fn of(template: &StageTemplate, footers: &FileMetadataCache) -> Self {
+        let scan = &template.scan;
+        match keeps_groups(scan) {
+            true => Self::Groups(grouped(scan, footers)),
+            false => Self::Weighed(weighed(scan, template.files(), footers)),
+        }
+    }
+
+    fn packed(&self, packing: &Packing) -> PackedUnits {
+        match self {
+            Self::Groups(groups) => groups.clone(),
+            Self::Weighed(files) => packed(files, packing),
+        }
+    }
 }
 
 /// Makes the plan that a function runs in the place of `subtree`.
@@ -165,13 +222,7 @@ impl StageTemplate {
         self.scan.file_groups.iter().flat_map(|group| group.iter())
     }
 
-    fn stage(&self, index: u32, packing: &Packing, footers: &FileMetadataCache) -> Stage {
-        let keeps_groups = keeps_groups(&self.scan);
-        let PackedUnits { units, fragments } = if keeps_groups {
-            grouped(&self.scan, footers)
-        } else {
-            packed(&self.scan, self.files(), packing, footers)
-        };
+    fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
         let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
         let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
         let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
@@ -187,30 +238,26 @@ impl StageTemplate {
             units,
             fragments,
             sorted: is_sorted(&self.plan),
-            keeps_groups,
+            keeps_groups: keeps_groups(&self.scan),
         }
     }
 }
 
 /// A scan's units, and fragments of them.
+#[derive(Debug, Clone)]
 pub(in crate::planner) struct PackedUnits {
     pub(in crate::planner) units: Vec<Unit>,
     pub(in crate::planner) fragments: Vec<PackedFragment>,
 }
 
 /// Cuts files at row groups and packs them by weight.
-pub(in crate::planner) fn packed<'a>(
-    scan: &FileScanConfig,
-    files: impl Iterator<Item = &'a PartitionedFile>,
-    packing: &Packing,
-    footers: &FileMetadataCache,
-) -> PackedUnits {
+pub(in crate::planner) fn packed(files: &[WeighedFile], packing: &Packing) -> PackedUnits {
     // About four units a fragment are enough to balance, and few enough that footers are not read all over.
     let unit_bytes_min = |total: u64| {
         let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;
         (total / (4 * fragments)).min(packing.fragment_bytes_target / 4).max(1)
     };
-    let units = units(scan, files, footers, unit_bytes_min);
+    let units = units_of(files, unit_bytes_min);
     let weights: Vec<u64> = units.iter().map(|unit| unit.weight_bytes).collect();
     PackedUnits { fragments: pack(&weights, packing), units }
 }
@@ -271,7 +318,8 @@ mod tests {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT sum(a) FROM t WHERE b + 0 = 3").await;
         let cut = on_functions(CutPlan::of(&plan, &through).expect("a plan"));
-        let stages = [1, 2].map(|functions| cut.stages(7, &packing(functions), &footers));
+        let packer = cut.packer(&footers);
+        let stages = [1, 2].map(|functions| packer.stages(7, &packing(functions)));
         assert_eq!(stages.each_ref().map(|stages| stages[0].fragments.len()), [1, 2]);
         assert_eq!(stages.each_ref().map(|stages| stages[0].index), [7, 7]);
         assert_eq!(stages[0][0].encoded, stages[1][0].encoded);
@@ -286,7 +334,7 @@ mod tests {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT a FROM t ORDER BY b LIMIT 3").await;
         let cut = on_functions(CutPlan::of(&plan, &through).expect("a plan"));
-        let stage = &cut.stages(0, &packing(1), &footers)[0];
+        let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
         assert!(stage.sorted);
         assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
     }
@@ -305,8 +353,9 @@ mod tests {
         let sql = format!("SELECT a FROM t WHERE {half} UNION ALL SELECT a FROM t WHERE b + 0 = 1");
         let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, &through).expect("a plan"));
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
-        let planned =
-            cut.with_leaves(arcs(cut.stages(0, &packing(2), &footers)), &|_, subtree| hole(subtree)).expect("a plan");
+        let planned = cut
+            .with_leaves(arcs(cut.packer(&footers).stages(0, &packing(2))), &|_, subtree| hole(subtree))
+            .expect("a plan");
         assert_eq!((planned.stages.len(), planned.kept.len(), cut.kept().count()), (1, 1, 1));
         let shape = shape(&planned.plan);
         assert_eq!((shape.matches("DataSourceExec").count(), shape.matches("EmptyExec").count()), (1, 1), "{shape}");

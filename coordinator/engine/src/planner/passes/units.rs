@@ -19,7 +19,15 @@ pub struct Unit {
     pub weight_bytes: u64,
 }
 
+/// One data file, with the row groups at which it can be cut.
+#[derive(Debug, Clone)]
+pub struct WeighedFile {
+    file: PartitionedFile,
+    row_groups: Vec<RowGroupSpan>,
+}
+
 /// Start and weight of a row group.
+#[derive(Debug, Clone, Copy)]
 struct RowGroupSpan {
     start: u64,
     weight_bytes: u64,
@@ -32,14 +40,28 @@ pub fn units<'a>(
     footers: &FileMetadataCache,
     unit_bytes_min: impl Fn(u64) -> u64,
 ) -> Vec<Unit> {
+    units_of(&weighed(scan, files, footers), unit_bytes_min)
+}
+
+/// Weighs the row groups of each file, which are the same for all packings.
+pub fn weighed<'a>(
+    scan: &FileScanConfig,
+    files: impl IntoIterator<Item = &'a PartitionedFile>,
+    footers: &FileMetadataCache,
+) -> Vec<WeighedFile> {
     let columns = ProjectedColumns::of(scan);
-    let pieces: Vec<(PartitionedFile, Vec<RowGroupSpan>)> = files
-        .into_iter()
-        .map(|file| (with_footer_bytes(file, footers), in_order(pieces(file, &columns, footers))))
-        .collect();
-    let total = pieces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.weight_bytes).sum();
+    let weighed = |file| WeighedFile {
+        file: with_footer_bytes(file, footers),
+        row_groups: in_order(pieces(file, &columns, footers)),
+    };
+    files.into_iter().map(weighed).collect()
+}
+
+/// Cuts weighed files as [`units`] does.
+pub fn units_of(files: &[WeighedFile], unit_bytes_min: impl Fn(u64) -> u64) -> Vec<Unit> {
+    let total = files.iter().flat_map(|file| &file.row_groups).map(|group| group.weight_bytes).sum();
     let least = unit_bytes_min(total);
-    pieces.into_iter().flat_map(|(file, pieces)| runs(&file, &pieces, least)).collect()
+    files.iter().flat_map(|WeighedFile { file, row_groups }| runs(file, row_groups, least)).collect()
 }
 
 /// Adds the length of its footer and page index to a file whose footer was read before. The next reader need not guess it.

@@ -41,9 +41,8 @@ impl RunningStatement {
             return Err(self.failed(QueryError::sql(message).with_hint("give one another name with AS")));
         }
         let context = self.session.context.clone();
-        // The pool of tables counts the rows, for the table outlives the query and its pool.
-        let pool = self.session.engine.tables_pool();
-        let mut rows = TableRows::new(Arc::clone(&self.schema), create.name.table(), pool);
+        // The session's pool counts the rows, for the table outlives the query and its pool.
+        let mut rows = TableRows::new(Arc::clone(&self.schema), create.name.table(), &self.session.tables);
         while let Some(batch) = self.next_batch().await? {
             if let Err(error) = rows.add(&batch) {
                 self.stream = None;
