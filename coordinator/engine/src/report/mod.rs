@@ -9,9 +9,11 @@ use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 mod bill;
+mod reading;
 mod text;
 
 pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price};
+pub use reading::StageReading;
 
 use crate::cost::{PriceError, Tariff};
 use crate::error::continued;
@@ -50,6 +52,8 @@ pub struct Report {
     pub attempts_failed: BTreeMap<String, usize>,
     pub cold_starts: usize,
     pub functions: StorageUse,
+    /// Reads of the functions by stage, in the order of stages. Stages without an answer are not in it.
+    pub reading: Vec<StageReading>,
     pub coordinator: StorageUse,
     /// Bytes of all adopted results.
     pub result_bytes: u64,
@@ -151,7 +155,7 @@ impl Report {
             QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
                 times.last_attempt = at;
                 times.unused.insert(AttemptKey { fragment: id.clone(), attempt: *attempt }, *wall);
-                self.end_attempt(outcome);
+                self.end_attempt(id.stage, outcome);
             }
             QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
                 times.unused.remove(&AttemptKey { fragment: id.clone(), attempt: *attempt });
@@ -174,7 +178,10 @@ impl Report {
         }
     }
 
-    fn end_attempt(&mut self, outcome: &AttemptOutcome) {
+    fn end_attempt(&mut self, stage: u32, outcome: &AttemptOutcome) {
+        if let AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } = outcome {
+            StageReading::add(&mut self.reading, stage, usage);
+        }
         let failed = match outcome {
             AttemptOutcome::Done { usage, cold } => {
                 self.functions.add(usage);
