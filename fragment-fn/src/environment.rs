@@ -17,6 +17,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::hedging::Hedger;
+use crate::pace::{Pace, WatchedConnector};
 
 /// Sizes and places of an environment's state.
 #[derive(Debug, Clone)]
@@ -56,11 +57,18 @@ impl std::fmt::Debug for Environment {
 }
 
 /// Client of a store, and its knowledge of how fast the store answers.
-#[derive(Clone)]
-pub(crate) struct StoreClient {
-    pub(crate) store: Arc<dyn ObjectStore>,
+#[derive(Debug, Clone)]
+pub struct StoreClient {
+    pub store: Arc<dyn ObjectStore>,
     /// None where no read is sent twice.
-    pub(crate) hedger: Option<Arc<Hedger>>,
+    pub hedger: Option<Arc<Hedger>>,
+}
+
+impl StoreClient {
+    /// Returns the times and refusals that the client has seen. None for local files.
+    pub fn pace(&self) -> Option<&Arc<Pace>> {
+        self.hedger.as_deref().map(Hedger::pace)
+    }
 }
 
 /// Store clients kept at once, each with a connection pool. Beyond it the cache starts anew.
@@ -93,7 +101,7 @@ impl Environment {
         if let Some(client) = clients.get(access) {
             return Ok(client.clone());
         }
-        let client = StoreClient { store: connect(access, None)?, hedger: Hedger::for_store(&access.url) };
+        let client = connect(access, None)?;
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
@@ -119,14 +127,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A message that names the store and the wrong setting.
-pub fn connect(
-    access: &StoreAccess,
-    credentials: Option<AwsCredentialProvider>,
-) -> Result<Arc<dyn ObjectStore>, String> {
+pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>) -> Result<StoreClient, String> {
+    let pace = Arc::<Pace>::default();
     let invalid = |reason: String| format!("store `{}`: {reason}", access.url);
     let url = Url::parse(&access.url).map_err(|e| invalid(e.to_string()))?;
-    match url.scheme() {
-        "file" => Ok(Arc::new(LocalFileSystem::new())),
+    let store: Arc<dyn ObjectStore> = match url.scheme() {
+        "file" => Arc::new(LocalFileSystem::new()),
         "s3" | "s3a" => {
             let retry = RetryConfig {
                 max_retries: RETRIES_MAX,
@@ -135,8 +141,11 @@ pub fn connect(
             };
             let bucket = url.host_str().ok_or_else(|| invalid("no bucket in the URL".to_owned()))?;
             let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
-            let mut builder =
-                AmazonS3Builder::from_env().with_bucket_name(bucket).with_client_options(client).with_retry(retry);
+            let mut builder = AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                .with_client_options(client)
+                .with_http_connector(WatchedConnector { pace: Arc::clone(&pace) })
+                .with_retry(retry);
             for (key, value) in &access.options {
                 let key: AmazonS3ConfigKey =
                     key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;
@@ -145,8 +154,9 @@ pub fn connect(
             if let Some(credentials) = credentials {
                 builder = builder.with_credentials(credentials);
             }
-            Ok(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
+            Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?)
         }
-        scheme => Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
-    }
+        scheme => return Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
+    };
+    Ok(StoreClient { store, hedger: Hedger::for_store(&access.url, pace) })
 }

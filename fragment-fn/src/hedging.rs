@@ -5,38 +5,47 @@
 //!
 //! ```text
 //!  get ─► first byte due: multiple × latency ──► late: the same GET again, the first answer is used
-//!     ├─► each next byte due: multiple × latency ──┐
-//!     └─► last byte due: multiple × (latency + bytes × readers / rate) ──┴─► late: a GET of the missing bytes, which are
-//!         taken from the read that has all of them first
+//!     ├─► each next byte due: multiple × latency ──────────────┐
+//!     └─► last byte due: multiple × (latency + time of a body) ┴─► late: a GET of the missing bytes, which are taken from
+//!         the read that has all of them first
 //! ```
 //!
-//! A body is sent again only if it is slow beside this client's other bodies: a second read would go through the same pipe.
-//! Until a first body has shown the pipe's rate, only silence counts. The decorator stands outside the one that counts, so
-//! that both reads are counted. A body that ends before its range does is an error, late or not.
+//! A body is sent again only if it is slow beside this client's other bodies ([`Pace`]): a second read would go through the
+//! same pipe. Until a first body has shown the pipe's rate, only silence counts. A read that carries the mark [`Waited`] is
+//! not late before the mark is set, and is then as late as one that was waited for from the request on. The decorator stands
+//! outside the one that counts, so that both reads are counted. A body that ends before its range does is an error, late or
+//! not.
 //!
-//! Non-goals: writes, heads and lists; local files; bodies longer than [`MISSING_BYTES_MAX`].
+//! Non-goals: writes, heads and lists; local files; bodies longer than 64 MiB.
 
 use std::fmt::{Display, Formatter};
 use std::future::Future;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, RenameOptions, Result, coalesce_ranges,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result, coalesce_ranges,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::metering::Counters;
+use crate::pace::Pace;
+
+mod body;
+mod waited;
+
+use body::{BodyClock, HedgedBody};
+pub use waited::Waited;
 
 /// Reads that pay for one second read: 0.5 % of reads may be sent again.
 pub const READS_PER_HEDGE: u64 = 200;
@@ -46,10 +55,6 @@ pub const READS_PER_HEDGE: u64 = 200;
 pub const HEDGES_AT_START: u64 = 1;
 /// Most second reads that a client saves up in a time without late reads. A store that slows down for all is not asked twice.
 const HEDGES_SAVED_MAX: u64 = 8;
-/// Most bytes of a body that are held while two reads race for it.
-const MISSING_BYTES_MAX: u64 = 64 << 20;
-/// Shortest body from which the rate is learnt, in bytes. Shorter bodies tell more about latency than about the pipe.
-const RATE_BYTES_MIN: u64 = 64 << 10;
 
 /// Expected time of a read, and the multiple of it after which the read is late.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,27 +72,29 @@ impl Default for ExpectedRead {
     }
 }
 
-/// Knowledge of one client about its reads. It lives as long as the client.
+/// Second reads that one client may send. It lives as long as the client.
 #[derive(Debug)]
 pub struct Hedger {
     expected: ExpectedRead,
+    /// Times of the client's reads.
+    pace: Arc<Pace>,
     /// Reads that have paid for second reads not sent yet.
     credit: AtomicU64,
-    /// Reads under way, which share the client's pipe.
-    readers: AtomicUsize,
-    /// Rate of the pipe in bytes a second, once it was seen.
-    rate: Mutex<Option<f64>>,
 }
 
 impl Hedger {
-    pub fn new(expected: ExpectedRead) -> Self {
-        let credit = AtomicU64::new(HEDGES_AT_START * READS_PER_HEDGE);
-        Self { expected, credit, readers: AtomicUsize::new(0), rate: Mutex::default() }
+    pub fn new(expected: ExpectedRead, pace: Arc<Pace>) -> Self {
+        Self { expected, pace, credit: AtomicU64::new(HEDGES_AT_START * READS_PER_HEDGE) }
     }
 
     /// Makes the hedger for the store of a URL. None for local files: a disk is not asked twice.
-    pub fn for_store(url: &str) -> Option<Arc<Self>> {
-        (!url.starts_with("file:")).then(|| Arc::new(Self::new(ExpectedRead::default())))
+    pub fn for_store(url: &str, pace: Arc<Pace>) -> Option<Arc<Self>> {
+        (!url.starts_with("file:")).then(|| Arc::new(Self::new(ExpectedRead::default(), pace)))
+    }
+
+    /// Returns the times of the client's reads.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
     }
 
     fn earn(&self) {
@@ -104,41 +111,12 @@ impl Hedger {
         self.expected.latency.mul_f64(self.expected.late_multiple)
     }
 
-    /// Returns the longest time from the request to the last byte. None until the pipe's rate is known.
+    /// Returns the longest time from the request to the last byte, beside the bodies that come now. None until the pipe's
+    /// rate is known.
     fn last_byte_max(&self, bytes: u64) -> Option<Duration> {
-        let seen = (*self.rate.lock().expect("no holder panics"))?;
-        let rate = seen.min(self.expected.bytes_per_second);
-        let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64;
-        Some(self.silence_max() + Duration::from_secs_f64(self.expected.late_multiple * shared / rate))
-    }
-
-    /// Learns the pipe's rate from a body that has come whole.
-    fn note_rate(&self, bytes: u64, took: Duration) {
-        if bytes < RATE_BYTES_MIN || took < Duration::from_millis(1) {
-            return;
-        }
-        let shared = bytes as f64 * self.readers.load(Relaxed).max(1) as f64 / took.as_secs_f64();
-        let mut rate = self.rate.lock().expect("no holder panics");
-        // The latest body weighs one fifth: the rate follows the end of a burst within a few reads, and hardly follows one odd read.
-        *rate = Some(rate.map_or(shared, |rate| 0.8 * rate + 0.2 * shared));
-    }
-}
-
-/// Read under way.
-#[derive(Debug)]
-struct ReadUnderWay(Arc<Hedger>);
-
-impl ReadUnderWay {
-    fn enter(hedger: &Arc<Hedger>) -> Self {
-        hedger.earn();
-        hedger.readers.fetch_add(1, Relaxed);
-        Self(Arc::clone(hedger))
-    }
-}
-
-impl Drop for ReadUnderWay {
-    fn drop(&mut self) {
-        self.0.readers.fetch_sub(1, Relaxed);
+        let ExpectedRead { bytes_per_second, late_multiple, .. } = self.expected;
+        let body = self.pace.body_time(bytes, bytes_per_second)?;
+        Some(self.silence_max() + body.mul_f64(late_multiple))
     }
 }
 
@@ -169,17 +147,23 @@ impl HedgedStore {
     }
 
     /// Waits for the first byte, from a second read if need be.
-    async fn answer(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {
+    async fn answer(&self, location: &Path, options: &GetOptions, asked: Instant) -> Result<GetResult> {
         let mut first = self.inner.get_opts(location, options.clone());
-        match timeout(self.hedger.silence_max(), &mut first).await {
-            Ok(answer) => answer,
-            Err(_) if self.hedger.spend() => {
-                self.counters.note_hedge();
-                tracing::debug!(%location, "a read without an answer is sent again");
-                first_success(first, self.inner.get_opts(location, options.clone())).await
-            }
-            Err(_) => first.await,
+        let late = async {
+            Waited::wait(options.extensions.get()).await;
+            sleep_until(asked + self.hedger.silence_max()).await;
+        };
+        tokio::select! {
+            biased;
+            answer = &mut first => return answer,
+            () = late => {}
         }
+        if !self.hedger.spend() {
+            return first.await;
+        }
+        self.counters.note_hedge();
+        tracing::debug!(%location, "a read without an answer is sent again");
+        first_success(first, self.inner.get_opts(location, options.clone())).await
     }
 }
 
@@ -195,98 +179,6 @@ async fn first_success<T>(
     }
 }
 
-/// Body that is watched while it comes.
-struct HedgedBody {
-    inner: Arc<dyn ObjectStore>,
-    counters: Arc<Counters>,
-    read: ReadUnderWay,
-    location: Path,
-    /// Options of a request for the same object: its etag is a condition.
-    options: GetOptions,
-    stream: BoxStream<'static, Result<Bytes>>,
-    range: Range<u64>,
-    /// Bytes that have not come yet.
-    missing: Range<u64>,
-    /// Time left until the last byte is late. None while the pipe's rate is not known.
-    time_left: Option<Duration>,
-    /// True where a second read may be sent.
-    may_hedge: bool,
-    time_waited: Duration,
-}
-
-impl HedgedBody {
-    /// Returns the next bytes. Only time in which somebody waits for them counts.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        let asked = Instant::now();
-        let silence_max = self.read.0.silence_max();
-        let due = self.time_left.map_or(silence_max, |time_left| time_left.min(silence_max));
-        let next = match timeout(due, self.stream.next()).await {
-            Ok(next) => next,
-            Err(_) if self.may_hedge && self.missing_bytes() <= MISSING_BYTES_MAX && self.read.0.spend() => {
-                return self.race().await.map(Some);
-            }
-            Err(_) => {
-                self.may_hedge = false;
-                self.stream.next().await
-            }
-        };
-        let waited = asked.elapsed();
-        self.time_waited += waited;
-        self.time_left = self.time_left.map(|time_left| time_left.saturating_sub(waited));
-        let chunk = next.transpose()?;
-        match &chunk {
-            Some(chunk) => self.missing.start += chunk.len() as u64,
-            None => {
-                // The caller would take a body that ends early for a whole one.
-                check_length(self.range_bytes() - self.missing_bytes(), &self.range, &self.location)?;
-                self.read.0.note_rate(self.range_bytes(), self.time_waited);
-            }
-        }
-        Ok(chunk)
-    }
-
-    fn range_bytes(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    fn missing_bytes(&self) -> u64 {
-        self.missing.end.saturating_sub(self.missing.start)
-    }
-
-    /// Reads the missing bytes, from this read or from a second one.
-    async fn race(&mut self) -> Result<Bytes> {
-        self.counters.note_hedge();
-        tracing::debug!(location = %self.location, missing = self.missing_bytes(), "a late read is sent again");
-        let location = self.location.clone();
-        let missing = self.missing.clone();
-        let stream = std::mem::replace(&mut self.stream, futures::stream::empty().boxed());
-        let on = async {
-            let bytes = Bytes::from(stream.try_collect::<Vec<_>>().await?.concat());
-            check_length(bytes.len() as u64, &missing, &location).map(|()| bytes)
-        };
-        let again = async {
-            let options = GetOptions { range: Some(GetRange::Bounded(missing.clone())), ..self.options.clone() };
-            let bytes = self.inner.get_opts(&location, options).await?.bytes().await?;
-            check_length(bytes.len() as u64, &missing, &location).map(|()| bytes)
-        };
-        let bytes = first_success(Box::pin(on), Box::pin(again)).await?;
-        self.missing.start = self.missing.end;
-        self.may_hedge = false;
-        // The race tells nothing about the pipe's rate.
-        self.range = self.missing.clone();
-        Ok(bytes)
-    }
-}
-
-fn check_length(bytes: u64, range: &Range<u64>, location: &Path) -> Result<()> {
-    let expected = range.end - range.start;
-    if bytes == expected {
-        return Ok(());
-    }
-    let source = format!("{location}: {expected} bytes were asked for, {bytes} came").into();
-    Err(Error::Generic { store: "hedged", source })
-}
-
 impl Display for HedgedStore {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "hedged({})", self.inner)
@@ -300,26 +192,32 @@ impl ObjectStore for HedgedStore {
         if options.head {
             return self.inner.get_opts(location, options).await;
         }
-        let read = ReadUnderWay::enter(&self.hedger);
+        self.hedger.earn();
         let asked = Instant::now();
-        let GetResult { payload, meta, range, attributes } = self.answer(location, &options).await?;
+        let GetResult { payload, meta, range, attributes } = self.answer(location, &options, asked).await?;
+        let answered_after = asked.elapsed();
+        // An odd answer hardly moves the mean.
+        self.hedger.pace.note_first_byte(answered_after.min(self.hedger.silence_max()));
         let payload = match payload {
             GetResultPayload::Stream(stream) => {
-                let due = self.hedger.last_byte_max(range.end - range.start);
+                let clock = BodyClock {
+                    hedger: Arc::clone(&self.hedger),
+                    bytes: range.end - range.start,
+                    answered_after,
+                    waited: Duration::ZERO,
+                };
                 let options = GetOptions { if_match: meta.e_tag.clone(), ..options };
                 let body = HedgedBody {
                     inner: Arc::clone(&self.inner),
                     counters: Arc::clone(&self.counters),
-                    read,
+                    clock,
                     location: location.clone(),
                     options,
                     stream,
                     range: range.clone(),
                     missing: range.clone(),
-                    time_left: due.map(|due| due.saturating_sub(asked.elapsed())),
                     // Without an etag the missing bytes might come from another object.
                     may_hedge: meta.e_tag.is_some(),
-                    time_waited: Duration::ZERO,
                 };
                 let chunks = futures::stream::try_unfold(body, |mut body| async move {
                     Ok(body.next().await?.map(|chunk| (chunk, body)))

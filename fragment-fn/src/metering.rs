@@ -1,7 +1,8 @@
 //! Counting decorator around a store: requests by kind, and bytes each way.
 //!
 //! It counts the calls of the decorated store, one request a call. It does not see retries inside the store's own client,
-//! nor the pages of a long listing: one LIST a call here, one per 1,000 keys on S3.
+//! nor the pages of a long listing: one LIST a call here, one per 1,000 keys on S3. [`crate::Pace`] counts
+//! the requests that a store refuses because too many come.
 
 use std::fmt::{Display, Formatter};
 use std::ops::Range;

@@ -185,7 +185,7 @@ fn note(mark: &Path, fault: ProcessFault) {
 fn result_of(request: &InvokeRequest) -> (Arc<dyn ObjectStore>, Key) {
     let Output::Gather { access, prefix } = &request.stage.output;
     let access = request.access.0.get(usize::from(*access)).expect("a valid request");
-    let store = connect(access, None).expect("a valid store");
+    let store = connect(access, None).expect("a valid store").store;
     (store, result_path(prefix, &request.fragment.id, request.attempt))
 }
 

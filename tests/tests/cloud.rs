@@ -1,10 +1,10 @@
 //! The cloud-shaped S3 server: each trouble fires, and a client gets through it or notices.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fragment_fn::StoreClient;
 use gust_engine::config::{Config, Target};
 use gust_tests::query::{plain, run};
 use gust_tests::s3::identity::{FUNCTION, access_key};
@@ -29,18 +29,18 @@ fn object(bytes: usize) -> Bytes {
 }
 
 /// Starts a server with one object. Returns it with a client that has the retries of gust.
-async fn server(name: &str) -> (S3Server, Arc<dyn ObjectStore>) {
+async fn server(name: &str) -> (S3Server, StoreClient) {
     let server = S3Server::start().expect("a server on loopback");
-    let store = fragment_fn::connect(&cloud::access(&server, name), None).expect("a client of it");
-    store.put(&Key::from("t/object"), object(300_000).into()).await.expect("put");
+    let client = fragment_fn::connect(&cloud::access(&server, name), None).expect("a client of it");
+    client.store.put(&Key::from("t/object"), object(300_000).into()).await.expect("put");
     server.take_requests();
-    (server, store)
+    (server, client)
 }
 
-async fn read(store: &dyn ObjectStore, start: u64) -> object_store::Result<Bytes> {
+async fn read(client: &StoreClient, start: u64) -> object_store::Result<Bytes> {
     let range = Some(GetRange::Bounded(start..start + 100_000));
     let options = GetOptions { range, ..Default::default() };
-    store.get_opts(&Key::from("t/object"), options).await?.bytes().await
+    client.store.get_opts(&Key::from("t/object"), options).await?.bytes().await
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn each_identity_has_a_pipe_and_an_account() {
         Pipe { burst_once_bytes: 0.0, burst_bytes: 0.0, line_bytes_per_second: 1e9, refill_bytes_per_second: rate };
     server.set_shape(Some(Shape { scale: 4.0, pipe: Some(pipe), ..PLAIN }));
     let began = Instant::now();
-    let (a, b, c) = tokio::join!(read(one.as_ref(), 0), read(one.as_ref(), 100_000), read(two.as_ref(), 0));
+    let (a, b, c) = tokio::join!(read(&one, 0), read(&one, 100_000), read(&two, 0));
     let took = began.elapsed();
     assert_eq!(a.expect("read"), object(300_000)[..100_000]);
     assert_eq!(b.expect("read"), object(300_000)[100_000..200_000]);
@@ -75,10 +75,10 @@ async fn each_fault_fires_and_a_client_comes_through() {
         (Faults { reset: 0.4, ..Faults::default() }, StorageFault::Reset),
         (Faults { reset_in_body: 0.4, ..Faults::default() }, StorageFault::ResetInBody),
     ] {
-        let (server, store) = server("one").await;
+        let (server, client) = server("one").await;
         server.set_shape(Some(Shape { faults, ..PLAIN }));
         let starts = (0..10).map(|part| part * 20_000);
-        let reads = futures::future::join_all(starts.clone().map(|start| read(store.as_ref(), start))).await;
+        let reads = futures::future::join_all(starts.clone().map(|start| read(&client, start))).await;
         for (start, bytes) in starts.zip(reads) {
             let bytes = bytes.unwrap_or_else(|error| panic!("{fault:?} at {start}: {error}"));
             assert_eq!(bytes, object(300_000)[start as usize..start as usize + 100_000], "{fault:?} at {start}");
@@ -92,6 +92,9 @@ async fn each_fault_fires_and_a_client_comes_through() {
             StorageFault::Reset | StorageFault::ResetInBody | StorageFault::Truncated => 0,
         };
         assert_eq!(refused, noted, "{requests:?}");
+        // object_store has sent these again by itself. The client's pace knows of them.
+        let slow_downs = if fault == StorageFault::SlowDown { noted } else { 0 };
+        assert_eq!(client.pace().expect("a client over HTTP").slow_downs(), slow_downs, "{fault:?}");
         if fault == StorageFault::ResetInBody {
             // object_store reads on from where the body broke off: each break costs one more request.
             assert_eq!(requests.len() as u64, 10 + fired[&fault]);
@@ -102,15 +105,16 @@ async fn each_fault_fires_and_a_client_comes_through() {
 /// object_store takes such a body for whole. Gust's own decorators notice it.
 #[tokio::test]
 async fn a_truncated_body_is_noticed() {
-    let (server, store) = server("one").await;
+    let (server, client) = server("one").await;
     server.set_shape(Some(Shape { faults: Faults { truncated: 1.0, ..Faults::default() }, ..PLAIN }));
-    let short = read(store.as_ref(), 0).await.expect("taken for whole");
+    let short = read(&client, 0).await.expect("taken for whole");
     assert!(short.len() < 100_000, "{} bytes came", short.len());
     assert_eq!(server.fired(), BTreeMap::from([(StorageFault::Truncated, 1)]));
     let config = Config { on: Target::Local, ..Config::default() };
     let session = cloud::session(&server, config, "no function".as_ref()).expect("a session");
     let watched = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
-    let error = read(watched.as_ref(), 0).await.expect_err("a part of the bytes");
+    let watched = StoreClient { store: watched, hedger: None };
+    let error = read(&watched, 0).await.expect_err("a part of the bytes");
     assert!(error.to_string().contains("100000 bytes were asked for"), "{error}");
 }
 
@@ -119,13 +123,13 @@ async fn one_seed_fires_the_same_faults_in_any_order() {
     let faults = Faults { slow_down: 0.2, internal_error: 0.2, reset_in_body: 0.2, ..Faults::default() };
     let mut stories = Vec::new();
     for (seed, backwards) in [(1, false), (1, true), (2, false)] {
-        let (server, store) = server("one").await;
+        let (server, client) = server("one").await;
         server.set_shape(Some(Shape { seed, faults, ..PLAIN }));
         let mut starts: Vec<u64> = (0..20).map(|part| part * 10_000).collect();
         if backwards {
             starts.reverse();
         }
-        futures::future::join_all(starts.into_iter().map(|start| read(store.as_ref(), start))).await;
+        futures::future::join_all(starts.into_iter().map(|start| read(&client, start))).await;
         stories.push(server.fired());
     }
     assert_eq!(stories[0], stories[1], "in whatever order requests come");

@@ -1,6 +1,11 @@
 use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
+use futures::TryStreamExt;
+use futures::future::join_all;
 use object_store::memory::InMemory;
+use object_store::{Error, Extensions, GetRange};
 
 use super::*;
 
@@ -29,6 +34,8 @@ struct SlowStore {
     finished: Arc<AtomicU64>,
     under_way: Arc<AtomicUsize>,
     ranges: Mutex<Vec<Option<GetRange>>>,
+    /// Reads that came with a mark.
+    marked: AtomicU64,
 }
 
 /// Guard that a read holds until it ends or is dropped.
@@ -55,6 +62,7 @@ impl ObjectStore for SlowStore {
         self.under_way.fetch_add(1, Relaxed);
         let under_way = UnderWay(Arc::clone(&self.under_way));
         self.ranges.lock().expect("no holder panics").push(options.range.clone());
+        self.marked.fetch_add(u64::from(options.extensions.get::<Waited>().is_some()), Relaxed);
         tokio::time::sleep(answer).await;
         if fails {
             return Err(Error::Generic { store: "slow", source: "asked to fail".into() });
@@ -118,15 +126,23 @@ impl Bench {
         slow.inner.put(&Path::from(OBJECT), object.clone().into()).await.expect("in memory");
         let counters = Arc::<Counters>::default();
         let counted = Arc::new(crate::metering::CountingStore::new(Arc::clone(&slow) as _, Arc::clone(&counters)));
-        let hedger = Arc::new(Hedger::new(ExpectedRead::default()));
+        let hedger = Arc::new(Hedger::new(ExpectedRead::default(), Arc::default()));
         let store = HedgedStore::new(counted, hedger, Arc::clone(&counters));
         Self { slow, store, counters, object }
     }
 
     /// Reads a range, checks its bytes, and returns the time in milliseconds.
     async fn read(&self, range: Range<u64>) -> u64 {
+        self.read_with(range, Default::default()).await
+    }
+
+    async fn read_marked(&self, range: Range<u64>, mark: &Waited) -> u64 {
+        self.read_with(range, mark.extensions()).await
+    }
+
+    async fn read_with(&self, range: Range<u64>, extensions: Extensions) -> u64 {
         let asked = Instant::now();
-        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..Default::default() };
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), extensions, ..Default::default() };
         let answer = self.store.get_opts(&Path::from(OBJECT), options).await.expect("readable");
         let bytes = answer.bytes().await.expect("readable");
         assert_eq!(bytes, self.object[range.start as usize..range.end as usize]);
@@ -243,4 +259,79 @@ async fn savings_are_bounded() {
     }
     let (_, hedged, _) = bench.counts();
     assert_eq!(hedged, HEDGES_SAVED_MAX);
+}
+
+/// A reader ahead of others marks its reads. The mark reaches the innermost store.
+#[tokio::test(start_paused = true)]
+async fn a_speculative_read_is_not_sent_twice() {
+    for slow in [slowness(10_000, 1), slowness(20, 10_000)] {
+        let bench = Bench::new([slow]).await;
+        let took = bench.read_marked(0..128 * KIB, &Waited::default()).await;
+        assert_eq!(u128::from(took), (slow.answer + 2 * slow.piece).as_millis());
+        assert_eq!(bench.counts(), (1, 0, 0));
+        assert_eq!(bench.slow.marked.load(Relaxed), 1, "extensions pass the store that counts");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_somebody_begins_to_wait_for_is_late_at_once() {
+    // The read is late after 135 ms of silence, and not before somebody has begun to wait. A healthy read follows.
+    for (slow, begins_ms, late_ms) in [
+        (slowness(10_000, 1), 50, 135),
+        (slowness(10_000, 1), 135, 135),
+        (slowness(10_000, 1), 500, 500),
+        (slowness(20, 10_000), 50, 20 + 135),
+        (slowness(20, 10_000), 500, 500),
+    ] {
+        let bench = Bench::new([slow]).await;
+        let mark = Waited::default();
+        let begins = async {
+            tokio::time::sleep(Duration::from_millis(begins_ms)).await;
+            mark.set();
+            mark.set();
+        };
+        let (took, ()) = tokio::join!(bench.read_marked(0..100, &mark), begins);
+        assert_eq!(took, late_ms + 20 + 1, "{slow:?}, waited for after {begins_ms} ms");
+        assert_eq!(bench.counts(), (2, 1, 1));
+    }
+}
+
+/// A body that a reader ahead has begun is as late as its likes let expect, from the request on.
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_that_somebody_begins_to_wait_for_is_late_at_once() {
+    let bench = Bench::new([HEALTHY, slowness(20, 60)]).await;
+    bench.read(0..1024 * KIB).await;
+    let mark = Waited::default();
+    let begins = async {
+        tokio::time::sleep(Duration::from_millis(510)).await;
+        mark.set();
+    };
+    // Due after 279 ms. At 510 ms eight of sixteen pieces are there.
+    let (took, ()) = tokio::join!(bench.read_marked(0..1024 * KIB, &mark), begins);
+    assert_eq!(took, 510 + 20 + 8);
+    assert_eq!(bench.counts(), (3, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixty_four_readers_do_not_make_a_late_body_early_or_never_late() {
+    let readers = 64;
+    // Each body comes at its connection's rate: 80 ms. Then one of them takes twelve times as long.
+    let script = (0..2 * readers).map(|read| if read == readers + 7 { slowness(20, 60) } else { slowness(20, 5) });
+    let bench = Bench::new(script).await;
+    let round = || join_all((0..readers).map(|_| bench.read(0..1024 * KIB)));
+    assert_eq!(round().await, vec![100; readers]);
+    let mut times = round().await;
+    times.sort_unstable();
+    // It is due after 9 × (15 ms + 80 ms), with thirteen of its sixteen pieces there.
+    assert_eq!(times.pop(), Some(855 + 20 + 3));
+    assert_eq!(times, vec![100; readers - 1]);
+    assert_eq!(bench.counts(), (2 * readers as u64 + 1, 1, 1));
+
+    // One body alone takes 16 ms. Then 64 share the pipe, so that each takes 64 times as long, and none is late.
+    let script = [HEALTHY].into_iter().chain((0..readers).map(|_| slowness(20, 64)));
+    let bench = Bench::new(script).await;
+    bench.read(0..1024 * KIB).await;
+    let times = join_all((0..readers).map(|_| bench.read(0..1024 * KIB))).await;
+    assert_eq!(times, vec![20 + 16 * 64; readers]);
+    assert_eq!(bench.counts(), (1 + readers as u64, 0, 0));
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use datafusion::common::Result;
-use datafusion::execution::object_store::ObjectStoreRegistry;
-use fragment_fn::connect;
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
+use fragment_fn::{Pace, StoreClient, connect};
 use gust_protocol::{StoreAccess, Usage};
 use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
@@ -45,26 +45,25 @@ struct StoreSettings {
 
 #[derive(Debug, Clone)]
 struct OpenStore {
-    client: Arc<dyn ObjectStore>,
-    /// Times of the client's reads, shared by all views.
-    hedger: Option<Arc<Hedger>>,
+    /// Client that all views share, with the times of its reads.
+    client: StoreClient,
     counters: Arc<Counters>,
     /// The client, counted and hedged.
     store: Arc<dyn ObjectStore>,
 }
 
 impl OpenStore {
-    fn new(client: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>, counters: Counters) -> Self {
+    fn new(client: StoreClient, counters: Counters) -> Self {
         let counters = Arc::new(counters);
         // Counting stands inside hedging, so that a read that is sent again is counted twice.
-        let counted = Arc::new(CountingStore::new(Arc::clone(&client), Arc::clone(&counters)));
-        let store = HedgedStore::wrap(counted, hedger.clone(), &counters);
-        Self { client, hedger, counters, store }
+        let counted = Arc::new(CountingStore::new(Arc::clone(&client.store), Arc::clone(&counters)));
+        let store = HedgedStore::wrap(counted, client.hedger.clone(), &counters);
+        Self { client, counters, store }
     }
 
     /// Returns the same client with counters of its own, which also add to these.
     fn counted_apart(&self) -> Self {
-        Self::new(Arc::clone(&self.client), self.hedger.clone(), Counters::part_of(&self.counters))
+        Self::new(self.client.clone(), Counters::part_of(&self.counters))
     }
 }
 
@@ -143,6 +142,13 @@ impl Stores {
         Ok(self.opened(&self.access(url)?)?.store)
     }
 
+    /// Returns the times and refusals that the client of `url`'s store has seen, for all queries of the process. None for
+    /// local files, and for a store that cannot be opened.
+    pub fn pace(&self, url: &ObjectStoreUrl) -> Option<Arc<Pace>> {
+        let access = self.access(url.as_ref()).ok()?;
+        self.opened(&access).ok()?.client.pace().cloned()
+    }
+
     fn opened(&self, access: &StoreAccess) -> Result<OpenStore, QueryError> {
         if let Some(opened) = self.lock().get(&access.url) {
             return Ok(opened.clone());
@@ -153,8 +159,7 @@ impl Stores {
                 let StoreSettings { s3, credentials } = &*self.0.settings;
                 let is_own = s3.access_key_id.is_none();
                 let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
-                let client = connect(access, credentials).map_err(QueryError::sql)?;
-                OpenStore::new(client, Hedger::for_store(&access.url), Counters::default())
+                OpenStore::new(connect(access, credentials).map_err(QueryError::sql)?, Counters::default())
             }
         };
         // A task that opened the same store meanwhile has counted already.
@@ -215,7 +220,10 @@ impl ObjectStoreRegistry for Stores {
                 process.register_store(url, store);
                 process.lock().get(&key)?.counted_apart()
             }
-            None => OpenStore::new(store, Hedger::for_store(&key), Counters::default()),
+            None => {
+                let hedger = Hedger::for_store(&key, Arc::default());
+                OpenStore::new(StoreClient { store, hedger }, Counters::default())
+            }
         };
         self.lock().insert(key, opened).map(|before| before.store)
     }
@@ -239,5 +247,20 @@ mod tests {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));
         }
+    }
+
+    #[test]
+    fn all_views_of_a_store_share_its_pace() {
+        let stores = Stores::new(S3Config::default());
+        let pace = |stores: &Stores, url: &str| stores.pace(&ObjectStoreUrl::parse(url).expect("a store's URL"));
+        let process = pace(&stores, "s3://lake").expect("a pace");
+        for url in ["s3://lake", "s3://lake/"] {
+            let query = pace(&stores.for_query(), url).expect("a pace");
+            assert!(Arc::ptr_eq(&process, &query), "{url}");
+        }
+        let other = pace(&stores, "s3://other").expect("a pace");
+        assert!(!Arc::ptr_eq(&process, &other));
+        assert!(pace(&stores, "file:///").is_none());
+        assert!(pace(&stores, "gs://lake").is_none());
     }
 }
