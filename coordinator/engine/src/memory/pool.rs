@@ -121,7 +121,8 @@ impl ProcessMemory {
         self.pool(0, self.unshared_bytes() / self.queries_max)
     }
 
-    /// Returns the bytes that a query surely has, whatever the others hold. A query that is expected alone has all.
+    /// Returns the bytes that a query surely has, whatever other queries hold. A query that is expected alone has all that
+    /// tables leave; the answer then is the whole.
     pub fn query_bytes_min(&self) -> usize {
         if self.queries_max == 1 { self.bytes_max } else { self.share_bytes() }
     }

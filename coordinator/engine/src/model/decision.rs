@@ -97,7 +97,6 @@ fn with_hint<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::
     #[derive(Serialize)]
     struct ReasonFields<'a> {
         reason: &'a Reason,
-        #[serde(skip_serializing_if = "Option::is_none")]
         hint: Option<&'a str>,
     }
     ReasonFields { reason, hint: reason.hint() }.serialize(serializer)
@@ -173,11 +172,17 @@ mod tests {
             hint: hint.map(str::to_owned),
         };
         let reason = json!({"unavailable": "nobody answers"});
-        check(unavailable(None), json!({"place": "local", "reason": reason, "estimate": null, "choice": null}));
+        check(
+            unavailable(None),
+            json!({"place": "local", "reason": reason, "hint": null, "estimate": null, "choice": null}),
+        );
         check(
             unavailable(Some("ask again")),
             json!({"place": "local", "reason": reason, "hint": "ask again", "estimate": null, "choice": null}),
         );
-        check(Reason::NoScan, json!({"place": "local", "reason": "no_scan", "estimate": null, "choice": null}));
+        check(
+            Reason::NoScan,
+            json!({"place": "local", "reason": "no_scan", "hint": null, "estimate": null, "choice": null}),
+        );
     }
 }

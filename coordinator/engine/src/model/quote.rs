@@ -10,6 +10,7 @@ use crate::model::Forecast;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quote {
     /// Forecasts: the local one first, then functions from few to many. The picked one and the runner-up are among them.
+    // The JSON keeps the key that its readers know.
     #[serde(rename = "ways")]
     pub forecasts: Vec<Forecast>,
     /// Position of the picked one in `forecasts`.
@@ -19,7 +20,6 @@ pub struct Quote {
     /// Reasons why candidates are missing.
     pub missing: Vec<String>,
     /// Next step where functions are missing, unless the decision has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     pub region: String,
     pub prices_date: String,

@@ -256,7 +256,7 @@ impl<'a> BillFold<'a> {
 
     fn add_coordinator(&mut self) {
         let Requests { get, head, list, put, .. } = self.coordinator.requests;
-        // A query that failed may have adopted results without telling its own reads.
+        // Reads of adopted results are among the coordinator's. The bill of a query that still runs may not have those yet.
         self.exchange_reads = self.exchange_reads.min(get);
         self.exchange_bytes = self.exchange_bytes.min(self.coordinator.bytes_read);
         let total = &mut self.total;

@@ -33,7 +33,9 @@ pub struct Report {
     pub fell_back_hint: Option<String>,
     /// Reason why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
     pub planned_again: Option<String>,
+    /// Message of the error that ended the query.
     pub failed: Option<String>,
+    /// Next step after that error.
     pub failed_hint: Option<String>,
     pub stages: usize,
     pub fragments: usize,
@@ -72,6 +74,7 @@ pub struct Report {
     pub cost: Option<CostReport>,
     /// Reason why there is no cost.
     pub cost_unknown: Option<String>,
+    /// Next step towards a cost.
     pub cost_unknown_hint: Option<String>,
     /// Reason why the history has no record of the statement; None also if no record was wanted.
     pub history_not_recorded: Option<String>,

@@ -287,7 +287,7 @@ mod tests {
         assert!(error.message().starts_with("fragment q/0/0 failed before its first attempt: "), "{error}");
         assert!(fragment_fn::causes(&error).any(|cause| cause.is::<StoreError>()), "{error:?}");
 
-        // What is inside does not hide the fragment.
+        // The fragment shows although its cause is an error of ours, too.
         let failure = FragmentFailure::unplannable(id, QueryError::sql("no such thing").into());
         let error = QueryError::from_engine(DataFusionError::External(Box::new(failure)));
         assert_eq!(error.kind(), ErrorKind::Functions);

@@ -106,7 +106,7 @@ impl CutPlan {
         self.templates.iter().flatten().map(|template| &template.plan)
     }
 
-    /// Weighs the files of its stages, to pack them as often as one likes.
+    /// Weighs the files of its stages once, for any number of packings.
     pub fn packer(&self, footers: &FileMetadataCache) -> Packer<'_> {
         let weighed = |template| WeighedTemplate { template, files: TemplateFiles::of(template, footers) };
         Packer { templates: self.templates.iter().flatten().map(weighed).collect() }
