@@ -102,6 +102,8 @@ impl FileEnd {
 /// Places of the projected columns in a file's row groups.
 struct Layout {
     row_groups: Vec<RowGroupLayout>,
+    /// True if they lie in the order of their starts.
+    is_in_order: bool,
     /// True if it is the footer's.
     is_exact: bool,
     is_guessed: bool,
@@ -111,6 +113,10 @@ struct Layout {
 struct RowGroupLayout {
     start: u64,
     chunks: Vec<Range<u64>>,
+    /// End of the last chunk.
+    end: u64,
+    /// Requests for all chunks. Most often nothing of them is in memory.
+    whole: Reads,
 }
 
 /// Bytes of one column of a file, in all of its row groups.
@@ -131,9 +137,8 @@ impl Layout {
         if let Some(footer) = footer {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
-            let layout = |group| RowGroupLayout { start: start_of(group), chunks: ranges(group) };
-            let row_groups = footer.row_groups().iter().map(layout).collect();
-            return Self { row_groups, is_exact: true, is_guessed: false };
+            let layout = |group| RowGroupLayout::of(start_of(group), ranges(group), true);
+            return Self::of_row_groups(footer.row_groups().iter().map(layout).collect(), true, false);
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();
@@ -150,27 +155,54 @@ impl Layout {
         };
         let starts: &[u64] = if split_offsets.is_empty() { &[0] } else { split_offsets };
         let ends = starts.iter().skip(1).copied().chain([size]);
-        let layout = |(start, end): (&u64, u64)| RowGroupLayout { start: *start, chunks: placed(&widths, *start..end) };
-        let row_groups = starts.iter().zip(ends).map(layout).collect();
-        Self { row_groups, is_exact: false, is_guessed }
+        let layout = |(start, end): (&u64, u64)| RowGroupLayout::of(*start, placed(&widths, *start..end), false);
+        Self::of_row_groups(starts.iter().zip(ends).map(layout).collect(), false, is_guessed)
+    }
+
+    fn of_row_groups(row_groups: Vec<RowGroupLayout>, is_exact: bool, is_guessed: bool) -> Self {
+        Self { is_in_order: row_groups.is_sorted_by_key(|group| group.start), row_groups, is_exact, is_guessed }
     }
 
     /// Counts the requests for the row groups of a unit, before the offset `end`: from there on the file is in memory.
     fn reads(&self, unit: &PartitionedFile, end: u64) -> Reads {
-        let has = |start: u64| {
-            let start = i64::try_from(start).unwrap_or(i64::MAX);
-            unit.range.as_ref().is_none_or(|range| (range.start..range.end).contains(&start))
-        };
-        let mine = self.row_groups.iter().filter(|group| has(group.start));
-        let of_group = |RowGroupLayout { chunks, .. }: &RowGroupLayout| {
-            let missing: Vec<Range<u64>> =
-                chunks.iter().filter(|c| c.start < end).map(|chunk| chunk.start..chunk.end.min(end)).collect();
-            let Runs { count: runs, bytes } = coalesced(&missing);
-            let runs_max = if self.is_exact { runs } else { missing.len() as u64 };
-            Reads { row_groups: (runs > 0).into(), runs, runs_max, bytes, ..Reads::default() }
-        };
-        mine.map(of_group).sum()
+        let start = |group: &RowGroupLayout| i64::try_from(group.start).unwrap_or(i64::MAX);
+        let of_group = |group: &RowGroupLayout| group.reads(end, self.is_exact);
+        match &unit.range {
+            None => self.row_groups.iter().map(of_group).sum(),
+            Some(range) if self.is_in_order => {
+                let before = |offset| self.row_groups.partition_point(|group| start(group) < offset);
+                let mine = self.row_groups.get(before(range.start)..before(range.end)).unwrap_or_default();
+                mine.iter().map(of_group).sum()
+            }
+            Some(range) => {
+                let is_mine = |group: &&RowGroupLayout| (range.start..range.end).contains(&start(group));
+                self.row_groups.iter().filter(is_mine).map(of_group).sum()
+            }
+        }
     }
+}
+
+impl RowGroupLayout {
+    fn of(start: u64, chunks: Vec<Range<u64>>, is_exact: bool) -> Self {
+        let end = chunks.iter().map(|chunk| chunk.end).max().unwrap_or_default();
+        Self { start, end, whole: requests(&chunks, is_exact), chunks }
+    }
+
+    /// Counts the requests for its chunks before the offset `end`.
+    fn reads(&self, end: u64, is_exact: bool) -> Reads {
+        if self.end < end {
+            return self.whole;
+        }
+        let missing = self.chunks.iter().filter(|chunk| chunk.start < end);
+        requests(&missing.map(|chunk| chunk.start..chunk.end.min(end)).collect::<Vec<_>>(), is_exact)
+    }
+}
+
+/// Counts the requests for chunks of one row group.
+fn requests(chunks: &[Range<u64>], is_exact: bool) -> Reads {
+    let Runs { count: runs, bytes } = coalesced(chunks);
+    let runs_max = if is_exact { runs } else { chunks.len() as u64 };
+    Reads { row_groups: (runs > 0).into(), runs, runs_max, bytes, ..Reads::default() }
 }
 
 /// Lays projected columns of these widths over a row group's span, in proportion.
