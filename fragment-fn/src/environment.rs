@@ -16,6 +16,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+use crate::ahead::{AheadBounds, ReadBudget};
 use crate::hedging::Hedger;
 use crate::pace::{Pace, WatchedConnector};
 
@@ -26,11 +27,13 @@ pub struct EnvironmentSettings {
     pub metadata_cache_bytes_max: usize,
     /// Folder in which operators spill: `/tmp` on Lambda.
     pub temp_folder: PathBuf,
+    /// Budget of what is read ahead. None for one of the environment's own.
+    pub reading: Option<ReadBudget>,
 }
 
 impl Default for EnvironmentSettings {
     fn default() -> Self {
-        Self { metadata_cache_bytes_max: 64 << 20, temp_folder: std::env::temp_dir() }
+        Self { metadata_cache_bytes_max: 64 << 20, temp_folder: std::env::temp_dir(), reading: None }
     }
 }
 
@@ -38,6 +41,8 @@ impl Default for EnvironmentSettings {
 pub struct Environment {
     pub(crate) settings: EnvironmentSettings,
     pub(crate) footers: Arc<FileMetadataCache>,
+    /// Budget of what attempts read ahead.
+    pub(crate) reading: ReadBudget,
     clients: Mutex<BTreeMap<StoreAccess, StoreClient>>,
     /// Last plan that came through the exchange, as attempts of one stage follow each other.
     plan: Mutex<Option<CachedPlan>>,
@@ -77,7 +82,17 @@ const CLIENTS_MAX: usize = 64;
 impl Environment {
     pub fn new(settings: EnvironmentSettings) -> Self {
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(settings.metadata_cache_bytes_max));
-        Self { settings, footers, clients: Mutex::default(), plan: Mutex::default(), used: AtomicBool::new(false) }
+        // Each attempt brings its own bounds.
+        let unbounded = || ReadBudget::new(AheadBounds { requests_max: u32::MAX, bytes_max: u64::MAX });
+        let reading = settings.reading.clone().unwrap_or_else(unbounded);
+        Self {
+            settings,
+            footers,
+            reading,
+            clients: Mutex::default(),
+            plan: Mutex::default(),
+            used: AtomicBool::new(false),
+        }
     }
 
     /// Returns true once, for the first attempt.

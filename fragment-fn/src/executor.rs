@@ -12,23 +12,24 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::{
-    FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, Output, PlanRef, ScanUnit, Usage,
+    FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, Output, PlanRef, ScanUnit, Usage,
     functions, plan,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use crate::ahead::{AheadAccount, AheadBounds, ReadAhead, attach};
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
 use crate::environment::Environment;
-use crate::file_errors::naming_file;
 use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
@@ -42,13 +43,19 @@ const PLAN_BYTES_MAX: u64 = 64 << 20;
 pub(crate) struct Meter {
     pub(crate) counters: Arc<Counters>,
     memory: Arc<PeakPool>,
+    ahead: Arc<AheadAccount>,
     usage: std::sync::Mutex<Usage>,
 }
 
 impl Meter {
     pub(crate) fn new(request: &InvokeRequest) -> Self {
         let memory_bytes_max = usize::try_from(request.fragment.limits.memory_bytes_max).unwrap_or(usize::MAX);
-        Self { counters: Arc::default(), memory: PeakPool::new(memory_bytes_max), usage: std::sync::Mutex::default() }
+        Self {
+            counters: Arc::default(),
+            memory: PeakPool::new(memory_bytes_max),
+            ahead: Arc::default(),
+            usage: std::sync::Mutex::default(),
+        }
     }
 
     fn note(&self, change: impl FnOnce(&mut Usage)) {
@@ -75,10 +82,39 @@ pub(crate) async fn execute(
     let stores = connect_stores(environment, request, meter)?;
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
     let encoded = plan_bytes(environment, request, &stores).await?;
-    let plan = decode(environment, request, &encoded, &context, &stores)
+    let ahead = read_ahead(environment, request, meter);
+    let plan = decode(environment, request, &encoded, &context, &stores, &ahead)
         .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
     meter.note(|usage| usage.spans.decode_us = micros(started));
-    run(request, meter, &context, plan, &stores).await
+    run(request, meter, &context, plan, &stores, ahead).await
+}
+
+/// Share of an attempt's memory that reading ahead leaves to operators: all but 1 in so many bytes.
+const AHEAD_PART: u64 = 8;
+
+/// Opens the reading ahead of an attempt.
+fn read_ahead(environment: &Environment, request: &InvokeRequest, meter: &Meter) -> ReadAhead {
+    let pool: Arc<dyn MemoryPool> = Arc::clone(&meter.memory) as _;
+    let lanes = request.fragment.inputs.iter().map(|(_, Input::Scan(lanes))| lanes.len()).max().unwrap_or_default();
+    let bounds = ahead_bounds(request.fragment.limits.memory_bytes_max, lanes).within(&pool, AHEAD_PART);
+    let ahead = environment.reading.query(bounds, &pool, Arc::clone(&meter.ahead));
+    meter.memory.yields(ahead.giver());
+    ahead
+}
+
+/// Returns the bounds that suit a function's size, of which its memory tells. A small function has a part of a core, and
+/// each connection costs it time.
+fn ahead_bounds(memory_bytes_max: u64, lanes: usize) -> AheadBounds {
+    /// Pools of functions of 512 MB, and of 1,769 MB, which have one whole core.
+    const SMALL: u64 = 310_000_000;
+    const WHOLE_CORE: u64 = 1_060_000_000;
+    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
+    let requests_max = match memory_bytes_max {
+        ..=SMALL => lanes.saturating_mul(4),
+        ..WHOLE_CORE => lanes.saturating_mul(16),
+        _ => 64,
+    };
+    AheadBounds { requests_max: requests_max.min(64), bytes_max: memory_bytes_max }
 }
 
 async fn run(
@@ -87,6 +123,7 @@ async fn run(
     context: &Arc<TaskContext>,
     plan: Arc<dyn ExecutionPlan>,
     stores: &[AttemptStore],
+    ahead: ReadAhead,
 ) -> Result<FragmentResult, FragmentError> {
     let Output::Gather { access, prefix } = &request.stage.output;
     let exchange = Arc::clone(&store(stores, *access)?.hedged);
@@ -95,7 +132,10 @@ async fn run(
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
     let mut writer =
         ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
-    if let Err(error) = produce(meter, context, &plan, &mut writer).await {
+    ahead.start();
+    let produced = produce(meter, context, &plan, &mut writer).await;
+    drop(ahead);
+    if let Err(error) = produced {
         writer.abort().await;
         return Err(error);
     }
@@ -246,16 +286,26 @@ fn decode(
     encoded: &[u8],
     context: &Arc<TaskContext>,
     stores: &[AttemptStore],
+    ahead: &ReadAhead,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
-    plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
-        let missing = |what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
-        let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing("input"))?;
-        let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing("spec"))?;
+    let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
+    let lanes_of = |leaf: LeafId| {
+        let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
         let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
         let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
-        let reader = ScanReader::new(Arc::clone(&store.hedged), Arc::clone(&environment.footers), spec.matching);
-        Ok(naming_file(reader.attach(with_lanes(scan, lanes, store.footer_cache_salt)?)?))
+        Ok::<_, DataFusionError>((lanes, store))
+    };
+    let plan = plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
+        let (lanes, store) = lanes_of(leaf)?;
+        with_lanes(scan, lanes, store.footer_cache_salt)
+    })?;
+    let options = context.session_config().options();
+    attach(plan, options, Some(ahead), &mut |leaf, _| {
+        let (_, store) = lanes_of(leaf)?;
+        let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
+        let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));
+        Ok(Some(ScanReader::new(hedged, footers, spec.matching)))
     })
 }
 

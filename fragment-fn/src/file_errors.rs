@@ -13,55 +13,38 @@ use std::task::{Context, Poll};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, PhysicalExpr};
+use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use gust_protocol::FragmentErrorKind;
-use gust_protocol::plan::file_scan;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
 
+use crate::ahead::{ScanAhead, ScanStream};
 use crate::classify::{classify, find};
 use crate::fault::FileFault;
 use crate::panics::catch_panic;
 
-/// Makes the plan's scans name the file in their errors.
-///
-/// Call it last: rules that look for a Parquet scan find none in the new plan.
-///
-/// # Errors
-/// A node that cannot be rebuilt with another scan under it.
-pub fn naming_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let named = plan.transform_up(|node| match file_scan(&node) {
-        Some(scan) => {
-            let scan = DataSourceExec::from_data_source(naming_file(scan.clone()));
-            Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
-        }
-        _ => Ok(Transformed::no(node)),
-    });
-    named.data()
-}
-
-/// Makes the scan's errors name the file.
-pub(crate) fn naming_file(scan: FileScanConfig) -> FileScanConfig {
-    let source = Arc::new(FileNamingSource { source: Arc::clone(scan.file_source()) });
+/// Makes the scan's errors name the file. Its streams tell `ahead` when they end.
+pub(crate) fn naming_file(scan: FileScanConfig, ahead: Option<Arc<ScanAhead>>) -> FileScanConfig {
+    let source = Arc::new(FileNamingSource { source: Arc::clone(scan.file_source()), ahead });
     FileScanConfigBuilder::from(scan).with_source(source).build()
 }
 
 /// File source whose errors name the file.
 struct FileNamingSource {
     source: Arc<dyn FileSource>,
+    ahead: Option<Arc<ScanAhead>>,
 }
 
 impl FileSource for FileNamingSource {
@@ -83,7 +66,8 @@ impl FileSource for FileNamingSource {
         let inner = self.source.create_morselizer(store, scan, partition)?;
         let columns = Arc::clone(self.source.table_schema().file_schema());
         let texts = TextColumns::of(self.source.as_ref(), &columns)?;
-        Ok(Box::new(FileNamingMorselizer { inner, columns, texts: Arc::new(texts) }))
+        let stream = self.ahead.as_ref().map(ScanAhead::stream);
+        Ok(Box::new(FileNamingMorselizer { inner, columns, texts: Arc::new(texts), _stream: stream }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -91,7 +75,7 @@ impl FileSource for FileNamingSource {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        Arc::new(Self { source: self.source.with_batch_size(batch_size) })
+        Arc::new(Self { source: self.source.with_batch_size(batch_size), ahead: self.ahead.clone() })
     }
 
     fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
@@ -131,6 +115,8 @@ struct FileNamingMorselizer {
     columns: SchemaRef,
     texts: Arc<TextColumns>,
     inner: Box<dyn Morselizer>,
+    /// Dropped with the stream of the partition.
+    _stream: Option<ScanStream>,
 }
 
 impl Morselizer for FileNamingMorselizer {

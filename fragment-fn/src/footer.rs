@@ -101,7 +101,7 @@ pub async fn read_footer(
 }
 
 /// Returns the footer of exactly this file, if it was read before.
-fn kept(object: &ObjectMeta, footers: &FileMetadataCache) -> Option<Arc<ParquetMetaData>> {
+pub(crate) fn kept(object: &ObjectMeta, footers: &FileMetadataCache) -> Option<Arc<ParquetMetaData>> {
     let cached = footers.get(&object.location)?;
     if !cached.is_valid_for(object) {
         return None;

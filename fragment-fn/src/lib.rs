@@ -1,11 +1,11 @@
 //! The stateless function: bytes in, bytes out. It keeps only caches that make the next attempt cheaper.
 //!
 //! ```text
-//!  payload ─► handler ─► executor ─► [scan ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
-//!             deadline    decode,     a file  late reads  requests and
-//!             and panics  attach      as it   sent again  bytes counted
-//!                         scans, run  was
-//!                                     planned
+//!  payload ─► handler ─► executor ─► [scan ◄ ahead ◄ hedging ◄ metering ◄ store client] ─► rows ─► exchange or inline ─► response
+//!             deadline    decode,     a file  before  late reads  requests and
+//!             and panics  attach      as it   they    sent again  bytes counted
+//!                         scans, run  was     are
+//!                                     planned asked
 //! ```
 //!
 //! Non-goals: it never names `lambda_runtime` outside [`bootstrap`], links neither `iceberg` nor the coordinator, and keeps no
@@ -13,6 +13,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod ahead;
 pub mod bootstrap;
 mod by_name;
 mod classify;
@@ -41,7 +42,6 @@ pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use environment::{Environment, EnvironmentSettings, StoreClient, connect};
 pub use fault::FileFault;
-pub use file_errors::naming_files;
 pub use footer::{FOOTER_GUESS_BYTES, read_footer};
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};

@@ -1,22 +1,40 @@
 //! Bounded memory of one attempt, with its high-water mark.
 
 use std::fmt::{Display, Formatter};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-/// [`FairSpillPool`] that remembers the largest reservation.
+use crate::ahead::{GivesBack, READ_AHEAD};
+
+/// [`FairSpillPool`] that remembers the largest reservation. Before it refuses an operator, reading ahead gives back memory.
 #[derive(Debug)]
 pub(crate) struct PeakPool {
     inner: FairSpillPool,
     peak: AtomicUsize,
+    giver: Mutex<Option<Weak<dyn GivesBack>>>,
 }
 
 impl PeakPool {
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { inner: FairSpillPool::new(bytes_max), peak: AtomicUsize::new(0) })
+        Arc::new(Self { inner: FairSpillPool::new(bytes_max), peak: AtomicUsize::new(0), giver: Mutex::default() })
+    }
+
+    /// Makes `giver` give back memory before an operator is refused.
+    pub(crate) fn yields(&self, giver: Weak<dyn GivesBack>) {
+        *self.giver.lock().expect("no holder panics") = Some(giver);
+    }
+
+    /// Asks for memory back. False where there is none to be had.
+    fn has_given_back(&self, reservation: &MemoryReservation, bytes: usize) -> bool {
+        // What is read ahead takes nothing from what was read ahead before.
+        if reservation.consumer().name() == READ_AHEAD {
+            return false;
+        }
+        let giver = self.giver.lock().expect("no holder panics").as_ref().and_then(Weak::upgrade);
+        giver.is_some_and(|giver| giver.give_back(bytes) > 0)
     }
 
     pub(crate) fn peak_bytes(&self) -> u64 {
@@ -57,7 +75,10 @@ impl MemoryPool for PeakPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        self.inner.try_grow(reservation, additional)?;
+        match self.inner.try_grow(reservation, additional) {
+            Err(_) if self.has_given_back(reservation, additional) => self.inner.try_grow(reservation, additional)?,
+            grown => grown?,
+        }
         self.note();
         Ok(())
     }
@@ -68,5 +89,39 @@ impl MemoryPool for PeakPool {
 
     fn memory_limit(&self) -> MemoryLimit {
         self.inner.memory_limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holder of one reservation, which it frees when it is asked.
+    struct Shelf(MemoryReservation);
+
+    impl GivesBack for Shelf {
+        fn give_back(&self, _bytes: usize) -> usize {
+            self.0.free()
+        }
+    }
+
+    #[test]
+    fn memory_of_reading_ahead_is_given_back_before_an_operator_is_refused() {
+        let peak = PeakPool::new(1000);
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&peak) as _;
+        let ahead = MemoryConsumer::new(READ_AHEAD).register(&pool);
+        ahead.try_grow(600).expect("room");
+        let more = ahead.new_empty();
+        let shelf = Arc::new(Shelf(ahead));
+        let giver: Weak<Shelf> = Arc::downgrade(&shelf);
+        peak.yields(giver);
+        more.try_grow(500).expect_err("it takes nothing from itself");
+        let join = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
+        join.try_grow(400).expect("room");
+        assert_eq!(pool.reserved(), 1000);
+        join.try_grow(400).expect("it is given back");
+        assert_eq!(pool.reserved(), 800);
+        join.try_grow(400).expect_err("nothing more is held");
+        assert_eq!(peak.peak_bytes(), 1000);
     }
 }

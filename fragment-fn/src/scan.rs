@@ -3,6 +3,7 @@
 //! ```text
 //!  scan ─► attach ─► scan that DataFusion opens ─► FileReader ──► OpenFile ────► PinnedFile ─► store
 //!                    columns matched               pages checked  footer once    as planned, no byte twice
+//!                                                       └─ its ranges from ScanAhead, where the scan is read ahead
 //! ```
 //!
 //! Non-goals: it lists nothing, and names no file in errors of expressions above the file (`file_errors` does).
@@ -25,10 +26,13 @@ use gust_protocol::ColumnMatching;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::arrow::async_reader::AsyncFileReader;
 
+use crate::ahead::{OpenedFile, ScanAhead};
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
 use crate::pinned::PinnedFile;
-use reader::{FileReader, OpenFile};
+use reader::FileReader;
+
+pub(crate) use reader::OpenFile;
 
 /// Reader of one scan's Parquet files.
 ///
@@ -45,6 +49,8 @@ pub struct ScanReader {
     store: Arc<dyn ObjectStore>,
     footers: Arc<FileMetadataCache>,
     matching: ColumnMatching,
+    /// None where nothing is read ahead.
+    ahead: Option<Arc<ScanAhead>>,
     /// File that each partition opened last.
     open: Mutex<BTreeMap<usize, Arc<OpenFile>>>,
 }
@@ -52,7 +58,28 @@ pub struct ScanReader {
 impl ScanReader {
     /// Makes a reader of files in `store`, which already counts and hedges. Scans that share `footers` share what it keeps.
     pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
-        Self { store, footers, matching, open: Mutex::default() }
+        Self { store, footers, matching, ahead: None, open: Mutex::default() }
+    }
+
+    /// Makes the reader take bytes that `ahead` has read before.
+    pub(crate) fn ahead(self, ahead: Option<Arc<ScanAhead>>) -> Self {
+        Self { ahead, ..self }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    pub(crate) fn footers(&self) -> &Arc<FileMetadataCache> {
+        &self.footers
+    }
+
+    /// Returns the way in which files' columns become the table's.
+    pub(crate) fn column_matching(&self) -> Arc<dyn PhysicalExprAdapterFactory> {
+        match self.matching {
+            ColumnMatching::Name => Arc::new(NameMatching),
+            ColumnMatching::FieldId => Arc::new(FieldIdMatching),
+        }
     }
 
     /// Makes `scan` read through this reader, also after rules have spread its files over other partitions.
@@ -62,21 +89,28 @@ impl ScanReader {
     pub fn attach(self, scan: FileScanConfig) -> Result<FileScanConfig> {
         let source = scan.file_source().downcast_ref::<ParquetSource>().cloned();
         let source = source.ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?;
-        let matching: Arc<dyn PhysicalExprAdapterFactory> = match self.matching {
-            ColumnMatching::Name => Arc::new(NameMatching),
-            ColumnMatching::FieldId => Arc::new(FieldIdMatching),
-        };
+        let matching = self.column_matching();
         let source = source.with_parquet_file_reader_factory(Arc::new(self));
         Ok(FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).with_expr_adapter(Some(matching)).build())
     }
 
-    fn open(&self, partition: usize, object: &ObjectMeta) -> Arc<OpenFile> {
+    fn open(&self, partition: usize, planned: &PartitionedFile) -> FileReader {
+        let opened = self.ahead.as_ref().and_then(|scan| Some((Arc::clone(scan), scan.opened(partition, planned)?)));
+        let (shared, ahead) = match opened {
+            Some((scan, OpenedFile { file, number })) => (Some(file), Some((scan, number))),
+            None => (None, None),
+        };
+        let object: &ObjectMeta = &planned.object_meta;
         let mut open = self.open.lock().expect("no holder panics");
-        let shared = open.values().find(|file| file.pinned.object() == object).cloned();
-        let new = || OpenFile::new(PinnedFile::new(Arc::clone(&self.store), object.clone()));
+        let shared = shared.or_else(|| open.values().find(|file| file.pinned.object() == object).cloned());
+        let new = || {
+            let pinned = PinnedFile::new(Arc::clone(&self.store), object.clone());
+            OpenFile::new(pinned, planned.metadata_size_hint, Arc::clone(&self.footers))
+        };
         let file = shared.unwrap_or_else(|| Arc::new(new()));
-        open.insert(partition, Arc::clone(&file));
-        file
+        let left = open.insert(partition, Arc::clone(&file));
+        drop((open, left));
+        FileReader::new(file, planned, ahead)
     }
 }
 
@@ -94,8 +128,7 @@ impl ParquetFileReaderFactory for ScanReader {
         _metadata_size_hint: Option<usize>,
         _metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let open = self.open(partition, &file.object_meta);
-        Ok(Box::new(FileReader::new(open, &file, Arc::clone(&self.footers))))
+        Ok(Box::new(self.open(partition, &file)))
     }
 }
 

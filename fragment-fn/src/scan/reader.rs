@@ -1,7 +1,7 @@
 //! One data file as the Parquet reader asks for it: its footer, and ranges with checked pages.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use datafusion::common::Result;
@@ -15,22 +15,51 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use tokio::sync::OnceCell;
 
+use crate::ahead::ScanAhead;
 use crate::columns::{FileConstants, with_constants};
 use crate::fault::FileFault;
-use crate::footer::read_footer;
+use crate::footer::{kept, read_footer};
 use crate::pages;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
 
 /// Data file that partitions read, and its footer once one of them has asked for it.
-pub(super) struct OpenFile {
-    pub(super) pinned: PinnedFile,
+pub(crate) struct OpenFile {
+    pub(crate) pinned: PinnedFile,
+    footers: Arc<FileMetadataCache>,
+    /// Length of footer and page index in bytes, where it is known.
+    footer_bytes: Option<usize>,
     footer: OnceCell<Arc<ParquetMetaData>>,
+    /// Column chunks, once bytes were asked for.
+    chunks: OnceLock<ColumnChunks>,
 }
 
 impl OpenFile {
-    pub(super) fn new(pinned: PinnedFile) -> Self {
-        Self { pinned, footer: OnceCell::new() }
+    pub(crate) fn new(pinned: PinnedFile, footer_bytes: Option<usize>, footers: Arc<FileMetadataCache>) -> Self {
+        Self { pinned, footers, footer_bytes, footer: OnceCell::new(), chunks: OnceLock::new() }
+    }
+
+    /// Returns the footer, which is read once.
+    ///
+    /// # Errors
+    /// Errors of [`read_footer`], with the file's name.
+    pub(crate) async fn footer(&self) -> Result<Arc<ParquetMetaData>, ParquetError> {
+        let read = || read_footer(&self.pinned, self.footer_bytes, self.footers.as_ref());
+        let footer = self.footer.get_or_try_init(read).await;
+        footer.cloned().map_err(|error| external(error.context(format!("file `{}`", self.pinned.location()))))
+    }
+
+    /// Returns the footer if no request is needed for it.
+    pub(crate) fn known_footer(&self) -> Option<Arc<ParquetMetaData>> {
+        self.footer.get().cloned().or_else(|| kept(self.pinned.object(), self.footers.as_ref()))
+    }
+
+    async fn chunks(&self) -> Result<&ColumnChunks, ParquetError> {
+        if let Some(chunks) = self.chunks.get() {
+            return Ok(chunks);
+        }
+        let footer = self.footer().await?;
+        Ok(self.chunks.get_or_init(|| ColumnChunks::new(footer)))
     }
 
     fn fault(&self, reason: impl ToString) -> ParquetError {
@@ -44,13 +73,10 @@ impl OpenFile {
 /// before it is asked for, and so are pages that claim more memory than they can need.
 pub(super) struct FileReader {
     file: Arc<OpenFile>,
-    footers: Arc<FileMetadataCache>,
-    /// Length of footer and page index in bytes, where it is known.
-    footer_bytes: Option<usize>,
     /// Values of the file's partition for columns that the file may lack.
     constants: Option<FileConstants>,
-    /// Column chunks, once bytes were asked for.
-    chunks: Option<ColumnChunks>,
+    /// Scan that is read ahead, and the file's number in it.
+    ahead: Option<(Arc<ScanAhead>, u32)>,
 }
 
 /// Column chunks of a file in the order of their places.
@@ -95,35 +121,30 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
 
 impl FileReader {
     /// Makes a reader of `file`. `planned` has the facts that the scan knows about it.
-    pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> Self {
-        let footer_bytes = planned.metadata_size_hint;
-        let constants = planned.extensions.get::<FileConstants>().cloned();
-        Self { file, footers, footer_bytes, constants, chunks: None }
+    pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, ahead: Option<(Arc<ScanAhead>, u32)>) -> Self {
+        Self { file, constants: planned.extensions.get::<FileConstants>().cloned(), ahead }
     }
 
     async fn footer(&self) -> Result<Arc<ParquetMetaData>, ParquetError> {
-        let pinned = &self.file.pinned;
-        let read = || read_footer(pinned, self.footer_bytes, self.footers.as_ref());
-        let footer = self.file.footer.get_or_try_init(read).await;
-        footer.cloned().map_err(|error| external(error.context(format!("file `{}`", pinned.location()))))
+        let Some((scan, number)) = &self.ahead else { return self.file.footer().await };
+        let footer = scan.waited(self.file.footer()).await?;
+        scan.footer_came(*number, &footer);
+        Ok(footer)
     }
 
-    async fn ranges(&mut self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
+    async fn ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
         let size = self.file.pinned.object().size;
         if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > size) {
             return Err(self.file.fault(format!("bytes {range:?} are not within its {size}")));
         }
-        if self.chunks.is_none() {
-            // The cache mostly has the footer.
-            self.chunks = Some(ColumnChunks::new(self.footer().await?));
-        }
-        let bytes = self.file.pinned.ranges(&ranges).await.map_err(external)?;
-        if let Some(chunks) = &self.chunks {
-            for (range, bytes) in ranges.iter().zip(&bytes) {
-                catch_panic(|| chunks.check(range, bytes))
-                    .and_then(|checked| checked)
-                    .map_err(|e| self.file.fault(e))?;
-            }
+        let chunks = self.file.chunks().await?;
+        let bytes = match &self.ahead {
+            Some((scan, number)) => scan.take(*number, &self.file, &ranges).await,
+            None => self.file.pinned.ranges(&ranges).await,
+        };
+        let bytes = bytes.map_err(external)?;
+        for (range, bytes) in ranges.iter().zip(&bytes) {
+            catch_panic(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.file.fault(e))?;
         }
         Ok(bytes)
     }

@@ -33,6 +33,8 @@ fn a_file_sets_everything() {
         memory_bytes_max = "1GiB"
         function_memory_bytes = 1_000_000
         function_temp_bytes = "1 GB"
+        read_ahead_requests_max = 0
+        read_ahead_bytes_max = "16MiB"
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -87,6 +89,8 @@ fn a_file_sets_everything() {
         memory_bytes_max: 1 << 30,
         function_memory_bytes: 1_000_000,
         function_temp_bytes: 1_000_000_000,
+        read_ahead_requests_max: 0,
+        read_ahead_bytes_max: 16 << 20,
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,
@@ -198,6 +202,14 @@ fn an_error_in_a_file_names_key_value_and_line() {
     check(
         "[catalogs.lake]\ntype = 'sqlit'\npath = 'a'\nwarehouse = 'b'",
         "invalid value \"sqlit\" for `catalogs.lake.type` in lake/gust.toml line 2: expected one of \"sqlite\"\nhint: did you mean \"sqlite\"?",
+    );
+    check(
+        "read_ahead_requests_max = 1025",
+        "invalid value 1025 for `read_ahead_requests_max` in lake/gust.toml line 1: expected a whole number from 0 to 1024",
+    );
+    check(
+        "read_ahead_bytes_max = -1",
+        "invalid value -1 for `read_ahead_bytes_max` in lake/gust.toml line 1: expected bytes, such as 536870912, \"512MiB\" or \"2GB\"",
     );
     check(
         "[history]\nretention_days = 0",

@@ -11,6 +11,8 @@ use serde::de::{Deserialize, Error, Visitor};
 pub const FUNCTIONS_MAX: u32 = 10_000;
 /// Upper bound of `process.cores`: the cores of a large machine.
 pub const CORES_MAX: u32 = 128;
+/// Upper bound of `read_ahead_requests_max`: more connections than the system lets a process have open.
+pub const READ_AHEAD_REQUESTS_MAX: u32 = 1_024;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -53,21 +55,27 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// Reads a number of functions.
 pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    deserializer.deserialize_any(Count { max: FUNCTIONS_MAX })
+    deserializer.deserialize_any(Count { min: 1, max: FUNCTIONS_MAX })
 }
 
 /// Reads a number of cores.
 pub(super) fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    deserializer.deserialize_any(Count { max: CORES_MAX })
+    deserializer.deserialize_any(Count { min: 1, max: CORES_MAX })
 }
 
 /// Reads a number of days.
 pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    deserializer.deserialize_any(Count { max: RETENTION_DAYS_MAX })
+    deserializer.deserialize_any(Count { min: 1, max: RETENTION_DAYS_MAX })
 }
 
-/// Visitor of a whole number that is not zero.
+/// Reads a number of requests; 0 for none.
+pub(super) fn count_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { min: 0, max: READ_AHEAD_REQUESTS_MAX })
+}
+
+/// Visitor of a whole number.
 struct Count {
+    min: u32,
     max: u32,
 }
 
@@ -75,34 +83,45 @@ impl Visitor<'_> for Count {
     type Value = u32;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a whole number from 1 to {}", self.max)
+        write!(f, "a whole number from {} to {}", self.min, self.max)
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<u32, E> {
-        let valid = u32::try_from(value).ok().filter(|count| (1..=self.max).contains(count));
+        let valid = u32::try_from(value).ok().filter(|count| (self.min..=self.max).contains(count));
         valid.ok_or_else(|| invalid(&self))
     }
 }
 
 /// Reads a number of bytes, plain or with a unit.
 pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    struct Bytes;
-    impl Visitor<'_> for Bytes {
-        type Value = u64;
+    deserializer.deserialize_any(Bytes { min: 1 })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("bytes above zero, such as 536870912, \"512MiB\" or \"2GB\"")
-        }
+/// Reads a number of bytes; 0 for none.
+pub(super) fn bytes_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    deserializer.deserialize_any(Bytes { min: 0 })
+}
 
-        fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
-            u64::try_from(value).ok().filter(|bytes| *bytes > 0).ok_or_else(|| invalid(&self))
-        }
+/// Visitor of a number of bytes.
+struct Bytes {
+    min: u64,
+}
 
-        fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
-            parse_bytes(value).filter(|bytes| *bytes > 0).ok_or_else(|| invalid(&self))
-        }
+impl Visitor<'_> for Bytes {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let least = if self.min > 0 { " above zero" } else { "" };
+        write!(f, "bytes{least}, such as 536870912, \"512MiB\" or \"2GB\"")
     }
-    deserializer.deserialize_any(Bytes)
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
+        u64::try_from(value).ok().filter(|bytes| *bytes >= self.min).ok_or_else(|| invalid(&self))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
+        parse_bytes(value).filter(|bytes| *bytes >= self.min).ok_or_else(|| invalid(&self))
+    }
 }
 
 /// Reads `512`, `512B`, `512MiB` or `2 GB`; None for anything else. Numbers are whole. MiB are powers of 1,024 and MB

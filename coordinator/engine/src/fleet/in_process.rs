@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use fragment_fn::ahead::ReadBudget;
 use fragment_fn::{Environment, EnvironmentSettings, handler, panic_message};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -38,8 +39,11 @@ impl InProcessPlatform {
 
     fn invoker(&self) -> Arc<dyn Invoker> {
         let start = || {
-            let settings =
-                EnvironmentSettings { temp_folder: self.parts.folder.clone(), ..EnvironmentSettings::default() };
+            let settings = EnvironmentSettings {
+                temp_folder: self.parts.folder.clone(),
+                reading: Some(ReadBudget::new(self.parts.config.read_ahead())),
+                ..EnvironmentSettings::default()
+            };
             let functions_max = self.parts.config.functions_max as usize;
             Arc::new(InProcess::new(Arc::new(Environment::new(settings)), functions_max))
         };

@@ -22,15 +22,18 @@
 //! aggregates, 75 % for merges. Beyond it they get an even share among such operators that hold something. An operator
 //! that holds nothing yet gets any memory that is free.
 //!
+//! Memory of what is read ahead is given back before an operator is refused: first the own query's, then that of others.
+//!
 //! An error is [`DataFusionError::ResourcesExhausted`], which makes operators that can spill do so. If none does, the
 //! user reads it. It names the operator, its need, and the largest holders.
 
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use fragment_fn::ahead::{GivesBack, READ_AHEAD};
 use humansize::{BINARY, format_size};
 
 /// Share of the pool up to which operators that can spill take memory freely. An operator alone may take all of it.
@@ -80,6 +83,8 @@ struct PoolState {
     share_bytes: usize,
     /// Holders by the consumer's id.
     holders: HashMap<usize, Holder>,
+    /// Holder that gives memory back to others.
+    giver: Option<Weak<dyn GivesBack>>,
 }
 
 #[derive(Debug)]
@@ -154,6 +159,41 @@ impl QueryPool {
     /// Returns the memory that this pool is a part of.
     pub fn process(&self) -> &ProcessMemory {
         &self.process
+    }
+
+    /// Makes `giver` give back memory before an operator is refused. A later giver takes its place.
+    pub fn yields(&self, giver: Weak<dyn GivesBack>) {
+        if let Some(own) = self.process.lock().pools.get_mut(&self.id) {
+            own.giver = Some(giver);
+        }
+    }
+
+    /// Lists the holders that may give back memory, the pool's own first.
+    fn givers(&self) -> Vec<Arc<dyn GivesBack>> {
+        let state = self.process.lock();
+        let own = state.pools.get(&self.id).into_iter();
+        let others = state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
+        own.chain(others).filter_map(|pool| pool.giver.as_ref()?.upgrade()).collect()
+    }
+
+    /// Grows a reservation, if there is room.
+    fn grows(&self, reservation: &MemoryReservation, additional: usize) -> bool {
+        let mut state = self.process.lock();
+        let is_allowed = self.allows(&state, reservation.consumer(), additional);
+        if is_allowed {
+            state.grow(self.id, reservation, additional);
+        }
+        is_allowed
+    }
+
+    /// Grows a reservation after others have given back what they can do without.
+    fn grows_after_gifts(&self, reservation: &MemoryReservation, additional: usize) -> bool {
+        // A giver's own appetite takes nothing from others, and may hold its locks.
+        if reservation.consumer().name() == READ_AHEAD {
+            return false;
+        }
+        // No lock is held: a giver shrinks its reservations.
+        self.givers().iter().any(|giver| giver.give_back(additional) > 0 && self.grows(reservation, additional))
     }
 
     /// Returns the most bytes that the pool may ever have.
@@ -239,7 +279,7 @@ fn bound_percent(consumer: &MemoryConsumer) -> Option<usize> {
 
 /// Returns the words for DataFusion's name of a consumer.
 fn in_words(consumer: &str) -> Option<&'static str> {
-    const WORDS: [(&str, &str); 13] = [
+    const WORDS: [(&str, &str); 14] = [
         ("HashJoinInput", "the build side of a hash join"),
         ("NestedLoopJoinLoad", "the left side of a nested-loop join"),
         ("CrossJoinExec", "the left side of a cross join"),
@@ -252,6 +292,7 @@ fn in_words(consumer: &str) -> Option<&'static str> {
         ("RepartitionExec", "rows between two operators"),
         ("table ", "the rows of a table"),
         ("results of stage", "results of functions"),
+        (READ_AHEAD, "data that is read ahead"),
         ("SortPreservingMergeExec", "a merge of sorted rows"),
     ];
     let words = WORDS.iter().find(|(start, _)| consumer.starts_with(start)).map(|(_, words)| *words);
@@ -304,13 +345,14 @@ impl MemoryPool for QueryPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let mut state = self.process.lock();
-        if !self.allows(&state, reservation.consumer(), additional) {
-            state.refusals += 1;
-            return Err(self.exhausted(&state, reservation, additional));
+        if self.grows(reservation, additional) || self.grows_after_gifts(reservation, additional) {
+            return Ok(());
         }
-        state.grow(self.id, reservation, additional);
-        Ok(())
+        let mut state = self.process.lock();
+        if reservation.consumer().name() != READ_AHEAD {
+            state.refusals += 1;
+        }
+        Err(self.exhausted(&state, reservation, additional))
     }
 
     fn reserved(&self) -> usize {
@@ -398,6 +440,53 @@ mod tests {
         join.try_grow(process.query_bytes_min()).expect("its share");
         join.try_grow(1).expect_err("tables have the rest");
         assert_eq!((process.query_bytes_min(), process.lock().reserved), (100, 600));
+    }
+
+    /// Holder of memory that it can do without.
+    struct Shelf(Mutex<Vec<MemoryReservation>>);
+
+    impl GivesBack for Shelf {
+        fn give_back(&self, bytes: usize) -> usize {
+            let mut held = self.0.lock().expect("no holder panics");
+            let mut given = 0;
+            while given < bytes
+                && let Some(one) = held.pop()
+            {
+                given += one.free();
+            }
+            given
+        }
+    }
+
+    #[test]
+    fn memory_of_reading_ahead_is_given_back_before_an_operator_is_refused() {
+        let process = ProcessMemory::new(1000, 1);
+        let pools: Vec<Arc<dyn MemoryPool>> = (0..2).map(|_| process.for_query() as _).collect();
+        let shelves: Vec<Arc<Shelf>> = pools
+            .iter()
+            .map(|pool| {
+                let ahead = MemoryConsumer::new(READ_AHEAD).register(pool);
+                let held = (0..4).map(|_| {
+                    let one = ahead.new_empty();
+                    one.try_grow(100).expect("room");
+                    one
+                });
+                Arc::new(Shelf(Mutex::new(held.collect())))
+            })
+            .collect();
+        for (pool, shelf) in pools.iter().zip(&shelves) {
+            let shelf: Weak<Shelf> = Arc::downgrade(shelf);
+            pool.downcast_ref::<QueryPool>().expect("it is one").yields(shelf);
+        }
+        let more = MemoryConsumer::new(READ_AHEAD).register(&pools[0]);
+        more.try_grow(201).expect_err("reading ahead takes nothing from others");
+        let join = MemoryConsumer::new("HashJoinInput[0]").register(&pools[0]);
+        join.try_grow(350).expect("its query gives back");
+        assert_eq!((pools[0].reserved(), pools[1].reserved()), (350, 400));
+        join.try_grow(400).expect("both give back");
+        assert_eq!((pools[0].reserved(), pools[1].reserved()), (750, 0));
+        join.try_grow(300).expect_err("no more is held by those who give");
+        assert_eq!((join.size(), pools[1].reserved(), process.refusals()), (750, 0, 1));
     }
 
     #[test]

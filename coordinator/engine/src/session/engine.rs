@@ -14,6 +14,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use fragment_fn::ahead::ReadBudget;
 use gust_catalog::Catalog;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
@@ -94,6 +95,8 @@ pub struct Engine {
     /// Runtime of DataFusion, with the temporary folder and the footers that were read.
     runtime: Arc<RuntimeEnv>,
     pub(super) memory: Arc<ProcessMemory>,
+    /// Budget of what is read ahead for all queries.
+    reading: ReadBudget,
     pub(super) fleet: Arc<Fleet>,
     pub(super) schedulers: Arc<Schedulers>,
     /// Threads on which queries are planned and run.
@@ -135,6 +138,7 @@ impl Engine {
             measured.map_err(|e| QueryError::setup(e.to_string()).with_default_hint(e.hint()).with_source(e))?;
         let stores = Stores::new(config.s3.clone());
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
+        let reading = ReadBudget::new(config.read_ahead());
         let runtime = runtime(&stores, &memory, folder.path());
         let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         let config = Arc::new(config);
@@ -145,6 +149,7 @@ impl Engine {
             stores,
             runtime,
             memory,
+            reading,
             fleet,
             schedulers: Arc::default(),
             workers: workers.clone(),
@@ -188,6 +193,11 @@ impl Engine {
     /// Returns the memory that all queries and tables share.
     pub fn memory(&self) -> &ProcessMemory {
         &self.memory
+    }
+
+    /// Returns the budget of what is read ahead for all queries.
+    pub fn reading(&self) -> &ReadBudget {
+        &self.reading
     }
 
     /// Returns the exchange, in which functions leave results that are too large for their response.

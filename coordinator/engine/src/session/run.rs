@@ -18,6 +18,7 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
 use datafusion::prelude::SessionConfig;
+use fragment_fn::ahead::AheadAccount;
 use futures::{FutureExt, StreamExt};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -68,6 +69,8 @@ pub struct RunningStatement {
     cap: Option<Arc<Cap>>,
     /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
+    /// Account of the bytes that the coordinator has read ahead for it.
+    ahead: Arc<AheadAccount>,
 }
 
 /// Statement before it is planned.
@@ -145,6 +148,7 @@ impl Session {
             attempts: None,
             cap: None,
             creating: None,
+            ahead: Arc::default(),
         };
         if self.change_option(&logical)? || self.change_prepared(&logical)? {
             return Ok(running);
@@ -270,6 +274,11 @@ impl RunningStatement {
         &self.events
     }
 
+    /// Returns the account of the bytes that the coordinator reads ahead. It is complete once the statement has finished.
+    pub fn read_ahead_account(&self) -> Arc<AheadAccount> {
+        Arc::clone(&self.ahead)
+    }
+
     /// Returns the time at which the statement is stopped.
     pub fn deadline(&self) -> Instant {
         self.deadline
@@ -383,7 +392,7 @@ impl RunningStatement {
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
-        stream::start(plan, context)
+        stream::start(&self.session.engine, plan, context, &self.ahead)
     }
 
     /// Runs the statement locally instead, if that is allowed, may help, and no row has been seen yet. Else it returns
@@ -394,12 +403,13 @@ impl RunningStatement {
         self.events.push(QueryEvent::fell_back(&error));
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
-        let query = logical.clone();
+        let (query, ahead) = (logical.clone(), Arc::clone(&self.ahead));
         let locally = async move {
             let decision = Decision::local(Reason::Requested, Workload::default());
             let planned = session.planner().here(state, &query, decision).await;
             let planned = planned.map_err(QueryError::from_engine)?;
-            let stream = stream::start(Arc::clone(&planned.plan), TaskContext::from(&planned.state))?;
+            let context = TaskContext::from(&planned.state);
+            let stream = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead)?;
             Ok((planned, stream))
         };
         let (planned, stream) = self.planned_in_time(locally).await?;

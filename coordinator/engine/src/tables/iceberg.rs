@@ -34,12 +34,10 @@ use url::Url;
 
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
+use super::reading::FOOTERS_BYTES_MAX;
 use super::schema::{arrow_schema, engine_scalar, engine_value};
 use crate::storage::Stores;
 use crate::tables::facts::FileFacts;
-
-/// Bytes of footers that one scan keeps, for partitions that come to the same file one after the other.
-const FOOTERS_BYTES_MAX: usize = 32 << 20;
 
 /// One snapshot of an Iceberg table.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! Sources of tables: files without a list of their own (`folder`), and Iceberg through `gust-catalog`.
+//! Sources of tables: files without a list of their own (`folder`), and Iceberg through `gust-catalog`; and the readers of
+//! their scans (`reading`).
 
 pub mod broken;
 pub mod catalog;
@@ -8,4 +9,5 @@ pub mod iceberg;
 pub mod memory_table;
 mod predicate;
 pub mod pruning;
+pub mod reading;
 mod schema;

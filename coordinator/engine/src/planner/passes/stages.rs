@@ -23,7 +23,7 @@ use super::units::{Unit, WeighedFile, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
-use crate::tables::facts::MATCHING_KEY;
+use crate::tables::facts::matching;
 
 /// Access of functions to a store.
 #[derive(Debug, Clone)]
@@ -272,12 +272,6 @@ fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> PackedUnits {
         all.extend(group);
     }
     PackedUnits { units: all, fragments }
-}
-
-/// Returns the matching of the files' columns, as the table provider said in its schema.
-fn matching(scan: &FileScanConfig) -> Result<ColumnMatching> {
-    let Some(matching) = scan.file_schema().metadata().get(MATCHING_KEY) else { return Ok(ColumnMatching::Name) };
-    serde_json::from_str(matching).map_err(|e| DataFusionError::External(Box::new(e)))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Computes the rows of a physical plan in a task of its own.
+//! Computes the rows of a physical plan in a task of its own, and reads ahead for it.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -7,22 +7,40 @@ use std::sync::Arc;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use fragment_fn::{naming_files, panic_message};
+use fragment_fn::ahead::{AheadAccount, ReadAhead, attach};
+use fragment_fn::panic_message;
 use futures::{FutureExt, StreamExt};
 use tracing::Instrument;
 
 use crate::error::QueryError;
+use crate::memory::QueryPool;
+use crate::session::Engine;
+use crate::tables::reading::Readers;
+
+/// Part of a query's memory that reading ahead leaves to operators: all but 1 in so many bytes.
+const AHEAD_PART: u64 = 10;
 
 /// Starts a plan in a task of its own. An operator that computes for minutes without a pause then holds up no time-out.
+/// `account` is told what becomes of the bytes that are read ahead.
 pub(super) fn start(
+    engine: &Engine,
     plan: Arc<dyn ExecutionPlan>,
     context: TaskContext,
+    account: &Arc<AheadAccount>,
 ) -> Result<SendableRecordBatchStream, QueryError> {
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
-    let plan = naming_files(plan).map_err(QueryError::from_engine)?;
+    let ahead = read_ahead(engine, &context, account);
+    let mut readers = Readers::new(&context);
+    let plan = attach(plan, context.session_config().options(), ahead.as_ref(), &mut |_, scan| readers.reader(scan));
+    let plan = plan.map_err(QueryError::from_engine)?;
+    if let Some(ahead) = &ahead {
+        ahead.start();
+    }
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
     let running = async move {
+        // It ends with the rows, also where they are not read to their end.
+        let _ahead = ahead;
         while let Some(batch) = AssertUnwindSafe(stream.next())
             .catch_unwind()
             .await
@@ -38,6 +56,21 @@ pub(super) fn start(
     };
     rows.spawn(running.in_current_span());
     Ok(rows.build())
+}
+
+/// Opens the reading ahead of a plan; None if it is turned off.
+fn read_ahead(engine: &Engine, context: &TaskContext, account: &Arc<AheadAccount>) -> Option<ReadAhead> {
+    let runtime = context.runtime_env();
+    let pool = &runtime.memory_pool;
+    let bounds = engine.reading().bounds().within(pool, AHEAD_PART);
+    if bounds.is_off() {
+        return None;
+    }
+    let ahead = engine.reading().query(bounds, pool, Arc::clone(account));
+    if let Some(pool) = pool.downcast_ref::<QueryPool>() {
+        pool.yields(ahead.giver());
+    }
+    Some(ahead)
 }
 
 /// Makes the error of a panic of the engine, which ends its statement alone.

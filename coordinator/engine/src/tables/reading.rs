@@ -1,0 +1,56 @@
+//! Readers of the scans of a plan that runs on the coordinator.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
+use datafusion::execution::TaskContext;
+use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
+use datafusion::execution::cache::default_cache::DefaultCache;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use fragment_fn::ScanReader;
+use gust_protocol::ColumnMatching;
+use object_store::path::Path;
+
+use super::facts::matching;
+
+/// Bytes of footers that the scans of one store keep where no cache outlives them.
+pub(super) const FOOTERS_BYTES_MAX: usize = 32 << 20;
+
+/// Maker of the readers of one plan.
+pub struct Readers<'a> {
+    context: &'a TaskContext,
+    /// Footers of Iceberg's files. Their keys are paths, which tell no stores apart.
+    footers: HashMap<ObjectStoreUrl, Arc<FileMetadataCache>>,
+}
+
+impl<'a> Readers<'a> {
+    pub fn new(context: &'a TaskContext) -> Self {
+        Self { context, footers: HashMap::new() }
+    }
+
+    /// Makes the reader of a scan; None for files that are not Parquet.
+    ///
+    /// # Errors
+    /// A store that cannot be opened, and a table that does not say how its columns are matched.
+    pub fn reader(&mut self, scan: &FileScanConfig) -> Result<Option<ScanReader>> {
+        if scan.file_source().downcast_ref::<ParquetSource>().is_none() {
+            return Ok(None);
+        }
+        let runtime = self.context.runtime_env();
+        let store = runtime.object_store(&scan.object_store_url)?;
+        let matching = matching(scan)?;
+        let footers = match matching {
+            ColumnMatching::Name => runtime.cache_manager.get_file_metadata_cache(),
+            // The files of a table have neither times nor etags, by which a cache that outlives the query could tell versions.
+            ColumnMatching::FieldId => {
+                let new = || -> Arc<FileMetadataCache> {
+                    Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX))
+                };
+                Arc::clone(self.footers.entry(scan.object_store_url.clone()).or_insert_with(new))
+            }
+        };
+        Ok(Some(ScanReader::new(store, footers, matching)))
+    }
+}

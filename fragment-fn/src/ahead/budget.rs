@@ -1,0 +1,302 @@
+//! Requests and bytes that a process may have read ahead at a time, divided among its queries.
+//!
+//! ```text
+//!  query ─► try_grant ─┬─► slot: one request, until its body has come ───────┐
+//!                      └─► share: its bytes, until a reader has taken them ──┴─► given back ─► refused queries look again
+//! ```
+//!
+//! A grant is given at once or not at all. No task waits for one, so that nothing can block and an abort leaves nothing
+//! behind. Reads that somebody waits for are counted and never refused.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Formatter};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// Most requests and bytes that are read ahead at a time. Zero of either turns reading ahead off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AheadBounds {
+    pub requests_max: u32,
+    pub bytes_max: u64,
+}
+
+impl AheadBounds {
+    /// Bounds under which nothing is read ahead.
+    pub const OFF: Self = Self { requests_max: 0, bytes_max: 0 };
+
+    pub fn is_off(self) -> bool {
+        self.requests_max == 0 || self.bytes_max == 0
+    }
+
+    /// Returns the lower of each bound.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { requests_max: self.requests_max.min(other.requests_max), bytes_max: self.bytes_max.min(other.bytes_max) }
+    }
+}
+
+/// Budget of a process. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ReadBudget(Arc<BudgetState>);
+
+#[derive(Debug)]
+struct BudgetState {
+    bounds: AheadBounds,
+    held: Mutex<Held>,
+}
+
+/// Parts of the budget that are held now.
+#[derive(Debug, Default)]
+struct Held {
+    requests: u32,
+    queries: BTreeMap<u64, QueryHeld>,
+    next_id: u64,
+}
+
+struct QueryHeld {
+    requests: u32,
+    bytes: u64,
+    /// True since it was refused a grant.
+    was_refused: bool,
+    wake: Wake,
+}
+
+/// Call that makes a query look again for what it may read.
+pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
+
+impl Debug for QueryHeld {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryHeld")
+            .field("requests", &self.requests)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReadBudget {
+    pub fn new(bounds: AheadBounds) -> Self {
+        Self(Arc::new(BudgetState { bounds, held: Mutex::default() }))
+    }
+
+    /// Returns the bounds of the process.
+    pub fn bounds(&self) -> AheadBounds {
+        self.0.bounds
+    }
+
+    /// Returns the requests and bytes that all queries hold now. After the last query has ended both are zero.
+    pub fn held(&self) -> AheadBounds {
+        let held = self.0.lock();
+        AheadBounds { requests_max: held.requests, bytes_max: held.queries.values().map(|query| query.bytes).sum() }
+    }
+
+    /// Adds a query. `wake` is called, without a lock, when a part comes back after the query was refused one.
+    pub(super) fn member(&self, bounds: AheadBounds, wake: Wake) -> Member {
+        let mut held = self.0.lock();
+        let id = held.next_id;
+        held.next_id += 1;
+        held.queries.insert(id, QueryHeld { requests: 0, bytes: 0, was_refused: false, wake });
+        Member { budget: Arc::clone(&self.0), id, bounds: bounds.and(self.0.bounds) }
+    }
+}
+
+impl BudgetState {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no holder panics")
+    }
+}
+
+/// Query's place in the budget, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Member {
+    budget: Arc<BudgetState>,
+    id: u64,
+    bounds: AheadBounds,
+}
+
+impl Member {
+    /// Returns the most bytes that one grant can have while no other query reads.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bounds.bytes_max
+    }
+
+    /// Grants one request and its bytes, or nothing.
+    ///
+    /// Each query may have an even part of both. `requests_sure` requests are granted to it in any case, within its bounds:
+    /// its lanes would otherwise send as many reads and wait for each. `bytes_max` is a lower bound on its bytes.
+    pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, bytes_max: u64) -> Option<Grant> {
+        let mut held = self.budget.lock();
+        let queries = u32::try_from(held.queries.len()).unwrap_or(u32::MAX).max(1);
+        let all = held.requests;
+        let own = held.queries.get_mut(&self.id)?;
+        let is_sure = own.requests < requests_sure.min(self.bounds.requests_max);
+        let has_slot = all < self.budget.bounds.requests_max && own.requests < self.bounds.requests_max / queries;
+        let bytes_max = bytes_max.min(self.bounds.bytes_max / u64::from(queries));
+        if !(is_sure || has_slot) || own.bytes.saturating_add(bytes) > bytes_max {
+            own.was_refused = true;
+            return None;
+        }
+        own.requests += 1;
+        own.bytes += bytes;
+        held.requests += 1;
+        Some(Grant { slot: self.part(1, 0), share: self.part(0, bytes) })
+    }
+
+    /// Counts reads that a reader waits for, whatever the bounds.
+    pub(super) fn over(&self, requests: u32, bytes: u64) -> Part {
+        let mut held = self.budget.lock();
+        if let Some(own) = held.queries.get_mut(&self.id) {
+            own.requests += requests;
+            own.bytes += bytes;
+            held.requests += requests;
+            return self.part(requests, bytes);
+        }
+        self.part(0, 0)
+    }
+
+    fn part(&self, requests: u32, bytes: u64) -> Part {
+        Part { budget: Arc::downgrade(&self.budget), query: self.id, requests, bytes }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let left = {
+            let mut held = self.budget.lock();
+            let left = held.queries.remove(&self.id);
+            held.requests -= left.as_ref().map_or(0, |left| left.requests);
+            left
+        };
+        drop(left);
+        self.budget.wake_refused(self.id);
+    }
+}
+
+/// Right to read ahead with one request.
+#[derive(Debug)]
+pub(super) struct Grant {
+    /// The request. It is given back when the body has come.
+    pub(super) slot: Part,
+    /// Its bytes. They are given back when they were taken or dropped.
+    pub(super) share: Part,
+}
+
+/// Part of the budget, given back when it is dropped. Drop it without a lock: queries that were refused then look again.
+#[derive(Debug)]
+pub(super) struct Part {
+    budget: Weak<BudgetState>,
+    query: u64,
+    requests: u32,
+    bytes: u64,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Some(budget) = self.budget.upgrade() else { return };
+        if self.requests == 0 && self.bytes == 0 {
+            return;
+        }
+        {
+            let mut held = budget.lock();
+            // A query that has ended has given back everything.
+            let Some(own) = held.queries.get_mut(&self.query) else { return };
+            own.requests -= self.requests;
+            own.bytes -= self.bytes;
+            held.requests -= self.requests;
+        }
+        budget.wake_refused(self.query);
+    }
+}
+
+impl BudgetState {
+    /// Lets the queries that were refused look again, first the one after `query`, so that each has its turn.
+    fn wake_refused(&self, query: u64) {
+        let refused: Vec<Wake> = {
+            let mut held = self.lock();
+            let (before, after): (Vec<_>, Vec<_>) = held
+                .queries
+                .iter_mut()
+                .filter_map(|(id, other)| {
+                    std::mem::take(&mut other.was_refused).then(|| (*id, Arc::clone(&other.wake)))
+                })
+                .partition(|(id, _)| *id <= query);
+            after.into_iter().chain(before).map(|(_, wake)| wake).collect()
+        };
+        for wake in refused {
+            wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    const BOUNDS: AheadBounds = AheadBounds { requests_max: 4, bytes_max: 100 };
+
+    fn member(budget: &ReadBudget) -> (Member, Arc<AtomicUsize>) {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let wake = move || {
+            count.fetch_add(1, Relaxed);
+        };
+        (budget.member(BOUNDS, Arc::new(wake)), woken)
+    }
+
+    #[test]
+    fn a_grant_is_given_at_once_or_not_at_all() {
+        let budget = ReadBudget::new(BOUNDS);
+        let (query, woken) = member(&budget);
+        let mut grants: Vec<_> = (0..4).map(|_| query.try_grant(20, 1, u64::MAX).expect("room")).collect();
+        assert!(query.try_grant(1, 1, u64::MAX).is_none(), "all requests are under way");
+        assert_eq!(woken.load(Relaxed), 0);
+        let Grant { slot, share } = grants.pop().expect("one");
+        drop(slot);
+        assert_eq!(woken.load(Relaxed), 1, "a query that was refused looks again");
+        assert!(query.try_grant(21, 1, u64::MAX).is_none(), "bytes are held until they are taken");
+        assert!(query.try_grant(20, 1, 99).is_none(), "a lower bound counts");
+        let last = query.try_grant(20, 1, u64::MAX).expect("room");
+        drop(share);
+        drop((grants, last));
+        assert_eq!(budget.held(), AheadBounds::OFF);
+    }
+
+    #[test]
+    fn reads_that_are_waited_for_are_counted_and_never_refused() {
+        let budget = ReadBudget::new(BOUNDS);
+        let (query, _) = member(&budget);
+        let demanded = query.over(5, 500);
+        assert_eq!(budget.held(), AheadBounds { requests_max: 5, bytes_max: 500 });
+        assert!(query.try_grant(1, 4, u64::MAX).is_none());
+        drop(demanded);
+        query.try_grant(1, 4, u64::MAX).expect("room");
+    }
+
+    #[test]
+    fn each_query_has_an_even_part() {
+        let budget = ReadBudget::new(BOUNDS);
+        let (first, woken) = member(&budget);
+        let (second, _) = member(&budget);
+        let held: Vec<_> = (0..2).map(|_| first.try_grant(20, 1, u64::MAX).expect("its part")).collect();
+        assert!(first.try_grant(1, 1, u64::MAX).is_none(), "the rest is the other's");
+        assert!(second.try_grant(51, 1, u64::MAX).is_none());
+        let other = second.try_grant(50, 1, u64::MAX).expect("its part");
+        drop(second);
+        assert_eq!(woken.load(Relaxed), 1, "its part is free");
+        first.try_grant(60, 1, u64::MAX).expect("all");
+        drop((held, other));
+        assert_eq!(budget.held(), AheadBounds::OFF);
+    }
+
+    #[test]
+    fn a_query_is_sure_of_what_its_lanes_would_send() {
+        let budget = ReadBudget::new(BOUNDS);
+        let members: Vec<_> = (0..8).map(|_| member(&budget)).collect();
+        let grants: Vec<_> = members.iter().map(|(query, _)| query.try_grant(1, 2, u64::MAX)).collect();
+        assert!(grants.iter().all(Option::is_some), "beyond the process's four");
+        drop(members);
+        assert_eq!(budget.held(), AheadBounds::OFF);
+        drop(grants);
+        assert_eq!(budget.held(), AheadBounds::OFF);
+    }
+}

@@ -1,0 +1,240 @@
+//! Requests of one scan: they are sent, their bodies are kept, and readers take them.
+//!
+//! A reader finds each range in a piece that has come, in a piece under way, or nowhere. What is nowhere it reads itself, at
+//! once. What is found and taken is marked in the same step, so that no range is asked for twice.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use datafusion::common::runtime::SpawnedTask;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, join, join_all};
+use object_store::{Error, Result};
+use tracing::Instrument;
+
+use super::budget::{Grant, Part};
+use super::memory::Hold;
+use super::scan::{FileAhead, ScanAhead, ScanState};
+use super::units::{Found, Next, PieceId, Taken, Wanted};
+use crate::footer::FOOTER_GUESS_BYTES;
+use crate::scan::OpenFile;
+
+/// Body of a piece. The last clone that is dropped aborts its request.
+type Body = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
+
+/// GET that was sent ahead.
+pub(super) struct Piece {
+    body: Body,
+    pub(super) bytes: usize,
+    /// None once an operator needed the memory more: the bytes are then counted nowhere, as those in a decoder.
+    pub(super) hold: Option<Hold>,
+    _share: Part,
+}
+
+/// Range that a reader has found.
+struct FoundBody {
+    body: Body,
+    slice: Range<usize>,
+}
+
+impl ScanAhead {
+    /// Sends what is next. False where budget or memory do not suffice.
+    pub(super) fn send(self: &Arc<Self>, next: &Next) -> bool {
+        match next {
+            Next::Footer(number) => self.send_footer(*number, next),
+            Next::Piece(wanted) => self.send_piece(wanted, next),
+        }
+    }
+
+    fn send_piece(self: &Arc<Self>, wanted: &Wanted, next: &Next) -> bool {
+        let bytes = wanted.range.end - wanted.range.start;
+        let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
+        let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
+        let Some(runtime) = self.query.runtime.get() else { return false };
+        let _inside = runtime.enter();
+        let mut state = self.lock();
+        if !state.units.ask(next) {
+            drop(state);
+            return true;
+        }
+        let Wanted { id, file, range } = wanted.clone();
+        let file = self.file(&mut state, file);
+        let scan = Arc::downgrade(self);
+        let reading = async move {
+            let read = file.pinned.range(range).await;
+            drop(slot);
+            read.map_err(|error| {
+                tracing::debug!(%error, "a read ahead failed");
+                if let Some(scan) = scan.upgrade() {
+                    scan.failed(id);
+                }
+                Arc::new(error)
+            })
+        };
+        // The task runs though nobody waits for it.
+        let task = SpawnedTask::spawn(reading.instrument(self.query.span.clone()));
+        let body = async move {
+            task.await
+                .unwrap_or_else(|error| Err(Arc::new(Error::Generic { store: "read-ahead", source: Box::new(error) })))
+        };
+        let body = body.boxed().shared();
+        state.pieces.insert(id, Piece { body, bytes: bytes as usize, hold: Some(hold), _share: share });
+        state.sent += 1;
+        true
+    }
+
+    /// Lets a piece go that failed. Readers who wait for it, and later ones, read its ranges themselves.
+    fn failed(&self, id: PieceId) {
+        let piece = {
+            let mut state = self.lock();
+            let piece = state.pieces.remove(&id);
+            if piece.is_some() {
+                state.units.failed(id);
+            }
+            piece
+        };
+        drop(piece);
+    }
+
+    fn send_footer(self: &Arc<Self>, number: u32, next: &Next) -> bool {
+        let (file, is_opened) = {
+            let mut state = self.lock();
+            (self.file(&mut state, number), state.opened.contains(&number))
+        };
+        if let Some(footer) = file.known_footer() {
+            if self.lock().units.ask(next) {
+                self.plan(number, &footer);
+            }
+            return true;
+        }
+        if is_opened {
+            // Its reader reads the footer.
+            let _is_asked_now = self.lock().units.ask(next);
+            return true;
+        }
+        let guess = self.spec.files[number as usize].metadata_size_hint.unwrap_or(FOOTER_GUESS_BYTES) as u64;
+        let bytes = guess.min(file.pinned.object().size);
+        let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
+        let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
+        let Some(runtime) = self.query.runtime.get() else { return false };
+        if !self.lock().units.ask(next) {
+            return true;
+        }
+        let _inside = runtime.enter();
+        let (scan, reading) = (Arc::downgrade(self), Arc::clone(&file));
+        let reading = async move {
+            let footer = reading.footer().await;
+            drop(slot);
+            let Some(scan) = scan.upgrade() else { return };
+            match footer {
+                Ok(footer) => scan.footer_came(number, &footer),
+                Err(error) => {
+                    tracing::debug!(%error, "a footer could not be read ahead");
+                    scan.leave(number);
+                }
+            }
+            let task = scan.lock().reading_footers.remove(&number);
+            drop(task);
+        };
+        let mut state = self.lock();
+        if state.is_closed {
+            return true;
+        }
+        state.reading_footers.insert(number, SpawnedTask::spawn(reading.instrument(self.query.span.clone())));
+        state.ahead.insert(number, FileAhead { file, hold: Some(hold), _share: Some(share) });
+        true
+    }
+
+    /// Counts the time for which a reader waits.
+    pub(crate) async fn waited<T>(&self, reading: impl Future<Output = T>) -> T {
+        let _waiting = Waiting::enter(&self.waiting);
+        let _wait = self.query.account.wait();
+        reading.await
+    }
+
+    /// Reads ranges of a file for a reader. Waits for those under way, and sends requests for those that are nowhere.
+    ///
+    /// # Errors
+    /// The store's, from a request that was sent for this reader.
+    pub(crate) async fn take(&self, number: u32, file: &OpenFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let _waiting = Waiting::enter(&self.waiting);
+        let (found, released) = {
+            let mut state = self.lock();
+            let Taken { found, released } = state.units.take(number, ranges);
+            let found: Vec<_> = found.into_iter().map(|found| state.found(found)).collect();
+            let mut released = state.removed(&released);
+            for piece in &mut released.pieces {
+                // Bytes that a reader waits for are counted in no pool, as without reading ahead.
+                piece.hold = None;
+            }
+            (found, released)
+        };
+        self.query.pump();
+        let missing = found.iter().zip(ranges).filter(|(found, _)| found.is_none());
+        let missing: Vec<Range<u64>> = missing.map(|(_, range)| range.clone()).collect();
+        let bodies = join_all(found.into_iter().map(|found| async move {
+            let Some(FoundBody { body, slice }) = found else { return None };
+            // A failure is dropped: this reader sends its own request.
+            let body = body.await.ok()?;
+            (slice.end <= body.len()).then(|| body.slice(slice))
+        }));
+        let wait = self.query.account.wait();
+        let (fetched, bodies) = join(self.demand(file, &missing), bodies).await;
+        let mut fetched = fetched?.into_iter();
+        let mut missing = missing.into_iter().peekable();
+        let mut read = Vec::with_capacity(ranges.len());
+        for (range, body) in ranges.iter().zip(bodies) {
+            let bytes = match body {
+                Some(bytes) => Some(bytes),
+                None if missing.next_if_eq(range).is_some() => fetched.next(),
+                None => None,
+            };
+            read.push(bytes);
+        }
+        let failed = read.iter().zip(ranges).filter(|(bytes, _)| bytes.is_none());
+        let failed: Vec<Range<u64>> = failed.map(|(_, range)| range.clone()).collect();
+        let mut again = self.demand(file, &failed).await?.into_iter();
+        let read = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
+        drop(wait);
+        drop(released);
+        self.query.pump();
+        Ok(read)
+    }
+
+    /// Reads ranges at once, whatever the budget.
+    async fn demand(&self, file: &OpenFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        let _over = self.query.member.over(1, bytes);
+        file.pinned.ranges(ranges).await
+    }
+}
+
+impl ScanState {
+    /// Returns the body of a piece that was found.
+    fn found(&self, found: Found) -> Option<FoundBody> {
+        let Found::Piece(id, slice) = found else { return None };
+        let piece = self.pieces.get(&id)?;
+        Some(FoundBody { body: piece.body.clone(), slice })
+    }
+}
+
+/// Reader that waits, for as long as the value lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,316 @@
+//! Reading ahead: requests of a query's scans are under way before its readers ask for them.
+//!
+//! ```text
+//!  plan ─► attach ─► ScanReader of each scan ─► FileReader ── take ─┬─ ready ──────────────────┐
+//!            │                                                      ├─ under way: waited for ──┼─► rows
+//!            ▼                                                      └─ missing: read at once ──┘
+//!          ReadAhead ── pump ─► next footer or piece of each scan ─► budget, memory ─► PinnedFile ─► store
+//! ```
+//!
+//! A scan's [`units`] know what to read next, from the facts of the scan ([`spec`]), its footers ([`layout`]) and the part
+//! of it that the plan will read ([`consumption`]). The [`budget`] bounds the requests and bytes of a process. [`fetch`]
+//! sends requests and keeps their bodies, and [`scan`] has the state of one scan.
+//!
+//! 1. A range is asked for at most once a scan. A second GET by hedging, by a plan that reads twice, or for bytes that were
+//!    given back, is counted apart.
+//! 2. A reader that waits never waits for the budget.
+//! 3. A request that fails before its bytes are wanted fails nothing. Its reader sends its own.
+//! 4. Readers get exactly the ranges that they ask for.
+//! 5. Each request reads a [`crate::PinnedFile`]: etag, size, hedging and counting are as without reading ahead.
+//! 6. A wrong prediction changes no row. Bytes that were not predicted are counted as missed.
+//! 7. Requests are aborted with the stream that would have read them, and nothing of them is left.
+//! 8. Memory is reserved before a request is sent. It is given back when an operator needs it, and fails no query.
+//! 9. Local files are not read ahead.
+//!
+//! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share.
+
+mod budget;
+mod consumption;
+mod fetch;
+mod layout;
+mod memory;
+mod scan;
+mod spec;
+mod units;
+mod usage;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
+use datafusion::physical_plan::ExecutionPlan;
+use gust_protocol::LeafId;
+use gust_protocol::plan::file_scan;
+use tokio::runtime::Handle;
+
+pub use budget::{AheadBounds, ReadBudget};
+pub use consumption::{Begins, Consumption, Reading, readings};
+pub use memory::{GivesBack, READ_AHEAD};
+pub use usage::{AheadAccount, AheadUsage};
+
+pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
+
+use crate::file_errors::naming_file;
+use crate::pinned::COALESCE_BYTES;
+use crate::scan::ScanReader;
+use budget::{Grant, Member};
+use memory::AheadMemory;
+use spec::ScanSpec;
+use units::{Next, PieceBounds, Units};
+
+/// Size at which a row group's request is split. S3 advises requests of 8 to 16 MiB ("Performance design patterns for
+/// Amazon S3"); the shorter ones come side by side.
+const PIECE_BYTES_MAX: u64 = 8 << 20;
+
+/// Time without new requests after an operator was refused memory, so that it is the first to get what was given back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Read-ahead of one query or attempt. Whoever reads its rows holds it: when it is dropped, all its requests are aborted.
+pub struct ReadAhead {
+    query: Arc<QueryState>,
+}
+
+/// State that the scans of a query share.
+struct QueryState {
+    member: Member,
+    memory: AheadMemory,
+    account: Arc<AheadAccount>,
+    span: tracing::Span,
+    /// Runtime of its requests, from the start on.
+    runtime: OnceLock<Handle>,
+    /// Scans in the order in which the plan consumes them.
+    scans: Mutex<Vec<Weak<ScanAhead>>>,
+    /// Most streams of one scan.
+    streams_max: AtomicU32,
+    /// Most bytes that it holds at a time. Halved whenever an operator is refused memory.
+    bytes_max: AtomicU64,
+    /// Time until which nothing more is sent.
+    paused_until: Mutex<Option<Instant>>,
+    /// Calls of [`Self::pump`] that are not yet served.
+    pumps: AtomicUsize,
+}
+
+impl ReadBudget {
+    /// Opens the read-ahead of a query, whose memory is `pool`'s. `account` is told what becomes of it.
+    pub fn query(&self, bounds: AheadBounds, pool: &Arc<dyn MemoryPool>, account: Arc<AheadAccount>) -> ReadAhead {
+        let query = Arc::new_cyclic(|query: &Weak<QueryState>| {
+            let query = Weak::clone(query);
+            let wake = move || {
+                if let Some(query) = query.upgrade() {
+                    query.pump();
+                }
+            };
+            let member = self.member(bounds, Arc::new(wake));
+            QueryState {
+                bytes_max: AtomicU64::new(member.bytes_max()),
+                member,
+                memory: AheadMemory::new(pool),
+                account,
+                span: tracing::Span::current(),
+                runtime: OnceLock::new(),
+                scans: Mutex::default(),
+                streams_max: AtomicU32::new(1),
+                paused_until: Mutex::default(),
+                pumps: AtomicUsize::new(0),
+            }
+        });
+        ReadAhead { query }
+    }
+}
+
+impl AheadBounds {
+    /// Returns bounds that leave all but 1 in `part` of a pool to operators.
+    #[must_use]
+    pub fn within(self, pool: &Arc<dyn MemoryPool>, part: u64) -> Self {
+        match pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => Self { bytes_max: self.bytes_max.min(bytes as u64 / part.max(1)), ..self },
+            MemoryLimit::Infinite | MemoryLimit::Unknown => self,
+        }
+    }
+}
+
+impl ReadAhead {
+    /// Starts to read. Call it in the runtime that shall send the requests, once the scans are attached.
+    pub fn start(&self) {
+        // A second start changes nothing.
+        let _ = self.query.runtime.set(Handle::current());
+        self.query.pump();
+    }
+
+    /// Returns the holder of its memory, which a pool may ask to give back.
+    pub fn giver(&self) -> Weak<dyn GivesBack> {
+        let query: Weak<QueryState> = Arc::downgrade(&self.query);
+        query
+    }
+
+    /// Aborts what is under way, and reads nothing ahead from now on. Readers go on without.
+    pub fn close(&self) {
+        self.query.close();
+    }
+
+    /// Makes the read-ahead of one scan; None where nothing of it is read ahead.
+    fn scan(
+        &self,
+        scan: &FileScanConfig,
+        reading: Reading,
+        reader: &ScanReader,
+        config: &ConfigOptions,
+    ) -> Option<Arc<ScanAhead>> {
+        if reading.consumption == Consumption::OnDemand || is_local(scan) {
+            return None;
+        }
+        let spec = ScanSpec::of(scan, reader.column_matching(), config)?;
+        let bounds = PieceBounds {
+            bridge_bytes: COALESCE_BYTES,
+            piece_bytes_max: PIECE_BYTES_MAX,
+            unit_bytes_max: self.query.member.bytes_max(),
+        };
+        let units = Units::new(spec.files.len(), spec.lanes.clone(), reading, bounds);
+        let streams = u32::try_from(spec.lanes.streams()).unwrap_or(u32::MAX);
+        self.query.streams_max.fetch_max(streams, Ordering::Relaxed);
+        let query = Arc::clone(&self.query);
+        let scan = Arc::new(ScanAhead::new(spec, units, reading.rank, reader, query));
+        let mut scans = self.query.scans.lock().expect("no holder panics");
+        scans.push(Arc::downgrade(&scan));
+        scans.sort_by_key(|scan| scan.upgrade().map_or(usize::MAX, |scan| scan.rank()));
+        Some(scan)
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Tells a scan of local files. A disk needs no reading ahead: the system does that.
+fn is_local(scan: &FileScanConfig) -> bool {
+    scan.object_store_url.as_str().starts_with("file:")
+}
+
+/// Prepares a plan's scans for their execution: errors name their file, and Parquet is read by the reader that `reader`
+/// makes for a leaf, ahead if `ahead` says so. Leaves count as in [`gust_protocol::plan::scans`]. A scan for which `reader`
+/// returns None keeps its own way to read.
+///
+/// Call it last: rules that look for a Parquet scan find none in the new plan.
+///
+/// # Errors
+/// Errors of `reader`, and a node that cannot be rebuilt with another scan under it.
+pub fn attach(
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+    ahead: Option<&ReadAhead>,
+    reader: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<Option<ScanReader>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let readings = ahead.map(|_| readings(&plan)).unwrap_or_default();
+    let mut leaf: LeafId = 0;
+    let attached = plan.transform_down(|node| {
+        let Some(scan) = file_scan(&node) else { return Ok(Transformed::no(node)) };
+        let reading = readings.get(leaf as usize);
+        let reader = reader(leaf, scan)?;
+        leaf += 1;
+        let (scan, ahead) = match reader {
+            Some(reader) => {
+                let ahead = ahead.zip(reading).and_then(|(ahead, reading)| ahead.scan(scan, *reading, &reader, config));
+                (reader.ahead(ahead.clone()).attach(scan.clone())?, ahead)
+            }
+            None => (scan.clone(), None),
+        };
+        let scan = DataSourceExec::from_data_source(naming_file(scan, ahead));
+        Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
+    });
+    attached.data()
+}
+
+impl QueryState {
+    /// Sends whatever is next and fits. It waits for nothing. A call while another is under way makes that one look again.
+    fn pump(&self) {
+        if self.pumps.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        let mut served = 1;
+        loop {
+            self.send_what_fits();
+            let before = self.pumps.fetch_sub(served, Ordering::AcqRel);
+            if before == served {
+                return;
+            }
+            served = before - served;
+        }
+    }
+
+    fn send_what_fits(&self) {
+        if self.runtime.get().is_none() || self.is_paused() {
+            return;
+        }
+        let scans = self.scans();
+        for scan in &scans {
+            scan.reprune(false);
+        }
+        while let Some((scan, next)) = next(&scans) {
+            if !scan.send(&next) {
+                return;
+            }
+        }
+    }
+
+    fn scans(&self) -> Vec<Arc<ScanAhead>> {
+        self.scans.lock().expect("no holder panics").iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn is_paused(&self) -> bool {
+        let mut paused = self.paused_until.lock().expect("no holder panics");
+        let is_paused = paused.is_some_and(|until| Instant::now() < until);
+        if !is_paused {
+            *paused = None;
+        }
+        is_paused
+    }
+
+    fn try_grant(&self, bytes: u64) -> Option<Grant> {
+        let requests_sure = self.streams_max.load(Ordering::Relaxed).saturating_mul(2);
+        self.member.try_grant(bytes, requests_sure, self.bytes_max.load(Ordering::Relaxed))
+    }
+
+    fn close(&self) {
+        for scan in self.scans() {
+            scan.close();
+        }
+    }
+}
+
+/// Returns the next thing to send: of scans that a reader waits for, of scans that have not begun, of the others.
+fn next(scans: &[Arc<ScanAhead>]) -> Option<(&Arc<ScanAhead>, Next)> {
+    fn of(scan: &Arc<ScanAhead>) -> Option<(&Arc<ScanAhead>, Next)> {
+        Some((scan, scan.next()?))
+    }
+    let waited = scans.iter().filter(|scan| scan.is_waited_for()).find_map(of);
+    let begins = || scans.iter().filter(|scan| !scan.has_begun()).find_map(of);
+    waited.or_else(begins).or_else(|| scans.iter().find_map(of))
+}
+
+impl GivesBack for QueryState {
+    fn give_back(&self, bytes: usize) -> usize {
+        *self.paused_until.lock().expect("no holder panics") = Some(Instant::now() + PAUSE);
+        let halved = |bytes_max: u64| Some(bytes_max / 2);
+        // It never fails: the closure always returns a value.
+        let _ = self.bytes_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
+        let mut given = 0;
+        for scan in self.scans().iter().rev() {
+            if given >= bytes {
+                break;
+            }
+            given += scan.give_back(bytes - given);
+        }
+        given
+    }
+}
+
+#[cfg(test)]
+mod tests;

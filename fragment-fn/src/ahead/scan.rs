@@ -1,0 +1,352 @@
+//! State of one scan that is read ahead: its files, what is known of them, and what was sent.
+//!
+//! [`super::fetch`] sends its requests and hands over their bodies.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{Debug, Formatter};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parquet::file::metadata::ParquetMetaData;
+
+use super::QueryState;
+use super::budget::Part;
+use super::fetch::Piece;
+use super::layout::{FileLayout, Schemas, layout};
+use super::memory::Hold;
+use super::spec::ScanSpec;
+use super::units::{Next, PieceId, Units};
+use crate::panics::catch_panic;
+use crate::pinned::PinnedFile;
+use crate::scan::{OpenFile, ScanReader};
+
+/// Shortest time between two looks at a scan's dynamic filters. A sort with a limit changes its filter with every batch.
+const FILTER_PAUSE: Duration = Duration::from_millis(10);
+
+/// Files that a scan remembers before it forgets those that nobody holds.
+const OPEN_MAX: usize = 1024;
+
+/// Read-ahead of one scan.
+pub(crate) struct ScanAhead {
+    pub(super) spec: ScanSpec,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) footers: Arc<FileMetadataCache>,
+    pub(super) query: Arc<QueryState>,
+    /// Position in the order in which the plan consumes its scans.
+    pub(super) rank: usize,
+    /// Readers that wait for bytes.
+    pub(super) waiting: AtomicUsize,
+    /// It is locked before `state`, where both are.
+    pub(super) planning: Mutex<Planning>,
+    pub(super) state: Mutex<ScanState>,
+}
+
+/// Knowledge from which files are planned.
+pub(super) struct Planning {
+    pub(super) known: Schemas,
+    /// Files that were planned, or cannot be.
+    pub(super) planned: BTreeSet<u32>,
+    /// Time at which the dynamic filters were looked at.
+    pub(super) looked: Option<Instant>,
+}
+
+pub(super) struct ScanState {
+    pub(super) units: Units,
+    pub(super) pieces: HashMap<PieceId, Piece>,
+    /// Footers under way.
+    pub(super) reading_footers: BTreeMap<u32, SpawnedTask<()>>,
+    /// Files whose footers were read ahead, until a reader opens them.
+    pub(super) ahead: BTreeMap<u32, FileAhead>,
+    /// Files that somebody holds.
+    pub(super) open: HashMap<Path, Weak<OpenFile>>,
+    /// Files that readers have opened.
+    pub(super) opened: BTreeSet<u32>,
+    /// Pieces that were sent.
+    pub(super) sent: usize,
+    /// True once a reader has opened a file.
+    pub(super) is_polled: bool,
+    pub(super) streams_begun: usize,
+    pub(super) streams_live: usize,
+    pub(super) is_closed: bool,
+}
+
+/// File that no reader has opened yet.
+pub(super) struct FileAhead {
+    pub(super) file: Arc<OpenFile>,
+    pub(super) hold: Option<Hold>,
+    pub(super) _share: Option<Part>,
+}
+
+/// Parts that a scan lets go. It is dropped without a lock, because its parts of the budget make queries look again.
+#[derive(Default)]
+pub(super) struct Dropped {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) files: Vec<FileAhead>,
+    pub(super) footers: Vec<SpawnedTask<()>>,
+}
+
+/// File that a reader has opened, as its scan knows it.
+pub(crate) struct OpenedFile {
+    pub(crate) file: Arc<OpenFile>,
+    pub(crate) number: u32,
+}
+
+/// Stream of one partition of a scan.
+#[derive(Debug)]
+pub(crate) struct ScanStream(Arc<ScanAhead>);
+
+impl ScanAhead {
+    pub(super) fn new(spec: ScanSpec, units: Units, rank: usize, reader: &ScanReader, query: Arc<QueryState>) -> Self {
+        let known = Schemas::new(&spec);
+        let state = ScanState {
+            units,
+            pieces: HashMap::new(),
+            reading_footers: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            open: HashMap::new(),
+            opened: BTreeSet::new(),
+            sent: 0,
+            is_polled: false,
+            streams_begun: 0,
+            streams_live: 0,
+            is_closed: false,
+        };
+        Self {
+            spec,
+            store: Arc::clone(reader.store()),
+            footers: Arc::clone(reader.footers()),
+            query,
+            rank,
+            waiting: AtomicUsize::new(0),
+            planning: Mutex::new(Planning { known, planned: BTreeSet::new(), looked: None }),
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Returns true while a reader waits for bytes of this scan.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// Returns true once a piece for each of its streams was sent.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().sent >= self.spec.lanes.streams()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, ScanState> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    fn lock_planning(&self) -> MutexGuard<'_, Planning> {
+        self.planning.lock().expect("no holder panics")
+    }
+
+    pub(super) fn next(&self) -> Option<Next> {
+        self.lock().units.next()
+    }
+
+    /// Returns a file, which readers and requests ahead share.
+    pub(super) fn file(&self, state: &mut ScanState, number: u32) -> Arc<OpenFile> {
+        let planned = &self.spec.files[number as usize];
+        let object = &planned.object_meta;
+        let open = state.open.get(&object.location).and_then(Weak::upgrade);
+        if let Some(open) = open.filter(|open| open.pinned.object() == object) {
+            return open;
+        }
+        let pinned = PinnedFile::new(Arc::clone(&self.store), object.clone());
+        let file = Arc::new(OpenFile::new(pinned, planned.metadata_size_hint, Arc::clone(&self.footers)));
+        if state.open.len() >= OPEN_MAX {
+            state.open.retain(|_, open| open.strong_count() > 0);
+        }
+        state.open.insert(object.location.clone(), Arc::downgrade(&file));
+        file
+    }
+
+    /// Plans a file whose footer is known, and sends what can be sent of it.
+    pub(crate) fn footer_came(&self, number: u32, footer: &Arc<ParquetMetaData>) {
+        if self.plan(number, footer) {
+            self.query.pump();
+        }
+    }
+
+    /// Predicts what is read of a file. False where that was done before.
+    pub(super) fn plan(&self, number: u32, footer: &Arc<ParquetMetaData>) -> bool {
+        let mut planning = self.lock_planning();
+        if !planning.planned.insert(number) {
+            return false;
+        }
+        let layout = self.layout(&mut planning.known, number, footer);
+        let mut state = self.lock();
+        match layout {
+            Some(layout) => state.units.add(number, &layout),
+            None => state.units.leave(number),
+        }
+        true
+    }
+
+    /// Leaves a file to its readers.
+    pub(super) fn leave(&self, number: u32) {
+        let mut planning = self.lock_planning();
+        if planning.planned.insert(number) {
+            self.lock().units.leave(number);
+        }
+    }
+
+    fn layout(&self, known: &mut Schemas, number: u32, footer: &Arc<ParquetMetaData>) -> Option<FileLayout> {
+        let file = &self.spec.files[number as usize];
+        match catch_panic(|| layout(&self.spec, known, file, footer)) {
+            Ok(Ok(layout)) => return Some(layout),
+            Ok(Err(error)) => {
+                tracing::debug!(file = %file.object_meta.location, %error, "a file is not read ahead");
+            }
+            Err(panic) => tracing::debug!(file = %file.object_meta.location, %panic, "a file is not read ahead"),
+        }
+        None
+    }
+
+    /// Drops row groups that dynamic filters have pruned meanwhile. `at_once` is for a filter that is complete now.
+    pub(super) fn reprune(&self, at_once: bool) {
+        let dropped = {
+            // Somebody who plans a file now sees the filter as it is.
+            let planning = if at_once { Some(self.lock_planning()) } else { self.planning.try_lock().ok() };
+            let Some(mut planning) = planning else { return };
+            let is_early = planning.looked.is_some_and(|looked| looked.elapsed() < FILTER_PAUSE);
+            if is_early && !at_once {
+                return;
+            }
+            planning.looked = Some(Instant::now());
+            if !planning.known.filters_changed() {
+                return;
+            }
+            let footers: Vec<(u32, Arc<ParquetMetaData>)> = {
+                let mut state = self.lock();
+                let numbers = state.units.open_files();
+                numbers.into_iter().filter_map(|n| Some((n, self.file(&mut state, n).known_footer()?))).collect()
+            };
+            let mut kept: HashMap<u32, BTreeSet<usize>> = HashMap::new();
+            for (number, footer) in footers {
+                if let Some(layout) = self.layout(&mut planning.known, number, &footer) {
+                    kept.insert(number, layout.units.iter().map(|unit| unit.row_group).collect());
+                }
+            }
+            let keep = |file: u32, group: usize| kept.get(&file).is_none_or(|groups| groups.contains(&group));
+            let mut state = self.lock();
+            let pruned = state.units.reprune(&keep);
+            state.removed(&pruned)
+        };
+        drop(dropped);
+    }
+
+    /// Opens a file for the reader of a partition. None for a file that is not the scan's.
+    pub(crate) fn opened(&self, partition: usize, file: &PartitionedFile) -> Option<OpenedFile> {
+        let number = self.spec.number(file)?;
+        let is_first = !std::mem::replace(&mut self.lock().is_polled, true);
+        // The filter of a join is complete when its probe side is polled.
+        self.reprune(is_first);
+        let (file, dropped) = {
+            let mut state = self.lock();
+            state.opened.insert(number);
+            let file = self.file(&mut state, number);
+            let left = state.units.opened(partition, number);
+            let mut dropped = state.removed(&left);
+            dropped.files.extend(state.ahead.remove(&number));
+            (file, dropped)
+        };
+        drop(dropped);
+        self.query.pump();
+        Some(OpenedFile { file, number })
+    }
+
+    /// Gives back memory. Returns the bytes that are counted no more.
+    pub(super) fn give_back(&self, bytes: usize) -> usize {
+        let (dropped, given) = {
+            let mut state = self.lock();
+            let ids = state.units.give_back(bytes as u64);
+            let dropped = state.removed(&ids);
+            let mut given: usize = dropped.pieces.iter().map(|piece| piece.bytes).sum();
+            if given < bytes {
+                given += state.uncount();
+            }
+            (dropped, given)
+        };
+        drop(dropped);
+        given
+    }
+
+    /// Notes that a partition's stream has begun. The scan is closed when the streams of all partitions have ended.
+    pub(crate) fn stream(self: &Arc<Self>) -> ScanStream {
+        let mut state = self.lock();
+        state.streams_begun += 1;
+        state.streams_live += 1;
+        ScanStream(Arc::clone(self))
+    }
+
+    /// Aborts what is under way, and reads nothing ahead from now on.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut state = self.lock();
+            if state.is_closed {
+                return;
+            }
+            state.is_closed = true;
+            state.units.close();
+            self.query.account.add(state.units.usage());
+            Dropped {
+                pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
+                files: std::mem::take(&mut state.ahead).into_values().collect(),
+                footers: std::mem::take(&mut state.reading_footers).into_values().collect(),
+            }
+        };
+        drop(dropped);
+    }
+}
+
+impl Debug for ScanAhead {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScanAhead").field("rank", &self.rank).finish_non_exhaustive()
+    }
+}
+
+impl Drop for ScanAhead {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Drop for ScanStream {
+    fn drop(&mut self) {
+        let is_last = {
+            let mut state = self.0.lock();
+            state.streams_live -= 1;
+            state.streams_live == 0 && state.streams_begun >= self.0.spec.lanes.streams()
+        };
+        if is_last {
+            self.0.close();
+        }
+    }
+}
+
+impl ScanState {
+    /// Removes pieces that nobody will ask for again.
+    pub(super) fn removed(&mut self, ids: &[PieceId]) -> Dropped {
+        Dropped { pieces: ids.iter().filter_map(|id| self.pieces.remove(id)).collect(), ..Dropped::default() }
+    }
+
+    /// Counts the memory of what is left no more. Returns its bytes.
+    fn uncount(&mut self) -> usize {
+        let pieces = self.pieces.values_mut().filter_map(|piece| piece.hold.take());
+        let files = self.ahead.values_mut().filter_map(|file| file.hold.take());
+        // A hold's memory goes back to the pool, which holds no lock meanwhile.
+        pieces.chain(files).map(|hold| hold.bytes()).sum()
+    }
+}

@@ -1,0 +1,315 @@
+//! Reading ahead, seen from the store: what a statement asks for, how often, and what is left of it when it ends.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use fragment_fn::ahead::{AheadBounds, AheadUsage};
+use gust::demo::queries;
+use gust::demo::table::TpchTable;
+use gust_engine::config::{Config, Target};
+use gust_engine::error::QueryError;
+use gust_engine::session::Session;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::query::{plain, run};
+use gust_tests::s3::shape::{Faults, Latency};
+use gust_tests::s3::{Operation, Request, S3Server, Shape, StorageFault};
+use gust_tests::tpch::Tables;
+use gust_tests::{cloud, tpch};
+
+/// TPC-H on a server, and a session that knows the tables.
+struct Lake {
+    server: S3Server,
+    session: Session,
+    /// Statements by which DataFusion alone knows the same files.
+    local: Vec<String>,
+    tables: Tables,
+}
+
+/// Rows of a statement, with what was read ahead for it and what the server was asked.
+struct Answer {
+    rows: Vec<RecordBatch>,
+    usage: AheadUsage,
+    requests: Vec<Request>,
+}
+
+impl Lake {
+    async fn open(config: Config) -> Self {
+        let server = S3Server::start().expect("a server");
+        let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+        let url = server.url("");
+        let store = server.store().expect("a client");
+        let create = tables.upload(store.as_ref(), url.trim_end_matches('/')).await.expect("uploaded");
+        let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
+        let session = cloud::session(&server, config, bootstrap.as_ref()).expect("a session");
+        for statement in &create {
+            run(&session, statement).await.expect("a table");
+        }
+        Self { server, session, local: tables.create_statements(), tables }
+    }
+
+    /// Lets every request wait for its first byte.
+    fn slow(&self, ms: f64, faults: Faults) {
+        let latency = Latency { least_ms: ms, longer_ms: vec![(0.5, ms * 1.1)], worst_ms: ms * 1.2 };
+        let shape = Shape { seed: 7, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults };
+        self.server.set_shape(Some(shape));
+    }
+
+    async fn read(&self, sql: &str) -> Result<Answer, QueryError> {
+        self.server.take_requests();
+        let statement = self.session.parse(sql)?.pop().expect("a statement");
+        let mut running = self.session.run(statement).await?;
+        let mut rows = Vec::new();
+        let ended = loop {
+            match running.next().await {
+                Ok(Some(batch)) => rows.push(batch),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let account = running.read_ahead_account();
+        running.finish().await;
+        ended?;
+        self.is_clean(sql).await;
+        Ok(Answer { rows, usage: account.usage(), requests: self.server.take_requests() })
+    }
+
+    /// Checks that nothing of a statement is left, after 100 ms at most.
+    async fn is_clean(&self, what: &str) {
+        let engine = self.session.engine();
+        let left = || (engine.reading().held(), engine.memory().reserved_bytes());
+        let none = (AheadBounds::OFF, 0);
+        for _ in 0..10 {
+            if left() == none {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(left(), none, "{what}");
+    }
+
+    /// Runs a TPC-H query, whose statements but the last prepare it, and compares its rows with DataFusion's.
+    async fn query(&self, number: usize) -> Answer {
+        let sql = queries::query(number);
+        let what = format!("query {number}");
+        let answer = self.read(sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let expected = plain(&self.local, sql).await;
+        compare(&expected, &answer.rows, Rule::same_engine()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        answer
+    }
+}
+
+fn local() -> Config {
+    Config { on: Target::Local, ..Config::default() }
+}
+
+/// Returns, for each key that was read, how many served GETs cover one byte at most.
+fn most_reads_of_a_byte(requests: &[Request]) -> BTreeMap<String, usize> {
+    let mut edges: BTreeMap<String, Vec<(u64, i64)>> = BTreeMap::new();
+    let served = |request: &&Request| request.operation == Operation::Get && request.refused.is_none();
+    for Request { key, bytes, .. } in requests.iter().filter(served) {
+        edges.entry(key.clone()).or_default().extend([(bytes.start, 1), (bytes.end, -1)]);
+    }
+    let most = edges.into_iter().map(|(key, mut edges)| {
+        // Ends come before beginnings at the same place.
+        edges.sort_unstable();
+        let mut depth = 0;
+        let depths = edges.into_iter().map(|(_, step)| {
+            depth += step;
+            depth
+        });
+        (key, depths.max().unwrap_or_default() as usize)
+    });
+    most.collect()
+}
+
+fn bytes(requests: &[Request]) -> u64 {
+    let reads = requests.iter().filter(|request| request.operation == Operation::Get);
+    reads.map(|request| request.bytes.end - request.bytes.start).sum()
+}
+
+/// Returns the times that a query's text names a table. A query with a view reads it wherever the view is named.
+fn scans(number: usize, table: TpchTable) -> usize {
+    let words = queries::query(number).split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let named = words.filter(|word| word.eq_ignore_ascii_case(table.name())).count();
+    if number == 15 { 2 * named } else { named }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_range_is_asked_for_once_a_scan() {
+    let lake = Lake::open(local()).await;
+    lake.slow(5.0, Faults::default());
+    let (mut read, mut missed) = (0, BTreeMap::new());
+    for number in 1..=queries::COUNT {
+        let Answer { usage, requests, .. } = lake.query(number).await;
+        for (key, most) in most_reads_of_a_byte(&requests) {
+            let table = TpchTable::ALL.into_iter().find(|table| key.starts_with(&format!("{}/", table.name())));
+            let scans = table.map_or(1, |table| scans(number, table));
+            assert!(most <= scans, "query {number}: {key} is read {most} times in {scans} scans");
+        }
+        assert_eq!(usage.again_bytes, 0, "query {number}: {usage:?}");
+        read += usage.taken_bytes;
+        if usage.missed_bytes > 0 {
+            missed.insert(number, usage.missed_bytes);
+        }
+    }
+    assert!(read > 0, "nothing was read ahead");
+    assert_eq!(missed, BTreeMap::new(), "bytes that were not predicted, by query; {read} were");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_with_filters_in_the_decoder() {
+    let lake = Lake::open(local()).await;
+    for (pushdown, reorder) in [(true, false), (true, true)] {
+        for (option, value) in [("pushdown_filters", pushdown), ("reorder_filters", reorder)] {
+            run(&lake.session, &format!("SET datafusion.execution.parquet.{option} = {value}")).await.expect("set");
+        }
+        for number in [1, 4, 6, 12, 14, 19] {
+            let Answer { usage, .. } = lake.query(number).await;
+            assert_eq!(usage.missed_bytes, 0, "query {number}: {usage:?}");
+            assert!(usage.taken_bytes > 0, "query {number}: {usage:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zero_turns_reading_ahead_off() {
+    for (requests_max, bytes_max) in [(0, 1 << 20), (64, 0)] {
+        let off = Config { read_ahead_requests_max: requests_max, read_ahead_bytes_max: bytes_max, ..local() };
+        let lake = Lake::open(off).await;
+        let Answer { usage, .. } = lake.query(6).await;
+        assert_eq!(usage, AheadUsage::default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_reads_two_row_groups_a_lane() {
+    let lake = Lake::open(local()).await;
+    lake.slow(20.0, Faults::default());
+    let lanes = std::thread::available_parallelism().expect("cores").get() as u64;
+    let folder = lake.tables.folder(TpchTable::Lineitem);
+    let sizes =
+        std::fs::read_dir(folder).expect("files").map(|file| file.expect("a file").metadata().expect("it is").len());
+    // Each file has several row groups of about one size.
+    let group = sizes.max().expect("a file") * tpch::ROW_GROUP_ROWS as u64 / 15_000;
+    for sql in ["SELECT * FROM lineitem LIMIT 10", "SELECT l_orderkey, l_comment FROM lineitem LIMIT 10"] {
+        let Answer { rows, requests, .. } = lake.read(sql).await.expect("rows");
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 10);
+        let read = bytes(&requests);
+        assert!(read <= 2 * lanes * group * 3 / 2, "{sql}: {read} bytes, a row group has about {group}");
+    }
+    // A build side without rows: the probe side is not read.
+    let sql = "SELECT count(*) FROM (SELECT * FROM region WHERE r_name = 'NOWHERE') r \
+               JOIN nation ON n_regionkey = r_regionkey JOIN customer ON c_nationkey = n_nationkey \
+               JOIN orders ON o_custkey = c_custkey JOIN lineitem ON l_orderkey = o_orderkey";
+    let all = bytes(
+        &lake
+            .read("SELECT count(l_comment), max(l_comment), max(l_partkey) FROM lineitem")
+            .await
+            .expect("rows")
+            .requests,
+    );
+    let read = bytes(&lake.read(sql).await.expect("rows").requests);
+    assert!(read < all, "{read} bytes for no row, {all} for two columns");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_statement_leaves_nothing() {
+    let lake = Lake::open(local()).await;
+    lake.slow(50.0, Faults::default());
+    for (number, wait_ms) in [(1, 0), (1, 60), (5, 0), (5, 30), (21, 90), (9, 160)] {
+        let statement = lake.session.parse(queries::query(number)).expect("SQL").pop().expect("a statement");
+        let mut running = lake.session.run(statement).await.expect("started");
+        let _ = tokio::time::timeout(Duration::from_millis(wait_ms), running.next()).await;
+        drop(running);
+        lake.is_clean(&format!("query {number} after {wait_ms} ms")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_fail_no_query() {
+    let lake = Lake::open(local()).await;
+    for (faults, fault) in [
+        (Faults { slow_down: 0.1, ..Faults::default() }, StorageFault::SlowDown),
+        (Faults { reset: 0.1, ..Faults::default() }, StorageFault::Reset),
+        (Faults { reset_in_body: 0.1, ..Faults::default() }, StorageFault::ResetInBody),
+        (Faults { truncated: 0.05, ..Faults::default() }, StorageFault::Truncated),
+    ] {
+        lake.slow(1.0, faults);
+        let mut failed = Vec::new();
+        for number in [1, 3, 6, 14] {
+            let expected = plain(&lake.local, queries::query(number)).await;
+            match lake.read(queries::query(number)).await {
+                Ok(answer) => compare(&expected, &answer.rows, Rule::same_engine()).expect("the rows"),
+                Err(error) => failed.push((number, error.to_string())),
+            }
+        }
+        // A truncated body that a reader waits for fails it, as without reading ahead.
+        assert!(failed.is_empty() || fault == StorageFault::Truncated, "{fault:?}: {failed:?}");
+        assert!(lake.server.fired().contains_key(&fault), "{fault:?} did not fire");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_get_the_memory_that_they_need() {
+    // Twice: without reading ahead the same memory suffices.
+    for requests_max in [0, 64] {
+        let config = Config {
+            memory_bytes_max: 24 << 20,
+            read_ahead_requests_max: requests_max,
+            read_ahead_bytes_max: 24 << 20,
+            ..local()
+        };
+        let lake = Lake::open(config).await;
+        lake.slow(2.0, Faults::default());
+        for number in [1, 3, 5, 9, 18] {
+            lake.query(number).await;
+        }
+        let sql = "SELECT l_orderkey, l_comment FROM lineitem ORDER BY l_comment, l_orderkey, l_linenumber";
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let expected = plain(&lake.local, "SELECT l_orderkey FROM lineitem").await;
+        assert_eq!(rows(&lake.read(sql).await.expect("rows").rows), rows(&expected));
+        assert!(lake.session.engine().memory().peak_bytes() <= 24 << 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_side_by_side_share_the_budget() {
+    for (requests_max, bytes_max) in [(4, 128 << 20), (64, 64 << 10)] {
+        let config = Config { read_ahead_requests_max: requests_max, read_ahead_bytes_max: bytes_max, ..local() };
+        let lake = Lake::open(config).await;
+        lake.slow(2.0, Faults::default());
+        let expected = plain(&lake.local, queries::query(3)).await;
+        let answers = (0..8).map(|_| run(&lake.session, queries::query(3)));
+        for answer in futures::future::join_all(answers).await {
+            let (rows, _) = answer.expect("rows");
+            compare(&expected, &rows, Rule::same_engine()).expect("the rows");
+        }
+        lake.is_clean("all have ended").await;
+    }
+}
+
+/// Each function reads the ends of its files itself, and of the rest no byte twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_read_ahead() {
+    for on in [Target::InProcess, Target::Processes] {
+        let lake = Lake::open(Config { on, functions_max: 4, ..local() }).await;
+        lake.slow(10.0, Faults::default());
+        for number in [1, 6] {
+            let mut requests = lake.query(number).await.requests;
+            let mut sizes = BTreeMap::new();
+            for request in &requests {
+                let size = sizes.entry(request.key.clone()).or_insert(0);
+                *size = request.bytes.end.max(*size);
+            }
+            requests.retain(|request| request.bytes.end < sizes[&request.key]);
+            let lineitem = format!("{}/", TpchTable::Lineitem.name());
+            assert!(requests.iter().any(|request| request.key.starts_with(&lineitem)), "query {number} on {on:?}");
+            for (key, most) in most_reads_of_a_byte(&requests) {
+                assert_eq!(most, 1, "query {number} on {on:?}: {key}");
+            }
+        }
+        lake.session.close().await;
+    }
+}
