@@ -1,0 +1,174 @@
+//! Prediction, from a footer, of the ranges that DataFusion's opener will ask for.
+//!
+//! It does what `opener/mod.rs` of datafusion-datasource-parquet 55.2 does between a footer and the decoder, by the same
+//! functions: expressions in terms of the file, row groups by range and statistics, then pages. Where the two may differ, more
+//! is predicted than is read, or a column is left to demand.
+//!
+//! Non-goals: bloom filters, and columns that are read only where a filter keeps rows.
+
+mod columns;
+mod meaning;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{
+    ParquetAccessPlan, ParquetFileMetrics, ParquetRowSelection, RowGroupAccess, RowGroupAccessPlanFilter,
+};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+
+use super::spec::ScanSpec;
+use crate::columns::{FileConstants, with_constants};
+use meaning::FileMeaning;
+pub(super) use meaning::Schemas;
+
+/// Row groups of a file that will be read, in the order in which they are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct FileLayout {
+    pub(super) units: Vec<UnitLayout>,
+}
+
+/// One row group of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnitLayout {
+    pub(super) row_group: usize,
+    pub(super) rows: u64,
+    /// Ranges of column chunks, or of runs of their pages.
+    pub(super) ranges: Vec<Range<u64>>,
+}
+
+/// Predicts what is read of `file`. A row group of which it is not sure is in the layout.
+///
+/// # Errors
+/// Files that cannot be read as the table, or whose order cannot be predicted. They are read on demand.
+pub(super) fn layout(
+    spec: &ScanSpec,
+    known: &mut Schemas,
+    file: &PartitionedFile,
+    footer: &Arc<ParquetMetaData>,
+) -> Result<FileLayout> {
+    let footer = match file.extensions.get::<FileConstants>() {
+        Some(constants) => with_constants(Arc::clone(footer), constants),
+        None => Arc::clone(footer),
+    };
+    let meaning = known.of(spec, file, &footer)?;
+    let access = access(spec, meaning, file, &footer)?;
+    let units = units(spec, meaning, &access, &footer);
+    if spec.is_reordered && units.len() > 1 {
+        return Err(DataFusionError::NotImplemented("the order of sorted row groups is not predicted".to_owned()));
+    }
+    Ok(FileLayout { units })
+}
+
+/// Chooses row groups, and rows of them, as the opener does.
+fn access(
+    spec: &ScanSpec,
+    meaning: &FileMeaning,
+    file: &PartitionedFile,
+    footer: &ParquetMetaData,
+) -> Result<ParquetAccessPlan> {
+    let groups = footer.row_groups();
+    let schema = footer.file_metadata().schema_descr();
+    let metrics = ParquetFileMetrics::new(0, file.object_meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
+    let mut chosen = RowGroupAccessPlanFilter::new(planned(file, groups)?);
+    if let Some(range) = &file.range {
+        chosen.prune_by_range(groups, range);
+    }
+    if let Some(pruning) = &meaning.pruning
+        && spec.options.pruning
+    {
+        chosen.prune_by_statistics(&meaning.physical, schema, groups, pruning, &metrics);
+    }
+    if let (Some(limit), false) = (spec.limit, spec.preserve_order) {
+        chosen.prune_by_limit(limit, groups, &metrics);
+    }
+    let chosen = chosen.build();
+    Ok(match &meaning.page_pruning {
+        Some(pages) if !chosen.is_empty() => {
+            pages.prune_plan_with_page_index(chosen, &meaning.physical, schema, footer, &metrics)
+        }
+        _ => chosen,
+    })
+}
+
+/// Returns the row groups that the scan itself names.
+fn planned(file: &PartitionedFile, groups: &[RowGroupMetaData]) -> Result<ParquetAccessPlan> {
+    let invalid = || Err(DataFusionError::Plan(format!("the rows of `{}` are planned wrongly", file.path())));
+    match (file.extensions.get::<ParquetAccessPlan>(), file.extensions.get::<ParquetRowSelection>()) {
+        (Some(plan), None) if plan.len() == groups.len() => Ok(plan.clone()),
+        (None, Some(rows)) => ParquetAccessPlan::try_new_from_overall_row_selection(rows.selection().clone(), groups),
+        (None, None) => Ok(ParquetAccessPlan::new_all(groups.len())),
+        _ => invalid(),
+    }
+}
+
+fn units(
+    spec: &ScanSpec,
+    meaning: &FileMeaning,
+    access: &ParquetAccessPlan,
+    footer: &ParquetMetaData,
+) -> Vec<UnitLayout> {
+    let filters_rows = spec.row_filter().is_some();
+    // A limit counts rows that the decoder's own filter keeps.
+    let mut rows_left = spec.limit.filter(|_| !filters_rows);
+    let mut units = Vec::new();
+    for (row_group, access) in access.inner().iter().enumerate() {
+        let all = footer.row_group(row_group).num_rows() as usize;
+        let mut selection = match access {
+            RowGroupAccess::Skip => continue,
+            RowGroupAccess::Scan => None,
+            RowGroupAccess::Selection(selection) => Some(selection.clone()),
+        };
+        let mut rows = selection.as_ref().map_or(all, RowSelection::row_count);
+        if let Some(left) = &mut rows_left {
+            if *left == 0 {
+                break;
+            }
+            if *left < rows && selection.is_none() {
+                selection = Some(vec![RowSelector::select(*left), RowSelector::skip(all - *left)].into());
+            }
+            rows = rows.min(*left);
+            *left -= rows;
+        }
+        // The cache of a row filter reads whole batches, so more pages than are selected.
+        let selection = selection.filter(|_| !filters_rows);
+        let chunks = meaning.leaves.iter().flat_map(|leaf| ranges(footer, row_group, *leaf, selection.as_ref()));
+        units.push(UnitLayout { row_group, rows: rows as u64, ranges: chunks.collect() });
+    }
+    units
+}
+
+/// Returns the range of a column chunk, or the ranges of its pages where these are clearly less.
+fn ranges(
+    footer: &ParquetMetaData,
+    row_group: usize,
+    leaf: usize,
+    selection: Option<&RowSelection>,
+) -> Vec<Range<u64>> {
+    let (start, bytes) = footer.row_group(row_group).column(leaf).byte_range();
+    let whole = start..start.saturating_add(bytes);
+    let index = footer.offset_index().and_then(|index| index.get(row_group)?.get(leaf));
+    let (Some(selection), Some(index)) = (selection, index) else { return vec![whole] };
+    let pages = index.page_locations();
+    let mut found: Vec<Range<u64>> = Vec::new();
+    if let Some(first) = pages.first().and_then(|page| u64::try_from(page.offset).ok())
+        && first > start
+    {
+        // The dictionary lies before the pages.
+        found.push(start..first);
+    }
+    for page in selection.scan_ranges(pages) {
+        match found.last_mut() {
+            Some(last) if last.end == page.start => last.end = page.end,
+            _ => found.push(page),
+        }
+    }
+    let selected: u64 = found.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+    if selected.saturating_mul(4) <= bytes.saturating_mul(3) { found } else { vec![whole] }
+}

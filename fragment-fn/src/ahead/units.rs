@@ -1,0 +1,432 @@
+//! Order and state of what one scan reads ahead, without I/O and without a clock.
+//!
+//! ```text
+//!  footer ─► layout ─► add ─► Planned ─ next, ask ─► Asked ─ take ─► Taken
+//!                                │                     │
+//!                                └──── take: missing ──┴─ failed, given back, pruned ─► OnDemand
+//! ```
+//!
+//! A row group is a unit, and one GET of it a piece. Only a `Planned` piece may be asked for ahead, and it stops being one in
+//! the step in which a reader asks for it. So no range is sent twice, unless it failed or was given back.
+//!
+//! Streams open files in a known order and read a file's row groups one after the other. A stream that goes on has left
+//! what lies before: the engine has pruned it in the meantime.
+//!
+//! Non-goals: it holds no bytes, and never waits.
+
+mod choice;
+mod file;
+mod lanes;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::consumption::Reading;
+use super::layout::FileLayout;
+use file::{FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
+pub(super) use lanes::Lanes;
+use window::Window;
+
+/// Name of one speculative GET of a scan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PieceId(usize);
+
+/// Bounds of single requests, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PieceBounds {
+    /// Largest gap between ranges of one request.
+    pub(super) bridge_bytes: u64,
+    /// Size beyond which a row group's request is split, between two of its ranges.
+    pub(super) piece_bytes_max: u64,
+    /// Size beyond which a row group is read on demand only.
+    pub(super) unit_bytes_max: u64,
+}
+
+/// Next thing to ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Footer of the file with this number.
+    Footer(u32),
+    Piece(Wanted),
+}
+
+/// Speculative GET that may be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) id: PieceId,
+    /// Number of the file.
+    pub(super) file: u32,
+    pub(super) range: Range<u64>,
+}
+
+/// Place of a range that a reader asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Part of a piece, in bytes from the piece's beginning.
+    Piece(PieceId, Range<usize>),
+    /// Nowhere: the reader sends it itself.
+    Missing,
+}
+
+/// Answer to a reader.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// One for each range, in their order.
+    pub(super) found: Vec<Found>,
+    /// Pieces that nobody will ask for again. Some may be in `found`: drop them after their bodies were cloned.
+    pub(super) released: Vec<PieceId>,
+}
+
+/// Bytes that were asked for ahead, and their fate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct UnitsUsage {
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
+    /// Bytes between ranges.
+    pub(super) gap_bytes: u64,
+    pub(super) taken_bytes: u64,
+    /// Bytes that readers asked for and that were not read ahead.
+    pub(super) missed_bytes: u64,
+    /// Part of `missed_bytes` that had been taken before.
+    pub(super) again_bytes: u64,
+    /// Bytes that nobody took: the engine skipped their pages, row groups or files.
+    pub(super) unused_pruned_bytes: u64,
+    /// Bytes that nobody took: the query ended before.
+    pub(super) unused_cancelled_bytes: u64,
+    pub(super) unused_given_back_bytes: u64,
+    pub(super) unused_failed_bytes: u64,
+}
+
+/// Files, row groups and pieces of one scan.
+#[derive(Debug)]
+pub(super) struct Units {
+    files: Vec<FileUnits>,
+    lanes: Lanes,
+    /// Position in each lane, or in the shared queue, before which no file has anything left to ask for.
+    fronts: Vec<usize>,
+    /// Files in the order in which their footers are asked for.
+    footers: Vec<u32>,
+    footers_begun: usize,
+    footers_in_flight: usize,
+    /// File and place of each piece, by its id.
+    places: Vec<(u32, Place)>,
+    /// Pieces in the order in which they were asked for.
+    asked: Vec<PieceId>,
+    /// File that each partition opened last.
+    open: BTreeMap<usize, u32>,
+    window: Window,
+    /// Number of units that nothing has happened to.
+    planned: usize,
+    /// Time after the unit that was chosen last, in units that one stream reads.
+    clock: u64,
+    bounds: PieceBounds,
+    usage: UnitsUsage,
+    is_closed: bool,
+}
+
+/// Reason why bytes that were asked for are not taken.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Pruned,
+    Cancelled,
+    GivenBack,
+    Failed,
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+impl UnitsUsage {
+    fn count(&mut self, why: Why, piece: &Piece) {
+        let bytes = piece.wanted_bytes.saturating_sub(piece.taken_bytes);
+        match why {
+            Why::Pruned => self.unused_pruned_bytes += bytes,
+            Why::Cancelled => self.unused_cancelled_bytes += bytes,
+            Why::GivenBack => self.unused_given_back_bytes += bytes,
+            Why::Failed => self.unused_failed_bytes += bytes,
+        }
+    }
+}
+
+impl Units {
+    /// Plans nothing yet. Files have numbers below `files`.
+    pub(super) fn new(files: usize, lanes: Lanes, reading: Reading, bounds: PieceBounds) -> Self {
+        Self {
+            files: (0..files).map(|_| FileUnits::default()).collect(),
+            fronts: vec![0; lanes.queues().len()],
+            footers: lanes.in_turn(),
+            footers_begun: 0,
+            footers_in_flight: 0,
+            places: Vec::new(),
+            asked: Vec::new(),
+            open: BTreeMap::new(),
+            window: Window::new(reading, lanes.streams()),
+            planned: 0,
+            clock: 0,
+            lanes,
+            bounds,
+            usage: UnitsUsage::default(),
+            is_closed: false,
+        }
+    }
+
+    /// Marks what is sent now. False where a reader has asked for it in the meantime: then it must not be sent.
+    #[must_use]
+    pub(super) fn ask(&mut self, next: &Next) -> bool {
+        match next {
+            _ if self.is_closed => false,
+            Next::Footer(file) => {
+                let units = &mut self.files[*file as usize];
+                if units.state != FileState::Unknown {
+                    return false;
+                }
+                units.state = FileState::FooterAsked;
+                self.footers_in_flight += 1;
+                true
+            }
+            Next::Piece(wanted) => self.ask_piece(wanted.id),
+        }
+    }
+
+    fn ask_piece(&mut self, id: PieceId) -> bool {
+        let (file, place) = self.places[id.0];
+        let unit = &mut self.files[file as usize].units[place.unit];
+        let piece = &mut unit.pieces[place.piece];
+        if piece.state != PieceState::Planned {
+            return false;
+        }
+        piece.state = PieceState::Asked;
+        let bytes = length(&piece.range);
+        self.usage.requests += 1;
+        self.usage.bytes += bytes;
+        self.usage.gap_bytes += bytes - piece.wanted_bytes;
+        self.asked.push(id);
+        if unit.state == UnitState::Planned {
+            unit.state = UnitState::Asked;
+            self.planned -= 1;
+            self.window.asked(unit.rows);
+        }
+        true
+    }
+
+    /// Adds what will be read of a file, after its footer came.
+    pub(super) fn add(&mut self, file: u32, layout: &FileLayout) {
+        if !self.footer_came(file) || self.is_closed {
+            return;
+        }
+        let places = &mut self.places;
+        let known = FileUnits::known(layout, self.bounds, |place| {
+            places.push((file, place));
+            PieceId(places.len() - 1)
+        });
+        self.planned += known.units.iter().filter(|unit| unit.state == UnitState::Planned).count();
+        let early = std::mem::replace(&mut self.files[file as usize], known).early;
+        // A reader was faster than the footer ahead.
+        let last = early.iter().filter_map(|range| self.find(file, range).1).max();
+        self.pass(file, last);
+    }
+
+    /// Leaves a file to its readers: its ranges cannot be predicted, or its footer could not be read.
+    pub(super) fn leave(&mut self, file: u32) {
+        if self.footer_came(file) {
+            self.files[file as usize] = FileUnits::left();
+        }
+    }
+
+    /// Notes that a footer is not in flight any more. False where its units are known, or not wanted.
+    fn footer_came(&mut self, file: u32) -> bool {
+        let state = self.files[file as usize].state;
+        if state == FileState::FooterAsked {
+            self.footers_in_flight -= 1;
+        }
+        matches!(state, FileState::Unknown | FileState::FooterAsked)
+    }
+
+    /// Notes that the stream of a partition opens a file: it has read what it will read of its last file. Returns pieces to drop.
+    pub(super) fn opened(&mut self, partition: usize, file: u32) -> Vec<PieceId> {
+        self.window.polled();
+        let mut dropped = Vec::new();
+        let last = self.open.insert(partition, file);
+        if let Some(last) = last.filter(|last| self.open.values().all(|open| open != last)) {
+            self.drop_units(last, 0..usize::MAX, Why::Pruned, &mut dropped);
+            self.leave(last);
+        }
+        dropped
+    }
+
+    /// Finds ranges that a reader asks for. What is missing is not asked for ahead any more.
+    pub(super) fn take(&mut self, file: u32, ranges: &[Range<u64>]) -> Taken {
+        let mut taken = Taken::default();
+        let mut last = None;
+        for range in ranges {
+            let (found, unit) = self.find(file, range);
+            match &found {
+                Found::Piece(id, _) => {
+                    self.usage.taken_bytes += length(range);
+                    if self.piece(*id).state == PieceState::Taken {
+                        taken.released.push(*id);
+                    }
+                }
+                Found::Missing => self.usage.missed_bytes += length(range),
+            }
+            last = last.max(unit);
+            taken.found.push(found);
+        }
+        taken.released.extend(self.pass(file, last));
+        taken
+    }
+
+    /// Finds one range, and the position of its unit, which a reader begins by that.
+    fn find(&mut self, file: u32, range: &Range<u64>) -> (Found, Option<usize>) {
+        let units = &mut self.files[file as usize];
+        if matches!(units.state, FileState::Unknown | FileState::FooterAsked) {
+            units.early.push(range.clone());
+        }
+        let mut last = None;
+        for place in units.touching(range) {
+            last = last.max(Some(place.unit));
+            let unit = &mut units.units[place.unit];
+            match unit.state {
+                UnitState::Planned => {
+                    self.planned -= 1;
+                    self.window.begun_on_demand(unit.rows);
+                    unit.state = UnitState::Begun;
+                }
+                UnitState::Asked => {
+                    self.window.begun();
+                    unit.state = UnitState::Begun;
+                }
+                UnitState::Begun | UnitState::Gone => {}
+            }
+            let piece = &mut unit.pieces[place.piece];
+            match piece.state {
+                PieceState::Planned => piece.state = PieceState::OnDemand,
+                PieceState::Asked if piece.range.start <= range.start && range.end <= piece.range.end => {
+                    piece.taken_bytes += length(range);
+                    if piece.taken_bytes >= piece.wanted_bytes {
+                        piece.state = PieceState::Taken;
+                    }
+                    let from = (range.start - piece.range.start) as usize;
+                    return (Found::Piece(piece.id, from..from + length(range) as usize), last);
+                }
+                PieceState::Taken => self.usage.again_bytes += length(range),
+                PieceState::Asked | PieceState::OnDemand => {}
+            }
+        }
+        (Found::Missing, last)
+    }
+
+    /// Leaves the units of a file before the one that a reader reads. Returns pieces to drop.
+    fn pass(&mut self, file: u32, reader_at: Option<usize>) -> Vec<PieceId> {
+        let mut dropped = Vec::new();
+        self.drop_units(file, 0..reader_at.unwrap_or_default(), Why::Pruned, &mut dropped);
+        dropped
+    }
+
+    /// Notes that a piece could not be read and that no reader has taken any of it. Readers will send its ranges themselves.
+    pub(super) fn failed(&mut self, id: PieceId) {
+        let (file, place) = self.places[id.0];
+        let unit = &mut self.files[file as usize].units[place.unit];
+        let piece = &mut unit.pieces[place.piece];
+        if piece.state != PieceState::Asked {
+            return;
+        }
+        piece.state = PieceState::OnDemand;
+        self.usage.count(Why::Failed, piece);
+        if unit.state == UnitState::Asked && !unit.has_more() {
+            unit.state = UnitState::Gone;
+            self.window.dropped(unit.rows);
+        }
+    }
+
+    /// Lists files of which no reader has begun some row groups.
+    pub(super) fn open_files(&self) -> Vec<u32> {
+        let waits = |unit: &Unit| matches!(unit.state, UnitState::Planned | UnitState::Asked);
+        let open = self.files.iter().enumerate().filter(|(_, file)| file.units.iter().any(waits));
+        open.map(|(file, _)| file as u32).collect()
+    }
+
+    /// Drops the row groups that no reader has begun and for which `keep(file, row_group)` is false. Returns pieces to drop.
+    /// Those that were asked for stay unless `drops_asked`: a reader may have opened their file under an earlier filter.
+    pub(super) fn reprune(&mut self, keep: &dyn Fn(u32, usize) -> bool, drops_asked: bool) -> Vec<PieceId> {
+        let mut dropped = Vec::new();
+        for file in self.open_files() {
+            for position in 0..self.files[file as usize].units.len() {
+                let unit = &self.files[file as usize].units[position];
+                let may_drop = unit.state == UnitState::Planned || drops_asked && unit.state == UnitState::Asked;
+                if may_drop && !keep(file, unit.row_group) {
+                    self.drop_units(file, position..position + 1, Why::Pruned, &mut dropped);
+                }
+            }
+        }
+        dropped
+    }
+
+    /// Gives back at least so many bytes, if it can, of row groups that no reader has begun: those asked for last go first.
+    /// They are read on demand only from now on. Returns pieces to drop.
+    pub(super) fn give_back(&mut self, bytes: u64) -> Vec<PieceId> {
+        let mut dropped = Vec::new();
+        let mut freed = 0;
+        let mut asked = std::mem::take(&mut self.asked);
+        for id in asked.iter().rev() {
+            if freed >= bytes {
+                break;
+            }
+            let (file, place) = self.places[id.0];
+            if self.files[file as usize].units[place.unit].state == UnitState::Asked {
+                let before = dropped.len();
+                self.drop_units(file, place.unit..place.unit + 1, Why::GivenBack, &mut dropped);
+                freed += dropped[before..].iter().map(|id| length(&self.piece(*id).range)).sum::<u64>();
+            }
+        }
+        asked.retain(|id| self.piece(*id).state == PieceState::Asked);
+        self.asked = asked;
+        dropped
+    }
+
+    pub(super) fn usage(&self) -> UnitsUsage {
+        self.usage
+    }
+
+    /// Ends reading ahead. Returns pieces to drop; nothing is next any more.
+    pub(super) fn close(&mut self) -> Vec<PieceId> {
+        self.is_closed = true;
+        let mut dropped = Vec::new();
+        for file in 0..self.files.len() {
+            self.drop_units(file as u32, 0..usize::MAX, Why::Cancelled, &mut dropped);
+        }
+        dropped
+    }
+
+    fn piece(&self, id: PieceId) -> &Piece {
+        let (file, place) = self.places[id.0];
+        self.files[file as usize].piece(place)
+    }
+
+    /// Leaves units to demand, and adds those of their pieces that were asked for to `dropped`.
+    fn drop_units(&mut self, file: u32, range: Range<usize>, why: Why, dropped: &mut Vec<PieceId>) {
+        let units = &mut self.files[file as usize].units;
+        let end = range.end.min(units.len());
+        for unit in &mut units[range.start.min(end)..end] {
+            match std::mem::replace(&mut unit.state, UnitState::Gone) {
+                UnitState::Planned => self.planned -= 1,
+                UnitState::Asked => self.window.dropped(unit.rows),
+                UnitState::Begun | UnitState::Gone => {}
+            }
+            for piece in &mut unit.pieces {
+                match std::mem::replace(&mut piece.state, PieceState::OnDemand) {
+                    PieceState::Asked => {
+                        self.usage.count(why, piece);
+                        dropped.push(piece.id);
+                    }
+                    PieceState::Taken => piece.state = PieceState::Taken,
+                    PieceState::Planned | PieceState::OnDemand => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Row groups of one file, and the pieces that each is asked for in.
+
+use std::ops::Range;
+
+use super::super::layout::{FileLayout, UnitLayout};
+use super::{PieceBounds, PieceId, length};
+
+#[derive(Debug, Default)]
+pub(super) struct FileUnits {
+    pub(super) state: FileState,
+    pub(super) units: Vec<Unit>,
+    /// Position of the first unit that may have a planned piece.
+    pub(super) front: usize,
+    /// Time at which a stream will begin the file.
+    pub(super) begins: Option<u64>,
+    /// Pieces in the order of their ranges.
+    pub(super) by_range: Vec<Place>,
+    /// Ranges that readers asked for before the units were known.
+    pub(super) early: Vec<Range<u64>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum FileState {
+    /// Nobody has asked for its footer ahead.
+    #[default]
+    Unknown,
+    FooterAsked,
+    Known,
+    /// Nothing more of it is asked for ahead.
+    Left,
+}
+
+/// Position of a piece in its file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) unit: usize,
+    pub(super) piece: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) row_group: usize,
+    pub(super) rows: u64,
+    pub(super) state: UnitState,
+    pub(super) pieces: Vec<Piece>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnitState {
+    Planned,
+    /// At least one piece was asked for.
+    Asked,
+    /// A reader has asked for part of it.
+    Begun,
+    /// No reader is expected any more, or it reads on demand.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) id: PieceId,
+    pub(super) range: Range<u64>,
+    /// Bytes of the range that readers will ask for: all but gaps.
+    pub(super) wanted_bytes: u64,
+    pub(super) taken_bytes: u64,
+    pub(super) state: PieceState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PieceState {
+    Planned,
+    Asked,
+    Taken,
+    OnDemand,
+}
+
+impl FileUnits {
+    pub(super) fn left() -> Self {
+        Self { state: FileState::Left, ..Self::default() }
+    }
+
+    /// Plans the file's pieces. `id` makes a new name for each.
+    pub(super) fn known(layout: &FileLayout, bounds: PieceBounds, mut id: impl FnMut(Place) -> PieceId) -> Self {
+        let mut units = Vec::with_capacity(layout.units.len());
+        let mut by_range = Vec::new();
+        for (unit, of) in layout.units.iter().enumerate() {
+            let mut planned = Unit::new(of, bounds);
+            for (piece, of) in planned.pieces.iter_mut().enumerate() {
+                of.id = id(Place { unit, piece });
+                by_range.push(Place { unit, piece });
+            }
+            units.push(planned);
+        }
+        by_range.sort_by_key(|place| start(&units, *place));
+        Self { state: FileState::Known, units, by_range, ..Self::default() }
+    }
+
+    /// Goes on to the first unit with a planned piece. Returns false where there is none.
+    pub(super) fn advance(&mut self) -> bool {
+        let is_over = |unit: &Unit| unit.pieces.iter().all(|piece| piece.state != PieceState::Planned);
+        while self.units.get(self.front).is_some_and(is_over) {
+            self.front += 1;
+        }
+        self.front < self.units.len()
+    }
+
+    /// Lists pieces with bytes in `range`, the last first. Pieces of a sound file do not overlap each other.
+    pub(super) fn touching(&self, range: &Range<u64>) -> Vec<Place> {
+        let before = self.by_range.partition_point(|place| start(&self.units, *place) < range.end);
+        let touches = |place: &&Place| self.piece(**place).range.end > range.start;
+        self.by_range[..before].iter().rev().take_while(touches).copied().collect()
+    }
+
+    pub(super) fn piece(&self, place: Place) -> &Piece {
+        &self.units[place.unit].pieces[place.piece]
+    }
+}
+
+fn start(units: &[Unit], place: Place) -> u64 {
+    units[place.unit].pieces[place.piece].range.start
+}
+
+impl Unit {
+    fn new(layout: &UnitLayout, bounds: PieceBounds) -> Self {
+        let pieces = pieces(&layout.ranges, bounds);
+        let bytes: u64 = pieces.iter().map(|piece| length(&piece.range)).sum();
+        let is_ahead = !pieces.is_empty() && bytes <= bounds.unit_bytes_max;
+        Self {
+            row_group: layout.row_group,
+            rows: layout.rows,
+            state: if is_ahead { UnitState::Planned } else { UnitState::Gone },
+            pieces: if is_ahead { pieces } else { Vec::new() },
+        }
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece.state, PieceState::Planned | PieceState::Asked))
+    }
+}
+
+/// Joins neighbouring ranges.
+fn pieces(ranges: &[Range<u64>], bounds: PieceBounds) -> Vec<Piece> {
+    let mut ranges: Vec<_> = ranges.iter().filter(|range| !range.is_empty()).collect();
+    ranges.sort_by_key(|range| (range.start, range.end));
+    let mut pieces: Vec<Piece> = Vec::new();
+    for range in ranges {
+        if let Some(last) = pieces.last_mut() {
+            let end = last.range.end.max(range.end);
+            let is_near = range.start.saturating_sub(last.range.end) <= bounds.bridge_bytes;
+            let overlaps = range.start < last.range.end;
+            if overlaps || is_near && end - last.range.start <= bounds.piece_bytes_max {
+                last.wanted_bytes += range.end.saturating_sub(range.start.max(last.range.end));
+                last.range.end = end;
+                continue;
+            }
+        }
+        pieces.push(Piece {
+            id: PieceId::default(),
+            range: range.clone(),
+            wanted_bytes: length(range),
+            taken_bytes: 0,
+            state: PieceState::Planned,
+        });
+    }
+    pieces
+}
