@@ -21,7 +21,7 @@ fn all() -> Reading {
 fn plain(units: usize) -> FileLayout {
     let unit = |row_group: usize| {
         let start = 1000 * row_group as u64;
-        UnitLayout { row_group, rows: 100, ranges: Vec::from([start..start + 10]) }
+        UnitLayout { row_group, rows: 100, ranges: std::iter::once(start..start + 10).collect() }
     };
     FileLayout { units: (0..units).map(unit).collect() }
 }
