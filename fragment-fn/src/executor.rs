@@ -110,8 +110,8 @@ fn ahead_bounds(memory_bytes_max: u64, lanes: usize) -> AheadBounds {
     const WHOLE_CORE: u64 = 1_060_000_000;
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
     let requests_max = match memory_bytes_max {
-        ..=SMALL => lanes.saturating_mul(4),
-        ..WHOLE_CORE => lanes.saturating_mul(16),
+        ..SMALL => lanes.saturating_mul(4),
+        SMALL..WHOLE_CORE => lanes.saturating_mul(16),
         _ => 64,
     };
     AheadBounds { requests_max: requests_max.min(64), bytes_max: memory_bytes_max }

@@ -143,7 +143,7 @@ impl ScanAhead {
             return true;
         }
         state.reading_footers.insert(number, SpawnedTask::spawn(reading.instrument(self.query.span.clone())));
-        state.ahead.insert(number, FileAhead { file, hold: Some(hold), _share: Some(share) });
+        state.ahead.insert(number, FileAhead { _file: file, hold: Some(hold), _share: Some(share) });
         true
     }
 
@@ -175,7 +175,7 @@ impl ScanAhead {
         let missing = found.iter().zip(ranges).filter(|(found, _)| found.is_none());
         let missing: Vec<Range<u64>> = missing.map(|(_, range)| range.clone()).collect();
         let bodies = join_all(found.into_iter().map(|found| async move {
-            let Some(FoundBody { body, slice }) = found else { return None };
+            let FoundBody { body, slice } = found?;
             // A failure is dropped: this reader sends its own request.
             let body = body.await.ok()?;
             (slice.end <= body.len()).then(|| body.slice(slice))

@@ -34,7 +34,8 @@ mod spec;
 mod units;
 mod usage;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -92,17 +93,21 @@ struct QueryState {
     bytes_max: AtomicU64,
     /// Time until which nothing more is sent.
     paused_until: Mutex<Option<Instant>>,
-    /// Calls of [`Self::pump`] that are not yet served.
-    pumps: AtomicUsize,
+    this: Weak<QueryState>,
+}
+
+thread_local! {
+    /// Queries that look again after the one that this thread looks for now; None while it looks for none.
+    static LATER: RefCell<Option<Vec<Weak<QueryState>>>> = const { RefCell::new(None) };
 }
 
 impl ReadBudget {
     /// Opens the read-ahead of a query, whose memory is `pool`'s. `account` is told what becomes of it.
     pub fn query(&self, bounds: AheadBounds, pool: &Arc<dyn MemoryPool>, account: Arc<AheadAccount>) -> ReadAhead {
         let query = Arc::new_cyclic(|query: &Weak<QueryState>| {
-            let query = Weak::clone(query);
+            let this = Weak::clone(query);
             let wake = move || {
-                if let Some(query) = query.upgrade() {
+                if let Some(query) = this.upgrade() {
                     query.pump();
                 }
             };
@@ -117,7 +122,7 @@ impl ReadBudget {
                 scans: Mutex::default(),
                 streams_max: AtomicU32::new(1),
                 paused_until: Mutex::default(),
-                pumps: AtomicUsize::new(0),
+                this: Weak::clone(query),
             }
         });
         ReadAhead { query }
@@ -229,19 +234,27 @@ pub fn attach(
 }
 
 impl QueryState {
-    /// Sends whatever is next and fits. It waits for nothing. A call while another is under way makes that one look again.
+    /// Sends whatever is next and fits. It waits for nothing. Threads may do so side by side; a call under another one of
+    /// its thread is served after that.
     fn pump(&self) {
-        if self.pumps.fetch_add(1, Ordering::AcqRel) > 0 {
+        let is_nested = LATER.try_with(|later| match later.borrow_mut().as_mut() {
+            Some(later) => {
+                later.push(Weak::clone(&self.this));
+                true
+            }
+            None => false,
+        });
+        // A thread that ends looks for nobody.
+        if is_nested.unwrap_or(true) {
             return;
         }
-        let mut served = 1;
-        loop {
-            self.send_what_fits();
-            let before = self.pumps.fetch_sub(served, Ordering::AcqRel);
-            if before == served {
-                return;
+        LATER.set(Some(Vec::new()));
+        let _looking = Looking;
+        self.send_what_fits();
+        while let Some(query) = LATER.with_borrow_mut(|later| later.as_mut()?.pop()) {
+            if let Some(query) = query.upgrade() {
+                query.send_what_fits();
             }
-            served = before - served;
         }
     }
 
@@ -282,6 +295,15 @@ impl QueryState {
         for scan in self.scans() {
             scan.close();
         }
+    }
+}
+
+/// Time in which a thread looks for what is next, also if it panics.
+struct Looking;
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        LATER.set(None);
     }
 }
 

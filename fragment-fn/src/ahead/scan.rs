@@ -78,7 +78,7 @@ pub(super) struct ScanState {
 
 /// File that no reader has opened yet.
 pub(super) struct FileAhead {
-    pub(super) file: Arc<OpenFile>,
+    pub(super) _file: Arc<OpenFile>,
     pub(super) hold: Option<Hold>,
     pub(super) _share: Option<Part>,
 }
@@ -88,7 +88,7 @@ pub(super) struct FileAhead {
 pub(super) struct Dropped {
     pub(super) pieces: Vec<Piece>,
     pub(super) files: Vec<FileAhead>,
-    pub(super) footers: Vec<SpawnedTask<()>>,
+    pub(super) _footers: Vec<SpawnedTask<()>>,
 }
 
 /// File that a reader has opened, as its scan knows it.
@@ -174,16 +174,15 @@ impl ScanAhead {
 
     /// Plans a file whose footer is known, and sends what can be sent of it.
     pub(crate) fn footer_came(&self, number: u32, footer: &Arc<ParquetMetaData>) {
-        if self.plan(number, footer) {
-            self.query.pump();
-        }
+        self.plan(number, footer);
+        self.query.pump();
     }
 
-    /// Predicts what is read of a file. False where that was done before.
-    pub(super) fn plan(&self, number: u32, footer: &Arc<ParquetMetaData>) -> bool {
+    /// Predicts what is read of a file, once.
+    pub(super) fn plan(&self, number: u32, footer: &Arc<ParquetMetaData>) {
         let mut planning = self.lock_planning();
         if !planning.planned.insert(number) {
-            return false;
+            return;
         }
         let layout = self.layout(&mut planning.known, number, footer);
         let mut state = self.lock();
@@ -191,7 +190,6 @@ impl ScanAhead {
             Some(layout) => state.units.add(number, &layout),
             None => state.units.leave(number),
         }
-        true
     }
 
     /// Leaves a file to its readers.
@@ -241,7 +239,7 @@ impl ScanAhead {
             }
             let keep = |file: u32, group: usize| kept.get(&file).is_none_or(|groups| groups.contains(&group));
             let mut state = self.lock();
-            let pruned = state.units.reprune(&keep);
+            let pruned = state.units.reprune(&keep, at_once);
             state.removed(&pruned)
         };
         drop(dropped);
@@ -304,7 +302,7 @@ impl ScanAhead {
             Dropped {
                 pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
                 files: std::mem::take(&mut state.ahead).into_values().collect(),
-                footers: std::mem::take(&mut state.reading_footers).into_values().collect(),
+                _footers: std::mem::take(&mut state.reading_footers).into_values().collect(),
             }
         };
         drop(dropped);
