@@ -9,7 +9,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, coalesce_ranges};
+use object_store::{
+    Error, Extensions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, coalesce_ranges,
+};
+
+use crate::hedging::Waited;
 
 /// Largest gap between ranges of one request, in bytes: about the bytes that S3 transfers in one more round trip.
 pub const COALESCE_BYTES: u64 = 1 << 20;
@@ -53,14 +57,26 @@ impl PinnedFile {
         Ok(self.ranges(&[range]).await?.swap_remove(0))
     }
 
+    /// Reads one range like [`Self::range`], before somebody waits for it. `mark` tells when somebody does.
+    ///
+    /// # Errors
+    /// Errors of [`Self::ranges`].
+    pub(crate) async fn range_ahead(&self, range: Range<u64>, mark: &Waited) -> Result<Bytes> {
+        Ok(self.ranges_with(&[range], &mark.extensions()).await?.swap_remove(0))
+    }
+
     /// Reads ranges, in bytes from the file's beginning. They lie within the planned size.
     ///
     /// # Errors
     /// The store's errors, and [`Error::Precondition`] where the file has another etag or size than was planned.
     pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.ranges_with(ranges, &Extensions::new()).await
+    }
+
+    async fn ranges_with(&self, ranges: &[Range<u64>], extensions: &Extensions) -> Result<Vec<Bytes>> {
         let split: Vec<_> = ranges.iter().map(|range| self.split(range)).collect();
         let missing: Vec<Range<u64>> = split.iter().filter_map(|(missing, _)| missing.clone()).collect();
-        let fetched = coalesce_ranges(&missing, |range| self.fetch(range), COALESCE_BYTES).await?;
+        let fetched = coalesce_ranges(&missing, |range| self.fetch(range, extensions.clone()), COALESCE_BYTES).await?;
         let mut fetched = fetched.into_iter();
         Ok(split
             .into_iter()
@@ -88,9 +104,10 @@ impl PinnedFile {
     }
 
     /// Sends one GET for one range of the object as it was planned.
-    async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn fetch(&self, range: Range<u64>, extensions: Extensions) -> Result<Bytes> {
         let range_asked = Some(GetRange::Bounded(range.clone()));
-        let options = GetOptions { range: range_asked, if_match: self.object.e_tag.clone(), ..Default::default() };
+        let if_match = self.object.e_tag.clone();
+        let options = GetOptions { range: range_asked, if_match, extensions, ..Default::default() };
         let result = self.store.get_opts(self.location(), options).await.map_err(|error| self.explain(error))?;
         self.check_size(&result)?;
         let bytes = result.bytes().await?;

@@ -19,6 +19,7 @@ use super::memory::Hold;
 use super::scan::{FileAhead, ScanAhead, ScanState};
 use super::units::{Found, Next, PieceId, Taken, Wanted};
 use crate::footer::FOOTER_GUESS_BYTES;
+use crate::hedging::Waited;
 use crate::scan::OpenFile;
 
 /// Body of a piece. The last clone that is dropped aborts its request.
@@ -27,6 +28,8 @@ type Body = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
 /// GET that was sent ahead.
 pub(super) struct Piece {
     body: Body,
+    /// Mark that a reader waits for it: only then it may be sent again.
+    mark: Waited,
     pub(super) bytes: usize,
     /// None once an operator needed the memory more: the bytes are then counted nowhere, as those in a decoder.
     pub(super) hold: Option<Hold>,
@@ -61,9 +64,10 @@ impl ScanAhead {
         }
         let Wanted { id, file, range } = wanted.clone();
         let file = self.file(&mut state, file);
-        let scan = Arc::downgrade(self);
+        let (scan, mark) = (Arc::downgrade(self), Waited::default());
+        let marked = mark.clone();
         let reading = async move {
-            let read = file.pinned.range(range).await;
+            let read = file.pinned.range_ahead(range, &marked).await;
             drop(slot);
             read.map_err(|error| {
                 tracing::debug!(%error, "a read ahead failed");
@@ -80,7 +84,7 @@ impl ScanAhead {
                 .unwrap_or_else(|error| Err(Arc::new(Error::Generic { store: "read-ahead", source: Box::new(error) })))
         };
         let body = body.boxed().shared();
-        state.pieces.insert(id, Piece { body, bytes: bytes as usize, hold: Some(hold), _share: share });
+        state.pieces.insert(id, Piece { body, mark, bytes: bytes as usize, hold: Some(hold), _share: share });
         state.sent += 1;
         true
     }
@@ -219,6 +223,7 @@ impl ScanState {
     fn found(&self, found: Found) -> Option<FoundBody> {
         let Found::Piece(id, slice) = found else { return None };
         let piece = self.pieces.get(&id)?;
+        piece.mark.set();
         Some(FoundBody { body: piece.body.clone(), slice })
     }
 }
