@@ -80,12 +80,9 @@ impl FragmentFailure {
     /// Returns the next step, if the cause has one.
     pub fn hint(&self) -> Option<&str> {
         match &self.cause {
-            FailureCause::Fragment(error) | FailureCause::Preparation(PreparationError { error, .. }) => {
-                error.hint.as_deref()
-            }
             FailureCause::Invoke(error) => error.hint.as_deref(),
-            FailureCause::Result(_) => None,
             FailureCause::Cap(over) => Some(over.hint()),
+            cause => cause.fragment_error()?.hint.as_deref(),
         }
     }
 

@@ -7,25 +7,25 @@ use backon::ExponentialBackoff;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use gust_protocol::{FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
-use tracing::Instrument;
+use gust_protocol::{FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::failure::{FailureCause, FragmentFailure};
-use super::limiter::{Slot, SlotRequest};
+use super::limiter::SlotRequest;
 use super::retry::{Remedy, failure_delays, throttle_delays};
 use super::{AttemptNumbers, Query, StageAttempts};
-use crate::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
-use crate::cap::{AttemptRequest, AttemptWork, OverCap, Reservation};
+use crate::attempt::{Invocation, InvokeError, InvokeErrorKind, WAITED_HINT};
+use crate::cap::{AttemptRequest, AttemptWork, OverCap};
 use crate::events::AttemptCause;
+use launch::{Admitted, EndedAttempt};
 
-/// Time after an attempt's deadline until which its answer is awaited. Invokers answer within the deadline and a
-/// second's grace.
-const ANSWER_LATE_MAX: Duration = Duration::from_secs(2);
+mod launch;
 
 /// Attempts that may start beside a slow one. Each starts when the newest attempt is slow, too.
 const SPECULATIVE_MAX: u32 = 2;
+
+/// Time before the query's deadline at which a permanent failure is told, so that it comes before the deadline's own error.
+const TELLING_TIME: Duration = Duration::from_secs(1);
 
 /// Parts of a request that differ from attempt to attempt.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,7 @@ pub struct FragmentAttempts {
     delays: ExponentialBackoff,
     throttle_delays: ExponentialBackoff,
     last_failure: Option<AttemptFailure>,
-    /// Failure that no other attempt can help, while others still run. It is the fragment's if they fail, too.
+    /// Failure that no other attempt can help, while others still run. It is the fragment's unless one of them succeeds soon.
     permanent_failure: Option<AttemptFailure>,
 }
 
@@ -90,15 +90,6 @@ impl std::fmt::Debug for FragmentAttempts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FragmentAttempts").field("id", &self.id).field("failed", &self.failed).finish_non_exhaustive()
     }
-}
-
-/// An attempt that has ended.
-struct EndedAttempt {
-    number: u32,
-    /// True if the attempt had less time than its query.
-    cut_short: bool,
-    took: Duration,
-    invocation: Invocation,
 }
 
 /// Next attempt's reason, and its wait for admission.
@@ -123,13 +114,6 @@ enum GaveUp {
     NothingHelps,
     /// The query has no retries left.
     RetriesUsedUp,
-}
-
-/// Right to start one attempt.
-struct Admitted {
-    slot: Slot,
-    /// Money for the attempt, if the query has a cap.
-    reservation: Option<Reservation>,
 }
 
 enum Admission {
@@ -176,6 +160,7 @@ impl FragmentAttempts {
         let mut waiting = self.wait(first, Duration::ZERO);
         let mut running = FuturesUnordered::new();
         let (mut newest_since, mut speculative) = (None, 0);
+        let mut others_until = None;
         let progress = Arc::clone(&self.stage.progress);
         let index = self.id.index as usize;
         loop {
@@ -189,6 +174,12 @@ impl FragmentAttempts {
             let granted = async {
                 match &mut waiting {
                     Some(waiting) => (&mut waiting.admission).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let others_too_late = async {
+                match others_until {
+                    Some(until) => sleep_until(until).await,
                     None => std::future::pending().await,
                 }
             };
@@ -209,6 +200,7 @@ impl FragmentAttempts {
                     if remedy == Remedy::None {
                         // Attempts that run may still succeed. One that only waits would cost more and fail, too.
                         waiting = None;
+                        others_until.get_or_insert_with(|| self.others_until());
                     }
                     match self.next_try(remedy, !running.is_empty() || waiting.is_some()) {
                         NextTry::After(pause) => {
@@ -240,6 +232,7 @@ impl FragmentAttempts {
                     speculative += 1;
                     waiting = self.wait(AttemptCause::Speculative, Duration::ZERO);
                 }
+                () = others_too_late => return Err(self.failure(GaveUp::NothingHelps)),
             }
         }
     }
@@ -300,47 +293,19 @@ impl FragmentAttempts {
         self.stage.expected.get(self.id.index as usize).copied().unwrap_or_default()
     }
 
+    /// Returns the moment until which a fragment that has failed permanently by now waits for its other attempts: an attempt that began now
+    /// would be slow then.
+    fn others_until(&self) -> Instant {
+        let Self { stage: StageAttempts { progress, .. }, id, .. } = self;
+        // Others run only once the normal time is known.
+        let slow = progress.slow_after(id.index as usize).unwrap_or_default();
+        let now = Instant::now();
+        self.query().deadline.checked_sub(TELLING_TIME).map_or(now, |told| told.min(now + slow))
+    }
+
     /// Returns the time for the next attempt; None gives it all that the query has left.
     fn time(&self) -> Option<Duration> {
         self.query().scheduler.retry.time(self.expected(), self.failed, self.timed_out)
-    }
-
-    /// Books an attempt and starts it.
-    fn launch(
-        &mut self,
-        number: u32,
-        Admitted { slot, reservation }: Admitted,
-        cause: AttemptCause,
-    ) -> BoxFuture<'static, EndedAttempt> {
-        let (query, id) = (Arc::clone(self.query()), self.id.clone());
-        self.launched += 1;
-        let started = Instant::now();
-        let paid_time = reservation.as_ref().map(Reservation::time);
-        let time = [self.time(), paid_time].into_iter().flatten().min();
-        let deadline = time.map_or(query.deadline, |time| query.deadline.min(started + time));
-        let cut_short = deadline < query.deadline;
-        let stamp = AttemptStamp { attempt: number, deadline_unix_ms: query.clock.unix_ms(deadline) };
-        let request = (self.request)(stamp);
-        query.ledger.open(&id, number, cause, deadline);
-        let admitted = Admitted { slot, reservation: reservation.map(Reservation::begun) };
-        query.scheduler.breaker.started();
-        let (reply, answer) = oneshot::channel();
-        let span = tracing::debug_span!("attempt", fragment = %id, number);
-        let attempt = run(Arc::clone(&query), admitted, id.clone(), number, request, reply);
-        query.running.spawn(attempt.instrument(span));
-        async move {
-            let invocation = match timeout_at(deadline + ANSWER_LATE_MAX, answer).await {
-                Ok(Ok(invocation)) => invocation,
-                Ok(Err(_)) => {
-                    without_answer(InvokeErrorKind::Unavailable, format!("fragment {id} was lost by its invoker"))
-                }
-                Err(_) => {
-                    without_answer(InvokeErrorKind::TimedOut, format!("fragment {id} was not answered by its deadline"))
-                }
-            };
-            EndedAttempt { number, cut_short, took: started.elapsed(), invocation }
-        }
-        .boxed()
     }
 
     /// Checks that an answer belongs to its request.
@@ -362,20 +327,19 @@ impl FragmentAttempts {
 
     /// Decides the step after a failure. `others` is true if other attempts run or wait beside it.
     fn next_try(&mut self, remedy: Remedy, others: bool) -> NextTry {
-        if remedy == Remedy::None && self.permanent_failure.is_none() {
-            self.permanent_failure = self.last_failure.take();
-        }
-        if self.permanent_failure.is_some() {
-            return if others { NextTry::WaitForOthers } else { NextTry::Never(GaveUp::NothingHelps) };
-        }
         match remedy {
-            Remedy::AgainLater if others => return NextTry::WaitForOthers,
-            Remedy::AgainLater => return NextTry::After(self.throttle_delays.next().unwrap_or_default()),
-            Remedy::None | Remedy::Again => {}
+            Remedy::None if self.permanent_failure.is_none() => self.permanent_failure = self.last_failure.take(),
             Remedy::AgainLonger => self.timed_out += 1,
+            Remedy::None | Remedy::Again | Remedy::AgainLater => {}
         }
         if others {
             return NextTry::WaitForOthers;
+        }
+        if self.permanent_failure.is_some() {
+            return NextTry::Never(GaveUp::NothingHelps);
+        }
+        if remedy == Remedy::AgainLater {
+            return NextTry::After(self.throttle_delays.next().unwrap_or_default());
         }
         self.failed += 1;
         if self.failed >= self.query().scheduler.retry.attempts_max {
@@ -409,39 +373,4 @@ impl FragmentAttempts {
             log_tail,
         }
     }
-}
-
-/// Runs the attempt itself. It goes on even if nothing waits for it.
-async fn run(
-    query: Arc<Query>,
-    admitted: Admitted,
-    id: FragmentId,
-    number: u32,
-    request: InvokeRequest,
-    reply: oneshot::Sender<Invocation>,
-) {
-    let scheduler = &query.scheduler;
-    let invocation = scheduler.invoker.invoke(request).await;
-    match &invocation.outcome {
-        Ok(FragmentResponse { outcome: Ok(_), .. }) => scheduler.limiter.succeeded(),
-        Ok(FragmentResponse { outcome: Err(error), .. }) if error.kind == FragmentErrorKind::StorageThrottled => {
-            scheduler.limiter.throttled();
-        }
-        Err(error) if error.kind == InvokeErrorKind::Throttled => scheduler.limiter.throttled(),
-        _ => {}
-    }
-    scheduler.breaker.note(&invocation);
-    query.ledger.close(&id, number, &invocation);
-    if let Some(reservation) = admitted.reservation {
-        reservation.settle(&invocation);
-    }
-    drop(admitted.slot);
-    // The receiver is gone if another attempt was faster or the query is over.
-    let _ = reply.send(invocation);
-}
-
-/// Describes an attempt that was not heard of. It stays open in the ledger.
-fn without_answer(kind: InvokeErrorKind, message: String) -> Invocation {
-    let outcome = Err(InvokeError::new(kind, message));
-    Invocation { outcome, billing: Billing::Bounded { at_most: Duration::ZERO }, cold: None, log_tail: String::new() }
 }

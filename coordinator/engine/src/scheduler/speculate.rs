@@ -110,12 +110,21 @@ impl StageProgress {
     /// Returns when a fragment whose attempt has run since `since` should get a second one, perhaps never.
     pub(super) async fn slow(&self, index: usize, since: Instant) {
         let normal = self.normal().await;
-        let expected = self.usual_seconds(index, normal);
-        let slow = (expected * self.policy.slower_than).max(expected + self.policy.later_than.as_secs_f64());
-        tokio::time::sleep_until(since + Duration::from_secs_f64(slow)).await;
-        if !self.may_spend(expected, normal) {
+        tokio::time::sleep_until(since + self.slow_by(index, normal)).await;
+        if !self.may_spend(self.usual_seconds(index, normal), normal) {
             std::future::pending().await
         }
+    }
+
+    /// Returns the time after which an attempt at a fragment is slow; None until the normal time is known.
+    pub(super) fn slow_after(&self, index: usize) -> Option<Duration> {
+        let normal = self.state.lock().expect("no holder panics").normal;
+        normal.map(|normal| self.slow_by(index, normal))
+    }
+
+    fn slow_by(&self, index: usize, normal: Normal) -> Duration {
+        let usual = self.usual_seconds(index, normal);
+        Duration::from_secs_f64((usual * self.policy.slower_than).max(usual + self.policy.later_than.as_secs_f64()))
     }
 
     /// Waits until the normal time is known.

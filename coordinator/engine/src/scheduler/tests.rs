@@ -312,7 +312,7 @@ async fn a_permanent_error_ends_only_its_attempt_while_another_runs() {
     const PERMANENT: ScriptedOutcome = ScriptedOutcome::Fragment(FragmentErrorKind::Execution);
     // The second attempt at the slow fragment begins after 1.5 s.
     let query = Query::new(200, 120 * SECOND, |index, attempt| match (index, attempt) {
-        (99, 0) => (10 * SECOND, Done),
+        (99, 0) => (3 * SECOND, Done),
         (99, _) => (SECOND, PERMANENT),
         _ => (SECOND, Done),
     });
@@ -321,7 +321,7 @@ async fn a_permanent_error_ends_only_its_attempt_while_another_runs() {
 
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
         (7, 0) => (2 * SECOND, PERMANENT),
-        (7, _) => (3 * SECOND, Done),
+        (7, _) => (SECOND, Done),
         _ => (SECOND, Done),
     });
     assert_eq!(*query.run(8).await[7].as_ref().expect("the second attempt"), 1);
@@ -332,13 +332,35 @@ async fn a_permanent_error_ends_only_its_attempt_while_another_runs() {
 async fn a_permanent_error_is_the_fragments_if_the_other_attempt_fails_too() {
     let started = Instant::now();
     let query = Query::new(16, 120 * SECOND, |index, attempt| match (index, attempt) {
-        (7, 0) => (10 * SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
+        (7, 0) => (3 * SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
         (7, _) => (SECOND, ScriptedOutcome::Fragment(FragmentErrorKind::Execution)),
         _ => (SECOND, Done),
     });
     let failure = query.run(8).await.remove(7).expect_err("both fail");
-    assert_eq!(failure.to_string(), "fragment q/0/7 failed after 2 attempts in 10.0 s: Execution");
-    assert_eq!((started.elapsed().as_secs(), query.causes().len()), (10, 9), "no retry");
+    assert_eq!(failure.to_string(), "fragment q/0/7 failed after 2 attempts in 3.0 s: Execution");
+    assert_eq!((started.elapsed().as_secs(), query.causes().len()), (3, 9), "no retry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_error_does_not_wait_for_an_attempt_that_hangs() {
+    fn script(index: u32, attempt: u32, normal: Duration) -> (Duration, ScriptedOutcome) {
+        match (index, attempt) {
+            (7, 0) => (3600 * SECOND, Done),
+            (7, _) => (SECOND / 2, ScriptedOutcome::Fragment(FragmentErrorKind::Execution)),
+            _ => (normal, Done),
+        }
+    }
+    // A second attempt begins after 1.5 normal times. It fails, and the first one has as long again.
+    let scripts: [(Script, &str); 2] = [
+        (|index, attempt| script(index, attempt, SECOND), "3.5"),
+        // The deadline's own error would come first otherwise.
+        (|index, attempt| script(index, attempt, 10 * SECOND), "19.0"),
+    ];
+    for (script, seconds) in scripts {
+        let query = Query::new(16, 20 * SECOND, script);
+        let failure = query.run(8).await.remove(7).expect_err("one hangs, one fails");
+        assert_eq!(failure.to_string(), format!("fragment q/0/7 failed after 2 attempts in {seconds} s: Execution"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
