@@ -2,6 +2,7 @@ use gust_protocol::Requests;
 
 use super::*;
 use crate::attempt::InvokeErrorKind;
+use crate::cost::Item;
 use crate::history::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue};
 use crate::model::{Amounts, Choice, Decision, Forecast, Place, Reason, Workload};
 
@@ -299,7 +300,10 @@ fn unknown_figures_are_null() {
     check(QUERIES, &record.query, &["place", "reason"].map(|name| (name, StoredValue::Null)));
     let own = [("coordinator_requests", StoredValue::Whole(2)), ("coordinator_bytes_read", StoredValue::Whole(300))];
     check(QUERIES, &record.query, &own);
-    check(QUERIES, &record.query, &[("outcome", text("cancelled"))]);
+    // The bill has the coordinator's reads. Its time has no price.
+    check(QUERIES, &record.query, &[("outcome", text("cancelled")), ("is_complete", StoredValue::Whole(0))]);
+    let without_amount = record.lines.iter().map(|record| &record.line).filter(|line| line.cost.is_none());
+    assert_eq!(without_amount.map(|line| line.item).collect::<Vec<_>>(), [Item::Coordinator]);
 
     let report = Report::from_events(&interrupted);
     let input = RecordInput { meta: &meta, ended: &cancelled, events: &interrupted, report: &report, tariff: None };
