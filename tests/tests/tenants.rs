@@ -15,8 +15,8 @@ use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{Allowed, Engine, EngineOptions, Session, SessionOptions, SettingsPolicy};
 use gust_tests::query::{assert_remote, run, run_with_events};
-use gust_tests::s3::identity::{COORDINATOR, access_key};
-use gust_tests::s3::{Operation, S3Server, accounts};
+use gust_tests::s3::identity::{COORDINATOR, FUNCTION, access_key};
+use gust_tests::s3::{Account, Operation, S3Server, accounts};
 use gust_tests::{cloud, parquet_files, tpch};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -127,7 +127,7 @@ fn asked(report: &Report) -> (u64, u64) {
 
 /// Returns the dollars of a bill, in billionths, that do not depend on the moment. Late reads that were sent again are left out. Of a query on
 /// functions these are the coordinator's lines: its functions' seconds grow with their neighbours, and chance decides which of them has kept
-/// a footer.
+/// a footer. [`FunctionRequests`] has the others.
 fn billed(on: Target, report: &Report) -> u64 {
     const GET: u64 = 400;
     let is_own = |item| matches!(item, Item::CoordinatorReads | Item::CoordinatorWrites | Item::ExchangeReads);
@@ -135,6 +135,40 @@ fn billed(on: Target, report: &Report) -> u64 {
     let lines = &report.cost.as_ref().expect("prices").lines;
     let known = lines.iter().filter(|line| counts(line.item)).filter_map(|line| line.cost);
     known.map(Money::nano_dollars).sum::<u64>() - report.coordinator.requests.hedged * GET
+}
+
+/// Returns the quantity of a bill's lines for an item, whatever their basis.
+fn quantity(report: &Report, item: Item) -> u64 {
+    let lines = &report.cost.as_ref().expect("prices").lines;
+    lines.iter().filter(|line| line.item == item).map(|line| line.quantity).sum::<f64>() as u64
+}
+
+/// Requests of functions to storage.
+#[derive(Debug, Default)]
+struct FunctionRequests {
+    reads: u64,
+    writes: u64,
+}
+
+impl FunctionRequests {
+    fn add_billed(&mut self, report: &Report) {
+        self.reads += quantity(report, Item::TableReads);
+        self.writes += quantity(report, Item::TableLists) + quantity(report, Item::ExchangeWrites);
+    }
+
+    /// Sums up the requests that the server counted and AWS has a price for.
+    fn counted(accounts: &BTreeMap<String, Account>) -> Self {
+        let mut counted = Self::default();
+        let functions = accounts.iter().filter(|(who, _)| who.starts_with(&access_key(FUNCTION)));
+        for (operation, requests) in functions.flat_map(|(_, account)| &account.requests) {
+            match operation {
+                Operation::Get | Operation::Head => counted.reads += requests,
+                Operation::Delete | Operation::DeleteMany | Operation::AbortMultipart => {}
+                _ => counted.writes += requests,
+            }
+        }
+        counted
+    }
 }
 
 /// Runs a query, and returns its rows and its report with prices.
@@ -177,7 +211,7 @@ async fn fifty_at_once(on: Target) {
             ended.unwrap_or_else(|error| panic!("{kind}: {error}"))
         })
     });
-    let mut sum = (0, 0);
+    let (mut sum, mut of_functions) = ((0, 0), FunctionRequests::default());
     for (number, ended) in futures::future::join_all(running).await.into_iter().enumerate() {
         let (rows, report) = ended.expect("it ran");
         let alone = &alone[number % kinds.len()];
@@ -198,10 +232,25 @@ async fn fifty_at_once(on: Target) {
             "{what}: {dollars} billionths of a dollar, {dollars_alone} alone: {:?}",
             report.cost
         );
+        // Chance decides which attempts are slow.
+        let planned = |report: &Report| {
+            let speculative = report.attempts_speculative + report.attempts_retried;
+            quantity(report, Item::Invocations) - speculative as u64
+        };
+        assert_eq!(planned(&report), planned(&alone.report), "{what}: {:?}", report.cost);
+        of_functions.add_billed(&report);
         sum.0 += report.coordinator.requests.total();
         sum.1 += report.coordinator.bytes_read;
     }
-    let account = accounts(&bucket.server.take_requests()).remove(&access_key(COORDINATOR)).expect("it asked");
+    let mut accounts = accounts(&bucket.server.take_requests());
+    let counted = FunctionRequests::counted(&accounts);
+    assert_eq!(counted.reads > 0, on != Target::Local, "{counted:?}");
+    assert!(
+        within_two_percent(of_functions.reads, counted.reads)
+            && within_two_percent(of_functions.writes, counted.writes),
+        "{on:?}: {of_functions:?} billed, the server counted {counted:?}"
+    );
+    let account = accounts.remove(&access_key(COORDINATOR)).expect("it asked");
     let counted: BTreeMap<Operation, u64> = account.requests;
     let total: u64 = counted.values().sum();
     assert!(within_two_percent(sum.0, total), "{on:?}: {} requests billed, the server counted {counted:?}", sum.0);
