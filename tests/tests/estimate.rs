@@ -265,49 +265,64 @@ fn calibrated(folder: &TempDir, functions_max: u32, measured: Measured) -> Confi
     config
 }
 
-/// One function, which takes long to answer each time, and a scan that it cannot run. Functions for both scans would be slower than the
-/// coordinator alone. What would really happen is faster: the function reads the large table, and the coordinator the small one.
+/// One function, which takes long to answer each time, beside a coordinator that alone takes a second. Functions for both scans are slower
+/// than that. If one scan cannot run on them, it is faster that the function reads the large table and the coordinator the small one.
 #[tokio::test(flavor = "multi_thread")]
 async fn auto_counts_a_scan_that_cannot_travel_where_it_is_read() {
-    let small = "SELECT max(upper(o_clerk)) FROM orders \
-                 WHERE arrow_cast(CAST(o_custkey AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')";
-    let large = "SELECT max(upper(l_comment)) FROM lineitem";
-    let sql = format!("{large} UNION ALL {small}");
-    let session = with_tpch(Config { on: Target::Local, ..config(1) }).await;
-    let mut bytes = Vec::new();
-    for sql in [small, sql.as_str()] {
-        bytes.push(quote(&session, sql).await.1.forecasts[0].expected.bytes as f64);
+    let half = |column: &str| format!("arrow_cast(CAST({column} AS DOUBLE), 'Float16') > arrow_cast(0.5, 'Float16')");
+    let custkey = half("o_custkey");
+    let large = "SELECT max(upper(l_comment)) FROM lineitem".to_owned();
+    let filtered = format!("SELECT max(upper(o_clerk)) FROM orders WHERE {custkey}");
+    // The coordinator's own plan counts in one step above a repartition.
+    let counted = format!("SELECT CAST(count(CASE WHEN {custkey} THEN 1 END) AS VARCHAR) FROM orders");
+    let stays = format!("{large} WHERE {}", half("l_suppkey"));
+    for (large, small, expect) in [
+        (&large, &filtered, Reason::FunctionsFaster),
+        (&large, &counted, Reason::FunctionsFaster),
+        // Nothing can travel.
+        (&stays, &filtered, Reason::LocalFaster),
+        (&stays, &counted, Reason::LocalFaster),
+    ] {
+        let sql = format!("{large} UNION ALL {small}");
+        let session = with_tpch(Config { on: Target::Local, ..config(1) }).await;
+        let mut bytes = Vec::new();
+        for sql in [small, &sql] {
+            bytes.push(quote(&session, sql).await.1.forecasts[0].expected.bytes as f64);
+        }
+        session.close().await;
+        let [small, all] = bytes[..] else { panic!("two queries") };
+        assert!(small < 0.25 * all, "{small} of {all} bytes: {sql}");
+        let folder = TempDir::new().expect("a temporary folder");
+        let measured = Measured {
+            // The coordinator alone takes a second.
+            pipe_bytes_per_second: all,
+            stage_seconds: 0.66,
+            attempt_seconds: 0.64,
+            function_pipe_first: 1e9,
+            function_pipe: 1e9,
+            core_bytes_per_second: 1e12,
+            ..functions_pay()
+        };
+        let session = with_tpch(calibrated(&folder, 1, measured)).await;
+        let (_, quote, asked) = quote(&session, &sql).await;
+        let (_, report) = run(&session, &sql).await.expect("rows");
+        session.close().await;
+        for decision in [asked.decision, report.decision.clone()] {
+            let decision = decision.expect("a decision");
+            assert_eq!(decision.reason, expect, "{decision}: {sql}");
+        }
+        if expect == Reason::LocalFaster {
+            continue;
+        }
+        let seconds = |place: Place| {
+            let of_place = quote.forecasts.iter().filter(|forecast| forecast.place == place);
+            of_place.map(|forecast| forecast.expected.seconds).fold(f64::INFINITY, f64::min)
+        };
+        let (local, functions) = (seconds(Place::Local), seconds(Place::Functions));
+        assert!((0.99..1.1).contains(&local) && functions < 0.95 * local, "{local} and {functions} s: {sql}");
+        assert_remote(&report, "the large scan travels");
+        assert!(report.coordinator.bytes_read > 0, "the small one stays: {report:?}");
     }
-    session.close().await;
-    let [small, all] = bytes[..] else { panic!("two queries") };
-    assert!(small < 0.25 * all, "{small} of {all} bytes");
-    let folder = TempDir::new().expect("a temporary folder");
-    let measured = Measured {
-        // The coordinator alone takes a second.
-        pipe_bytes_per_second: all,
-        stage_seconds: 0.66,
-        attempt_seconds: 0.64,
-        function_pipe_first: 1e9,
-        function_pipe: 1e9,
-        core_bytes_per_second: 1e12,
-        ..functions_pay()
-    };
-    let session = with_tpch(calibrated(&folder, 1, measured)).await;
-    let (_, quote, asked) = quote(&session, &sql).await;
-    let (_, report) = run(&session, &sql).await.expect("rows");
-    session.close().await;
-    let seconds = |place: Place| {
-        let of_place = quote.forecasts.iter().filter(|forecast| forecast.place == place);
-        of_place.map(|forecast| forecast.expected.seconds).fold(f64::INFINITY, f64::min)
-    };
-    let (local, functions) = (seconds(Place::Local), seconds(Place::Functions));
-    assert!((0.99..1.1).contains(&local) && functions < 0.95 * local, "{local} and {functions} s");
-    for decision in [asked.decision, report.decision.clone()] {
-        let decision = decision.expect("a decision");
-        assert_eq!((decision.place, &decision.reason), (Place::Functions, &Reason::FunctionsFaster), "{decision}");
-    }
-    assert_remote(&report, "the large scan travels");
-    assert!(report.coordinator.bytes_read > 0, "the small one stays: {report:?}");
 }
 
 /// EXPLAIN COST takes every step that a run takes.

@@ -26,7 +26,7 @@ use crate::{Base64, LeafId};
 
 mod check;
 
-pub use check::{Obstacle, encode_checked};
+pub use check::{Obstacle, encode_checked, loses_values};
 
 /// Encodes a fragment's plan without its files and statistics.
 ///

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlan;
 use url::Url;
 
 use super::candidates::{Candidates, Distributed, LocalPlan};
 use super::choose::{EarlyFigures, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, workload};
 use super::loads::stages::{FunctionReaders, LocalReads, LocalScans, StageMaker};
+use super::passes::kept::keeps_some;
 use super::passes::stages::CutPlan;
 use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
 use crate::config::{Prefer, Target};
@@ -168,8 +168,8 @@ impl Planner {
         })
     }
 
-    /// Decides to stay here if no packing of the local plan's scans is faster on functions: results can only slow them down. None also where
-    /// a scan stays here in any case, beside functions for the others: that may be faster than all scans on functions.
+    /// Decides to stay here if functions read all scans more slowly than the coordinator, in each packing. Results would slow them down further.
+    /// None also if only some scans can travel: functions for these, and the coordinator for the others, may be faster than either alone.
     fn stays_by_scans(&self, local: &LocalPlan, facts: &FleetFacts) -> Result<Option<Decision>> {
         let local_seconds = seconds_here(&local.reads.load, &self.fleet.coordinator_model());
         let mut fastest: Option<WallTimes> = None;
@@ -196,17 +196,8 @@ impl Planner {
             }
         }
         let workload = local.reads.workload;
-        let stays = fastest.filter(|_| !self.keeps_scans(&local.plan));
+        let stays = fastest.filter(|_| !keeps_some(&local.plan));
         Ok(stays.map(|times| Decision::timed(Place::Local, Reason::LocalFaster, workload, times)))
-    }
-
-    /// Returns true if a scan of a plan stays on the coordinator in any case. None does where the cut fails: that is told
-    /// when the distributed plan is cut.
-    fn keeps_scans(&self, plan: &Arc<dyn ExecutionPlan>) -> bool {
-        self.cut(plan).is_ok_and(|placed| match placed {
-            Placement::Functions(cut) => cut.kept().next().is_some(),
-            Placement::Here(_) => true,
-        })
     }
 
     /// Puts a plan that is cut beside its fleet.

@@ -57,6 +57,38 @@ pub fn encode_checked(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes, Obstacle> 
     same_plans(plan, &received).map(|()| bytes)
 }
 
+/// Returns true if an operator computes with a value of a type that does not arrive as it is, or scans files with such a type. One value of each
+/// type stands for all, and `known` keeps which types arrive: this is much cheaper than [`encode_checked`].
+pub fn loses_values(node: &Arc<dyn ExecutionPlan>, known: &mut HashMap<DataType, bool>) -> bool {
+    let mut is_lost = |data_type: &DataType, sample: &dyn Fn() -> Result<ScalarValue>| {
+        if let Some(arrives) = known.get(data_type) {
+            return !arrives;
+        }
+        let arrives = sample().is_ok_and(|value| encode_scalar(&value).is_ok());
+        known.insert(data_type.clone(), arrives);
+        !arrives
+    };
+    let scanned = file_scan(node).map(|scan| Arc::clone(scan.file_schema()));
+    let nested = scanned.iter().flat_map(|schema| schema.fields()).map(|field| field.data_type());
+    if nested
+        .filter(|data_type| data_type.is_nested())
+        .any(|nested| is_lost(nested, &|| ScalarValue::try_new_null(nested)))
+    {
+        return true;
+    }
+    let mut loses = |expr: &Arc<dyn PhysicalExpr>| {
+        if let Some(literal) = expr.downcast_ref::<Literal>() {
+            let value = literal.value();
+            // NULLs of all types arrive.
+            return Ok(!value.is_null() && is_lost(&value.data_type(), &|| Ok(value.clone())));
+        }
+        let Some(subquery) = expr.downcast_ref::<ScalarSubqueryExpr>() else { return Ok(false) };
+        let field = return_field(subquery)?;
+        Ok(is_lost(field.data_type(), &|| ScalarValue::new_default(field.data_type())))
+    };
+    expressions(node).iter().any(|expr| expr.exists(&mut loses).unwrap_or(true))
+}
+
 /// Cuts a message to 200 characters: some messages hold whole plans.
 fn brief(error: &DataFusionError) -> String {
     const CHARS_MAX: usize = 200;

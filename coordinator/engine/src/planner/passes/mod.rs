@@ -1,6 +1,7 @@
 //! The passes. The planner lists them in their order.
 
 pub mod cut;
+pub mod kept;
 pub mod pack;
 pub mod spread;
 pub mod stages;

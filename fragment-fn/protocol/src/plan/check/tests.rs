@@ -197,6 +197,8 @@ fn values_of_every_type_arrive_or_are_refused() {
         for value in [value, null] {
             let arrives = arrives(&value);
             assert_eq!(encode_scalar(&value).is_ok(), arrives, "{value:?} of {data_type}");
+            let projected = project(lit(value.clone()), &schema(&[DataType::Int64]));
+            assert_eq!(loses_values(&projected, &mut HashMap::new()), !arrives, "{value:?} of {data_type}");
             if !arrives {
                 kept.insert(format!("{}{data_type}", if value.is_null() { "NULL of " } else { "" }));
             }
@@ -223,7 +225,9 @@ fn types_travel_as_deep_as_they_can_be_decoded() {
     let check = |levels: usize| {
         let schema = schema(&[deep(levels)]);
         let sent = project(col("c0", &schema).expect("a column"), &schema);
-        encode_checked(&sent)
+        let arrives = encode_checked(&sent);
+        assert_eq!(loses_values(&scan(&schema), &mut HashMap::new()), arrives.is_err(), "{levels} levels");
+        arrives
     };
     assert!(check(20).is_ok());
     let obstacle = check(40).expect_err("prost gives up at 100 messages");
