@@ -29,7 +29,7 @@ impl PeakPool {
 
     /// Asks for memory back. False where there is none to be had.
     fn has_given_back(&self, reservation: &MemoryReservation, bytes: usize) -> bool {
-        // What is read ahead takes nothing from what was read ahead before.
+        // Reading ahead takes no memory from bytes that were read ahead before.
         if reservation.consumer().name() == READ_AHEAD {
             return false;
         }

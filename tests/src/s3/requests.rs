@@ -99,7 +99,7 @@ pub fn in_flight_max(requests: &[Request]) -> BTreeMap<String, usize> {
         changes.entry(identity).or_default().extend([(at.start, 1), (at.end, -1)]);
     }
     let most = |mut changes: Vec<(Duration, isize)>| {
-        // Of two changes at once the end comes first.
+        // The end comes first of two changes at once.
         changes.sort_unstable();
         let mut in_flight = 0;
         let counts = changes.into_iter().map(|(_, change)| {

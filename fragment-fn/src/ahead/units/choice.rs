@@ -64,7 +64,7 @@ impl Units {
                     slots -= 1;
                     is_front = false;
                 } else if units.state == FileState::FooterAsked {
-                    // Where all is read, a late footer holds nothing up.
+                    // A late footer holds nothing up where all is read.
                     slots -= usize::from(!self.window.is_whole());
                     is_front = false;
                 } else if is_front {

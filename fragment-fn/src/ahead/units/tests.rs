@@ -191,7 +191,7 @@ fn given_back_units_are_never_asked_twice() {
     let ids: Vec<_> = drain(&mut units, &layouts).iter().map(|wanted| wanted.id).collect();
     take(&mut units, 0, 0..5);
     assert_eq!(units.give_back(11), [ids[3], ids[2]]);
-    // What a reader has begun is not given back.
+    // A unit that a reader has begun is not given back.
     assert_eq!(units.give_back(100), [ids[1]]);
     assert!(units.give_back(100).is_empty());
     assert_eq!(units.next(), None);

@@ -89,7 +89,7 @@ struct Sample {
     gigabyte_seconds: Option<f64>,
     /// Difference from DuckDB's rows.
     difference: Option<String>,
-    /// Whether functions did all that they were asked to. Other sides have none.
+    /// True if functions did all that they were asked to. Other sides have none.
     all_remote: Option<bool>,
     report: Value,
 }
