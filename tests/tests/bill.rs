@@ -109,9 +109,10 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
     server.set_shape(Some(Shape { seed: 7, scale: 1.0, pipe: Some(pipe), latency, limits, faults }));
     server.take_requests();
     let watch = Watch::start(&mark);
-    let began = now_ms();
     let statement = session.parse(case.sql).expect("SQL").remove(0);
+    let began = now_ms();
     let mut running = session.run(statement).await.expect("it starts");
+    let runs = now_ms();
     let ended = loop {
         match running.next().await {
             Ok(Some(_)) => {}
@@ -119,6 +120,7 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
             Err(error) => break Err(error),
         }
     };
+    let ends = now_ms();
     let events = running.finish().await.snapshot();
     let over = now_ms();
     assert_eq!(matches!(&ended, Err(error) if error.kind() == ErrorKind::TimedOut), case.fails, "{name}: {ended:?}");
@@ -137,7 +139,7 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
         })
         .collect();
     json!({
-        "case": name, "began_ms": began, "over_ms": over, "timeout_ms": case.timeout.as_secs_f64() * 1e3,
+        "case": name, "began_ms": began, "runs_ms": runs, "ends_ms": ends, "over_ms": over, "timeout_ms": case.timeout.as_secs_f64() * 1e3,
         "memory_mb": 2048, "architecture": std::env::consts::ARCH, "coordinator_dollars_an_hour": 0.10,
         "processes": watch.stop(), "requests": requests, "report": report,
     })
