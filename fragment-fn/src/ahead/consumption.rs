@@ -74,6 +74,7 @@ pub fn readings(plan: &Arc<dyn ExecutionPlan>) -> Vec<Reading> {
 impl Reading {
     const ALL: Self = Self { consumption: Consumption::All, begins: Begins::AtOnce, rank: 0 };
 
+    /// Returns the reading of an input of which an operator reads everything, once it is polled itself.
     fn all(self) -> Self {
         Self { consumption: Consumption::All, ..self }
     }
@@ -152,10 +153,10 @@ fn inputs(node: &Arc<dyn ExecutionPlan>, reading: Reading) -> Vec<Input> {
         || node.is::<PiecewiseMergeJoinExec>()
     {
         let probe = reading.of_other_rows().when_polled();
-        return vec![Input { child: 0, reading: Reading::ALL }, Input { child: 1, reading: probe }];
+        return vec![Input { child: 0, reading: reading.all() }, Input { child: 1, reading: probe }];
     }
     if node.is::<ScalarSubqueryExec>() {
-        let subqueries = (1..count).map(|child| Input { child, reading: Reading::ALL });
+        let subqueries = (1..count).map(|child| Input { child, reading: reading.all() });
         return subqueries.chain([Input { child: 0, reading }]).collect();
     }
     if node.is::<RecursiveQueryExec>() {

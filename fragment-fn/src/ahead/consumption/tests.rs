@@ -26,6 +26,11 @@ async fn readings_follow_the_plan() {
         ("SELECT t.k FROM t JOIN h ON t.k = h.k LIMIT 5", vec![(All, AtOnce), (Growing, WhenPolled)]),
         ("SELECT t.k FROM t JOIN h ON t.k < h.k", vec![(All, AtOnce), (All, WhenPolled)]),
         ("SELECT t.k FROM t, h", vec![(All, AtOnce), (All, WhenPolled)]),
+        // A build side below a probe side is not polled before that, either.
+        (
+            "SELECT t.k + d.k FROM t, (SELECT h.k FROM h, t) d",
+            vec![(All, AtOnce), (All, WhenPolled), (All, WhenPolled)],
+        ),
         ("SELECT k FROM t UNION ALL SELECT k FROM h", vec![(All, AtOnce), (All, AtOnce)]),
         ("SELECT k FROM (SELECT k FROM t UNION ALL SELECT k FROM h) LIMIT 3", vec![(Rows(3), AtOnce); 2]),
         (
