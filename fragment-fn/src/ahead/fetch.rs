@@ -114,7 +114,7 @@ impl ScanAhead {
             return true;
         }
         if is_opened {
-            // Its reader reads the footer.
+            // Its reader reads the footer, which needs no budget.
             let _is_asked_now = self.lock().units.ask(next);
             return true;
         }
@@ -123,9 +123,6 @@ impl ScanAhead {
         let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
         let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
         let Some(runtime) = self.query.runtime.get() else { return false };
-        if !self.lock().units.ask(next) {
-            return true;
-        }
         let _inside = runtime.enter();
         let (scan, reading) = (Arc::downgrade(self), Arc::clone(&file));
         let reading = async move {
@@ -143,7 +140,9 @@ impl ScanAhead {
             drop(task);
         };
         let mut state = self.lock();
-        if state.is_closed {
+        // A reader may have opened the file since. Its hold would then stay until the scan ends.
+        if !state.units.ask(next) || state.opened.contains(&number) {
+            drop(state);
             return true;
         }
         state.reading_footers.insert(number, SpawnedTask::spawn(reading.instrument(self.query.span.clone())));

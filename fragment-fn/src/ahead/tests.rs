@@ -17,7 +17,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, MemoryReservation, UnboundedMemoryPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -123,6 +123,50 @@ impl ObjectStore for GatedStore {
     }
 }
 
+/// Unbounded pool that makes a call before it reserves memory for the first time.
+struct CallingPool {
+    inner: UnboundedMemoryPool,
+    call: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for CallingPool {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CallingPool")
+    }
+}
+
+impl Display for CallingPool {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("calling")
+    }
+}
+
+impl MemoryPool for CallingPool {
+    fn name(&self) -> &str {
+        "calling"
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.inner.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.inner.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let call = self.call.lock().expect("no holder panics").take();
+        if let Some(call) = call {
+            call();
+        }
+        self.inner.try_grow(reservation, additional)
+    }
+
+    fn reserved(&self) -> usize {
+        self.inner.reserved()
+    }
+}
+
 /// Table of [`FILES`] files, and what reads it.
 struct Table {
     store: Arc<GatedStore>,
@@ -138,6 +182,21 @@ struct Table {
 struct Reading {
     rows: SendableRecordBatchStream,
     ahead: ReadAhead,
+}
+
+/// Plan whose scans are attached to what reads ahead for it.
+struct Attached {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    ahead: ReadAhead,
+}
+
+impl Attached {
+    /// Begins to read, first ahead.
+    fn start(self) -> Reading {
+        self.ahead.start();
+        Reading { rows: execute_stream(self.plan, self.context).expect("a stream"), ahead: self.ahead }
+    }
 }
 
 fn group(number: usize) -> RecordBatch {
@@ -206,6 +265,11 @@ impl Table {
 
     /// Begins to read all columns.
     fn read(&self, limit: Option<usize>) -> Reading {
+        self.attached(limit).start()
+    }
+
+    /// Prepares to read all columns. Nothing is read before the start.
+    fn attached(&self, limit: Option<usize>) -> Attached {
         let context = TaskContext::default();
         let plan = self.plan(limit);
         context.runtime_env().register_object_store(
@@ -217,9 +281,7 @@ impl Table {
             let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
             Ok(Some(ScanReader::new(store, Arc::clone(&self.footers), ColumnMatching::Name)))
         });
-        ahead.start();
-        let rows = execute_stream(attached.expect("attached"), Arc::new(context)).expect("a stream");
-        Reading { rows, ahead }
+        Attached { plan: attached.expect("attached"), context: Arc::new(context), ahead }
     }
 
     /// Lets all requests through from now on.
@@ -315,6 +377,28 @@ async fn footers_that_nobody_knows_are_read_side_by_side_and_once() {
     assert_eq!(table.repeated(), BTreeMap::new());
     let usage = table.account.usage();
     assert_eq!(usage.missed_bytes, 0, "{usage:?}");
+    table.is_clean("after the rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_opened_while_its_footer_is_sent_holds_nothing() {
+    let pool = Arc::new(CallingPool { inner: UnboundedMemoryPool::default(), call: Mutex::default() });
+    let table = Table::new(BOUNDS, Arc::clone(&pool) as _, false).await;
+    let attached = table.attached(None);
+    let scan = attached.ahead.query.scans().pop().expect("one scan");
+    let opening = Arc::clone(&scan);
+    let open = move || drop(opening.opened(0, &opening.spec.files[0]).expect("a file of the scan"));
+    *pool.call.lock().expect("no holder panics") = Some(Box::new(open));
+    attached.ahead.start();
+    let (opened, held): (Vec<u32>, Vec<u32>) = {
+        let state = scan.lock();
+        (state.opened.iter().copied().collect(), state.ahead.keys().copied().collect())
+    };
+    assert_eq!((opened, held), (vec![0], (1..FILES as u32).collect()), "files that were opened, and that are held");
+    drop(scan);
+    table.open();
+    assert_eq!(sums(&collected(attached.start()).await.expect("rows")), expected());
+    assert_eq!(table.repeated(), BTreeMap::new());
     table.is_clean("after the rows").await;
 }
 
