@@ -1,4 +1,4 @@
-//! Requests and bytes that a process may have read ahead at a time, divided among its queries.
+//! Requests and bytes that a process may have read ahead at a time, divided among its queries that read.
 //!
 //! ```text
 //!  query ─► try_grant ─┬─► slot: one request, until its body has come ───────┐
@@ -53,6 +53,8 @@ struct Held {
 }
 
 struct QueryHeld {
+    /// Scans that are open. A query without any needs no part of the budget.
+    scans: u32,
     requests: u32,
     bytes: u64,
     /// True since it was refused a grant.
@@ -93,7 +95,7 @@ impl ReadBudget {
         let mut held = self.0.lock();
         let id = held.next_id;
         held.next_id += 1;
-        held.queries.insert(id, QueryHeld { requests: 0, bytes: 0, was_refused: false, wake });
+        held.queries.insert(id, QueryHeld { scans: 0, requests: 0, bytes: 0, was_refused: false, wake });
         Member { budget: Arc::clone(&self.0), id, bounds: bounds.and(self.0.bounds) }
     }
 }
@@ -118,18 +120,29 @@ impl Member {
         self.bounds.bytes_max
     }
 
+    /// Counts one more open scan, until the part is dropped.
+    pub(super) fn open_scan(&self) -> Part {
+        if let Some(own) = self.budget.lock().queries.get_mut(&self.id) {
+            own.scans += 1;
+        }
+        self.part(1, 0, 0)
+    }
+
     /// Grants one request and its bytes, or nothing.
     ///
-    /// Each query may have an even part of both. `requests_sure` requests are granted to it in any case, within its bounds:
-    /// its lanes would otherwise send as many reads and wait for each. `bytes_max` is a lower bound on its bytes.
+    /// Each query with an open scan may have an even part of both. `requests_sure` requests are granted to it in any case,
+    /// within its bounds: its lanes would otherwise send as many reads and wait for each. `bytes_max` is a lower bound on
+    /// its bytes. A query that holds nothing is granted one request of any size within its bounds.
     pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, bytes_max: u64) -> Option<Grant> {
         let mut held = self.budget.lock();
-        let queries = u32::try_from(held.queries.len()).unwrap_or(u32::MAX).max(1);
+        let queries = held.queries.values().filter(|query| query.scans > 0).count();
+        let queries = u32::try_from(queries).unwrap_or(u32::MAX).max(1);
         let all = held.requests;
         let own = held.queries.get_mut(&self.id)?;
         let is_sure = own.requests < requests_sure.min(self.bounds.requests_max);
         let has_slot = all < self.budget.bounds.requests_max && own.requests < self.bounds.requests_max / queries;
-        let bytes_max = bytes_max.min(self.bounds.bytes_max / u64::from(queries));
+        let part = bytes_max.min(self.bounds.bytes_max / u64::from(queries));
+        let bytes_max = if own.bytes == 0 { self.bounds.bytes_max } else { part };
         if !(is_sure || has_slot) || own.bytes.saturating_add(bytes) > bytes_max {
             own.was_refused = true;
             return None;
@@ -137,7 +150,7 @@ impl Member {
         own.requests += 1;
         own.bytes += bytes;
         held.requests += 1;
-        Some(Grant { slot: self.part(1, 0), share: self.part(0, bytes) })
+        Some(Grant { slot: self.part(0, 1, 0), share: self.part(0, 0, bytes) })
     }
 
     /// Counts reads that a reader waits for, whatever the bounds.
@@ -147,13 +160,13 @@ impl Member {
             own.requests += requests;
             own.bytes += bytes;
             held.requests += requests;
-            return self.part(requests, bytes);
+            return self.part(0, requests, bytes);
         }
-        self.part(0, 0)
+        self.part(0, 0, 0)
     }
 
-    fn part(&self, requests: u32, bytes: u64) -> Part {
-        Part { budget: Arc::downgrade(&self.budget), query: self.id, requests, bytes }
+    fn part(&self, scans: u32, requests: u32, bytes: u64) -> Part {
+        Part { budget: Arc::downgrade(&self.budget), query: self.id, scans, requests, bytes }
     }
 }
 
@@ -184,6 +197,7 @@ pub(super) struct Grant {
 pub(super) struct Part {
     budget: Weak<BudgetState>,
     query: u64,
+    scans: u32,
     requests: u32,
     bytes: u64,
 }
@@ -191,13 +205,14 @@ pub(super) struct Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let Some(budget) = self.budget.upgrade() else { return };
-        if self.requests == 0 && self.bytes == 0 {
+        if self.scans == 0 && self.requests == 0 && self.bytes == 0 {
             return;
         }
         {
             let mut held = budget.lock();
             // A query that has ended has given back everything.
             let Some(own) = held.queries.get_mut(&self.query) else { return };
+            own.scans -= self.scans;
             own.requests -= self.requests;
             own.bytes -= self.bytes;
             held.requests -= self.requests;
@@ -273,19 +288,43 @@ mod tests {
     }
 
     #[test]
-    fn each_query_has_an_even_part() {
+    fn each_query_that_reads_has_an_even_part() {
         let budget = ReadBudget::new(BOUNDS);
         let (first, woken) = member(&budget);
         let (second, _) = member(&budget);
+        let (_idle, _) = member(&budget);
+        let _scan = first.open_scan();
+        let scans = [second.open_scan(), second.open_scan()];
         let held: Vec<_> = (0..2).map(|_| first.try_grant(20, 1, u64::MAX).expect("its part")).collect();
         assert!(first.try_grant(1, 1, u64::MAX).is_none(), "the rest is the other's");
-        assert!(second.try_grant(51, 1, u64::MAX).is_none());
         let other = second.try_grant(50, 1, u64::MAX).expect("its part");
-        drop(second);
-        assert_eq!(woken.load(Relaxed), 1, "its part is free");
-        first.try_grant(60, 1, u64::MAX).expect("all");
-        drop((held, other));
+        assert!(second.try_grant(1, 1, u64::MAX).is_none(), "it has its part");
+        assert_eq!(woken.load(Relaxed), 0);
+        let [scan, last] = scans;
+        drop(scan);
+        assert_eq!(woken.load(Relaxed), 1);
+        assert!(first.try_grant(11, 1, u64::MAX).is_none(), "the other still reads");
+        drop(last);
+        assert_eq!(woken.load(Relaxed), 2, "its part is free");
+        let more = first.try_grant(60, 1, u64::MAX).expect("all");
+        drop((held, other, more));
         assert_eq!(budget.held(), AheadBounds::OFF);
+    }
+
+    #[test]
+    fn a_query_that_holds_nothing_has_one_piece_within_its_bounds() {
+        let budget = ReadBudget::new(BOUNDS);
+        let (first, _) = member(&budget);
+        let (second, _) = member(&budget);
+        let _scans = [first.open_scan(), second.open_scan()];
+        assert!(first.try_grant(101, 1, u64::MAX).is_none());
+        let piece = first.try_grant(100, 1, 10).expect("more than its part");
+        assert!(first.try_grant(1, 2, u64::MAX).is_none(), "it holds one");
+        second.try_grant(51, 1, u64::MAX).expect("each has one");
+        drop(piece);
+        let off = ReadBudget::new(AheadBounds { requests_max: 0, ..BOUNDS });
+        let (query, _) = member(&off);
+        assert!(query.try_grant(1, 1, u64::MAX).is_none(), "nothing is read ahead");
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub(super) struct ScanState {
     pub(super) is_polled: bool,
     pub(super) streams_begun: usize,
     pub(super) streams_live: usize,
+    /// Count of the scan in the budget, until it is closed.
+    pub(super) place: Option<Part>,
     pub(super) is_closed: bool,
 }
 
@@ -89,6 +91,7 @@ pub(super) struct Dropped {
     pub(super) pieces: Vec<Piece>,
     pub(super) files: Vec<FileAhead>,
     pub(super) _footers: Vec<SpawnedTask<()>>,
+    pub(super) _place: Option<Part>,
 }
 
 /// File that a reader has opened, as its scan knows it.
@@ -115,6 +118,7 @@ impl ScanAhead {
             is_polled: false,
             streams_begun: 0,
             streams_live: 0,
+            place: Some(query.member.open_scan()),
             is_closed: false,
         };
         Self {
@@ -303,6 +307,7 @@ impl ScanAhead {
                 pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
                 files: std::mem::take(&mut state.ahead).into_values().collect(),
                 _footers: std::mem::take(&mut state.reading_footers).into_values().collect(),
+                _place: state.place.take(),
             }
         };
         drop(dropped);

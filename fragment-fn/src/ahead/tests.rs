@@ -527,6 +527,21 @@ async fn two_queries_share_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn queries_that_read_nothing_take_no_part_of_the_budget() {
+    let bounds = AheadBounds { requests_max: UNITS as u32, bytes_max: (UNITS as u64 + 1) * UNIT_BYTES };
+    let table = Table::new(bounds, Arc::new(UnboundedMemoryPool::default()), true).await;
+    let _without_scans = table.budget.query(BOUNDS, &table.pool, Arc::clone(&table.account));
+    let Reading { rows, ahead: _with_rows_that_nobody_wants } = table.read(None);
+    drop(rows);
+    table.is_clean("no stream is left").await;
+    let reading = table.read(None);
+    assert_eq!(table.settled(UNITS).await, UNITS);
+    table.open();
+    assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
+    table.is_clean("after the rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_budget_holds_nobody_up() {
     for bytes_max in [1, 64 << 10, UNIT_BYTES + UNIT_BYTES / 2] {
         for requests_max in [1, 2] {
