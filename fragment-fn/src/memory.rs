@@ -75,10 +75,12 @@ impl MemoryPool for PeakPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        match self.inner.try_grow(reservation, additional) {
-            Err(_) if self.has_given_back(reservation, additional) => self.inner.try_grow(reservation, additional)?,
-            grown => grown?,
+        let mut grown = self.inner.try_grow(reservation, additional);
+        // An operator that can spill has an even share of the memory, which rises by less than what is given back.
+        while grown.is_err() && self.has_given_back(reservation, additional) {
+            grown = self.inner.try_grow(reservation, additional);
         }
+        grown?;
         self.note();
         Ok(())
     }
@@ -96,12 +98,13 @@ impl MemoryPool for PeakPool {
 mod tests {
     use super::*;
 
-    /// Holder of one reservation, which it frees when it is asked.
-    struct Shelf(MemoryReservation);
+    /// Holder of reservations, of which it frees one whenever it is asked.
+    struct Shelf(Mutex<Vec<MemoryReservation>>);
 
     impl GivesBack for Shelf {
         fn give_back(&self, _bytes: usize) -> usize {
-            self.0.free()
+            let last = self.0.lock().expect("no holder panics").pop();
+            last.map_or(0, |last| last.free())
         }
     }
 
@@ -112,7 +115,7 @@ mod tests {
         let ahead = MemoryConsumer::new(READ_AHEAD).register(&pool);
         ahead.try_grow(600).expect("room");
         let more = ahead.new_empty();
-        let shelf = Arc::new(Shelf(ahead));
+        let shelf = Arc::new(Shelf(Mutex::new(vec![ahead])));
         let giver: Weak<Shelf> = Arc::downgrade(&shelf);
         peak.yields(giver);
         more.try_grow(500).expect_err("it takes nothing from itself");
@@ -123,5 +126,27 @@ mod tests {
         assert_eq!(pool.reserved(), 800);
         join.try_grow(400).expect_err("nothing more is held");
         assert_eq!(peak.peak_bytes(), 1000);
+    }
+
+    #[test]
+    fn memory_is_given_back_until_an_even_share_suffices() {
+        let peak = PeakPool::new(1000);
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&peak) as _;
+        let ahead = MemoryConsumer::new(READ_AHEAD).register(&pool);
+        let pieces = (0..4).map(|_| {
+            let piece = ahead.new_empty();
+            piece.try_grow(100).expect("room");
+            piece
+        });
+        let shelf = Arc::new(Shelf(Mutex::new(pieces.collect())));
+        let giver: Weak<Shelf> = Arc::downgrade(&shelf);
+        peak.yields(giver);
+        let sort = |name: &str| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
+        let (first, second) = (sort("ExternalSorter[0]"), sort("ExternalSorter[1]"));
+        first.try_grow(300).expect("its share of 600");
+        first.try_grow(100).expect("200 are given back, for its share of 800");
+        assert_eq!(pool.reserved(), 600);
+        second.try_grow(501).expect_err("more than its share of all");
+        assert_eq!(pool.reserved(), 400);
     }
 }

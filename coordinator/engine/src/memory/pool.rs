@@ -193,7 +193,15 @@ impl QueryPool {
             return false;
         }
         // No lock is held: a giver shrinks its reservations.
-        self.givers().iter().any(|giver| giver.give_back(additional) > 0 && self.grows(reservation, additional))
+        self.givers().iter().any(|giver| {
+            // An operator's part of the memory rises by less than what is given back.
+            while giver.give_back(additional) > 0 {
+                if self.grows(reservation, additional) {
+                    return true;
+                }
+            }
+            false
+        })
     }
 
     /// Returns the most bytes that the pool may ever have.
@@ -458,26 +466,35 @@ mod tests {
         }
     }
 
+    /// Reads ahead 400 bytes, in pieces of 100, which the pool may ask for.
+    fn shelf(pool: &Arc<dyn MemoryPool>) -> Arc<Shelf> {
+        let ahead = MemoryConsumer::new(READ_AHEAD).register(pool);
+        let held = (0..4).map(|_| {
+            let one = ahead.new_empty();
+            one.try_grow(100).expect("room");
+            one
+        });
+        let shelf = Arc::new(Shelf(Mutex::new(held.collect())));
+        let giver: Weak<Shelf> = Arc::downgrade(&shelf);
+        pool.downcast_ref::<QueryPool>().expect("it is one").yields(giver);
+        shelf
+    }
+
+    /// Makes four aggregates that hold 10 bytes each, so that an even share is small.
+    fn aggregates(pool: &Arc<dyn MemoryPool>) -> Vec<MemoryReservation> {
+        let one = |_| {
+            let aggregate = spillable("FinalHashAggregateStream[0]", pool);
+            aggregate.try_grow(10).expect("it holds nothing yet");
+            aggregate
+        };
+        (0..4).map(one).collect()
+    }
+
     #[test]
     fn memory_of_reading_ahead_is_given_back_before_an_operator_is_refused() {
         let process = ProcessMemory::new(1000, 1);
         let pools: Vec<Arc<dyn MemoryPool>> = (0..2).map(|_| process.for_query() as _).collect();
-        let shelves: Vec<Arc<Shelf>> = pools
-            .iter()
-            .map(|pool| {
-                let ahead = MemoryConsumer::new(READ_AHEAD).register(pool);
-                let held = (0..4).map(|_| {
-                    let one = ahead.new_empty();
-                    one.try_grow(100).expect("room");
-                    one
-                });
-                Arc::new(Shelf(Mutex::new(held.collect())))
-            })
-            .collect();
-        for (pool, shelf) in pools.iter().zip(&shelves) {
-            let shelf: Weak<Shelf> = Arc::downgrade(shelf);
-            pool.downcast_ref::<QueryPool>().expect("it is one").yields(shelf);
-        }
+        let _shelves: Vec<Arc<Shelf>> = pools.iter().map(shelf).collect();
         let more = MemoryConsumer::new(READ_AHEAD).register(&pools[0]);
         more.try_grow(201).expect_err("reading ahead takes nothing from others");
         let join = MemoryConsumer::new("HashJoinInput[0]").register(&pools[0]);
@@ -487,6 +504,20 @@ mod tests {
         assert_eq!((pools[0].reserved(), pools[1].reserved()), (750, 0));
         join.try_grow(300).expect_err("no more is held by those who give");
         assert_eq!((join.size(), pools[1].reserved(), process.refusals()), (750, 0, 1));
+    }
+
+    #[test]
+    fn memory_is_given_back_until_a_part_of_it_suffices() {
+        let pool = pool(1000);
+        let _shelf = shelf(&pool);
+        let sort = spillable("ExternalSorter[0]", &pool);
+        sort.try_grow(150).expect("it holds nothing yet");
+        let _aggregates = aggregates(&pool);
+        assert_eq!(pool.reserved(), 590);
+        sort.try_grow(100).expect("200 are given back, so that half of the memory suffices");
+        assert_eq!(pool.reserved(), 490);
+        sort.try_grow(500).expect_err("more than half, though all is given back");
+        assert_eq!(pool.reserved(), 290);
     }
 
     #[test]
