@@ -30,7 +30,6 @@ pub(super) struct Piece {
     body: Body,
     /// Mark that a reader waits for it: only then it may be sent again.
     mark: Waited,
-    pub(super) bytes: usize,
     /// None once an operator needed the memory more: the bytes are then counted nowhere, as those in a decoder.
     pub(super) hold: Option<Hold>,
     _share: Part,
@@ -84,7 +83,7 @@ impl ScanAhead {
                 .unwrap_or_else(|error| Err(Arc::new(Error::Generic { store: "read-ahead", source: Box::new(error) })))
         };
         let body = body.boxed().shared();
-        state.pieces.insert(id, Piece { body, mark, bytes: bytes as usize, hold: Some(hold), _share: share });
+        state.pieces.insert(id, Piece { body, mark, hold: Some(hold), _share: share });
         state.sent += 1;
         true
     }

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A scan's [`units`] know what to read next, from the facts of the scan ([`spec`]), its footers ([`layout`]) and the part
-//! of it that the plan will read ([`consumption`]). The [`budget`] bounds the requests and bytes of a process. [`fetch`]
-//! sends requests and keeps their bodies, and [`scan`] has the state of one scan.
+//! of it that the plan will read ([`consumption`]). The [`budget`] bounds the requests and bytes of a process, and
+//! [`backoff`] those of a query whose memory operators need. [`fetch`] sends requests and keeps their bodies, and [`scan`]
+//! has the state of one scan.
 //!
 //! 1. A range is asked for at most once a scan. A second GET by hedging, by a plan that reads twice, or for bytes that were
 //!    given back, is counted apart.
@@ -24,6 +25,7 @@
 //!
 //! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share.
 
+mod backoff;
 mod budget;
 mod consumption;
 mod fetch;
@@ -35,9 +37,9 @@ mod units;
 mod usage;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Instant;
 
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
@@ -60,6 +62,7 @@ pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 use crate::file_errors::naming_file;
 use crate::pinned::COALESCE_BYTES;
 use crate::scan::ScanReader;
+use backoff::Backoff;
 use budget::{Grant, Member};
 use memory::AheadMemory;
 use spec::ScanSpec;
@@ -68,9 +71,6 @@ use units::{Next, PieceBounds, Units};
 /// Size at which a row group's request is split. S3 advises requests of 8 to 16 MiB ("Performance design patterns for
 /// Amazon S3"); the shorter ones come side by side.
 const PIECE_BYTES_MAX: u64 = 8 << 20;
-
-/// Time without new requests after an operator was refused memory, so that it is the first to get what was given back.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Read-ahead of one query or attempt. Whoever reads its rows holds it: when it is dropped, all its requests are aborted.
 pub struct ReadAhead {
@@ -89,10 +89,8 @@ struct QueryState {
     scans: Mutex<Vec<Weak<ScanAhead>>>,
     /// Most streams of one scan.
     streams_max: AtomicU32,
-    /// Most bytes that it holds at a time. Halved whenever an operator is refused memory.
-    bytes_max: AtomicU64,
-    /// Time until which nothing more is sent.
-    paused_until: Mutex<Option<Instant>>,
+    /// Bound on the bytes that it holds at a time.
+    backoff: Mutex<Backoff>,
     this: Weak<QueryState>,
 }
 
@@ -113,7 +111,7 @@ impl ReadBudget {
             };
             let member = self.member(bounds, Arc::new(wake));
             QueryState {
-                bytes_max: AtomicU64::new(member.bytes_max()),
+                backoff: Mutex::new(Backoff::new(member.bytes_max())),
                 member,
                 memory: AheadMemory::new(pool),
                 account,
@@ -121,7 +119,6 @@ impl ReadBudget {
                 runtime: OnceLock::new(),
                 scans: Mutex::default(),
                 streams_max: AtomicU32::new(1),
-                paused_until: Mutex::default(),
                 this: Weak::clone(query),
             }
         });
@@ -259,14 +256,17 @@ impl QueryState {
     }
 
     fn send_what_fits(&self) {
-        if self.runtime.get().is_none() || self.is_paused() {
+        let is_paused = || self.backoff().is_paused(Instant::now());
+        if self.runtime.get().is_none() || is_paused() {
             return;
         }
         let scans = self.scans();
         for scan in &scans {
             scan.reprune(false);
         }
-        while let Some((scan, next)) = next(&scans) {
+        while !is_paused()
+            && let Some((scan, next)) = next(&scans)
+        {
             if !scan.send(&next) {
                 return;
             }
@@ -277,18 +277,14 @@ impl QueryState {
         self.scans.lock().expect("no holder panics").iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn is_paused(&self) -> bool {
-        let mut paused = self.paused_until.lock().expect("no holder panics");
-        let is_paused = paused.is_some_and(|until| Instant::now() < until);
-        if !is_paused {
-            *paused = None;
-        }
-        is_paused
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().expect("no holder panics")
     }
 
     fn try_grant(&self, bytes: u64) -> Option<Grant> {
         let requests_sure = self.streams_max.load(Ordering::Relaxed).saturating_mul(2);
-        self.member.try_grant(bytes, requests_sure, self.bytes_max.load(Ordering::Relaxed))
+        let bytes_max = self.backoff().bytes_max(Instant::now());
+        self.member.try_grant(bytes, requests_sure, bytes_max)
     }
 
     fn close(&self) {
@@ -319,17 +315,21 @@ fn next(scans: &[Arc<ScanAhead>]) -> Option<(&Arc<ScanAhead>, Next)> {
 
 impl GivesBack for QueryState {
     fn give_back(&self, bytes: usize) -> usize {
-        *self.paused_until.lock().expect("no holder panics") = Some(Instant::now() + PAUSE);
-        let halved = |bytes_max: u64| Some(bytes_max / 2);
-        // It never fails: the closure always returns a value.
-        let _ = self.bytes_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
-        let mut given = 0;
+        let (mut given, mut dropped) = (0, Vec::new());
         for scan in self.scans().iter().rev() {
             if given >= bytes {
                 break;
             }
-            given += scan.give_back(bytes - given);
+            let of_scan = scan.give_back(bytes - given);
+            given += of_scan.held_bytes();
+            dropped.push(of_scan);
         }
+        // What gives nothing loses nothing.
+        if given > 0 {
+            // The memory is not free yet, so that no request ahead takes it before the pause.
+            self.backoff().gave(Instant::now());
+        }
+        drop(dropped);
         given
     }
 }

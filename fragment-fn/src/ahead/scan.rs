@@ -90,6 +90,8 @@ pub(super) struct FileAhead {
 pub(super) struct Dropped {
     pub(super) pieces: Vec<Piece>,
     pub(super) files: Vec<FileAhead>,
+    /// Memory of parts that stay.
+    pub(super) holds: Vec<Hold>,
     pub(super) _footers: Vec<SpawnedTask<()>>,
     pub(super) _place: Option<Part>,
 }
@@ -269,20 +271,15 @@ impl ScanAhead {
         Some(OpenedFile { file, number })
     }
 
-    /// Gives back memory. Returns the bytes that are counted no more.
-    pub(super) fn give_back(&self, bytes: usize) -> usize {
-        let (dropped, given) = {
-            let mut state = self.lock();
-            let ids = state.units.give_back(bytes as u64);
-            let dropped = state.removed(&ids);
-            let mut given: usize = dropped.pieces.iter().map(|piece| piece.bytes).sum();
-            if given < bytes {
-                given += state.uncount();
-            }
-            (dropped, given)
-        };
-        drop(dropped);
-        given
+    /// Lets go of at least so many bytes of memory, if it can. They are free when the returned parts are dropped.
+    pub(super) fn give_back(&self, bytes: usize) -> Dropped {
+        let mut state = self.lock();
+        let ids = state.units.give_back(bytes as u64);
+        let mut dropped = state.removed(&ids);
+        if dropped.held_bytes() < bytes {
+            dropped.holds = state.uncount();
+        }
+        dropped
     }
 
     /// Notes that a partition's stream has begun. The scan is closed when the streams of all partitions have ended.
@@ -306,6 +303,7 @@ impl ScanAhead {
             Dropped {
                 pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
                 files: std::mem::take(&mut state.ahead).into_values().collect(),
+                holds: Vec::new(),
                 _footers: std::mem::take(&mut state.reading_footers).into_values().collect(),
                 _place: state.place.take(),
             }
@@ -339,17 +337,25 @@ impl Drop for ScanStream {
     }
 }
 
+impl Dropped {
+    /// Returns the bytes of memory that are free when it is dropped.
+    pub(super) fn held_bytes(&self) -> usize {
+        let pieces = self.pieces.iter().filter_map(|piece| piece.hold.as_ref());
+        let files = self.files.iter().filter_map(|file| file.hold.as_ref());
+        pieces.chain(files).chain(&self.holds).map(Hold::bytes).sum()
+    }
+}
+
 impl ScanState {
     /// Removes pieces that nobody will ask for again.
     pub(super) fn removed(&mut self, ids: &[PieceId]) -> Dropped {
         Dropped { pieces: ids.iter().filter_map(|id| self.pieces.remove(id)).collect(), ..Dropped::default() }
     }
 
-    /// Counts the memory of what is left no more. Returns its bytes.
-    fn uncount(&mut self) -> usize {
+    /// Counts the memory of what is left no more, once the returned holds are dropped.
+    fn uncount(&mut self) -> Vec<Hold> {
         let pieces = self.pieces.values_mut().filter_map(|piece| piece.hold.take());
         let files = self.ahead.values_mut().filter_map(|file| file.hold.take());
-        // A hold's memory goes back to the pool, which holds no lock meanwhile.
-        pieces.chain(files).map(|hold| hold.bytes()).sum()
+        pieces.chain(files).collect()
     }
 }

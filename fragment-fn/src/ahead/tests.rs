@@ -494,7 +494,7 @@ async fn memory_is_given_back_and_read_on_demand() {
     let table = Table::unbounded().await;
     let reading = table.read(None);
     assert_eq!(table.settled(UNITS).await, UNITS);
-    let held = table.pool.reserved();
+    let (held, before) = (table.pool.reserved(), Instant::now());
     let giver = reading.ahead.giver().upgrade().expect("it reads");
     assert!(giver.give_back(UNIT_BYTES as usize) >= UNIT_BYTES as usize);
     let left = table.pool.reserved();
@@ -502,9 +502,27 @@ async fn memory_is_given_back_and_read_on_demand() {
     giver.give_back(usize::MAX);
     assert_eq!(table.pool.reserved(), 0);
     drop(giver);
+    let later = |after: Duration| reading.ahead.query.backoff().bytes_max(before + after);
+    assert!(later(Duration::ZERO) < BOUNDS.bytes_max);
+    assert_eq!(later(Duration::from_secs(60)), BOUNDS.bytes_max, "it grows back");
     table.open();
     assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
     assert!(table.account.usage().unused_given_back_bytes >= UNIT_BYTES);
+    table.is_clean("after the rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_has_nothing_to_give_back_reads_on() {
+    let table = Table::unbounded().await;
+    let attached = table.attached(None);
+    let giver = attached.ahead.giver().upgrade().expect("it reads");
+    assert_eq!(giver.give_back(usize::MAX), 0);
+    assert_eq!(attached.ahead.query.backoff().bytes_max(Instant::now()), BOUNDS.bytes_max);
+    drop(giver);
+    let reading = attached.start();
+    assert_eq!(table.settled(UNITS).await, UNITS);
+    table.open();
+    assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
     table.is_clean("after the rows").await;
 }
 

@@ -22,7 +22,8 @@
 //! aggregates, 75 % for merges. Beyond it they get an even share among such operators that hold something. An operator
 //! that holds nothing yet gets any memory that is free.
 //!
-//! Memory of what is read ahead is given back before an operator is refused: first the own query's, then that of others.
+//! Memory of what is read ahead is given back before an operator is refused: first the own query's, then that of others if
+//! it makes room.
 //!
 //! An error is [`DataFusionError::ResourcesExhausted`], which makes operators that can spill do so. If none does, the
 //! user reads it. It names the operator, its need, and the largest holders.
@@ -85,6 +86,21 @@ struct PoolState {
     holders: HashMap<usize, Holder>,
     /// Holder that gives memory back to others.
     giver: Option<Weak<dyn GivesBack>>,
+}
+
+/// Holder that may give back memory.
+struct Giver {
+    giver: Arc<dyn GivesBack>,
+    is_own: bool,
+}
+
+/// Reason why an operator gets no memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// There is no room. Memory that other queries give back makes some.
+    Full,
+    /// The operator or its query would have more than it may. Memory of other queries is not asked for.
+    Bound,
 }
 
 #[derive(Debug)]
@@ -169,39 +185,43 @@ impl QueryPool {
     }
 
     /// Lists the holders that may give back memory, the pool's own first.
-    fn givers(&self) -> Vec<Arc<dyn GivesBack>> {
+    fn givers(&self) -> Vec<Giver> {
         let state = self.process.lock();
-        let own = state.pools.get(&self.id).into_iter();
-        let others = state.pools.iter().filter(|(id, _)| **id != self.id).map(|(_, other)| other);
-        own.chain(others).filter_map(|pool| pool.giver.as_ref()?.upgrade()).collect()
+        let giver = |(id, pool): (&u64, &PoolState)| {
+            let giver = pool.giver.as_ref()?.upgrade()?;
+            Some(Giver { giver, is_own: *id == self.id })
+        };
+        let mut givers: Vec<Giver> = state.pools.iter().filter_map(giver).collect();
+        givers.sort_by_key(|giver| !giver.is_own);
+        givers
     }
 
-    /// Grows a reservation, if there is room.
-    fn grows(&self, reservation: &MemoryReservation, additional: usize) -> bool {
+    /// Grows a reservation, if it may.
+    fn grow_within(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), Refusal> {
         let mut state = self.process.lock();
-        let is_allowed = self.allows(&state, reservation.consumer(), additional);
-        if is_allowed {
-            state.grow(self.id, reservation, additional);
-        }
-        is_allowed
+        self.allows(&state, reservation.consumer(), additional)?;
+        state.grow(self.id, reservation, additional);
+        Ok(())
     }
 
-    /// Grows a reservation after others have given back what they can do without.
-    fn grows_after_gifts(&self, reservation: &MemoryReservation, additional: usize) -> bool {
+    /// Grows a reservation that was refused, after others have given back what they can do without.
+    fn grows_after_gifts(&self, reservation: &MemoryReservation, additional: usize, refusal: Refusal) -> bool {
         // A giver's own appetite takes nothing from others, and may hold its locks.
         if reservation.consumer().name() == READ_AHEAD {
             return false;
         }
         // No lock is held: a giver shrinks its reservations.
-        self.givers().iter().any(|giver| {
+        let mut refusal = refusal;
+        for Giver { giver, is_own } in self.givers() {
             // An operator's part of the memory rises by less than what is given back.
-            while giver.give_back(additional) > 0 {
-                if self.grows(reservation, additional) {
-                    return true;
+            while (is_own || refusal == Refusal::Full) && giver.give_back(additional) > 0 {
+                match self.grow_within(reservation, additional) {
+                    Ok(()) => return true,
+                    Err(why) => refusal = why,
                 }
             }
-            false
-        })
+        }
+        false
     }
 
     /// Returns the most bytes that the pool may ever have.
@@ -219,21 +239,21 @@ impl QueryPool {
         may.min(self.process.bytes_max.saturating_sub(reserved))
     }
 
-    /// Returns true if `consumer` may have `additional` more bytes.
-    fn allows(&self, state: &State, consumer: &MemoryConsumer, additional: usize) -> bool {
-        let (room, Some(own)) = (self.room(state), state.pools.get(&self.id)) else { return false };
+    /// Checks that `consumer` may have `additional` more bytes.
+    fn allows(&self, state: &State, consumer: &MemoryConsumer, additional: usize) -> Result<(), Refusal> {
+        let (room, Some(own)) = (self.room(state), state.pools.get(&self.id)) else { return Err(Refusal::Bound) };
         let wanted = own.reserved.saturating_add(additional);
         if wanted > room {
-            return false;
+            return Err(if wanted > self.bytes_max() { Refusal::Bound } else { Refusal::Full });
         }
-        let Some(percent) = bound_percent(consumer) else { return true };
+        let Some(percent) = bound_percent(consumer) else { return Ok(()) };
         let held = own.holders.get(&consumer.id()).map_or(0, |holder| holder.bytes);
         // A consumer that holds nothing yet has nothing to spill, and a refusal would end its query.
         if held == 0 || wanted <= room / 100 * percent {
-            return true;
+            return Ok(());
         }
         let busy = own.holders.values().filter(|holder| holder.can_do_with_less && holder.bytes > 0).count();
-        held.saturating_add(additional) <= room / busy.max(1)
+        if held.saturating_add(additional) <= room / busy.max(1) { Ok(()) } else { Err(Refusal::Bound) }
     }
 
     fn exhausted(&self, state: &State, reservation: &MemoryReservation, additional: usize) -> DataFusionError {
@@ -353,7 +373,8 @@ impl MemoryPool for QueryPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if self.grows(reservation, additional) || self.grows_after_gifts(reservation, additional) {
+        let Err(refusal) = self.grow_within(reservation, additional) else { return Ok(()) };
+        if self.grows_after_gifts(reservation, additional, refusal) {
             return Ok(());
         }
         let mut state = self.process.lock();
@@ -504,6 +525,22 @@ mod tests {
         assert_eq!((pools[0].reserved(), pools[1].reserved()), (750, 0));
         join.try_grow(300).expect_err("no more is held by those who give");
         assert_eq!((join.size(), pools[1].reserved(), process.refusals()), (750, 0, 1));
+    }
+
+    #[test]
+    fn other_queries_give_back_only_what_makes_room() {
+        let process = ProcessMemory::new(1000, 1);
+        let (own, other): (Arc<dyn MemoryPool>, Arc<dyn MemoryPool>) = (process.for_query(), process.for_query());
+        let _shelf = shelf(&other);
+        let sort = spillable("ExternalSorter[0]", &own);
+        sort.try_grow(150).expect("it holds nothing yet");
+        let _aggregates = aggregates(&own);
+        sort.try_grow(200).expect_err("more than half of the 600 that the other leaves");
+        let join = MemoryConsumer::new("HashJoinInput[0]").register(&own);
+        join.try_grow(811).expect_err("more than there is at all");
+        assert_eq!((own.reserved(), other.reserved()), (190, 400));
+        join.try_grow(810).expect("the other gives back");
+        assert_eq!((own.reserved(), other.reserved()), (1000, 0));
     }
 
     #[test]
