@@ -10,11 +10,12 @@ use gust::demo::queries;
 use gust::demo::table::TpchTable;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
+use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
-use gust_tests::query::{plain, run};
+use gust_tests::query::{assert_remote, plain, run};
 use gust_tests::s3::shape::{Faults, Latency};
-use gust_tests::s3::{GONE, Operation, Request, S3Server, Shape, StorageFault};
+use gust_tests::s3::{GONE, Operation, Request, S3Server, Shape, StorageFault, in_flight_max};
 use gust_tests::tpch::Tables;
 use gust_tests::{cloud, tpch};
 
@@ -30,6 +31,7 @@ struct Lake {
 /// Rows of a statement, with what was read ahead for it and what the server was asked.
 struct Answer {
     rows: Vec<RecordBatch>,
+    report: Report,
     usage: AheadUsage,
     requests: Vec<Request>,
 }
@@ -69,7 +71,7 @@ impl Lake {
             }
         };
         let account = running.read_ahead_account();
-        running.finish().await;
+        let report = Report::from_events(&running.finish().await.snapshot());
         ended?;
         self.is_clean(sql).await;
         // Requests that were aborted are noted, too.
@@ -79,7 +81,7 @@ impl Lake {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(Answer { rows, usage: account.usage(), requests: self.server.take_requests() })
+        Ok(Answer { rows, report, usage: account.usage(), requests: self.server.take_requests() })
     }
 
     /// Lists the GETs of a table's rows: all but those of the ends of its files, which hold their footers. One that was
@@ -312,24 +314,31 @@ async fn queries_side_by_side_share_the_budget() {
     }
 }
 
-/// Each function reads the ends of its files itself, and of the rest no byte twice.
+/// Each function reads the ends of its files itself, and of the rest no byte twice. One function has one lane, which would
+/// otherwise read one row group after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_read_ahead() {
-    for on in [Target::InProcess, Target::Processes] {
-        let lake = Lake::open(Config { on, functions_max: 4, ..local() }).await;
-        lake.slow(10.0, Faults::default());
+    for (on, functions_max) in
+        [(Target::InProcess, 1), (Target::InProcess, 4), (Target::Processes, 1), (Target::Processes, 4)]
+    {
+        let lake = Lake::open(Config { on, functions_max, ..local() }).await;
+        lake.slow(20.0, Faults::default());
         for number in [1, 6] {
-            let mut requests = lake.query(number).await.requests;
+            let Answer { mut requests, report, .. } = lake.query(number).await;
+            let what = format!("query {number} on {functions_max} of {on:?}");
+            assert_remote(&report, &what);
+            let reads = lake.row_reads(&requests, TpchTable::LineItem);
+            let at_once = in_flight_max(&reads).into_values().max().unwrap_or_default();
+            assert!(functions_max > 1 || at_once > 1, "{what}: {at_once} of {} reads at a time", reads.len());
             let mut sizes = BTreeMap::new();
             for request in &requests {
                 let size = sizes.entry(request.key.clone()).or_insert(0);
                 *size = request.bytes.end.max(*size);
             }
             requests.retain(|request| request.bytes.end < sizes[&request.key]);
-            let lineitem = format!("{}/", TpchTable::LineItem.name());
-            assert!(requests.iter().any(|request| request.key.starts_with(&lineitem)), "query {number} on {on:?}");
+            assert!(!reads.is_empty(), "{what}");
             for (key, most) in most_reads_of_a_byte(&requests) {
-                assert_eq!(most, 1, "query {number} on {on:?}: {key}");
+                assert_eq!(most, 1, "{what}: {key}");
             }
         }
         lake.session.close().await;
