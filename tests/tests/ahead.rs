@@ -155,6 +155,11 @@ fn bytes(requests: &[Request]) -> u64 {
     reads.map(|request| request.bytes.end - request.bytes.start).sum()
 }
 
+/// Counts the reads that were sent once more because they were late, as they are on a busy machine.
+fn hedged(report: &Report) -> usize {
+    (report.coordinator.requests.hedged + report.functions.requests.hedged) as usize
+}
+
 /// Returns the times that a query's text names a table. A query with a view reads it wherever the view is named.
 fn scans(number: usize, table: TpchTable) -> usize {
     let words = queries::query(number).split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -168,11 +173,15 @@ async fn every_range_is_asked_for_once_a_scan() {
     lake.slow(5.0, Faults::default());
     let (mut read, mut missed) = (0, 0);
     for number in 1..=queries::COUNT {
-        let Answer { usage, requests, .. } = lake.query(number).await;
+        let Answer { usage, requests, report, .. } = lake.query(number).await;
+        let hedged = hedged(&report);
         for (key, most) in most_reads_of_a_byte(&requests) {
             let table = TpchTable::ALL.into_iter().find(|table| key.starts_with(&format!("{}/", table.name())));
             let scans = table.map_or(1, |table| scans(number, table));
-            assert!(most <= scans, "query {number}: {key} is read {most} times in {scans} scans");
+            assert!(
+                most <= scans + hedged,
+                "query {number}: {key} is read {most} times in {scans} scans; {hedged} hedges"
+            );
         }
         assert_eq!(usage.again_bytes, 0, "query {number}: {usage:?}");
         // A reader may be faster than the requests ahead, on a busy machine and with small files.
@@ -327,6 +336,7 @@ async fn functions_read_ahead() {
             let Answer { mut requests, report, .. } = lake.query(number).await;
             let what = format!("query {number} on {functions_max} of {on:?}");
             assert_remote(&report, &what);
+            let hedged = hedged(&report);
             let reads = lake.row_reads(&requests, TpchTable::LineItem);
             let at_once = in_flight_max(&reads).into_values().max().unwrap_or_default();
             assert!(functions_max > 1 || at_once > 1, "{what}: {at_once} of {} reads at a time", reads.len());
@@ -338,7 +348,7 @@ async fn functions_read_ahead() {
             requests.retain(|request| request.bytes.end < sizes[&request.key]);
             assert!(!reads.is_empty(), "{what}");
             for (key, most) in most_reads_of_a_byte(&requests) {
-                assert_eq!(most, 1, "{what}: {key}");
+                assert!(most <= 1 + hedged, "{what}: {key} is read {most} times; {hedged} hedges");
             }
         }
         lake.session.close().await;
