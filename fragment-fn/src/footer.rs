@@ -29,11 +29,18 @@ use crate::statistics::without_unreliable;
 use crate::thrift;
 use check::check;
 
-/// Bytes of a file's end that are read for a footer of unknown length.
-///
-/// Most footers with their page index are far smaller, and the pinned file keeps the surplus. 256 KiB take 3.3 ms of an S3
-/// body at 75 MiB/s.
-pub const FOOTER_GUESS_BYTES: usize = 256 << 10;
+/// Size up to which a file is read whole with its footer, in bytes. 256 KiB take 3.3 ms of an S3 body at 75 MiB/s.
+pub const WHOLE_FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of a file's end that are read at least for a footer of unknown length.
+const FOOTER_GUESS_BYTES_MIN: u64 = 32 << 10;
+
+/// Bytes of a file for each byte of its end that is read. Footer and page index together are at most 1/293 of TPC-H's files
+/// above 1 MB (`gust demo` and `lab` at SF 0.1, 1 and 10, November 2026).
+const FILE_BYTES_PER_GUESSED_BYTE: u64 = 256;
+
+/// Most bytes before a footer that are read with it, where it is longer than was guessed. The page index lies there.
+const PAGE_INDEX_GUESS_BYTES_MAX: u64 = 1 << 20;
 
 /// Widest spread of a page index in its file, in bytes. A wider index is not read: an index only saves reading.
 const PAGE_INDEX_BYTES_MAX: u64 = 64 << 20;
@@ -43,6 +50,17 @@ const TAIL_BYTES: usize = 8;
 
 /// Length of the magic at both ends and the footer's length.
 const FILE_BYTES_MIN: u64 = 12;
+
+/// Returns the bytes of a file's end that are read for a footer of unknown length: all of a small file.
+///
+/// A guess that is too short costs one more request. One that is too long costs its bytes: 300 files of 4 MiB send 75 MiB less
+/// than with 256 KiB each.
+pub fn footer_guess(size_bytes: u64) -> u64 {
+    if size_bytes <= WHOLE_FILE_BYTES_MAX {
+        return size_bytes;
+    }
+    (size_bytes / FILE_BYTES_PER_GUESSED_BYTE).clamp(FOOTER_GUESS_BYTES_MIN, WHOLE_FILE_BYTES_MAX)
+}
 
 /// Reads the footer of a file with its page index. Its statistics are such that they hold for all rows.
 ///
@@ -65,13 +83,19 @@ pub async fn read_footer(
         return Err(fault(format!("it has {size} bytes, which is too short for Parquet")));
     }
     // A small file is read whole with its footer.
-    let guess = footer_bytes.filter(|_| size > FOOTER_GUESS_BYTES as u64).unwrap_or(FOOTER_GUESS_BYTES);
-    let end = file.range(size.saturating_sub(guess.max(TAIL_BYTES) as u64)..size).await?;
-    let begin = footer_begin(&end[end.len() - TAIL_BYTES..], size).map_err(|reason| match reason {
+    let known = footer_bytes.filter(|_| size > WHOLE_FILE_BYTES_MAX).map(|bytes| bytes as u64);
+    let guess = known.unwrap_or_else(|| footer_guess(size)).max(TAIL_BYTES as u64);
+    let mut end = FileEnd::read(file, size.saturating_sub(guess)).await?;
+    let begin = footer_begin(&end.bytes[end.bytes.len() - TAIL_BYTES..], size).map_err(|reason| match reason {
         FooterError::Encrypted => encrypted(object),
         FooterError::Other(reason) => fault(reason),
     })?;
-    let metadata = file.range(begin..size - TAIL_BYTES as u64).await?;
+    if begin < end.start {
+        // A page index is about twice as long as its footer (TPC-H's lineitem at SF 10: 228 and 119 KB).
+        let before = (2 * (size - begin)).min(PAGE_INDEX_GUESS_BYTES_MAX);
+        end = FileEnd::read(file, begin.saturating_sub(before)).await?;
+    }
+    let metadata = end.part(file, begin..size - TAIL_BYTES as u64).await?;
     match thrift::footer(&metadata) {
         Ok(false) => {}
         Ok(true) => return Err(encrypted(object)),
@@ -86,7 +110,7 @@ pub async fn read_footer(
         .map_err(|reason| fault(format!("its columns cannot be read: {reason}")))?;
     let footer = match page_index_range(&footer) {
         Some(range) if range.end - range.start <= PAGE_INDEX_BYTES_MAX => {
-            let index = file.range(range.clone()).await?;
+            let index = end.part(file, range.clone()).await?;
             let index = || with_page_index(footer, size, range, index);
             catch_panic(index)
                 .and_then(|index| index)
@@ -98,6 +122,26 @@ pub async fn read_footer(
     let entry = CachedFileMetadataEntry::new(object.clone(), Arc::new(CachedParquetMetaData::new(Arc::clone(&footer))));
     footers.put(&object.location, entry);
     Ok(footer)
+}
+
+/// Bytes of a file's end, from the offset `start` on.
+struct FileEnd {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl FileEnd {
+    async fn read(file: &PinnedFile, start: u64) -> Result<Self> {
+        Ok(Self { start, bytes: file.range(start..file.object().size).await? })
+    }
+
+    /// Returns a part of the file. Only a part that begins before this end is asked for.
+    async fn part(&self, file: &PinnedFile, range: Range<u64>) -> Result<Bytes> {
+        match range.start.checked_sub(self.start) {
+            Some(from) => Ok(self.bytes.slice(from as usize..(range.end - self.start) as usize)),
+            None => Ok(file.range(range).await?),
+        }
+    }
 }
 
 /// Returns the footer of exactly this file, if it was read before.
@@ -182,5 +226,58 @@ fn with_page_index(
     match decoder.try_decode().map_err(failed)? {
         DecodeResult::Data(footer) => Ok(footer),
         DecodeResult::NeedsData(_) | DecodeResult::Finished => Err("it is not where it should be".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::execution::cache::default_cache::DefaultCache;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{ObjectStoreExt, PutPayload};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::metering::{Counters, CountingStore};
+
+    #[test]
+    fn a_guess_grows_with_its_file() {
+        for (size, guess) in [(1_000, 1_000), (256 << 10, 256 << 10), ((256 << 10) + 1, 32 << 10)] {
+            assert_eq!(footer_guess(size), guess, "{size} bytes");
+        }
+        for (size_mib, guess_kib) in [(1, 32), (8, 32), (16, 64), (64, 256), (1_000_000, 256)] {
+            assert_eq!(footer_guess(size_mib << 20), guess_kib << 10, "{size_mib} MiB");
+        }
+    }
+
+    /// Checks the requests for the footer of a file with this many columns of random numbers.
+    async fn check(columns: usize, footer_bytes: Option<usize>, requests: u64) {
+        let numbers = |column: usize| {
+            let numbers =
+                (0..4_000_i64).map(|row| (row + column as i64).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64));
+            (format!("column_{column}"), Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef)
+        };
+        let rows = RecordBatch::try_from_iter((0..columns).map(numbers)).expect("columns");
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("written");
+        let bytes = writer.into_inner().expect("a file");
+        let (store, counters) = (Arc::new(InMemory::new()), Arc::<Counters>::default());
+        store.put(&Path::from("a"), PutPayload::from(bytes)).await.expect("put");
+        let object = store.head(&Path::from("a")).await.expect("an object");
+        let file = PinnedFile::new(Arc::new(CountingStore::new(store, Arc::clone(&counters))), object);
+        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
+        let footer = read_footer(&file, footer_bytes, &footers).await.expect("a footer");
+        assert!(footer.column_index().is_some() && footer.offset_index().is_some(), "{columns} columns");
+        assert_eq!(counters.requests().get, requests, "{columns} columns, {footer_bytes:?} bytes of footer");
+    }
+
+    #[tokio::test]
+    async fn a_footer_takes_one_request_and_one_more_where_the_guess_is_too_short() {
+        check(1, None, 1).await;
+        check(20, None, 1).await;
+        check(400, None, 2).await;
+        check(400, Some(100), 2).await;
+        check(400, Some(200_000), 1).await;
     }
 }

@@ -32,12 +32,12 @@ use futures::future::{Either, select};
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT,
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
-    Result, coalesce_ranges,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, coalesce_ranges,
 };
 use tokio::time::{Instant, sleep_until};
 
+use crate::bridge::BRIDGE_BYTES;
 use crate::metering::Counters;
 use crate::pace::Pace;
 
@@ -231,7 +231,7 @@ impl ObjectStore for HedgedStore {
 
     /// Reads ranges that lie close together with one request. Each request is watched by itself.
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        coalesce_ranges(ranges, |range| self.get_range(location, range), OBJECT_STORE_COALESCE_DEFAULT).await
+        coalesce_ranges(ranges, |range| self.get_range(location, range), BRIDGE_BYTES).await
     }
 
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {

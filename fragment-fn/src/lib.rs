@@ -15,6 +15,7 @@
 
 pub mod ahead;
 pub mod bootstrap;
+mod bridge;
 mod by_name;
 mod classify;
 mod columns;
@@ -37,15 +38,16 @@ pub mod stack;
 mod statistics;
 mod thrift;
 
+pub use bridge::BRIDGE_BYTES;
 pub use by_name::repeated_name;
 pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use environment::{Environment, EnvironmentSettings, StoreClient, connect};
 pub use fault::FileFault;
-pub use footer::{FOOTER_GUESS_BYTES, read_footer};
+pub use footer::{WHOLE_FILE_BYTES_MAX, footer_guess, read_footer};
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};
-pub use pinned::{COALESCE_BYTES, PinnedFile};
+pub use pinned::PinnedFile;
 pub use read_as::read_as;
 pub use scan::ScanReader;
 pub use statistics::file_statistics;

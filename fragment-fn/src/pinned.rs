@@ -13,10 +13,8 @@ use object_store::{
     Error, Extensions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, coalesce_ranges,
 };
 
+use crate::bridge::BRIDGE_BYTES;
 use crate::hedging::Waited;
-
-/// Largest gap between ranges of one request, in bytes: about the bytes that S3 transfers in one more round trip.
-pub const COALESCE_BYTES: u64 = 1 << 20;
 
 /// One data file as it was planned, and the bytes of its end that were read.
 ///
@@ -76,7 +74,7 @@ impl PinnedFile {
     async fn ranges_with(&self, ranges: &[Range<u64>], extensions: &Extensions) -> Result<Vec<Bytes>> {
         let split: Vec<_> = ranges.iter().map(|range| self.split(range)).collect();
         let missing: Vec<Range<u64>> = split.iter().filter_map(|(missing, _)| missing.clone()).collect();
-        let fetched = coalesce_ranges(&missing, |range| self.fetch(range, extensions.clone()), COALESCE_BYTES).await?;
+        let fetched = coalesce_ranges(&missing, |range| self.fetch(range, extensions.clone()), BRIDGE_BYTES).await?;
         let mut fetched = fetched.into_iter();
         Ok(split
             .into_iter()

@@ -25,8 +25,8 @@ use gust_engine::attempt::Invocation;
 use gust_engine::fleet::{InProcess, Invoker, Lambda, Processes, ProcessesConfig, describe};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentLimits, FragmentResponse,
-    FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, Usage, wire,
+    AccessTable, AheadBounds, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentLimits,
+    FragmentResponse, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, Usage, wire,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -147,7 +147,12 @@ pub fn request(query: &str) -> InvokeRequest {
         fragment: Fragment {
             id: FragmentId { query: query.to_owned(), stage: 1, index: 7 },
             inputs: Vec::new(),
-            limits: FragmentLimits { memory_bytes_max: 1 << 20, temp_bytes_max: 1 << 20, inline_bytes_max: 1 << 20 },
+            limits: FragmentLimits {
+                memory_bytes_max: 1 << 20,
+                temp_bytes_max: 1 << 20,
+                inline_bytes_max: 1 << 20,
+                ahead: AheadBounds::default(),
+            },
         },
         attempt: 2,
         deadline_unix_ms: deadline.as_millis() as u64,

@@ -18,8 +18,8 @@ use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits, FragmentResponse,
-    InvokeRequest, ObjectRef, Output, PlanRef, StoreAccess, wire,
+    AccessTable, AheadBounds, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
+    FragmentResponse, InvokeRequest, ObjectRef, Output, PlanRef, StoreAccess, wire,
 };
 use gust_tests::cloud;
 use gust_tests::query::plain;
@@ -74,7 +74,12 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
         fragment: Fragment {
             id: FragmentId { query: "test".to_owned(), stage: 0, index: 0 },
             inputs: stage.inputs(0).expect("inputs"),
-            limits: FragmentLimits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 64 << 20 },
+            limits: FragmentLimits {
+                memory_bytes_max: 1 << 30,
+                temp_bytes_max: 1 << 30,
+                inline_bytes_max: 64 << 20,
+                ahead: AheadBounds::default(),
+            },
         },
         attempt: 0,
         deadline_unix_ms: u64::MAX / 2,

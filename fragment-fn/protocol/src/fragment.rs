@@ -50,6 +50,9 @@ pub enum PlanRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafSpec {
     pub matching: ColumnMatching,
+    /// Largest gap between ranges of one request, in bytes. 0 where the planner names none.
+    #[serde(default)]
+    pub bridge_bytes: u64,
 }
 
 /// Rule that matches a data file's columns to the table's.
@@ -116,6 +119,10 @@ pub struct ScanUnit {
     /// values. None is a value that the coordinator could not understand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<(i32, Option<Base64>)>,
+    /// Footer with this unit's row groups and the columns of the fragment, as Thrift. None where the function reads the
+    /// file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footer: Option<Base64>,
 }
 
 /// An immutable object, as it was when it was planned.
@@ -166,4 +173,15 @@ pub struct FragmentLimits {
     pub temp_bytes_max: u64,
     /// Largest result that travels in the response, in bytes before base64.
     pub inline_bytes_max: u64,
+    #[serde(default)]
+    pub ahead: AheadBounds,
+}
+
+/// Bounds of reads that nobody waits for yet. Nothing is read ahead without requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadBounds {
+    /// Requests in flight at the same time.
+    pub requests_max: u32,
+    /// Bytes in flight, and those that came and were not taken.
+    pub bytes_max: u64,
 }

@@ -26,9 +26,9 @@ pub mod wire;
 
 pub use error::{Advised, FragmentError, FragmentErrorKind, with_hint_line};
 pub use fragment::{
-    AccessId, AccessTable, ColumnMatching, Fragment, FragmentId, FragmentLimits, Input, InvokeRequest, LeafId,
-    LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
+    AccessId, AccessTable, AheadBounds, ColumnMatching, Fragment, FragmentId, FragmentLimits, Input, InvokeRequest,
+    LeafId, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
 };
 pub use result::{FragmentResponse, FragmentResult, StreamSummary};
-pub use usage::{Requests, Spans, Usage};
+pub use usage::{AheadUsage, Requests, Spans, Usage};
 pub use wire::Base64;

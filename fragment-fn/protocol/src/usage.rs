@@ -20,8 +20,34 @@ pub struct Usage {
     /// CPU time of the whole process during the attempt, in microseconds. 0 where the platform does not tell.
     pub cpu_us: u64,
     pub spans: Spans,
+    #[serde(default)]
+    pub ahead: AheadUsage,
     /// Cold start: true for the environment's first attempt.
     pub cold: bool,
+}
+
+/// Reads ahead of the computing, and bytes that were read and not used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AheadUsage {
+    /// Requests that were sent before a reader asked.
+    pub requests: u64,
+    /// Bytes of these requests.
+    pub bytes: u64,
+    /// Ranges that a reader asked for and that had not been asked for ahead.
+    pub missed: u64,
+    /// Bytes that came for row groups which statistics ruled out later.
+    pub unused_pruned_bytes: u64,
+    /// Bytes that came after a limit had its rows.
+    pub unused_limit_bytes: u64,
+    /// Bytes that came for a reader that was dropped.
+    pub unused_cancelled_bytes: u64,
+    /// Bytes that were dropped because memory was short.
+    pub unused_given_back_bytes: u64,
+    /// Bytes between the ranges of one request.
+    pub gap_bytes: u64,
+    /// Most bytes that were held at the same time.
+    pub peak_bytes: u64,
 }
 
 /// Storage requests by kind, as price books name them.
@@ -82,4 +108,7 @@ pub struct Spans {
     pub write_us: u64,
     /// From the request's first byte to the response's last.
     pub total_us: u64,
+    /// Waits for bytes of data files, summed over all lanes, which wait side by side.
+    #[serde(default)]
+    pub waited_us: u64,
 }

@@ -117,8 +117,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        AccessTable, ColumnMatching, Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, ObjectRef,
-        Output, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, Usage,
+        AccessTable, AheadBounds, AheadUsage, ColumnMatching, Fragment, FragmentId, FragmentLimits, FragmentResult,
+        Input, LeafSpec, ObjectRef, Output, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary,
+        Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -134,8 +135,15 @@ mod tests {
             range: Some((0, 617)),
             partition_values: vec![Base64(Bytes::from_static(b"\x01v"))],
             constants: vec![(7, Some(Base64(Bytes::from_static(b"\x02w")))), (8, None)],
+            footer: Some(Base64(Bytes::from_static(b"footer"))),
         };
-        let whole = ScanUnit { file: file(None), range: None, partition_values: Vec::new(), constants: Vec::new() };
+        let whole = ScanUnit {
+            file: file(None),
+            range: None,
+            partition_values: Vec::new(),
+            constants: Vec::new(),
+            footer: None,
+        };
         let s3 = BTreeMap::from([("aws_region".to_owned(), "eu-central-1".to_owned())]);
         InvokeRequest {
             version: PROTOCOL_VERSION,
@@ -143,7 +151,12 @@ mod tests {
             fragment: Fragment {
                 id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
                 inputs: vec![(0, Input::Scan(vec![vec![ranged], vec![whole]]))],
-                limits: FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 2, inline_bytes_max: 3 },
+                limits: FragmentLimits {
+                    memory_bytes_max: 1,
+                    temp_bytes_max: 2,
+                    inline_bytes_max: 3,
+                    ahead: AheadBounds { requests_max: 4, bytes_max: 5 },
+                },
             },
             attempt: 1,
             deadline_unix_ms: 1_700_000_000_000,
@@ -154,8 +167,8 @@ mod tests {
             stage: StagePlan {
                 plan: PlanRef::Inline(Base64(Bytes::from_static(b"plan"))),
                 leaves: vec![
-                    LeafSpec { matching: ColumnMatching::Name },
-                    LeafSpec { matching: ColumnMatching::FieldId },
+                    LeafSpec { matching: ColumnMatching::Name, bridge_bytes: 6 },
+                    LeafSpec { matching: ColumnMatching::FieldId, bridge_bytes: 0 },
                 ],
                 scalars: vec![Base64(Bytes::from_static(b"scalar"))],
                 output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },
@@ -181,13 +194,25 @@ mod tests {
             memory_peak_bytes: 9,
             spilled_bytes: 10,
             cpu_us: 11,
-            spans: Spans { decode_us: 12, execute_us: 13, write_us: 14, total_us: 15 },
+            spans: Spans { decode_us: 12, execute_us: 13, write_us: 14, total_us: 15, waited_us: 16 },
+            ahead: AheadUsage {
+                requests: 17,
+                bytes: 18,
+                missed: 19,
+                unused_pruned_bytes: 20,
+                unused_limit_bytes: 21,
+                unused_cancelled_bytes: 22,
+                unused_given_back_bytes: 23,
+                gap_bytes: 24,
+                peak_bytes: 25,
+            },
             cold: true,
         };
         let outcomes = [
             Ok(FragmentResult::Inline { part, bytes: Base64(Bytes::from_static(b"rows")) }),
             Ok(FragmentResult::Object { object, part }),
             Err(FragmentError::new(FragmentErrorKind::FileChanged, "s3://lake/t: other etag")),
+            Err(FragmentError::new(FragmentErrorKind::Execution, "an overflow").with_hint(Some("cast to DECIMAL"))),
         ];
         let id = FragmentId { query: "q1".to_owned(), stage: 2, index: 3 };
         let respond =
@@ -222,8 +247,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":3,"fingerprint":"other engine"}"#, "protocol 3 with other engine");
-        check(r#"{"version":3}"#, "missing field `fingerprint`");
+        check(r#"{"version":4,"fingerprint":"other engine"}"#, "protocol 4 with other engine");
+        check(r#"{"version":4}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

@@ -18,7 +18,7 @@ use super::budget::{Grant, Part};
 use super::memory::Hold;
 use super::scan::{FileAhead, ScanAhead, ScanState};
 use super::units::{Found, Next, PieceId, Taken, Wanted};
-use crate::footer::FOOTER_GUESS_BYTES;
+use crate::footer::footer_guess;
 use crate::hedging::Waited;
 use crate::scan::OpenFile;
 
@@ -117,8 +117,8 @@ impl ScanAhead {
             let _is_asked_now = self.lock().units.ask(next);
             return true;
         }
-        let guess = self.spec.files[number as usize].metadata_size_hint.unwrap_or(FOOTER_GUESS_BYTES) as u64;
-        let bytes = guess.min(file.pinned.object().size);
+        let (size, known) = (file.pinned.object().size, self.spec.files[number as usize].metadata_size_hint);
+        let bytes = known.map_or_else(|| footer_guess(size), |bytes| bytes as u64).min(size);
         let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
         let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
         let Some(runtime) = self.query.runtime.get() else { return false };

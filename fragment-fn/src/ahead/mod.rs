@@ -59,8 +59,8 @@ pub use usage::{AheadAccount, AheadUsage};
 
 pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 
+use crate::bridge::BRIDGE_BYTES;
 use crate::file_errors::naming_file;
-use crate::pinned::COALESCE_BYTES;
 use crate::scan::ScanReader;
 use backoff::Backoff;
 use budget::{Grant, Member};
@@ -169,7 +169,7 @@ impl ReadAhead {
         }
         let spec = ScanSpec::of(scan, reader.column_matching(), config)?;
         let bounds = PieceBounds {
-            bridge_bytes: COALESCE_BYTES,
+            bridge_bytes: BRIDGE_BYTES,
             piece_bytes_max: PIECE_BYTES_MAX,
             unit_bytes_max: self.query.member.bytes_max(),
         };

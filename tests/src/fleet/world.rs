@@ -28,7 +28,7 @@ use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::planner::{DistributedPlan, Reach};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
 use gust_engine::storage::StoreCredentials;
-use gust_protocol::{FragmentLimits, Requests, StoreAccess};
+use gust_protocol::{AheadBounds, FragmentLimits, Requests, StoreAccess};
 use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -181,6 +181,7 @@ impl World {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,
                 inline_bytes_max: self.inline_bytes_max,
+                ahead: AheadBounds::default(),
             },
             options: Default::default(),
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fragment_fn::COALESCE_BYTES;
+use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
 use gust_protocol::exchange::writes_of;
 
@@ -33,8 +33,8 @@ impl AttemptWork {
     pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
         // The stage's plan may lie in the exchange, too.
         let of_plan = 1;
-        // Reads closer than `COALESCE_BYTES` are one GET, and column chunks are rarely smaller.
-        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(COALESCE_BYTES);
+        // Reads closer than `BRIDGE_BYTES` are one GET, and column chunks are rarely smaller.
+        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(BRIDGE_BYTES);
         let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
         Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_BYTES_DIVISOR)), answer_bytes }
     }

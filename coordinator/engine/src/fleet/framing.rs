@@ -158,7 +158,8 @@ pub(super) mod tests {
 
     use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
     use gust_protocol::{
-        AccessTable, Base64, Fragment, FragmentLimits, FragmentResult, Output, PlanRef, StagePlan, StreamSummary, Usage,
+        AccessTable, AheadBounds, Base64, Fragment, FragmentLimits, FragmentResult, Output, PlanRef, StagePlan,
+        StreamSummary, Usage,
     };
 
     use super::*;
@@ -166,7 +167,8 @@ pub(super) mod tests {
     /// Makes the request of an attempt with `time` until its deadline.
     pub(in crate::fleet) fn request(time: Duration) -> InvokeRequest {
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + time;
-        let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
+        let ahead = AheadBounds::default();
+        let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1, ahead };
         let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
         InvokeRequest {
             version: PROTOCOL_VERSION,

@@ -5,7 +5,7 @@ use gust_protocol::wire::INLINE_BYTES_MAX;
 
 use crate::config::Config;
 use crate::cost::Billed;
-use crate::model::{FunctionSize, PlatformTraits, TimeModel};
+use crate::model::{FunctionSize, PlatformTraits, TimeModel, ahead_bounds};
 
 pub(super) const TRAITS: PlatformTraits = PlatformTraits {
     name: "this machine",
@@ -21,15 +21,17 @@ pub(super) fn model(cores: usize, function_cores: f64) -> TimeModel {
 
 /// Returns the size of functions with `lanes` cores each, with the configuration's limits.
 pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize {
+    let memory_mb = u32::try_from(config.function_memory_bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
     let limits = FragmentLimits {
         memory_bytes_max: config.function_memory_bytes,
         temp_bytes_max: config.function_temp_bytes,
         inline_bytes_max: INLINE_BYTES_MAX,
+        ahead: ahead_bounds(memory_mb, lanes, config.function_memory_bytes),
     };
     let cores = lanes as f64;
     FunctionSize {
         kind,
-        memory_mb: u32::try_from(limits.memory_bytes_max.div_ceil(1 << 20)).unwrap_or(u32::MAX),
+        memory_mb,
         architecture: None,
         lanes,
         cores,

@@ -10,7 +10,7 @@ use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use fragment_fn::FileConstants;
+use fragment_fn::{BRIDGE_BYTES, FileConstants};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
@@ -110,7 +110,7 @@ impl Stage {
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: vec![LeafSpec { matching: self.matching }],
+            leaves: vec![LeafSpec { matching: self.matching, bridge_bytes: BRIDGE_BYTES }],
             scalars: scalars(&self.plan)?,
             output,
             options,
@@ -153,6 +153,7 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
         range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
         partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
+        footer: None,
     })
 }
 

@@ -47,6 +47,8 @@ fn settings(size: &FunctionSize, traits: &PlatformTraits, seed: u64) -> Schedule
 
 #[cfg(test)]
 mod tests {
+    use gust_protocol::{AheadBounds, FragmentLimits};
+
     use super::*;
     use crate::config::{Config, Target};
     use crate::fleet::Asking;
@@ -80,7 +82,12 @@ mod tests {
             architecture: None,
             lanes: 1,
             cores: 1.0,
-            limits: gust_protocol::FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 },
+            limits: FragmentLimits {
+                memory_bytes_max: 1,
+                temp_bytes_max: 1,
+                inline_bytes_max: 1,
+                ahead: AheadBounds::default(),
+            },
             functions_max: 3,
             is_one_environment: false,
             ramp: Some(crate::model::EnvironmentRamp::lambda(2)),

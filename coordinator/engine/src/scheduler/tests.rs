@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU32;
 use async_trait::async_trait;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentLimits, FragmentResponse, FragmentResult,
-    Output, PlanRef, StagePlan, StreamSummary, Usage,
+    AccessTable, AheadBounds, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentLimits, FragmentResponse,
+    FragmentResult, Output, PlanRef, StagePlan, StreamSummary, Usage,
 };
 
 use super::*;
@@ -123,7 +123,8 @@ impl Query {
 
 fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
     let id = FragmentId { query: "q".to_owned(), stage: 0, index };
-    let limits = FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1 };
+    let limits =
+        FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1, ahead: AheadBounds::default() };
     let request = {
         let id = id.clone();
         move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {

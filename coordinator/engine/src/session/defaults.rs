@@ -9,6 +9,10 @@ const SORT_RESERVATION_BYTES: usize = 10 << 20;
 /// Sorts of a query that find their reservation at the same time, however small its memory is.
 const SORTS_AT_ONCE: usize = 64;
 
+/// Tables whose files are listed at the same time while a query is planned. DataFusion's default is the number of cores,
+/// but a listing computes nothing: it waits for its store.
+const LEAVES_AT_ONCE: usize = 32;
+
 /// Fits the settings to queries that surely have `query_bytes_min` bytes of memory.
 pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
     options.catalog.information_schema = true;
@@ -20,6 +24,7 @@ pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
     options.execution.listing_table_ignore_subdirectory = false;
     // With spans, an error tells its place in the text.
     options.sql_parser.collect_spans = true;
+    options.execution.planning_concurrency = LEAVES_AT_ONCE;
     options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(query_bytes_min / SORTS_AT_ONCE);
     // A repartition that spills hangs in DataFusion 55.2 if two of its inputs have a file open each (apache/datafusion
     // 24883). With this size every batch is a file of its own, which is closed before anything waits for it. The
@@ -40,10 +45,58 @@ pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::common::Result;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+    use async_trait::async_trait;
+    use datafusion::catalog::{Session, TableProvider};
+    use datafusion::common::{Result, project_schema};
+    use datafusion::datasource::TableType;
+    use datafusion::logical_expr::Expr;
+    use datafusion::physical_plan::ExecutionPlan;
+    use datafusion::physical_plan::empty::EmptyExec;
     use datafusion::prelude::{SessionConfig, SessionContext};
+    use tokio::sync::Barrier;
 
     use super::*;
+
+    /// Table whose scans are planned once [`LEAVES_AT_ONCE`] of them have begun.
+    #[derive(Debug)]
+    struct Together(Barrier);
+
+    #[async_trait]
+    impl TableProvider for Together {
+        fn schema(&self) -> SchemaRef {
+            Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]))
+        }
+
+        fn table_type(&self) -> TableType {
+            TableType::Base
+        }
+
+        async fn scan(
+            &self,
+            _: &dyn Session,
+            projection: Option<&Vec<usize>>,
+            _: &[Expr],
+            _: Option<usize>,
+        ) -> Result<Arc<dyn ExecutionPlan>> {
+            self.0.wait().await;
+            Ok(Arc::new(EmptyExec::new(project_schema(&self.schema(), projection)?)))
+        }
+    }
+
+    #[tokio::test]
+    async fn leaves_are_planned_side_by_side() {
+        let mut config = SessionConfig::new();
+        settings(config.options_mut(), 1 << 30);
+        let context = SessionContext::new_with_config(config);
+        context.register_table("t", Arc::new(Together(Barrier::new(LEAVES_AT_ONCE)))).expect("registered");
+        let query = context.sql(&vec!["SELECT a FROM t"; LEAVES_AT_ONCE].join(" UNION ALL ")).await.expect("SQL");
+        let planned = tokio::time::timeout(Duration::from_secs(60), query.create_physical_plan()).await;
+        planned.expect("all leaves at once").expect("a plan");
+    }
 
     #[test]
     fn many_sorts_fit_the_memory_that_a_query_surely_has() {

@@ -30,8 +30,8 @@ use gust_engine::storage::StoreCredentials;
 use gust_protocol::exchange::{ResultTarget, ResultWriter};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentLimits, FragmentResponse, InvokeRequest, Output, StoreAccess, Usage,
-    wire,
+    AccessTable, AheadBounds, Fragment, FragmentId, FragmentLimits, FragmentResponse, InvokeRequest, Output,
+    StoreAccess, Usage, wire,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
@@ -155,7 +155,12 @@ fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> Q
         attempts: scheduler.query(events, Clock::start(), deadline, None),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,
-        limits: FragmentLimits { memory_bytes_max: 1 << 30, temp_bytes_max: 1 << 30, inline_bytes_max: 1 << 20 },
+        limits: FragmentLimits {
+            memory_bytes_max: 1 << 30,
+            temp_bytes_max: 1 << 30,
+            inline_bytes_max: 1 << 20,
+            ahead: AheadBounds::default(),
+        },
         options: Default::default(),
     }
 }
@@ -196,6 +201,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
                     memory_bytes_max: 1 << 30,
                     temp_bytes_max: 1 << 30,
                     inline_bytes_max: 1 << 20,
+                    ahead: AheadBounds::default(),
                 },
             },
             attempt: 0,

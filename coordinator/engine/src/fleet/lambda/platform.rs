@@ -15,7 +15,7 @@ use crate::cost::{Architecture, Billed};
 use crate::error::QueryError;
 use crate::fleet::Invoker;
 use crate::fleet::platform::{Finding, Platform, PlatformParts, ProbeSubject, ProbedSizes, Probes};
-use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel};
+use crate::model::{EnvironmentRamp, FunctionSize, PlatformTraits, TimeModel, ahead_bounds};
 use crate::storage::aws;
 
 /// Age at which the next query describes a deployment again, so that an upgrade is seen.
@@ -114,6 +114,7 @@ impl LambdaPlatform {
     fn size(&self, deployment: &Deployment) -> FunctionSize {
         let architecture = Architecture::of(&deployment.arch);
         let cores = deployment.cores_used();
+        let memory_bytes_max = u64::from(deployment.memory_mb) * (1 << 20) * POOL_PERCENT / 100;
         FunctionSize {
             kind: format!("lambda {} MB {}", deployment.memory_mb, architecture.name()),
             memory_mb: deployment.memory_mb,
@@ -121,9 +122,10 @@ impl LambdaPlatform {
             lanes: deployment.cores(),
             cores,
             limits: FragmentLimits {
-                memory_bytes_max: u64::from(deployment.memory_mb) * (1 << 20) * POOL_PERCENT / 100,
+                memory_bytes_max,
                 temp_bytes_max: u64::from(deployment.temp_mb) << 20,
                 inline_bytes_max: INLINE_BYTES_MAX,
+                ahead: ahead_bounds(deployment.memory_mb, deployment.cores(), memory_bytes_max),
             },
             functions_max: deployment.functions_max(self.parts.config.functions_max),
             is_one_environment: false,

@@ -11,7 +11,7 @@ use std::ops::Range;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use fragment_fn::{COALESCE_BYTES, FOOTER_GUESS_BYTES};
+use fragment_fn::{BRIDGE_BYTES, WHOLE_FILE_BYTES_MAX, footer_guess};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::file::metadata::ParquetMetaData;
@@ -82,16 +82,15 @@ struct FileEnd {
 impl FileEnd {
     fn of(file: &PartitionedFile, is_cached: bool, reader: Reader<'_>) -> Self {
         let size = file.object_meta.size;
-        let guess = FOOTER_GUESS_BYTES as u64;
         // The session keeps footers of bare Parquet, not the bytes beside them, and none of Iceberg's.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
             Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
             Reader::Function(keeps) if keeps(&file.object_meta) => Self { reads: Reads::default(), start: size },
             Reader::Coordinator | Reader::Function(_) => {
-                let is_small = size <= guess;
+                let is_small = size <= WHOLE_FILE_BYTES_MAX;
                 let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| !is_small);
-                let bytes = size.min(known.unwrap_or(guess));
+                let bytes = size.min(known.unwrap_or(footer_guess(size)));
                 let footers_max = if is_small || known.is_some() { 1 } else { 2 };
                 Self { reads: Reads { footers: 1, footers_max, bytes, ..Reads::default() }, start: size - bytes }
             }
@@ -228,7 +227,7 @@ fn coalesced(ranges: &[Range<u64>]) -> Runs {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for range in order {
         match runs.last_mut() {
-            Some(run) if range.start.saturating_sub(run.end) <= COALESCE_BYTES => run.end = run.end.max(range.end),
+            Some(run) if range.start.saturating_sub(run.end) <= BRIDGE_BYTES => run.end = run.end.max(range.end),
             _ => runs.push(range.clone()),
         }
     }
@@ -293,7 +292,7 @@ mod tests {
     fn neighbours_come_with_one_request_and_the_gap() {
         // Two row groups of 40 MiB, each 4, 0.5, 15.5 and 20 MiB of columns 1 to 4 (halves of the file's).
         let two = facts([8, 1, 31, 40], &[0, 40]);
-        let guess = FOOTER_GUESS_BYTES as u64;
+        let guess = footer_guess(80 * MIB);
         let expect = |runs, runs_max, bytes| Reads {
             footers: 1,
             footers_max: 2,
@@ -315,7 +314,7 @@ mod tests {
         let three = facts([12, 12, 12, 12], &[0, 16, 32]);
         let first = file(48 * MIB, three.clone()).with_range(0, 16 << 20);
         let rest = file(48 * MIB, three).with_range(16 << 20, 48 << 20);
-        let bytes = 12 * MIB + FOOTER_GUESS_BYTES as u64;
+        let bytes = 12 * MIB + footer_guess(48 * MIB);
         let whole = Reads { footers: 1, footers_max: 2, row_groups: 3, runs: 3, runs_max: 3, bytes, guessed_files: 0 };
         check(COLD, &[0], vec![first.clone(), rest], whole);
         let part = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: bytes - 8 * MIB, ..whole };
