@@ -188,11 +188,7 @@ async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, CommandE
     for path in &source.setup {
         let sql = std::fs::read_to_string(path)
             .map_err(|e| CommandError::usage(format!("--setup {}: {e}", path.display())))?;
-        for statement in session.parse(&sql)? {
-            let mut running = session.run(statement).await?;
-            while running.next().await?.is_some() {}
-            running.finish().await;
-        }
+        session.set_up(&sql).await?;
     }
     Ok(session)
 }

@@ -1,8 +1,10 @@
 //! Listings that a store is asked for, and messages where a store does not answer.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use gust_tests::s3::Operation;
+use gust_tests::s3::shape::{Faults, Latency};
+use gust_tests::s3::{Operation, Shape};
 
 use super::*;
 
@@ -55,7 +57,7 @@ async fn pruning_lists_only_what_can_match() {
         let expect: BTreeMap<String, usize> = expect.iter().map(|prefix| ((*prefix).to_owned(), 1)).collect();
         assert_eq!(listed(&server), expect, "{filter}");
     }
-    // A pattern is listed from its literal folders on. It is listed twice, because its columns are found out first.
+    // A pattern is listed from its literal folders on, once for its columns and its rows.
     let glob =
         format!("SELECT count(id) FROM '{}' WHERE id > 0", server.url("t/year=2024/month=0[12]/day=1/*.parquet"));
     let (batches, _) = run(&session, &glob).await.expect("rows");
@@ -68,7 +70,74 @@ async fn pruning_lists_only_what_can_match() {
         "year=2024/month=01/day=1/",
         "year=2024/month=02/day=1/",
     ];
-    assert_eq!(seen, expect.iter().map(|prefix| ((*prefix).to_owned(), 2)).collect(), "a pattern");
+    assert_eq!(seen, expect.iter().map(|prefix| ((*prefix).to_owned(), 1)).collect(), "a pattern");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_lists_a_table_once_and_the_next_one_lists_it_again() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let once = BTreeMap::from([(String::new(), 1)]);
+    for on in [Target::Local, Target::InProcess, Target::Auto] {
+        for name in ["a", "b"] {
+            let key = Key::from(format!("t/{name}.parquet"));
+            store.put(&key, ids([1, 2]).bytes().into()).await.expect("put");
+        }
+        let session = Session::new(in_s3(&server, on)).expect("a session");
+        let url = server.url("t/");
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{url}'");
+        run(&session, &format!("{create}; PREPARE p AS SELECT count(id) FROM t WHERE id > 0")).await.expect("setup");
+        assert_eq!(listed(&server), once, "{on:?}");
+        let path = format!("'{url}'");
+        for sql in [
+            "SELECT count(x.id) FROM t AS x, t AS y, t AS z WHERE x.id = y.id AND y.id = z.id AND x.id > 0",
+            "SELECT count(id) FROM (SELECT id FROM $P WHERE id > 1 UNION ALL SELECT id FROM $P)",
+            "EXPLAIN COST SELECT sum(id) FROM t WHERE id > 0",
+            "EXECUTE p",
+        ] {
+            run(&session, &sql.replace("$P", &path)).await.expect(sql);
+            assert_eq!(listed(&server), once, "{on:?}: {sql}");
+        }
+        store.put(&Key::from("t/c.parquet"), ids([3]).bytes().into()).await.expect("put");
+        for sql in ["EXECUTE p".to_owned(), format!("SELECT count(id) FROM {path} WHERE id > 0")] {
+            let (batches, _) = run(&session, &sql).await.expect("rows");
+            assert_eq!(lines(&batches), ["5"], "{on:?}: {sql}");
+        }
+        store.delete(&Key::from("t/c.parquet")).await.expect("deleted");
+        session.close().await;
+        server.take_requests();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_tables_are_made_in_the_time_of_three() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let session = Session::new(in_s3(&server, Target::Local)).expect("a session");
+    let create =
+        |name: &str| format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{}/'", server.url(name));
+    let names: Vec<String> = (0..8).map(|table| format!("t{table}")).collect();
+    for name in names.iter().map(String::as_str).chain(["alone"]) {
+        store.put(&Key::from(format!("{name}/a.parquet")), ids([1]).bytes().into()).await.expect("put");
+    }
+    let latency = Latency { least_ms: 200.0, longer_ms: Vec::new(), worst_ms: 200.0 };
+    let shape =
+        Shape { seed: 1, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults: Faults::default() };
+    server.set_shape(Some(shape));
+    let started = Instant::now();
+    session.set_up(&create("alone")).await.expect("made");
+    let alone = started.elapsed();
+    let started = Instant::now();
+    session.set_up(&names.iter().map(|name| create(name)).collect::<Vec<_>>().join(";")).await.expect("made");
+    let together = started.elapsed();
+    server.set_shape(None);
+    assert!(together < 3 * alone, "one takes {alone:?}, eight take {together:?}");
+    let (batches, _) = run(&session, "SELECT sum(x.id + y.id) FROM t0 AS x, t7 AS y").await.expect("rows");
+    assert_eq!(lines(&batches), ["2"]);
+    // The first error is told, whichever came first.
+    let error = session.set_up(&[create("none"), create("nothing")].join(";")).await.expect_err("no files").to_string();
+    assert!(error.contains("/none/`"), "{error}");
     session.close().await;
 }
 

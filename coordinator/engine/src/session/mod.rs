@@ -24,6 +24,7 @@ mod options;
 mod prepared;
 mod recorder;
 mod run;
+mod setup;
 mod statement;
 mod workers;
 
@@ -45,7 +46,7 @@ use crate::model::FunctionSize;
 use crate::planner::{Planner, PlannerSettings};
 use crate::storage::Stores;
 use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
-use crate::tables::folder::Paths;
+use crate::tables::folder::{Listings, Paths};
 use engine::history_schema;
 use prepared::Prepared;
 
@@ -196,6 +197,7 @@ impl Session {
         let stores = self.stores.for_query();
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
+        state.config_mut().set_extension(Arc::<Listings>::default());
         let runtime = RuntimeEnv {
             object_store_registry: Arc::new(stores.clone()),
             memory_pool: self.engine.memory.for_query(),

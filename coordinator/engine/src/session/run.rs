@@ -36,7 +36,7 @@ use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
 use crate::storage::Stores;
-use crate::tables::folder::tables_only;
+use crate::tables::folder::{Listings, tables_only};
 use replan::Replan;
 
 mod closing;
@@ -374,6 +374,7 @@ impl RunningStatement {
 
     async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
         let PlannedQuery { state, plan, functions, .. } = planned;
+        Listings::of(&state).forget();
         let mut context = TaskContext::from(&state);
         if let Some(FunctionsPlan { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);

@@ -6,20 +6,22 @@
 //!                                  └▶ then everything below at once
 //! ```
 //!
-//! A folder is read with all its sub-folders. Nothing is remembered: each call lists anew.
+//! A folder is read with all its sub-folders. A store is asked the same question once a statement (`listings`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, Result};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore};
 
 use super::error::FolderError;
 use super::filter::PartitionFilter;
 use super::glob::{Glob, NamePlace, is_pattern};
+use super::listings::{ListedStore, Listings};
 use super::location::{TableLocation, path_of};
 use super::names::{self, FileKind};
 use super::partitions::{self, FolderValue};
@@ -84,12 +86,14 @@ impl File {
 /// The store's own error, with the location. [`FolderError`] for a table of another kind, or for a text that is no
 /// location.
 pub(super) async fn find(
+    state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     location: &TableLocation,
     wanted: ListFilter<'_>,
 ) -> Result<Listing> {
     let mut found = Listing::default();
     for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
+        let store = ListedStore { store, url: &reading.store, listings: Listings::of(state) };
         let read = LocationLister { store, location: &reading, wanted }.read().await;
         found = read.map_err(|error| with_location(location, error))?;
         if !found.files.is_empty() || found.pruned {
@@ -173,7 +177,7 @@ impl Listing {
 }
 
 struct LocationLister<'a> {
-    store: &'a Arc<dyn ObjectStore>,
+    store: ListedStore<'a>,
     location: &'a TableLocation,
     wanted: ListFilter<'a>,
 }
@@ -219,13 +223,7 @@ impl LocationLister<'_> {
     /// Reads the location as a file, if it is one.
     async fn file(&self) -> Result<Option<Listing>> {
         let path = path_of(self.location.names.iter().map(String::as_str))?;
-        // A plan has to ask only this: if it is a file, its size and its version.
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        match self.store.get_opts(&path, head).await {
-            Ok(answer) => Ok(Some(self.single_file(answer.meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.store.file(&path).await?.map(|meta| self.single_file(meta)))
     }
 
     fn single_file(&self, meta: ObjectMeta) -> Listing {
@@ -271,24 +269,25 @@ impl LocationLister<'_> {
             let by_level = rules_out || level.len() <= FOLDERS_MAX;
             let (narrow, whole): (Vec<_>, Vec<_>) =
                 level.into_iter().partition(|folder| by_level && walk.narrows(folder));
-            let listings = whole.into_iter().map(|folder| self.store.list(Some(&folder)));
+            let listings = whole
+                .into_iter()
+                .map(|folder| async move { self.store.below(&folder).await }.try_flatten_stream().boxed());
             let mut objects = stream::iter(listings).flatten_unordered(LISTINGS_MAX);
             while let Some(meta) = objects.try_next().await? {
                 walk.add_object(meta, &mut found)?;
             }
-            let listings =
-                narrow.into_iter().map(|folder| async move { self.store.list_with_delimiter(Some(&folder)).await });
+            let listings = narrow.into_iter().map(|folder| async move { self.store.folder(&folder).await });
             let mut listings = stream::iter(listings).buffered(LISTINGS_MAX);
             level = Vec::new();
             let mut seen = 0;
-            while let Some(ListResult { objects, common_prefixes }) = listings.try_next().await? {
-                for meta in objects {
-                    walk.add_object(meta, &mut found)?;
+            while let Some(listed) = listings.try_next().await? {
+                for meta in &listed.objects {
+                    walk.add_object(meta.clone(), &mut found)?;
                 }
-                seen += common_prefixes.len();
-                for folder in common_prefixes {
-                    if walk.goes_into(&folder, &mut found)? {
-                        level.push(folder);
+                seen += listed.common_prefixes.len();
+                for folder in &listed.common_prefixes {
+                    if walk.goes_into(folder, &mut found)? {
+                        level.push(folder.clone());
                     }
                 }
             }

@@ -17,13 +17,14 @@
 //! - Folders `key=value` are columns: those of PARTITIONED BY. If no columns are declared at all, they are those that
 //!   all files have.
 //!
-//! Files are listed whenever a query is planned. The columns stay as they were when the table was made.
+//! Files are listed once a statement. The columns stay as they were when the table was made.
 
 mod error;
 mod filter;
 mod footers;
 mod glob;
 mod listing;
+mod listings;
 mod location;
 mod names;
 mod open;
@@ -48,6 +49,7 @@ use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 pub use error::FolderError;
+pub use listings::Listings;
 pub use open::{FolderFactory, Paths, check_format, is_path, tables_only};
 
 use location::TableLocation;

@@ -254,7 +254,7 @@ async fn all_files(
     let nested = !state.config_options().execution.listing_table_ignore_subdirectory;
     let mut all: Vec<FoundFiles> = Vec::new();
     for location in locations {
-        let mut found = find(store, location, ListFilter { columns: &[], filter: None, nested }).await?;
+        let mut found = find(state, store, location, ListFilter { columns: &[], filter: None, nested }).await?;
         let kind = match kind {
             Some(kind) => kind,
             None => guessed(location, &found.files)?,

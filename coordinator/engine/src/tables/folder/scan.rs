@@ -115,7 +115,7 @@ async fn files(
     let wanted = ListFilter { columns, filter: Some(&filter), nested };
     let mut found = Vec::new();
     for location in &table.locations {
-        let mut there = find(store, location, wanted).await?;
+        let mut there = find(state, store, location, wanted).await?;
         let files = std::mem::take(&mut there.files);
         let (files, other): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_read_as(table.kind, file));
         if files.is_empty() && !there.is_empty_table(location, &other) {

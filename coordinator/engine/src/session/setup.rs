@@ -1,0 +1,76 @@
+//! Statements that prepare a session, such as those of a set-up file.
+
+use std::collections::HashSet;
+
+use datafusion::sql::parser::Statement as EngineStatement;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Session, Statement};
+use crate::error::QueryError;
+
+/// Tables that are made at the same time. Each waits for a listing, and then for its footers.
+const TABLES_AT_ONCE: usize = 32;
+
+impl Session {
+    /// Runs the statements of a text in their order, and drops their rows.
+    ///
+    /// CREATE EXTERNAL TABLEs that follow one another are run side by side, because they mostly wait for their stores.
+    ///
+    /// # Errors
+    /// The error of the first statement that fails. Tables that are made side by side with it may be there.
+    pub async fn set_up(&self, sql: &str) -> Result<(), QueryError> {
+        let mut statements = self.parse(sql)?;
+        while !statements.is_empty() {
+            let together = side_by_side(&statements);
+            let running = statements.drain(..together).map(|statement| Box::pin(self.run_to_end(statement)));
+            stream::iter(running).buffered(TABLES_AT_ONCE).try_collect::<()>().await?;
+        }
+        Ok(())
+    }
+
+    async fn run_to_end(&self, statement: Statement) -> Result<(), QueryError> {
+        let mut running = self.run(statement).await?;
+        while running.next().await?.is_some() {}
+        running.finish().await;
+        Ok(())
+    }
+}
+
+/// Counts the statements at the beginning that may run side by side: CREATE EXTERNAL TABLEs of different names, else one.
+fn side_by_side(statements: &[Statement]) -> usize {
+    let mut names = HashSet::new();
+    statements.iter().map_while(made_table).take_while(|name| names.insert(name.clone())).count().max(1)
+}
+
+/// Returns the name that CREATE EXTERNAL TABLE makes, in small letters and without its schema: too like rather than too different.
+fn made_table(statement: &Statement) -> Option<String> {
+    let EngineStatement::CreateExternalTable(create) = statement.sql.as_ref() else { return None };
+    Some(create.name.0.last()?.as_ident()?.value.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Target};
+
+    #[tokio::test]
+    async fn tables_of_different_names_are_made_side_by_side() {
+        let session = Session::new(Config { on: Target::Local, ..Config::default() }).expect("a session");
+        let check = |names: &str, expect: usize| {
+            let create = |name: &str| match name {
+                "SELECT" => "SELECT 1".to_owned(),
+                name => format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION 'x/'"),
+            };
+            let text = names.split(' ').map(create).collect::<Vec<_>>().join("; ");
+            assert_eq!(side_by_side(&session.parse(&text).expect("SQL")), expect, "{names}");
+        };
+        check("a b c", 3);
+        check("a SELECT b", 1);
+        check("a b SELECT", 2);
+        check("SELECT a", 1);
+        check("a a", 1);
+        check("a b \"A\"", 2);
+        check("a s.a", 1);
+        session.close().await;
+    }
+}
