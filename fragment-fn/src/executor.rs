@@ -30,6 +30,7 @@ use crate::ahead::{AheadAccount, AheadBounds, ReadAhead, attach};
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
 use crate::environment::Environment;
+use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
@@ -337,6 +338,9 @@ fn partitioned_file(unit: &ScanUnit, footer_cache_salt: u32) -> Result<Partition
     file.metadata_size_hint = object.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     if !unit.constants.is_empty() {
         file.extensions.insert(FileConstants(unit.constants.clone()));
+    }
+    if let Some(footer) = &unit.footer {
+        file.extensions.insert(ShippedFooter(read_shipped(&footer.0, &file.object_meta)?));
     }
     for value in &unit.partition_values {
         file.partition_values.push(plan::decode_scalar(value)?);

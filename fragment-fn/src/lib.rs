@@ -44,7 +44,7 @@ pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use environment::{Environment, EnvironmentSettings, StoreClient, connect};
 pub use fault::FileFault;
-pub use footer::{WHOLE_FILE_BYTES_MAX, footer_guess, read_footer};
+pub use footer::{NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, project, read_footer, read_shipped};
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};
 pub use pinned::PinnedFile;

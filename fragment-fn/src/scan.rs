@@ -23,7 +23,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use gust_protocol::ColumnMatching;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::ObjectStore;
 use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::ahead::{OpenedFile, ScanAhead};
@@ -100,12 +100,11 @@ impl ScanReader {
             Some((scan, OpenedFile { file, number })) => (Some(file), Some((scan, number))),
             None => (None, None),
         };
-        let object: &ObjectMeta = &planned.object_meta;
         let mut open = self.open.lock().expect("no holder panics");
-        let shared = shared.or_else(|| open.values().find(|file| file.pinned.object() == object).cloned());
+        let shared = shared.or_else(|| open.values().find(|file| file.serves(planned)).cloned());
         let new = || {
-            let pinned = PinnedFile::new(Arc::clone(&self.store), object.clone());
-            OpenFile::new(pinned, planned.metadata_size_hint, Arc::clone(&self.footers))
+            let pinned = PinnedFile::new(Arc::clone(&self.store), planned.object_meta.clone());
+            OpenFile::new(pinned, planned, Arc::clone(&self.footers))
         };
         let file = shared.unwrap_or_else(|| Arc::new(new()));
         let left = open.insert(partition, Arc::clone(&file));

@@ -136,10 +136,10 @@ async fn one_seed_fires_the_same_faults_in_any_order() {
     assert_ne!(stories[0], stories[2]);
 }
 
-/// The coordinator has read the footer to plan, so the function need not guess its length. It reads no byte that the query
+/// The coordinator has read the footer to plan, so the function reads none. It reads no byte that the query
 /// does not ask for.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_known_footer_is_read_to_the_byte() {
+async fn a_known_footer_comes_with_the_fragment() {
     let folder = TempDir::new().expect("a temporary folder");
     let file = folder.path().join("a.parquet");
     let rows = "SELECT value AS k, md5(CAST(value AS VARCHAR)) AS v FROM generate_series(1, 30000)";
@@ -159,10 +159,9 @@ async fn a_known_footer_is_read_to_the_byte() {
     let (_, report) = run(&session, "SELECT sum(k) FROM t").await.expect("rows");
     assert_eq!(report.fragments_adopted, 1);
     let requests = server.take_requests();
-    let mut reads = requests.iter().filter(|request| request.identity.starts_with(&access_key(FUNCTION)));
-    let footer = reads.next().expect("a footer was read").bytes.clone();
-    assert_eq!(footer.end, size);
-    assert!(footer.end - footer.start < 20_000, "{footer:?} of {size} bytes; {:?}", report.decision);
+    let reads = requests.iter().filter(|request| request.identity.starts_with(&access_key(FUNCTION)));
+    let reads: Vec<_> = reads.map(|request| request.bytes.clone()).collect();
+    assert!(!reads.is_empty() && reads.iter().all(|read| read.end < size - 1_000), "{reads:?} of {size} bytes");
     let read = report.functions.bytes_read;
     assert!(read < size / 4, "{read} of {size} bytes for a narrow column");
     session.close().await;

@@ -11,7 +11,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
-use fragment_fn::{Environment, EnvironmentSettings, handler};
+use fragment_fn::{Environment, EnvironmentSettings, PinnedFile, handler, read_footer};
 use gust_engine::exec::RemoteFragmentExec;
 use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
@@ -19,9 +19,10 @@ use gust_engine::planner::passes::stages::plan_stages;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, AheadBounds, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
-    FragmentResponse, InvokeRequest, ObjectRef, Output, PlanRef, StoreAccess, wire,
+    FragmentResponse, InvokeRequest, ObjectRef, Output, PlanRef, ScanUnit, StoreAccess, wire,
 };
 use gust_tests::cloud;
+use gust_tests::parquet_files::footer;
 use gust_tests::query::plain;
 use gust_tests::s3::shape::Faults;
 use gust_tests::s3::{Operation, S3Server, Shape, StorageFault};
@@ -45,11 +46,28 @@ async fn parquet(folder: &TempDir, select: &str) -> PathBuf {
 
 /// Returns a request for a stage over one object as a store lists it. Its rows are sorted or not.
 async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, sorted: bool) -> InvokeRequest {
+    requested(store, access, key, sorted, KnownFooter::No).await
+}
+
+/// Tells if the planner has read the footer of the object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KnownFooter {
+    Yes,
+    No,
+}
+
+async fn requested(
+    store: Arc<dyn ObjectStore>,
+    access: StoreAccess,
+    key: &Key,
+    sorted: bool,
+    known: KnownFooter,
+) -> InvokeRequest {
     let meta: ObjectMeta = store.get_opts(key, head()).await.expect("it is there").meta;
     let schema = DFParquetMetadata::new(store.as_ref(), &meta).fetch_schema().await.expect("a footer");
     let source = Arc::new(ParquetSource::new(Arc::new(schema)));
     let url = ObjectStoreUrl::parse(&access.url).expect("a store");
-    let groups = vec![FileGroup::new(vec![PartitionedFile::new_from_meta(meta)]), FileGroup::default()];
+    let groups = vec![FileGroup::new(vec![PartitionedFile::new_from_meta(meta.clone())]), FileGroup::default()];
     let scan = FileScanConfigBuilder::new(url, source).with_file_groups(groups).build();
     let mut plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
     if sorted {
@@ -57,6 +75,9 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
     }
     let context = SessionContext::new();
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
+    if known == KnownFooter::Yes {
+        read_footer(&PinnedFile::new(store, meta), None, footers.as_ref()).await.expect("a footer");
+    }
     let packing = Packing {
         model: gust_engine::model::TimeModel::laptop(1),
         fragment_bytes_target: 1 << 30,
@@ -73,7 +94,7 @@ async fn request(store: Arc<dyn ObjectStore>, access: StoreAccess, key: &Key, so
         fingerprint: fingerprint().to_owned(),
         fragment: Fragment {
             id: FragmentId { query: "test".to_owned(), stage: 0, index: 0 },
-            inputs: stage.inputs(0).expect("inputs"),
+            inputs: stage.inputs(0, footers.as_ref()).expect("inputs"),
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,
@@ -157,6 +178,71 @@ async fn a_fragment_reads_no_byte_twice() {
         gets.push(asked.len());
     }
     assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
+}
+
+/// With footers that come along, the first request is for data, in a cold environment and in a warm one. A file that was changed
+/// since is refused, and so is a footer that is not one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_asks_for_no_footer_that_came_along() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = parquet(&folder, MANY).await;
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a store");
+    let key = Key::from("t/a.parquet");
+    let mut bytes = std::fs::read(&path).expect("readable");
+    store.put(&key, bytes.clone().into()).await.expect("put");
+    let footer = footer(&bytes);
+    let chunks = footer.row_groups().iter().flat_map(|group| group.columns()).map(|chunk| chunk.byte_range());
+    let data: Vec<_> = chunks.map(|(start, bytes)| start..start + bytes).collect();
+    let data_end = data.iter().map(|range| range.end).max().expect("columns");
+    for sorted in [false, true] {
+        let access = cloud::access(&server, "function");
+        let request = requested(Arc::clone(&store), access, &key, sorted, KnownFooter::Yes).await;
+        assert!(units(&request).all(|unit| unit.footer.is_some()) && units(&request).count() > 1);
+        let environment = environment();
+        for attempt in 0..2 {
+            server.take_requests();
+            let response = answer(&environment, &request, MINUTE).await;
+            let asked = server.take_requests();
+            assert_eq!(response.outcome.as_ref().map(|result| result.part().rows), Ok(200_000), "{response:?}");
+            let is_data = |bytes: &std::ops::Range<u64>| bytes.end <= data_end && !bytes.is_empty();
+            assert!(asked.iter().all(|r| r.operation == Operation::Get && is_data(&r.bytes)), "{attempt}: {asked:?}");
+            let read: u64 = data.iter().map(|range| range.end - range.start).sum();
+            assert_eq!(response.usage.bytes_read, read, "attempt {attempt}");
+        }
+    }
+    let access = cloud::access(&server, "function");
+    let request = requested(Arc::clone(&store), access, &key, false, KnownFooter::Yes).await;
+    let damages: [(&str, fn(&mut Vec<u8>)); 3] = [
+        ("cut", |footer| footer.truncate(20)),
+        ("none", |footer| footer.clear()),
+        ("of another length", |footer| {
+            let length = footer.len() - 8;
+            footer[length] ^= 0x55;
+        }),
+    ];
+    for (what, damage) in damages {
+        let mut request = request.clone();
+        let gust_protocol::Input::Scan(lanes) = &mut request.fragment.inputs[0].1;
+        let footer = lanes[0][0].footer.as_mut().expect("a footer");
+        let mut damaged = footer.0.to_vec();
+        damage(&mut damaged);
+        footer.0 = damaged.into();
+        let response = answer(&environment(), &request, MINUTE).await;
+        let error = response.outcome.expect_err(what);
+        assert_eq!(error.kind, Kind::PlanDecode, "{what}: {error:?}");
+        assert!(error.message.contains("the footer of `t/a.parquet` that came with the fragment"), "{what}: {error}");
+    }
+    // The same length, but another version.
+    bytes[10] ^= 1;
+    store.put(&key, bytes.into()).await.expect("put");
+    let response = answer(&environment(), &request, MINUTE).await;
+    assert_eq!(response.outcome.expect_err("changed").kind, Kind::FileChanged);
+}
+
+fn units(request: &InvokeRequest) -> impl Iterator<Item = &ScanUnit> {
+    let gust_protocol::Input::Scan(lanes) = &request.fragment.inputs[0].1;
+    lanes.iter().flatten()
 }
 
 /// No retry inside the attempt gets through this store. The error's kind tells the scheduler to try again.

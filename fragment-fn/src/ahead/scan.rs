@@ -166,11 +166,11 @@ impl ScanAhead {
         let planned = &self.spec.files[number as usize];
         let object = &planned.object_meta;
         let open = state.open.get(&object.location).and_then(Weak::upgrade);
-        if let Some(open) = open.filter(|open| open.pinned.object() == object) {
+        if let Some(open) = open.filter(|open| open.serves(planned)) {
             return open;
         }
         let pinned = PinnedFile::new(Arc::clone(&self.store), object.clone());
-        let file = Arc::new(OpenFile::new(pinned, planned.metadata_size_hint, Arc::clone(&self.footers)));
+        let file = Arc::new(OpenFile::new(pinned, planned, Arc::clone(&self.footers)));
         if state.open.len() >= OPEN_MAX {
             state.open.retain(|_, open| open.strong_count() > 0);
         }

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::ahead::ScanAhead;
 use crate::columns::{FileConstants, with_constants};
 use crate::fault::FileFault;
-use crate::footer::{kept, read_footer};
+use crate::footer::{ShippedFooter, kept, read_footer};
 use crate::pages;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
@@ -30,13 +30,27 @@ pub(crate) struct OpenFile {
     /// Length of footer and page index in bytes, where it is known.
     footer_bytes: Option<usize>,
     footer: OnceCell<Arc<ParquetMetaData>>,
+    /// True if the footer came with the fragment. It has one unit's row groups.
+    is_shipped: bool,
     /// Column chunks, once bytes were asked for.
     chunks: OnceLock<ColumnChunks>,
 }
 
 impl OpenFile {
-    pub(crate) fn new(pinned: PinnedFile, footer_bytes: Option<usize>, footers: Arc<FileMetadataCache>) -> Self {
-        Self { pinned, footers, footer_bytes, footer: OnceCell::new(), chunks: OnceLock::new() }
+    pub(crate) fn new(pinned: PinnedFile, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> Self {
+        let shipped = planned.extensions.get::<ShippedFooter>().map(|footer| Arc::clone(&footer.0));
+        let (footer_bytes, is_shipped) = (planned.metadata_size_hint, shipped.is_some());
+        let footer = OnceCell::new_with(shipped);
+        Self { pinned, footers, footer_bytes, footer, is_shipped, chunks: OnceLock::new() }
+    }
+
+    /// Returns true if a reader of `planned` can share this file.
+    pub(crate) fn serves(&self, planned: &PartitionedFile) -> bool {
+        let is_footer = match planned.extensions.get::<ShippedFooter>() {
+            Some(shipped) => self.footer.get().is_some_and(|footer| Arc::ptr_eq(footer, &shipped.0)),
+            None => !self.is_shipped,
+        };
+        is_footer && *self.pinned.object() == planned.object_meta
     }
 
     /// Returns the footer, which is read once.

@@ -80,7 +80,7 @@ impl RemoteFragmentExec {
     fn answers(&self, partition: usize, query: &Arc<QueryContext>, context: &TaskContext) -> Result<PartitionAnswers> {
         let mut latest_run = self.latest_run.lock().expect("no holder panics");
         if latest_run.get(partition).is_none_or(Option::is_none) {
-            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context.memory_pool())?;
+            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context)?;
         }
         let taken = latest_run.get_mut(partition).and_then(Option::take);
         taken.ok_or_else(|| {

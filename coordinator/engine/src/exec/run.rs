@@ -6,8 +6,8 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result};
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -64,7 +64,7 @@ impl StageRun {
         query: &Arc<QueryContext>,
         partitions: usize,
         numbers: &AttemptNumbers,
-        pool: &Arc<dyn MemoryPool>,
+        context: &TaskContext,
     ) -> Result<Vec<Option<PartitionAnswers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
@@ -76,13 +76,14 @@ impl StageRun {
         let output = Output::Gather { access: EXCHANGE_ACCESS, prefix: query.exchange.prefix.clone() };
         let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone())?);
         let attempts = query.attempts.stage(stage.expected.clone());
-        let memory = ResultMemory::new(stage.index, pool);
+        let memory = ResultMemory::new(stage.index, context.memory_pool());
         let stage_fragments = Arc::new(StageFragments {
             stage: Arc::clone(stage),
             query: Arc::clone(query),
             plan,
             attempts,
             numbers: numbers.clone(),
+            footers: context.runtime_env().cache_manager.get_file_metadata_cache(),
             memory: Arc::clone(&memory),
         });
         let mut tasks = JoinSet::new();
@@ -126,14 +127,17 @@ struct StageFragments {
     plan: PlanPublisher,
     attempts: StageAttempts,
     numbers: AttemptNumbers,
+    /// Footers that the session has read.
+    footers: Arc<FileMetadataCache>,
     memory: Arc<ResultMemory>,
 }
 
 impl StageFragments {
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
-        let Self { stage, query, plan, attempts, numbers, memory } = self;
+        let Self { stage, query, plan, attempts, numbers, footers, memory } = self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-        let inputs = stage.inputs(index).map_err(|error| failed(FragmentFailure::unplannable(id.clone(), error)))?;
+        let inputs = stage.inputs(index, footers.as_ref());
+        let inputs = inputs.map_err(|error| failed(FragmentFailure::unplannable(id.clone(), error)))?;
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
         let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
         let plan_bytes = match &plan.plan {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use fragment_fn::{BRIDGE_BYTES, FileConstants};
+use fragment_fn::{BRIDGE_BYTES, FileConstants, NeededColumns};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
@@ -19,6 +20,7 @@ use object_store::ObjectMeta;
 
 use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
+use super::shipped;
 use crate::exchange::DATA_ACCESS;
 use crate::model::load::StageLoad;
 use crate::model::{Reason, Workload};
@@ -63,6 +65,8 @@ pub struct Stage {
     /// Plan as [`gust_protocol::plan::encode_checked`] made it, once.
     pub(super) encoded: Base64,
     pub(super) matching: ColumnMatching,
+    /// Columns that the fragments need of their files. None where no footer travels.
+    pub(super) needed: Option<NeededColumns>,
     /// Access of the functions to the data.
     pub access: StoreAccess,
     pub units: Vec<Unit>,
@@ -117,13 +121,21 @@ impl Stage {
         })
     }
 
-    /// Makes the inputs of one fragment.
+    /// Makes the inputs of one fragment. Footers among `footers` travel with it.
     ///
     /// # Errors
     /// The engine's, where a partition value cannot be encoded.
-    pub fn inputs(&self, fragment: usize) -> Result<Vec<(u32, Input)>> {
-        let lane = |lane: &Lane| lane.units.iter().map(|unit| scan_unit(&self.units[*unit])).collect::<Result<_>>();
-        let lanes = self.fragments[fragment].lanes.iter().map(lane).collect::<Result<_>>()?;
+    pub fn inputs(&self, fragment: usize, footers: &FileMetadataCache) -> Result<Vec<(u32, Input)>> {
+        let fragment = &self.fragments[fragment];
+        let units: Vec<&Unit> = fragment.units().map(|unit| &self.units[unit]).collect();
+        let mut shipped = match &self.needed {
+            Some(needed) => shipped::footers(&units, needed, footers),
+            None => Vec::new(),
+        }
+        .into_iter();
+        let mut unit = |unit: &usize| scan_unit(&self.units[*unit], shipped.next().flatten());
+        let lane = |lane: &Lane| lane.units.iter().map(&mut unit).collect::<Result<_>>();
+        let lanes = fragment.lanes.iter().map(lane).collect::<Result<_>>()?;
         Ok(vec![(0, Input::Scan(lanes))])
     }
 }
@@ -139,7 +151,7 @@ pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
     workload
 }
 
-fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
+fn scan_unit(unit: &Unit, footer: Option<Base64>) -> Result<ScanUnit> {
     let meta = &unit.file.object_meta;
     let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
     Ok(ScanUnit {
@@ -153,7 +165,7 @@ fn scan_unit(unit: &Unit) -> Result<ScanUnit> {
         range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
         partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
-        footer: None,
+        footer,
     })
 }
 

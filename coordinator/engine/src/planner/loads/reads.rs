@@ -1,7 +1,7 @@
 //! Requests to storage, and their bytes, that scan units take, as far as metadata tells. Pure, and no pass: for estimates only.
 //!
 //! It mirrors the reads of fragments (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener). A file's end comes once, with its
-//! footer, unless it was kept. Then come each row group's projected columns, neighbours with one request. Bytes that the file's end has brought
+//! footer, unless it was kept or travels with the fragment. Then come each row group's projected columns, neighbours with one request. Bytes that the file's end has brought
 //! along are not asked for again. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
 //! statistics.
 
@@ -18,6 +18,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::model::load::Reads;
 use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
+use crate::planner::shipped::travels;
 use crate::tables::facts::FileFacts;
 
 /// Reader of a file.
@@ -86,7 +87,9 @@ impl FileEnd {
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
             Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
-            Reader::Function(keeps) if keeps(&file.object_meta) => Self { reads: Reads::default(), start: size },
+            Reader::Function(keeps) if keeps(&file.object_meta) || (is_cached && travels(file)) => {
+                Self { reads: Reads::default(), start: size }
+            }
             Reader::Coordinator | Reader::Function(_) => {
                 let is_small = size <= WHOLE_FILE_BYTES_MAX;
                 let known = file.metadata_size_hint.map(|bytes| bytes as u64).filter(|_| !is_small);

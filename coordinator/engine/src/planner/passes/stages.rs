@@ -13,6 +13,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use fragment_fn::NeededColumns;
 use gust_protocol::plan::{Obstacle, encode_checked, scans};
 use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
@@ -23,6 +24,7 @@ use super::units::{Unit, WeighedFile, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
+use crate::planner::shipped::needed_columns;
 use crate::tables::facts::matching;
 
 /// Access of functions to a store.
@@ -59,6 +61,7 @@ struct StageTemplate {
     encoded: Base64,
     scan: FileScanConfig,
     matching: ColumnMatching,
+    needed: Option<NeededColumns>,
     access: StoreAccess,
 }
 
@@ -215,7 +218,8 @@ impl StageTemplate {
             Reach::Never(obstacle) => return Ok(Err(obstacle)),
         };
         let matching = matching(&scan)?;
-        Ok(Ok(Self { plan, encoded, scan, matching, access }))
+        let needed = needed_columns(&scan, matching);
+        Ok(Ok(Self { plan, encoded, scan, matching, needed, access }))
     }
 
     fn files(&self) -> impl Iterator<Item = &PartitionedFile> {
@@ -234,6 +238,7 @@ impl StageTemplate {
             plan: Arc::clone(&self.plan),
             encoded: self.encoded.clone(),
             matching: self.matching,
+            needed: self.needed.clone(),
             access: self.access.clone(),
             units,
             fragments,
