@@ -23,6 +23,7 @@ use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
 use crate::model::{Choice, FleetFacts, Forecast, FunctionSize, Place, Reason, WallTimes};
+use crate::tables::folder::Listings;
 use crate::tables::pruning::PruningNotes;
 
 /// A query as the coordinator would run it alone.
@@ -178,9 +179,14 @@ impl Planner {
     async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
         let begun = self.stores.usage();
         let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
+        // A comparison has also planned locally by then. Without one only the statement's names are resolved, and the listings
+        // are the distributed plan's own.
+        let compares = self.settings.compares();
+        if !compares {
+            Listings::of(state).forget();
+        }
+        let first = if compares { planned } else { resolved };
         let (state, plan) = distributed(state, optimized).await?;
-        // A comparison has also planned locally by then. Without one only the statement's names are resolved.
-        let first = if self.settings.compares() { planned } else { resolved };
         let mut planning = between(begun, self.stores.usage());
         planning.requests += first.requests;
         planning.bytes_read += first.bytes_read;
