@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
-use gust_protocol::StoreAccess;
+use gust_protocol::{AheadBounds, StoreAccess};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
-use crate::ahead::{AheadBounds, ReadBudget};
+use crate::ahead::ReadBudget;
 use crate::hedging::Hedger;
 use crate::pace::{Pace, WatchedConnector};
 

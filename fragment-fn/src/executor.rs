@@ -26,7 +26,7 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use crate::ahead::{AheadAccount, AheadBounds, ReadAhead, attach};
+use crate::ahead::{AheadAccount, ReadAhead, attach};
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
 use crate::environment::Environment;
@@ -69,6 +69,8 @@ impl Meter {
         usage.bytes_read = self.counters.bytes_read();
         usage.bytes_written = self.counters.bytes_written();
         usage.memory_peak_bytes = self.memory.peak_bytes();
+        usage.ahead = self.ahead.usage();
+        usage.spans.waited_us = self.ahead.waited_us();
         usage
     }
 }
@@ -84,38 +86,22 @@ pub(crate) async fn execute(
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
     let encoded = plan_bytes(environment, request, &stores).await?;
     let ahead = read_ahead(environment, request, meter);
-    let plan = decode(environment, request, &encoded, &context, &stores, &ahead)
+    let plan = decode(environment, request, &encoded, &context, &stores, ahead.as_ref())
         .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
     meter.note(|usage| usage.spans.decode_us = micros(started));
     run(request, meter, &context, plan, &stores, ahead).await
 }
 
-/// Share of an attempt's memory that reading ahead leaves to operators: all but 1 in so many bytes.
-const AHEAD_PART: u64 = 8;
-
-/// Opens the reading ahead of an attempt.
-fn read_ahead(environment: &Environment, request: &InvokeRequest, meter: &Meter) -> ReadAhead {
+/// Opens the reading ahead of an attempt; None if it is turned off.
+fn read_ahead(environment: &Environment, request: &InvokeRequest, meter: &Meter) -> Option<ReadAhead> {
+    let bounds = request.fragment.limits.ahead;
+    if bounds.is_off() {
+        return None;
+    }
     let pool: Arc<dyn MemoryPool> = Arc::clone(&meter.memory) as _;
-    let lanes = request.fragment.inputs.iter().map(|(_, Input::Scan(lanes))| lanes.len()).max().unwrap_or_default();
-    let bounds = ahead_bounds(request.fragment.limits.memory_bytes_max, lanes).within(&pool, AHEAD_PART);
     let ahead = environment.reading.query(bounds, &pool, Arc::clone(&meter.ahead));
     meter.memory.yields(ahead.giver());
-    ahead
-}
-
-/// Returns the bounds that suit a function's size, of which its memory tells. A small function has a part of a core, and
-/// each connection costs it time.
-fn ahead_bounds(memory_bytes_max: u64, lanes: usize) -> AheadBounds {
-    /// Pools of functions of 512 MB, and of 1,769 MB, which have one whole core.
-    const SMALL: u64 = 310_000_000;
-    const WHOLE_CORE: u64 = 1_060_000_000;
-    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-    let requests_max = match memory_bytes_max {
-        ..SMALL => lanes.saturating_mul(4),
-        SMALL..WHOLE_CORE => lanes.saturating_mul(16),
-        _ => 64,
-    };
-    AheadBounds { requests_max: requests_max.min(64), bytes_max: memory_bytes_max }
+    Some(ahead)
 }
 
 async fn run(
@@ -124,7 +110,7 @@ async fn run(
     context: &Arc<TaskContext>,
     plan: Arc<dyn ExecutionPlan>,
     stores: &[AttemptStore],
-    ahead: ReadAhead,
+    ahead: Option<ReadAhead>,
 ) -> Result<FragmentResult, FragmentError> {
     let Output::Gather { access, prefix } = &request.stage.output;
     let exchange = Arc::clone(&store(stores, *access)?.hedged);
@@ -133,7 +119,9 @@ async fn run(
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
     let mut writer =
         ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
-    ahead.start();
+    if let Some(ahead) = &ahead {
+        ahead.start();
+    }
     let produced = produce(meter, context, &plan, &mut writer).await;
     drop(ahead);
     if let Err(error) = produced {
@@ -287,7 +275,7 @@ fn decode(
     encoded: &[u8],
     context: &Arc<TaskContext>,
     stores: &[AttemptStore],
-    ahead: &ReadAhead,
+    ahead: Option<&ReadAhead>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
@@ -302,7 +290,7 @@ fn decode(
         with_lanes(scan, lanes, store.footer_cache_salt)
     })?;
     let options = context.session_config().options();
-    attach(plan, options, Some(ahead), &mut |leaf, _| {
+    attach(plan, options, ahead, &mut |leaf, _| {
         let (_, store) = lanes_of(leaf)?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));

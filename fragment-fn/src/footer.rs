@@ -280,7 +280,7 @@ mod tests {
         let bytes = writer.into_inner().expect("a file");
         let (store, counters) = (Arc::new(InMemory::new()), Arc::<Counters>::default());
         store.put(&Path::from("a"), PutPayload::from(bytes)).await.expect("put");
-        let object = store.head(&Path::from("a")).await.expect("an object");
+        let object = store.get(&Path::from("a")).await.expect("an object").meta;
         let file = PinnedFile::new(Arc::new(CountingStore::new(store, Arc::clone(&counters))), object);
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let footer = read_footer(&file, footer_bytes, &footers).await.expect("a footer");

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::python::{self, Run};
-use crate::query::{plain, run, session};
+use crate::query::{self, plain, run, session};
 use crate::typed_queries::{self, ROWS, TABLES};
 
 const FORMATS: [(&str, OutputFormat); 5] = [
@@ -137,20 +137,12 @@ async fn reference(session: &Session, query: &str) -> anyhow::Result<(SchemaRef,
     Ok((plan.schema(), batches))
 }
 
-async fn rows(session: &Session, query: &str) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>, Report)> {
-    let mut running = session.run(session.parse(query)?.remove(0)).await?;
-    let mut batches = Vec::new();
-    let ended = loop {
-        match running.next().await {
-            Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
+async fn rows(session: &Session, sql: &str) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>, Report)> {
+    let mut running = session.run(session.parse(sql)?.remove(0)).await?;
+    let batches = query::rows(&mut running).await;
     let schema = running.schema().clone();
     let report = Report::from_events(&running.finish().await.snapshot());
-    ended?;
-    Ok((schema, batches, report))
+    Ok((schema, batches?, report))
 }
 
 /// Writes batches under their own schema. A result without batches is written under `announced`.

@@ -6,7 +6,7 @@ use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
 use gust_engine::events::StampedEvent;
 use gust_engine::report::Report;
-use gust_engine::session::Session;
+use gust_engine::session::{RunningStatement, Session};
 
 /// Opens a session on `target`. Its functions, if they are processes, run `bootstrap`.
 pub fn session(target: Target, functions_max: u32, bootstrap: &str) -> Session {
@@ -29,20 +29,20 @@ pub async fn run_with_events(
     let mut last = None;
     for statement in session.parse(sql)? {
         let mut running = session.run(statement).await?;
-        let mut rows = Vec::new();
-        let ended = loop {
-            match running.next().await {
-                Ok(Some(batch)) => rows.push(batch),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        let events = running.finish().await;
-        ended?;
-        let events = events.snapshot();
-        last = Some((rows, Report::from_events(&events), events));
+        let rows = rows(&mut running).await;
+        let events = running.finish().await.snapshot();
+        last = Some((rows?, Report::from_events(&events), events));
     }
     Ok(last.expect("parse returns at least one statement"))
+}
+
+/// Reads the rows of a statement, which goes on until [`RunningStatement::finish`].
+pub async fn rows(running: &mut RunningStatement) -> Result<Vec<RecordBatch>, QueryError> {
+    let mut rows = Vec::new();
+    while let Some(batch) = running.next().await? {
+        rows.push(batch);
+    }
+    Ok(rows)
 }
 
 /// Runs a statement, after those of `setup`, through DataFusion alone: the judge has none of the project's settings.

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use fragment_fn::ahead::{AheadBounds, AheadUsage};
 use gust::demo::queries;
 use gust::demo::table::TpchTable;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
+use gust_protocol::{AheadBounds, AheadUsage};
 use gust_tests::compare::{Rule, compare};
-use gust_tests::query::{assert_remote, plain, run};
+use gust_tests::query::{assert_remote, plain, rows, run};
 use gust_tests::s3::shape::{Faults, Latency};
 use gust_tests::s3::{GONE, Operation, Request, S3Server, Shape, StorageFault, in_flight_max};
 use gust_tests::tpch::Tables;
@@ -62,17 +62,10 @@ impl Lake {
         self.server.take_requests();
         let statement = self.session.parse(sql)?.pop().expect("a statement");
         let mut running = self.session.run(statement).await?;
-        let mut rows = Vec::new();
-        let ended = loop {
-            match running.next().await {
-                Ok(Some(batch)) => rows.push(batch),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
+        let rows = rows(&mut running).await;
         let account = running.read_ahead_account();
         let report = Report::from_events(&running.finish().await.snapshot());
-        ended?;
+        let rows = rows?;
         self.is_clean(sql).await;
         // Requests that were aborted are noted, too.
         for _ in 0..100 {
@@ -324,22 +317,28 @@ async fn queries_side_by_side_share_the_budget() {
 }
 
 /// Each function reads the ends of its files itself, and of the rest no byte twice. One function has one lane, which would
-/// otherwise read one row group after the other.
+/// otherwise read one row group after the other, and does so where reading ahead is turned off.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_read_ahead() {
-    for (on, functions_max) in
-        [(Target::InProcess, 1), (Target::InProcess, 4), (Target::Processes, 1), (Target::Processes, 4)]
-    {
-        let lake = Lake::open(Config { on, functions_max, ..local() }).await;
+    for (on, functions_max, read_ahead_requests_max) in [
+        (Target::InProcess, 1, 64),
+        (Target::InProcess, 1, 0),
+        (Target::InProcess, 4, 64),
+        (Target::Processes, 1, 64),
+        (Target::Processes, 1, 0),
+        (Target::Processes, 4, 64),
+    ] {
+        let lake = Lake::open(Config { on, functions_max, read_ahead_requests_max, ..local() }).await;
         lake.slow(20.0, Faults::default());
         for number in [1, 6] {
             let Answer { mut requests, report, .. } = lake.query(number).await;
-            let what = format!("query {number} on {functions_max} of {on:?}");
+            let what = format!("query {number} on {functions_max} of {on:?}, {read_ahead_requests_max} requests ahead");
             assert_remote(&report, &what);
             let hedged = hedged(&report);
             let reads = lake.row_reads(&requests, TpchTable::LineItem);
             let at_once = in_flight_max(&reads).into_values().max().unwrap_or_default();
-            assert!(functions_max > 1 || at_once > 1, "{what}: {at_once} of {} reads at a time", reads.len());
+            let is_as_expected = functions_max > 1 || (at_once > 1) == (read_ahead_requests_max > 0);
+            assert!(is_as_expected, "{what}: {at_once} of {} reads at a time", reads.len());
             let mut sizes = BTreeMap::new();
             for request in &requests {
                 let size = sizes.entry(request.key.clone()).or_insert(0);

@@ -16,7 +16,7 @@ use gust_engine::config::{Config, Target};
 use gust_engine::error::ErrorKind;
 use gust_engine::report::Report;
 use gust_tests::python::{self, Run};
-use gust_tests::query::run;
+use gust_tests::query::{rows, run};
 use gust_tests::s3::shape::{Latency, Pipe};
 use gust_tests::s3::{S3Server, Shape};
 use gust_tests::{cloud, tpch};
@@ -113,13 +113,7 @@ async fn account(case: &Case, server: &S3Server, create: &[String], folder: &Pat
     let began = now_ms();
     let mut running = session.run(statement).await.expect("it starts");
     let runs = now_ms();
-    let ended = loop {
-        match running.next().await {
-            Ok(Some(_)) => {}
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
+    let ended = rows(&mut running).await.map(drop);
     let ends = now_ms();
     let events = running.finish().await.snapshot();
     let over = now_ms();

@@ -18,7 +18,7 @@ use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, AheadBounds, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
+    AccessTable, AheadBounds, AheadUsage, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
     FragmentResponse, InvokeRequest, ObjectRef, Output, PlanRef, ScanUnit, StoreAccess, wire,
 };
 use gust_tests::cloud;
@@ -145,6 +145,20 @@ fn environment() -> Arc<Environment> {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// Bounds of reading ahead under which fragments read the same.
+const AHEAD: [AheadBounds; 2] = [AheadBounds::OFF, AheadBounds { requests_max: 64, bytes_max: 128 << 20 }];
+
+/// Checks what a function says of its reading ahead: nothing where it is turned off, else all bytes of the rows.
+fn check_ahead(request: &InvokeRequest, response: &FragmentResponse, row_bytes: u64) {
+    let ahead = response.usage.ahead;
+    if request.fragment.limits.ahead.is_off() {
+        assert_eq!(ahead, AheadUsage::default());
+    } else {
+        assert_eq!(ahead.taken_bytes + ahead.missed_bytes, row_bytes, "{ahead:?}");
+        assert!(ahead.requests > 0 && ahead.missed_bytes < row_bytes, "{ahead:?}");
+    }
+}
+
 /// By the server's own account a fragment sends no HEAD and no LIST. It reads the footer once an environment, and no byte twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fragment_reads_no_byte_twice() {
@@ -154,30 +168,33 @@ async fn a_fragment_reads_no_byte_twice() {
     let store = server.store().expect("a store");
     let key = Key::from("t/a.parquet");
     store.put(&key, std::fs::read(&path).expect("readable").into()).await.expect("put");
-    let request = request(Arc::clone(&store), cloud::access(&server, "function"), &key, false).await;
+    let mut request = request(Arc::clone(&store), cloud::access(&server, "function"), &key, false).await;
     let lanes = match &request.fragment.inputs[0].1 {
         gust_protocol::Input::Scan(lanes) => lanes.len(),
     };
     assert_eq!(lanes, 1, "a file without a known footer is one unit");
-    let environment = environment();
-    let mut gets = Vec::new();
-    for attempt in 0..2 {
-        server.take_requests();
-        let response = answer(&environment, &request, MINUTE).await;
-        let asked = server.take_requests();
-        assert_eq!(response.outcome.as_ref().map(|result| result.part().rows), Ok(200_000), "{response:?}");
-        assert!(asked.iter().all(|request| request.operation == Operation::Get), "{asked:?}");
-        let mut ranges: Vec<_> = asked.iter().map(|request| request.bytes.clone()).collect();
-        ranges.sort_by_key(|range| range.start);
-        for pair in ranges.windows(2) {
-            assert!(pair[0].end <= pair[1].start, "attempt {attempt}: bytes were read twice: {ranges:?}");
+    for ahead in AHEAD {
+        request.fragment.limits.ahead = ahead;
+        let environment = environment();
+        let mut gets = Vec::new();
+        for attempt in 0..2 {
+            server.take_requests();
+            let response = answer(&environment, &request, MINUTE).await;
+            let asked = server.take_requests();
+            assert_eq!(response.outcome.as_ref().map(|result| result.part().rows), Ok(200_000), "{response:?}");
+            assert!(asked.iter().all(|request| request.operation == Operation::Get), "{asked:?}");
+            let mut ranges: Vec<_> = asked.iter().map(|request| request.bytes.clone()).collect();
+            ranges.sort_by_key(|range| range.start);
+            for pair in ranges.windows(2) {
+                assert!(pair[0].end <= pair[1].start, "attempt {attempt}: bytes were read twice: {ranges:?}");
+            }
+            assert_eq!(response.usage.requests.get, asked.len() as u64, "what was metered is what was asked");
+            assert_eq!(response.usage.bytes_read, ranges.iter().map(|range| range.end - range.start).sum::<u64>());
+            assert_eq!(response.usage.cold, attempt == 0);
+            gets.push(asked.len());
         }
-        assert_eq!(response.usage.requests.get, asked.len() as u64, "what was metered is what was asked");
-        assert_eq!(response.usage.bytes_read, ranges.iter().map(|range| range.end - range.start).sum::<u64>());
-        assert_eq!(response.usage.cold, attempt == 0);
-        gets.push(asked.len());
+        assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
     }
-    assert!(gets[1] < gets[0], "the footer was read again: {gets:?} requests");
 }
 
 /// With footers that come along, the first request is for data, in a cold environment and in a warm one. A file that was changed
@@ -195,9 +212,11 @@ async fn a_function_asks_for_no_footer_that_came_along() {
     let chunks = footer.row_groups().iter().flat_map(|group| group.columns()).map(|chunk| chunk.byte_range());
     let data: Vec<_> = chunks.map(|(start, bytes)| start..start + bytes).collect();
     let data_end = data.iter().map(|range| range.end).max().expect("columns");
-    for sorted in [false, true] {
+    let read: u64 = data.iter().map(|range| range.end - range.start).sum();
+    for (sorted, ahead) in [false, true].into_iter().flat_map(|sorted| AHEAD.map(|ahead| (sorted, ahead))) {
         let access = cloud::access(&server, "function");
-        let request = requested(Arc::clone(&store), access, &key, sorted, KnownFooter::Yes).await;
+        let mut request = requested(Arc::clone(&store), access, &key, sorted, KnownFooter::Yes).await;
+        request.fragment.limits.ahead = ahead;
         assert!(units(&request).all(|unit| unit.footer.is_some()) && units(&request).count() > 1);
         let environment = environment();
         for attempt in 0..2 {
@@ -207,13 +226,14 @@ async fn a_function_asks_for_no_footer_that_came_along() {
             assert_eq!(response.outcome.as_ref().map(|result| result.part().rows), Ok(200_000), "{response:?}");
             let is_data = |bytes: &std::ops::Range<u64>| bytes.end <= data_end && !bytes.is_empty();
             assert!(asked.iter().all(|r| r.operation == Operation::Get && is_data(&r.bytes)), "{attempt}: {asked:?}");
-            let read: u64 = data.iter().map(|range| range.end - range.start).sum();
             assert_eq!(response.usage.bytes_read, read, "attempt {attempt}");
+            check_ahead(&request, &response, read);
         }
     }
     let access = cloud::access(&server, "function");
     let request = requested(Arc::clone(&store), access, &key, false, KnownFooter::Yes).await;
-    let damages: [(&str, fn(&mut Vec<u8>)); 3] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 3] = [
         ("cut", |footer| footer.truncate(20)),
         ("none", |footer| footer.clear()),
         ("of another length", |footer| {

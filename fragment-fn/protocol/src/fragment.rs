@@ -177,11 +177,26 @@ pub struct FragmentLimits {
     pub ahead: AheadBounds,
 }
 
-/// Bounds of reads that nobody waits for yet. Nothing is read ahead without requests.
+/// Most requests and bytes that are read ahead at a time. Zero of either turns reading ahead off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AheadBounds {
-    /// Requests in flight at the same time.
+    /// Requests in flight.
     pub requests_max: u32,
     /// Bytes in flight, and those that came and were not taken.
     pub bytes_max: u64,
+}
+
+impl AheadBounds {
+    /// Bounds under which nothing is read ahead.
+    pub const OFF: Self = Self { requests_max: 0, bytes_max: 0 };
+
+    pub fn is_off(self) -> bool {
+        self.requests_max == 0 || self.bytes_max == 0
+    }
+
+    /// Returns the lower of each bound.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { requests_max: self.requests_max.min(other.requests_max), bytes_max: self.bytes_max.min(other.bytes_max) }
+    }
 }

@@ -26,28 +26,28 @@ pub struct Usage {
     pub cold: bool,
 }
 
-/// Reads ahead of the computing, and bytes that were read and not used.
+/// Bytes and requests that were read ahead of computing, by their fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AheadUsage {
-    /// Requests that were sent before a reader asked.
+    /// Requests for data that were sent before a reader asked.
     pub requests: u64,
-    /// Bytes of these requests.
     pub bytes: u64,
-    /// Ranges that a reader asked for and that had not been asked for ahead.
-    pub missed: u64,
-    /// Bytes that came for row groups which statistics ruled out later.
-    pub unused_pruned_bytes: u64,
-    /// Bytes that came after a limit had its rows.
-    pub unused_limit_bytes: u64,
-    /// Bytes that came for a reader that was dropped.
-    pub unused_cancelled_bytes: u64,
-    /// Bytes that were dropped because memory was short.
-    pub unused_given_back_bytes: u64,
     /// Bytes between the ranges of one request.
     pub gap_bytes: u64,
-    /// Most bytes that were held at the same time.
-    pub peak_bytes: u64,
+    pub taken_bytes: u64,
+    /// Bytes that readers asked for and that had not been asked for ahead.
+    pub missed_bytes: u64,
+    /// Part of `missed_bytes` that had been read before: the plan reads a scan twice.
+    pub again_bytes: u64,
+    /// Bytes that nobody took, because their rows were pruned.
+    pub unused_pruned_bytes: u64,
+    /// Bytes that nobody took, because the query ended before.
+    pub unused_cancelled_bytes: u64,
+    /// Bytes that nobody took, because an operator needed their memory.
+    pub unused_given_back_bytes: u64,
+    /// Bytes whose request failed before a reader wanted them.
+    pub unused_failed_bytes: u64,
 }
 
 /// Storage requests by kind, as price books name them.

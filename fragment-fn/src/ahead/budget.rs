@@ -12,27 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// Most requests and bytes that are read ahead at a time. Zero of either turns reading ahead off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AheadBounds {
-    pub requests_max: u32,
-    pub bytes_max: u64,
-}
-
-impl AheadBounds {
-    /// Bounds under which nothing is read ahead.
-    pub const OFF: Self = Self { requests_max: 0, bytes_max: 0 };
-
-    pub fn is_off(self) -> bool {
-        self.requests_max == 0 || self.bytes_max == 0
-    }
-
-    /// Returns the lower of each bound.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self { requests_max: self.requests_max.min(other.requests_max), bytes_max: self.bytes_max.min(other.bytes_max) }
-    }
-}
+use gust_protocol::AheadBounds;
 
 /// Budget of a process. Clones share it.
 #[derive(Debug, Clone)]

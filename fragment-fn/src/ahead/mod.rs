@@ -46,16 +46,16 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::ExecutionPlan;
-use gust_protocol::LeafId;
 use gust_protocol::plan::file_scan;
+use gust_protocol::{AheadBounds, LeafId};
 use tokio::runtime::Handle;
 
-pub use budget::{AheadBounds, ReadBudget};
+pub use budget::ReadBudget;
 pub use consumption::{Begins, Consumption, Reading, readings};
 pub use memory::{GivesBack, READ_AHEAD};
-pub use usage::{AheadAccount, AheadUsage};
+pub use usage::AheadAccount;
 
 pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 
@@ -123,17 +123,6 @@ impl ReadBudget {
             }
         });
         ReadAhead { query }
-    }
-}
-
-impl AheadBounds {
-    /// Returns bounds that leave all but 1 in `part` of a pool to operators.
-    #[must_use]
-    pub fn within(self, pool: &Arc<dyn MemoryPool>, part: u64) -> Self {
-        match pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => Self { bytes_max: self.bytes_max.min(bytes as u64 / part.max(1)), ..self },
-            MemoryLimit::Infinite | MemoryLimit::Unknown => self,
-        }
     }
 }
 

@@ -3,34 +3,11 @@
 use std::ops::AddAssign;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use gust_protocol::AheadUsage;
 
 use super::units::UnitsUsage;
-
-/// Bytes and requests that were read ahead, by their fate, and the time that readers waited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AheadUsage {
-    /// Requests for data that were sent before a reader asked.
-    pub requests: u64,
-    pub bytes: u64,
-    /// Bytes between the ranges of one request.
-    pub gap_bytes: u64,
-    pub taken_bytes: u64,
-    /// Bytes that readers asked for and that had not been asked for ahead.
-    pub missed_bytes: u64,
-    /// Part of `missed_bytes` that had been read before: the plan reads a scan twice.
-    pub again_bytes: u64,
-    /// Bytes that nobody took, because their rows were pruned.
-    pub unused_pruned_bytes: u64,
-    /// Bytes that nobody took, because the query ended before.
-    pub unused_cancelled_bytes: u64,
-    /// Bytes that nobody took, because an operator needed their memory.
-    pub unused_given_back_bytes: u64,
-    /// Bytes whose request failed before a reader wanted them.
-    pub unused_failed_bytes: u64,
-    /// Time that readers waited for bytes, summed up over all lanes.
-    pub waited: Duration,
-}
 
 impl AddAssign<UnitsUsage> for AheadUsage {
     fn add_assign(&mut self, of: UnitsUsage) {
@@ -56,10 +33,14 @@ pub struct AheadAccount {
 }
 
 impl AheadAccount {
-    /// Returns the sums of all scans that have ended, and the time that was waited so far.
+    /// Returns the sums of all scans that have ended.
     pub fn usage(&self) -> AheadUsage {
-        let ended = *self.ended.lock().expect("no holder panics");
-        AheadUsage { waited: Duration::from_micros(self.waited_us.load(Relaxed)), ..ended }
+        *self.ended.lock().expect("no holder panics")
+    }
+
+    /// Returns the microseconds that readers have waited for bytes so far, summed up over all lanes.
+    pub fn waited_us(&self) -> u64 {
+        self.waited_us.load(Relaxed)
     }
 
     pub(super) fn add(&self, scan: UnitsUsage) {

@@ -75,12 +75,20 @@ impl Engine {
     }
 
     async fn create(&self, tables: &BTreeMap<String, String>) -> anyhow::Result<Answer> {
+        let create = tables
+            .iter()
+            .map(|(name, location)| format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'"));
         if let Self::Stock(context) = self {
             register_store(context, tables)?;
         }
         let started = Instant::now();
-        for (name, location) in tables {
-            self.rows(&format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'")).await?;
+        match self {
+            Self::Gust { session, .. } => session.set_up(&create.collect::<Vec<_>>().join("; ")).await?,
+            Self::Stock(context) => {
+                for statement in create {
+                    context.sql(&statement).await?.collect().await?;
+                }
+            }
         }
         Ok(Answer { seconds: started.elapsed().as_secs_f64(), rows: 0, gigabyte_seconds: None, report: Value::Null })
     }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragment_fn::ahead::AheadBounds;
+use gust_protocol::AheadBounds;
 use serde::Deserialize;
 
 use crate::memory::machine;
@@ -74,13 +74,14 @@ pub struct Config {
     /// Bytes that one function may spill to its temporary folder. Default 512 MiB, which Lambda gives for free.
     #[serde(deserialize_with = "units::bytes")]
     pub function_temp_bytes: u64,
-    /// Most requests for data that the coordinator has under way before a reader waits for them. Default 64: with 27 ms to
+    /// Most requests for data that the coordinator, and each function, has under way before a reader waits for them. Functions
+    /// with less than a core ask for less. Default 64: with 27 ms to
     /// the first byte, twice as many gained 5 % more (TPC-H, scale factor 1, two cores, a prototype over plain DataFusion;
     /// not measured with this reader). 0 turns reading ahead off.
     #[serde(deserialize_with = "units::count_or_none")]
     pub read_ahead_requests_max: u32,
-    /// Most bytes that the coordinator holds before a reader wants them. Default 128 MiB, and a tenth of a query's memory
-    /// at most. 0 turns reading ahead off.
+    /// Most bytes that the coordinator, and each function, holds before a reader wants them. Default 128 MiB, and at most a
+    /// tenth of a query's memory and an eighth of a function's. 0 turns reading ahead off.
     #[serde(deserialize_with = "units::bytes_or_none")]
     pub read_ahead_bytes_max: u64,
     /// Folder that operators spill to. None is the system's temporary folder.
@@ -388,7 +389,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Returns the bounds of what the coordinator reads ahead.
+    /// Returns the bounds of reading ahead, on the coordinator and for each function.
     pub fn read_ahead(&self) -> AheadBounds {
         AheadBounds { requests_max: self.read_ahead_requests_max, bytes_max: self.read_ahead_bytes_max }
     }

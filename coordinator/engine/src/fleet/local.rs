@@ -26,7 +26,7 @@ pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize 
         memory_bytes_max: config.function_memory_bytes,
         temp_bytes_max: config.function_temp_bytes,
         inline_bytes_max: INLINE_BYTES_MAX,
-        ahead: ahead_bounds(memory_mb, lanes, config.function_memory_bytes),
+        ahead: ahead_bounds(config.read_ahead(), memory_mb, lanes, config.function_memory_bytes),
     };
     let cores = lanes as f64;
     FunctionSize {

@@ -55,17 +55,19 @@ const AHEAD_REQUESTS_MAX: u32 = 64;
 /// Parts of a function's memory pool, one of which holds bytes that were read ahead.
 const AHEAD_POOL_PARTS: u64 = 8;
 
-/// Returns the bounds of reading ahead in a function of this memory, with these lanes and a pool of `pool_bytes`.
+/// Returns the bounds of reading ahead in a function of this memory, with these lanes and a pool of `pool_bytes`, within the
+/// bounds that are set.
 ///
 /// A small function has a narrow pipe and little memory, and a request costs it processor time. So it asks for less.
-pub fn ahead_bounds(memory_mb: u32, lanes: usize, pool_bytes: u64) -> AheadBounds {
+pub fn ahead_bounds(set: AheadBounds, memory_mb: u32, lanes: usize, pool_bytes: u64) -> AheadBounds {
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
     let requests_max = match memory_mb {
         ..=512 => lanes.saturating_mul(4),
-        ..WHOLE_CORE_MB => lanes.saturating_mul(16),
+        513..WHOLE_CORE_MB => lanes.saturating_mul(16),
         _ => AHEAD_REQUESTS_MAX,
     };
-    AheadBounds { requests_max: requests_max.min(AHEAD_REQUESTS_MAX), bytes_max: pool_bytes / AHEAD_POOL_PARTS }
+    let requests_max = requests_max.min(AHEAD_REQUESTS_MAX);
+    set.and(AheadBounds { requests_max, bytes_max: pool_bytes / AHEAD_POOL_PARTS })
 }
 
 /// Traits of a platform that all of its sizes share at all times.
@@ -137,9 +139,10 @@ mod tests {
 
     #[test]
     fn larger_functions_read_further_ahead() {
+        let set = AheadBounds { requests_max: u32::MAX, bytes_max: u64::MAX };
         let check = |memory_mb, lanes, requests_max| {
             let expect = AheadBounds { requests_max, bytes_max: 10 };
-            assert_eq!(ahead_bounds(memory_mb, lanes, 80), expect, "{memory_mb} MB, {lanes} lanes");
+            assert_eq!(ahead_bounds(set, memory_mb, lanes, 80), expect, "{memory_mb} MB, {lanes} lanes");
         };
         check(128, 1, 4);
         check(512, 1, 4);
@@ -148,5 +151,13 @@ mod tests {
         check(1_769, 1, 64);
         check(10_240, 6, 64);
         check(128, 1_000, 64);
+    }
+
+    #[test]
+    fn functions_read_no_further_ahead_than_is_set() {
+        for (requests_max, bytes_max) in [(0, 10), (3, 10), (64, 0), (64, 9)] {
+            let set = AheadBounds { requests_max, bytes_max };
+            assert_eq!(ahead_bounds(set, 2_048, 1, 80), set);
+        }
     }
 }

@@ -68,9 +68,7 @@ pub async fn measure(estimates: &Estimates, shape: &Shape, cache: &Path) -> anyh
     let calibration = Box::pin(calibrate(&config, estimates.calibration_bytes, &|_| {})).await?;
     save(&time_model, calibration.measured.clone())?;
     let session = Session::new(Config { time_model: Some(time_model), ..config })?;
-    for statement in &create {
-        run_with_events(&session, statement).await?;
-    }
+    session.set_up(&create.join("; ")).await?;
     let mut queries: Vec<(String, String)> =
         (1..=22).map(|number| (format!("Q{number}"), queries::query(number).to_owned())).collect();
     let mut random = SmallRng::seed_from_u64(estimates.seed);

@@ -28,9 +28,7 @@ pub async fn measure(scale: f64, cache: &Path) -> anyhow::Result<Outcome> {
     }
     let bootstrap = sibling("bootstrap_under_test")?;
     let session = session(Target::Processes, 4, &bootstrap.to_string_lossy());
-    for statement in tables.create_statements() {
-        run(&session, &statement).await?;
-    }
+    session.set_up(&tables.create_statements().join("; ")).await?;
     let mut table = vec!["query  seconds  fragments adopted  rows  DuckDB".to_owned()];
     let (mut samples, mut validity) = (Vec::new(), Vec::new());
     for number in 1..=queries::COUNT {

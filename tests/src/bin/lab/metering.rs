@@ -30,9 +30,7 @@ pub async fn measure(metering: &Metering, cache: &Path) -> anyhow::Result<Outcom
     let bootstrap = sibling("bootstrap_under_test")?;
     let session =
         session(gust_engine::config::Target::Processes, metering.functions, bootstrap.to_str().unwrap_or_default());
-    for statement in tables.create_statements() {
-        run_with_events(&session, &statement).await?;
-    }
+    session.set_up(&tables.create_statements().join("; ")).await?;
     let tariff = session.tariff().await?;
     let mut table = vec!["query  events  requests  fold µs  metering µs  CPU ms  share".to_owned()];
     let (mut samples, mut worst) = (Vec::new(), 0.0_f64);

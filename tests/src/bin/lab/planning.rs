@@ -8,7 +8,6 @@ use gust::demo::queries;
 use gust_engine::config::{Config, Target};
 use gust_engine::model::measured::{Measured, save};
 use gust_engine::session::Session;
-use gust_tests::query::run_with_events;
 use gust_tests::stats::median;
 use gust_tests::tpch::{self, Tables};
 use serde::Serialize;
@@ -83,9 +82,7 @@ fn functions_pay() -> Measured {
 
 async fn session(config: Config, tables: &Tables) -> anyhow::Result<Session> {
     let session = Session::new(config)?;
-    for statement in tables.create_statements() {
-        run_with_events(&session, &statement).await?;
-    }
+    session.set_up(&tables.create_statements().join("; ")).await?;
     Ok(session)
 }
 

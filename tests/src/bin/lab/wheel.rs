@@ -30,8 +30,8 @@ pub async fn measure(local: &Local, cache: &Path) -> anyhow::Result<Outcome> {
     let ours = Session::new(Config { on: Target::Local, ..Config::default() })?;
     for statement in tables.create_statements() {
         stock.sql(&statement).await?.collect().await?;
-        run(&ours, &statement).await?;
     }
+    ours.set_up(&tables.create_statements().join("; ")).await?;
     let mut table = vec![format!(
         "DataFusion {} in this build, beside {} from PyPI; {partitions} partitions, scale factor {}",
         datafusion::DATAFUSION_VERSION,

@@ -114,6 +114,7 @@ impl LambdaPlatform {
     fn size(&self, deployment: &Deployment) -> FunctionSize {
         let architecture = Architecture::of(&deployment.arch);
         let cores = deployment.cores_used();
+        let set = self.parts.config.read_ahead();
         let memory_bytes_max = u64::from(deployment.memory_mb) * (1 << 20) * POOL_PERCENT / 100;
         FunctionSize {
             kind: format!("lambda {} MB {}", deployment.memory_mb, architecture.name()),
@@ -125,7 +126,7 @@ impl LambdaPlatform {
                 memory_bytes_max,
                 temp_bytes_max: u64::from(deployment.temp_mb) << 20,
                 inline_bytes_max: INLINE_BYTES_MAX,
-                ahead: ahead_bounds(deployment.memory_mb, deployment.cores(), memory_bytes_max),
+                ahead: ahead_bounds(set, deployment.memory_mb, deployment.cores(), memory_bytes_max),
             },
             functions_max: deployment.functions_max(self.parts.config.functions_max),
             is_one_environment: false,

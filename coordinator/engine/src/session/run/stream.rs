@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -62,7 +63,10 @@ pub(super) fn start(
 fn read_ahead(engine: &Engine, context: &TaskContext, account: &Arc<AheadAccount>) -> Option<ReadAhead> {
     let runtime = context.runtime_env();
     let pool = &runtime.memory_pool;
-    let bounds = engine.reading().bounds().within(pool, AHEAD_PART);
+    let mut bounds = engine.reading().bounds();
+    if let MemoryLimit::Finite(bytes) = pool.memory_limit() {
+        bounds.bytes_max = bounds.bytes_max.min(bytes as u64 / AHEAD_PART);
+    }
     if bounds.is_off() {
         return None;
     }

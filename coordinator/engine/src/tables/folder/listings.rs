@@ -86,9 +86,12 @@ impl Listings {
     }
 }
 
-/// Answers by store and path.
+/// Answers by their places.
 #[derive(Debug)]
-struct Answers<T>(Mutex<HashMap<(ObjectStoreUrl, Path), Arc<Slot<T>>>>);
+struct Answers<T>(Mutex<HashMap<Place, Arc<Slot<T>>>>);
+
+/// Store and path of what is asked for.
+type Place = (ObjectStoreUrl, Path);
 
 /// Place of one answer. It is locked while its store is asked, so that others wait for the answer.
 type Slot<T> = tokio::sync::Mutex<Answer<T>>;
