@@ -180,13 +180,15 @@ impl<'a> Bench<'a> {
         };
         let (mut samples, count) = (Vec::new(), sides.len());
         for query in &self.queries {
-            eprintln!("{:?}: query {}", self.scenario, query.number);
+            let first = samples.len();
             for round in 0..=rounds {
                 for turn in 0..count {
                     let (side, peer, _) = &mut sides[(round + turn) % count];
                     samples.push(self.sample(side, peer, query, round).await?);
                 }
             }
+            let names = sides.iter().map(|(side, ..)| side.name);
+            eprintln!("{:?}: {}", self.scenario, outcome::progress(query.number, names, &samples[first..]));
         }
         let others_share = Cpu::now()?.shares_since(&cpu).others();
         let mut processes = Vec::new();

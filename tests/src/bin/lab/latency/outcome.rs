@@ -1,7 +1,7 @@
 //! Figures of the samples: medians over rounds, their geometric means over queries, and ratios of sides with their bounds. Pure.
 
 use gust_tests::rounds::{Figures, Ratio};
-use gust_tests::stats::{MedianInterval, median_interval};
+use gust_tests::stats::{MedianInterval, median, median_interval};
 use serde_json::json;
 
 use super::side::{SIDES, SideKind};
@@ -49,6 +49,16 @@ pub(super) fn outcome(latency: &Latency, numbers: &[usize], runs: &[ScenarioRun]
         validity.extend(valid(latency, run));
     }
     Outcome { name: "latency", table, samples: json!(runs), bounds, validity }
+}
+
+/// Returns the medians of a query's seconds, for those who wait for the table.
+pub(super) fn progress(query: usize, sides: impl Iterator<Item = &'static str>, samples: &[Sample]) -> String {
+    let of_side = |side: &'static str| {
+        let counted = samples.iter().filter(|sample| sample.side == side && sample.round > 0);
+        let seconds: Vec<f64> = counted.map(|sample| sample.seconds).collect();
+        format!("{side} {:.3}", median(&seconds))
+    };
+    format!("query {query}: {} s", sides.map(of_side).collect::<Vec<_>>().join(", "))
 }
 
 /// Returns the medians of seconds, and where the local side's time went.
