@@ -226,7 +226,8 @@ async fn fifty_at_once(on: Target) {
         let hedged = report.coordinator.requests.hedged * (1 << 20);
         assert!(seen.1 >= bytes && seen.1 <= bytes + bytes / 50 + hedged, "{what}: {} bytes, {bytes} alone", seen.1);
         let (dollars, dollars_alone) = (billed(on, &report), billed(on, &alone.report));
-        assert!(dollars_alone > 0, "{what}: {:?}", alone.report.cost);
+        // The process has Iceberg's metadata and the footers from the first query, and functions read the data.
+        assert!(dollars_alone > 0 || requests == 0, "{what}: {:?}", alone.report.cost);
         assert!(
             within_two_percent(dollars, dollars_alone),
             "{what}: {dollars} billionths of a dollar, {dollars_alone} alone: {:?}",

@@ -1,37 +1,11 @@
-//! Conversions between iceberg's types and ours. No other module of the crate's surface knows both.
+//! Our types as iceberg's, for what is written.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use iceberg::spec as ice;
 
-use crate::plan::{DataFile, IdentityValue, PartitionValue};
 use crate::scalar::Scalar;
 use crate::types::{Field, Schema, Transform, Type};
-
-pub(crate) fn schema(schema: &ice::Schema) -> Schema {
-    Schema { fields: fields(schema.as_struct()) }
-}
-
-fn fields(struct_type: &ice::StructType) -> Vec<Field> {
-    struct_type.fields().iter().map(|f| field(f)).collect()
-}
-
-fn field(field: &ice::NestedField) -> Field {
-    Field {
-        id: field.id,
-        name: field.name.clone(),
-        required: field.required,
-        ty: match &*field.field_type {
-            ice::Type::Primitive(primitive) => primitive_type(primitive),
-            ice::Type::Struct(struct_type) => Type::Struct(fields(struct_type)),
-            ice::Type::List(list) => Type::List(Box::new(self::field(&list.element_field))),
-            ice::Type::Map(map) => {
-                Type::Map(Box::new(self::field(&map.key_field)), Box::new(self::field(&map.value_field)))
-            }
-        },
-    }
-}
 
 fn primitive_type(primitive: &ice::PrimitiveType) -> Type {
     match *primitive {
@@ -57,19 +31,22 @@ fn primitive_type(primitive: &ice::PrimitiveType) -> Type {
 /// Converts a schema.
 ///
 /// # Errors
-/// Duplicate names or ids, and any other fault that iceberg finds in a schema.
+/// Duplicate names or ids, a type that iceberg does not know, and any other fault that it finds in a schema.
 pub(crate) fn to_schema(schema: &Schema) -> iceberg::Result<ice::Schema> {
-    let fields = schema.fields.iter().map(to_field);
-    ice::Schema::builder().with_fields(fields).build()
+    ice::Schema::builder().with_fields(to_fields(&schema.fields)?).build()
 }
 
-fn to_field(field: &Field) -> ice::NestedFieldRef {
-    let ty = to_type(&field.ty);
-    Arc::new(ice::NestedField::new(field.id, &field.name, ty, field.required))
+fn to_fields(fields: &[Field]) -> iceberg::Result<Vec<ice::NestedFieldRef>> {
+    fields.iter().map(to_field).collect()
 }
 
-fn to_type(ty: &Type) -> ice::Type {
-    ice::Type::Primitive(match ty {
+fn to_field(field: &Field) -> iceberg::Result<ice::NestedFieldRef> {
+    let ty = to_type(&field.ty)?;
+    Ok(Arc::new(ice::NestedField::new(field.id, &field.name, ty, field.required)))
+}
+
+fn to_type(ty: &Type) -> iceberg::Result<ice::Type> {
+    Ok(ice::Type::Primitive(match ty {
         Type::Boolean => ice::PrimitiveType::Boolean,
         Type::Int => ice::PrimitiveType::Int,
         Type::Long => ice::PrimitiveType::Long,
@@ -86,29 +63,14 @@ fn to_type(ty: &Type) -> ice::Type {
         Type::Uuid => ice::PrimitiveType::Uuid,
         Type::Fixed(bytes) => ice::PrimitiveType::Fixed(*bytes),
         Type::Binary => ice::PrimitiveType::Binary,
-        Type::Struct(fields) => {
-            let fields = fields.iter().map(to_field).collect();
-            return ice::Type::Struct(ice::StructType::new(fields));
+        Type::Unknown => {
+            let why = "a column of type unknown cannot be written";
+            return Err(iceberg::Error::new(iceberg::ErrorKind::FeatureUnsupported, why));
         }
-        Type::List(element) => return ice::Type::List(ice::ListType::new(to_field(element))),
-        Type::Map(key, value) => {
-            return ice::Type::Map(ice::MapType::new(to_field(key), to_field(value)));
-        }
-    })
-}
-
-pub(crate) fn transform(transform: ice::Transform) -> Transform {
-    match transform {
-        ice::Transform::Identity => Transform::Identity,
-        ice::Transform::Bucket(buckets) => Transform::Bucket(buckets),
-        ice::Transform::Truncate(width) => Transform::Truncate(width),
-        ice::Transform::Year => Transform::Year,
-        ice::Transform::Month => Transform::Month,
-        ice::Transform::Day => Transform::Day,
-        ice::Transform::Hour => Transform::Hour,
-        ice::Transform::Void => Transform::Void,
-        ice::Transform::Unknown => Transform::Unknown,
-    }
+        Type::Struct(fields) => return Ok(ice::Type::Struct(ice::StructType::new(to_fields(fields)?))),
+        Type::List(element) => return Ok(ice::Type::List(ice::ListType::new(to_field(element)?))),
+        Type::Map(key, value) => return Ok(ice::Type::Map(ice::MapType::new(to_field(key)?, to_field(value)?))),
+    }))
 }
 
 pub(crate) fn to_transform(transform: Transform) -> ice::Transform {
@@ -123,33 +85,6 @@ pub(crate) fn to_transform(transform: Transform) -> ice::Transform {
         Transform::Void => ice::Transform::Void,
         Transform::Unknown => ice::Transform::Unknown,
     }
-}
-
-/// Converts a literal. `None` where the literal is not one of the type.
-pub(crate) fn scalar(ty: &ice::PrimitiveType, literal: &ice::PrimitiveLiteral) -> Option<Scalar> {
-    use ice::PrimitiveLiteral as L;
-    use ice::PrimitiveType as T;
-    Some(match (ty, literal) {
-        (T::Boolean, L::Boolean(v)) => Scalar::Boolean(*v),
-        (T::Int, L::Int(v)) => Scalar::Int(*v),
-        (T::Long, L::Long(v)) => Scalar::Long(*v),
-        (T::Float, L::Float(v)) => Scalar::Float(v.0),
-        (T::Double, L::Double(v)) => Scalar::Double(v.0),
-        (T::Decimal { precision, scale }, L::Int128(v)) => {
-            Scalar::Decimal { unscaled: *v, precision: *precision, scale: *scale }
-        }
-        (T::Date, L::Int(v)) => Scalar::Date(*v),
-        (T::Time, L::Long(v)) => Scalar::Time(*v),
-        (T::Timestamp, L::Long(v)) => Scalar::Timestamp(*v),
-        (T::Timestamptz, L::Long(v)) => Scalar::Timestamptz(*v),
-        (T::TimestampNs, L::Long(v)) => Scalar::TimestampNs(*v),
-        (T::TimestamptzNs, L::Long(v)) => Scalar::TimestamptzNs(*v),
-        (T::String, L::String(v)) => Scalar::String(v.clone()),
-        (T::Uuid, L::UInt128(v)) => Scalar::Uuid(*v),
-        (T::Fixed(_), L::Binary(v)) => Scalar::Fixed(v.clone()),
-        (T::Binary, L::Binary(v)) => Scalar::Binary(v.clone()),
-        _ => return None,
-    })
 }
 
 /// Converts a scalar. `None` where a value of the type cannot hold it.
@@ -184,75 +119,40 @@ pub(crate) fn to_datum(scalar: &Scalar, ty: &ice::PrimitiveType) -> Option<ice::
     ice::Datum::try_from_bytes(&bytes, ty.clone()).ok()
 }
 
-/// Field of a manifest's partition struct.
-pub(crate) struct PartitionColumn {
-    pub(crate) name: String,
-    pub(crate) ty: ice::Type,
-    /// Column whose value the field repeats.
-    pub(crate) identity_of: Option<i32>,
-}
-
-/// Converts a file of a manifest whose partition struct has these fields.
-pub(crate) fn data_file(file: &ice::DataFile, partition: &[PartitionColumn]) -> DataFile {
-    let values = || file.partition().iter().zip(partition);
-    DataFile {
-        path: file.file_path().to_string(),
-        size_bytes: file.file_size_in_bytes(),
-        record_count: file.record_count(),
-        column_sizes: counts(file.column_sizes()),
-        value_counts: counts(file.value_counts()),
-        null_counts: counts(file.null_value_counts()),
-        nan_counts: counts(file.nan_value_counts()),
-        lower_bounds: bounds(file.lower_bounds()),
-        upper_bounds: bounds(file.upper_bounds()),
-        partition: values()
-            .filter_map(|(value, field)| {
-                // A value that cannot be understood is left out: it is not NULL.
-                let value = match value {
-                    Some(value) => Some(partition_value(value, &field.ty)?),
-                    None => None,
-                };
-                Some(PartitionValue { name: field.name.clone(), value })
-            })
-            .collect(),
-        identity_values: values()
-            .filter_map(|(value, field)| {
-                Some(IdentityValue { field_id: field.identity_of?, value: partition_value(value?, &field.ty) })
-            })
-            .collect(),
-        split_offsets: split_offsets(file),
-    }
-}
-
-fn partition_value(value: &ice::Literal, ty: &ice::Type) -> Option<Scalar> {
-    scalar(ty.as_primitive_type()?, &value.as_primitive_literal()?)
-}
-
-fn counts(counts: &HashMap<i32, u64>) -> BTreeMap<i32, u64> {
-    counts.iter().map(|(id, count)| (*id, *count)).collect()
-}
-
-fn bounds(bounds: &HashMap<i32, ice::Datum>) -> BTreeMap<i32, Scalar> {
-    let scalars = bounds.iter().filter_map(|(id, datum)| Some((*id, scalar(datum.data_type(), datum.literal())?)));
-    scalars.collect()
-}
-
-/// Returns the offsets if they ascend within the file, and none otherwise: some writers have left wrong ones.
-fn split_offsets(file: &ice::DataFile) -> Vec<u64> {
-    let offsets = file.split_offsets().unwrap_or_default();
-    let size_bytes = file.file_size_in_bytes();
-    let valid = offsets.is_sorted_by(|a, b| a < b)
-        && offsets.first().is_none_or(|first| *first >= 0)
-        && offsets.last().is_none_or(|last| (*last as u64) < size_bytes);
-    if valid { offsets.iter().map(|offset| *offset as u64).collect() } else { Vec::new() }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::metadata;
 
     pub(crate) fn primitive(ty: &Type) -> ice::PrimitiveType {
-        to_type(ty).as_primitive_type().unwrap().clone()
+        to_type(ty).unwrap().as_primitive_type().unwrap().clone()
+    }
+
+    /// Converts a literal. `None` where the literal is not one of the type.
+    pub(crate) fn scalar(ty: &ice::PrimitiveType, literal: &ice::PrimitiveLiteral) -> Option<Scalar> {
+        use ice::PrimitiveLiteral as L;
+        use ice::PrimitiveType as T;
+        Some(match (ty, literal) {
+            (T::Boolean, L::Boolean(v)) => Scalar::Boolean(*v),
+            (T::Int, L::Int(v)) => Scalar::Int(*v),
+            (T::Long, L::Long(v)) => Scalar::Long(*v),
+            (T::Float, L::Float(v)) => Scalar::Float(v.0),
+            (T::Double, L::Double(v)) => Scalar::Double(v.0),
+            (T::Decimal { precision, scale }, L::Int128(v)) => {
+                Scalar::Decimal { unscaled: *v, precision: *precision, scale: *scale }
+            }
+            (T::Date, L::Int(v)) => Scalar::Date(*v),
+            (T::Time, L::Long(v)) => Scalar::Time(*v),
+            (T::Timestamp, L::Long(v)) => Scalar::Timestamp(*v),
+            (T::Timestamptz, L::Long(v)) => Scalar::Timestamptz(*v),
+            (T::TimestampNs, L::Long(v)) => Scalar::TimestampNs(*v),
+            (T::TimestamptzNs, L::Long(v)) => Scalar::TimestamptzNs(*v),
+            (T::String, L::String(v)) => Scalar::String(v.clone()),
+            (T::Uuid, L::UInt128(v)) => Scalar::Uuid(*v),
+            (T::Fixed(_), L::Binary(v)) => Scalar::Fixed(v.clone()),
+            (T::Binary, L::Binary(v)) => Scalar::Binary(v.clone()),
+            _ => return None,
+        })
     }
 
     #[test]
@@ -268,7 +168,10 @@ pub(crate) mod tests {
                 field(8, "s", false, Type::Struct(vec![field(9, "t", false, Type::Time)])),
             ],
         };
-        assert_eq!(schema(&to_schema(&ours).unwrap()), ours);
+        let json = serde_json::to_value(to_schema(&ours).unwrap()).unwrap();
+        assert_eq!(metadata::schema::schema(&json).unwrap(), ours);
+        let unknown = Schema { fields: vec![field(1, "u", false, Type::Unknown)] };
+        assert!(to_schema(&unknown).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Catalog (SQLite) ─┐
-//!                   ├─▶ Table, pinned to a snapshot ── plan(&Predicate) ──▶ FilePlan: data files,
+//!                   ├─▶ Table, pinned to a snapshot ── plan(&ScanRequest) ▶ FilePlan: data files,
 //! metadata file,   ─┘        ▲                                               and what was pruned
 //! table folder               └── append(&[DataFile]): one atomic commit
 //! ```
@@ -12,32 +12,39 @@
 //! caller's object stores.
 //!
 //! Only this crate links `iceberg`, which carries an arrow of another version: no type of either is
-//! in this API. The crate reads and writes metadata alone; its caller reads and writes Parquet.
+//! in this API. It serves writes alone: metadata is read by `metadata` and `manifests`, over the Avro decoder in `avro`.
+//! The crate reads and writes metadata alone; its caller reads and writes Parquet.
 
 #![warn(clippy::unwrap_used)]
 
 mod avro;
+mod cache;
 mod convert;
 mod error;
 mod location;
-mod manifest;
+mod manifests;
+mod metadata;
 mod open;
 mod plan;
 mod predicate;
 mod prune;
 mod scalar;
+mod scan;
 mod sql;
 mod storage;
 mod table;
 mod types;
 mod write;
 
+pub use cache::MetadataCache;
 pub use error::{Cause, Error, Result};
 pub use location::Location;
-pub use plan::{DataFile, FilePlan, IdentityValue, PartitionValue, Pruned, Pruning};
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use scalar::Scalar;
+pub use scan::{
+    ColumnFacts, DataFile, FilePath, FilePlan, IdentityValue, PartitionValue, Pruned, Pruning, ScanFile, ScanRequest,
+};
 pub use sql::Catalog;
 pub use storage::CatalogStores;
 pub use table::Table;

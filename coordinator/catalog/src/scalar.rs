@@ -38,7 +38,50 @@ pub enum Scalar {
     Binary(Vec<u8>),
 }
 
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
 impl Scalar {
+    /// Decodes a bound of a column of this type, in the specification's bytes. The writer may have known the column before a
+    /// promotion of its type. `None` where the bytes are no value: some writers leave such bounds.
+    pub(crate) fn from_bound(bytes: &[u8], ty: &Type) -> Option<Scalar> {
+        let int = || bytes.try_into().ok().map(i32::from_le_bytes);
+        let wide = || bytes.try_into().ok().map(i64::from_le_bytes);
+        let long = || wide().or_else(|| int().map(i64::from));
+        // ClickHouse has written eight bytes for ints and dates.
+        let narrow = || int().or_else(|| wide()?.try_into().ok());
+        let instant = |per_day: i64| match int() {
+            Some(days) => i64::from(days).checked_mul(per_day),
+            None => wide(),
+        };
+        Some(match ty {
+            Type::Boolean => match bytes {
+                [byte] => Scalar::Boolean(*byte != 0),
+                _ => return None,
+            },
+            Type::Int => Scalar::Int(narrow()?),
+            Type::Long => Scalar::Long(long()?),
+            Type::Float => Scalar::Float(f32::from_le_bytes(bytes.try_into().ok()?)),
+            Type::Double => match bytes.try_into() {
+                Ok(bytes) => Scalar::Double(f64::from_le_bytes(bytes)),
+                Err(_) => Scalar::Double(f64::from(f32::from_le_bytes(bytes.try_into().ok()?))),
+            },
+            Type::Decimal { precision, scale } => {
+                Scalar::Decimal { unscaled: big_endian(bytes)?, precision: *precision, scale: *scale }
+            }
+            Type::Date => Scalar::Date(narrow()?),
+            Type::Time => Scalar::Time(wide()?),
+            Type::Timestamp => Scalar::Timestamp(instant(MICROS_PER_DAY)?),
+            Type::Timestamptz => Scalar::Timestamptz(instant(MICROS_PER_DAY)?),
+            Type::TimestampNs => Scalar::TimestampNs(instant(MICROS_PER_DAY * 1_000)?),
+            Type::TimestamptzNs => Scalar::TimestamptzNs(instant(MICROS_PER_DAY * 1_000)?),
+            Type::String => Scalar::String(text(bytes)?.to_owned()),
+            Type::Uuid => Scalar::Uuid(u128::from_be_bytes(bytes.try_into().ok()?)),
+            Type::Fixed(_) => Scalar::Fixed(bytes.to_vec()),
+            Type::Binary => Scalar::Binary(bytes.to_vec()),
+            Type::Unknown | Type::Struct(_) | Type::List(_) | Type::Map(..) => return None,
+        })
+    }
+
     /// Orders values of one kind, and across the promotions that Iceberg allows (int and long, float
     /// and double). Zeros of either sign are equal.
     ///
@@ -123,9 +166,63 @@ impl Scalar {
     }
 }
 
+/// Decodes a number of 1 to 16 bytes.
+fn big_endian(bytes: &[u8]) -> Option<i128> {
+    let first = *bytes.first()?;
+    if bytes.len() > size_of::<i128>() {
+        return None;
+    }
+    let sign = if first & 0x80 == 0 { 0 } else { -1 };
+    Some(bytes.iter().fold(sign, |value, byte| value << 8 | i128::from(*byte)))
+}
+
+/// Returns a text that may have been cut within its last character, up to there. `None` where it is no text.
+fn text(bytes: &[u8]) -> Option<&str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok(),
+        Err(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_is_read_in_the_column_type_of_today() {
+        let check = |bytes: &[u8], ty: Type, expect: Option<Scalar>| {
+            assert_eq!(Scalar::from_bound(bytes, &ty), expect, "{bytes:?} as {ty}");
+        };
+        let decimal = |unscaled| Some(Scalar::Decimal { unscaled, precision: 38, scale: 2 });
+        let decimal_type = || Type::Decimal { precision: 38, scale: 2 };
+        check(&[1], Type::Boolean, Some(Scalar::Boolean(true)));
+        check(&[], Type::Boolean, None);
+        check(&7_i32.to_le_bytes(), Type::Int, Some(Scalar::Int(7)));
+        check(&(-7_i64).to_le_bytes(), Type::Int, Some(Scalar::Int(-7)));
+        check(&(1_i64 << 40).to_le_bytes(), Type::Int, None);
+        check(&[1, 2], Type::Int, None);
+        check(&7_i32.to_le_bytes(), Type::Long, Some(Scalar::Long(7)));
+        check(&7_i64.to_le_bytes(), Type::Long, Some(Scalar::Long(7)));
+        check(&0.5_f32.to_le_bytes(), Type::Double, Some(Scalar::Double(0.5)));
+        check(&0.5_f64.to_le_bytes(), Type::Float, None);
+        check(&9_i64.to_le_bytes(), Type::Date, Some(Scalar::Date(9)));
+        check(&2_i32.to_le_bytes(), Type::Timestamp, Some(Scalar::Timestamp(2 * 86_400_000_000)));
+        check(&(-1_i32).to_le_bytes(), Type::TimestampNs, Some(Scalar::TimestampNs(-86_400_000_000_000)));
+        check(&i32::MAX.to_le_bytes(), Type::TimestampNs, None);
+        check(&[0xff], decimal_type(), decimal(-1));
+        check(&[0x00, 0xff], decimal_type(), decimal(255));
+        check(&[0x80; 16], decimal_type(), decimal(i128::from_be_bytes([0x80; 16])));
+        check(&[0; 17], decimal_type(), None);
+        check(&[], decimal_type(), None);
+        check("né".as_bytes(), Type::String, Some(Scalar::String("né".into())));
+        // Cut within é, and bytes that are no text at all.
+        check(&[b'n', 0xc3], Type::String, Some(Scalar::String("n".into())));
+        check(&[0xff, b'n'], Type::String, None);
+        check(&[7; 16], Type::Uuid, Some(Scalar::Uuid(u128::from_be_bytes([7; 16]))));
+        check(&[7; 15], Type::Uuid, None);
+        check(&[7], Type::Unknown, None);
+    }
 
     #[test]
     fn compare_orders_one_kind_and_its_promotions() {

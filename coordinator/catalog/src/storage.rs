@@ -18,6 +18,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Serialize, Serializer};
 use url::Url;
 
+use crate::cache::MetadataCache;
 use crate::error::{Cause, Error, Result};
 use crate::location::Location;
 
@@ -26,16 +27,30 @@ type Resolve = dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync
 /// Source of the stores: it gives the store of a root (`file:///`, `s3://bucket/`). It is called
 /// once a file, so it should keep the stores that it has built.
 #[derive(Clone)]
-pub struct CatalogStores(Arc<Resolve>);
+pub struct CatalogStores {
+    resolve: Arc<Resolve>,
+    cache: Arc<MetadataCache>,
+}
 
 impl CatalogStores {
+    /// Makes stores with a metadata cache of their own.
     pub fn new(resolve: impl Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync + 'static) -> Self {
-        CatalogStores(Arc::new(resolve))
+        CatalogStores { resolve: Arc::new(resolve), cache: Arc::default() }
+    }
+
+    /// Makes the same stores with a cache that others share.
+    #[must_use]
+    pub fn with_cache(self, cache: Arc<MetadataCache>) -> Self {
+        CatalogStores { cache, ..self }
+    }
+
+    pub(crate) fn cache(&self) -> &MetadataCache {
+        &self.cache
     }
 
     pub(crate) fn locate(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
         let Location { store, path } = Location::parse(location)?;
-        match (self.0)(&store) {
+        match (self.resolve)(&store) {
             Ok(store) => Ok((store, path)),
             Err(source) => Err(Error::unreachable(location, source)),
         }
@@ -53,7 +68,7 @@ impl fmt::Debug for CatalogStores {
 }
 
 /// Largest metadata file, in bytes. A larger one is taken for a mistake.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 impl CatalogStores {
     /// Reads a whole metadata file.

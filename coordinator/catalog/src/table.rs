@@ -2,25 +2,23 @@
 
 use std::sync::Arc;
 
-use iceberg::spec as ice;
-use serde_json::Value;
-
-use crate::convert;
+use crate::cache::{Cached, Key};
 use crate::error::{Error, MetadataFile, Result};
+use crate::metadata::{MetadataFault, TableMetadata, find};
 use crate::storage::CatalogStores;
-use crate::types::{MappedField, PartitionField, Schema};
+use crate::types::{Field, MappedField, PartitionField, Schema};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
-const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
+/// Length of a UUID in a metadata file's name.
+const UUID_CHARS: usize = 36;
 
 /// A table's metadata in memory. It is cheap to clone, and later commits do not change it.
 #[derive(Debug, Clone)]
 pub struct Table {
     name: String,
     metadata_location: String,
-    metadata: ice::TableMetadataRef,
+    metadata: Arc<TableMetadata>,
     stores: CatalogStores,
-    schema: Arc<Schema>,
     name_mapping: Option<Arc<Vec<MappedField>>>,
     /// None for a table that was loaded from a folder.
     registered: Option<CatalogName>,
@@ -47,7 +45,7 @@ impl Table {
 
     /// Returns the table's folder. New data files belong under `data/` in it.
     pub fn location(&self) -> &str {
-        self.metadata.location()
+        &self.metadata.location
     }
 
     pub fn metadata_location(&self) -> &str {
@@ -56,29 +54,40 @@ impl Table {
 
     /// Returns the current schema. Field ids are the table's own.
     pub fn schema(&self) -> &Schema {
-        &self.schema
+        self.metadata.schema()
+    }
+
+    /// Lists the ids of a column and of all fields below it. Empty for a column that the table does not have.
+    pub fn leaf_ids(&self, column: &str) -> Vec<i32> {
+        let mut ids = Vec::new();
+        if let Some(field) = self.schema().field(column) {
+            collect_ids(field, &mut ids);
+        }
+        ids
     }
 
     /// Returns the pinned snapshot's id. `None` for a table without data.
     pub fn snapshot_id(&self) -> Option<i64> {
-        self.metadata.current_snapshot_id()
+        self.metadata.snapshot.as_ref().map(|snapshot| snapshot.id)
     }
 
     /// Returns the time of the snapshot's commit, in milliseconds since the Unix epoch.
     pub fn snapshot_timestamp_unix_ms(&self) -> Option<i64> {
-        let snapshot = self.metadata.current_snapshot();
-        snapshot.map(|snapshot| snapshot.timestamp_ms())
+        self.metadata.snapshot.as_ref().map(|snapshot| snapshot.timestamp_ms)
     }
 
     /// Lists the fields of the spec that new files are written with. Older files may have other specs.
     pub fn partition_fields(&self) -> Vec<PartitionField> {
-        let schema = self.metadata.current_schema();
-        let fields = self.metadata.default_partition_spec().fields().iter();
-        fields
-            .map(|field| PartitionField {
-                name: field.name.clone(),
-                column: schema.name_by_field_id(field.source_id).unwrap_or_default().to_string(),
-                transform: convert::transform(field.transform),
+        let parts = self.metadata.default_spec().iter();
+        parts
+            .map(|part| PartitionField {
+                name: part.name.clone(),
+                column: part
+                    .source()
+                    .and_then(|id| find(&self.schema().fields, id, ""))
+                    .map(|found| found.name)
+                    .unwrap_or_default(),
+                transform: part.transform,
             })
             .collect()
     }
@@ -97,7 +106,7 @@ impl Table {
         self
     }
 
-    pub(crate) fn metadata(&self) -> &ice::TableMetadataRef {
+    pub(crate) fn metadata(&self) -> &TableMetadata {
         &self.metadata
     }
 
@@ -110,42 +119,52 @@ impl Table {
     /// # Errors
     /// Missing, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &CatalogStores) -> Result<Table> {
-        let in_table = |error: Error| error.in_table(name, MetadataFile::Metadata);
-        let raw = read_metadata(metadata_location, stores).await.map_err(in_table)?;
-        refuse_unknown(name, &raw)?;
-        let metadata: ice::TableMetadata =
-            serde_json::from_value(raw).map_err(|error| in_table(Error::corrupt(metadata_location, error)))?;
-        Table::new(name, metadata_location, metadata, stores).map_err(in_table)
+        let read = || async {
+            let bytes = stores.read(metadata_location).await?;
+            parse(name, metadata_location, &bytes)
+        };
+        let metadata = match is_unique(metadata_location) {
+            true => {
+                let key = Key::Metadata(metadata_location.to_owned());
+                let cached = stores.cache().get_or_read(key, &[], |_| async { Ok(Cached::Metadata(read().await?)) });
+                match cached.await {
+                    Ok(Cached::Metadata(metadata)) => Ok(metadata),
+                    Ok(_) => read().await,
+                    Err(error) => Err(error),
+                }
+            }
+            false => read().await,
+        };
+        let metadata = metadata.map_err(|error| error.in_table(name, MetadataFile::Metadata))?;
+        Table::new(name, metadata_location, metadata, stores)
     }
 
-    pub(crate) fn new(
-        name: &str,
-        metadata_location: &str,
-        metadata: ice::TableMetadata,
-        stores: &CatalogStores,
-    ) -> Result<Table> {
-        let mapping = metadata.properties().get(NAME_MAPPING_PROPERTY);
-        let name_mapping = mapping
-            .map(|json| serde_json::from_str(json).map(Arc::new))
-            .transpose()
-            .map_err(|error| Error::corrupt(metadata_location, error))?;
+    /// Makes a table of the content of its metadata file.
+    pub(crate) fn parse(name: &str, metadata_location: &str, bytes: &[u8], stores: &CatalogStores) -> Result<Table> {
+        let metadata = parse(name, metadata_location, bytes);
+        let metadata = metadata.map_err(|error| error.in_table(name, MetadataFile::Metadata))?;
+        Table::new(name, metadata_location, metadata, stores)
+    }
+
+    fn new(name: &str, metadata_location: &str, metadata: Arc<TableMetadata>, stores: &CatalogStores) -> Result<Table> {
+        let mapping = metadata.property(NAME_MAPPING_PROPERTY);
+        let name_mapping = mapping.map(|json| serde_json::from_str(json).map(Arc::new)).transpose();
+        let name_mapping = name_mapping.map_err(|error| {
+            let why = format!("{NAME_MAPPING_PROPERTY}: {error}");
+            Error::corrupt(metadata_location, why).in_table(name, MetadataFile::Metadata)
+        })?;
         let table = Table {
             name: name.to_string(),
             metadata_location: metadata_location.to_string(),
-            schema: Arc::new(convert::schema(metadata.current_schema())),
-            metadata: Arc::new(metadata),
+            metadata,
             stores: stores.clone(),
             name_mapping,
             registered: None,
         };
-        let snapshot = table.metadata.current_snapshot();
-        let encrypted = table.metadata.encryption_keys_iter().next().is_some()
-            || table.metadata.properties().contains_key(ENCRYPTION_PROPERTY)
-            || snapshot.is_some_and(|snapshot| snapshot.encryption_key_id().is_some());
-        if encrypted {
-            return Err(table.encrypted(metadata_location));
+        match table.metadata.is_encrypted {
+            true => Err(table.encrypted(metadata_location)),
+            false => Ok(table),
         }
-        Ok(table)
     }
 
     pub(crate) fn encrypted(&self, file: &str) -> Error {
@@ -157,96 +176,39 @@ impl Table {
     }
 }
 
-/// Reads the metadata as JSON, because iceberg silently drops the parts that it cannot parse.
-async fn read_metadata(location: &str, stores: &CatalogStores) -> Result<Value> {
-    let bytes = stores.read(location).await?;
-    if !bytes.starts_with(&[0x1f, 0x8b]) {
-        return serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(location, error));
-    }
-    // iceberg's inflater is private, so that iceberg reads the file.
-    let metadata = ice::TableMetadata::read_from(&stores.file_io(), location)
-        .await
-        .map_err(|error| Error::from_iceberg(location, error))?;
-    if metadata.format_version() > ice::FormatVersion::V2 {
-        return Err(Error::Unsupported {
-            table: metadata.location().to_string(),
-            feature: "gzipped metadata in format version 3".to_string(),
-            next: "set the table property write.metadata.compression-codec to none",
-        });
-    }
-    serde_json::to_value(metadata).map_err(|error| Error::corrupt(location, error))
-}
-
-/// Refuses, by name, metadata that would be read wrongly and metadata that iceberg cannot parse.
-fn refuse_unknown(table: &str, metadata: &Value) -> Result<()> {
-    let unsupported = |feature: String, next| Error::Unsupported { table: table.to_string(), feature, next };
-    if let Some(version) = metadata["format-version"].as_u64()
-        && version > 3
-    {
-        return Err(unsupported(
-            format!("format version {version}"),
-            "use a version that knows it, or write the table in format version 3 or lower",
-        ));
-    }
-    let current = &metadata["current-schema-id"];
-    let schemas = metadata["schemas"].as_array();
-    for schema in schemas.into_iter().flatten().chain([&metadata["schema"]]) {
-        let is_current = schema["schema-id"] == *current || schemas.is_none();
-        for_each_field(schema, &mut |field, ty| {
-            let name = field["name"].as_str().unwrap_or("element");
-            if !is_known_type(ty) {
-                return Err(unsupported(
-                    format!("column {name} of type {ty}"),
-                    "query a copy of the table without that column",
-                ));
-            }
-            if is_current && !field["initial-default"].is_null() {
-                return Err(unsupported(
-                    format!("column {name} with an initial default"),
-                    "rewrite the data files that were written before the column was added",
-                ));
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
-}
-
-/// Calls `visit` with every field below a type, and with the name of its type if it is not nested.
-fn for_each_field(nested: &Value, visit: &mut impl FnMut(&Value, &str) -> Result<()>) -> Result<()> {
-    let mut each = |field: &Value, ty: &Value| {
-        visit(field, ty.as_str().unwrap_or("struct"))?;
-        for_each_field(ty, visit)
-    };
-    for field in nested["fields"].as_array().into_iter().flatten() {
-        each(field, &field["type"])?;
-    }
-    for part in ["element", "key", "value"] {
-        let ty = &nested[part];
-        if !ty.is_null() {
-            each(nested, ty)?;
+fn parse(table: &str, location: &str, bytes: &[u8]) -> Result<Arc<TableMetadata>> {
+    match TableMetadata::parse(bytes) {
+        Ok(metadata) => Ok(Arc::new(metadata)),
+        Err(MetadataFault::Corrupt(why)) => Err(Error::corrupt(location, why)),
+        Err(MetadataFault::Unsupported { feature, next }) => {
+            Err(Error::Unsupported { table: table.to_owned(), feature, next })
         }
     }
-    Ok(())
 }
 
-fn is_known_type(name: &str) -> bool {
-    const KNOWN: [&str; 15] = [
-        "struct",
-        "boolean",
-        "int",
-        "long",
-        "float",
-        "double",
-        "date",
-        "time",
-        "timestamp",
-        "timestamptz",
-        "timestamp_ns",
-        "timestamptz_ns",
-        "string",
-        "uuid",
-        "binary",
-    ];
-    KNOWN.contains(&name) || name.starts_with("decimal(") || name.starts_with("fixed[")
+/// Returns true where the file's name has a UUID, so that no other file will ever have it. `v3.metadata.json` may be another
+/// table's tomorrow.
+fn is_unique(location: &str) -> bool {
+    let name = location.rsplit('/').next().unwrap_or(location);
+    let starts = 0..name.len().saturating_sub(UUID_CHARS - 1);
+    starts.filter_map(|start| name.get(start..start + UUID_CHARS)).any(|part| uuid::Uuid::try_parse(part).is_ok())
+}
+
+fn collect_ids(field: &Field, ids: &mut Vec<i32>) {
+    ids.push(field.id);
+    field.ty.children().for_each(|child| collect_ids(child, ids));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metadata_file_with_a_uuid_is_unique() {
+        let check = |location, expect| assert_eq!(is_unique(location), expect, "{location}");
+        check("s3://b/t/metadata/00003-8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21.metadata.json", true);
+        check("s3://b/t/metadata/00003-8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21.gz.metadata.json", true);
+        check("s3://b/8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21/metadata/v3.metadata.json", false);
+        check("v3.metadata.json", false);
+    }
 }

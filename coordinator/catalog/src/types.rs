@@ -30,11 +30,26 @@ pub enum Type {
     /// Bytes of this count.
     Fixed(u64),
     Binary,
+    /// Type of a column that holds only NULL, and that no file has.
+    Unknown,
     Struct(Vec<Field>),
     /// List with its element.
     List(Box<Field>),
     /// Map with its key and its value.
     Map(Box<Field>, Box<Field>),
+}
+
+impl Type {
+    /// Lists the fields that a nested type is made of.
+    pub(crate) fn children(&self) -> impl Iterator<Item = &Field> {
+        let (fields, key, value): (&[Field], Option<&Field>, Option<&Field>) = match self {
+            Type::Struct(fields) => (fields, None, None),
+            Type::List(element) => (&[], Some(element), None),
+            Type::Map(key, value) => (&[], Some(key), Some(value)),
+            _ => (&[], None, None),
+        };
+        fields.iter().chain(key).chain(value)
+    }
 }
 
 /// A column, or a part of a nested one. `id` stays for ever; `name` may change.
@@ -144,6 +159,7 @@ impl fmt::Display for Type {
             Type::Uuid => write!(f, "uuid"),
             Type::Fixed(bytes) => write!(f, "fixed[{bytes}]"),
             Type::Binary => write!(f, "binary"),
+            Type::Unknown => write!(f, "unknown"),
             Type::Struct(fields) => {
                 write!(f, "struct<")?;
                 for (i, field) in fields.iter().enumerate() {

@@ -14,9 +14,9 @@ use iceberg::{MetadataLocation, TableCreation};
 use uuid::Uuid;
 
 use crate::convert;
-use crate::error::{Error, Result};
-use crate::plan::DataFile;
+use crate::error::{Error, MetadataFile, Result};
 use crate::scalar::Scalar;
+use crate::scan::DataFile;
 use crate::sql::Catalog;
 use crate::table::{CatalogName, Table};
 use crate::types::{PartitionField, Schema, SortField};
@@ -45,7 +45,7 @@ impl Catalog {
         let metadata_location = metadata_location.to_string();
         let inserted = self.insert(namespace, name, &metadata_location).await;
         self.discard_if_rejected(inserted, &metadata_location).await?;
-        let table = Table::new(&full_name, &metadata_location, metadata, self.stores())?;
+        let table = table_of(&full_name, &metadata_location, &metadata, self)?;
         Ok(table.register(namespace, name))
     }
 
@@ -65,11 +65,12 @@ impl Catalog {
             return Err(Error::Invalid(format!("no data files to append to table {}", table.name())));
         }
         refuse_unwritable(table)?;
-        let metadata = table.metadata();
-        let snapshot = write_snapshot(table, files).await?;
         let from = table.metadata_location();
         let failed = |error| Error::from_iceberg(from, error);
-        let metadata = ice::TableMetadata::clone(metadata)
+        let metadata = ice::TableMetadata::read_from(&self.stores().file_io(), from).await.map_err(failed)?;
+        let append = Append { table, metadata: &metadata };
+        let snapshot = append.write_snapshot(files).await?;
+        let metadata = metadata
             .into_builder(Some(from.to_string()))
             .set_branch_snapshot(snapshot, ice::MAIN_BRANCH)
             .and_then(|builder| builder.build())
@@ -84,9 +85,15 @@ impl Catalog {
         let to = to.to_string();
         let swapped = self.swap(namespace, name, from, &to).await;
         self.discard_if_rejected(swapped, &to).await?;
-        let table = Table::new(table.name(), &to, metadata, self.stores())?;
+        let table = table_of(table.name(), &to, &metadata, self)?;
         Ok(table.register(namespace, name))
     }
+}
+
+/// Makes the table that was written, as a reader finds it.
+fn table_of(name: &str, location: &str, metadata: &ice::TableMetadata, catalog: &Catalog) -> Result<Table> {
+    let bytes = serde_json::to_vec(metadata).map_err(|error| Error::corrupt(location, error))?;
+    Table::parse(name, location, &bytes, catalog.stores())
 }
 
 impl Catalog {
@@ -103,12 +110,14 @@ impl Catalog {
 
 fn refuse_unwritable(table: &Table) -> Result<()> {
     let unsupported = |feature: String, next| Error::Unsupported { table: table.name().to_string(), feature, next };
-    let version = table.metadata().format_version();
-    if version != ice::FormatVersion::V2 {
-        return Err(unsupported(format!("format version {version} to write"), "append to a table in format version 2"));
+    let version = table.metadata().format_version;
+    if version != 2 {
+        return Err(unsupported(
+            format!("format version v{version} to write"),
+            "append to a table in format version 2",
+        ));
     }
-    let spec = table.metadata().default_partition_spec();
-    match spec.fields().iter().find(|field| !is_avro_name(&field.name)) {
+    match table.metadata().default_spec().iter().find(|field| !is_avro_name(&field.name)) {
         Some(field) => Err(unsupported(
             format!("partition field {:?} to write", field.name),
             "append with the engine that created the table",
@@ -174,110 +183,129 @@ async fn write_metadata(metadata: &ice::TableMetadata, location: &MetadataLocati
     written.map_err(|error| Error::from_iceberg(&location.to_string(), error))
 }
 
-/// Writes a manifest of the files, and the list of it and all manifests before it.
-async fn write_snapshot(table: &Table, files: &[DataFile]) -> Result<ice::Snapshot> {
-    let metadata = table.metadata();
-    let commit_id = Uuid::now_v7();
-    let (high, low) = Uuid::new_v4().as_u64_pair();
-    let snapshot_id = ((high ^ low) & i64::MAX as u64) as i64;
-
-    let parent = metadata.current_snapshot();
-    let parent_id = parent.map(|parent| parent.snapshot_id());
-    let mut manifests = match parent {
-        Some(parent) => table.manifests(parent).await?,
-        None => Vec::new(),
-    };
-    let manifest = format!("{}/metadata/{commit_id}-m0.avro", table.location());
-    manifests.push(write_manifest(table, files, &manifest, snapshot_id).await?);
-
-    let list = format!("{}/metadata/snap-{snapshot_id}-0-{commit_id}.avro", table.location());
-    let failed = |error| Error::from_iceberg(&list, error);
-    let sequence_number = metadata.next_sequence_number();
-    let output = table.stores().file_io().new_output(&list).map_err(failed)?;
-    let mut writer =
-        ice::ManifestListWriter::v2(output.writer().await.map_err(failed)?, snapshot_id, parent_id, sequence_number);
-    writer.add_manifests(manifests.into_iter()).map_err(failed)?;
-    writer.close().await.map_err(failed)?;
-
-    Ok(ice::Snapshot::builder()
-        .with_snapshot_id(snapshot_id)
-        .with_parent_snapshot_id(parent_id)
-        .with_sequence_number(sequence_number)
-        .with_timestamp_ms(now_unix_ms().max(metadata.last_updated_ms()))
-        .with_schema_id(metadata.current_schema_id())
-        .with_summary(summary(files, parent.map(|parent| parent.summary())))
-        .with_manifest_list(list)
-        .build())
+/// Append to a table, with the metadata that it changes.
+struct Append<'a> {
+    table: &'a Table,
+    metadata: &'a ice::TableMetadata,
 }
 
-async fn write_manifest(
-    table: &Table,
-    files: &[DataFile],
-    location: &str,
-    snapshot_id: i64,
-) -> Result<ice::ManifestFile> {
-    let metadata = table.metadata();
-    let failed = |error| Error::from_iceberg(location, error);
-    let output = table.stores().file_io().new_output(location).map_err(failed)?;
-    let schema = metadata.current_schema().clone();
-    let spec = ice::PartitionSpec::clone(metadata.default_partition_spec());
-    let mut writer = ice::ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec).build_v2_data();
-    for file in files {
-        let file = to_data_file(table, file)?;
-        // The file inherits the number from the manifest once it is committed.
-        const SEQUENCE_NUMBER_UNASSIGNED: i64 = -1;
-        writer.add_file(file, SEQUENCE_NUMBER_UNASSIGNED).map_err(failed)?;
-    }
-    writer.write_manifest_file().await.map_err(failed)
-}
+impl Append<'_> {
+    /// Writes a manifest of the files, and the list of it and all manifests before it.
+    async fn write_snapshot(&self, files: &[DataFile]) -> Result<ice::Snapshot> {
+        let Append { table, metadata } = self;
+        let commit_id = Uuid::now_v7();
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        let snapshot_id = ((high ^ low) & i64::MAX as u64) as i64;
 
-fn to_data_file(table: &Table, file: &DataFile) -> Result<ice::DataFile> {
-    let invalid = |why: String| Error::Invalid(format!("cannot add file {}: {why}", file.path));
-    let metadata = table.metadata();
-    let spec_type = metadata.default_partition_type();
-    let by_name: HashMap<_, _> = file.partition.iter().map(|field| (&field.name, &field.value)).collect();
-    let mut partition = Vec::with_capacity(spec_type.fields().len());
-    for field in spec_type.fields() {
-        let value = by_name
-            .get(&field.name)
-            .ok_or_else(|| invalid(format!("it has no value of partition field {}", field.name)))?;
-        partition.push(match value {
-            Some(value) => Some(
-                partition_literal(value, &field.field_type)
-                    .ok_or_else(|| invalid(format!("{value:?} is no value of partition field {}", field.name)))?,
-            ),
-            None => None,
-        });
+        let parent = metadata.current_snapshot();
+        let parent_id = parent.map(|parent| parent.snapshot_id());
+        let mut manifests = match parent {
+            Some(parent) => self.manifests(parent).await?,
+            None => Vec::new(),
+        };
+        let manifest = format!("{}/metadata/{commit_id}-m0.avro", table.location());
+        manifests.push(self.write_manifest(files, &manifest, snapshot_id).await?);
+
+        let list = format!("{}/metadata/snap-{snapshot_id}-0-{commit_id}.avro", table.location());
+        let failed = |error| Error::from_iceberg(&list, error);
+        let sequence_number = metadata.next_sequence_number();
+        let output = table.stores().file_io().new_output(&list).map_err(failed)?;
+        let mut writer = ice::ManifestListWriter::v2(
+            output.writer().await.map_err(failed)?,
+            snapshot_id,
+            parent_id,
+            sequence_number,
+        );
+        writer.add_manifests(manifests.into_iter()).map_err(failed)?;
+        writer.close().await.map_err(failed)?;
+
+        Ok(ice::Snapshot::builder()
+            .with_snapshot_id(snapshot_id)
+            .with_parent_snapshot_id(parent_id)
+            .with_sequence_number(sequence_number)
+            .with_timestamp_ms(now_unix_ms().max(metadata.last_updated_ms()))
+            .with_schema_id(metadata.current_schema_id())
+            .with_summary(summary(files, parent.map(|parent| parent.summary())))
+            .with_manifest_list(list)
+            .build())
     }
-    let bounds = |bounds: &BTreeMap<i32, Scalar>| -> Result<HashMap<i32, ice::Datum>> {
-        let datums = bounds.iter().map(|(id, bound)| {
-            let field = metadata.current_schema().field_by_id(*id);
-            let ty = field.and_then(|field| field.field_type.as_primitive_type());
-            let datum = ty.and_then(|ty| convert::to_datum(bound, ty));
-            let datum = datum.ok_or_else(|| invalid(format!("{bound:?} is no bound of field {id}")));
-            Ok((*id, datum?))
-        });
-        datums.collect()
-    };
-    let counts = |counts: &BTreeMap<i32, u64>| counts.iter().map(|(id, n)| (*id, *n)).collect();
-    let offsets = file.split_offsets.iter().map(|offset| *offset as i64);
-    ice::DataFileBuilder::default()
-        .content(ice::DataContentType::Data)
-        .file_path(file.path.clone())
-        .file_format(ice::DataFileFormat::Parquet)
-        .partition(ice::Struct::from_iter(partition))
-        .partition_spec_id(metadata.default_partition_spec_id())
-        .record_count(file.record_count)
-        .file_size_in_bytes(file.size_bytes)
-        .column_sizes(counts(&file.column_sizes))
-        .value_counts(counts(&file.value_counts))
-        .null_value_counts(counts(&file.null_counts))
-        .nan_value_counts(counts(&file.nan_counts))
-        .lower_bounds(bounds(&file.lower_bounds)?)
-        .upper_bounds(bounds(&file.upper_bounds)?)
-        .split_offsets((!file.split_offsets.is_empty()).then(|| offsets.collect()))
-        .build()
-        .map_err(|error| invalid(error.to_string()))
+
+    async fn write_manifest(&self, files: &[DataFile], location: &str, snapshot_id: i64) -> Result<ice::ManifestFile> {
+        let Append { table, metadata } = self;
+        let failed = |error| Error::from_iceberg(location, error);
+        let output = table.stores().file_io().new_output(location).map_err(failed)?;
+        let schema = metadata.current_schema().clone();
+        let spec = ice::PartitionSpec::clone(metadata.default_partition_spec());
+        let mut writer = ice::ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec).build_v2_data();
+        for file in files {
+            let file = self.data_file(file)?;
+            // The file inherits the number from the manifest once it is committed.
+            const SEQUENCE_NUMBER_UNASSIGNED: i64 = -1;
+            writer.add_file(file, SEQUENCE_NUMBER_UNASSIGNED).map_err(failed)?;
+        }
+        writer.write_manifest_file().await.map_err(failed)
+    }
+
+    fn data_file(&self, file: &DataFile) -> Result<ice::DataFile> {
+        let invalid = |why: String| Error::Invalid(format!("cannot add file {}: {why}", file.path));
+        let metadata = self.metadata;
+        let spec_type = metadata.default_partition_type();
+        let by_name: HashMap<_, _> = file.partition.iter().map(|field| (&field.name, &field.value)).collect();
+        let mut partition = Vec::with_capacity(spec_type.fields().len());
+        for field in spec_type.fields() {
+            let value = by_name
+                .get(&field.name)
+                .ok_or_else(|| invalid(format!("it has no value of partition field {}", field.name)))?;
+            partition.push(match value {
+                Some(value) => Some(
+                    partition_literal(value, &field.field_type)
+                        .ok_or_else(|| invalid(format!("{value:?} is no value of partition field {}", field.name)))?,
+                ),
+                None => None,
+            });
+        }
+        let bounds = |bounds: &BTreeMap<i32, Scalar>| -> Result<HashMap<i32, ice::Datum>> {
+            let datums = bounds.iter().map(|(id, bound)| {
+                let field = metadata.current_schema().field_by_id(*id);
+                let ty = field.and_then(|field| field.field_type.as_primitive_type());
+                let datum = ty.and_then(|ty| convert::to_datum(bound, ty));
+                let datum = datum.ok_or_else(|| invalid(format!("{bound:?} is no bound of field {id}")));
+                Ok((*id, datum?))
+            });
+            datums.collect()
+        };
+        let counts = |counts: &BTreeMap<i32, u64>| counts.iter().map(|(id, n)| (*id, *n)).collect();
+        let offsets = file.split_offsets.iter().map(|offset| *offset as i64);
+        ice::DataFileBuilder::default()
+            .content(ice::DataContentType::Data)
+            .file_path(file.path.clone())
+            .file_format(ice::DataFileFormat::Parquet)
+            .partition(ice::Struct::from_iter(partition))
+            .partition_spec_id(metadata.default_partition_spec_id())
+            .record_count(file.record_count)
+            .file_size_in_bytes(file.size_bytes)
+            .column_sizes(counts(&file.column_sizes))
+            .value_counts(counts(&file.value_counts))
+            .null_value_counts(counts(&file.null_counts))
+            .nan_value_counts(counts(&file.nan_counts))
+            .lower_bounds(bounds(&file.lower_bounds)?)
+            .upper_bounds(bounds(&file.upper_bounds)?)
+            .split_offsets((!file.split_offsets.is_empty()).then(|| offsets.collect()))
+            .build()
+            .map_err(|error| invalid(error.to_string()))
+    }
+
+    /// Reads the manifests of the snapshot before, live or not.
+    async fn manifests(&self, snapshot: &ice::Snapshot) -> Result<Vec<ice::ManifestFile>> {
+        let location = snapshot.manifest_list();
+        let list = async {
+            let bytes = self.table.stores().read(location).await?;
+            let list = ice::ManifestList::parse_with_version(&bytes, self.metadata.format_version());
+            list.map_err(|error| Error::from_iceberg(location, error))
+        };
+        let list = list.await.map_err(|error| error.in_table(self.table.name(), MetadataFile::ManifestList))?;
+        Ok(list.entries().to_vec())
+    }
 }
 
 fn partition_literal(value: &Scalar, ty: &ice::Type) -> Option<ice::Literal> {

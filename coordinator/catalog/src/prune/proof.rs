@@ -13,9 +13,11 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::convert;
-use crate::manifest;
-use crate::plan::{DataFile, PartitionValue};
+use crate::manifests::choose::summary_range;
+use crate::manifests::list::Summary;
+use crate::manifests::value::result_type as result_type_of;
 use crate::predicate::Predicate;
+use crate::scan::ColumnFacts;
 use crate::types::{Field, Schema, Transform, Type};
 
 const MANIFESTS_PER_CASE: usize = 100;
@@ -242,7 +244,7 @@ fn judge_transform(transform: Transform, ty: &Type, value: &Scalar) -> Option<Sc
         let function = create_transform_function(&convert::to_transform(transform)).unwrap();
         let datum = convert::to_datum(value, &convert::tests::primitive(ty)).unwrap();
         let result = function.transform_literal(&datum).unwrap()?;
-        let scalar = convert::scalar(result.data_type(), result.literal()).unwrap();
+        let scalar = convert::tests::scalar(result.data_type(), result.literal()).unwrap();
         // iceberg forgets the type of a decimal that it truncates.
         return Some(match (scalar, value) {
             (Scalar::Decimal { unscaled, .. }, Scalar::Decimal { precision, scale, .. }) => {
@@ -259,57 +261,52 @@ fn judge_transform(transform: Transform, ty: &Type, value: &Scalar) -> Option<Sc
     Some(Scalar::Binary(cut.collect()))
 }
 
+/// File as its manifest describes it.
+#[derive(Debug)]
+struct File {
+    record_count: u64,
+    partition: Option<Scalar>,
+    columns: [ColumnFacts; 2],
+}
+
 /// Makes the file's metrics, with gaps that writers leave.
-fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> DataFile {
-    let mut file = DataFile {
-        record_count: rows.len() as u64,
-        partition: vec![PartitionValue { name: "p".to_string(), value: partition }],
-        ..DataFile::default()
-    };
+fn describe(rows: &[Row], partition: Option<Scalar>, rng: &mut StdRng) -> File {
     let columns: [Vec<Option<Scalar>>; 2] =
         [rows.iter().map(|row| row.0.clone()).collect(), rows.iter().map(|row| row.1.map(Scalar::Int)).collect()];
-    for (id, column) in (1..).zip(columns) {
+    let record_count = rows.len() as u64;
+    let columns = columns.map(|column| {
         let values: Vec<_> = column.iter().flatten().collect();
-        let mut put = |counts: fn(&mut DataFile) -> &mut std::collections::BTreeMap<i32, u64>, n| {
-            if rng.random_ratio(4, 5) {
-                counts(&mut file).insert(id, n as u64);
-            }
+        let mut count = |n: usize| rng.random_ratio(4, 5).then_some(n as u64);
+        let mut facts = ColumnFacts {
+            values: count(column.len()),
+            nulls: count(column.len() - values.len()),
+            nans: count(values.iter().filter(|v| v.is_nan()).count()),
+            ..ColumnFacts::default()
         };
-        put(|f| &mut f.value_counts, column.len());
-        put(|f| &mut f.null_counts, column.len() - values.len());
-        let nans = values.iter().filter(|v| v.is_nan()).count();
-        put(|f| &mut f.nan_counts, nans);
         let mut sorted: Vec<_> = values.into_iter().filter(|v| !v.is_nan()).collect();
         let judge = Judge { order: Order::Total, unknown: None };
         sorted.sort_by(|a, b| judge.compare(a, b).unwrap());
         if let (Some(lower), Some(upper)) = (sorted.first(), sorted.last()) {
-            if rng.random_ratio(4, 5) {
-                file.lower_bounds.insert(id, loosen_lower(lower, rng));
-            }
-            if rng.random_ratio(4, 5) {
-                file.upper_bounds.insert(id, loosen_upper(upper, rng));
-            }
+            facts.lower = rng.random_ratio(4, 5).then(|| loosen_lower(lower, rng));
+            facts.upper = rng.random_ratio(4, 5).then(|| loosen_upper(upper, rng));
         }
         if rng.random_ratio(1, 10) {
-            spoil(&mut file, id, rng);
+            spoil(&mut facts, record_count, rng);
         }
-    }
-    file
+        facts
+    });
+    File { record_count, partition, columns }
 }
 
 /// Puts in metrics that some writers have left and that cannot be right.
-fn spoil(file: &mut DataFile, id: i32, rng: &mut StdRng) {
-    let rows = file.record_count;
+fn spoil(facts: &mut ColumnFacts, rows: u64, rng: &mut StdRng) {
     match rng.random_range(0..3) {
-        0 => drop(file.null_counts.insert(id, rows + rng.random_range(1..3))),
-        1 => drop(file.value_counts.insert(id, rows + rng.random_range(1..3))),
+        0 => facts.nulls = Some(rows + rng.random_range(1..3)),
+        1 => facts.values = Some(rows + rng.random_range(1..3)),
         _ => {
-            let order = |file: &DataFile| file.lower_bounds.get(&id)?.compare(file.upper_bounds.get(&id)?);
-            if order(file) == Some(Ordering::Less)
-                && let (Some(lower), Some(upper)) = (file.lower_bounds.remove(&id), file.upper_bounds.remove(&id))
-            {
-                file.lower_bounds.insert(id, upper);
-                file.upper_bounds.insert(id, lower);
+            let order = facts.lower.as_ref().zip(facts.upper.as_ref());
+            if order.is_some_and(|(lower, upper)| lower.compare(upper) == Some(Ordering::Less)) {
+                std::mem::swap(&mut facts.lower, &mut facts.upper);
             }
         }
     }
@@ -373,8 +370,9 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
             let node = bound.project(&spec);
             let whole = node.excluded(std::slice::from_ref(&summary));
             for (file, rows) in &files {
-                let point = ValueRange::of_partition(file.partition[0].value.as_ref(), transform);
-                let columns = bound.column_ids().map(|id| ValueRange::of_column(file, id));
+                let point = ValueRange::of_partition(file.partition.as_ref(), transform);
+                let facts = |id: i32| file.columns.get(id as usize - 1);
+                let columns = bound.column_ids().map(|id| ValueRange::of_column(file.record_count, facts(id)));
                 let ranges: Vec<_> = [point].into_iter().chain(columns).collect();
                 let alone = node.excluded(&ranges[..1]).or(node.excluded(&ranges));
                 pruned += usize::from(alone.is_some());
@@ -392,8 +390,8 @@ fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
 }
 
 /// Makes the summary of the files' partition values, as a manifest list holds it.
-fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> ValueRange {
-    let values: Vec<_> = files.iter().map(|(file, _)| &file.partition[0].value).collect();
+fn summarize(files: &[(File, Vec<Row>)], ty: &Type, transform: Transform, rng: &mut StdRng) -> ValueRange {
+    let values: Vec<_> = files.iter().map(|(file, _)| &file.partition).collect();
     let judge = Judge { order: Order::Total, unknown: None };
     let mut sorted: Vec<_> = values.iter().filter_map(|v| v.as_ref()).collect();
     let contains_nan = sorted.iter().any(|value| value.is_nan());
@@ -403,19 +401,19 @@ fn summarize(files: &[(DataFile, Vec<Row>)], ty: &Type, transform: Transform, rn
     let result_type = result_type.unwrap().as_primitive_type().unwrap().clone();
     let encode = |value: &&Scalar| {
         let datum = convert::to_datum(value, &result_type).unwrap();
-        datum.to_bytes().unwrap()
+        datum.to_bytes().unwrap().into_vec().into_boxed_slice()
     };
     // Some writers never write bounds.
     if rng.random_ratio(1, 10) {
         sorted.clear();
     }
-    let summary = iceberg::spec::FieldSummary {
-        contains_null: values.iter().any(|value| value.is_none()),
+    let summary = Summary {
+        contains_null: Some(values.iter().any(|value| value.is_none())),
         contains_nan: rng.random_ratio(4, 5).then_some(contains_nan),
-        lower_bound: sorted.first().map(encode),
-        upper_bound: sorted.last().map(encode),
+        lower: sorted.first().map(encode),
+        upper: sorted.last().map(encode),
     };
-    manifest::summary_range(&summary, Some(&result_type), transform)
+    summary_range(&summary, result_type_of(transform, ty).as_ref(), transform)
 }
 
 #[test]

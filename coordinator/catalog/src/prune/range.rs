@@ -1,12 +1,11 @@
 //! Knowledge about a set of values, and the test of a condition on it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
-use crate::plan::DataFile;
 use crate::predicate::CompareOp;
 use crate::prune::Condition;
 use crate::scalar::Scalar;
+use crate::scan::ColumnFacts;
 use crate::types::Transform;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,30 +34,22 @@ impl ValueRange {
         ValueRange { lower: None, upper: None, nulls: Nulls::Maybe, nan: true, cut: true }
     }
 
-    /// Reads the range of a column from a data file's metrics. A column without metrics may hold
+    /// Reads the range of a column from its metrics in a data file of so many rows. A column without metrics may hold
     /// anything: the file may have been written without them.
-    pub(crate) fn of_column(file: &DataFile, id: i32) -> ValueRange {
-        let count = |counts: &BTreeMap<i32, u64>| counts.get(&id).copied();
-        let values = count(&file.value_counts).unwrap_or(file.record_count);
-        let nulls = count(&file.null_counts);
-        if values != file.record_count || nulls.is_some_and(|nulls| nulls > values) {
+    pub(crate) fn of_column(record_count: u64, facts: Option<&ColumnFacts>) -> ValueRange {
+        let Some(facts) = facts else { return ValueRange::unknown() };
+        let values = facts.values.unwrap_or(record_count);
+        if values != record_count || facts.nulls.is_some_and(|nulls| nulls > values) {
             // One count cannot be right, so that the other metrics may be wrong, too.
             return ValueRange::unknown();
         }
-        let (lower, upper) = (file.lower_bounds.get(&id), file.upper_bounds.get(&id));
-        let nulls = match nulls {
+        let (lower, upper) = (facts.lower.clone(), facts.upper.clone());
+        let nulls = match facts.nulls {
             Some(0) => Nulls::None,
             Some(nulls) if nulls == values && lower.is_none() && upper.is_none() => Nulls::All,
             _ => Nulls::Maybe,
         };
-        let range = ValueRange {
-            lower: lower.cloned(),
-            upper: upper.cloned(),
-            nulls,
-            nan: count(&file.nan_counts) != Some(0),
-            cut: true,
-        };
-        range.trusted()
+        ValueRange { lower, upper, nulls, nan: facts.nans != Some(0), cut: true }.trusted()
     }
 
     /// Drops bounds that contradict each other.
@@ -294,13 +285,8 @@ mod tests {
     #[test]
     fn of_column_reads_counts() {
         let check = |values: Option<u64>, nulls: Option<u64>, expect| {
-            let file = DataFile {
-                record_count: 10,
-                value_counts: values.map(|n| (1, n)).into_iter().collect(),
-                null_counts: nulls.map(|n| (1, n)).into_iter().collect(),
-                ..DataFile::default()
-            };
-            assert_eq!(ValueRange::of_column(&file, 1).nulls, expect, "{values:?} {nulls:?}");
+            let facts = ColumnFacts { values, nulls, ..ColumnFacts::default() };
+            assert_eq!(ValueRange::of_column(10, Some(&facts)).nulls, expect, "{values:?} {nulls:?}");
         };
         check(Some(10), Some(0), Nulls::None);
         check(Some(10), Some(3), Nulls::Maybe);
@@ -316,13 +302,9 @@ mod tests {
 
     #[test]
     fn bounds_that_contradict_each_other_say_nothing() {
-        let file = DataFile {
-            record_count: 1,
-            lower_bounds: BTreeMap::from([(1, Scalar::Int(20))]),
-            upper_bounds: BTreeMap::from([(1, Scalar::Int(10))]),
-            ..DataFile::default()
-        };
-        let range = ValueRange::of_column(&file, 1);
+        let facts =
+            ColumnFacts { lower: Some(Scalar::Int(20)), upper: Some(Scalar::Int(10)), ..ColumnFacts::default() };
+        let range = ValueRange::of_column(1, Some(&facts));
         assert_eq!((&range.lower, &range.upper), (&None, &None));
         assert!(range.admits(&Condition::Compare(CompareOp::Eq, Scalar::Int(15))));
     }

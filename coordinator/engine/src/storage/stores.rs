@@ -8,6 +8,7 @@ use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
 use fragment_fn::{Pace, StoreClient, connect};
+use gust_catalog::MetadataCache;
 use gust_protocol::{StoreAccess, Usage};
 use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
@@ -35,12 +36,14 @@ struct StoreView {
     open: Mutex<BTreeMap<String, OpenStore>>,
 }
 
-/// Settings and credentials for reaching stores.
+/// Settings and credentials for reaching stores, and what is known of their contents.
 #[derive(Debug)]
 struct StoreSettings {
     s3: S3Config,
     /// Credentials for stores whose keys the configuration does not name.
     credentials: Arc<ChainCredentials>,
+    /// Metadata of Iceberg tables, which all queries share.
+    metadata: Arc<MetadataCache>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ impl OpenStore {
 
 impl Stores {
     pub fn new(s3: S3Config) -> Self {
-        let settings = Arc::new(StoreSettings { s3, credentials: Arc::default() });
+        let settings = Arc::new(StoreSettings { s3, credentials: Arc::default(), metadata: Arc::default() });
         Self(Arc::new(StoreView { settings, process: None, open: Mutex::default() }))
     }
 
@@ -156,7 +159,7 @@ impl Stores {
         let opened = match &self.0.process {
             Some(process) => process.opened(access)?.counted_apart(),
             None => {
-                let StoreSettings { s3, credentials } = &*self.0.settings;
+                let StoreSettings { s3, credentials, .. } = &*self.0.settings;
                 let is_own = s3.access_key_id.is_none();
                 let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
                 OpenStore::new(connect(access, credentials).map_err(QueryError::sql)?, Counters::default())
@@ -191,7 +194,8 @@ impl Stores {
     /// Returns the same stores in the form that the Iceberg catalog asks for.
     pub fn for_catalog(&self) -> gust_catalog::CatalogStores {
         let stores = self.clone();
-        gust_catalog::CatalogStores::new(move |url| stores.open(url).map_err(Into::into))
+        let metadata = Arc::clone(&self.0.settings.metadata);
+        gust_catalog::CatalogStores::new(move |url| stores.open(url).map_err(Into::into)).with_cache(metadata)
     }
 }
 

@@ -4,7 +4,7 @@
 //! matched by field id. The snapshot is the one that was current when the table was loaded.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -25,7 +25,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::{FileConstants, ScanReader};
-use gust_catalog::{DataFile, Field, IdentityValue, Location, Scalar, Table, Type};
+use gust_catalog::{ColumnFacts, Field, IdentityValue, Location, Scalar, ScanFile, ScanRequest, Table, Type};
 use gust_protocol::ColumnMatching;
 use gust_protocol::plan::encode_scalar;
 use object_store::ObjectMeta;
@@ -52,13 +52,13 @@ impl IcebergTable {
     }
 
     /// Spreads the files over groups, as many as there are cores. DataFusion's own listing makes as many.
-    fn scan_config(&self, files: &[DataFile], session: &dyn Session) -> Result<FileScanConfigBuilder> {
+    fn scan_config(&self, files: &[ScanFile], session: &dyn Session) -> Result<FileScanConfigBuilder> {
         let settings = session.config();
         let mut store = ObjectStoreUrl::local_filesystem();
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
         for (position, file) in files.iter().enumerate() {
-            let location = Location::parse(&file.path).map_err(external)?;
+            let location = Location::parse(&file.path.to_string()).map_err(external)?;
             let found = ObjectStoreUrl::parse(&location.store)?;
             if position > 0 && found != store {
                 return not_impl_err!("table `{}` has data files in {store} and in {found}", self.table.name());
@@ -75,8 +75,15 @@ impl IcebergTable {
             .with_statistics(self.statistics(files)))
     }
 
+    /// Lists the field ids of a scan's columns. Those of its filters are among them.
+    fn columns_read(&self, projection: Option<&Vec<usize>>) -> BTreeSet<i32> {
+        let fields = self.table.schema().fields.iter().enumerate();
+        let read = fields.filter(|(position, _)| projection.is_none_or(|columns| columns.contains(position)));
+        read.map(|(_, field)| field.id).collect()
+    }
+
     /// Sums the statistics of files. Counts of rows and NULLs are exact. Bounds may be truncated and are only hints.
-    fn statistics(&self, files: &[DataFile]) -> Statistics {
+    fn statistics(&self, files: &[ScanFile]) -> Statistics {
         let columns = self.table.schema().fields.iter().zip(self.schema.fields());
         let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), files));
         Statistics {
@@ -87,14 +94,15 @@ impl IcebergTable {
     }
 }
 
-fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> ColumnStatistics {
+fn column_statistics<'a>(field: &Field, arrow: &DataType, files: &'a [ScanFile]) -> ColumnStatistics {
     // Iceberg's bounds leave NaN out, and NaN is the largest value to the engine.
     let is_float = matches!(field.ty, Type::Float | Type::Double);
-    let bounded = files.iter().all(|file| !is_float || file.nan_counts.get(&field.id) == Some(&0));
-    let bound = |of: fn(&DataFile) -> &BTreeMap<i32, Scalar>, better: Ordering| {
+    let facts = |file: &'a ScanFile| file.column(field.id);
+    let bounded = files.iter().all(|file| !is_float || facts(file).and_then(|facts| facts.nans) == Some(0));
+    let bound = |of: fn(&ColumnFacts) -> Option<&Scalar>, better: Ordering| {
         let mut found: Option<ScalarValue> = None;
         for file in files.iter().filter(|_| bounded) {
-            let value = engine_scalar(of(file).get(&field.id)?, arrow)?;
+            let value = engine_scalar(of(facts(file)?)?, arrow)?;
             if found.as_ref().is_none_or(|held| value.partial_cmp(held) == Some(better)) {
                 found = Some(value);
             }
@@ -103,21 +111,21 @@ fn column_statistics(field: &Field, arrow: &DataType, files: &[DataFile]) -> Col
     };
     let inexact = |value: Option<ScalarValue>| value.map_or(Precision::Absent, Precision::Inexact);
     // A count that cannot be right is not used.
-    let nulls = |file: &DataFile| {
-        let nulls = file.null_counts.get(&field.id).copied()?;
-        let values = file.value_counts.get(&field.id).copied().unwrap_or(file.record_count);
+    let nulls = |file: &'a ScanFile| {
+        let facts = facts(file)?;
+        let (nulls, values) = (facts.nulls?, facts.values.unwrap_or(file.record_count));
         (nulls <= values && values == file.record_count).then_some(nulls as usize)
     };
     let nulls: Option<usize> = files.iter().map(nulls).sum();
     ColumnStatistics {
         null_count: nulls.map_or(Precision::Absent, Precision::Exact),
-        min_value: inexact(bound(|file| &file.lower_bounds, Ordering::Less)),
-        max_value: inexact(bound(|file| &file.upper_bounds, Ordering::Greater)),
+        min_value: inexact(bound(|facts| facts.lower.as_ref(), Ordering::Less)),
+        max_value: inexact(bound(|facts| facts.upper.as_ref(), Ordering::Greater)),
         ..ColumnStatistics::new_unknown()
     }
 }
 
-fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFile> {
+fn partitioned_file(file: &ScanFile, location: Location) -> Result<PartitionedFile> {
     let meta = ObjectMeta {
         location: location.path,
         // Iceberg's data files never change, so that neither a time nor an etag is needed to tell versions apart.
@@ -127,8 +135,8 @@ fn partitioned_file(file: &DataFile, location: Location) -> Result<PartitionedFi
         version: None,
     };
     let mut planned = PartitionedFile::new_from_meta(meta);
-    let split_offsets = file.split_offsets.clone();
-    planned.extensions.insert(FileFacts { column_bytes: file.column_sizes.clone(), split_offsets });
+    let column_bytes = file.column_bytes.iter().copied().collect();
+    planned.extensions.insert(FileFacts { column_bytes, split_offsets: file.split_offsets.to_vec() });
     if !file.identity_values.is_empty() {
         let encode = |identity: &IdentityValue| {
             let value = identity.value.as_ref().map(engine_value);
@@ -166,7 +174,9 @@ impl TableProvider for IcebergTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = self.table.with_stores(stores_of(state)?.for_catalog());
-        let plan = table.plan(&predicate(filters, self.table.schema())).await.map_err(external)?;
+        let predicate = predicate(filters, self.table.schema());
+        let columns = self.columns_read(projection);
+        let plan = table.plan(&ScanRequest { predicate: &predicate, columns: &columns }).await.map_err(external)?;
         if let Some(notes) = state.config().get_extension::<PruningNotes>() {
             notes.note(self.table.name(), plan.pruning);
         }

@@ -46,6 +46,7 @@ fn arrow_type(ty: &Type, top: bool) -> DataType {
         Type::String => DataType::Utf8,
         Type::Binary if top => DataType::BinaryView,
         Type::Binary => DataType::Binary,
+        Type::Unknown => DataType::Null,
         Type::Uuid => DataType::FixedSizeBinary(16),
         Type::Fixed(bytes) => DataType::FixedSizeBinary(i32::try_from(*bytes).unwrap_or(i32::MAX)),
         Type::Struct(fields) => DataType::Struct(fields.iter().map(nested).collect::<Fields>()),

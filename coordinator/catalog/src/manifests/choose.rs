@@ -1,0 +1,294 @@
+//! Choice of a manifest's files, by partition values and metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::entry::{ABSENT, Content, DecodedManifest, Entry, Format, Metrics};
+use super::list::{ManifestFile, Summary};
+use super::value::result_type;
+use crate::error::{Error, Result};
+use crate::metadata::{SpecPart, TableMetadata};
+use crate::prune::{BoundPredicate, Nulls, PruneReason, RangePredicate, SpecField, ValueRange};
+use crate::scalar::Scalar;
+use crate::scan::{ColumnFacts, FilePath, FilePlan, IdentityValue, ScanFile};
+use crate::table::Table;
+use crate::types::{PartitionField, Transform, Type};
+
+/// Columns whose metrics a scan needs: those that it asks for, and those of its predicate.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Types by id. `None` where no schema has the column.
+    types: BTreeMap<i32, Option<Type>>,
+    asked: BTreeSet<i32>,
+    of_predicate: Vec<i32>,
+}
+
+impl Wanted {
+    pub(crate) fn new(metadata: &TableMetadata, asked: &BTreeSet<i32>, bound: &BoundPredicate) -> Self {
+        let of_predicate: Vec<i32> = bound.column_ids().collect();
+        let ids = asked.iter().chain(&of_predicate);
+        let types = ids.map(|id| (*id, metadata.field(*id).map(|found| found.field.ty.clone()))).collect();
+        Wanted { types, asked: asked.clone(), of_predicate }
+    }
+
+    /// Lists the ids, ascending.
+    pub(crate) fn ids(&self) -> Vec<i32> {
+        self.types.keys().copied().collect()
+    }
+
+    fn facts(&self, manifest: &DecodedManifest, metrics: &Metrics) -> ColumnFacts {
+        let known = |count: u64| (count != ABSENT).then_some(count);
+        let ty = self.types.get(&metrics.id).and_then(Option::as_ref);
+        let bound = |bytes: Option<&[u8]>| Scalar::from_bound(bytes?, ty?);
+        ColumnFacts {
+            id: metrics.id,
+            values: known(metrics.values),
+            nulls: known(metrics.nulls),
+            nans: known(metrics.nans),
+            lower: bound(manifest.lower(metrics)),
+            upper: bound(manifest.upper(metrics)),
+        }
+    }
+}
+
+/// Predicate in the form that applies to the manifests of one partition spec.
+#[derive(Debug)]
+pub(crate) struct Chooser {
+    table: String,
+    spec_id: i32,
+    parts: Vec<SpecPart>,
+    fields: Vec<SpecField>,
+    /// Types of the partition values by the table's schemas. `None` where none is known.
+    types: Vec<Option<Type>>,
+    predicate: RangePredicate,
+    wanted: Arc<Wanted>,
+}
+
+/// Partition values of some files of a manifest.
+struct Tuple {
+    /// Ranges of the fields, in the spec's order. Those of columns come and go behind them.
+    ranges: Vec<ValueRange>,
+    /// Position of the field in the manifest's values, by the spec's order.
+    identity_values: Option<Arc<[IdentityValue]>>,
+}
+
+impl Chooser {
+    /// Binds a predicate to a spec.
+    pub(crate) fn new(table: &Table, spec_id: i32, bound: &BoundPredicate, wanted: &Arc<Wanted>) -> Option<Chooser> {
+        let metadata = table.metadata();
+        let parts = metadata.spec(spec_id)?.parts.clone();
+        let fields: Vec<_> = parts.iter().map(|part| spec_field(part, metadata)).collect();
+        let types = parts.iter().map(|part| {
+            let source = metadata.field(part.source()?)?;
+            result_type(part.transform, &source.field.ty)
+        });
+        Some(Chooser {
+            table: table.name().to_owned(),
+            spec_id,
+            types: types.collect(),
+            predicate: bound.project(&fields),
+            fields,
+            parts,
+            wanted: Arc::clone(wanted),
+        })
+    }
+
+    /// Returns the reason why none of the manifest's files can match, by its partition summaries.
+    pub(crate) fn excluded_manifest(&self, manifest: &ManifestFile) -> Option<&PruneReason> {
+        let summaries = manifest.summaries.as_ref()?;
+        if summaries.len() != self.fields.len() {
+            return None;
+        }
+        let ranges = summaries.iter().zip(&self.types).zip(&self.fields);
+        let ranges: Vec<_> =
+            ranges.map(|((summary, ty), field)| summary_range(summary, ty.as_ref(), field.field.transform)).collect();
+        self.predicate.excluded(&ranges)
+    }
+
+    /// Selects the files of a manifest that may match, and books the reasons of the others.
+    pub(crate) fn select(&self, manifest: &DecodedManifest, of: &ManifestFile) -> Result<FilePlan> {
+        let positions = self.positions(manifest, &of.path)?;
+        let mut tuples: Vec<Option<Tuple>> = Vec::new();
+        tuples.resize_with(manifest.tuples(), || None);
+        let mut excluded: Vec<Option<&PruneReason>> = vec![None; manifest.tuples()];
+        let mut plan = FilePlan::default();
+        for entry in &manifest.entries {
+            plan.pruning.files_total += 1;
+            let place = entry.tuple as usize;
+            let (Some(tuple), Some(excluded)) = (tuples.get_mut(place), excluded.get_mut(place)) else { continue };
+            if tuple.is_none() {
+                let ranges = self.ranges(manifest, entry.tuple, &positions);
+                *excluded = self.predicate.excluded(&ranges);
+                *tuple = Some(Tuple { ranges, identity_values: None });
+            }
+            let Some(tuple) = tuple else { continue };
+            let reason = excluded.or_else(|| self.excluded_file(manifest, entry, &mut tuple.ranges));
+            if let Some(reason) = reason {
+                plan.pruning.book_file(reason, entry.size_bytes);
+                continue;
+            }
+            self.refuse_unreadable(manifest, entry, &of.path)?;
+            plan.pruning.files_kept += 1;
+            plan.pruning.bytes_kept += entry.size_bytes;
+            let identity_values =
+                tuple.identity_values.get_or_insert_with(|| self.identity_values(manifest, entry.tuple, &positions));
+            plan.files.push(self.scan_file(manifest, entry, of, Arc::clone(identity_values))?);
+        }
+        Ok(plan)
+    }
+
+    /// Finds the spec's fields among the manifest's partition values, by their ids.
+    fn positions(&self, manifest: &DecodedManifest, location: &str) -> Result<Vec<Option<usize>>> {
+        let of = |parts: &[SpecPart]| -> Vec<_> {
+            parts.iter().map(|part| (part.sources.clone(), part.transform)).collect()
+        };
+        if manifest.spec.as_ref().is_some_and(|spec| of(spec) != of(&self.parts)) {
+            let why = format!("its partition spec is not the table's spec {}", self.spec_id);
+            return Err(Error::corrupt(location, why));
+        }
+        let ids = &manifest.partition_ids;
+        let find = |(position, part): (usize, &SpecPart)| {
+            let by_id = ids.iter().position(|id| *id == Some(i64::from(part.field_id)));
+            by_id.or_else(|| ids.get(position)?.is_none().then_some(position))
+        };
+        Ok(self.parts.iter().enumerate().map(find).collect())
+    }
+
+    fn ranges(&self, manifest: &DecodedManifest, tuple: u32, positions: &[Option<usize>]) -> Vec<ValueRange> {
+        let values = manifest.tuple(tuple);
+        let fields = positions.iter().zip(&self.types).zip(&self.fields);
+        let range = |((position, ty), field): ((&Option<usize>, &Option<Type>), &SpecField)| {
+            let Some(value) = position.and_then(|position| values.get(position)) else {
+                return ValueRange::unknown();
+            };
+            let transform = field.field.transform;
+            match value {
+                None => ValueRange::of_partition(None, transform),
+                // A value that cannot be understood is not NULL.
+                Some(value) => match ty.as_ref().and_then(|ty| value.scalar(ty)) {
+                    Some(value) => ValueRange::of_partition(Some(&value), transform),
+                    None => ValueRange::unknown(),
+                },
+            }
+        };
+        fields.map(range).collect()
+    }
+
+    /// Returns the reason why no row of the file can match, by its metrics. `ranges` are those of its partition values.
+    fn excluded_file(
+        &self,
+        manifest: &DecodedManifest,
+        entry: &Entry,
+        ranges: &mut Vec<ValueRange>,
+    ) -> Option<&PruneReason> {
+        let of_partition = ranges.len();
+        for id in &self.wanted.of_predicate {
+            let metrics = manifest.metrics(entry).iter().find(|metrics| metrics.id == *id);
+            let facts = metrics.map(|metrics| self.wanted.facts(manifest, metrics));
+            ranges.push(ValueRange::of_column(entry.record_count, facts.as_ref()));
+        }
+        let reason = self.predicate.excluded(ranges);
+        ranges.truncate(of_partition);
+        reason
+    }
+
+    fn identity_values(
+        &self,
+        manifest: &DecodedManifest,
+        tuple: u32,
+        positions: &[Option<usize>],
+    ) -> Arc<[IdentityValue]> {
+        let values = manifest.tuple(tuple);
+        let fields = self.parts.iter().zip(positions).zip(&self.types);
+        let values = fields.filter_map(|((part, position), ty)| {
+            if part.transform != Transform::Identity {
+                return None;
+            }
+            let field_id = part.source()?;
+            match position.and_then(|position| values.get(position)) {
+                // The manifest has no such field, so that the value is not known.
+                None => Some(IdentityValue { field_id, value: None }),
+                Some(None) => None,
+                Some(Some(value)) => {
+                    let value = ty.as_ref().and_then(|ty| value.scalar(ty));
+                    Some(IdentityValue { field_id, value })
+                }
+            }
+        });
+        values.collect()
+    }
+
+    fn scan_file(
+        &self,
+        manifest: &DecodedManifest,
+        entry: &Entry,
+        of: &ManifestFile,
+        identity_values: Arc<[IdentityValue]>,
+    ) -> Result<ScanFile> {
+        let asked = manifest.metrics(entry).iter().filter(|metrics| self.wanted.asked.contains(&metrics.id));
+        Ok(ScanFile {
+            path: FilePath { folder: manifest.folder(entry), name: manifest.name(entry).into() },
+            size_bytes: entry.size_bytes,
+            record_count: entry.record_count,
+            sequence_number: sequence_number(entry, of)?,
+            identity_values,
+            split_offsets: manifest.split_offsets(entry).into(),
+            column_bytes: manifest.column_bytes(entry).iter().map(|column| (column.id, column.bytes)).collect(),
+            columns: asked.map(|metrics| self.wanted.facts(manifest, metrics)).collect(),
+        })
+    }
+
+    fn refuse_unreadable(&self, manifest: &DecodedManifest, entry: &Entry, location: &str) -> Result<()> {
+        let unsupported = |feature, next| Err(Error::Unsupported { table: self.table.clone(), feature, next });
+        let path = || manifest.path(entry);
+        if entry.content != Content::Data {
+            return Err(Error::corrupt(location, format!("it lists delete file {} among data files", path())));
+        }
+        if entry.format != Format::Parquet {
+            let feature = format!("data files in format {} ({})", entry.format, path());
+            return unsupported(feature, "rewrite the table's data files as Parquet");
+        }
+        if entry.is_encrypted {
+            let feature = format!("encrypted data files ({})", path());
+            return unsupported(feature, "rewrite the table without encryption");
+        }
+        Ok(())
+    }
+}
+
+/// Returns the data sequence number of an entry: its own, or where it has none that of the manifest which added it.
+pub(crate) fn sequence_number(entry: &Entry, of: &ManifestFile) -> Result<i64> {
+    match entry.sequence_number {
+        Some(number) => Ok(number),
+        // Version 1 knows no numbers: its files are older than all deletes.
+        None if entry.is_added || of.sequence_number == 0 => Ok(of.sequence_number),
+        None => {
+            let why = format!("entry {} is carried over and has no sequence number", entry.number);
+            Err(Error::corrupt(&of.path, why))
+        }
+    }
+}
+
+fn spec_field(part: &SpecPart, metadata: &TableMetadata) -> SpecField {
+    let current = part.source().and_then(|id| crate::metadata::find(&metadata.schema().fields, id, ""));
+    SpecField {
+        // No column has this id: the field is made from several, by a transform that is unknown.
+        source_id: part.source().unwrap_or(i32::MIN),
+        field: PartitionField {
+            name: part.name.clone(),
+            column: current.map_or_else(|| "dropped column".to_owned(), |found| found.name),
+            transform: part.transform,
+        },
+    }
+}
+
+/// Returns the range of one partition field's values by a manifest's summary.
+pub(crate) fn summary_range(summary: &Summary, ty: Option<&Type>, transform: Transform) -> ValueRange {
+    let decode = |bytes: &Option<Box<[u8]>>| Scalar::from_bound(bytes.as_ref()?, ty?);
+    let may_be_nan = matches!(ty, None | Some(Type::Float | Type::Double));
+    let nan = may_be_nan && summary.contains_nan != Some(false);
+    // Without bounds all values should be NULL or NaN, but some writers never write bounds.
+    let nulls = if summary.contains_null == Some(false) { Nulls::None } else { Nulls::Maybe };
+    let range = ValueRange { lower: decode(&summary.lower), upper: decode(&summary.upper), nulls, nan, cut: true };
+    range.trusted().widened(transform)
+}

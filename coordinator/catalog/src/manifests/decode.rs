@@ -1,0 +1,352 @@
+//! Decoding of a manifest.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::entry::{ABSENT, ColumnBytes, Content, DecodedManifest, Entry, Format, Metrics, Span};
+use super::value::PartitionValue;
+use super::{Known, known, slot};
+use crate::avro::{AvroFault, Container, FieldAt, Program, Sink, Slot, Value};
+use crate::metadata;
+
+const FILE: Slot = 2;
+const PARTITION: Slot = 102;
+/// Slot of the first partition field; the others follow by their positions.
+const PARTITION_FIRST: Slot = 1 << 16;
+const FIELDS: [Known; 30] = [
+    known(0, &["status"], None),
+    known(3, &["sequence_number"], None),
+    known(FILE, &["data_file"], None),
+    known(134, &["content"], Some(FILE)),
+    known(100, &["file_path"], Some(FILE)),
+    known(101, &["file_format"], Some(FILE)),
+    known(PARTITION, &["partition"], Some(FILE)),
+    known(103, &["record_count"], Some(FILE)),
+    known(104, &["file_size_in_bytes"], Some(FILE)),
+    known(131, &["key_metadata"], Some(FILE)),
+    known(132, &["split_offsets"], Some(FILE)),
+    known(133, &[""], Some(132)),
+    known(108, &["column_sizes"], Some(FILE)),
+    known(117, &["key"], Some(108)),
+    known(118, &["value"], Some(108)),
+    known(109, &["value_counts"], Some(FILE)),
+    known(119, &["key"], Some(109)),
+    known(120, &["value"], Some(109)),
+    known(110, &["null_value_counts"], Some(FILE)),
+    known(121, &["key"], Some(110)),
+    known(122, &["value"], Some(110)),
+    known(137, &["nan_value_counts"], Some(FILE)),
+    known(138, &["key"], Some(137)),
+    known(139, &["value"], Some(137)),
+    known(125, &["lower_bounds"], Some(FILE)),
+    known(126, &["key"], Some(125)),
+    known(127, &["value"], Some(125)),
+    known(128, &["upper_bounds"], Some(FILE)),
+    known(129, &["key"], Some(128)),
+    known(130, &["value"], Some(128)),
+];
+
+/// Decodes the live entries of a manifest, with the metrics of the columns `keep`, ascending.
+pub(crate) fn decode(file: &[u8], keep: Arc<[i32]>) -> Result<DecodedManifest, AvroFault> {
+    let container = Container::open(file)?;
+    let schema = container.schema()?;
+    let partition_ids = RefCell::new(Vec::new());
+    let program = Program::compile(&schema, &|field| match field.parent {
+        Some(PARTITION) => partition_slot(field, &mut partition_ids.borrow_mut()),
+        _ => slot(&FIELDS, field),
+    })?;
+    let mut sink = EntrySink::new(keep, partition_ids.into_inner());
+    let spec = container.text("partition-spec")?.and_then(|text| serde_json::from_str::<Json>(text).ok());
+    sink.out.spec = spec.and_then(|spec| metadata::parts(spec.get("fields").unwrap_or(&spec)).ok());
+    sink.out.spec_id = container.text("partition-spec-id")?.and_then(|id| id.trim().parse().ok());
+    container.read(&program, &mut sink)?;
+    let mut decoded = sink.out;
+    decoded.shrink();
+    Ok(decoded)
+}
+
+/// Gives a field of the partition values its slot, and notes its id.
+fn partition_slot(field: FieldAt<'_>, ids: &mut Vec<Option<i64>>) -> Option<Slot> {
+    let slot = Slot::try_from(field.position).ok()?.checked_add(PARTITION_FIRST)?;
+    if ids.len() <= field.position {
+        ids.resize(field.position + 1, None);
+    }
+    *ids.get_mut(field.position)? = field.id;
+    Some(slot)
+}
+
+struct EntrySink {
+    out: DecodedManifest,
+    /// Number of entries that were seen, removed ones included.
+    seen: u64,
+    /// The key of the map entry that is read.
+    key: Option<i32>,
+    draft: Draft,
+    folders: HashMap<Box<str>, u32>,
+    tuples: HashMap<Box<[u8]>, u32>,
+    tuple_key: Vec<u8>,
+}
+
+/// Entry that is read.
+#[derive(Default)]
+struct Draft {
+    status: Option<i32>,
+    sequence_number: Option<i64>,
+    content: i32,
+    format: Option<Format>,
+    is_encrypted: bool,
+    record_count: Option<i64>,
+    size_bytes: Option<i64>,
+    path: Vec<u8>,
+    tuple: Vec<Option<PartitionValue>>,
+    metrics: Vec<Metrics>,
+    column_bytes: Vec<ColumnBytes>,
+    split_offsets: Vec<i64>,
+    /// Length of the heap before the entry.
+    heap_start: usize,
+}
+
+impl EntrySink {
+    fn new(keep: Arc<[i32]>, partition_ids: Vec<Option<i64>>) -> Self {
+        let mut sink = EntrySink {
+            out: DecodedManifest { keep, partition_ids, ..DecodedManifest::default() },
+            seen: 0,
+            key: None,
+            draft: Draft::default(),
+            folders: HashMap::new(),
+            tuples: HashMap::new(),
+            tuple_key: Vec::new(),
+        };
+        sink.reset();
+        sink
+    }
+
+    fn reset(&mut self) {
+        let draft = &mut self.draft;
+        (draft.status, draft.sequence_number, draft.format) = (None, None, None);
+        (draft.record_count, draft.size_bytes) = (None, None);
+        (draft.content, draft.is_encrypted) = (0, false);
+        draft.path.clear();
+        draft.tuple.clear();
+        draft.tuple.resize(self.out.partition_ids.len(), None);
+        draft.column_bytes.clear();
+        draft.split_offsets.clear();
+        draft.metrics.clear();
+        draft.metrics.extend(self.out.keep.iter().map(|id| Metrics::none(*id)));
+        draft.heap_start = self.out.heap.len();
+    }
+
+    /// Returns the metrics of the map entry's column, if they are kept.
+    fn metrics(&mut self) -> Option<&mut Metrics> {
+        let position = self.out.keep.binary_search(&self.key?).ok()?;
+        self.draft.metrics.get_mut(position)
+    }
+
+    fn put_bound(&mut self, bound: &[u8], which: fn(&mut Metrics) -> &mut Span) -> Result<(), AvroFault> {
+        if self.metrics().is_none() {
+            return Ok(());
+        }
+        let span = append(&mut self.out.heap, bound)?;
+        if let Some(metrics) = self.metrics() {
+            *which(metrics) = span;
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, why: &str) -> AvroFault {
+        AvroFault::Invalid(format!("entry {} {why}", self.seen))
+    }
+
+    /// Finds the place of the draft's partition values, which files share.
+    fn place_tuple(&mut self) -> Result<u32, AvroFault> {
+        self.tuple_key.clear();
+        for value in &self.draft.tuple {
+            match value {
+                Some(value) => value.add_key(&mut self.tuple_key),
+                None => self.tuple_key.push(0),
+            }
+        }
+        if let Some(place) = self.tuples.get(self.tuple_key.as_slice()) {
+            return Ok(*place);
+        }
+        let place = small(self.out.tuples.len())?;
+        self.out.tuples.push(self.draft.tuple.as_slice().into());
+        self.tuples.insert(self.tuple_key.as_slice().into(), place);
+        Ok(place)
+    }
+
+    /// Finds the place of a folder, which files share.
+    fn place_folder(&mut self, folder: &str) -> Result<u32, AvroFault> {
+        if let Some(place) = self.folders.get(folder) {
+            return Ok(*place);
+        }
+        let place = small(self.out.folders.len())?;
+        self.out.folders.push(folder.into());
+        self.folders.insert(folder.into(), place);
+        Ok(place)
+    }
+
+    fn entry(&mut self) -> Result<Entry, AvroFault> {
+        let number = |value: Option<i64>, what: &str| {
+            let value = value.ok_or_else(|| self.corrupt(&format!("has no {what}")))?;
+            u64::try_from(value).map_err(|_| self.corrupt(&format!("has {what} {value}")))
+        };
+        let record_count = number(self.draft.record_count, "record count")?;
+        let size_bytes = number(self.draft.size_bytes, "file size")?;
+        let content = match self.draft.content {
+            0 => Content::Data,
+            1 => Content::PositionDeletes,
+            2 => Content::EqualityDeletes,
+            other => return Err(self.corrupt(&format!("has content {other}"))),
+        };
+        let path = std::mem::take(&mut self.draft.path);
+        let text = std::str::from_utf8(&path).ok().filter(|path| !path.is_empty());
+        let text = text.ok_or_else(|| self.corrupt("has no path"))?;
+        let (folder, name) = text.split_at(text.rfind('/').map_or(0, |slash| slash + 1));
+        let folder = self.place_folder(folder)?;
+        let name = append(&mut self.out.heap, name.as_bytes())?;
+        self.draft.path = path;
+        let tuple = self.place_tuple()?;
+        let metrics = self.draft.metrics.iter().filter(|metrics| !metrics.is_none()).copied();
+        let metrics = extend(&mut self.out.metrics, metrics)?;
+        self.draft.column_bytes.sort_unstable_by_key(|column| column.id);
+        let column_bytes = extend(&mut self.out.column_bytes, self.draft.column_bytes.iter().copied())?;
+        let offsets = plausible_offsets(&self.draft.split_offsets, size_bytes);
+        let split_offsets = extend(&mut self.out.split_offsets, offsets)?;
+        Ok(Entry {
+            number: self.seen,
+            is_added: self.draft.status == Some(1),
+            sequence_number: self.draft.sequence_number.filter(|number| *number >= 0),
+            content,
+            format: self.draft.format.unwrap_or(Format::Other),
+            is_encrypted: self.draft.is_encrypted,
+            record_count,
+            size_bytes,
+            tuple,
+            folder,
+            name,
+            metrics,
+            column_bytes,
+            split_offsets,
+        })
+    }
+}
+
+impl EntrySink {
+    /// Takes a value that is no integer.
+    fn other_value(&mut self, slot: Slot, value: Value<'_>) -> Result<(), AvroFault> {
+        match (slot, value) {
+            (100, Value::Bytes(path)) => self.draft.path.extend_from_slice(path),
+            (101, Value::Bytes(format)) => self.draft.format = Some(format_of(format)),
+            (131, Value::Bytes(_)) => self.draft.is_encrypted = true,
+            (127, Value::Bytes(bound)) => self.put_bound(bound, |metrics| &mut metrics.lower)?,
+            (130, Value::Bytes(bound)) => self.put_bound(bound, |metrics| &mut metrics.upper)?,
+            (slot, value) => self.partition_value(slot, value),
+        }
+        Ok(())
+    }
+
+    fn partition_value(&mut self, slot: Slot, value: Value<'_>) {
+        let place = slot.checked_sub(PARTITION_FIRST).and_then(|place| self.draft.tuple.get_mut(place as usize));
+        if let Some(place) = place {
+            *place = Some(PartitionValue::new(value));
+        }
+    }
+}
+
+impl Sink for EntrySink {
+    fn value(&mut self, slot: Slot, value: Value<'_>) -> Result<(), AvroFault> {
+        let number = match value {
+            Value::Int(number) => i64::from(number),
+            Value::Long(number) => number,
+            _ => return self.other_value(slot, value),
+        };
+        let narrow = || i32::try_from(number).ok();
+        match slot {
+            0 => self.draft.status = narrow(),
+            3 => self.draft.sequence_number = Some(number),
+            134 => self.draft.content = narrow().unwrap_or(-1),
+            103 => self.draft.record_count = Some(number),
+            104 => self.draft.size_bytes = Some(number),
+            133 => self.draft.split_offsets.push(number),
+            117 | 119 | 121 | 138 | 126 | 129 => self.key = narrow(),
+            118 => {
+                if let (Some(id), Ok(bytes)) = (self.key, number.try_into()) {
+                    self.draft.column_bytes.push(ColumnBytes { id, bytes });
+                }
+            }
+            120 | 122 | 139 => {
+                let count = u64::try_from(number).unwrap_or(ABSENT);
+                if let Some(metrics) = self.metrics() {
+                    match slot {
+                        120 => metrics.values = count,
+                        122 => metrics.nulls = count,
+                        _ => metrics.nans = count,
+                    }
+                }
+            }
+            _ => self.partition_value(slot, value),
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, _: Slot) -> Result<(), AvroFault> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), AvroFault> {
+        match self.draft.status {
+            Some(0 | 1) => {
+                let entry = self.entry()?;
+                self.out.entries.push(entry);
+            }
+            Some(2) => self.out.heap.truncate(self.draft.heap_start),
+            Some(other) => return Err(self.corrupt(&format!("has status {other}"))),
+            None => return Err(self.corrupt("has no status")),
+        }
+        self.seen += 1;
+        self.reset();
+        Ok(())
+    }
+}
+
+fn format_of(name: &[u8]) -> Format {
+    match name.to_ascii_lowercase().as_slice() {
+        b"parquet" => Format::Parquet,
+        b"puffin" => Format::Puffin,
+        b"avro" => Format::Avro,
+        b"orc" => Format::Orc,
+        _ => Format::Other,
+    }
+}
+
+/// Returns the offsets if they ascend within the file, and none otherwise: some writers have left wrong ones.
+fn plausible_offsets(offsets: &[i64], size_bytes: u64) -> impl Iterator<Item = u64> {
+    let valid = offsets.is_sorted_by(|a, b| a < b)
+        && offsets.first().is_none_or(|first| *first >= 0)
+        && offsets.last().is_none_or(|last| (*last as u64) < size_bytes);
+    let offsets = if valid { offsets } else { &[] };
+    offsets.iter().map(|offset| *offset as u64)
+}
+
+fn small(place: usize) -> Result<u32, AvroFault> {
+    // The largest number stands for "nowhere".
+    let place = u32::try_from(place).ok().filter(|place| *place < u32::MAX);
+    place.ok_or_else(|| AvroFault::Invalid("it holds more than 4 GiB".to_owned()))
+}
+
+fn append(heap: &mut Vec<u8>, bytes: &[u8]) -> Result<Span, AvroFault> {
+    let start = small(heap.len())?;
+    let end = small(heap.len() + bytes.len())?;
+    heap.extend_from_slice(bytes);
+    Ok(Span { start, end })
+}
+
+fn extend<T>(list: &mut Vec<T>, items: impl Iterator<Item = T>) -> Result<Span, AvroFault> {
+    let start = small(list.len())?;
+    list.extend(items);
+    Ok(Span { start, end: small(list.len())? })
+}

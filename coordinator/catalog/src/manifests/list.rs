@@ -1,0 +1,131 @@
+//! A manifest list: the manifests of a snapshot.
+
+use super::{Known, known, slot};
+use crate::avro::{AvroFault, Container, Program, Sink, Slot, Value};
+
+const PARTITIONS: Slot = 507;
+const SUMMARY: Slot = 508;
+const FIELDS: [Known; 14] = [
+    known(500, &["manifest_path"], None),
+    known(501, &["manifest_length"], None),
+    known(502, &["partition_spec_id"], None),
+    known(517, &["content"], None),
+    known(515, &["sequence_number"], None),
+    known(504, &["added_files_count", "added_data_files_count"], None),
+    known(505, &["existing_files_count", "existing_data_files_count"], None),
+    known(519, &["key_metadata"], None),
+    known(PARTITIONS, &["partitions"], None),
+    known(SUMMARY, &[""], Some(PARTITIONS)),
+    known(509, &["contains_null"], Some(SUMMARY)),
+    known(518, &["contains_nan"], Some(SUMMARY)),
+    known(510, &["lower_bound"], Some(SUMMARY)),
+    known(511, &["upper_bound"], Some(SUMMARY)),
+];
+
+/// Manifest as its list describes it. What the writer did not say is `None`, or as in version 1.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct ManifestFile {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    /// `None` for manifests without a list: their own headers say it.
+    pub(crate) spec_id: Option<i32>,
+    pub(crate) has_deletes: bool,
+    pub(crate) sequence_number: i64,
+    pub(crate) added_files: Option<u64>,
+    pub(crate) existing_files: Option<u64>,
+    /// One summary a field of the spec. `None` where the writer left them out.
+    pub(crate) summaries: Option<Vec<Summary>>,
+    pub(crate) is_encrypted: bool,
+}
+
+/// Summary of the values of a partition field in a manifest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Summary {
+    pub(crate) contains_null: Option<bool>,
+    pub(crate) contains_nan: Option<bool>,
+    pub(crate) lower: Option<Box<[u8]>>,
+    pub(crate) upper: Option<Box<[u8]>>,
+}
+
+impl ManifestFile {
+    /// Returns the number of files that are not removed, where the writer says it.
+    pub(crate) fn live_files(&self) -> Option<u64> {
+        self.added_files?.checked_add(self.existing_files?)
+    }
+
+    /// Returns the memory that it holds, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let bound = |bound: &Option<Box<[u8]>>| bound.as_ref().map_or(0, |bytes| bytes.len());
+        let summary = |summary: &Summary| size_of::<Summary>() + bound(&summary.lower) + bound(&summary.upper);
+        size_of::<Self>() + self.path.len() + self.summaries.iter().flatten().map(summary).sum::<usize>()
+    }
+}
+
+/// Decodes a manifest list.
+pub(crate) fn decode(file: &[u8]) -> Result<Vec<ManifestFile>, AvroFault> {
+    let container = Container::open(file)?;
+    let program = Program::compile(&container.schema()?, &|field| slot(&FIELDS, field))?;
+    let mut sink = ListSink::default();
+    container.read(&program, &mut sink)?;
+    Ok(sink.manifests)
+}
+
+#[derive(Default)]
+struct ListSink {
+    manifest: ManifestFile,
+    has_path: bool,
+    manifests: Vec<ManifestFile>,
+}
+
+impl Sink for ListSink {
+    fn value(&mut self, slot: Slot, value: Value<'_>) -> Result<(), AvroFault> {
+        let manifest = &mut self.manifest;
+        let summary = manifest.summaries.as_mut().and_then(|summaries| summaries.last_mut());
+        match (slot, value, summary) {
+            (500, Value::Bytes(path), _) => {
+                let path = std::str::from_utf8(path);
+                let path = path.map_err(|_| AvroFault::Invalid("a manifest's path is no text".to_owned()))?;
+                manifest.path = path.to_owned();
+                self.has_path = true;
+            }
+            (501, value, _) => manifest.bytes = count(value).unwrap_or(0),
+            (502, Value::Int(id), _) => manifest.spec_id = Some(id),
+            (517, Value::Int(content), _) => match content {
+                0 | 1 => manifest.has_deletes = content == 1,
+                other => return Err(AvroFault::Invalid(format!("a manifest with content {other}"))),
+            },
+            (515, Value::Long(number), _) => manifest.sequence_number = number,
+            (504, value, _) => manifest.added_files = count(value),
+            (505, value, _) => manifest.existing_files = count(value),
+            (519, _, _) => manifest.is_encrypted = true,
+            (509, Value::Boolean(found), Some(summary)) => summary.contains_null = Some(found),
+            (518, Value::Boolean(found), Some(summary)) => summary.contains_nan = Some(found),
+            (510, Value::Bytes(bound), Some(summary)) => summary.lower = Some(bound.into()),
+            (511, Value::Bytes(bound), Some(summary)) => summary.upper = Some(bound.into()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, _: Slot) -> Result<(), AvroFault> {
+        self.manifest.summaries.get_or_insert_default().push(Summary::default());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), AvroFault> {
+        if !std::mem::take(&mut self.has_path) {
+            return Err(AvroFault::Invalid("a manifest without a path".to_owned()));
+        }
+        self.manifests.push(std::mem::take(&mut self.manifest));
+        Ok(())
+    }
+}
+
+/// Reads a count. A negative one is none.
+fn count(value: Value<'_>) -> Option<u64> {
+    match value {
+        Value::Int(count) => count.try_into().ok(),
+        Value::Long(count) => count.try_into().ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,144 @@
+//! A table's metadata file: what a scan needs of it.
+//!
+//! ```text
+//! bytes ── inflate ──▶ JSON ── json.rs ──▶ TableMetadata
+//!                                │
+//!                                └── schema.rs: types, fields     spec.rs: partition specs
+//! ```
+//!
+//! Versions 1 to 3 are read. Unknown keys are ignored, and so is what no scan needs. A type that cannot be read is refused
+//! by name where the current schema has it; an older schema with such a type is left out.
+
+mod json;
+pub(crate) mod schema;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use serde_json::Value as Json;
+
+use crate::storage::FILE_BYTES_MAX;
+use crate::types::{Field, Schema};
+
+pub(crate) use spec::{Spec, SpecPart, parts};
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
+
+/// Reason why metadata cannot be used.
+#[derive(Debug)]
+pub(crate) enum MetadataFault {
+    Corrupt(String),
+    Unsupported { feature: String, next: &'static str },
+}
+
+impl MetadataFault {
+    pub(crate) fn corrupt(why: impl Into<String>) -> Self {
+        MetadataFault::Corrupt(why.into())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct TableMetadata {
+    pub(crate) format_version: u8,
+    /// Folder of the table.
+    pub(crate) location: String,
+    /// Schemas that can be read: the current one first, then from the newest to the oldest.
+    pub(crate) schemas: Vec<Schema>,
+    pub(crate) specs: Vec<Spec>,
+    pub(crate) default_spec_id: i32,
+    /// The current snapshot. `None` for a table without data.
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) is_encrypted: bool,
+    /// Bytes that it holds, about.
+    pub(crate) held_bytes: usize,
+    properties: BTreeMap<String, Json>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) id: i64,
+    /// Time of the commit, in milliseconds since 1970.
+    pub(crate) timestamp_ms: i64,
+    pub(crate) manifests: ManifestSource,
+    /// Bytes of all data files, as the commit summed them up.
+    pub(crate) files_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum ManifestSource {
+    /// File that lists the manifests.
+    List(String),
+    /// Manifests of a snapshot of version 1 without such a file.
+    Paths(Vec<String>),
+}
+
+/// Field of one of the table's schemas.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundField<'a> {
+    /// Dotted name.
+    pub(crate) name: String,
+    pub(crate) field: &'a Field,
+}
+
+impl TableMetadata {
+    /// Parses a metadata file, gzipped or not.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, MetadataFault> {
+        if bytes.starts_with(&GZIP_MAGIC) {
+            return json::parse(&inflate(bytes)?);
+        }
+        json::parse(bytes)
+    }
+
+    pub(crate) fn schema(&self) -> &Schema {
+        static EMPTY: Schema = Schema { fields: Vec::new() };
+        self.schemas.first().unwrap_or(&EMPTY)
+    }
+
+    /// Finds a field by its id, in the current schema or else in the newest that has it.
+    pub(crate) fn field(&self, id: i32) -> Option<FoundField<'_>> {
+        self.schemas.iter().find_map(|schema| find(&schema.fields, id, ""))
+    }
+
+    pub(crate) fn spec(&self, id: i32) -> Option<&Spec> {
+        self.specs.iter().find(|spec| spec.id == id)
+    }
+
+    /// Returns the fields of the spec for new files. An unpartitioned table of version 1 may not list its spec.
+    pub(crate) fn default_spec(&self) -> &[spec::SpecPart] {
+        self.spec(self.default_spec_id).map_or(&[], |spec| &spec.parts)
+    }
+
+    pub(crate) fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name)?.as_str()
+    }
+}
+
+/// Finds a field by its id among these and those below them.
+pub(crate) fn find<'a>(fields: &'a [Field], id: i32, above: &str) -> Option<FoundField<'a>> {
+    fields.iter().find_map(|field| {
+        let name = if above.is_empty() { field.name.clone() } else { format!("{above}.{}", field.name) };
+        if field.id == id {
+            return Some(FoundField { name, field });
+        }
+        field.ty.children().find_map(|child| find(std::slice::from_ref(child), id, &name))
+    })
+}
+
+fn inflate(bytes: &[u8]) -> Result<Vec<u8>, MetadataFault> {
+    let mut inflated = Vec::new();
+    match GzDecoder::new(bytes).take(FILE_BYTES_MAX + 1).read_to_end(&mut inflated) {
+        Ok(read) if read as u64 > FILE_BYTES_MAX => {
+            Err(MetadataFault::corrupt(format!("it inflates to more than {FILE_BYTES_MAX} bytes")))
+        }
+        Ok(_) => Ok(inflated),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(MetadataFault::corrupt("its gzip stream ends early"))
+        }
+        Err(error) => Err(MetadataFault::corrupt(format!("its gzip stream: {error}"))),
+    }
+}
