@@ -41,7 +41,7 @@ use crate::cost::{Architecture, DEFAULT_REGION, PriceError, Tariff};
 use crate::error::QueryError;
 use crate::exchange::Exchange;
 use crate::model::measured::Measured;
-use crate::model::{FleetFacts, FunctionSize, PlatformTraits, TimeModel, WarmState};
+use crate::model::{FleetFacts, FunctionSize, PlatformTraits, TimeModel, WarmState, reads_ahead};
 use crate::storage::{StoreCredentials, Stores};
 
 /// Runs one attempt of one fragment.
@@ -151,7 +151,8 @@ impl Fleet {
     pub fn coordinator_model(&self) -> TimeModel {
         let cores = cores();
         let measured = self.measured.first().map(|measured| measured.model(cores));
-        measured.unwrap_or_else(|| self.platform.model(cores, 1.0))
+        let model = measured.unwrap_or_else(|| self.platform.model(cores, 1.0));
+        TimeModel { reads_ahead: reads_ahead(self.config.read_ahead()), ..model }
     }
 
     /// Returns the facts about the functions, and starts none. A platform elsewhere is asked for its deployment. `asking`
@@ -171,6 +172,8 @@ impl Fleet {
             if let Some(measured) = self.measured.iter().find(|measured| measured.functions == size.kind) {
                 size.model = measured.model(cores());
             }
+            size.model.reads_ahead = reads_ahead(self.config.read_ahead());
+            size.model.function_reads_ahead = reads_ahead(size.limits.ahead);
         }
         let first = sizes.first().ok_or_else(lambda::none_deployed)?;
         *self.first.lock().expect("no holder panics") =

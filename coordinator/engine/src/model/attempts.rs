@@ -1,8 +1,9 @@
 //! Attempts of a query, and their times: one model for decisions, quotes, packing and expected times of attempts. It is pure, and knows no
 //! prices ([`super::forecast`] does).
 //!
-//! Within an attempt, lanes overlap reading and computing: while one computes, the others read. The model foresees no time of operators above
-//! the scans on the coordinator, no row groups that statistics rule out, and no LIMIT that ends a query early.
+//! Within an attempt, lanes overlap reading and computing: while one computes, the others read. Where scans read ahead, an attempt waits for its
+//! first footer and its first row group, and computes on what has come from then on. The model foresees no time of operators above the scans on
+//! the coordinator, no row groups that statistics rule out, and no LIMIT that ends a query early.
 
 use std::time::Duration;
 
@@ -206,13 +207,15 @@ pub(super) struct LocalRun {
 impl LocalRun {
     pub(super) fn of(load: &LocalLoad, model: &TimeModel, assume: &Assumptions) -> Self {
         let LocalLoad { weight_bytes, reads } = load;
-        let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, .. } = *model;
+        let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, reads_ahead, .. } = *model;
         let reading = reads.bytes as f64 / pipe_bytes_per_second;
         let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
-        let Waiting { mean: waiting, variance } = waiting(reads, cores.max(1), &model.read_latency);
+        let waits = Waits::of(reads, cores.max(1), reads_ahead, &model.latency_of(reads));
         let requests = requests(reads, assume);
         Self {
-            seconds: in_lanes(reading, computing, cores.max(1)) + waiting + assume.deviations * variance.sqrt(),
+            seconds: waits.before_computing
+                + waits.beside(reading, computing)
+                + assume.deviations * waits.variance.sqrt(),
             requests: requests + assume.repeated_reads(requests, u64::from(requests > 0)),
         }
     }
@@ -232,9 +235,10 @@ pub fn seconds_on_functions(stages: &[&StageLoad], here: Option<&LocalLoad>, on:
 /// Returns the seconds that a query takes at least on any number of functions of any speed: a round trip, and a wait for each kind of first
 /// bytes. One of these waits is part of the round trip.
 pub fn seconds_least(load: &LocalLoad, model: &TimeModel) -> f64 {
-    let waiting = waiting(&load.reads, usize::MAX, &model.read_latency);
-    let waiting = (waiting.mean - model.read_latency.mean.as_secs_f64()).max(0.0);
-    model.stage_overhead.as_secs_f64() + waiting
+    let latency = model.latency_of(&load.reads);
+    let waits = Waits::of(&load.reads, usize::MAX, 0, &latency);
+    let waiting = (waits.before_computing - latency.mean.as_secs_f64()).max(0.0);
+    model.overhead(model.stage_overhead, &load.reads).as_secs_f64() + waiting
 }
 
 /// Returns the times that fragments are expected to take from their invocations to their answers, in the order of `stages`. Each has its own
@@ -247,6 +251,16 @@ pub fn expected_times(stages: &[&StageLoad], on: &Machines<'_>) -> Vec<Vec<Durat
 }
 
 impl TimeModel {
+    /// Returns the latency of these reads: files of this machine have none.
+    fn latency_of(&self, reads: &Reads) -> Latency {
+        if reads.is_remote { self.read_latency } else { Latency::default() }
+    }
+
+    /// Returns an overhead that has one read's latency in it, as it is with these reads.
+    fn overhead(&self, with_read: Duration, reads: &Reads) -> Duration {
+        if reads.is_remote { with_read } else { with_read.saturating_sub(self.read_latency.mean) }
+    }
+
     /// Returns the time of one fragment of `bytes` bytes from its invocation to its answer, as the first on its function.
     pub fn fragment_time(&self, bytes: u64, lanes: usize) -> Duration {
         let overhead = self.stage_overhead.saturating_sub(self.attempt_overhead);
@@ -297,17 +311,19 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
     let FragmentLoad { weight_bytes, lanes, .. } = *fragment;
     let reads = if assume.pessimistic { fragment.reads_at_most } else { fragment.reads };
     let (model, lanes) = (on.model, lanes.max(1));
-    let overhead = assume.overhead * model.attempt_overhead.as_secs_f64();
-    let Waiting { mean: waiting, variance } = waiting(&reads, lanes, &model.read_latency);
+    let latency = model.latency_of(&reads);
+    let overhead = assume.overhead * model.overhead(model.attempt_overhead, &reads).as_secs_f64();
+    let waits = Waits::of(&reads, lanes, model.function_reads_ahead, &latency);
     // One read's latency is part of the overhead.
-    let waiting = (waiting - model.read_latency.mean.as_secs_f64()).max(0.0);
+    let waiting = (waits.before_computing - latency.mean.as_secs_f64()).max(0.0);
     // A function's cores are shared by its lanes, of which some may have nothing to do.
     let cores = model.function_cores * (lanes as f64 / on.lanes.max(lanes) as f64);
     let mut computing = weight_bytes as f64 * assume.core / (cores * model.core_bytes_per_second);
     if on.shares_machine {
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
     }
-    let pauses = waiting + computing / lanes as f64;
+    // A lane that computes asks for nothing, unless its scan reads ahead.
+    let pauses = if model.function_reads_ahead > 0 { waiting } else { waiting + computing / lanes as f64 };
     let pipe = &model.function_pipe;
     let mut reading = match (assume.bursts, turn) {
         (true, Turn::First) => pipe.seconds_besides(reads.bytes, pipe.burst_bytes, pauses),
@@ -318,35 +334,71 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
         reading = reading.max(reads.bytes as f64 * at_once as f64 / model.machine_pipe_bytes_per_second);
     }
     Attempt {
-        seconds: overhead + waiting + in_lanes(reading, computing, lanes),
-        variance,
+        seconds: overhead + waiting + waits.beside(reading, computing),
+        variance: waits.variance,
         requests: requests(&reads, assume),
         bytes: reads.bytes,
     }
 }
 
-/// Returns the seconds of lanes: while one computes, the others read.
-fn in_lanes(reading: f64, computing: f64, lanes: usize) -> f64 {
-    reading.max(computing) + reading.min(computing) / lanes as f64
-}
-
-/// Time until first bytes, summed over an attempt.
-struct Waiting {
-    /// Seconds.
-    mean: f64,
+/// Waits for first bytes, of one attempt or of the coordinator.
+struct Waits {
+    /// Seconds in which nothing is computed.
+    before_computing: f64,
+    /// Seconds in which further answers come one after the other, beside computing.
+    beside_computing: f64,
+    /// Parts of the work, one of which is not read while another is computed.
+    parts: usize,
     /// Square seconds.
     variance: f64,
 }
 
-/// Returns the time that lanes, which wait at the same time, wait for first bytes: of each footer, and then of each row group, whose runs
-/// are asked for together.
-fn waiting(reads: &Reads, lanes: usize, latency: &Latency) -> Waiting {
-    let Reads { footers, row_groups, runs, .. } = *reads;
-    // A lane waits for one after the other, and at least once if it has anything.
-    let turns = |waits: u64| if waits > 0 { (waits as f64 / lanes as f64).max(1.0) } else { 0.0 };
-    let of_group = latency.of_last(runs as f64 / row_groups.max(1) as f64);
-    let mean = turns(footers) * latency.mean.as_secs_f64() + turns(row_groups) * of_group;
-    Waiting { mean, variance: latency.deviation().powi(2) * (turns(footers) + turns(row_groups)) }
+impl Waits {
+    /// Foresees the waits of lanes that have `ahead` reads in flight beside what they wait for; with 0 they read in turn.
+    fn of(reads: &Reads, lanes: usize, ahead: usize, latency: &Latency) -> Self {
+        match ahead {
+            0 => Self::in_turn(reads, lanes, latency),
+            ahead => Self::ahead(reads, lanes, ahead as u64, latency),
+        }
+    }
+
+    /// Lanes wait at the same time for a footer each, and then for each row group, whose runs are asked for together.
+    fn in_turn(reads: &Reads, lanes: usize, latency: &Latency) -> Self {
+        let Reads { footers, row_groups, runs, .. } = *reads;
+        // A lane waits for one after the other, and at least once if it has anything.
+        let turns = |waits: u64| if waits > 0 { (waits as f64 / lanes as f64).max(1.0) } else { 0.0 };
+        let of_group = latency.of_last(runs as f64 / row_groups.max(1) as f64);
+        Self {
+            before_computing: turns(footers) * latency.mean.as_secs_f64() + turns(row_groups) * of_group,
+            beside_computing: 0.0,
+            parts: lanes,
+            variance: latency.deviation().powi(2) * (turns(footers) + turns(row_groups)),
+        }
+    }
+
+    /// The first footer and the first row group are waited for. Of the other reads, `ahead` at a time, the last one's answer comes so much later.
+    fn ahead(reads: &Reads, lanes: usize, ahead: u64, latency: &Latency) -> Self {
+        let Reads { footers, row_groups, runs, .. } = *reads;
+        let first = |any: u64, requests: f64| if any > 0 { latency.of_last(requests) } else { 0.0 };
+        let together = |requests: u64| requests.min(ahead) as f64;
+        let of_group = runs as f64 / row_groups.max(1) as f64;
+        let before_computing = first(footers, 1.0) + first(runs, of_group);
+        let later = (first(footers, together(footers)) + first(runs, together(runs)) - before_computing).max(0.0);
+        let in_turn = (footers + runs).saturating_sub(ahead) as f64 / ahead as f64 * latency.mean.as_secs_f64();
+        Self {
+            before_computing,
+            beside_computing: later + in_turn,
+            // A load of which only the bytes are known has no row groups.
+            parts: if row_groups > 0 { usize::try_from(row_groups).unwrap_or(usize::MAX) } else { lanes },
+            variance: latency.deviation().powi(2) * f64::from(u8::from(footers > 0) + u8::from(runs > 0)),
+        }
+    }
+
+    /// Returns the seconds of `reading` and `computing` that overlap: while one part is computed, others are read.
+    fn beside(&self, reading: f64, computing: f64) -> f64 {
+        let reading = reading.max(self.beside_computing);
+        reading.max(computing) + reading.min(computing) / self.parts as f64
+    }
 }
 
 fn requests(reads: &Reads, assume: &Assumptions) -> u64 {

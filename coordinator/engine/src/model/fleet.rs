@@ -70,6 +70,11 @@ pub fn ahead_bounds(set: AheadBounds, memory_mb: u32, lanes: usize, pool_bytes: 
     set.and(AheadBounds { requests_max, bytes_max: pool_bytes / AHEAD_POOL_PARTS })
 }
 
+/// Returns the number of reads that are in flight ahead of computing within these bounds.
+pub fn reads_ahead(bounds: AheadBounds) -> usize {
+    if bounds.is_off() { 0 } else { bounds.requests_max as usize }
+}
+
 /// Traits of a platform that all of its sizes share at all times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlatformTraits {

@@ -29,6 +29,8 @@ fn model() -> TimeModel {
         function_pipe: Pipe::steady(200e6),
         attempt_overhead: Duration::from_millis(100),
         read_latency: Latency { mean: Duration::from_millis(10), least: Duration::from_millis(10) },
+        reads_ahead: 0,
+        function_reads_ahead: 0,
         start: Duration::from_millis(500),
         cores: 4,
         function_cores: 1.0,
@@ -41,8 +43,16 @@ fn planning() -> Usage {
 
 const FRAGMENT: FragmentLoad = FragmentLoad { weight_bytes: 100_000_000, lanes: 1, reads: READS, reads_at_most: READS };
 
-const READS: Reads =
-    Reads { footers: 2, footers_max: 4, row_groups: 4, runs: 6, runs_max: 9, bytes: 120_000_000, guessed_files: 0 };
+const READS: Reads = Reads {
+    footers: 2,
+    footers_max: 4,
+    row_groups: 4,
+    runs: 6,
+    runs_max: 9,
+    bytes: 120_000_000,
+    guessed_files: 0,
+    is_remote: true,
+};
 
 fn stage(fragments: usize) -> StageLoad {
     StageLoad {
@@ -146,6 +156,48 @@ fn lanes_use_the_cores_of_a_function() {
     // other one computes.
     check_seconds(lanes(1), 0.15 + 0.6 + 1.0);
     check_seconds(lanes(2), 0.12 + 0.6 + 0.25);
+}
+
+#[test]
+fn scans_that_read_ahead_wait_for_their_first_bytes_alone() {
+    let seconds = |ahead, reads: Reads, pipe_bytes_per_second: f64| {
+        let mut load = stage(1);
+        load.fragments[0] = FragmentLoad { reads, reads_at_most: reads, ..load.fragments[0] };
+        let forecast = forecast(&[load], |model, _, on| {
+            (model.function_reads_ahead, model.function_pipe, on.warm) =
+                (ahead, Pipe::steady(pipe_bytes_per_second), 10);
+        });
+        // Without a fragment's millisecond on the coordinator, and that of the result.
+        forecast.expected.seconds - 0.002
+    };
+    // 10 ms for a footer, which are part of the overhead of 100, and 10 for the first row group. A quarter of what is read is not computed meanwhile.
+    check_seconds(seconds(64, READS, 200e6), 0.1 + 0.01 + 1.0 + 0.6 / 4.0);
+    // In turn: five more waits, and nothing is read while the one lane computes.
+    check_seconds(seconds(0, READS, 200e6), 0.1 + 0.05 + 1.0 + 0.6);
+    // A thousand answers of 10 ms by tens, and none is waited for alone.
+    let many = Reads { footers: 0, row_groups: 1_000, runs: 1_000, ..READS };
+    check_seconds(seconds(10, many, 1e12), 0.1 + 1.0 + 0.99 / 1_000.0);
+    let slow = Reads { footers: 0, row_groups: 4_000, runs: 4_000, ..READS };
+    check_seconds(seconds(10, slow, 1e12), 0.1 + 3.99 + 1.0 / 4_000.0);
+    // Files of this machine answer at once, so that the overhead is without a read as well.
+    for ahead in [0, 64] {
+        let parts = if ahead == 0 { 1.0 } else { 4.0 };
+        check_seconds(seconds(ahead, Reads { is_remote: false, ..READS }, 200e6), 0.09 + 1.0 + 0.6 / parts);
+    }
+}
+
+#[test]
+fn the_last_of_many_answers_is_waited_for() {
+    let varying = Latency { mean: Duration::from_millis(20), least: Duration::from_millis(10) };
+    let reads = Reads { footers: 0, row_groups: 8, runs: 8, bytes: 0, ..READS };
+    let model = TimeModel { read_latency: varying, reads_ahead: 64, ..model() };
+    let prices = Prices { tariff: &tariff(), planning: &planning() };
+    let seconds = |weight_bytes| locally(&LocalLoad { weight_bytes, reads }, &model, &prices).expected.seconds;
+    // Eight at a time: the first is there after 20 ms, the last after 10 + 10 × 2.72.
+    let (first, last) = (varying.of_last(1.0), varying.of_last(8.0));
+    check_seconds(seconds(0), last);
+    // A second of computing hides all but the first.
+    check_seconds(seconds(400_000_000), first + 1.0 + (last - first) / 8.0);
 }
 
 #[test]

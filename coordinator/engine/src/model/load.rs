@@ -21,7 +21,7 @@ pub struct FragmentLoad {
 impl FragmentLoad {
     /// Makes the load of a fragment of which only its bytes are known. It reads them in one go; its first byte is part of an attempt's overhead.
     pub fn of_bytes(weight_bytes: u64, lanes: usize) -> Self {
-        let reads = Reads { bytes: weight_bytes, ..Reads::default() };
+        let reads = Reads::of_bytes(weight_bytes);
         Self { weight_bytes, lanes, reads, reads_at_most: reads }
     }
 }
@@ -54,7 +54,7 @@ pub struct LocalLoad {
 impl LocalLoad {
     /// Makes the load of a query of which only its bytes are known.
     pub fn of_bytes(weight_bytes: u64) -> Self {
-        Self { weight_bytes, reads: Reads { bytes: weight_bytes, ..Reads::default() } }
+        Self { weight_bytes, reads: Reads::of_bytes(weight_bytes) }
     }
 }
 
@@ -83,9 +83,16 @@ pub struct Reads {
     pub bytes: u64,
     /// Files whose columns have unknown sizes: they count as equally large.
     pub guessed_files: u64,
+    /// True if some of them go over the network: they wait for first bytes.
+    pub is_remote: bool,
 }
 
 impl Reads {
+    /// Makes reads over the network of which only the bytes are known.
+    fn of_bytes(bytes: u64) -> Self {
+        Self { bytes, is_remote: true, ..Self::default() }
+    }
+
     /// Returns the number of GETs where neighbours come together.
     pub fn requests(&self) -> u64 {
         self.footers + self.runs
@@ -109,6 +116,7 @@ impl Add for Reads {
             runs_max: self.runs_max + other.runs_max,
             bytes: self.bytes + other.bytes,
             guessed_files: self.guessed_files + other.guessed_files,
+            is_remote: self.is_remote || other.is_remote,
         }
     }
 }

@@ -82,6 +82,8 @@ impl Measured {
                 mean: Duration::from_secs_f64(self.request_seconds),
                 least: Duration::from_secs_f64(self.request_seconds_least),
             },
+            reads_ahead: 0,
+            function_reads_ahead: 0,
             start: Duration::from_secs_f64(self.start_up_seconds),
             cores,
             function_cores: self.function_cores,

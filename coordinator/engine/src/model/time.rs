@@ -33,8 +33,12 @@ pub struct TimeModel {
     pub machine_pipe_bytes_per_second: f64,
     /// Pipe from storage into one function.
     pub function_pipe: Pipe,
-    /// Latency of reads. Those of a lane wait for each other; one of a fragment is part of its overhead.
+    /// Latency of reads from a store in the network; files of this machine have none. One read of a fragment is part of its overhead.
     pub read_latency: Latency,
+    /// Reads that the coordinator has in flight ahead of computing. With 0 those of a lane wait for each other.
+    pub reads_ahead: usize,
+    /// Reads that one function has in flight ahead of computing.
+    pub function_reads_ahead: usize,
     /// Time from nothing to an environment that takes its first request.
     pub start: Duration,
     pub cores: usize,
@@ -46,8 +50,8 @@ impl TimeModel {
     /// Makes the model of a laptop with functions as its own processes.
     pub fn laptop(cores: usize) -> Self {
         Self {
-            // `lab tax`, four warm fragments, on two cores (docs/measurements.md).
-            stage_overhead: Duration::from_millis(4),
+            // `lab tax`, four warm fragments, on two cores (docs/measurements.md), and a read from the network.
+            stage_overhead: Duration::from_millis(4) + Latency::S3.mean,
             fragment_overhead: Duration::from_micros(500),
             // TPC-H Q1 and Q6 at scale factor 1 on one core: 60 to 200 MB of compressed columns a second.
             core_bytes_per_second: 120e6,
@@ -55,9 +59,12 @@ impl TimeModel {
             pipe_bytes_per_second: 2e9,
             machine_pipe_bytes_per_second: 2e9,
             function_pipe: Pipe::steady(2e9),
-            // The one read takes nothing here: `lab fanout`, an executor's tiny fragment, and as much for the rest.
-            attempt_overhead: Duration::from_millis(1),
-            read_latency: Latency::default(),
+            // `lab fanout`, an executor's tiny fragment, and as much for the rest.
+            attempt_overhead: Duration::from_millis(1) + Latency::S3.mean,
+            // Tables of the network lie in S3, as far as anybody knows.
+            read_latency: Latency::S3,
+            reads_ahead: 0,
+            function_reads_ahead: 0,
             // Our function's start to ready takes 6 ms, 14 at worst (docs/measurements.md).
             start: Duration::from_millis(10),
             cores,
@@ -78,6 +85,8 @@ impl TimeModel {
             function_pipe: Pipe::LAMBDA,
             attempt_overhead: Latency::S3.mean + Duration::from_millis(5),
             read_latency: Latency::S3,
+            reads_ahead: 0,
+            function_reads_ahead: 0,
             // AWS says "from under 100 ms to over 1 second"; ours is a small binary.
             start: Duration::from_millis(250),
             cores,

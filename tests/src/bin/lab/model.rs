@@ -217,6 +217,8 @@ fn time_model(platform: &Platform) -> TimeModel {
         function_pipe: Pipe::LAMBDA,
         attempt_overhead: Duration::from_millis(50),
         read_latency: Latency::S3,
+        reads_ahead: 0,
+        function_reads_ahead: platform.reads_in_flight as usize,
         start: Duration::from_millis(250),
         cores: 8,
         function_cores: platform.cores,

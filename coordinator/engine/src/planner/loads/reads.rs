@@ -33,6 +33,7 @@ pub enum Reader<'a> {
 /// Files of one scan, each looked up once for all of the scan's fragments.
 pub struct ScannedFiles<'a> {
     columns: ProjectedColumns,
+    is_remote: bool,
     footers: &'a FileMetadataCache,
     by_path: HashMap<Path, ScannedFile>,
 }
@@ -44,7 +45,8 @@ struct ScannedFile {
 
 impl<'a> ScannedFiles<'a> {
     pub fn of(scan: &FileScanConfig, footers: &'a FileMetadataCache) -> Self {
-        Self { columns: ProjectedColumns::of(scan), footers, by_path: HashMap::new() }
+        let is_remote = !scan.object_store_url.as_str().starts_with("file:");
+        Self { columns: ProjectedColumns::of(scan), is_remote, footers, by_path: HashMap::new() }
     }
 
     /// Counts what one attempt, or the coordinator, asks for to read these units of the scan.
@@ -62,11 +64,12 @@ impl<'a> ScannedFiles<'a> {
             }
             [] => Reads::default(),
         };
-        by_file.values().map(of_file).sum()
+        let reads: Reads = by_file.values().map(of_file).sum();
+        Reads { is_remote: self.is_remote, ..reads }
     }
 
     fn file(&mut self, file: &PartitionedFile) -> &ScannedFile {
-        let Self { columns, footers, by_path } = self;
+        let Self { columns, footers, by_path, .. } = self;
         by_path.entry(file.object_meta.location.clone()).or_insert_with(|| {
             let known = footer(file, *footers);
             ScannedFile { is_footer_known: known.is_some(), layout: Layout::of(file, known.as_deref(), columns) }
@@ -255,13 +258,13 @@ mod tests {
     const WARM: Reader<'_> = Reader::Function(&|_| true);
 
     /// A scan of `projected` columns among four with the ids 1 to 4.
-    fn scan(projected: &[usize]) -> FileScanConfig {
+    fn scan(store: ObjectStoreUrl, projected: &[usize]) -> FileScanConfig {
         let field = |id: i32| {
             let metadata = [(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())].into();
             Field::new(format!("c{id}"), DataType::Int64, true).with_metadata(metadata)
         };
         let schema = Arc::new(Schema::new((1..=4).map(field).collect::<Vec<_>>()));
-        FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(ParquetSource::new(schema)))
+        FileScanConfigBuilder::new(store, Arc::new(ParquetSource::new(schema)))
             .with_projection_indices(Some(projected.to_vec()))
             .expect("columns of the table")
             .build()
@@ -284,11 +287,11 @@ mod tests {
     fn check(reader: Reader<'_>, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
-        assert_eq!(
-            ScannedFiles::of(&scan(projected), &footers).reads(&units, reader),
-            expect,
-            "{projected:?} {units:?}"
-        );
+        for (store, is_remote) in [("file://", false), ("s3://bucket", true)] {
+            let scan = scan(ObjectStoreUrl::parse(store).expect("a URL"), projected);
+            let found = ScannedFiles::of(&scan, &footers).reads(&units, reader);
+            assert_eq!(found, Reads { is_remote, ..expect }, "{projected:?} {units:?}");
+        }
     }
 
     #[test]
@@ -303,7 +306,7 @@ mod tests {
             runs,
             runs_max,
             bytes: bytes + guess,
-            guessed_files: 0,
+            ..Reads::default()
         };
         check(COLD, &[0], vec![file(80 * MIB, two.clone())], expect(2, 2, 8 * MIB));
         // Half a MiB apart: one request, which reads the gap too.
@@ -318,7 +321,8 @@ mod tests {
         let first = file(48 * MIB, three.clone()).with_range(0, 16 << 20);
         let rest = file(48 * MIB, three).with_range(16 << 20, 48 << 20);
         let bytes = 12 * MIB + footer_guess(48 * MIB);
-        let whole = Reads { footers: 1, footers_max: 2, row_groups: 3, runs: 3, runs_max: 3, bytes, guessed_files: 0 };
+        let whole =
+            Reads { footers: 1, footers_max: 2, row_groups: 3, runs: 3, runs_max: 3, bytes, ..Reads::default() };
         check(COLD, &[0], vec![first.clone(), rest], whole);
         let part = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: bytes - 8 * MIB, ..whole };
         check(COLD, &[0], vec![first], part);
