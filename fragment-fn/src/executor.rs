@@ -34,6 +34,7 @@ use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
+use crate::pace::Pace;
 use crate::scan::ScanReader;
 
 /// Longest plan in the exchange, in bytes: it is read whole.
@@ -166,6 +167,7 @@ struct AttemptStore {
     url: Url,
     /// Client that counts, and that sends late reads again.
     hedged: Arc<dyn ObjectStore>,
+    pace: Option<Arc<Pace>>,
     /// Number that tells stores apart in the environment's footer cache, which knows only keys.
     footer_cache_salt: u32,
 }
@@ -184,12 +186,13 @@ fn connect_stores(
     let mut stores = Vec::with_capacity(request.access.0.len());
     for access in &request.access.0 {
         let client = environment.client(access).map_err(invalid)?;
+        let pace = client.pace().cloned();
         let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(&meter.counters)));
         let hedged = HedgedStore::wrap(counted, client.hedger, &meter.counters);
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let footer_cache_salt =
             crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
-        stores.push(AttemptStore { url, hedged, footer_cache_salt });
+        stores.push(AttemptStore { url, hedged, pace, footer_cache_salt });
     }
     Ok(stores)
 }
@@ -294,7 +297,7 @@ fn decode(
         let (_, store) = lanes_of(leaf)?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));
-        Ok(Some(ScanReader::new(hedged, footers, spec.matching)))
+        Ok(Some(ScanReader::new(hedged, footers, spec.matching).paced(store.pace.clone())))
     })
 }
 

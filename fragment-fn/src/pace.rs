@@ -155,7 +155,7 @@ impl Pace {
         Receiving { pace: Arc::clone(self), bytes: 0 }
     }
 
-    fn note_slow_down(&self) {
+    pub(crate) fn note_slow_down(&self) {
         self.slow_downs.fetch_add(1, Relaxed);
     }
 }

@@ -29,6 +29,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use crate::ahead::{OpenedFile, ScanAhead};
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
+use crate::pace::Pace;
 use crate::pinned::PinnedFile;
 use reader::FileReader;
 
@@ -49,6 +50,8 @@ pub struct ScanReader {
     store: Arc<dyn ObjectStore>,
     footers: Arc<FileMetadataCache>,
     matching: ColumnMatching,
+    /// None where nobody counts the store's refusals.
+    pace: Option<Arc<Pace>>,
     /// None where nothing is read ahead.
     ahead: Option<Arc<ScanAhead>>,
     /// File that each partition opened last.
@@ -58,7 +61,13 @@ pub struct ScanReader {
 impl ScanReader {
     /// Makes a reader of files in `store`, which already counts and hedges. Scans that share `footers` share what it keeps.
     pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
-        Self { store, footers, matching, ahead: None, open: Mutex::default() }
+        Self { store, footers, matching, pace: None, ahead: None, open: Mutex::default() }
+    }
+
+    /// Makes reading ahead slow down when the store's client is asked to.
+    #[must_use]
+    pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
+        Self { pace, ..self }
     }
 
     /// Makes the reader take bytes that `ahead` has read before.
@@ -68,6 +77,10 @@ impl ScanReader {
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    pub(crate) fn pace(&self) -> Option<&Arc<Pace>> {
+        self.pace.as_ref()
     }
 
     pub(crate) fn footers(&self) -> &Arc<FileMetadataCache> {

@@ -1,52 +1,62 @@
-//! Restraint of a query that reads ahead, after it has given memory back.
+//! Restraint of a query that reads ahead: after it has given memory back, and after a store has asked for fewer requests.
 
 use std::time::{Duration, Instant};
 
 /// Time without new requests after memory was given back, so that the operator is the first to get it.
-const PAUSE: Duration = Duration::from_millis(50);
+const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Most halvings in a row. They leave about a piece, and the way back from them takes half a second.
+/// Time in which a store's refusals halve the bound once. Those of one moment come together, and the HTTP client waits a
+/// tenth of a second at least before it asks again.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Most halvings in a row. They leave about a piece, and the way back from them takes half a second for memory.
 const HALVINGS_MAX: u32 = 10;
 
-/// Bound on the bytes that a query may hold at a time.
+/// Bound on the bytes or requests that a query may have at a time.
 ///
-/// It halves when memory is given back, at most once a [`PAUSE`]. It doubles again with each pause that follows the first
-/// and in which nothing is given back.
+/// It halves at a setback, at most once a pause. It doubles again with each pause that follows the first and in which there
+/// is no setback.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    /// Bound while no operator needs the memory.
-    whole_bytes_max: u64,
-    /// Halvings at the time of the last gift.
+    /// Bound without setbacks.
+    whole: u64,
+    pause: Duration,
+    /// Halvings at the time of the last setback.
     halvings: u32,
-    /// Time of the last gift that halved the bound.
-    gave: Option<Instant>,
+    /// Time of the last setback that halved the bound.
+    setback: Option<Instant>,
 }
 
 impl Backoff {
-    pub(super) fn new(whole_bytes_max: u64) -> Self {
-        Self { whole_bytes_max, halvings: 0, gave: None }
+    /// Bounds bytes. A setback is that memory is given back.
+    pub(super) fn of_memory(bytes_max: u64) -> Self {
+        Self { whole: bytes_max, pause: MEMORY_PAUSE, halvings: 0, setback: None }
     }
 
-    /// Returns true while nothing is to be sent.
+    /// Bounds requests. A setback is that a store asks for fewer.
+    pub(super) fn of_requests(requests_max: u32) -> Self {
+        Self { whole: requests_max.into(), pause: REFUSAL_PAUSE, halvings: 0, setback: None }
+    }
+
+    /// Returns true in the pause after a setback.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
-        self.gave.is_some_and(|gave| now.saturating_duration_since(gave) < PAUSE)
+        self.setback.is_some_and(|setback| now.saturating_duration_since(setback) < self.pause)
     }
 
-    pub(super) fn bytes_max(&self, now: Instant) -> u64 {
-        self.whole_bytes_max >> self.halvings(now)
+    pub(super) fn bound(&self, now: Instant) -> u64 {
+        self.whole >> self.halvings(now)
     }
 
-    /// Notes that memory is given back.
-    pub(super) fn gave(&mut self, now: Instant) {
+    pub(super) fn note_setback(&mut self, now: Instant) {
         if !self.is_paused(now) {
             self.halvings = (self.halvings(now) + 1).min(HALVINGS_MAX);
-            self.gave = Some(now);
+            self.setback = Some(now);
         }
     }
 
     fn halvings(&self, now: Instant) -> u32 {
-        let since = self.gave.map_or(Duration::MAX, |gave| now.saturating_duration_since(gave));
-        let doublings = (since.as_millis() / PAUSE.as_millis()).saturating_sub(1);
+        let since = self.setback.map_or(Duration::MAX, |setback| now.saturating_duration_since(setback));
+        let doublings = (since.as_millis() / self.pause.as_millis()).saturating_sub(1);
         self.halvings.saturating_sub(u32::try_from(doublings).unwrap_or(u32::MAX))
     }
 }
@@ -58,7 +68,7 @@ mod tests {
     #[test]
     fn a_bound_halves_once_a_pause_and_grows_back() {
         let start = Instant::now();
-        let mut backoff = Backoff::new(1 << 20);
+        let mut backoff = Backoff::of_memory(1 << 20);
         // Times in milliseconds, and whether memory is given back then.
         for (ms, gives, is_paused, halvings) in [
             (0, false, false, 0),
@@ -77,9 +87,9 @@ mod tests {
         ] {
             let now = start + Duration::from_millis(ms);
             if gives {
-                backoff.gave(now);
+                backoff.note_setback(now);
             }
-            let found = (backoff.is_paused(now), backoff.bytes_max(now));
+            let found = (backoff.is_paused(now), backoff.bound(now));
             assert_eq!(found, (is_paused, (1_u64 << 20) >> halvings), "after {ms} ms");
         }
     }
@@ -87,12 +97,14 @@ mod tests {
     #[test]
     fn a_bound_is_never_lost() {
         let start = Instant::now();
-        let mut backoff = Backoff::new(1 << 20);
-        for turn in 0..100 {
-            backoff.gave(start + PAUSE * turn);
+        for mut backoff in [Backoff::of_memory(1 << 20), Backoff::of_requests(1 << 20)] {
+            let pause = backoff.pause;
+            for turn in 0..100 {
+                backoff.note_setback(start + pause * turn);
+            }
+            let last = start + pause * 99;
+            assert_eq!(backoff.bound(last), (1 << 20) >> HALVINGS_MAX);
+            assert_eq!(backoff.bound(last + pause * (HALVINGS_MAX + 1)), 1 << 20);
         }
-        let last = start + PAUSE * 99;
-        assert_eq!(backoff.bytes_max(last), (1 << 20) >> HALVINGS_MAX);
-        assert_eq!(backoff.bytes_max(last + PAUSE * (HALVINGS_MAX + 1)), 1 << 20);
     }
 }

@@ -95,9 +95,9 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Returns the most bytes that one grant can have while no other query reads.
-    pub(super) fn bytes_max(&self) -> u64 {
-        self.bounds.bytes_max
+    /// Returns the most that the query can hold while no other query reads.
+    pub(super) fn bounds(&self) -> AheadBounds {
+        self.bounds
     }
 
     /// Counts one more open scan, until the part is dropped.
@@ -111,17 +111,18 @@ impl Member {
     /// Grants one request and its bytes, or nothing.
     ///
     /// Each query with an open scan may have an even part of both. `requests_sure` requests are granted to it in any case,
-    /// within its bounds: its lanes would otherwise send as many reads and wait for each. `bytes_max` is a lower bound on
-    /// its bytes. A query that holds nothing is granted one request of any size within its bounds.
-    pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, bytes_max: u64) -> Option<Grant> {
+    /// within its bounds: its lanes would otherwise send as many reads and wait for each. `at_most` are lower bounds on all
+    /// others. A query that holds nothing is granted one request of any size within its bounds.
+    pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, at_most: AheadBounds) -> Option<Grant> {
         let mut held = self.budget.lock();
         let queries = held.queries.values().filter(|query| query.scans > 0).count();
         let queries = u32::try_from(queries).unwrap_or(u32::MAX).max(1);
         let all = held.requests;
         let own = held.queries.get_mut(&self.id)?;
         let is_sure = own.requests < requests_sure.min(self.bounds.requests_max);
-        let has_slot = all < self.budget.bounds.requests_max && own.requests < self.bounds.requests_max / queries;
-        let part = bytes_max.min(self.bounds.bytes_max / u64::from(queries));
+        let slots = at_most.requests_max.min(self.bounds.requests_max / queries);
+        let has_slot = all < self.budget.bounds.requests_max && own.requests < slots;
+        let part = at_most.bytes_max.min(self.bounds.bytes_max / u64::from(queries));
         let bytes_max = if own.bytes == 0 { self.bounds.bytes_max } else { part };
         if !(is_sure || has_slot) || own.bytes.saturating_add(bytes) > bytes_max {
             own.was_refused = true;
@@ -228,6 +229,8 @@ mod tests {
     use super::*;
 
     const BOUNDS: AheadBounds = AheadBounds { requests_max: 4, bytes_max: 100 };
+    /// No lower bounds than the query's own.
+    const FREE: AheadBounds = AheadBounds { requests_max: u32::MAX, bytes_max: u64::MAX };
 
     fn member(budget: &ReadBudget) -> (Member, Arc<AtomicUsize>) {
         let woken = Arc::new(AtomicUsize::new(0));
@@ -242,15 +245,15 @@ mod tests {
     fn a_grant_is_given_at_once_or_not_at_all() {
         let budget = ReadBudget::new(BOUNDS);
         let (query, woken) = member(&budget);
-        let mut grants: Vec<_> = (0..4).map(|_| query.try_grant(20, 1, u64::MAX).expect("room")).collect();
-        assert!(query.try_grant(1, 1, u64::MAX).is_none(), "all requests are under way");
+        let mut grants: Vec<_> = (0..4).map(|_| query.try_grant(20, 1, FREE).expect("room")).collect();
+        assert!(query.try_grant(1, 1, FREE).is_none(), "all requests are under way");
         assert_eq!(woken.load(Relaxed), 0);
         let Grant { slot, share } = grants.pop().expect("one");
         drop(slot);
         assert_eq!(woken.load(Relaxed), 1, "a query that was refused looks again");
-        assert!(query.try_grant(21, 1, u64::MAX).is_none(), "bytes are held until they are taken");
-        assert!(query.try_grant(20, 1, 99).is_none(), "a lower bound counts");
-        let last = query.try_grant(20, 1, u64::MAX).expect("room");
+        assert!(query.try_grant(21, 1, FREE).is_none(), "bytes are held until they are taken");
+        assert!(query.try_grant(20, 1, AheadBounds { bytes_max: 99, ..FREE }).is_none(), "a lower bound counts");
+        let last = query.try_grant(20, 1, FREE).expect("room");
         drop(share);
         drop((grants, last));
         assert_eq!(budget.held(), AheadBounds::OFF);
@@ -262,9 +265,9 @@ mod tests {
         let (query, _) = member(&budget);
         let demanded = query.over(5, 500);
         assert_eq!(budget.held(), AheadBounds { requests_max: 5, bytes_max: 500 });
-        assert!(query.try_grant(1, 4, u64::MAX).is_none());
+        assert!(query.try_grant(1, 4, FREE).is_none());
         drop(demanded);
-        query.try_grant(1, 4, u64::MAX).expect("room");
+        query.try_grant(1, 4, FREE).expect("room");
     }
 
     #[test]
@@ -275,18 +278,18 @@ mod tests {
         let (_idle, _) = member(&budget);
         let _scan = first.open_scan();
         let scans = [second.open_scan(), second.open_scan()];
-        let held: Vec<_> = (0..2).map(|_| first.try_grant(20, 1, u64::MAX).expect("its part")).collect();
-        assert!(first.try_grant(1, 1, u64::MAX).is_none(), "the rest is the other's");
-        let other = second.try_grant(50, 1, u64::MAX).expect("its part");
-        assert!(second.try_grant(1, 1, u64::MAX).is_none(), "it has its part");
+        let held: Vec<_> = (0..2).map(|_| first.try_grant(20, 1, FREE).expect("its part")).collect();
+        assert!(first.try_grant(1, 1, FREE).is_none(), "the rest is the other's");
+        let other = second.try_grant(50, 1, FREE).expect("its part");
+        assert!(second.try_grant(1, 1, FREE).is_none(), "it has its part");
         assert_eq!(woken.load(Relaxed), 0);
         let [scan, last] = scans;
         drop(scan);
         assert_eq!(woken.load(Relaxed), 1);
-        assert!(first.try_grant(11, 1, u64::MAX).is_none(), "the other still reads");
+        assert!(first.try_grant(11, 1, FREE).is_none(), "the other still reads");
         drop(last);
         assert_eq!(woken.load(Relaxed), 2, "its part is free");
-        let more = first.try_grant(60, 1, u64::MAX).expect("all");
+        let more = first.try_grant(60, 1, FREE).expect("all");
         drop((held, other, more));
         assert_eq!(budget.held(), AheadBounds::OFF);
     }
@@ -297,21 +300,32 @@ mod tests {
         let (first, _) = member(&budget);
         let (second, _) = member(&budget);
         let _scans = [first.open_scan(), second.open_scan()];
-        assert!(first.try_grant(101, 1, u64::MAX).is_none());
-        let piece = first.try_grant(100, 1, 10).expect("more than its part");
-        assert!(first.try_grant(1, 2, u64::MAX).is_none(), "it holds one");
-        second.try_grant(51, 1, u64::MAX).expect("each has one");
+        assert!(first.try_grant(101, 1, FREE).is_none());
+        let piece = first.try_grant(100, 1, AheadBounds { bytes_max: 10, ..FREE }).expect("more than its part");
+        assert!(first.try_grant(1, 2, FREE).is_none(), "it holds one");
+        second.try_grant(51, 1, FREE).expect("each has one");
         drop(piece);
         let off = ReadBudget::new(AheadBounds { requests_max: 0, ..BOUNDS });
         let (query, _) = member(&off);
-        assert!(query.try_grant(1, 1, u64::MAX).is_none(), "nothing is read ahead");
+        assert!(query.try_grant(1, 1, FREE).is_none(), "nothing is read ahead");
+    }
+
+    #[test]
+    fn a_store_that_asks_for_fewer_requests_gets_fewer() {
+        let budget = ReadBudget::new(BOUNDS);
+        let (query, _) = member(&budget);
+        let fewer = AheadBounds { requests_max: 2, ..FREE };
+        let held: Vec<_> = (0..2).map(|_| query.try_grant(1, 1, fewer).expect("room")).collect();
+        assert!(query.try_grant(1, 1, fewer).is_none());
+        query.try_grant(1, 3, fewer).expect("as many as its lanes would send");
+        drop(held);
     }
 
     #[test]
     fn a_query_is_sure_of_what_its_lanes_would_send() {
         let budget = ReadBudget::new(BOUNDS);
         let members: Vec<_> = (0..8).map(|_| member(&budget)).collect();
-        let grants: Vec<_> = members.iter().map(|(query, _)| query.try_grant(1, 2, u64::MAX)).collect();
+        let grants: Vec<_> = members.iter().map(|(query, _)| query.try_grant(1, 2, FREE)).collect();
         assert!(grants.iter().all(Option::is_some), "beyond the process's four");
         drop(members);
         assert_eq!(budget.held(), AheadBounds::OFF);

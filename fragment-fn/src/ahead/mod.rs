@@ -10,7 +10,7 @@
 //! A scan's [`units`] know what to read next, from the facts of the scan ([`spec`]), its footers ([`layout`]) and the part
 //! of it that the plan will read ([`consumption`]). The [`budget`] bounds the requests and bytes of a process, and
 //! [`backoff`] those of a query whose memory operators need. [`fetch`] sends requests and keeps their bodies, and [`scan`]
-//! has the state of one scan.
+//! has the state of one scan. A store that asks for fewer requests halves those of the query for a while ([`backoff`]).
 //!
 //! 1. A range is asked for at most once a scan. A second GET by hedging, by a plan that reads twice, or for bytes that were
 //!    given back, is counted apart.
@@ -90,7 +90,9 @@ struct QueryState {
     /// Most streams of one scan.
     streams_max: AtomicU32,
     /// Bound on the bytes that it holds at a time.
-    backoff: Mutex<Backoff>,
+    memory_backoff: Mutex<Backoff>,
+    /// Bound on the requests that it has under way.
+    requests_backoff: Mutex<Backoff>,
     this: Weak<QueryState>,
 }
 
@@ -111,7 +113,8 @@ impl ReadBudget {
             };
             let member = self.member(bounds, Arc::new(wake));
             QueryState {
-                backoff: Mutex::new(Backoff::new(member.bytes_max())),
+                memory_backoff: Mutex::new(Backoff::of_memory(member.bounds().bytes_max)),
+                requests_backoff: Mutex::new(Backoff::of_requests(member.bounds().requests_max)),
                 member,
                 memory: AheadMemory::new(pool),
                 account,
@@ -160,7 +163,7 @@ impl ReadAhead {
         let bounds = PieceBounds {
             bridge_bytes: BRIDGE_BYTES,
             piece_bytes_max: PIECE_BYTES_MAX,
-            unit_bytes_max: self.query.member.bytes_max(),
+            unit_bytes_max: self.query.member.bounds().bytes_max,
         };
         let units = Units::new(spec.files.len(), spec.lanes.clone(), reading, bounds);
         let streams = u32::try_from(spec.lanes.streams()).unwrap_or(u32::MAX);
@@ -245,13 +248,16 @@ impl QueryState {
     }
 
     fn send_what_fits(&self) {
-        let is_paused = || self.backoff().is_paused(Instant::now());
+        let is_paused = || self.memory_backoff().is_paused(Instant::now());
         if self.runtime.get().is_none() || is_paused() {
             return;
         }
         let scans = self.scans();
         for scan in &scans {
             scan.reprune(false);
+            if scan.was_refused() {
+                self.requests_backoff().note_setback(Instant::now());
+            }
         }
         while !is_paused()
             && let Some((scan, next)) = next(&scans)
@@ -266,14 +272,20 @@ impl QueryState {
         self.scans.lock().expect("no holder panics").iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn backoff(&self) -> MutexGuard<'_, Backoff> {
-        self.backoff.lock().expect("no holder panics")
+    fn memory_backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.memory_backoff.lock().expect("no holder panics")
+    }
+
+    fn requests_backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.requests_backoff.lock().expect("no holder panics")
     }
 
     fn try_grant(&self, bytes: u64) -> Option<Grant> {
         let requests_sure = self.streams_max.load(Ordering::Relaxed).saturating_mul(2);
-        let bytes_max = self.backoff().bytes_max(Instant::now());
-        self.member.try_grant(bytes, requests_sure, bytes_max)
+        let now = Instant::now();
+        let requests_max = u32::try_from(self.requests_backoff().bound(now)).unwrap_or(u32::MAX);
+        let at_most = AheadBounds { requests_max, bytes_max: self.memory_backoff().bound(now) };
+        self.member.try_grant(bytes, requests_sure, at_most)
     }
 
     fn close(&self) {
@@ -316,7 +328,7 @@ impl GivesBack for QueryState {
         // What gives nothing loses nothing.
         if given > 0 {
             // The memory is not free yet, so that no request ahead takes it before the pause.
-            self.backoff().gave(Instant::now());
+            self.memory_backoff().note_setback(Instant::now());
         }
         drop(dropped);
         given

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{Debug, Formatter};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use super::layout::{FileLayout, Schemas, layout};
 use super::memory::Hold;
 use super::spec::ScanSpec;
 use super::units::{Next, PieceId, Units};
+use crate::pace::Pace;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
 use crate::scan::{OpenFile, ScanReader};
@@ -40,6 +41,9 @@ pub(crate) struct ScanAhead {
     pub(super) query: Arc<QueryState>,
     /// Position in the order in which the plan consumes its scans.
     pub(super) rank: usize,
+    /// Refusals of the store's client that the query has seen.
+    refusals: AtomicU64,
+    pace: Option<Arc<Pace>>,
     /// Readers that wait for bytes.
     pub(super) waiting: AtomicUsize,
     /// It is locked before `state`, where both are.
@@ -129,6 +133,8 @@ impl ScanAhead {
             footers: Arc::clone(reader.footers()),
             query,
             rank,
+            refusals: AtomicU64::new(reader.pace().map_or(0, |pace| pace.slow_downs())),
+            pace: reader.pace().cloned(),
             waiting: AtomicUsize::new(0),
             planning: Mutex::new(Planning { known, planned: BTreeSet::new(), looked: None }),
             state: Mutex::new(state),
@@ -137,6 +143,12 @@ impl ScanAhead {
 
     pub(super) fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Returns true if the store has asked for fewer requests since the last call.
+    pub(super) fn was_refused(&self) -> bool {
+        let refusals = self.pace.as_ref().map_or(0, |pace| pace.slow_downs());
+        self.refusals.swap(refusals, Relaxed) < refusals
     }
 
     /// Returns true while a reader waits for bytes of this scan.

@@ -36,6 +36,7 @@ use parquet::file::properties::WriterProperties;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::pace::Pace;
 use crate::pinned::PinnedFile;
 use crate::read_footer;
 
@@ -175,6 +176,7 @@ struct Table {
     schema: SchemaRef,
     budget: ReadBudget,
     pool: Arc<dyn MemoryPool>,
+    pace: Arc<Pace>,
     account: Arc<AheadAccount>,
 }
 
@@ -246,8 +248,8 @@ impl Table {
         let left = store.gate.available_permits();
         store.gate.forget_permits(left);
         store.gets.lock().expect("no holder panics").clear();
-        let (budget, account) = (ReadBudget::new(bounds), Arc::default());
-        Self { store, footers, files, schema: group(0).schema(), budget, pool, account }
+        let (budget, pace, account) = (ReadBudget::new(bounds), Arc::default(), Arc::default());
+        Self { store, footers, files, schema: group(0).schema(), budget, pool, pace, account }
     }
 
     async fn unbounded() -> Self {
@@ -279,7 +281,8 @@ impl Table {
         let ahead = self.budget.query(BOUNDS, &self.pool, Arc::clone(&self.account));
         let attached = attach(plan, &ConfigOptions::new(), Some(&ahead), &mut |_, _| {
             let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
-            Ok(Some(ScanReader::new(store, Arc::clone(&self.footers), ColumnMatching::Name)))
+            let reader = ScanReader::new(store, Arc::clone(&self.footers), ColumnMatching::Name);
+            Ok(Some(reader.paced(Some(Arc::clone(&self.pace)))))
         });
         Attached { plan: attached.expect("attached"), context: Arc::new(context), ahead }
     }
@@ -403,6 +406,22 @@ async fn a_file_that_is_opened_while_its_footer_is_sent_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_asks_for_fewer_requests_gets_half() {
+    let bounds = AheadBounds { requests_max: UNITS as u32, ..BOUNDS };
+    let table = Table::new(bounds, Arc::new(UnboundedMemoryPool::default()), true).await;
+    // Earlier refusals were another query's.
+    table.pace.note_slow_down();
+    let attached = table.attached(None);
+    table.pace.note_slow_down();
+    let reading = attached.start();
+    assert_eq!(table.settled(UNITS / 2).await, UNITS / 2);
+    table.open();
+    assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
+    assert_eq!((table.requests(), table.repeated()), (UNITS, BTreeMap::new()));
+    table.is_clean("after the rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_stream_leaves_nothing() {
     for let_through in 0..=UNITS {
         let table = Table::unbounded().await;
@@ -502,7 +521,7 @@ async fn memory_is_given_back_and_read_on_demand() {
     giver.give_back(usize::MAX);
     assert_eq!(table.pool.reserved(), 0);
     drop(giver);
-    let later = |after: Duration| reading.ahead.query.backoff().bytes_max(before + after);
+    let later = |after: Duration| reading.ahead.query.memory_backoff().bound(before + after);
     assert!(later(Duration::ZERO) < BOUNDS.bytes_max);
     assert_eq!(later(Duration::from_secs(60)), BOUNDS.bytes_max, "it grows back");
     table.open();
@@ -517,7 +536,7 @@ async fn a_query_that_has_nothing_to_give_back_reads_on() {
     let attached = table.attached(None);
     let giver = attached.ahead.giver().upgrade().expect("it reads");
     assert_eq!(giver.give_back(usize::MAX), 0);
-    assert_eq!(attached.ahead.query.backoff().bytes_max(Instant::now()), BOUNDS.bytes_max);
+    assert_eq!(attached.ahead.query.memory_backoff().bound(Instant::now()), BOUNDS.bytes_max);
     drop(giver);
     let reading = attached.start();
     assert_eq!(table.settled(UNITS).await, UNITS);

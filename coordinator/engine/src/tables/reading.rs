@@ -14,6 +14,7 @@ use gust_protocol::ColumnMatching;
 use object_store::path::Path;
 
 use super::facts::matching;
+use crate::storage::Stores;
 
 /// Bytes of footers that the scans of one store keep where no cache outlives them.
 pub(super) const FOOTERS_BYTES_MAX: usize = 32 << 20;
@@ -21,13 +22,14 @@ pub(super) const FOOTERS_BYTES_MAX: usize = 32 << 20;
 /// Maker of the readers of one plan.
 pub struct Readers<'a> {
     context: &'a TaskContext,
+    stores: &'a Stores,
     /// Footers of Iceberg's files. Their keys are paths, which tell no stores apart.
     footers: HashMap<ObjectStoreUrl, Arc<FileMetadataCache>>,
 }
 
 impl<'a> Readers<'a> {
-    pub fn new(context: &'a TaskContext) -> Self {
-        Self { context, footers: HashMap::new() }
+    pub fn new(context: &'a TaskContext, stores: &'a Stores) -> Self {
+        Self { context, stores, footers: HashMap::new() }
     }
 
     /// Makes the reader of a scan; None for files that are not Parquet.
@@ -51,6 +53,7 @@ impl<'a> Readers<'a> {
                 Arc::clone(self.footers.entry(scan.object_store_url.clone()).or_insert_with(new))
             }
         };
-        Ok(Some(ScanReader::new(store, footers, matching)))
+        let pace = self.stores.pace(&scan.object_store_url);
+        Ok(Some(ScanReader::new(store, footers, matching).paced(pace)))
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn start(
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
     let ahead = read_ahead(engine, &context, account);
-    let mut readers = Readers::new(&context);
+    let mut readers = Readers::new(&context, &engine.stores);
     let plan = attach(plan, context.session_config().options(), ahead.as_ref(), &mut |_, scan| readers.reader(scan));
     let plan = plan.map_err(QueryError::from_engine)?;
     if let Some(ahead) = &ahead {
