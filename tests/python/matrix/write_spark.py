@@ -1,0 +1,20 @@
+"""Writes the tables of the matrix that Spark writes.
+
+    write_spark.py [TABLE ...]
+
+Truth is in tests/iceberg/truth, written by hand: change both together.
+"""
+
+import common
+import spark
+import spark_equality
+import spark_partitions
+import spark_positions
+import spark_schemas
+import spark_versions
+
+MODULES = (spark_versions, spark_positions, spark_equality, spark_partitions, spark_schemas)
+
+if __name__ == "__main__":
+    spark.start()
+    common.main(__doc__, {name: write for module in MODULES for name, write in module.WRITERS.items()})
