@@ -6,6 +6,7 @@ use gust_engine::config::Target;
 use gust_engine::error::QueryError;
 use gust_engine::model::Reason;
 use gust_engine::session::Session;
+use serde::Deserialize;
 
 use crate::query::{assert_partly_remote, assert_remote, run};
 
@@ -19,6 +20,43 @@ pub enum Reader {
     /// Nobody reads a data file: the answer is known without one.
     Nobody,
     Anybody,
+}
+
+/// Files of a table that a query needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum FilesRead {
+    /// Every data file is read.
+    All,
+    /// The table's metadata rules out some files.
+    Fewer,
+    /// No file is read, because none can match.
+    NoFile,
+    /// No file is read, because the metadata is the answer.
+    Metadata,
+}
+
+impl FilesRead {
+    /// Returns true if a plan that keeps these files is as expected.
+    pub fn is(self, kept: usize, total: usize) -> bool {
+        match self {
+            Self::All => kept == total && total > 0,
+            Self::Fewer => 0 < kept && kept < total,
+            Self::NoFile => kept == 0,
+            Self::Metadata => true,
+        }
+    }
+}
+
+/// Returns the files that are kept and those that there are, summed over all tables of an explained query.
+pub fn files_kept(explained: &str) -> (usize, usize) {
+    let mut sums = (0, 0);
+    for line in explained.lines().filter(|line| line.starts_with("table ")) {
+        let counts = line.split(": ").nth(1).and_then(|counts| counts.split_once(" files"));
+        let (kept, total) = counts.and_then(|(counts, _)| counts.split_once(" of ")).expect("`N of M files`");
+        sums.0 += kept.parse::<usize>().expect("a number");
+        sums.1 += total.parse::<usize>().expect("a number");
+    }
+    sums
 }
 
 /// Runs a query and returns its rows. Fails the test where another reader than `read` was at work.

@@ -19,6 +19,8 @@ use anyhow::{Context, bail, ensure};
 pub const TESTS: &str = "requirements.txt";
 /// Requirements of `peers.py`.
 pub const PEERS: &str = "requirements-peers.txt";
+/// Requirements of the judges of the Iceberg matrix, and of its writers.
+pub const JUDGES: &str = "judges.txt";
 
 /// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());

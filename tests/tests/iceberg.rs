@@ -6,23 +6,11 @@ use std::path::{Path, PathBuf};
 use gust_engine::config::Target;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::Session;
-use gust_tests::asks::{Reader, ask};
+use gust_tests::asks::{FilesRead, Reader, ask, files_kept};
 use gust_tests::compare::{Rule, compare, read_arrow_file};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
 
-/// Files of a table that a query needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FilesRead {
-    /// Every data file is read.
-    All,
-    /// The table's metadata rules out some files.
-    Fewer,
-    /// No file is read, because none can match.
-    NoFile,
-    /// No file is read, because the metadata is the answer.
-    Metadata,
-}
 use FilesRead::{All, Fewer, Metadata, NoFile};
 
 /// Queries in words that DuckDB and DataFusion understand alike. DuckDB answers them over PyIceberg's rows.
@@ -161,18 +149,6 @@ fn data_files(lake: &Lake, table: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the files that are kept and those that there are, summed over all tables of an explained query.
-fn files(explained: &str) -> (usize, usize) {
-    let mut sums = (0, 0);
-    for line in explained.lines().filter(|line| line.starts_with("table ")) {
-        let counts = line.split(": ").nth(1).and_then(|counts| counts.split_once(" files"));
-        let (kept, total) = counts.and_then(|(counts, _)| counts.split_once(" of ")).expect("`N of M files`");
-        sums.0 += kept.parse::<usize>().expect("a number");
-        sums.1 += total.parse::<usize>().expect("a number");
-    }
-    sums
-}
-
 /// Runs every case: its rows are the judge's, and it reads the files that it should.
 async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &str) {
     for (number, (reads, sql)) in CASES.iter().enumerate() {
@@ -184,14 +160,8 @@ async fn check_cases(session: &Session, lake: &Lake, target: Target, opened: &st
         compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         let statement = session.parse(sql).expect("it has run").remove(0);
         let explained = session.explain(statement).await.expect("it has run");
-        let (kept, total) = files(&explained);
-        let as_expected = match reads {
-            All => kept == total && total > 0,
-            Fewer => 0 < kept && kept < total,
-            NoFile => kept == 0,
-            Metadata => true,
-        };
-        assert!(as_expected, "{what}: {kept} of {total} files are not {reads:?}:\n{explained}");
+        let (kept, total) = files_kept(&explained);
+        assert!(reads.is(kept, total), "{what}: {kept} of {total} files are not {reads:?}:\n{explained}");
     }
 }
 

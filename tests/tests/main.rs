@@ -21,6 +21,7 @@ mod harness;
 mod hints;
 mod history;
 mod iceberg;
+mod iceberg_matrix;
 mod iceberg_odd;
 mod invokers;
 mod lake;

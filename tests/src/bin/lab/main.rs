@@ -23,6 +23,7 @@ mod faults;
 mod formats;
 mod fuzz;
 mod judge;
+mod judges;
 mod latency;
 mod local;
 mod memory;
@@ -125,6 +126,8 @@ enum Measurement {
         #[arg(long = "sf", default_value_t = 1.0)]
         scale: f64,
     },
+    /// Spark, pyiceberg, DuckDB, ClickHouse and iceberg-rust over the tables of the Iceberg matrix
+    Judges(judges::Choice),
     /// Random subqueries and USING joins over tables full of NULLs against DuckDB
     Subqueries {
         #[arg(long, default_value_t = 100)]
@@ -245,6 +248,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
+        Measurement::Judges(choice) => judges::measure(choice, cache),
         Measurement::Subqueries { seeds } => subqueries::measure(*seeds, cache).await,
         Measurement::Memory { scale, queries, on, limits } => {
             let choice =
