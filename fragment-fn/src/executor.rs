@@ -87,7 +87,7 @@ pub(crate) async fn execute(
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
     let encoded = plan_bytes(environment, request, &stores).await?;
     let ahead = read_ahead(environment, request, meter);
-    let plan = decode(environment, request, &encoded, &context, &stores, ahead.as_ref())
+    let plan = decode(environment, request, &encoded, &context, &stores, &meter.ahead, ahead.as_ref())
         .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
     meter.note(|usage| usage.spans.decode_us = micros(started));
     run(request, meter, &context, plan, &stores, ahead).await
@@ -123,8 +123,7 @@ async fn run(
     if let Some(ahead) = &ahead {
         ahead.start();
     }
-    let produced = produce(meter, context, &plan, &mut writer).await;
-    drop(ahead);
+    let produced = produce(meter, context, &plan, &mut writer, ahead).await;
     if let Err(error) = produced {
         writer.abort().await;
         return Err(error);
@@ -145,13 +144,21 @@ async fn produce(
     context: &Arc<TaskContext>,
     plan: &Arc<dyn ExecutionPlan>,
     writer: &mut ResultWriter,
+    reading: Option<ReadAhead>,
 ) -> Result<(), FragmentError> {
     let mut batches = execute_stream(Arc::clone(plan), Arc::clone(context)).map_err(|e| classify(&e))?;
+    // It is dropped before the stream.
+    let ahead = reading;
     loop {
         let executing = Instant::now();
         let next = batches.next().await;
         meter.note(|usage| usage.spans.execute_us += micros(executing));
-        let Some(batch) = next else { return Ok(()) };
+        let Some(batch) = next else {
+            if let Some(ahead) = ahead {
+                ahead.finish();
+            }
+            return Ok(());
+        };
         let batch = batch.map_err(|e| classify(&e))?;
         let writing = Instant::now();
         writer.write(&batch).await.map_err(|e| classify_write(&e))?;
@@ -278,6 +285,7 @@ fn decode(
     encoded: &[u8],
     context: &Arc<TaskContext>,
     stores: &[AttemptStore],
+    account: &Arc<AheadAccount>,
     ahead: Option<&ReadAhead>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
@@ -293,7 +301,7 @@ fn decode(
         with_lanes(scan, lanes, store.footer_cache_salt)
     })?;
     let options = context.session_config().options();
-    attach(plan, options, ahead, &mut |leaf, _| {
+    attach(plan, options, account, ahead, &mut |leaf, _| {
         let (_, store) = lanes_of(leaf)?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));

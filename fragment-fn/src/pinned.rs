@@ -26,6 +26,14 @@ pub struct PinnedFile {
     tail: Mutex<Option<FileTail>>,
 }
 
+/// Ranges of a file that were read.
+pub(crate) struct RangesRead {
+    /// Bytes of each, in their order.
+    pub(crate) bytes: Vec<Bytes>,
+    /// Bytes between them that came along.
+    pub(crate) gap_bytes: u64,
+}
+
 /// Last bytes of a file, from the offset `start` on.
 #[derive(Debug)]
 struct FileTail {
@@ -52,7 +60,7 @@ impl PinnedFile {
     /// # Errors
     /// Errors of [`Self::ranges`].
     pub(crate) async fn range(&self, range: Range<u64>) -> Result<Bytes> {
-        Ok(self.ranges(&[range]).await?.swap_remove(0))
+        Ok(self.ranges(&[range]).await?.bytes.swap_remove(0))
     }
 
     /// Reads one range like [`Self::range`], before somebody waits for it. `mark` tells when somebody does.
@@ -60,30 +68,34 @@ impl PinnedFile {
     /// # Errors
     /// Errors of [`Self::ranges`].
     pub(crate) async fn range_ahead(&self, range: Range<u64>, mark: &Waited) -> Result<Bytes> {
-        Ok(self.ranges_with(&[range], &mark.extensions()).await?.swap_remove(0))
+        Ok(self.ranges_with(&[range], &mark.extensions()).await?.bytes.swap_remove(0))
     }
 
     /// Reads ranges, in bytes from the file's beginning. They lie within the planned size.
     ///
     /// # Errors
     /// The store's errors, and [`Error::Precondition`] where the file has another etag or size than was planned.
-    pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+    pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> Result<RangesRead> {
         self.ranges_with(ranges, &Extensions::new()).await
     }
 
-    async fn ranges_with(&self, ranges: &[Range<u64>], extensions: &Extensions) -> Result<Vec<Bytes>> {
+    async fn ranges_with(&self, ranges: &[Range<u64>], extensions: &Extensions) -> Result<RangesRead> {
         let split: Vec<_> = ranges.iter().map(|range| self.split(range)).collect();
         let missing: Vec<Range<u64>> = split.iter().filter_map(|(missing, _)| missing.clone()).collect();
-        let fetched = coalesce_ranges(&missing, |range| self.fetch(range, extensions.clone()), BRIDGE_BYTES).await?;
+        let mut asked_bytes = 0;
+        let fetch = |range: Range<u64>| {
+            asked_bytes += range.end - range.start;
+            self.fetch(range, extensions.clone())
+        };
+        let fetched = coalesce_ranges(&missing, fetch, BRIDGE_BYTES).await?;
+        let wanted_bytes: u64 = fetched.iter().map(|bytes| bytes.len() as u64).sum();
         let mut fetched = fetched.into_iter();
-        Ok(split
-            .into_iter()
-            .map(|(missing, held)| match (missing.and_then(|_| fetched.next()), held) {
-                (Some(head), Some(tail)) => [head, tail].concat().into(),
-                (Some(bytes), None) | (None, Some(bytes)) => bytes,
-                (None, None) => Bytes::new(),
-            })
-            .collect())
+        let bytes = split.into_iter().map(|(missing, held)| match (missing.and_then(|_| fetched.next()), held) {
+            (Some(head), Some(tail)) => [head, tail].concat().into(),
+            (Some(bytes), None) | (None, Some(bytes)) => bytes,
+            (None, None) => Bytes::new(),
+        });
+        Ok(RangesRead { bytes: bytes.collect(), gap_bytes: asked_bytes.saturating_sub(wanted_bytes) })
     }
 
     /// Splits `range` into a part that has to be fetched and a part that the tail already holds.

@@ -26,7 +26,7 @@ use gust_protocol::ColumnMatching;
 use object_store::ObjectStore;
 use parquet::arrow::async_reader::AsyncFileReader;
 
-use crate::ahead::{OpenedFile, ScanAhead};
+use crate::ahead::{AheadAccount, OpenedFile, ScanAhead};
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
 use crate::pace::Pace;
@@ -52,6 +52,7 @@ pub struct ScanReader {
     matching: ColumnMatching,
     /// None where nobody counts the store's refusals.
     pace: Option<Arc<Pace>>,
+    account: Arc<AheadAccount>,
     /// None where nothing is read ahead.
     ahead: Option<Arc<ScanAhead>>,
     /// File that each partition opened last.
@@ -61,7 +62,7 @@ pub struct ScanReader {
 impl ScanReader {
     /// Makes a reader of files in `store`, which already counts and hedges. Scans that share `footers` share what it keeps.
     pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
-        Self { store, footers, matching, pace: None, ahead: None, open: Mutex::default() }
+        Self { store, footers, matching, account: Arc::default(), pace: None, ahead: None, open: Mutex::default() }
     }
 
     /// Makes reading ahead slow down when the store's client is asked to.
@@ -70,9 +71,9 @@ impl ScanReader {
         Self { pace, ..self }
     }
 
-    /// Makes the reader take bytes that `ahead` has read before.
-    pub(crate) fn ahead(self, ahead: Option<Arc<ScanAhead>>) -> Self {
-        Self { ahead, ..self }
+    /// Makes the reader count its waits in `account`, and take bytes that `ahead` has read before.
+    pub(crate) fn for_query(self, account: Arc<AheadAccount>, ahead: Option<Arc<ScanAhead>>) -> Self {
+        Self { account, ahead, ..self }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -122,7 +123,7 @@ impl ScanReader {
         let file = shared.unwrap_or_else(|| Arc::new(new()));
         let left = open.insert(partition, Arc::clone(&file));
         drop((open, left));
-        FileReader::new(file, planned, ahead)
+        FileReader::new(file, planned, Arc::clone(&self.account), ahead)
     }
 }
 

@@ -65,7 +65,7 @@ pub enum QueryEvent {
     Replanned {
         reason: String,
     },
-    /// Storage requests and bytes of the coordinator itself, counted at its stores.
+    /// Storage requests and bytes of the coordinator itself, counted at its stores, with its reads ahead and its waits.
     CoordinatorRead {
         usage: Usage,
     },

@@ -32,22 +32,53 @@ pub struct Usage {
 pub struct AheadUsage {
     /// Requests for data that were sent before a reader asked.
     pub requests: u64,
+    /// Bytes that they asked for.
     pub bytes: u64,
-    /// Bytes between the ranges of one request.
+    /// Bytes between the ranges of one request, also of requests that a reader waited for.
     pub gap_bytes: u64,
+    /// Bytes that readers took.
     pub taken_bytes: u64,
     /// Bytes that readers asked for and that had not been asked for ahead.
     pub missed_bytes: u64,
     /// Part of `missed_bytes` that had been read before: the plan reads a scan twice.
     pub again_bytes: u64,
-    /// Bytes that nobody took, because their rows were pruned.
+    /// Bytes that did not come, because their request failed or was aborted.
+    pub aborted_bytes: u64,
+    /// Bytes that came and that nobody took, because their rows were pruned.
     pub unused_pruned_bytes: u64,
-    /// Bytes that nobody took, because the query ended before.
+    /// Bytes that came and that nobody took, because the plan had its rows: a limit, or a join that needs no more.
+    pub unused_limit_bytes: u64,
+    /// Bytes that came and that nobody took, because the query failed or was given up.
     pub unused_cancelled_bytes: u64,
-    /// Bytes that nobody took, because an operator needed their memory.
+    /// Bytes that came and that nobody took, because an operator needed their memory.
     pub unused_given_back_bytes: u64,
-    /// Bytes whose request failed before a reader wanted them.
-    pub unused_failed_bytes: u64,
+    /// Most bytes for which memory was held at a time.
+    pub peak_bytes: u64,
+}
+
+impl AheadUsage {
+    /// Returns the bytes that came and that nobody took, without gaps.
+    pub const fn unused_bytes(self) -> u64 {
+        self.unused_pruned_bytes + self.unused_limit_bytes + self.unused_cancelled_bytes + self.unused_given_back_bytes
+    }
+}
+
+impl std::ops::AddAssign for AheadUsage {
+    /// Sums up everything but the peaks, of which it takes the higher one.
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+        self.gap_bytes += other.gap_bytes;
+        self.taken_bytes += other.taken_bytes;
+        self.missed_bytes += other.missed_bytes;
+        self.again_bytes += other.again_bytes;
+        self.aborted_bytes += other.aborted_bytes;
+        self.unused_pruned_bytes += other.unused_pruned_bytes;
+        self.unused_limit_bytes += other.unused_limit_bytes;
+        self.unused_cancelled_bytes += other.unused_cancelled_bytes;
+        self.unused_given_back_bytes += other.unused_given_back_bytes;
+        self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
+    }
 }
 
 /// Storage requests by kind, as price books name them.
@@ -108,7 +139,7 @@ pub struct Spans {
     pub write_us: u64,
     /// From the request's first byte to the response's last.
     pub total_us: u64,
-    /// Waits for bytes of data files, summed over all lanes, which wait side by side.
+    /// Waits for bytes of data files, summed up over all lanes, which wait side by side.
     #[serde(default)]
     pub waited_us: u64,
 }

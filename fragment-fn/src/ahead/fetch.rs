@@ -68,13 +68,16 @@ impl ScanAhead {
         let reading = async move {
             let read = file.pinned.range_ahead(range, &marked).await;
             drop(slot);
-            read.map_err(|error| {
+            if let Err(error) = &read {
                 tracing::debug!(%error, "a read ahead failed");
-                if let Some(scan) = scan.upgrade() {
-                    scan.failed(id);
+            }
+            if let Some(scan) = scan.upgrade() {
+                match &read {
+                    Ok(_) => scan.lock().units.came(id),
+                    Err(_) => scan.failed(id),
                 }
-                Arc::new(error)
-            })
+            }
+            read.map_err(Arc::new)
         };
         // The task runs though nobody waits for it.
         let task = SpawnedTask::spawn(reading.instrument(self.query.span.clone()));
@@ -149,10 +152,9 @@ impl ScanAhead {
         true
     }
 
-    /// Counts the time for which a reader waits.
+    /// Reads what a reader waits for. Scans with such readers are served first.
     pub(crate) async fn waited<T>(&self, reading: impl Future<Output = T>) -> T {
         let _waiting = Waiting::enter(&self.waiting);
-        let _wait = self.query.account.wait();
         reading.await
     }
 
@@ -182,7 +184,6 @@ impl ScanAhead {
             let body = body.await.ok()?;
             (slice.end <= body.len()).then(|| body.slice(slice))
         }));
-        let wait = self.query.account.wait();
         let (fetched, bodies) = join(self.demand(file, &missing), bodies).await;
         let mut fetched = fetched?.into_iter();
         let mut missing = missing.into_iter().peekable();
@@ -199,7 +200,6 @@ impl ScanAhead {
         let failed: Vec<Range<u64>> = failed.map(|(_, range)| range.clone()).collect();
         let mut again = self.demand(file, &failed).await?.into_iter();
         let read = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
-        drop(wait);
         drop(released);
         self.query.pump();
         Ok(read)
@@ -212,7 +212,9 @@ impl ScanAhead {
         }
         let bytes = ranges.iter().map(|range| range.end - range.start).sum();
         let _over = self.query.member.over(1, bytes);
-        file.pinned.ranges(ranges).await
+        let read = file.pinned.ranges(ranges).await?;
+        self.query.account.note_gaps(read.gap_bytes);
+        Ok(read.bytes)
     }
 }
 

@@ -66,7 +66,7 @@ use backoff::Backoff;
 use budget::{Grant, Member};
 use memory::AheadMemory;
 use spec::ScanSpec;
-use units::{Next, PieceBounds, Units};
+use units::{End, Next, PieceBounds, Units};
 
 /// Size at which a row group's request is split. S3 advises requests of 8 to 16 MiB ("Performance design patterns for
 /// Amazon S3"); the shorter ones come side by side.
@@ -116,7 +116,7 @@ impl ReadBudget {
                 memory_backoff: Mutex::new(Backoff::of_memory(member.bounds().bytes_max)),
                 requests_backoff: Mutex::new(Backoff::of_requests(member.bounds().requests_max)),
                 member,
-                memory: AheadMemory::new(pool),
+                memory: AheadMemory::new(pool, Arc::clone(&account)),
                 account,
                 span: tracing::Span::current(),
                 runtime: OnceLock::new(),
@@ -143,9 +143,10 @@ impl ReadAhead {
         query
     }
 
-    /// Aborts what is under way, and reads nothing ahead from now on. Readers go on without.
-    pub fn close(&self) {
-        self.query.close();
+    /// Ends after the plan's last row. Dropped instead, it counts what nobody took as cancelled: do so before the streams of
+    /// a plan that is given up are dropped.
+    pub fn finish(self) {
+        self.query.close(End::Finished);
     }
 
     /// Makes the read-ahead of one scan; None where nothing of it is read ahead.
@@ -179,18 +180,18 @@ impl ReadAhead {
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        self.close();
+        self.query.close(End::Cancelled);
     }
 }
 
 /// Tells a scan of local files. A disk needs no reading ahead: the system does that.
-fn is_local(scan: &FileScanConfig) -> bool {
+pub fn is_local(scan: &FileScanConfig) -> bool {
     scan.object_store_url.as_str().starts_with("file:")
 }
 
 /// Prepares a plan's scans for their execution: errors name their file, and Parquet is read by the reader that `reader`
 /// makes for a leaf, ahead if `ahead` says so. Leaves count as in [`gust_protocol::plan::scans`]. A scan for which `reader`
-/// returns None keeps its own way to read.
+/// returns None keeps its own way to read. `account` is told of the waits of all others.
 ///
 /// Call it last: rules that look for a Parquet scan find none in the new plan.
 ///
@@ -199,6 +200,7 @@ fn is_local(scan: &FileScanConfig) -> bool {
 pub fn attach(
     plan: Arc<dyn ExecutionPlan>,
     config: &ConfigOptions,
+    account: &Arc<AheadAccount>,
     ahead: Option<&ReadAhead>,
     reader: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<Option<ScanReader>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -212,7 +214,7 @@ pub fn attach(
         let (scan, ahead) = match reader {
             Some(reader) => {
                 let ahead = ahead.zip(reading).and_then(|(ahead, reading)| ahead.scan(scan, *reading, &reader, config));
-                (reader.ahead(ahead.clone()).attach(scan.clone())?, ahead)
+                (reader.for_query(Arc::clone(account), ahead.clone()).attach(scan.clone())?, ahead)
             }
             None => (scan.clone(), None),
         };
@@ -288,9 +290,9 @@ impl QueryState {
         self.member.try_grant(bytes, requests_sure, at_most)
     }
 
-    fn close(&self) {
+    fn close(&self, end: End) {
         for scan in self.scans() {
-            scan.close();
+            scan.close(end);
         }
     }
 }

@@ -21,7 +21,7 @@ use super::fetch::Piece;
 use super::layout::{FileLayout, Schemas, layout};
 use super::memory::Hold;
 use super::spec::ScanSpec;
-use super::units::{Next, PieceId, Units};
+use super::units::{End, Next, PieceId, Units};
 use crate::pace::Pace;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
@@ -113,6 +113,7 @@ pub(crate) struct ScanStream(Arc<ScanAhead>);
 impl ScanAhead {
     pub(super) fn new(spec: ScanSpec, units: Units, rank: usize, reader: &ScanReader, query: Arc<QueryState>) -> Self {
         let known = Schemas::new(&spec);
+        query.account.begin_scan();
         let state = ScanState {
             units,
             pieces: HashMap::new(),
@@ -303,15 +304,15 @@ impl ScanAhead {
     }
 
     /// Aborts what is under way, and reads nothing ahead from now on.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&self, end: End) {
         let dropped = {
             let mut state = self.lock();
             if state.is_closed {
                 return;
             }
             state.is_closed = true;
-            state.units.close();
-            self.query.account.add(state.units.usage());
+            state.units.close(end);
+            self.query.account.end_scan(state.units.usage());
             Dropped {
                 pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
                 files: std::mem::take(&mut state.ahead).into_values().collect(),
@@ -332,7 +333,7 @@ impl Debug for ScanAhead {
 
 impl Drop for ScanAhead {
     fn drop(&mut self) {
-        self.close();
+        self.close(End::Cancelled);
     }
 }
 
@@ -344,7 +345,8 @@ impl Drop for ScanStream {
             state.streams_live == 0 && state.streams_begun >= self.0.spec.lanes.streams()
         };
         if is_last {
-            self.0.close();
+            // A query that is given up closes all its scans before it drops their streams.
+            self.0.close(End::Finished);
         }
     }
 }

@@ -279,7 +279,7 @@ impl Table {
             Arc::new(InMemory::new()),
         );
         let ahead = self.budget.query(BOUNDS, &self.pool, Arc::clone(&self.account));
-        let attached = attach(plan, &ConfigOptions::new(), Some(&ahead), &mut |_, _| {
+        let attached = attach(plan, &ConfigOptions::new(), &self.account, Some(&ahead), &mut |_, _| {
             let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
             let reader = ScanReader::new(store, Arc::clone(&self.footers), ColumnMatching::Name);
             Ok(Some(reader.paced(Some(Arc::clone(&self.pace)))))
@@ -526,7 +526,9 @@ async fn memory_is_given_back_and_read_on_demand() {
     assert_eq!(later(Duration::from_secs(60)), BOUNDS.bytes_max, "it grows back");
     table.open();
     assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
-    assert!(table.account.usage().unused_given_back_bytes >= UNIT_BYTES);
+    let usage = table.account.usage();
+    assert!(usage.aborted_bytes >= UNIT_BYTES && usage.peak_bytes >= held as u64, "{usage:?}");
+    assert_eq!(usage.unused_bytes(), 0, "nothing had come: {usage:?}");
     table.is_clean("after the rows").await;
 }
 

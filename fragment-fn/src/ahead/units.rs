@@ -24,6 +24,8 @@ mod window;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use gust_protocol::AheadUsage;
+
 use super::consumption::Reading;
 use super::layout::FileLayout;
 use file::{FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
@@ -80,26 +82,6 @@ pub(super) struct Taken {
     pub(super) released: Vec<PieceId>,
 }
 
-/// Bytes that were asked for ahead, and their fate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct UnitsUsage {
-    pub(super) requests: u64,
-    pub(super) bytes: u64,
-    /// Bytes between ranges.
-    pub(super) gap_bytes: u64,
-    pub(super) taken_bytes: u64,
-    /// Bytes that readers asked for and that were not read ahead.
-    pub(super) missed_bytes: u64,
-    /// Part of `missed_bytes` that had been taken before.
-    pub(super) again_bytes: u64,
-    /// Bytes that nobody took: the engine skipped their pages, row groups or files.
-    pub(super) unused_pruned_bytes: u64,
-    /// Bytes that nobody took: the query ended before.
-    pub(super) unused_cancelled_bytes: u64,
-    pub(super) unused_given_back_bytes: u64,
-    pub(super) unused_failed_bytes: u64,
-}
-
 /// Files, row groups and pieces of one scan.
 #[derive(Debug)]
 pub(super) struct Units {
@@ -123,33 +105,54 @@ pub(super) struct Units {
     /// Time after the unit that was chosen last, in units that one stream reads.
     clock: u64,
     bounds: PieceBounds,
-    usage: UnitsUsage,
+    usage: AheadUsage,
     is_closed: bool,
+}
+
+/// Reason why a scan is read no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The plan has read what it wanted.
+    Finished,
+    /// The query failed, or was given up.
+    Cancelled,
 }
 
 /// Reason why bytes that were asked for are not taken.
 #[derive(Debug, Clone, Copy)]
 enum Why {
+    /// The engine skipped their pages, row groups or files.
     Pruned,
+    /// The plan wanted no more rows.
+    Limit,
     Cancelled,
     GivenBack,
-    Failed,
 }
 
 fn length(range: &Range<u64>) -> u64 {
     range.end.saturating_sub(range.start)
 }
 
-impl UnitsUsage {
-    fn count(&mut self, why: Why, piece: &Piece) {
-        let bytes = piece.wanted_bytes.saturating_sub(piece.taken_bytes);
-        match why {
-            Why::Pruned => self.unused_pruned_bytes += bytes,
-            Why::Cancelled => self.unused_cancelled_bytes += bytes,
-            Why::GivenBack => self.unused_given_back_bytes += bytes,
-            Why::Failed => self.unused_failed_bytes += bytes,
-        }
+/// Counts what nobody has taken of a piece.
+fn count_unused(usage: &mut AheadUsage, why: Why, piece: &Piece) {
+    if !piece.has_come {
+        count_aborted(usage, piece);
+        return;
     }
+    let bytes = piece.wanted_bytes.saturating_sub(piece.taken_bytes);
+    match why {
+        Why::Pruned => usage.unused_pruned_bytes += bytes,
+        Why::Limit => usage.unused_limit_bytes += bytes,
+        Why::Cancelled => usage.unused_cancelled_bytes += bytes,
+        Why::GivenBack => usage.unused_given_back_bytes += bytes,
+    }
+}
+
+/// Counts a piece whose body has not come. Its gaps were not read.
+fn count_aborted(usage: &mut AheadUsage, piece: &Piece) {
+    let bytes = length(&piece.range);
+    usage.gap_bytes -= bytes - piece.wanted_bytes;
+    usage.aborted_bytes += bytes.saturating_sub(piece.taken_bytes);
 }
 
 impl Units {
@@ -169,7 +172,7 @@ impl Units {
             clock: 0,
             lanes,
             bounds,
-            usage: UnitsUsage::default(),
+            usage: AheadUsage::default(),
             is_closed: false,
         }
     }
@@ -327,6 +330,12 @@ impl Units {
         dropped
     }
 
+    /// Notes that the body of a piece has come.
+    pub(super) fn came(&mut self, id: PieceId) {
+        let (file, place) = self.places[id.0];
+        self.files[file as usize].units[place.unit].pieces[place.piece].has_come = true;
+    }
+
     /// Notes that a piece could not be read and that no reader has taken any of it. Readers will send its ranges themselves.
     pub(super) fn failed(&mut self, id: PieceId) {
         let (file, place) = self.places[id.0];
@@ -336,7 +345,7 @@ impl Units {
             return;
         }
         piece.state = PieceState::OnDemand;
-        self.usage.count(Why::Failed, piece);
+        count_aborted(&mut self.usage, piece);
         if unit.state == UnitState::Asked && !unit.has_more() {
             unit.state = UnitState::Gone;
             self.window.dropped(unit.rows);
@@ -388,16 +397,22 @@ impl Units {
         dropped
     }
 
-    pub(super) fn usage(&self) -> UnitsUsage {
+    pub(super) fn usage(&self) -> AheadUsage {
         self.usage
     }
 
     /// Ends reading ahead. Returns pieces to drop; nothing is next any more.
-    pub(super) fn close(&mut self) -> Vec<PieceId> {
+    pub(super) fn close(&mut self, end: End) -> Vec<PieceId> {
         self.is_closed = true;
+        let why = match end {
+            End::Cancelled => Why::Cancelled,
+            // The engine has skipped what it did not read.
+            End::Finished if self.window.is_whole() => Why::Pruned,
+            End::Finished => Why::Limit,
+        };
         let mut dropped = Vec::new();
         for file in 0..self.files.len() {
-            self.drop_units(file as u32, 0..usize::MAX, Why::Cancelled, &mut dropped);
+            self.drop_units(file as u32, 0..usize::MAX, why, &mut dropped);
         }
         dropped
     }
@@ -420,7 +435,7 @@ impl Units {
             for piece in &mut unit.pieces {
                 match std::mem::replace(&mut piece.state, PieceState::OnDemand) {
                     PieceState::Asked => {
-                        self.usage.count(why, piece);
+                        count_unused(&mut self.usage, why, piece);
                         dropped.push(piece.id);
                     }
                     PieceState::Taken => piece.state = PieceState::Taken,

@@ -1,41 +1,27 @@
-//! Account of what a query read ahead and what became of it.
+//! Account of a query's reads of data files: what was read ahead and what became of it, and for how long readers waited.
 
-use std::ops::AddAssign;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use gust_protocol::AheadUsage;
 
-use super::units::UnitsUsage;
-
-impl AddAssign<UnitsUsage> for AheadUsage {
-    fn add_assign(&mut self, of: UnitsUsage) {
-        self.requests += of.requests;
-        self.bytes += of.bytes;
-        self.gap_bytes += of.gap_bytes;
-        self.taken_bytes += of.taken_bytes;
-        self.missed_bytes += of.missed_bytes;
-        self.again_bytes += of.again_bytes;
-        self.unused_pruned_bytes += of.unused_pruned_bytes;
-        self.unused_cancelled_bytes += of.unused_cancelled_bytes;
-        self.unused_given_back_bytes += of.unused_given_back_bytes;
-        self.unused_failed_bytes += of.unused_failed_bytes;
-    }
-}
-
 /// Running account of a query. Its plans may be several: one that is run again counts, too.
 #[derive(Debug, Default)]
 pub struct AheadAccount {
-    /// Sums of the scans that have ended.
+    /// Sums of the scans that have ended, and the gaps of what readers waited for.
     ended: Mutex<AheadUsage>,
+    /// Scans that are read ahead and have not ended.
+    scans_open: AtomicUsize,
+    peak_bytes: AtomicU64,
     waited_us: AtomicU64,
 }
 
 impl AheadAccount {
     /// Returns the sums of all scans that have ended.
     pub fn usage(&self) -> AheadUsage {
-        *self.ended.lock().expect("no holder panics")
+        let ended = *self.ended.lock().expect("no holder panics");
+        AheadUsage { peak_bytes: self.peak_bytes.load(Relaxed), ..ended }
     }
 
     /// Returns the microseconds that readers have waited for bytes so far, summed up over all lanes.
@@ -43,18 +29,41 @@ impl AheadAccount {
         self.waited_us.load(Relaxed)
     }
 
-    pub(super) fn add(&self, scan: UnitsUsage) {
-        *self.ended.lock().expect("no holder panics") += scan;
+    /// Returns true if all scans have ended, so that their sums are complete.
+    pub fn is_complete(&self) -> bool {
+        self.scans_open.load(Relaxed) == 0
     }
 
-    /// Begins to count a wait, which ends when the value is dropped.
-    pub(super) fn wait(&self) -> Wait<'_> {
-        Wait { account: self, since: Instant::now() }
+    pub(super) fn begin_scan(&self) {
+        self.scans_open.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end_scan(&self, of: AheadUsage) {
+        *self.ended.lock().expect("no holder panics") += of;
+        self.scans_open.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts bytes between the ranges of a request that a reader waited for.
+    pub(crate) fn note_gaps(&self, gap_bytes: u64) {
+        if gap_bytes > 0 {
+            *self.ended.lock().expect("no holder panics") += AheadUsage { gap_bytes, ..AheadUsage::default() };
+        }
+    }
+
+    /// Notes the bytes for which memory is held now.
+    pub(super) fn note_held(&self, bytes: u64) {
+        self.peak_bytes.fetch_max(bytes, Relaxed);
+    }
+
+    /// Counts the time for which a reader waits, also where it is given up before the end.
+    pub(crate) async fn waited<T>(&self, reading: impl Future<Output = T>) -> T {
+        let _wait = Wait { account: self, since: Instant::now() };
+        reading.await
     }
 }
 
-/// Wait of one reader.
-pub(super) struct Wait<'a> {
+/// Wait of one reader. It ends when the value is dropped.
+struct Wait<'a> {
     account: &'a AheadAccount,
     since: Instant,
 }

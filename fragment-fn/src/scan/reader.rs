@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use tokio::sync::OnceCell;
 
-use crate::ahead::ScanAhead;
+use crate::ahead::{AheadAccount, ScanAhead};
 use crate::columns::{FileConstants, with_constants};
 use crate::fault::FileFault;
 use crate::footer::{ShippedFooter, kept, read_footer};
@@ -89,6 +89,7 @@ pub(super) struct FileReader {
     file: Arc<OpenFile>,
     /// Values of the file's partition for columns that the file may lack.
     constants: Option<FileConstants>,
+    account: Arc<AheadAccount>,
     /// Scan that is read ahead, and the file's number in it.
     ahead: Option<(Arc<ScanAhead>, u32)>,
 }
@@ -135,13 +136,19 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
 
 impl FileReader {
     /// Makes a reader of `file`. `planned` has the facts that the scan knows about it.
-    pub(super) fn new(file: Arc<OpenFile>, planned: &PartitionedFile, ahead: Option<(Arc<ScanAhead>, u32)>) -> Self {
-        Self { file, constants: planned.extensions.get::<FileConstants>().cloned(), ahead }
+    pub(super) fn new(
+        file: Arc<OpenFile>,
+        planned: &PartitionedFile,
+        account: Arc<AheadAccount>,
+        ahead: Option<(Arc<ScanAhead>, u32)>,
+    ) -> Self {
+        Self { file, constants: planned.extensions.get::<FileConstants>().cloned(), account, ahead }
     }
 
     async fn footer(&self) -> Result<Arc<ParquetMetaData>, ParquetError> {
-        let Some((scan, number)) = &self.ahead else { return self.file.footer().await };
-        let footer = scan.waited(self.file.footer()).await?;
+        let reading = self.account.waited(self.file.footer());
+        let Some((scan, number)) = &self.ahead else { return reading.await };
+        let footer = scan.waited(reading).await?;
         scan.footer_came(*number, &footer);
         Ok(footer)
     }
@@ -152,15 +159,20 @@ impl FileReader {
             return Err(self.file.fault(format!("bytes {range:?} are not within its {size}")));
         }
         let chunks = self.file.chunks().await?;
-        let bytes = match &self.ahead {
-            Some((scan, number)) => scan.take(*number, &self.file, &ranges).await,
-            None => self.file.pinned.ranges(&ranges).await,
-        };
-        let bytes = bytes.map_err(external)?;
+        let bytes = self.account.waited(self.read(&ranges)).await.map_err(external)?;
         for (range, bytes) in ranges.iter().zip(&bytes) {
             catch_panic(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.file.fault(e))?;
         }
         Ok(bytes)
+    }
+
+    async fn read(&self, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        if let Some((scan, number)) = &self.ahead {
+            return scan.take(*number, &self.file, ranges).await;
+        }
+        let read = self.file.pinned.ranges(ranges).await?;
+        self.account.note_gaps(read.gap_bytes);
+        Ok(read.bytes)
     }
 }
 

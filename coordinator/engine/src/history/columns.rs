@@ -1,7 +1,8 @@
 //! Columns of the three tables. Each is listed once, for SQLite and for SQL alike.
 //!
-//! To add one, add a line here and raise [`super::store::VERSION`]. In the file, moments are whole microseconds
-//! (`started_us`) and dollars are whole nano-dollars (`nano_dollars`). In SQL they are timestamps and decimals.
+//! To add one, add a line here and raise [`super::store::VERSION`]. A file of an earlier version gets the column with its next
+//! record; it is NULL in the rows that it has. In the file, moments are whole microseconds (`started_us`) and dollars are
+//! whole nano-dollars (`nano_dollars`). In SQL they are timestamps and decimals.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use arrow::array::{
     StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use gust_protocol::AheadUsage;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row;
@@ -88,6 +90,10 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("coordinator_requests", ColumnKind::Whole, |q| q.report.coordinator.requests.total().into()),
     column("coordinator_bytes_read", ColumnKind::Whole, |q| q.report.coordinator.bytes_read.into()),
     column("coordinator_bytes_written", ColumnKind::Whole, |q| q.report.coordinator.bytes_written.into()),
+    // These columns are NULL for statements of a version that did not know them.
+    column("ahead_bytes", ColumnKind::Whole, |q| ahead(q).bytes.into()),
+    column("unused_bytes", ColumnKind::Whole, |q| ahead(q).unused_bytes().into()),
+    column("gap_bytes", ColumnKind::Whole, |q| ahead(q).gap_bytes.into()),
     column("rows", ColumnKind::Whole, |q| q.report.rows.into()),
     column("result_bytes", ColumnKind::Whole, |q| q.report.result_bytes.into()),
     column("memory_peak_bytes", ColumnKind::Whole, |q| q.report.memory_peak_bytes.into()),
@@ -98,6 +104,9 @@ pub(super) const QUERIES: &[Column<QueryRecord>] = &[
     column("seconds_read", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.read)),
     column("seconds_finish", ColumnKind::Real, |q| StoredValue::Real(q.report.seconds.finish)),
     column("seconds_wasted", ColumnKind::Real, |q| StoredValue::Real(q.report.wasted_seconds)),
+    column("seconds_waited", ColumnKind::Real, |q| {
+        StoredValue::Real(q.report.functions.waited_seconds + q.report.coordinator.waited_seconds)
+    }),
     // These columns are NULL without prices.
     column("region", ColumnKind::Text, |q| cost(q, |cost| cost.region.as_str().into())),
     column("prices_date", ColumnKind::Text, |q| cost(q, |cost| cost.prices_date.as_str().into())),
@@ -126,11 +135,19 @@ pub(super) const FRAGMENTS: &[Column<AttemptRecord>] = &[
     column("seconds_started", ColumnKind::Real, |a| a.started.into()),
     column("seconds_ended", ColumnKind::Real, |a| end(a, |end| end.at.into())),
     column("seconds_wall", ColumnKind::Real, |a| end(a, |end| end.wall.into())),
+    column("seconds_waited", ColumnKind::Real, |a| {
+        end(a, |end| end.usage.map(|usage| Duration::from_micros(usage.spans.waited_us)).into())
+    }),
     column("billed_ms", ColumnKind::Whole, |a| end(a, |end| billed_ms(end.billing).into())),
     column("billing", ColumnKind::Text, |a| end(a, |end| name_of(&basis(end.billing)).into())),
     column("requests", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.requests.total()).into())),
     column("bytes_read", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_read).into())),
     column("bytes_written", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.bytes_written).into())),
+    column("ahead_bytes", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.ahead.bytes).into())),
+    column("unused_bytes", ColumnKind::Whole, |a| {
+        end(a, |end| end.usage.map(|usage| usage.ahead.unused_bytes()).into())
+    }),
+    column("gap_bytes", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.ahead.gap_bytes).into())),
     column("rows", ColumnKind::Whole, |a| end(a, |end| end.usage.map(|usage| usage.rows_out).into())),
     column("memory_peak_bytes", ColumnKind::Whole, |a| {
         end(a, |end| end.usage.map(|usage| usage.memory_peak_bytes).into())
@@ -185,14 +202,14 @@ impl Table {
                 "query_id" => " NOT NULL REFERENCES queries (id) ON DELETE CASCADE",
                 _ => "",
             };
-            format!("{} {}{constraint}", kind.stored_name(name), kind.stored_type())
+            format!("{}{constraint}", kind.definition(name))
         });
         format!("CREATE TABLE {} ({}) STRICT", self.name, columns.collect::<Vec<_>>().join(", "))
     }
 
-    /// Returns its columns' names in the file, separated by commas.
-    pub fn stored_names(&self) -> String {
-        self.columns.iter().map(|StoredColumn { name, kind }| kind.stored_name(name)).collect::<Vec<_>>().join(", ")
+    /// Lists its columns' names in the file, in quotes, with their definitions.
+    pub fn stored(&self) -> impl Iterator<Item = (String, String)> {
+        self.columns.iter().map(|StoredColumn { name, kind }| (kind.stored_name(name), kind.definition(name)))
     }
 
     /// Returns its columns as SQL sees them.
@@ -209,6 +226,10 @@ impl ColumnKind {
             Self::Dollars => format!("\"nano_{name}\""),
             _ => format!("\"{name}\""),
         }
+    }
+
+    fn definition(self, name: &str) -> String {
+        format!("{} {}", self.stored_name(name), self.stored_type())
     }
 
     const fn stored_type(self) -> &'static str {
@@ -302,6 +323,13 @@ fn undecodable(column: usize, error: impl std::error::Error + Send + Sync + 'sta
 
 fn cost(query: &QueryRecord, of: impl Fn(&CostReport) -> StoredValue) -> StoredValue {
     query.report.cost.as_ref().map_or(StoredValue::Null, of)
+}
+
+/// Sums up what functions and the coordinator read ahead.
+fn ahead(query: &QueryRecord) -> AheadUsage {
+    let mut sum = query.report.functions.ahead;
+    sum += query.report.coordinator.ahead;
+    sum
 }
 
 fn end(attempt: &AttemptRecord, of: impl Fn(&AttemptEndRecord) -> StoredValue) -> StoredValue {

@@ -1,4 +1,4 @@
-use gust_protocol::Requests;
+use gust_protocol::{AheadUsage, Requests};
 
 use super::*;
 use crate::attempt::InvokeErrorKind;
@@ -14,6 +14,14 @@ fn tariff() -> Tariff {
 
 fn usage(get: u64, bytes_read: u64, rows_out: u64) -> Usage {
     Usage { requests: Requests { get, ..Requests::default() }, bytes_read, rows_out, ..Usage::default() }
+}
+
+/// Adds waits and reads ahead to a usage.
+fn with_waits(mut usage: Usage, waited_us: u64, bytes: u64) -> Usage {
+    usage.spans.waited_us = waited_us;
+    let ahead =
+        AheadUsage { bytes, gap_bytes: bytes / 2, unused_pruned_bytes: 7, unused_limit_bytes: 1, ..usage.ahead };
+    Usage { ahead, ..usage }
 }
 
 pub(in crate::history) fn meta(id: &str, statement: &str, labels: &[(&str, &str)]) -> StatementMeta {
@@ -67,14 +75,19 @@ pub(in crate::history) fn events(query: &str) -> Vec<StampedEvent> {
         QueryEvent::StageStarted { stage: 0, fragments: 3, bytes_planned: 9 },
         begun(0, 0, AttemptCause::First),
         begun(1, 0, AttemptCause::First),
-        ended(0, 0, done(usage(10, 1_000, 5), Some(true)), Billing::Metered { duration: MS * 1_000, init: MS * 50 }),
+        ended(
+            0,
+            0,
+            done(with_waits(usage(10, 1_000, 5), 250_000, 100), Some(true)),
+            Billing::Metered { duration: MS * 1_000, init: MS * 50 },
+        ),
         adopted(0, 0, 5),
         ended(1, 0, crashed, Billing::Bounded { at_most: MS * 30_000 }),
         begun(1, 1, AttemptCause::Retry),
         ended(1, 1, done(usage(0, 0, 2), None), reported),
         adopted(1, 1, 2),
         begun(2, 0, AttemptCause::First),
-        QueryEvent::CoordinatorRead { usage: usage(3, 500, 0) },
+        QueryEvent::CoordinatorRead { usage: with_waits(usage(3, 500, 0), 500_000, 60) },
         QueryEvent::Finished { rows: 7 },
     ];
     (0..).zip(events).map(|(index, event)| StampedEvent { at: MS * index, event }).collect()
@@ -140,10 +153,14 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("function_bytes_read", whole(1_000)),
         ("coordinator_requests", whole(3)),
         ("coordinator_bytes_read", whole(500)),
+        ("ahead_bytes", whole(160)),
+        ("unused_bytes", whole(16)),
+        ("gap_bytes", whole(80)),
         ("rows", whole(7)),
         ("result_bytes", whole(200)),
         ("seconds", StoredValue::Real(0.012)),
         ("seconds_wasted", StoredValue::Real(0.002)),
+        ("seconds_waited", StoredValue::Real(0.75)),
         ("region", text("us-east-1")),
         ("as_if", whole(1)),
         // An attempt still runs.
@@ -174,10 +191,14 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("seconds_started", StoredValue::Real(0.002)),
         ("seconds_ended", StoredValue::Real(0.004)),
         ("seconds_wall", StoredValue::Real(0.002)),
+        ("seconds_waited", StoredValue::Real(0.25)),
         ("billed_ms", whole(1_050)),
         ("billing", text("metered")),
         ("requests", whole(10)),
         ("bytes_read", whole(1_000)),
+        ("ahead_bytes", whole(100)),
+        ("unused_bytes", whole(8)),
+        ("gap_bytes", whole(50)),
         ("rows", whole(5)),
         ("result_bytes", whole(100)),
         ("dollars", whole(33_333 + 1_667 + 200 + 4_000)),
@@ -191,6 +212,8 @@ fn a_record_has_the_attempts_and_the_money_of_a_query() {
         ("billing", text("bounded")),
         // Its requests and rows are unknown, and not zero.
         ("requests", StoredValue::Null),
+        ("seconds_waited", StoredValue::Null),
+        ("ahead_bytes", StoredValue::Null),
         ("rows", StoredValue::Null),
         ("result_bytes", StoredValue::Null),
         ("dollars", whole(1_000_002 + 200)),

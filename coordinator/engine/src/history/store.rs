@@ -2,9 +2,10 @@
 //! copied.
 //!
 //! A connection lives for one record, or for one reading. Readers take a page at a time, so that a slow reader makes
-//! nobody wait. Writers and readers check the file's owner and version. Version 1 is the first: there is nothing to
-//! migrate from.
+//! nobody wait. Writers and readers check the file's owner and version. Versions differ by columns alone: a writer adds
+//! those that the file lacks, and a reader shows them as NULL.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use super::record::Record;
 use crate::config::HistoryConfig;
 
 /// Version of the tables in the file.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
+/// Earliest version that is known.
+const VERSION_MIN: i64 = 1;
 /// The text "gust", in the header of the file.
 const APPLICATION_ID: i64 = 0x6775_7374;
 
@@ -73,10 +76,12 @@ impl Store {
         // SQLite waits for a lock that is taken at the beginning. It refuses one that is asked for later, without a
         // wait.
         let mut writing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.failed(&e))?;
-        let is_empty = self.is_empty(&mut writing).await?;
+        let version = self.version(&mut writing).await?;
         let written = async {
-            if is_empty {
-                create(&mut writing).await?;
+            match version {
+                None => create(&mut writing).await?,
+                Some(VERSION) => {}
+                Some(_) => add_columns(&mut writing).await?,
             }
             remove_before(&mut writing, oldest).await?;
             insert(&mut writing, "queries", QUERIES, std::slice::from_ref(&record.query)).await?;
@@ -95,8 +100,8 @@ impl Store {
             return Ok(None);
         }
         let mut connection = self.connect().await?;
-        let is_empty = self.is_empty(&mut connection).await?;
-        Ok((!is_empty).then_some(connection))
+        let version = self.version(&mut connection).await?;
+        Ok(version.is_some().then_some(connection))
     }
 
     /// Reads the rows after a row's number, in the order in which they were written. Returns None at the end.
@@ -106,8 +111,12 @@ impl Store {
         table: &Table,
         after: i64,
     ) -> Result<Option<Page>, HistoryError> {
-        let (names, name) = (table.stored_names(), table.name);
-        let sql = format!("SELECT {names}, rowid FROM {name} WHERE rowid > {after} ORDER BY rowid LIMIT {PAGE_ROWS}");
+        let name = table.name;
+        let known = names(connection, name).await.map_err(|e| self.failed(&e))?;
+        let selected = table.stored().map(|(name, _)| if known.contains(&name) { name } else { "NULL".to_owned() });
+        let selected = selected.collect::<Vec<_>>().join(", ");
+        let sql =
+            format!("SELECT {selected}, rowid FROM {name} WHERE rowid > {after} ORDER BY rowid LIMIT {PAGE_ROWS}");
         let rows = sqlx::query(&sql).fetch_all(connection).await.map_err(|e| self.failed(&e))?;
         let Some(last) = rows.last() else { return Ok(None) };
         let last_row = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
@@ -124,11 +133,11 @@ impl Store {
         options.connect().await.map_err(|e| self.failed(&e))
     }
 
-    /// Tells if the file has no tables yet.
+    /// Returns the version of the file's tables; None if it has no tables yet.
     ///
     /// # Errors
     /// [`HistoryError`] for a file that is no history, or a history that this program does not know.
-    async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, HistoryError> {
+    async fn version(&self, connection: &mut SqliteConnection) -> Result<Option<i64>, HistoryError> {
         let header = async {
             let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
             let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
@@ -136,8 +145,8 @@ impl Store {
             Ok((id, version, tables))
         };
         match header.await.map_err(|e| self.failed(&e))? {
-            (0, 0, 0) => Ok(true),
-            (APPLICATION_ID, VERSION, _) => Ok(false),
+            (0, 0, 0) => Ok(None),
+            (APPLICATION_ID, found @ VERSION_MIN..=VERSION, _) => Ok(Some(found)),
             (APPLICATION_ID, found, _) if found > VERSION => {
                 Err(self.error(HistoryFault::Newer { found, known: VERSION }))
             }
@@ -170,6 +179,24 @@ async fn create(connection: &mut SqliteConnection) -> sqlx::Result<()> {
         sqlx::query(sql).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// Lists the columns that a table in the file has, in quotes.
+async fn names(connection: &mut SqliteConnection, table: &str) -> sqlx::Result<BTreeSet<String>> {
+    let sql = "SELECT '\"' || name || '\"' FROM pragma_table_info(?)";
+    Ok(sqlx::query_scalar::<_, String>(sql).bind(table).fetch_all(connection).await?.into_iter().collect())
+}
+
+/// Adds the columns that a file of an earlier version lacks.
+async fn add_columns(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    for table in Table::all() {
+        let known = names(&mut *connection, table.name).await?;
+        for (_, definition) in table.stored().filter(|(name, _)| !known.contains(name)) {
+            let sql = format!("ALTER TABLE {} ADD COLUMN {definition}", table.name);
+            sqlx::query(&sql).execute(&mut *connection).await?;
+        }
+    }
+    sqlx::query(&format!("PRAGMA user_version = {VERSION}")).execute(connection).await.map(drop)
 }
 
 /// Removes old queries, and with each the rows that belong to it.

@@ -185,14 +185,42 @@ async fn refuses(store: &Store, expect: &[&str]) {
     assert_eq!(std::fs::read(&store.path).ok(), before, "the file was changed");
 }
 
+/// A file of version 1 lacks the columns about waits. It is read as it is, and gets them with the next record.
+#[tokio::test]
+async fn a_file_of_an_earlier_version_stays_readable() {
+    let (_folder, store) = fresh();
+    write(&store, &plain("old", day(0))).await;
+    let mut statements = vec!["PRAGMA user_version = 1".to_owned()];
+    for table in ["queries", "fragments"] {
+        for column in ["seconds_waited", "ahead_bytes", "unused_bytes", "gap_bytes"] {
+            statements.push(format!("ALTER TABLE {table} DROP COLUMN {column}"));
+        }
+    }
+    let statements: Vec<_> = statements.iter().map(String::as_str).collect();
+    sqlite(&store.path, &statements).await.close().await.expect("closed");
+    let sql = "SELECT id, rows, seconds_waited AS s, ahead_bytes AS a, unused_bytes AS u, gap_bytes AS g \
+               FROM gust.queries ORDER BY started";
+    let before = std::fs::read(&store.path).expect("readable");
+    let text = ask(&store, sql).await.expect("rows");
+    assert!(text.contains("| old | 7    |   |   |   |   |"), "{text}");
+    assert_eq!(std::fs::read(&store.path).expect("readable"), before, "a reader changes nothing");
+    write(&store, &plain("new", day(1))).await;
+    let text = ask(&store, sql).await.expect("rows");
+    for row in ["| old | 7    |      |     |    |    |", "| new | 7    | 0.75 | 160 | 16 | 80 |"] {
+        assert!(text.contains(row), "`{row}` is not in:\n{text}");
+    }
+    let text = ask(&store, "SELECT count(*) AS n, count(ahead_bytes) AS a FROM gust.fragments").await.expect("rows");
+    assert!(text.contains("| 8 | 2 |"), "{text}");
+}
+
 #[tokio::test]
 async fn files_that_are_no_history_are_left_alone() {
     let (_folder, store) = fresh();
     write(&store, &plain("q", day(0))).await;
-    sqlite(&store.path, &["PRAGMA user_version = 2"]).await;
-    refuses(&store, &["written by a later gust (its version is 2, this gust knows 1)", "hint: use that gust"]).await;
+    sqlite(&store.path, &["PRAGMA user_version = 3"]).await;
+    refuses(&store, &["written by a later gust (its version is 3, this gust knows 2)", "hint: use that gust"]).await;
     sqlite(&store.path, &["PRAGMA user_version = 0"]).await;
-    refuses(&store, &["written by an earlier gust (its version is 0, this gust knows 1)", "hint: move it away"]).await;
+    refuses(&store, &["written by an earlier gust (its version is 0, this gust knows 2)", "hint: move it away"]).await;
 
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("catalog.db");

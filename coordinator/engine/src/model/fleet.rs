@@ -55,6 +55,14 @@ const AHEAD_REQUESTS_MAX: u32 = 64;
 /// Parts of a function's memory pool, one of which holds bytes that were read ahead.
 const AHEAD_POOL_PARTS: u64 = 8;
 
+/// Parts of a query's memory on the coordinator, one of which holds bytes that were read ahead.
+const AHEAD_QUERY_PARTS: u64 = 10;
+
+/// Returns the bounds of a query's reading ahead on the coordinator, of whose memory it may have `memory_bytes`.
+pub fn ahead_bounds_here(set: AheadBounds, memory_bytes: u64) -> AheadBounds {
+    AheadBounds { bytes_max: set.bytes_max.min(memory_bytes / AHEAD_QUERY_PARTS), ..set }
+}
+
 /// Returns the bounds of reading ahead in a function of this memory, with these lanes and a pool of `pool_bytes`, within the
 /// bounds that are set.
 ///

@@ -18,7 +18,9 @@ mod warm_state;
 
 pub use attempts::Machines;
 pub use decision::{Choice, Decision, Place, Reason, WallTimes};
-pub use fleet::{EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits, ahead_bounds, reads_ahead};
+pub use fleet::{
+    EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits, ahead_bounds, ahead_bounds_here, reads_ahead,
+};
 pub use forecast::{Amounts, Forecast};
 pub use quote::Quote;
 pub use time::{Latency, Pipe, TimeModel, Workload};

@@ -1,4 +1,4 @@
-//! A planned statement in words: decision, plans, pruning, packing, memory.
+//! A planned statement in words: decision, plans, pruning, reading, packing, memory.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -6,18 +6,22 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Decimal128Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, ParquetSource};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use fragment_fn::BRIDGE_BYTES;
+use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, readings};
 use gust_catalog::Pruning;
-use gust_protocol::with_hint_line;
+use gust_protocol::plan::scans;
+use gust_protocol::{AheadBounds, with_hint_line};
 use humansize::{BINARY, format_size};
 
 use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by};
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
 use crate::error::continued;
-use crate::model::{Forecast, Place, Quote};
+use crate::model::{Forecast, Place, Quote, ahead_bounds_here};
 use crate::money::Money;
 
 /// Writes the whole text, without a newline at its end.
@@ -31,11 +35,14 @@ pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
     let allowed = config.memory_bytes_max;
     let mut holders = vec![Holder { name: "the coordinator".to_owned(), need: coordinator.clone(), allowed }];
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
+    text += &reading(&planned.plan, ahead_bounds_here(config.read_ahead(), config.memory_bytes_max));
     text += &indented(&planned.plan);
+    let ahead = planned.functions.as_ref().map_or(AheadBounds::OFF, |functions| functions.packed.size.limits.ahead);
     for stage in planned.stages() {
         let need = fragment_need(stage, &held_by(&stage.plan));
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
+        text += &reading(&stage.plan, ahead);
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
         holders.push(Holder { name, need, allowed: config.function_memory_bytes });
@@ -72,6 +79,60 @@ fn memory(need: &MemoryNeed, allowed: u64) -> String {
         0 => format!("holds next to nothing of {} allowed", size(allowed)),
         bytes => format!("holds about {} of {} allowed, mostly in {}", size(bytes), size(allowed), need.what),
     }
+}
+
+/// Writes how each scan of a plan is read, within the bounds of reading ahead.
+fn reading(plan: &Arc<dyn ExecutionPlan>, bounds: AheadBounds) -> String {
+    let (mut text, mut is_ahead) = (String::new(), false);
+    for (scan, reading) in scans(plan).iter().zip(readings(plan)) {
+        let how = match why_on_demand(scan, reading, bounds) {
+            Some(why) => format!("on demand ({why})"),
+            None => {
+                is_ahead = true;
+                ahead(reading)
+            }
+        };
+        let _ = writeln!(text, "reading      {}: {how}", table_of(scan));
+    }
+    if is_ahead {
+        let AheadBounds { requests_max, bytes_max } = bounds;
+        let _ = write!(text, "             ahead: {requests_max} requests and {} at a time at most", size(bytes_max));
+        let _ = writeln!(text, "; gaps up to {} are read along", size(BRIDGE_BYTES));
+    }
+    text
+}
+
+/// Returns the reason why nothing of a scan is read ahead; None if it is.
+fn why_on_demand(scan: &FileScanConfig, reading: Reading, bounds: AheadBounds) -> Option<&'static str> {
+    if is_local(scan) {
+        Some("local files")
+    } else if scan.file_source().downcast_ref::<ParquetSource>().is_none() {
+        Some("not Parquet")
+    } else if bounds.is_off() {
+        Some("reading ahead is off")
+    } else {
+        (reading.consumption == Consumption::OnDemand).then_some("read several times")
+    }
+}
+
+fn ahead(reading: Reading) -> String {
+    let amount = match reading.consumption {
+        Consumption::All => "all".to_owned(),
+        Consumption::Rows(rows) => format!("enough for {rows} rows"),
+        Consumption::Growing | Consumption::OnDemand => "more as it goes".to_owned(),
+    };
+    let begins = match reading.begins {
+        Begins::AtOnce => "at once",
+        Begins::WhenPolled => "when polled",
+    };
+    format!("{amount}, {begins}")
+}
+
+/// Returns the name of a scan's table, or its first file where it has no name.
+fn table_of(scan: &FileScanConfig) -> String {
+    let Some(file) = scan.file_groups.iter().flat_map(FileGroup::iter).next() else { return "no files".to_owned() };
+    let name = file.table_reference.as_ref().map(ToString::to_string);
+    name.unwrap_or_else(|| file.object_meta.location.to_string())
 }
 
 /// Writes files and bytes before and after pruning, with the reasons.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
-use gust_protocol::{FragmentId, Requests, Usage, with_hint_line};
+use gust_protocol::{AheadUsage, FragmentId, Requests, Usage, with_hint_line};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
@@ -80,12 +80,16 @@ pub struct Report {
     pub history_not_recorded: Option<String>,
 }
 
-/// Requests and bytes of storage that one side asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// Requests and bytes of storage that one side asked for, and its waits for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct StorageUse {
     pub requests: Requests,
     pub bytes_read: u64,
     pub bytes_written: u64,
+    /// Time for which compute waited for bytes of data files, in seconds, summed up over lanes.
+    pub waited_seconds: f64,
+    /// Reads of data files ahead of computing. Its unused bytes and its gaps are part of `bytes_read`.
+    pub ahead: AheadUsage,
 }
 
 impl StorageUse {
@@ -93,8 +97,32 @@ impl StorageUse {
         self.requests += usage.requests;
         self.bytes_read += usage.bytes_read;
         self.bytes_written += usage.bytes_written;
+        self.waited_seconds += usage.spans.waited_us as f64 / 1e6;
+        self.ahead += usage.ahead;
+    }
+
+    /// Writes for how long compute waited, and what was read and not used; None where it did not wait.
+    fn waits_text(&self) -> Option<String> {
+        if self.waited_seconds < WAITED_SECONDS_MIN {
+            return None;
+        }
+        let ahead = &self.ahead;
+        let unused = [
+            (ahead.unused_pruned_bytes, "pruned"),
+            (ahead.unused_limit_bytes, "not needed"),
+            (ahead.unused_cancelled_bytes, "cancelled"),
+            (ahead.unused_given_back_bytes, "dropped for memory"),
+            (ahead.gap_bytes, "in gaps"),
+        ];
+        let unused = unused.into_iter().filter(|(bytes, _)| *bytes > 0);
+        let unused: Vec<_> = unused.map(|(bytes, why)| format!("{} {why}", format_size(bytes, BINARY))).collect();
+        let waited = format!("waited {:.3} s for bytes, over all lanes", self.waited_seconds);
+        Some(if unused.is_empty() { waited } else { format!("{waited}; read and not used: {}", unused.join(", ")) })
     }
 }
+
+/// Shortest wait that is shown, in seconds: the last digit of the report's times.
+const WAITED_SECONDS_MIN: f64 = 0.001;
 
 /// Wall time by phase, in seconds. Phases follow each other, but reading overlaps with later invocations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -297,9 +325,15 @@ impl Display for Report {
                 write!(f, ", spilled {}", size(self.spilled_bytes))?;
             }
             writeln!(f)?;
+            if let Some(waits) = self.functions.waits_text() {
+                writeln!(f, "           {waits}")?;
+            }
         }
         let StorageUse { requests, bytes_read, .. } = &self.coordinator;
         writeln!(f, "here       read {} in {}, {} rows", size(*bytes_read), requests_text(requests), self.rows)?;
+        if let Some(waits) = self.coordinator.waits_text() {
+            writeln!(f, "           {waits}")?;
+        }
         let Phases { plan, invoke, read, finish, total } = self.seconds;
         write!(f, "time       {total:.3} s: plan {plan:.3}")?;
         if self.attempts > 0 {

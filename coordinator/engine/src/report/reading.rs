@@ -10,7 +10,8 @@ use super::StorageUse;
 pub struct StageReading {
     pub stage: u32,
     pub storage: StorageUse,
-    /// Time in which the attempts ran their plans, in seconds, summed: computing and waiting for bytes.
+    /// Time in which the attempts ran their plans, in seconds, summed up: computing, and waiting for bytes. Each attempt runs
+    /// its lanes side by side.
     pub execute_seconds: f64,
 }
 
@@ -30,7 +31,7 @@ impl StageReading {
 mod tests {
     use std::time::Duration;
 
-    use gust_protocol::{FragmentErrorKind, FragmentId, Requests, Spans};
+    use gust_protocol::{AheadUsage, FragmentErrorKind, FragmentId, Requests, Spans};
 
     use crate::attempt::Billing;
     use crate::events::{AttemptOutcome, QueryEvent, StampedEvent};
@@ -40,10 +41,12 @@ mod tests {
 
     #[test]
     fn all_attempts_count_for_their_stage() {
+        let ahead = |bytes, peak_bytes| AheadUsage { bytes, gap_bytes: 1, peak_bytes, ..AheadUsage::default() };
         let usage = |get, bytes_read, execute_us| Usage {
             requests: Requests { get, ..Requests::default() },
             bytes_read,
-            spans: Spans { execute_us, ..Spans::default() },
+            spans: Spans { execute_us, waited_us: execute_us / 2, ..Spans::default() },
+            ahead: ahead(bytes_read, bytes_read),
             ..Usage::default()
         };
         let done = |usage| AttemptOutcome::Done { usage, cold: None };
@@ -65,16 +68,18 @@ mod tests {
             })
             .collect();
         let report = Report::from_events(&events);
-        let storage = |get, bytes_read| StorageUse {
+        let storage = |get, bytes_read, waited_seconds, attempts, peak_bytes| StorageUse {
             requests: Requests { get, ..Requests::default() },
             bytes_read,
+            waited_seconds,
+            ahead: AheadUsage { gap_bytes: attempts, ..ahead(bytes_read, peak_bytes) },
             ..StorageUse::default()
         };
         let expect = [
-            StageReading { stage: 0, storage: storage(5, 50), execute_seconds: 0.75 },
-            StageReading { stage: 2, storage: storage(1, 10), execute_seconds: 0.5 },
+            StageReading { stage: 0, storage: storage(5, 50, 0.375, 2, 30), execute_seconds: 0.75 },
+            StageReading { stage: 2, storage: storage(1, 10, 0.25, 1, 10), execute_seconds: 0.5 },
         ];
         assert_eq!(report.reading, expect);
-        assert_eq!(report.functions, storage(6, 60), "the sum of all stages");
+        assert_eq!(report.functions, storage(6, 60, 0.625, 3, 30), "the sum of all stages");
     }
 }

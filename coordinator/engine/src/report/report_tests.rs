@@ -41,6 +41,38 @@ fn hints_are_fields_beside_their_messages() {
 }
 
 #[test]
+fn waits_are_shown_where_there_were_some() {
+    let check = |waited_us, ahead: AheadUsage, expect: Option<&str>| {
+        let mut usage = Usage { ahead, ..Usage::default() };
+        usage.spans.waited_us = waited_us;
+        let events = [StampedEvent { at: Duration::ZERO, event: QueryEvent::CoordinatorRead { usage } }];
+        let report = Report::from_events(&events).to_string();
+        let mut lines = report.lines().skip_while(|line| !line.starts_with("here ")).skip(1);
+        let line = lines.next().filter(|line| !line.starts_with("time "));
+        assert_eq!(line, expect.map(|text| format!("           {text}")).as_deref(), "{report}");
+    };
+    let none = AheadUsage::default();
+    check(0, none, None);
+    check(999, AheadUsage { gap_bytes: 9, ..none }, None);
+    check(1_000, none, Some("waited 0.001 s for bytes, over all lanes"));
+    let all = AheadUsage {
+        bytes: 1 << 30,
+        gap_bytes: 5 << 20,
+        taken_bytes: 1 << 29,
+        missed_bytes: 1,
+        aborted_bytes: 2,
+        unused_pruned_bytes: 1 << 20,
+        unused_limit_bytes: 2 << 20,
+        unused_cancelled_bytes: 3 << 20,
+        unused_given_back_bytes: 4 << 20,
+        ..none
+    };
+    let text = "waited 2.500 s for bytes, over all lanes; read and not used: 1 MiB pruned, 2 MiB not needed, \
+                3 MiB cancelled, 4 MiB dropped for memory, 5 MiB in gaps";
+    check(2_500_000, all, Some(text));
+}
+
+#[test]
 fn lines_of_a_report_stand_in_their_column() {
     let expect = "\
 decision   local: functions cannot be used: gone

@@ -69,7 +69,7 @@ pub struct RunningStatement {
     cap: Option<Arc<Cap>>,
     /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
-    /// Account of the bytes that the coordinator has read ahead for it.
+    /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
 }
 
@@ -274,7 +274,7 @@ impl RunningStatement {
         &self.events
     }
 
-    /// Returns the account of the bytes that the coordinator reads ahead. It is complete once the statement has finished.
+    /// Returns the account of what the coordinator reads ahead, and waits for. It is complete once the statement has finished.
     pub fn read_ahead_account(&self) -> Arc<AheadAccount> {
         Arc::clone(&self.ahead)
     }

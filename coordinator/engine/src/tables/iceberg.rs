@@ -13,7 +13,8 @@ use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{
-    ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, internal_datafusion_err, not_impl_err, plan_err,
+    ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, TableReference, internal_datafusion_err,
+    not_impl_err, plan_err,
 };
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
@@ -57,6 +58,7 @@ impl IcebergTable {
         let mut store = ObjectStoreUrl::local_filesystem();
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
+        let name = TableReference::bare(self.table.name());
         for (position, file) in files.iter().enumerate() {
             let location = Location::parse(&file.path.to_string()).map_err(external)?;
             let found = ObjectStoreUrl::parse(&location.store)?;
@@ -64,7 +66,8 @@ impl IcebergTable {
                 return not_impl_err!("table `{}` has data files in {store} and in {found}", self.table.name());
             }
             store = found;
-            groups[position % count].push(partitioned_file(file, location)?);
+            let file = partitioned_file(file, location)?.with_table_reference(Some(name.clone()));
+            groups[position % count].push(file);
         }
         let groups = groups.into_iter().map(FileGroup::new).collect();
         let options =

@@ -63,6 +63,8 @@ pub(super) struct Piece {
     /// Bytes of the range that readers will ask for: all but gaps.
     pub(super) wanted_bytes: u64,
     pub(super) taken_bytes: u64,
+    /// True once its body has come.
+    pub(super) has_come: bool,
     pub(super) state: PieceState,
 }
 
@@ -159,6 +161,7 @@ fn pieces(ranges: &[Range<u64>], bounds: PieceBounds) -> Vec<Piece> {
             range: range.clone(),
             wanted_bytes: length(range),
             taken_bytes: 0,
+            has_come: false,
             state: PieceState::Planned,
         });
     }

@@ -26,14 +26,17 @@ fn plain(units: usize) -> FileLayout {
     FileLayout { units: (0..units).map(unit).collect() }
 }
 
-/// Asks for whatever is next until nothing is. Footers come at once. Returns the pieces.
+/// Asks for whatever is next until nothing is. All of it comes at once. Returns the pieces.
 fn drain(units: &mut Units, layouts: &[FileLayout]) -> Vec<Wanted> {
     let mut asked = Vec::new();
     while let Some(next) = units.next() {
         assert!(units.ask(&next), "nobody was faster");
         match next {
             Next::Footer(file) => units.add(file, &layouts[file as usize]),
-            Next::Piece(wanted) => asked.push(wanted),
+            Next::Piece(wanted) => {
+                units.came(wanted.id);
+                asked.push(wanted);
+            }
         }
     }
     asked
@@ -179,9 +182,52 @@ fn a_stream_that_goes_on_has_left_what_lies_before() {
     assert_eq!((units.usage().taken_bytes, units.usage().unused_pruned_bytes), (10, 20));
     // A reader that replaces one of the same file changes nothing.
     assert!(units.opened(0, 1).is_empty());
-    assert_eq!(units.close(), [ids[3]]);
+    assert_eq!(units.close(End::Cancelled), [ids[3]]);
     assert_eq!(units.usage().unused_cancelled_bytes, 10);
     assert_eq!(units.next(), None);
+}
+
+#[test]
+fn what_nobody_takes_is_counted_by_its_reason() {
+    // Of two row groups with a gap in them, the first comes and the second does not.
+    use Consumption::{All, Growing, Rows};
+    for (consumption, begins, end, pruned, limit, cancelled) in [
+        (All, Begins::AtOnce, End::Finished, 20, 0, 0),
+        (All, Begins::WhenPolled, End::Finished, 0, 20, 0),
+        (Rows(1_000), Begins::AtOnce, End::Finished, 0, 20, 0),
+        (Growing, Begins::AtOnce, End::Finished, 0, 20, 0),
+        (All, Begins::AtOnce, End::Cancelled, 0, 0, 20),
+        (Rows(1_000), Begins::AtOnce, End::Cancelled, 0, 0, 20),
+    ] {
+        let unit = |row_group: usize| {
+            let start = 1000 * row_group as u64;
+            UnitLayout { row_group, rows: 100, ranges: vec![start..start + 10, start + 15..start + 25] }
+        };
+        let layout = FileLayout { units: (0..2).map(unit).collect() };
+        let lanes = Lanes::Shared { streams: 2, queue: vec![0] };
+        let mut units = Units::new(1, lanes, reading(consumption, begins), BOUNDS);
+        units.add(0, &layout);
+        let mut asked = Vec::new();
+        while let Some(next) = units.next() {
+            assert!(units.ask(&next));
+            asked.push(next);
+        }
+        let [Next::Piece(first), Next::Piece(_)] = &asked[..] else { panic!("{asked:?}") };
+        units.came(first.id);
+        assert_eq!(units.usage().gap_bytes, 10);
+        assert_eq!(units.close(end).len(), 2);
+        let expect = AheadUsage {
+            requests: 2,
+            bytes: 50,
+            gap_bytes: 5,
+            aborted_bytes: 25,
+            unused_pruned_bytes: pruned,
+            unused_limit_bytes: limit,
+            unused_cancelled_bytes: cancelled,
+            ..AheadUsage::default()
+        };
+        assert_eq!(units.usage(), expect, "{consumption:?} {begins:?} {end:?}");
+    }
 }
 
 #[test]
@@ -214,7 +260,7 @@ fn failed_and_pruned_units_are_left_to_readers() {
     assert_eq!(units.reprune(&|_, _| false, true), [asked[0].id]);
     assert_eq!(units.take(0, &[0..10, 1000..1010, 2000..2010]).found, [Found::Missing, Found::Missing, Found::Missing]);
     let usage = units.usage();
-    assert_eq!((usage.unused_failed_bytes, usage.unused_pruned_bytes, usage.missed_bytes), (10, 10, 30));
+    assert_eq!((usage.aborted_bytes, usage.unused_pruned_bytes, usage.missed_bytes), (10, 10, 30));
 }
 
 #[test]
@@ -323,6 +369,9 @@ impl Simulation {
                 Next::Footer(file) => self.footers.push(file),
                 Next::Piece(wanted) => {
                     self.sent.push((wanted.file, wanted.range.clone()));
+                    if self.random.random_bool(0.5) {
+                        self.units.came(wanted.id);
+                    }
                     assert!(self.held.insert(wanted.id, wanted).is_none(), "a piece is asked for twice");
                 }
             }
@@ -431,7 +480,7 @@ impl Simulation {
                 _ => self.disturb(),
             }
         }
-        let dropped = self.units.close();
+        let dropped = self.units.close(End::Finished);
         self.drop_pieces(&dropped);
     }
 }
@@ -453,13 +502,8 @@ fn whatever_happens_no_range_is_sent_twice() {
             }
         }
         let usage = scan.units.usage();
-        let unused = [
-            usage.unused_pruned_bytes,
-            usage.unused_cancelled_bytes,
-            usage.unused_given_back_bytes,
-            usage.unused_failed_bytes,
-        ];
-        assert_eq!(usage.bytes, usage.gap_bytes + usage.taken_bytes + unused.iter().sum::<u64>(), "seed {seed}");
+        let fates = usage.gap_bytes + usage.taken_bytes + usage.unused_bytes() + usage.aborted_bytes;
+        assert_eq!(usage.bytes, fates, "seed {seed}");
         ahead += usage.taken_bytes;
         missed += usage.missed_bytes;
     }

@@ -1,11 +1,18 @@
 //! Ends a statement: cleans its part of the exchange, counts its reads, and closes its event log.
 
+use std::time::Duration;
+
+use fragment_fn::ahead::AheadAccount;
 use tracing::Instrument;
 
 use super::{RunningStatement, Session};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent, StampedEvent};
 use crate::scheduler::QueryAttempts;
 use crate::session::engine::CLEANING_MAX;
+
+/// Longest wait for the end of a run that was dropped. An operator may compute for longer without a pause.
+const ACCOUNT_MAX: Duration = Duration::from_millis(100);
+const ACCOUNT_POLL: Duration = Duration::from_millis(1);
 
 /// Objects that a query's attempts leave in the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +61,26 @@ impl RunningStatement {
             let leftovers = Leftovers::of(&self.events.snapshot());
             clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
         }
-        self.events.push(QueryEvent::CoordinatorRead { usage: self.session.stores.usage() });
+        completed(&self.ahead).await;
+        let mut usage = self.session.stores.usage();
+        usage.ahead = self.ahead.usage();
+        usage.spans.waited_us = self.ahead.waited_us();
+        self.events.push(QueryEvent::CoordinatorRead { usage });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
+    }
+}
+
+/// Waits until the account of what was read ahead is complete, for at most [`ACCOUNT_MAX`]. A run that was dropped ends in
+/// its own time.
+async fn completed(account: &AheadAccount) {
+    let complete = async {
+        while !account.is_complete() {
+            tokio::time::sleep(ACCOUNT_POLL).await;
+        }
+    };
+    if tokio::time::timeout(ACCOUNT_MAX, complete).await.is_err() {
+        tracing::debug!("the account of what was read ahead is not complete");
     }
 }
 

@@ -15,14 +15,12 @@ use tracing::Instrument;
 
 use crate::error::QueryError;
 use crate::memory::QueryPool;
+use crate::model::ahead_bounds_here;
 use crate::session::Engine;
 use crate::tables::reading::Readers;
 
-/// Part of a query's memory that reading ahead leaves to operators: all but 1 in so many bytes.
-const AHEAD_PART: u64 = 10;
-
 /// Starts a plan in a task of its own. An operator that computes for minutes without a pause then holds up no time-out.
-/// `account` is told what becomes of the bytes that are read ahead.
+/// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead.
 pub(super) fn start(
     engine: &Engine,
     plan: Arc<dyn ExecutionPlan>,
@@ -33,15 +31,16 @@ pub(super) fn start(
     let sender = rows.tx();
     let ahead = read_ahead(engine, &context, account);
     let mut readers = Readers::new(&context, &engine.stores);
-    let plan = attach(plan, context.session_config().options(), ahead.as_ref(), &mut |_, scan| readers.reader(scan));
+    let options = context.session_config().options();
+    let plan = attach(plan, options, account, ahead.as_ref(), &mut |_, scan| readers.reader(scan));
     let plan = plan.map_err(QueryError::from_engine)?;
     if let Some(ahead) = &ahead {
         ahead.start();
     }
     let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
     let running = async move {
-        // It ends with the rows, also where they are not read to their end.
-        let _ahead = ahead;
+        // It ends with the rows, also where they are not read to their end, and is dropped before the stream.
+        let reading = ahead;
         while let Some(batch) = AssertUnwindSafe(stream.next())
             .catch_unwind()
             .await
@@ -50,8 +49,11 @@ pub(super) fn start(
             // A stream is not asked again after an error, for some operators then panic.
             let failed = batch.is_err();
             if sender.send(batch).await.is_err() || failed {
-                break;
+                return Ok(());
             }
+        }
+        if let Some(reading) = reading {
+            reading.finish();
         }
         Ok(())
     };
@@ -65,7 +67,7 @@ fn read_ahead(engine: &Engine, context: &TaskContext, account: &Arc<AheadAccount
     let pool = &runtime.memory_pool;
     let mut bounds = engine.reading().bounds();
     if let MemoryLimit::Finite(bytes) = pool.memory_limit() {
-        bounds.bytes_max = bounds.bytes_max.min(bytes as u64 / AHEAD_PART);
+        bounds = ahead_bounds_here(bounds, bytes as u64);
     }
     if bounds.is_off() {
         return None;
