@@ -32,6 +32,7 @@ use crate::columns::FileConstants;
 use crate::environment::Environment;
 use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
+use crate::late::LateColumns;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
 use crate::pace::Pace;
@@ -301,7 +302,7 @@ fn decode(
         with_lanes(scan, lanes, store.footer_cache_salt)
     })?;
     let options = context.session_config().options();
-    attach(plan, options, account, ahead, &mut |leaf, _| {
+    attach(plan, options, account, ahead, LateColumns::NEVER, &mut |leaf, _| {
         let (_, store) = lanes_of(leaf)?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));

@@ -26,6 +26,7 @@ mod file_errors;
 mod footer;
 pub mod handler;
 pub mod hedging;
+pub mod late;
 mod memory;
 pub mod metering;
 mod pace;

@@ -26,6 +26,7 @@ mod iceberg_odd;
 mod invokers;
 mod lake;
 mod lambda;
+mod late;
 mod meaning;
 mod memory;
 mod odd_values;

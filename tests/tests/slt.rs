@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use gust_engine::config::Target;
+use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
 use gust_engine::session::Session;
 use gust_protocol::plan::scans;
@@ -48,6 +48,11 @@ impl Database {
     fn judge() -> Self {
         let context = SessionContext::new_with_config(SessionConfig::new().with_information_schema(true));
         Self::Judge(context.enable_url_table())
+    }
+
+    fn with_late_columns() -> Self {
+        let config = Config { on: Target::Local, late_columns_percent_max: 100, ..Config::default() };
+        Self::Gust { session: Session::new(config).expect("a session"), target: Target::Local }
     }
 
     fn gust(target: Target) -> Self {
@@ -196,6 +201,11 @@ async fn judge_has_the_expected_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rows_are_the_judges_locally() {
     check(|| Database::gust(Target::Local)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rows_are_the_judges_where_columns_are_always_late() {
+    check(Database::with_late_columns).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,7 @@ pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 
 use crate::bridge::BRIDGE_BYTES;
 use crate::file_errors::naming_file;
+use crate::late::{LateColumns, with_late_columns};
 use crate::scan::ScanReader;
 use backoff::Backoff;
 use budget::{Grant, Member};
@@ -190,8 +191,9 @@ pub fn is_local(scan: &FileScanConfig) -> bool {
 }
 
 /// Prepares a plan's scans for their execution: errors name their file, and Parquet is read by the reader that `reader`
-/// makes for a leaf, ahead if `ahead` says so. Leaves count as in [`gust_protocol::plan::scans`]. A scan for which `reader`
-/// returns None keeps its own way to read. `account` is told of the waits of all others.
+/// makes for a leaf, ahead if `ahead` says so, with columns as late as `late` says. Leaves count as in
+/// [`gust_protocol::plan::scans`]. A scan for which `reader` returns None keeps its own way to read. `account` is told of the
+/// waits of all others.
 ///
 /// Call it last: rules that look for a Parquet scan find none in the new plan.
 ///
@@ -202,6 +204,7 @@ pub fn attach(
     config: &ConfigOptions,
     account: &Arc<AheadAccount>,
     ahead: Option<&ReadAhead>,
+    late: LateColumns,
     reader: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<Option<ScanReader>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let readings = ahead.map(|_| readings(&plan)).unwrap_or_default();
@@ -218,7 +221,7 @@ pub fn attach(
             }
             None => (scan.clone(), None),
         };
-        let scan = DataSourceExec::from_data_source(naming_file(scan, ahead));
+        let scan = DataSourceExec::from_data_source(naming_file(with_late_columns(scan, late), ahead));
         Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
     });
     attached.data()

@@ -279,7 +279,8 @@ impl Table {
             Arc::new(InMemory::new()),
         );
         let ahead = self.budget.query(BOUNDS, &self.pool, Arc::clone(&self.account));
-        let attached = attach(plan, &ConfigOptions::new(), &self.account, Some(&ahead), &mut |_, _| {
+        let late = LateColumns::NEVER;
+        let attached = attach(plan, &ConfigOptions::new(), &self.account, Some(&ahead), late, &mut |_, _| {
             let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
             let reader = ScanReader::new(store, Arc::clone(&self.footers), ColumnMatching::Name);
             Ok(Some(reader.paced(Some(Arc::clone(&self.pace)))))

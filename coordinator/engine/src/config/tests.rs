@@ -35,6 +35,7 @@ fn a_file_sets_everything() {
         function_temp_bytes = "1 GB"
         read_ahead_requests_max = 0
         read_ahead_bytes_max = "16MiB"
+        late_columns_percent_max = 0
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -91,6 +92,7 @@ fn a_file_sets_everything() {
         function_temp_bytes: 1_000_000_000,
         read_ahead_requests_max: 0,
         read_ahead_bytes_max: 16 << 20,
+        late_columns_percent_max: 0,
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,

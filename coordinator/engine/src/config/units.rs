@@ -73,6 +73,11 @@ pub(super) fn count_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     deserializer.deserialize_any(Count { min: 0, max: READ_AHEAD_REQUESTS_MAX })
 }
 
+/// Reads a percentage.
+pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { min: 0, max: 100 })
+}
+
 /// Visitor of a whole number.
 struct Count {
     min: u32,

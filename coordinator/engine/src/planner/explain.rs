@@ -12,6 +12,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, readings};
+use fragment_fn::late::{LateColumns, key_columns};
 use gust_catalog::Pruning;
 use gust_protocol::plan::scans;
 use gust_protocol::{AheadBounds, with_hint_line};
@@ -37,6 +38,9 @@ pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
     text += &reading(&planned.plan, ahead_bounds_here(config.read_ahead(), config.memory_bytes_max));
     text += &indented(&planned.plan);
+    if config.late_columns() != LateColumns::NEVER {
+        text += &late_columns(&planned.plan);
+    }
     let ahead = planned.functions.as_ref().map_or(AheadBounds::OFF, |functions| functions.packed.size.limits.ahead);
     for stage in planned.stages() {
         let need = fragment_need(stage, &held_by(&stage.plan));
@@ -72,6 +76,16 @@ fn size(bytes: u64) -> String {
 fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
     let plan = displayable(plan.as_ref()).indent(false).to_string();
     plan.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
+}
+
+/// Names the columns by which joins may decide which rows of the other columns are decoded, scan by scan.
+fn late_columns(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let keys = scans(plan).into_iter().map(|scan| key_columns(&scan)).filter(|keys| !keys.is_empty());
+    let keys: Vec<String> = keys.map(|keys| keys.join(", ")).collect();
+    match keys.is_empty() {
+        true => String::new(),
+        false => format!("late columns where joins keep few rows of a scan, by {}\n", keys.join("; ")),
+    }
 }
 
 fn memory(need: &MemoryNeed, allowed: u64) -> String {

@@ -32,7 +32,8 @@ pub(super) fn start(
     let ahead = read_ahead(engine, &context, account);
     let mut readers = Readers::new(&context, &engine.stores);
     let options = context.session_config().options();
-    let plan = attach(plan, options, account, ahead.as_ref(), &mut |_, scan| readers.reader(scan));
+    let late = engine.config.late_columns();
+    let plan = attach(plan, options, account, ahead.as_ref(), late, &mut |_, scan| readers.reader(scan));
     let plan = plan.map_err(QueryError::from_engine)?;
     if let Some(ahead) = &ahead {
         ahead.start();

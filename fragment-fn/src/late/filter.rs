@@ -1,0 +1,262 @@
+//! Conjuncts of the predicate of a file whose columns are late.
+
+use std::fmt::{Display, Formatter};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::functions::core::input_file_name;
+use datafusion::logical_expr::{ColumnarValue, Operator};
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, DynamicFilterPhysicalExpr, Literal};
+use datafusion::physical_plan::PhysicalExpr;
+
+use super::LateColumns;
+
+/// Rows after which a filter that keeps too many is given up.
+const TRIAL_ROWS: u64 = 4 * 8192;
+
+/// Rows that a filter has seen in a scan, and those that it has kept.
+#[derive(Debug)]
+pub(super) struct Tally {
+    rule: LateColumns,
+    rows: AtomicU64,
+    kept: AtomicU64,
+    is_given_up: AtomicBool,
+}
+
+impl Tally {
+    pub(super) fn new(rule: LateColumns) -> Self {
+        Self { rule, rows: AtomicU64::new(0), kept: AtomicU64::new(0), is_given_up: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Relaxed)
+    }
+
+    /// Returns the share of rows that were kept, 0 before the first.
+    pub(super) fn share(&self) -> f64 {
+        let (rows, kept) = (self.rows.load(Relaxed), self.kept.load(Relaxed));
+        if rows == 0 { 0.0 } else { kept as f64 / rows as f64 }
+    }
+
+    pub(super) fn add(&self, rows: usize, kept: usize) {
+        let rows = self.rows.fetch_add(rows as u64, Relaxed) + rows as u64;
+        self.kept.fetch_add(kept as u64, Relaxed);
+        if rows >= TRIAL_ROWS && self.share() * 100.0 > f64::from(self.rule.kept_percent_max) {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&self) {
+        self.is_given_up.store(true, Relaxed);
+    }
+}
+
+impl Display for Tally {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let (rows, kept) = (self.rows.load(Relaxed), self.kept.load(Relaxed));
+        match (self.is_given_up(), rows) {
+            (false, 0) => f.write_str("not used"),
+            (false, _) => write!(f, "{kept} of {rows} rows kept"),
+            (true, _) => write!(f, "given up, {kept} of {rows} rows kept"),
+        }
+    }
+}
+
+/// Most parts of a join's build side of which each row is compared with all.
+const PARTS_MAX: usize = 4;
+
+/// Returns what a join's filter is now, or lets more rows through where that is cheaper: a row is compared with the keys of each
+/// part of the build side, instead of being sent to its part's, which copies the rows.
+pub(super) fn unrouted(filter: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    let now = filter.downcast_ref::<DynamicFilterPhysicalExpr>().and_then(|filter| filter.current().ok());
+    match now.as_ref().and_then(any_part) {
+        Some(parts) => parts,
+        None => Arc::clone(filter),
+    }
+}
+
+/// Joins the parts of a CASE over a row's part, also below the OR that keeps NULL keys.
+fn any_part(expr: &Arc<dyn PhysicalExpr>) -> Option<Arc<dyn PhysicalExpr>> {
+    let or = |one, other| Arc::new(BinaryExpr::new(one, Operator::Or, other)) as Arc<dyn PhysicalExpr>;
+    if let Some(both) = expr.downcast_ref::<BinaryExpr>().filter(|both| *both.op() == Operator::Or) {
+        return Some(or(Arc::clone(both.left()), any_part(both.right())?));
+    }
+    let case = expr.downcast_ref::<CaseExpr>().filter(|case| case.expr().is_some())?;
+    let is_false = |part: &Arc<dyn PhysicalExpr>| {
+        part.downcast_ref::<Literal>().is_some_and(|part| *part.value() == ScalarValue::Boolean(Some(false)))
+    };
+    let parts = case.when_then_expr().iter().map(|(_, part)| part).chain(case.else_expr());
+    let parts: Vec<_> = parts.filter(|part| !is_false(part)).cloned().collect();
+    if parts.len() > PARTS_MAX {
+        return None;
+    }
+    parts.into_iter().reduce(or)
+}
+
+/// Filter of a join's keys, which the decoder evaluates. All rows pass once it is given up.
+#[derive(Debug)]
+pub(super) struct KeyFilter {
+    filter: Arc<dyn PhysicalExpr>,
+    tally: Arc<Tally>,
+}
+
+impl KeyFilter {
+    pub(super) fn over(filter: Arc<dyn PhysicalExpr>, tally: Arc<Tally>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { filter, tally })
+    }
+}
+
+fn all_rows() -> ColumnarValue {
+    ColumnarValue::Scalar(ScalarValue::Boolean(Some(true)))
+}
+
+impl PhysicalExpr for KeyFilter {
+    fn data_type(&self, _: &Schema) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn nullable(&self, _: &Schema) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        if self.tally.is_given_up() {
+            return Ok(all_rows());
+        }
+        match self.filter.evaluate(batch).and_then(|kept| kept.into_array(batch.num_rows())) {
+            Ok(kept) => {
+                let Some(is_kept) = kept.as_boolean_opt() else { return Ok(all_rows()) };
+                self.tally.add(is_kept.len(), is_kept.true_count());
+                Ok(ColumnarValue::Array(kept))
+            }
+            // Whoever needs the value reports what is wrong with it.
+            Err(error) => {
+                tracing::debug!(%error, "a join's keys decide about no rows");
+                self.tally.give_up();
+                Ok(all_rows())
+            }
+        }
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.filter]
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let filter = children.pop().ok_or_else(no_child)?;
+        Ok(Self::over(filter, Arc::clone(&self.tally)))
+    }
+
+    /// Returns what row groups and pages are pruned by.
+    fn snapshot(&self) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        Ok(Some(Arc::clone(&self.filter)))
+    }
+
+    fn fmt_sql(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.filter.fmt_sql(f)
+    }
+}
+
+impl Display for KeyFilter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.filter, f)
+    }
+}
+
+impl PartialEq for KeyFilter {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tally, &other.tally) && self.filter.as_ref() == other.filter.as_ref()
+    }
+}
+
+impl Eq for KeyFilter {}
+
+impl Hash for KeyFilter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.filter.as_ref().hash(state);
+    }
+}
+
+/// Conjunct by which row groups and pages are pruned, and no rows: an operator above the scan does that.
+///
+/// DataFusion 55.2 evaluates each conjunct in the decoder or none. It leaves out those that name the file, because the
+/// decoder does not know it (`PushdownChecker`); pruning sees the snapshot, which does not name it. Were that to change, all
+/// rows would pass.
+#[derive(Debug)]
+pub(super) struct PruningOnly {
+    filter: Arc<dyn PhysicalExpr>,
+    file_name: Arc<dyn PhysicalExpr>,
+}
+
+static FILE_NAME: LazyLock<Arc<dyn PhysicalExpr>> = LazyLock::new(|| {
+    let name = Arc::new(Field::new("input_file_name", DataType::Utf8, true));
+    let options = Arc::new(ConfigOptions::default());
+    Arc::new(ScalarFunctionExpr::new("input_file_name", input_file_name(), Vec::new(), name, options))
+});
+
+impl PruningOnly {
+    pub(super) fn over(filter: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { filter, file_name: Arc::clone(&FILE_NAME) })
+    }
+}
+
+impl PhysicalExpr for PruningOnly {
+    fn data_type(&self, _: &Schema) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn nullable(&self, _: &Schema) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn evaluate(&self, _: &RecordBatch) -> Result<ColumnarValue> {
+        Ok(all_rows())
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.filter, &self.file_name]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let [filter, file_name] = <[_; 2]>::try_from(children).map_err(|_| no_child())?;
+        Ok(Arc::new(Self { filter, file_name }))
+    }
+
+    fn snapshot(&self) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        Ok(Some(Arc::clone(&self.filter)))
+    }
+
+    fn fmt_sql(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.filter.fmt_sql(f)
+    }
+}
+
+impl Display for PruningOnly {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.filter, f)
+    }
+}
+
+impl PartialEq for PruningOnly {
+    fn eq(&self, other: &Self) -> bool {
+        self.filter.as_ref() == other.filter.as_ref()
+    }
+}
+
+impl Eq for PruningOnly {}
+
+impl Hash for PruningOnly {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.filter.as_ref().hash(state);
+    }
+}
+
+fn no_child() -> DataFusionError {
+    DataFusionError::Internal("an expression is rebuilt with its children".to_owned())
+}
