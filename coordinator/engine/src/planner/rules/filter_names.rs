@@ -15,8 +15,8 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
 
 use super::order_check;
 
@@ -42,7 +42,8 @@ enum Phase {
     Dynamic,
 }
 
-/// Rule that pushes filters down, unless one would pass a node whose names do not tell its columns apart.
+/// Rule that pushes filters down, unless one would pass a node whose names do not tell its columns apart. Facts are still pushed
+/// down below such a node.
 #[derive(Debug)]
 struct Guarded {
     rule: Rule,
@@ -51,12 +52,15 @@ struct Guarded {
 
 impl PhysicalOptimizerRule for Guarded {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let is_ambiguous = match self.phase {
-            Phase::Static => filters_over_shared_names(&plan),
-            Phase::Dynamic => passes_shared_names(&plan),
-        };
         // Filters that stay in place cost time, and no rows.
-        if is_ambiguous { Ok(plan) } else { self.rule.optimize(plan, config) }
+        match self.phase {
+            Phase::Static if filters_over_shared_names(&plan) => Ok(plan),
+            Phase::Static => self.rule.optimize(plan, config),
+            Phase::Dynamic => match self.below_shared_names(plan, config)? {
+                Part::Clear(plan) => self.rule.optimize(plan, config),
+                Part::Done(plan) => Ok(plan),
+            },
+        }
     }
 
     fn name(&self) -> &str {
@@ -68,11 +72,40 @@ impl PhysicalOptimizerRule for Guarded {
     }
 }
 
+/// Part of a plan, from a node down.
+enum Part {
+    /// No filter in it passes shared names. The rule was not applied yet.
+    Clear(Arc<dyn ExecutionPlan>),
+    /// The rule was applied wherever no filter passes shared names.
+    Done(Arc<dyn ExecutionPlan>),
+}
+
+impl Guarded {
+    /// Applies the rule to the largest parts in which no filter passes shared names, unless the whole is one.
+    fn below_shared_names(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Part> {
+        let children = plan.children().into_iter().map(|child| self.below_shared_names(Arc::clone(child), config));
+        let children: Vec<Part> = children.collect::<Result<_>>()?;
+        if !shares_names_with_input(&plan) && children.iter().all(|part| matches!(part, Part::Clear(_))) {
+            return Ok(Part::Clear(plan));
+        }
+        let children = children.into_iter().map(|part| match part {
+            Part::Clear(child) => self.rule.optimize(child, config),
+            Part::Done(child) => Ok(child),
+        });
+        let children = children.collect::<Result<Vec<_>>>()?;
+        Ok(Part::Done(replace_children_if_necessary(plan, children)?))
+    }
+}
+
+/// Returns true if the node has one input, and either has two columns of one name.
+fn shares_names_with_input(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let children = plan.children();
+    children.len() == 1 && (shares_names(plan) || shares_names(children[0]))
+}
+
 /// Returns true if a node with one input, here or below, has two columns of one name.
 fn passes_shared_names(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let children = plan.children();
-    let is_here = children.len() == 1 && (shares_names(plan) || shares_names(children[0]));
-    is_here || children.into_iter().any(passes_shared_names)
+    shares_names_with_input(plan) || plan.children().into_iter().any(passes_shared_names)
 }
 
 /// Returns true if such a node lies below a filter.
@@ -91,8 +124,9 @@ fn shares_names(plan: &Arc<dyn ExecutionPlan>) -> bool {
 #[cfg(test)]
 mod tests {
     use arrow::record_batch::RecordBatch;
-    use datafusion::dataframe::DataFrameWriteOptions;
+    use datafusion::dataframe::{DataFrame, DataFrameWriteOptions};
     use datafusion::execution::SessionStateBuilder;
+    use datafusion::physical_plan::displayable;
     use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
     use tempfile::TempDir;
 
@@ -118,8 +152,8 @@ mod tests {
         folder
     }
 
-    /// Counts the rows of `sql` with these rules.
-    async fn count(rules: Vec<Rule>, folder: &TempDir, sql: &str) -> usize {
+    /// Plans `sql` with these rules.
+    async fn planned(rules: Vec<Rule>, folder: &TempDir, sql: &str) -> DataFrame {
         let state = SessionStateBuilder::new_with_default_features()
             .with_config(SessionConfig::new().with_target_partitions(4))
             .with_physical_optimizer_rules(rules)
@@ -130,7 +164,11 @@ mod tests {
             let path = path.to_str().expect("text");
             context.register_parquet(name, path, ParquetReadOptions::default()).await.expect("a table");
         }
-        let rows = context.sql(sql).await.expect("a plan").collect().await.expect("rows");
+        context.sql(sql).await.expect("a plan")
+    }
+
+    async fn count(rules: Vec<Rule>, folder: &TempDir, sql: &str) -> usize {
+        let rows = planned(rules, folder, sql).await.collect().await.expect("rows");
         rows.iter().map(RecordBatch::num_rows).sum()
     }
 
@@ -140,6 +178,17 @@ mod tests {
     async fn a_join_of_three_tables_that_share_names_has_its_rows() {
         let folder = tables().await;
         assert_eq!(count(rules(), &folder, THREE).await, 7);
+    }
+
+    #[tokio::test]
+    async fn joins_below_shared_names_tell_scans_their_keys() {
+        let folder = tables().await;
+        // Only the join's output has two columns `id`.
+        let sql = "SELECT x.id AS a, y.id AS b FROM x JOIN y ON x.k = y.k WHERE x.id < 7";
+        let plan = planned(rules(), &folder, sql).await.create_physical_plan().await.expect("a plan");
+        let text = displayable(plan.as_ref()).indent(false).to_string();
+        assert!(passes_shared_names(&plan) && text.contains("DynamicFilter"), "{text}");
+        assert_eq!(count(rules(), &folder, sql).await, 7);
     }
 
     /// Fails when DataFusion is corrected: then this file can go.
