@@ -20,6 +20,7 @@
 mod avro;
 mod cache;
 mod convert;
+mod deletes;
 mod error;
 mod location;
 mod manifests;
@@ -43,7 +44,8 @@ pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use scalar::Scalar;
 pub use scan::{
-    ColumnFacts, DataFile, FilePath, FilePlan, IdentityValue, PartitionValue, Pruned, Pruning, ScanFile, ScanRequest,
+    ColumnFacts, DataFile, DeleteContent, DeleteFile, FileDeletes, FilePath, FilePlan, IdentityValue, PartitionHit,
+    PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
 };
 pub use sql::Catalog;
 pub use storage::CatalogStores;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::predicate::Predicate;
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
@@ -22,7 +23,104 @@ pub struct ScanRequest<'a> {
 pub struct FilePlan {
     /// Files to read, in the order of the manifests.
     pub files: Vec<ScanFile>,
+    /// Delete files that apply to one of the files at least.
+    pub deletes: Vec<DeleteFile>,
+    pub route: Route,
     pub pruning: Pruning,
+}
+
+/// Partitions that the files of a plan lie in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Route {
+    /// True where the predicate gives the values of every partition field, of all specs that the files have.
+    pub is_pinned: bool,
+    pub partitions: Vec<PartitionHit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionHit {
+    pub spec_id: i32,
+    /// Values by the fields' names, `region=eu, id_bucket=3`. Empty for files that no field parts.
+    pub text: String,
+    pub files: u64,
+}
+
+/// Delete file that applies to files of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeleteFile {
+    pub path: FilePath,
+    pub size_bytes: u64,
+    /// Rows of the file; bits of a vector.
+    pub record_count: u64,
+    pub content: DeleteContent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteContent {
+    /// Paths of data files and positions of their rows.
+    Positions,
+    /// Bitmap of one data file's rows, at these bytes of the file.
+    Vector { offset: u64, bytes: u64 },
+    /// Values of these columns. Rows with them are deleted from the files that name the scope and have a smaller number.
+    Equality { ids: Box<[i32]>, scope: u32, sequence_number: i64 },
+}
+
+/// Deletes of a data file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileDeletes {
+    /// Position of its vector in `FilePlan::deletes`.
+    pub vector: Option<u32>,
+    /// Positions of its position delete files in `FilePlan::deletes`.
+    pub positions: Box<[u32]>,
+    /// Scopes of equality deletes, of which those with a number above the file's apply.
+    pub equality: Box<[u32]>,
+}
+
+impl FilePlan {
+    /// Drops a file whose rows are all deleted.
+    pub(crate) fn drop_deleted(&mut self, file: &ScanFile) {
+        self.pruning.files_kept -= 1;
+        self.pruning.bytes_kept -= file.size_bytes;
+        self.pruning.book_file(&PruneReason::Deleted, file.size_bytes);
+        if let Some(hit) = self.route.partitions.get_mut(file.partition as usize) {
+            hit.files -= 1;
+        }
+    }
+
+    /// Refuses a plan with deletes, for readers that cannot apply them.
+    ///
+    /// # Errors
+    /// Unsupported, with the number of delete files by kind.
+    pub fn refuse_deletes(&self, table: &str) -> Result<()> {
+        if self.deletes.is_empty() {
+            return Ok(());
+        }
+        let count =
+            |is_one: fn(&DeleteContent) -> bool| self.deletes.iter().filter(|file| is_one(&file.content)).count();
+        let positions = count(|content| matches!(content, DeleteContent::Positions));
+        let vectors = count(|content| matches!(content, DeleteContent::Vector { .. }));
+        let equalities = count(|content| matches!(content, DeleteContent::Equality { .. }));
+        Err(Error::Unsupported {
+            table: table.to_owned(),
+            feature: format!(
+                "live delete files ({positions} of positions, {vectors} deletion vectors, {equalities} of equality)"
+            ),
+            next: "compact the table so that its data files are rewritten without deleted rows",
+        })
+    }
+}
+
+impl FileDeletes {
+    /// Puts the positions in a plan in place of those in an index.
+    pub(crate) fn renumber(&mut self, places: &[Option<u32>]) {
+        let place = |number: &u32| places.get(*number as usize).copied().flatten();
+        self.vector = self.vector.as_ref().and_then(place);
+        self.positions = self.positions.iter().filter_map(place).collect();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.vector.is_none() && self.positions.is_empty() && self.equality.is_empty()
+    }
 }
 
 /// Data file that a scan has to read.
@@ -33,6 +131,8 @@ pub struct ScanFile {
     pub record_count: u64,
     /// Number of the commit that its rows belong to.
     pub sequence_number: i64,
+    /// Position in `Route::partitions`.
+    pub partition: u32,
     /// Values that all rows share in the identity partition columns of the file's own spec, without NULLs. Files that were
     /// imported may hold these columns nowhere else.
     pub identity_values: Arc<[IdentityValue]>,
@@ -42,9 +142,15 @@ pub struct ScanFile {
     pub column_bytes: Box<[(i32, u64)]>,
     /// Metrics of the columns that were asked for, ascending by id. A column without any is absent.
     pub columns: Box<[ColumnFacts]>,
+    pub deletes: FileDeletes,
 }
 
 impl ScanFile {
+    /// Drops the metrics of other columns.
+    pub(crate) fn keep_columns(&mut self, ids: &BTreeSet<i32>) {
+        self.columns = self.columns.iter().filter(|column| ids.contains(&column.id)).cloned().collect();
+    }
+
     /// Returns the metrics of a column.
     pub fn column(&self, id: i32) -> Option<&ColumnFacts> {
         let found = self.columns.binary_search_by_key(&id, |column| column.id).ok()?;

@@ -1,55 +1,18 @@
 //! Choice of a manifest's files, by partition values and metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::entry::{ABSENT, Content, DecodedManifest, Entry, Format, Metrics};
+use super::entry::{Content, DecodedManifest, Entry, Format};
 use super::list::{ManifestFile, Summary};
 use super::value::result_type;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use crate::metadata::{SpecPart, TableMetadata};
 use crate::prune::{BoundPredicate, Nulls, PruneReason, RangePredicate, SpecField, ValueRange};
 use crate::scalar::Scalar;
-use crate::scan::{ColumnFacts, FilePath, FilePlan, IdentityValue, ScanFile};
+use crate::scan::{FileDeletes, FilePath, IdentityValue, PartitionHit, Pruning, ScanFile};
 use crate::table::Table;
 use crate::types::{PartitionField, Transform, Type};
-
-/// Columns whose metrics a scan needs: those that it asks for, and those of its predicate.
-#[derive(Debug)]
-pub(crate) struct Wanted {
-    /// Types by id. `None` where no schema has the column.
-    types: BTreeMap<i32, Option<Type>>,
-    asked: BTreeSet<i32>,
-    of_predicate: Vec<i32>,
-}
-
-impl Wanted {
-    pub(crate) fn new(metadata: &TableMetadata, asked: &BTreeSet<i32>, bound: &BoundPredicate) -> Self {
-        let of_predicate: Vec<i32> = bound.column_ids().collect();
-        let ids = asked.iter().chain(&of_predicate);
-        let types = ids.map(|id| (*id, metadata.field(*id).map(|found| found.field.ty.clone()))).collect();
-        Wanted { types, asked: asked.clone(), of_predicate }
-    }
-
-    /// Lists the ids, ascending.
-    pub(crate) fn ids(&self) -> Vec<i32> {
-        self.types.keys().copied().collect()
-    }
-
-    fn facts(&self, manifest: &DecodedManifest, metrics: &Metrics) -> ColumnFacts {
-        let known = |count: u64| (count != ABSENT).then_some(count);
-        let ty = self.types.get(&metrics.id).and_then(Option::as_ref);
-        let bound = |bytes: Option<&[u8]>| Scalar::from_bound(bytes?, ty?);
-        ColumnFacts {
-            id: metrics.id,
-            values: known(metrics.values),
-            nulls: known(metrics.nulls),
-            nans: known(metrics.nans),
-            lower: bound(manifest.lower(metrics)),
-            upper: bound(manifest.upper(metrics)),
-        }
-    }
-}
 
 /// Predicate in the form that applies to the manifests of one partition spec.
 #[derive(Debug)]
@@ -61,15 +24,36 @@ pub(crate) struct Chooser {
     /// Types of the partition values by the table's schemas. `None` where none is known.
     types: Vec<Option<Type>>,
     predicate: RangePredicate,
-    wanted: Arc<Wanted>,
+    pub(super) wanted: Arc<Wanted>,
 }
 
 /// Partition values of some files of a manifest.
 struct Tuple {
     /// Ranges of the fields, in the spec's order. Those of columns come and go behind them.
     ranges: Vec<ValueRange>,
-    /// Position of the field in the manifest's values, by the spec's order.
-    identity_values: Option<Arc<[IdentityValue]>>,
+    /// What its files share, once one of them is kept.
+    shared: Option<Shared>,
+}
+
+struct Shared {
+    identity_values: Arc<[IdentityValue]>,
+    /// Position in `Selection::partitions`.
+    partition: u32,
+}
+
+/// Files of one manifest that a query needs.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) files: Vec<ScanFile>,
+    pub(crate) partitions: Vec<SelectedPartition>,
+    pub(crate) pruning: Pruning,
+}
+
+#[derive(Debug)]
+pub(crate) struct SelectedPartition {
+    /// Bytes that are equal for equal partitions of one spec.
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) hit: PartitionHit,
 }
 
 impl Chooser {
@@ -105,40 +89,100 @@ impl Chooser {
         self.predicate.excluded(&ranges)
     }
 
+    /// Returns true where the predicate gives the values of all fields.
+    pub(crate) fn is_pinned(&self) -> bool {
+        let pinned = self.predicate.pinned();
+        let fields = self.parts.iter().enumerate().filter(|(_, part)| part.transform != Transform::Void);
+        let mut fields = fields.map(|(position, _)| position).peekable();
+        fields.peek().is_some() && fields.all(|position| pinned.contains(&position))
+    }
+
+    /// Returns true where no field parts the files of the spec.
+    pub(crate) fn is_unpartitioned(&self) -> bool {
+        self.parts.iter().all(|part| part.transform == Transform::Void)
+    }
+
     /// Selects the files of a manifest that may match, and books the reasons of the others.
-    pub(crate) fn select(&self, manifest: &DecodedManifest, of: &ManifestFile) -> Result<FilePlan> {
+    pub(crate) fn select(&self, manifest: &DecodedManifest, of: &ManifestFile) -> Result<Selection> {
         let positions = self.positions(manifest, &of.path)?;
         let mut tuples: Vec<Option<Tuple>> = Vec::new();
         tuples.resize_with(manifest.tuples(), || None);
         let mut excluded: Vec<Option<&PruneReason>> = vec![None; manifest.tuples()];
-        let mut plan = FilePlan::default();
+        let mut selection = Selection::default();
         for entry in &manifest.entries {
-            plan.pruning.files_total += 1;
+            selection.pruning.files_total += 1;
             let place = entry.tuple as usize;
             let (Some(tuple), Some(excluded)) = (tuples.get_mut(place), excluded.get_mut(place)) else { continue };
             if tuple.is_none() {
                 let ranges = self.ranges(manifest, entry.tuple, &positions);
                 *excluded = self.predicate.excluded(&ranges);
-                *tuple = Some(Tuple { ranges, identity_values: None });
+                *tuple = Some(Tuple { ranges, shared: None });
             }
             let Some(tuple) = tuple else { continue };
             let reason = excluded.or_else(|| self.excluded_file(manifest, entry, &mut tuple.ranges));
             if let Some(reason) = reason {
-                plan.pruning.book_file(reason, entry.size_bytes);
+                selection.pruning.book_file(reason, entry.size_bytes);
                 continue;
             }
             self.refuse_unreadable(manifest, entry, &of.path)?;
-            plan.pruning.files_kept += 1;
-            plan.pruning.bytes_kept += entry.size_bytes;
-            let identity_values =
-                tuple.identity_values.get_or_insert_with(|| self.identity_values(manifest, entry.tuple, &positions));
-            plan.files.push(self.scan_file(manifest, entry, of, Arc::clone(identity_values))?);
+            selection.pruning.files_kept += 1;
+            selection.pruning.bytes_kept += entry.size_bytes;
+            let shared = tuple.shared.get_or_insert_with(|| {
+                let partition = selection.partitions.len() as u32;
+                selection.partitions.push(self.partition(manifest, entry.tuple, &positions));
+                Shared { identity_values: self.identity_values(manifest, entry.tuple, &positions), partition }
+            });
+            if let Some(partition) = selection.partitions.get_mut(shared.partition as usize) {
+                partition.hit.files += 1;
+            }
+            selection.files.push(self.scan_file(manifest, entry, of, shared)?);
         }
-        Ok(plan)
+        Ok(selection)
+    }
+
+    /// Describes the partition of values of a manifest.
+    fn partition(&self, manifest: &DecodedManifest, tuple: u32, positions: &[Option<usize>]) -> SelectedPartition {
+        let fields = self.parts.iter().zip(positions).zip(&self.types);
+        let fields = fields.filter(|((part, _), _)| part.transform != Transform::Void);
+        let text = fields.map(|((part, position), ty)| {
+            let value = position.and_then(|position| manifest.tuple(tuple).get(position));
+            let text = match (value, ty) {
+                (Some(None), _) => part.transform.text(None),
+                (Some(Some(value)), Some(ty)) => match value.scalar(ty) {
+                    Some(value) => part.transform.text(Some(&value)),
+                    None => "?".to_owned(),
+                },
+                _ => "?".to_owned(),
+            };
+            format!("{}={text}", part.name)
+        });
+        let text = text.collect::<Vec<_>>().join(", ");
+        let hit = PartitionHit { spec_id: self.spec_id, text, files: 0 };
+        SelectedPartition { key: self.partition_key(manifest, tuple, positions), hit }
+    }
+
+    /// Returns bytes that are equal for equal partitions of the spec. Void fields part nothing.
+    pub(super) fn partition_key(
+        &self,
+        manifest: &DecodedManifest,
+        tuple: u32,
+        positions: &[Option<usize>],
+    ) -> Arc<[u8]> {
+        let mut key = self.spec_id.to_le_bytes().to_vec();
+        for ((part, position), ty) in self.parts.iter().zip(positions).zip(&self.types) {
+            if part.transform == Transform::Void {
+                continue;
+            }
+            match position.and_then(|position| manifest.tuple(tuple).get(position)) {
+                Some(Some(value)) => value.add_typed_key(ty.as_ref(), &mut key),
+                _ => key.push(0),
+            }
+        }
+        key.into()
     }
 
     /// Finds the spec's fields among the manifest's partition values, by their ids.
-    fn positions(&self, manifest: &DecodedManifest, location: &str) -> Result<Vec<Option<usize>>> {
+    pub(super) fn positions(&self, manifest: &DecodedManifest, location: &str) -> Result<Vec<Option<usize>>> {
         let of = |parts: &[SpecPart]| -> Vec<_> {
             parts.iter().map(|part| (part.sources.clone(), part.transform)).collect()
         };
@@ -223,7 +267,7 @@ impl Chooser {
         manifest: &DecodedManifest,
         entry: &Entry,
         of: &ManifestFile,
-        identity_values: Arc<[IdentityValue]>,
+        shared: &Shared,
     ) -> Result<ScanFile> {
         let asked = manifest.metrics(entry).iter().filter(|metrics| self.wanted.asked.contains(&metrics.id));
         Ok(ScanFile {
@@ -231,10 +275,12 @@ impl Chooser {
             size_bytes: entry.size_bytes,
             record_count: entry.record_count,
             sequence_number: sequence_number(entry, of)?,
-            identity_values,
+            partition: shared.partition,
+            identity_values: Arc::clone(&shared.identity_values),
             split_offsets: manifest.split_offsets(entry).into(),
             column_bytes: manifest.column_bytes(entry).iter().map(|column| (column.id, column.bytes)).collect(),
             columns: asked.map(|metrics| self.wanted.facts(manifest, metrics)).collect(),
+            deletes: FileDeletes::default(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::entry::{ABSENT, ColumnBytes, Content, DecodedManifest, Entry, Format, Metrics, Span};
+use super::entry::{ABSENT, ColumnBytes, Content, DecodedManifest, DeleteParts, Entry, Format, Metrics, Span};
 use super::value::PartitionValue;
 use super::{Known, known, slot};
 use crate::avro::{AvroFault, Container, FieldAt, Program, Sink, Slot, Value};
@@ -16,7 +16,7 @@ const FILE: Slot = 2;
 const PARTITION: Slot = 102;
 /// Slot of the first partition field; the others follow by their positions.
 const PARTITION_FIRST: Slot = 1 << 16;
-const FIELDS: [Known; 30] = [
+const FIELDS: [Known; 35] = [
     known(0, &["status"], None),
     known(3, &["sequence_number"], None),
     known(FILE, &["data_file"], None),
@@ -47,6 +47,11 @@ const FIELDS: [Known; 30] = [
     known(128, &["upper_bounds"], Some(FILE)),
     known(129, &["key"], Some(128)),
     known(130, &["value"], Some(128)),
+    known(135, &["equality_ids"], Some(FILE)),
+    known(136, &[""], Some(135)),
+    known(143, &["referenced_data_file"], Some(FILE)),
+    known(144, &["content_offset"], Some(FILE)),
+    known(145, &["content_size_in_bytes"], Some(FILE)),
 ];
 
 /// Decodes the live entries of a manifest, with the metrics of the columns `keep`, ascending.
@@ -85,9 +90,18 @@ struct EntrySink {
     /// The key of the map entry that is read.
     key: Option<i32>,
     draft: Draft,
+    /// Places of the kept columns' metrics in the draft.
+    places: Vec<DraftPlace>,
     folders: HashMap<Box<str>, u32>,
     tuples: HashMap<Box<[u8]>, u32>,
     tuple_key: Vec<u8>,
+}
+
+/// Place of a column's metrics in the draft of an entry, which may be over.
+#[derive(Clone)]
+struct DraftPlace {
+    entry: u64,
+    place: usize,
 }
 
 /// Entry that is read.
@@ -105,6 +119,8 @@ struct Draft {
     metrics: Vec<Metrics>,
     column_bytes: Vec<ColumnBytes>,
     split_offsets: Vec<i64>,
+    equality_ids: Vec<i32>,
+    delete: DeleteParts,
     /// Length of the heap before the entry.
     heap_start: usize,
 }
@@ -112,6 +128,7 @@ struct Draft {
 impl EntrySink {
     fn new(keep: Arc<[i32]>, partition_ids: Vec<Option<i64>>) -> Self {
         let mut sink = EntrySink {
+            places: vec![DraftPlace { entry: u64::MAX, place: 0 }; keep.len()],
             out: DecodedManifest { keep, partition_ids, ..DecodedManifest::default() },
             seen: 0,
             key: None,
@@ -134,15 +151,22 @@ impl EntrySink {
         draft.tuple.resize(self.out.partition_ids.len(), None);
         draft.column_bytes.clear();
         draft.split_offsets.clear();
+        draft.equality_ids.clear();
+        draft.delete = DeleteParts::default();
         draft.metrics.clear();
-        draft.metrics.extend(self.out.keep.iter().map(|id| Metrics::none(*id)));
         draft.heap_start = self.out.heap.len();
     }
 
     /// Returns the metrics of the map entry's column, if they are kept.
     fn metrics(&mut self) -> Option<&mut Metrics> {
-        let position = self.out.keep.binary_search(&self.key?).ok()?;
-        self.draft.metrics.get_mut(position)
+        let key = self.key?;
+        let position = self.out.keep.binary_search(&key).ok()?;
+        let place = self.places.get_mut(position)?;
+        if place.entry != self.seen {
+            *place = DraftPlace { entry: self.seen, place: self.draft.metrics.len() };
+            self.draft.metrics.push(Metrics::none(key));
+        }
+        self.draft.metrics.get_mut(place.place)
     }
 
     fn put_bound(&mut self, bound: &[u8], which: fn(&mut Metrics) -> &mut Span) -> Result<(), AvroFault> {
@@ -210,13 +234,19 @@ impl EntrySink {
         let name = append(&mut self.out.heap, name.as_bytes())?;
         self.draft.path = path;
         let tuple = self.place_tuple()?;
+        self.draft.metrics.sort_unstable_by_key(|metrics| metrics.id);
         let metrics = self.draft.metrics.iter().filter(|metrics| !metrics.is_none()).copied();
         let metrics = extend(&mut self.out.metrics, metrics)?;
         self.draft.column_bytes.sort_unstable_by_key(|column| column.id);
         let column_bytes = extend(&mut self.out.column_bytes, self.draft.column_bytes.iter().copied())?;
         let offsets = plausible_offsets(&self.draft.split_offsets, size_bytes);
         let split_offsets = extend(&mut self.out.split_offsets, offsets)?;
+        let delete = (content != Content::Data).then(|| {
+            let equality_ids = self.draft.equality_ids.as_slice().into();
+            Box::new(DeleteParts { equality_ids, ..std::mem::take(&mut self.draft.delete) })
+        });
         Ok(Entry {
+            delete,
             number: self.seen,
             is_added: self.draft.status == Some(1),
             sequence_number: self.draft.sequence_number.filter(|number| *number >= 0),
@@ -242,6 +272,10 @@ impl EntrySink {
             (100, Value::Bytes(path)) => self.draft.path.extend_from_slice(path),
             (101, Value::Bytes(format)) => self.draft.format = Some(format_of(format)),
             (131, Value::Bytes(_)) => self.draft.is_encrypted = true,
+            (143, Value::Bytes(path)) => {
+                let path = std::str::from_utf8(path).map_err(|_| self.corrupt("names a data file by no text"))?;
+                self.draft.delete.data_file = Some(path.into());
+            }
             (127, Value::Bytes(bound)) => self.put_bound(bound, |metrics| &mut metrics.lower)?,
             (130, Value::Bytes(bound)) => self.put_bound(bound, |metrics| &mut metrics.upper)?,
             (slot, value) => self.partition_value(slot, value),
@@ -272,6 +306,9 @@ impl Sink for EntrySink {
             103 => self.draft.record_count = Some(number),
             104 => self.draft.size_bytes = Some(number),
             133 => self.draft.split_offsets.push(number),
+            136 => self.draft.equality_ids.extend(narrow()),
+            144 => self.draft.delete.offset = number.try_into().ok(),
+            145 => self.draft.delete.bytes = number.try_into().ok(),
             117 | 119 | 121 | 138 | 126 | 129 => self.key = narrow(),
             118 => {
                 if let (Some(id), Ok(bytes)) = (self.key, number.try_into()) {

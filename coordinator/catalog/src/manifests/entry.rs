@@ -92,6 +92,20 @@ pub(crate) struct Entry {
     pub(super) metrics: Span,
     pub(super) column_bytes: Span,
     pub(super) split_offsets: Span,
+    /// What only delete files have.
+    pub(crate) delete: Option<Box<DeleteParts>>,
+}
+
+/// Parts of an entry of a delete file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DeleteParts {
+    /// The one data file that it is for.
+    pub(crate) data_file: Option<Box<str>>,
+    /// Place of a vector in its file.
+    pub(crate) offset: Option<u64>,
+    pub(crate) bytes: Option<u64>,
+    /// Columns that an equality delete compares.
+    pub(crate) equality_ids: Box<[i32]>,
 }
 
 /// Metrics of one column in a file.
@@ -184,7 +198,13 @@ impl DecodedManifest {
             values.iter().map(|value| size_of_val(value) + bytes(value)).sum()
         };
         let tuples: usize = self.tuples.iter().map(|values| tuple(values)).sum();
+        let deletes = self.entries.iter().filter_map(|entry| entry.delete.as_ref());
+        let delete = |parts: &DeleteParts| {
+            size_of_val(parts) + parts.data_file.as_ref().map_or(0, |path| path.len()) + 4 * parts.equality_ids.len()
+        };
+        let deletes: usize = deletes.map(|parts| delete(parts)).sum();
         size_of::<Self>()
+            + deletes
             + of(&self.entries)
             + of(&self.folders)
             + folders

@@ -3,8 +3,8 @@
 //! ```text
 //! list.rs   : a snapshot's manifests, with counts and summaries
 //! decode.rs : a manifest's live entries ──▶ entry.rs: packed, with the metrics of the columns that were asked for
-//! choose.rs : entries that a query needs ──▶ ScanFile
-//! value.rs  : partition values
+//! choose.rs : entries that a query needs ──▶ ScanFile; delete.rs: delete files ──▶ crate::deletes
+//! wanted.rs : columns whose metrics are read; value.rs: partition values
 //! ```
 //!
 //! Contract: a manifest of any bytes gives entries or an error that says what is wrong with it.
@@ -13,11 +13,13 @@
 
 pub(crate) mod choose;
 pub(crate) mod decode;
+pub(crate) mod delete;
 pub(crate) mod entry;
 pub(crate) mod list;
 #[cfg(test)]
 mod tests;
 pub(crate) mod value;
+pub(crate) mod wanted;
 
 use crate::avro::{FieldAt, Slot};
 

@@ -16,8 +16,9 @@ use super::*;
 use crate::avro::tests::file;
 use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
+use crate::prune::PruneReason;
 use crate::scalar::Scalar;
-use crate::scan::{FilePlan, IdentityValue, ScanFile, ScanRequest};
+use crate::scan::{DeleteContent, FileDeletes, FilePlan, IdentityValue, ScanFile, ScanRequest};
 use crate::storage::CatalogStores;
 use crate::table::Table;
 
@@ -399,30 +400,154 @@ async fn bad_manifests_are_named() {
     assert_eq!(lake.plan(&equals("id", Scalar::Int(1)), &[]).await.unwrap().files, []);
 }
 
-#[tokio::test]
-async fn deletes_are_counted_by_kind_and_refused() {
-    let lake = Lake::new(3, json!([column(1, "id", "int")]), json!([]));
-    let data = manifest(&[], &json!([]), &[entry("f", json!({}))]);
-    let mut removed = entry("x", json!({}));
-    removed["status"] = json!(2);
-    let delete = |content: i32, format: &str| {
-        let mut file = entry("d", json!({}));
-        file["data_file"]["content"] = json!(content);
-        file["data_file"]["file_format"] = json!(format);
-        file
-    };
-    let deletes = [delete(1, "PARQUET"), delete(1, "puffin"), delete(2, "PARQUET"), removed.clone()];
-    let deletes = manifest(&[], &json!([]), &deletes);
+fn delete(path: &str, content: i32, format: &str, change: impl FnOnce(&mut Json)) -> Json {
+    let mut file = entry(path, json!({}));
+    file["data_file"]["content"] = json!(content);
+    file["data_file"]["file_format"] = json!(format);
+    file["data_file"]["record_count"] = json!(3);
+    change(&mut file["data_file"]);
+    file
+}
+
+/// Plans a table with one data file `f` of number 1 and these delete files of number 2.
+async fn with_deletes(deletes: &[Json]) -> Result<FilePlan> {
+    let columns = json!([column(1, "id", "int"), column(2, "x", "double")]);
+    let lake = Lake::new(3, columns, json!([]));
+    let mut data = entry("f", json!({}));
+    data["data_file"]["lower_bounds"] = json!([{"key": 1, "value": 5_i32.to_le_bytes()}]);
+    data["data_file"]["upper_bounds"] = json!([{"key": 1, "value": 9_i32.to_le_bytes()}]);
+    let data = manifest(&[], &json!([]), &[data]);
+    let deletes = manifest(&[], &json!([]), deletes);
     lake.put("list", list(&[listed("s3://b/m", data.len(), 0, 1), listed("s3://b/d", deletes.len(), 1, 2)])).await;
     lake.put("m", data).await;
     lake.put("d", deletes).await;
-    let error = lake.plan(&Predicate::AlwaysTrue, &[]).await.unwrap_err().to_string();
-    assert!(error.contains("live delete files (1 of positions, 1 deletion vectors, 1 of equality)"), "{error}");
-    let gone = manifest(&[], &json!([]), &[removed]);
-    let lake = Lake::new(3, json!([column(1, "id", "int")]), json!([]));
-    lake.put("list", list(&[listed("s3://b/d", gone.len(), 1, 2)])).await;
-    lake.put("d", gone).await;
-    assert_eq!(lake.plan(&Predicate::AlwaysTrue, &[]).await.unwrap().files, []);
+    lake.plan(&Predicate::AlwaysTrue, &[]).await
+}
+
+fn vector_of(path: &str) -> impl FnOnce(&mut Json) {
+    let path = path.to_owned();
+    move |file| {
+        file["referenced_data_file"] = json!(path);
+        (file["content_offset"], file["content_size_in_bytes"]) = (json!(4), json!(40));
+    }
+}
+
+#[tokio::test]
+async fn deletes_come_with_the_files_that_they_apply_to() {
+    let equality = |file: &mut Json| file["equality_ids"] = json!([1]);
+    let apart = |file: &mut Json| {
+        file["equality_ids"] = json!([1]);
+        file["null_value_counts"] = json!([{"key": 1, "value": 0}]);
+        file["lower_bounds"] = json!([{"key": 1, "value": 20_i32.to_le_bytes()}]);
+    };
+    let mut removed = delete("removed", 1, "PARQUET", |_| ());
+    removed["status"] = json!(2);
+    let plan = with_deletes(&[
+        delete("elsewhere", 1, "puffin", vector_of("g")),
+        delete("p", 1, "PARQUET", |_| ()),
+        delete("apart", 2, "PARQUET", apart),
+        delete("e", 2, "PARQUET", equality),
+        removed,
+    ])
+    .await
+    .unwrap();
+    let paths: Vec<_> = plan.deletes.iter().map(|file| file.path.to_string()).collect();
+    assert_eq!(paths, ["p", "e"]);
+    let equality = DeleteContent::Equality { ids: [1].into(), scope: 0, sequence_number: 2 };
+    let contents: Vec<_> = plan.deletes.iter().map(|file| &file.content).collect();
+    assert_eq!(contents, [&DeleteContent::Positions, &equality]);
+    let expect = FileDeletes { vector: None, positions: [0].into(), equality: [0].into() };
+    assert_eq!(plan.files[0].deletes, expect);
+    assert!(plan.files[0].columns.is_empty(), "bounds for the keys are not what was asked for");
+    let error = plan.refuse_deletes("t").unwrap_err().to_string();
+    assert!(error.contains("live delete files (1 of positions, 0 deletion vectors, 1 of equality)"), "{error}");
+
+    let plan =
+        with_deletes(&[delete("v", 1, "PUFFIN", vector_of("f")), delete("p", 1, "PARQUET", |_| ())]).await.unwrap();
+    assert_eq!(plan.deletes[0].content, DeleteContent::Vector { offset: 4, bytes: 40 });
+    assert_eq!((plan.deletes.len(), plan.files[0].deletes.vector), (1, Some(0)));
+
+    let all = |file: &mut Json| {
+        vector_of("f")(file);
+        file["record_count"] = json!(10);
+    };
+    let plan = with_deletes(&[delete("v", 1, "PUFFIN", all)]).await.unwrap();
+    assert_eq!((plan.files.len(), plan.deletes.len(), plan.pruning.files_kept), (0, 0, 0));
+    assert_eq!(plan.pruning.by_reason[0].reason, PruneReason::Deleted);
+    plan.refuse_deletes("t").unwrap();
+}
+
+#[tokio::test]
+async fn bad_deletes_are_named() {
+    let check = async |deletes: &[Json], expect: &str| {
+        let error = with_deletes(deletes).await.unwrap_err();
+        assert!(told(&error).contains(expect), "{}", told(&error));
+    };
+    let vector = |path: &str| delete(path, 1, "PUFFIN", vector_of("f"));
+    check(
+        &[vector("a"), vector("b")],
+        "the manifest of table t, s3://b/d: file f has two deletion vectors, in a and in b",
+    )
+    .await;
+    check(&[delete("v", 1, "PUFFIN", |_| ())], "it names no data file for deletion vector v").await;
+    let nowhere = |file: &mut Json| file["referenced_data_file"] = json!("f");
+    check(&[delete("v", 1, "PUFFIN", nowhere)], "it has no place for deletion vector v").await;
+    check(&[delete("d", 0, "PARQUET", |_| ())], "it lists among delete files data file d").await;
+    check(&[delete("d", 1, "AVRO", |_| ())], "table t has delete files in format avro (d), which is not supported")
+        .await;
+    check(&[delete("e", 2, "PARQUET", |_| ())], "it names no columns for equality delete e").await;
+    let by = |id: i32| move |file: &mut Json| file["equality_ids"] = json!([id]);
+    check(&[delete("e", 2, "PARQUET", by(77))], "e deletes by field 77, which no schema of the table has").await;
+    check(&[delete("e", 2, "PARQUET", by(2))], "table t has equality deletes by column x of type double").await;
+    let encrypted = |file: &mut Json| file["key_metadata"] = json!([1]);
+    check(&[delete("d", 1, "PARQUET", encrypted)], "table t has encrypted delete files (d)").await;
+    // A delete that no file needs may be anything.
+    let mut old = delete("d", 1, "AVRO", |_| ());
+    old["sequence_number"] = json!(0);
+    assert!(with_deletes(&[old]).await.unwrap().deletes.is_empty());
+}
+
+/// Point 6: equality and IN reach the partitions that can hold them.
+#[tokio::test]
+async fn points_are_routed_to_their_partitions() {
+    let spec = json!([
+        {"source-id": 1, "field-id": 1000, "name": "a_bucket", "transform": "bucket[16]"},
+        {"source-id": 2, "field-id": 1001, "name": "b_bucket", "transform": "bucket[4]"},
+        {"source-id": 3, "field-id": 1002, "name": "gone", "transform": "void"}]);
+    let columns = json!([column(1, "a", "int"), column(2, "b", "int"), column(3, "c", "int")]);
+    let lake = Lake::new(1, columns, spec.clone());
+    let partition =
+        [optional(1000, "a_bucket", "int"), optional(1001, "b_bucket", "int"), optional(1002, "gone", "int")];
+    let buckets = (0..16).flat_map(|a| (0..4).map(move |b| (a, b)));
+    let entries: Vec<_> =
+        buckets.map(|(a, b)| entry(&format!("{a}-{b}"), json!({"a_bucket": a, "b_bucket": b, "gone": null}))).collect();
+    lake.whole(manifest(&partition, &spec, &entries)).await.unwrap();
+    let check = async |predicate: Predicate, is_pinned: bool, files: usize| {
+        let plan = lake.plan(&predicate, &[]).await.unwrap();
+        assert_eq!((plan.route.is_pinned, plan.files.len()), (is_pinned, files), "{predicate:?}");
+        assert_eq!(plan.route.partitions.iter().map(|hit| hit.files).sum::<u64>(), files as u64);
+        for file in &plan.files {
+            let hit = &plan.route.partitions[file.partition as usize];
+            let (a, b) = file.path.to_string().split_once('-').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+            assert_eq!(hit.text, format!("a_bucket={a}, b_bucket={b}"));
+        }
+    };
+    let a = |value: i32| equals("a", Scalar::Int(value));
+    let b = |value: i32| equals("b", Scalar::Int(value));
+    let a_in = |values: &[i32]| Predicate::In {
+        column: "a".to_owned(),
+        values: values.iter().map(|value| Scalar::Int(*value)).collect(),
+        negated: false,
+    };
+    check(Predicate::AlwaysTrue, false, 64).await;
+    check(a(7), false, 4).await;
+    check(Predicate::And(vec![a(7), b(7)]), true, 1).await;
+    check(Predicate::And(vec![a_in(&[4, 5]), b(10)]), true, 2).await;
+    let either = Predicate::Or(vec![Predicate::And(vec![a(4), b(1)]), Predicate::And(vec![a(5), b(2)])]);
+    check(either, true, 2).await;
+    check(Predicate::Or(vec![a(4), b(1)]), false, 16 + 4 - 1).await;
+    let above = Predicate::Compare { column: "a".to_owned(), op: CompareOp::Gt, value: Scalar::Int(1) };
+    check(Predicate::And(vec![above, b(1)]), false, 16).await;
 }
 
 /// Manifests are decoded once, and again only for columns that nobody has asked for.

@@ -45,6 +45,18 @@ impl PartitionValue {
         }
     }
 
+    /// Appends bytes that tell the value from others of one field, also where files of one spec have it in several types.
+    pub(crate) fn add_typed_key(&self, ty: Option<&Type>, key: &mut Vec<u8>) {
+        match ty.and_then(|ty| self.scalar(ty)) {
+            Some(Scalar::Decimal { unscaled, .. }) => add(key, 5, &unscaled.to_le_bytes()),
+            Some(Scalar::Uuid(uuid)) => add(key, 6, &uuid.to_le_bytes()),
+            Some(Scalar::Timestamp(v) | Scalar::Timestamptz(v) | Scalar::TimestampNs(v) | Scalar::TimestamptzNs(v)) => {
+                add(key, 2, &v.to_le_bytes())
+            }
+            _ => self.add_key(key),
+        }
+    }
+
     /// Returns the value in the partition field's type. `None` where it is none of that type.
     pub(crate) fn scalar(&self, ty: &Type) -> Option<Scalar> {
         use PartitionValue as P;

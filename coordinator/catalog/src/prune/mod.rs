@@ -17,6 +17,7 @@ mod transform;
 #[cfg(test)]
 mod proof;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub enum PruneReason {
     Column(String),
     /// Predicate that is false for every row.
     Contradiction,
+    /// Vectors that delete every row.
+    Deleted,
 }
 
 impl fmt::Display for PruneReason {
@@ -44,6 +47,7 @@ impl fmt::Display for PruneReason {
             PruneReason::Partition(field) => write!(f, "{field}"),
             PruneReason::Column(column) => write!(f, "{column} bounds"),
             PruneReason::Contradiction => write!(f, "a condition that is never true"),
+            PruneReason::Deleted => write!(f, "deletes of all rows"),
         }
     }
 }
@@ -79,6 +83,24 @@ pub(crate) struct RangeTest {
 }
 
 impl RangePredicate {
+    /// Lists the ranges whose values a match has to have: those of equality and IN.
+    pub(crate) fn pinned(&self) -> BTreeSet<usize> {
+        let is_point =
+            |condition: &Condition| matches!(condition, Condition::Compare(CompareOp::Eq, _) | Condition::In(_));
+        match self {
+            RangePredicate::Keep | RangePredicate::Drop => BTreeSet::new(),
+            RangePredicate::And(children) => children.iter().flat_map(RangePredicate::pinned).collect(),
+            RangePredicate::Or(children) => {
+                let mut pinned = children.iter().map(RangePredicate::pinned);
+                let first = pinned.next().unwrap_or_default();
+                pinned.fold(first, |common, other| common.intersection(&other).copied().collect())
+            }
+            RangePredicate::Tests(tests) => {
+                tests.iter().filter(|test| is_point(&test.condition)).map(|test| test.range).collect()
+            }
+        }
+    }
+
     /// Returns the reason why no row within these ranges can match, or `None` where one might. An OR is
     /// booked to its first branch. Ranges beyond the slice are unknown.
     pub(crate) fn excluded(&self, ranges: &[ValueRange]) -> Option<&PruneReason> {

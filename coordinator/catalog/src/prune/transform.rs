@@ -71,6 +71,21 @@ impl Transform {
         Some(projected.unwrap_or(Condition::NotNull))
     }
 
+    /// Writes a partition value for people: `2024-03` for a month, `2024-03-31` for a day.
+    pub(crate) fn text(&self, value: Option<&Scalar>) -> String {
+        let month = |months: i64| format!("{:04}-{:02}", 1970 + months.div_euclid(12), 1 + months.rem_euclid(12));
+        match (self, value) {
+            (_, None) => "null".to_owned(),
+            (Transform::Year, Some(Scalar::Int(years))) => format!("{:04}", 1970 + i64::from(*years)),
+            (Transform::Month, Some(Scalar::Int(months))) => month(i64::from(*months)),
+            (Transform::Hour, Some(Scalar::Int(hours))) => {
+                let hours = i64::from(*hours);
+                format!("{}-{:02}", date_text(hours.div_euclid(24)), hours.rem_euclid(24))
+            }
+            (_, Some(value)) => plain_text(value),
+        }
+    }
+
     fn keeps_order(&self) -> bool {
         !matches!(self, Transform::Bucket(_))
     }
@@ -94,6 +109,53 @@ impl Transform {
         } else {
             Condition::Compare(CompareOp::Eq, Scalar::String(cut.to_string()))
         })
+    }
+}
+
+fn date_text(days: i64) -> String {
+    let (years, month, day) = civil(days);
+    format!("{:04}-{:02}-{day:02}", 1970 + years, month + 1)
+}
+
+fn plain_text(value: &Scalar) -> String {
+    let instant = |value: i64, per_second: i64, digits: usize| {
+        let (seconds, fraction) = (value.div_euclid(per_second), value.rem_euclid(per_second));
+        let (days, of_day) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
+        let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+        let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:0digits$}") };
+        format!("{}T{hour:02}:{minute:02}:{second:02}{fraction}", date_text(days))
+    };
+    match value {
+        Scalar::Boolean(v) => v.to_string(),
+        Scalar::Int(v) => v.to_string(),
+        Scalar::Long(v) => v.to_string(),
+        Scalar::Float(v) => v.to_string(),
+        Scalar::Double(v) => v.to_string(),
+        Scalar::Decimal { unscaled, scale, .. } => decimal_text(*unscaled, *scale),
+        Scalar::Date(v) => date_text(i64::from(*v)),
+        Scalar::Time(v) => {
+            instant(*v, 1_000_000, 6).split_once('T').map(|(_, time)| time.to_owned()).unwrap_or_default()
+        }
+        Scalar::Timestamp(v) => instant(*v, 1_000_000, 6),
+        Scalar::Timestamptz(v) => instant(*v, 1_000_000, 6) + "Z",
+        Scalar::TimestampNs(v) => instant(*v, 1_000_000_000, 9),
+        Scalar::TimestamptzNs(v) => instant(*v, 1_000_000_000, 9) + "Z",
+        Scalar::String(v) => v.clone(),
+        Scalar::Uuid(v) => uuid::Uuid::from_u128(*v).to_string(),
+        Scalar::Fixed(v) | Scalar::Binary(v) => v.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+fn decimal_text(unscaled: i128, scale: u32) -> String {
+    let digits = unscaled.unsigned_abs().to_string();
+    let sign = if unscaled < 0 { "-" } else { "" };
+    match scale as usize {
+        0 => format!("{sign}{digits}"),
+        scale => {
+            let digits = format!("{digits:0>width$}", width = scale + 1);
+            let (whole, fraction) = digits.split_at(digits.len() - scale);
+            format!("{sign}{whole}.{fraction}")
+        }
     }
 }
 
@@ -146,15 +208,23 @@ fn days(value: &Scalar) -> Option<i64> {
 /// Returns the years since 1970 and the month, 0 to 11, of a day of the Gregorian calendar. Years
 /// are counted from March, so that the leap day comes last, in eras of 400 years, which are alike.
 fn years_and_month(days: i64) -> (i64, i64) {
+    let (years, month, _) = civil(days);
+    (years, month)
+}
+
+/// Returns the years since 1970, the month, 0 to 11, and the day, 1 to 31.
+fn civil(days: i64) -> (i64, i64, i64) {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0000 = days + 719_468;
     let era = since_march_0000.div_euclid(DAYS_PER_ERA);
     let day = since_march_0000.rem_euclid(DAYS_PER_ERA);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
-    let month = ((5 * day + 2) / 153 + 2) % 12;
+    let from_march = (5 * day + 2) / 153;
+    let month = (from_march + 2) % 12;
+    let day = day - (153 * from_march + 2) / 5 + 1;
     let year = era * 400 + year + i64::from(month < 2);
-    (year - 1970, month)
+    (year - 1970, month, day)
 }
 
 /// Computes the specification's 32-bit hash. `None` for kinds that cannot be bucketed.
@@ -209,6 +279,27 @@ fn murmur3(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partition_values_are_written_for_people() {
+        let check = |transform: Transform, value: Scalar, expect: &str| {
+            assert_eq!(transform.text(Some(&value)), expect, "{transform} {value:?}");
+        };
+        check(Transform::Year, Scalar::Int(54), "2024");
+        check(Transform::Month, Scalar::Int(-1), "1969-12");
+        check(Transform::Day, Scalar::Date(59), "1970-03-01");
+        check(Transform::Day, Scalar::Date(-1), "1969-12-31");
+        check(Transform::Day, Scalar::Date(19_782), "2024-02-29");
+        check(Transform::Hour, Scalar::Int(-1), "1969-12-31-23");
+        check(Transform::Bucket(4), Scalar::Int(3), "3");
+        check(Transform::Identity, Scalar::String("eu".into()), "eu");
+        check(Transform::Identity, Scalar::Decimal { unscaled: -5, precision: 9, scale: 2 }, "-0.05");
+        check(Transform::Identity, Scalar::Timestamp(-1), "1969-12-31T23:59:59.999999");
+        check(Transform::Identity, Scalar::Timestamptz(86_400_000_000), "1970-01-02T00:00:00Z");
+        check(Transform::Identity, Scalar::Time(3_600_000_000), "01:00:00");
+        check(Transform::Truncate(2), Scalar::Binary(vec![1, 0xab]), "01ab");
+        assert_eq!(Transform::Identity.text(None), "null");
+    }
 
     fn decimal(unscaled: i128) -> Scalar {
         Scalar::Decimal { unscaled, precision: 9, scale: 2 }

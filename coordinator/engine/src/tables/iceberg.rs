@@ -180,6 +180,7 @@ impl TableProvider for IcebergTable {
         let predicate = predicate(filters, self.table.schema());
         let columns = self.columns_read(projection);
         let plan = table.plan(&ScanRequest { predicate: &predicate, columns: &columns }).await.map_err(external)?;
+        plan.refuse_deletes(table.name()).map_err(external)?;
         if let Some(notes) = state.config().get_extension::<PruningNotes>() {
             notes.note(self.table.name(), plan.pruning);
         }

@@ -1,0 +1,244 @@
+//! Deletes that apply to a data file, by the facts of manifests alone.
+//!
+//! | deletes by | apply to | where their sequence number is |
+//! |---|---|---|
+//! | vector | the file that it names, in place of the file's positions | the file's or larger |
+//! | positions of one file | the file that it names | the file's or larger |
+//! | positions | files of its spec and partition whose path its bounds admit | the file's or larger |
+//! | equality | files of its spec and partition; all files where its spec has no field that is not void | larger |
+//!
+//! No I/O: no delete file is read to plan. A delete that applies to no file of the plan is left out, whatever it is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::predicate::CompareOp;
+use crate::prune::{Condition, Nulls, ValueRange};
+use crate::scalar::Scalar;
+use crate::scan::{ColumnFacts, FileDeletes};
+use crate::types::Type;
+
+/// Field of a position delete file that names data files.
+pub(crate) const PATH_FIELD_ID: i32 = i32::MAX - 101;
+/// Scope of equality deletes that apply whatever the partition is.
+pub(crate) const GLOBAL_SCOPE: u32 = 0;
+
+/// Fault of a delete file's entry, in a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeleteFault {
+    pub(crate) manifest: Arc<str>,
+    pub(crate) why: String,
+}
+
+/// Delete file of a snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Delete {
+    pub(crate) path: String,
+    pub(crate) manifest: Arc<str>,
+    pub(crate) sequence_number: i64,
+    /// Spec and values of its partition.
+    pub(crate) partition: Arc<[u8]>,
+    pub(crate) record_count: u64,
+    pub(crate) kind: DeleteKind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum DeleteKind {
+    /// Bitmap of the deleted rows of `of`.
+    Vector { of: String },
+    /// Positions, of the file `of` or of several. Their paths lie within the bounds.
+    Positions { of: Option<String>, paths: Option<ColumnFacts> },
+    /// Values of these columns. `is_global` where its spec has no field that is not void.
+    Equality { keys: Vec<EqualityKey>, is_global: bool },
+}
+
+/// Column that an equality delete compares.
+#[derive(Debug, Clone)]
+pub(crate) struct EqualityKey {
+    pub(crate) id: i32,
+    pub(crate) ty: Option<Type>,
+    pub(crate) facts: Option<ColumnFacts>,
+}
+
+/// Data file, on the question of its deletes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeletesOf<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) record_count: u64,
+    pub(crate) sequence_number: i64,
+    pub(crate) partition: &'a [u8],
+    /// Metrics of the columns that equality deletes compare.
+    pub(crate) columns: &'a [ColumnFacts],
+}
+
+/// Delete files by what they apply to. Numbers are positions in the list that it was made of.
+#[derive(Debug, Default)]
+pub(crate) struct DeleteIndex {
+    deletes: Vec<Delete>,
+    vectors: HashMap<String, u32>,
+    by_path: HashMap<String, Vec<u32>>,
+    by_partition: HashMap<Arc<[u8]>, Scope>,
+    global: Scope,
+}
+
+#[derive(Debug, Default)]
+struct Scope {
+    /// Number of the scope for equality deletes.
+    number: u32,
+    positions: Vec<u32>,
+    equality: Vec<u32>,
+}
+
+impl DeleteIndex {
+    pub(crate) fn new(deletes: Vec<Delete>) -> Result<Self, DeleteFault> {
+        let mut index = DeleteIndex::default();
+        for (delete, number) in deletes.iter().zip(0..) {
+            match &delete.kind {
+                DeleteKind::Vector { of } => {
+                    if let Some(first) = index.vectors.insert(of.clone(), number) {
+                        let first = deletes.get(first as usize).map_or("", |first| first.path.as_str());
+                        let why = format!("file {of} has two deletion vectors, in {first} and in {}", delete.path);
+                        return Err(delete.fault(why));
+                    }
+                }
+                DeleteKind::Positions { of: Some(path), .. } => {
+                    index.by_path.entry(path.clone()).or_default().push(number);
+                }
+                DeleteKind::Positions { of: None, .. } => index.scope_mut(delete).positions.push(number),
+                DeleteKind::Equality { is_global: true, .. } => index.global.equality.push(number),
+                DeleteKind::Equality { .. } => index.scope_mut(delete).equality.push(number),
+            }
+        }
+        index.deletes = deletes;
+        Ok(index)
+    }
+
+    fn scope_mut(&mut self, delete: &Delete) -> &mut Scope {
+        let number = self.by_partition.len() as u32 + 1;
+        let partition = Arc::clone(&delete.partition);
+        self.by_partition.entry(partition).or_insert(Scope { number, ..Scope::default() })
+    }
+
+    /// Returns the scope of an equality delete.
+    pub(crate) fn scope(&self, delete: &Delete) -> u32 {
+        match &delete.kind {
+            DeleteKind::Equality { is_global: true, .. } => GLOBAL_SCOPE,
+            _ => self.by_partition.get(&delete.partition).map_or(GLOBAL_SCOPE, |scope| scope.number),
+        }
+    }
+
+    /// Finds the deletes of a file. `uses` is told the number of each delete file that its rows need.
+    ///
+    /// # Errors
+    /// A vector that is older than its file, or has more positions than the file has rows.
+    pub(crate) fn of(&self, file: DeletesOf<'_>, mut uses: impl FnMut(u32)) -> Result<FileDeletes, DeleteFault> {
+        let scope = self.by_partition.get(file.partition);
+        let mut found = FileDeletes { vector: self.vector_of(&file)?, ..FileDeletes::default() };
+        if found.vector.is_none() {
+            let of_path = self.by_path.get(file.path).into_iter().flatten();
+            let of_partition = scope.into_iter().flat_map(|scope| &scope.positions);
+            let path = Condition::Compare(CompareOp::Eq, Scalar::String(file.path.to_owned()));
+            let applies = |number: &&u32| {
+                let delete = self.deletes.get(**number as usize);
+                delete.is_some_and(|delete| delete.sequence_number >= file.sequence_number && delete.admits_path(&path))
+            };
+            found.positions = of_path.chain(of_partition).filter(applies).copied().collect();
+        }
+        found.vector.iter().chain(&found.positions).for_each(|number| uses(*number));
+        let mut scopes = Vec::new();
+        for scope in [Some(&self.global), scope].into_iter().flatten() {
+            let mut applies = false;
+            for number in &scope.equality {
+                let delete = self.deletes.get(*number as usize);
+                if delete.is_some_and(|delete| delete.sequence_number > file.sequence_number && !delete.is_apart(&file))
+                {
+                    uses(*number);
+                    applies = true;
+                }
+            }
+            if applies {
+                scopes.push(scope.number);
+            }
+        }
+        found.equality = scopes.into();
+        Ok(found)
+    }
+
+    fn vector_of(&self, file: &DeletesOf<'_>) -> Result<Option<u32>, DeleteFault> {
+        let Some(number) = self.vectors.get(file.path) else { return Ok(None) };
+        let Some(vector) = self.deletes.get(*number as usize) else { return Ok(None) };
+        let DeletesOf { path, sequence_number, record_count, .. } = file;
+        if vector.sequence_number < *sequence_number {
+            let why = format!(
+                "the deletion vector of {path} has sequence number {}, the file has {sequence_number}",
+                vector.sequence_number
+            );
+            return Err(vector.fault(why));
+        }
+        if vector.record_count > *record_count {
+            let why = format!(
+                "the deletion vector of {path} has {} positions, the file has {record_count} rows",
+                vector.record_count
+            );
+            return Err(vector.fault(why));
+        }
+        Ok(Some(*number))
+    }
+}
+
+impl Delete {
+    /// Lists the columns that an equality delete compares.
+    pub(crate) fn equality_ids(&self) -> impl Iterator<Item = i32> {
+        let keys = match &self.kind {
+            DeleteKind::Equality { keys, .. } => keys.as_slice(),
+            _ => &[],
+        };
+        keys.iter().map(|key| key.id)
+    }
+
+    fn fault(&self, why: String) -> DeleteFault {
+        DeleteFault { manifest: Arc::clone(&self.manifest), why }
+    }
+
+    /// Returns true where a position delete may name the path. Cut and inverted bounds say little, so that they admit it.
+    fn admits_path(&self, path: &Condition) -> bool {
+        let DeleteKind::Positions { of: None, paths: Some(paths) } = &self.kind else { return true };
+        let (lower, upper) = (paths.lower.clone(), paths.upper.clone());
+        ValueRange { lower, upper, nulls: Nulls::Maybe, nan: false, cut: true }.trusted().admits(path)
+    }
+
+    /// Returns true where bounds show that an equality delete has no key of the file.
+    fn is_apart(&self, file: &DeletesOf<'_>) -> bool {
+        let DeleteKind::Equality { keys, .. } = &self.kind else { return false };
+        keys.iter().any(|key| {
+            let is_exact = matches!(
+                key.ty,
+                Some(
+                    Type::Int
+                        | Type::Long
+                        | Type::Date
+                        | Type::Time
+                        | Type::Timestamp
+                        | Type::Timestamptz
+                        | Type::TimestampNs
+                        | Type::TimestamptzNs
+                        | Type::Decimal { .. }
+                )
+            );
+            let of_file = file.columns.iter().find(|column| column.id == key.id);
+            let of_file = ValueRange::of_column(file.record_count, of_file);
+            let of_keys = ValueRange::of_column(self.record_count, key.facts.as_ref());
+            // NULL is a key like any other.
+            is_exact && of_keys.nulls == Nulls::None && (below(&of_file, &of_keys) || below(&of_keys, &of_file))
+        })
+    }
+}
+
+/// Returns true where all values of `a` are below those of `b`.
+fn below(a: &ValueRange, b: &ValueRange) -> bool {
+    let order = a.upper.as_ref().zip(b.lower.as_ref()).and_then(|(upper, lower)| upper.compare(lower));
+    order == Some(std::cmp::Ordering::Less)
+}
+
+#[cfg(test)]
+mod tests;
