@@ -183,10 +183,13 @@ impl Chooser {
 
     /// Finds the spec's fields among the manifest's partition values, by their ids.
     pub(super) fn positions(&self, manifest: &DecodedManifest, location: &str) -> Result<Vec<Option<usize>>> {
-        let of = |parts: &[SpecPart]| -> Vec<_> {
-            parts.iter().map(|part| (part.sources.clone(), part.transform)).collect()
+        // Values of a transform that nobody knows say nothing, so that they may be anything.
+        let agree = |(theirs, ours): (&SpecPart, &SpecPart)| {
+            ours.transform == Transform::Unknown
+                || (theirs.transform == ours.transform && theirs.sources == ours.sources)
         };
-        if manifest.spec.as_ref().is_some_and(|spec| of(spec) != of(&self.parts)) {
+        let is_ours = |spec: &[SpecPart]| spec.len() == self.parts.len() && spec.iter().zip(&self.parts).all(agree);
+        if manifest.spec.as_ref().is_some_and(|spec| !is_ours(spec)) {
             let why = format!("its partition spec is not the table's spec {}", self.spec_id);
             return Err(Error::corrupt(location, why));
         }
