@@ -230,6 +230,11 @@ impl Chooser {
     ) -> Option<&PruneReason> {
         let of_partition = ranges.len();
         for id in &self.wanted.of_predicate {
+            if self.is_partition(*id) {
+                // Its value is the partition's, also where an imported file has a column of this name.
+                ranges.push(ValueRange::unknown());
+                continue;
+            }
             let metrics = manifest.metrics(entry).iter().find(|metrics| metrics.id == *id);
             let facts = metrics.map(|metrics| self.wanted.facts(manifest, metrics));
             ranges.push(ValueRange::of_column(entry.record_count, facts.as_ref()));
@@ -237,6 +242,11 @@ impl Chooser {
         let reason = self.predicate.excluded(ranges);
         ranges.truncate(of_partition);
         reason
+    }
+
+    /// Returns true if the spec parts files by the column's values themselves.
+    fn is_partition(&self, id: i32) -> bool {
+        self.parts.iter().any(|part| part.transform == Transform::Identity && part.source() == Some(id))
     }
 
     fn identity_values(

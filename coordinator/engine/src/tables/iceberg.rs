@@ -120,10 +120,14 @@ fn column_statistics<'a>(field: &Field, arrow: &DataType, files: &'a [ScanFile])
         (nulls <= values && values == file.record_count).then_some(nulls as usize)
     };
     let nulls: Option<usize> = files.iter().map(nulls).sum();
+    let min = bound(|facts| facts.lower.as_ref(), Ordering::Less);
+    let max = bound(|facts| facts.upper.as_ref(), Ordering::Greater);
+    // DataFusion fails over bounds that a bad writer has turned round.
+    let (min, max) = if min > max && max.is_some() { (None, None) } else { (min, max) };
     ColumnStatistics {
         null_count: nulls.map_or(Precision::Absent, Precision::Exact),
-        min_value: inexact(bound(|facts| facts.lower.as_ref(), Ordering::Less)),
-        max_value: inexact(bound(|facts| facts.upper.as_ref(), Ordering::Greater)),
+        min_value: inexact(min),
+        max_value: inexact(max),
         ..ColumnStatistics::new_unknown()
     }
 }
