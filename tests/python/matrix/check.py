@@ -2,10 +2,10 @@
 
     check.py [--judge J ...] [--only TABLE ...] [--check | --write] [--show]
 
---check fails where fewer than two judges agree with the rows in the truth, or where a verdict is not the one written there.
---write writes the verdicts into the truth's files. --show prints every difference. A verdict is `ok`, `wrong` (other rows), `refuses` (an
-error), or `aborts` (the judge's process ended). The judge `gust` is Gust itself, which shows what works: the variable GUST names
-its program. It has no verdicts in the truth.
+--check fails where fewer than two judges agree with the rows in the truth, or where a verdict is not the one written there. --write
+writes the verdicts into the truth's files. --show prints every difference. A verdict is `ok`, `wrong` (other rows), `refuses` (an
+error), or `aborts` (the judge's process ended). Where the truth has `varies`, a judge gives now these rows, now others. The judge
+`gust` is Gust itself, which shows what works: the variable GUST names its program. It has no verdicts in the truth.
 """
 
 import argparse
@@ -187,7 +187,8 @@ def main() -> None:
                 matrix[judge, told[judge]] += 1
                 if arguments.show and told[judge] != "ok":
                     print(f"{table['name']} {number} {judge} {told[judge]}: {why}\n    {ask['sql']}")
-            verdicts[table["name"], number] = {**ask.get("judges", {}), **told}
+            varies = {judge: said for judge, said in ask.get("judges", {}).items() if said == "varies"}
+            verdicts[table["name"], number] = {**ask.get("judges", {}), **told, **varies}
             agree = [judge for judge, said in verdicts[table["name"], number].items() if said == "ok" and judge != "gust"]
             if "rows" in ask and len(agree) < 2 and "few_judges" not in ask:
                 failures.append(f"{table['name']} {number}: only {agree or 'nobody'} agrees: {told}")
@@ -195,7 +196,7 @@ def main() -> None:
             failures += [
                 f"{table['name']} {number}: {judge} says {told[judge]}, the truth has {known[judge]}"
                 for judge in told
-                if judge in known and told[judge] not in (known[judge], "absent")
+                if judge in known and known[judge] != "varies" and told[judge] not in (known[judge], "absent")
             ]
 
     for failure in failures:
