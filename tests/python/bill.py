@@ -138,8 +138,9 @@ class Account:
 
         lines = self.expected()
         less = {("coordinator",): lines[("coordinator",)] - self.coordinator_at_least()}
-        # A function whose time is over has counted a read that may not have reached the server yet.
-        more = {("table_reads",): 1e9 * GET * len(self.lives)} if self.case == "time-out" else {}
+        # Whose time is over, a function or the coordinator, has counted a request that may not have reached the server yet.
+        late = {("table_reads",): GET * len(self.lives), ("coordinator_reads",): GET, ("coordinator_writes",): PUT}
+        more = {names: 1e9 * dollars for names, dollars in late.items()} if self.case == "time-out" else {}
         more[("compute", "start_up")] = self.starts(len(self.lives))
         known = {name for names in lines for name in names} | {"logs", "lost_requests", "open_attempts"}
         wrong += [f"a line nobody recomputed: {line}" for line in self.cost["lines"] if line["item"] not in known]

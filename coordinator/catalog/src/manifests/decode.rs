@@ -271,7 +271,8 @@ impl EntrySink {
         match (slot, value) {
             (100, Value::Bytes(path)) => self.draft.path.extend_from_slice(path),
             (101, Value::Bytes(format)) => self.draft.format = Some(format_of(format)),
-            (131, Value::Bytes(_)) => self.draft.is_encrypted = true,
+            // Some writers leave an empty key where there is none.
+            (131, Value::Bytes(key)) => self.draft.is_encrypted = !key.is_empty(),
             (143, Value::Bytes(path)) => {
                 let path = std::str::from_utf8(path).map_err(|_| self.corrupt("names a data file by no text"))?;
                 self.draft.delete.data_file = Some(path.into());

@@ -89,15 +89,15 @@ impl Sink for ListSink {
                 self.has_path = true;
             }
             (501, value, _) => manifest.bytes = count(value).unwrap_or(0),
-            (502, Value::Int(id), _) => manifest.spec_id = Some(id),
-            (517, Value::Int(content), _) => match content {
-                0 | 1 => manifest.has_deletes = content == 1,
+            (502, value, _) => manifest.spec_id = whole(value).and_then(|id| i32::try_from(id).ok()),
+            (517, value, _) => match whole(value).unwrap_or_default() {
+                content @ (0 | 1) => manifest.has_deletes = content == 1,
                 other => return Err(AvroFault::Invalid(format!("a manifest with content {other}"))),
             },
-            (515, Value::Long(number), _) => manifest.sequence_number = number,
+            (515, value, _) => manifest.sequence_number = whole(value).unwrap_or_default(),
             (504, value, _) => manifest.added_files = count(value),
             (505, value, _) => manifest.existing_files = count(value),
-            (519, _, _) => manifest.is_encrypted = true,
+            (519, Value::Bytes(key), _) => manifest.is_encrypted = !key.is_empty(),
             (509, Value::Boolean(found), Some(summary)) => summary.contains_null = Some(found),
             (518, Value::Boolean(found), Some(summary)) => summary.contains_nan = Some(found),
             (510, Value::Bytes(bound), Some(summary)) => summary.lower = Some(bound.into()),
@@ -121,11 +121,16 @@ impl Sink for ListSink {
     }
 }
 
-/// Reads a count. A negative one is none.
-fn count(value: Value<'_>) -> Option<u64> {
+/// Reads a whole number of either width.
+fn whole(value: Value<'_>) -> Option<i64> {
     match value {
-        Value::Int(count) => count.try_into().ok(),
-        Value::Long(count) => count.try_into().ok(),
+        Value::Int(number) => Some(number.into()),
+        Value::Long(number) => Some(number),
         _ => None,
     }
+}
+
+/// Reads a count. A negative one is none.
+fn count(value: Value<'_>) -> Option<u64> {
+    whole(value)?.try_into().ok()
 }

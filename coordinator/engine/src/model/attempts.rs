@@ -210,7 +210,7 @@ impl LocalRun {
         let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, reads_ahead, .. } = *model;
         let reading = reads.bytes as f64 / pipe_bytes_per_second;
         let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
-        let waits = Waits::of(reads, cores.max(1), reads_ahead, &model.latency_of(reads));
+        let waits = Waits::of(reads, cores.max(1), ahead_of(reads, reads_ahead), &model.latency_of(reads));
         let requests = requests(reads, assume);
         Self {
             seconds: waits.before_computing
@@ -313,7 +313,8 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
     let (model, lanes) = (on.model, lanes.max(1));
     let latency = model.latency_of(&reads);
     let overhead = assume.overhead * model.overhead(model.attempt_overhead, &reads).as_secs_f64();
-    let waits = Waits::of(&reads, lanes, model.function_reads_ahead, &latency);
+    let ahead = ahead_of(&reads, model.function_reads_ahead);
+    let waits = Waits::of(&reads, lanes, ahead, &latency);
     // One read's latency is part of the overhead.
     let waiting = (waits.before_computing - latency.mean.as_secs_f64()).max(0.0);
     // A function's cores are shared by its lanes, of which some may have nothing to do.
@@ -323,7 +324,7 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
     }
     // A lane that computes asks for nothing, unless its scan reads ahead.
-    let pauses = if model.function_reads_ahead > 0 { waiting } else { waiting + computing / lanes as f64 };
+    let pauses = if ahead > 0 { waiting } else { waiting + computing / lanes as f64 };
     let pipe = &model.function_pipe;
     let mut reading = match (assume.bursts, turn) {
         (true, Turn::First) => pipe.seconds_besides(reads.bytes, pipe.burst_bytes, pauses),
@@ -339,6 +340,11 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
         requests: requests(&reads, assume),
         bytes: reads.bytes,
     }
+}
+
+/// Returns the reads in flight ahead of computing: files of this machine are not read ahead.
+fn ahead_of(reads: &Reads, ahead: usize) -> usize {
+    if reads.is_remote { ahead } else { 0 }
 }
 
 /// Waits for first bytes, of one attempt or of the coordinator.
