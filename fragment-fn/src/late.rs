@@ -11,14 +11,15 @@
 //!
 //! - No row is lost: the join compares each row again. So a filter may be left out at any time, and is once it keeps too many
 //!   rows, or fails.
-//! - Row groups and pages are pruned as without it, by DataFusion and by the whole predicate.
+//! - Row groups and pages are pruned at least as without it, by DataFusion and by the whole predicate.
 //! - A scan with a limit is read as planned, because the limit counts rows before the join. So is one that decodes by filters
 //!   already: its filters are nowhere else. And one of nested columns, because some writers let a row begin in one page and end
 //!   in the next, and rows are left out page by page.
 //!
 //! Non-goals: filters of the statement itself, and keys that are expressions, which could fail on rows that the statement has
-//! filtered before. Columns are read from the store as before, because asking for them in two steps would take twice the
-//! latency.
+//! filtered before. Reading ahead still asks for all columns, because asking in two steps would take twice the latency. Pages
+//! that are left out count as unused then. Without reading ahead the decoder asks for the keys, and then for the pages that are
+//! left.
 
 mod filter;
 #[cfg(test)]

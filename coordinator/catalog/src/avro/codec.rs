@@ -1,4 +1,4 @@
-//! Inflation of an Avro block, within bounds that its bytes set.
+//! Inflation of an Avro block, within [`BLOCK_BYTES_MAX`].
 
 use std::io::Read;
 

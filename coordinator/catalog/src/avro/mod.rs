@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Only values that a slot was given to are handed on; the others are passed over. Names matter only where a field has no id.
-//! Contract: any bytes give values or an [`AvroFault`], within memory that is bounded by the file's bytes and
-//! [`codec::BLOCK_BYTES_MAX`].
+//! Contract: any bytes give values or an [`AvroFault`]. A block is inflated within [`codec::BLOCK_BYTES_MAX`]. What the sink
+//! keeps of all blocks is the sink's to bound.
 
 #![deny(clippy::indexing_slicing)]
 

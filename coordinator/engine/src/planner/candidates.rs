@@ -180,7 +180,7 @@ impl Planner {
         let begun = self.stores.usage();
         let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
         // A comparison has also planned locally by then. Without one only the statement's names are resolved, and the listings
-        // are the distributed plan's own.
+        // are the distributed plan's own. A path in FROM was listed for its name, and counts twice.
         let compares = self.settings.compares();
         if !compares {
             Listings::of(state).forget();

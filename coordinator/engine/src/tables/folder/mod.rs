@@ -17,7 +17,7 @@
 //! - Folders `key=value` are columns: those of PARTITIONED BY. If no columns are declared at all, they are those that
 //!   all files have.
 //!
-//! Files are listed once a statement. The columns stay as they were when the table was made.
+//! A statement asks for each listing once. The columns stay as they were when the table was made.
 
 mod error;
 mod filter;
