@@ -31,7 +31,7 @@ pub(crate) struct Chooser {
 struct Tuple {
     /// Ranges of the fields, in the spec's order. Those of columns come and go behind them.
     ranges: Vec<ValueRange>,
-    /// What its files share, once one of them is kept.
+    /// Parts that its files share, once one of them is kept.
     shared: Option<Shared>,
 }
 

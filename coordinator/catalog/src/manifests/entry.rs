@@ -92,7 +92,7 @@ pub(crate) struct Entry {
     pub(super) metrics: Span,
     pub(super) column_bytes: Span,
     pub(super) split_offsets: Span,
-    /// What only delete files have.
+    /// Facts that only delete files have.
     pub(crate) delete: Option<Box<DeleteParts>>,
 }
 
