@@ -14,7 +14,7 @@ use crate::fault::{FileFault, SchemaMismatch};
 pub fn classify(error: &DataFusionError) -> FragmentError {
     let kind = causes(error).filter_map(kind_of).last().unwrap_or(Kind::Execution);
     if let Some(fault) = find::<FileFault>(error) {
-        return FragmentError::new(kind, fault.to_string());
+        return FragmentError::new(kind, fault.to_string()).with_hint(fault.hint());
     }
     match find::<Advised>(error) {
         Some(advised) => FragmentError::new(kind, &advised.message).with_hint(Some(&advised.hint)),

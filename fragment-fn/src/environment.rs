@@ -136,7 +136,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens a store: `file:///` or `s3://bucket/`.
+/// Opens a store: `file:///`, `s3://bucket/`, or `s3://bucket/folder//` for keys below an empty segment, which
+/// [`object_store::path::Path`] cannot hold. A store of the last kind lists nothing.
 ///
 /// For S3 the environment gives the region where `access` does not name it, and the credentials where `credentials` is None.
 ///
@@ -169,9 +170,66 @@ pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>)
             if let Some(credentials) = credentials {
                 builder = builder.with_credentials(credentials);
             }
+            if url.path().len() > 1 {
+                let told = |key: AmazonS3ConfigKey| builder.get_config_value(&key);
+                let endpoint = told(AmazonS3ConfigKey::S3Endpoint).or_else(|| told(AmazonS3ConfigKey::Endpoint));
+                let is_hosted = told(AmazonS3ConfigKey::VirtualHostedStyleRequest).is_some_and(|told| told == "true");
+                let region = told(AmazonS3ConfigKey::Region);
+                let root = root_endpoint(endpoint, region, is_hosted, bucket, url.path());
+                // The endpoint is then taken as it is, with the keys behind it.
+                builder =
+                    builder.with_config(AmazonS3ConfigKey::S3Endpoint, root).with_virtual_hosted_style_request(true);
+            }
             Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?)
         }
         scheme => return Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
     };
     Ok(StoreClient { store, hedger: Hedger::for_store(&access.url, pace) })
+}
+
+/// Returns the URL before the keys of a store whose root has a path. The path ends with a slash, which stands before each key, too.
+fn root_endpoint(
+    endpoint: Option<String>,
+    region: Option<String>,
+    is_hosted: bool,
+    bucket: &str,
+    path: &str,
+) -> String {
+    let region = region.as_deref().unwrap_or("us-east-1");
+    let of_bucket = match (endpoint, is_hosted) {
+        (Some(endpoint), true) => endpoint.trim_end_matches('/').to_owned(),
+        (Some(endpoint), false) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+        (None, true) => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+        (None, false) => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+    };
+    format!("{of_bucket}{}", path.strip_suffix('/').unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_with_a_path_stands_before_its_keys() {
+        let check = |endpoint: Option<&str>, is_hosted, path: &str, expect: &str| {
+            let region = Some("eu-central-1".to_owned());
+            let root = root_endpoint(endpoint.map(str::to_owned), region, is_hosted, "b", path);
+            assert_eq!(format!("{root}/data/x"), expect);
+        };
+        check(None, false, "/t//", "https://s3.eu-central-1.amazonaws.com/b/t//data/x");
+        check(None, true, "/t//", "https://b.s3.eu-central-1.amazonaws.com/t//data/x");
+        check(Some("http://localhost:9000/"), false, "//", "http://localhost:9000/b//data/x");
+        check(Some("http://b.localhost:9000"), true, "/t//u//", "http://b.localhost:9000/t//u//data/x");
+    }
+
+    #[test]
+    fn only_a_root_with_a_path_has_an_endpoint_of_its_own() {
+        let told = |url: &str| {
+            let options = BTreeMap::from([("aws_endpoint".to_owned(), "http://localhost:9000".to_owned())]);
+            let access = StoreAccess { url: url.to_owned(), options };
+            format!("{:?}", connect(&access, None).expect("a store").store)
+        };
+        assert!(told("s3://b/t//").contains("\"http://localhost:9000/b/t/\""), "{}", told("s3://b/t//"));
+        assert!(told("s3://b/").contains("\"http://localhost:9000/b\""), "{}", told("s3://b/"));
+    }
 }

@@ -19,8 +19,8 @@ use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::{
-    FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, Output, PlanRef, ScanUnit, Usage,
-    functions, plan,
+    DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, Output, PlanRef,
+    ScanUnit, Usage, functions, plan,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -29,6 +29,7 @@ use url::Url;
 use crate::ahead::{AheadAccount, ReadAhead, attach};
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
+use crate::deletes::{DeleteReader, FileDeletes};
 use crate::environment::Environment;
 use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
@@ -36,7 +37,7 @@ use crate::late::LateColumns;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
 use crate::pace::Pace;
-use crate::scan::ScanReader;
+use crate::scan::{InStore, ScanReader};
 
 /// Longest plan in the exchange, in bytes: it is read whole.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
@@ -88,6 +89,7 @@ pub(crate) async fn execute(
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
     let encoded = plan_bytes(environment, request, &stores).await?;
     let ahead = read_ahead(environment, request, meter);
+    check_inputs(request)?;
     let plan = decode(environment, request, &encoded, &context, &stores, &meter.ahead, ahead.as_ref())
         .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
     meter.note(|usage| usage.spans.decode_us = micros(started));
@@ -280,6 +282,35 @@ async fn plan_bytes(
     Ok(plan)
 }
 
+/// Checks that units name stores and delete files that the request has.
+fn check_inputs(request: &InvokeRequest) -> Result<(), FragmentError> {
+    let malformed = |reason: String| Err(FragmentError::new(FragmentErrorKind::MalformedRequest, reason));
+    let stores = request.access.0.len();
+    for (_, Input::Scan(scan)) in &request.fragment.inputs {
+        let files =
+            scan.lanes.iter().flatten().map(|unit| &unit.file).chain(scan.deletes.iter().map(|file| &file.file));
+        for file in files {
+            if usize::from(file.access) >= stores {
+                return malformed(format!("the request names store {}, its access table has {stores}", file.access));
+            }
+        }
+        for unit in scan.lanes.iter().flatten() {
+            let Some(deletes) = &unit.deletes else { continue };
+            let content = |file: &u32| scan.deletes.get(*file as usize).map(|file| &file.content);
+            let is_vector = |file: &u32| matches!(content(file), Some(DeleteContent::Vector { .. }));
+            let is_positions = |file: &u32| matches!(content(file), Some(DeleteContent::Positions));
+            if !deletes.vector.iter().all(is_vector) || !deletes.positions.iter().all(is_positions) {
+                return malformed(format!("`{}` names delete files that the request does not have", unit.file.path));
+            }
+            if unit.footer.is_some() {
+                // It has the unit's row groups only, but positions count those of the file.
+                return malformed(format!("`{}` has deleted rows and a part of its footer", unit.file.path));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn decode(
     environment: &Environment,
     request: &InvokeRequest,
@@ -291,43 +322,49 @@ fn decode(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
-    let lanes_of = |leaf: LeafId| {
-        let Input::Scan(lanes) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
-        let access = lanes.iter().flatten().next().map_or(0, |unit| unit.file.access);
-        let store = store(stores, access).map_err(|e| DataFusionError::Plan(e.message))?;
-        Ok::<_, DataFusionError>((lanes, store))
-    };
+    let hedged: Arc<[Arc<dyn ObjectStore>]> = stores.iter().map(|store| Arc::clone(&store.hedged)).collect();
     let plan = plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
-        let (lanes, store) = lanes_of(leaf)?;
-        with_lanes(scan, lanes, store.footer_cache_salt)
+        let Input::Scan(input) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
+        let deletes = (!input.deletes.is_empty()).then(|| {
+            let units = input.lanes.iter().flatten().filter_map(|unit| unit.deletes.as_ref());
+            let (files, table) = (Arc::from(&input.deletes[..]), Arc::clone(scan.file_schema()));
+            Arc::new(DeleteReader::new(Arc::clone(&hedged), files, units, table, context.memory_pool()))
+        });
+        with_lanes(scan, &input.lanes, stores, deletes.as_ref())
     })?;
     let options = context.session_config().options();
     attach(plan, options, account, ahead, LateColumns::NEVER, &mut |leaf, _| {
-        let (_, store) = lanes_of(leaf)?;
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
-        let (hedged, footers) = (Arc::clone(&store.hedged), Arc::clone(&environment.footers));
-        Ok(Some(ScanReader::new(hedged, footers, spec.matching).paced(store.pace.clone())))
+        let (hedged, footers) = (Arc::clone(&hedged), Arc::clone(&environment.footers));
+        // Reading ahead slows down by the store of the first file.
+        let first = inputs.get(&leaf).and_then(|Input::Scan(input)| input.lanes.iter().flatten().next());
+        let pace = first.and_then(|unit| stores.get(usize::from(unit.file.access))?.pace.clone());
+        Ok(Some(ScanReader::of_stores(hedged, footers, spec.matching.clone()).paced(pace)))
     })
 }
 
 /// Puts this fragment's lanes, each a partition, into the placeholder `scan`.
-fn with_lanes(scan: &FileScanConfig, lanes: &[Vec<ScanUnit>], footer_cache_salt: u32) -> Result<FileScanConfig> {
-    let groups = lanes
-        .iter()
-        .map(|lane| {
-            Ok(FileGroup::new(
-                lane.iter().map(|unit| partitioned_file(unit, footer_cache_salt)).collect::<Result<_>>()?,
-            ))
-        })
-        .collect::<Result<_>>()?;
-    Ok(plan::with_files(scan, groups))
+fn with_lanes(
+    scan: &FileScanConfig,
+    lanes: &[Vec<ScanUnit>],
+    stores: &[AttemptStore],
+    deletes: Option<&Arc<DeleteReader>>,
+) -> Result<FileScanConfig> {
+    let file = |unit: &ScanUnit| partitioned_file(unit, stores, deletes);
+    let group = |lane: &Vec<ScanUnit>| Ok(FileGroup::new(lane.iter().map(file).collect::<Result<_>>()?));
+    Ok(plan::with_files(scan, lanes.iter().map(group).collect::<Result<_>>()?))
 }
 
-fn partitioned_file(unit: &ScanUnit, footer_cache_salt: u32) -> Result<PartitionedFile> {
+fn partitioned_file(
+    unit: &ScanUnit,
+    stores: &[AttemptStore],
+    deletes: Option<&Arc<DeleteReader>>,
+) -> Result<PartitionedFile> {
     let object = &unit.file;
+    let store = store(stores, object.access).map_err(|error| DataFusionError::Plan(error.message))?;
     // The footer cache compares size and modification time. AttemptStore and etag stand in for the time.
     let identity = crc32fast::hash(object.etag.as_deref().unwrap_or_default().as_bytes());
-    let version = i64::from(identity) << 16 | i64::from(footer_cache_salt & 0xffff);
+    let version = i64::from(identity) << 16 | i64::from(store.footer_cache_salt & 0xffff);
     let mut file = PartitionedFile::new_from_meta(object_store::ObjectMeta {
         location: object_store::path::Path::parse(&object.path)?,
         last_modified: DateTime::from_timestamp_micros(version).unwrap_or_default(),
@@ -336,6 +373,11 @@ fn partitioned_file(unit: &ScanUnit, footer_cache_salt: u32) -> Result<Partition
         version: None,
     });
     file.metadata_size_hint = object.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    file.extensions.insert(InStore(object.access));
+    if let Some(own) = &unit.deletes {
+        let reader = deletes.ok_or_else(|| DataFusionError::Plan(format!("`{}` names delete files", object.path)))?;
+        file.extensions.insert(FileDeletes::new(Arc::clone(reader), own.clone())?);
+    }
     if !unit.constants.is_empty() {
         file.extensions.insert(FileConstants(unit.constants.clone()));
     }
@@ -363,4 +405,40 @@ fn spilled_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
 
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_protocol::{Base64, Scan};
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_names_what_it_does_not_have_is_malformed() {
+        let golden = include_str!("../protocol/testdata/request.json");
+        let check = |change: &dyn Fn(&mut Scan), expect: &str| {
+            let mut request: InvokeRequest = serde_json::from_str(golden).expect("golden bytes");
+            let Input::Scan(scan) = &mut request.fragment.inputs[0].1;
+            scan.lanes[0][0].footer = None;
+            change(scan);
+            let error = check_inputs(&request).err();
+            assert!(error.as_ref().is_none_or(|error| error.kind == FragmentErrorKind::MalformedRequest), "{error:?}");
+            let message = error.map(|error| error.message).unwrap_or_default();
+            assert!(message.contains(expect) && message.is_empty() == expect.is_empty(), "{message}");
+        };
+        let unit = |scan: &mut Scan, vector, positions: &[u32]| {
+            let deletes = scan.lanes[0][0].deletes.as_mut().expect("deletes");
+            (deletes.vector, deletes.positions) = (vector, positions.to_vec());
+        };
+        check(&|_| {}, "");
+        check(&|scan| scan.lanes[0][0].file.access = 2, "names store 2, its access table has 2");
+        check(&|scan| scan.deletes[0].file.access = 9, "names store 9");
+        let unknown = "names delete files that the request does not have";
+        check(&|scan| unit(scan, Some(3), &[]), unknown);
+        check(&|scan| unit(scan, None, &[0, 4]), unknown);
+        // Delete files of another kind.
+        check(&|scan| unit(scan, Some(0), &[]), unknown);
+        check(&|scan| unit(scan, None, &[2]), unknown);
+        check(&|scan| scan.lanes[0][0].footer = Some(Base64::default()), "a part of its footer");
+    }
 }

@@ -14,6 +14,9 @@ pub enum FileFault {
     /// It is not there.
     #[error("file `{file}` was not found: {reason}")]
     Missing { file: String, reason: String },
+    /// It says which rows of data files are deleted, and what it says makes no sense.
+    #[error("file `{file}`: {reason}")]
+    Deletes { file: String, reason: String },
     /// It is not the file that was planned.
     #[error("file `{file}` has changed: {reason}")]
     Changed { file: String, reason: String },
@@ -38,9 +41,19 @@ impl FileFault {
         Self::Mismatch { file: file.to_string(), reason }
     }
 
+    pub(crate) fn deletes(file: &impl ToString, reason: impl ToString) -> Self {
+        Self::Deletes { file: file.to_string(), reason: reason.to_string() }
+    }
+
+    /// Returns the next step, where the kind of the error does not say it.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        let of_deletes = "the table's delete files are damaged; roll it back to an earlier snapshot";
+        matches!(self, Self::Deletes { .. }).then_some(of_deletes)
+    }
+
     pub(crate) fn kind(&self) -> FragmentErrorKind {
         match self {
-            Self::Corrupt { .. } => FragmentErrorKind::FileCorrupt,
+            Self::Corrupt { .. } | Self::Deletes { .. } => FragmentErrorKind::FileCorrupt,
             Self::Missing { .. } => FragmentErrorKind::FileMissing,
             Self::Changed { .. } => FragmentErrorKind::FileChanged,
             Self::Mismatch { .. } => FragmentErrorKind::SchemaMismatch,

@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Formatter};
 use std::sync::{Arc, Mutex};
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
-    FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
+    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
@@ -29,11 +29,11 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use crate::ahead::{AheadAccount, OpenedFile, ScanAhead};
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
+use crate::deletes::{DeletesApplied, FileDeletes};
 use crate::pace::Pace;
 use crate::pinned::PinnedFile;
-use reader::FileReader;
 
-pub(crate) use reader::OpenFile;
+pub(crate) use reader::{FileReader, OpenFile};
 
 /// Reader of one scan's Parquet files.
 ///
@@ -44,10 +44,11 @@ pub(crate) use reader::OpenFile;
 /// - A partition holds footer and end, mostly 256 KiB, of the file that it opened last: memory grows with partitions, not
 ///   with files. DataFusion opens a file's parts one after the other, so that the next part still finds them.
 /// - [`crate::FileConstants`] among a file's extensions are the values of columns that the file lacks.
+/// - A file with [`FileDeletes`] is opened only where they are applied.
 ///
 /// Errors while reading are the store's or a [`crate::FileFault`] that names the file. [`crate::classify()`] finds either.
 pub struct ScanReader {
-    store: Arc<dyn ObjectStore>,
+    stores: Arc<[Arc<dyn ObjectStore>]>,
     footers: Arc<FileMetadataCache>,
     matching: ColumnMatching,
     /// None where nobody counts the store's refusals.
@@ -62,7 +63,16 @@ pub struct ScanReader {
 impl ScanReader {
     /// Makes a reader of files in `store`, which already counts and hedges. Scans that share `footers` share what it keeps.
     pub fn new(store: Arc<dyn ObjectStore>, footers: Arc<FileMetadataCache>, matching: ColumnMatching) -> Self {
-        Self { store, footers, matching, account: Arc::default(), pace: None, ahead: None, open: Mutex::default() }
+        Self::of_stores(Arc::from([store]), footers, matching)
+    }
+
+    /// Makes a reader of files in several stores. [`InStore`] among a file's extensions says in which.
+    pub fn of_stores(
+        stores: Arc<[Arc<dyn ObjectStore>]>,
+        footers: Arc<FileMetadataCache>,
+        matching: ColumnMatching,
+    ) -> Self {
+        Self { stores, footers, matching, account: Arc::default(), pace: None, ahead: None, open: Mutex::default() }
     }
 
     /// Makes reading ahead slow down when the store's client is asked to.
@@ -76,8 +86,8 @@ impl ScanReader {
         Self { account, ahead, ..self }
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.store
+    pub(crate) fn stores(&self) -> &Arc<[Arc<dyn ObjectStore>]> {
+        &self.stores
     }
 
     pub(crate) fn pace(&self) -> Option<&Arc<Pace>> {
@@ -90,17 +100,21 @@ impl ScanReader {
 
     /// Returns the way in which files' columns become the table's.
     pub(crate) fn column_matching(&self) -> Arc<dyn PhysicalExprAdapterFactory> {
-        match self.matching {
+        match &self.matching {
             ColumnMatching::Name => Arc::new(NameMatching),
-            ColumnMatching::FieldId => Arc::new(FieldIdMatching),
+            ColumnMatching::FieldId(rules) => Arc::new(FieldIdMatching::new(rules.clone())),
         }
     }
 
     /// Makes `scan` read through this reader, also after rules have spread its files over other partitions.
     ///
     /// # Errors
-    /// A scan of files that are not Parquet.
+    /// A scan of files that are not Parquet, or that are in no store of this reader.
     pub fn attach(self, scan: FileScanConfig) -> Result<FileScanConfig> {
+        let is_elsewhere = |file: &&PartitionedFile| usize::from(InStore::of(file).0) >= self.stores.len();
+        if let Some(file) = scan.file_groups.iter().flat_map(FileGroup::iter).find(is_elsewhere) {
+            return plan_err!("`{}` is in no store of the scan", file.object_meta.location);
+        }
         let source = scan.file_source().downcast_ref::<ParquetSource>().cloned();
         let source = source.ok_or_else(|| DataFusionError::Plan("the scan is not of Parquet files".to_owned()))?;
         let matching = self.column_matching();
@@ -117,7 +131,7 @@ impl ScanReader {
         let mut open = self.open.lock().expect("no holder panics");
         let shared = shared.or_else(|| open.values().find(|file| file.serves(planned)).cloned());
         let new = || {
-            let pinned = PinnedFile::new(Arc::clone(&self.store), planned.object_meta.clone());
+            let pinned = PinnedFile::new(InStore::of(planned).among(&self.stores), planned.object_meta.clone());
             OpenFile::new(pinned, planned, Arc::clone(&self.footers))
         };
         let file = shared.unwrap_or_else(|| Arc::new(new()));
@@ -127,9 +141,35 @@ impl ScanReader {
     }
 }
 
+/// Position of a file's store among those of its [`ScanReader`], as an extension of its `PartitionedFile`. Without it, the file is in
+/// the first. Files of several stores have other times of modification in each, by which caches tell them apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct InStore(pub u16);
+
+impl InStore {
+    pub(crate) fn of(file: &PartitionedFile) -> Self {
+        file.extensions.get::<Self>().copied().unwrap_or_default()
+    }
+
+    /// Returns the store. [`ScanReader::attach`] has made sure that there is one.
+    pub(crate) fn among(self, stores: &[Arc<dyn ObjectStore>]) -> Arc<dyn ObjectStore> {
+        Arc::clone(&stores[usize::from(self.0)])
+    }
+}
+
+/// Opens a file that belongs to no scan, such as one of deleted rows.
+pub(crate) fn open_alone(
+    store: Arc<dyn ObjectStore>,
+    planned: &PartitionedFile,
+    footers: Arc<FileMetadataCache>,
+) -> FileReader {
+    let pinned = PinnedFile::new(store, planned.object_meta.clone());
+    FileReader::new(Arc::new(OpenFile::new(pinned, planned, footers)), planned, Arc::default(), None)
+}
+
 impl Debug for ScanReader {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ScanReader").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("ScanReader").field("stores", &self.stores).finish_non_exhaustive()
     }
 }
 
@@ -141,6 +181,9 @@ impl ParquetFileReaderFactory for ScanReader {
         _metadata_size_hint: Option<usize>,
         _metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        if file.extensions.contains::<FileDeletes>() && !file.extensions.contains::<DeletesApplied>() {
+            return internal_err!("`{}` would be read with its deleted rows", file.object_meta.location);
+        }
         Ok(Box::new(self.open(partition, &file)))
     }
 }

@@ -170,7 +170,7 @@ async fn a_fragment_reads_no_byte_twice() {
     store.put(&key, std::fs::read(&path).expect("readable").into()).await.expect("put");
     let mut request = request(Arc::clone(&store), cloud::access(&server, "function"), &key, false).await;
     let lanes = match &request.fragment.inputs[0].1 {
-        gust_protocol::Input::Scan(lanes) => lanes.len(),
+        gust_protocol::Input::Scan(scan) => scan.lanes.len(),
     };
     assert_eq!(lanes, 1, "a file without a known footer is one unit");
     for ahead in AHEAD {
@@ -243,8 +243,8 @@ async fn a_function_asks_for_no_footer_that_came_along() {
     ];
     for (what, damage) in damages {
         let mut request = request.clone();
-        let gust_protocol::Input::Scan(lanes) = &mut request.fragment.inputs[0].1;
-        let footer = lanes[0][0].footer.as_mut().expect("a footer");
+        let gust_protocol::Input::Scan(scan) = &mut request.fragment.inputs[0].1;
+        let footer = scan.lanes[0][0].footer.as_mut().expect("a footer");
         let mut damaged = footer.0.to_vec();
         damage(&mut damaged);
         footer.0 = damaged.into();
@@ -261,8 +261,8 @@ async fn a_function_asks_for_no_footer_that_came_along() {
 }
 
 fn units(request: &InvokeRequest) -> impl Iterator<Item = &ScanUnit> {
-    let gust_protocol::Input::Scan(lanes) = &request.fragment.inputs[0].1;
-    lanes.iter().flatten()
+    let gust_protocol::Input::Scan(scan) = &request.fragment.inputs[0].1;
+    scan.lanes.iter().flatten()
 }
 
 /// No retry inside the attempt gets through this store. The error's kind tells the scheduler to try again.
@@ -304,8 +304,8 @@ async fn each_failure_has_its_kind() {
         }),
         (Kind::FileChanged, "bytes, ", |path, request| {
             // A file from an Iceberg manifest has no etag, only a size.
-            let gust_protocol::Input::Scan(lanes) = &mut request.fragment.inputs[0].1;
-            lanes.iter_mut().flatten().for_each(|unit| unit.file.etag = None);
+            let gust_protocol::Input::Scan(scan) = &mut request.fragment.inputs[0].1;
+            scan.lanes.iter_mut().flatten().for_each(|unit| unit.file.etag = None);
             let mut bytes = std::fs::read(path).expect("readable");
             bytes.push(0);
             std::fs::write(path, bytes).expect("written");

@@ -56,13 +56,36 @@ pub struct LeafSpec {
 }
 
 /// Rule that matches a data file's columns to the table's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnMatching {
     /// By name: bare Parquet.
     Name,
     /// By `PARQUET:field_id`: Iceberg. A renamed column is found, and a new one is never mistaken for an old one.
-    FieldId,
+    FieldId(FieldIdRules),
+}
+
+/// Rules of a table for files and columns that field ids alone do not match.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldIdRules {
+    /// Names that have an id in files without field ids: the table's `schema.name-mapping.default`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<MappedName>,
+    /// Values of fields that a file lacks, at any depth, each encoded by [`crate::plan::encode_scalar`]: `initial-default`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub defaults: Vec<(i32, Base64)>,
+}
+
+/// Field of a name mapping: any of the names stands for the id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedName {
+    /// None where the names belong to no field of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i32>,
+    pub names: Vec<String>,
+    /// Fields below: of a struct, `element` of a list, `key` and `value` of a map.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<MappedName>,
 }
 
 /// Destination of a fragment's rows.
@@ -101,8 +124,37 @@ pub type LeafId = u32;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
+    Scan(Scan),
+}
+
+/// Data files of one leaf, and the files that delete rows of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scan {
     /// Lanes of scan units. A lane is one partition of the plan and runs on one core.
-    Scan(Vec<Vec<ScanUnit>>),
+    pub lanes: Vec<Vec<ScanUnit>>,
+    /// Delete files that units need, each once. Units name them by their position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deletes: Vec<DeleteFile>,
+}
+
+/// File of an Iceberg table that deletes rows of data files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteFile {
+    pub file: ObjectRef,
+    pub content: DeleteContent,
+}
+
+/// Rows that a delete file deletes, and how it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteContent {
+    /// Parquet rows of a data file's path and a position in it.
+    Positions,
+    /// Deletion vector of one data file: bytes `[offset, offset + bytes)`, which hold `cardinality` positions.
+    Vector { offset: u64, bytes: u64, cardinality: u64 },
+    /// Parquet rows of keys. Rows with such a key in the fields `ids` are deleted where the unit has `scope` among its
+    /// scopes and a smaller number.
+    Equality { ids: Vec<i32>, scope: u32, sequence_number: i64 },
 }
 
 /// One data file, or a run of its row groups.
@@ -123,6 +175,30 @@ pub struct ScanUnit {
     /// file's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footer: Option<Base64>,
+    /// Deleted rows of the file. None where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletes: Option<UnitDeletes>,
+}
+
+/// Deleted rows of one data file, by delete files of [`Scan::deletes`]. Positions are the file's, also where the unit is a run
+/// of its row groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitDeletes {
+    /// Path of the data file as the table's metadata spells it: files of positions name it so.
+    pub path: String,
+    /// Rows of the whole data file by its manifest.
+    pub rows: u64,
+    /// Deletion vector of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<u32>,
+    /// Files of positions that may name the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<u32>,
+    /// Scopes of the files of keys that apply, where their number is larger than `sequence_number`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<u32>,
+    /// Data sequence number of the data file.
+    pub sequence_number: i64,
 }
 
 /// An immutable object, as it was when it was planned.

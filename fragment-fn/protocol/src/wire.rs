@@ -117,9 +117,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        AccessTable, AheadBounds, AheadUsage, ColumnMatching, Fragment, FragmentId, FragmentLimits, FragmentResult,
-        Input, LeafSpec, ObjectRef, Output, PlanRef, Requests, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary,
-        Usage,
+        AccessTable, AheadBounds, AheadUsage, ColumnMatching, DeleteContent, DeleteFile, FieldIdRules, Fragment,
+        FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, MappedName, ObjectRef, Output, PlanRef, Requests,
+        Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, UnitDeletes, Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -136,6 +136,14 @@ mod tests {
             partition_values: vec![Base64(Bytes::from_static(b"\x01v"))],
             constants: vec![(7, Some(Base64(Bytes::from_static(b"\x02w")))), (8, None)],
             footer: Some(Base64(Bytes::from_static(b"footer"))),
+            deletes: Some(UnitDeletes {
+                path: "s3://lake/t/part-0.parquet".to_owned(),
+                rows: 8,
+                vector: Some(1),
+                positions: vec![0],
+                scopes: vec![0, 2],
+                sequence_number: 5,
+            }),
         };
         let whole = ScanUnit {
             file: file(None),
@@ -143,6 +151,7 @@ mod tests {
             partition_values: Vec::new(),
             constants: Vec::new(),
             footer: None,
+            deletes: None,
         };
         let s3 = BTreeMap::from([("aws_region".to_owned(), "eu-central-1".to_owned())]);
         InvokeRequest {
@@ -150,7 +159,7 @@ mod tests {
             fingerprint: "datafusion-0.0.0/functions-00000000".to_owned(),
             fragment: Fragment {
                 id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
-                inputs: vec![(0, Input::Scan(vec![vec![ranged], vec![whole]]))],
+                inputs: vec![(0, Input::Scan(Scan { lanes: vec![vec![ranged], vec![whole]], deletes: deletes() }))],
                 limits: FragmentLimits {
                     memory_bytes_max: 1,
                     temp_bytes_max: 2,
@@ -168,12 +177,40 @@ mod tests {
                 plan: PlanRef::Inline(Base64(Bytes::from_static(b"plan"))),
                 leaves: vec![
                     LeafSpec { matching: ColumnMatching::Name, bridge_bytes: 6 },
-                    LeafSpec { matching: ColumnMatching::FieldId, bridge_bytes: 0 },
+                    LeafSpec { matching: ColumnMatching::FieldId(rules()), bridge_bytes: 0 },
+                    LeafSpec { matching: ColumnMatching::FieldId(FieldIdRules::default()), bridge_bytes: 0 },
                 ],
                 scalars: vec![Base64(Bytes::from_static(b"scalar"))],
                 output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },
                 options: BTreeMap::from([("datafusion.execution.batch_size".to_owned(), "4096".to_owned())]),
             },
+        }
+    }
+
+    /// Makes a delete file of each kind.
+    fn deletes() -> Vec<DeleteFile> {
+        let contents = [
+            DeleteContent::Positions,
+            DeleteContent::Vector { offset: 4, bytes: 56, cardinality: 7 },
+            DeleteContent::Equality { ids: vec![1, 3], scope: 2, sequence_number: 6 },
+        ];
+        let file = |name: &str| ObjectRef {
+            access: 0,
+            path: format!("lake/t/{name}"),
+            size_bytes: 99,
+            etag: None,
+            footer_bytes: None,
+        };
+        let names = ["p.parquet", "v.puffin", "e.parquet"];
+        names.into_iter().zip(contents).map(|(name, content)| DeleteFile { file: file(name), content }).collect()
+    }
+
+    fn rules() -> FieldIdRules {
+        let name = |id, name: &str| MappedName { id, names: vec![name.to_owned()], fields: Vec::new() };
+        let below = vec![name(Some(3), "element"), name(None, "gone")];
+        FieldIdRules {
+            names: vec![MappedName { fields: below, ..name(Some(2), "l") }],
+            defaults: vec![(7, Base64(Bytes::from_static(b"\x03d")))],
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
     ParquetAccessPlan, ParquetFileMetrics, ParquetRowSelection, RowGroupAccess, RowGroupAccessPlanFilter,
@@ -25,6 +25,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::spec::ScanSpec;
 use crate::columns::{FileConstants, with_constants};
+use crate::deletes::FileDeletes;
 use meaning::FileMeaning;
 pub(super) use meaning::Schemas;
 
@@ -53,6 +54,9 @@ pub(super) fn layout(
     file: &PartitionedFile,
     footer: &Arc<ParquetMetaData>,
 ) -> Result<FileLayout> {
+    if file.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_most) {
+        return not_impl_err!("its readers know which few pages are left");
+    }
     let footer = match file.extensions.get::<FileConstants>() {
         Some(constants) => with_constants(Arc::clone(footer), constants),
         None => Arc::clone(footer),

@@ -60,6 +60,7 @@ pub use usage::AheadAccount;
 pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 
 use crate::bridge::BRIDGE_BYTES;
+use crate::deletes::ScanDeletes;
 use crate::file_errors::naming_file;
 use crate::late::{LateColumns, with_late_columns};
 use crate::scan::ScanReader;
@@ -190,8 +191,8 @@ pub fn is_local(scan: &FileScanConfig) -> bool {
     scan.object_store_url.as_str().starts_with("file:")
 }
 
-/// Prepares a plan's scans for their execution: errors name their file, and Parquet is read by the reader that `reader`
-/// makes for a leaf, ahead if `ahead` says so, with columns as late as `late` says. Leaves count as in
+/// Prepares a plan's scans for their execution: errors name their file, deleted rows are left out, and Parquet is read by
+/// the reader that `reader` makes for a leaf, ahead if `ahead` says so, with columns as late as `late` says. Leaves count as in
 /// [`gust_protocol::plan::scans`]. A scan for which `reader` returns None keeps its own way to read. `account` is told of the
 /// waits of all others.
 ///
@@ -221,7 +222,9 @@ pub fn attach(
             }
             None => (scan.clone(), None),
         };
-        let scan = DataSourceExec::from_data_source(naming_file(with_late_columns(scan, late), ahead));
+        let deletes = ScanDeletes::of(&scan)?;
+        let scan = deletes.left_out(with_late_columns(scan, late), account);
+        let scan = DataSourceExec::from_data_source(naming_file(scan, ahead));
         Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
     });
     attached.data()

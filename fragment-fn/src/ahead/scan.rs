@@ -25,7 +25,7 @@ use super::units::{End, Next, PieceId, Units};
 use crate::pace::Pace;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
-use crate::scan::{OpenFile, ScanReader};
+use crate::scan::{InStore, OpenFile, ScanReader};
 
 /// Shortest time between two looks at a scan's dynamic filters. A sort with a limit changes its filter with every batch.
 const FILTER_PAUSE: Duration = Duration::from_millis(10);
@@ -36,7 +36,7 @@ const OPEN_MAX: usize = 1024;
 /// Read-ahead of one scan.
 pub(crate) struct ScanAhead {
     pub(super) spec: ScanSpec,
-    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) stores: Arc<[Arc<dyn ObjectStore>]>,
     pub(super) footers: Arc<FileMetadataCache>,
     pub(super) query: Arc<QueryState>,
     /// Position in the order in which the plan consumes its scans.
@@ -130,7 +130,7 @@ impl ScanAhead {
         };
         Self {
             spec,
-            store: Arc::clone(reader.store()),
+            stores: Arc::clone(reader.stores()),
             footers: Arc::clone(reader.footers()),
             query,
             rank,
@@ -182,7 +182,7 @@ impl ScanAhead {
         if let Some(open) = open.filter(|open| open.serves(planned)) {
             return open;
         }
-        let pinned = PinnedFile::new(Arc::clone(&self.store), object.clone());
+        let pinned = PinnedFile::new(InStore::of(planned).among(&self.stores), object.clone());
         let file = Arc::new(OpenFile::new(pinned, planned, Arc::clone(&self.footers)));
         if state.open.len() >= OPEN_MAX {
             state.open.retain(|_, open| open.strong_count() > 0);

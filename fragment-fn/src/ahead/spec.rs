@@ -18,6 +18,8 @@ use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use object_store::path::Path;
 
 use super::units::Lanes;
+use crate::deletes::with_keys;
+use crate::scan::InStore;
 
 /// Facts about a Parquet scan.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub(super) struct ScanSpec {
 /// File as a scan names it. A file may be cut into ranges.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct FileKey {
+    store: InStore,
     location: Path,
     size: u64,
     etag: Option<String>,
@@ -50,6 +53,7 @@ struct FileKey {
 impl From<&PartitionedFile> for FileKey {
     fn from(file: &PartitionedFile) -> Self {
         Self {
+            store: InStore::of(file),
             location: file.object_meta.location.clone(),
             size: file.object_meta.size,
             etag: file.object_meta.e_tag.clone(),
@@ -68,9 +72,14 @@ impl ScanSpec {
         let source = scan.file_source().downcast_ref::<ParquetSource>()?;
         let options = source.table_parquet_options().global.clone();
         let table = source.table_schema().clone();
-        if !table.virtual_columns().is_empty() || options.coerce_int96.is_some() {
+        if !table.virtual_columns().is_empty() {
             return None;
         }
+        // A limit counts rows that keys have left.
+        let (projection, limit) = match with_keys(scan, source).ok()? {
+            Some(projection) => (projection, None),
+            None => (source.projection()?.clone(), scan.limit),
+        };
         let mut numbered = NumberedFiles::default();
         // The rules of `create_sibling_state` and `SharedWorkSource` in datafusion-datasource.
         let is_shared = !scan.preserve_order
@@ -88,11 +97,11 @@ impl ScanSpec {
             lanes,
             numbers: numbered.numbers,
             table,
-            projection: source.projection()?.clone(),
+            projection,
             predicate: source.filter(),
             adapter,
             options,
-            limit: scan.limit,
+            limit,
             preserve_order: scan.preserve_order,
             is_reordered: is_reordered(source),
         })

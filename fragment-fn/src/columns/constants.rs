@@ -1,4 +1,4 @@
-//! Values that a file's partition gives to columns that the file itself may lack.
+//! Values of columns that a file lacks: those of its partition, and the table's initial defaults.
 //!
 //! Files that came from Hive keep the values of identity-partitioned columns in their folders' names and, after the
 //! migration, in Iceberg's metadata. DataFusion's adapters see a file's schema and nothing else of it. So the values travel
@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::StructArray;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use gust_protocol::{Base64, plan};
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
@@ -25,33 +26,71 @@ const CONSTANTS_KEY: &str = "gust.constants";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileConstants(pub Vec<(i32, Option<Base64>)>);
 
-/// The same values, decoded for an adapter.
+/// Values of absent columns, decoded for an adapter.
 #[derive(Debug, Default)]
-pub(super) struct Constants(BTreeMap<i32, Option<ScalarValue>>);
+pub(super) struct Constants {
+    /// Values of the file's partition.
+    partition: BTreeMap<i32, Option<ScalarValue>>,
+    /// Initial defaults. That of a struct, whatever it is, says that the struct is made of the defaults of its fields.
+    defaults: BTreeMap<i32, ScalarValue>,
+}
 
 impl Constants {
-    pub(super) fn of(physical: &Schema) -> Result<Self> {
-        let Some(text) = physical.metadata().get(CONSTANTS_KEY) else { return Ok(Self::default()) };
-        let encoded: Vec<(i32, Option<Base64>)> =
-            serde_json::from_str(text).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    pub(super) fn of(physical: &Schema, defaults: &[(i32, Base64)]) -> Result<Self> {
+        let encoded: Vec<(i32, Option<Base64>)> = match physical.metadata().get(CONSTANTS_KEY) {
+            Some(text) => serde_json::from_str(text).map_err(|error| DataFusionError::External(Box::new(error)))?,
+            None => Vec::new(),
+        };
         let decode =
             |(id, value): (i32, Option<Base64>)| Ok((id, value.as_ref().map(plan::decode_scalar).transpose()?));
-        Ok(Self(encoded.into_iter().map(decode).collect::<Result<_>>()?))
+        let partition = encoded.into_iter().map(decode).collect::<Result<_>>()?;
+        let defaults = defaults.iter().map(|(id, value)| Ok((*id, plan::decode_scalar(value)?)));
+        Ok(Self { partition, defaults: defaults.collect::<Result<_>>()? })
     }
 
-    /// Returns the value of all rows in a column that the file lacks, in the column's type: NULL where the partition has none.
+    /// Returns true if the file's partition has a value of the field, be it NULL.
+    pub(super) fn has(&self, id: i32) -> bool {
+        self.partition.contains_key(&id)
+    }
+
+    /// Returns the value of all rows in a column that the file lacks, in the column's type: NULL where there is none.
     ///
     /// # Errors
-    /// A value of the partition that cannot be understood, or that does not become the column's type.
+    /// A value of the partition that cannot be understood, or a value that does not become the column's type.
     pub(super) fn value(&self, id: i32, wanted: &Field) -> Result<ScalarValue> {
-        match self.0.get(&id) {
-            None => ScalarValue::try_new_null(wanted.data_type()),
+        match self.partition.get(&id) {
+            None => self.default_value(id, wanted),
             Some(Some(value)) => value.cast_to(wanted.data_type()),
             Some(None) => mismatch_err!(
                 "a data file lacks column `{}`, and its value in the partition metadata cannot be understood",
                 wanted.name()
             ),
         }
+    }
+
+    fn default_value(&self, id: i32, wanted: &Field) -> Result<ScalarValue> {
+        match (self.defaults.get(&id), wanted.data_type()) {
+            (None, data_type) => ScalarValue::try_new_null(data_type),
+            (Some(_), DataType::Struct(fields)) => self.structure(fields, wanted.name()),
+            (Some(value), data_type) => value.cast_to(data_type),
+        }
+    }
+
+    /// Makes a struct of the values that its fields have where a file lacks them.
+    fn structure(&self, fields: &Fields, path: &str) -> Result<ScalarValue> {
+        let part = |field: &FieldRef| {
+            let value = match field_id(field) {
+                Some(id) => self.value(id, field)?,
+                None => ScalarValue::try_new_null(field.data_type())?,
+            };
+            if value.is_null() && !field.is_nullable() {
+                return mismatch_err!("a data file lacks the required field `{path}.{}`", field.name());
+            }
+            value.to_array_of_size(1)
+        };
+        let parts = fields.iter().map(part).collect::<Result<Vec<_>>>()?;
+        let made = StructArray::try_new_with_length(fields.clone(), parts, None, 1)?;
+        Ok(ScalarValue::Struct(Arc::new(made)))
     }
 
     /// Returns a field below `wanted` to which the partition gives a value other than NULL.
@@ -61,7 +100,7 @@ impl Constants {
             _ => Vec::new(),
         };
         children.into_iter().find_map(|child| {
-            let own = field_id(child).and_then(|id| self.0.get(&id));
+            let own = field_id(child).and_then(|id| self.partition.get(&id));
             let says = own.is_some_and(|value| value.as_ref().is_none_or(|value| !value.is_null()));
             if says { Some(child.name().clone()) } else { self.below(child) }
         })

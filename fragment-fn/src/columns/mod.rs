@@ -18,15 +18,18 @@ use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
+use gust_protocol::FieldIdRules;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 mod constants;
+mod ids;
 mod nested;
 
 pub use constants::FileConstants;
 pub(crate) use constants::with_constants;
 
 use constants::Constants;
+use ids::{is_mapped, with_ids};
 use nested::{ColumnShape, FieldShape, ReshapedColumn};
 
 use crate::classify::find;
@@ -35,29 +38,50 @@ use crate::read_as::naming_columns;
 
 /// Factory of adapters for a table whose fields carry `PARQUET:field_id` metadata.
 ///
-/// A file's partition may have values of columns that the file lacks. They come with its footer: see [`FileConstants`].
-#[derive(Debug)]
-pub struct FieldIdMatching;
+/// A field of the table takes the first that there is of: the file's own field with its id; the value that the file's partition
+/// has ([`FileConstants`], which come with its footer); the file's field that the name mapping gives this id, where the file has
+/// no ids; the table's initial default; NULL.
+#[derive(Debug, Default)]
+pub struct FieldIdMatching {
+    rules: FieldIdRules,
+}
+
+impl FieldIdMatching {
+    pub fn new(rules: FieldIdRules) -> Self {
+        Self { rules }
+    }
+}
 
 impl PhysicalExprAdapterFactory for FieldIdMatching {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         let by_id: HashMap<i32, &FieldRef> =
             logical.fields().iter().filter_map(|field| Some((field_id(field)?, field))).collect();
-        let constants = Constants::of(&physical)?;
+        let constants = Constants::of(&physical, &self.rules.defaults)?;
+        let with_ids = with_ids(&physical, &self.rules.names)?;
         let mut fields = Vec::with_capacity(physical.fields().len());
         let mut replacements = HashMap::new();
         let mut found = Vec::with_capacity(fields.capacity());
-        for (index, field) in physical.fields().iter().enumerate() {
+        for (index, (own, field)) in physical.fields().iter().zip(with_ids.fields()).enumerate() {
+            // A column that the table does not have, or no longer has: no name of the table reaches it.
+            let mut unknown = |what: String| fields.push(renamed(own, &format!("\u{0}{what}"), own));
             let Some(id) = field_id(field) else {
-                return mismatch_err!(
-                    "column `{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
-                    field.name()
-                );
+                unknown(format!("without id {index}"));
+                continue;
             };
+            if is_mapped(field) && constants.has(id) {
+                // The partition's value comes before the name mapping.
+                unknown(format!("of partition {index}"));
+                continue;
+            }
+            if is_mapped(field) && found.contains(&id) {
+                return mismatch_err!(
+                    "two columns of a data file have the names of field id {id}: one is `{}`",
+                    own.name()
+                );
+            }
             found.push(id);
             let Some(wanted) = by_id.get(&id) else {
-                // A column that the table no longer has: no name of the table reaches it.
-                fields.push(renamed(field, &format!("\u{0}dropped {id}"), field));
+                unknown(format!("dropped {id}"));
                 continue;
             };
             let same = wanted.data_type() == field.data_type() && wanted.is_nullable() == field.is_nullable();
@@ -68,9 +92,9 @@ impl PhysicalExprAdapterFactory for FieldIdMatching {
                 let name = format!("\u{0}nested {id}");
                 let column = Arc::new(Column::new(&name, index));
                 replacements.insert(wanted.name().clone(), ColumnSource::nested(wanted, field, column, &constants));
-                fields.push(renamed(field, &name, field));
+                fields.push(renamed(own, &name, own));
             } else {
-                fields.push(renamed(field, wanted.name(), wanted));
+                fields.push(renamed(own, wanted.name(), wanted));
             }
         }
         for (id, wanted) in by_id.iter().filter(|(id, _)| !found.contains(id)) {
@@ -246,7 +270,7 @@ impl ByFieldId {
 }
 
 /// Returns the Iceberg id of a field.
-fn field_id(field: &Field) -> Option<i32> {
+pub(crate) fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
 }
 

@@ -5,7 +5,7 @@
 //! maps and between kinds of lists, by position (`nested_struct.rs`, `cast_column`). After a field was dropped or renamed, values
 //! would come from another field.
 //!
-//! Non-goal: defaults of added fields. An absent field is NULL, or has the partition's value.
+//! An absent field has the partition's value, its initial default, or is NULL.
 
 use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
@@ -23,7 +23,7 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_plan::PhysicalExpr;
 use gust_protocol::Advised;
 
-use super::{Constants, field_id};
+use super::{Constants, field_id, is_mapped};
 use crate::fault::mismatch_err;
 use crate::read_as::{column_cast_error, too_large, too_large_error};
 
@@ -105,7 +105,9 @@ impl ColumnShape {
 fn field_shape(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &str) -> Result<FieldShape> {
     let path = format!("{path}.{}", wanted.name());
     let Some(id) = field_id(wanted) else { return mismatch_err!("`{path}` has no Iceberg field id") };
-    if let Some(field) = found.iter().find(|field| field_id(field) == Some(id)) {
+    // The partition's value comes before the name mapping.
+    let is_own = |field: &&FieldRef| field_id(field) == Some(id) && !(is_mapped(field) && constants.has(id));
+    if let Some(field) = found.iter().find(is_own) {
         return Ok(FieldShape::Found {
             name: field.name().clone(),
             shape: ColumnShape::of(wanted, field, constants, &path)?,
@@ -118,13 +120,14 @@ fn field_shape(wanted: &FieldRef, found: &Fields, constants: &Constants, path: &
     Ok(FieldShape::Absent(value))
 }
 
-/// Refuses fields without an id: such a field may be any field, because names prove nothing.
+/// Refuses a struct without ids: its fields may be any, because names prove nothing. A single field without an id was dropped.
 fn check_ids(found: &Fields, path: &str) -> Result<()> {
-    let Some(nameless) = found.iter().find(|field| field_id(field).is_none()) else { return Ok(()) };
-    mismatch_err!(
-        "nested field `{path}.{}` of a data file has no Iceberg field id; files imported without ids are not read yet",
-        nameless.name()
-    )
+    match found.first() {
+        Some(first) if found.iter().all(|field| field_id(field).is_none()) => {
+            mismatch_err!("nested field `{path}.{}` of a data file has no Iceberg field id", first.name())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Finds the shape of an element, a key or a value. There is exactly one, with or without its id.

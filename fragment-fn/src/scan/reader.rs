@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::ahead::{AheadAccount, ScanAhead};
 use crate::columns::{FileConstants, with_constants};
+use crate::deletes::FileDeletes;
 use crate::fault::FileFault;
 use crate::footer::{ShippedFooter, kept, read_footer};
 use crate::pages;
@@ -85,10 +86,12 @@ impl OpenFile {
 ///
 /// Errors name the file and keep their cause, so that [`crate::classify()`] finds it. A range outside the file is refused
 /// before it is asked for, and so are pages that claim more memory than they can need.
-pub(super) struct FileReader {
+pub(crate) struct FileReader {
     file: Arc<OpenFile>,
     /// Values of the file's partition for columns that the file may lack.
     constants: Option<FileConstants>,
+    /// Rows of the file by its manifest, where positions of deleted rows depend on them.
+    rows: Option<u64>,
     account: Arc<AheadAccount>,
     /// Scan that is read ahead, and the file's number in it.
     ahead: Option<(Arc<ScanAhead>, u32)>,
@@ -142,7 +145,9 @@ impl FileReader {
         account: Arc<AheadAccount>,
         ahead: Option<(Arc<ScanAhead>, u32)>,
     ) -> Self {
-        Self { file, constants: planned.extensions.get::<FileConstants>().cloned(), account, ahead }
+        let deletes = planned.extensions.get::<FileDeletes>().filter(|deletes| deletes.has_positions());
+        let rows = deletes.map(|deletes| deletes.unit().rows);
+        Self { file, constants: planned.extensions.get::<FileConstants>().cloned(), rows, account, ahead }
     }
 
     async fn footer(&self) -> Result<Arc<ParquetMetaData>, ParquetError> {
@@ -193,6 +198,12 @@ impl AsyncFileReader for FileReader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let footer = self.footer().await?;
+            let rows = footer.row_groups().iter().map(|group| group.num_rows()).sum::<i64>();
+            if let Some(planned) = self.rows.filter(|planned| i64::try_from(*planned) != Ok(rows)) {
+                return Err(self.file.fault(format!(
+                    "it has {rows} rows, its manifest says {planned}, so that positions of deleted rows mean nothing"
+                )));
+            }
             Ok(match &self.constants {
                 Some(constants) => with_constants(footer, constants),
                 None => footer,

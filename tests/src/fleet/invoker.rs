@@ -350,7 +350,7 @@ impl Inner {
         random: &mut SmallRng,
     ) -> (Duration, Usage) {
         let Platform { pipe, reads_in_flight, read_bytes, cores, core_bytes_per_second, .. } = &self.platform;
-        let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(lanes))| lanes);
+        let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(scan))| &scan.lanes);
         let (mut bytes, mut gets) = (0, 0);
         for unit in lanes.flatten() {
             let length = unit.range.map_or(unit.file.size_bytes, |(start, end)| end - start);

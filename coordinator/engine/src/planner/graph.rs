@@ -14,7 +14,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use fragment_fn::{BRIDGE_BYTES, FileConstants, NeededColumns};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{
-    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, ScanUnit, StagePlan, StoreAccess,
+    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan, StoreAccess,
 };
 use object_store::ObjectMeta;
 
@@ -114,7 +114,7 @@ impl Stage {
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: vec![LeafSpec { matching: self.matching, bridge_bytes: BRIDGE_BYTES }],
+            leaves: vec![LeafSpec { matching: self.matching.clone(), bridge_bytes: BRIDGE_BYTES }],
             scalars: scalars(&self.plan)?,
             output,
             options,
@@ -136,7 +136,7 @@ impl Stage {
         let mut unit = |unit: &usize| scan_unit(&self.units[*unit], shipped.next().flatten());
         let lane = |lane: &Lane| lane.units.iter().map(&mut unit).collect::<Result<_>>();
         let lanes = fragment.lanes.iter().map(lane).collect::<Result<_>>()?;
-        Ok(vec![(0, Input::Scan(lanes))])
+        Ok(vec![(0, Input::Scan(Scan { lanes, deletes: Vec::new() }))])
     }
 }
 
@@ -166,6 +166,7 @@ fn scan_unit(unit: &Unit, footer: Option<Base64>) -> Result<ScanUnit> {
         partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
         footer,
+        deletes: None,
     })
 }
 

@@ -17,8 +17,8 @@ use crate::tables::facts::FileFacts;
 const FOOTERS_BYTES_MAX: usize = 192 << 10;
 
 /// Returns the columns that a scan needs of its files. None where they are not matched by name.
-pub(super) fn needed_columns(scan: &FileScanConfig, matching: ColumnMatching) -> Option<NeededColumns> {
-    if matching != ColumnMatching::Name {
+pub(super) fn needed_columns(scan: &FileScanConfig, matching: &ColumnMatching) -> Option<NeededColumns> {
+    if *matching != ColumnMatching::Name {
         return None;
     }
     let (fields, source) = (scan.file_schema().fields(), scan.file_source());

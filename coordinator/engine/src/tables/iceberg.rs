@@ -27,8 +27,8 @@ use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPus
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::{FileConstants, ScanReader};
 use gust_catalog::{ColumnFacts, Field, IdentityValue, Location, Scalar, ScanFile, ScanRequest, Table, Type};
-use gust_protocol::ColumnMatching;
 use gust_protocol::plan::encode_scalar;
+use gust_protocol::{ColumnMatching, FieldIdRules};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use url::Url;
@@ -195,7 +195,7 @@ impl TableProvider for IcebergTable {
             .build();
         let store = state.runtime_env().object_store(&scan.object_store_url)?;
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
-        let scan = ScanReader::new(store, footers, ColumnMatching::FieldId).attach(scan)?;
+        let scan = ScanReader::new(store, footers, ColumnMatching::FieldId(FieldIdRules::default())).attach(scan)?;
         Ok(DataSourceExec::from_data_source(scan))
     }
 }

@@ -43,10 +43,10 @@ impl<'a> Readers<'a> {
         let runtime = self.context.runtime_env();
         let store = runtime.object_store(&scan.object_store_url)?;
         let matching = matching(scan)?;
-        let footers = match matching {
+        let footers = match &matching {
             ColumnMatching::Name => runtime.cache_manager.get_file_metadata_cache(),
             // The files of a table have neither times nor etags, by which a cache that outlives the query could tell versions.
-            ColumnMatching::FieldId => {
+            ColumnMatching::FieldId(_) => {
                 let new = || -> Arc<FileMetadataCache> {
                     Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX))
                 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use gust_catalog::{Scalar, Type};
-use gust_protocol::ColumnMatching;
+use gust_protocol::{ColumnMatching, FieldIdRules};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::tables::facts::MATCHING_KEY;
@@ -14,7 +14,7 @@ use crate::tables::facts::MATCHING_KEY;
 /// Makes the Arrow schema of a table. A field's metadata has its field id, the schema's has the way of matching.
 pub(super) fn arrow_schema(schema: &gust_catalog::Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields.iter().map(|field| arrow_field(field, true)).collect();
-    let matching = serde_json::to_string(&ColumnMatching::FieldId).unwrap_or_default();
+    let matching = serde_json::to_string(&ColumnMatching::FieldId(FieldIdRules::default())).unwrap_or_default();
     let metadata = HashMap::from([(MATCHING_KEY.to_owned(), matching)]);
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{PagePruningAccessPlanFilter, apply_file_schema_type_coercions};
 use datafusion::physical_expr::PhysicalExprSimplifier;
@@ -15,6 +15,7 @@ use datafusion::physical_expr_adapter::replace_columns_with_literals;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::physical_plan::PhysicalExpr;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::Type;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::schema::types::SchemaDescPtr;
 
@@ -100,6 +101,11 @@ impl Schemas {
 impl FileMeaning {
     fn new(spec: &ScanSpec, shape: &FileShape, footer: &Arc<ParquetMetaData>) -> Result<Self> {
         let logical = spec.table.file_schema();
+        let mut columns = shape.schema.columns().iter();
+        if spec.options.coerce_int96.is_some() && columns.any(|column| column.physical_type() == Type::INT96) {
+            // The opener gives them another type than the reader does.
+            return not_impl_err!("files with times of 96 bits are not predicted");
+        }
         let physical = physical(logical, shape, footer)?;
         let literal = |expr: Arc<dyn PhysicalExpr>| match shape.literals.is_empty() {
             true => Ok(expr),

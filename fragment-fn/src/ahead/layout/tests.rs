@@ -240,6 +240,8 @@ impl Settings {
         config.options_mut().optimizer.repartition_file_min_size = 1;
         config.options_mut().execution.parquet.pushdown_filters = self.pushdown;
         config.options_mut().execution.parquet.enable_page_index = self.page_index;
+        // No file has such times, so that it changes nothing.
+        config.options_mut().execution.parquet.coerce_int96 = self.page_index.then(|| "us".to_owned());
         config
     }
 }

@@ -218,7 +218,7 @@ impl StageTemplate {
             Reach::Never(obstacle) => return Ok(Err(obstacle)),
         };
         let matching = matching(&scan)?;
-        let needed = needed_columns(&scan, matching);
+        let needed = needed_columns(&scan, &matching);
         Ok(Ok(Self { plan, encoded, scan, matching, needed, access }))
     }
 
@@ -237,7 +237,7 @@ impl StageTemplate {
             load,
             plan: Arc::clone(&self.plan),
             encoded: self.encoded.clone(),
-            matching: self.matching,
+            matching: self.matching.clone(),
             needed: self.needed.clone(),
             access: self.access.clone(),
             units,

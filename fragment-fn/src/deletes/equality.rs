@@ -1,0 +1,192 @@
+//! Files of keys: rows of a data file that have one of the keys are deleted, where the file is older than the key.
+//!
+//! NULL equals NULL. Keys are compared as arrow's row format has them, in the table's types.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, FieldRef, Schema};
+use arrow::row::{RowConverter, SortField};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err, plan_err};
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::functions::core::get_field;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::{col, lit};
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_plan::PhysicalExpr;
+use futures::TryStreamExt;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+
+use super::positions::leaf_of;
+use crate::columns::{FieldIdMatching, field_id};
+
+/// Memory that a key takes beside its bytes, roughly.
+const KEY_BYTES: usize = 64;
+
+/// Column, or a struct's field, that is a part of a key.
+#[derive(Debug, Clone)]
+pub(super) struct KeyColumn {
+    pub(super) id: i32,
+    /// Column at the top. A struct has only the field on the way to the key.
+    top: FieldRef,
+    /// Names of the fields below, from the outside in.
+    names: Vec<String>,
+    data_type: DataType,
+}
+
+impl KeyColumn {
+    /// Finds a field by its id.
+    ///
+    /// # Errors
+    /// A table without the field, and types that are no keys.
+    pub(super) fn of(table: &Schema, id: i32) -> Result<Self> {
+        let Some((top, names, data_type)) = table.fields().iter().find_map(|field| way(field, id)) else {
+            return plan_err!("rows are deleted by field {id}, which the table does not have");
+        };
+        if data_type.is_nested() || data_type.is_floating() {
+            return not_impl_err!("rows are deleted by `{}` of type {data_type}", top.name());
+        }
+        Ok(Self { id, top, names, data_type })
+    }
+
+    /// Makes the expression of the key in rows of `schema`, which has the column at the top.
+    pub(super) fn expr(&self, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+        let column = col(self.top.name(), schema)?;
+        if self.names.is_empty() {
+            return Ok(column);
+        }
+        let arguments = std::iter::once(column).chain(self.names.iter().map(|name| lit(name.as_str()))).collect();
+        let options = Arc::new(ConfigOptions::default());
+        Ok(Arc::new(ScalarFunctionExpr::try_new(get_field(), arguments, schema, options)?))
+    }
+
+    /// Makes the expression of the key in rows of a delete file.
+    fn expr_in_file(&self, file: &Arc<Schema>) -> Result<Arc<dyn PhysicalExpr>> {
+        let table = Arc::new(Schema::new(vec![Arc::clone(&self.top)]));
+        let adapter = FieldIdMatching::default().create(Arc::clone(&table), Arc::clone(file))?;
+        adapter.rewrite(self.expr(&table)?)
+    }
+}
+
+/// Finds the way from a column to the field `id`: the column with this field alone below it, names, and the type.
+fn way(field: &FieldRef, id: i32) -> Option<(FieldRef, Vec<String>, DataType)> {
+    let optional = |data_type| Arc::new(field.as_ref().clone().with_data_type(data_type).with_nullable(true));
+    if field_id(field) == Some(id) {
+        let data_type = field.data_type().clone();
+        return Some((optional(data_type.clone()), Vec::new(), data_type));
+    }
+    let DataType::Struct(fields) = field.data_type() else { return None };
+    let (below, mut names, data_type) = fields.iter().find_map(|below| way(below, id))?;
+    names.insert(0, below.name().clone());
+    Some((optional(DataType::Struct([below].into_iter().collect())), names, data_type))
+}
+
+/// Keys of the delete files of one group, and the largest sequence number of each.
+pub(super) struct Keys {
+    columns: Vec<KeyColumn>,
+    converter: RowConverter,
+    newest: HashMap<Box<[u8]>, i64>,
+}
+
+impl Keys {
+    pub(super) fn new(table: &Schema, ids: &[i32]) -> Result<Self> {
+        let columns: Vec<_> = ids.iter().map(|id| KeyColumn::of(table, *id)).collect::<Result<_>>()?;
+        let fields = columns.iter().map(|column| SortField::new(column.data_type.clone())).collect();
+        Ok(Self { columns, converter: RowConverter::new(fields)?, newest: HashMap::new() })
+    }
+
+    /// Adds the keys of a delete file. `memory` grows with them.
+    ///
+    /// # Errors
+    /// A [`super::DamagedDeletes`] where the file makes no sense, the reader's own errors, and the pool's.
+    pub(super) async fn read<R>(&mut self, reader: R, sequence_number: i64, memory: &MemoryReservation) -> Result<()>
+    where
+        R: AsyncFileReader + Unpin + Send + 'static,
+    {
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await?;
+        let schema = builder.parquet_schema();
+        let leaves: Vec<_> = self.columns.iter().map(|column| leaf_of(schema, column.id)).collect::<Result<_>>()?;
+        let mask = ProjectionMask::leaves(schema, leaves);
+        let mut rows = builder.with_projection(mask).build()?;
+        let file = Arc::clone(rows.schema());
+        let exprs: Vec<_> = self.columns.iter().map(|column| column.expr_in_file(&file)).collect::<Result<_>>()?;
+        while let Some(batch) = rows.try_next().await? {
+            let evaluated = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(batch.num_rows());
+            let columns: Vec<ArrayRef> = exprs.iter().map(evaluated).collect::<Result<_>>()?;
+            memory.try_grow(self.add(&columns, sequence_number)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds keys, and returns the memory that they take.
+    fn add(&mut self, columns: &[ArrayRef], sequence_number: i64) -> Result<usize> {
+        let mut bytes = 0;
+        for row in &self.converter.convert_columns(columns)? {
+            if let Some(newest) = self.newest.get_mut(row.data()) {
+                *newest = sequence_number.max(*newest);
+            } else {
+                bytes += row.data().len() + KEY_BYTES;
+                self.newest.insert(row.data().into(), sequence_number);
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Keys of one data file: which of its rows are deleted.
+pub(super) struct FileKeys {
+    /// Keys, and the positions of their columns in a batch.
+    groups: Vec<(Arc<Keys>, Vec<usize>)>,
+    /// Sequence number of the data file.
+    sequence_number: i64,
+    /// Columns of a batch before the keys.
+    outputs: usize,
+}
+
+impl FileKeys {
+    /// Makes the keys of a file. `places` has the positions of key columns in batches, by their ids.
+    pub(super) fn new(
+        groups: Vec<Arc<Keys>>,
+        sequence_number: i64,
+        places: &BTreeMap<i32, usize>,
+        outputs: usize,
+    ) -> Result<Self> {
+        let mut with_places = Vec::with_capacity(groups.len());
+        for keys in groups {
+            let columns: Option<Vec<usize>> =
+                keys.columns.iter().map(|column| places.get(&column.id).copied()).collect();
+            match columns {
+                Some(columns) => with_places.push((keys, columns)),
+                None => return internal_err!("the scan does not read all keys by which its rows are deleted"),
+            }
+        }
+        Ok(Self { groups: with_places, sequence_number, outputs })
+    }
+
+    /// Drops deleted rows of a batch, and its key columns.
+    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut kept = vec![true; batch.num_rows()];
+        let mut all = true;
+        for (keys, columns) in &self.groups {
+            let columns: Vec<ArrayRef> = columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
+            for (kept, row) in kept.iter_mut().zip(&keys.converter.convert_columns(&columns)?) {
+                if keys.newest.get(row.data()).is_some_and(|newest| *newest > self.sequence_number) {
+                    *kept = false;
+                    all = false;
+                }
+            }
+        }
+        let outputs: Vec<usize> = (0..self.outputs).collect();
+        let outputs = batch.project(&outputs)?;
+        if all {
+            return Ok(outputs);
+        }
+        filter_record_batch(&outputs, &BooleanArray::from(kept)).map_err(DataFusionError::from)
+    }
+}
