@@ -35,7 +35,7 @@ pub struct DeleteReader {
     /// Stores by [`gust_protocol::AccessId`].
     stores: Arc<[Arc<dyn ObjectStore>]>,
     files: Arc<[DeleteFile]>,
-    /// Paths of the data files that name each file of positions.
+    /// Paths of the data files that name each vector and each file of positions.
     wanted: BTreeMap<u32, BTreeSet<String>>,
     /// Positions of each file that has any.
     positions: Vec<OnceCell<Positions>>,
@@ -73,7 +73,7 @@ impl DeleteReader {
     ) -> Self {
         let mut wanted: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
         for unit in units {
-            for file in &unit.positions {
+            for file in unit.vector.iter().chain(&unit.positions) {
                 wanted.entry(*file).or_default().insert(unit.path.clone());
             }
         }
@@ -144,13 +144,15 @@ impl DeleteReader {
         let (Some(cell), own) = (self.positions.get(file as usize), self.file(file)?) else {
             return internal_err!("no place for delete file {file}");
         };
-        let none = BTreeSet::new();
+        let wanted = self.wanted.get(&file);
+        let Some(wanted) = wanted.filter(|wanted| wanted.contains(&unit.path)) else {
+            return internal_err!("nobody has said that `{}` needs positions of delete file {file}", unit.path);
+        };
         let positions = cell
             .get_or_try_init(|| async {
                 let read = async {
                     match own.content {
                         DeleteContent::Positions => {
-                            let wanted = self.wanted.get(&file).unwrap_or(&none);
                             positions::read(self.open(&own.file)?, wanted, &self.rows_held).await
                         }
                         DeleteContent::Vector { offset, bytes, cardinality } => {
@@ -261,6 +263,7 @@ fn named(file: &ObjectRef, of: &str, error: DataFusionError) -> DataFusionError 
     }
     match (find(&error), classify(&error).kind) {
         (Some(FileFault::Corrupt { reason, .. }), _) => FileFault::deletes(file, reason).into(),
+        (Some(FileFault::Unsupported { .. }), _) => error,
         (_, FragmentErrorKind::FileMissing) => {
             FileFault::Missing { file: file.clone(), reason: format!("it holds deleted rows of {of}") }.into()
         }

@@ -477,8 +477,14 @@ async fn a_digest_deletes_what_its_files_delete() {
     let files = [(file.clone(), Some(UnitDeletes { vector: Some(digest), ..unit("a.parquet") }))];
     assert_eq!(table.ids(&files).await.expect("rows"), without(0..30, &[2, 3, 11, 29]));
     let none = UnitDeletes { positions: vec![first], ..unit("other.parquet") };
-    let deletes = deletes_of(table.scan(&[(file, Some(none))], &[0]).build());
+    let deletes = deletes_of(table.scan(&[(file, Some(none.clone()))], &[0]).build());
     assert_eq!(deletes.digest().await.expect("read"), None);
+    // A reader that was not told of the data file would find none of its rows.
+    let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&table.store) as Arc<dyn ObjectStore>]);
+    let schema = Arc::clone(&table.schema);
+    let reader = Arc::new(DeleteReader::new(stores, table.deletes.clone().into(), [], schema, &table.pool));
+    let error = FileDeletes::new(reader, none).expect("a known file").digest().await.expect_err("unknown").to_string();
+    assert!(error.contains("nobody has said that `s3://lake/other.parquet` needs positions"), "{error}");
 }
 
 /// Reading ahead knows key columns, and leaves a file of which most is deleted to its readers.
