@@ -124,6 +124,17 @@ impl Keys {
         Ok(())
     }
 
+    /// Adds the keys of another file.
+    pub(super) fn merge(&mut self, other: Self) {
+        if self.newest.is_empty() {
+            self.newest = other.newest;
+            return;
+        }
+        for (key, number) in other.newest {
+            self.newest.entry(key).and_modify(|newest| *newest = number.max(*newest)).or_insert(number);
+        }
+    }
+
     /// Adds keys, and returns the memory that they take.
     fn add(&mut self, columns: &[ArrayRef], sequence_number: i64) -> Result<usize> {
         let mut bytes = 0;

@@ -14,6 +14,7 @@ use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileM
 use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use gust_protocol::{DeleteContent, DeleteFile, FragmentErrorKind, ObjectRef, UnitDeletes};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
@@ -29,6 +30,9 @@ use crate::fault::FileFault;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
 use crate::scan::{FileReader, open_alone};
+
+/// Most delete files that are read for one data file at a time.
+const READS_MAX: usize = 8;
 
 /// Reader of the delete files of one scan. Each is read when the first data file needs it, and kept until the scan is dropped.
 pub struct DeleteReader {
@@ -123,7 +127,8 @@ impl DeleteReader {
     /// A [`FileFault`] that names the delete file, the store's errors, and the pool's.
     pub(super) async fn deleted(&self, unit: &UnitDeletes) -> Result<Option<Arc<RoaringTreemap>>> {
         let named: Vec<u32> = unit.vector.iter().chain(&unit.positions).copied().collect();
-        let read = try_join_all(named.iter().map(|file| self.positions_of(*file, unit))).await?;
+        let reading = named.iter().map(|file| self.positions_of(*file, unit)).collect::<Vec<_>>();
+        let read: Vec<&Positions> = stream::iter(reading).buffered(READS_MAX).try_collect().await?;
         let mut all: Option<Arc<RoaringTreemap>> = None;
         for (file, positions) in named.iter().zip(read) {
             let Some(own) = positions.get(&unit.path) else { continue };
@@ -201,14 +206,23 @@ impl DeleteReader {
     }
 
     async fn keys_of(&self, group: &KeyGroup, unit: &UnitDeletes) -> Result<Arc<Keys>> {
+        let reading = group.files.iter().map(|file| self.keys_in(*file, group, unit)).collect::<Vec<_>>();
+        let mut reading = stream::iter(reading).buffer_unordered(READS_MAX);
         let mut keys = Keys::new(&self.table, &group.ids)?;
-        for file in &group.files {
-            let own = self.file(*file)?;
-            let DeleteContent::Equality { sequence_number, .. } = own.content else { continue };
-            let read = async { keys.read(self.open(&own.file)?, sequence_number, &self.keys_held).await };
-            caught(read).await.map_err(|error| named(&own.file, &unit.path, error))?;
+        while let Some(read) = reading.try_next().await? {
+            keys.merge(read);
         }
         Ok(Arc::new(keys))
+    }
+
+    /// Reads the keys of one file.
+    async fn keys_in(&self, file: u32, group: &KeyGroup, unit: &UnitDeletes) -> Result<Keys> {
+        let mut keys = Keys::new(&self.table, &group.ids)?;
+        let own = self.file(file)?;
+        let DeleteContent::Equality { sequence_number, .. } = own.content else { return Ok(keys) };
+        let read = async { keys.read(self.open(&own.file)?, sequence_number, &self.keys_held).await };
+        caught(read).await.map_err(|error| named(&own.file, &unit.path, error))?;
+        Ok(keys)
     }
 
     fn file(&self, file: u32) -> Result<&DeleteFile> {
