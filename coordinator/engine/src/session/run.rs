@@ -448,10 +448,12 @@ impl RunningStatement {
 /// Returns the columns that a physical plan makes, under the names that the statement gives them.
 fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
     let named = logical.schema().fields().iter().map(|field| Some(field.name()));
-    let fields = made.fields().iter().zip(named.chain(std::iter::repeat(None))).map(|(field, named)| {
-        let name = names.shown(named.unwrap_or(field.name()));
-        Arc::new(field.as_ref().clone().with_name(name))
-    });
+    let columns = made.fields().len();
+    let fields =
+        made.fields().iter().zip(named.chain(std::iter::repeat(None))).enumerate().map(|(place, (field, named))| {
+            let name = names.shown(place, columns, named.unwrap_or(field.name()));
+            Arc::new(field.as_ref().clone().with_name(name))
+        });
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), made.metadata().clone()))
 }
 

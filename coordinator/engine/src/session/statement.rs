@@ -23,7 +23,7 @@ use crate::error::{ErrorKind, QueryError};
 use crate::history;
 use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
-use crate::sql::{self, Names, UniquelyNamed};
+use crate::sql::{self, Known, Names, UniquelyNamed};
 use crate::tables::broken::{BrokenTable, broken_table_error};
 use crate::tables::folder::{check_format, is_path};
 
@@ -212,8 +212,7 @@ impl Session {
         mut statement: EngineStatement,
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
-        let is_scalar = |name: &str| state.scalar_functions().contains_key(name);
-        sql::prepare(&mut statement, &is_scalar)?;
+        let written = sql::prepare(&mut statement, &Known::of(&state))?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.
@@ -231,11 +230,12 @@ impl Session {
         let planned = match state.statement_to_plan(statement.clone()).await {
             Err(error) if is_clash_of_names(&error) => match sql::unique(&statement) {
                 Some(UniquelyNamed { statement, names }) => {
+                    let names = written.with_aliases(names);
                     state.statement_to_plan(statement).await.map(|plan| (plan, names)).map_err(|_| error)
                 }
                 None => Err(error),
             },
-            planned => planned.map(|plan| (plan, Names::default())),
+            planned => planned.map(|plan| (plan, written)),
         };
         let (plan, names) = match planned {
             Ok((plan, names)) => match broken_table_error(&plan) {

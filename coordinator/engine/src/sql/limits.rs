@@ -434,7 +434,7 @@ mod tests {
             format!("{} tables in one FROM", counted(JOINED_MAX)),
             format!("{} queries in WITH clauses", counted(CTES_MAX)),
             format!("{WITH_DEPTH_MAX} WITH clauses inside each other"),
-            format!("{} MiB of comparisons with ANY and ALL", crate::sql::quantified::COPIED_BYTES_MAX >> 20),
+            format!("{} MiB of comparisons with ANY and ALL", crate::sql::copies::COPIED_BYTES_MAX >> 20),
             format!("{SUBQUERY_DEPTH_MAX} subqueries inside each other's expressions"),
             format!("{} UNIONs", counted(BRANCHES_MAX)),
             format!("{} EXCEPTs and INTERSECTs", counted(EXCEPTIONS_MAX)),

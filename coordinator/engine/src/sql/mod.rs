@@ -8,16 +8,20 @@
 //!    over it.
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
-//! 3. `prepare` looks for syntax that the engine parses and then ignores. It refuses that by name ([`ignored`]), or
-//!    writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
+//! 3. `prepare` keeps the texts of the result's columns ([`names`]), and writes other engines' functions as the engine's
+//!    ([`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
+//!    or writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
 //!    ([`names`]).
 //!
 //! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
 
 mod balance;
+mod copies;
 mod distinct;
+mod foreign;
 mod ignored;
+mod known;
 mod lengths;
 pub(crate) mod limits;
 mod names;
@@ -36,6 +40,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
+pub(crate) use known::Known;
 pub(crate) use limits::check_relations;
 pub(crate) use names::{Names, UniquelyNamed, unique};
 pub(crate) use walk::walk_mut;
@@ -48,24 +53,34 @@ pub(crate) struct Refusal {
     pub message: String,
     /// Next step.
     pub hint: Option<String>,
+    /// SQLSTATE code, where it is not that of all refusals.
+    pub sqlstate: Option<&'static str>,
 }
 
 impl Refusal {
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: Some(hint.into()) }
+        Self { message: message.into(), hint: Some(hint.into()), sqlstate: None }
+    }
+
+    fn with_sqlstate(self, sqlstate: &'static str) -> Self {
+        Self { sqlstate: Some(sqlstate), ..self }
     }
 }
 
 impl From<ParserError> for Refusal {
     /// Converts the parser's error over SQL that this folder wrote.
     fn from(error: ParserError) -> Self {
-        Self { message: error.to_string(), hint: None }
+        Self { message: error.to_string(), hint: None, sqlstate: None }
     }
 }
 
 impl From<Refusal> for QueryError {
-    fn from(Refusal { message, hint }: Refusal) -> Self {
-        Self::sql(message).with_default_hint(hint)
+    fn from(Refusal { message, hint, sqlstate }: Refusal) -> Self {
+        let told = Self::sql(message).with_default_hint(hint);
+        match sqlstate {
+            Some(sqlstate) => told.with_sqlstate(sqlstate),
+            None => told,
+        }
     }
 }
 
@@ -98,18 +113,23 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
     limits::check(statement)
 }
 
-/// Writes a statement as it is meant. `is_scalar` tells functions of single rows from those of many.
+/// Writes a statement as it is meant, with the functions that the session has. Returns the names that are shown for its
+/// columns.
 ///
 /// # Errors
-/// A refusal that names the syntax that the engine would ignore.
-pub(crate) fn prepare(statement: &mut EngineStatement, is_scalar: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
-    let Some(statement) = inner_mut(statement) else { return Ok(()) };
-    ignored::check(statement, is_scalar)?;
+/// A refusal that names the syntax that the engine would ignore, or the function that there is not.
+pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Result<Names, Refusal> {
+    let names = Names::written(statement);
+    let Some(statement) = inner_mut(statement) else { return Ok(names) };
+    let is_larger = foreign::translate(statement, known)?;
+    ignored::check(statement, &|name| known.is_scalar(name))?;
     let mut rewriter = rewrites::MeaningRewriter::default();
     match walk_mut(statement, &mut rewriter) {
-        // Comparisons that were written out make the statement larger than the one that was checked.
-        ControlFlow::Continue(()) if rewriter.copies.is_any_written => limits::check(statement),
-        ControlFlow::Continue(()) => Ok(()),
+        // What was written out makes the statement larger than the one that was checked.
+        ControlFlow::Continue(()) if is_larger || rewriter.copies.is_any_written => {
+            limits::check(statement).map(|()| names)
+        }
+        ControlFlow::Continue(()) => Ok(names),
         ControlFlow::Break(refusal) => Err(refusal),
     }
 }

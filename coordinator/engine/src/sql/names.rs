@@ -1,5 +1,6 @@
-//! Columns of one name, which the engine refuses: `SELECT a, a`, `SELECT x::int, x::text`, `SELECT ts::date … ORDER BY ts`.
+//! Names of columns. A column of the result is shown by the text of its expression, as it was written: `count(*)`, `a + 1`.
 //!
+//! The engine refuses columns of one name: `SELECT a, a`, `SELECT x::int, x::text`, `SELECT ts::date … ORDER BY ts`.
 //! The engine tells columns apart by names, and a cast has its argument's name (DataFusion 55.2: "Projections require
 //! unique expression names"). Only statements that it has refused for that come here. They get
 //! 1. casts with names of their own: `CASE WHEN k = k THEN x::int END`, which the optimizer takes away again;
@@ -21,14 +22,87 @@ use datafusion::sql::sqlparser::ast::{
 use super::limits::folded_name;
 use super::walk::{walk, walk_mut};
 
-/// Names that are shown for the aliases of result columns.
+/// Names that are shown for the columns of a result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Names(HashMap<String, String>);
+pub(crate) struct Names {
+    /// Names for aliases of our own.
+    aliases: HashMap<String, String>,
+    /// Texts of the first columns, up to an item that stands for columns of an unknown number.
+    first: Vec<Option<String>>,
+    /// Texts of the last columns behind such items, the last one first. None if there is no such item.
+    last: Option<Vec<Option<String>>>,
+}
 
 impl Names {
-    /// Returns a column's name as it is shown.
-    pub(crate) fn shown<'a>(&'a self, name: &'a str) -> &'a str {
-        self.0.get(name).map_or(name, String::as_str)
+    /// Takes the names of a query's columns from its text. Aliases, columns and casts of columns keep the engine's names.
+    pub(crate) fn written(statement: &EngineStatement) -> Self {
+        let EngineStatement::Statement(statement) = statement else { return Self::default() };
+        let Statement::Query(query) = statement.as_ref() else { return Self::default() };
+        let mut body = query.body.as_ref();
+        let select = loop {
+            body = match body {
+                SetExpr::Select(select) => break select,
+                SetExpr::SetOperation { left, .. } => left.as_ref(),
+                SetExpr::Query(query) => query.body.as_ref(),
+                _ => return Self::default(),
+            };
+        };
+        let items = &select.projection;
+        let known = |item: &&SelectItem| !is_of_many(item);
+        let first: Vec<_> = items.iter().take_while(known).map(text_of).collect();
+        let last = (first.len() < items.len()).then(|| items.iter().rev().take_while(known).map(text_of).collect());
+        Self { aliases: HashMap::new(), first, last }
+    }
+
+    /// Adds the names that are shown for aliases.
+    pub(crate) fn with_aliases(self, Names { aliases, .. }: Names) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// Returns the name to show for the column at a place, of so many columns. `name` is that of the plan.
+    pub(crate) fn shown<'a>(&'a self, place: usize, columns: usize, name: &'a str) -> &'a str {
+        let Self { aliases, first, last } = self;
+        let fits = match last {
+            None => first.len() == columns,
+            Some(last) => first.len() + last.len() <= columns,
+        };
+        let text = match last {
+            _ if !fits => None,
+            Some(last) if place >= first.len() => {
+                columns.checked_sub(place + 1).and_then(|from_end| last.get(from_end))
+            }
+            _ => first.get(place),
+        };
+        let text = text.and_then(|text| text.as_deref());
+        text.or_else(|| aliases.get(name).map(String::as_str)).unwrap_or(name)
+    }
+}
+
+/// Tells if an item stands for columns of an unknown number: a wildcard, or the fields of a struct.
+fn is_of_many(item: &SelectItem) -> bool {
+    struct Unnested;
+    impl Visitor for Unnested {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Function(function) if function.name.to_string().to_lowercase().starts_with("unnest") => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => walk(expr, &mut Unnested).is_break(),
+        _ => true,
+    }
+}
+
+/// Returns the text of an item that has no name of its own.
+fn text_of(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(expr) if natural_name(expr).is_none() => Some(expr.to_string()),
+        _ => None,
     }
 }
 
@@ -110,18 +184,21 @@ impl UniqueNames {
         for item in &mut select.projection {
             let Some(name) = name_of(item) else { continue };
             let is_new = seen.insert(name.clone());
+            if is_new && is_of_many(item) {
+                continue;
+            }
             let (expr, is_alias) = match item {
                 SelectItem::UnnamedExpr(expr) => (expr, false),
                 SelectItem::ExprWithAlias { expr, .. } => (expr, true),
                 _ => continue,
             };
-            if is_new && (is_alias || !has_wildcard && !has_cast(expr)) {
+            if is_new && (is_alias || !has_wildcard && is_column(expr)) {
                 continue;
             }
-            let alias = format!("__gust_column_{}", self.names.0.len());
+            let alias = format!("__gust_column_{}", self.names.aliases.len());
             let expr = std::mem::replace(expr, number_literal(0));
             *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', &alias) };
-            self.names.0.insert(alias, name);
+            self.names.aliases.insert(alias, name);
         }
     }
 }
@@ -132,6 +209,7 @@ fn number_names(select: &mut Select, mentioned: &HashSet<String>) {
     let mut taken: HashSet<String> = HashSet::new();
     for item in &mut select.projection {
         let Some(name) = name_of(item) else { continue };
+        let is_of_many = is_of_many(item);
         let expr = match item {
             SelectItem::UnnamedExpr(expr) => expr,
             SelectItem::ExprWithAlias { expr, .. } if taken.contains(&name) => expr,
@@ -140,7 +218,7 @@ fn number_names(select: &mut Select, mentioned: &HashSet<String>) {
                 continue;
             }
         };
-        let renamed = has_cast(expr);
+        let renamed = !is_of_many && !is_column(expr);
         let unlike_input = |name: &String| !(taken.contains(name) || renamed && mentioned.contains(name));
         let numbered = (1..).map(|number| format!("{name}_{number}"));
         let free = std::iter::once(name.clone()).chain(numbered).find(unlike_input);
@@ -180,19 +258,18 @@ fn natural_name(expr: &Expr) -> Option<String> {
     }
 }
 
-fn is_cast(expr: &Expr) -> bool {
-    matches!(expr, Expr::Cast { .. } | Expr::AtTimeZone { .. })
+/// Tells if an expression is a column. The engine's names of others may be equal although their texts differ:
+/// `substring(s FROM 2)` and `substr(s, 2)`.
+fn is_column(expr: &Expr) -> bool {
+    match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => true,
+        Expr::Nested(inner) => is_column(inner),
+        _ => false,
+    }
 }
 
-fn has_cast(expr: &Expr) -> bool {
-    struct Casts;
-    impl Visitor for Casts {
-        type Break = ();
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if is_cast(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        }
-    }
-    walk(expr, &mut Casts).is_break()
+fn is_cast(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast { .. } | Expr::AtTimeZone { .. })
 }
 
 struct Mentioned<'a>(&'a mut HashSet<String>);
@@ -244,8 +321,18 @@ mod tests {
             ),
             (
                 "SELECT t.ts::DATE, count(*) FROM t ORDER BY ts",
-                r#"SELECT CASE WHEN 0 = 0 THEN t.ts::DATE END AS "__gust_column_0", count(*) FROM t ORDER BY ts"#,
-                &["ts"],
+                r#"SELECT CASE WHEN 0 = 0 THEN t.ts::DATE END AS "__gust_column_0", count(*) AS "__gust_column_1" FROM t ORDER BY ts"#,
+                &["ts", "count(*)"],
+            ),
+            (
+                "SELECT substring(a FROM 2), substr(a, 2) FROM t",
+                r#"SELECT SUBSTRING(a FROM 2) AS "__gust_column_0", SUBSTR(a, 2) AS "__gust_column_1" FROM t"#,
+                &["SUBSTRING(a FROM 2)", "SUBSTR(a, 2)"],
+            ),
+            (
+                "SELECT * FROM (SELECT substring(a FROM 2), substr(a, 2), a FROM t) q",
+                r#"SELECT * FROM (SELECT SUBSTRING(a FROM 2) AS "SUBSTRING(a FROM 2)", SUBSTR(a, 2) AS "SUBSTR(a, 2)", a FROM t) q"#,
+                &[],
             ),
             ("SELECT a AS x, b AS x FROM t", r#"SELECT a AS x, b AS "__gust_column_0" FROM t"#, &["x"]),
             (
@@ -273,8 +360,29 @@ mod tests {
                 unique(&EngineStatement::Statement(Box::new(parsed(text)))).expect("a query");
             assert_eq!(statement.to_string(), expect);
             let own = (0..shown.len()).map(|at| format!("__gust_column_{at}"));
-            assert_eq!(own.map(|own| names.shown(&own).to_owned()).collect::<Vec<_>>(), shown, "{text}");
-            assert_eq!(names.shown("other"), "other");
+            assert_eq!(own.map(|own| names.shown(0, 0, &own).to_owned()).collect::<Vec<_>>(), shown, "{text}");
+            assert_eq!(names.shown(0, 0, "other"), "other");
+        }
+    }
+
+    #[test]
+    fn columns_are_shown_as_they_are_written() {
+        for (text, expect) in [
+            ("SELECT 1, count(*), a, a AS b, a + 1 FROM t", &["1", "count(*)", "2", "3", "a + 1"][..]),
+            ("SELECT a::INT, t.a AT TIME ZONE 'UTC', CAST(1 AS INT)", &["0", "1", "CAST(1 AS INT)"]),
+            ("SELECT 1, *, 2, t.*, 3 FROM t", &["1", "1", "2", "3", "4", "3"]),
+            ("SELECT 1, unnest(a), 2", &["1", "1", "2", "2"]),
+            ("SELECT 1, *, 2 FROM t", &["0"]),
+            ("SELECT 1, 2", &["0", "1", "2"]),
+            ("SELECT 1 UNION SELECT 2", &["1"]),
+            ("(SELECT -1) ORDER BY 1", &["-1"]),
+            ("VALUES (1)", &["0"]),
+            ("CREATE VIEW v AS SELECT 1", &["0"]),
+        ] {
+            let names = Names::written(&EngineStatement::Statement(Box::new(parsed(text))));
+            let plan: Vec<String> = (0..expect.len()).map(|place| place.to_string()).collect();
+            let shown = plan.iter().enumerate().map(|(place, name)| names.shown(place, plan.len(), name));
+            assert_eq!(shown.collect::<Vec<_>>(), expect, "{text}");
         }
     }
 }

@@ -16,79 +16,16 @@
 //!
 //! Take this out when the rows of `quantified` in `tests/cases/meaning.toml` are right without it.
 
-use std::ops::ControlFlow;
-
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, Visitor};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::Refusal;
 use super::balance::paired;
-use super::walk::walk;
+use super::copies::{Copied, CopiedBytes};
 
 /// Elements of an array that are compared one by one. A longer array is compared as a list.
 const WRITTEN_OUT_MAX: usize = 100;
-
-/// Bytes of SQL that writing out adds to one statement's comparisons.
-pub(super) const COPIED_BYTES_MAX: usize = 1 << 20;
-
-/// Functions whose value differs from call to call.
-const VOLATILE: [&str; 2] = ["random", "uuid"];
-
-/// Size of the copies in a statement's comparisons so far.
-#[derive(Debug, Default)]
-pub(super) struct CopiedBytes {
-    bytes: usize,
-    pub(super) is_any_written: bool,
-}
-
-impl CopiedBytes {
-    /// Counts an expression that is written `times` more times.
-    fn add(&mut self, expr: &Expr, times: usize) -> Result<(), Refusal> {
-        if times == 0 {
-            return Ok(());
-        }
-        if walk(expr, &mut VolatileFinder).is_break() {
-            let what = "ANY or ALL of a volatile value is not supported: the value would be computed more than once";
-            let hint =
-                "compute it in an inner query: FROM (SELECT random() AS a FROM ...), or give its LIMIT an ORDER BY";
-            return Err(Refusal::new(what, hint));
-        }
-        self.bytes = self.bytes.saturating_add(expr.to_string().len().saturating_mul(times));
-        if self.bytes > COPIED_BYTES_MAX {
-            let what = format!(
-                "the statement's comparisons with ANY and ALL are {} bytes or more once they are written out; at most {COPIED_BYTES_MAX} are planned",
-                self.bytes
-            );
-            let hint = "compute what is compared in an inner query, or compare with a subquery: ANY (SELECT ...)";
-            return Err(Refusal::new(what, hint));
-        }
-        Ok(())
-    }
-}
-
-/// Visitor that stops at an expression whose value may differ the next time it is computed.
-struct VolatileFinder;
-
-impl Visitor for VolatileFinder {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
-        let name = function.name.0.last().and_then(|part| part.as_ident()).map(|name| name.value.to_lowercase());
-        if name.is_some_and(|name| VOLATILE.contains(&name.as_str())) {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        if query.limit_clause.is_some() && query.order_by.is_none() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-}
 
 /// Rewrites a comparison with ANY or ALL. Any other expression, or one that DataFusion does right, stays as it is.
 ///
@@ -112,7 +49,7 @@ pub(super) fn written_out(expr: Expr, copies: &mut CopiedBytes) -> Result<Expr, 
             Ok(Expr::Nested(Box::new(Expr::InList { expr: left, list: array.elem, negated: !is_any })))
         }
         Expr::Array(array) if (1..=WRITTEN_OUT_MAX).contains(&array.elem.len()) => {
-            copies.add(&left, array.elem.len() - 1)?;
+            copies.add(&left, array.elem.len() - 1, Copied::Comparison)?;
             let compared = array.elem.into_iter().map(|element| Expr::BinaryOp {
                 left: Box::new(Expr::Nested(left.clone())),
                 op: op.clone(),
@@ -128,8 +65,8 @@ pub(super) fn written_out(expr: Expr, copies: &mut CopiedBytes) -> Result<Expr, 
             Ok(Expr::Nested(Box::new(all)))
         }
         list => {
-            copies.add(&left, 2)?;
-            copies.add(&list, 4)?;
+            copies.add(&left, 2, Copied::Comparison)?;
+            copies.add(&list, 4, Copied::Comparison)?;
             compared_with_list(&left, &op, &list, is_any)
         }
     }

@@ -13,13 +13,14 @@ use datafusion::sql::sqlparser::ast::{
     WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 
+use super::copies::CopiedBytes;
 use super::limits::folded_name;
 use super::walk::walk_mut;
 use super::{Refusal, lengths, quantified, sample, similar};
 
 #[derive(Default)]
 pub(super) struct MeaningRewriter {
-    pub(super) copies: quantified::CopiedBytes,
+    pub(super) copies: CopiedBytes,
 }
 
 impl VisitorMut for MeaningRewriter {

@@ -1,0 +1,261 @@
+//! Calls whose meaning depends on their arguments.
+
+use datafusion::sql::sqlparser::ast::{
+    Array, BinaryOperator, CastKind, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ListAggOnOverflow, ObjectName,
+    UnaryOperator, Value, ValueWithSpan,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use super::template::{filled, template};
+use crate::sql::Refusal;
+use crate::sql::balance::paired;
+
+/// Call of a function.
+pub(super) struct Call<'a> {
+    pub(super) name: &'a str,
+    pub(super) function: &'a Function,
+    pub(super) list: &'a FunctionArgumentList,
+    /// Arguments by position.
+    pub(super) arguments: &'a [Expr],
+    /// Clause that an expression cannot have, if there is one.
+    pub(super) clause: Option<&'static str>,
+    pub(super) at: Span,
+}
+
+/// What a call is written as.
+pub(super) enum Choice {
+    /// As it is.
+    Itself,
+    /// As a template of these arguments.
+    Template(&'static str, Vec<Expr>),
+    /// As a tree that has each of `copied` so many times more than the call.
+    Tree { tree: Expr, copied: Vec<Expr>, times: usize },
+}
+
+impl Choice {
+    fn tree(tree: Expr) -> Self {
+        Self::Tree { tree, copied: Vec::new(), times: 0 }
+    }
+}
+
+impl Call<'_> {
+    /// Refuses a clause that the call's meaning has no place for.
+    pub(super) fn without_clauses(&self) -> Result<(), Refusal> {
+        match self.clause {
+            None => Ok(()),
+            Some(clause) => {
+                let what = format!("{clause} of {} is not supported", self.name);
+                Err(Refusal::new(what, format!("leave it out: {} is written as an expression here", self.name)))
+            }
+        }
+    }
+
+    fn refused(&self, what: &str, hint: &str) -> Refusal {
+        Refusal::new(format!("{} {what} is not supported", self.name), hint)
+    }
+
+    /// Returns the call of another function with the same clauses.
+    fn renamed(&self, name: &str, list: FunctionArgumentList) -> Function {
+        let name = ObjectName::from(Ident::with_span(self.at, name));
+        Function { name, args: FunctionArguments::List(list), ..self.function.clone() }
+    }
+}
+
+fn positional(arguments: impl IntoIterator<Item = Expr>) -> Vec<FunctionArg> {
+    arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect()
+}
+
+fn text(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
+}
+
+fn bare(mut expr: &Expr) -> &Expr {
+    while let Expr::Nested(inner) = expr {
+        expr = inner;
+    }
+    expr
+}
+
+/// Returns a number that is written out.
+fn number(expr: &Expr) -> Option<f64> {
+    match bare(expr) {
+        Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) => number.parse().ok(),
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => number(expr).map(|number| -number),
+        _ => None,
+    }
+}
+
+/// `try(CAST(x AS t))` is TRY_CAST. Other errors cannot be caught: a division by zero is no error for DOUBLE, whose types
+/// are not known here.
+pub(super) fn try_cast(call: &Call<'_>) -> Result<Choice, Refusal> {
+    call.without_clauses()?;
+    match bare(&call.arguments[0]) {
+        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, array, format } => {
+            Ok(Choice::tree(Expr::Cast {
+                kind: CastKind::TryCast,
+                expr: expr.clone(),
+                data_type: data_type.clone(),
+                array: *array,
+                format: format.clone(),
+            }))
+        }
+        Expr::Cast { .. } => Ok(Choice::tree(call.arguments[0].clone())),
+        _ => Err(call.refused(
+            "of anything but a CAST",
+            "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0",
+        )),
+    }
+}
+
+/// Counts the boundaries of a unit between two times, as DuckDB and Redshift do.
+pub(super) fn datediff(call: &Call<'_>) -> Result<Choice, Refusal> {
+    call.without_clauses()?;
+    let unit = match bare(&call.arguments[0]) {
+        Expr::Identifier(unit) => unit.value.to_lowercase(),
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(unit), .. }) => unit.to_lowercase(),
+        _ => String::new(),
+    };
+    let template = match unit.as_str() {
+        "year" | "years" => "CAST(date_part('year', $2) - date_part('year', $1) AS BIGINT)",
+        "quarter" | "quarters" => {
+            "CAST(4 * (date_part('year', $2) - date_part('year', $1)) + date_part('quarter', $2) - date_part('quarter', $1) AS BIGINT)"
+        }
+        "month" | "months" => {
+            "CAST(12 * (date_part('year', $2) - date_part('year', $1)) + date_part('month', $2) - date_part('month', $1) AS BIGINT)"
+        }
+        "day" | "days" => "CAST(CAST($2 AS DATE) - CAST($1 AS DATE) AS BIGINT)",
+        "hour" | "hours" => {
+            "CAST((date_part('epoch', date_trunc('hour', $2)) - date_part('epoch', date_trunc('hour', $1))) / 3600 AS BIGINT)"
+        }
+        "minute" | "minutes" => {
+            "CAST((date_part('epoch', date_trunc('minute', $2)) - date_part('epoch', date_trunc('minute', $1))) / 60 AS BIGINT)"
+        }
+        "second" | "seconds" => {
+            "CAST(date_part('epoch', date_trunc('second', $2)) - date_part('epoch', date_trunc('second', $1)) AS BIGINT)"
+        }
+        _ => {
+            return Err(call.refused(
+                "by this unit",
+                "write one of 'year', 'quarter', 'month', 'day', 'hour', 'minute' and 'second'",
+            ));
+        }
+    };
+    Ok(Choice::Template(template, call.arguments[1..].to_vec()))
+}
+
+/// Writes `slice(a, start, length)` by its bounds. Past the end of an array counted from the end, the two would differ.
+pub(super) fn slice(call: &Call<'_>) -> Result<Choice, Refusal> {
+    call.without_clauses()?;
+    let bounds = (number(&call.arguments[1]), number(&call.arguments[2]));
+    let (Some(start), Some(length)) = bounds else {
+        return Err(call.refused("by numbers that are computed", "write its bounds: a[start:end]"));
+    };
+    let end = start + length - 1.0;
+    if start.fract() != 0.0 || length.fract() != 0.0 || start == 0.0 || length < 0.0 || (start < 0.0 && end >= 0.0) {
+        return Err(call.refused("by these numbers", "write its bounds: a[start:end]"));
+    }
+    if length == 0.0 {
+        // The bounds 1 and 0 have nothing between them.
+        return Ok(Choice::Template("array_slice($1, 1, 0)", vec![call.arguments[0].clone()]));
+    }
+    Ok(Choice::Template("array_slice($1, $2, $2 + $3 - 1)", call.arguments.to_vec()))
+}
+
+/// Writes `approx_percentile(x, ARRAY[p, q])` as an array of one call each.
+pub(super) fn approx_percentile(call: &Call<'_>) -> Result<Choice, Refusal> {
+    const ONE: &str = "approx_percentile_cont";
+    let Expr::Array(Array { elem: shares, .. }) = bare(&call.arguments[1]) else {
+        return Ok(Choice::tree(Expr::Function(call.renamed(ONE, call.list.clone()))));
+    };
+    call.without_clauses()?;
+    let [value, _] = call.arguments else { return Ok(Choice::Itself) };
+    let one = |share: &Expr| {
+        filled(template("approx_percentile_cont($1, $2)"), &[value.clone(), share.clone()], None, call.at)
+    };
+    let each = Expr::Array(Array { elem: shares.iter().map(one).collect(), named: true });
+    let whole = filled(template("CASE WHEN count($1) > 0 THEN $2 END"), &[value.clone(), each], None, call.at);
+    Ok(Choice::Tree { tree: whole, copied: vec![value.clone()], times: shares.len() })
+}
+
+/// Writes `listagg(x, separator) WITHIN GROUP (ORDER BY y)`.
+pub(super) fn listagg(call: &Call<'_>) -> Result<Choice, Refusal> {
+    let mut list = call.list.clone();
+    if list.args.len() == 1 {
+        list.args.extend(positional([text("")]));
+    }
+    let is_truncated = |clause: &FunctionArgumentClause| {
+        matches!(clause, FunctionArgumentClause::OnOverflow(ListAggOnOverflow::Truncate { .. }))
+    };
+    if list.clauses.iter().any(is_truncated) {
+        return Err(
+            call.refused("with ON OVERFLOW TRUNCATE", "cut the text with left(..., n): no text is too long here")
+        );
+    }
+    list.clauses.retain(|clause| !matches!(clause, FunctionArgumentClause::OnOverflow(_)));
+    if !call.function.within_group.is_empty() {
+        list.clauses.push(FunctionArgumentClause::OrderBy(call.function.within_group.clone()));
+    }
+    let written = call.renamed("string_agg", list);
+    Ok(Choice::tree(Expr::Function(Function { within_group: Vec::new(), ..written })))
+}
+
+/// Writes MySQL's `group_concat(x ORDER BY y SEPARATOR '-')`.
+pub(super) fn group_concat(call: &Call<'_>) -> Result<Choice, Refusal> {
+    let mut list = call.list.clone();
+    let mut separator = text(",");
+    list.clauses.retain(|clause| match clause {
+        FunctionArgumentClause::Separator(written) => {
+            separator = Expr::Value(written.clone());
+            false
+        }
+        _ => true,
+    });
+    list.args.extend(positional([separator]));
+    Ok(Choice::tree(Expr::Function(call.renamed("string_agg", list))))
+}
+
+/// Writes `count(DISTINCT a, b)`: rows of which a value is NULL do not count, as in MySQL, Spark and Hive.
+pub(super) fn count_distinct(call: &Call<'_>) -> Result<Choice, Refusal> {
+    if call.list.duplicate_treatment != Some(DuplicateTreatment::Distinct) {
+        return Ok(Choice::Itself);
+    }
+    let known =
+        call.arguments.iter().map(|argument| Expr::IsNotNull(Box::new(super::template::in_brackets(argument.clone()))));
+    let known = paired(known.collect(), |a, b| Expr::BinaryOp {
+        left: Box::new(a),
+        op: BinaryOperator::And,
+        right: Box::new(b),
+    });
+    let rows = FunctionArgumentList {
+        duplicate_treatment: None,
+        args: positional(call.arguments.iter().cloned()),
+        clauses: Vec::new(),
+    };
+    let row = Function {
+        filter: None,
+        over: None,
+        null_treatment: None,
+        within_group: Vec::new(),
+        ..call.renamed("struct", rows)
+    };
+    let each = filled(template("CASE WHEN $1 THEN $2 END"), &[known, Expr::Function(row)], None, call.at);
+    let list = FunctionArgumentList { args: positional([each]), ..call.list.clone() };
+    let counted = Expr::Function(call.renamed("count", list));
+    Ok(Choice::Tree { tree: counted, copied: call.arguments.to_vec(), times: 1 })
+}
+
+/// Drops a standard error that the engine keeps anyway: its 2^14 registers err by 1.04 / 2^7.
+pub(super) fn approx_distinct(call: &Call<'_>) -> Result<Choice, Refusal> {
+    const ERROR: f64 = 0.0082;
+    match number(&call.arguments[1]) {
+        Some(error) if (ERROR..=0.26).contains(&error) => {
+            let list = FunctionArgumentList { args: call.list.args[..1].to_vec(), ..call.list.clone() };
+            Ok(Choice::tree(Expr::Function(call.renamed("approx_distinct", list))))
+        }
+        _ => {
+            Err(call
+                .refused("with this standard error", "leave it out: the error is 0.0081; count(DISTINCT x) is exact"))
+        }
+    }
+}

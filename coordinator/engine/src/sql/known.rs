@@ -1,0 +1,38 @@
+//! Names of the functions that a session has.
+
+use std::collections::BTreeSet;
+
+use datafusion::execution::SessionState;
+
+/// Functions of a session, by name and alias.
+pub(crate) struct Known<'a>(&'a SessionState);
+
+impl<'a> Known<'a> {
+    pub(crate) fn of(state: &'a SessionState) -> Self {
+        Self(state)
+    }
+
+    /// Tells if a function is one of single rows, and not of many.
+    pub(super) fn is_scalar(&self, name: &str) -> bool {
+        self.0.scalar_functions().contains_key(name)
+    }
+
+    /// Returns the engine's own name of a function; `name` may be an alias of it.
+    pub(super) fn own_name(&self, name: &str) -> Option<&'a str> {
+        let Self(state) = self;
+        let scalar = state.scalar_functions().get(name).map(|function| function.name());
+        let higher_order = || state.higher_order_functions().get(name).map(|function| function.name());
+        let aggregate = || state.aggregate_functions().get(name).map(|function| function.name());
+        let window = || state.window_functions().get(name).map(|function| function.name());
+        scalar.or_else(higher_order).or_else(aggregate).or_else(window)
+    }
+
+    /// Lists all names and aliases but those of the engine's own rewrites, in their order.
+    pub(super) fn names(&self) -> BTreeSet<&'a str> {
+        let Self(state) = self;
+        let scalar = state.scalar_functions().keys();
+        let all = scalar.chain(state.higher_order_functions().keys());
+        let all = all.chain(state.aggregate_functions().keys()).chain(state.window_functions().keys());
+        all.map(String::as_str).filter(|name| !name.starts_with("gust_")).collect()
+    }
+}
