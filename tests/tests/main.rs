@@ -17,6 +17,7 @@ mod folders;
 mod formats;
 mod fragment;
 mod fuzz;
+mod habits;
 mod harness;
 mod hints;
 mod history;

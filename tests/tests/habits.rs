@@ -1,0 +1,176 @@
+//! `tests/habits/`: statements as people bring them from other engines. Each has its rows, or is refused with what to write
+//! instead, locally and on functions. DuckDB is the judge of those that it knows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use gust_engine::config::Target;
+use gust_engine::error::QueryError;
+use gust_engine::report::Report;
+use gust_engine::session::Session;
+use gust_tests::asks::lines;
+use gust_tests::compare::read_arrow_file;
+use gust_tests::python::{self, Run};
+use gust_tests::query::{run, session};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+/// Names of the files with statements.
+const FILES: [&str; 4] = ["athena", "trino", "duckdb", "spark"];
+
+/// Characters of the longest message.
+const MESSAGE_MAX: usize = 400;
+
+/// Words of a syntax tree, or of an engine's inside, that no message has.
+const DUMPS: [&str; 5] = ["Span(", "Ident {", " { ", "bug report", "TokenWithSpan"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Data {
+    /// Queries of DuckDB by the Parquet files that they become.
+    files: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Habits {
+    entry: Vec<Entry>,
+}
+
+/// Statement with what becomes of it: rows, a refusal, or neither yet.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// Where it comes from.
+    from: String,
+    sql: String,
+    /// Cells of each row, with bars between them.
+    rows: Option<Vec<String>>,
+    /// Names of the columns.
+    columns: Option<Vec<String>>,
+    /// Words of the message, and of the hint.
+    refused: Option<[String; 2]>,
+    /// Reason why it is not expected to run yet. Its message has no dump all the same.
+    pending: Option<String>,
+    /// True if functions have to read its tables.
+    #[serde(default)]
+    remote: bool,
+    /// True if DuckDB answers with the same rows.
+    #[serde(default)]
+    duckdb: bool,
+}
+
+fn read<T: DeserializeOwned>(name: &str) -> T {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("habits").join(name).with_extension("toml");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Has DuckDB make the tables and answer the entries. Returns None where Python is missing, and says so on stderr.
+fn judged(data: &Data, entries: &[Entry]) -> Option<TempDir> {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = tempfile::Builder::new().prefix("habits-").tempdir_in(cache).expect("a temporary folder");
+    let files: Vec<(&String, &String)> = data.files.iter().collect();
+    let queries: Vec<&str> = entries.iter().map(|entry| entry.sql.as_str()).collect();
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
+    write("files.json", serde_json::to_string(&files).expect("text"));
+    write("queries.json", serde_json::to_string(&queries).expect("text"));
+    match python::run(cache, "duckdb_answers.py", &[folder.path()]).expect("DuckDB answers") {
+        Run::Done { .. } => Some(folder),
+        Run::Skipped { reason } => {
+            eprintln!("skipped: {reason}");
+            None
+        }
+    }
+}
+
+async fn open(target: Target, data: &Data, folder: &Path) -> Session {
+    let session = session(target, 3, env!("CARGO_BIN_EXE_bootstrap_under_test"));
+    let mut tables: Vec<&str> = data.files.keys().filter_map(|file| file.split('/').next()).collect();
+    tables.dedup();
+    for table in tables {
+        let place = folder.join(table);
+        let create = format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", place.display());
+        run(&session, &create).await.unwrap_or_else(|error| panic!("{create}: {error}"));
+    }
+    session
+}
+
+/// Returns what is wrong with an answer; None if it is the entry's.
+fn difference(
+    entry: &Entry,
+    target: Target,
+    answer: &Result<(Vec<RecordBatch>, Report), QueryError>,
+) -> Option<String> {
+    let (batches, report) = match answer {
+        Ok(answer) => answer,
+        Err(error) => return refusal(entry, error),
+    };
+    if entry.pending.is_some() {
+        return None;
+    }
+    let rows = lines(batches, "NULL");
+    if entry.rows.as_ref() != Some(&rows) {
+        return Some(format!("rows {rows:?}"));
+    }
+    let names = |batch: &RecordBatch| batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let columns: Option<Vec<String>> = batches.first().map(names);
+    if entry.columns.is_some() && entry.columns != columns {
+        return Some(format!("columns {columns:?}"));
+    }
+    let adopted = report.fragments_adopted;
+    match target {
+        Target::Local if report.attempts > 0 => Some("functions were used".to_owned()),
+        Target::InProcess if entry.remote && (adopted == 0 || report.fell_back.is_some()) => {
+            Some(format!("no fragment of a function was adopted: {:?}", report.decision))
+        }
+        _ => None,
+    }
+}
+
+fn refusal(entry: &Entry, error: &QueryError) -> Option<String> {
+    let message = error.message();
+    let hint = error.hint().unwrap_or_default();
+    let told = format!("{message}\n  hint: {hint}");
+    if DUMPS.iter().any(|words| told.contains(words)) || message.len() > MESSAGE_MAX {
+        return Some(format!("a dump: {told}"));
+    }
+    match (&entry.refused, &entry.pending) {
+        (_, Some(_)) => None,
+        (Some([words, rewrite]), None) if message.contains(words) && hint.contains(rewrite) => None,
+        _ => Some(told),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn habits_run_or_are_refused_with_what_to_write() {
+    let data: Data = read("data");
+    let entries: Vec<Entry> = FILES.iter().flat_map(|file| read::<Habits>(file).entry).collect();
+    let Some(folder) = judged(&data, &entries) else { return };
+    let mut wrong = String::new();
+    for target in [Target::Local, Target::InProcess] {
+        let session = open(target, &data, folder.path()).await;
+        for entry in &entries {
+            let answer = run(&session, &entry.sql).await;
+            if let Some(difference) = difference(entry, target, &answer) {
+                writeln!(wrong, "{target:?}, {}: {}\n  {difference}", entry.from, entry.sql).expect("to a string");
+            }
+        }
+        session.close().await;
+    }
+    for (number, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.duckdb) {
+        let path = folder.path().join("answers").join(format!("{number}.arrow"));
+        let rows = read_arrow_file(&path).map(|batches| lines(&batches, "NULL"));
+        if rows.as_ref().ok() != entry.rows.as_ref() {
+            writeln!(wrong, "DuckDB, {}: {}\n  {rows:?}", entry.from, entry.sql).expect("to a string");
+        }
+    }
+    let count = |is: fn(&Entry) -> bool| entries.iter().filter(|entry| is(entry)).count();
+    let (ran, refused) = (count(|entry| entry.rows.is_some()), count(|entry| entry.refused.is_some()));
+    eprintln!("{ran} ran, {refused} were refused with the rewrite, of {}", entries.len());
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!((ran + refused) * 10 >= entries.len() * 9, "fewer than nine of ten");
+}
