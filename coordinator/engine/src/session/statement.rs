@@ -426,6 +426,9 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     let position = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
     let at = position.map_or_else(String::new, |at| format!(" at Line: {}, Column: {}", at.line, at.column));
     let message = error.strip_backtrace();
+    if let Some(refusal) = sql::without_tree(&message) {
+        return QueryError::from(refusal);
+    }
     let message = message.trim_start_matches("Error during planning: ").trim_start_matches("Schema error: ");
     // The first line is the message. Later lines list the valid names, and become the hint.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));

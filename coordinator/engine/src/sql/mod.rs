@@ -5,11 +5,11 @@
 //! ```
 //!
 //! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
-//!    over it.
+//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`]).
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
-//! 3. `prepare` keeps the texts of the result's columns ([`names`]), and writes other engines' functions as the engine's
-//!    ([`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
+//! 3. `prepare` keeps the texts of the result's columns ([`names`]). It writes other engines' statements, syntax and
+//!    functions as the engine's ([`statements`], [`syntax`], [`pivots`], [`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
 //!    or writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
 //!    ([`names`]).
@@ -19,17 +19,23 @@
 mod balance;
 mod copies;
 mod distinct;
+mod dumps;
 mod foreign;
 mod ignored;
 mod known;
 mod lengths;
 pub(crate) mod limits;
 mod names;
+mod pivots;
 mod quantified;
 mod rewrites;
 mod sample;
 mod similar;
+mod statements;
+mod syntax;
+mod template;
 mod walk;
+mod words;
 
 use std::ops::ControlFlow;
 
@@ -98,8 +104,9 @@ impl From<Refusal> for DataFusionError {
 pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     limits::check_text(text)?;
-    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
+    let mut tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
     limits::check_tokens(&tokens)?;
+    words::rewrite(&mut tokens)?;
     Ok(tokens)
 }
 
@@ -121,6 +128,8 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
 pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Result<Names, Refusal> {
     let names = Names::written(statement);
     let Some(statement) = inner_mut(statement) else { return Ok(names) };
+    statements::rewrite(statement)?;
+    syntax::rewrite(statement)?;
     let is_larger = foreign::translate(statement, known)?;
     ignored::check(statement, &|name| known.is_scalar(name))?;
     let mut rewriter = rewrites::MeaningRewriter::default();
@@ -132,6 +141,11 @@ pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Res
         ControlFlow::Continue(()) => Ok(names),
         ControlFlow::Break(refusal) => Err(refusal),
     }
+}
+
+/// Returns a refusal by name in place of a message of the engine that shows a syntax tree.
+pub(crate) fn without_tree(message: &str) -> Option<Refusal> {
+    dumps::by_name(message)
 }
 
 /// Returns the parser's own statement inside the engine's.

@@ -78,6 +78,11 @@ impl Names {
     }
 }
 
+/// Tells if a SELECT has an item that stands for columns of an unknown number.
+pub(super) fn has_items_of_many(select: &Select) -> bool {
+    select.projection.iter().any(is_of_many)
+}
+
 /// Tells if an item stands for columns of an unknown number: a wildcard, or the fields of a struct.
 fn is_of_many(item: &SelectItem) -> bool {
     struct Unnested;

@@ -7,9 +7,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::template::{filled, template};
 use crate::sql::Refusal;
 use crate::sql::balance::paired;
+use crate::sql::template::{filled, in_brackets, template};
 
 /// Call of a function.
 pub(super) struct Call<'a> {
@@ -220,8 +220,7 @@ pub(super) fn count_distinct(call: &Call<'_>) -> Result<Choice, Refusal> {
     if call.list.duplicate_treatment != Some(DuplicateTreatment::Distinct) {
         return Ok(Choice::Itself);
     }
-    let known =
-        call.arguments.iter().map(|argument| Expr::IsNotNull(Box::new(super::template::in_brackets(argument.clone()))));
+    let known = call.arguments.iter().map(|argument| Expr::IsNotNull(Box::new(in_brackets(argument.clone()))));
     let known = paired(known.collect(), |a, b| Expr::BinaryOp {
         left: Box::new(a),
         op: BinaryOperator::And,

@@ -6,12 +6,11 @@
 //!         ─► else                 refused; the hint is the name that is spelled most like it
 //! ```
 //!
-//! The tables are in [`names`]. What a call is written as is put into the statement's tree ([`template`], [`chosen`]). It
+//! The tables are in [`names`]. What a call is written as is put into the statement's tree ([`super::template`], [`chosen`]). It
 //! is not looked at a second time. Non-goals: types, which are not known here, and relations.
 
 mod chosen;
 mod names;
-mod template;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -24,11 +23,11 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::chosen::{Call, Choice};
 use self::names::{Meaning, Row};
-use self::template::{Clauses, filled, template, uses};
 use super::Refusal;
 use super::copies::{Copied, CopiedBytes};
 use super::known::Known;
 use super::limits::folded_name;
+use super::template::{Clauses, filled, template, uses};
 use super::walk::{walk, walk_mut};
 use crate::nearest::nearest;
 

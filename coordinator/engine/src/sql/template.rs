@@ -1,4 +1,4 @@
-//! Templates: SQL in which `$1`, `$2` … stand for the arguments of a call.
+//! Templates: SQL in which `$1`, `$2` … stand for arguments.
 //!
 //! A template is parsed once. Arguments are put into its tree, and never into its text.
 
@@ -8,15 +8,15 @@ use std::ops::ControlFlow;
 use std::sync::{LazyLock, Mutex};
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, ObjectNamePart, Value, ValueWithSpan, Visitor, VisitorMut, WindowType,
+    BinaryOperator, Expr, Function, ObjectNamePart, Query, Value, ValueWithSpan, Visitor, VisitorMut, WindowType,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::sql::walk::{walk, walk_mut};
+use super::walk::{walk, walk_mut};
 
-/// Returns the tree of a template of this folder.
+/// Returns the tree of an expression's template.
 pub(super) fn template(text: &'static str) -> Expr {
     static PARSED: LazyLock<Mutex<HashMap<&'static str, Expr>>> = LazyLock::new(Mutex::default);
     let mut parsed = PARSED.lock().expect("no holder panics");
@@ -25,6 +25,15 @@ pub(super) fn template(text: &'static str) -> Expr {
         parser.and_then(|mut parser| parser.parse_expr()).expect("a template is SQL")
     };
     parsed.entry(text).or_insert_with(parse).clone()
+}
+
+/// Returns the tree of a query's template with its arguments.
+pub(super) fn query(text: &str, arguments: &[Expr]) -> Query {
+    let parser = Parser::new(&GenericDialect {}).try_with_sql(text);
+    let mut query = *parser.and_then(|mut parser| parser.parse_query()).expect("a template is SQL");
+    let at = Span::empty();
+    let ControlFlow::Continue(()) = walk_mut(&mut query, &mut Filler { arguments, clauses: None, at });
+    query
 }
 
 /// Returns how often a template has each of so many arguments.

@@ -1,0 +1,98 @@
+//! Messages of the engine that show a syntax tree. The construct is told by its name instead.
+
+use super::Refusal;
+
+/// A construct by the name of its tree, as it is written, and what to write instead.
+const NAMES: [(&str, &str, &str); 21] = [
+    ("MatchRecognize", "MATCH_RECOGNIZE", "use lag() and lead() OVER (PARTITION BY ... ORDER BY ...)"),
+    ("AsOf", "ASOF JOIN", "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1"),
+    (
+        "OuterReferenceColumn",
+        "LATERAL over more than an array's elements",
+        "write it as a join, or unnest(...) in SELECT",
+    ),
+    ("JsonTable", "JSON_TABLE", "read the file as JSON lines, whose objects become structs"),
+    ("OpenJsonTable", "OPENJSON", "read the file as JSON lines, whose objects become structs"),
+    ("XmlTable", "XMLTABLE", "there is no XML here"),
+    ("TableFunction", "TABLE(...) of a function", "call it in FROM: FROM generate_series(1, 10)"),
+    ("SemanticView", "SEMANTIC_VIEW", "query its tables"),
+    ("Convert", "CONVERT", "CAST(x AS type)"),
+    ("Collate", "COLLATE", "texts are compared by code points; lower(x) compares without case"),
+    ("IsNormalized", "IS NORMALIZED", "texts are compared as they are"),
+    ("MatchAgainst", "MATCH ... AGAINST", "use LIKE or regexp_like(x, pattern)"),
+    ("MemberOf", "MEMBER OF", "array_has(list, x)"),
+    ("Lambda", "a lambda outside a call", "unnest the array in an inner query, and gather it with array_agg"),
+    ("OuterJoin", "the (+) of an outer join", "write LEFT JOIN ... ON"),
+    ("Prefixed", "a text with an introducer", "write the text alone"),
+    ("InUnnest", "IN UNNEST", "x = ANY (list)"),
+    ("CrossApply", "CROSS APPLY", "write it as a join"),
+    ("OuterApply", "OUTER APPLY", "write it as a join"),
+    ("StraightJoin", "STRAIGHT_JOIN", "write JOIN"),
+    ("ArrayJoin", "ARRAY JOIN", "unnest(...) in SELECT"),
+];
+
+/// Returns a refusal by name in place of a message with a syntax tree in it; None if the message has none.
+pub(super) fn by_name(message: &str) -> Option<Refusal> {
+    let is_dump = message.contains("Span(") || message.contains(": Some(") || message.contains("Ident {");
+    let is_field = message.contains("(Field {");
+    if !is_dump && !is_field {
+        return None;
+    }
+    // The outermost node is the first word before a bracket that is written as the engine's types are.
+    let is_node =
+        |word: &&str| word.chars().next().is_some_and(char::is_uppercase) && word.chars().any(char::is_lowercase);
+    let opened = message.match_indices(['{', '(']).find_map(|(end, _)| {
+        let word = message[..end].trim_end();
+        let begin = word.rfind(|letter: char| !letter.is_alphanumeric()).map_or(0, |place| place + 1);
+        Some(&word[begin..]).filter(is_node)
+    })?;
+    let (what, hint) = match NAMES.iter().find(|(node, ..)| *node == opened) {
+        Some((_, what, hint)) => ((*what).to_owned(), *hint),
+        None => (words(opened), "docs/dialect.md has what is written otherwise here"),
+    };
+    Some(Refusal::new(format!("{what} is not supported"), hint))
+}
+
+/// Writes `SetTimeZone` as `SET TIME ZONE`.
+fn words(node: &str) -> String {
+    let mut words = String::new();
+    for letter in node.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_uppercase());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_are_told_by_their_names() {
+        for (message, expect) in [
+            (
+                "This feature is not implemented: Unsupported ast node in sqltorel: Convert { is_try: false, expr: Value(ValueWithSpan { value: Number(\"1\", false), span: Span(Location(1,16)..) }) }",
+                "CONVERT is not supported",
+            ),
+            (
+                "Unsupported JOIN operator ArrayJoin(On(BinaryOp { left: CompoundIdentifier([Ident { value: \"t\" }]) }))",
+                "ARRAY JOIN is not supported",
+            ),
+            (
+                "Unsupported interval argument. Expected string literal or number, got: Tuple([Value(ValueWithSpan { value: Number(\"1\"), span: Span(Location(1,17)) })])",
+                "TUPLE is not supported",
+            ),
+            (
+                "Physical plan does not support logical expression OuterReferenceColumn(Field { name: \"tags\" }, Column)",
+                "LATERAL over more than an array's elements is not supported",
+            ),
+        ] {
+            assert_eq!(by_name(message).map(|refusal| refusal.message).as_deref(), Some(expect));
+        }
+        for message in ["TOP", "No field named x", "Operator -> is not yet supported (yet)", "a { b }"] {
+            assert_eq!(by_name(message), None, "{message}");
+        }
+    }
+}

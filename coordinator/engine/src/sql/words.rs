@@ -1,0 +1,176 @@
+//! Words that the parser cannot read. They are written as words that it reads, or refused by name.
+//!
+//! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` ….
+
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::Refusal;
+
+/// Beginning of statements that are refused.
+struct Head {
+    /// First words.
+    words: &'static [&'static str],
+    /// Word that comes later; empty if none has to.
+    later: &'static str,
+    message: &'static str,
+    hint: &'static str,
+}
+
+const fn head(words: &'static [&'static str], message: &'static str, hint: &'static str) -> Head {
+    Head { words, later: "", message, hint }
+}
+
+const PARTITIONS: &str = "there are no partitions to register";
+const LISTED: &str = "folders are listed whenever a query is planned; leave it out";
+const TRANSACTIONS: &str = "there are no transactions";
+const READS: &str = "gust reads; leave it out";
+
+/// Statements of other engines, with what to write instead.
+static HEADS: &[Head] = &[
+    head(
+        &["SUMMARIZE"],
+        "SUMMARIZE is not supported",
+        "DESCRIBE t has the types; SELECT min(x), max(x), approx_distinct(x), count(x) FROM t",
+    ),
+    head(&["PIVOT"], "PIVOT as a statement is not supported", "SELECT * FROM t PIVOT (sum(x) FOR k IN ('a', 'b'))"),
+    head(&["UNPIVOT"], "UNPIVOT as a statement is not supported", "SELECT * FROM t UNPIVOT (x FOR k IN (a, b))"),
+    head(&["ATTACH"], "ATTACH is not supported", "name the catalog in gust.toml, and open it with --catalog"),
+    head(&["DETACH"], "DETACH is not supported", READS),
+    head(&["INSTALL"], "INSTALL is not supported", "nothing has to be installed; leave it out"),
+    head(&["PRAGMA"], "PRAGMA is not supported", "SHOW ALL lists the settings; SET name = value changes one"),
+    head(&["EXECUTE", "IMMEDIATE"], "EXECUTE IMMEDIATE is not supported", "give the statement itself, or PREPARE it"),
+    head(
+        &["UNLOAD"],
+        "UNLOAD is not supported",
+        "give its query alone, with --format and the program's output in a file",
+    ),
+    head(&["MSCK"], PARTITIONS, LISTED),
+    Head { words: &["ALTER", "TABLE"], later: "PARTITION", message: PARTITIONS, hint: LISTED },
+    head(&["ANALYZE"], "ANALYZE is not supported", "statistics are those of the files; leave it out"),
+    head(&["BEGIN"], TRANSACTIONS, READS),
+    head(&["START", "TRANSACTION"], TRANSACTIONS, READS),
+    head(&["COMMIT"], TRANSACTIONS, READS),
+    head(&["ROLLBACK"], TRANSACTIONS, READS),
+    head(&["VACUUM"], "VACUUM is not supported", "gust reads; files stay as they are"),
+    head(&["OPTIMIZE"], "OPTIMIZE is not supported", "gust reads; files stay as they are"),
+    head(&["CALL"], "CALL is not supported", "there are no procedures; give the queries themselves"),
+    head(&["GRANT"], "GRANT is not supported", "there are no users; who may read is the storage's matter"),
+    head(&["REVOKE"], "REVOKE is not supported", "there are no users; who may read is the storage's matter"),
+    head(&["KILL"], "KILL is not supported", "interrupt the program that runs the query"),
+    head(&["CREATE", "INDEX"], "CREATE INDEX is not supported", "files are pruned by their statistics; leave it out"),
+    head(
+        &["CREATE", "UNIQUE", "INDEX"],
+        "CREATE INDEX is not supported",
+        "files are pruned by their statistics; leave it out",
+    ),
+    head(&["CREATE", "MACRO"], "CREATE MACRO is not supported", "write its expression, or CREATE VIEW for a query"),
+    head(
+        &["CREATE", "FUNCTION"],
+        "CREATE FUNCTION is not supported",
+        "write its expression, or CREATE VIEW for a query",
+    ),
+    head(&["CREATE", "SEQUENCE"], "CREATE SEQUENCE is not supported", "number rows with row_number() OVER ()"),
+    head(&["COMMENT"], "COMMENT is not supported", READS),
+    head(&["USE"], "USE is not supported", "name the schema: FROM schema.table; --catalog opens a catalog"),
+    head(
+        &["SHOW", "PARTITIONS"],
+        "SHOW PARTITIONS is not supported",
+        "SELECT DISTINCT with the partition columns: SELECT DISTINCT year, month FROM t",
+    ),
+    head(
+        &["SHOW", "STATS"],
+        "SHOW STATS is not supported",
+        "SELECT min(x), max(x), approx_distinct(x), count(x) FROM t",
+    ),
+    head(&["UPDATE"], "UPDATE is not supported", "gust reads; write with another tool"),
+    head(&["MERGE"], "MERGE is not supported", "gust reads; write with another tool"),
+];
+
+/// Rewrites the words of all statements.
+///
+/// # Errors
+/// A refusal of a statement of another engine, with what to write instead.
+pub(super) fn rewrite(tokens: &mut [TokenWithSpan]) -> Result<(), Refusal> {
+    for statement in tokens.split_mut(|token| token.token == Token::SemiColon) {
+        let mut places = Vec::new();
+        let mut marks = Vec::new();
+        for (place, TokenWithSpan { token, .. }) in statement.iter().enumerate() {
+            match token {
+                Token::Whitespace(_) => {}
+                Token::Placeholder(mark) if mark == "?" => marks.push(place),
+                _ => places.push(place),
+            }
+        }
+        let is = |at: usize, word: &str| places.get(at).is_some_and(|place| is_word(&statement[*place].token, word));
+        for head in HEADS {
+            let begins = head.words.iter().enumerate().all(|(at, word)| is(at, word));
+            if begins && (head.later.is_empty() || (0..places.len()).any(|at| is(at, head.later))) {
+                return Err(Refusal::new(head.message, head.hint));
+            }
+        }
+        if (0..places.len()).any(|at| is(at, "ASOF") && (is(at + 1, "JOIN") || is(at + 1, "LEFT"))) {
+            let hint = "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1";
+            return Err(Refusal::new("ASOF JOIN is not supported", hint));
+        }
+        if is(0, "PREPARE") {
+            let from = is(2, "FROM").then(|| places[2]);
+            for (number, place) in marks.into_iter().enumerate() {
+                statement[place].token = Token::Placeholder(format!("${}", number + 1));
+            }
+            if let Some(from) = from {
+                statement[from].token = Token::make_keyword("AS");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells if a token is this word. A quoted word is a name.
+fn is_word(token: &Token, word: &str) -> bool {
+    matches!(token, Token::Word(given) if given.quote_style.is_none() && given.value.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::{parsed, tokens};
+
+    #[test]
+    fn words_are_written_as_the_parser_reads_them() {
+        for (text, expect) in [
+            (
+                "PREPARE q FROM SELECT a FROM t WHERE a > ? AND b < ?",
+                "PREPARE q AS SELECT a FROM t WHERE a > $1 AND b < $2",
+            ),
+            ("prepare q as select ?", "PREPARE q AS SELECT $1"),
+            ("PREPARE q AS SELECT $2, $1", "PREPARE q AS SELECT $2, $1"),
+            (
+                "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
+                "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
+            ),
+            ("SELECT call, begin FROM t", "SELECT call, begin FROM t"),
+        ] {
+            assert_eq!(parsed(text).to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn statements_of_other_engines_are_refused_with_what_to_write() {
+        for (text, message, hint) in [
+            ("SUMMARIZE t", "SUMMARIZE is not supported", "DESCRIBE"),
+            ("SELECT 1; /* more */ msck repair TABLE t", "there are no partitions to register", "leave it out"),
+            (
+                "ALTER TABLE t ADD IF NOT EXISTS PARTITION (a = 1)",
+                "there are no partitions to register",
+                "leave it out",
+            ),
+            ("BEGIN", "there are no transactions", "leave it out"),
+            ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE is not supported", "PREPARE"),
+            ("SELECT 1 FROM t ASOF JOIN u ON t.a >= u.a", "ASOF JOIN is not supported", "QUALIFY"),
+            ("SHOW PARTITIONS t", "SHOW PARTITIONS is not supported", "SELECT DISTINCT"),
+        ] {
+            let told = crate::error::QueryError::from_engine(tokens(text).expect_err(text));
+            assert_eq!(told.message(), message, "{text}");
+            assert!(told.hint().is_some_and(|given| given.contains(hint)), "{text}: {told:?}");
+        }
+    }
+}
