@@ -18,6 +18,8 @@ pub(super) struct Contents {
     /// Joins by USING, and marks of their keys.
     pub(super) merged_keys: bool,
     pub(super) unions: bool,
+    /// Elements of lists as rows.
+    pub(super) unnests: bool,
     /// Joins in which NULLs are equal.
     pub(super) set_joins: bool,
     pub(super) floats: bool,
@@ -51,6 +53,7 @@ impl Contents {
         node.schema().fields().iter().for_each(|field| self.add_type(field.data_type()));
         match node {
             LogicalPlan::Union(_) => self.unions = true,
+            LogicalPlan::Unnest(_) => self.unnests = true,
             LogicalPlan::Window(_) => self.windows = true,
             LogicalPlan::Join(join) => {
                 self.merged_keys |= join.join_constraint == JoinConstraint::Using;

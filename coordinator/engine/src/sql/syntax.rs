@@ -6,6 +6,7 @@
 //!  SELECT a, b FROM t ORDER BY ALL    … ORDER BY 1, 2
 //!  t SEMI JOIN u, t ANTI JOIN u       t LEFT SEMI JOIN u, t LEFT ANTI JOIN u
 //!  FROM read_parquet('a/*.parquet')   FROM "a/*.parquet" AS read_parquet
+//!  UNNEST(a) WITH ORDINALITY          UNNEST(a, generate_series(1, cardinality(a)))
 //!  t PIVOT (…), t UNPIVOT (…)         see `pivots`
 //! ```
 //!
@@ -73,7 +74,7 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Refusal> {
-        into_flow(path_of_reader(factor).and_then(|()| pivots::rewrite(factor)))
+        into_flow(path_of_reader(factor).and_then(|()| ordinality(factor)).and_then(|()| pivots::rewrite(factor)))
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refusal> {
@@ -154,6 +155,21 @@ fn order_by_all(query: &mut Query) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Writes WITH ORDINALITY as a second list, of the elements' numbers.
+fn ordinality(factor: &mut TableFactor) -> Result<(), Refusal> {
+    let TableFactor::UNNEST { array_exprs, with_ordinality: with_ordinality @ true, .. } = factor else {
+        return Ok(());
+    };
+    let [list] = array_exprs.as_slice() else {
+        let hint = "number the elements of one list: UNNEST(a) WITH ORDINALITY AS u(x, n)";
+        return Err(Refusal::new("WITH ORDINALITY of several lists is not supported", hint));
+    };
+    let numbers = filled(template("generate_series(1, cardinality($1))"), &[list.clone()], None, list.span());
+    array_exprs.push(numbers);
+    *with_ordinality = false;
+    Ok(())
+}
+
 /// Writes a call of DuckDB's readers as the path's table.
 fn path_of_reader(factor: &mut TableFactor) -> Result<(), Refusal> {
     let TableFactor::Table { name, alias, args: given @ Some(_), .. } = factor else { return Ok(()) };
@@ -208,6 +224,10 @@ mod tests {
             ("SELECT 1 FROM t SEMI JOIN u ON t.a = u.a", "SELECT 1 FROM t LEFT SEMI JOIN u ON t.a = u.a"),
             ("SELECT 1 FROM t ANTI JOIN u ON t.a = u.a", "SELECT 1 FROM t LEFT ANTI JOIN u ON t.a = u.a"),
             ("SELECT a FROM read_parquet('d/*.parquet')", "SELECT a FROM \"d/*.parquet\" AS read_parquet"),
+            (
+                "SELECT * FROM t CROSS JOIN UNNEST(t.a) WITH ORDINALITY AS u(x, n)",
+                "SELECT * FROM t CROSS JOIN UNNEST(t.a, generate_series(1, cardinality(t.a))) AS u (x, n)",
+            ),
             ("SELECT a FROM read_csv('d.csv') c", "SELECT a FROM \"d.csv\" c"),
             (
                 "SELECT * FROM t PIVOT (sum(v) FOR k IN ('a', 2 AS two)) AS p",
