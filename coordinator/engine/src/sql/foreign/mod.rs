@@ -67,12 +67,11 @@ impl VisitorMut for Translator<'_> {
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Refusal> {
         let texts = self.items.pop().unwrap_or_default();
         for (item, text) in select.projection.iter_mut().zip(texts) {
-            if let (SelectItem::UnnamedExpr(expr), Some(text)) = (&mut *item, text)
-                && expr.to_string() != text
-            {
+            let (SelectItem::UnnamedExpr(expr), Some(text)) = (&*item, text) else { continue };
+            if expr.to_string() != text {
                 // The column keeps the name that was written.
-                let alias = Ident::with_quote('"', text);
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                let expr = expr.clone();
+                *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', text) };
             }
         }
         ControlFlow::Continue(())
