@@ -342,7 +342,7 @@ mod tests {
             ("SELECT a AS x, b AS x FROM t", r#"SELECT a AS x, b AS "__gust_column_0" FROM t"#, &["x"]),
             (
                 "SELECT a::INT FROM t UNION SELECT 1 ORDER BY a",
-                r#"SELECT CASE WHEN 0 = 0 THEN a::INT END AS "a_1" FROM t UNION SELECT 1 ORDER BY a"#,
+                r#"SELECT CASE WHEN 0 = 0 THEN a::INT END AS "a_1" FROM t UNION SELECT 1 AS "1" ORDER BY a"#,
                 &[],
             ),
             (

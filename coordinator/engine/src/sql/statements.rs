@@ -88,8 +88,9 @@ fn changed(statement: &mut Statement) -> Result<(), Refusal> {
         }
         Statement::CreateView(view) => view.temporary = false,
         Statement::CreateTable(table) if table.query.is_some() => table.temporary = false,
-        Statement::Execute { parameters, using, .. } if parameters.is_empty() => {
+        Statement::Execute { parameters, has_parentheses, using, .. } if !using.is_empty() && parameters.is_empty() => {
             *parameters = std::mem::take(using).into_iter().map(|given| given.expr).collect();
+            *has_parentheses = true;
         }
         Statement::ShowCreate { obj_type: kind @ ShowCreateObject::View, .. } => *kind = ShowCreateObject::Table,
         _ => {}

@@ -147,7 +147,7 @@ mod tests {
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
             ),
-            ("SELECT call, begin FROM t", "SELECT call, begin FROM t"),
+            ("SELECT pragma FROM t", "SELECT pragma FROM t"),
         ] {
             assert_eq!(parsed(text).to_string(), expect);
         }
