@@ -1,8 +1,9 @@
 //! Words that the parser cannot read. They are written as words that it reads, or refused by name.
 //!
-//! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` ….
+//! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` …. A statement
+//! that begins with FROM and selects nothing selects all columns.
 
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
 
 use super::Refusal;
 
@@ -90,8 +91,12 @@ static HEADS: &[Head] = &[
 ///
 /// # Errors
 /// A refusal of a statement of another engine, with what to write instead.
-pub(super) fn rewrite(tokens: &mut [TokenWithSpan]) -> Result<(), Refusal> {
+pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
+    let mut from_first = Vec::new();
+    let mut begin = 0;
     for statement in tokens.split_mut(|token| token.token == Token::SemiColon) {
+        let this = begin;
+        begin += statement.len() + 1;
         let mut places = Vec::new();
         let mut marks = Vec::new();
         for (place, TokenWithSpan { token, .. }) in statement.iter().enumerate() {
@@ -112,6 +117,9 @@ pub(super) fn rewrite(tokens: &mut [TokenWithSpan]) -> Result<(), Refusal> {
             let hint = "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1";
             return Err(Refusal::new("ASOF JOIN is not supported", hint));
         }
+        if is(0, "FROM") && !has_outer_select(statement) {
+            from_first.push(this + places[0]);
+        }
         if is(0, "PREPARE") {
             let from = is(2, "FROM").then(|| places[2]);
             for (number, place) in marks.into_iter().enumerate() {
@@ -122,7 +130,27 @@ pub(super) fn rewrite(tokens: &mut [TokenWithSpan]) -> Result<(), Refusal> {
             }
         }
     }
+    // The last comes first, so that the places before it stay.
+    for place in from_first.into_iter().rev() {
+        let span = tokens[place].span;
+        let space = || Token::Whitespace(Whitespace::Space);
+        let all = [Token::make_keyword("SELECT"), space(), Token::Mul, space()];
+        tokens.splice(place..place, all.map(|token| TokenWithSpan { token, span }));
+    }
     Ok(())
+}
+
+/// Tells if a statement has a SELECT outside all brackets.
+fn has_outer_select(statement: &[TokenWithSpan]) -> bool {
+    let mut depth = 0_usize;
+    statement.iter().any(|TokenWithSpan { token, .. }| {
+        match token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && is_word(token, "SELECT")
+    })
 }
 
 /// Tells if a token is this word. A quoted word is a name.
@@ -148,6 +176,8 @@ mod tests {
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
             ),
             ("SELECT pragma FROM t", "SELECT pragma FROM t"),
+            ("; FROM t WHERE a IN (SELECT 1) LIMIT 2", "SELECT * FROM t WHERE a IN (SELECT 1) LIMIT 2"),
+            ("FROM t SELECT a", "FROM t SELECT a"),
         ] {
             assert_eq!(parsed(text).to_string(), expect);
         }

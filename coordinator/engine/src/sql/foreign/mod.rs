@@ -444,7 +444,15 @@ mod tests {
         }
         let kept = |name: &&str| names::foreign(name).iter().all(|row| matches!(row.meaning, Meaning::Refused(_)));
         let refused: Vec<&str> = refused.into_iter().filter(kept).collect();
-        format!("{page}\nRefused, with what to write instead: {}.\n", refused.join(", "))
+        let mut lines = vec!["Refused, with what to write instead:".to_owned()];
+        for (place, name) in refused.iter().enumerate() {
+            let end = if place + 1 == refused.len() { '.' } else { ',' };
+            match lines.last_mut().filter(|line| line.len() + name.len() < 158) {
+                Some(line) => write!(line, " {name}{end}").expect("to a string"),
+                None => lines.push(format!("{name}{end}")),
+            }
+        }
+        format!("{page}\n{}\n", lines.join("\n"))
     }
 
     /// `DIALECT_WRITE=1 cargo test` writes it anew.

@@ -319,7 +319,8 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["struct_extract"], "x['name']"),
     refused(&["to_number", "to_decimal"], "CAST(x AS DECIMAL(18, 2))"),
     refused(&["safe_divide"], "a / nullif(b, 0)"),
-    refused(&["safe_cast", "try_to_number", "try_to_date"], "TRY_CAST(x AS type)"),
+    refused(&["safe_cast", "try_to_number", "try_to_date", "try_convert"], "TRY_CAST(x AS type)"),
+    refused(&["convert"], "CAST(x AS type)"),
 ];
 
 const JSON: &str = "there are no JSON functions yet: read the file as JSON lines, whose objects become structs";
