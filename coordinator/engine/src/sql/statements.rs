@@ -3,6 +3,7 @@
 //! ```text
 //!  SHOW SCHEMAS, DATABASES, CATALOGS [IN c] [LIKE 'a%']   a query of information_schema
 //!  SHOW TABLES IN s, LIKE 'a%'                            a query of information_schema
+//!  SHOW FUNCTIONS [LIKE 'a%']                             a row for each name, those of other engines among them
 //!  SET TIME ZONE 'UTC'                                    SET datafusion.execution.time_zone = 'UTC'
 //!  CREATE TEMP VIEW, CREATE TEMP TABLE … AS               without TEMP: a session's views and tables end with it
 //!  EXECUTE q USING 1, 2                                   EXECUTE q(1, 2)
@@ -16,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::Refusal;
+use super::foreign::{self, Listed};
 use super::limits::folded_name;
 use super::template::{filled, query, template};
 
@@ -54,6 +56,13 @@ pub(super) fn rewrite(statement: &mut Statement) -> Result<(), Refusal> {
                 "SELECT * FROM information_schema.tables WHERE $1 AND $2 AND $3 ORDER BY 1, 2, 3",
                 &[name, catalog, schema],
             )
+        }
+        Statement::ShowFunctions { filter } => {
+            let name = match filter {
+                Some(filter) => matching(filter, "name LIKE $1", "name ILIKE $1")?,
+                None => truth(),
+            };
+            query(&functions(), &[name])
         }
         Statement::ShowColumns { show_options, .. } if has_filter(show_options) => {
             return Err(Refusal::new(
@@ -134,19 +143,47 @@ fn refuse_place(options: &ShowStatementOptions) -> Result<(), Refusal> {
 
 /// Returns the condition that a SHOW statement has.
 fn filter(options: &ShowStatementOptions, like: &'static str, ilike: &'static str) -> Result<Expr, Refusal> {
-    let refused = || Refusal::new("SHOW with WHERE, LIMIT or STARTS WITH is not supported", "use LIKE 'a%'");
     if options.starts_with.is_some() || options.limit.is_some() || options.limit_from.is_some() {
-        return Err(refused());
+        return Err(no_filter());
     }
-    let (condition, pattern) = match &options.filter_position {
-        None => return Ok(truth()),
+    match &options.filter_position {
+        None => Ok(truth()),
         Some(ShowStatementFilterPosition::Infix(filter) | ShowStatementFilterPosition::Suffix(filter)) => {
-            match filter {
-                ShowStatementFilter::Like(pattern) | ShowStatementFilter::NoKeyword(pattern) => (like, pattern),
-                ShowStatementFilter::ILike(pattern) => (ilike, pattern),
-                ShowStatementFilter::Where(_) => return Err(refused()),
-            }
+            matching(filter, like, ilike)
         }
+    }
+}
+
+fn matching(filter: &ShowStatementFilter, like: &'static str, ilike: &'static str) -> Result<Expr, Refusal> {
+    let (condition, pattern) = match filter {
+        ShowStatementFilter::Like(pattern) | ShowStatementFilter::NoKeyword(pattern) => (like, pattern),
+        ShowStatementFilter::ILike(pattern) => (ilike, pattern),
+        ShowStatementFilter::Where(_) => return Err(no_filter()),
     };
     Ok(filled(template(condition), &[text(pattern)], None, Span::empty()))
+}
+
+fn no_filter() -> Refusal {
+    Refusal::new("SHOW with WHERE, LIMIT or STARTS WITH is not supported", "use LIKE 'a%'")
+}
+
+/// Returns the template of SHOW FUNCTIONS. A name of another engine is left out where the engine has a function of it.
+fn functions() -> String {
+    let quoted = |text: &str| text.replace('\'', "''");
+    let foreign = foreign::listed();
+    let foreign = foreign
+        .iter()
+        .map(|Listed { name, calls, here }| format!("('{name}', '{}', 'is {}')", quoted(calls), quoted(here)));
+    let foreign: Vec<String> = foreign.collect();
+    format!(
+        "SELECT name, kind, calls, description FROM ( \
+           SELECT routine_name AS name, lower(min(function_type)) AS kind, min(syntax_example) AS calls, \
+             min(description) AS description \
+           FROM information_schema.routines WHERE routine_name NOT LIKE 'gust\\_%' GROUP BY routine_name \
+           UNION ALL \
+           SELECT column1, 'rewritten', column2, column3 FROM (VALUES {}) \
+           WHERE column1 NOT IN (SELECT routine_name FROM information_schema.routines) \
+         ) WHERE $1 ORDER BY name",
+        foreign.join(", ")
+    )
 }

@@ -130,14 +130,24 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             }
         }
     }
-    // The last comes first, so that the places before it stay.
-    for place in from_first.into_iter().rev() {
-        let span = tokens[place].span;
-        let space = || Token::Whitespace(Whitespace::Space);
-        let all = [Token::make_keyword("SELECT"), space(), Token::Mul, space()];
-        tokens.splice(place..place, all.map(|token| TokenWithSpan { token, span }));
+    if !from_first.is_empty() {
+        select_all(tokens, from_first);
     }
     Ok(())
+}
+
+/// Writes `SELECT *` at these places.
+fn select_all(tokens: &mut Vec<TokenWithSpan>, places: Vec<usize>) {
+    let mut places = places.into_iter().peekable();
+    for (place, token) in std::mem::take(tokens).into_iter().enumerate() {
+        if places.next_if_eq(&place).is_some() {
+            let span = token.span;
+            let space = || Token::Whitespace(Whitespace::Space);
+            let all = [Token::make_keyword("SELECT"), space(), Token::Mul, space()];
+            tokens.extend(all.map(|token| TokenWithSpan { token, span }));
+        }
+        tokens.push(token);
+    }
 }
 
 /// Tells if a statement has a SELECT outside all brackets.

@@ -10,6 +10,7 @@
 //! is not looked at a second time. Non-goals: types, which are not known here, and relations.
 
 mod chosen;
+mod listing;
 mod names;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::chosen::{Call, Choice};
+pub(super) use self::listing::{Listed, listed};
 use self::names::{Meaning, Row};
 use super::Refusal;
 use super::copies::{Copied, CopiedBytes};
@@ -419,27 +421,14 @@ mod tests {
         let mut page = "| call | here |\n|---|---|\n".to_owned();
         let mut refused: BTreeSet<&str> = BTreeSet::new();
         for Row { names, arguments, meaning } in names::NAMES.iter().chain(names::FORMS) {
-            let letters =
-                |text: &str| text.replace("$1", "a").replace("$2", "b").replace("$3", "c").replace('|', "\\|");
-            let here = match meaning {
-                Meaning::Refused(_) => {
-                    refused.extend(names.iter().copied());
-                    continue;
-                }
-                Meaning::Renamed(to) => format!("`{to}`"),
-                Meaning::Written(text) | Meaning::Aggregated { text, .. } => format!("`{}`", letters(text)),
-                Meaning::Chosen { text, .. } => (*text).to_owned(),
+            let Some(here) = listing::here(meaning) else {
+                refused.extend(names.iter().copied());
+                continue;
             };
-            let given = match (*arguments.start(), *arguments.end()) {
-                (0, 0) => "",
-                (1, 1) => "a",
-                (2, 2) => "a, b",
-                (3, 3) => "a, b, c",
-                (1, 2) => "a[, b]",
-                (2, _) => "a, b, ...",
-                _ => "...",
-            };
-            let calls: Vec<String> = names.iter().map(|name| format!("{name}({given})")).collect();
+            let here = here.replace('|', "\\|");
+            let is_prose = matches!(meaning, Meaning::Chosen { .. });
+            let here = if is_prose { here } else { format!("`{here}`") };
+            let calls: Vec<String> = names.iter().map(|name| listing::call(name, arguments)).collect();
             writeln!(page, "| {} | {here} |", calls.join(", ")).expect("to a string");
         }
         let kept = |name: &&str| names::foreign(name).iter().all(|row| matches!(row.meaning, Meaning::Refused(_)));
