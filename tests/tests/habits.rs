@@ -101,13 +101,37 @@ async fn open(target: Target, data: &Data, folder: &Path) -> Session {
     session
 }
 
+/// Answer of a statement.
+struct Answer {
+    columns: Vec<String>,
+    batches: Vec<RecordBatch>,
+    report: Report,
+}
+
+/// Runs one text of statements, and returns the answer of the last.
+async fn ask(session: &Session, sql: &str) -> Result<Answer, QueryError> {
+    let mut last = None;
+    for statement in session.parse(sql)? {
+        let mut running = session.run(statement).await?;
+        let columns = running.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let mut batches = Vec::new();
+        let ended = loop {
+            match running.next().await {
+                Ok(Some(batch)) => batches.push(batch),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let events = running.finish().await;
+        ended?;
+        last = Some(Answer { columns, batches, report: Report::from_events(&events.snapshot()) });
+    }
+    Ok(last.expect("parse returns at least one statement"))
+}
+
 /// Returns what is wrong with an answer; None if it is the entry's.
-fn difference(
-    entry: &Entry,
-    target: Target,
-    answer: &Result<(Vec<RecordBatch>, Report), QueryError>,
-) -> Option<String> {
-    let (batches, report) = match answer {
+fn difference(entry: &Entry, target: Target, answer: &Result<Answer, QueryError>) -> Option<String> {
+    let Answer { columns, batches, report } = match answer {
         Ok(answer) => answer,
         Err(error) => return refusal(entry, error),
     };
@@ -118,9 +142,7 @@ fn difference(
     if entry.rows.as_ref() != Some(&rows) {
         return Some(format!("rows {rows:?}"));
     }
-    let names = |batch: &RecordBatch| batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let columns: Option<Vec<String>> = batches.first().map(names);
-    if entry.columns.is_some() && entry.columns != columns {
+    if entry.columns.as_ref().is_some_and(|expected| expected != columns) {
         return Some(format!("columns {columns:?}"));
     }
     let adopted = report.fragments_adopted;
@@ -156,7 +178,7 @@ async fn habits_run_or_are_refused_with_what_to_write() {
     for target in [Target::Local, Target::InProcess] {
         let session = open(target, &data, folder.path()).await;
         for entry in &entries {
-            let answer = run(&session, &entry.sql).await;
+            let answer = ask(&session, &entry.sql).await;
             if let Some(difference) = difference(entry, target, &answer) {
                 writeln!(wrong, "{target:?}, {}: {}\n  {difference}", entry.from, entry.sql).expect("to a string");
             }
