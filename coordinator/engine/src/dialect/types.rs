@@ -1,6 +1,9 @@
-//! TIME has microseconds, as in PostgreSQL, DuckDB and Iceberg, and in nearly all Parquet files.
+//! Types whose names or meanings DataFusion does not have.
 //!
-//! DataFusion 55.2 gives TIME nanoseconds. Then it does not compare `TIME '01:00:00'` with a column of a file, because
+//! Names of other engines: VARBINARY (Trino), INT64 and FLOAT64 (BigQuery), LONG (Spark), DATETIME. Lengths are refused, for
+//! they would not be kept.
+//!
+//! TIME has microseconds, as in PostgreSQL, DuckDB and Iceberg, and in nearly all Parquet files. DataFusion 55.2 gives TIME nanoseconds. Then it does not compare `TIME '01:00:00'` with a column of a file, because
 //! it has no common type for times of two units. No report of it is known. Take this out when it has.
 
 use std::sync::Arc;
@@ -18,13 +21,24 @@ pub(crate) struct Types;
 
 impl TypePlanner for Types {
     fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
-        Ok(match sql_type {
+        let planned = match sql_type {
             SqlType::Time(digits, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone)
                 if digits.is_none_or(|digits| digits <= DIGITS_MAX) =>
             {
-                Some(Arc::new(Field::new("", DataType::Time64(TimeUnit::Microsecond), true)))
+                DataType::Time64(TimeUnit::Microsecond)
             }
-            _ => None,
-        })
+            SqlType::Varbinary(None) => DataType::Binary,
+            SqlType::Int64 => DataType::Int64,
+            SqlType::Float64 => DataType::Float64,
+            SqlType::Datetime(None) => DataType::Timestamp(TimeUnit::Nanosecond, None),
+            SqlType::Custom(name, parameters) if parameters.is_empty() => {
+                match name.to_string().to_lowercase().as_str() {
+                    "long" => DataType::Int64,
+                    _ => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(Arc::new(Field::new("", planned, true))))
     }
 }

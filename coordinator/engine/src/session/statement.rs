@@ -145,7 +145,10 @@ fn read(text: &str) -> Result<Vec<Statement>, QueryError> {
                 ))
                 .with_hint("name inner queries in a WITH clause, or compute parts in an inner query")
             }
-            DataFusionError::SQL(parser, _) => QueryError::sql(parser.to_string()),
+            DataFusionError::SQL(parser, _) => {
+                let message = parser.to_string();
+                sql::without_tree(&message).map_or_else(|| QueryError::sql(message), QueryError::from)
+            }
             _ => return QueryError::from_engine(error).with_sqlstate(SYNTAX),
         };
         told.with_sqlstate(SYNTAX).with_source(error)

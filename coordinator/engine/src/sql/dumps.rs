@@ -53,6 +53,16 @@ pub(super) fn by_name(message: &str) -> Option<Refusal> {
     Some(Refusal::new(format!("{what} is not supported"), hint))
 }
 
+/// Returns a refusal by name in place of the parser's message about an operator that it does not know.
+pub(super) fn operator(message: &str) -> Option<Refusal> {
+    let (_, token) = message.split_once("No infix parser for token ")?;
+    let (_, word) = token.split_once("value: \"")?;
+    let (word, rest) = word.split_once('"')?;
+    let place = rest.rfind(" at Line: ").map_or("", |place| &rest[place..]);
+    let hint = "of integers / is a division without a rest and % the rest; power(a, b) is a power";
+    Some(Refusal::new(format!("there is no operator `{word}`{place}"), hint))
+}
+
 /// Writes `SetTimeZone` as `SET TIME ZONE`.
 fn words(node: &str) -> String {
     let mut words = String::new();
@@ -68,6 +78,14 @@ fn words(node: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operators_are_told_by_their_names() {
+        let message = "sql parser error: No infix parser for token Word(Word { value: \"DIV\", quote_style: None, keyword: DIV }) at Line: 1, Column: 10";
+        let refusal = operator(message).expect("an operator");
+        assert_eq!(refusal.message, "there is no operator `DIV` at Line: 1, Column: 10");
+        assert_eq!(operator("sql parser error: Expected: AND, found: 7"), None);
+    }
 
     #[test]
     fn trees_are_told_by_their_names() {

@@ -145,7 +145,7 @@ pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Res
 
 /// Returns a refusal by name in place of a message of the engine that shows a syntax tree.
 pub(crate) fn without_tree(message: &str) -> Option<Refusal> {
-    dumps::by_name(message)
+    dumps::by_name(message).or_else(|| dumps::operator(message))
 }
 
 /// Returns the parser's own statement inside the engine's.

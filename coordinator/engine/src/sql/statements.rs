@@ -95,6 +95,14 @@ fn changed(statement: &mut Statement) -> Result<(), Refusal> {
             let hint = "SHOW ALL lists the settings; SET name = value changes one";
             return Err(Refusal::new(format!("there is no session property `{variable}`"), hint));
         }
+        Statement::CreateView(view) if view.materialized => {
+            let hint = "CREATE TABLE AS keeps rows as long as the session; CREATE VIEW keeps the query";
+            return Err(Refusal::new("CREATE MATERIALIZED VIEW is not supported", hint));
+        }
+        Statement::CreateView(view) if view.if_not_exists => {
+            let hint = "CREATE OR REPLACE VIEW makes it in any case";
+            return Err(Refusal::new("CREATE VIEW with IF NOT EXISTS is not supported", hint));
+        }
         Statement::CreateView(view) => view.temporary = false,
         Statement::CreateTable(table) if table.query.is_some() => table.temporary = false,
         Statement::Execute { parameters, has_parentheses, using, .. } if !using.is_empty() && parameters.is_empty() => {

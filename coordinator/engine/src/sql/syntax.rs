@@ -3,6 +3,7 @@
 //! ```text
 //!  SELECT TOP 2 a FROM t              SELECT a FROM t LIMIT 2
 //!  a RLIKE b                          regexp_like(a, b)
+//!  extract(DAY_OF_WEEK FROM a)        extract(ISODOW FROM a)
 //!  SELECT a, b FROM t ORDER BY ALL    … ORDER BY 1, 2
 //!  t SEMI JOIN u, t ANTI JOIN u       t LEFT SEMI JOIN u, t LEFT ANTI JOIN u
 //!  FROM read_parquet('a/*.parquet')   FROM "a/*.parquet" AS read_parquet
@@ -15,9 +16,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, JoinOperator, LimitClause, ObjectName, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, Spanned, Statement, TableAlias, TableFactor, Top, TopQuantity, UnaryOperator, Value,
-    ValueWithSpan, VisitorMut,
+    DateTimeField, Expr, FunctionArg, FunctionArgExpr, Ident, JoinOperator, LimitClause, ObjectName, OrderByExpr,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableAlias, TableFactor, Top, TopQuantity,
+    UnaryOperator, Value, ValueWithSpan, VisitorMut,
 };
 
 use super::limits::folded_name;
@@ -78,6 +79,9 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refusal> {
+        if let Expr::Extract { field, .. } = expr {
+            part_of_time(field);
+        }
         if let Expr::RLike { negated, expr: value, pattern, .. } = expr {
             let arguments = [value.as_ref().clone(), pattern.as_ref().clone()];
             let like = filled(template("regexp_like($1, $2)"), &arguments, None, value.span());
@@ -88,6 +92,18 @@ impl VisitorMut for Rewriter {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Writes Trino's names of parts of a time as the engine's.
+fn part_of_time(field: &mut DateTimeField) {
+    let DateTimeField::Custom(name) = field else { return };
+    *field = match folded_name(name).as_str() {
+        "day_of_week" => DateTimeField::Isodow,
+        "day_of_month" => DateTimeField::Day,
+        "day_of_year" => DateTimeField::Doy,
+        "year_of_week" | "yow" => DateTimeField::Isoyear,
+        _ => return,
+    };
 }
 
 fn into_flow(done: Result<(), Refusal>) -> ControlFlow<Refusal> {
@@ -218,6 +234,10 @@ mod tests {
             (
                 "SELECT a RLIKE 'b', a NOT REGEXP 'c' FROM t",
                 "SELECT regexp_like(a, 'b'), (NOT regexp_like(a, 'c')) FROM t",
+            ),
+            (
+                "SELECT extract(DAY_OF_WEEK FROM a), extract(dow FROM a) FROM t",
+                "SELECT EXTRACT(ISODOW FROM a), EXTRACT(DOW FROM a) FROM t",
             ),
             ("SELECT a, b AS c FROM t ORDER BY ALL DESC", "SELECT a, b AS c FROM t ORDER BY 1 DESC, 2 DESC"),
             ("SELECT a AS \"all\", b FROM t ORDER BY all", "SELECT a AS \"all\", b FROM t ORDER BY all"),

@@ -312,6 +312,8 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["approx_percentile"], "approx_percentile_cont_with_weight(x, weight, share)"),
     refused(&["percentile_approx"], "approx_percentile_cont(x, share)"),
     refused(&["any", "some"], "bool_or(x)"),
+    refused(&["all"], "write each comparison: a LIKE 'x%' AND a LIKE '%y'"),
+    refused(&["columns"], "name the columns, or leave some out: * EXCLUDE (a, b)"),
     refused(&["ratio_to_report"], "x / sum(x) OVER ()"),
     refused(&["current_database", "current_catalog"], "SHOW datafusion.catalog.default_catalog"),
     refused(&["current_schema"], "SHOW datafusion.catalog.default_schema"),
