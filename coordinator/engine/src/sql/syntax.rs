@@ -180,7 +180,8 @@ fn ordinality(factor: &mut TableFactor) -> Result<(), Refusal> {
         let hint = "number the elements of one list: UNNEST(a) WITH ORDINALITY AS u(x, n)";
         return Err(Refusal::new("WITH ORDINALITY of several lists is not supported", hint));
     };
-    let numbers = filled(template("generate_series(1, cardinality($1))"), &[list.clone()], None, list.span());
+    let numbers =
+        filled(template("generate_series(1, cardinality($1))"), std::slice::from_ref(list), None, list.span());
     array_exprs.push(numbers);
     *with_ordinality = false;
     Ok(())
@@ -194,10 +195,14 @@ fn path_of_reader(factor: &mut TableFactor) -> Result<(), Refusal> {
         return Ok(());
     };
     let path = match given.as_ref().map(|given| given.args.as_slice()) {
-        Some([FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(ValueWithSpan { value, .. })))]) => match value {
-            Value::SingleQuotedString(path) => Some(path.clone()),
-            _ => None,
-        },
+        Some(
+            [
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(ValueWithSpan {
+                    value: Value::SingleQuotedString(path),
+                    ..
+                }))),
+            ],
+        ) => Some(path.clone()),
         _ => None,
     };
     let Some(path) = path else {

@@ -30,12 +30,12 @@ pub(super) enum Choice {
     /// As a template of these arguments.
     Template(&'static str, Vec<Expr>),
     /// As a tree that has each of `copied` so many times more than the call.
-    Tree { tree: Expr, copied: Vec<Expr>, times: usize },
+    Tree { tree: Box<Expr>, copied: Vec<Expr>, times: usize },
 }
 
 impl Choice {
     fn tree(tree: Expr) -> Self {
-        Self::Tree { tree, copied: Vec::new(), times: 0 }
+        Self::Tree { tree: Box::new(tree), copied: Vec::new(), times: 0 }
     }
 }
 
@@ -175,7 +175,7 @@ pub(super) fn approx_percentile(call: &Call<'_>) -> Result<Choice, Refusal> {
     };
     let each = Expr::Array(Array { elem: shares.iter().map(one).collect(), named: true });
     let whole = filled(template("CASE WHEN count($1) > 0 THEN $2 END"), &[value.clone(), each], None, call.at);
-    Ok(Choice::Tree { tree: whole, copied: vec![value.clone()], times: shares.len() })
+    Ok(Choice::Tree { tree: Box::new(whole), copied: vec![value.clone()], times: shares.len() })
 }
 
 /// Writes `listagg(x, separator) WITHIN GROUP (ORDER BY y)`.
@@ -241,7 +241,7 @@ pub(super) fn count_distinct(call: &Call<'_>) -> Result<Choice, Refusal> {
     let each = filled(template("CASE WHEN $1 THEN $2 END"), &[known, Expr::Function(row)], None, call.at);
     let list = FunctionArgumentList { args: positional([each]), ..call.list.clone() };
     let counted = Expr::Function(call.renamed("count", list));
-    Ok(Choice::Tree { tree: counted, copied: call.arguments.to_vec(), times: 1 })
+    Ok(Choice::Tree { tree: Box::new(counted), copied: call.arguments.to_vec(), times: 1 })
 }
 
 /// Drops a standard error that the engine keeps anyway: its 2^14 registers err by 1.04 / 2^7.

@@ -149,7 +149,7 @@ impl Translator<'_> {
                     ));
                 }
                 Call { clause, ..call }.without_clauses()?;
-                let clauses = Clauses { onto: *onto, filter: function.filter.clone(), over: function.over.clone() };
+                let clauses = Clauses { onto, filter: function.filter.clone(), over: function.over.clone() };
                 self.fill(&name, text, &arguments, Some(&clauses), at).map(Some)
             }
             Meaning::Chosen { choose, .. } => match choose(&call)? {
@@ -159,7 +159,7 @@ impl Translator<'_> {
                     let mut copies = copied.iter();
                     copies.try_for_each(|argument| self.copies.add(argument, times, Copied::Call(&name)))?;
                     self.copies.is_any_written = true;
-                    Ok(Some(tree))
+                    Ok(Some(*tree))
                 }
             },
             Meaning::Renamed(_) | Meaning::Refused(_) => Ok(None),
