@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow_ipc::writer::StreamWriter;
 use datafusion::physical_plan::collect;
 use gust::cli::output::{OutputFormat, RowWriter};
@@ -145,14 +146,20 @@ async fn rows(session: &Session, sql: &str) -> anyhow::Result<(SchemaRef, Vec<Re
     Ok((schema, batches?, report))
 }
 
-/// Writes batches under their own schema. A result without batches is written under `announced`.
+/// Writes batches with their own types, under the names that are announced.
 fn write_file(path: &Path, announced: &SchemaRef, batches: &[RecordBatch]) -> anyhow::Result<()> {
-    let schema = batches.first().map_or_else(|| announced.clone(), RecordBatch::schema);
+    let schema = batches.first().map_or_else(|| announced.clone(), |batch| named(&batch.schema(), announced));
     let mut writer = StreamWriter::try_new(File::create(path)?, &schema)?;
     for batch in batches {
         writer.write(&RecordBatch::try_new(schema.clone(), batch.columns().to_vec())?)?;
     }
     Ok(writer.finish()?)
+}
+
+fn named(schema: &SchemaRef, names: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().zip(names.fields());
+    let fields: Vec<Field> = fields.map(|(field, named)| field.as_ref().clone().with_name(named.name())).collect();
+    Arc::new(Schema::new(fields))
 }
 
 fn write_all(stem: &Path, schema: &SchemaRef, batches: &[RecordBatch]) -> anyhow::Result<Value> {
