@@ -75,12 +75,24 @@ pub(crate) struct DeletesOf<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct DeleteIndex {
     deletes: Vec<Delete>,
+    /// Bounds of the deletes, by their numbers.
+    bounds: Vec<Bounds>,
     vectors: HashMap<String, u32>,
     by_path: HashMap<String, Vec<u32>>,
     by_partition: HashMap<Arc<[u8]>, Scope>,
     global: Scope,
 }
 
+/// Bounds of what a delete file deletes.
+#[derive(Debug, Default)]
+struct Bounds {
+    /// Paths that a position delete file may name. `None`: any.
+    paths: Option<ValueRange>,
+    /// Columns of an equality delete whose values are known to be within a range, none of them NULL.
+    keys: Vec<(i32, ValueRange)>,
+}
+
+/// Numbers of deletes, the oldest first.
 #[derive(Debug, Default)]
 struct Scope {
     /// Number of the scope for equality deletes.
@@ -109,8 +121,22 @@ impl DeleteIndex {
                 DeleteKind::Equality { .. } => index.scope_mut(delete).equality.push(number),
             }
         }
+        let age = |number: &u32| deletes.get(*number as usize).map(|delete| delete.sequence_number);
+        index.by_path.values_mut().for_each(|numbers| numbers.sort_by_key(age));
+        for scope in index.by_partition.values_mut().chain([&mut index.global]) {
+            scope.positions.sort_by_key(age);
+            scope.equality.sort_by_key(age);
+        }
+        index.bounds = deletes.iter().map(Bounds::of).collect();
         index.deletes = deletes;
         Ok(index)
+    }
+
+    /// Returns those of the numbers, the oldest first, whose sequence number is `from` or larger.
+    fn since<'a>(&self, numbers: &'a [u32], from: i64) -> &'a [u32] {
+        let is_older =
+            |number: &u32| self.deletes.get(*number as usize).is_some_and(|found| found.sequence_number < from);
+        numbers.get(numbers.partition_point(is_older)..).unwrap_or_default()
     }
 
     fn scope_mut(&mut self, delete: &Delete) -> &mut Scope {
@@ -135,23 +161,25 @@ impl DeleteIndex {
         let scope = self.by_partition.get(file.partition);
         let mut found = FileDeletes { vector: self.vector_of(&file)?, ..FileDeletes::default() };
         if found.vector.is_none() {
-            let of_path = self.by_path.get(file.path).into_iter().flatten();
-            let of_partition = scope.into_iter().flat_map(|scope| &scope.positions);
+            let of_path = self.by_path.get(file.path).map(Vec::as_slice).unwrap_or_default();
+            let of_partition = scope.map(|scope| scope.positions.as_slice()).unwrap_or_default();
             let path = Condition::Compare(CompareOp::Eq, Scalar::String(file.path.to_owned()));
-            let applies = |number: &&u32| {
-                let delete = self.deletes.get(**number as usize);
-                delete.is_some_and(|delete| delete.sequence_number >= file.sequence_number && delete.admits_path(&path))
+            let admits = |number: &&u32| {
+                let paths = self.bounds.get(**number as usize).and_then(|bounds| bounds.paths.as_ref());
+                paths.is_none_or(|paths| paths.admits(&path))
             };
-            found.positions = of_path.chain(of_partition).filter(applies).copied().collect();
+            let of_path = self.since(of_path, file.sequence_number).iter();
+            let of_partition = self.since(of_partition, file.sequence_number).iter();
+            found.positions = of_path.chain(of_partition).filter(admits).copied().collect();
         }
         found.vector.iter().chain(&found.positions).for_each(|number| uses(*number));
         let mut scopes = Vec::new();
+        let mut ranges = HashMap::new();
         for scope in [Some(&self.global), scope].into_iter().flatten() {
             let mut applies = false;
-            for number in &scope.equality {
-                let delete = self.deletes.get(*number as usize);
-                if delete.is_some_and(|delete| delete.sequence_number > file.sequence_number && !delete.is_apart(&file))
-                {
+            for number in self.since(&scope.equality, file.sequence_number.saturating_add(1)) {
+                let bounds = self.bounds.get(*number as usize);
+                if bounds.is_none_or(|bounds| !bounds.are_apart(&file, &mut ranges)) {
                     uses(*number);
                     applies = true;
                 }
@@ -199,39 +227,55 @@ impl Delete {
     fn fault(&self, why: String) -> DeleteFault {
         DeleteFault { manifest: Arc::clone(&self.manifest), why }
     }
+}
 
-    /// Returns true where a position delete may name the path. Cut and inverted bounds say little, so that they admit it.
-    fn admits_path(&self, path: &Condition) -> bool {
-        let DeleteKind::Positions { of: None, paths: Some(paths) } = &self.kind else { return true };
-        let (lower, upper) = (paths.lower.clone(), paths.upper.clone());
-        ValueRange { lower, upper, nulls: Nulls::Maybe, nan: false, cut: true }.trusted().admits(path)
+impl Bounds {
+    fn of(delete: &Delete) -> Bounds {
+        match &delete.kind {
+            // Cut and inverted bounds say little, so that they admit a path.
+            DeleteKind::Positions { of: None, paths: Some(paths) } => {
+                let (lower, upper) = (paths.lower.clone(), paths.upper.clone());
+                let paths = ValueRange { lower, upper, nulls: Nulls::Maybe, nan: false, cut: true }.trusted();
+                Bounds { paths: Some(paths), keys: Vec::new() }
+            }
+            DeleteKind::Equality { keys, .. } => {
+                let keys = keys.iter().filter(|key| has_exact_bounds(key.ty.as_ref()));
+                let keys = keys.map(|key| (key.id, ValueRange::of_column(delete.record_count, key.facts.as_ref())));
+                // NULL is a key like any other.
+                Bounds { paths: None, keys: keys.filter(|(_, range)| range.nulls == Nulls::None).collect() }
+            }
+            _ => Bounds::default(),
+        }
     }
 
-    /// Returns true where bounds show that an equality delete has no key of the file.
-    fn is_apart(&self, file: &DeletesOf<'_>) -> bool {
-        let DeleteKind::Equality { keys, .. } = &self.kind else { return false };
-        keys.iter().any(|key| {
-            let is_exact = matches!(
-                key.ty,
-                Some(
-                    Type::Int
-                        | Type::Long
-                        | Type::Date
-                        | Type::Time
-                        | Type::Timestamp
-                        | Type::Timestamptz
-                        | Type::TimestampNs
-                        | Type::TimestamptzNs
-                        | Type::Decimal { .. }
-                )
-            );
-            let of_file = file.columns.iter().find(|column| column.id == key.id);
-            let of_file = ValueRange::of_column(file.record_count, of_file);
-            let of_keys = ValueRange::of_column(self.record_count, key.facts.as_ref());
-            // NULL is a key like any other.
-            is_exact && of_keys.nulls == Nulls::None && (below(&of_file, &of_keys) || below(&of_keys, &of_file))
+    /// Returns true where an equality delete has no key of the file. `ranges` are those of the file's columns so far.
+    fn are_apart(&self, file: &DeletesOf<'_>, ranges: &mut HashMap<i32, ValueRange>) -> bool {
+        self.keys.iter().any(|(id, of_keys)| {
+            let of_file = ranges.entry(*id).or_insert_with(|| {
+                let facts = file.columns.iter().find(|column| column.id == *id);
+                ValueRange::of_column(file.record_count, facts)
+            });
+            below(of_file, of_keys) || below(of_keys, of_file)
         })
     }
+}
+
+/// Returns true for types whose bounds no writer cuts or leaves values out of.
+pub(crate) fn has_exact_bounds(ty: Option<&Type>) -> bool {
+    matches!(
+        ty,
+        Some(
+            Type::Int
+                | Type::Long
+                | Type::Date
+                | Type::Time
+                | Type::Timestamp
+                | Type::Timestamptz
+                | Type::TimestampNs
+                | Type::TimestamptzNs
+                | Type::Decimal { .. }
+        )
+    )
 }
 
 /// Returns true where all values of `a` are below those of `b`.

@@ -87,12 +87,12 @@ impl Error {
 
     /// Adds the table, and the role of a missing or damaged file in it.
     pub(crate) fn in_table(self, table: &str, role: MetadataFile) -> Self {
-        let (name, next) = match role {
-            MetadataFile::Metadata => ("metadata file", "restore it; the folder may hold other versions of the table"),
-            MetadataFile::ManifestList => {
-                ("manifest list", "restore it, or roll the table back to an earlier snapshot")
+        let name = role.name();
+        let next = match role {
+            MetadataFile::Metadata => "restore it; the folder may hold other versions of the table",
+            MetadataFile::ManifestList | MetadataFile::Manifest => {
+                "restore it, or roll the table back to an earlier snapshot"
             }
-            MetadataFile::Manifest => ("manifest", "restore it, or roll the table back to an earlier snapshot"),
         };
         match self {
             Error::Missing { file, .. } => {
@@ -101,6 +101,14 @@ impl Error {
             Error::Corrupt { what, file, source, .. } if what.is_empty() => {
                 Error::Corrupt { what: format!("the {name} of table {table}, "), file, next: Some(next), source }
             }
+            other => other,
+        }
+    }
+
+    /// Puts another next step for a file that does not hold what it should.
+    pub(crate) fn with_next(self, next: &'static str) -> Self {
+        match self {
+            Error::Corrupt { what, file, source, .. } => Error::Corrupt { what, file, next: Some(next), source },
             other => other,
         }
     }
@@ -157,4 +165,14 @@ pub(crate) enum MetadataFile {
     Metadata,
     ManifestList,
     Manifest,
+}
+
+impl MetadataFile {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            MetadataFile::Metadata => "metadata file",
+            MetadataFile::ManifestList => "manifest list",
+            MetadataFile::Manifest => "manifest",
+        }
+    }
 }

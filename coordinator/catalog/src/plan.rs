@@ -16,7 +16,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::avro::AvroFault;
-use crate::cache::{Cached, Key};
+use crate::cache::{Key, in_background};
 use crate::deletes::{DeleteFault, DeleteIndex, DeletesOf};
 use crate::error::{Error, MetadataFile, Result};
 use crate::manifests::choose::{Chooser, SelectedPartition, Selection};
@@ -32,9 +32,15 @@ use crate::table::Table;
 
 /// Most manifests in flight at once.
 const MANIFEST_READS_MAX: usize = 16;
+/// Most bytes of a snapshot's metrics for which those of all columns are kept, so that no other query has to read its manifests
+/// again.
+const METRICS_BYTES_ALL: u64 = 16 << 20;
+/// Bytes of a column's metrics in memory, about: counts, bounds and size.
+const METRIC_BYTES: u64 = 80;
 
 /// Choosers by partition spec.
 type Choosers = HashMap<i32, Arc<Chooser>>;
+type Manifests = Vec<Arc<ManifestFile>>;
 
 impl Table {
     /// Chooses the data files of the pinned snapshot that may hold a row matching the predicate, and the delete files that
@@ -51,7 +57,7 @@ impl Table {
             return Ok(plan);
         };
         let manifests = self.manifests(snapshot).await?;
-        let live = manifests.iter().filter(|manifest| manifest.live_files() != Some(0)).cloned();
+        let live = manifests.iter().filter(|manifest| manifest.live_files() != Some(0)).map(Arc::clone);
         let (deletes, data): (Vec<_>, Vec<_>) = live.partition(|manifest| manifest.has_deletes);
         let deletes = self.find_deletes(deletes, &bound).await?;
 
@@ -60,8 +66,8 @@ impl Table {
         asked.extend(deletes.iter().flat_map(|found| found.delete.equality_ids()));
         let wanted = Arc::new(Wanted::new(self.metadata(), &asked, &bound));
         let choosers = self.choosers(&bound, &wanted);
+        let ids = self.ids_to_keep(&data, &wanted);
         let reads = self.choose_manifests(data, &choosers, &mut plan.pruning)?;
-        let ids = wanted.ids();
         let selections =
             stream::iter(reads).map(|manifest| self.select(manifest, &choosers, &ids)).buffered(MANIFEST_READS_MAX);
         let collected = selections
@@ -70,12 +76,19 @@ impl Table {
                 Ok(collected)
             })
             .await?;
-        let mut plan = collected.with_deletes(self, deletes)?;
+        let mut plan = match deletes.is_empty() {
+            true => collected.plan,
+            false => {
+                let table = self.clone();
+                in_background(self.metadata_location(), move || collected.with_deletes(&table, deletes)).await?
+            }
+        };
         if asked.len() > request.columns.len() {
             plan.files.iter_mut().for_each(|file| file.keep_columns(request.columns));
         }
         let is_pinned = |hit: &PartitionHit| choosers.get(&hit.spec_id).is_some_and(|chooser| chooser.is_pinned());
         plan.route.is_pinned = !plan.route.partitions.is_empty() && plan.route.partitions.iter().all(is_pinned);
+        plan.name_partitions();
         plan.pruning.set_bytes_total(snapshot.files_bytes);
         Ok(plan)
     }
@@ -85,8 +98,22 @@ impl Table {
         specs.filter_map(|spec| Some((spec.id, Arc::new(Chooser::new(self, spec.id, bound, wanted)?)))).collect()
     }
 
+    /// Lists the columns whose metrics are kept of the manifests, ascending: all that the table ever had, where they are few.
+    fn ids_to_keep(&self, manifests: &Manifests, wanted: &Wanted) -> Vec<i32> {
+        let mut ids = wanted.ids();
+        let all = self.metadata().all_fields();
+        let files = manifests.iter().try_fold(0_u64, |sum, manifest| sum.checked_add(manifest.live_files()?));
+        let bytes = files.map(|files| files.saturating_mul(all.len() as u64).saturating_mul(METRIC_BYTES));
+        if bytes.is_some_and(|bytes| bytes <= METRICS_BYTES_ALL) {
+            ids.extend(all.into_iter().map(|field| field.id));
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ids
+    }
+
     /// Lists the delete files of partitions that the predicate needs.
-    async fn find_deletes(&self, manifests: Vec<ManifestFile>, bound: &BoundPredicate) -> Result<Vec<FoundDelete>> {
+    async fn find_deletes(&self, manifests: Manifests, bound: &BoundPredicate) -> Result<Vec<FoundDelete>> {
         if manifests.is_empty() {
             return Ok(Vec::new());
         }
@@ -94,11 +121,8 @@ impl Table {
         let choosers = self.choosers(bound, &wanted);
         let mut reads = Vec::new();
         for manifest in manifests {
-            let excluded = match manifest.spec_id {
-                Some(id) => self.chooser(id, &choosers)?.excluded_manifest(&manifest).is_some(),
-                None => false,
-            };
-            if !excluded {
+            let chooser = self.chooser(manifest.spec_id, &choosers)?;
+            if chooser.is_none_or(|chooser| chooser.excluded_manifest(&manifest).is_none()) {
                 reads.push(manifest);
             }
         }
@@ -106,8 +130,9 @@ impl Table {
         let found = stream::iter(reads)
             .map(async |manifest| {
                 let decoded = self.manifest(&manifest, ids).await?;
-                let chooser = self.chooser(manifest.spec_id.or(decoded.spec_id).unwrap_or(0), choosers)?;
-                let found = chooser.deletes(&decoded, &manifest);
+                let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
+                let location = manifest.path.clone();
+                let found = in_background(&location, move || chooser.deletes(&decoded, &manifest)).await;
                 found.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
             })
             .buffered(MANIFEST_READS_MAX);
@@ -115,23 +140,16 @@ impl Table {
     }
 
     /// Chooses the manifests to read. It books those that partition summaries exclude.
-    fn choose_manifests(
-        &self,
-        manifests: Vec<ManifestFile>,
-        choosers: &Choosers,
-        pruning: &mut Pruning,
-    ) -> Result<Vec<ManifestFile>> {
+    fn choose_manifests(&self, manifests: Manifests, choosers: &Choosers, pruning: &mut Pruning) -> Result<Manifests> {
         let mut reads = Vec::new();
         for manifest in manifests {
             pruning.manifests_total += 1;
-            let excluded = match manifest.spec_id {
-                Some(id) => self.chooser(id, choosers)?.excluded_manifest(&manifest),
-                None => None,
-            };
+            let chooser = self.chooser(manifest.spec_id, choosers)?;
+            let excluded = chooser.and_then(|chooser| chooser.excluded_manifest(&manifest));
             // A manifest that does not count its files is read, so that they can be counted.
             match (manifest.live_files(), excluded) {
                 (Some(files), Some(reason)) => {
-                    pruning.files_total += files;
+                    pruning.files_total = pruning.files_total.saturating_add(files);
                     pruning.book(Pruned { reason: reason.clone(), manifests: 1, files, bytes: None });
                 }
                 _ => reads.push(manifest),
@@ -140,59 +158,106 @@ impl Table {
         Ok(reads)
     }
 
-    fn chooser<'a>(&self, spec_id: i32, choosers: &'a Choosers) -> Result<&'a Arc<Chooser>> {
-        choosers.get(&spec_id).ok_or_else(|| {
+    /// Returns the chooser of a spec. `None` where the list does not say the spec: the manifest says it.
+    fn chooser<'a>(&self, spec_id: Option<i32>, choosers: &'a Choosers) -> Result<Option<&'a Arc<Chooser>>> {
+        let Some(spec_id) = spec_id else { return Ok(None) };
+        let chooser = choosers.get(&spec_id).ok_or_else(|| {
             let why = format!("a manifest names partition spec {spec_id}, which it does not have");
-            Error::corrupt(self.metadata_location(), why)
-        })
+            Error::corrupt(self.metadata_location(), why).in_table(self.name(), MetadataFile::Metadata)
+        });
+        chooser.map(Some)
     }
 
-    async fn select(&self, manifest: ManifestFile, choosers: &Choosers, wanted: &[i32]) -> Result<Selection> {
-        let decoded = self.manifest(&manifest, wanted).await?;
+    fn chooser_of(
+        &self,
+        manifest: &ManifestFile,
+        decoded: &DecodedManifest,
+        choosers: &Choosers,
+    ) -> Result<Arc<Chooser>> {
         let spec_id = manifest.spec_id.or(decoded.spec_id).unwrap_or(0);
-        let chooser = Arc::clone(self.chooser(spec_id, choosers)?);
-        let selected = in_background(manifest.path.clone(), move || chooser.select(&decoded, &manifest)).await;
+        let chooser = self.chooser(Some(spec_id), choosers)?.map(Arc::clone);
+        chooser.ok_or_else(|| Error::corrupt(&manifest.path, "it has no partition spec"))
+    }
+
+    async fn select(&self, manifest: Arc<ManifestFile>, choosers: &Choosers, wanted: &[i32]) -> Result<Selection> {
+        let decoded = self.manifest(&manifest, wanted).await?;
+        let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
+        let location = manifest.path.clone();
+        let selected = in_background(&location, move || chooser.select(&decoded, &manifest)).await;
         selected.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
     }
 
     /// Lists the manifests of a snapshot, live or not.
-    async fn manifests(&self, snapshot: &Snapshot) -> Result<Arc<[ManifestFile]>> {
+    async fn manifests(&self, snapshot: &Snapshot) -> Result<Arc<Manifests>> {
         let location = match &snapshot.manifests {
             ManifestSource::Paths(paths) => {
-                let of = |path: &String| ManifestFile { path: path.clone(), ..ManifestFile::default() };
-                return Ok(paths.iter().map(of).collect());
+                let of = |path: &String| Arc::new(ManifestFile { path: path.clone(), ..ManifestFile::default() });
+                return Ok(Arc::new(paths.iter().map(of).collect()));
             }
             ManifestSource::List(location) => location,
         };
-        let key = Key::List(location.clone(), snapshot.id);
-        let cached = self.stores().cache().get_or_read(key, &[], |_| async move {
-            let bytes = self.stores().read(location).await?;
-            let manifests = decoded(location.clone(), self.name(), move || list::decode(&bytes)).await?;
-            Ok(Cached::List(manifests.into()))
-        });
-        match cached.await.map_err(|error| error.in_table(self.name(), MetadataFile::ManifestList))? {
-            Cached::List(manifests) => Ok(manifests),
-            _ => Ok(Arc::default()),
-        }
+        let key = Key::List { table: self.identity().to_owned(), path: location.clone(), snapshot: snapshot.id };
+        let read = async |_| {
+            let read = self.stores().read_held(location).await?;
+            self.decoded(location, MetadataFile::ManifestList, move || list::decode(&read.bytes)).await
+        };
+        let manifests = self.stores().cache().get_or_read(key, &[], read).await;
+        manifests.map_err(|error| error.in_table(self.name(), MetadataFile::ManifestList))
     }
 
     /// Returns a manifest with the metrics of at least these columns, ascending.
     async fn manifest(&self, manifest: &ManifestFile, wanted: &[i32]) -> Result<Arc<DecodedManifest>> {
-        let location = &manifest.path;
+        let ManifestFile { path, bytes, .. } = manifest;
         if manifest.is_encrypted {
-            return Err(self.encrypted(location));
+            return Err(self.encrypted(path));
         }
-        let key = Key::Manifest(location.clone(), manifest.bytes);
-        let cached = self.stores().cache().get_or_read(key, wanted, |keep| async move {
-            let _permit = self.stores().cache().may_read(manifest.bytes).await;
-            let bytes = self.stores().read(location).await?;
-            let manifest = decoded(location.clone(), self.name(), move || decode::decode(&bytes, keep)).await?;
-            Ok(Cached::Manifest(Arc::new(manifest)))
-        });
-        match cached.await.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))? {
-            Cached::Manifest(manifest) => Ok(manifest),
-            _ => Ok(Arc::default()),
+        let key = Key::Manifest { table: self.identity().to_owned(), path: path.clone(), bytes: *bytes };
+        let read = async |keep| {
+            let read = self.stores().read_held(path).await?;
+            let found_bytes = read.bytes.len();
+            let decode = move || decode::decode(&read.bytes, keep);
+            let decoded = self.decoded(path, MetadataFile::Manifest, decode).await?;
+            refuse_cut(manifest, &decoded, found_bytes as u64)?;
+            Ok(decoded)
+        };
+        let decoded = self.stores().cache().get_or_read(key, wanted, read).await;
+        decoded.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
+    }
+
+    async fn decoded<T: Send + 'static>(
+        &self,
+        location: &str,
+        role: MetadataFile,
+        work: impl FnOnce() -> Result<T, AvroFault> + Send + 'static,
+    ) -> Result<T> {
+        let (table, file) = (self.name().to_owned(), location.to_owned());
+        let work = move || {
+            work().map_err(|fault| match fault {
+                AvroFault::Codec(codec) => Error::Unsupported {
+                    table,
+                    feature: format!("a {} in codec {codec} ({file})", role.name()),
+                    next: "rewrite the manifests with codec deflate",
+                },
+                fault => Error::corrupt(file, fault),
+            })
+        };
+        self.stores().cache().decoding(location, work).await
+    }
+}
+
+/// Refuses a manifest that was cut between two blocks, which nothing in it tells. Lengths in lists are wrong at times, and so may
+/// counts be, but not both in one direction.
+fn refuse_cut(manifest: &ManifestFile, decoded: &DecodedManifest, found_bytes: u64) -> Result<()> {
+    let found = decoded.entries.len() as u64;
+    match manifest.live_files() {
+        Some(listed) if found < listed && found_bytes < manifest.bytes => {
+            let why = format!(
+                "it has {found} live entries in {found_bytes} bytes, its list says {listed} in {}",
+                manifest.bytes
+            );
+            Err(Error::corrupt(&manifest.path, why))
         }
+        _ => Ok(()),
     }
 }
 
@@ -226,9 +291,9 @@ impl Collected {
         }));
         let pruning = &mut self.plan.pruning;
         pruning.manifests_read += 1;
-        pruning.files_total += selection.pruning.files_total;
+        pruning.files_total = pruning.files_total.saturating_add(selection.pruning.files_total);
         pruning.files_kept += selection.pruning.files_kept;
-        pruning.bytes_kept += selection.pruning.bytes_kept;
+        pruning.bytes_kept = pruning.bytes_kept.saturating_add(selection.pruning.bytes_kept);
         for pruned in selection.pruning.by_reason {
             pruning.book(pruned);
         }
@@ -237,9 +302,6 @@ impl Collected {
     /// Gives each file its deletes, and drops the files that vectors delete as a whole.
     fn with_deletes(self, table: &Table, found: Vec<FoundDelete>) -> Result<FilePlan> {
         let Collected { mut plan, keys, .. } = self;
-        if found.is_empty() {
-            return Ok(plan);
-        }
         let fault = |DeleteFault { manifest, why }| {
             Error::corrupt(&*manifest, why).in_table(table.name(), MetadataFile::Manifest)
         };
@@ -269,41 +331,12 @@ impl Collected {
                     plan.deletes.push(found.to_read(table, &index)?);
                 }
             }
-            file.deletes.renumber(&places);
+            if file.deletes.renumber(&places).is_none() {
+                return Err(Error::corrupt(path, "its deletes are not among the plan's"));
+            }
             kept.push(file);
         }
         plan.files = kept;
         Ok(plan)
-    }
-}
-
-/// Decodes a file off the threads that drive I/O.
-async fn decoded<T: Send + 'static>(
-    location: String,
-    table: &str,
-    work: impl FnOnce() -> Result<T, AvroFault> + Send + 'static,
-) -> Result<T> {
-    let table = table.to_owned();
-    in_background(location.clone(), move || {
-        work().map_err(|fault| match fault {
-            AvroFault::Codec(codec) => Error::Unsupported {
-                table,
-                feature: format!("manifests in codec {codec} ({location})"),
-                next: "rewrite the manifests with codec deflate",
-            },
-            fault => Error::corrupt(location, fault),
-        })
-    })
-    .await
-}
-
-/// Decodes off the threads that drive I/O, for decoding is CPU work. A panic within is the file's fault.
-async fn in_background<T: Send + 'static>(
-    location: String,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::corrupt(location, error)),
     }
 }

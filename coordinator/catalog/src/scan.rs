@@ -11,6 +11,12 @@ use crate::predicate::Predicate;
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
 
+/// Most partitions that are named to a person.
+const PARTITIONS_NAMED_MAX: usize = 8;
+
+/// Next step for deletes that cannot be applied.
+pub(crate) const COMPACT: &str = "compact the table so that its data files are rewritten without deleted rows";
+
 /// Question of a scan to its table.
 #[derive(Debug, Clone, Copy)]
 pub struct ScanRequest<'a> {
@@ -37,7 +43,7 @@ pub struct Route {
     pub partitions: Vec<PartitionHit>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionHit {
     pub spec_id: i32,
     /// Values by the fields' names, `region=eu, id_bucket=3`. Empty for files that no field parts.
@@ -77,6 +83,15 @@ pub struct FileDeletes {
 }
 
 impl FilePlan {
+    /// Names the partitions that were hit.
+    pub(crate) fn name_partitions(&mut self) {
+        if self.route.is_pinned {
+            let hits = self.route.partitions.iter().filter(|hit| hit.files > 0);
+            self.pruning.partitions_hit = hits.clone().count() as u64;
+            self.pruning.partitions = hits.take(PARTITIONS_NAMED_MAX).cloned().collect();
+        }
+    }
+
     /// Drops a file whose rows are all deleted.
     pub(crate) fn drop_deleted(&mut self, file: &ScanFile) {
         self.pruning.files_kept -= 1;
@@ -105,17 +120,20 @@ impl FilePlan {
             feature: format!(
                 "live delete files ({positions} of positions, {vectors} deletion vectors, {equalities} of equality)"
             ),
-            next: "compact the table so that its data files are rewritten without deleted rows",
+            next: COMPACT,
         })
     }
 }
 
 impl FileDeletes {
-    /// Puts the positions in a plan in place of those in an index.
-    pub(crate) fn renumber(&mut self, places: &[Option<u32>]) {
+    /// Puts the positions in a plan in place of those in an index. `None` where one has no place.
+    pub(crate) fn renumber(&mut self, places: &[Option<u32>]) -> Option<()> {
         let place = |number: &u32| places.get(*number as usize).copied().flatten();
-        self.vector = self.vector.as_ref().and_then(place);
-        self.positions = self.positions.iter().filter_map(place).collect();
+        if let Some(vector) = &mut self.vector {
+            *vector = place(vector)?;
+        }
+        self.positions = self.positions.iter().map(place).collect::<Option<_>>()?;
+        Some(())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -138,7 +156,8 @@ pub struct ScanFile {
     pub identity_values: Arc<[IdentityValue]>,
     /// Offsets at which row groups start, ascending. Empty when unknown.
     pub split_offsets: Box<[u64]>,
-    /// Bytes on disk of all columns that the writer recorded, ascending by id.
+    /// Bytes on disk of the columns that were asked for, as the writer recorded them, ascending by id. Others are summed with
+    /// their neighbours, under the id of the first.
     pub column_bytes: Box<[(i32, u64)]>,
     /// Metrics of the columns that were asked for, ascending by id. A column without any is absent.
     pub columns: Box<[ColumnFacts]>,
@@ -208,6 +227,12 @@ pub struct Pruning {
     /// Bytes of all files. `None` where unread manifests hide them and the snapshot's summary does not tell.
     pub bytes_total: Option<u64>,
     pub bytes_kept: u64,
+    /// Partitions that the files lie in, where the predicate gives the values of all of their fields: the first
+    /// [`PARTITIONS_NAMED_MAX`] of `partitions_hit`.
+    #[serde(default)]
+    pub partitions: Vec<PartitionHit>,
+    #[serde(default)]
+    pub partitions_hit: u64,
     /// One entry a reason, in the order of first use. A file counts for the first reason that excluded it.
     pub by_reason: Vec<Pruned>,
 }
@@ -228,7 +253,7 @@ impl Pruning {
         match self.by_reason.iter_mut().find(|known| known.reason == *reason) {
             Some(known) => {
                 known.files += 1;
-                known.bytes = known.bytes.map(|held| held + bytes);
+                known.bytes = known.bytes.map(|held| held.saturating_add(bytes));
             }
             None => {
                 self.by_reason.push(Pruned { reason: reason.clone(), manifests: 0, files: 1, bytes: Some(bytes) });
@@ -241,8 +266,8 @@ impl Pruning {
         match known {
             Some(known) => {
                 known.manifests += pruned.manifests;
-                known.files += pruned.files;
-                known.bytes = known.bytes.zip(pruned.bytes).map(|(a, b)| a + b);
+                known.files = known.files.saturating_add(pruned.files);
+                known.bytes = known.bytes.zip(pruned.bytes).map(|(a, b)| a.saturating_add(b));
             }
             None => self.by_reason.push(pruned),
         }
@@ -250,8 +275,8 @@ impl Pruning {
 
     /// Sets the bytes of all files, and with them the bytes of a reason that alone hides some.
     pub(crate) fn set_bytes_total(&mut self, summary_bytes: Option<u64>) {
-        let known: u64 = self.by_reason.iter().filter_map(|pruned| pruned.bytes).sum();
-        let known = self.bytes_kept + known;
+        let pruned = self.by_reason.iter().filter_map(|pruned| pruned.bytes);
+        let known = pruned.fold(self.bytes_kept, u64::saturating_add);
         let mut hiding = self.by_reason.iter_mut().filter(|p| p.bytes.is_none());
         let first = hiding.next();
         self.bytes_total = match first {

@@ -16,6 +16,7 @@ use iceberg::io::{
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Serialize, Serializer};
+use tokio::sync::OwnedSemaphorePermit;
 use url::Url;
 
 use crate::cache::MetadataCache;
@@ -67,12 +68,25 @@ impl fmt::Debug for CatalogStores {
     }
 }
 
+/// Metadata file in memory.
+#[derive(Debug)]
+pub(crate) struct ReadFile {
+    pub(crate) bytes: Bytes,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 /// Largest metadata file, in bytes. A larger one is taken for a mistake.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 impl CatalogStores {
     /// Reads a whole metadata file.
     pub(crate) async fn read(&self, location: &str) -> Result<Bytes> {
+        Ok(self.read_held(location).await?.bytes)
+    }
+
+    /// Reads a whole metadata file, once its store may be read so much. Others of the store wait until it is dropped.
+    pub(crate) async fn read_held(&self, location: &str) -> Result<ReadFile> {
+        let Location { store: root, .. } = Location::parse(location)?;
         let (store, path) = self.locate(location)?;
         let failed = |error| Error::from_object_store(location, error);
         let object = store.get(&path).await.map_err(failed)?;
@@ -80,7 +94,9 @@ impl CatalogStores {
             let size = object.meta.size;
             return Err(Error::corrupt(location, format!("it has {size} bytes, more than any metadata file should")));
         }
-        object.bytes().await.map_err(failed)
+        // The store says the size: what a list says may be wrong, or missing.
+        let permit = self.cache.may_read(root.as_str(), object.meta.size).await;
+        Ok(ReadFile { bytes: object.bytes().await.map_err(failed)?, _permit: permit })
     }
 
     fn locate_for_iceberg(&self, location: &str) -> iceberg::Result<(Arc<dyn ObjectStore>, Path)> {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::cache::{Cached, Key};
+use crate::cache::Key;
 use crate::error::{Error, MetadataFile, Result};
-use crate::metadata::{MetadataFault, TableMetadata, find};
+use crate::metadata::{MetadataFault, TableMetadata};
 use crate::storage::CatalogStores;
-use crate::types::{Field, MappedField, PartitionField, Schema};
+use crate::types::{MappedField, PartitionField, Schema};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 /// Length of a UUID in a metadata file's name.
@@ -59,11 +59,11 @@ impl Table {
 
     /// Lists the ids of a column and of all fields below it. Empty for a column that the table does not have.
     pub fn leaf_ids(&self, column: &str) -> Vec<i32> {
-        let mut ids = Vec::new();
+        let mut fields = Vec::new();
         if let Some(field) = self.schema().field(column) {
-            collect_ids(field, &mut ids);
+            field.collect(&mut fields);
         }
-        ids
+        fields.into_iter().map(|field| field.id).collect()
     }
 
     /// Returns the pinned snapshot's id. `None` for a table without data.
@@ -82,11 +82,7 @@ impl Table {
         parts
             .map(|part| PartitionField {
                 name: part.name.clone(),
-                column: part
-                    .source()
-                    .and_then(|id| find(&self.schema().fields, id, ""))
-                    .map(|found| found.name)
-                    .unwrap_or_default(),
+                column: part.source().and_then(|id| self.metadata.current_name(id)).unwrap_or_default(),
                 transform: part.transform,
             })
             .collect()
@@ -106,6 +102,11 @@ impl Table {
         self
     }
 
+    /// Returns a name of the table that no other table has, for what is kept of its files.
+    pub(crate) fn identity(&self) -> &str {
+        self.metadata.uuid.as_deref().unwrap_or(&self.metadata_location)
+    }
+
     pub(crate) fn metadata(&self) -> &TableMetadata {
         &self.metadata
     }
@@ -120,20 +121,16 @@ impl Table {
     /// Missing, unreachable, corrupt, or unsupported by its metadata alone.
     pub(crate) async fn load(name: &str, metadata_location: &str, stores: &CatalogStores) -> Result<Table> {
         let read = || async {
-            let bytes = stores.read(metadata_location).await?;
-            parse(name, metadata_location, &bytes)
+            let read = stores.read_held(metadata_location).await?;
+            let (name, location) = (name.to_owned(), metadata_location.to_owned());
+            stores.cache().decoding(metadata_location, move || parse(&name, &location, &read.bytes)).await
         };
         let metadata = match is_unique(metadata_location) {
             true => {
                 let key = Key::Metadata(metadata_location.to_owned());
-                let cached = stores.cache().get_or_read(key, &[], |_| async { Ok(Cached::Metadata(read().await?)) });
-                match cached.await {
-                    Ok(Cached::Metadata(metadata)) => Ok(metadata),
-                    Ok(_) => read().await,
-                    Err(error) => Err(error),
-                }
+                stores.cache().get_or_read(key, &[], |_| read()).await
             }
-            false => read().await,
+            false => read().await.map(Arc::new),
         };
         let metadata = metadata.map_err(|error| error.in_table(name, MetadataFile::Metadata))?;
         Table::new(name, metadata_location, metadata, stores)
@@ -143,7 +140,7 @@ impl Table {
     pub(crate) fn parse(name: &str, metadata_location: &str, bytes: &[u8], stores: &CatalogStores) -> Result<Table> {
         let metadata = parse(name, metadata_location, bytes);
         let metadata = metadata.map_err(|error| error.in_table(name, MetadataFile::Metadata))?;
-        Table::new(name, metadata_location, metadata, stores)
+        Table::new(name, metadata_location, Arc::new(metadata), stores)
     }
 
     fn new(name: &str, metadata_location: &str, metadata: Arc<TableMetadata>, stores: &CatalogStores) -> Result<Table> {
@@ -176,9 +173,9 @@ impl Table {
     }
 }
 
-fn parse(table: &str, location: &str, bytes: &[u8]) -> Result<Arc<TableMetadata>> {
+fn parse(table: &str, location: &str, bytes: &[u8]) -> Result<TableMetadata> {
     match TableMetadata::parse(bytes) {
-        Ok(metadata) => Ok(Arc::new(metadata)),
+        Ok(metadata) => Ok(metadata),
         Err(MetadataFault::Corrupt(why)) => Err(Error::corrupt(location, why)),
         Err(MetadataFault::Unsupported { feature, next }) => {
             Err(Error::Unsupported { table: table.to_owned(), feature, next })
@@ -192,11 +189,6 @@ fn is_unique(location: &str) -> bool {
     let name = location.rsplit('/').next().unwrap_or(location);
     let starts = 0..name.len().saturating_sub(UUID_CHARS - 1);
     starts.filter_map(|start| name.get(start..start + UUID_CHARS)).any(|part| uuid::Uuid::try_parse(part).is_ok())
-}
-
-fn collect_ids(field: &Field, ids: &mut Vec<i32>) {
-    ids.push(field.id);
-    field.ty.children().for_each(|child| collect_ids(child, ids));
 }
 
 #[cfg(test)]

@@ -61,6 +61,14 @@ pub struct Field {
     pub ty: Type,
 }
 
+impl Field {
+    /// Adds the field and all fields below it to a list.
+    pub(crate) fn collect<'a>(&'a self, all: &mut Vec<&'a Field>) {
+        all.push(self);
+        self.ty.children().for_each(|child| child.collect(all));
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Schema {
     pub fields: Vec<Field>,

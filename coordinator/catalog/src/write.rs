@@ -67,7 +67,12 @@ impl Catalog {
         refuse_unwritable(table)?;
         let from = table.metadata_location();
         let failed = |error| Error::from_iceberg(from, error);
-        let metadata = ice::TableMetadata::read_from(&self.stores().file_io(), from).await.map_err(failed)?;
+        // Tables that other engines have made may be beyond what can be written.
+        let metadata = ice::TableMetadata::read_from(&self.stores().file_io(), from).await.map_err(|error| {
+            failed(error).in_table(table.name(), MetadataFile::Metadata).with_next(
+                "append with the engine that created the table, or restore the file if no engine can read it",
+            )
+        })?;
         let append = Append { table, metadata: &metadata };
         let snapshot = append.write_snapshot(files).await?;
         let metadata = metadata

@@ -12,6 +12,10 @@ pub(crate) const BLOCK_BYTES_MAX: usize = 256 << 20;
 const DEFLATE_RATIO_MAX: usize = 1_032;
 /// Snappy makes at most 64 bytes of three.
 const SNAPPY_RATIO_MAX: usize = 22;
+/// Bytes that a writer's zstd makes of one at most. The format has no such bound.
+const ZSTANDARD_RATIO_MAX: usize = 4_096;
+/// Bytes that any block of zstd may inflate to.
+pub(crate) const ZSTANDARD_BYTES: usize = 16 << 20;
 const CHECKSUM_BYTES: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +80,9 @@ fn inflate_deflate(block: &[u8], buffer: &mut Vec<u8>) -> Result<(), AvroFault> 
 fn inflate_zstandard(block: &[u8], buffer: &mut Vec<u8>) -> Result<(), AvroFault> {
     let failed = |error| AvroFault::Invalid(format!("it does not inflate: {error}"));
     let decoder = zstd::stream::read::Decoder::with_buffer(block).map_err(failed)?;
-    let read = decoder.take(BLOCK_BYTES_MAX as u64 + 1).read_to_end(buffer).map_err(failed)?;
-    if read > BLOCK_BYTES_MAX { Err(too_large(BLOCK_BYTES_MAX)) } else { Ok(()) }
+    let bound = block.len().saturating_mul(ZSTANDARD_RATIO_MAX).clamp(ZSTANDARD_BYTES, BLOCK_BYTES_MAX);
+    let read = decoder.take(bound as u64 + 1).read_to_end(buffer).map_err(failed)?;
+    if read > bound { Err(too_large(bound)) } else { Ok(()) }
 }
 
 /// Inflates a raw snappy block, which a checksum of the inflated bytes follows.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Only values that a slot was given to are handed on; the others are passed over. Names matter only where a field has no id.
-//! Contract: any bytes give values or an [`AvroFault`]. A block is inflated within [`codec::BLOCK_BYTES_MAX`]. What the sink
-//! keeps of all blocks is the sink's to bound.
+//! Contract: any bytes give values or an [`AvroFault`]. A block is inflated within [`codec::BLOCK_BYTES_MAX`], all blocks of a
+//! file within [`INFLATED_BYTES_MAX`]. A sink takes the memory of what it keeps from a [`Room`].
 
 #![deny(clippy::indexing_slicing)]
 
@@ -28,6 +28,10 @@ const MAGIC: &[u8] = b"Obj\x01";
 const SYNC_BYTES: usize = 16;
 /// Most entries of a file's header.
 const HEADER_ENTRIES_MAX: usize = 10_000;
+/// Most bytes of all blocks of a file, inflated.
+const INFLATED_BYTES_MAX: usize = 512 << 20;
+/// Bytes that an allocation takes beside its own, about.
+const ALLOCATION_BYTES: usize = 32;
 
 /// Reason why a file cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +68,37 @@ pub(crate) enum Value<'a> {
     Double(f64),
     /// Bytes, fixed bytes, or the bytes of a text.
     Bytes(&'a [u8]),
+}
+
+/// Memory that a sink may take for what it keeps of a file: few bytes of a file can stand for many in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    bytes_max: usize,
+    left: usize,
+}
+
+impl Room {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Room { bytes_max, left: bytes_max }
+    }
+
+    /// Takes bytes of a list that grows.
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), AvroFault> {
+        let left = self.left.checked_sub(bytes);
+        let full = || AvroFault::Invalid(format!("it takes more than {} bytes of memory", self.bytes_max));
+        self.left = left.ok_or_else(full)?;
+        Ok(())
+    }
+
+    /// Gives back bytes that were taken.
+    pub(crate) fn give(&mut self, bytes: usize) {
+        self.left = self.left.saturating_add(bytes).min(self.bytes_max);
+    }
+
+    /// Takes bytes that are allocated alone.
+    pub(crate) fn take_alone(&mut self, bytes: usize) -> Result<(), AvroFault> {
+        self.take(bytes.saturating_add(ALLOCATION_BYTES))
+    }
 }
 
 /// Receiver of a file's values. A value that is NULL is not handed on.
@@ -128,20 +163,26 @@ impl<'a> Container<'a> {
         let mut rest = self.blocks.clone();
         let mut buffer = Vec::new();
         let mut number = 0;
+        let mut inflated_bytes = 0;
         while !rest.is_empty() {
             number += 1;
-            self.read_block(&mut rest, program, sink, &mut buffer).map_err(|fault| fault.in_block(number))?;
+            let read = self.read_block(&mut rest, program, sink, &mut buffer);
+            inflated_bytes += read.map_err(|fault| fault.in_block(number))?;
+            if inflated_bytes > INFLATED_BYTES_MAX {
+                return Err(AvroFault::Invalid(format!("it inflates to more than {INFLATED_BYTES_MAX} bytes")));
+            }
         }
         Ok(())
     }
 
+    /// Reads the objects of the next block, and returns the bytes that it inflated to.
     fn read_block(
         &self,
         rest: &mut Cursor<'a>,
         program: &Program,
         sink: &mut impl Sink,
         buffer: &mut Vec<u8>,
-    ) -> Result<(), AvroFault> {
+    ) -> Result<usize, AvroFault> {
         let count = rest.long()?;
         let bytes = rest.length()?;
         let block = rest.take(bytes)?;
@@ -158,7 +199,7 @@ impl<'a> Container<'a> {
             sink.finish()?;
         }
         match objects.is_empty() {
-            true => Ok(()),
+            true => Ok(inflated.len()),
             false => Err(AvroFault::Invalid("it holds more than its objects".to_owned())),
         }
     }

@@ -62,7 +62,7 @@ pub(crate) struct Program(Node);
 impl Program {
     /// Compiles a schema. `slots` gives the slots of its fields.
     pub(crate) fn compile(schema: &Json, slots: &dyn Fn(FieldAt<'_>) -> Option<Slot>) -> Result<Self, AvroFault> {
-        let mut compiler = Compiler { slots, named: HashMap::new(), nodes: 0 };
+        let mut compiler = Compiler { slots, named: HashMap::new(), namespace: String::new(), nodes: 0 };
         let root = compiler.node(schema, None, 0)?;
         match root.bytes_min() {
             0 => Err(AvroFault::Invalid("its objects have no bytes".to_owned())),
@@ -77,8 +77,18 @@ impl Program {
 
 struct Compiler<'a> {
     slots: &'a dyn Fn(FieldAt<'_>) -> Option<Slot>,
-    named: HashMap<&'a str, &'a Json>,
+    /// Types by full name, and by the last part of it for writers that leave out the rest.
+    named: HashMap<String, Named<'a>>,
+    /// Namespace of the types around the one that is compiled. Empty for none.
+    namespace: String,
     nodes: usize,
+}
+
+#[derive(Clone)]
+struct Named<'a> {
+    schema: &'a Json,
+    /// Namespace around the type.
+    around: String,
 }
 
 impl<'a> Compiler<'a> {
@@ -95,20 +105,25 @@ impl<'a> Compiler<'a> {
             }
             Json::Object(object) => {
                 let kind = object.get("type").unwrap_or(&Json::Null);
-                if let Some(name) = object.get("name").and_then(Json::as_str)
-                    && matches!(kind.as_str(), Some("record" | "error" | "fixed" | "enum"))
-                {
-                    self.named.insert(name, schema);
-                }
+                let inside = match kind.as_str() {
+                    Some("record" | "error" | "fixed" | "enum") => self.name(schema),
+                    _ => None,
+                };
                 match kind.as_str() {
-                    Some("record" | "error") => self.record(schema, parent, depth),
+                    Some("record" | "error") => {
+                        let inside = inside.unwrap_or_else(|| self.namespace.clone());
+                        let around = std::mem::replace(&mut self.namespace, inside);
+                        let record = self.record(schema, parent, depth);
+                        self.namespace = around;
+                        record
+                    }
                     Some("array") => self.array(schema, parent, depth),
                     Some("map") => {
                         let values = schema.get("values").unwrap_or(&Json::Null);
-                        let mut unwanted = Compiler { slots: &|_| None, named: self.named.clone(), nodes: self.nodes };
-                        let node = unwanted.node(values, None, depth + 1)?;
-                        self.nodes = unwanted.nodes;
-                        Ok(Node::Map(Box::new(node)))
+                        let slots = std::mem::replace(&mut self.slots, &|_| None);
+                        let node = self.node(values, None, depth + 1);
+                        self.slots = slots;
+                        Ok(Node::Map(Box::new(node?)))
                     }
                     Some("fixed") => {
                         let size = object.get("size").and_then(Json::as_u64).and_then(|size| size.try_into().ok());
@@ -133,12 +148,27 @@ impl<'a> Compiler<'a> {
             "double" => Node::Double,
             "bytes" | "string" => Node::Bytes,
             name => {
-                let known = self.named.get(name).copied();
-                let known = known.or_else(|| self.named.get(name.rsplit('.').next()?).copied());
-                let schema = known.ok_or_else(|| AvroFault::Invalid(format!("its schema has no type {name}")))?;
-                return self.node(schema, parent, depth + 1);
+                let known = self.named.get(&full_name(&self.namespace, name));
+                let known = known.or_else(|| self.named.get(last_part(name))).cloned();
+                let known = known.ok_or_else(|| AvroFault::Invalid(format!("its schema has no type {name}")))?;
+                let here = std::mem::replace(&mut self.namespace, known.around);
+                let node = self.node(known.schema, parent, depth + 1);
+                self.namespace = here;
+                return node;
             }
         })
+    }
+
+    /// Notes a type that has a name, and returns the namespace of what is in it.
+    fn name(&mut self, schema: &'a Json) -> Option<String> {
+        let name = schema.get("name").and_then(Json::as_str)?;
+        let namespace = schema.get("namespace").and_then(Json::as_str).unwrap_or(&self.namespace);
+        let full = full_name(namespace, name);
+        let inside = full.strip_suffix(last_part(name)).unwrap_or_default().trim_end_matches('.').to_owned();
+        let named = Named { schema, around: self.namespace.clone() };
+        self.named.insert(last_part(name).to_owned(), named.clone());
+        self.named.insert(full, named);
+        Some(inside)
     }
 
     fn record(&mut self, schema: &'a Json, parent: Option<Slot>, depth: usize) -> Result<Node, AvroFault> {
@@ -170,6 +200,15 @@ impl<'a> Compiler<'a> {
         let node = self.node(ty, Some(slot.unwrap_or(UNKNOWN)), depth + 1)?;
         Ok(Child { slot, wanted: slot.is_some() || node.is_wanted(), node })
     }
+}
+
+/// Returns a name with its namespace. A name with a dot has it already.
+fn full_name(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() || name.contains('.') { name.to_owned() } else { format!("{namespace}.{name}") }
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }
 
 fn unknown(schema: &Json) -> AvroFault {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{Content, DecodedManifest, Entry, Format};
+use super::entry::{Content, DecodedManifest, Entry, Format, summed};
 use super::list::{ManifestFile, Summary};
 use super::value::result_type;
 use super::wanted::Wanted;
@@ -112,21 +112,23 @@ impl Chooser {
         for entry in &manifest.entries {
             selection.pruning.files_total += 1;
             let place = entry.tuple as usize;
-            let (Some(tuple), Some(excluded)) = (tuples.get_mut(place), excluded.get_mut(place)) else { continue };
-            if tuple.is_none() {
+            let (Some(tuple), Some(excluded)) = (tuples.get_mut(place), excluded.get_mut(place)) else {
+                return Err(Error::corrupt(&of.path, format!("entry {} has no partition values", entry.number)));
+            };
+            self.refuse_deletes(manifest, entry, &of.path)?;
+            let tuple = tuple.get_or_insert_with(|| {
                 let ranges = self.ranges(manifest, entry.tuple, &positions);
                 *excluded = self.predicate.excluded(&ranges);
-                *tuple = Some(Tuple { ranges, shared: None });
-            }
-            let Some(tuple) = tuple else { continue };
+                Tuple { ranges, shared: None }
+            });
             let reason = excluded.or_else(|| self.excluded_file(manifest, entry, &mut tuple.ranges));
             if let Some(reason) = reason {
                 selection.pruning.book_file(reason, entry.size_bytes);
                 continue;
             }
-            self.refuse_unreadable(manifest, entry, &of.path)?;
+            self.refuse_unreadable(manifest, entry)?;
             selection.pruning.files_kept += 1;
-            selection.pruning.bytes_kept += entry.size_bytes;
+            selection.pruning.bytes_kept = selection.pruning.bytes_kept.saturating_add(entry.size_bytes);
             let shared = tuple.shared.get_or_insert_with(|| {
                 let partition = selection.partitions.len() as u32;
                 selection.partitions.push(self.partition(manifest, entry.tuple, &positions));
@@ -291,18 +293,26 @@ impl Chooser {
             partition: shared.partition,
             identity_values: Arc::clone(&shared.identity_values),
             split_offsets: manifest.split_offsets(entry).into(),
-            column_bytes: manifest.column_bytes(entry).iter().map(|column| (column.id, column.bytes)).collect(),
+            column_bytes: summed(manifest.column_bytes(entry), |id| self.wanted.asked.contains(&id))
+                .map(|column| (column.id, column.bytes))
+                .collect(),
             columns: asked.map(|metrics| self.wanted.facts(manifest, metrics)).collect(),
             deletes: FileDeletes::default(),
         })
     }
 
-    fn refuse_unreadable(&self, manifest: &DecodedManifest, entry: &Entry, location: &str) -> Result<()> {
+    /// Refuses a delete file among data files, whatever the query needs: it says that rows of other files are gone.
+    fn refuse_deletes(&self, manifest: &DecodedManifest, entry: &Entry, location: &str) -> Result<()> {
+        if entry.content == Content::Data {
+            return Ok(());
+        }
+        let path = manifest.path(entry);
+        Err(Error::corrupt(location, format!("it lists delete file {path} among data files")))
+    }
+
+    fn refuse_unreadable(&self, manifest: &DecodedManifest, entry: &Entry) -> Result<()> {
         let unsupported = |feature, next| Err(Error::Unsupported { table: self.table.clone(), feature, next });
         let path = || manifest.path(entry);
-        if entry.content != Content::Data {
-            return Err(Error::corrupt(location, format!("it lists delete file {} among data files", path())));
-        }
         if entry.format != Format::Parquet {
             let feature = format!("data files in format {} ({})", entry.format, path());
             return unsupported(feature, "rewrite the table's data files as Parquet");
@@ -329,13 +339,13 @@ pub(crate) fn sequence_number(entry: &Entry, of: &ManifestFile) -> Result<i64> {
 }
 
 fn spec_field(part: &SpecPart, metadata: &TableMetadata) -> SpecField {
-    let current = part.source().and_then(|id| crate::metadata::find(&metadata.schema().fields, id, ""));
+    let current = part.source().and_then(|id| metadata.current_name(id));
     SpecField {
         // No column has this id: the field is made from several, by a transform that is unknown.
         source_id: part.source().unwrap_or(i32::MIN),
         field: PartitionField {
             name: part.name.clone(),
-            column: current.map_or_else(|| "dropped column".to_owned(), |found| found.name),
+            column: current.unwrap_or_else(|| "dropped column".to_owned()),
             transform: part.transform,
         },
     }
@@ -346,8 +356,10 @@ pub(crate) fn summary_range(summary: &Summary, ty: Option<&Type>, transform: Tra
     let decode = |bytes: &Option<Box<[u8]>>| Scalar::from_bound(bytes.as_ref()?, ty?);
     let may_be_nan = matches!(ty, None | Some(Type::Float | Type::Double));
     let nan = may_be_nan && summary.contains_nan != Some(false);
-    // Without bounds all values should be NULL or NaN, but some writers never write bounds.
-    let nulls = if summary.contains_null == Some(false) { Nulls::None } else { Nulls::Maybe };
+    // Without bounds all values should be NULL or NaN, but some writers never write bounds. A summary that tells of no value at
+    // all is not believed.
+    let tells = summary.lower.is_some() || summary.upper.is_some() || summary.contains_nan == Some(true);
+    let nulls = if summary.contains_null == Some(false) && tells { Nulls::None } else { Nulls::Maybe };
     let range = ValueRange { lower: decode(&summary.lower), upper: decode(&summary.upper), nulls, nan, cut: true };
     range.trusted().widened(transform)
 }

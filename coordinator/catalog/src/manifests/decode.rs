@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::entry::{ABSENT, ColumnBytes, Content, DecodedManifest, DeleteParts, Entry, Format, Metrics, Span};
+use super::entry::{ABSENT, ColumnBytes, Content, DecodedManifest, DeleteParts, Entry, Format, Metrics, Span, summed};
 use super::value::PartitionValue;
 use super::{Known, known, slot};
-use crate::avro::{AvroFault, Container, FieldAt, Program, Sink, Slot, Value};
+use crate::avro::{AvroFault, Container, FieldAt, Program, Room, Sink, Slot, Value};
 use crate::metadata;
 
 const FILE: Slot = 2;
 const PARTITION: Slot = 102;
+/// Most bytes of a decoded manifest: some 800,000 files.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// Largest count or size that an entry may claim, so that no sum of them overflows. JSON's numbers end there, too.
+const COUNT_MAX: u64 = 1 << 53;
 /// Slot of the first partition field; the others follow by their positions.
 const PARTITION_FIRST: Slot = 1 << 16;
 const FIELDS: [Known; 35] = [
@@ -95,6 +99,7 @@ struct EntrySink {
     folders: HashMap<Box<str>, u32>,
     tuples: HashMap<Box<[u8]>, u32>,
     tuple_key: Vec<u8>,
+    room: Room,
 }
 
 /// Place of a column's metrics in the draft of an entry, which may be over.
@@ -123,6 +128,8 @@ struct Draft {
     delete: DeleteParts,
     /// Length of the heap before the entry.
     heap_start: usize,
+    /// Room before the entry.
+    room: Option<Room>,
 }
 
 impl EntrySink {
@@ -136,6 +143,7 @@ impl EntrySink {
             folders: HashMap::new(),
             tuples: HashMap::new(),
             tuple_key: Vec::new(),
+            room: Room::new(HELD_BYTES_MAX),
         };
         sink.reset();
         sink
@@ -155,26 +163,29 @@ impl EntrySink {
         draft.delete = DeleteParts::default();
         draft.metrics.clear();
         draft.heap_start = self.out.heap.len();
+        draft.room = Some(self.room);
     }
 
     /// Returns the metrics of the map entry's column, if they are kept.
-    fn metrics(&mut self) -> Option<&mut Metrics> {
-        let key = self.key?;
-        let position = self.out.keep.binary_search(&key).ok()?;
-        let place = self.places.get_mut(position)?;
+    fn metrics(&mut self) -> Result<Option<&mut Metrics>, AvroFault> {
+        let Some(key) = self.key else { return Ok(None) };
+        let Ok(position) = self.out.keep.binary_search(&key) else { return Ok(None) };
+        let Some(place) = self.places.get_mut(position) else { return Ok(None) };
         if place.entry != self.seen {
+            self.room.take(size_of::<Metrics>())?;
             *place = DraftPlace { entry: self.seen, place: self.draft.metrics.len() };
             self.draft.metrics.push(Metrics::none(key));
         }
-        self.draft.metrics.get_mut(place.place)
+        Ok(self.draft.metrics.get_mut(place.place))
     }
 
     fn put_bound(&mut self, bound: &[u8], which: fn(&mut Metrics) -> &mut Span) -> Result<(), AvroFault> {
-        if self.metrics().is_none() {
+        if self.metrics()?.is_none() {
             return Ok(());
         }
+        self.room.take(bound.len())?;
         let span = append(&mut self.out.heap, bound)?;
-        if let Some(metrics) = self.metrics() {
+        if let Some(metrics) = self.metrics()? {
             *which(metrics) = span;
         }
         Ok(())
@@ -196,6 +207,8 @@ impl EntrySink {
         if let Some(place) = self.tuples.get(self.tuple_key.as_slice()) {
             return Ok(*place);
         }
+        let values = self.draft.tuple.len() * size_of::<Option<PartitionValue>>();
+        self.room.take_alone(values + 3 * self.tuple_key.len())?;
         let place = small(self.out.tuples.len())?;
         self.out.tuples.push(self.draft.tuple.as_slice().into());
         self.tuples.insert(self.tuple_key.as_slice().into(), place);
@@ -207,6 +220,7 @@ impl EntrySink {
         if let Some(place) = self.folders.get(folder) {
             return Ok(*place);
         }
+        self.room.take_alone(3 * folder.len())?;
         let place = small(self.out.folders.len())?;
         self.out.folders.push(folder.into());
         self.folders.insert(folder.into(), place);
@@ -216,7 +230,8 @@ impl EntrySink {
     fn entry(&mut self) -> Result<Entry, AvroFault> {
         let number = |value: Option<i64>, what: &str| {
             let value = value.ok_or_else(|| self.corrupt(&format!("has no {what}")))?;
-            u64::try_from(value).map_err(|_| self.corrupt(&format!("has {what} {value}")))
+            let count = u64::try_from(value).ok().filter(|count| *count < COUNT_MAX);
+            count.ok_or_else(|| self.corrupt(&format!("has {what} {value}")))
         };
         let record_count = number(self.draft.record_count, "record count")?;
         let size_bytes = number(self.draft.size_bytes, "file size")?;
@@ -231,6 +246,7 @@ impl EntrySink {
         let text = text.ok_or_else(|| self.corrupt("has no path"))?;
         let (folder, name) = text.split_at(text.rfind('/').map_or(0, |slash| slash + 1));
         let folder = self.place_folder(folder)?;
+        self.room.take(size_of::<Entry>() + name.len())?;
         let name = append(&mut self.out.heap, name.as_bytes())?;
         self.draft.path = path;
         let tuple = self.place_tuple()?;
@@ -238,7 +254,11 @@ impl EntrySink {
         let metrics = self.draft.metrics.iter().filter(|metrics| !metrics.is_none()).copied();
         let metrics = extend(&mut self.out.metrics, metrics)?;
         self.draft.column_bytes.sort_unstable_by_key(|column| column.id);
-        let column_bytes = extend(&mut self.out.column_bytes, self.draft.column_bytes.iter().copied())?;
+        let keep = &self.out.keep;
+        let columns = summed(&self.draft.column_bytes, |id| keep.binary_search(&id).is_ok());
+        let column_bytes = extend(&mut self.out.column_bytes, columns)?;
+        let dropped = self.draft.column_bytes.len().saturating_sub(column_bytes.range().len());
+        self.room.give(dropped * size_of::<ColumnBytes>());
         let offsets = plausible_offsets(&self.draft.split_offsets, size_bytes);
         let split_offsets = extend(&mut self.out.split_offsets, offsets)?;
         let delete = (content != Content::Data).then(|| {
@@ -275,6 +295,7 @@ impl EntrySink {
             (131, Value::Bytes(key)) => self.draft.is_encrypted = !key.is_empty(),
             (143, Value::Bytes(path)) => {
                 let path = std::str::from_utf8(path).map_err(|_| self.corrupt("names a data file by no text"))?;
+                self.room.take_alone(path.len() + size_of::<DeleteParts>())?;
                 self.draft.delete.data_file = Some(path.into());
             }
             (127, Value::Bytes(bound)) => self.put_bound(bound, |metrics| &mut metrics.lower)?,
@@ -306,19 +327,26 @@ impl Sink for EntrySink {
             134 => self.draft.content = narrow().unwrap_or(-1),
             103 => self.draft.record_count = Some(number),
             104 => self.draft.size_bytes = Some(number),
-            133 => self.draft.split_offsets.push(number),
-            136 => self.draft.equality_ids.extend(narrow()),
+            133 => {
+                self.room.take(size_of::<i64>())?;
+                self.draft.split_offsets.push(number);
+            }
+            136 => {
+                self.room.take(size_of::<i64>())?;
+                self.draft.equality_ids.extend(narrow());
+            }
             144 => self.draft.delete.offset = number.try_into().ok(),
             145 => self.draft.delete.bytes = number.try_into().ok(),
             117 | 119 | 121 | 138 | 126 | 129 => self.key = narrow(),
             118 => {
                 if let (Some(id), Ok(bytes)) = (self.key, number.try_into()) {
+                    self.room.take(size_of::<ColumnBytes>())?;
                     self.draft.column_bytes.push(ColumnBytes { id, bytes });
                 }
             }
             120 | 122 | 139 => {
                 let count = u64::try_from(number).unwrap_or(ABSENT);
-                if let Some(metrics) = self.metrics() {
+                if let Some(metrics) = self.metrics()? {
                     match slot {
                         120 => metrics.values = count,
                         122 => metrics.nulls = count,
@@ -341,7 +369,10 @@ impl Sink for EntrySink {
                 let entry = self.entry()?;
                 self.out.entries.push(entry);
             }
-            Some(2) => self.out.heap.truncate(self.draft.heap_start),
+            Some(2) => {
+                self.out.heap.truncate(self.draft.heap_start);
+                self.room = self.draft.room.unwrap_or(self.room);
+            }
             Some(other) => return Err(self.corrupt(&format!("has status {other}"))),
             None => return Err(self.corrupt("has no status")),
         }

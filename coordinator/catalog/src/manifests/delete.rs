@@ -7,7 +7,7 @@ use super::entry::{Content, DecodedManifest, DeleteParts, Entry, Format};
 use super::list::ManifestFile;
 use crate::deletes::{Delete, DeleteIndex, DeleteKind, EqualityKey, PATH_FIELD_ID};
 use crate::error::{Error, MetadataFile, Result};
-use crate::scan::{DeleteContent, DeleteFile, FilePath};
+use crate::scan::{COMPACT, DeleteContent, DeleteFile, FilePath};
 use crate::table::Table;
 use crate::types::Type;
 
@@ -30,10 +30,7 @@ impl FoundDelete {
     /// Unsupported or corrupt: a format or a key that no reader can apply.
     pub(crate) fn to_read(&self, table: &Table, index: &DeleteIndex) -> Result<DeleteFile> {
         let path = &self.path;
-        let unsupported = |feature| {
-            let next = "compact the table so that its data files are rewritten without deleted rows";
-            Err(Error::Unsupported { table: table.name().to_owned(), feature, next })
-        };
+        let unsupported = |feature| Err(Error::Unsupported { table: table.name().to_owned(), feature, next: COMPACT });
         if self.is_encrypted {
             return unsupported(format!("encrypted delete files ({path})"));
         }
@@ -85,7 +82,9 @@ impl Chooser {
         let mut keys: Vec<Option<Arc<[u8]>>> = vec![None; manifest.tuples()];
         let mut deletes = Vec::with_capacity(manifest.entries.len());
         for entry in &manifest.entries {
-            let Some(key) = keys.get_mut(entry.tuple as usize) else { continue };
+            let Some(key) = keys.get_mut(entry.tuple as usize) else {
+                return Err(Error::corrupt(&of.path, format!("entry {} has no partition values", entry.number)));
+            };
             let key = key.get_or_insert_with(|| self.partition_key(manifest, entry.tuple, &positions));
             deletes.push(FoundDelete {
                 delete: Delete {

@@ -1,7 +1,12 @@
 //! A manifest list: the manifests of a snapshot.
 
+use std::sync::Arc;
+
 use super::{Known, known, slot};
-use crate::avro::{AvroFault, Container, Program, Sink, Slot, Value};
+use crate::avro::{AvroFault, Container, Program, Room, Sink, Slot, Value};
+
+/// Most bytes of a decoded list.
+const HELD_BYTES_MAX: usize = 128 << 20;
 
 const PARTITIONS: Slot = 507;
 const SUMMARY: Slot = 508;
@@ -62,19 +67,26 @@ impl ManifestFile {
 }
 
 /// Decodes a manifest list.
-pub(crate) fn decode(file: &[u8]) -> Result<Vec<ManifestFile>, AvroFault> {
+///
+/// Nothing in a list says how many manifests it has: one that is cut between two blocks passes for a shorter one.
+pub(crate) fn decode(file: &[u8]) -> Result<Vec<Arc<ManifestFile>>, AvroFault> {
     let container = Container::open(file)?;
     let program = Program::compile(&container.schema()?, &|field| slot(&FIELDS, field))?;
-    let mut sink = ListSink::default();
+    let mut sink = ListSink {
+        manifest: ManifestFile::default(),
+        has_path: false,
+        manifests: Vec::new(),
+        room: Room::new(HELD_BYTES_MAX),
+    };
     container.read(&program, &mut sink)?;
     Ok(sink.manifests)
 }
 
-#[derive(Default)]
 struct ListSink {
     manifest: ManifestFile,
     has_path: bool,
-    manifests: Vec<ManifestFile>,
+    manifests: Vec<Arc<ManifestFile>>,
+    room: Room,
 }
 
 impl Sink for ListSink {
@@ -85,6 +97,7 @@ impl Sink for ListSink {
             (500, Value::Bytes(path), _) => {
                 let path = std::str::from_utf8(path);
                 let path = path.map_err(|_| AvroFault::Invalid("a manifest's path is no text".to_owned()))?;
+                self.room.take_alone(path.len())?;
                 manifest.path = path.to_owned();
                 self.has_path = true;
             }
@@ -100,14 +113,18 @@ impl Sink for ListSink {
             (519, Value::Bytes(key), _) => manifest.is_encrypted = !key.is_empty(),
             (509, Value::Boolean(found), Some(summary)) => summary.contains_null = Some(found),
             (518, Value::Boolean(found), Some(summary)) => summary.contains_nan = Some(found),
-            (510, Value::Bytes(bound), Some(summary)) => summary.lower = Some(bound.into()),
-            (511, Value::Bytes(bound), Some(summary)) => summary.upper = Some(bound.into()),
+            (510 | 511, Value::Bytes(bound), Some(summary)) => {
+                self.room.take_alone(bound.len())?;
+                let place = if slot == 510 { &mut summary.lower } else { &mut summary.upper };
+                *place = Some(bound.into());
+            }
             _ => {}
         }
         Ok(())
     }
 
     fn item(&mut self, _: Slot) -> Result<(), AvroFault> {
+        self.room.take(size_of::<Summary>())?;
         self.manifest.summaries.get_or_insert_default().push(Summary::default());
         Ok(())
     }
@@ -116,7 +133,8 @@ impl Sink for ListSink {
         if !std::mem::take(&mut self.has_path) {
             return Err(AvroFault::Invalid("a manifest without a path".to_owned()));
         }
-        self.manifests.push(std::mem::take(&mut self.manifest));
+        self.room.take_alone(size_of::<ManifestFile>())?;
+        self.manifests.push(Arc::new(std::mem::take(&mut self.manifest)));
         Ok(())
     }
 }

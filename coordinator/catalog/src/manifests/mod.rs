@@ -17,7 +17,7 @@ pub(crate) mod delete;
 pub(crate) mod entry;
 pub(crate) mod list;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod value;
 pub(crate) mod wanted;
 

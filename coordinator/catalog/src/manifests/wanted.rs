@@ -8,7 +8,7 @@ use crate::metadata::TableMetadata;
 use crate::prune::BoundPredicate;
 use crate::scalar::Scalar;
 use crate::scan::ColumnFacts;
-use crate::types::{Field, Type};
+use crate::types::Type;
 
 /// Columns whose metrics a scan needs: those that it asks for, and those of its predicate.
 #[derive(Debug)]
@@ -35,8 +35,10 @@ impl Wanted {
     /// Makes the columns of delete files: all that the table ever had, and the paths of data files.
     pub(crate) fn of_deletes(metadata: &TableMetadata) -> Self {
         let mut types = BTreeMap::from([(PATH_FIELD_ID, Some(Type::String))]);
-        let fields = metadata.schemas.iter().flat_map(|schema| &schema.fields);
-        fields.for_each(|field| add_types(field, &mut types));
+        // The newest schema that has a column says its type.
+        metadata.all_fields().into_iter().for_each(|field| {
+            types.entry(field.id).or_insert_with(|| Some(field.ty.clone()));
+        });
         Wanted { types, asked: BTreeSet::new(), of_predicate: Vec::new() }
     }
 
@@ -58,10 +60,4 @@ impl Wanted {
             upper: bound(manifest.upper(metrics)),
         }
     }
-}
-
-/// Adds the types of a field and of those below it, unless a newer schema has given them.
-fn add_types(field: &Field, types: &mut BTreeMap<i32, Option<Type>>) {
-    types.entry(field.id).or_insert_with(|| Some(field.ty.clone()));
-    field.ty.children().for_each(|child| add_types(child, types));
 }

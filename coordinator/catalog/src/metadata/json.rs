@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 
 use crate::metadata::{
     ENCRYPTION_PROPERTY, ManifestSource, MetadataFault, Snapshot, Spec, TableMetadata, schema, spec,
 };
+use crate::types::Schema;
 
 const FORMAT_VERSION_MAX: u64 = 3;
 /// Id of "no snapshot" in old files.
@@ -22,10 +24,12 @@ struct VersionJson {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct MetadataJson {
+    format_version: u64,
+    table_uuid: Option<String>,
     location: Option<String>,
-    schema: Option<Json>,
+    schema: Option<SchemaJson>,
     #[serde(default)]
-    schemas: Option<Vec<Json>>,
+    schemas: Option<Vec<SchemaJson>>,
     current_schema_id: Option<i32>,
     partition_spec: Option<Json>,
     #[serde(default)]
@@ -34,8 +38,39 @@ struct MetadataJson {
     #[serde(default)]
     snapshots: Option<Vec<SnapshotJson>>,
     current_snapshot_id: Option<i64>,
-    properties: Option<BTreeMap<String, Json>>,
-    encryption_keys: Option<Vec<Json>>,
+    properties: Option<BTreeMap<String, Text>>,
+    encryption_keys: Option<Vec<IgnoredAny>>,
+}
+
+/// Schema with its id, parsed at once: thousands of schemas take many times more as JSON.
+struct SchemaJson {
+    id: i64,
+    schema: Result<Schema, MetadataFault>,
+}
+
+impl<'de> Deserialize<'de> for SchemaJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        let id = json.get("schema-id").and_then(Json::as_i64).unwrap_or(0);
+        Ok(SchemaJson { id, schema: schema::schema(&json) })
+    }
+}
+
+/// Text, or something else that is not kept.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Text(String),
+    Other(IgnoredAny),
+}
+
+impl Text {
+    fn text(self) -> Option<String> {
+        match self {
+            Text::Text(text) => Some(text),
+            Text::Other(_) => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -53,31 +88,46 @@ struct SnapshotJson {
     timestamp_ms: i64,
     manifest_list: Option<String>,
     manifests: Option<Vec<String>>,
-    summary: Option<BTreeMap<String, Json>>,
-    key_id: Option<Json>,
+    summary: Option<SummaryJson>,
+    key_id: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SummaryJson {
+    total_files_size: Option<Text>,
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
     let invalid = |error: serde_json::Error| MetadataFault::corrupt(error.to_string());
-    let VersionJson { format_version } = serde_json::from_slice(bytes).map_err(invalid)?;
+    let (format_version, json) = match serde_json::from_slice::<MetadataJson>(bytes) {
+        Ok(json) => (json.format_version, Ok(json)),
+        // A later version may have any other shape.
+        Err(error) => {
+            let VersionJson { format_version } = serde_json::from_slice(bytes).map_err(invalid)?;
+            (format_version, Err(error))
+        }
+    };
     if !(1..=FORMAT_VERSION_MAX).contains(&format_version) {
         return Err(MetadataFault::Unsupported {
             feature: format!("format version {format_version}"),
             next: "use a version that knows it, or write the table in format version 3 or lower",
         });
     }
-    let mut json: MetadataJson = serde_json::from_slice(bytes).map_err(invalid)?;
-    let schemas = schemas(&json)?;
+    let mut json = json.map_err(invalid)?;
+    let schemas = schemas(json.schemas.take(), json.schema.take(), json.current_schema_id)?;
     let location = json.location.take().ok_or_else(|| MetadataFault::corrupt("it has no location"))?;
-    let specs = match (&json.partition_specs, &json.partition_spec) {
+    let specs = match (json.partition_specs.filter(|specs| !specs.is_empty()), &json.partition_spec) {
         (Some(specs), _) => {
             let specs = specs.iter().map(|json| Ok(Spec { id: json.spec_id, parts: spec::parts(&json.fields)? }));
             specs.collect::<Result<Vec<_>, MetadataFault>>()?
         }
         (None, Some(fields)) => vec![Spec { id: 0, parts: spec::parts(fields)? }],
+        // A table that was never parted may list no spec.
         (None, None) => vec![Spec { id: 0, parts: Vec::new() }],
     };
-    let properties = json.properties.unwrap_or_default();
+    let properties = json.properties.unwrap_or_default().into_iter();
+    let properties: BTreeMap<_, _> = properties.filter_map(|(name, value)| Some((name, value.text()?))).collect();
     let current = json.snapshots.unwrap_or_default();
     let id = json.current_snapshot_id.filter(|id| *id != NO_SNAPSHOT);
     let snapshot = match id {
@@ -92,40 +142,55 @@ pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
     };
     let is_encrypted = json.encryption_keys.is_some_and(|keys| !keys.is_empty())
         || properties.contains_key(ENCRYPTION_PROPERTY)
-        || snapshot.as_ref().is_some_and(|snapshot| snapshot.key_id.as_ref().is_some_and(|id| !id.is_null()));
-    Ok(TableMetadata {
+        || snapshot.as_ref().is_some_and(|snapshot| snapshot.key_id.is_some());
+    let mut metadata = TableMetadata {
         format_version: format_version as u8,
+        uuid: json.table_uuid,
         location,
         schemas,
         default_spec_id: json.default_spec_id.unwrap_or(0),
         specs,
         snapshot: snapshot.map(SnapshotJson::parse).transpose()?,
         is_encrypted,
-        held_bytes: bytes.len(),
+        held_bytes: 0,
         properties,
-    })
+    };
+    metadata.held_bytes = held_bytes(&metadata);
+    Ok(metadata)
 }
 
-/// Parses the schemas, the current one first. Older ones that cannot be read are left out.
-fn schemas(json: &MetadataJson) -> Result<Vec<crate::types::Schema>, MetadataFault> {
+/// Returns the memory that metadata holds, in bytes, about.
+fn held_bytes(metadata: &TableMetadata) -> usize {
+    let fields = metadata.all_fields().into_iter().map(|field| size_of_val(field) + field.name.len());
+    let properties = metadata.properties.iter().map(|(name, value)| 64 + name.len() + value.len());
+    let parts = metadata.specs.iter().flat_map(|spec| &spec.parts).map(|part| size_of_val(part) + part.name.len());
+    let manifests = match metadata.snapshot.as_ref().map(|snapshot| &snapshot.manifests) {
+        Some(ManifestSource::Paths(paths)) => paths.iter().map(|path| size_of_val(path) + path.len()).sum(),
+        _ => 0,
+    };
+    size_of::<TableMetadata>() + fields.chain(properties).chain(parts).sum::<usize>() + manifests
+}
+
+/// Orders the schemas, the current one first. Older ones that cannot be read are left out.
+fn schemas(
+    all: Option<Vec<SchemaJson>>,
+    only: Option<SchemaJson>,
+    current: Option<i32>,
+) -> Result<Vec<Schema>, MetadataFault> {
     let missing = || MetadataFault::corrupt("it has no schema");
-    let Some(all) = json.schemas.as_ref().filter(|schemas| !schemas.is_empty()) else {
-        return Ok(vec![schema::schema(json.schema.as_ref().ok_or_else(missing)?)?]);
-    };
-    let id = |schema: &Json| schema.get("schema-id").and_then(Json::as_i64).unwrap_or(0);
-    let current = match (json.current_schema_id, &json.schema) {
+    let mut older = all.unwrap_or_default();
+    let newest = match (current, only) {
+        (_, only) if older.is_empty() => only.ok_or_else(missing)?,
         (Some(current), _) => {
-            let found = all.iter().find(|schema| id(schema) == i64::from(current));
+            let found = older.iter().position(|schema| schema.id == i64::from(current));
             let missing = || MetadataFault::corrupt(format!("it has no schema {current}, which is its current"));
-            found.ok_or_else(missing)?
+            older.swap_remove(found.ok_or_else(missing)?)
         }
-        (None, Some(schema)) => schema,
-        (None, None) => return Err(missing()),
+        (None, only) => only.ok_or_else(missing)?,
     };
-    let mut schemas = vec![schema::schema(current)?];
-    let mut older: Vec<_> = all.iter().filter(|schema| !std::ptr::eq(*schema, current)).collect();
-    older.sort_by_key(|schema| std::cmp::Reverse(id(schema)));
-    schemas.extend(older.into_iter().filter_map(|json| schema::schema(json).ok()));
+    older.sort_by_key(|schema| std::cmp::Reverse(schema.id));
+    let mut schemas = vec![newest.schema?];
+    schemas.extend(older.into_iter().filter_map(|older| older.schema.ok()));
     Ok(schemas)
 }
 
@@ -137,12 +202,12 @@ impl SnapshotJson {
             (None, Some(paths)) => ManifestSource::Paths(paths),
             (None, None) => return Err(MetadataFault::corrupt(format!("its snapshot {id} has no manifest list"))),
         };
-        let files_bytes = self.summary.as_ref().and_then(|summary| summary.get("total-files-size"));
+        let files_bytes = self.summary.and_then(|summary| summary.total_files_size?.text());
         Ok(Snapshot {
             id,
             timestamp_ms: self.timestamp_ms,
             manifests,
-            files_bytes: files_bytes.and_then(Json::as_str).and_then(|bytes| bytes.parse().ok()),
+            files_bytes: files_bytes.and_then(|bytes| bytes.parse().ok()),
         })
     }
 }

@@ -18,15 +18,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use flate2::read::GzDecoder;
-use serde_json::Value as Json;
+use flate2::read::MultiGzDecoder;
 
-use crate::storage::FILE_BYTES_MAX;
 use crate::types::{Field, Schema};
 
 pub(crate) use spec::{Spec, SpecPart, parts};
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Most bytes of a metadata file, inflated.
+const INFLATED_BYTES_MAX: u64 = 256 << 20;
+/// Most values of a metadata file: in memory, each takes many times its bytes.
+const VALUES_MAX: usize = 8_000_000;
 const ENCRYPTION_PROPERTY: &str = "encryption.key-id";
 
 /// Reason why metadata cannot be used.
@@ -45,6 +47,8 @@ impl MetadataFault {
 #[derive(Debug)]
 pub(crate) struct TableMetadata {
     pub(crate) format_version: u8,
+    /// Name that no other table has. Version 1 may leave it out.
+    pub(crate) uuid: Option<String>,
     /// Folder of the table.
     pub(crate) location: String,
     /// Schemas that can be read: the current one first, then from the newest to the oldest.
@@ -56,7 +60,7 @@ pub(crate) struct TableMetadata {
     pub(crate) is_encrypted: bool,
     /// Bytes that it holds, about.
     pub(crate) held_bytes: usize,
-    properties: BTreeMap<String, Json>,
+    properties: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,10 +92,16 @@ pub(crate) struct FoundField<'a> {
 impl TableMetadata {
     /// Parses a metadata file, gzipped or not.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, MetadataFault> {
-        if bytes.starts_with(&GZIP_MAGIC) {
-            return json::parse(&inflate(bytes)?);
+        let inflated = match bytes.starts_with(&GZIP_MAGIC) {
+            true => Some(inflate(bytes)?),
+            false => None,
+        };
+        let bytes = inflated.as_deref().unwrap_or(bytes);
+        let values = bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        match values > VALUES_MAX {
+            true => Err(MetadataFault::corrupt(format!("it has more than {VALUES_MAX} values"))),
+            false => json::parse(bytes),
         }
-        json::parse(bytes)
     }
 
     pub(crate) fn schema(&self) -> &Schema {
@@ -101,7 +111,19 @@ impl TableMetadata {
 
     /// Finds a field by its id, in the current schema or else in the newest that has it.
     pub(crate) fn field(&self, id: i32) -> Option<FoundField<'_>> {
-        self.schemas.iter().find_map(|schema| find(&schema.fields, id, ""))
+        self.schemas.iter().find_map(|schema| find(&schema.fields, id))
+    }
+
+    /// Returns the dotted name that a column has today.
+    pub(crate) fn current_name(&self, id: i32) -> Option<String> {
+        find(&self.schema().fields, id).map(|found| found.name)
+    }
+
+    /// Lists the fields of all schemas at every depth, those of the current one first.
+    pub(crate) fn all_fields(&self) -> Vec<&Field> {
+        let mut all = Vec::new();
+        self.schemas.iter().flat_map(|schema| &schema.fields).for_each(|field| field.collect(&mut all));
+        all
     }
 
     pub(crate) fn spec(&self, id: i32) -> Option<&Spec> {
@@ -114,26 +136,26 @@ impl TableMetadata {
     }
 
     pub(crate) fn property(&self, name: &str) -> Option<&str> {
-        self.properties.get(name)?.as_str()
+        self.properties.get(name).map(String::as_str)
     }
 }
 
 /// Finds a field by its id among these and those below them.
-pub(crate) fn find<'a>(fields: &'a [Field], id: i32, above: &str) -> Option<FoundField<'a>> {
+fn find(fields: &[Field], id: i32) -> Option<FoundField<'_>> {
     fields.iter().find_map(|field| {
-        let name = if above.is_empty() { field.name.clone() } else { format!("{above}.{}", field.name) };
         if field.id == id {
-            return Some(FoundField { name, field });
+            return Some(FoundField { name: field.name.clone(), field });
         }
-        field.ty.children().find_map(|child| find(std::slice::from_ref(child), id, &name))
+        let below = field.ty.children().find_map(|child| find(std::slice::from_ref(child), id))?;
+        Some(FoundField { name: format!("{}.{}", field.name, below.name), field: below.field })
     })
 }
 
 fn inflate(bytes: &[u8]) -> Result<Vec<u8>, MetadataFault> {
     let mut inflated = Vec::new();
-    match GzDecoder::new(bytes).take(FILE_BYTES_MAX + 1).read_to_end(&mut inflated) {
-        Ok(read) if read as u64 > FILE_BYTES_MAX => {
-            Err(MetadataFault::corrupt(format!("it inflates to more than {FILE_BYTES_MAX} bytes")))
+    match MultiGzDecoder::new(bytes).take(INFLATED_BYTES_MAX + 1).read_to_end(&mut inflated) {
+        Ok(read) if read as u64 > INFLATED_BYTES_MAX => {
+            Err(MetadataFault::corrupt(format!("it inflates to more than {INFLATED_BYTES_MAX} bytes")))
         }
         Ok(_) => Ok(inflated),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {

@@ -191,6 +191,38 @@ fn what_cannot_be_used_is_said() {
     let mut json = second_version();
     json["schemas"][0]["fields"][1]["type"] = json!("variant");
     assert!(parsed(&json).field(2).is_none());
+    // A table that was never parted lists no spec.
+    json["partition-specs"] = json!([]);
+    json["default-spec-id"] = json!(0);
+    assert_eq!(parsed(&json).specs, [Spec { id: 0, parts: Vec::new() }]);
     json["encryption-keys"] = json!([{"key-id": "k"}]);
     assert!(parsed(&json).is_encrypted);
+}
+
+/// Few bytes may not take gigabytes.
+#[test]
+fn crafted_metadata_stays_within_its_memory() {
+    let check = |json: &[u8], expect: &str| {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        writer.write_all(json).unwrap();
+        let bytes = writer.finish().unwrap();
+        let Err(MetadataFault::Corrupt(why)) = TableMetadata::parse(&bytes) else { panic!() };
+        assert_eq!(why, expect, "{} bytes", bytes.len());
+    };
+    check(&vec![b' '; (256 << 20) + 1], "it inflates to more than 268435456 bytes");
+    check(&[b"{\"schemas\": [".as_slice(), &b"[],".repeat(5 << 20)].concat(), "it has more than 8000000 values");
+}
+
+/// F7: as `pigz` and appends to a gzip file leave it.
+#[test]
+fn gzip_members_follow_one_another() {
+    let json = second_version().to_string().into_bytes();
+    let parts = json.split_at(100);
+    let member = |bytes: &[u8]| {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
+    };
+    let bytes = [member(parts.0), member(parts.1)].concat();
+    assert_eq!(TableMetadata::parse(&bytes).unwrap().uuid.as_deref(), Some("x"));
 }

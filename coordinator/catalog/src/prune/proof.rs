@@ -5,6 +5,8 @@
 //! (IEEE 754, total, NaN largest) and UUIDs (signed, unsigned). `AlwaysTrue` may stand for anything,
 //! so it takes every truth value. Metrics are incomplete, and some cannot be right.
 
+mod tables;
+
 use std::cmp::Ordering;
 
 use iceberg::transform::create_transform_function;

@@ -158,6 +158,17 @@ fn pruned(table: &str, pruning: &Pruning) -> String {
         let bytes = reason.bytes.map_or_else(String::new, |bytes| format!(", {}", size(bytes)));
         let _ = write!(line, "; {} pruned {} files{bytes}", reason.reason, reason.files);
     }
+    if !pruning.partitions.is_empty() {
+        let named = pruning.partitions.iter().map(|hit| match hit.files {
+            1 => format!("{} (1 file)", hit.text),
+            files => format!("{} ({files} files)", hit.text),
+        });
+        let _ = write!(line, "; partitions {}", named.collect::<Vec<_>>().join("; "));
+        let more = pruning.partitions_hit.saturating_sub(pruning.partitions.len() as u64);
+        if more > 0 {
+            let _ = write!(line, "; and {more} more");
+        }
+    }
     line + "\n"
 }
 
