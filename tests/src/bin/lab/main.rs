@@ -31,6 +31,7 @@ mod metering;
 mod model;
 mod odd_values;
 mod operators;
+mod plan;
 mod planning;
 mod scaling;
 mod subqueries;
@@ -73,6 +74,8 @@ enum Measurement {
     Local,
     /// Planning by `auto`, which compares all packings, beside planning for the coordinator alone
     Planning,
+    /// Planning of an Iceberg table with many files on S3, beside DuckDB and pyiceberg
+    Plan(plan::Choice),
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
     Wheel,
     /// The 22 TPC-H queries over S3 as late as the real one, beside other engines and an earlier build
@@ -245,6 +248,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,
         Measurement::Planning => planning::measure(&workload.planning, cache).await,
+        Measurement::Plan(choice) => plan::measure(&workload.plan, choice, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,

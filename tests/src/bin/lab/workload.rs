@@ -24,6 +24,7 @@ pub struct Workload {
     pub model: Model,
     pub local: Local,
     pub latency: Latency,
+    pub plan: PlanOfFiles,
     pub planning: Planning,
     pub odd_values: OddValues,
     pub metering: Metering,
@@ -73,6 +74,18 @@ pub struct Planning {
     pub pairs: usize,
     pub aim_ms: f64,
     pub worst_ms: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanOfFiles {
+    pub manifests: usize,
+    pub columns: usize,
+    /// Plans after the first.
+    pub runs: usize,
+    pub cold_seconds: Limits,
+    pub warm_ms: Limits,
+    pub peak_mb: Limits,
 }
 
 #[derive(Deserialize)]
