@@ -7,6 +7,7 @@ pub mod compare;
 pub mod fleet;
 pub mod formats;
 pub mod fuzz;
+pub mod iceberg;
 pub mod invokers;
 pub mod lake;
 pub mod localstack;

@@ -12,6 +12,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, EnvironmentSettings, PinnedFile, handler, read_footer};
+use gust_engine::exchange::EXCHANGE_ACCESS;
 use gust_engine::exec::RemoteFragmentExec;
 use gust_engine::planner::Reach;
 use gust_engine::planner::passes::pack::Packing;
@@ -94,7 +95,7 @@ async fn requested(
         fingerprint: fingerprint().to_owned(),
         fragment: Fragment {
             id: FragmentId { query: "test".to_owned(), stage: 0, index: 0 },
-            inputs: stage.inputs(0, footers.as_ref()).expect("inputs"),
+            inputs: stage.inputs(0, footers.as_ref(), None).expect("inputs"),
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,
@@ -104,9 +105,9 @@ async fn requested(
         },
         attempt: 0,
         deadline_unix_ms: u64::MAX / 2,
-        access: AccessTable(vec![access.clone(), local]),
+        access: AccessTable(vec![local, access.clone()]),
         stage: stage
-            .stage_plan(Output::Gather { access: 1, prefix: "nowhere".to_owned() }, Default::default())
+            .stage_plan(Output::Gather { access: EXCHANGE_ACCESS, prefix: "nowhere".to_owned() }, Default::default())
             .expect("a stage plan"),
     }
 }
@@ -116,7 +117,8 @@ fn inline(plan: &'static str) -> PlanRef {
 }
 
 fn object(path: &str) -> PlanRef {
-    let object = ObjectRef { access: 1, path: path.to_owned(), size_bytes: 7, etag: None, footer_bytes: None };
+    let object =
+        ObjectRef { access: EXCHANGE_ACCESS, path: path.to_owned(), size_bytes: 7, etag: None, footer_bytes: None };
     PlanRef::Object { object, crc32: 0 }
 }
 

@@ -8,6 +8,7 @@ mod calibrate;
 mod caps;
 mod cases;
 mod cloud;
+mod deletes;
 mod dependencies;
 mod deploy;
 mod dialect;

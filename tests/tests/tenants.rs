@@ -88,6 +88,7 @@ async fn points(server: &S3Server, store: Arc<dyn ObjectStore>, database: &Path)
         name: (*name).to_owned(),
         required: false,
         ty: ty.clone(),
+        initial_default: None,
     });
     let schema = Schema { fields: fields.collect() };
     let stores = {

@@ -157,7 +157,8 @@ pub(crate) mod tests {
 
     #[test]
     fn schemas_survive_the_round_trip() {
-        let field = |id, name: &str, required, ty| Field { id, name: name.to_string(), required, ty };
+        let field =
+            |id, name: &str, required, ty| Field { id, name: name.to_string(), required, ty, initial_default: None };
         let leaf = |id, name: &str, ty| Box::new(field(id, name, true, ty));
         let ours = Schema {
             fields: vec![

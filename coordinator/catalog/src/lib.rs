@@ -7,8 +7,8 @@
 //! table folder               └── append(&[DataFile]): one atomic commit
 //! ```
 //!
-//! Contract: `plan` never leaves out a file that may hold a matching row. Contents that would be read
-//! wrongly (delete files, unknown types, encryption) are refused by name. All bytes go through the
+//! Contract: `plan` never leaves out a file that may hold a matching row, nor a delete that applies to one. Contents that
+//! would be read wrongly (unknown types, encryption) are refused by name. All bytes go through the
 //! caller's object stores.
 //!
 //! Only this crate links `iceberg`, which carries an arrow of another version: no type of either is
@@ -44,10 +44,10 @@ pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use scalar::Scalar;
 pub use scan::{
-    ColumnFacts, DataFile, DeleteContent, DeleteFile, FileDeletes, FilePath, FilePlan, IdentityValue, PartitionHit,
-    PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
+    ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, FileDeletes, FilePath, FilePlan, IdentityValue,
+    PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
 };
 pub use sql::Catalog;
 pub use storage::CatalogStores;
 pub use table::Table;
-pub use types::{Field, MappedField, PartitionField, Schema, SortField, Transform, Type};
+pub use types::{Field, InitialDefault, MappedField, PartitionField, Schema, SortField, Transform, Type};

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Root of the store: `file:///` or `s3://bucket/`. The schemes s3a and s3n become s3.
+    /// Root of the store: `file:///` or `s3://bucket/`. The schemes s3a and s3n become s3. A key with an empty segment, which no
+    /// [`Path`] can hold, is below a root of its own: `s3://bucket/t//`.
     pub store: Url,
     pub path: Path,
 }
@@ -18,7 +19,7 @@ impl Location {
     /// Parses `/a/b`, `file:/a/b`, `file:///a/b`, `s3://bucket/key` and other schemes of that form.
     ///
     /// # Errors
-    /// Invalid: a relative path, `..`, or an empty segment (`//`) outside the file system.
+    /// Invalid: a relative path, or `..`.
     pub fn parse(location: &str) -> Result<Location> {
         let invalid = |why: &str| Error::Invalid(format!("cannot use location {location}: {why}"));
         let (store, path) = match location.split_once(':') {
@@ -38,10 +39,15 @@ impl Location {
                     other => other,
                 };
                 let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-                if path.starts_with('/') {
-                    return Err(invalid("it has an empty path segment"));
+                let (root, path) = match path.rfind("//") {
+                    Some(empty) => path.split_at(empty + 2),
+                    None if path.starts_with('/') => path.split_at(1),
+                    None => ("", path),
+                };
+                if root.split('/').any(|part| part == "." || part == "..") {
+                    return Err(invalid("it has a segment `.` or `..`"));
                 }
-                (format!("{scheme}://{authority}/"), path)
+                (format!("{scheme}://{authority}/{}", encoded(root)), path)
             }
             None => return Err(invalid("it is relative; pass an absolute path or a URL")),
         };
@@ -54,6 +60,20 @@ impl Location {
         let path = Path::parse(path).map_err(|error| invalid(&error.to_string()))?;
         Ok(Location { store, path })
     }
+}
+
+/// Encodes a root as keys are encoded in requests, so that a URL takes nothing in it for its own.
+fn encoded(root: &str) -> String {
+    let mut encoded = String::with_capacity(root.len());
+    for byte in root.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                encoded.push(char::from(byte))
+            }
+            byte => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
 }
 
 #[cfg(test)]
@@ -76,7 +96,12 @@ mod tests {
         check("s3a://bucket/a:b", Some(("s3://bucket/", "a:b")));
         check("s3://bucket", Some(("s3://bucket/", "")));
         check("memory://x/a", Some(("memory://x/", "a")));
-        check("s3://bucket//a", None);
+        check("s3://bucket//a", Some(("s3://bucket//", "a")));
+        check("s3://bucket/t//data/x", Some(("s3://bucket/t//", "data/x")));
+        check("s3://bucket/t///a//x/y", Some(("s3://bucket/t///a//", "x/y")));
+        check("s3://bucket/a b%20=//x", Some(("s3://bucket/a%20b%2520%3D//", "x")));
+        check("s3://bucket//../a", None);
+        check("s3://bucket/../b//a", None);
         check("/a/../b", None);
         check("a/b", None);
         check("s3:bucket", None);

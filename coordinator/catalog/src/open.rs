@@ -6,6 +6,7 @@
 use futures::StreamExt;
 
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::storage::CatalogStores;
 use crate::table::Table;
 
@@ -63,6 +64,11 @@ struct MetadataVersion {
 
 /// Lists the metadata files of a folder.
 async fn metadata_files(folder: &str, stores: &CatalogStores) -> Result<Vec<MetadataVersion>> {
+    let Location { store, .. } = Location::parse(&format!("{folder}/metadata"))?;
+    if store.scheme() != "file" && store.path() != "/" {
+        let why = "its name has an empty segment; pass the path of the metadata file";
+        return Err(Error::Invalid(format!("cannot list the folder {folder}: {why}")));
+    }
     let (store, path) = stores.locate(&format!("{folder}/metadata"))?;
     let mut objects = store.list(Some(&path));
     let mut files = Vec::new();
@@ -182,8 +188,8 @@ mod tests {
             "element-id": 2, "element-required": false, "element": "geometry(srid:4326)"}}"#,
         );
         check(&nested, "of type geometry(srid:4326)").await;
-        let default = column(r#"{"id": 1, "name": "d", "required": true, "type": "int", "initial-default": 7}"#);
-        check(&default, "column d with an initial default").await;
+        let default = column(r#"{"id": 1, "name": "d", "required": true, "type": "int", "initial-default": [7]}"#);
+        check(&default, "column d of type int with an initial default").await;
         check("{}", "cannot read").await;
         check("not json", "cannot read").await;
     }

@@ -90,6 +90,7 @@ impl Table {
         plan.route.is_pinned = !plan.route.partitions.is_empty() && plan.route.partitions.iter().all(is_pinned);
         plan.name_partitions();
         plan.pruning.set_bytes_total(snapshot.files_bytes);
+        plan.count_deletes();
         Ok(plan)
     }
 

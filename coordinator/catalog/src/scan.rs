@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::predicate::Predicate;
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
@@ -82,6 +81,16 @@ pub struct FileDeletes {
     pub equality: Box<[u32]>,
 }
 
+impl DeleteFile {
+    /// Lists the fields that an equality delete compares.
+    pub fn equality_ids(&self) -> &[i32] {
+        match &self.content {
+            DeleteContent::Equality { ids, .. } => ids,
+            DeleteContent::Positions | DeleteContent::Vector { .. } => &[],
+        }
+    }
+}
+
 impl FilePlan {
     /// Names the partitions that were hit.
     pub(crate) fn name_partitions(&mut self) {
@@ -102,26 +111,18 @@ impl FilePlan {
         }
     }
 
-    /// Refuses a plan with deletes, for readers that cannot apply them.
-    ///
-    /// # Errors
-    /// Unsupported, with the number of delete files by kind.
-    pub fn refuse_deletes(&self, table: &str) -> Result<()> {
-        if self.deletes.is_empty() {
-            return Ok(());
+    /// Counts the delete files.
+    pub(crate) fn count_deletes(&mut self) {
+        for file in &self.deletes {
+            let deletes = &mut self.pruning.deletes;
+            let (count, bytes) = match file.content {
+                DeleteContent::Positions => (&mut deletes.positions, file.size_bytes),
+                DeleteContent::Vector { bytes, .. } => (&mut deletes.vectors, bytes),
+                DeleteContent::Equality { .. } => (&mut deletes.equality, file.size_bytes),
+            };
+            *count += 1;
+            deletes.bytes = deletes.bytes.saturating_add(bytes);
         }
-        let count =
-            |is_one: fn(&DeleteContent) -> bool| self.deletes.iter().filter(|file| is_one(&file.content)).count();
-        let positions = count(|content| matches!(content, DeleteContent::Positions));
-        let vectors = count(|content| matches!(content, DeleteContent::Vector { .. }));
-        let equalities = count(|content| matches!(content, DeleteContent::Equality { .. }));
-        Err(Error::Unsupported {
-            table: table.to_owned(),
-            feature: format!(
-                "live delete files ({positions} of positions, {vectors} deletion vectors, {equalities} of equality)"
-            ),
-            next: COMPACT,
-        })
     }
 }
 
@@ -235,6 +236,18 @@ pub struct Pruning {
     pub partitions_hit: u64,
     /// One entry a reason, in the order of first use. A file counts for the first reason that excluded it.
     pub by_reason: Vec<Pruned>,
+    #[serde(default)]
+    pub deletes: DeleteCounts,
+}
+
+/// Delete files that apply to a plan's data files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteCounts {
+    pub vectors: u64,
+    pub positions: u64,
+    pub equality: u64,
+    /// Bytes of them: of vectors those of the bitmaps alone.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,14 @@
 //! A table, pinned to the snapshot that was current when it was loaded.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cache::Key;
 use crate::error::{Error, MetadataFile, Result};
 use crate::metadata::{MetadataFault, TableMetadata};
+use crate::scan::{COMPACT, DeleteFile};
 use crate::storage::CatalogStores;
-use crate::types::{MappedField, PartitionField, Schema};
+use crate::types::{Field, InitialDefault, MappedField, PartitionField, Schema};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 /// Length of a UUID in a metadata file's name.
@@ -91,6 +93,40 @@ impl Table {
     /// Returns the names of the table's fields in files without field ids. `None`: no such file can be read.
     pub fn name_mapping(&self) -> Option<&[MappedField]> {
         self.name_mapping.as_ref().map(|fields| fields.as_slice())
+    }
+
+    /// Lists the fields at every depth, of the newest schema that has them, that have a value in rows that are older than they are.
+    pub fn initial_defaults(&self) -> Vec<(&Field, &InitialDefault)> {
+        let mut fields = BTreeMap::new();
+        for field in self.metadata.schemas.iter().flat_map(|schema| &schema.fields) {
+            collect_fields(field, &mut fields);
+        }
+        fields.into_values().filter_map(|field| Some((field, field.initial_default.as_ref()?))).collect()
+    }
+
+    /// Lists the columns that deletes compare and that the current schema lacks, as the newest schema has them that does.
+    ///
+    /// # Errors
+    /// Unsupported: a field that was dropped from a column which is still there.
+    pub fn dropped_columns(&self, deletes: &[DeleteFile]) -> Result<Vec<&Field>> {
+        let mut dropped: BTreeMap<i32, &Field> = BTreeMap::new();
+        for id in deletes.iter().flat_map(DeleteFile::equality_ids) {
+            let Some(column) = self.metadata.schemas.iter().find_map(|schema| column_of(schema, *id)) else { continue };
+            if column_of(self.schema(), *id).is_some() {
+                continue;
+            }
+            if !self.schema().fields.iter().any(|field| field.id == column.id) {
+                dropped.insert(column.id, column);
+                continue;
+            }
+            let name = self.metadata.field(*id).map(|found| found.name).unwrap_or_default();
+            return Err(Error::Unsupported {
+                table: self.name.clone(),
+                feature: format!("equality deletes by column {name}, which was dropped from {}", column.name),
+                next: COMPACT,
+            });
+        }
+        Ok(dropped.into_values().collect())
     }
 
     pub(crate) fn registered(&self) -> Option<&CatalogName> {
@@ -189,6 +225,20 @@ fn is_unique(location: &str) -> bool {
     let name = location.rsplit('/').next().unwrap_or(location);
     let starts = 0..name.len().saturating_sub(UUID_CHARS - 1);
     starts.filter_map(|start| name.get(start..start + UUID_CHARS)).any(|part| uuid::Uuid::try_parse(part).is_ok())
+}
+
+/// Returns the column that has a field, or is it.
+fn column_of(schema: &Schema, id: i32) -> Option<&Field> {
+    schema.fields.iter().find(|column| has_field(column, id))
+}
+
+fn has_field(field: &Field, id: i32) -> bool {
+    field.id == id || field.ty.children().any(|child| has_field(child, id))
+}
+
+fn collect_fields<'a>(field: &'a Field, fields: &mut BTreeMap<i32, &'a Field>) {
+    fields.entry(field.id).or_insert(field);
+    field.ty.children().for_each(|child| collect_fields(child, fields));
 }
 
 #[cfg(test)]

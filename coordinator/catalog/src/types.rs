@@ -59,6 +59,18 @@ pub struct Field {
     pub name: String,
     pub required: bool,
     pub ty: Type,
+    /// Value in rows that are older than the column. None stands for NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_default: Option<InitialDefault>,
+}
+
+/// Value of a column in rows that are older than it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InitialDefault {
+    /// A value as the specification writes it in JSON, without quotes.
+    Text(String),
+    /// A struct of the values that its fields have in such rows.
+    OfItsFields,
 }
 
 impl Field {

@@ -33,6 +33,11 @@ pub enum QueryEvent {
         stage: u32,
         bytes: u64,
     },
+    /// A stage's deleted positions go through the exchange, because many fragments would read the same files.
+    DeletesPublished {
+        stage: u32,
+        bytes: u64,
+    },
     /// An attempt starts. The event is booked BEFORE the invoker is called, so that a lost answer still leaves its
     /// line.
     AttemptStarted {

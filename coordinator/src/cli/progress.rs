@@ -132,7 +132,9 @@ impl ProgressCounts {
                 self.is_planned = true;
                 self.fragments += u64::from(*fragments);
             }
-            QueryEvent::PlanPublished { .. } | QueryEvent::AttemptStarted { .. } => {}
+            QueryEvent::PlanPublished { .. }
+            | QueryEvent::DeletesPublished { .. }
+            | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {
                 AttemptOutcome::Done { usage, .. } => self.bytes_read += usage.bytes_read,
                 AttemptOutcome::FragmentFailed { usage, .. } => {

@@ -250,7 +250,7 @@ fn catalog_schema(table: TpchTable) -> Result<Schema, TablesError> {
             }
             other => return Err(TablesError::Internal(format!("column {} is {other}", field.name()))),
         };
-        Ok(Field { id, name: field.name().clone(), required: !field.is_nullable(), ty })
+        Ok(Field { id, name: field.name().clone(), required: !field.is_nullable(), ty, initial_default: None })
     });
     Ok(Schema { fields: fields.collect::<Result<_, _>>()? })
 }

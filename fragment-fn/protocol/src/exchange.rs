@@ -53,10 +53,28 @@ pub fn result_path(prefix: &str, id: &FragmentId, attempt: u32) -> Path {
     Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
 }
 
-/// Makes the key of a stage's plan that does not travel inline.
-pub fn plan_path(prefix: &str, query: &str, stage: u32) -> Path {
-    let key = format!("{query}/{stage}/plan");
-    Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
+/// Object that the coordinator writes for a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageObject {
+    /// Plan that does not travel inline.
+    Plan,
+    /// Deletion vectors in place of files of positions.
+    Deletes,
+}
+
+impl StageObject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Deletes => "deletes",
+        }
+    }
+
+    /// Makes its key.
+    pub fn path(self, prefix: &str, query: &str, stage: u32) -> Path {
+        let key = format!("{query}/{stage}/{}", self.name());
+        Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(key).parts()).collect()
+    }
 }
 
 /// Attempt that a result's key names.
@@ -80,12 +98,13 @@ pub fn result_at(prefix: &str, path: &Path) -> Option<ResultKey> {
     (result_path(prefix.as_ref(), &fragment, attempt) == *path).then_some(ResultKey { fragment, attempt })
 }
 
-/// Reads the query from the key of a plan. None where [`plan_path`] does not make `path` below `prefix`.
-pub fn plan_at(prefix: &str, path: &Path) -> Option<String> {
+/// Reads the query from the key of a [`StageObject`]. None where it does not make `path` below `prefix`.
+pub fn stage_object_at(prefix: &str, path: &Path) -> Option<String> {
     let parts: Vec<_> = path.prefix_match(&Path::parse(prefix).ok()?)?.collect();
     let [query, stage, name] = parts.as_slice() else { return None };
     let stage = stage.as_ref().parse().ok()?;
-    (name.as_ref() == "plan" && plan_path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
+    let object = [StageObject::Plan, StageObject::Deletes].into_iter().find(|object| object.name() == name.as_ref())?;
+    (object.path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
 }
 
 /// Length of a multipart part, in bytes. Parts are memory outside the pool.

@@ -92,19 +92,6 @@ impl Constants {
         let made = StructArray::try_new_with_length(fields.clone(), parts, None, 1)?;
         Ok(ScalarValue::Struct(Arc::new(made)))
     }
-
-    /// Returns a field below `wanted` to which the partition gives a value other than NULL.
-    pub(super) fn below(&self, wanted: &Field) -> Option<String> {
-        let children: Vec<&Field> = match wanted.data_type() {
-            DataType::Struct(fields) => fields.iter().map(AsRef::as_ref).collect(),
-            _ => Vec::new(),
-        };
-        children.into_iter().find_map(|child| {
-            let own = field_id(child).and_then(|id| self.partition.get(&id));
-            let says = own.is_some_and(|value| value.as_ref().is_none_or(|value| !value.is_null()));
-            if says { Some(child.name().clone()) } else { self.below(child) }
-        })
-    }
 }
 
 /// Adds the constants of absent columns to the footer. A file with all columns keeps its footer.

@@ -127,16 +127,10 @@ impl ColumnSource {
     }
 
     /// Replaces a column that the file lacks. None where DataFusion's own adapter is right: NULL, or an error where NULL is not
-    /// allowed.
+    /// allowed. A struct is NULL also where the partition has the value of a field in it.
     fn absent(id: i32, wanted: &FieldRef, constants: &Constants) -> Option<Self> {
         match constants.value(id, wanted) {
-            Ok(value) if value.is_null() => {
-                let inner = constants.below(wanted)?;
-                Some(Self::Refused(SchemaMismatch(format!(
-                    "a data file lacks column `{}`, of which field `{inner}` stands in the partition metadata only; that is not read yet",
-                    wanted.name()
-                ))))
-            }
+            Ok(value) if value.is_null() => None,
             Ok(value) => {
                 Some(Self::Constant(Literal::new_with_metadata(value, Some(FieldMetadata::from(wanted.as_ref())))))
             }
@@ -213,6 +207,8 @@ impl ByFieldId {
                     path.push(Arc::new(Literal::new(name.as_str().into())) as Arc<dyn PhysicalExpr>);
                     shape = inner;
                 }
+                // It is NULL where its struct is, which the struct knows.
+                FieldShape::Absent(value) if !value.is_null() => return Ok(None),
                 FieldShape::Absent(value) => {
                     let literal = Literal::new_with_metadata(value.clone(), Some(FieldMetadata::from(field.as_ref())));
                     return self.get_field(access, Arc::new(literal), rest).map(Some);

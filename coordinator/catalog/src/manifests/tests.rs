@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
-use crate::scan::{DeleteContent, FileDeletes, FilePlan, IdentityValue, ScanFile, ScanRequest};
+use crate::scan::{DeleteContent, DeleteCounts, FileDeletes, FilePlan, IdentityValue, ScanFile, ScanRequest};
 use crate::storage::CatalogStores;
 use crate::table::Table;
 
@@ -470,13 +470,14 @@ async fn deletes_come_with_the_files_that_they_apply_to() {
     let expect = FileDeletes { vector: None, positions: [0].into(), equality: [0].into() };
     assert_eq!(plan.files[0].deletes, expect);
     assert!(plan.files[0].columns.is_empty(), "bounds for the keys are not what was asked for");
-    let error = plan.refuse_deletes("t").unwrap_err().to_string();
-    assert!(error.contains("live delete files (1 of positions, 0 deletion vectors, 1 of equality)"), "{error}");
+    let DeleteCounts { vectors, positions, equality, .. } = plan.pruning.deletes;
+    assert_eq!((vectors, positions, equality), (0, 1, 1));
 
     let plan =
         with_deletes(&[delete("v", 1, "PUFFIN", vector_of("f")), delete("p", 1, "PARQUET", |_| ())]).await.unwrap();
     assert_eq!(plan.deletes[0].content, DeleteContent::Vector { offset: 4, bytes: 40 });
     assert_eq!((plan.deletes.len(), plan.files[0].deletes.vector), (1, Some(0)));
+    assert_eq!(plan.pruning.deletes, DeleteCounts { vectors: 1, bytes: 40, ..DeleteCounts::default() });
 
     let all = |file: &mut Json| {
         vector_of("f")(file);
@@ -485,7 +486,7 @@ async fn deletes_come_with_the_files_that_they_apply_to() {
     let plan = with_deletes(&[delete("v", 1, "PUFFIN", all)]).await.unwrap();
     assert_eq!((plan.files.len(), plan.deletes.len(), plan.pruning.files_kept), (0, 0, 0));
     assert_eq!(plan.pruning.by_reason[0].reason, PruneReason::Deleted);
-    plan.refuse_deletes("t").unwrap();
+    assert_eq!(plan.pruning.deletes, DeleteCounts::default());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value as Json;
 
 use crate::metadata::MetadataFault;
-use crate::types::{Field, Schema, Type};
+use crate::types::{Field, InitialDefault, Schema, Type};
 
 /// Most types inside each other.
 const DEPTH_MAX: usize = 64;
@@ -15,7 +15,7 @@ const PRECISION_MAX: u32 = 38;
 /// Parses a schema.
 ///
 /// # Errors
-/// Unsupported: a type that cannot be read, and an initial default. Corrupt: anything else.
+/// Unsupported: a type that cannot be read, and an initial default that is no value. Corrupt: anything else.
 pub(crate) fn schema(json: &Json) -> Result<Schema, MetadataFault> {
     let mut parser = Parser { ids: BTreeSet::new() };
     Ok(Schema { fields: parser.fields(json, 0)? })
@@ -37,14 +37,12 @@ impl Parser {
             if !names.insert(name) {
                 return Err(MetadataFault::corrupt(format!("its schema has two columns {name}")));
             }
-            if json.get("initial-default").is_some_and(|value| !value.is_null()) {
-                return Err(MetadataFault::Unsupported {
-                    feature: format!("column {name} with an initial default"),
-                    next: "rewrite the data files that were written before the column was added",
-                });
-            }
             let required = json.get("required").and_then(Json::as_bool).unwrap_or(false);
-            parsed.push(self.field(json.get("id"), name, required, json.get("type"), depth)?);
+            let mut field = self.field(json.get("id"), name, required, json.get("type"), depth)?;
+            if let Some(default) = json.get("initial-default").filter(|value| !value.is_null()) {
+                field.initial_default = Some(initial_default(default, &field)?);
+            }
+            parsed.push(field);
         }
         Ok(parsed)
     }
@@ -63,7 +61,7 @@ impl Parser {
             return Err(MetadataFault::corrupt(format!("its schema has two columns with id {id}")));
         }
         let ty = ty.ok_or_else(|| MetadataFault::corrupt(format!("column {name} of its schema has no type")))?;
-        Ok(Field { id, name: name.to_owned(), required, ty: self.ty(ty, name, depth + 1)? })
+        Ok(Field { id, name: name.to_owned(), required, ty: self.ty(ty, name, depth + 1)?, initial_default: None })
     }
 
     fn ty(&mut self, json: &Json, column: &str, depth: usize) -> Result<Type, MetadataFault> {
@@ -88,6 +86,20 @@ impl Parser {
                 next: "query a copy of the table without that column",
             }),
         }
+    }
+}
+
+/// Reads an initial default. A struct's says that it is made of the defaults of its fields.
+fn initial_default(json: &Json, field: &Field) -> Result<InitialDefault, MetadataFault> {
+    match (json, &field.ty) {
+        (Json::Object(parts), Type::Struct(_)) if parts.is_empty() => Ok(InitialDefault::OfItsFields),
+        (_, Type::Struct(_) | Type::List(_) | Type::Map(..) | Type::Unknown)
+        | (Json::Array(_) | Json::Object(_), _) => Err(MetadataFault::Unsupported {
+            feature: format!("column {} of type {} with an initial default", field.name, field.ty),
+            next: "rewrite the data files that were written before the column was added",
+        }),
+        (Json::String(text), _) => Ok(InitialDefault::Text(text.clone())),
+        (value, _) => Ok(InitialDefault::Text(value.to_string())),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::types::{Transform, Type};
+use crate::types::{InitialDefault, Transform, Type};
 
 fn parsed(json: &Json) -> TableMetadata {
     TableMetadata::parse(json.to_string().as_bytes()).unwrap()
@@ -125,6 +125,32 @@ fn the_third_version_is_read() {
         ("new", Some(1), Transform::Unknown),
     ];
     assert_eq!(parts, expect);
+}
+
+#[test]
+fn initial_defaults_are_read_or_refused_by_name() {
+    let mut json = second_version();
+    json["format-version"] = json!(3);
+    let mut fields = |default: Json, ty: Json| {
+        json["schemas"][1]["fields"][0] = column(1, "id", ty);
+        json["schemas"][1]["fields"][0]["initial-default"] = default;
+        TableMetadata::parse(json.to_string().as_bytes())
+            .map(|metadata| metadata.schema().fields[0].initial_default.clone())
+    };
+    let text = |text: &str| Some(InitialDefault::Text(text.to_owned()));
+    let mut check = |default: Json, ty: Json, expect: Option<InitialDefault>| {
+        assert_eq!(fields(default.clone(), ty).ok(), Some(expect), "{default}");
+    };
+    check(json!(null), json!("int"), None);
+    check(json!(7), json!("int"), text("7"));
+    check(json!("14.20"), json!("decimal(4, 2)"), text("14.20"));
+    check(json!(true), json!("boolean"), text("true"));
+    let structure = || json!({"type": "struct", "fields": [column(8, "a", "int")]});
+    check(json!({}), structure(), Some(InitialDefault::OfItsFields));
+    for (default, ty) in [(json!({"8": 1}), structure()), (json!([1]), json!("int")), (json!(1), json!("unknown"))] {
+        let Err(MetadataFault::Unsupported { feature, .. }) = fields(default.clone(), ty) else { panic!("{default}") };
+        assert!(feature.contains("column id of type") && feature.contains("with an initial default"), "{feature}");
+    }
 }
 
 /// F7: also in version 3.

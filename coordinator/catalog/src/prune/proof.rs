@@ -351,7 +351,13 @@ fn narrowed(bound: &Scalar, rng: &mut StdRng) -> Scalar {
 
 /// Runs one type under one transform, and returns the number of files that pruning left out.
 fn prove(ty: &Type, transform: Transform, rng: &mut StdRng) -> usize {
-    let field = |id, name: &str, ty: &Type| Field { id, name: name.to_string(), required: false, ty: ty.clone() };
+    let field = |id, name: &str, ty: &Type| Field {
+        id,
+        name: name.to_string(),
+        required: false,
+        ty: ty.clone(),
+        initial_default: None,
+    };
     let schema = Schema { fields: vec![field(1, "a", ty), field(2, "b", &Type::Int)] };
     let spec = [SpecField {
         source_id: 1,

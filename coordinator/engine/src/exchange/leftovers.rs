@@ -1,13 +1,13 @@
 //! Leftovers of queries that ended long ago: a coordinator that was killed cannot clean up after itself.
 //!
-//! Only keys of Gust's results and plans are counted, and only those of queries whose id (a UUIDv7) tells their age.
+//! Only keys of Gust's results, plans and deletes are counted, and only those of queries whose id (a UUIDv7) tells their age.
 //! Other objects are not Gust's.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
-use gust_protocol::exchange::{plan_at, result_at};
+use gust_protocol::exchange::{result_at, stage_object_at};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ impl Exchange {
         let mut found = Leftovers::default();
         while let Some(object) = listing.try_next().await? {
             let result = result_at(&self.prefix, &object.location).map(|key| key.fragment.query);
-            let owner = result.or_else(|| plan_at(&self.prefix, &object.location));
+            let owner = result.or_else(|| stage_object_at(&self.prefix, &object.location));
             let Some((query, begun)) = owner.and_then(|query| begun(&query).map(|begun| (query, begun))) else {
                 found.objects_foreign += 1;
                 continue;

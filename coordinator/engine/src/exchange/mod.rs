@@ -21,9 +21,10 @@ pub use leftovers::Leftovers;
 /// Most plans are a few KB. The bound is far below a request's 6 MB, because every fragment sends the plan again.
 pub const PLAN_INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// Index of the data's store in a request's access table.
-pub const DATA_ACCESS: u16 = 0;
-pub const EXCHANGE_ACCESS: u16 = 1;
+/// Index of the exchange's store in a request's access table.
+pub const EXCHANGE_ACCESS: u16 = 0;
+/// Index of the first of the data's stores.
+pub const DATA_ACCESS_FIRST: u16 = 1;
 
 /// Place for results that do not fit a response.
 #[derive(Debug, Clone)]

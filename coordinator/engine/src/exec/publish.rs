@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use gust_protocol::{FragmentId, ObjectRef, PlanRef, StagePlan, exchange};
+use gust_protocol::exchange::StageObject;
+use gust_protocol::{FragmentId, ObjectRef, PlanRef, StagePlan};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
@@ -35,7 +36,7 @@ impl PlanPublisher {
         };
         let publish = || async {
             let Exchange { prefix, store, .. } = &query.exchange;
-            let path = exchange::plan_path(prefix, &id.query, id.stage);
+            let path = StageObject::Plan.path(prefix, &id.query, id.stage);
             // The event comes before the write, so that the object is cleaned up if the query ends meanwhile.
             query.attempts.events().push(QueryEvent::PlanPublished { stage: id.stage, bytes: plan.len() as u64 });
             let written = store.put(&path, plan.clone().into()).await;

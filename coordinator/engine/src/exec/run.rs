@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::digest::DeletesPublisher;
 use super::publish::PlanPublisher;
 use super::query::QueryContext;
 use super::result_memory::{ResultMemory, ResultReservation};
@@ -81,6 +82,7 @@ impl StageRun {
             stage: Arc::clone(stage),
             query: Arc::clone(query),
             plan,
+            deletes: DeletesPublisher::new(Arc::clone(stage)),
             attempts,
             numbers: numbers.clone(),
             footers: context.runtime_env().cache_manager.get_file_metadata_cache(),
@@ -125,6 +127,7 @@ struct StageFragments {
     stage: Arc<Stage>,
     query: Arc<QueryContext>,
     plan: PlanPublisher,
+    deletes: DeletesPublisher,
     attempts: StageAttempts,
     numbers: AttemptNumbers,
     /// Footers that the session has read.
@@ -134,9 +137,10 @@ struct StageFragments {
 
 impl StageFragments {
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
-        let Self { stage, query, plan, attempts, numbers, footers, memory } = self;
+        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory } = self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
-        let inputs = stage.inputs(index, footers.as_ref());
+        let deletes = deletes.published(query, &id).await?;
+        let inputs = stage.inputs(index, footers.as_ref(), deletes);
         let inputs = inputs.map_err(|error| failed(FragmentFailure::unplannable(id.clone(), error)))?;
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
         let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
@@ -146,8 +150,9 @@ impl StageFragments {
         };
         let bytes = limits.inline_bytes_max + plan_bytes;
         let fragment = Fragment { id: id.clone(), inputs, limits };
-        let stores = [&stage.access, &query.exchange.access];
-        let access = AccessTable(stores.map(|access| query.credentials.apply(access)).to_vec());
+        // The exchange is the first: see [`EXCHANGE_ACCESS`].
+        let stores = std::iter::once(&query.exchange.access).chain(&stage.accesses);
+        let access = AccessTable(stores.map(|access| query.credentials.apply(access)).collect());
         let request = move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
@@ -157,8 +162,8 @@ impl StageFragments {
             access: access.clone(),
             stage: StagePlan::clone(&plan),
         };
-        let units = stage.fragments[index].units().count();
-        let work = AttemptWork::of_fragment(units, stage.fragment_weight_bytes(index), bytes);
+        let reads = stage.fragments[index].units().count() + stage.delete_files(index);
+        let work = AttemptWork::of_fragment(reads, stage.fragment_weight_bytes(index), bytes);
         let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, request);
         let adopted = attempts.result().await.map_err(failed)?;
         let inline = memory.hold(inline_bytes(&adopted.result))?;

@@ -13,7 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, readings};
 use fragment_fn::late::{LateColumns, key_columns};
-use gust_catalog::Pruning;
+use gust_catalog::{DeleteCounts, Pruning};
 use gust_protocol::plan::scans;
 use gust_protocol::{AheadBounds, with_hint_line};
 use humansize::{BINARY, format_size};
@@ -169,7 +169,20 @@ fn pruned(table: &str, pruning: &Pruning) -> String {
             let _ = write!(line, "; and {more} more");
         }
     }
-    line + "\n"
+    line + &deletes(&pruning.deletes) + "\n"
+}
+
+/// Writes the delete files that readers apply.
+fn deletes(counts: &DeleteCounts) -> String {
+    let DeleteCounts { vectors, positions, equality, bytes } = *counts;
+    let kinds =
+        [("deletion vectors", vectors), ("position delete files", positions), ("equality delete files", equality)];
+    let kinds = kinds.into_iter().filter(|(_, count)| *count > 0);
+    let kinds: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
+    match kinds.is_empty() {
+        true => String::new(),
+        false => format!("; rows deleted by {}, {}", kinds.join(", "), size(bytes)),
+    }
 }
 
 fn packing(stage: &Stage) -> String {

@@ -11,19 +11,21 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use fragment_fn::{BRIDGE_BYTES, FileConstants, NeededColumns};
+use fragment_fn::{BRIDGE_BYTES, FileConstants, FileDeletes, NeededColumns};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan, StoreAccess,
 };
 use object_store::ObjectMeta;
 
+use super::deletes::{DigestedDeletes, FragmentDeletes, worth_digesting};
 use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
 use super::shipped;
-use crate::exchange::DATA_ACCESS;
+use crate::exchange::DATA_ACCESS_FIRST;
 use crate::model::load::StageLoad;
 use crate::model::{Reason, Workload};
+use crate::tables::facts::store_of;
 
 /// A distributed plan.
 #[derive(Debug, Clone)]
@@ -67,8 +69,8 @@ pub struct Stage {
     pub(super) matching: ColumnMatching,
     /// Columns that the fragments need of their files. None where no footer travels.
     pub(super) needed: Option<NeededColumns>,
-    /// Access of the functions to the data.
-    pub access: StoreAccess,
+    /// Access of the functions to the data's stores, by the numbers of files' stores.
+    pub accesses: Vec<StoreAccess>,
     pub units: Vec<Unit>,
     /// Fragments, of positions in `units`.
     pub fragments: Vec<PackedFragment>,
@@ -88,17 +90,33 @@ impl Stage {
         self.units.iter().map(|unit| unit.weight_bytes).sum()
     }
 
-    /// Sums up the compressed bytes of the projected columns of one fragment.
+    /// Sums up the compressed bytes of the projected columns of one fragment, and of its delete files.
     pub fn fragment_weight_bytes(&self, fragment: usize) -> u64 {
-        self.fragments[fragment].units().map(|unit| self.units[unit].weight_bytes).sum()
+        let units = || self.fragments[fragment].units().map(|unit| &self.units[unit]);
+        units().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(units()).bytes()
+    }
+
+    /// Counts the delete files that one fragment reads.
+    pub fn delete_files(&self, fragment: usize) -> usize {
+        FragmentDeletes::of(self.fragments[fragment].units().map(|unit| &self.units[unit])).files().len()
+    }
+
+    /// Lists the deletes whose positions the coordinator had better read once for all fragments.
+    pub fn worth_digesting(&self) -> Vec<&FileDeletes> {
+        worth_digesting(self.fragments.iter().map(|fragment| fragment.units().map(|unit| &self.units[unit]).collect()))
+    }
+
+    /// Returns the URL of the first store, by which the data's files are known. Their times tell other stores apart.
+    pub fn url(&self) -> &str {
+        self.accesses.first().map_or("", |access| access.url.as_str())
     }
 
     /// Lists the store and the files of each fragment, each file once a fragment.
     pub fn files(&self) -> impl Iterator<Item = (&str, &ObjectMeta)> {
         self.fragments.iter().flat_map(|fragment| {
             let units = fragment.units().map(|unit| &self.units[unit].file.object_meta);
-            let each: BTreeMap<_, _> = units.map(|file| (&file.location, file)).collect();
-            each.into_values().map(|file| (self.access.url.as_str(), file))
+            let each: BTreeMap<_, _> = units.map(|file| ((file.last_modified, &file.location), file)).collect();
+            each.into_values().map(|file| (self.url(), file))
         })
     }
 
@@ -121,11 +139,16 @@ impl Stage {
         })
     }
 
-    /// Makes the inputs of one fragment. Footers among `footers` travel with it.
+    /// Makes the inputs of one fragment. Footers among `footers` travel with it. Those `digested` come in place of files of positions.
     ///
     /// # Errors
     /// The engine's, where a partition value cannot be encoded.
-    pub fn inputs(&self, fragment: usize, footers: &FileMetadataCache) -> Result<Vec<(u32, Input)>> {
+    pub fn inputs(
+        &self,
+        fragment: usize,
+        footers: &FileMetadataCache,
+        digested: Option<&DigestedDeletes>,
+    ) -> Result<Vec<(u32, Input)>> {
         let fragment = &self.fragments[fragment];
         let units: Vec<&Unit> = fragment.units().map(|unit| &self.units[unit]).collect();
         let mut shipped = match &self.needed {
@@ -133,10 +156,11 @@ impl Stage {
             None => Vec::new(),
         }
         .into_iter();
-        let mut unit = |unit: &usize| scan_unit(&self.units[*unit], shipped.next().flatten());
+        let deletes = FragmentDeletes::with(units.iter().copied(), digested);
+        let mut unit = |unit: &usize| scan_unit(&self.units[*unit], &deletes, shipped.next().flatten());
         let lane = |lane: &Lane| lane.units.iter().map(&mut unit).collect::<Result<_>>();
         let lanes = fragment.lanes.iter().map(lane).collect::<Result<_>>()?;
-        Ok(vec![(0, Input::Scan(Scan { lanes, deletes: Vec::new() }))])
+        Ok(vec![(0, Input::Scan(Scan { lanes, deletes: deletes.into_files() }))])
     }
 }
 
@@ -151,12 +175,12 @@ pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
     workload
 }
 
-fn scan_unit(unit: &Unit, footer: Option<Base64>) -> Result<ScanUnit> {
+fn scan_unit(unit: &Unit, deletes: &FragmentDeletes<'_>, footer: Option<Base64>) -> Result<ScanUnit> {
     let meta = &unit.file.object_meta;
     let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
     Ok(ScanUnit {
         file: ObjectRef {
-            access: DATA_ACCESS,
+            access: DATA_ACCESS_FIRST + store_of(&unit.file),
             path: meta.location.to_string(),
             size_bytes: meta.size,
             etag: meta.e_tag.clone(),
@@ -166,7 +190,7 @@ fn scan_unit(unit: &Unit, footer: Option<Base64>) -> Result<ScanUnit> {
         partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
         constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
         footer,
-        deletes: None,
+        deletes: unit.file.extensions.get::<FileDeletes>().map(|own| deletes.unit(own.unit())),
     })
 }
 

@@ -32,6 +32,7 @@ pub mod candidates;
 pub mod certain_work;
 pub mod choose;
 mod decide;
+mod deletes;
 pub mod explain;
 pub mod graph;
 pub mod loads;
@@ -40,6 +41,7 @@ mod quote;
 pub mod rules;
 mod shipped;
 
+pub use deletes::DigestedDeletes;
 pub use graph::{DistributedPlan, Placement, Stage};
 pub use passes::stages::{Leaf, Reach};
 
@@ -237,7 +239,7 @@ impl Planner {
                 let why = format!("functions on {name} cannot read this machine's files; put the table into S3");
                 return Ok(Reach::Never(why));
             }
-            Ok(Reach::Through(self.stores.access(&url)?))
+            Ok(Reach::Through(self.stores.access_root(&url)?))
         };
         CutPlan::of(plan, &reach)
     }

@@ -184,6 +184,7 @@ impl<'a> BillFold<'a> {
             | QueryEvent::Quoted { .. }
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }
+            | QueryEvent::DeletesPublished { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }
             | QueryEvent::Finished { .. }

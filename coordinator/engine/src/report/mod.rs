@@ -63,6 +63,8 @@ pub struct Report {
     pub results_in_exchange: usize,
     /// Stages whose plan was too large to travel with each fragment.
     pub plans_in_exchange: usize,
+    /// Stages whose deleted positions went through the exchange.
+    pub deletes_in_exchange: usize,
     /// Rows that the functions sent.
     pub rows_from_functions: u64,
     /// Rows of the final result.
@@ -174,6 +176,7 @@ impl Report {
                 self.fragments += *fragments as usize;
             }
             QueryEvent::PlanPublished { .. } => self.plans_in_exchange += 1,
+            QueryEvent::DeletesPublished { .. } => self.deletes_in_exchange += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
                 match cause {

@@ -137,6 +137,26 @@ impl Stores {
         }
     }
 
+    /// Returns the way to the store with this root, of which `s3://bucket/t//` is one: see [`gust_catalog::Location`].
+    ///
+    /// # Errors
+    /// Those of [`Self::access`].
+    pub fn access_root(&self, root: &Url) -> Result<StoreAccess, QueryError> {
+        let mut access = self.access(root)?;
+        if root.scheme() != "file" {
+            access.url += root.path().strip_prefix('/').unwrap_or_default();
+        }
+        Ok(access)
+    }
+
+    /// Returns the store with this root, opened once.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_root(&self, root: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
+        Ok(self.opened(&self.access_root(root)?)?.store)
+    }
+
     /// Returns the store of `url`, opened once.
     ///
     /// # Errors
@@ -195,7 +215,7 @@ impl Stores {
     pub fn for_catalog(&self) -> gust_catalog::CatalogStores {
         let stores = self.clone();
         let metadata = Arc::clone(&self.0.settings.metadata);
-        gust_catalog::CatalogStores::new(move |url| stores.open(url).map_err(Into::into)).with_cache(metadata)
+        gust_catalog::CatalogStores::new(move |root| stores.open_root(root).map_err(Into::into)).with_cache(metadata)
     }
 }
 
@@ -251,6 +271,19 @@ mod tests {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));
         }
+    }
+
+    #[test]
+    fn a_root_with_an_empty_segment_is_a_store_of_its_own() {
+        let stores = Stores::new(S3Config::default());
+        let check = |root: &str, expect: &str| {
+            let root = Url::parse(root).expect("a URL");
+            assert_eq!(stores.access_root(&root).expect("a store").url, expect);
+        };
+        check("s3://lake/", "s3://lake/");
+        check("s3://lake//", "s3://lake//");
+        check("s3://lake/t//", "s3://lake/t//");
+        check("file:///", "file:///");
     }
 
     #[test]

@@ -96,9 +96,11 @@ impl SchemaProvider for Namespace {
         if !self.table_exist(name) {
             return Ok(None);
         }
-        Ok(Some(match self.catalog.load(&self.name, name).await {
-            Ok(table) => Arc::new(IcebergTable::new(table)),
-            Err(error) => Arc::new(BrokenTable::new(DataFusionError::External(Box::new(error)))),
+        let loaded = self.catalog.load(&self.name, name).await;
+        let loaded = loaded.map_err(|error| DataFusionError::External(Box::new(error)));
+        Ok(Some(match loaded.and_then(IcebergTable::new) {
+            Ok(table) => Arc::new(table),
+            Err(error) => Arc::new(BrokenTable::new(error)),
         }))
     }
 

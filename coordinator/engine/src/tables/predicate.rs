@@ -149,7 +149,7 @@ mod tests {
     /// The catalog uses a greatest value only of a file whose NaNs were counted as none (`prune/range.rs`).
     #[test]
     fn a_float_is_seen_through_its_key() {
-        let x = Field { id: 1, name: "x".to_owned(), required: false, ty: Type::Double };
+        let x = Field { id: 1, name: "x".to_owned(), required: false, ty: Type::Double, initial_default: None };
         let schema = Schema { fields: vec![x] };
         let key = |of: Expr| scalar_named(FloatKey::NAME).expect("ours").call(vec![of]);
         let greater = Predicate::Compare { column: "x".to_owned(), op: CompareOp::Gt, value: Scalar::Double(5.0) };

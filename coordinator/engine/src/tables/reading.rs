@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use fragment_fn::ScanReader;
 use gust_protocol::ColumnMatching;
+use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::facts::matching;
+use super::facts::{Roots, matching};
 use crate::storage::Stores;
 
 /// Bytes of footers that the scans of one store keep where no cache outlives them.
@@ -23,8 +23,8 @@ pub(super) const FOOTERS_BYTES_MAX: usize = 32 << 20;
 pub struct Readers<'a> {
     context: &'a TaskContext,
     stores: &'a Stores,
-    /// Footers of Iceberg's files. Their keys are paths, which tell no stores apart.
-    footers: HashMap<ObjectStoreUrl, Arc<FileMetadataCache>>,
+    /// Footers of Iceberg's files. Their keys are paths, and the numbers of stores among those of the scan.
+    footers: HashMap<Roots, Arc<FileMetadataCache>>,
 }
 
 impl<'a> Readers<'a> {
@@ -41,7 +41,7 @@ impl<'a> Readers<'a> {
             return Ok(None);
         }
         let runtime = self.context.runtime_env();
-        let store = runtime.object_store(&scan.object_store_url)?;
+        let roots = Roots::of(scan)?;
         let matching = matching(scan)?;
         let footers = match &matching {
             ColumnMatching::Name => runtime.cache_manager.get_file_metadata_cache(),
@@ -50,10 +50,24 @@ impl<'a> Readers<'a> {
                 let new = || -> Arc<FileMetadataCache> {
                     Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX))
                 };
-                Arc::clone(self.footers.entry(scan.object_store_url.clone()).or_insert_with(new))
+                Arc::clone(self.footers.entry(roots.clone()).or_insert_with(new))
             }
         };
         let pace = self.stores.pace(&scan.object_store_url);
-        Ok(Some(ScanReader::new(store, footers, matching).paced(pace)))
+        Ok(Some(ScanReader::of_stores(self.opened(scan, &roots)?, footers, matching).paced(pace)))
+    }
+
+    /// Opens the stores of a scan, as the query sees them.
+    fn opened(&self, scan: &FileScanConfig, roots: &Roots) -> Result<Arc<[Arc<dyn ObjectStore>]>> {
+        match &*roots.0 {
+            [root] if root.path() == "/" => {
+                Ok(Arc::from([self.context.runtime_env().object_store(&scan.object_store_url)?]))
+            }
+            roots => {
+                let stores = self.context.session_config().get_extension::<Stores>();
+                let stores = stores.ok_or_else(|| internal_datafusion_err!("the query has no stores"))?;
+                roots.iter().map(|root| Ok(stores.open_root(root)?)).collect()
+            }
+        }
     }
 }

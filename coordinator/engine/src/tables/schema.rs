@@ -4,19 +4,83 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
-use datafusion::common::ScalarValue;
-use gust_catalog::{Scalar, Type};
-use gust_protocol::{ColumnMatching, FieldIdRules};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+use gust_catalog::{InitialDefault, MappedField, Scalar, Table, Type};
+use gust_protocol::plan::encode_scalar;
+use gust_protocol::{Base64, ColumnMatching, FieldIdRules, MappedName};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::tables::facts::MATCHING_KEY;
 
 /// Makes the Arrow schema of a table. A field's metadata has its field id, the schema's has the way of matching.
-pub(super) fn arrow_schema(schema: &gust_catalog::Schema) -> SchemaRef {
-    let fields: Vec<FieldRef> = schema.fields.iter().map(|field| arrow_field(field, true)).collect();
-    let matching = serde_json::to_string(&ColumnMatching::FieldId(FieldIdRules::default())).unwrap_or_default();
+///
+/// # Errors
+/// Initial defaults that are no values of their columns.
+pub(super) fn arrow_schema(table: &Table) -> Result<SchemaRef> {
+    let fields: Vec<FieldRef> = table.schema().fields.iter().map(|field| arrow_field(field, true)).collect();
+    let names = table.name_mapping().unwrap_or_default().iter().map(mapped_name).collect();
+    let defaults = table.initial_defaults().into_iter().map(|(field, default)| initial_default(table, field, default));
+    let rules = FieldIdRules { names, defaults: defaults.collect::<Result<_>>()? };
+    let matching = serde_json::to_string(&ColumnMatching::FieldId(rules));
+    let matching = matching.map_err(|error| DataFusionError::External(Box::new(error)))?;
     let metadata = HashMap::from([(MATCHING_KEY.to_owned(), matching)]);
-    Arc::new(Schema::new_with_metadata(fields, metadata))
+    Ok(Arc::new(Schema::new_with_metadata(fields, metadata)))
+}
+
+/// Puts columns behind those of a table that only its deletes still know. No statement has their names.
+pub(super) fn with_dropped(table: &SchemaRef, dropped: &[&gust_catalog::Field]) -> SchemaRef {
+    if dropped.is_empty() {
+        return Arc::clone(table);
+    }
+    let hidden = dropped.iter().map(|column| {
+        let field = arrow_field(column, true).as_ref().clone();
+        Arc::new(field.with_name(format!("\u{0}key {}", column.id)).with_nullable(true))
+    });
+    let fields: Vec<FieldRef> = table.fields().iter().cloned().chain(hidden).collect();
+    Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()))
+}
+
+fn mapped_name(field: &MappedField) -> MappedName {
+    MappedName { id: field.id, names: field.names.clone(), fields: field.fields.iter().map(mapped_name).collect() }
+}
+
+/// Encodes an initial default, by the field's id.
+fn initial_default(table: &Table, field: &gust_catalog::Field, default: &InitialDefault) -> Result<(i32, Base64)> {
+    let value = match default {
+        // Any value says so.
+        InitialDefault::OfItsFields => Some(ScalarValue::from(true)),
+        InitialDefault::Text(text) => default_value(text, &field.ty),
+    };
+    let Some(value) = value else {
+        let error = gust_catalog::Error::Unsupported {
+            table: table.name().to_owned(),
+            feature: format!("column {} with an initial default that is no {}", field.name, field.ty),
+            next: "rewrite the data files that were written before the column was added",
+        };
+        return Err(DataFusionError::External(Box::new(error)));
+    };
+    Ok((field.id, encode_scalar(&value).map_err(DataFusionError::Plan)?))
+}
+
+/// Reads a value as the specification writes it in JSON. None where it is no value of the type.
+fn default_value(text: &str, ty: &Type) -> Option<ScalarValue> {
+    let data_type = arrow_type(ty, true);
+    let value = match ty {
+        Type::Uuid | Type::Fixed(_) => {
+            let bytes = hex(&text.replace('-', ""))?;
+            ScalarValue::FixedSizeBinary(i32::try_from(bytes.len()).ok()?, Some(bytes))
+        }
+        Type::Binary => ScalarValue::BinaryView(Some(hex(text)?)),
+        _ => ScalarValue::from(text).cast_to(&data_type).ok()?,
+    };
+    (value.data_type() == data_type && !value.is_null()).then_some(value)
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
 fn arrow_field(field: &gust_catalog::Field, top: bool) -> FieldRef {
@@ -115,5 +179,49 @@ pub(super) fn engine_value(value: &Scalar) -> ScalarValue {
         Scalar::Uuid(v) => ScalarValue::FixedSizeBinary(16, Some(v.to_be_bytes().to_vec())),
         Scalar::Fixed(v) => ScalarValue::FixedSizeBinary(i32::try_from(v.len()).unwrap_or(i32::MAX), Some(v.clone())),
         Scalar::Binary(v) => ScalarValue::BinaryView(Some(v.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_defaults_are_read_as_the_specification_writes_them() {
+        let check = |text: &str, ty: Type, expect: Option<ScalarValue>| {
+            assert_eq!(default_value(text, &ty), expect, "{text} as {ty}");
+        };
+        let fixed = |bytes: &[u8]| Some(ScalarValue::FixedSizeBinary(bytes.len() as i32, Some(bytes.to_vec())));
+        check("true", Type::Boolean, Some(ScalarValue::from(true)));
+        check("-7", Type::Int, Some(ScalarValue::from(-7_i32)));
+        check("5000000000", Type::Int, None);
+        check("x", Type::Long, None);
+        check("1.5", Type::Float, Some(ScalarValue::from(1.5_f32)));
+        check("14.20", Type::Decimal { precision: 4, scale: 2 }, Some(ScalarValue::Decimal128(Some(1420), 4, 2)));
+        check("1969-12-31", Type::Date, Some(ScalarValue::Date32(Some(-1))));
+        check("22:31:08.123456", Type::Time, Some(ScalarValue::Time64Microsecond(Some(81_068_123_456))));
+        check(
+            "1970-01-01T00:00:01.000002",
+            Type::Timestamp,
+            Some(ScalarValue::TimestampMicrosecond(Some(1_000_002), None)),
+        );
+        check(
+            "1970-01-01T00:00:01.000002+00:00",
+            Type::Timestamptz,
+            Some(ScalarValue::TimestampMicrosecond(Some(1_000_002), Some("UTC".into()))),
+        );
+        check(
+            "1970-01-01T00:00:01.000000003",
+            Type::TimestampNs,
+            Some(ScalarValue::TimestampNanosecond(Some(1_000_000_003), None)),
+        );
+        check("no date", Type::Timestamp, None);
+        check("", Type::String, Some(ScalarValue::Utf8View(Some(String::new()))));
+        check("0aFF", Type::Binary, Some(ScalarValue::BinaryView(Some(vec![10, 255]))));
+        check("0a0", Type::Binary, None);
+        check("0aff", Type::Fixed(2), fixed(&[10, 255]));
+        check("0aff", Type::Fixed(3), None);
+        check("00000000-0000-0000-0000-0000000000ff", Type::Uuid, fixed(&[[0; 15].as_slice(), &[255]].concat()));
+        check("ff", Type::Uuid, None);
     }
 }

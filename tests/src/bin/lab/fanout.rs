@@ -196,7 +196,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
             fingerprint: fingerprint().to_owned(),
             fragment: Fragment {
                 id: FragmentId { query: "lab".to_owned(), stage: 0, index: run as u32 },
-                inputs: stage.inputs(0, footers.as_ref())?,
+                inputs: stage.inputs(0, footers.as_ref(), None)?,
                 limits: FragmentLimits {
                     memory_bytes_max: 1 << 30,
                     temp_bytes_max: 1 << 30,
@@ -206,8 +206,8 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
             },
             attempt: 0,
             deadline_unix_ms: u64::MAX / 2,
-            access: AccessTable(vec![stage.access.clone(), stage.access.clone()]),
-            stage: stage.stage_plan(Output::Gather { access: 1, prefix: "lab".to_owned() }, Default::default())?,
+            access: AccessTable(vec![stage.accesses[0].clone(), stage.accesses[0].clone()]),
+            stage: stage.stage_plan(Output::Gather { access: 0, prefix: "lab".to_owned() }, Default::default())?,
         };
         let payload = wire::encode_request(&request)?;
         let started = Instant::now();

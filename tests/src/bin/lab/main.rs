@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::{Parser, Subcommand};
 use gust_tests::fleet::Adoption;
 use serde::Serialize;
+use workload::DeleteCosts;
 
 mod cloud_table;
 mod compression;
 mod concurrency;
 mod cpu;
+mod deletes;
 mod estimate;
 mod fanout;
 mod faults;
@@ -131,6 +133,12 @@ enum Measurement {
     },
     /// Spark, pyiceberg, DuckDB, ClickHouse and iceberg-rust over the tables of the Iceberg matrix
     Judges(judges::Choice),
+    /// Scans of a table with deletes of each kind, beside the scan of its data files
+    Deletes {
+        /// Rows below the workload's
+        #[arg(long)]
+        rows: Option<u64>,
+    },
     /// Random subqueries and USING joins over tables full of NULLs against DuckDB
     Subqueries {
         #[arg(long, default_value_t = 100)]
@@ -253,6 +261,10 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Judges(choice) => judges::measure(choice, cache),
+        Measurement::Deletes { rows } => {
+            let settings = workload.deletes;
+            deletes::measure(&DeleteCosts { rows: rows.unwrap_or(settings.rows), ..settings }, cache).await
+        }
         Measurement::Subqueries { seeds } => subqueries::measure(*seeds, cache).await,
         Measurement::Memory { scale, queries, on, limits } => {
             let choice =

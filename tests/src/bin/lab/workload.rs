@@ -27,6 +27,7 @@ pub struct Workload {
     pub plan: PlanOfFiles,
     pub planning: Planning,
     pub odd_values: OddValues,
+    pub deletes: DeleteCosts,
     pub metering: Metering,
     pub compression: Compression,
     pub memory: Memory,
@@ -265,6 +266,20 @@ pub struct OddValues {
     pub seeds: u64,
     /// Statements that run at a time.
     pub at_once: usize,
+}
+
+/// Table whose scans with deletes are compared with the scan of its data files.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteCosts {
+    pub seed: u64,
+    pub rows: u64,
+    pub files: u64,
+    pub runs: usize,
+    /// Bounds of the ratio with vectors of 1 % random rows.
+    pub scattered: Limits,
+    /// Bounds of the ratio with vectors of 90 % in one run.
+    pub one_run: Limits,
 }
 
 #[derive(Deserialize)]

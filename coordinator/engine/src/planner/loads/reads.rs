@@ -2,7 +2,7 @@
 //!
 //! It mirrors the reads of fragments (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener). A file's end comes once, with its
 //! footer, unless it was kept or travels with the fragment. Then come each row group's projected columns, neighbours with one request. Bytes that the file's end has brought
-//! along are not asked for again. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
+//! along are not asked for again. Delete files come once a fragment: a vector with one request, others like small files. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
 //! statistics.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,14 +12,16 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use fragment_fn::{BRIDGE_BYTES, WHOLE_FILE_BYTES_MAX, footer_guess};
+use gust_protocol::{DeleteContent, DeleteFile};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::file::metadata::ParquetMetaData;
 
 use crate::model::load::Reads;
+use crate::planner::deletes::{FragmentDeletes, read_bytes};
 use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
 use crate::planner::shipped::travels;
-use crate::tables::facts::FileFacts;
+use crate::tables::facts::{FileFacts, store_of};
 
 /// Reader of a file.
 #[derive(Clone, Copy)]
@@ -35,7 +37,7 @@ pub struct ScannedFiles<'a> {
     columns: ProjectedColumns,
     is_remote: bool,
     footers: &'a FileMetadataCache,
-    by_path: HashMap<Path, ScannedFile>,
+    by_place: HashMap<(u16, Path), ScannedFile>,
 }
 
 struct ScannedFile {
@@ -46,14 +48,15 @@ struct ScannedFile {
 impl<'a> ScannedFiles<'a> {
     pub fn of(scan: &FileScanConfig, footers: &'a FileMetadataCache) -> Self {
         let is_remote = !scan.object_store_url.as_str().starts_with("file:");
-        Self { columns: ProjectedColumns::of(scan), is_remote, footers, by_path: HashMap::new() }
+        Self { columns: ProjectedColumns::of(scan), is_remote, footers, by_place: HashMap::new() }
     }
 
     /// Counts what one attempt, or the coordinator, asks for to read these units of the scan.
     pub fn reads<'u>(&mut self, units: impl IntoIterator<Item = &'u Unit>, reader: Reader<'_>) -> Reads {
-        let mut by_file: BTreeMap<&str, Vec<&PartitionedFile>> = BTreeMap::new();
-        for unit in units {
-            by_file.entry(unit.file.object_meta.location.as_ref()).or_default().push(&unit.file);
+        let units: Vec<&Unit> = units.into_iter().collect();
+        let mut by_file: BTreeMap<(u16, &str), Vec<&PartitionedFile>> = BTreeMap::new();
+        for Unit { file, .. } in &units {
+            by_file.entry((store_of(file), file.object_meta.location.as_ref())).or_default().push(file);
         }
         let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
             [file, ..] => {
@@ -64,16 +67,36 @@ impl<'a> ScannedFiles<'a> {
             }
             [] => Reads::default(),
         };
-        let reads: Reads = by_file.values().map(of_file).sum();
+        let of_deletes: Reads = FragmentDeletes::of(units).files().iter().map(deletes_read).sum();
+        let reads = by_file.values().map(of_file).sum::<Reads>() + of_deletes;
         Reads { is_remote: self.is_remote, ..reads }
     }
 
     fn file(&mut self, file: &PartitionedFile) -> &ScannedFile {
-        let Self { columns, footers, by_path, .. } = self;
-        by_path.entry(file.object_meta.location.clone()).or_insert_with(|| {
+        let Self { columns, footers, by_place, .. } = self;
+        by_place.entry((store_of(file), file.object_meta.location.clone())).or_insert_with(|| {
             let known = footer(file, *footers);
             ScannedFile { is_footer_known: known.is_some(), layout: Layout::of(file, known.as_deref(), columns) }
         })
+    }
+}
+
+/// Counts the requests for one delete file. How its row groups lie is not known.
+fn deletes_read(file: &DeleteFile) -> Reads {
+    let bytes = read_bytes(file);
+    let rest = u64::from(bytes > WHOLE_FILE_BYTES_MAX);
+    match file.content {
+        DeleteContent::Vector { .. } => Reads { runs: 1, runs_max: 1, bytes, ..Reads::default() },
+        DeleteContent::Positions | DeleteContent::Equality { .. } => Reads {
+            footers: 1,
+            footers_max: 1 + rest,
+            row_groups: rest,
+            runs: rest,
+            // Each MiB may be a row group of its own.
+            runs_max: rest * bytes.div_ceil(1 << 20),
+            bytes,
+            ..Reads::default()
+        },
     }
 }
 

@@ -19,10 +19,12 @@ use crate::model::attempts::expected_times;
 use crate::model::load::{FragmentLoad, LocalLoad, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
+use crate::planner::deletes::FragmentDeletes;
 use crate::planner::graph::is_parquet;
 use crate::planner::passes::pack::{PackedFragment, Packing};
 use crate::planner::passes::stages::{CutPlan, PackedUnits, Packer, packed};
 use crate::planner::passes::units::{Unit, WeighedFile, units, weighed};
+use crate::tables::facts::store_of;
 
 /// Probability below which an event is left out of upper amounts.
 const SELDOM: f64 = 0.01;
@@ -55,7 +57,8 @@ pub fn local_reads(
         match file_scan(node) {
             Some(scan) if is_parquet(scan) => {
                 let units = units(scan, &whole_files(scan), footers, |_| unit_bytes_min);
-                let weight_bytes = units.iter().map(|unit| unit.weight_bytes).sum::<u64>();
+                let weight_bytes =
+                    units.iter().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(&units).bytes();
                 found.workload.scans += 1;
                 found.workload.units += units.len();
                 found.workload.bytes += weight_bytes;
@@ -134,7 +137,7 @@ impl StageFiles<'_> {
         readers: FunctionReaders<'_>,
     ) -> StageLoad {
         let Self { files, rows, .. } = self;
-        let load = |fragment| fragment_load(files, &stage.access.url, &stage.units, fragment, at_once, readers);
+        let load = |fragment| fragment_load(files, stage.url(), &stage.units, fragment, at_once, readers);
         let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
@@ -212,7 +215,7 @@ fn fragment_load(
         is_likely_kept(file) == is_surely_kept(file)
     };
     FragmentLoad {
-        weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
+        weight_bytes: own().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(own()).bytes(),
         lanes: fragment.lanes.len(),
         reads,
         reads_at_most: match own().all(is_sure) {
@@ -226,7 +229,8 @@ fn fragment_load(
 fn whole_files(scan: &FileScanConfig) -> Vec<PartitionedFile> {
     let files = scan.file_groups.iter().flat_map(|group| group.iter());
     let mut files: Vec<_> = files.map(|file| PartitionedFile { range: None, ..file.clone() }).collect();
-    files.sort_by(|a, b| a.object_meta.location.cmp(&b.object_meta.location));
-    files.dedup_by(|a, b| a.object_meta.location == b.object_meta.location);
+    let place = |file: &PartitionedFile| (store_of(file), file.object_meta.location.clone());
+    files.sort_by_cached_key(place);
+    files.dedup_by(|a, b| (store_of(a), &a.object_meta.location) == (store_of(b), &b.object_meta.location));
     files
 }

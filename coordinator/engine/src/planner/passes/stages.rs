@@ -25,7 +25,7 @@ use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
 use crate::planner::shipped::needed_columns;
-use crate::tables::facts::matching;
+use crate::tables::facts::{Roots, matching};
 
 /// Access of functions to a store.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ struct StageTemplate {
     scan: FileScanConfig,
     matching: ColumnMatching,
     needed: Option<NeededColumns>,
-    access: StoreAccess,
+    accesses: Vec<StoreAccess>,
 }
 
 impl CutPlan {
@@ -213,13 +213,16 @@ impl StageTemplate {
         let (Some(scan), true) = (scans.pop(), scans.is_empty()) else {
             return Err(DataFusionError::Internal("a fragment is not over one scan".to_owned()));
         };
-        let access = match reach(scan.object_store_url.as_str())? {
-            Reach::Through(access) => access,
-            Reach::Never(obstacle) => return Ok(Err(obstacle)),
-        };
+        let mut accesses = Vec::new();
+        for root in &*Roots::of(&scan)?.0 {
+            match reach(root.as_str())? {
+                Reach::Through(access) => accesses.push(access),
+                Reach::Never(obstacle) => return Ok(Err(obstacle)),
+            }
+        }
         let matching = matching(&scan)?;
         let needed = needed_columns(&scan, &matching);
-        Ok(Ok(Self { plan, encoded, scan, matching, needed, access }))
+        Ok(Ok(Self { plan, encoded, scan, matching, needed, accesses }))
     }
 
     fn files(&self) -> impl Iterator<Item = &PartitionedFile> {
@@ -239,7 +242,7 @@ impl StageTemplate {
             encoded: self.encoded.clone(),
             matching: self.matching.clone(),
             needed: self.needed.clone(),
-            access: self.access.clone(),
+            accesses: self.accesses.clone(),
             units,
             fragments,
             sorted: is_sorted(&self.plan),

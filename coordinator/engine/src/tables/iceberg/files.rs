@@ -1,0 +1,161 @@
+//! A plan's files as DataFusion's: their stores, their facts, and the deletes of each.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::Session;
+use datafusion::common::{DataFusionError, Result, not_impl_err};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use fragment_fn::{DeleteReader, FileConstants, FileDeletes, InStore};
+use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, ScanFile, Table};
+use gust_protocol::plan::encode_scalar;
+use gust_protocol::{ObjectRef, UnitDeletes};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
+use url::{Position, Url};
+
+use super::{external, stores_of};
+use crate::tables::facts::{FileFacts, Roots};
+use crate::tables::schema::engine_value;
+
+/// Most stores that one table's files may be in.
+const STORES_MAX: usize = 64;
+
+/// Files of a plan, and the stores that they and their deletes are in.
+pub(super) struct PlannedFiles {
+    pub(super) files: Vec<PartitionedFile>,
+    /// Store by which DataFusion knows the scan: the first, without its path.
+    pub(super) url: ObjectStoreUrl,
+    /// Stores by the numbers of [`InStore`].
+    pub(super) stores: Arc<[Arc<dyn ObjectStore>]>,
+}
+
+impl PlannedFiles {
+    /// Finds the files of a plan. `schema` has the columns that their deletes compare.
+    ///
+    /// # Errors
+    /// Paths and stores that cannot be opened, values that cannot be encoded, and files in too many stores.
+    pub(super) fn of(table: &Table, plan: &FilePlan, schema: &SchemaRef, session: &dyn Session) -> Result<Self> {
+        let mut roots = RootList::default();
+        let places = plan.files.iter().map(|file| roots.place(table, &file.path)).collect::<Result<Vec<_>>>()?;
+        let deletes = plan.deletes.iter().map(|file| roots.delete_file(table, file)).collect::<Result<Vec<_>>>()?;
+        let stores = stores_of(session)?;
+        let open = |root: &Url| Ok(stores.open_root(root)?);
+        let stores: Arc<[_]> = roots.0.iter().map(open).collect::<Result<Vec<_>>>()?.into();
+        let reader = (!deletes.is_empty()).then(|| {
+            let units: Vec<UnitDeletes> = plan.files.iter().filter_map(unit_deletes).collect();
+            let pool = &session.runtime_env().memory_pool;
+            Arc::new(DeleteReader::new(Arc::clone(&stores), deletes.into(), &units, Arc::clone(schema), pool))
+        });
+        let url = match roots.0.first() {
+            Some(root) => ObjectStoreUrl::parse(&root[..Position::BeforePath])?,
+            None => ObjectStoreUrl::local_filesystem(),
+        };
+        let roots = roots.told();
+        let file = |(file, place): (&ScanFile, Place)| {
+            let mut planned = partitioned_file(file, place)?;
+            if let Some(roots) = &roots {
+                planned.extensions.insert(roots.clone());
+            }
+            if let (Some(reader), Some(unit)) = (&reader, unit_deletes(file)) {
+                planned.extensions.insert(FileDeletes::new(Arc::clone(reader), unit)?);
+            }
+            Ok(planned)
+        };
+        Ok(Self { files: plan.files.iter().zip(places).map(file).collect::<Result<_>>()?, url, stores })
+    }
+}
+
+/// Roots of the stores that a plan's files are in, each once.
+#[derive(Default)]
+struct RootList(Vec<Url>);
+
+/// Place of a file: the number of its store's root, and its path there.
+struct Place {
+    store: u16,
+    path: Path,
+}
+
+impl RootList {
+    fn place(&mut self, table: &Table, path: &FilePath) -> Result<Place> {
+        let Location { store, path } = Location::parse(&path.to_string()).map_err(external)?;
+        let known = self.0.iter().position(|known| *known == store);
+        let number = known.unwrap_or(self.0.len());
+        if number >= STORES_MAX {
+            return not_impl_err!("table `{}` has files in more than {STORES_MAX} buckets", table.name());
+        }
+        if known.is_none() {
+            self.0.push(store);
+        }
+        Ok(Place { store: number as u16, path })
+    }
+
+    fn delete_file(&mut self, table: &Table, file: &DeleteFile) -> Result<gust_protocol::DeleteFile> {
+        let Place { store, path } = self.place(table, &file.path)?;
+        let content = match &file.content {
+            DeleteContent::Positions => gust_protocol::DeleteContent::Positions,
+            DeleteContent::Vector { offset, bytes } => {
+                gust_protocol::DeleteContent::Vector { offset: *offset, bytes: *bytes, cardinality: file.record_count }
+            }
+            DeleteContent::Equality { ids, scope, sequence_number } => gust_protocol::DeleteContent::Equality {
+                ids: ids.to_vec(),
+                scope: *scope,
+                sequence_number: *sequence_number,
+            },
+        };
+        let (path, size_bytes) = (path.to_string(), file.size_bytes);
+        let file = ObjectRef { access: store, path, size_bytes, etag: None, footer_bytes: None };
+        Ok(gust_protocol::DeleteFile { file, content })
+    }
+
+    /// Returns what files tell of their roots. None where the scan's URL says it.
+    fn told(self) -> Option<Roots> {
+        let is_said = |root: &Url| root.scheme() == "file" || root.path() == "/";
+        match self.0.as_slice() {
+            [] => None,
+            [root] if is_said(root) => None,
+            roots => Some(Roots(roots.into())),
+        }
+    }
+}
+
+/// Returns the deletes of a file as its readers are told of them. None where no row is deleted.
+fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
+    let deletes = &file.deletes;
+    (!deletes.is_empty()).then(|| UnitDeletes {
+        path: file.path.to_string(),
+        rows: file.record_count,
+        vector: deletes.vector,
+        positions: deletes.positions.to_vec(),
+        scopes: deletes.equality.to_vec(),
+        sequence_number: file.sequence_number,
+    })
+}
+
+fn partitioned_file(file: &ScanFile, Place { store, path }: Place) -> Result<PartitionedFile> {
+    let meta = ObjectMeta {
+        location: path,
+        // Iceberg's data files never change, so that neither a time nor an etag is needed to tell versions apart. The time tells
+        // stores apart.
+        last_modified: chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(store.into()),
+        size: file.size_bytes,
+        e_tag: None,
+        version: None,
+    };
+    let mut planned = PartitionedFile::new_from_meta(meta);
+    let column_bytes = file.column_bytes.iter().copied().collect();
+    planned.extensions.insert(FileFacts { column_bytes, split_offsets: file.split_offsets.to_vec() });
+    if store > 0 {
+        planned.extensions.insert(InStore(store));
+    }
+    if !file.identity_values.is_empty() {
+        let encode = |identity: &IdentityValue| {
+            let value = identity.value.as_ref().map(engine_value);
+            let value = value.as_ref().map(encode_scalar).transpose();
+            Ok((identity.field_id, value.map_err(DataFusionError::Plan)?))
+        };
+        planned.extensions.insert(FileConstants(file.identity_values.iter().map(encode).collect::<Result<_>>()?));
+    }
+    Ok(planned)
+}

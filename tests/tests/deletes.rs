@@ -1,0 +1,225 @@
+//! Deletes of Iceberg tables on a server that counts requests: each delete file is read once a fragment, at any place.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::datatypes::DataType;
+use gust_engine::config::{Config, Target};
+use gust_engine::session::Session;
+use gust_tests::asks::lines;
+use gust_tests::cloud;
+use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
+use gust_tests::query::{assert_remote, run};
+use gust_tests::s3::{Operation, S3Server};
+use object_store::ObjectStoreExt;
+use parquet::file::properties::WriterProperties;
+use serde_json::json;
+use tempfile::TempDir;
+use url::Url;
+
+/// Rows of a data file, in three row groups.
+const ROWS: i64 = 30;
+
+/// Writes files wherever their locations say.
+struct Places<'a>(&'a S3Server);
+
+impl Places<'_> {
+    async fn put(&self, location: &str, bytes: Vec<u8>) -> u64 {
+        let size = bytes.len() as u64;
+        let place = gust_catalog::Location::parse(location).expect("a location");
+        if place.store.scheme() == "file" {
+            let path = Path::new("/").join(place.path.as_ref());
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, bytes).expect("written");
+            return size;
+        }
+        let mut access = cloud::access(self.0, "writer");
+        access.url = place.store.to_string();
+        let store = fragment_fn::connect(&access, None).expect("a store").store;
+        store.put(&place.path, bytes.into()).await.expect("put");
+        size
+    }
+
+    /// Writes a data file of the ids `first..first + ROWS`.
+    async fn data(&self, path: &str, first: i64) -> DataFile {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + ROWS));
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(10)).build();
+        let bytes = parquet(&[field(1, "id", DataType::Int64)], vec![ids], properties).expect("a file");
+        DataFile { path: path.to_owned(), size_bytes: self.put(path, bytes).await, rows: ROWS as u64 }
+    }
+
+    /// Writes a Puffin file with a vector for each data file.
+    async fn vectors(&self, path: &str, of: &[(&str, &[u64])]) -> Vec<DeleteFile> {
+        let mut bytes = b"PFA1".to_vec();
+        let mut deletes = Vec::new();
+        for (of, positions) in of {
+            let vector = vector(positions.iter().copied()).expect("a vector");
+            let (offset, length) = (bytes.len() as u64, vector.len() as u64);
+            bytes.extend(vector);
+            let content = Deletes::Vector { of: (*of).to_owned(), offset, bytes: length };
+            deletes.push(DeleteFile { path: path.to_owned(), size_bytes: 0, count: positions.len() as u64, content });
+        }
+        bytes.extend(b"a footer");
+        let size_bytes = self.put(path, bytes).await;
+        deletes.iter_mut().for_each(|file| file.size_bytes = size_bytes);
+        deletes
+    }
+
+    async fn positions(&self, path: &str, rows: &[(&str, i64)]) -> DeleteFile {
+        let size_bytes = self.put(path, positions(rows).expect("a file")).await;
+        DeleteFile { path: path.to_owned(), size_bytes, count: rows.len() as u64, content: Deletes::Positions }
+    }
+
+    /// Writes a file of keys, which are ids.
+    async fn keys(&self, path: &str, ids: &[i64]) -> DeleteFile {
+        let keys: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
+        let bytes = parquet(&[field(1, "id", DataType::Int64)], vec![keys], WriterProperties::default());
+        let size_bytes = self.put(path, bytes.expect("a file")).await;
+        let content = Deletes::Keys(vec![1]);
+        DeleteFile { path: path.to_owned(), size_bytes, count: ids.len() as u64, content }
+    }
+
+    async fn table(&self, location: &str, data: Vec<DataFile>, deletes: Vec<DeleteFile>) -> String {
+        let fields = json!([{"id": 1, "name": "id", "required": false, "type": "long"}]);
+        let table = IcebergTable { location: location.to_owned(), fields, data, deletes };
+        for (path, bytes) in table.metadata() {
+            self.put(&path, bytes).await;
+        }
+        table.metadata_path()
+    }
+}
+
+async fn open(server: &S3Server, on: Target, metadata: &str) -> Session {
+    let config = Config { on, functions_max: 3, ..Config::default() };
+    let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
+    let session = cloud::session(server, config, bootstrap.as_ref()).expect("a session");
+    run(&session, &format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'")).await.expect("a table");
+    session
+}
+
+/// Counts the GETs of each object whose key has this folder.
+fn gets(server: &S3Server, folder: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for request in server.take_requests() {
+        let name = request.key.rsplit('/').next().unwrap_or_default();
+        if request.operation == Operation::Get && request.refused.is_none() && request.key.contains(folder) {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_delete_file_is_read_once_a_fragment() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let data = |name: &str| server.url(&format!("t/data/{name}.parquet"));
+    let names = [data("a"), data("b"), data("c"), data("d")];
+    let mut files = Vec::new();
+    for (name, first) in names.iter().zip((0..).step_by(100)) {
+        files.push(places.data(name, first).await);
+    }
+    let [a, b, c, d] = names.each_ref().map(String::as_str);
+    let mut deletes = places
+        .vectors(&server.url("t/deletes/v.puffin"), &[(a, &[0, 1, 29]), (b, &(10..20).collect::<Vec<_>>())])
+        .await;
+    // The vector of `a` comes in place of its positions.
+    let rows = [(a, 5), (c, 0), (c, 11), (d, 29)];
+    deletes.push(places.positions(&server.url("t/deletes/p.parquet"), &rows).await);
+    deletes.push(places.keys(&server.url("t/deletes/k.parquet"), &[2, 102, 202, 302]).await);
+    let metadata = places.table(&server.url("t"), files, deletes).await;
+
+    // Ids that are left: 3 and 1 of `a`, 10 and 1 of `b`, 2 and 1 of `c`, 1 and 1 of `d` are deleted.
+    let left: i64 = 4 * ROWS - 20;
+    for target in [Target::Local, Target::InProcess, Target::Processes] {
+        let session = open(&server, target, &metadata).await;
+        gets(&server, "");
+        let (rows, report) =
+            run(&session, "SELECT count(*), min(id), max(id), sum(id % 2) FROM t").await.expect("rows");
+        assert_eq!(lines(&rows, ""), [format!("{left}|3|328|51")], "{target:?}");
+        let counts = gets(&server, "deletes/");
+        let readers = report.fragments.max(1);
+        if target != Target::Local {
+            assert_remote(&report, "deletes");
+            assert_eq!(readers, 3, "{report:?}");
+        }
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        // A fragment may have a part of a file only.
+        assert!((2..=readers + 1).contains(&count("v.puffin")), "{target:?}: {counts:?}");
+        assert!((1..=readers).contains(&count("p.parquet")), "{target:?}: {counts:?}");
+        assert_eq!(count("k.parquet"), readers, "{target:?}: {counts:?}");
+        if target == Target::Local {
+            assert_eq!((count("v.puffin"), count("p.parquet")), (2, 1), "{counts:?}");
+        }
+        // Files without deletes of a kind ask for nothing of it.
+        let (rows, _) = run(&session, "SELECT id FROM t WHERE id BETWEEN 100 AND 125 ORDER BY id").await.expect("rows");
+        let expect = (100..=125).filter(|id| !(110..120).contains(id) && *id != 102).map(|id| id.to_string());
+        assert_eq!(lines(&rows, ""), expect.collect::<Vec<_>>(), "{target:?}");
+        session.close().await;
+    }
+}
+
+/// Rows of files with vectors alone are counted without reading one.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_alone_leave_the_number_of_rows_exact() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let [a, b] = ["a", "b"].map(|name| server.url(&format!("t/data/{name}.parquet")));
+    let files = vec![places.data(&a, 0).await, places.data(&b, 100).await];
+    let all: Vec<u64> = (0..ROWS as u64).collect();
+    let deletes = places.vectors(&server.url("t/deletes/v.puffin"), &[(&a, &[0, 7]), (&b, &all)]).await;
+    let metadata = places.table(&server.url("t"), files, deletes).await;
+    let session = open(&server, Target::Local, &metadata).await;
+    gets(&server, "");
+    let (rows, _) = run(&session, "SELECT count(*) FROM t").await.expect("rows");
+    assert_eq!(lines(&rows, ""), ["28"]);
+    let counts = gets(&server, "");
+    assert!(!counts.contains_key("a.parquet") && !counts.contains_key("v.puffin"), "{counts:?}");
+    // The least id was deleted. The file of which no row is left is not read.
+    let (rows, _) = run(&session, "SELECT min(id), max(id), count(id) FROM t").await.expect("rows");
+    assert_eq!(lines(&rows, ""), ["1|29|28"]);
+    assert!(!gets(&server, "").contains_key("b.parquet"));
+    let statement = session.parse("SELECT id FROM t").expect("SQL").remove(0);
+    let explained = session.explain(statement).await.expect("a plan");
+    assert!(
+        explained.contains("1 of 2 files") && explained.contains("; rows deleted by 1 deletion vectors, "),
+        "{explained}"
+    );
+    session.close().await;
+}
+
+/// F11 and F13: files in several stores, and keys with an empty segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_may_be_in_several_stores_and_below_empty_segments() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let folder = TempDir::new().expect("a folder");
+    let here = Url::from_directory_path(folder.path()).expect("an absolute path").to_string();
+    let paths = [server.url("t//data/a b.parquet"), format!("{here}data/a b.parquet"), server.url("data/a b.parquet")];
+    let mut files = Vec::new();
+    for (path, first) in paths.iter().zip((0..).step_by(100)) {
+        files.push(places.data(path, first).await);
+    }
+    let [a, b, c] = paths.each_ref().map(String::as_str);
+    let mut deletes = places.vectors(&server.url("//v.puffin"), &[(a, &[0]), (b, &[1])]).await;
+    deletes.push(places.positions(&format!("{here}p.parquet"), &[(b, 3), (c, 2)]).await);
+    let metadata = places.table(&server.url("t//x"), files, deletes).await;
+    let left = |id: i64| id % 100 < ROWS && ![0, 101, 202].contains(&id);
+    let expect: Vec<String> = (0..300).filter(|id| left(*id)).map(|id| id.to_string()).collect();
+    for target in [Target::Local, Target::InProcess, Target::Processes] {
+        let session = open(&server, target, &metadata).await;
+        for _ in 0..2 {
+            let (rows, report) = run(&session, "SELECT id FROM t ORDER BY id").await.expect("rows");
+            assert_eq!(lines(&rows, ""), expect, "{target:?}");
+            if target != Target::Local {
+                assert_remote(&report, "several stores");
+            }
+        }
+        let listed = format!("CREATE EXTERNAL TABLE u STORED AS ICEBERG LOCATION '{}'", server.url("t//x"));
+        let error = run(&session, &listed).await.map(|_| ()).expect_err("no list").to_string();
+        assert!(error.contains("its name has an empty segment; pass the path of the metadata file"), "{error}");
+        session.close().await;
+    }
+}
