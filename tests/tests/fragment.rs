@@ -14,7 +14,7 @@ use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, EnvironmentSettings, PinnedFile, handler, read_footer};
 use gust_engine::exchange::EXCHANGE_ACCESS;
 use gust_engine::exec::RemoteFragmentExec;
-use gust_engine::planner::Reach;
+use gust_engine::planner::FunctionAccess;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
@@ -86,7 +86,7 @@ async fn requested(
         functions: Some(1),
         lanes_max: 2,
     };
-    let reach = |_: &str| Ok(Reach::Through(access.clone()));
+    let reach = |_: &str| Ok(FunctionAccess::Through(access.clone()));
     let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf);
     let stage = Arc::clone(&planned.expect("a plan").stages[0]);
     let local = StoreAccess { url: "file:///".to_owned(), options: Default::default() };

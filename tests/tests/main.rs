@@ -34,6 +34,7 @@ mod memory;
 mod odd_values;
 mod peer;
 mod plans;
+mod reach;
 mod refusals;
 mod session;
 mod shapes;

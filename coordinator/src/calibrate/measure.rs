@@ -107,7 +107,7 @@ pub async fn calibrate(
             CalibrationRun { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
         Ok::<_, CalibrationError>((calibration.measure(size.kind).await?, lanes, shares_machine))
     };
-    let measured = measured.await;
+    let measured = Box::pin(measured).await;
     data.remove().await;
     for session in [one, many, local] {
         session.close().await;

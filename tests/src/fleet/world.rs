@@ -25,7 +25,7 @@ use gust_engine::model::TimeModel;
 use gust_engine::money::Money;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
-use gust_engine::planner::{DistributedPlan, Reach};
+use gust_engine::planner::{DistributedPlan, FunctionAccess};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
 use gust_engine::storage::StoreCredentials;
 use gust_protocol::{AheadBounds, FragmentLimits, Requests, StoreAccess};
@@ -234,7 +234,8 @@ fn plan(query: &SimulatedQuery, model: TimeModel) -> EngineResult<DistributedPla
     let url = ObjectStoreUrl::parse("s3://lake/")?;
     let scan: Arc<dyn ExecutionPlan> =
         DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build());
-    let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
+    let reach =
+        |url: &str| Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
     let packing = Packing { model, ..query.packing };

@@ -42,7 +42,7 @@ impl Exchange {
     /// The store's, if it cannot be opened.
     pub fn through(&self, stores: &Stores) -> Result<Self> {
         let url = Url::parse(&self.access.url).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Self { store: stores.open(&url)?, ..self.clone() })
+        Ok(Self { store: stores.open_own(&url)?, ..self.clone() })
     }
 
     /// Deletes everything that a query's attempts wrote, adopted or not. Returns the number of objects.

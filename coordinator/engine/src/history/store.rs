@@ -104,20 +104,29 @@ impl Store {
         Ok(version.is_some().then_some(connection))
     }
 
-    /// Reads the rows after a row's number, in the order in which they were written. Returns None at the end.
+    /// Reads the rows after a row's number, in the order in which they were written: all, or those of one user's statements.
+    /// Returns None at the end.
     pub(super) async fn page(
         &self,
         connection: &mut SqliteConnection,
         table: &Table,
+        of_user: Option<&str>,
         after: i64,
     ) -> Result<Option<Page>, HistoryError> {
         let name = table.name;
         let known = names(connection, name).await.map_err(|e| self.failed(&e))?;
         let selected = table.stored().map(|(name, _)| if known.contains(&name) { name } else { "NULL".to_owned() });
         let selected = selected.collect::<Vec<_>>().join(", ");
-        let sql =
-            format!("SELECT {selected}, rowid FROM {name} WHERE rowid > {after} ORDER BY rowid LIMIT {PAGE_ROWS}");
-        let rows = sqlx::query(&sql).fetch_all(connection).await.map_err(|e| self.failed(&e))?;
+        let seen = match of_user {
+            None => "",
+            Some(_) if name == Table::all()[0].name => " AND \"user_name\" = ?",
+            Some(_) => " AND query_id IN (SELECT id FROM queries WHERE \"user_name\" = ?)",
+        };
+        let sql = format!(
+            "SELECT {selected}, rowid FROM {name} WHERE rowid > {after}{seen} ORDER BY rowid LIMIT {PAGE_ROWS}"
+        );
+        let query = of_user.into_iter().fold(sqlx::query(&sql), |query, user| query.bind(user.to_owned()));
+        let rows = query.fetch_all(connection).await.map_err(|e| self.failed(&e))?;
         let Some(last) = rows.last() else { return Ok(None) };
         let last_row = last.try_get(table.columns.len()).map_err(|e| self.failed(&e))?;
         let batch = batch(table, &rows).map_err(|reason| self.error(HistoryFault::Damaged(reason)))?;

@@ -43,8 +43,34 @@ async fn write(store: &Store, record: &Record) {
 async fn ask(store: &Store, sql: &str) -> datafusion::common::Result<String> {
     let context = SessionContext::new();
     let catalog = context.catalog("datafusion").expect("the default catalog");
-    catalog.register_schema(SCHEMA, schema(store)?)?;
+    catalog.register_schema(SCHEMA, schema(store, None)?)?;
     Ok(pretty_format_batches(&context.sql(sql).await?.collect().await?)?.to_string())
+}
+
+#[tokio::test]
+async fn a_user_sees_the_rows_of_his_own_statements() {
+    let (_folder, store) = fresh();
+    for (id, user) in [("q1", Some("ada")), ("q2", Some("bob")), ("q3", None)] {
+        let meta = StatementMeta { user: user.map(str::to_owned), ..meta(id, "SELECT 1", &[]) };
+        write(&store, &recorded(&meta, &events(id), &done(), StatementKept::Text)).await;
+    }
+    for (user, ids) in [(None, "q1,q2,q3"), (Some("ada"), "q1"), (Some("eve"), ""), (Some(""), "")] {
+        let context = SessionContext::new();
+        let catalog = context.catalog("datafusion").expect("the default catalog");
+        catalog.register_schema(SCHEMA, schema(&store, user).expect("tables")).expect("registered");
+        for (table, id) in [("queries", "id"), ("fragments", "query_id"), ("cost_lines", "query_id")] {
+            let sql = format!("SELECT DISTINCT {id} FROM gust.{table} ORDER BY {id}");
+            let rows = context.sql(&sql).await.expect("SQL").collect().await.expect("rows");
+            let rows = pretty_format_batches(&rows).expect("text").to_string();
+            let seen: Vec<&str> = rows
+                .lines()
+                .skip(3)
+                .filter_map(|line| line.strip_prefix("| "))
+                .map(|id| id.trim_matches(['|', ' ']))
+                .collect();
+            assert_eq!(seen.join(","), ids, "{table} of {user:?}");
+        }
+    }
 }
 
 async fn count(store: &Store, table: &str) -> i64 {

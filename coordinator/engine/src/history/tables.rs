@@ -25,12 +25,13 @@ pub fn table_names() -> Vec<String> {
     Table::all().iter().map(|table| table.name.to_owned()).collect()
 }
 
-/// Makes a schema with `queries`, `fragments` and `cost_lines` of a store.
-pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
+/// Makes a schema with `queries`, `fragments` and `cost_lines` of a store: of all statements, or of one user's.
+pub fn schema(store: &Store, of_user: Option<&str>) -> Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     for table in Table::all() {
         let name = table.name.to_owned();
-        let stored = StoredTable { schema: table.schema(), store: store.clone(), table };
+        let stored =
+            StoredTable { schema: table.schema(), store: store.clone(), of_user: of_user.map(str::to_owned), table };
         let provider = StreamingTable::try_new(Arc::clone(&stored.schema), vec![Arc::new(stored)])?;
         schema.register_table(name, Arc::new(provider))?;
     }
@@ -40,6 +41,8 @@ pub fn schema(store: &Store) -> Result<Arc<dyn SchemaProvider>> {
 #[derive(Debug)]
 struct StoredTable {
     store: Store,
+    /// User whose statements are shown; None for everyone's.
+    of_user: Option<String>,
     table: Table,
     schema: SchemaRef,
 }
@@ -50,7 +53,8 @@ impl PartitionStream for StoredTable {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let reader = PageReader { store: self.store.clone(), table: self.table.clone(), connection: None, after: 0 };
+        let (store, table, of_user) = (self.store.clone(), self.table.clone(), self.of_user.clone());
+        let reader = PageReader { store, table, of_user, connection: None, after: 0 };
         let pages = stream::try_unfold(reader, |reader| async {
             reader.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
         });
@@ -62,6 +66,7 @@ impl PartitionStream for StoredTable {
 struct PageReader {
     store: Store,
     table: Table,
+    of_user: Option<String>,
     connection: Option<SqliteConnection>,
     after: i64,
 }
@@ -75,7 +80,7 @@ impl PageReader {
                 self.connection.insert(connection)
             }
         };
-        let page = self.store.page(connection, &self.table, self.after).await?;
+        let page = self.store.page(connection, &self.table, self.of_user.as_deref(), self.after).await?;
         Ok(page.map(|page| (page.batch, Self { after: page.last_row, ..self })))
     }
 }

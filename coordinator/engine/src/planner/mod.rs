@@ -43,7 +43,7 @@ mod shipped;
 
 pub use deletes::DigestedDeletes;
 pub use graph::{DistributedPlan, Placement, Stage};
-pub use passes::stages::{Leaf, Reach};
+pub use passes::stages::{FunctionAccess, Leaf};
 
 use crate::config::{Config, Prefer, Target};
 use crate::fleet::Fleet;
@@ -233,13 +233,13 @@ impl Planner {
 
     fn cut(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Placement<CutPlan>> {
         let PlatformTraits { name, shares_machine, .. } = self.fleet.platform().traits();
-        let reach = |url: &str| -> Result<Reach> {
+        let reach = |url: &str| -> Result<FunctionAccess> {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
             if url.scheme() == "file" && !shares_machine {
                 let why = format!("functions on {name} cannot read this machine's files; put the table into S3");
-                return Ok(Reach::Never(why));
+                return Ok(FunctionAccess::Never(why));
             }
-            Ok(Reach::Through(self.stores.access_root(&url)?))
+            Ok(FunctionAccess::Through(self.stores.access_root(&url)?))
         };
         CutPlan::of(plan, &reach)
     }

@@ -43,8 +43,10 @@ impl QueryError {
     /// Describes an error of a catalog. A store under it knows the next step better.
     pub(super) fn of_catalog(kind: ErrorKind, error: &gust_catalog::Error) -> Self {
         let store = fragment_fn::causes(error).find_map(|cause| cause.downcast_ref::<Self>());
-        Self::new(kind, with_causes(error))
-            .with_default_hint(credentials_hint(error))
+        let told = Self::new(kind, with_causes(error));
+        // A refusal of the store is one of the table's, too.
+        let told = store.iter().fold(told, |told, store| told.with_sqlstate(store.sqlstate()));
+        told.with_default_hint(credentials_hint(error))
             .with_default_hint(store.and_then(Self::hint))
             .with_default_hint(error.hint())
     }

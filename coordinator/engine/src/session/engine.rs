@@ -35,7 +35,7 @@ use crate::nearest::nearest;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::scheduler::Schedulers;
-use crate::storage::Stores;
+use crate::storage::{Reach, Stores};
 use crate::tables::folder::FolderFactory;
 use crate::tables::iceberg::IcebergFactory;
 
@@ -57,12 +57,15 @@ pub struct EngineOptions {
     pub queries_max: usize,
     /// Settings that SET may change.
     pub settings: SettingsPolicy,
+    /// Places that queries may read. The exchange, the temporary folder, the history and the files of catalogs are never
+    /// among them where this is a list.
+    pub reach: Reach,
 }
 
 impl Default for EngineOptions {
     /// Expects one query at a time, of one user.
     fn default() -> Self {
-        Self { queries_max: 1, settings: SettingsPolicy::OwnSession }
+        Self { queries_max: 1, settings: SettingsPolicy::OwnSession, reach: Reach::default() }
     }
 }
 
@@ -136,7 +139,7 @@ impl Engine {
         let measured = config.time_model.as_deref().map(measured::load).transpose();
         let measured =
             measured.map_err(|e| QueryError::setup(e.to_string()).with_default_hint(e.hint()).with_source(e))?;
-        let stores = Stores::new(config.s3.clone());
+        let stores = Stores::within(config.s3.clone(), options.reach.without(private_places(&config, &folder))?);
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let reading = ReadBudget::new(config.read_ahead());
         let runtime = runtime(&stores, &memory, folder.path());
@@ -165,9 +168,12 @@ impl Engine {
     /// [`crate::error::ErrorKind::Setup`] if the history cannot be shown, or there are too many labels.
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
+        let own_history = options.own_history;
         let config = options.over(&self.config)?;
+        // A user without a name has no statements of his own.
+        let history_of = own_history.then(|| config.history.user.clone().unwrap_or_default());
         let tables: Arc<dyn MemoryPool> = self.memory.for_tables();
-        let opened = self.context(&config, &tables);
+        let opened = self.context(&config, &tables, history_of.as_deref());
         let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         Ok(Session {
             engine: self.clone(),
@@ -177,6 +183,7 @@ impl Engine {
             stores: self.stores.clone(),
             tables,
             prepared: Arc::default(),
+            history_of,
         })
     }
 
@@ -274,6 +281,7 @@ impl Engine {
         &self,
         config: &Config,
         tables: &Arc<dyn MemoryPool>,
+        history_of: Option<&str>,
     ) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
         let runtime = RuntimeEnv { memory_pool: Arc::clone(tables), ..self.runtime.as_ref().clone() };
         let mut settings = SessionConfig::new().with_extension(Arc::new(self.stores.clone()));
@@ -292,13 +300,21 @@ impl Engine {
             .with_table_factories(formats())
             .build();
         let catalogs = Arc::clone(state.catalog_list());
-        let context = with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs));
+        let context =
+            with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs), self.stores.reach());
         let default = context.state().config_options().catalog.default_catalog.clone();
-        if let (Some(history), Some(catalog)) = (history_schema(config)?, context.catalog(&default)) {
+        if let (Some(history), Some(catalog)) = (history_schema(config, history_of)?, context.catalog(&default)) {
             catalog.register_schema(history::SCHEMA, history)?;
         }
         Ok((context, catalogs))
     }
+}
+
+/// Lists places that no query of a server reads.
+fn private_places<'a>(config: &'a Config, folder: &'a TempDir) -> impl Iterator<Item = &'a str> {
+    let own = folder.path().to_str().into_iter().chain(config.exchange.as_deref());
+    let history = config.history.path.iter();
+    own.chain(history.chain(config.catalogs.values().map(|catalog| &catalog.path)).filter_map(|path| path.to_str()))
 }
 
 fn memory_bytes(config: &Config) -> usize {
@@ -335,8 +351,11 @@ fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
     formats
 }
 
-/// Returns the tables of the history; None if the settings have no place for one. They are looked up in the default
-/// catalog, whichever it is.
-pub(super) fn history_schema(config: &Config) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
-    history::Store::of(&config.history).map(|store| history::schema(&store)).transpose()
+/// Returns the tables of the history, of one user's statements or of all; None if the settings have no place for one. They are
+/// looked up in the default catalog, whichever it is.
+pub(super) fn history_schema(
+    config: &Config,
+    history_of: Option<&str>,
+) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
+    history::Store::of(&config.history).map(|store| history::schema(&store, history_of)).transpose()
 }

@@ -44,7 +44,7 @@ use crate::fleet::Asking;
 use crate::history;
 use crate::model::FunctionSize;
 use crate::planner::{Planner, PlannerSettings};
-use crate::storage::Stores;
+use crate::storage::{Reach, Stores};
 use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
 use crate::tables::folder::{Listings, Paths};
 use engine::history_schema;
@@ -63,6 +63,8 @@ pub struct Session {
     /// Pool of the tables that the session keeps.
     tables: Arc<dyn MemoryPool>,
     prepared: Arc<Mutex<Prepared>>,
+    /// User whose statements the history shows; None for everyone's.
+    history_of: Option<String>,
 }
 
 impl std::fmt::Debug for Session {
@@ -118,7 +120,7 @@ impl Session {
             [only] => only.clone(),
             _ => "default".to_owned(),
         };
-        let of_history = history_schema(&self.config).map_err(|error| {
+        let of_history = history_schema(&self.config, self.history_of.as_deref()).map_err(|error| {
             QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_source(error)
         })?;
         let catalog = match of_history {
@@ -205,7 +207,7 @@ impl Session {
         };
         let catalogs = QueryCatalogs { of_session: Arc::clone(&self.catalogs), stores: stores.clone() };
         let builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
-        let context = with_paths(builder, Arc::new(catalogs));
+        let context = with_paths(builder, Arc::new(catalogs), stores.reach());
         Self { context, stores, ..self.clone() }
     }
 }
@@ -217,8 +219,8 @@ fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
 }
 
 /// Makes a context with these catalogs. A name that is no table's may be a path in it.
-fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
-    let paths = Arc::new(Paths::default());
+fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>, reach: &Reach) -> SessionContext {
+    let paths = Arc::new(Paths::new(reach));
     let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);
     let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();
     paths.serve(&context);

@@ -21,6 +21,8 @@ use crate::nearest::nearest;
 pub struct SessionOptions {
     /// Name of the user, for the history.
     pub principal: Option<String>,
+    /// True if the history's tables show the principal's own statements alone.
+    pub own_history: bool,
     /// Labels of the session's statements, which win over the configuration's.
     pub labels: Vec<Label>,
     /// Most money that a statement may cost, until SET changes it.

@@ -1,4 +1,5 @@
-//! Object stores by URL. They are opened when first asked for, count all requests, and send late reads again.
+//! Object stores by URL. They are opened when first asked for, count all requests, and send late reads again. A query's view
+//! of them refuses what its server does not let it read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,14 +17,14 @@ use url::{Position, Url};
 
 use crate::config::S3Config;
 use crate::error::QueryError;
-use crate::storage::StoreCredentials;
 use crate::storage::aws::ChainCredentials;
+use crate::storage::{Reach, StoreCredentials};
 
 /// Stores of the coordinator: the process's, or one query's view of them. Cloning shares them.
 ///
 /// ```text
-///  query's view: hedged ─► counted for the query, and so for the process ─┐
-///  process's   : hedged ─► counted for the process ───────────────────────┴─► one client a store
+///  query's view: reach ─► hedged ─► counted for the query, and so for the process ─┐
+///  process's   :          hedged ─► counted for the process ───────────────────────┴─► one client a store
 /// ```
 #[derive(Debug, Clone)]
 pub struct Stores(Arc<StoreView>);
@@ -40,6 +41,8 @@ struct StoreView {
 #[derive(Debug)]
 struct StoreSettings {
     s3: S3Config,
+    /// Places that queries may read.
+    reach: Reach,
     /// Credentials for stores whose keys the configuration does not name.
     credentials: Arc<ChainCredentials>,
     /// Metadata of Iceberg tables, which all queries share.
@@ -71,8 +74,14 @@ impl OpenStore {
 }
 
 impl Stores {
+    /// Makes stores that may all be read.
     pub fn new(s3: S3Config) -> Self {
-        let settings = Arc::new(StoreSettings { s3, credentials: Arc::default(), metadata: Arc::default() });
+        Self::within(s3, Reach::default())
+    }
+
+    /// Makes stores of which queries read these places alone.
+    pub fn within(s3: S3Config, reach: Reach) -> Self {
+        let settings = Arc::new(StoreSettings { s3, reach, credentials: Arc::default(), metadata: Arc::default() });
         Self(Arc::new(StoreView { settings, process: None, open: Mutex::default() }))
     }
 
@@ -149,20 +158,42 @@ impl Stores {
         Ok(access)
     }
 
-    /// Returns the store with this root, opened once.
+    /// Returns the store with this root, opened once. A query's view refuses what is outside of its reach.
     ///
     /// # Errors
     /// Those of [`Self::open`].
     pub fn open_root(&self, root: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
-        Ok(self.opened(&self.access_root(root)?)?.store)
+        self.reached(&self.access_root(root)?)
     }
 
-    /// Returns the store of `url`, opened once.
+    fn reached(&self, access: &StoreAccess) -> Result<Arc<dyn ObjectStore>, QueryError> {
+        if self.0.process.is_none() {
+            return Ok(self.opened(access)?.store);
+        }
+        self.reach().check_store(&access.url)?;
+        Ok(self.reach().wrap(self.opened(access)?.store, &access.url))
+    }
+
+    /// Returns the store of `url`, opened once. A query's view refuses what is outside of its reach.
+    ///
+    /// # Errors
+    /// Those of [`Self::access`], and [`crate::error::ErrorKind::Sql`] for settings that make no client, or a store of which
+    /// nothing may be read.
+    pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
+        self.reached(&self.access(url)?)
+    }
+
+    /// Returns the store of `url` for the engine's own objects, which no query may name.
     ///
     /// # Errors
     /// Those of [`Self::access`], and [`crate::error::ErrorKind::Sql`] for settings that make no client.
-    pub fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
+    pub fn open_own(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
         Ok(self.opened(&self.access(url)?)?.store)
+    }
+
+    /// Returns the places that queries may read.
+    pub fn reach(&self) -> &Reach {
+        &self.0.settings.reach
     }
 
     /// Returns the times and refusals that the client of `url`'s store has seen, for all queries of the process. None for

@@ -22,7 +22,7 @@ use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
 use gust_engine::fleet::Invoker;
 use gust_engine::model::TimeModel;
-use gust_engine::planner::Reach;
+use gust_engine::planner::FunctionAccess;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings, SpeculationPolicy};
@@ -48,7 +48,8 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
     let context = SessionContext::new();
     let planned = {
         let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-        let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
+        let reach =
+            |url: &str| Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
         let packing = Packing {
             fragment_bytes_target: 1,
             model: TimeModel::laptop(1),
@@ -178,7 +179,8 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source).with_file_groups(groups);
     let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config.build());
     let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-    let reach = |url: &str| Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
+    let reach =
+        |url: &str| Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let packing = Packing {
         fragment_bytes_target: 1 << 20,
         model: TimeModel::laptop(1),

@@ -29,7 +29,7 @@ use crate::tables::facts::{Roots, matching};
 
 /// Access of functions to a store.
 #[derive(Debug, Clone)]
-pub enum Reach {
+pub enum FunctionAccess {
     Through(StoreAccess),
     /// No access, with the reason.
     Never(Obstacle),
@@ -70,7 +70,10 @@ impl CutPlan {
     ///
     /// # Errors
     /// The engine's, and those of `reach`.
-    pub fn of(plan: &Arc<dyn ExecutionPlan>, reach: &dyn Fn(&str) -> Result<Reach>) -> Result<Placement<Self>> {
+    pub fn of(
+        plan: &Arc<dyn ExecutionPlan>,
+        reach: &dyn Fn(&str) -> Result<FunctionAccess>,
+    ) -> Result<Placement<Self>> {
         let (mut templates, mut unreachable) = (Vec::new(), None);
         cut(plan, &mut |subtree| {
             let merged = merged(&subtree);
@@ -136,7 +139,7 @@ pub fn plan_stages(
     plan: &Arc<dyn ExecutionPlan>,
     packing: &Packing,
     footers: &FileMetadataCache,
-    reach: &dyn Fn(&str) -> Result<Reach>,
+    reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     leaf: &Leaf<'_>,
 ) -> Result<DistributedPlan> {
     let cut = CutPlan::of(plan, reach)?.on_functions()?;
@@ -207,7 +210,7 @@ impl StageTemplate {
         subtree: &Arc<dyn ExecutionPlan>,
         plan: Arc<dyn ExecutionPlan>,
         encoded: Base64,
-        reach: &dyn Fn(&str) -> Result<Reach>,
+        reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Result<Self, Obstacle>> {
         let mut scans = scans(subtree);
         let (Some(scan), true) = (scans.pop(), scans.is_empty()) else {
@@ -216,8 +219,8 @@ impl StageTemplate {
         let mut accesses = Vec::new();
         for root in &*Roots::of(&scan)?.0 {
             match reach(root.as_str())? {
-                Reach::Through(access) => accesses.push(access),
-                Reach::Never(obstacle) => return Ok(Err(obstacle)),
+                FunctionAccess::Through(access) => accesses.push(access),
+                FunctionAccess::Never(obstacle) => return Ok(Err(obstacle)),
             }
         }
         let matching = matching(&scan)?;
@@ -293,8 +296,8 @@ mod tests {
     use crate::model::TimeModel;
     use crate::planner::passes::samples::{Sample, hole, shape};
 
-    fn through(url: &str) -> Result<Reach> {
-        Ok(Reach::Through(StoreAccess { url: url.to_owned(), options: Default::default() }))
+    fn through(url: &str) -> Result<FunctionAccess> {
+        Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }))
     }
 
     fn packing(functions: usize) -> Packing {
@@ -365,7 +368,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_functions_do_not_reach_keeps_all_here() {
-        let never = |_: &str| Ok(Reach::Never("it is too far away".to_owned()));
+        let never = |_: &str| Ok(FunctionAccess::Never("it is too far away".to_owned()));
         let plan = Sample::new().await.plan("SELECT a FROM t").await;
         let placed = CutPlan::of(&plan, &never).expect("a plan");
         assert!(matches!(&placed, Placement::Here(Reason::PlanNotSupported(why)) if why == "it is too far away"));

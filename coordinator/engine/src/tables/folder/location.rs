@@ -11,6 +11,8 @@ use object_store::path::Path;
 use percent_encoding::percent_decode_str;
 
 use super::error::FolderError;
+use super::glob::is_pattern;
+use crate::storage::Reach;
 
 /// One location.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +83,17 @@ impl TableLocation {
         }
         let is_folder = text.ends_with(['/']) || std::path::Path::new(text).is_dir();
         Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, implied_names, is_folder })
+    }
+
+    /// Checks that a session may read below its names before the first pattern.
+    ///
+    /// # Errors
+    /// [`crate::error::QueryError`] if it may not.
+    pub(super) fn check(&self, reach: &Reach) -> Result<()> {
+        let names = self.names.iter().map(String::as_str).take_while(|name| !is_pattern(name));
+        // A name that no store can hold is refused later, by its own words.
+        let Ok(prefix) = path_of(names) else { return Ok(()) };
+        Ok(reach.check(self.store.as_str(), &prefix)?)
     }
 
     pub(super) fn is_local(&self) -> bool {

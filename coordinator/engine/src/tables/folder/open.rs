@@ -24,6 +24,7 @@ use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
 use crate::error::QueryError;
 use crate::sql::Refusal;
+use crate::storage::{Reach, Stores};
 use crate::tables::broken::BrokenTable;
 
 /// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
@@ -48,7 +49,7 @@ impl TableProviderFactory for FolderFactory {
             return plan_err!("no format is named {}", command.file_type);
         };
         let format = format(state, kind, &command.options)?;
-        let locations = locations(&command.locations)?;
+        let locations = locations(state, &command.locations)?;
         let columns = match command.schema.fields().is_empty() {
             false => declared(command)?,
             true => {
@@ -115,8 +116,9 @@ impl FolderTable {
 }
 
 /// Tables for paths, patterns and URLs in FROM.
-#[derive(Default)]
 pub struct Paths {
+    /// True if a bare name may be a folder of this machine.
+    has_files: bool,
     /// Function that returns the state of the session. It returns None when the session is gone.
     state: OnceLock<Box<dyn Fn() -> Option<SessionState> + Send + Sync>>,
 }
@@ -128,6 +130,10 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
+    pub fn new(reach: &Reach) -> Self {
+        Self { has_files: reach.has_files(), state: OnceLock::new() }
+    }
+
     /// Looks paths up with this session's stores and settings from now on.
     pub fn serve(&self, context: &SessionContext) {
         let state = context.state_weak_ref();
@@ -152,7 +158,8 @@ impl UrlTableFactory for Paths {
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let is_path = is_path(name);
         let is_table = TABLES_ONLY.try_with(|()| ()).is_ok();
-        if is_table || (!is_path && !std::path::Path::new(name).exists()) {
+        let may_be_folder = || self.has_files && std::path::Path::new(name).exists();
+        if is_table || !(is_path || may_be_folder()) {
             return Ok(None);
         }
         let state = self.state.get().and_then(|state| state());
@@ -195,7 +202,7 @@ pub fn check_format<'a>(
 }
 
 async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
-    let locations = locations(&[name.to_owned()])?;
+    let locations = locations(state, &[name.to_owned()])?;
     let store = state.runtime_env().object_store(&locations[0].store)?;
     let FoundFiles { kind, files } = all_files(state, &store, &locations, None).await?;
     let mut options = HashMap::new();
@@ -217,9 +224,18 @@ fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>
 /// Parses locations, all of one store and each once.
 ///
 /// # Errors
-/// [`FolderError`] for a second store or a second mention.
-fn locations(texts: &[String]) -> Result<Vec<TableLocation>> {
-    let locations: Vec<TableLocation> = texts.iter().map(|text| TableLocation::parse(text)).collect::<Result<_>>()?;
+/// [`FolderError`] for a second store or a second mention, and [`QueryError`] for a place that the session may not read.
+fn locations(state: &dyn Session, texts: &[String]) -> Result<Vec<TableLocation>> {
+    let stores = state.config().get_extension::<Stores>();
+    let parsed = |text: &String| {
+        let reach = stores.as_ref().map(|stores| stores.reach());
+        // A refusal tells nothing about the disk.
+        reach.map_or(Ok(()), |reach| reach.check_text(text))?;
+        let location = TableLocation::parse(text)?;
+        reach.map_or(Ok(()), |reach| location.check(reach))?;
+        Ok(location)
+    };
+    let locations: Vec<TableLocation> = texts.iter().map(parsed).collect::<Result<_>>()?;
     let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
     let mut seen = HashSet::new();
     for location in &locations {

@@ -16,6 +16,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use url::{Position, Url};
 
 use super::{external, stores_of};
+use crate::storage::Reach;
 use crate::tables::facts::{FileFacts, Roots};
 use crate::tables::schema::engine_value;
 
@@ -37,18 +38,18 @@ impl PlannedFiles {
     /// # Errors
     /// Paths and stores that cannot be opened, values that cannot be encoded, and files in too many stores.
     pub(super) fn of(table: &Table, plan: &FilePlan, schema: &SchemaRef, session: &dyn Session) -> Result<Self> {
-        let mut roots = RootList::default();
+        let stores = stores_of(session)?;
+        let mut roots = RootList { roots: Vec::new(), reach: stores.reach() };
         let places = plan.files.iter().map(|file| roots.place(table, &file.path)).collect::<Result<Vec<_>>>()?;
         let deletes = plan.deletes.iter().map(|file| roots.delete_file(table, file)).collect::<Result<Vec<_>>>()?;
-        let stores = stores_of(session)?;
         let open = |root: &Url| Ok(stores.open_root(root)?);
-        let stores: Arc<[_]> = roots.0.iter().map(open).collect::<Result<Vec<_>>>()?.into();
+        let stores: Arc<[_]> = roots.roots.iter().map(open).collect::<Result<Vec<_>>>()?.into();
         let reader = (!deletes.is_empty()).then(|| {
             let units: Vec<UnitDeletes> = plan.files.iter().filter_map(unit_deletes).collect();
             let pool = &session.runtime_env().memory_pool;
             Arc::new(DeleteReader::new(Arc::clone(&stores), deletes.into(), &units, Arc::clone(schema), pool))
         });
-        let url = match roots.0.first() {
+        let url = match roots.roots.first() {
             Some(root) => ObjectStoreUrl::parse(&root[..Position::BeforePath])?,
             None => ObjectStoreUrl::local_filesystem(),
         };
@@ -68,8 +69,11 @@ impl PlannedFiles {
 }
 
 /// Roots of the stores that a plan's files are in, each once.
-#[derive(Default)]
-struct RootList(Vec<Url>);
+struct RootList<'a> {
+    roots: Vec<Url>,
+    /// Places that the query may read. Metadata may name any.
+    reach: &'a Reach,
+}
 
 /// Place of a file: the number of its store's root, and its path there.
 struct Place {
@@ -77,16 +81,17 @@ struct Place {
     path: Path,
 }
 
-impl RootList {
+impl RootList<'_> {
     fn place(&mut self, table: &Table, path: &FilePath) -> Result<Place> {
         let Location { store, path } = Location::parse(&path.to_string()).map_err(external)?;
-        let known = self.0.iter().position(|known| *known == store);
-        let number = known.unwrap_or(self.0.len());
+        self.reach.check(store.as_str(), &path)?;
+        let known = self.roots.iter().position(|known| *known == store);
+        let number = known.unwrap_or(self.roots.len());
         if number >= STORES_MAX {
             return not_impl_err!("table `{}` has files in more than {STORES_MAX} buckets", table.name());
         }
         if known.is_none() {
-            self.0.push(store);
+            self.roots.push(store);
         }
         Ok(Place { store: number as u16, path })
     }
@@ -112,7 +117,7 @@ impl RootList {
     /// Returns what files tell of their roots. None where the scan's URL says it.
     fn told(self) -> Option<Roots> {
         let is_said = |root: &Url| root.scheme() == "file" || root.path() == "/";
-        match self.0.as_slice() {
+        match self.roots.as_slice() {
             [] => None,
             [root] if is_said(root) => None,
             roots => Some(Roots(roots.into())),
