@@ -118,11 +118,11 @@ pub fn vector(positions: impl IntoIterator<Item = u64>) -> anyhow::Result<Vec<u8
 ///
 /// # Errors
 /// That of writing Parquet into memory.
-pub fn positions(rows: &[(&str, i64)]) -> anyhow::Result<Vec<u8>> {
+pub fn positions(rows: &[(&str, i64)], properties: WriterProperties) -> anyhow::Result<Vec<u8>> {
     let paths: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(path, _)| *path)));
     let positions: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, position)| *position)));
     let fields = [field(FILE_PATH_ID, "file_path", DataType::Utf8), field(POSITION_ID, "pos", DataType::Int64)];
-    parquet(&fields, vec![paths, positions], WriterProperties::default())
+    parquet(&fields, vec![paths, positions], properties)
 }
 
 /// Makes a Parquet file.

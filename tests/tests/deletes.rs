@@ -1,6 +1,6 @@
 //! Deletes of Iceberg tables on a server that counts requests: each delete file is read once a fragment, at any place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use gust_tests::asks::lines;
 use gust_tests::cloud;
 use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
 use gust_tests::query::{assert_remote, run};
-use gust_tests::s3::{Operation, S3Server};
+use gust_tests::s3::identity::{COORDINATOR, access_key};
+use gust_tests::s3::{Operation, Request, S3Server};
 use object_store::ObjectStoreExt;
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
@@ -44,10 +45,15 @@ impl Places<'_> {
 
     /// Writes a data file of the ids `first..first + ROWS`.
     async fn data(&self, path: &str, first: i64) -> DataFile {
-        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + ROWS));
-        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(10)).build();
+        self.long_data(path, first, ROWS).await
+    }
+
+    async fn long_data(&self, path: &str, first: i64, rows: i64) -> DataFile {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + rows));
+        let group = usize::try_from(rows / 3).expect("few rows");
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
         let bytes = parquet(&[field(1, "id", DataType::Int64)], vec![ids], properties).expect("a file");
-        DataFile { path: path.to_owned(), size_bytes: self.put(path, bytes).await, rows: ROWS as u64 }
+        DataFile { path: path.to_owned(), size_bytes: self.put(path, bytes).await, rows: rows as u64 }
     }
 
     /// Writes a Puffin file with a vector for each data file.
@@ -68,7 +74,9 @@ impl Places<'_> {
     }
 
     async fn positions(&self, path: &str, rows: &[(&str, i64)]) -> DeleteFile {
-        let size_bytes = self.put(path, positions(rows).expect("a file")).await;
+        // Texts in full, so that few rows make a large file.
+        let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+        let size_bytes = self.put(path, positions(rows, properties).expect("a file")).await;
         DeleteFile { path: path.to_owned(), size_bytes, count: rows.len() as u64, content: Deletes::Positions }
     }
 
@@ -159,6 +167,39 @@ async fn each_delete_file_is_read_once_a_fragment() {
         assert_eq!(lines(&rows, ""), expect.collect::<Vec<_>>(), "{target:?}");
         session.close().await;
     }
+}
+
+/// Many fragments would read many bytes of one file of positions. The coordinator reads it, and no function does.
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_that_many_fragments_need_are_read_once() {
+    const FILES: i64 = 6;
+    const LONG_ROWS: i64 = 30_000;
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let names: Vec<String> = (0..FILES).map(|file| server.url(&format!("t/data/{file:040}.parquet"))).collect();
+    let mut files = Vec::new();
+    for (name, file) in names.iter().zip(0..) {
+        files.push(places.long_data(name, file * LONG_ROWS, LONG_ROWS).await);
+    }
+    // All rows but each file's last 100, and the one in the middle of the others.
+    let deleted = |row: &i64| *row < LONG_ROWS - 100 && *row != LONG_ROWS / 2;
+    let rows = names.iter().flat_map(|name| (0..LONG_ROWS).filter(deleted).map(|row| (name.as_str(), row)));
+    let deletes = places.positions(&server.url("t/deletes/p.parquet"), &rows.collect::<Vec<_>>()).await;
+    let metadata = places.table(&server.url("t"), files, vec![deletes]).await;
+    let config = Config { on: Target::Processes, functions_max: FILES as u32, ..Config::default() };
+    let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
+    let session = cloud::session(&server, config, bootstrap.as_ref()).expect("a session");
+    run(&session, &format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'")).await.expect("a table");
+    server.take_requests();
+    let (rows, report) = run(&session, "SELECT count(*), min(id), max(id) FROM t").await.expect("rows");
+    assert_eq!(lines(&rows, ""), [format!("{}|{}|{}", FILES * 101, LONG_ROWS / 2, FILES * LONG_ROWS - 1)]);
+    assert_remote(&report, "positions");
+    assert_eq!((report.deletes_in_exchange, report.fragments), (1, FILES as usize), "{report:?}");
+    let of_positions = |request: &Request| request.key.ends_with("p.parquet");
+    let readers: BTreeSet<String> =
+        server.take_requests().into_iter().filter(of_positions).map(|request| request.identity).collect();
+    assert_eq!(readers, BTreeSet::from([access_key(COORDINATOR)]));
+    session.close().await;
 }
 
 /// Rows of files with vectors alone are counted without reading one.

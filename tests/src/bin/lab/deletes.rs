@@ -156,7 +156,7 @@ impl Data {
             .zip(deleted)
             .flat_map(|(file, rows)| rows.iter().map(|row| (file.path.as_str(), *row as i64)))
             .collect();
-        self.with_file(name, positions(&rows)?, rows.len(), Deletes::Positions)
+        self.with_file(name, positions(&rows, WriterProperties::default())?, rows.len(), Deletes::Positions)
     }
 
     fn with_keys(&self, name: &str, deleted: &[Vec<u64>], rows_per_file: u64) -> anyhow::Result<String> {

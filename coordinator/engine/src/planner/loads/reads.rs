@@ -272,7 +272,10 @@ mod tests {
     use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
     use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
     use datafusion::execution::cache::default_cache::DefaultCache;
+    use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
     use datafusion::execution::object_store::ObjectStoreUrl;
+    use fragment_fn::{DeleteReader, FileDeletes};
+    use gust_protocol::{ObjectRef, UnitDeletes};
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
     const MIB: u64 = 1 << 20;
@@ -349,6 +352,40 @@ mod tests {
         check(COLD, &[0], vec![first.clone(), rest], whole);
         let part = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: bytes - 8 * MIB, ..whole };
         check(COLD, &[0], vec![first], part);
+    }
+
+    #[test]
+    fn delete_files_are_read_once_however_many_units_need_them() {
+        let object =
+            |size_bytes| ObjectRef { access: 0, path: "d".to_owned(), size_bytes, etag: None, footer_bytes: None };
+        let content = DeleteContent::Vector { offset: 4, bytes: 50, cardinality: 3 };
+        let deletes: Arc<[DeleteFile]> = Arc::from([
+            DeleteFile { file: object(9 * MIB), content },
+            DeleteFile { file: object(1000), content: DeleteContent::Positions },
+            DeleteFile { file: object(3 * MIB), content: DeleteContent::Positions },
+        ]);
+        let own = |vector, positions: &[u32]| UnitDeletes {
+            path: "t/a.parquet".to_owned(),
+            rows: 9,
+            vector,
+            positions: positions.to_vec(),
+            scopes: Vec::new(),
+            sequence_number: 1,
+        };
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let schema = Arc::new(Schema::empty());
+        let reader = Arc::new(DeleteReader::new(Arc::from([]), deletes, &[], schema, &pool));
+        let with = |unit: UnitDeletes| {
+            let mut file = file(1000, None);
+            file.extensions.insert(FileDeletes::new(Arc::clone(&reader), unit).expect("its files"));
+            file
+        };
+        let plain = Reads { footers: 1, footers_max: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
+        let vector = Reads { runs: 1, runs_max: 1, bytes: 1050, ..plain };
+        check(COLD, &[0], vec![with(own(Some(0), &[])), with(own(Some(0), &[]))], vector);
+        let bytes = 2000 + 3 * MIB;
+        let positions = Reads { footers: 3, footers_max: 4, row_groups: 1, runs: 1, runs_max: 3, bytes, ..plain };
+        check(Reader::Coordinator, &[0], vec![with(own(None, &[1, 2])), with(own(None, &[2]))], positions);
     }
 
     #[test]
