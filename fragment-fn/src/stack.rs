@@ -5,6 +5,7 @@
 //! tokio's two mebibytes do not. Only the touched part of a stack takes memory.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
@@ -18,6 +19,19 @@ pub const STACK_BYTES: usize = 64 << 20;
 /// An I/O error where threads cannot be started.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
+}
+
+/// Ends a runtime of such stacks. It does not wait for what its threads still compute.
+///
+/// A thread that nobody waits for joins them. Detached threads would free their stacks while glibc's `pthread_detach` still
+/// reads them: glibc keeps 40 MiB of ended stacks, and unmaps larger ones at once.
+pub fn end(runtime: Runtime) {
+    // Dropped here, where no thread can be started, it would wait.
+    let runtime = ManuallyDrop::new(runtime);
+    let joining = move || drop(ManuallyDrop::into_inner(runtime));
+    if let Err(error) = thread::Builder::new().spawn(joining) {
+        tracing::warn!(%error, "a runtime's threads are left");
+    }
 }
 
 /// Does short work on such a stack. The caller's thread waits for it.
@@ -40,6 +54,22 @@ mod tests {
     fn deep(levels: usize) -> usize {
         let frame = std::hint::black_box([levels; 512]);
         if levels == 0 { 0 } else { deep(levels - 1) + frame[0] - levels + 1 }
+    }
+
+    #[test]
+    fn a_runtime_ends_without_waiting() {
+        let (runtime, other) = (runtime().expect("threads"), runtime().expect("threads"));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (told, tells) = std::sync::mpsc::channel();
+        drop(runtime.spawn_blocking(move || {
+            let _ = released.recv();
+            told.send("computed").expect("somebody listens");
+        }));
+        // Also on a thread that must not wait.
+        other.block_on(async { end(runtime) });
+        release.send(()).expect("it computes");
+        assert_eq!(tells.recv(), Ok("computed"));
+        end(other);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) async fn calibrate(args: CalibrateArgs) -> Result<(), CommandError> {
         ended = measuring => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
         _ = tokio::signal::ctrl_c() => Err(CalibrationError::Query(QueryError::interrupted())),
     };
-    workers.shutdown_background();
+    stack::end(workers);
     bar.finish_and_clear();
     let calibration = ended.map_err(|error| match error {
         CalibrationError::Query(error) => error.into(),

@@ -131,8 +131,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Bootstrap => unreachable!("it has threads of its own, above"),
         }
     });
-    // A reader that stopped reading must not hold the program up.
-    control.shutdown_background();
+    // A reader that stopped reading must not hold the program up, and the end of the process drops the rest: the session has
+    // been closed.
+    std::mem::forget(control);
     match ended {
         Ok(()) => Exit::Done.into(),
         Err(error) => fail(&error),

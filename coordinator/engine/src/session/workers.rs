@@ -48,7 +48,7 @@ impl Workers {
 impl Drop for WorkerRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            stack::end(runtime);
         }
     }
 }
