@@ -50,9 +50,6 @@ pub enum PlanRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafSpec {
     pub matching: ColumnMatching,
-    /// Largest gap between ranges of one request, in bytes. 0 where the planner names none.
-    #[serde(default)]
-    pub bridge_bytes: u64,
 }
 
 /// Rule that matches a data file's columns to the table's.

@@ -46,7 +46,8 @@ pub struct AheadUsage {
     pub aborted_bytes: u64,
     /// Bytes that came and that nobody took, because their rows were pruned.
     pub unused_pruned_bytes: u64,
-    /// Bytes that came and that nobody took, because the plan had its rows: a limit, or a join that needs no more.
+    /// Bytes that came and that nobody took, because the plan had its rows: a limit, or a join that needs no more. So are those of a
+    /// probe side of which no file was opened, also where its keys ruled out all files.
     pub unused_limit_bytes: u64,
     /// Bytes that came and that nobody took, because the query failed or was given up.
     pub unused_cancelled_bytes: u64,

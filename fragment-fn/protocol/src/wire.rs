@@ -176,9 +176,9 @@ mod tests {
             stage: StagePlan {
                 plan: PlanRef::Inline(Base64(Bytes::from_static(b"plan"))),
                 leaves: vec![
-                    LeafSpec { matching: ColumnMatching::Name, bridge_bytes: 6 },
-                    LeafSpec { matching: ColumnMatching::FieldId(rules()), bridge_bytes: 0 },
-                    LeafSpec { matching: ColumnMatching::FieldId(FieldIdRules::default()), bridge_bytes: 0 },
+                    LeafSpec { matching: ColumnMatching::Name },
+                    LeafSpec { matching: ColumnMatching::FieldId(rules()) },
+                    LeafSpec { matching: ColumnMatching::FieldId(FieldIdRules::default()) },
                 ],
                 scalars: vec![Base64(Bytes::from_static(b"scalar"))],
                 output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },

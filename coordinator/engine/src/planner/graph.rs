@@ -11,7 +11,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use fragment_fn::{BRIDGE_BYTES, FileConstants, FileDeletes, NeededColumns};
+use fragment_fn::{FileConstants, FileDeletes, NeededColumns};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan, StoreAccess,
@@ -132,7 +132,7 @@ impl Stage {
     pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: vec![LeafSpec { matching: self.matching.clone(), bridge_bytes: BRIDGE_BYTES }],
+            leaves: vec![LeafSpec { matching: self.matching.clone() }],
             scalars: scalars(&self.plan)?,
             output,
             options,
