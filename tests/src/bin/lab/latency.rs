@@ -41,6 +41,10 @@ mod side;
 /// Longest time that requests may go on after the answer that they were for. Shaped latencies reach ten seconds.
 const QUIET_MAX: Duration = Duration::from_secs(15);
 
+/// Bytes that came and that nobody used, as reports name them.
+const UNUSED: [&str; 4] =
+    ["unused_pruned_bytes", "unused_limit_bytes", "unused_cancelled_bytes", "unused_given_back_bytes"];
+
 /// Parts of the measurement that the command line chooses. An empty list chooses all.
 #[derive(Args)]
 pub struct Choice {
@@ -86,6 +90,10 @@ struct Sample {
     bytes_again: u64,
     /// Requests that were sent a second time on purpose, by Gust's report.
     hedged: u64,
+    /// Bytes that came and that nobody used, without gaps, by Gust's report.
+    unused_bytes: u64,
+    /// Time for which compute waited for bytes, over all lanes, by Gust's report.
+    waited_seconds: f64,
     gigabyte_seconds: Option<f64>,
     /// Difference from DuckDB's rows.
     difference: Option<String>,
@@ -218,6 +226,8 @@ impl<'a> Bench<'a> {
         let count = |operation| account.requests.get(&operation).copied().unwrap_or_default();
         let report = &answer.report;
         let hedged = |of: &str| report[of]["requests"]["hedged"].as_u64().unwrap_or_default();
+        let reading = ["coordinator", "functions"].map(|of| &report[of]);
+        let unused = |of: &Value| UNUSED.map(|why| of["ahead"][why].as_u64().unwrap_or_default()).iter().sum::<u64>();
         Ok(Sample {
             side: side.name,
             query: query.number,
@@ -231,6 +241,8 @@ impl<'a> Bench<'a> {
             in_flight_max: in_flight_max(&requests).remove(&key).unwrap_or_default(),
             bytes_again: query.bytes_again(&requests),
             hedged: hedged("functions") + hedged("coordinator"),
+            unused_bytes: reading.into_iter().map(unused).sum(),
+            waited_seconds: reading.into_iter().filter_map(|of| of["waited_seconds"].as_f64()).sum(),
             gigabyte_seconds: answer.gigabyte_seconds,
             difference: self.difference(query.number, &answer)?,
             all_remote: answer.gigabyte_seconds.map(|_| {

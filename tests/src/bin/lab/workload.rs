@@ -247,6 +247,7 @@ pub struct LatencyBounds {
     pub small_files_tuned: Limits,
     pub functions: Limits,
     pub functions_gigabyte_seconds: Limits,
+    pub unused: Limits,
     pub loopback: Limits,
     pub loopback_each: Limits,
     pub cpu: Limits,

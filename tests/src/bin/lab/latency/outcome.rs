@@ -90,7 +90,9 @@ fn queries_table(run: &ScenarioRun, numbers: &[usize]) -> Vec<String> {
     };
     of_local("GETs", 0, |sample| sample.gets as f64);
     of_local("MB", 1, |sample| sample.bytes_read as f64 / 1e6);
+    of_local("unused %", 1, |sample| sample.unused_bytes as f64 * 100.0 / sample.bytes_read.max(1) as f64);
     of_local("in flight", 0, |sample| sample.in_flight_max as f64);
+    of_local("waited s", 3, |sample| sample.waited_seconds);
     of_local("CPU s", 3, |sample| sample.cpu_seconds);
     lines
 }
@@ -147,6 +149,12 @@ fn judged(latency: &Latency, run: &ScenarioRun) -> Vec<(Bound, Option<Ratio>)> {
             let billed = |side| run.figures(side, |sample| sample.gigabyte_seconds.unwrap_or_default());
             let again = run.figures("local", |sample| if sample.hedged == 0 { sample.bytes_again as f64 } else { 0.0 });
             let nothing = Limits { aim: 0.0, worst: 0.0 };
+            let unused = |side| {
+                let unused = run.figures(side, |sample| sample.unused_bytes as f64)?.total();
+                let share = unused / run.figures(side, |sample| sample.bytes_read as f64)?.total();
+                let what = format!("bytes that {side} read ahead and did not use, over all that it read");
+                Some((bound(what, share, limits.unused, "times"), None))
+            };
             vec![
                 over_best(limits.local),
                 ratio(
@@ -163,6 +171,8 @@ fn judged(latency: &Latency, run: &ScenarioRun) -> Vec<(Bound, Option<Ratio>)> {
                     Figures::total,
                     limits.functions_gigabyte_seconds,
                 ),
+                unused("local"),
+                unused(now),
                 again.map(|again| {
                     let what = "most bytes that local asked for again, without hedges".to_owned();
                     (bound(what, again.most(), nothing, "bytes"), None)
