@@ -17,9 +17,9 @@
 //!   in the next, and rows are left out page by page.
 //!
 //! Non-goals: filters of the statement itself, and keys that are expressions, which could fail on rows that the statement has
-//! filtered before. Reading ahead still asks for all columns, because asking in two steps would take twice the latency. Pages
-//! that are left out count as unused then. Without reading ahead the decoder asks for the keys, and then for the pages that are
-//! left.
+//! filtered before. Reading ahead asks for all columns at once, because asking in two steps would take twice the latency. Pages
+//! without a row that is left count as unused then; with pages of 20,000 rows they are few. Without reading ahead the decoder
+//! asks for the keys, and then for the pages that are left.
 
 mod filter;
 #[cfg(test)]
@@ -76,6 +76,28 @@ pub fn key_columns(scan: &FileScanConfig) -> Vec<String> {
     let filters = filters.iter().filter(|filter| is_of_keys(filter, parquet.table_schema()));
     let names: BTreeSet<&str> = filters.flat_map(names).collect();
     names.into_iter().map(str::to_owned).collect()
+}
+
+/// Returns the columns of a scan that [`key_columns`] names; none where the rule is never.
+pub(crate) fn keys(scan: &FileScanConfig, rule: LateColumns) -> Vec<Arc<dyn PhysicalExpr>> {
+    if rule == LateColumns::NEVER {
+        return Vec::new();
+    }
+    let Some((parquet, filters)) = filters(scan) else { return Vec::new() };
+    let filters = filters.iter().filter(|filter| is_of_keys(filter, parquet.table_schema()));
+    filters.flat_map(|filter| filter.children()).cloned().collect()
+}
+
+/// Returns the predicate of a scan of `table` as files with late columns are pruned by it now: by more than the planned one.
+pub(crate) fn pruned_by(predicate: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Arc<dyn PhysicalExpr> {
+    let conjuncts = split_conjunction(predicate);
+    if conjuncts.iter().any(|conjunct| matches!(State::of(conjunct), State::Changing)) {
+        return Arc::clone(predicate);
+    }
+    conjunction(conjuncts.into_iter().map(|conjunct| match is_of_keys(conjunct, table) && has_changed(conjunct) {
+        true => unrouted(conjunct),
+        false => Arc::clone(conjunct),
+    }))
 }
 
 /// Returns the names of a filter's columns.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::Int64Type;
 use gust::demo::queries;
 use gust::demo::table::TpchTable;
 use gust_engine::config::{Config, Target};
@@ -13,11 +15,15 @@ use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_protocol::{AheadBounds, AheadUsage};
 use gust_tests::compare::{Rule, compare};
+use gust_tests::parquet_files::{batch, file};
 use gust_tests::query::{assert_remote, plain, rows, run};
 use gust_tests::s3::shape::{Faults, Latency};
 use gust_tests::s3::{GONE, Operation, Request, S3Server, Shape, StorageFault, in_flight_max};
 use gust_tests::tpch::Tables;
 use gust_tests::{cloud, tpch};
+use object_store::path::Path as Key;
+use object_store::{ObjectStoreExt, PutPayload};
+use parquet::file::properties::WriterProperties;
 
 /// TPC-H on a server, and a session that knows the tables.
 struct Lake {
@@ -53,9 +59,7 @@ impl Lake {
 
     /// Lets every request wait for its first byte.
     fn slow(&self, ms: f64, faults: Faults) {
-        let latency = Latency { least_ms: ms, longer_ms: vec![(0.5, ms * 1.1)], worst_ms: ms * 1.2 };
-        let shape = Shape { seed: 7, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults };
-        self.server.set_shape(Some(shape));
+        slow(&self.server, ms, faults);
     }
 
     async fn read(&self, sql: &str) -> Result<Answer, QueryError> {
@@ -119,6 +123,12 @@ impl Lake {
     }
 }
 
+fn slow(server: &S3Server, ms: f64, faults: Faults) {
+    let latency = Latency { least_ms: ms, longer_ms: vec![(0.5, ms * 1.1)], worst_ms: ms * 1.2 };
+    let shape = Shape { seed: 7, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults };
+    server.set_shape(Some(shape));
+}
+
 fn local() -> Config {
     Config { on: Target::Local, ..Config::default() }
 }
@@ -164,7 +174,7 @@ fn scans(number: usize, table: TpchTable) -> usize {
 async fn every_range_is_asked_for_once_a_scan() {
     let lake = Lake::open(local()).await;
     lake.slow(5.0, Faults::default());
-    let (mut read, mut missed) = (0, 0);
+    let (mut read, mut missed, mut unused) = (0, 0, 0);
     for number in 1..=queries::COUNT {
         let Answer { usage, requests, report, .. } = lake.query(number).await;
         let hedged = hedged(&report);
@@ -180,8 +190,10 @@ async fn every_range_is_asked_for_once_a_scan() {
         // A reader may be faster than the requests ahead, on a busy machine and with small files.
         assert!(usage.missed_bytes * 4 <= usage.taken_bytes, "query {number}: {usage:?}");
         (read, missed) = (read + usage.taken_bytes, missed + usage.missed_bytes);
+        unused += usage.unused_bytes();
     }
     assert!(read > 0 && missed * 50 <= read, "{missed} bytes were not predicted, {read} were");
+    assert!(unused * 20 <= read + missed + unused, "{unused} bytes were not used, {read} were");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +376,14 @@ async fn faults_fail_no_query() {
         for number in [1, 3, 6, 14] {
             let expected = plain(&lake.local, queries::query(number)).await;
             match lake.read(queries::query(number)).await {
-                Ok(answer) => compare(&expected, &answer.rows, Rule::same_engine()).expect("the rows"),
+                Ok(Answer { rows, usage, .. }) => {
+                    compare(&expected, &rows, Rule::same_engine()).expect("the rows");
+                    // What failed was not taken, and was read once more.
+                    let fates = usage.taken_bytes + usage.unused_bytes() + usage.aborted_bytes;
+                    let asked = fates..=fates + usage.gap_bytes;
+                    assert!(asked.contains(&usage.bytes), "{fault:?}, query {number}: {usage:?}");
+                    assert!(usage.aborted_bytes == 0 || usage.missed_bytes > 0, "{fault:?}, query {number}: {usage:?}");
+                }
                 Err(error) => failed.push((number, error.to_string())),
             }
         }
@@ -449,4 +468,100 @@ async fn functions_read_ahead() {
         }
         lake.session.close().await;
     }
+}
+
+/// Bloom filters are read side by side, each once, and then only the row groups that they leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn bloom_filters_are_read_ahead() {
+    // More than 1 MiB lies between the filters of two row groups.
+    const ROWS: i64 = 70_000;
+    const GROUPS: i64 = 12;
+    let server = S3Server::start().expect("a server");
+    // Keys of each row group lie between those of all others.
+    let group = |group: i64| {
+        let keys = Int64Array::from_iter_values((0..ROWS).map(|row| row * GROUPS + group));
+        let rest = Int64Array::from_iter_values((0..ROWS).map(|row| row * 7919 % 1_000_003));
+        batch(vec![("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(rest))])
+    };
+    let groups: Vec<RecordBatch> = (0..GROUPS).map(group).collect();
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_column_bloom_filter_enabled("k".into(), true)
+        .set_column_bloom_filter_fpp("k".into(), 1e-6)
+        .set_column_bloom_filter_max_ndv("k".into(), ROWS as u64);
+    let bytes = file(&groups, properties.build());
+    let all_bytes = bytes.len() as u64;
+    let put = server.store().expect("a client").put(&Key::from("t/0.parquet"), PutPayload::from(bytes)).await;
+    put.expect("put");
+    slow(&server, 20.0, Faults::default());
+    for (on, requests_max) in [(Target::Local, 64), (Target::Local, 0), (Target::InProcess, 64)] {
+        let config = Config { on, functions_max: 1, read_ahead_requests_max: requests_max, ..local() };
+        let program = env!("CARGO_BIN_EXE_bootstrap_under_test");
+        let session = cloud::session(&server, config, program.as_ref()).expect("a session");
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+        run(&session, &create).await.expect("a table");
+        run(&session, "SET datafusion.execution.target_partitions = 2").await.expect("set");
+        server.take_requests();
+        let (rows, report) = run(&session, "SELECT k, v FROM t WHERE k = 60005").await.expect("rows");
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+        let mut requests = server.take_requests();
+        requests.retain(|request| request.operation == Operation::Get && request.bytes.end < all_bytes);
+        let what = format!("{on:?}, {requests_max} ahead: {requests:?}");
+        let read = requests.iter().map(|request| request.bytes.end - request.bytes.start).sum::<u64>();
+        assert!(read < all_bytes / 2, "{read} of {all_bytes} bytes, {what}");
+        let at_once = in_flight_max(&requests).into_values().max().unwrap_or_default();
+        assert_eq!(at_once > 2, requests_max > 0, "{at_once} at a time, {what}");
+        let hedged = hedged(&report);
+        assert!(most_reads_of_a_byte(&requests).into_values().all(|most| most <= 1 + hedged), "{what}");
+        session.close().await;
+    }
+}
+
+/// A row group that fills a function's memory is read when it is decoded, and nothing before. Narrow queries over the same
+/// file are read ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_function_reads_wide_row_groups_on_demand() {
+    const COLUMNS: usize = 1_000;
+    const ROWS: usize = 12_800;
+    let server = S3Server::start().expect("a server");
+    let names: Vec<String> = (0..COLUMNS).map(|column| format!("c{column}")).collect();
+    // Values that do not compress: 100 MB a row group.
+    let value = |group: usize, column: usize, row: usize| {
+        let seed = (group * COLUMNS * ROWS + column * ROWS + row) as u64;
+        (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 1) as i64
+    };
+    let group = |group: usize| {
+        let column = |column: usize| Int64Array::from_iter_values((0..ROWS).map(|row| value(group, column, row)));
+        let columns = names.iter().enumerate().map(|(index, name)| (name.as_str(), Arc::new(column(index)) as ArrayRef));
+        batch(columns.collect())
+    };
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let bytes = file(&[group(0), group(1)], properties);
+    assert!(bytes.len() > 190 << 20, "{} bytes", bytes.len());
+    let put = server.store().expect("a client").put(&Key::from("t/wide.parquet"), PutPayload::from(bytes)).await;
+    put.expect("put");
+    let config = Config { on: Target::InProcess, functions_max: 1, function_memory_bytes: 256 << 20, ..local() };
+    let session = cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref()).expect("a session");
+    let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+    run(&session, &create).await.expect("a table");
+    let most = |columns: &[usize]| {
+        let all = columns.iter().flat_map(|column| (0..2 * ROWS).map(|row| value(row / ROWS, *column, row % ROWS)));
+        all.max().expect("rows")
+    };
+    for (columns, is_ahead) in [((0..COLUMNS).collect::<Vec<_>>(), false), (vec![0, 500, 999], true)] {
+        let all: Vec<&str> = columns.iter().map(|column| names[*column].as_str()).collect();
+        server.take_requests();
+        let sql = format!("SELECT max(greatest({})) FROM t", all.join(", "));
+        let (rows, report) = run(&session, &sql).await.expect("rows");
+        assert_remote(&report, "the scan is a function's");
+        assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().value(0), most(&columns));
+        let ahead = report.functions.ahead;
+        assert_eq!(ahead.requests > 0, is_ahead, "{ahead:?}");
+        assert!(ahead.peak_bytes <= 32 << 20, "{ahead:?}");
+        let hedged = hedged(&report);
+        for (key, reads) in most_reads_of_a_byte(&server.take_requests()) {
+            assert!(reads <= 1 + hedged, "{key} is read {reads} times");
+        }
+    }
+    session.close().await;
 }

@@ -9,7 +9,8 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// tenth of a second at least before it asks again.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Most halvings in a row. They leave about a piece, and the way back from them takes half a second for memory.
+/// Most halvings in a row. Of memory they leave about a piece, and the way back from them takes half a second. Of requests they
+/// leave one.
 const HALVINGS_MAX: u32 = 10;
 
 /// Bound on the bytes or requests that a query may have at a time.
@@ -49,7 +50,8 @@ impl Backoff {
 
     pub(super) fn note_setback(&mut self, now: Instant) {
         if !self.is_paused(now) {
-            self.halvings = (self.halvings(now) + 1).min(HALVINGS_MAX);
+            let halvings_max = self.whole.checked_ilog2().unwrap_or_default().min(HALVINGS_MAX);
+            self.halvings = (self.halvings(now) + 1).min(halvings_max);
             self.setback = Some(now);
         }
     }
@@ -97,14 +99,21 @@ mod tests {
     #[test]
     fn a_bound_is_never_lost() {
         let start = Instant::now();
-        for mut backoff in [Backoff::of_memory(1 << 20), Backoff::of_requests(1 << 20)] {
+        // The least that is left, and the pauses after which all of it is back.
+        for (mut backoff, least, pauses) in [
+            (Backoff::of_memory(1 << 20), 1 << 10, 11),
+            (Backoff::of_requests(64), 1, 7),
+            (Backoff::of_requests(5), 1, 3),
+            (Backoff::of_requests(1), 1, 0),
+            (Backoff::of_requests(0), 0, 0),
+        ] {
             let pause = backoff.pause;
             for turn in 0..100 {
                 backoff.note_setback(start + pause * turn);
             }
             let last = start + pause * 99;
-            assert_eq!(backoff.bound(last), (1 << 20) >> HALVINGS_MAX);
-            assert_eq!(backoff.bound(last + pause * (HALVINGS_MAX + 1)), 1 << 20);
+            assert_eq!(backoff.bound(last), least, "{backoff:?}");
+            assert_eq!(backoff.bound(last + pause * pauses), backoff.whole, "{backoff:?}");
         }
     }
 }

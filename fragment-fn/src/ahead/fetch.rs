@@ -95,11 +95,8 @@ impl ScanAhead {
     fn failed(&self, id: PieceId) {
         let piece = {
             let mut state = self.lock();
-            let piece = state.pieces.remove(&id);
-            if piece.is_some() {
-                state.units.failed(id);
-            }
-            piece
+            state.units.failed(id);
+            state.pieces.remove(&id)
         };
         drop(piece);
     }
@@ -184,7 +181,8 @@ impl ScanAhead {
             let body = body.await.ok()?;
             (slice.end <= body.len()).then(|| body.slice(slice))
         }));
-        let (fetched, bodies) = join(self.demand(file, &missing), bodies).await;
+        let account = &self.query.account;
+        let (fetched, bodies) = account.waited(join(self.demand(file, &missing), bodies)).await;
         let mut fetched = fetched?.into_iter();
         let mut missing = missing.into_iter().peekable();
         let mut read = Vec::with_capacity(ranges.len());
@@ -198,7 +196,11 @@ impl ScanAhead {
         }
         let failed = read.iter().zip(ranges).filter(|(bytes, _)| bytes.is_none());
         let failed: Vec<Range<u64>> = failed.map(|(_, range)| range.clone()).collect();
-        let mut again = self.demand(file, &failed).await?.into_iter();
+        let failed_bytes: u64 = failed.iter().map(|range| range.end - range.start).sum();
+        if failed_bytes > 0 {
+            self.lock().units.missed(failed_bytes);
+        }
+        let mut again = account.waited(self.demand(file, &failed)).await?.into_iter();
         let read = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
         drop(released);
         self.query.pump();

@@ -4,7 +4,7 @@
 //! functions: expressions in terms of the file, row groups by range and statistics, then pages. Where the two may differ, more
 //! is predicted than is read, or a column is left to demand.
 //!
-//! Non-goals: bloom filters, and columns that are read only where a filter keeps rows.
+//! Non-goals: what Bloom filters rule out, and columns that are read only where a filter keeps rows.
 
 mod columns;
 mod meaning;
@@ -21,6 +21,7 @@ use datafusion::datasource::physical_plan::parquet::{
 };
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use parquet::arrow::parquet_column;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::spec::ScanSpec;
@@ -33,6 +34,8 @@ pub(super) use meaning::Schemas;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FileLayout {
     pub(super) units: Vec<UnitLayout>,
+    /// Ranges of the Bloom filters that are read before the first row group. They may rule out any of these.
+    pub(super) filters: Vec<Range<u64>>,
 }
 
 /// One row group of a file.
@@ -62,16 +65,17 @@ pub(super) fn layout(
         None => Arc::clone(footer),
     };
     let meaning = known.of(spec, file, &footer)?;
-    let access = access(spec, meaning, file, &footer)?;
-    let units = units(spec, meaning, &access, &footer);
+    let chosen = chosen(spec, meaning, file, &footer)?;
+    let filters = bloom_filters(spec, meaning, &chosen, &footer);
+    let units = units(spec, meaning, &selected(meaning, file, chosen, &footer), &footer);
     if spec.is_reordered && units.len() > 1 {
         return Err(DataFusionError::NotImplemented("the order of sorted row groups is not predicted".to_owned()));
     }
-    Ok(FileLayout { units })
+    Ok(FileLayout { units, filters })
 }
 
-/// Chooses row groups, and rows of them, as the opener does.
-fn access(
+/// Chooses row groups as the opener does.
+fn chosen(
     spec: &ScanSpec,
     meaning: &FileMeaning,
     file: &PartitionedFile,
@@ -92,13 +96,48 @@ fn access(
     if let (Some(limit), false) = (spec.limit, spec.preserve_order) {
         chosen.prune_by_limit(limit, groups, &metrics);
     }
-    let chosen = chosen.build();
-    Ok(match &meaning.page_pruning {
+    Ok(chosen.build())
+}
+
+/// Chooses rows of the row groups, by their pages.
+fn selected(
+    meaning: &FileMeaning,
+    file: &PartitionedFile,
+    chosen: ParquetAccessPlan,
+    footer: &ParquetMetaData,
+) -> ParquetAccessPlan {
+    let schema = footer.file_metadata().schema_descr();
+    let metrics = ParquetFileMetrics::new(0, file.object_meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
+    match &meaning.page_pruning {
         Some(pages) if !chosen.is_empty() => {
             pages.prune_plan_with_page_index(chosen, &meaning.physical, schema, footer, &metrics)
         }
         _ => chosen,
-    })
+    }
+}
+
+/// Lists the Bloom filters that the opener reads: those of columns that a predicate compares with literals.
+fn bloom_filters(
+    spec: &ScanSpec,
+    meaning: &FileMeaning,
+    chosen: &ParquetAccessPlan,
+    footer: &ParquetMetaData,
+) -> Vec<Range<u64>> {
+    let Some(pruning) = meaning.pruning.as_ref().filter(|_| spec.options.bloom_filter_on_read) else {
+        return Vec::new();
+    };
+    let schema = footer.file_metadata().schema_descr();
+    let leaf = |name: String| Some(parquet_column(schema, &meaning.physical, &name)?.0);
+    let leaves: Vec<usize> = pruning.literal_columns().into_iter().filter_map(leaf).collect();
+    let filter = |group: usize, leaf: usize| {
+        let column = footer.row_group(group).column(leaf);
+        // Without a length the reader guesses.
+        let (start, bytes) = (column.bloom_filter_offset()?, column.bloom_filter_length()?);
+        let start = u64::try_from(start).ok()?;
+        Some(start..start.checked_add(u64::try_from(bytes).ok()?)?)
+    };
+    let of_group = |group| leaves.iter().filter_map(move |leaf| filter(group, *leaf));
+    chosen.row_group_indexes().into_iter().flat_map(of_group).collect()
 }
 
 /// Returns the row groups that the scan itself names.
@@ -142,10 +181,35 @@ fn units(
         }
         // The cache of a row filter reads whole batches, so more pages than are selected.
         let selection = selection.filter(|_| !filters_rows);
-        let chunks = meaning.leaves.iter().flat_map(|leaf| ranges(footer, row_group, *leaf, selection.as_ref()));
+        let of_keys = match meaning.late_keys.is_empty() {
+            true => None,
+            false => selection.as_ref().map(|selection| in_whole_batches(selection, all, spec.batch_rows)),
+        };
+        let chunks = meaning.leaves.iter().flat_map(|leaf| {
+            let selection = if meaning.late_keys.contains(leaf) { &of_keys } else { &selection };
+            ranges(footer, row_group, *leaf, selection.as_ref())
+        });
         units.push(UnitLayout { row_group, rows: rows as u64, ranges: chunks.collect() });
     }
     units
+}
+
+/// Returns the batches of a row group in which rows are selected: a row filter keeps its columns by batches.
+fn in_whole_batches(selection: &RowSelection, rows: usize, batch_rows: usize) -> RowSelection {
+    let mut whole: Vec<Range<usize>> = Vec::new();
+    let mut row = 0;
+    for selector in selection.iter() {
+        let end = row + selector.row_count;
+        if !selector.skip && selector.row_count > 0 {
+            let batches = row / batch_rows * batch_rows..end.next_multiple_of(batch_rows).min(rows);
+            match whole.last_mut() {
+                Some(last) if batches.start <= last.end => last.end = batches.end,
+                _ => whole.push(batches),
+            }
+        }
+        row = end;
+    }
+    RowSelection::from_consecutive_ranges(whole.into_iter(), rows)
 }
 
 /// Returns the range of a column chunk, or the ranges of its pages where these are clearly less.

@@ -44,7 +44,7 @@ use std::time::Instant;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::ExecutionPlan;
@@ -62,7 +62,7 @@ pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 use crate::bridge::BRIDGE_BYTES;
 use crate::deletes::ScanDeletes;
 use crate::file_errors::naming_file;
-use crate::late::{LateColumns, with_late_columns};
+use crate::late::{self, LateColumns, with_late_columns};
 use crate::scan::ScanReader;
 use backoff::Backoff;
 use budget::{Grant, Member};
@@ -157,12 +157,13 @@ impl ReadAhead {
         scan: &FileScanConfig,
         reading: Reading,
         reader: &ScanReader,
+        late: LateColumns,
         config: &ConfigOptions,
     ) -> Option<Arc<ScanAhead>> {
         if reading.consumption == Consumption::OnDemand || is_local(scan) {
             return None;
         }
-        let spec = ScanSpec::of(scan, reader.column_matching(), config)?;
+        let spec = ScanSpec::of(scan, reader.column_matching(), late::keys(scan, late), config)?;
         let bounds = PieceBounds {
             bridge_bytes: BRIDGE_BYTES,
             piece_bytes_max: PIECE_BYTES_MAX,
@@ -191,6 +192,11 @@ pub fn is_local(scan: &FileScanConfig) -> bool {
     scan.object_store_url.as_str().starts_with("file:")
 }
 
+/// Tells a scan of Parquet of which reading ahead can predict the requests.
+pub fn is_predictable(scan: &FileScanConfig) -> bool {
+    scan.file_source().downcast_ref::<ParquetSource>().is_some_and(spec::is_predictable)
+}
+
 /// Prepares a plan's scans for their execution: errors name their file, deleted rows are left out, and Parquet is read by
 /// the reader that `reader` makes for a leaf, ahead if `ahead` says so, with columns as late as `late` says. Leaves count as in
 /// [`gust_protocol::plan::scans`]. A scan for which `reader` returns None keeps its own way to read. `account` is told of the
@@ -217,7 +223,8 @@ pub fn attach(
         leaf += 1;
         let (scan, ahead) = match reader {
             Some(reader) => {
-                let ahead = ahead.zip(reading).and_then(|(ahead, reading)| ahead.scan(scan, *reading, &reader, config));
+                let ahead =
+                    ahead.zip(reading).and_then(|(ahead, reading)| ahead.scan(scan, *reading, &reader, late, config));
                 (reader.for_query(Arc::clone(account), ahead.clone()).attach(scan.clone())?, ahead)
             }
             None => (scan.clone(), None),

@@ -312,7 +312,7 @@ impl ScanAhead {
             }
             state.is_closed = true;
             state.units.close(end);
-            self.query.account.end_scan(state.units.usage());
+            self.query.account.end_scan(state.units.take_usage());
             Dropped {
                 pieces: state.pieces.drain().map(|(_, piece)| piece).collect(),
                 files: std::mem::take(&mut state.ahead).into_values().collect(),
@@ -334,6 +334,9 @@ impl Debug for ScanAhead {
 impl Drop for ScanAhead {
     fn drop(&mut self) {
         self.close(End::Cancelled);
+        // A plan may read a scan again whose streams have ended.
+        let later = self.lock().units.take_usage();
+        self.query.account.add(later);
     }
 }
 

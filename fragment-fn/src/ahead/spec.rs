@@ -38,6 +38,10 @@ pub(super) struct ScanSpec {
     pub(super) preserve_order: bool,
     /// The row groups of a file are read in an order of their statistics.
     pub(super) is_reordered: bool,
+    /// Columns by which the decoder may leave out rows of the others.
+    pub(super) late_keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Rows of a batch.
+    pub(super) batch_rows: usize,
 }
 
 /// File as a scan names it. A file may be cut into ranges.
@@ -63,18 +67,20 @@ impl From<&PartitionedFile> for FileKey {
 }
 
 impl ScanSpec {
-    /// Collects the facts. `adapter` matches the files' columns. None where the scan's requests cannot be predicted.
+    /// Collects the facts. `adapter` matches the files' columns, `late_keys` are those of [`crate::late::keys`]. None where the
+    /// scan's requests cannot be predicted.
     pub(super) fn of(
         scan: &FileScanConfig,
         adapter: Arc<dyn PhysicalExprAdapterFactory>,
+        late_keys: Vec<Arc<dyn PhysicalExpr>>,
         config: &ConfigOptions,
     ) -> Option<Self> {
         let source = scan.file_source().downcast_ref::<ParquetSource>()?;
-        let options = source.table_parquet_options().global.clone();
-        let table = source.table_schema().clone();
-        if !table.virtual_columns().is_empty() {
+        if !is_predictable(source) {
             return None;
         }
+        let options = source.table_parquet_options().global.clone();
+        let table = source.table_schema().clone();
         // A limit counts rows that keys have left.
         let (projection, limit) = match with_keys(scan, source).ok()? {
             Some(projection) => (projection, None),
@@ -104,6 +110,8 @@ impl ScanSpec {
             limit,
             preserve_order: scan.preserve_order,
             is_reordered: is_reordered(source),
+            late_keys,
+            batch_rows: config.execution.batch_size.get(),
         })
     }
 
@@ -116,6 +124,11 @@ impl ScanSpec {
     pub(super) fn row_filter(&self) -> Option<&Arc<dyn PhysicalExpr>> {
         self.predicate.as_ref().filter(|_| self.options.pushdown_filters)
     }
+}
+
+/// Returns false for scans whose columns are not those of their files.
+pub(super) fn is_predictable(source: &ParquetSource) -> bool {
+    source.table_schema().virtual_columns().is_empty()
 }
 
 #[derive(Default)]

@@ -6,7 +6,7 @@
 //!                                └──── take: missing ──┴─ failed, given back, pruned ─► OnDemand
 //! ```
 //!
-//! A row group is a unit, and one GET of it a piece. Only a `Planned` piece may be asked for ahead, and it stops being one in
+//! A row group is a unit, and so are the Bloom filters of a file. One GET of a unit is a piece. Only a `Planned` piece may be asked for ahead, and it stops being one in
 //! the step in which a reader asks for it. So no range is sent twice, unless it failed or was given back.
 //!
 //! Streams open files in a known order and read a file's row groups one after the other. A stream that goes on has left
@@ -28,7 +28,7 @@ use gust_protocol::AheadUsage;
 
 use super::consumption::Reading;
 use super::layout::FileLayout;
-use file::{FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
+use file::{FILTERS, FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
 pub(super) use lanes::Lanes;
 use window::Window;
 
@@ -336,20 +336,26 @@ impl Units {
         self.files[file as usize].units[place.unit].pieces[place.piece].has_come = true;
     }
 
-    /// Notes that a piece could not be read and that no reader has taken any of it. Readers will send its ranges themselves.
+    /// Notes that a piece could not be read. Readers send its ranges themselves, also those who wait for it.
     pub(super) fn failed(&mut self, id: PieceId) {
         let (file, place) = self.places[id.0];
         let unit = &mut self.files[file as usize].units[place.unit];
         let piece = &mut unit.pieces[place.piece];
-        if piece.state != PieceState::Asked {
+        if self.is_closed || !matches!(piece.state, PieceState::Asked | PieceState::Taken) {
             return;
         }
         piece.state = PieceState::OnDemand;
+        self.usage.taken_bytes -= std::mem::take(&mut piece.taken_bytes);
         count_aborted(&mut self.usage, piece);
         if unit.state == UnitState::Asked && !unit.has_more() {
             unit.state = UnitState::Gone;
             self.window.dropped(unit.rows);
         }
+    }
+
+    /// Counts bytes that a reader asks for because their request ahead has failed.
+    pub(super) fn missed(&mut self, bytes: u64) {
+        self.usage.missed_bytes += bytes;
     }
 
     /// Lists files of which no reader has begun some row groups.
@@ -367,7 +373,7 @@ impl Units {
             for position in 0..self.files[file as usize].units.len() {
                 let unit = &self.files[file as usize].units[position];
                 let may_drop = unit.state == UnitState::Planned || drops_asked && unit.state == UnitState::Asked;
-                if may_drop && !keep(file, unit.row_group) {
+                if may_drop && unit.row_group != FILTERS && !keep(file, unit.row_group) {
                     self.drop_units(file, position..position + 1, Why::Pruned, &mut dropped);
                 }
             }
@@ -397,6 +403,12 @@ impl Units {
         dropped
     }
 
+    /// Hands over what was counted since the last call.
+    pub(super) fn take_usage(&mut self) -> AheadUsage {
+        std::mem::take(&mut self.usage)
+    }
+
+    #[cfg(test)]
     pub(super) fn usage(&self) -> AheadUsage {
         self.usage
     }

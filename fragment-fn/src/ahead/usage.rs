@@ -1,10 +1,12 @@
 //! Account of a query's reads of data files: what was read ahead and what became of it, and for how long readers waited.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Instant;
 
 use gust_protocol::AheadUsage;
+use tokio::sync::Notify;
 
 /// Running account of a query. Its plans may be several: one that is run again counts, too.
 #[derive(Debug, Default)]
@@ -13,6 +15,7 @@ pub struct AheadAccount {
     ended: Mutex<AheadUsage>,
     /// Scans that are read ahead and have not ended.
     scans_open: AtomicUsize,
+    scan_ended: Notify,
     peak_bytes: AtomicU64,
     waited_us: AtomicU64,
 }
@@ -29,24 +32,36 @@ impl AheadAccount {
         self.waited_us.load(Relaxed)
     }
 
-    /// Returns true if all scans have ended, so that their sums are complete.
-    pub fn is_complete(&self) -> bool {
-        self.scans_open.load(Relaxed) == 0
+    /// Waits until all scans have ended, so that their sums are complete.
+    pub async fn complete(&self) {
+        loop {
+            // It hears also of an end before it is polled.
+            let ended = self.scan_ended.notified();
+            if self.scans_open.load(SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     pub(super) fn begin_scan(&self) {
-        self.scans_open.fetch_add(1, Relaxed);
+        self.scans_open.fetch_add(1, SeqCst);
     }
 
     pub(super) fn end_scan(&self, of: AheadUsage) {
+        self.add(of);
+        self.scans_open.fetch_sub(1, SeqCst);
+        self.scan_ended.notify_waiters();
+    }
+
+    pub(super) fn add(&self, of: AheadUsage) {
         *self.ended.lock().expect("no holder panics") += of;
-        self.scans_open.fetch_sub(1, Relaxed);
     }
 
     /// Counts bytes between the ranges of a request that a reader waited for.
     pub(crate) fn note_gaps(&self, gap_bytes: u64) {
         if gap_bytes > 0 {
-            *self.ended.lock().expect("no holder panics") += AheadUsage { gap_bytes, ..AheadUsage::default() };
+            self.add(AheadUsage { gap_bytes, ..AheadUsage::default() });
         }
     }
 

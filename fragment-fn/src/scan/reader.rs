@@ -164,7 +164,7 @@ impl FileReader {
             return Err(self.file.fault(format!("bytes {range:?} are not within its {size}")));
         }
         let chunks = self.file.chunks().await?;
-        let bytes = self.account.waited(self.read(&ranges)).await.map_err(external)?;
+        let bytes = self.read(&ranges).await.map_err(external)?;
         for (range, bytes) in ranges.iter().zip(&bytes) {
             catch_panic(|| chunks.check(range, bytes)).and_then(|checked| checked).map_err(|e| self.file.fault(e))?;
         }
@@ -175,7 +175,7 @@ impl FileReader {
         if let Some((scan, number)) = &self.ahead {
             return scan.take(*number, &self.file, ranges).await;
         }
-        let read = self.file.pinned.ranges(ranges).await?;
+        let read = self.account.waited(self.file.pinned.ranges(ranges)).await?;
         self.account.note_gaps(read.gap_bytes);
         Ok(read.bytes)
     }

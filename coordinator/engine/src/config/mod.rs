@@ -85,9 +85,9 @@ pub struct Config {
     /// tenth of a query's memory and an eighth of a function's. 0 turns reading ahead off.
     #[serde(deserialize_with = "units::bytes_or_none")]
     pub read_ahead_bytes_max: u64,
-    /// Largest percentage of a scan's rows that the keys of a join may let through where the scan's other columns are decoded
-    /// late, for these rows only. Default 1: whole pages are left out then, and above it TPC-H took longer (2 % in query 12, 4 % in
-    /// queries 4 and 11, scale factor 1). 0 decodes no columns late. 100 does so always, which is for tests.
+    /// Largest percentage of the rows that it sees which the keys of each join may let through where a scan's other columns are
+    /// decoded late, for the rows that are left only. Default 1: whole pages are left out then. 0 decodes no columns late. 100 does
+    /// so always, which is for tests.
     #[serde(deserialize_with = "units::percent")]
     pub late_columns_percent_max: u32,
     /// Folder that operators spill to. None is the system's temporary folder.

@@ -103,12 +103,13 @@ impl StorageUse {
         self.ahead += usage.ahead;
     }
 
-    /// Writes for how long compute waited, and what was read and not used; None where it did not wait.
+    /// Writes for how long compute waited, and what was read and not used; None where it did not wait and all was used.
     fn waits_text(&self) -> Option<String> {
-        if self.waited_seconds < WAITED_SECONDS_MIN {
+        let ahead = &self.ahead;
+        let is_waited = self.waited_seconds >= WAITED_SECONDS_MIN;
+        if !is_waited && ahead.unused_bytes() == 0 {
             return None;
         }
-        let ahead = &self.ahead;
         let unused = [
             (ahead.unused_pruned_bytes, "pruned"),
             (ahead.unused_limit_bytes, "not needed"),
@@ -118,8 +119,9 @@ impl StorageUse {
         ];
         let unused = unused.into_iter().filter(|(bytes, _)| *bytes > 0);
         let unused: Vec<_> = unused.map(|(bytes, why)| format!("{} {why}", format_size(bytes, BINARY))).collect();
-        let waited = format!("waited {:.3} s for bytes, over all lanes", self.waited_seconds);
-        Some(if unused.is_empty() { waited } else { format!("{waited}; read and not used: {}", unused.join(", ")) })
+        let waited = is_waited.then(|| format!("waited {:.3} s for bytes, over all lanes", self.waited_seconds));
+        let unused = (!unused.is_empty()).then(|| format!("read and not used: {}", unused.join(", ")));
+        Some(waited.into_iter().chain(unused).collect::<Vec<_>>().join("; "))
     }
 }
 

@@ -55,6 +55,7 @@ fn waits_are_shown_where_there_were_some() {
     check(0, none, None);
     check(999, AheadUsage { gap_bytes: 9, ..none }, None);
     check(1_000, none, Some("waited 0.001 s for bytes, over all lanes"));
+    check(999, AheadUsage { unused_pruned_bytes: 3 << 20, ..none }, Some("read and not used: 3 MiB pruned"));
     let all = AheadUsage {
         bytes: 1 << 30,
         gap_bytes: 5 << 20,

@@ -21,6 +21,7 @@ use parquet::schema::types::SchemaDescPtr;
 
 use super::super::spec::{ScanSpec, is_pending, pending_subqueries};
 use super::columns::leaves;
+use crate::late;
 
 /// Memory of a scan: the meaning of its last file, and changes of its dynamic filters.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) struct FileMeaning {
     pub(super) physical: SchemaRef,
     /// Leaves that are read.
     pub(super) leaves: Vec<usize>,
+    /// Those of them by which rows of the others may be left out.
+    pub(super) late_keys: Vec<usize>,
     pub(super) pruning: Option<Arc<PruningPredicate>>,
     pub(super) page_pruning: Option<PagePruningAccessPlanFilter>,
 }
@@ -112,15 +115,22 @@ impl FileMeaning {
             false => replace_columns_with_literals(expr, &shape.literals),
         };
         let mut projection = spec.projection.clone().try_map_exprs(literal)?;
-        let mut predicate = spec.predicate.clone().map(literal).transpose()?;
+        let predicate = spec.predicate.clone().map(|predicate| match spec.late_keys.is_empty() {
+            true => predicate,
+            false => late::pruned_by(&predicate, &spec.table),
+        });
+        let mut predicate = predicate.map(literal).transpose()?;
+        let mut late_keys = spec.late_keys.iter().cloned().map(literal).collect::<Result<Vec<_>>>()?;
         if predicate.is_some() || *logical != physical {
             let adapter = spec.adapter.create(Arc::clone(logical), Arc::clone(&physical))?;
             let simplifier = PhysicalExprSimplifier::new(&physical);
             let adapt = |expr: Arc<dyn PhysicalExpr>| simplifier.simplify(adapter.rewrite(expr)?);
             predicate = predicate.map(adapt).transpose()?;
             projection = projection.try_map_exprs(adapt)?;
+            late_keys = late_keys.into_iter().map(adapt).collect::<Result<_>>()?;
         }
         let row_filter = predicate.as_ref().filter(|_| spec.row_filter().is_some());
+        let late_keys = leaves(&late_keys, None, &physical, &shape.schema);
         let leaves = leaves(&expressions(&projection), row_filter, &physical, &shape.schema);
         let pruning = predicate.as_ref().and_then(|predicate| {
             PruningPredicateBuilder::new()
@@ -132,7 +142,7 @@ impl FileMeaning {
             .filter(|_| spec.options.enable_page_index)
             .map(|predicate| PagePruningAccessPlanFilter::new(&predicate, Arc::clone(&physical)))
             .filter(|pages| pages.filter_number() > 0);
-        Ok(Self { physical, leaves, pruning, page_pruning })
+        Ok(Self { physical, leaves, late_keys, pruning, page_pruning })
     }
 }
 

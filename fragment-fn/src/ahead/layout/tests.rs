@@ -127,7 +127,7 @@ impl Tables {
 
     fn spec(&self, scan: &FileScanConfig) -> ScanSpec {
         let config = self.context.copied_config();
-        ScanSpec::of(scan, Arc::new(NameMatching), config.options()).expect("a scan of Parquet files")
+        ScanSpec::of(scan, Arc::new(NameMatching), Vec::new(), config.options()).expect("a scan of Parquet files")
     }
 
     async fn scan(&self, sql: &str) -> ScanSpec {

@@ -5,6 +5,9 @@ use std::ops::Range;
 use super::super::layout::{FileLayout, UnitLayout};
 use super::{PieceBounds, PieceId, length};
 
+/// Number in place of a row group's: the Bloom filters of a file.
+pub(super) const FILTERS: usize = usize::MAX;
+
 #[derive(Debug, Default)]
 pub(super) struct FileUnits {
     pub(super) state: FileState,
@@ -83,10 +86,14 @@ impl FileUnits {
 
     /// Plans the file's pieces. `id` makes a new name for each.
     pub(super) fn known(layout: &FileLayout, bounds: PieceBounds, mut id: impl FnMut(Place) -> PieceId) -> Self {
-        let mut units = Vec::with_capacity(layout.units.len());
+        let filters = (!layout.filters.is_empty())
+            .then(|| UnitLayout { row_group: FILTERS, rows: 0, ranges: layout.filters.clone() });
+        let mut units = Vec::with_capacity(layout.units.len() + 1);
         let mut by_range = Vec::new();
-        for (unit, of) in layout.units.iter().enumerate() {
-            let mut planned = Unit::new(of, bounds);
+        for (unit, of) in filters.iter().chain(&layout.units).enumerate() {
+            // Whoever looks for a few rows by Bloom filters reads the row groups that are left on demand.
+            let is_ahead = filters.is_none() || of.row_group == FILTERS;
+            let mut planned = if is_ahead { Unit::new(of, bounds) } else { Unit::on_demand(of) };
             for (piece, of) in planned.pieces.iter_mut().enumerate() {
                 of.id = id(Place { unit, piece });
                 by_range.push(Place { unit, piece });
@@ -126,13 +133,14 @@ impl Unit {
     fn new(layout: &UnitLayout, bounds: PieceBounds) -> Self {
         let pieces = pieces(&layout.ranges, bounds);
         let bytes: u64 = pieces.iter().map(|piece| length(&piece.range)).sum();
-        let is_ahead = !pieces.is_empty() && bytes <= bounds.unit_bytes_max;
-        Self {
-            row_group: layout.row_group,
-            rows: layout.rows,
-            state: if is_ahead { UnitState::Planned } else { UnitState::Gone },
-            pieces: if is_ahead { pieces } else { Vec::new() },
+        if pieces.is_empty() || bytes > bounds.unit_bytes_max {
+            return Self::on_demand(layout);
         }
+        Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Planned, pieces }
+    }
+
+    fn on_demand(layout: &UnitLayout) -> Self {
+        Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Gone, pieces: Vec::new() }
     }
 
     pub(super) fn has_more(&self) -> bool {

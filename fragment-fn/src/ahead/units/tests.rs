@@ -23,7 +23,7 @@ fn plain(units: usize) -> FileLayout {
         let start = 1000 * row_group as u64;
         UnitLayout { row_group, rows: 100, ranges: std::iter::once(start..start + 10).collect() }
     };
-    FileLayout { units: (0..units).map(unit).collect() }
+    FileLayout { units: (0..units).map(unit).collect(), ..FileLayout::default() }
 }
 
 /// Asks for whatever is next until nothing is. All of it comes at once. Returns the pieces.
@@ -98,7 +98,7 @@ fn a_range_lies_in_one_piece() {
         let unit = random_unit(&mut random, seed as usize, &mut 0);
         let bounds = PieceBounds { unit_bytes_max: u64::MAX, ..BOUNDS };
         let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), bounds);
-        units.add(0, &FileLayout { units: vec![unit.clone()] });
+        units.add(0, &FileLayout { units: vec![unit.clone()], ..FileLayout::default() });
         let asked = drain(&mut units, &[]);
         assert!(asked.is_sorted_by(|a, b| a.range.end <= b.range.start), "seed {seed}: {asked:?}");
         for range in &unit.ranges {
@@ -203,7 +203,7 @@ fn what_nobody_takes_is_counted_by_its_reason() {
             let start = 1000 * row_group as u64;
             UnitLayout { row_group, rows: 100, ranges: vec![start..start + 10, start + 15..start + 25] }
         };
-        let layout = FileLayout { units: (0..2).map(unit).collect() };
+        let layout = FileLayout { units: (0..2).map(unit).collect(), ..FileLayout::default() };
         let lanes = Lanes::Shared { streams: 2, queue: vec![0] };
         let mut units = Units::new(1, lanes, reading(consumption, begins), BOUNDS);
         units.add(0, &layout);
@@ -267,7 +267,7 @@ fn failed_and_pruned_units_are_left_to_readers() {
 fn a_row_group_that_is_too_large_is_read_on_demand() {
     let large = UnitLayout { row_group: 0, rows: 1, ranges: vec![0..300, 320..421] };
     let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), BOUNDS);
-    units.add(0, &FileLayout { units: vec![large] });
+    units.add(0, &FileLayout { units: vec![large], ..FileLayout::default() });
     assert_eq!(units.next(), None);
     assert_eq!(take(&mut units, 0, 0..300).found, [Found::Missing]);
 }
@@ -315,7 +315,10 @@ impl Simulation {
             .map(|_| {
                 let mut at = 0;
                 let units = random.random_range(0..6);
-                FileLayout { units: (0..units).map(|group| random_unit(&mut random, group, &mut at)).collect() }
+                FileLayout {
+                    units: (0..units).map(|group| random_unit(&mut random, group, &mut at)).collect(),
+                    ..FileLayout::default()
+                }
             })
             .collect();
         let streams = random.random_range(1..5);
@@ -508,4 +511,42 @@ fn whatever_happens_no_range_is_sent_twice() {
         missed += usage.missed_bytes;
     }
     assert!(ahead > missed / 4 && missed > 0, "{ahead} bytes were taken, {missed} were missed");
+}
+
+#[test]
+fn row_groups_behind_bloom_filters_are_read_on_demand() {
+    let layout = FileLayout { filters: vec![5000..5010, 5012..5020], ..plain(3) };
+    let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), BOUNDS);
+    units.add(0, &layout);
+    let asked = drain(&mut units, &[]);
+    assert_eq!((asked.len(), asked[0].range.clone()), (1, 5000..5020));
+    // A filter of a join knows no Bloom filters.
+    assert!(units.reprune(&|_, _| false, true).is_empty());
+    let taken = units.take(0, &layout.filters);
+    assert_eq!(taken.released, [asked[0].id]);
+    assert_eq!(take(&mut units, 0, 1000..1010).found, [Found::Missing]);
+    let usage = units.usage();
+    assert_eq!((usage.taken_bytes, usage.missed_bytes, usage.gap_bytes, usage.unused_bytes()), (18, 10, 2, 0));
+}
+
+#[test]
+fn a_reader_that_waits_for_a_failed_piece_has_taken_nothing() {
+    for is_whole in [true, false] {
+        let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), BOUNDS);
+        let unit = UnitLayout { row_group: 0, rows: 10, ranges: vec![0..10, 10..30] };
+        units.add(0, &FileLayout { units: vec![unit], ..FileLayout::default() });
+        let next = units.next().expect("a piece");
+        assert!(units.ask(&next));
+        let Next::Piece(wanted) = next else { panic!("{next:?}") };
+        let all = [0..10, 10..30];
+        let ranges = if is_whole { &all[..] } else { &all[..1] };
+        assert!(!units.take(0, ranges).found.contains(&Found::Missing));
+        units.failed(wanted.id);
+        units.missed(ranges.iter().map(length).sum());
+        units.close(End::Finished);
+        let usage = units.take_usage();
+        let missed = if is_whole { 30 } else { 10 };
+        assert_eq!((usage.bytes, usage.taken_bytes, usage.aborted_bytes, usage.missed_bytes), (30, 0, 30, missed));
+        assert_eq!(units.take_usage(), AheadUsage::default(), "it is handed over once");
+    }
 }

@@ -12,7 +12,6 @@ use crate::session::engine::CLEANING_MAX;
 
 /// Longest wait for the end of a run that was dropped. An operator may compute for longer without a pause.
 const ACCOUNT_MAX: Duration = Duration::from_millis(100);
-const ACCOUNT_POLL: Duration = Duration::from_millis(1);
 
 /// Objects that a query's attempts leave in the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +73,7 @@ impl RunningStatement {
 /// Waits until the account of what was read ahead is complete, for at most [`ACCOUNT_MAX`]. A run that was dropped ends in
 /// its own time.
 async fn completed(account: &AheadAccount) {
-    let complete = async {
-        while !account.is_complete() {
-            tokio::time::sleep(ACCOUNT_POLL).await;
-        }
-    };
-    if tokio::time::timeout(ACCOUNT_MAX, complete).await.is_err() {
+    if tokio::time::timeout(ACCOUNT_MAX, account.complete()).await.is_err() {
         tracing::debug!("the account of what was read ahead is not complete");
     }
 }
