@@ -532,7 +532,8 @@ async fn a_small_function_reads_wide_row_groups_on_demand() {
     };
     let group = |group: usize| {
         let column = |column: usize| Int64Array::from_iter_values((0..ROWS).map(|row| value(group, column, row)));
-        let columns = names.iter().enumerate().map(|(index, name)| (name.as_str(), Arc::new(column(index)) as ArrayRef));
+        let columns =
+            names.iter().enumerate().map(|(index, name)| (name.as_str(), Arc::new(column(index)) as ArrayRef));
         batch(columns.collect())
     };
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
@@ -541,7 +542,8 @@ async fn a_small_function_reads_wide_row_groups_on_demand() {
     let put = server.store().expect("a client").put(&Key::from("t/wide.parquet"), PutPayload::from(bytes)).await;
     put.expect("put");
     let config = Config { on: Target::InProcess, functions_max: 1, function_memory_bytes: 256 << 20, ..local() };
-    let session = cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref()).expect("a session");
+    let session =
+        cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref()).expect("a session");
     let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
     run(&session, &create).await.expect("a table");
     let most = |columns: &[usize]| {

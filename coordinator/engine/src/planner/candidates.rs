@@ -23,7 +23,6 @@ use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
 use crate::model::load::LocalLoad;
 use crate::model::{Choice, FleetFacts, Forecast, FunctionSize, Place, Reason, WallTimes};
-use crate::tables::folder::Listings;
 use crate::tables::pruning::PruningNotes;
 
 /// A query as the coordinator would run it alone.
@@ -32,8 +31,6 @@ pub(super) struct LocalPlan {
     pub(super) optimized: LogicalPlan,
     pub(super) plan: Arc<dyn ExecutionPlan>,
     pub(super) reads: LocalReads,
-    /// Usage of stores until the statement's names were resolved.
-    resolved: Usage,
     /// Usage of stores until the plan stood.
     planned: Usage,
 }
@@ -113,10 +110,9 @@ impl Planner {
     /// Plans a query for the coordinator.
     pub(super) async fn local_plan(&self, state: SessionState, logical: &LogicalPlan) -> Result<LocalPlan> {
         let optimized = state.optimize(logical)?;
-        let resolved = self.stores.usage();
         let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
         let reads = self.local_reads(&plan, footers(&state).as_ref())?;
-        Ok(LocalPlan { state, optimized, plan, reads, resolved, planned: self.stores.usage() })
+        Ok(LocalPlan { state, optimized, plan, reads, planned: self.stores.usage() })
     }
 
     /// Plans a query for everywhere and estimates it.
@@ -178,14 +174,8 @@ impl Planner {
     /// Adds the candidates on functions. Returns the reason if there are none.
     async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
         let begun = self.stores.usage();
-        let LocalPlan { state, optimized, resolved, planned, .. } = &candidates.local;
-        // A comparison has also planned locally by then. Without one only the statement's names are resolved, and the listings
-        // are the distributed plan's own. A path in FROM was listed for its name, and counts twice.
-        let compares = self.settings.compares();
-        if !compares {
-            Listings::of(state).forget();
-        }
-        let first = if compares { planned } else { resolved };
+        // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
+        let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
         let (state, plan) = distributed(state, optimized).await?;
         let mut planning = between(begun, self.stores.usage());
         planning.requests += first.requests;

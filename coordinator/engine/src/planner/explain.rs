@@ -11,7 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use fragment_fn::BRIDGE_BYTES;
-use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, readings};
+use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, is_predictable, readings};
 use fragment_fn::late::{LateColumns, key_columns};
 use gust_catalog::{DeleteCounts, Pruning};
 use gust_protocol::plan::scans;
@@ -22,11 +22,11 @@ use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by}
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
 use crate::error::continued;
-use crate::model::{Forecast, Place, Quote, ahead_bounds_here};
+use crate::model::{Forecast, Place, Quote};
 use crate::money::Money;
 
-/// Writes the whole text, without a newline at its end.
-pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
+/// Writes the whole text, without a newline at its end. `ahead_here` bounds the coordinator's reading ahead.
+pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds) -> String {
     let decision = with_hint_line(&planned.decision, planned.decision.reason.hint());
     let mut text = format!("decision     {}\n", continued(decision, 13));
     for (table, pruning) in &planned.pruning {
@@ -36,7 +36,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config) -> String {
     let allowed = config.memory_bytes_max;
     let mut holders = vec![Holder { name: "the coordinator".to_owned(), need: coordinator.clone(), allowed }];
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
-    text += &reading(&planned.plan, ahead_bounds_here(config.read_ahead(), config.memory_bytes_max));
+    text += &reading(&planned.plan, ahead_here);
     text += &indented(&planned.plan);
     if config.late_columns() != LateColumns::NEVER {
         text += &late_columns(&planned.plan);
@@ -124,6 +124,8 @@ fn why_on_demand(scan: &FileScanConfig, reading: Reading, bounds: AheadBounds) -
         Some("not Parquet")
     } else if bounds.is_off() {
         Some("reading ahead is off")
+    } else if !is_predictable(scan) {
+        Some("its requests cannot be predicted")
     } else {
         (reading.consumption == Consumption::OnDemand).then_some("read several times")
     }

@@ -13,8 +13,12 @@ use gust_protocol::{Base64, ColumnMatching};
 use super::passes::units::{Unit, footer, start_of};
 use crate::tables::facts::FileFacts;
 
-/// Bytes of footers in one fragment, before base64. A column of a row group takes about 150 bytes.
+/// Bytes of footers in one fragment, before base64.
 const FOOTERS_BYTES_MAX: usize = 192 << 10;
+
+/// Length of a column of a row group in a footer that travels, about, without its pages and of each of them.
+const CHUNK_BYTES: usize = 150;
+const PAGE_BYTES: usize = 24;
 
 /// Returns the columns that a scan needs of its files. None where they are not matched by name.
 pub(super) fn needed_columns(scan: &FileScanConfig, matching: &ColumnMatching) -> Option<NeededColumns> {
@@ -39,16 +43,33 @@ pub(super) fn travels(file: &PartitionedFile) -> bool {
 /// have, and the longest of those that would be too long together.
 pub(super) fn footers(units: &[&Unit], columns: &NeededColumns, footers: &FileMetadataCache) -> Vec<Option<Base64>> {
     let mut shipped: Vec<_> = units.iter().map(|unit| of_unit(unit, columns, footers)).collect();
-    let mut bytes: usize = shipped.iter().map(length).sum();
-    let mut longest_last: Vec<usize> = (0..shipped.len()).collect();
-    longest_last.sort_by_key(|unit| length(&shipped[*unit]));
+    for stays in staying(&shipped.iter().map(length).collect::<Vec<_>>()) {
+        shipped[stays] = None;
+    }
+    shipped
+}
+
+/// Returns the positions of those among footers of a fragment, by their lengths, that are too long to travel with the others.
+pub(super) fn staying(lengths: &[usize]) -> Vec<usize> {
+    let mut bytes: usize = lengths.iter().sum();
+    if bytes <= FOOTERS_BYTES_MAX {
+        return Vec::new();
+    }
+    let mut longest_last: Vec<usize> = (0..lengths.len()).collect();
+    longest_last.sort_by_key(|unit| lengths[*unit]);
+    let mut staying = Vec::new();
     while bytes > FOOTERS_BYTES_MAX
         && let Some(longest) = longest_last.pop()
     {
-        bytes -= length(&shipped[longest]);
-        shipped[longest] = None;
+        bytes -= lengths[longest];
+        staying.push(longest);
     }
-    shipped
+    staying
+}
+
+/// Returns about the length of a row group of `chunks` columns in a footer that travels, with the places of `pages` pages of each.
+pub(super) fn group_bytes(chunks: usize, pages: usize) -> usize {
+    chunks * (CHUNK_BYTES + pages * PAGE_BYTES)
 }
 
 fn length(footer: &Option<Base64>) -> usize {
@@ -77,7 +98,7 @@ fn of_unit(Unit { file, .. }: &Unit, columns: &NeededColumns, footers: &FileMeta
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, Int32Array, RecordBatch};
@@ -91,7 +112,7 @@ mod tests {
     use super::*;
 
     /// Makes a unit of a file of 1 MiB with this many columns, whose footer becomes known.
-    fn unit(columns: usize, known: &FileMetadataCache) -> Unit {
+    pub(in crate::planner) fn unit(columns: usize, known: &FileMetadataCache) -> Unit {
         let one: ArrayRef = Arc::new(Int32Array::from(vec![1]));
         let rows = (0..columns).map(|column| (format!("c{column}"), Arc::clone(&one)));
         let rows = RecordBatch::try_from_iter(rows).expect("columns");
@@ -106,7 +127,7 @@ mod tests {
         Unit { file, weight_bytes: 1 }
     }
 
-    fn known() -> DefaultCache<Path, CachedFileMetadataEntry> {
+    pub(in crate::planner) fn known() -> DefaultCache<Path, CachedFileMetadataEntry> {
         DefaultCache::new(64 << 20)
     }
 

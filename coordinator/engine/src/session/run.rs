@@ -31,7 +31,7 @@ use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
-use crate::model::{Decision, FunctionSize, Reason, Workload};
+use crate::model::{Decision, FunctionSize, Reason, Workload, ahead_bounds_here};
 use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery, explain};
 use crate::scheduler::{Clock, QueryAttempts};
 use crate::sql::Names;
@@ -220,7 +220,8 @@ impl Session {
             query => query,
         };
         let planned = self.planner().plan(self.context.state(), query).await;
-        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config))
+        let ahead = ahead_bounds_here(self.config.read_ahead(), self.memory_bytes_max());
+        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config, ahead))
     }
 
     async fn query_context(

@@ -86,8 +86,11 @@ impl FileUnits {
 
     /// Plans the file's pieces. `id` makes a new name for each.
     pub(super) fn known(layout: &FileLayout, bounds: PieceBounds, mut id: impl FnMut(Place) -> PieceId) -> Self {
-        let filters = (!layout.filters.is_empty())
-            .then(|| UnitLayout { row_group: FILTERS, rows: 0, ranges: layout.filters.clone() });
+        let filters = (!layout.filters.is_empty()).then(|| UnitLayout {
+            row_group: FILTERS,
+            rows: 0,
+            ranges: layout.filters.clone(),
+        });
         let mut units = Vec::with_capacity(layout.units.len() + 1);
         let mut by_range = Vec::new();
         for (unit, of) in filters.iter().chain(&layout.units).enumerate() {

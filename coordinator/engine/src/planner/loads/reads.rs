@@ -5,7 +5,7 @@
 //! along are not asked for again. Delete files come once a fragment: a vector with one request, others like small files. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
 //! statistics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use datafusion::datasource::listing::PartitionedFile;
@@ -15,12 +15,12 @@ use fragment_fn::{BRIDGE_BYTES, WHOLE_FILE_BYTES_MAX, footer_guess};
 use gust_protocol::{DeleteContent, DeleteFile};
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use crate::model::load::Reads;
 use crate::planner::deletes::{FragmentDeletes, read_bytes};
 use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
-use crate::planner::shipped::travels;
+use crate::planner::shipped::{group_bytes, staying, travels};
 use crate::tables::facts::{FileFacts, store_of};
 
 /// Reader of a file.
@@ -55,13 +55,26 @@ impl<'a> ScannedFiles<'a> {
     pub fn reads<'u>(&mut self, units: impl IntoIterator<Item = &'u Unit>, reader: Reader<'_>) -> Reads {
         let units: Vec<&Unit> = units.into_iter().collect();
         let mut by_file: BTreeMap<(u16, &str), Vec<&PartitionedFile>> = BTreeMap::new();
-        for Unit { file, .. } in &units {
+        let files: Vec<&PartitionedFile> = units.iter().map(|unit| &unit.file).collect();
+        for file in &files {
             by_file.entry((store_of(file), file.object_meta.location.as_ref())).or_default().push(file);
         }
+        let lengths: Vec<usize> = match reader {
+            Reader::Function(_) => files.iter().map(|file| self.file(file).footer_bytes(file)).collect(),
+            Reader::Coordinator => Vec::new(),
+        };
+        let place = |file: &'u PartitionedFile| (store_of(file), &file.object_meta.location);
+        let staying: BTreeSet<(u16, &Path)> = staying(&lengths).into_iter().map(|unit| place(files[unit])).collect();
         let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
             [file, ..] => {
                 let ScannedFile { is_footer_known, layout } = self.file(file);
-                let end = FileEnd::of(file, *is_footer_known, reader);
+                let is_at_hand = match reader {
+                    Reader::Coordinator => *is_footer_known,
+                    Reader::Function(_) => {
+                        *is_footer_known && !staying.contains(&(store_of(file), &file.object_meta.location))
+                    }
+                };
+                let end = FileEnd::of(file, is_at_hand, reader);
                 files.iter().map(|unit| layout.reads(unit, end.start)).sum::<Reads>()
                     + Reads { guessed_files: layout.is_guessed.into(), ..end.reads }
             }
@@ -100,6 +113,16 @@ fn deletes_read(file: &DeleteFile) -> Reads {
     }
 }
 
+impl ScannedFile {
+    /// Returns about the length of a unit's footer, if it travels.
+    fn footer_bytes(&self, unit: &PartitionedFile) -> usize {
+        match self.is_footer_known && travels(unit) {
+            true => self.layout.of_unit(unit).map(|group| group.footer_bytes).sum(),
+            false => 0,
+        }
+    }
+}
+
 /// The part of a file that is read with its footer and kept.
 struct FileEnd {
     reads: Reads,
@@ -107,13 +130,14 @@ struct FileEnd {
 }
 
 impl FileEnd {
-    fn of(file: &PartitionedFile, is_cached: bool, reader: Reader<'_>) -> Self {
+    /// `is_at_hand` is true if the session has the footer, and if it travels to a function.
+    fn of(file: &PartitionedFile, is_at_hand: bool, reader: Reader<'_>) -> Self {
         let size = file.object_meta.size;
         // The session keeps footers of bare Parquet, not the bytes beside them, and none of Iceberg's.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
-            Reader::Coordinator if is_bare && is_cached => Self { reads: Reads::default(), start: size },
-            Reader::Function(keeps) if keeps(&file.object_meta) || (is_cached && travels(file)) => {
+            Reader::Coordinator if is_bare && is_at_hand => Self { reads: Reads::default(), start: size },
+            Reader::Function(keeps) if keeps(&file.object_meta) || (is_at_hand && travels(file)) => {
                 Self { reads: Reads::default(), start: size }
             }
             Reader::Coordinator | Reader::Function(_) => {
@@ -143,6 +167,8 @@ struct RowGroupLayout {
     chunks: Vec<Range<u64>>,
     /// End of the last chunk.
     end: u64,
+    /// About its length in a footer that travels.
+    footer_bytes: usize,
     /// Requests for all chunks. Most often nothing of them is in memory.
     whole: Reads,
 }
@@ -165,7 +191,16 @@ impl Layout {
         if let Some(footer) = footer {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
-            let layout = |group| RowGroupLayout::of(start_of(group), ranges(group), true);
+            let pages = |group: &RowGroupMetaData| match footer.offset_index() {
+                // Most writers end a page after 20,000 rows at the latest.
+                Some(_) => usize::try_from(group.num_rows() / 20_000).unwrap_or_default() + 1,
+                None => 0,
+            };
+            let layout = |group| {
+                let layout = RowGroupLayout::of(start_of(group), ranges(group), true);
+                let footer_bytes = group_bytes(layout.chunks.len(), pages(group));
+                RowGroupLayout { footer_bytes, ..layout }
+            };
             return Self::of_row_groups(footer.row_groups().iter().map(layout).collect(), true, false);
         }
         let size = file.object_meta.size;
@@ -193,27 +228,28 @@ impl Layout {
 
     /// Counts the requests for the row groups of a unit, before the offset `end`: from there on the file is in memory.
     fn reads(&self, unit: &PartitionedFile, end: u64) -> Reads {
+        self.of_unit(unit).map(|group| group.reads(end, self.is_exact)).sum()
+    }
+
+    /// Lists the row groups of a unit.
+    fn of_unit(&self, unit: &PartitionedFile) -> impl Iterator<Item = &RowGroupLayout> {
         let start = |group: &RowGroupLayout| i64::try_from(group.start).unwrap_or(i64::MAX);
-        let of_group = |group: &RowGroupLayout| group.reads(end, self.is_exact);
-        match &unit.range {
-            None => self.row_groups.iter().map(of_group).sum(),
+        let range = unit.range.as_ref().map(|range| range.start..range.end);
+        let near = match &range {
             Some(range) if self.is_in_order => {
                 let before = |offset| self.row_groups.partition_point(|group| start(group) < offset);
-                let mine = self.row_groups.get(before(range.start)..before(range.end)).unwrap_or_default();
-                mine.iter().map(of_group).sum()
+                self.row_groups.get(before(range.start)..before(range.end)).unwrap_or_default()
             }
-            Some(range) => {
-                let is_mine = |group: &&RowGroupLayout| (range.start..range.end).contains(&start(group));
-                self.row_groups.iter().filter(is_mine).map(of_group).sum()
-            }
-        }
+            _ => &self.row_groups[..],
+        };
+        near.iter().filter(move |group| range.as_ref().is_none_or(|range| range.contains(&start(group))))
     }
 }
 
 impl RowGroupLayout {
     fn of(start: u64, chunks: Vec<Range<u64>>, is_exact: bool) -> Self {
         let end = chunks.iter().map(|chunk| chunk.end).max().unwrap_or_default();
-        Self { start, end, whole: requests(&chunks, is_exact), chunks }
+        Self { start, end, whole: requests(&chunks, is_exact), chunks, footer_bytes: 0 }
     }
 
     /// Counts the requests for its chunks before the offset `end`.
@@ -275,8 +311,10 @@ mod tests {
     use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
     use datafusion::execution::object_store::ObjectStoreUrl;
     use fragment_fn::{DeleteReader, FileDeletes};
-    use gust_protocol::{ObjectRef, UnitDeletes};
+    use gust_protocol::{ColumnMatching, ObjectRef, UnitDeletes};
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+
+    use crate::planner::shipped::{footers, needed_columns, tests as shipped};
 
     const MIB: u64 = 1 << 20;
 
@@ -411,5 +449,24 @@ mod tests {
         let expect = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: 20 * MIB, ..Reads::default() };
         check(WARM, &[3], vec![file(80 * MIB, facts([20, 20, 20, 20], &[]))], expect);
         check(WARM, &[], vec![file(80 * MIB, facts([20, 20, 20, 20], &[]))], Reads::default());
+    }
+
+    #[test]
+    fn footers_that_are_too_long_to_travel_are_read() {
+        let known = shipped::known();
+        let field = |column: usize| Field::new(format!("c{column}"), DataType::Int32, true);
+        let schema = Arc::new(Schema::new((0..4_000).map(field).collect::<Vec<_>>()));
+        let url = ObjectStoreUrl::parse("s3://bucket").expect("a URL");
+        let scan = FileScanConfigBuilder::new(url, Arc::new(ParquetSource::new(schema))).build();
+        let needed = needed_columns(&scan, &ColumnMatching::Name).expect("columns by name");
+        for widths in [vec![1], vec![300, 4_000, 10], vec![900, 800, 5], vec![300, 300, 300]] {
+            let units: Vec<Unit> = widths.iter().map(|columns| shipped::unit(*columns, &known)).collect();
+            let travelling = footers(&units.iter().collect::<Vec<_>>(), &needed, &known);
+            let staying = travelling.iter().filter(|footer| footer.is_none()).count() as u64;
+            let reads = ScannedFiles::of(&scan, &known).reads(&units, COLD);
+            // Units of the same file share its footer.
+            assert_eq!(reads.footers.min(1), staying.min(1), "{widths:?}: {reads:?}");
+            assert_eq!(ScannedFiles::of(&scan, &known).reads(&units, Reader::Coordinator).footers, 0, "{widths:?}");
+        }
     }
 }

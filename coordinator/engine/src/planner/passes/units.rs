@@ -1,5 +1,7 @@
 //! Pass 3: a scan's files become scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
 
+use std::collections::HashSet;
+
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 // `parquet` exports another type of this name, which no cache holds.
@@ -86,7 +88,7 @@ fn footer_bytes(footer: &ParquetMetaData, size: u64) -> Option<usize> {
 
 /// Projected columns of a scan, and their part of the table.
 pub(in crate::planner) struct ProjectedColumns {
-    names: Vec<String>,
+    names: HashSet<String>,
     pub(in crate::planner) ids: Vec<i32>,
     /// Positions among the table's columns.
     pub(in crate::planner) positions: Vec<usize>,

@@ -19,6 +19,7 @@ use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics as ChunkStatistics;
 use parquet::schema::types::ColumnDescriptor;
+use tokio::sync::Semaphore;
 
 use super::error::FolderError;
 
@@ -42,8 +43,13 @@ async fn footer(
     Ok((footer, own))
 }
 
+/// Footers that a process reads at the same time for tables that it makes or plans. Statements do so side by side, and a store
+/// asks whoever sends it a thousand requests at once to slow down.
+static FOOTERS_AT_ONCE: Semaphore = Semaphore::const_new(128);
+
 /// Reads the footer of a file as it was listed, or takes it from the session's cache.
 async fn read(state: &dyn Session, store: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> Result<Arc<ParquetMetaData>> {
+    let _turn = FOOTERS_AT_ONCE.acquire().await.expect("it is never closed");
     let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
     read_footer(&PinnedFile::new(Arc::clone(store), file.clone()), None, footers.as_ref()).await
 }

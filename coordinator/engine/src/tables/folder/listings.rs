@@ -6,6 +6,9 @@
 //!  second plan ┘                   └─▶ store, one asker at a time
 //! ```
 //!
+//! Equal questions have one answer. Scans of one table ask different ones where their filters rule out different folders, and may
+//! then see a file or not. A listing of more than [`OBJECTS_MAX`] objects is not kept either.
+//!
 //! An answer is kept until the plan starts. So a statement that is planned once more, after its functions failed or memory was
 //! short, sees the files of that moment. Failures are not kept.
 //!

@@ -17,7 +17,8 @@
 //! - Folders `key=value` are columns: those of PARTITIONED BY. If no columns are declared at all, they are those that
 //!   all files have.
 //!
-//! A statement asks for each listing once. The columns stay as they were when the table was made.
+//! A statement asks for each listing once. Scans whose filters rule out different folders ask for different listings, at
+//! different times. The columns stay as they were when the table was made.
 
 mod error;
 mod filter;
