@@ -7,11 +7,13 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, Str
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::physical_plan::{
     FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Operator;
 use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
 use datafusion::physical_expr::expressions::{BinaryExpr, DynamicFilterPhysicalExpr, col, lit};
@@ -24,15 +26,16 @@ use gust_protocol::plan;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use url::Url;
 
 use super::*;
 use crate::by_name::NameMatching;
+use crate::columns::FieldIdMatching;
 
 /// Rows of a file, of which each quarter is a row group.
 const ROWS: i64 = 1000;
@@ -379,5 +382,68 @@ async fn a_file_has_one_number() {
     for (number, file) in spec.files.iter().enumerate() {
         assert_eq!(spec.number(file), Some(number as u32));
         assert_eq!(spec.number(&file.clone().with_range(0, 10)), None);
+    }
+}
+
+#[test]
+fn columns_of_other_names_are_predicted_by_their_ids() {
+    let field = |id: i32, name: &str| {
+        let id = [(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())].into();
+        Field::new(name, DataType::Int64, true).with_metadata(id)
+    };
+    let written = Arc::new(Schema::new(vec![field(1, "a"), field(2, "b"), field(3, "c")]));
+    let column = |step: i64| Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| row * step))) as ArrayRef;
+    let bytes = file(&RecordBatch::try_new(written, (1..4).map(column).collect()).expect("rows"));
+    let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let footer = Arc::new(reader.parse_and_finish(&bytes).expect("a footer"));
+    // `a` is called `x` now, `b` was dropped and `c` has its name, and `n` is new.
+    let table = Arc::new(Schema::new(vec![field(1, "x"), field(3, "b"), field(4, "n")]));
+    let x = || col("x", &table).expect("a column");
+    let from_the_middle: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(x(), Operator::GtEq, lit(ROWS / 2)));
+    for (projected, predicate, groups, leaves) in [
+        (vec![0, 1, 2], None, 0..4, vec![0, 2]),
+        (vec![1], Some(Arc::clone(&from_the_middle)), 2..4, vec![2]),
+        (vec![0, 2], Some(from_the_middle), 2..4, vec![0]),
+    ] {
+        let source = ParquetSource::new(Arc::clone(&table));
+        let source = match predicate {
+            Some(predicate) => source.with_predicate(predicate),
+            None => source,
+        };
+        let url = ObjectStoreUrl::parse("memory://tables").expect("a URL");
+        let scan = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_projection_indices(Some(projected.clone()))
+            .expect("columns of the table")
+            .with_file(PartitionedFile::new("t/a.parquet", bytes.len() as u64))
+            .build();
+        let adapter = Arc::new(FieldIdMatching::default());
+        let spec = ScanSpec::of(&scan, adapter, Vec::new(), &ConfigOptions::default()).expect("a scan of Parquet");
+        let found = layout(&spec, &mut Schemas::new(&spec), &spec.files[0], &footer).expect("a layout");
+        let chunk = |group: usize, leaf: usize| {
+            let (start, bytes) = footer.row_group(group).column(leaf).byte_range();
+            start..start + bytes
+        };
+        let of_group = |group: usize| (group, leaves.iter().map(|leaf| chunk(group, *leaf)).collect());
+        let expect: Vec<(usize, Vec<Range<u64>>)> = groups.map(of_group).collect();
+        let found: Vec<_> = found.units.into_iter().map(|unit| (unit.row_group, unit.ranges)).collect();
+        assert_eq!(found, expect, "{projected:?}");
+    }
+}
+
+#[test]
+fn keys_of_late_columns_are_read_by_whole_batches() {
+    type Pairs<'a> = &'a [(usize, usize)];
+    let cases: [(Pairs<'_>, usize, Pairs<'_>); 5] = [
+        (&[(0, 1)], 100, &[(0, 10)]),
+        (&[(9, 11), (12, 13)], 100, &[(0, 20)]),
+        (&[(5, 6), (35, 36), (41, 42)], 44, &[(0, 10), (30, 44)]),
+        (&[(20, 30)], 100, &[(20, 30)]),
+        (&[], 100, &[]),
+    ];
+    for (selected, rows, expect) in cases {
+        let selection = |ranges: Pairs<'_>| {
+            RowSelection::from_consecutive_ranges(ranges.iter().map(|(start, end)| *start..*end), rows)
+        };
+        assert_eq!(in_whole_batches(&selection(selected), rows, 10), selection(expect), "{selected:?}");
     }
 }
