@@ -15,6 +15,7 @@ pub fn fingerprint() -> &'static str {
         let mut names: Vec<String> = Vec::new();
         names.extend(functions::scalar().iter().map(|f| format!("s:{}", f.name())));
         names.extend(functions::aggregate().iter().map(|f| format!("a:{}", f.name())));
+        names.extend(functions::higher_order().iter().map(|f| format!("h:{}", f.name())));
         names.extend(functions::window().iter().map(|f| format!("w:{}", f.name())));
         names.sort_unstable();
         let names = crc32fast::hash(names.join(",").as_bytes());

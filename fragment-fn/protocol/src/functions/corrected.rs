@@ -33,11 +33,17 @@ use super::scalar_named;
 /// Puts ours in place of DataFusion's where there is something to correct.
 pub(super) fn correct(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let (growth, compares) = (bounds::growth_of(stock.name()), compares(stock.name()));
-    match growth.is_some() || compares || is_of_lists(stock.name()) {
-        true => Arc::new(ScalarUDF::from(Corrected { stock, growth, compares })),
+    let aliases: Vec<String> =
+        stock.aliases().iter().filter(|alias| !TAKEN.contains(&alias.as_str())).cloned().collect();
+    match growth.is_some() || compares || is_of_lists(stock.name()) || aliases.len() < stock.aliases().len() {
+        true => Arc::new(ScalarUDF::from(Corrected { stock, aliases, growth, compares })),
         false => stock,
     }
 }
+
+/// Aliases of DataFusion's that are functions of ours: `to_char` has the letters of strftime, and `map_extract` a list. A
+/// session that is built from another one takes names in any order, so that one name must not be two functions.
+const TAKEN: [&str; 2] = ["date_format", "element_at"];
 
 /// Returns true for functions that make a list from a list.
 fn is_of_lists(name: &str) -> bool {
@@ -58,6 +64,7 @@ fn compares(name: &str) -> bool {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Corrected {
     stock: Arc<ScalarUDF>,
+    aliases: Vec<String>,
     growth: Option<ResultGrowth>,
     /// True where the function compares its arguments: floats among them become keys.
     compares: bool,
@@ -114,7 +121,7 @@ impl ScalarUDFImpl for Corrected {
     }
 
     fn aliases(&self) -> &[String] {
-        self.stock.aliases()
+        &self.aliases
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
@@ -136,7 +143,12 @@ impl ScalarUDFImpl for Corrected {
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let stock = Arc::new(self.stock.inner().with_updated_config(config)?);
-        Some(ScalarUDF::from(Self { stock, growth: self.growth, compares: self.compares }))
+        Some(ScalarUDF::from(Self {
+            stock,
+            aliases: self.aliases.clone(),
+            growth: self.growth,
+            compares: self.compares,
+        }))
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {

@@ -7,6 +7,7 @@
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
 //!                           array_*        typed: the promised list type           (corrected.rs)
 //!                        +  gust_*         calls of the coordinator's rewrites     (float_key, integers, merged_key, row_key)
+//!                        +  json_extract … functions of Trino's                    (own)
 //! ```
 //!
 //! Both sides have one set: the coordinator plans with it, a function decodes with it. Ours bear DataFusion's names, so that
@@ -25,6 +26,7 @@ mod float_key;
 mod frames;
 mod integers;
 mod merged_key;
+mod own;
 mod row_key;
 mod sum;
 
@@ -35,19 +37,20 @@ pub use merged_key::MergedKey;
 pub use row_key::RowKey;
 
 /// Version of our functions' results. It is raised whenever one of ours computes something else under the same name.
-pub const SET_VERSION: u32 = 2;
+pub const SET_VERSION: u32 = 3;
 
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     static SET: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
-        let scalars = SessionStateDefaults::default_scalar_functions().into_iter().map(corrected::correct);
+        let scalars =
+            SessionStateDefaults::default_scalar_functions().into_iter().map(corrected::correct).map(own::widened);
         let own = [
             ScalarUDF::from(FloatKey::default()),
             ScalarUDF::from(MergedKey::default()),
             ScalarUDF::from(IntegerChain::default()),
             ScalarUDF::from(RowKey::default()),
         ];
-        scalars.chain(own.map(Arc::new)).collect()
+        scalars.chain(own.map(Arc::new)).chain(own::scalar()).collect()
     });
     SET.clone()
 }
@@ -66,13 +69,19 @@ pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
             name if frames::is_corrected(name) => Arc::new(AggregateUDF::from(frames::Framed { stock: function })),
             _ => function,
         };
-        SessionStateDefaults::default_aggregate_functions().into_iter().map(correct).collect()
+        SessionStateDefaults::default_aggregate_functions().into_iter().map(correct).chain(own::aggregate()).collect()
     });
     SET.clone()
 }
 
 pub fn window() -> Vec<Arc<WindowUDF>> {
     SessionStateDefaults::default_window_functions()
+}
+
+/// Lists the names of the functions that DataFusion does not have.
+pub fn added() -> Vec<String> {
+    let scalars = own::scalar().map(|function| function.name().to_owned());
+    scalars.chain(own::aggregate().map(|function| function.name().to_owned())).collect()
 }
 
 /// Returns this set's scalar function of a name or alias.
@@ -104,11 +113,22 @@ mod tests {
     /// Each of ours has a test that says when DataFusion's own does the same. Then ours is taken out.
     #[test]
     fn ours_stand_in_for_datafusions_under_the_same_names() {
-        let ours: Vec<String> =
-            scalar().iter().map(|f| f.name().to_owned()).filter(|n| !n.starts_with("gust_")).collect();
+        let added: Vec<String> = own::scalar().map(|f| f.name().to_owned()).collect();
+        let ours: Vec<String> = scalar()
+            .iter()
+            .map(|f| f.name().to_owned())
+            .filter(|name| !name.starts_with("gust_") && !added.contains(name))
+            .collect();
         let theirs: Vec<String> =
             SessionStateDefaults::default_scalar_functions().iter().map(|f| f.name().to_owned()).collect();
         assert_eq!(ours, theirs);
+        // Names of DataFusion's own would be two functions of one name.
+        assert!(added.iter().all(|name| !theirs.contains(name)), "{added:?}");
+        let mut all: Vec<String> = scalar().iter().flat_map(|f| names(f.name(), f.aliases())).collect();
+        all.sort_unstable();
+        let count = all.len();
+        all.dedup();
+        assert_eq!(all.len(), count, "a name is two functions");
         for (name, own) in [
             ("sum", "CheckedSum"),
             ("avg", "Framed"),

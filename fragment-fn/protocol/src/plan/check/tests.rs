@@ -238,10 +238,17 @@ fn types_travel_as_deep_as_they_can_be_decoded() {
 #[test]
 fn every_scalar_function_arrives() {
     let (mut sent, mut kept) = (0, Vec::new());
+    let ours: BTreeSet<String> = functions::added().into_iter().collect();
+    let mut added = ours.clone();
     for function in functions::scalar() {
-        for types in function.signature().type_signature.get_example_types() {
+        let mut examples = function.signature().type_signature.get_example_types();
+        if ours.contains(function.name()) {
+            examples.extend(own_types(&function));
+        }
+        for types in examples {
             let Some(plan) = call(&function, &types) else { continue };
             sent += 1;
+            added.remove(function.name());
             match encode_checked(&plan) {
                 Ok(bytes) => {
                     let expr = received(&bytes, &plan);
@@ -253,6 +260,22 @@ fn every_scalar_function_arrives() {
     }
     assert!(sent > 500, "only {sent} calls were made");
     assert_eq!(kept, Vec::<String>::new(), "of {sent}");
+    let aggregates: BTreeSet<String> = functions::aggregate().iter().map(|f| f.name().to_owned()).collect();
+    assert!(added.is_subset(&aggregates), "no call was made of {added:?}");
+}
+
+/// Finds types that a function of ours takes as they are.
+fn own_types(function: &ScalarUDF) -> Vec<Vec<DataType>> {
+    let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let of = [DataType::Utf8View, DataType::Int64, time, list];
+    let mut all: Vec<Vec<DataType>> = vec![vec![]];
+    for length in 0..3 {
+        let longest: Vec<Vec<DataType>> = all.iter().filter(|types| types.len() == length).cloned().collect();
+        all.extend(longest.iter().flat_map(|types| of.iter().map(|of| [types.as_slice(), &[of.clone()]].concat())));
+    }
+    all.retain(|types| function.coerce_types(types).is_ok_and(|coerced| coerced == *types));
+    all
 }
 
 /// Makes a call. None where the function refuses types that its signature promises.
@@ -273,6 +296,7 @@ fn every_aggregate_function_arrives() {
             "approx_percentile_cont" | "percentile_cont" => (vec![vec![DataType::Float64]], Some(lit(0.5))),
             "nth_value" => (vec![vec![DataType::Int64]], Some(lit(2_i64))),
             "string_agg" => (vec![vec![DataType::Utf8]], Some(lit(","))),
+            "map_agg" | "multimap_agg" => (vec![vec![DataType::Utf8View, DataType::Float64]], None),
             _ => {
                 let examples = function.signature().type_signature.get_example_types();
                 let usual = [vec![DataType::Int64], vec![DataType::Float64], vec![DataType::Boolean]];
@@ -301,6 +325,7 @@ fn every_aggregate_function_arrives() {
     }
     assert_eq!(kept, Vec::<String>::new(), "of {sent:?}");
     assert!(sent.len() > 30, "only {sent:?}");
+    assert!(["histogram", "map_agg", "multimap_agg", "mode"].iter().all(|name| sent.contains(*name)), "only {sent:?}");
 }
 
 /// Sends each operator that the planner lets into fragments, with the options that it alone has.
