@@ -180,7 +180,11 @@ impl Writer<'_> {
         let text = self.value(Text, depth);
         let date = self.value(Date, depth);
         let small = self.value(Small, depth);
-        match self.random.random_range(0..5) {
+        match self.random.random_range(0..9) {
+            5 => format!("CAST(date_diff('day', {date}, DATE '2000-01-01') AS INT)"),
+            6 => format!("coalesce(array_length(split({text}, 'a')), 0)"),
+            7 => format!("coalesce(array_length(regexp_extract_all({text}, '[a-z]')), 0)"),
+            8 => format!("CASE WHEN json_valid({text}) THEN 1 ELSE 0 END"),
             0 => format!("length({text})"),
             1 => format!("CAST(extract(year FROM {date}) AS INT)"),
             2 => format!("strpos({text}, 'a')"),

@@ -5,11 +5,11 @@
 //! ```
 //!
 //! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
-//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`]).
+//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`]).
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
 //! 3. `prepare` keeps the texts of the result's columns ([`names`]). It writes other engines' statements, syntax and
-//!    functions as the engine's ([`statements`], [`syntax`], [`pivots`], [`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
+//!    functions as the engine's ([`statements`], [`syntax`], [`pivots`], [`json`], [`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
 //!    or writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
 //!    ([`names`]).
@@ -22,7 +22,9 @@ mod distinct;
 mod dumps;
 mod foreign;
 mod ignored;
+mod json;
 mod known;
+mod lambdas;
 mod lengths;
 pub(crate) mod limits;
 mod names;
@@ -107,6 +109,7 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
     let mut tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
     limits::check_tokens(&tokens)?;
     words::rewrite(&mut tokens)?;
+    lambdas::mark(&mut tokens);
     Ok(tokens)
 }
 
@@ -116,6 +119,7 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
 /// A refusal that names the limit.
 pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
     let Some(statement) = inner_mut(statement) else { return Ok(()) };
+    lambdas::rewrite(statement);
     balance::balance(statement);
     limits::check(statement)
 }

@@ -9,6 +9,7 @@
 //!  FROM read_parquet('a/*.parquet')   FROM "a/*.parquet" AS read_parquet
 //!  UNNEST(a) WITH ORDINALITY          UNNEST(a, generate_series(1, cardinality(a)))
 //!  t PIVOT (…), t UNPIVOT (…)         see `pivots`
+//!  a -> b, CAST(json_extract(…) AS …) see `json`
 //! ```
 //!
 //! Whole statements are in [`super::statements`].
@@ -24,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::limits::folded_name;
 use super::template::{filled, template};
 use super::walk::walk_mut;
-use super::{Refusal, pivots};
+use super::{Refusal, json, pivots};
 
 /// Functions of DuckDB that are a path's table.
 const READERS: [&str; 8] = [
@@ -81,6 +82,9 @@ impl VisitorMut for Rewriter {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refusal> {
         if let Expr::Extract { field, .. } = expr {
             part_of_time(field);
+        }
+        if let Err(refusal) = json::rewrite(expr) {
+            return ControlFlow::Break(refusal);
         }
         if let Expr::RLike { negated, expr: value, pattern, .. } = expr {
             let arguments = [value.as_ref().clone(), pattern.as_ref().clone()];

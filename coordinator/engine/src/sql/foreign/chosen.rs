@@ -2,8 +2,8 @@
 
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CastKind, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ListAggOnOverflow, ObjectName,
-    UnaryOperator, Value, ValueWithSpan,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LambdaFunction, ListAggOnOverflow,
+    ObjectName, UnaryOperator, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -106,6 +106,39 @@ pub(super) fn try_cast(call: &Call<'_>) -> Result<Choice, Refusal> {
             "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0",
         )),
     }
+}
+
+/// Writes a unit that has no quotes, as Redshift and MySQL have it, with quotes.
+fn with_unit(call: &Call<'_>, template: &'static str) -> Result<Choice, Refusal> {
+    call.without_clauses()?;
+    let unit = match bare(&call.arguments[0]) {
+        Expr::Identifier(unit) if unit.quote_style.is_none() => text(&unit.value.to_lowercase()),
+        _ if template.starts_with(&format!("{}(", call.name)) => return Ok(Choice::Itself),
+        other => other.clone(),
+    };
+    let arguments = std::iter::once(unit).chain(call.arguments[1..].iter().cloned());
+    Ok(Choice::Template(template, arguments.collect()))
+}
+
+/// `dateadd(day, 1, x)` and `date_add('day', 1, x)`.
+pub(super) fn add(call: &Call<'_>) -> Result<Choice, Refusal> {
+    with_unit(call, "date_add($1, $2, $3)")
+}
+
+/// `timestampdiff(day, a, b)` and `date_diff('day', a, b)`: whole units.
+pub(super) fn diff(call: &Call<'_>) -> Result<Choice, Refusal> {
+    with_unit(call, "date_diff($1, $2, $3)")
+}
+
+/// `all_match(a, x -> f)`: no element for which f is false.
+pub(super) fn all_match(call: &Call<'_>) -> Result<Choice, Refusal> {
+    call.without_clauses()?;
+    let Expr::Lambda(lambda) = bare(&call.arguments[1]) else {
+        return Err(call.refused("without a lambda", "all_match(a, x -> x > 0)"));
+    };
+    let body = filled(template("(NOT $1)"), std::slice::from_ref(lambda.body.as_ref()), None, call.at);
+    let lambda = Expr::Lambda(LambdaFunction { body: Box::new(body), ..lambda.clone() });
+    Ok(Choice::Template("(NOT array_any_match($1, $2))", vec![call.arguments[0].clone(), lambda]))
 }
 
 /// Counts the boundaries of a unit between two times, as DuckDB and Redshift do.

@@ -45,7 +45,7 @@ const fn refused(names: &'static [&'static str], hint: &'static str) -> Row {
     row(names, ANY, Refused(hint))
 }
 
-const LAMBDAS: &str = "there are no lambdas: unnest the array in an inner query, and gather it with array_agg";
+const LAMBDAS: &str = "unnest the array in an inner query, and gather it with array_agg";
 
 /// Names that the engine does not have, or has for another function.
 pub(super) static NAMES: &[Row] = &[
@@ -82,6 +82,10 @@ pub(super) static NAMES: &[Row] = &[
         3..=3,
         Chosen { text: "the number of boundaries of that unit between two times", choose: chosen::datediff },
     ),
+    row(&["dateadd", "timestampadd"], 3..=3, Chosen { text: "`date_add(a, b, c)`", choose: chosen::add }),
+    row(&["timestampdiff"], 3..=3, Chosen { text: "`date_diff(a, b, c)`", choose: chosen::diff }),
+    row(&["add_months"], 2..=2, Written("date_add('month', $2, $1)")),
+    row(&["str_to_date"], 2..=2, Renamed("date_parse")),
     row(&["with_timezone"], 2..=2, Written("($1 AT TIME ZONE $2)")),
     row(&["curdate"], 0..=0, Written("current_date()")),
     // Numbers.
@@ -108,6 +112,10 @@ pub(super) static NAMES: &[Row] = &[
     row(&["startswith", "prefix"], 2..=2, Renamed("starts_with")),
     row(&["endswith", "suffix"], 2..=2, Renamed("ends_with")),
     row(&["charindex", "locate"], 2..=2, Written("strpos($2, $1)")),
+    row(&["string_split", "str_split"], 2..=2, Renamed("split")),
+    row(&["string_split_regex", "regexp_split_to_array"], 2..=2, Renamed("regexp_split")),
+    row(&["regexp_substr"], 2..=2, Renamed("regexp_extract")),
+    row(&["parse_json"], 1..=1, Renamed("json_parse")),
     row(&["levenshtein_distance"], 2..=2, Renamed("levenshtein")),
     row(
         &["regexp_position"],
@@ -129,6 +137,11 @@ pub(super) static NAMES: &[Row] = &[
         Chosen { text: "`a[b:b + c - 1]`, for a start and a length that are written out", choose: chosen::slice },
     ),
     row(&["map_from_arrays"], 2..=2, Written("map($1, $2)")),
+    row(&["transform", "list_apply", "array_apply"], 2..=2, Renamed("array_transform")),
+    row(&["filter"], 2..=2, Renamed("array_filter")),
+    row(&["any_match"], 2..=2, Renamed("array_any_match")),
+    row(&["all_match"], 2..=2, Chosen { text: "`NOT any_match(a, x -> NOT ...)`", choose: chosen::all_match }),
+    row(&["none_match"], 2..=2, Written("(NOT array_any_match($1, $2))")),
     // Aggregates.
     row(
         &["count_if", "countif"],
@@ -203,40 +216,30 @@ pub(super) static NAMES: &[Row] = &[
         Chosen { text: "`string_agg(a, ',')`, or with its SEPARATOR", choose: chosen::group_concat },
     ),
     // Names that are refused.
-    refused(&["typeof", "pg_typeof"], "arrow_typeof(x) tells the type, by Arrow's names"),
+    refused(&["pg_typeof"], "typeof(x) tells the type"),
     refused(
-        &["json_extract", "json_extract_scalar", "json_extract_string", "get_json_object", "json_extract_path_text"],
-        JSON,
+        &["json_value", "json_query", "json_extract_path_text"],
+        "json_extract_scalar(x, '$.path') is a value, json_extract a part",
     ),
-    refused(&["json_value", "json_query", "json_exists", "json_table"], JSON),
-    refused(
-        &["json_parse", "parse_json", "json_format", "to_json", "json_array_length", "json_size", "json_keys"],
-        JSON,
-    ),
-    refused(&["json_array_get", "json_array_contains", "is_json_scalar", "json_valid", "json_type", "from_json"], JSON),
+    refused(&["json_exists"], "json_extract(x, '$.path') IS NOT NULL"),
+    refused(&["json_table"], "json_extract_scalar(x, '$.list[0]') for each place"),
+    refused(&["from_json", "json_transform"], "json_extract_scalar(x, '$.path') for each value"),
+    refused(&["json_array_get"], "json_extract(x, '$[0]')"),
+    refused(&["json_type", "json_structure"], "json_array_length(x) IS NOT NULL tells an array"),
+    refused(&["to_json"], "--format json writes nested values as JSON"),
     refused(
         &["json_object", "json_array", "json_agg", "json_object_agg", "row_to_json"],
         "--format json writes nested values as JSON",
     ),
-    refused(
-        &["date_parse", "parse_datetime", "strptime", "str_to_date"],
-        "to_timestamp(x, format) reads a text, by the letters of strftime: '%Y-%m-%d %H:%M:%S'",
-    ),
-    refused(
-        &["date_format", "format_datetime", "strftime"],
-        "to_char(x, format) writes a time, by the letters of strftime: '%Y-%m-%d %H:%M:%S'",
-    ),
-    refused(&["from_iso8601_timestamp", "timestamp"], "CAST(x AS TIMESTAMP); an offset in the text is turned to UTC"),
-    refused(&["from_iso8601_date"], "CAST(x AS DATE)"),
+    refused(&["strptime"], "date_parse(x, format) reads a text, by the letters of MySQL: '%Y-%m-%d %H:%i:%s'"),
+    refused(&["strftime"], "to_char(x, format) writes a time, by the letters of strftime: '%Y-%m-%d %H:%M:%S'"),
+    refused(&["timestamp"], "CAST(x AS TIMESTAMP); an offset in the text is turned to UTC"),
     refused(&["to_iso8601"], "CAST(x AS VARCHAR)"),
-    refused(
-        &["date_add", "dateadd", "adddate", "timestampadd", "add_months"],
-        "add an interval: x + INTERVAL '1' MONTH",
-    ),
+    refused(&["adddate"], "add an interval: x + INTERVAL '1' MONTH"),
     refused(&["date_sub", "datesub", "subdate"], "subtract an interval: x - INTERVAL '1' DAY"),
     refused(
-        &["date_diff", "timestampdiff", "months_between", "age"],
-        "datediff('day', a, b) counts boundaries of days; a - b is the time between two times",
+        &["months_between", "age"],
+        "date_diff('month', a, b) counts whole months; a - b is the time between two times",
     ),
     refused(
         &["dayofweek", "weekday"],
@@ -253,38 +256,16 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["isnull", "notnull"], "x IS NULL tells, coalesce(x, y) replaces"),
     refused(&["ord"], "ascii(x) is the code point of the first character"),
     refused(&["hex"], "encode(x, 'hex') of bytes, to_hex(x) of a number"),
-    refused(&["split", "regexp_split", "string_split", "str_split"], "string_to_array(x, delimiter)"),
     refused(&["split_to_map", "split_to_multimap", "str_to_map"], "split_part(x, delimiter, n)"),
-    refused(
-        &["regexp_extract", "regexp_substr"],
-        "regexp_match(x, pattern)[1] is the first group, or the match of a pattern without groups",
-    ),
-    refused(&["regexp_extract_all"], "regexp_match(x, pattern) is the first match"),
     refused(&["regexp_matches"], "regexp_like(x, pattern) tells, regexp_match(x, pattern) has the groups"),
     refused(&["regexp_full_match"], "regexp_like(x, '^(?:pattern)$')"),
-    refused(
-        &[
-            "url_extract_host",
-            "url_extract_path",
-            "url_extract_parameter",
-            "url_extract_protocol",
-            "url_extract_port",
-            "url_extract_query",
-            "url_extract_fragment",
-            "parse_url",
-        ],
-        "regexp_match(x, '^[a-z]+://([^/:?#]+)')[1] is a URL's host",
-    ),
-    refused(&["url_encode", "url_decode"], "replace(x, '%20', ' ') decodes one character"),
+    refused(&["parse_url"], "url_extract_host(x), url_extract_path(x), url_extract_parameter(x, name)"),
     refused(&["format", "printf"], "join the parts with ||, and write numbers with CAST(x AS VARCHAR)"),
     refused(&["soundex", "word_stem", "hamming_distance", "normalize"], "levenshtein(a, b) compares spellings"),
     refused(&["xxhash64", "murmur3", "crc32", "hash", "sha1", "farm_fingerprint"], "md5(x) or sha256(x)"),
     refused(&["bitwise_left_shift", "bitwise_right_shift"], "x << n and x >> n; n counts modulo the width of the type"),
     refused(&["width_bucket"], "floor((x - low) / (high - low) * n) + 1"),
-    refused(&["element_at"], "m['key'] is a map's value, a[1] the first and a[-1] the last element of an array"),
-    refused(&["sequence"], "generate_series(first, last, step)"),
-    refused(&["transform", "filter", "reduce", "any_match", "all_match", "none_match", "zip_with"], LAMBDAS),
-    refused(&["list_transform", "list_filter", "list_reduce", "list_apply", "array_apply", "aggregate"], LAMBDAS),
+    refused(&["reduce", "zip_with", "list_reduce", "aggregate"], LAMBDAS),
     refused(&["map_filter", "transform_keys", "transform_values", "map_zip_with"], LAMBDAS),
     refused(
         &["map_concat", "map_from_entries", "multimap_from_entries"],
@@ -297,14 +278,8 @@ pub(super) static NAMES: &[Row] = &[
         &["set_union", "map_union"],
         "unnest the arrays in an inner query, and gather them with array_agg(DISTINCT x)",
     ),
-    refused(
-        &["histogram", "map_agg", "multimap_agg", "numeric_histogram"],
-        "SELECT x, count(*) ... GROUP BY x has a row for each key",
-    ),
-    refused(
-        &["mode", "approx_most_frequent", "approx_top_k"],
-        "SELECT x ... GROUP BY x ORDER BY count(*) DESC LIMIT 1",
-    ),
+    refused(&["numeric_histogram"], "SELECT floor(x / 10), count(*) ... GROUP BY 1 has a row for each range"),
+    refused(&["approx_most_frequent", "approx_top_k"], "SELECT x ... GROUP BY x ORDER BY count(*) DESC LIMIT 3"),
     refused(&["checksum"], "bit_xor over a number of each row compares tables"),
     refused(&["skewness", "kurtosis", "entropy"], "there are stddev, var_samp, corr and regr_slope"),
     refused(&["product"], "exp(sum(ln(x))), for numbers above 0"),
@@ -325,10 +300,18 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["convert"], "CAST(x AS type)"),
 ];
 
-const JSON: &str = "there are no JSON functions yet: read the file as JSON lines, whose objects become structs";
-
 /// Forms of the engine's own functions that only other engines have.
 pub(super) static FORMS: &[Row] = &[
+    row(
+        &["date_add"],
+        3..=3,
+        Chosen { text: "`date_add('unit', b, c)`, also with a unit without quotes", choose: chosen::add },
+    ),
+    row(
+        &["date_diff"],
+        3..=3,
+        Chosen { text: "`date_diff('unit', b, c)`, also with a unit without quotes", choose: chosen::diff },
+    ),
     row(&["regexp_replace"], 2..=2, Written("regexp_replace($1, $2, '', 'g')")),
     row(&["replace"], 2..=2, Written("replace($1, $2, '')")),
     row(
