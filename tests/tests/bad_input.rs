@@ -228,7 +228,13 @@ fn a_time_out_stops_the_statement() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_leaves_nothing() {
+async fn signals_leave_nothing() {
+    for (signal, code, words) in [("INT", 130, "interrupted"), ("TERM", 143, "terminated"), ("HUP", 129, "hung up")] {
+        signal_leaves_nothing(signal, code, words).await;
+    }
+}
+
+async fn signal_leaves_nothing(signal: &str, code: i32, words: &str) {
     let place = Place::new("");
     place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let endless = "SELECT count(*) FROM (SELECT sum(k) AS s FROM 't/') t, generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = s - 1";
@@ -238,10 +244,11 @@ async fn ctrl_c_leaves_nothing() {
     let running =
         command.env("TEST_MARK", &mark).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
     wait_until("a function process has started", || processes_marked(&mark) > 1);
-    let interrupted = Command::new("kill").args(["-INT", &running.id().to_string()]).status().expect("kill");
+    let interrupted =
+        Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status().expect("kill");
     assert!(interrupted.success());
     let output = running.wait_with_output().expect("it ends");
-    check(&output, 130, &["interrupted"]);
+    check(&output, code, &[words]);
     wait_until("every child is gone", || processes_marked(&mark) == 0);
     assert_eq!(place.left(), Vec::<PathBuf>::new(), "something is left in the temporary folder");
 }

@@ -211,6 +211,9 @@ pub struct QueryArgs {
 pub struct SourceArgs {
     /// Statements, separated by `;`. `-` or none reads them from stdin
     pub sql: Option<String>,
+    /// Read the statements from this file
+    #[arg(short, long, value_name = "FILE.sql", conflicts_with = "sql")]
+    pub file: Option<PathBuf>,
     /// Run this file's statements first, e.g. CREATE EXTERNAL TABLE; may be given several times
     #[arg(long, value_name = "FILE.sql")]
     pub setup: Vec<PathBuf>,
@@ -318,14 +321,28 @@ impl Cli {
 impl SourceArgs {
     /// Reads the statements' text. Only an omitted SQL on a terminal is an error: the user would not know that the program waits.
     pub fn read_sql(&self, stdin: impl Read, stdin_is_terminal: bool) -> Result<String, SqlError> {
+        if let Some(path) = &self.file {
+            let place = path.display().to_string();
+            return match std::fs::File::open(path) {
+                Ok(file) => read_whole(file, place),
+                Err(error) => Err(SqlError::Unreadable { place, error }),
+            };
+        }
         match self.sql.as_deref() {
             Some(sql) if sql != "-" => return Ok(sql.to_owned()),
             None if stdin_is_terminal => return Err(SqlError::Missing),
             _ => {}
         }
-        let mut sql = String::new();
-        stdin.take(SQL_BYTES_MAX + 1).read_to_string(&mut sql)?;
-        if sql.len() as u64 > SQL_BYTES_MAX { Err(SqlError::TooLong) } else { Ok(sql) }
+        read_whole(stdin, "stdin".to_owned())
+    }
+}
+
+fn read_whole(from: impl Read, place: String) -> Result<String, SqlError> {
+    let mut sql = String::new();
+    match from.take(SQL_BYTES_MAX + 1).read_to_string(&mut sql) {
+        Err(error) => Err(SqlError::Unreadable { place, error }),
+        Ok(_) if sql.len() as u64 > SQL_BYTES_MAX => Err(SqlError::TooLong { place }),
+        Ok(_) => Ok(sql),
     }
 }
 
@@ -334,10 +351,10 @@ impl SourceArgs {
 pub enum SqlError {
     #[error("no SQL was given")]
     Missing,
-    #[error("the SQL on stdin is longer than {SQL_BYTES_MAX} bytes")]
-    TooLong,
-    #[error("cannot read the SQL from stdin: {0}")]
-    Unreadable(#[from] std::io::Error),
+    #[error("the SQL on {place} is longer than {SQL_BYTES_MAX} bytes")]
+    TooLong { place: String },
+    #[error("cannot read the SQL from {place}: {error}")]
+    Unreadable { place: String, error: std::io::Error },
 }
 
 impl SqlError {
@@ -345,7 +362,7 @@ impl SqlError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Missing => Some("pass it as an argument, or pipe it in; see `gust query --help`"),
-            Self::TooLong | Self::Unreadable(_) => None,
+            Self::TooLong { .. } | Self::Unreadable { .. } => None,
         }
     }
 }
@@ -555,5 +572,12 @@ mod tests {
         check(None, true, Err("no SQL was given"));
         let endless = query(&["-"]).source.read_sql(std::io::repeat(b'x'), false).expect_err("too long").to_string();
         assert_eq!(endless, "the SQL on stdin is longer than 16777216 bytes");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "SELECT 2").expect("written");
+        let path = file.path().to_str().expect("text");
+        let read = |path: &str| query(&["-f", path]).source.read_sql(std::io::empty(), true);
+        assert_eq!(read(path).expect("read"), "SELECT 2");
+        let missing = read("missing.sql").expect_err("no file").to_string();
+        assert!(missing.starts_with("cannot read the SQL from missing.sql: "), "{missing}");
     }
 }

@@ -14,6 +14,7 @@ use super::progress::Progress;
 use super::{CommandError, Reports, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
+use crate::cli::signals::Signals;
 use crate::demo::queries;
 use crate::demo::tables::{CATALOG, DemoTables, Step, ensure_tables};
 
@@ -26,9 +27,10 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Comma
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = only_session(config, &args.labels)?;
     let recorder = Recorder::new(session.clone());
+    let mut signals = Signals::listen()?;
     let ended = tokio::select! {
         ended = Box::pin(run(&recorder, &args, &namespace, &progress)) => ended,
-        _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
+        ended = signals.ended() => Err(ended),
     };
     session.close().await;
     interrupted(&recorder).await;
@@ -41,8 +43,8 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
     for number in &args.queries {
         say!("TPC-H query {number}");
         let output = RowOutput::new(progress.clear_before_writing(stdout()), OutputFormat::Table);
-        let reports = Reports::open(ReportFormat::Text, None)?;
-        statements(recorder, queries::query(usize::from(*number)), false, &output, progress, reports).await?;
+        let mut reports = Reports::open(ReportFormat::Text, None)?;
+        statements(recorder, queries::query(usize::from(*number)), false, &output, progress, &mut reports).await?;
     }
     say!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",

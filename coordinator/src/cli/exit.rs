@@ -15,8 +15,12 @@ pub enum Exit {
     CapReached = 4,
     /// The statement's time-out passed. `timeout(1)` has the same code.
     TimedOut = 124,
+    /// SIGHUP: the terminal is gone.
+    HungUp = 129,
     /// Ctrl-C. The code is 128 plus the signal's number, as in shells.
     Interrupted = 130,
+    /// SIGTERM, as `kill` and container hosts send it.
+    Terminated = 143,
 }
 
 impl Exit {
@@ -29,7 +33,9 @@ Exit codes:
   3    functions failed, and a fallback was not allowed
   4    the cap in dollars would have been passed
   124  the time-out passed
-  130  interrupted";
+  129  hung up (SIGHUP)
+  130  interrupted (Ctrl-C)
+  143  terminated (SIGTERM)";
 
     pub const fn code(self) -> u8 {
         self as u8
@@ -55,7 +61,9 @@ mod tests {
             Exit::FunctionsFailed,
             Exit::CapReached,
             Exit::TimedOut,
+            Exit::HungUp,
             Exit::Interrupted,
+            Exit::Terminated,
         ];
         let named: Vec<u8> =
             Exit::HELP.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();

@@ -26,12 +26,14 @@ pub mod output;
 mod prices;
 pub mod progress;
 mod say;
+mod signals;
 
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError};
 use crate::cli::exit::Exit;
 use crate::cli::output::{OutputError, RowOutput, StreamError};
 use crate::cli::progress::Progress;
 use crate::cli::say::say;
+use crate::cli::signals::Signals;
 
 /// Reason why a command ended early: its message and the exit code.
 #[derive(Debug)]
@@ -231,16 +233,22 @@ async fn explain(source: SourceArgs) -> Result<(), CommandError> {
 
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
-    let reports = Reports::open(args.report, args.report_file.as_deref())?;
-    let session = open(&args.source, &args.labels).await?;
+    let mut reports = Reports::open(args.report, args.report_file.as_deref())?;
+    let mut signals = Signals::listen()?;
+    let session = tokio::select! {
+        session = Box::pin(open(&args.source, &args.labels)) => session?,
+        ended = signals.ended() => return Err(ended),
+    };
     let recorder = Recorder::new(session.clone());
     let output = RowOutput::new(progress.clear_before_writing(stdout()), args.format);
     let ended = tokio::select! {
-        ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, reports)) => ended,
-        _ = tokio::signal::ctrl_c() => Err(QueryError::interrupted().into()),
+        ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports)) => ended,
+        ended = signals.ended() => Err(ended),
     };
     session.close().await;
-    interrupted(&recorder).await;
+    if let Some(report) = recorder.interrupt().await {
+        reports.write(&report)?;
+    }
     ended
 }
 
@@ -258,7 +266,7 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     dry_run: bool,
     output: &RowOutput<W>,
     progress: &Progress,
-    mut reports: Reports,
+    reports: &mut Reports,
 ) -> Result<(), CommandError> {
     let mut script = recorder.script(sql, dry_run)?;
     loop {

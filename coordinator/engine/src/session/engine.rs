@@ -137,8 +137,11 @@ impl Engine {
             QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
-        let measured =
-            measured.map_err(|e| QueryError::setup(e.to_string()).with_default_hint(e.hint()).with_source(e))?;
+        // Estimates are worse without it, but no query needs it.
+        let measured = measured.unwrap_or_else(|error| {
+            tracing::error!("{error}: estimates are made from published figures; `gust calibrate` measures anew");
+            None
+        });
         let stores = Stores::within(config.s3.clone(), options.reach.without(private_places(&config, &folder))?);
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let reading = ReadBudget::new(config.read_ahead());
