@@ -272,7 +272,9 @@ fn own_types(function: &ScalarUDF) -> Vec<Vec<DataType>> {
     let mut all: Vec<Vec<DataType>> = vec![vec![]];
     for length in 0..3 {
         let longest: Vec<Vec<DataType>> = all.iter().filter(|types| types.len() == length).cloned().collect();
-        all.extend(longest.iter().flat_map(|types| of.iter().map(|of| [types.as_slice(), &[of.clone()]].concat())));
+        all.extend(
+            longest.iter().flat_map(|types| of.iter().map(|of| [types.as_slice(), std::slice::from_ref(of)].concat())),
+        );
     }
     all.retain(|types| function.coerce_types(types).is_ok_and(|coerced| coerced == *types));
     all
