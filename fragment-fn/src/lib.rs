@@ -38,6 +38,7 @@ mod read_as;
 mod scan;
 pub mod stack;
 mod statistics;
+mod struct_nulls;
 mod thrift;
 
 pub use bridge::BRIDGE_BYTES;
@@ -54,3 +55,4 @@ pub use pinned::PinnedFile;
 pub use read_as::read_as;
 pub use scan::{InStore, ScanReader};
 pub use statistics::file_statistics;
+pub use struct_nulls::with_optional_fields;

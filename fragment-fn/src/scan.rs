@@ -32,6 +32,7 @@ use crate::columns::FieldIdMatching;
 use crate::deletes::{DeletesApplied, FileDeletes};
 use crate::pace::Pace;
 use crate::pinned::PinnedFile;
+use crate::struct_nulls::HandingDown;
 
 pub(crate) use reader::{FileReader, OpenFile};
 
@@ -100,10 +101,11 @@ impl ScanReader {
 
     /// Returns the way in which files' columns become the table's.
     pub(crate) fn column_matching(&self) -> Arc<dyn PhysicalExprAdapterFactory> {
-        match &self.matching {
+        let matching: Arc<dyn PhysicalExprAdapterFactory> = match &self.matching {
             ColumnMatching::Name => Arc::new(NameMatching),
             ColumnMatching::FieldId(rules) => Arc::new(FieldIdMatching::new(rules.clone())),
-        }
+        };
+        Arc::new(HandingDown(matching))
     }
 
     /// Makes `scan` read through this reader, also after rules have spread its files over other partitions.

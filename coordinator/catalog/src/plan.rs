@@ -10,6 +10,7 @@
 //! delete manifests ──▶ delete files ──▶ DeleteIndex ──▶ those of each data file
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::manifests::list::{self, ManifestFile};
 use crate::manifests::wanted::Wanted;
 use crate::metadata::{ManifestSource, Snapshot};
 use crate::prune::BoundPredicate;
-use crate::scan::{FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
+use crate::scan::{ColumnFacts, FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
 use crate::table::Table;
 
 /// Most manifests in flight at once.
@@ -312,12 +313,18 @@ impl Collected {
         for mut file in std::mem::take(&mut plan.files) {
             let mut used = Vec::new();
             let path = file.path.to_string();
+            // The value of such a column is the partition's, also where an imported file has a column of this name.
+            let is_partition = |id| file.identity_values.iter().any(|value| value.field_id == id);
+            let columns: Cow<'_, [ColumnFacts]> = match file.columns.iter().any(|column| is_partition(column.id)) {
+                true => file.columns.iter().filter(|column| !is_partition(column.id)).cloned().collect(),
+                false => Cow::Borrowed(&file.columns),
+            };
             let of = DeletesOf {
                 path: &path,
                 record_count: file.record_count,
                 sequence_number: file.sequence_number,
                 partition: keys.get(file.partition as usize).map_or(&[], |key| key),
-                columns: &file.columns,
+                columns: &columns,
             };
             file.deletes = index.of(of, |number| used.push(number)).map_err(fault)?;
             let vector = file.deletes.vector.and_then(|number| found.get(number as usize));

@@ -12,11 +12,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, GenericListArray, ListArray, MapArray, OffsetSizeTrait, RecordBatch,
-    StructArray, new_null_array,
+    Array, ArrayRef, AsArray, GenericListArray, ListArray, MapArray, OffsetSizeTrait, RecordBatch, StructArray,
+    new_null_array,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::{CastOptions, can_cast_types, cast_with_options, nullif};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::ColumnarValue;
@@ -26,6 +26,7 @@ use gust_protocol::Advised;
 use super::{Constants, field_id, is_mapped};
 use crate::fault::mismatch_err;
 use crate::read_as::{column_cast_error, too_large, too_large_error};
+use crate::struct_nulls::handed_down;
 
 /// Way from a file's values to the table's type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -168,21 +169,10 @@ fn structs(shapes: &[FieldShape], found: &StructArray, fields: &Fields) -> Resul
             shape.apply(column, field.data_type())
         }
         FieldShape::Absent(value) if value.is_null() => Ok(new_null_array(field.data_type(), found.len())),
-        FieldShape::Absent(value) => masked(value.to_array_of_size(found.len())?, found.nulls()),
+        FieldShape::Absent(value) => handed_down(&value.to_array_of_size(found.len())?, found.nulls()),
     };
     let columns = shapes.iter().zip(fields).map(column).collect::<Result<_>>()?;
     Ok(StructArray::try_new_with_length(fields.clone(), columns, found.nulls().cloned(), found.len())?)
-}
-
-/// Makes values NULL where their struct is, at every depth: DataFusion takes a field's values without looking at its struct.
-fn masked(values: ArrayRef, of: Option<&NullBuffer>) -> Result<ArrayRef> {
-    let Some(nulls) = of else { return Ok(values) };
-    if let Some(parts) = values.as_struct_opt() {
-        let columns = parts.columns().iter().map(|part| masked(Arc::clone(part), of)).collect::<Result<_>>()?;
-        let own = NullBuffer::union(parts.nulls(), of);
-        return Ok(Arc::new(StructArray::try_new_with_length(parts.fields().clone(), columns, own, parts.len())?));
-    }
-    Ok(nullif(&values, &BooleanArray::new(!nulls.inner(), None))?)
 }
 
 /// Makes the table's kind of list from any kind.

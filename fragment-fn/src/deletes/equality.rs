@@ -24,6 +24,7 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuil
 
 use super::positions::leaf_of;
 use crate::columns::{FieldIdMatching, field_id};
+use crate::struct_nulls::HandingDown;
 
 /// Memory that a key takes beside its bytes, roughly.
 const KEY_BYTES: usize = 64;
@@ -68,7 +69,8 @@ impl KeyColumn {
     /// Makes the expression of the key in rows of a delete file.
     fn expr_in_file(&self, file: &Arc<Schema>) -> Result<Arc<dyn PhysicalExpr>> {
         let table = Arc::new(Schema::new(vec![Arc::clone(&self.top)]));
-        let adapter = FieldIdMatching::default().create(Arc::clone(&table), Arc::clone(file))?;
+        let matching = HandingDown(Arc::new(FieldIdMatching::default()));
+        let adapter = matching.create(Arc::clone(&table), Arc::clone(file))?;
         adapter.rewrite(self.expr(&table)?)
     }
 }

@@ -3,7 +3,7 @@
 //! Files and deletes come from `gust-catalog`'s own plan, which the query's filters prune before any data is read. Columns are
 //! matched by field id. The snapshot is the one that was current when the table was loaded.
 //!
-//! [`files`] makes DataFusion's files of the plan's, with their deletes, and [`statistics`] what the planner may believe.
+//! [`files`] makes DataFusion's files of the plan's, with their deletes, and [`mod@statistics`] what the planner may believe.
 
 mod files;
 mod statistics;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
+use fragment_fn::with_optional_fields;
 use gust_catalog::{InitialDefault, MappedField, Scalar, Table, Type};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{Base64, ColumnMatching, FieldIdRules, MappedName};
@@ -17,7 +18,7 @@ use crate::tables::facts::MATCHING_KEY;
 /// # Errors
 /// Initial defaults that are no values of their columns.
 pub(super) fn arrow_schema(table: &Table) -> Result<SchemaRef> {
-    let fields: Vec<FieldRef> = table.schema().fields.iter().map(|field| arrow_field(field, true)).collect();
+    let fields: Vec<FieldRef> = table.schema().fields.iter().map(column).collect();
     let names = table.name_mapping().unwrap_or_default().iter().map(mapped_name).collect();
     let defaults = table.initial_defaults().into_iter().map(|(field, default)| initial_default(table, field, default));
     let rules = FieldIdRules { names, defaults: defaults.collect::<Result<_>>()? };
@@ -32,9 +33,9 @@ pub(super) fn with_dropped(table: &SchemaRef, dropped: &[&gust_catalog::Field]) 
     if dropped.is_empty() {
         return Arc::clone(table);
     }
-    let hidden = dropped.iter().map(|column| {
-        let field = arrow_field(column, true).as_ref().clone();
-        Arc::new(field.with_name(format!("\u{0}key {}", column.id)).with_nullable(true))
+    let hidden = dropped.iter().map(|dropped| {
+        let field = arrow_field(dropped, true).as_ref().clone();
+        with_optional_fields(&Arc::new(field.with_name(format!("\u{0}key {}", dropped.id)).with_nullable(true)))
     });
     let fields: Vec<FieldRef> = table.fields().iter().cloned().chain(hidden).collect();
     Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()))
@@ -81,6 +82,11 @@ fn hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// Makes a table's column.
+fn column(field: &gust_catalog::Field) -> FieldRef {
+    with_optional_fields(&arrow_field(field, true))
 }
 
 fn arrow_field(field: &gust_catalog::Field, top: bool) -> FieldRef {

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::file_format::FileFormat;
-use fragment_fn::repeated_name;
+use fragment_fn::{repeated_name, with_optional_fields};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -125,7 +125,7 @@ fn merge(kind: FileKind, files: &[FileSchema]) -> std::result::Result<Schema, Fo
         // A column of CSV without any value is text.
         let is_unknown = kind == FileKind::Csv && column.field.data_type().is_null();
         let field = if is_unknown { column.field.with_data_type(DataType::Utf8) } else { column.field };
-        field.with_nullable(nullable)
+        with_optional_fields(&Arc::new(field.with_nullable(nullable)))
     });
     Ok(Schema::new(fields.collect::<Vec<_>>()))
 }
