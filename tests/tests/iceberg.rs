@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gust_engine::config::Target;
+use gust_engine::config::{Config, ConfigFile, Overrides, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::Session;
 use gust_tests::asks::{FilesRead, Reader, ask, files_kept};
@@ -18,6 +18,19 @@ const CASES: &[(FilesRead, &str)] = &[
     // The table is pruned by column bounds.
     (All, "SELECT * FROM plain"),
     (Metadata, "SELECT count(*) AS c FROM plain"),
+    // Bounds of these types are values. Those of others may be cut, or leave NaN out.
+    (Metadata, BOUNDS),
+    (All, "SELECT min(name) AS a FROM plain"),
+    (All, "SELECT max(ratio) AS a FROM plain"),
+    (All, "SELECT max(n) AS a FROM by_identity"),
+    (Fewer, "SELECT min(id) AS a, max(id) AS b FROM plain WHERE id > 77"),
+    (All, "SELECT max(id) AS a FROM plain WHERE n = 5"),
+    (All, "SELECT min(id) AS a FROM (SELECT id FROM plain ORDER BY id DESC LIMIT 5)"),
+    (All, "SELECT max(id + 1) AS a, min(CAST(n AS SMALLINT)) AS b FROM plain"),
+    (
+        Fewer,
+        "SELECT min(id) AS a FROM (SELECT id FROM plain WHERE id < 40 UNION ALL SELECT id FROM plain WHERE id > 100)",
+    ),
     (Fewer, "SELECT * FROM plain WHERE id < 40"),
     (Fewer, "SELECT * FROM plain WHERE id = 77"),
     (Fewer, "SELECT id, n FROM plain WHERE id BETWEEN 100 AND 200"),
@@ -149,6 +162,10 @@ const CASES: &[(FilesRead, &str)] = &[
     ),
 ];
 
+/// Query that the bounds and counts in metadata answer.
+const BOUNDS: &str = "SELECT min(id) AS a, max(id) AS b, min(n) AS c, max(big) AS d, min(ts) AS e, max(seen) AS f, max(day) AS g, \
+    min(price) AS h, count(n) AS i, count(*) AS j FROM plain";
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 
 /// Makes the tables, and the judge's answers to [`CASES`].
@@ -250,6 +267,44 @@ async fn check(target: Target) {
         check_damage(&session, &lake, target, opened).await;
         session.close().await;
     }
+}
+
+/// Values of all bucket columns reach one fragment for each bucket that can hold them, and EXPLAIN names the buckets.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_routed_to_their_buckets() {
+    let Some(lake) = make() else { return };
+    let session = through_locations(&lake, Target::InProcess).await;
+    let big = |times: i64| times * (1 << 39) - (1 << 41);
+    let check = async |filter: String, most: usize| {
+        let sql = format!("SELECT id FROM by_bucket WHERE {filter}");
+        let (rows, report) = run(&session, &sql).await.expect("rows");
+        let found: usize = rows.iter().map(|batch| batch.num_rows()).sum();
+        assert!(found > 0, "`{sql}` finds nothing");
+        assert!((1..=most).contains(&report.fragments), "`{sql}`: {} fragments", report.fragments);
+        let explained = session.explain(session.parse(&sql).expect("SQL").remove(0)).await.expect("a plan");
+        assert!(explained.contains("; partitions "), "{explained}");
+    };
+    check(format!("big = {} AND name = 'alpha'", big(6)), 1).await;
+    check(format!("big IN ({}, {}) AND name = 'alpha'", big(6), big(9)), 2).await;
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_that_are_not_trusted_are_not_the_answer() {
+    let Some(lake) = make() else { return };
+    let text = format!("[process]\nprogram = '{PROGRAM}'\n[iceberg]\ntrust_bounds = false\n");
+    let file = ConfigFile { path: lake.path("gust.toml"), text };
+    let overrides = Overrides { on: Some(Target::InProcess), functions_max: Some(4), ..Overrides::default() };
+    let config = Config::load(Some(&file), [], &overrides).expect("a configuration");
+    let session = Session::new(config).expect("a session");
+    let location = lake.path("warehouse/plain");
+    let create = format!("CREATE EXTERNAL TABLE plain STORED AS ICEBERG LOCATION '{}'", location.display());
+    run(&session, &create).await.expect("a table");
+    let rows = ask(&session, Target::InProcess, BOUNDS, Reader::Functions).await.expect("rows");
+    let number = CASES.iter().position(|(_, sql)| *sql == BOUNDS).expect("a case");
+    let expected = read_arrow_file(&lake.path(&format!("queries/{number}.arrow"))).expect("the judge's answer");
+    compare(&expected, &rows, Rule { any_order: true, any_encoding: true, any_number: false }).expect("alike");
+    session.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

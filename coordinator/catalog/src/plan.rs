@@ -11,7 +11,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -67,7 +67,7 @@ impl Table {
         asked.extend(deletes.iter().flat_map(|found| found.delete.equality_ids()));
         let wanted = Arc::new(Wanted::new(self.metadata(), &asked, &bound));
         let choosers = self.choosers(&bound, &wanted);
-        let ids = self.ids_to_keep(&data, &wanted);
+        let ids = self.ids_to_keep(&data, &wanted, request.also);
         let reads = self.choose_manifests(data, &choosers, &mut plan.pruning)?;
         let selections =
             stream::iter(reads).map(|manifest| self.select(manifest, &choosers, &ids)).buffered(MANIFEST_READS_MAX);
@@ -101,16 +101,17 @@ impl Table {
     }
 
     /// Lists the columns whose metrics are kept of the manifests, ascending: all that the table ever had, where they are few.
-    fn ids_to_keep(&self, manifests: &Manifests, wanted: &Wanted) -> Vec<i32> {
+    fn ids_to_keep(&self, manifests: &Manifests, wanted: &Wanted, also: &BTreeSet<i32>) -> Vec<i32> {
         let mut ids = wanted.ids();
+        ids.extend(also);
         let all = self.metadata().all_fields();
         let files = manifests.iter().try_fold(0_u64, |sum, manifest| sum.checked_add(manifest.live_files()?));
         let bytes = files.map(|files| files.saturating_mul(all.len() as u64).saturating_mul(METRIC_BYTES));
         if bytes.is_some_and(|bytes| bytes <= METRICS_BYTES_ALL) {
             ids.extend(all.into_iter().map(|field| field.id));
-            ids.sort_unstable();
-            ids.dedup();
         }
+        ids.sort_unstable();
+        ids.dedup();
         ids
     }
 

@@ -22,6 +22,8 @@ pub struct ScanRequest<'a> {
     pub predicate: &'a Predicate,
     /// Ids of the fields whose counts and bounds are wanted: `Table::leaf_ids` gives those of a column.
     pub columns: &'a BTreeSet<i32>,
+    /// Ids of the fields that other scans of the statement ask for. Manifests are decoded for both together.
+    pub also: &'a BTreeSet<i32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

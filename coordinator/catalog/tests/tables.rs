@@ -115,7 +115,7 @@ fn compare(column: &str, op: CompareOp, value: Scalar) -> Predicate {
 /// Plans with the metrics of all columns.
 async fn planned(table: &Table, predicate: &Predicate) -> Result<FilePlan> {
     let columns = table.schema().fields.iter().flat_map(|field| table.leaf_ids(&field.name)).collect();
-    table.plan(&ScanRequest { predicate, columns: &columns }).await
+    table.plan(&ScanRequest { predicate, columns: &columns, also: &BTreeSet::new() }).await
 }
 
 /// Compares the files of a plan with those that were appended.

@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     async fn planned(table: &Table, predicate: &Predicate) -> FilePlan {
-        table.plan(&ScanRequest { predicate, columns: &BTreeSet::new() }).await.unwrap()
+        table.plan(&ScanRequest { predicate, columns: &BTreeSet::new(), also: &BTreeSet::new() }).await.unwrap()
     }
 
     async fn steps(home: &Path, scale: f64) -> (DemoTables, Vec<(TpchTable, Step)>) {

@@ -109,6 +109,7 @@ pub struct Config {
     pub lambda: LambdaConfig,
     pub cost: CostConfig,
     pub history: HistoryConfig,
+    pub iceberg: IcebergConfig,
     /// File in which `gust calibrate` keeps its figures, and from which the time model reads them. None is
     /// `gust/time-model.toml` beside the history. Without the file, published figures count.
     #[serde(deserialize_with = "units::optional_path")]
@@ -140,6 +141,7 @@ impl Default for Config {
             lambda: LambdaConfig::default(),
             cost: CostConfig::default(),
             history: HistoryConfig::default(),
+            iceberg: IcebergConfig::default(),
             time_model: None,
         }
     }
@@ -284,6 +286,22 @@ pub struct CostConfig {
     pub coordinator_hour: Option<Price>,
     /// Place of the coordinator: true outside of AWS, so that its reads leave the region and cost money.
     pub coordinator_outside: Option<bool>,
+}
+
+/// Iceberg tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IcebergConfig {
+    /// Permission to take the bounds of whole numbers, decimals, dates and times in a table's metadata for the least and greatest
+    /// value of a data file, so that `min` and `max` read no data. Default true, as in Spark. The specification lets a writer
+    /// leave loose bounds; none that is known does for these types.
+    pub trust_bounds: bool,
+}
+
+impl Default for IcebergConfig {
+    fn default() -> Self {
+        Self { trust_bounds: true }
+    }
 }
 
 /// Record that is kept of each query of the command line.

@@ -73,6 +73,8 @@ fn a_file_sets_everything() {
         bytes_max = "16MiB"
         user = "ada"
         labels = { team = "ads", env = "prod" }
+        [iceberg]
+        trust_bounds = false
     "#;
     let lake = CatalogConfig {
         kind: CatalogKind::Sqlite,
@@ -130,6 +132,7 @@ fn a_file_sets_everything() {
             user: Some("ada".to_owned()),
             labels: [("team", "ads"), ("env", "prod")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         },
+        iceberg: IcebergConfig { trust_bounds: false },
         time_model: Some("lake/model.toml".into()),
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);

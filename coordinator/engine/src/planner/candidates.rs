@@ -16,7 +16,7 @@ use super::decide::loads;
 use super::graph::{Placement, Stage};
 use super::loads::stages::{FunctionReaders, LocalReads, StageMaker, local_reads};
 use super::passes::stages::CutPlan;
-use super::{PackedSize, Planner, distributed, footers};
+use super::{PackedSize, Planner, distributed, footers, optimized};
 use crate::config::{Prefer, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
@@ -109,7 +109,7 @@ impl Planner {
 
     /// Plans a query for the coordinator.
     pub(super) async fn local_plan(&self, state: SessionState, logical: &LogicalPlan) -> Result<LocalPlan> {
-        let optimized = state.optimize(logical)?;
+        let optimized = optimized(&state, logical)?;
         let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
         let reads = self.local_reads(&plan, footers(&state).as_ref())?;
         Ok(LocalPlan { state, optimized, plan, reads, planned: self.stores.usage() })

@@ -16,7 +16,7 @@ use super::graph::{Placement, Stage, workload};
 use super::loads::stages::{FunctionReaders, LocalReads, LocalScans, StageMaker};
 use super::passes::kept::keeps_some;
 use super::passes::stages::CutPlan;
-use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers};
+use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers, optimized};
 use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
 use crate::fleet::Asking;
@@ -81,7 +81,7 @@ impl Planner {
         logical: &LogicalPlan,
         notes: &PruningNotes,
     ) -> Result<PlannedQuery> {
-        let optimized = state.optimize(logical)?;
+        let optimized = optimized(&state, logical)?;
         let here = |reason| Decision::local(reason, Workload::default());
         let facts = match self.functions().await? {
             Placement::Functions(facts) => facts,

@@ -49,6 +49,7 @@ use crate::config::{Config, Prefer, Target};
 use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
+use crate::tables::iceberg::tell_columns;
 use crate::tables::pruning::PruningNotes;
 use loads::stages::{FunctionReaders, StageMaker};
 use passes::pack::Packing;
@@ -183,7 +184,8 @@ impl Planner {
 
     /// Plans for the coordinator alone, however that was decided: stock planning, nothing else.
     pub async fn here(&self, state: SessionState, logical: &LogicalPlan, decision: Decision) -> Result<PlannedQuery> {
-        let plan = state.create_physical_plan(logical).await?;
+        let optimized = optimized(&state, logical)?;
+        let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
         Ok(PlannedQuery::here(state, plan, decision))
     }
 
@@ -203,7 +205,7 @@ impl Planner {
             fragment_bytes_target: packing.fragment_bytes_target / more as u64,
             ..*packing
         };
-        let optimized = state.optimize(logical)?;
+        let optimized = optimized(&state, logical)?;
         let (distributing, plan) = distributed(&state, &optimized).await?;
         match self.cut(&plan)? {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
@@ -243,6 +245,13 @@ impl Planner {
         };
         CutPlan::of(plan, &reach)
     }
+}
+
+/// Optimizes a query's plan. Its tables learn what all of its scans read before the first of them is planned.
+fn optimized(state: &SessionState, logical: &LogicalPlan) -> Result<LogicalPlan> {
+    let optimized = state.optimize(logical)?;
+    tell_columns(&optimized);
+    Ok(optimized)
 }
 
 /// Makes the physical plan that stages are cut from, and returns it with its state.

@@ -287,7 +287,8 @@ impl Engine {
         history_of: Option<&str>,
     ) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
         let runtime = RuntimeEnv { memory_pool: Arc::clone(tables), ..self.runtime.as_ref().clone() };
-        let mut settings = SessionConfig::new().with_extension(Arc::new(self.stores.clone()));
+        let mut settings =
+            SessionConfig::new().with_extension(Arc::new(self.stores.clone())).with_extension(Arc::new(config.iceberg));
         defaults::settings(settings.options_mut(), self.memory.query_bytes_min());
         settings.options_mut().extensions.insert(Options::new(config.cost.max));
         let state = SessionStateBuilder::new()

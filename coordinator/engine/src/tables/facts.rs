@@ -18,6 +18,8 @@ pub struct FileFacts {
     pub column_bytes: BTreeMap<i32, u64>,
     /// Offsets at which row groups begin, in bytes, ascending.
     pub split_offsets: Vec<u64>,
+    /// Number of the file's partition, where the query gives the values of all of its fields.
+    pub partition: Option<u32>,
 }
 
 /// Roots of the stores that a scan's files are in, by the numbers of their [`InStore`]. The table provider attaches them to each file

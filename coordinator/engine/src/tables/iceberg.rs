@@ -8,20 +8,21 @@
 mod files;
 mod statistics;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::config::TableParquetOptions;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, TableReference, internal_datafusion_err, plan_err};
-use datafusion::datasource::TableType;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::{TableType, source_as_provider};
 use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
 use datafusion::execution::cache::default_cache::DefaultCache;
-use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{CreateExternalTable, Expr, LogicalPlan, TableProviderFilterPushDown, TableScan};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::ScanReader;
 use gust_catalog::{FilePlan, ScanRequest, Table};
@@ -33,6 +34,7 @@ use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::reading::FOOTERS_BYTES_MAX;
 use super::schema::{arrow_schema, with_dropped};
+use crate::config::IcebergConfig;
 use crate::storage::Stores;
 use files::PlannedFiles;
 use statistics::statistics;
@@ -42,13 +44,42 @@ use statistics::statistics;
 pub struct IcebergTable {
     table: Table,
     schema: SchemaRef,
+    /// Ids of the columns that the scans of the latest statement read.
+    asked: Mutex<BTreeSet<i32>>,
+}
+
+/// Tells the tables of a statement which columns its scans read of them, so that each manifest is decoded once for all scans.
+pub fn tell_columns(plan: &LogicalPlan) {
+    let mut asked: HashMap<(String, Option<i64>), BTreeSet<i32>> = HashMap::new();
+    // A statement may have several providers of one table.
+    let key = |table: &IcebergTable| (table.table.metadata_location().to_owned(), table.table.snapshot_id());
+    for_each_scan(plan, |table, scan| {
+        asked.entry(key(table)).or_default().extend(table.columns_read(scan.projection.as_ref()));
+    });
+    for_each_scan(plan, |table, _| {
+        let columns = asked.get(&key(table)).cloned().unwrap_or_default();
+        *table.asked.lock().unwrap_or_else(PoisonError::into_inner) = columns;
+    });
+}
+
+fn for_each_scan(plan: &LogicalPlan, mut visit: impl FnMut(&IcebergTable, &TableScan)) {
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = provider.downcast_ref::<IcebergTable>()
+        {
+            visit(table, scan);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the visit never fails");
 }
 
 impl IcebergTable {
     /// # Errors
     /// Initial defaults that are no values.
     pub fn new(table: Table) -> Result<Self> {
-        Ok(Self { schema: arrow_schema(&table)?, table })
+        Ok(Self { schema: arrow_schema(&table)?, table, asked: Mutex::default() })
     }
 
     /// Makes the scan of a plan. Its columns are the table's, and behind them those that only deletes still know.
@@ -56,6 +87,7 @@ impl IcebergTable {
     /// The files are spread over groups, as many as there are cores. DataFusion's own listing makes as many.
     fn scan_of(&self, plan: &FilePlan, session: &dyn Session) -> Result<PlannedScan> {
         let settings = session.config();
+        let trusts_bounds = settings.get_extension::<IcebergConfig>().is_none_or(|config| config.trust_bounds);
         let dropped = self.table.dropped_columns(&plan.deletes).map_err(external)?;
         let schema = with_dropped(&self.schema, &dropped);
         let PlannedFiles { files, url, stores } = PlannedFiles::of(&self.table, plan, &schema, session)?;
@@ -72,7 +104,7 @@ impl IcebergTable {
         let source = ParquetSource::new(Arc::clone(&schema)).with_table_parquet_options(options);
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
-            .with_statistics(statistics(self.table.schema(), &schema, plan));
+            .with_statistics(statistics(self.table.schema(), &schema, plan, trusts_bounds));
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
         let reader = ScanReader::of_stores(stores, footers, matching_of(&schema)?);
         Ok(PlannedScan { config, reader })
@@ -120,7 +152,9 @@ impl TableProvider for IcebergTable {
         let table = self.table.with_stores(stores_of(state)?.for_catalog());
         let predicate = predicate(filters, self.table.schema());
         let columns = self.columns_read(projection);
-        let plan = table.plan(&ScanRequest { predicate: &predicate, columns: &columns }).await.map_err(external)?;
+        let also = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = ScanRequest { predicate: &predicate, columns: &columns, also: &also };
+        let plan = table.plan(&request).await.map_err(external)?;
         let scan = self.scan_of(&plan, state)?;
         // Only the table's own columns are seen.
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
@@ -163,4 +197,42 @@ fn absolute(location: &str) -> Result<String> {
     }
     let path = std::path::absolute(location).map_err(DataFusionError::IoError)?;
     Ok(path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::config::S3Config;
+
+    #[tokio::test]
+    async fn scans_of_one_statement_ask_for_their_columns_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("v1.metadata.json");
+        let column =
+            |id: i32, name: &str| format!(r#"{{"id": {id}, "name": "{name}", "required": false, "type": "int"}}"#);
+        let columns = ["a", "b", "c", "d"].iter().zip(11..).map(|(name, id)| column(id, name)).collect::<Vec<_>>();
+        let metadata = format!(
+            r#"{{"format-version": 2, "location": "/t", "current-schema-id": 0,
+            "schemas": [{{"schema-id": 0, "type": "struct", "fields": [{}]}}]}}"#,
+            columns.join(", ")
+        );
+        std::fs::write(&file, metadata).expect("written");
+        let stores = Stores::new(S3Config::default()).for_catalog();
+        let context = SessionContext::new();
+        for name in ["t", "again"] {
+            let table = Table::open(file.to_str().expect("a path"), &stores).await.expect("a table");
+            context.register_table(name, Arc::new(IcebergTable::new(table).expect("a table"))).expect("registered");
+        }
+        let asked = async |sql: &str| {
+            let plan = context.sql(sql).await.expect("SQL").into_optimized_plan().expect("a plan");
+            tell_columns(&plan);
+            let provider = context.table_provider("t").await.expect("a table");
+            let table = provider.downcast_ref::<IcebergTable>().expect("Iceberg");
+            table.asked.lock().expect("no holder panics").iter().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(asked("SELECT a FROM t WHERE b IN (SELECT c FROM again)").await, [11, 12, 13]);
+        assert_eq!(asked("SELECT d FROM t").await, [14], "earlier statements do not count");
+    }
 }

@@ -205,7 +205,7 @@ impl Layout {
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();
-        let FileFacts { column_bytes, split_offsets } = file.extensions.get::<FileFacts>().unwrap_or(&none);
+        let FileFacts { column_bytes, split_offsets, .. } = file.extensions.get::<FileFacts>().unwrap_or(&none);
         let is_guessed = column_bytes.is_empty();
         // Writers put columns one after the other, in the order of their ids.
         let widths: Vec<ColumnWidth> = if is_guessed {
@@ -344,7 +344,8 @@ mod tests {
 
     fn facts(column_mib: [u64; 4], split_mib: &[u64]) -> Option<FileFacts> {
         let column_bytes = (1..).zip(column_mib).map(|(id, mib)| (id, mib * MIB)).collect();
-        Some(FileFacts { column_bytes, split_offsets: split_mib.iter().map(|mib| mib * MIB).collect() })
+        let split_offsets = split_mib.iter().map(|mib| mib * MIB).collect();
+        Some(FileFacts { column_bytes, split_offsets, ..FileFacts::default() })
     }
 
     #[track_caller]

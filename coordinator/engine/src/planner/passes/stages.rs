@@ -20,7 +20,7 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 use super::cut::{cut, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, pack};
 use super::spread::keeps_groups;
-use super::units::{Unit, WeighedFile, units, units_of, weighed};
+use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
@@ -263,6 +263,9 @@ pub(in crate::planner) struct PackedUnits {
 
 /// Cuts files at row groups and packs them by weight.
 pub(in crate::planner) fn packed(files: &[WeighedFile], packing: &Packing) -> PackedUnits {
+    let pinned = pinned_fragments_max(files, packing.fragment_bytes_target);
+    let functions_max = pinned.map_or(packing.functions_max, |most| packing.functions_max.min(most));
+    let packing = &Packing { functions_max, ..*packing };
     // About four units a fragment are enough to balance, and few enough that footers are not read all over.
     let unit_bytes_min = |total: u64| {
         let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;

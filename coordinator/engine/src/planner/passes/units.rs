@@ -1,6 +1,6 @@
 //! Pass 3: a scan's files become scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
@@ -11,6 +11,9 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
 use crate::tables::facts::FileFacts;
+
+/// Bytes of a partition, in fragments' bytes, for which it has a fragment of its own.
+const PINNED_FRAGMENTS: u64 = 4;
 
 /// One data file or a run of its row groups.
 #[derive(Debug, Clone)]
@@ -57,6 +60,19 @@ pub fn weighed<'a>(
         row_groups: in_order(pieces(file, &columns, footers)),
     };
     files.into_iter().map(weighed).collect()
+}
+
+/// Returns the most fragments for files whose partitions a query's values fix: one each, and more where the largest has many times
+/// the bytes of a fragment. None for other files.
+pub fn pinned_fragments_max(files: &[WeighedFile], fragment_bytes: u64) -> Option<usize> {
+    let mut weights: BTreeMap<u32, u64> = BTreeMap::new();
+    for WeighedFile { file, row_groups } in files {
+        let partition = file.extensions.get::<FileFacts>()?.partition?;
+        *weights.entry(partition).or_default() += row_groups.iter().map(|group| group.weight_bytes).sum::<u64>();
+    }
+    let largest = weights.values().max()?;
+    let each = largest.div_ceil(fragment_bytes.saturating_mul(PINNED_FRAGMENTS).max(1)).max(1);
+    Some(weights.len().saturating_mul(usize::try_from(each).unwrap_or(usize::MAX)))
 }
 
 /// Cuts weighed files as [`units`] does.
@@ -218,6 +234,24 @@ mod tests {
 
     use super::*;
     use crate::planner::passes::samples::{Sample, scan};
+
+    #[test]
+    fn partitions_that_a_query_names_are_not_spread() {
+        let check = |partitions: &[Option<u32>], weight_bytes: u64, expect: Option<usize>| {
+            let file = |partition: &Option<u32>| {
+                let mut file = PartitionedFile::new("a.parquet", 1_000);
+                file.extensions.insert(FileFacts { partition: *partition, ..FileFacts::default() });
+                WeighedFile { file, row_groups: vec![RowGroupSpan { start: 0, weight_bytes }] }
+            };
+            let files: Vec<_> = partitions.iter().map(file).collect();
+            assert_eq!(pinned_fragments_max(&files, 10), expect, "{partitions:?} of {weight_bytes}");
+        };
+        check(&[], 1, None);
+        check(&[Some(3), None], 1, None);
+        check(&[Some(3), Some(3), Some(3), Some(3)], 10, Some(1));
+        check(&[Some(3), Some(4), Some(3)], 10, Some(2));
+        check(&[Some(3), Some(4), Some(3)], 41, Some(6));
+    }
 
     /// A unit's file, range and weight.
     type Cut<'a> = (&'a str, Option<(i64, i64)>, u64);

@@ -55,7 +55,7 @@ impl PlannedFiles {
         };
         let roots = roots.told();
         let file = |(file, place): (&ScanFile, Place)| {
-            let mut planned = partitioned_file(file, place)?;
+            let mut planned = partitioned_file(file, place, plan.route.is_pinned)?;
             if let Some(roots) = &roots {
                 planned.extensions.insert(roots.clone());
             }
@@ -138,7 +138,7 @@ fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
     })
 }
 
-fn partitioned_file(file: &ScanFile, Place { store, path }: Place) -> Result<PartitionedFile> {
+fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bool) -> Result<PartitionedFile> {
     let meta = ObjectMeta {
         location: path,
         // Iceberg's data files never change, so that neither a time nor an etag is needed to tell versions apart. The time tells
@@ -150,7 +150,8 @@ fn partitioned_file(file: &ScanFile, Place { store, path }: Place) -> Result<Par
     };
     let mut planned = PartitionedFile::new_from_meta(meta);
     let column_bytes = file.column_bytes.iter().copied().collect();
-    planned.extensions.insert(FileFacts { column_bytes, split_offsets: file.split_offsets.to_vec() });
+    let partition = is_pinned.then_some(file.partition);
+    planned.extensions.insert(FileFacts { column_bytes, split_offsets: file.split_offsets.to_vec(), partition });
     if store > 0 {
         planned.extensions.insert(InStore(store));
     }

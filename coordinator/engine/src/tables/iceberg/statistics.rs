@@ -4,22 +4,24 @@
 //! |---|---|---|---|
 //! | rows | exact | exact: a vector has no position twice | at most |
 //! | NULLs | exact, where counts can be right | at most | at most |
-//! | least and greatest value | hints: bounds may be cut | hints | hints |
+//! | least and greatest value | exact for whole numbers, decimals and times, if bounds are trusted; else hints | hints | hints |
+//!
+//! The specification lets bounds be loose, but no writer cuts those of these types. `iceberg.trust_bounds` turns trust off.
 
 use std::cmp::Ordering;
 
 use arrow::datatypes::{DataType, Schema as ArrowSchema};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
-use gust_catalog::{ColumnFacts, DeleteContent, Field, FilePlan, Scalar, ScanFile, Schema, Type};
+use gust_catalog::{DeleteContent, Field, FilePlan, Scalar, ScanFile, Schema, Type};
 
 use crate::tables::schema::engine_scalar;
 
 /// Sums the statistics of a plan's files. `schema` may have more columns than the table, of which nothing is known.
-pub(super) fn statistics(table: &Schema, schema: &ArrowSchema, plan: &FilePlan) -> Statistics {
+pub(super) fn statistics(table: &Schema, schema: &ArrowSchema, plan: &FilePlan, trusts_bounds: bool) -> Statistics {
     let is_exact = plan.files.iter().all(|file| file.deletes.is_empty());
     let columns = table.fields.iter().zip(schema.fields());
-    let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), &plan.files));
+    let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), &plan.files, trusts_bounds));
     let columns = columns.map(|column| if is_exact { column } else { column.to_inexact() });
     let dropped = schema.fields().len().saturating_sub(table.fields.len());
     Statistics {
@@ -44,40 +46,84 @@ fn rows(plan: &FilePlan) -> Precision<usize> {
     if is_exact { rows } else { rows.to_inexact() }
 }
 
-fn column_statistics<'a>(field: &Field, arrow: &DataType, files: &'a [ScanFile]) -> ColumnStatistics {
-    // Iceberg's bounds leave NaN out, and NaN is the largest value to the engine.
-    let is_float = matches!(field.ty, Type::Float | Type::Double);
-    let facts = |file: &'a ScanFile| file.column(field.id);
-    let bounded = files.iter().all(|file| !is_float || facts(file).and_then(|facts| facts.nans) == Some(0));
-    let bound = |of: fn(&ColumnFacts) -> Option<&Scalar>, better: Ordering| {
-        let mut found: Option<ScalarValue> = None;
-        for file in files.iter().filter(|_| bounded) {
-            let value = engine_scalar(of(facts(file)?)?, arrow)?;
-            if found.as_ref().is_none_or(|held| value.partial_cmp(held) == Some(better)) {
+fn column_statistics(field: &Field, arrow: &DataType, files: &[ScanFile], trusts_bounds: bool) -> ColumnStatistics {
+    let counts: Vec<FileColumn> = files.iter().map(|file| FileColumn::of(file, field, arrow)).collect();
+    let nulls: Option<usize> = counts.iter().map(|column| column.nulls).sum();
+    // A bound of each file that has a value makes one of the table.
+    let bound = |of: fn(&FileColumn) -> &Option<ScalarValue>, better: Ordering| {
+        let mut found: Option<&ScalarValue> = None;
+        for value in counts.iter().filter(|column| !column.is_empty).map(of) {
+            let value = value.as_ref()?;
+            if found.is_none_or(|held| value.partial_cmp(held) == Some(better)) {
                 found = Some(value);
             }
         }
-        found
+        found.cloned()
     };
-    let inexact = |value: Option<ScalarValue>| value.map_or(Precision::Absent, Precision::Inexact);
-    // A count that cannot be right is not used. Neither is one of a column whose values are the partition's: the file may hold others.
-    let nulls = |file: &'a ScanFile| {
-        if file.identity_values.iter().any(|value| value.field_id == field.id) {
-            return None;
-        }
-        let facts = facts(file)?;
-        let (nulls, values) = (facts.nulls?, facts.values.unwrap_or(file.record_count));
-        (nulls <= values && values == file.record_count).then_some(nulls as usize)
-    };
-    let nulls: Option<usize> = files.iter().map(nulls).sum();
-    let min = bound(|facts| facts.lower.as_ref(), Ordering::Less);
-    let max = bound(|facts| facts.upper.as_ref(), Ordering::Greater);
+    let min = bound(|column| &column.lower, Ordering::Less);
+    let max = bound(|column| &column.upper, Ordering::Greater);
     // DataFusion fails over bounds that a bad writer has turned round.
     let (min, max) = if min > max && max.is_some() { (None, None) } else { (min, max) };
+    let are_values = trusts_bounds && has_exact_bounds(&field.ty) && counts.iter().all(|column| column.is_sound);
+    let told = |value: Option<ScalarValue>| match value {
+        Some(value) if are_values => Precision::Exact(value),
+        Some(value) => Precision::Inexact(value),
+        None => Precision::Absent,
+    };
     ColumnStatistics {
         null_count: nulls.map_or(Precision::Absent, Precision::Exact),
-        min_value: inexact(min),
-        max_value: inexact(max),
+        min_value: told(min),
+        max_value: told(max),
         ..ColumnStatistics::new_unknown()
     }
+}
+
+/// Facts of a column in a file.
+struct FileColumn {
+    /// Count of NULLs. None where it cannot be right or is not that of the rows.
+    nulls: Option<usize>,
+    lower: Option<ScalarValue>,
+    upper: Option<ScalarValue>,
+    /// True where the file has no value but NULLs.
+    is_empty: bool,
+    /// True where nothing speaks against the bounds, and both are there or there is no value.
+    is_sound: bool,
+}
+
+impl FileColumn {
+    fn of(file: &ScanFile, field: &Field, arrow: &DataType) -> Self {
+        let unknown = FileColumn { nulls: None, lower: None, upper: None, is_empty: false, is_sound: false };
+        if file.record_count == 0 {
+            return FileColumn { nulls: Some(0), is_empty: true, is_sound: true, ..unknown };
+        }
+        let Some(facts) = file.column(field.id) else { return unknown };
+        // Iceberg's bounds leave NaN out, and NaN is the largest value to the engine.
+        let has_nans = matches!(field.ty, Type::Float | Type::Double) && facts.nans != Some(0);
+        let bound = |value: &Option<Scalar>| value.as_ref().filter(|_| !has_nans).and_then(|v| engine_scalar(v, arrow));
+        let (lower, upper) = (bound(&facts.lower), bound(&facts.upper));
+        let values = facts.values.unwrap_or(file.record_count);
+        let can_be = values == file.record_count && facts.nulls.is_none_or(|nulls| nulls <= values);
+        // The file may hold others than the partition's values.
+        let is_partition = file.identity_values.iter().any(|value| value.field_id == field.id);
+        let is_empty = can_be && !is_partition && facts.nulls == Some(values) && lower.is_none() && upper.is_none();
+        let has_both = lower.is_some() && upper.is_some() && lower <= upper;
+        let nulls = facts.nulls.filter(|_| can_be && !is_partition).map(|nulls| nulls as usize);
+        FileColumn { nulls, is_empty, is_sound: can_be && !is_partition && (has_both || is_empty), lower, upper }
+    }
+}
+
+/// Returns true for types whose bounds are values of the column: no writer may cut them.
+fn has_exact_bounds(ty: &Type) -> bool {
+    matches!(
+        ty,
+        Type::Int
+            | Type::Long
+            | Type::Date
+            | Type::Time
+            | Type::Timestamp
+            | Type::Timestamptz
+            | Type::TimestampNs
+            | Type::TimestamptzNs
+            | Type::Decimal { .. }
+    )
 }
