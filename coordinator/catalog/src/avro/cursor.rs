@@ -39,6 +39,13 @@ impl<'a> Cursor<'a> {
 
     /// Reads a zigzag number of variable length.
     pub(crate) fn long(&mut self) -> Result<i64, AvroFault> {
+        // Most numbers of a manifest have one byte.
+        if let [byte, rest @ ..] = self.rest
+            && byte & 0x80 == 0
+        {
+            self.rest = rest;
+            return Ok(i64::from(byte >> 1) ^ -i64::from(byte & 1));
+        }
         let mut value = 0_u64;
         for (position, byte) in self.rest.iter().take(NUMBER_BYTES_MAX).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * position);
