@@ -1,6 +1,6 @@
 //! Tables on disk from beginning to end: created, appended to, found again, planned, refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
