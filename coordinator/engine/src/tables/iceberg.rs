@@ -36,7 +36,7 @@ use super::reading::FOOTERS_BYTES_MAX;
 use super::schema::{arrow_schema, with_dropped};
 use crate::config::IcebergConfig;
 use crate::storage::Stores;
-use files::PlannedFiles;
+use files::{PlannedFiles, whole_bytes};
 use statistics::statistics;
 
 /// One snapshot of an Iceberg table.
@@ -84,8 +84,9 @@ impl IcebergTable {
 
     /// Makes the scan of a plan. Its columns are the table's, and behind them those that only deletes still know.
     ///
-    /// The files are spread over groups, as many as there are cores. DataFusion's own listing makes as many.
-    fn scan_of(&self, plan: &FilePlan, session: &dyn Session) -> Result<PlannedScan> {
+    /// The files are spread over groups, as many as there are cores. DataFusion's own listing makes as many. Of each the fields
+    /// `columns` are read.
+    fn scan_of(&self, plan: &FilePlan, columns: &BTreeSet<i32>, session: &dyn Session) -> Result<PlannedScan> {
         let settings = session.config();
         let trusts_bounds = settings.get_extension::<IcebergConfig>().is_none_or(|config| config.trust_bounds);
         let dropped = self.table.dropped_columns(&plan.deletes).map_err(external)?;
@@ -94,7 +95,11 @@ impl IcebergTable {
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
         let name = TableReference::bare(self.table.name());
-        for (position, file) in files.into_iter().enumerate() {
+        let is_local = url.as_str().starts_with("file:");
+        for (position, mut file) in files.into_iter().enumerate() {
+            if !is_local {
+                file.metadata_size_hint = whole_bytes(&file, columns);
+            }
             groups[position % count].push(file.with_table_reference(Some(name.clone())));
         }
         let mut options =
@@ -155,7 +160,7 @@ impl TableProvider for IcebergTable {
         let also = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let request = ScanRequest { predicate: &predicate, columns: &columns, also: &also };
         let plan = table.plan(&request).await.map_err(external)?;
-        let scan = self.scan_of(&plan, state)?;
+        let scan = self.scan_of(&plan, &columns, state)?;
         // Only the table's own columns are seen.
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let (scan, reader) =

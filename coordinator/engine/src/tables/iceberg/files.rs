@@ -1,5 +1,6 @@
 //! A plan's files as DataFusion's: their stores, their facts, and the deletes of each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -7,7 +8,7 @@ use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use fragment_fn::{DeleteReader, FileConstants, FileDeletes, InStore};
+use fragment_fn::{BRIDGE_BYTES, DeleteReader, FileConstants, FileDeletes, InStore};
 use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, ScanFile, Table};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{ObjectRef, UnitDeletes};
@@ -19,6 +20,9 @@ use super::{external, stores_of};
 use crate::storage::Reach;
 use crate::tables::facts::{FileFacts, Roots};
 use crate::tables::schema::engine_value;
+
+/// Largest file that is read whole with its footer where that is cheap. Readers keep it until they have left it.
+const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
 /// Most stores that one table's files may be in.
 const STORES_MAX: usize = 64;
@@ -138,6 +142,17 @@ fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
     })
 }
 
+/// Returns the size of a file that is read whole with its footer: one request for all of it costs no more than another for the
+/// columns that are wanted. None for others.
+pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>) -> Option<usize> {
+    let (size, facts) = (file.object_meta.size, file.extensions.get::<FileFacts>()?);
+    let of_columns = columns.iter().filter_map(|id| facts.column_bytes.get(id)).sum::<u64>();
+    // Functions share larger files by their row groups.
+    let is_one = facts.split_offsets.len() < 2 && size <= WHOLE_BYTES_MAX;
+    let is_cheap = of_columns > 0 && size <= of_columns.saturating_add(BRIDGE_BYTES);
+    if is_one && is_cheap { usize::try_from(size).ok() } else { None }
+}
+
 fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bool) -> Result<PartitionedFile> {
     let meta = ObjectMeta {
         location: path,
@@ -164,4 +179,31 @@ fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bo
         planned.extensions.insert(FileConstants(file.identity_values.iter().map(encode).collect::<Result<_>>()?));
     }
     Ok(planned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_are_read_whole_where_that_is_cheap() {
+        const MIB: u64 = 1 << 20;
+        // Size, bytes of the columns 1 and 2, begins of row groups.
+        for (size, bytes, groups, expect) in [
+            (MIB, [1, 0], vec![], true),
+            (MIB + 10, [1, 0], vec![4], false),
+            (3 * MIB, [2 * MIB, 5], vec![4], true),
+            (3 * MIB, [2 * MIB - 6, 5], vec![4], false),
+            (3 * MIB, [2 * MIB, 5], vec![4, MIB], false),
+            (5 * MIB, [5 * MIB - 100, 50], vec![4], false),
+            (MIB, [0, 0], vec![], false),
+        ] {
+            let mut file = PartitionedFile::new("a.parquet", size);
+            assert_eq!(whole_bytes(&file, &BTreeSet::from([1])), None, "nothing is known");
+            let column_bytes = (1..).zip(bytes).collect();
+            file.extensions.insert(FileFacts { column_bytes, split_offsets: groups, partition: None });
+            let found = whole_bytes(&file, &BTreeSet::from([1, 2, 9]));
+            assert_eq!(found, expect.then_some(size as usize), "{size} bytes, {bytes:?}");
+        }
+    }
 }
