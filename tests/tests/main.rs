@@ -1,5 +1,6 @@
 //! All suites in one binary.
 
+mod aggregates;
 mod ahead;
 mod arrows;
 mod bad_input;

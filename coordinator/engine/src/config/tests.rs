@@ -254,10 +254,13 @@ fn an_error_in_a_file_names_key_value_and_line() {
             ),
         );
     }
-    for seconds in ["0", "-1", "86401", "nan", "1e300", "-0.5"] {
+    let config = load("timeout_seconds = '1m 30s'\ndeadline_seconds = \"500ms\"", &[]).expect("times");
+    assert_eq!(config.timeout, Duration::from_secs(90));
+    assert_eq!(config.deadline, Some(Duration::from_millis(500)));
+    for seconds in ["0", "-1", "86401", "nan", "1e300", "-0.5", "'0s'", "'25h'", "'x'"] {
         for key in ["timeout_seconds", "deadline_seconds"] {
             let error = told(load(&format!("{key} = {seconds}"), &[]).expect_err("not a time"));
-            assert!(error.ends_with("expected seconds above zero, at most 86400"), "{error}");
+            assert!(error.ends_with("expected seconds above zero, at most 86400, such as 30 or \"30s\""), "{error}");
         }
     }
     check(

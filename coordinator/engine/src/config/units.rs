@@ -150,14 +150,14 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Reads seconds, whole or not.
+/// Reads seconds, whole or not, or a text such as `1m 30s`.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Seconds;
     impl Visitor<'_> for Seconds {
         type Value = Duration;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "seconds above zero, at most {}", TIMEOUT_MAX.as_secs())
+            write!(f, "seconds above zero, at most {}, such as 30 or \"30s\"", TIMEOUT_MAX.as_secs())
         }
 
         fn visit_i64<E: Error>(self, value: i64) -> Result<Duration, E> {
@@ -167,6 +167,11 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dura
 
         fn visit_f64<E: Error>(self, value: f64) -> Result<Duration, E> {
             let value = Duration::try_from_secs_f64(value).ok();
+            value.filter(|value| is_timeout(*value)).ok_or_else(|| invalid(&self))
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<Duration, E> {
+            let value = humantime::parse_duration(value).ok();
             value.filter(|value| is_timeout(*value)).ok_or_else(|| invalid(&self))
         }
     }

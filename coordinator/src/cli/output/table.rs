@@ -72,7 +72,22 @@ pub(super) fn write(
 }
 
 fn draw(out: &mut impl Write, batches: &[RecordBatch]) -> Result<(), OutputError> {
-    Ok(writeln!(out, "{}", pretty_format_batches_with_options(batches, &FORMAT)?)?)
+    let drawn = pretty_format_batches_with_options(batches, &FORMAT)?.to_string();
+    Ok(writeln!(out, "{}", without_controls(drawn))?)
+}
+
+/// Shows control characters as their pictures: a terminal would obey them.
+pub(super) fn without_controls(drawn: String) -> String {
+    let is_obeyed = |sign: char| sign.is_control() && !matches!(sign, '\n' | '\t');
+    if !drawn.contains(is_obeyed) {
+        return drawn;
+    }
+    let shown = |sign: char| match sign {
+        sign if !is_obeyed(sign) => sign,
+        '\u{7f}' => '\u{2421}',
+        sign => char::from_u32(0x2400 + u32::from(sign)).filter(|_| sign.is_ascii()).unwrap_or('\u{fffd}'),
+    };
+    drawn.chars().map(shown).collect()
 }
 
 fn text_bytes_of(columns: &[ArrayFormatter<'_>], row: usize) -> Result<usize, ArrowError> {

@@ -369,3 +369,9 @@ async fn an_endless_query_ends_with_its_reader() {
     let error = output.write_stream(numbers(0..0).schema(), endless).await.expect_err("nobody reads");
     assert!(matches!(error, StreamError::Output(OutputError::ReaderGone)), "{error:?}");
 }
+
+#[test]
+fn no_value_is_obeyed_by_a_terminal() {
+    let shown = table::without_controls("a\u{1b}[31m\u{7f}\u{85}\n\té".to_owned());
+    assert_eq!(shown, "a\u{241b}[31m\u{2421}\u{fffd}\n\té");
+}
