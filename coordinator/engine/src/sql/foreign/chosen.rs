@@ -23,13 +23,13 @@ pub(super) struct Call<'a> {
     pub(super) at: Span,
 }
 
-/// What a call is written as.
+/// Form in which a call is written here.
 pub(super) enum Choice {
-    /// As it is.
+    /// The call itself.
     Itself,
-    /// As a template of these arguments.
+    /// A template of these arguments.
     Template(&'static str, Vec<Expr>),
-    /// As a tree that has each of `copied` so many times more than the call.
+    /// A tree that has each of `copied` so many times more than the call.
     Tree { tree: Box<Expr>, copied: Vec<Expr>, times: usize },
 }
 

@@ -18,7 +18,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, ColumnarValue, Sig
 
 use super::super::float_key;
 
-/// What a key has.
+/// Value of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Of {
     /// Number of its rows, in a map.
