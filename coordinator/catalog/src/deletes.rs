@@ -239,7 +239,7 @@ impl Bounds {
                 Bounds { paths: Some(paths), keys: Vec::new() }
             }
             DeleteKind::Equality { keys, .. } => {
-                let keys = keys.iter().filter(|key| has_exact_bounds(key.ty.as_ref()));
+                let keys = keys.iter().filter(|key| key.ty.as_ref().is_some_and(Type::has_exact_bounds));
                 let keys = keys.map(|key| (key.id, ValueRange::of_column(delete.record_count, key.facts.as_ref())));
                 // NULL is a key like any other.
                 Bounds { paths: None, keys: keys.filter(|(_, range)| range.nulls == Nulls::None).collect() }
@@ -258,24 +258,6 @@ impl Bounds {
             below(of_file, of_keys) || below(of_keys, of_file)
         })
     }
-}
-
-/// Returns true for types whose bounds no writer cuts or leaves values out of.
-pub(crate) fn has_exact_bounds(ty: Option<&Type>) -> bool {
-    matches!(
-        ty,
-        Some(
-            Type::Int
-                | Type::Long
-                | Type::Date
-                | Type::Time
-                | Type::Timestamp
-                | Type::Timestamptz
-                | Type::TimestampNs
-                | Type::TimestamptzNs
-                | Type::Decimal { .. }
-        )
-    )
 }
 
 /// Returns true where all values of `a` are below those of `b`.

@@ -50,6 +50,22 @@ impl Type {
         };
         fields.iter().chain(key).chain(value)
     }
+
+    /// Returns true where bounds are values of the column: no writer may cut them, or leave values out of them.
+    pub fn has_exact_bounds(&self) -> bool {
+        matches!(
+            self,
+            Type::Int
+                | Type::Long
+                | Type::Date
+                | Type::Time
+                | Type::Timestamp
+                | Type::Timestamptz
+                | Type::TimestampNs
+                | Type::TimestamptzNs
+                | Type::Decimal { .. }
+        )
+    }
 }
 
 /// A column, or a part of a nested one. `id` stays for ever; `name` may change.

@@ -263,7 +263,7 @@ fn constants_stand_for_absent_columns() {
     };
     assert_eq!(read("region").expect("a constant"), "| eu     || eu     |");
     assert_eq!(read("s").expect("rebuilt"), "| {a: 3, k: 9} || {a: , k: 9}  |");
-    // As Java reads it, although the partition has the value of `deep`.
+    // Java reads it so, although the partition has the value of `deep`.
     assert_eq!(read("gone").expect("a struct that the file lacks"), "|      ||      |");
     let error = read("unclear").expect_err("a value that is not understood").to_string();
     assert!(error.contains("`unclear`, and its value in the partition metadata cannot be understood"), "{error}");
@@ -423,7 +423,7 @@ fn promoted_values_stay_and_are_compared_as_the_table_says() {
         let rows: Vec<&str> = printed.lines().skip(3).filter_map(|line| line.strip_prefix("| ")).collect();
         let rows: Vec<&str> = rows.iter().map(|row| row.trim_end_matches('|').trim_end()).collect();
         assert_eq!(rows.join("; "), expect);
-        // As the opener prepares a predicate: the cast may move to the literal.
+        // The opener prepares a predicate so: the cast may move to the literal.
         let column = col("new", &table).expect("a column");
         let predicate = binary(column, Operator::Gt, lit(bound), &table).expect("a comparison");
         let predicate = adapter.rewrite(predicate).expect("adapted");

@@ -277,7 +277,7 @@ impl Loading {
     }
 }
 
-/// What is done with the rows of one file, and what is held meanwhile.
+/// Work on the rows of one file, and memory that is held meanwhile.
 struct Applied {
     keys: Option<FileKeys>,
     _memory: Option<MemoryReservation>,

@@ -138,7 +138,7 @@ pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Res
     ignored::check(statement, &|name| known.is_scalar(name))?;
     let mut rewriter = rewrites::MeaningRewriter::default();
     match walk_mut(statement, &mut rewriter) {
-        // What was written out makes the statement larger than the one that was checked.
+        // Written-out names make the statement larger than the one that was checked.
         ControlFlow::Continue(()) if is_larger || rewriter.copies.is_any_written => {
             limits::check(statement).map(|()| names)
         }

@@ -64,7 +64,7 @@ fn column_statistics(field: &Field, arrow: &DataType, files: &[ScanFile], trusts
     let max = bound(|column| &column.upper, Ordering::Greater);
     // DataFusion fails over bounds that a bad writer has turned round.
     let (min, max) = if min > max && max.is_some() { (None, None) } else { (min, max) };
-    let are_values = trusts_bounds && has_exact_bounds(&field.ty) && counts.iter().all(|column| column.is_sound);
+    let are_values = trusts_bounds && field.ty.has_exact_bounds() && counts.iter().all(|column| column.is_sound);
     let told = |value: Option<ScalarValue>| match value {
         Some(value) if are_values => Precision::Exact(value),
         Some(value) => Precision::Inexact(value),
@@ -110,20 +110,4 @@ impl FileColumn {
         let nulls = facts.nulls.filter(|_| can_be && !is_partition).map(|nulls| nulls as usize);
         FileColumn { nulls, is_empty, is_sound: can_be && !is_partition && (has_both || is_empty), lower, upper }
     }
-}
-
-/// Returns true for types whose bounds are values of the column: no writer may cut them.
-fn has_exact_bounds(ty: &Type) -> bool {
-    matches!(
-        ty,
-        Type::Int
-            | Type::Long
-            | Type::Date
-            | Type::Time
-            | Type::Timestamp
-            | Type::Timestamptz
-            | Type::TimestampNs
-            | Type::TimestamptzNs
-            | Type::Decimal { .. }
-    )
 }

@@ -146,7 +146,7 @@ impl Cells {
     }
 }
 
-/// What the last argument was made into: a pattern is compiled once for rows that share it.
+/// Form of the last argument: a pattern is compiled once for rows that share it.
 pub(super) struct Last<T> {
     made: Option<(String, T)>,
 }

@@ -82,7 +82,7 @@ pub(super) struct Form {
     items: Vec<Item>,
 }
 
-/// What a text said.
+/// Parts of a time that a text has.
 #[derive(Debug, Default)]
 struct Parts {
     year: Option<i32>,
