@@ -9,6 +9,8 @@
 //! A row group is a unit, and so are the Bloom filters of a file. One GET of a unit is a piece. Only a `Planned` piece may be asked for ahead, and it stops being one in
 //! the step in which a reader asks for it. So no range is sent twice, unless it failed or was given back.
 //!
+//! Row groups behind Bloom filters are read on demand, until readers have shown that the filters rule hardly any of them out.
+//!
 //! Streams open files in a known order and read a file's row groups one after the other. A stream that goes on has left
 //! what lies before: the engine has pruned it in the meantime.
 //!
@@ -16,6 +18,7 @@
 
 mod choice;
 mod file;
+mod filters;
 mod lanes;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,7 @@ use gust_protocol::AheadUsage;
 use super::consumption::Reading;
 use super::layout::FileLayout;
 use file::{FILTERS, FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
+use filters::Verdict;
 pub(super) use lanes::Lanes;
 use window::Window;
 
@@ -100,6 +104,7 @@ pub(super) struct Units {
     /// File that each partition opened last.
     open: BTreeMap<usize, u32>,
     window: Window,
+    verdict: Verdict,
     /// Number of units that nothing has happened to.
     planned: usize,
     /// Time after the unit that was chosen last, in units that one stream reads.
@@ -168,6 +173,7 @@ impl Units {
             asked: Vec::new(),
             open: BTreeMap::new(),
             window: Window::new(reading, lanes.streams()),
+            verdict: Verdict::default(),
             planned: 0,
             clock: 0,
             lanes,
@@ -222,7 +228,7 @@ impl Units {
             return;
         }
         let places = &mut self.places;
-        let known = FileUnits::known(layout, self.bounds, |place| {
+        let known = FileUnits::known(layout, self.bounds, !self.verdict.is_idle(), |place| {
             places.push((file, place));
             PieceId(places.len() - 1)
         });
@@ -255,9 +261,10 @@ impl Units {
         let mut dropped = Vec::new();
         let last = self.open.insert(partition, file);
         if let Some(last) = last.filter(|last| self.open.values().all(|open| open != last)) {
-            self.drop_units(last, 0..usize::MAX, Why::Pruned, &mut dropped);
+            self.go_past(last, usize::MAX, &mut dropped);
             self.leave(last);
         }
+        self.release();
         dropped
     }
 
@@ -280,6 +287,7 @@ impl Units {
             taken.found.push(found);
         }
         taken.released.extend(self.pass(file, last));
+        self.release();
         taken
     }
 
@@ -292,8 +300,16 @@ impl Units {
         let mut last = None;
         for place in units.touching(range) {
             last = last.max(Some(place.unit));
+            let is_filtered = units.is_filtered(place.unit);
             let unit = &mut units.units[place.unit];
+            if is_filtered && unit.waits() {
+                self.verdict.read();
+            }
             match unit.state {
+                UnitState::Behind => {
+                    self.window.begun_on_demand(unit.rows);
+                    unit.state = UnitState::Begun;
+                }
                 UnitState::Planned => {
                     self.planned -= 1;
                     self.window.begun_on_demand(unit.rows);
@@ -326,8 +342,24 @@ impl Units {
     /// Leaves the units of a file before the one that a reader reads. Returns pieces to drop.
     fn pass(&mut self, file: u32, reader_at: Option<usize>) -> Vec<PieceId> {
         let mut dropped = Vec::new();
-        self.drop_units(file, 0..reader_at.unwrap_or_default(), Why::Pruned, &mut dropped);
+        self.go_past(file, reader_at.unwrap_or_default(), &mut dropped);
         dropped
+    }
+
+    /// Drops the units of a file before `position`, which readers have left out.
+    fn go_past(&mut self, file: u32, position: usize, dropped: &mut Vec<PieceId>) {
+        let units = &self.files[file as usize];
+        let is_left_out = |(at, unit): &(usize, &Unit)| units.is_filtered(*at) && unit.waits();
+        self.verdict.left_out(units.units.iter().enumerate().take(position).filter(is_left_out).count());
+        self.drop_units(file, 0..position, Why::Pruned, dropped);
+    }
+
+    /// Plans row groups behind Bloom filters that have turned out to be idle.
+    fn release(&mut self) {
+        if self.verdict.turns_idle() {
+            self.planned += self.files.iter_mut().map(FileUnits::release).sum::<usize>();
+            self.fronts.fill(0);
+        }
     }
 
     /// Notes that the body of a piece has come.
@@ -442,7 +474,7 @@ impl Units {
             match std::mem::replace(&mut unit.state, UnitState::Gone) {
                 UnitState::Planned => self.planned -= 1,
                 UnitState::Asked => self.window.dropped(unit.rows),
-                UnitState::Begun | UnitState::Gone => {}
+                UnitState::Behind | UnitState::Begun | UnitState::Gone => {}
             }
             for piece in &mut unit.pieces {
                 match std::mem::replace(&mut piece.state, PieceState::OnDemand) {

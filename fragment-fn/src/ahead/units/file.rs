@@ -50,6 +50,8 @@ pub(super) struct Unit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnitState {
+    /// Bloom filters may rule it out: it is not asked for ahead.
+    Behind,
     Planned,
     /// At least one piece was asked for.
     Asked,
@@ -84,8 +86,13 @@ impl FileUnits {
         Self { state: FileState::Left, ..Self::default() }
     }
 
-    /// Plans the file's pieces. `id` makes a new name for each.
-    pub(super) fn known(layout: &FileLayout, bounds: PieceBounds, mut id: impl FnMut(Place) -> PieceId) -> Self {
+    /// Plans the file's pieces. `trusts_filters` keeps row groups behind the file's Bloom filters. `id` makes a new name for each piece.
+    pub(super) fn known(
+        layout: &FileLayout,
+        bounds: PieceBounds,
+        trusts_filters: bool,
+        mut id: impl FnMut(Place) -> PieceId,
+    ) -> Self {
         let filters = (!layout.filters.is_empty()).then(|| UnitLayout {
             row_group: FILTERS,
             rows: 0,
@@ -94,9 +101,11 @@ impl FileUnits {
         let mut units = Vec::with_capacity(layout.units.len() + 1);
         let mut by_range = Vec::new();
         for (unit, of) in filters.iter().chain(&layout.units).enumerate() {
-            // Whoever looks for a few rows by Bloom filters reads the row groups that are left on demand.
-            let is_ahead = filters.is_none() || of.row_group == FILTERS;
-            let mut planned = if is_ahead { Unit::new(of, bounds) } else { Unit::on_demand(of) };
+            let mut planned = Unit::new(of, bounds);
+            let is_behind = trusts_filters && filters.is_some() && of.row_group != FILTERS;
+            if is_behind && planned.state == UnitState::Planned {
+                planned.state = UnitState::Behind;
+            }
             for (piece, of) in planned.pieces.iter_mut().enumerate() {
                 of.id = id(Place { unit, piece });
                 by_range.push(Place { unit, piece });
@@ -109,11 +118,27 @@ impl FileUnits {
 
     /// Goes on to the first unit with a planned piece. Returns false where there is none.
     pub(super) fn advance(&mut self) -> bool {
-        let is_over = |unit: &Unit| unit.pieces.iter().all(|piece| piece.state != PieceState::Planned);
+        let is_planned = |piece: &Piece| piece.state == PieceState::Planned;
+        let is_over = |unit: &Unit| unit.state == UnitState::Behind || !unit.pieces.iter().any(is_planned);
         while self.units.get(self.front).is_some_and(is_over) {
             self.front += 1;
         }
         self.front < self.units.len()
+    }
+
+    /// Returns true where the unit at this position is a row group that Bloom filters may rule out.
+    pub(super) fn is_filtered(&self, position: usize) -> bool {
+        position > 0 && self.units.first().is_some_and(|first| first.row_group == FILTERS)
+    }
+
+    /// Plans the row groups that wait behind Bloom filters. Returns their number.
+    pub(super) fn release(&mut self) -> usize {
+        let behind = self.units.iter_mut().filter(|unit| unit.state == UnitState::Behind);
+        let released = behind.map(|unit| unit.state = UnitState::Planned).count();
+        if released > 0 {
+            self.front = 0;
+        }
+        released
     }
 
     /// Lists pieces with bytes in `range`, the last first. Pieces of a sound file do not overlap each other.
@@ -144,6 +169,11 @@ impl Unit {
 
     fn on_demand(layout: &UnitLayout) -> Self {
         Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Gone, pieces: Vec::new() }
+    }
+
+    /// Returns true where no reader has begun it, and one still may.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.state, UnitState::Behind | UnitState::Planned | UnitState::Asked)
     }
 
     pub(super) fn has_more(&self) -> bool {
