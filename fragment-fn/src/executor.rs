@@ -20,7 +20,7 @@ use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::{
     DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, Output, PlanRef,
-    ScanUnit, Usage, functions, plan,
+    ScanUnit, UnitDeletes, Usage, functions, plan,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -29,7 +29,7 @@ use url::Url;
 use crate::ahead::{AheadAccount, ReadAhead, attach};
 use crate::classify::{classify, classify_exchange, classify_write};
 use crate::columns::FileConstants;
-use crate::deletes::{DeleteReader, FileDeletes};
+use crate::deletes::{DeletePlan, DeleteReader, FileDeletes};
 use crate::environment::Environment;
 use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
@@ -175,6 +175,8 @@ async fn produce(
 /// Store of the request's access table, as this attempt sees it.
 struct AttemptStore {
     url: Url,
+    /// URL as the request spells it.
+    spelled: String,
     /// Client that counts, and that sends late reads again.
     hedged: Arc<dyn ObjectStore>,
     pace: Option<Arc<Pace>>,
@@ -202,7 +204,7 @@ fn connect_stores(
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let footer_cache_salt =
             crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());
-        stores.push(AttemptStore { url, hedged, pace, footer_cache_salt });
+        stores.push(AttemptStore { url, spelled: access.url.clone(), hedged, pace, footer_cache_salt });
     }
     Ok(stores)
 }
@@ -294,12 +296,16 @@ fn check_inputs(request: &InvokeRequest) -> Result<(), FragmentError> {
                 return malformed(format!("the request names store {}, its access table has {stores}", file.access));
             }
         }
+        let content = |file: &u32| scan.deletes.get(*file as usize).map(|file| &file.content);
+        let is_vector = |file: &u32| matches!(content(file), Some(DeleteContent::Vector { .. }));
+        let is_positions = |file: &u32| matches!(content(file), Some(DeleteContent::Positions));
+        if !scan.delete_sets.iter().all(|set| set.positions.iter().all(is_positions)) {
+            return malformed("a set names delete files that the request does not have".to_owned());
+        }
         for unit in scan.lanes.iter().flatten() {
             let Some(deletes) = &unit.deletes else { continue };
-            let content = |file: &u32| scan.deletes.get(*file as usize).map(|file| &file.content);
-            let is_vector = |file: &u32| matches!(content(file), Some(DeleteContent::Vector { .. }));
-            let is_positions = |file: &u32| matches!(content(file), Some(DeleteContent::Positions));
-            if !deletes.vector.iter().all(is_vector) || !deletes.positions.iter().all(is_positions) {
+            let is_set = |set: &u32| (*set as usize) < scan.delete_sets.len();
+            if !deletes.vector.iter().all(is_vector) || !deletes.set.iter().all(is_set) {
                 return malformed(format!("`{}` names delete files that the request does not have", unit.file.path));
             }
             if unit.footer.is_some() {
@@ -326,9 +332,12 @@ fn decode(
     let plan = plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
         let Input::Scan(input) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
         let deletes = (!input.deletes.is_empty()).then(|| {
-            let units = input.lanes.iter().flatten().filter_map(|unit| unit.deletes.as_ref());
-            let (files, table) = (Arc::from(&input.deletes[..]), Arc::clone(scan.file_schema()));
-            Arc::new(DeleteReader::new(Arc::clone(&hedged), files, units, table, context.memory_pool()))
+            let units: Vec<_> = input.lanes.iter().flatten().filter_map(|unit| unit_deletes(unit, stores)).collect();
+            let table = Arc::clone(scan.file_schema());
+            let planned = DeletePlan::new(input.table.clone(), input.deletes.clone(), input.delete_sets.clone());
+            let reader = DeleteReader::new(Arc::clone(&hedged), planned, &units, table, context.memory_pool());
+            let Output::Gather { access, .. } = &request.stage.output;
+            Arc::new(reader.with_exchange(*access))
         });
         with_lanes(scan, &input.lanes, stores, deletes.as_ref())
     })?;
@@ -355,6 +364,16 @@ fn with_lanes(
     Ok(plan::with_files(scan, lanes.iter().map(group).collect::<Result<_>>()?))
 }
 
+/// Returns the deletes of a unit, with the path of its data file written out.
+fn unit_deletes(unit: &ScanUnit, stores: &[AttemptStore]) -> Option<UnitDeletes> {
+    let mut deletes = unit.deletes.clone()?;
+    if deletes.path.is_empty() {
+        let url = stores.get(usize::from(unit.file.access)).map_or("", |store| store.spelled.as_str());
+        deletes.path = format!("{url}{}", unit.file.path);
+    }
+    Some(deletes)
+}
+
 fn partitioned_file(
     unit: &ScanUnit,
     stores: &[AttemptStore],
@@ -374,9 +393,9 @@ fn partitioned_file(
     });
     file.metadata_size_hint = object.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     file.extensions.insert(InStore(object.access));
-    if let Some(own) = &unit.deletes {
+    if let Some(own) = unit_deletes(unit, stores) {
         let reader = deletes.ok_or_else(|| DataFusionError::Plan(format!("`{}` names delete files", object.path)))?;
-        file.extensions.insert(FileDeletes::new(Arc::clone(reader), own.clone())?);
+        file.extensions.insert(FileDeletes::new(Arc::clone(reader), own)?);
     }
     if !unit.constants.is_empty() {
         file.extensions.insert(FileConstants(unit.constants.clone()));
@@ -426,19 +445,20 @@ mod tests {
             let message = error.map(|error| error.message).unwrap_or_default();
             assert!(message.contains(expect) && message.is_empty() == expect.is_empty(), "{message}");
         };
-        let unit = |scan: &mut Scan, vector, positions: &[u32]| {
+        let unit = |scan: &mut Scan, vector, set| {
             let deletes = scan.lanes[0][0].deletes.as_mut().expect("deletes");
-            (deletes.vector, deletes.positions) = (vector, positions.to_vec());
+            (deletes.vector, deletes.set) = (vector, set);
         };
         check(&|_| {}, "");
         check(&|scan| scan.lanes[0][0].file.access = 2, "names store 2, its access table has 2");
         check(&|scan| scan.deletes[0].file.access = 9, "names store 9");
         let unknown = "names delete files that the request does not have";
-        check(&|scan| unit(scan, Some(3), &[]), unknown);
-        check(&|scan| unit(scan, None, &[0, 4]), unknown);
+        check(&|scan| unit(scan, Some(3), None), unknown);
+        check(&|scan| unit(scan, None, Some(2)), unknown);
+        check(&|scan| scan.delete_sets[1].positions = vec![0, 4], unknown);
         // Delete files of another kind.
-        check(&|scan| unit(scan, Some(0), &[]), unknown);
-        check(&|scan| unit(scan, None, &[2]), unknown);
+        check(&|scan| unit(scan, Some(0), None), unknown);
+        check(&|scan| scan.delete_sets[0].positions = vec![2], unknown);
         check(&|scan| scan.lanes[0][0].footer = Some(Base64::default()), "a part of its footer");
     }
 }

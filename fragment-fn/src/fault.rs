@@ -15,8 +15,11 @@ pub enum FileFault {
     #[error("file `{file}` was not found: {reason}")]
     Missing { file: String, reason: String },
     /// It says which rows of data files are deleted, and what it says makes no sense.
-    #[error("file `{file}`: {reason}")]
-    Deletes { file: String, reason: String },
+    #[error("file `{file}` of table `{table}`: {reason}")]
+    Deletes { file: String, table: String, reason: String },
+    /// It is no file of the user's: the coordinator has written it for this query.
+    #[error("object `{object}` of the exchange: {reason}")]
+    Exchange { object: String, reason: String },
     /// It is not the file that was planned.
     #[error("file `{file}` has changed: {reason}")]
     Changed { file: String, reason: String },
@@ -41,8 +44,8 @@ impl FileFault {
         Self::Mismatch { file: file.to_string(), reason }
     }
 
-    pub(crate) fn deletes(file: &impl ToString, reason: impl ToString) -> Self {
-        Self::Deletes { file: file.to_string(), reason: reason.to_string() }
+    pub(crate) fn deletes(file: &impl ToString, table: &impl ToString, reason: impl ToString) -> Self {
+        Self::Deletes { file: file.to_string(), table: table.to_string(), reason: reason.to_string() }
     }
 
     /// Returns the next step, where the kind of the error does not say it.
@@ -55,6 +58,7 @@ impl FileFault {
         match self {
             Self::Corrupt { .. } | Self::Deletes { .. } => FragmentErrorKind::FileCorrupt,
             Self::Missing { .. } => FragmentErrorKind::FileMissing,
+            Self::Exchange { .. } => FragmentErrorKind::Storage,
             Self::Changed { .. } => FragmentErrorKind::FileChanged,
             Self::Mismatch { .. } => FragmentErrorKind::SchemaMismatch,
             Self::Unsupported { .. } => FragmentErrorKind::Execution,

@@ -17,11 +17,8 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
-use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
+use datafusion::physical_plan::DisplayFormatType;
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
@@ -33,6 +30,7 @@ use parquet::errors::ParquetError;
 use crate::ahead::{ScanAhead, ScanStream};
 use crate::classify::{classify, find};
 use crate::fault::FileFault;
+use crate::forwarding::forwarding_to;
 use crate::panics::catch_panic;
 
 /// Makes the scan's errors name the file. Its streams tell `ahead` when they end.
@@ -48,6 +46,8 @@ struct FileNamingSource {
 }
 
 impl FileSource for FileNamingSource {
+    forwarding_to!(source);
+
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
@@ -70,43 +70,12 @@ impl FileSource for FileNamingSource {
         Ok(Box::new(FileNamingMorselizer { inner, columns, texts: Arc::new(texts), _stream: stream }))
     }
 
-    fn table_schema(&self) -> &TableSchema {
-        self.source.table_schema()
-    }
-
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
         Arc::new(Self { source: self.source.with_batch_size(batch_size), ahead: self.ahead.clone() })
     }
 
-    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        self.source.filter()
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        self.source.projection()
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        self.source.metrics()
-    }
-
-    fn file_type(&self) -> &str {
-        self.source.file_type()
-    }
-
     fn fmt_extra(&self, kind: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
         self.source.fmt_extra(kind, f)
-    }
-
-    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
-        self.source.reorder_files(files)
-    }
-
-    fn apply_expressions(
-        &self,
-        apply: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.source.apply_expressions(apply)
     }
 }
 

@@ -31,7 +31,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
     FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
@@ -39,13 +38,12 @@ use datafusion::datasource::physical_plan::{
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::conjunction;
 use datafusion::physical_expr::expressions::{Column, DynamicFilterPhysicalExpr, DynamicFilterTracking};
-use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::{collect_columns, split_conjunction};
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
 use object_store::ObjectStore;
 
+use crate::forwarding::forwarding_to;
 use filter::{KeyFilter, PruningOnly, Tally, unrouted};
 
 /// Largest size of the keys that a stream keeps decoded between its filter and its rows. Beyond it they are decoded twice.
@@ -232,6 +230,8 @@ fn has_changed(filter: &Arc<dyn PhysicalExpr>) -> bool {
 }
 
 impl FileSource for LateSource {
+    forwarding_to!(parquet);
+
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
@@ -251,28 +251,8 @@ impl FileSource for LateSource {
         Ok(Box::new(LateMorselizer { source: self.clone(), store, partition, planned }))
     }
 
-    fn table_schema(&self) -> &TableSchema {
-        self.parquet.table_schema()
-    }
-
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
         Arc::new(self.with_parquet(&self.parquet.with_batch_size(batch_size)))
-    }
-
-    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        self.parquet.filter()
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        self.parquet.projection()
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        self.parquet.metrics()
-    }
-
-    fn file_type(&self) -> &str {
-        self.parquet.file_type()
     }
 
     fn fmt_extra(&self, kind: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -282,17 +262,6 @@ impl FileSource for LateSource {
             DisplayFormatType::TreeRender => Ok(()),
             _ => write!(f, ", late_columns=[{}]", told.join(", ")),
         }
-    }
-
-    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
-        self.parquet.reorder_files(files)
-    }
-
-    fn apply_expressions(
-        &self,
-        apply: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.parquet.apply_expressions(apply)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Writer of Iceberg's metadata for tests: tables of version 3 without partitions, and their deletes. It writes what it is told, be it
-//! sound or not. Independent of the reader.
+//! Writer of Iceberg's metadata for tests: tables of version 3, parted by values of at most one column, and their deletes. It writes
+//! what it is told, be it sound or not. Independent of the reader.
 //!
 //! Avro is written as far as these files need it: records of longs and texts, in one block, not compressed.
 
@@ -15,22 +15,40 @@ use serde_json::{Value, json};
 const FILE_PATH_ID: i32 = i32::MAX - 101;
 const POSITION_ID: i32 = i32::MAX - 102;
 const SNAPSHOT: i64 = 1;
+/// Id of the first spec's field.
+const PARTITION_ID: i32 = 1000;
 
-/// Files of a snapshot: data of the first commit, and deletes of the second.
+/// Files of a snapshot: data of the first commit, and deletes of the second, where they do not say another.
+#[derive(Default)]
 pub struct IcebergTable {
     /// Folder of the table, as its metadata spells it.
     pub location: String,
     /// Fields of the schema, as JSON of the metadata.
     pub fields: Value,
+    /// Fields of older schemas, the oldest first.
+    pub older: Vec<Value>,
+    /// Column of each spec whose values, of type long, part the files. Without one, no column parts them.
+    pub specs: Vec<Option<i32>>,
     pub data: Vec<DataFile>,
     pub deletes: Vec<DeleteFile>,
 }
 
-#[derive(Debug, Clone)]
+/// Commit and partition of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// None for the one that the manifest gives.
+    pub sequence_number: Option<i64>,
+    /// Position of the spec.
+    pub spec: usize,
+    pub partition: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default)]
 pub struct DataFile {
     pub path: String,
     pub size_bytes: u64,
     pub rows: u64,
+    pub committed: Committed,
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +58,7 @@ pub struct DeleteFile {
     /// Rows, or positions of a vector.
     pub count: u64,
     pub content: Deletes,
+    pub committed: Committed,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +66,18 @@ pub enum Deletes {
     Positions,
     Vector { of: String, offset: u64, bytes: u64 },
     Keys(Vec<i32>),
+}
+
+impl DataFile {
+    pub fn new(path: impl Into<String>, size_bytes: u64, rows: u64) -> Self {
+        Self { path: path.into(), size_bytes, rows, committed: Committed::default() }
+    }
+}
+
+impl DeleteFile {
+    pub fn new(path: impl Into<String>, size_bytes: u64, count: u64, content: Deletes) -> Self {
+        Self { path: path.into(), size_bytes, count, content, committed: Committed::default() }
+    }
 }
 
 impl IcebergTable {
@@ -58,20 +89,25 @@ impl IcebergTable {
     /// Lists the metadata files with their paths.
     pub fn metadata(&self) -> Vec<(String, Vec<u8>)> {
         let path = |name: &str| format!("{}/metadata/{name}", self.location);
-        let data = manifest(&self.data.iter().map(data_entry).collect::<Vec<_>>());
-        let deletes = manifest(&self.deletes.iter().map(delete_entry).collect::<Vec<_>>());
-        let listed = |name: &str, bytes: &[u8], content: i64, count: usize| {
-            let mut row = Row::default();
-            row.text(&path(name)).long(bytes.len() as i64).long(0).long(content);
-            // Sequence numbers, snapshot; added, existing and deleted files.
-            row.long(1 + content).long(1 + content).long(SNAPSHOT).long(count as i64).long(0).long(0);
-            row.0
-        };
-        let mut manifests = vec![listed("data.avro", &data, 0, self.data.len())];
-        let mut files = vec![(path("data.avro"), data)];
-        if !self.deletes.is_empty() {
-            manifests.push(listed("deletes.avro", &deletes, 1, self.deletes.len()));
-            files.push((path("deletes.avro"), deletes));
+        let specs = if self.specs.is_empty() { &[None][..] } else { &self.specs };
+        let (mut manifests, mut files) = (Vec::new(), Vec::new());
+        for (spec, column) in specs.iter().enumerate() {
+            let in_spec = |committed: &Committed| committed.spec == spec;
+            let data = self.data.iter().filter(|file| in_spec(&file.committed)).map(|file| data_entry(file, *column));
+            let deletes = self.deletes.iter().filter(|file| in_spec(&file.committed));
+            let deletes = deletes.map(|file| delete_entry(file, *column));
+            for (name, content, entries) in [("data", 0, data.collect::<Vec<_>>()), ("deletes", 1, deletes.collect())] {
+                if entries.is_empty() && (content, spec) != (0, 0) {
+                    continue;
+                }
+                let (path, bytes) = (path(&format!("{name}-{spec}.avro")), manifest(&entries, spec, *column));
+                let mut row = Row::default();
+                row.text(&path).long(bytes.len() as i64).long(spec as i64).long(content);
+                // Sequence numbers, snapshot; added, existing and deleted files.
+                row.long(1 + content).long(0).long(SNAPSHOT).long(entries.len() as i64).long(0).long(0);
+                manifests.push(row.0);
+                files.push((path, bytes));
+            }
         }
         let list_fields = [
             ("manifest_path", 500, "string"),
@@ -86,14 +122,25 @@ impl IcebergTable {
             ("deleted_files_count", 506, "int"),
         ];
         files.push((path("list.avro"), avro(&record("manifest_file", &list_fields), &manifests)));
+        let schemas = self.older.iter().chain([&self.fields]).enumerate();
+        let schemas = schemas.map(|(id, fields)| json!({"schema-id": id, "type": "struct", "fields": fields}));
+        let specs = specs.iter().enumerate().map(|(id, column)| {
+            let part = |column: &i32| {
+                json!({"source-id": column, "field-id": PARTITION_ID + id as i32, "name": part(id),
+                "transform": "identity"})
+            };
+            json!({"spec-id": id, "fields": column.iter().map(part).collect::<Vec<_>>()})
+        });
+        let numbers = self.data.iter().map(|file| file.committed).chain(self.deletes.iter().map(|file| file.committed));
+        let last = numbers.filter_map(|committed| committed.sequence_number).chain([2]).max();
         let metadata = json!({
             "format-version": 3, "table-uuid": "8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21", "location": self.location,
-            "last-sequence-number": 2, "last-updated-ms": 0, "last-column-id": 1000, "next-row-id": 0,
-            "current-schema-id": 0, "schemas": [{"schema-id": 0, "type": "struct", "fields": self.fields}],
-            "default-spec-id": 0, "partition-specs": [{"spec-id": 0, "fields": []}], "last-partition-id": 999,
+            "last-sequence-number": last, "last-updated-ms": 0, "last-column-id": 1000, "next-row-id": 0,
+            "current-schema-id": self.older.len(), "schemas": schemas.collect::<Vec<_>>(),
+            "default-spec-id": 0, "partition-specs": specs.collect::<Vec<_>>(), "last-partition-id": 1999,
             "default-sort-order-id": 0, "sort-orders": [{"order-id": 0, "fields": []}],
-            "current-snapshot-id": SNAPSHOT, "snapshots": [{"snapshot-id": SNAPSHOT, "sequence-number": 2, "timestamp-ms": 0,
-                "schema-id": 0, "manifest-list": path("list.avro"), "summary": {"operation": "overwrite"}}],
+            "current-snapshot-id": SNAPSHOT, "snapshots": [{"snapshot-id": SNAPSHOT, "sequence-number": last, "timestamp-ms": 0,
+                "schema-id": self.older.len(), "manifest-list": path("list.avro"), "summary": {"operation": "overwrite"}}],
         });
         files.push((self.metadata_path(), metadata.to_string().into_bytes()));
         files
@@ -142,33 +189,46 @@ pub fn field(id: i32, name: &str, data_type: DataType) -> Field {
 }
 
 /// Entry of a manifest.
-fn data_entry(DataFile { path, size_bytes, rows }: &DataFile) -> Row {
-    entry(0, path, "parquet", *rows, *size_bytes, None, &[])
+fn data_entry(DataFile { path, size_bytes, rows, committed }: &DataFile, column: Option<i32>) -> Row {
+    let file = File { content: 0, path, format: "parquet", rows: *rows, size_bytes: *size_bytes };
+    entry(&file, *committed, column, None, &[])
 }
 
-fn delete_entry(DeleteFile { path, size_bytes, count, content }: &DeleteFile) -> Row {
+fn delete_entry(file: &DeleteFile, column: Option<i32>) -> Row {
+    let DeleteFile { path, size_bytes, count, content, committed } = file;
+    let file = |content, format| File { content, path, format, rows: *count, size_bytes: *size_bytes };
     match content {
-        Deletes::Positions => entry(1, path, "parquet", *count, *size_bytes, None, &[]),
-        Deletes::Keys(ids) => entry(2, path, "parquet", *count, *size_bytes, None, ids),
+        Deletes::Positions => entry(&file(1, "parquet"), *committed, column, None, &[]),
+        Deletes::Keys(ids) => entry(&file(2, "parquet"), *committed, column, None, ids),
         Deletes::Vector { of, offset, bytes } => {
-            entry(1, path, "puffin", *count, *size_bytes, Some((of, *offset, *bytes)), &[])
+            entry(&file(1, "puffin"), *committed, column, Some((of, *offset, *bytes)), &[])
         }
     }
 }
 
-fn entry(
+struct File<'a> {
     content: i64,
-    path: &str,
-    format: &str,
+    path: &'a str,
+    format: &'a str,
     rows: u64,
     size_bytes: u64,
+}
+
+fn entry(
+    file: &File<'_>,
+    committed: Committed,
+    column: Option<i32>,
     vector: Option<(&str, u64, u64)>,
     keys: &[i32],
 ) -> Row {
     let mut row = Row::default();
-    // Status, snapshot; a sequence number that is the manifest's.
-    row.long(1).long(SNAPSHOT).nothing();
-    row.long(content).text(path).text(format).long(rows as i64).long(size_bytes as i64);
+    // Status, snapshot; without a sequence number of its own it has the manifest's.
+    row.long(1).long(SNAPSHOT).optional(committed.sequence_number);
+    row.long(file.content).text(file.path).text(file.format);
+    if column.is_some() {
+        row.optional(committed.partition);
+    }
+    row.long(file.rows as i64).long(file.size_bytes as i64);
     match vector {
         Some((of, offset, bytes)) => row.some().text(of).some().long(offset as i64).some().long(bytes as i64),
         None => row.nothing().nothing().nothing(),
@@ -183,13 +243,21 @@ fn entry(
     row
 }
 
-fn manifest(entries: &[Row]) -> Vec<u8> {
+/// Name of the field of a spec.
+fn part(spec: usize) -> String {
+    format!("part_{spec}")
+}
+
+fn manifest(entries: &[Row], spec: usize, column: Option<i32>) -> Vec<u8> {
     let optional = |kind: &str| json!(["null", kind]);
+    let parts =
+        column.map(|_| json!({"name": part(spec), "field-id": PARTITION_ID + spec as i32, "type": optional("long")}));
+    let parts: Vec<Value> = parts.into_iter().collect();
     let file = json!({"type": "record", "name": "r2", "fields": [
         {"name": "content", "field-id": 134, "type": "int"},
         {"name": "file_path", "field-id": 100, "type": "string"},
         {"name": "file_format", "field-id": 101, "type": "string"},
-        {"name": "partition", "field-id": 102, "type": {"type": "record", "name": "r102", "fields": []}},
+        {"name": "partition", "field-id": 102, "type": {"type": "record", "name": "r102", "fields": parts}},
         {"name": "record_count", "field-id": 103, "type": "long"},
         {"name": "file_size_in_bytes", "field-id": 104, "type": "long"},
         {"name": "referenced_data_file", "field-id": 143, "type": optional("string")},
@@ -252,5 +320,12 @@ impl Row {
 
     fn nothing(&mut self) -> &mut Self {
         self.long(0)
+    }
+
+    fn optional(&mut self, value: Option<i64>) -> &mut Self {
+        match value {
+            Some(value) => self.some().long(value),
+            None => self.nothing(),
+        }
     }
 }

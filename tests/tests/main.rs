@@ -10,6 +10,7 @@ mod caps;
 mod cases;
 mod cloud;
 mod deletes;
+mod deletes_random;
 mod dependencies;
 mod deploy;
 mod dialect;

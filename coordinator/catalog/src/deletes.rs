@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::predicate::CompareOp;
 use crate::prune::{Condition, Nulls, ValueRange};
 use crate::scalar::Scalar;
-use crate::scan::{ColumnFacts, FileDeletes};
+use crate::scan::{ColumnFacts, DeleteSet};
 use crate::types::Type;
 
 /// Field of a position delete file that names data files.
@@ -101,6 +101,13 @@ struct Scope {
     equality: Vec<u32>,
 }
 
+/// Deletes of a data file, by their numbers in an index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FoundDeletes {
+    pub(crate) vector: Option<u32>,
+    pub(crate) set: DeleteSet,
+}
+
 impl DeleteIndex {
     pub(crate) fn new(deletes: Vec<Delete>) -> Result<Self, DeleteFault> {
         let mut index = DeleteIndex::default();
@@ -153,14 +160,16 @@ impl DeleteIndex {
         }
     }
 
-    /// Finds the deletes of a file. `uses` is told the number of each delete file that its rows need.
+    /// Finds the deletes of a file. It marks the delete files that the file's rows need in `used`, which has a mark for each of the
+    /// index. It compares a file with delete files that no file needed so far, and with others until one applies.
     ///
     /// # Errors
     /// A vector that is older than its file, or has more positions than the file has rows.
-    pub(crate) fn of(&self, file: DeletesOf<'_>, mut uses: impl FnMut(u32)) -> Result<FileDeletes, DeleteFault> {
+    pub(crate) fn of(&self, file: DeletesOf<'_>, used: &mut [bool]) -> Result<FoundDeletes, DeleteFault> {
         let scope = self.by_partition.get(file.partition);
-        let mut found = FileDeletes { vector: self.vector_of(&file)?, ..FileDeletes::default() };
-        if found.vector.is_none() {
+        let vector = self.vector_of(&file)?;
+        let (mut positions, mut equality) = (Vec::new(), Vec::new());
+        if vector.is_none() {
             let of_path = self.by_path.get(file.path).map(Vec::as_slice).unwrap_or_default();
             let of_partition = scope.map(|scope| scope.positions.as_slice()).unwrap_or_default();
             let path = Condition::Compare(CompareOp::Eq, Scalar::String(file.path.to_owned()));
@@ -170,29 +179,42 @@ impl DeleteIndex {
             };
             let of_path = self.since(of_path, file.sequence_number).iter();
             let of_partition = self.since(of_partition, file.sequence_number).iter();
-            found.positions = of_path.chain(of_partition).filter(admits).copied().collect();
+            positions.extend(of_path.chain(of_partition).filter(admits));
+            positions.sort_unstable();
         }
-        found.vector.iter().chain(&found.positions).for_each(|number| uses(*number));
-        let mut scopes = Vec::new();
+        for number in vector.iter().chain(&positions) {
+            if let Some(used) = used.get_mut(*number as usize) {
+                *used = true;
+            }
+        }
         let mut ranges = HashMap::new();
+        let mut meets = |number: u32| {
+            let bounds = self.bounds.get(number as usize);
+            bounds.is_none_or(|bounds| !bounds.are_apart(&file, &mut ranges))
+        };
         for scope in [Some(&self.global), scope].into_iter().flatten() {
+            let newer = self.since(&scope.equality, file.sequence_number.saturating_add(1));
             let mut applies = false;
-            for number in self.since(&scope.equality, file.sequence_number.saturating_add(1)) {
-                let bounds = self.bounds.get(*number as usize);
-                if bounds.is_none_or(|bounds| !bounds.are_apart(&file, &mut ranges)) {
-                    uses(*number);
-                    applies = true;
-                }
+            for number in newer {
+                let Some(used) = used.get_mut(*number as usize).filter(|used| !**used) else { continue };
+                *used = meets(*number);
+                applies |= *used;
             }
-            if applies {
-                scopes.push(scope.number);
+            // Those that were in use before tell no more than that one applies.
+            let is_used = |number: &&u32| used.get(**number as usize) == Some(&true);
+            if applies || newer.iter().filter(is_used).any(|number| meets(*number)) {
+                equality.push(scope.number);
             }
         }
-        found.equality = scopes.into();
-        Ok(found)
+        let set = DeleteSet { positions: positions.into(), equality: equality.into() };
+        Ok(FoundDeletes { vector, set })
     }
 
-    fn vector_of(&self, file: &DeletesOf<'_>) -> Result<Option<u32>, DeleteFault> {
+    /// Returns the number of a file's vector.
+    ///
+    /// # Errors
+    /// Those of [`Self::of`].
+    pub(crate) fn vector_of(&self, file: &DeletesOf<'_>) -> Result<Option<u32>, DeleteFault> {
         let Some(number) = self.vectors.get(file.path) else { return Ok(None) };
         let Some(vector) = self.deletes.get(*number as usize) else { return Ok(None) };
         let DeletesOf { path, sequence_number, record_count, .. } = file;

@@ -44,8 +44,8 @@ pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use scalar::Scalar;
 pub use scan::{
-    ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, FileDeletes, FilePath, FilePlan, IdentityValue,
-    PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
+    ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan,
+    IdentityValue, PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
 };
 pub use sql::Catalog;
 pub use storage::CatalogStores;

@@ -18,7 +18,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::avro::AvroFault;
 use crate::cache::{Key, in_background};
-use crate::deletes::{DeleteFault, DeleteIndex, DeletesOf};
+use crate::deletes::{DeleteFault, DeleteIndex, DeletesOf, FoundDeletes};
 use crate::error::{Error, MetadataFile, Result};
 use crate::manifests::choose::{Chooser, SelectedPartition, Selection};
 use crate::manifests::decode;
@@ -28,7 +28,7 @@ use crate::manifests::list::{self, ManifestFile};
 use crate::manifests::wanted::Wanted;
 use crate::metadata::{ManifestSource, Snapshot};
 use crate::prune::BoundPredicate;
-use crate::scan::{ColumnFacts, FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
+use crate::scan::{ColumnFacts, DeleteSet, FileDeletes, FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
 use crate::table::Table;
 
 /// Most manifests in flight at once.
@@ -309,10 +309,10 @@ impl Collected {
             Error::corrupt(&*manifest, why).in_table(table.name(), MetadataFile::Manifest)
         };
         let index = DeleteIndex::new(found.iter().map(|found| found.delete.clone()).collect()).map_err(fault)?;
-        let mut places: Vec<Option<u32>> = vec![None; found.len()];
+        let mut used = vec![false; found.len()];
+        let mut sets: HashMap<DeleteSet, u32> = HashMap::new();
         let mut kept = Vec::with_capacity(plan.files.len());
         for mut file in std::mem::take(&mut plan.files) {
-            let mut used = Vec::new();
             let path = file.path.to_string();
             // The value of such a column is the partition's, also where an imported file has a column of this name.
             let is_partition = |id| file.identity_values.iter().any(|value| value.field_id == id);
@@ -327,25 +327,33 @@ impl Collected {
                 partition: keys.get(file.partition as usize).map_or(&[], |key| key),
                 columns: &columns,
             };
-            file.deletes = index.of(of, |number| used.push(number)).map_err(fault)?;
-            let vector = file.deletes.vector.and_then(|number| found.get(number as usize));
+            let vector = index.vector_of(&of).map_err(fault)?.and_then(|number| found.get(number as usize));
             if vector.is_some_and(|vector| vector.delete.record_count == file.record_count) {
                 plan.drop_deleted(&file);
                 continue;
             }
-            for number in used {
-                let Some(place @ None) = places.get_mut(number as usize) else { continue };
-                *place = Some(plan.deletes.len() as u32);
-                if let Some(found) = found.get(number as usize) {
-                    plan.deletes.push(found.to_read(table, &index)?);
-                }
-            }
-            if file.deletes.renumber(&places).is_none() {
-                return Err(Error::corrupt(path, "its deletes are not among the plan's"));
-            }
+            let FoundDeletes { vector, set } = index.of(of, &mut used).map_err(fault)?;
+            let next = sets.len() as u32;
+            let set = (!set.is_empty()).then(|| *sets.entry(set).or_insert(next));
+            file.deletes = FileDeletes { vector, set };
             kept.push(file);
         }
         plan.files = kept;
+        // Delete files in use have other places in the plan than in the index.
+        let mut places = vec![0; found.len()];
+        for ((place, found), _) in places.iter_mut().zip(&found).zip(used).filter(|(_, used)| *used) {
+            *place = plan.deletes.len() as u32;
+            plan.deletes.push(found.to_read(table, &index)?);
+        }
+        let place = |number: u32| places.get(number as usize).copied().unwrap_or_default();
+        plan.files.iter_mut().for_each(|file| file.deletes.vector = file.deletes.vector.map(place));
+        let mut sets: Vec<(DeleteSet, u32)> = sets.into_iter().collect();
+        sets.sort_unstable_by_key(|(_, number)| *number);
+        let renumbered = |DeleteSet { positions, equality }| DeleteSet {
+            positions: positions.into_iter().map(place).collect(),
+            equality,
+        };
+        plan.delete_sets = sets.into_iter().map(|(set, _)| renumbered(set)).collect();
         Ok(plan)
     }
 }

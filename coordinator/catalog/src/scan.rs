@@ -32,6 +32,8 @@ pub struct FilePlan {
     pub files: Vec<ScanFile>,
     /// Delete files that apply to one of the files at least.
     pub deletes: Vec<DeleteFile>,
+    /// Sets of delete files that apply to the same data files, each once.
+    pub delete_sets: Vec<DeleteSet>,
     pub route: Route,
     pub pruning: Pruning,
 }
@@ -77,7 +79,14 @@ pub enum DeleteContent {
 pub struct FileDeletes {
     /// Position of its vector in `FilePlan::deletes`.
     pub vector: Option<u32>,
-    /// Positions of its position delete files in `FilePlan::deletes`.
+    /// Position of its other deletes in `FilePlan::delete_sets`.
+    pub set: Option<u32>,
+}
+
+/// Deletes that data files share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct DeleteSet {
+    /// Positions of position delete files in `FilePlan::deletes`, ascending.
     pub positions: Box<[u32]>,
     /// Scopes of equality deletes, of which those with a number above the file's apply.
     pub equality: Box<[u32]>,
@@ -129,18 +138,14 @@ impl FilePlan {
 }
 
 impl FileDeletes {
-    /// Puts the positions in a plan in place of those in an index. `None` where one has no place.
-    pub(crate) fn renumber(&mut self, places: &[Option<u32>]) -> Option<()> {
-        let place = |number: &u32| places.get(*number as usize).copied().flatten();
-        if let Some(vector) = &mut self.vector {
-            *vector = place(vector)?;
-        }
-        self.positions = self.positions.iter().map(place).collect::<Option<_>>()?;
-        Some(())
-    }
-
     pub fn is_empty(&self) -> bool {
-        self.vector.is_none() && self.positions.is_empty() && self.equality.is_empty()
+        self.vector.is_none() && self.set.is_none()
+    }
+}
+
+impl DeleteSet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.positions.is_empty() && self.equality.is_empty()
     }
 }
 

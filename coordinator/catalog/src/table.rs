@@ -1,6 +1,6 @@
 //! A table, pinned to the snapshot that was current when it was loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cache::Key;
@@ -8,7 +8,7 @@ use crate::error::{Error, MetadataFile, Result};
 use crate::metadata::{MetadataFault, TableMetadata};
 use crate::scan::{COMPACT, DeleteFile};
 use crate::storage::CatalogStores;
-use crate::types::{Field, InitialDefault, MappedField, PartitionField, Schema};
+use crate::types::{Field, InitialDefault, MappedField, PartitionField, Schema, Type};
 
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 /// Length of a UUID in a metadata file's name.
@@ -104,19 +104,20 @@ impl Table {
         fields.into_values().filter_map(|field| Some((field, field.initial_default.as_ref()?))).collect()
     }
 
-    /// Lists the columns that deletes compare and that the current schema lacks, as the newest schema has them that does.
+    /// Lists the columns that deletes compare and that the current schema lacks. A struct has those of its fields that they compare, of
+    /// whatever schema, under names of their own.
     ///
     /// # Errors
     /// Unsupported: a field that was dropped from a column which is still there.
-    pub fn dropped_columns(&self, deletes: &[DeleteFile]) -> Result<Vec<&Field>> {
-        let mut dropped: BTreeMap<i32, &Field> = BTreeMap::new();
+    pub fn dropped_columns(&self, deletes: &[DeleteFile]) -> Result<Vec<Field>> {
+        let mut keys: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
         for id in deletes.iter().flat_map(DeleteFile::equality_ids) {
             let Some(column) = self.metadata.schemas.iter().find_map(|schema| column_of(schema, *id)) else { continue };
             if column_of(self.schema(), *id).is_some() {
                 continue;
             }
             if !self.schema().fields.iter().any(|field| field.id == column.id) {
-                dropped.insert(column.id, column);
+                keys.entry(column.id).or_default().insert(*id);
                 continue;
             }
             let name = self.metadata.field(*id).map(|found| found.name).unwrap_or_default();
@@ -126,7 +127,12 @@ impl Table {
                 next: COMPACT,
             });
         }
-        Ok(dropped.into_values().collect())
+        let dropped = |(column, keys): (i32, BTreeSet<i32>)| {
+            let versions = self.metadata.schemas.iter().flat_map(|schema| &schema.fields);
+            let versions = versions.filter(|field| field.id == column).filter_map(|field| part_of(field, &keys));
+            versions.reduce(|newer, older| Field { ty: united(newer.ty, older.ty), ..newer })
+        };
+        Ok(keys.into_iter().filter_map(dropped).collect())
     }
 
     pub(crate) fn registered(&self) -> Option<&CatalogName> {
@@ -234,6 +240,29 @@ fn column_of(schema: &Schema, id: i32) -> Option<&Field> {
 
 fn has_field(field: &Field, id: i32) -> bool {
     field.id == id || field.ty.children().any(|child| has_field(child, id))
+}
+
+/// Returns a field with those of the fields below it that lead to `ids`, named by their ids. None where none does.
+fn part_of(field: &Field, ids: &BTreeSet<i32>) -> Option<Field> {
+    if ids.contains(&field.id) {
+        return Some(field.clone());
+    }
+    let Type::Struct(fields) = &field.ty else { return None };
+    let parts = fields.iter().filter_map(|below| part_of(below, ids));
+    let parts: Vec<Field> = parts.map(|below| Field { name: below.id.to_string(), ..below }).collect();
+    (!parts.is_empty()).then(|| Field { ty: Type::Struct(parts), ..field.clone() })
+}
+
+/// Puts the fields of an older version of a struct behind those of a newer one.
+fn united(newer: Type, older: Type) -> Type {
+    let (Type::Struct(mut fields), Type::Struct(others)) = (newer.clone(), older) else { return newer };
+    for other in others {
+        match fields.iter_mut().find(|field| field.id == other.id) {
+            Some(field) => field.ty = united(field.ty.clone(), other.ty),
+            None => fields.push(other),
+        }
+    }
+    Type::Struct(fields)
 }
 
 fn collect_fields<'a>(field: &'a Field, fields: &mut BTreeMap<i32, &'a Field>) {

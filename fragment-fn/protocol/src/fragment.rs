@@ -129,9 +129,26 @@ pub enum Input {
 pub struct Scan {
     /// Lanes of scan units. A lane is one partition of the plan and runs on one core.
     pub lanes: Vec<Vec<ScanUnit>>,
-    /// Delete files that units need, each once. Units name them by their position.
+    /// Delete files that units need, each once. Units and sets name them by their position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deletes: Vec<DeleteFile>,
+    /// Deletes that units share, each once. Units name them by their position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delete_sets: Vec<DeleteSet>,
+    /// Name of the table whose delete files these are, for messages.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub table: String,
+}
+
+/// Deletes that data files share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeleteSet {
+    /// Files of positions that may name the data files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<u32>,
+    /// Scopes of the files of keys that apply, where their number is larger than [`UnitDeletes::sequence_number`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<u32>,
 }
 
 /// File of an Iceberg table that deletes rows of data files.
@@ -149,8 +166,8 @@ pub enum DeleteContent {
     Positions,
     /// Deletion vector of one data file: bytes `[offset, offset + bytes)`, which hold `cardinality` positions.
     Vector { offset: u64, bytes: u64, cardinality: u64 },
-    /// Parquet rows of keys. Rows with such a key in the fields `ids` are deleted where the unit has `scope` among its
-    /// scopes and a smaller number.
+    /// Parquet rows of keys. Rows with such a key in the fields `ids` are deleted where the unit's set has `scope` and the unit
+    /// a smaller number.
     Equality { ids: Vec<i32>, scope: u32, sequence_number: i64 },
 }
 
@@ -181,19 +198,18 @@ pub struct ScanUnit {
 /// of its row groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitDeletes {
-    /// Path of the data file as the table's metadata spells it: files of positions name it so.
+    /// Path of the data file as the table's metadata spells it: files of positions name it so. Empty where it is the URL of the
+    /// file's store and the file's path.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Rows of the whole data file by its manifest.
     pub rows: u64,
     /// Deletion vector of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<u32>,
-    /// Files of positions that may name the file.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub positions: Vec<u32>,
-    /// Scopes of the files of keys that apply, where their number is larger than `sequence_number`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scopes: Vec<u32>,
+    /// Other deletes of the file, a position in [`Scan::delete_sets`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<u32>,
     /// Data sequence number of the data file.
     pub sequence_number: i64,
 }

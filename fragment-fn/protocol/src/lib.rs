@@ -26,9 +26,9 @@ pub mod wire;
 
 pub use error::{Advised, FragmentError, FragmentErrorKind, with_hint_line};
 pub use fragment::{
-    AccessId, AccessTable, AheadBounds, ColumnMatching, DeleteContent, DeleteFile, FieldIdRules, Fragment, FragmentId,
-    FragmentLimits, Input, InvokeRequest, LeafId, LeafSpec, MappedName, ObjectRef, Output, PlanRef, Scan, ScanUnit,
-    StagePlan, StoreAccess, UnitDeletes,
+    AccessId, AccessTable, AheadBounds, ColumnMatching, DeleteContent, DeleteFile, DeleteSet, FieldIdRules, Fragment,
+    FragmentId, FragmentLimits, Input, InvokeRequest, LeafId, LeafSpec, MappedName, ObjectRef, Output, PlanRef, Scan,
+    ScanUnit, StagePlan, StoreAccess, UnitDeletes,
 };
 pub use result::{FragmentResponse, FragmentResult, StreamSummary};
 pub use usage::{AheadUsage, Requests, Spans, Usage};

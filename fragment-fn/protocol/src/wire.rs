@@ -117,9 +117,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        AccessTable, AheadBounds, AheadUsage, ColumnMatching, DeleteContent, DeleteFile, FieldIdRules, Fragment,
-        FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, MappedName, ObjectRef, Output, PlanRef, Requests,
-        Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, UnitDeletes, Usage,
+        AccessTable, AheadBounds, AheadUsage, ColumnMatching, DeleteContent, DeleteFile, DeleteSet, FieldIdRules,
+        Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, MappedName, ObjectRef, Output, PlanRef,
+        Requests, Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, UnitDeletes, Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -140,8 +140,7 @@ mod tests {
                 path: "s3://lake/t/part-0.parquet".to_owned(),
                 rows: 8,
                 vector: Some(1),
-                positions: vec![0],
-                scopes: vec![0, 2],
+                set: Some(1),
                 sequence_number: 5,
             }),
         };
@@ -151,15 +150,21 @@ mod tests {
             partition_values: Vec::new(),
             constants: Vec::new(),
             footer: None,
-            deletes: None,
+            deletes: Some(UnitDeletes { path: String::new(), rows: 9, vector: None, set: Some(0), sequence_number: 0 }),
         };
+        let delete_sets = vec![
+            DeleteSet { positions: Vec::new(), scopes: vec![0] },
+            DeleteSet { positions: vec![0], scopes: vec![0, 2] },
+        ];
+        let lanes = vec![vec![ranged], vec![whole]];
+        let scan = Scan { lanes, deletes: deletes(), delete_sets, table: "t".to_owned() };
         let s3 = BTreeMap::from([("aws_region".to_owned(), "eu-central-1".to_owned())]);
         InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: "datafusion-0.0.0/functions-00000000".to_owned(),
             fragment: Fragment {
                 id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
-                inputs: vec![(0, Input::Scan(Scan { lanes: vec![vec![ranged], vec![whole]], deletes: deletes() }))],
+                inputs: vec![(0, Input::Scan(scan))],
                 limits: FragmentLimits {
                     memory_bytes_max: 1,
                     temp_bytes_max: 2,
@@ -287,8 +292,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":4,"fingerprint":"other engine"}"#, "protocol 4 with other engine");
-        check(r#"{"version":4}"#, "missing field `fingerprint`");
+        check(r#"{"version":5,"fingerprint":"other engine"}"#, "protocol 5 with other engine");
+        check(r#"{"version":5}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

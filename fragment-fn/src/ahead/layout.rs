@@ -67,7 +67,7 @@ pub(super) fn layout(
     let meaning = known.of(spec, file, &footer)?;
     let chosen = chosen(spec, meaning, file, &footer)?;
     let filters = bloom_filters(spec, meaning, &chosen, &footer);
-    let units = units(spec, meaning, &selected(meaning, file, chosen, &footer), &footer);
+    let units = units(spec, meaning, file, &selected(meaning, file, chosen, &footer), &footer);
     if spec.is_reordered && units.len() > 1 {
         return Err(DataFusionError::NotImplemented("the order of sorted row groups is not predicted".to_owned()));
     }
@@ -93,7 +93,7 @@ fn chosen(
     {
         chosen.prune_by_statistics(&meaning.physical, schema, groups, pruning, &metrics);
     }
-    if let (Some(limit), false) = (spec.limit, spec.preserve_order) {
+    if let (Some(limit), false) = (spec.limit(file), spec.preserve_order) {
         chosen.prune_by_limit(limit, groups, &metrics);
     }
     Ok(chosen.build())
@@ -154,12 +154,13 @@ fn planned(file: &PartitionedFile, groups: &[RowGroupMetaData]) -> Result<Parque
 fn units(
     spec: &ScanSpec,
     meaning: &FileMeaning,
+    file: &PartitionedFile,
     access: &ParquetAccessPlan,
     footer: &ParquetMetaData,
 ) -> Vec<UnitLayout> {
     let filters_rows = spec.row_filter().is_some();
     // A limit counts rows that the decoder's own filter keeps.
-    let mut rows_left = spec.limit.filter(|_| !filters_rows);
+    let mut rows_left = spec.limit(file).filter(|_| !filters_rows);
     let mut units = Vec::new();
     for (row_group, access) in access.inner().iter().enumerate() {
         let all = footer.row_group(row_group).num_rows() as usize;

@@ -18,7 +18,7 @@ use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use object_store::path::Path;
 
 use super::units::Lanes;
-use crate::deletes::with_keys;
+use crate::deletes::{FileDeletes, projection_with_keys};
 use crate::scan::InStore;
 
 /// Facts about a Parquet scan.
@@ -29,12 +29,14 @@ pub(super) struct ScanSpec {
     pub(super) lanes: Lanes,
     numbers: HashMap<FileKey, u32>,
     pub(super) table: TableSchema,
-    pub(super) projection: ProjectionExprs,
+    projection: ProjectionExprs,
+    /// Projection of files to which keys of deleted rows apply.
+    keyed: Option<ProjectionExprs>,
     pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
     pub(super) adapter: Arc<dyn PhysicalExprAdapterFactory>,
     pub(super) options: ParquetOptions,
     /// Rows after which each stream ends.
-    pub(super) limit: Option<usize>,
+    limit: Option<usize>,
     pub(super) preserve_order: bool,
     /// The row groups of a file are read in an order of their statistics.
     pub(super) is_reordered: bool,
@@ -81,11 +83,6 @@ impl ScanSpec {
         }
         let options = source.table_parquet_options().global.clone();
         let table = source.table_schema().clone();
-        // A limit counts rows that keys have left.
-        let (projection, limit) = match with_keys(scan, source).ok()? {
-            Some(projection) => (projection, None),
-            None => (source.projection()?.clone(), scan.limit),
-        };
         let mut numbered = NumberedFiles::default();
         // The rules of `create_sibling_state` and `SharedWorkSource` in datafusion-datasource.
         let is_shared = !scan.preserve_order
@@ -103,11 +100,12 @@ impl ScanSpec {
             lanes,
             numbers: numbered.numbers,
             table,
-            projection,
+            projection: source.projection()?.clone(),
+            keyed: projection_with_keys(scan, source).ok()?,
             predicate: source.filter(),
             adapter,
             options,
-            limit,
+            limit: scan.limit,
             preserve_order: scan.preserve_order,
             is_reordered: is_reordered(source),
             late_keys,
@@ -120,10 +118,25 @@ impl ScanSpec {
         self.numbers.get(&FileKey::from(file)).copied()
     }
 
+    /// Returns what is read of a file.
+    pub(super) fn projection(&self, is_keyed: bool) -> &ProjectionExprs {
+        self.keyed.as_ref().filter(|_| is_keyed).unwrap_or(&self.projection)
+    }
+
+    /// Returns the rows after which a file's reader ends. A limit counts rows that keys have left.
+    pub(super) fn limit(&self, file: &PartitionedFile) -> Option<usize> {
+        self.limit.filter(|_| !is_keyed(file))
+    }
+
     /// Returns the predicate that the decoder itself evaluates. Its columns are read, too.
     pub(super) fn row_filter(&self) -> Option<&Arc<dyn PhysicalExpr>> {
         self.predicate.as_ref().filter(|_| self.options.pushdown_filters)
     }
+}
+
+/// Returns true for a file to which keys of deleted rows apply.
+pub(super) fn is_keyed(file: &PartitionedFile) -> bool {
+    file.extensions.get::<FileDeletes>().is_some_and(FileDeletes::has_keys)
 }
 
 /// Returns false for scans whose columns are not those of their files.

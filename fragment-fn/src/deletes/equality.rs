@@ -3,14 +3,13 @@
 //! NULL equals NULL. Keys are compared as arrow's row format has them, in the table's types.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, Schema};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{Row, RowConverter, Rows, SortField};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err, plan_err};
+use datafusion::common::{Result, internal_err, not_impl_err, plan_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::functions::core::get_field;
 use datafusion::physical_expr::ScalarFunctionExpr;
@@ -92,21 +91,35 @@ fn way(field: &FieldRef, id: i32) -> Option<(FieldRef, Vec<String>, DataType)> {
 pub(super) struct Keys {
     columns: Vec<KeyColumn>,
     converter: RowConverter,
-    newest: HashMap<Box<[u8]>, i64>,
+    found: NewestOfKeys,
 }
 
-impl Keys {
-    pub(super) fn new(table: &Schema, ids: &[i32]) -> Result<Self> {
+struct NewestOfKeys {
+    newest: HashMap<Box<[u8]>, i64>,
+    memory: MemoryReservation,
+}
+
+/// Reader of keys: of several files side by side, each key once.
+pub(super) struct KeyReader {
+    columns: Vec<KeyColumn>,
+    converter: RowConverter,
+    found: Mutex<NewestOfKeys>,
+}
+
+impl KeyReader {
+    /// Makes a reader of keys of these fields. `memory` grows with them.
+    pub(super) fn new(table: &Schema, ids: &[i32], memory: MemoryReservation) -> Result<Self> {
         let columns: Vec<_> = ids.iter().map(|id| KeyColumn::of(table, *id)).collect::<Result<_>>()?;
         let fields = columns.iter().map(|column| SortField::new(column.data_type.clone())).collect();
-        Ok(Self { columns, converter: RowConverter::new(fields)?, newest: HashMap::new() })
+        let found = Mutex::new(NewestOfKeys { newest: HashMap::new(), memory });
+        Ok(Self { columns, converter: RowConverter::new(fields)?, found })
     }
 
-    /// Adds the keys of a delete file. `memory` grows with them.
+    /// Adds the keys of a delete file.
     ///
     /// # Errors
     /// A [`super::DamagedDeletes`] where the file makes no sense, the reader's own errors, and the pool's.
-    pub(super) async fn read<R>(&mut self, reader: R, sequence_number: i64, memory: &MemoryReservation) -> Result<()>
+    pub(super) async fn read<R>(&self, reader: R, sequence_number: i64) -> Result<()>
     where
         R: AsyncFileReader + Unpin + Send + 'static,
     {
@@ -121,34 +134,34 @@ impl Keys {
         while let Some(batch) = rows.try_next().await? {
             let evaluated = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(batch.num_rows());
             let columns: Vec<ArrayRef> = exprs.iter().map(evaluated).collect::<Result<_>>()?;
-            memory.try_grow(self.add(&columns, sequence_number)?)?;
+            let rows = self.converter.convert_columns(&columns)?;
+            self.found.lock().expect("no holder panics").add(&rows, sequence_number)?;
         }
         Ok(())
     }
 
-    /// Adds the keys of another file.
-    pub(super) fn merge(&mut self, other: Self) {
-        if self.newest.is_empty() {
-            self.newest = other.newest;
-            return;
-        }
-        for (key, number) in other.newest {
-            self.newest.entry(key).and_modify(|newest| *newest = number.max(*newest)).or_insert(number);
-        }
+    pub(super) fn finish(self) -> Keys {
+        let Self { columns, converter, found } = self;
+        Keys { columns, converter, found: found.into_inner().expect("no holder panics") }
     }
+}
 
-    /// Adds keys, and returns the memory that they take.
-    fn add(&mut self, columns: &[ArrayRef], sequence_number: i64) -> Result<usize> {
-        let mut bytes = 0;
-        for row in &self.converter.convert_columns(columns)? {
+impl NewestOfKeys {
+    /// Adds keys. Their memory is reserved before they are kept.
+    fn add(&mut self, rows: &Rows, sequence_number: i64) -> Result<()> {
+        let bytes = |row: Row<'_>| row.data().len() + KEY_BYTES;
+        self.memory.try_grow(rows.iter().map(bytes).sum())?;
+        let mut known = 0;
+        for row in rows {
             if let Some(newest) = self.newest.get_mut(row.data()) {
                 *newest = sequence_number.max(*newest);
+                known += bytes(row);
             } else {
-                bytes += row.data().len() + KEY_BYTES;
                 self.newest.insert(row.data().into(), sequence_number);
             }
         }
-        Ok(bytes)
+        self.memory.shrink(known);
+        Ok(())
     }
 }
 
@@ -158,18 +171,11 @@ pub(super) struct FileKeys {
     groups: Vec<(Arc<Keys>, Vec<usize>)>,
     /// Sequence number of the data file.
     sequence_number: i64,
-    /// Columns of a batch before the keys.
-    outputs: usize,
 }
 
 impl FileKeys {
     /// Makes the keys of a file. `places` has the positions of key columns in batches, by their ids.
-    pub(super) fn new(
-        groups: Vec<Arc<Keys>>,
-        sequence_number: i64,
-        places: &BTreeMap<i32, usize>,
-        outputs: usize,
-    ) -> Result<Self> {
+    pub(super) fn new(groups: Vec<Arc<Keys>>, sequence_number: i64, places: &BTreeMap<i32, usize>) -> Result<Self> {
         let mut with_places = Vec::with_capacity(groups.len());
         for keys in groups {
             let columns: Option<Vec<usize>> =
@@ -179,27 +185,26 @@ impl FileKeys {
                 None => return internal_err!("the scan does not read all keys by which its rows are deleted"),
             }
         }
-        Ok(Self { groups: with_places, sequence_number, outputs })
+        Ok(Self { groups: with_places, sequence_number })
     }
 
-    /// Drops deleted rows of a batch, and its key columns.
-    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let mut kept = vec![true; batch.num_rows()];
+    /// Tells which rows of a batch have no key of a deleted one. None where none has.
+    ///
+    /// # Errors
+    /// Arrow's own.
+    pub(super) fn left(&self, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let mut kept = BooleanBufferBuilder::new(batch.num_rows());
+        kept.append_n(batch.num_rows(), true);
         let mut all = true;
         for (keys, columns) in &self.groups {
             let columns: Vec<ArrayRef> = columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
-            for (kept, row) in kept.iter_mut().zip(&keys.converter.convert_columns(&columns)?) {
-                if keys.newest.get(row.data()).is_some_and(|newest| *newest > self.sequence_number) {
-                    *kept = false;
+            for (position, row) in keys.converter.convert_columns(&columns)?.iter().enumerate() {
+                if keys.found.newest.get(row.data()).is_some_and(|newest| *newest > self.sequence_number) {
+                    kept.set_bit(position, false);
                     all = false;
                 }
             }
         }
-        let outputs: Vec<usize> = (0..self.outputs).collect();
-        let outputs = batch.project(&outputs)?;
-        if all {
-            return Ok(outputs);
-        }
-        filter_record_batch(&outputs, &BooleanArray::from(kept)).map_err(DataFusionError::from)
+        Ok((!all).then(|| BooleanArray::new(kept.finish(), None)))
     }
 }

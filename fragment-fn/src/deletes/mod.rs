@@ -8,21 +8,26 @@
 //! ```
 //!
 //! - A vector and positions become a selection of rows before the file is opened, so that deleted pages are not decoded. Positions
-//!   are the file's, also where a unit is a run of its row groups.
+//!   are the file's, also where a unit is a run of its row groups. Where short runs of deleted rows are many, rows are dropped by
+//!   their numbers once they are decoded.
 //! - Keys are compared with each row that is decoded. The key columns are read, too, and dropped again.
-//! - Each delete file is read once a scan. What it says is kept, and counted in the memory pool, until the scan is dropped.
+//! - Each delete file is read once a scan. What it says is kept, and counted in the memory pool, until the last of the data files
+//!   that need it has had it. Plans, requests and readers name a set of delete files once, however many data files share it.
 //! - A delete that makes no sense fails the query. So does a file whose deletes were not applied ([`DeletesApplied`]): no fault
 //!   brings rows back.
 //!
-//! [`source`] wraps a scan's file source, [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]), and [`selection`]
-//! makes the selection of rows. Reading ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
+//! [`planned`] names delete files and their sets, [`source`] wraps a scan's file source, [`behind`] reads what rows are dropped by,
+//! [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]), and [`selection`] makes the selection of rows. Reading ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
 //!
 //! Non-goals: which delete files apply to a data file (the catalog's planning), and deletes in Avro or ORC.
 
+mod behind;
 mod equality;
+mod planned;
 mod positions;
 mod reader;
 mod selection;
+mod shared;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -31,22 +36,24 @@ mod vector;
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::execution::memory_pool::MemoryReservation;
-use gust_protocol::{DeleteContent, DeleteFile, UnitDeletes};
-use parquet::arrow::arrow_reader::RowSelection;
+use gust_protocol::{DeleteContent, UnitDeletes};
 
+pub use planned::DeletePlan;
 pub use reader::DeleteReader;
 
-pub(crate) use source::{ScanDeletes, with_keys};
+pub(crate) use behind::with_ordinals;
+pub(crate) use source::{ScanDeletes, projection_with_keys};
 
 use equality::Keys;
+use positions::Deleted;
 
 /// Deleted rows of a data file, as an extension of its `PartitionedFile`.
 #[derive(Clone)]
 pub struct FileDeletes {
     reader: Arc<DeleteReader>,
-    unit: UnitDeletes,
+    unit: Arc<UnitDeletes>,
 }
 
 impl FileDeletes {
@@ -55,26 +62,28 @@ impl FileDeletes {
     /// # Errors
     /// A position that names none.
     pub fn new(reader: Arc<DeleteReader>, unit: UnitDeletes) -> Result<Self> {
-        let count = reader.files().len();
-        match unit.vector.iter().chain(&unit.positions).find(|file| **file as usize >= count) {
-            Some(file) => Err(DataFusionError::Plan(format!("`{}` names delete file {file} of {count}", unit.path))),
-            None => Ok(Self { reader, unit }),
+        let (files, sets) = (reader.plan().files().len(), reader.plan().sets().len());
+        if let Some(file) = unit.vector.filter(|file| *file as usize >= files) {
+            return plan_err!("`{}` names delete file {file} of {files}", unit.path);
         }
+        if let Some(set) = unit.set.filter(|set| *set as usize >= sets) {
+            return plan_err!("`{}` names set {set} of {sets} of delete files", unit.path);
+        }
+        Ok(Self { reader, unit: Arc::new(unit) })
     }
 
     pub fn unit(&self) -> &UnitDeletes {
         &self.unit
     }
 
-    /// Returns the delete files of the scan, which the unit names by their positions.
-    pub fn files(&self) -> &Arc<[DeleteFile]> {
-        self.reader.files()
+    /// Returns the delete files of the scan, which the unit names.
+    pub fn plan(&self) -> &DeletePlan {
+        self.reader.plan()
     }
 
-    /// Lists the delete files that the data file needs, by their positions in [`Self::files`].
-    pub fn needed(&self) -> impl Iterator<Item = u32> {
-        let of_keys = self.reader.groups(&self.unit).flat_map(|group| group.files.iter());
-        self.unit.vector.iter().chain(&self.unit.positions).chain(of_keys).copied()
+    /// Announces that the unit's deletes will be asked for once. What all units have had is let go.
+    pub fn announce(&self) {
+        self.reader.announce(&self.unit);
     }
 
     /// Reads the positions of deleted rows, and encodes them as one vector, with its number of positions. None where there are none.
@@ -84,20 +93,25 @@ impl FileDeletes {
     /// Errors of reading the delete files, and a vector that would be too long.
     pub async fn digest(&self) -> Result<Option<(Vec<u8>, u64)>> {
         let Some(deleted) = self.reader.deleted(&self.unit).await? else { return Ok(None) };
-        let encoded = vector::encode(&deleted).map_err(|reason| {
+        let encoded = vector::encode(&deleted.rows).map_err(|reason| {
             DataFusionError::ResourcesExhausted(format!("deleted rows of `{}`: {reason}", self.unit.path))
         })?;
-        Ok(Some((encoded, deleted.len())))
+        Ok(Some((encoded, deleted.rows.len())))
     }
 
     /// Returns true where the deletes are, also, positions in the file.
     pub(crate) fn has_positions(&self) -> bool {
-        self.unit.vector.is_some() || !self.unit.positions.is_empty()
+        self.unit.vector.is_some() || !self.plan().set(&self.unit).positions.is_empty()
+    }
+
+    /// Returns true where keys may delete rows of the file.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.reader.groups(&self.unit).next().is_some()
     }
 
     /// Returns true where a vector deletes most rows of the file, by its manifest.
     pub(crate) fn deletes_most(&self) -> bool {
-        let file = self.unit.vector.and_then(|file| self.files().get(file as usize));
+        let file = self.unit.vector.and_then(|file| self.plan().file(file));
         match file.map(|file| &file.content) {
             Some(DeleteContent::Vector { cardinality, .. }) => *cardinality > self.unit.rows / 2,
             _ => false,
@@ -109,10 +123,9 @@ impl FileDeletes {
         self.reader.groups(&self.unit).flat_map(|group| group.ids.iter().copied())
     }
 
-    /// Reads the positions, and selects the rows that are left. None where none is deleted.
-    async fn selection(&self) -> Result<Option<RowSelection>> {
-        let deleted = self.reader.deleted(&self.unit).await?;
-        Ok(deleted.map(|deleted| selection::selection(&deleted, self.unit.rows)))
+    /// Reads the positions of deleted rows. None where none is deleted.
+    async fn deleted(&self) -> Result<Option<Arc<Deleted>>> {
+        self.reader.deleted(&self.unit).await
     }
 
     fn reserve(&self, bytes: usize) -> Result<MemoryReservation> {

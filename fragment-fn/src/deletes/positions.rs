@@ -1,6 +1,6 @@
 //! Files of positions: Parquet rows of a data file's path and the position of a deleted row in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -25,14 +25,49 @@ const FILE_PATH: i32 = i32::MAX - 101;
 /// Field id of a row's position in the data file.
 const POSITION: i32 = i32::MAX - 102;
 
-/// Deleted positions by the data file's path. Paths without deleted rows are absent.
-pub(super) type Positions = BTreeMap<String, Arc<RoaringTreemap>>;
+/// Deleted positions by the data file's path, None where they were let go. Paths without deleted rows are absent.
+pub(super) type Positions = HashMap<Arc<str>, Option<Arc<Deleted>>>;
 
-/// Reads the positions of the data files `wanted`. `memory` grows with them.
+/// Deleted rows of a data file, and the memory that they take.
+#[derive(Debug)]
+pub(super) struct Deleted {
+    pub(super) rows: RoaringTreemap,
+    _memory: MemoryReservation,
+}
+
+impl Deleted {
+    pub(super) fn new(rows: RoaringTreemap, memory: MemoryReservation) -> Self {
+        Self { rows, _memory: memory }
+    }
+
+    /// Puts the positions of several delete files together. None where there are none.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub(super) fn union(mut found: Vec<Arc<Self>>, pool: &MemoryReservation) -> Result<Option<Arc<Self>>> {
+        let Some(first) = found.pop() else { return Ok(None) };
+        if found.is_empty() {
+            return Ok(Some(first));
+        }
+        let memory = pool.new_empty();
+        memory.try_grow(found.iter().chain([&first]).map(|each| bytes(&each.rows)).sum())?;
+        let mut rows = first.rows.clone();
+        found.iter().for_each(|each| rows |= &each.rows);
+        memory.shrink(memory.size().saturating_sub(bytes(&rows)));
+        Ok(Some(Arc::new(Self::new(rows, memory))))
+    }
+}
+
+/// Estimates the memory of positions.
+fn bytes(rows: &RoaringTreemap) -> usize {
+    2 * rows.serialized_size()
+}
+
+/// Reads the positions of the data files whose paths are `wanted`. `pool` is that of their memory.
 ///
 /// # Errors
 /// A [`DamagedDeletes`] where the file makes no sense, the reader's own errors, and the pool's.
-pub(super) async fn read<R>(reader: R, wanted: &BTreeSet<String>, memory: &MemoryReservation) -> Result<Positions>
+pub(super) async fn read<R, T>(reader: R, wanted: &HashMap<Arc<str>, T>, pool: &MemoryReservation) -> Result<Positions>
 where
     R: AsyncFileReader + Unpin + Send + 'static,
 {
@@ -47,13 +82,15 @@ where
     let groups = groups.filter(|(_, group)| may_name(group.column(path).statistics(), wanted)).map(|(group, _)| group);
     let groups = groups.collect();
     let mut rows = builder.with_projection(mask).with_row_groups(groups).build()?;
-    let mut found = Found::new(wanted, path < position);
-    let mut held = 0;
+    let mut found = Found {
+        wanted,
+        numbers: HashMap::new(),
+        deleted: Vec::new(),
+        path_first: path < position,
+        memory: pool.new_empty(),
+    };
     while let Some(batch) = rows.try_next().await? {
         found.add(&batch)?;
-        let bytes = found.bytes();
-        memory.try_grow(bytes.saturating_sub(held))?;
-        held = held.max(bytes);
     }
     Ok(found.positions())
 }
@@ -84,34 +121,30 @@ fn leaf(schema: &SchemaDescriptor, id: i32, wanted: PhysicalType) -> Result<usiz
 }
 
 /// Returns true where a row group may name one of the paths. An upper bound may be cut without being rounded up.
-fn may_name(statistics: Option<&Statistics>, wanted: &BTreeSet<String>) -> bool {
+fn may_name<T>(statistics: Option<&Statistics>, wanted: &HashMap<Arc<str>, T>) -> bool {
     let bounds = statistics.filter(|statistics| !statistics.is_min_max_deprecated());
     let bounds = bounds.and_then(|statistics| Some((statistics.min_bytes_opt()?, statistics.max_bytes_opt()?)));
     match bounds {
-        Some((lower, upper)) if lower <= upper => {
-            wanted.iter().map(String::as_bytes).any(|path| lower <= path && (path <= upper || path.starts_with(upper)))
-        }
+        Some((lower, upper)) if lower <= upper => wanted
+            .keys()
+            .map(|path| path.as_bytes())
+            .any(|path| lower <= path && (path <= upper || path.starts_with(upper))),
         _ => true,
     }
 }
 
 /// Positions that were found so far.
-struct Found<'a> {
-    numbers: HashMap<&'a [u8], usize>,
-    paths: Vec<&'a String>,
-    deleted: Vec<RoaringTreemap>,
+struct Found<'a, T> {
+    wanted: &'a HashMap<Arc<str>, T>,
+    /// Places in `deleted` of the paths that were found.
+    numbers: HashMap<Arc<str>, usize>,
+    deleted: Vec<(Arc<str>, RoaringTreemap)>,
     /// True if the path is the first of the two columns.
     path_first: bool,
+    memory: MemoryReservation,
 }
 
-impl<'a> Found<'a> {
-    fn new(wanted: &'a BTreeSet<String>, path_first: bool) -> Self {
-        let paths: Vec<&String> = wanted.iter().collect();
-        let numbers = paths.iter().enumerate().map(|(number, path)| (path.as_bytes(), number)).collect();
-        let deleted = vec![RoaringTreemap::new(); paths.len()];
-        Self { numbers, paths, deleted, path_first }
-    }
-
+impl<T> Found<'_, T> {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let (path, position) = if self.path_first { (0, 1) } else { (1, 0) };
         // A path without the annotation of a text is read as bytes.
@@ -122,30 +155,42 @@ impl<'a> Found<'a> {
             return Err(DamagedDeletes("one of its rows has no path or no position".to_owned()).into());
         }
         // Rows are sorted by path: it is looked up once for each run.
-        let mut run: Option<(&[u8], Option<usize>)> = None;
-        for (path, position) in paths.iter().flatten().zip(positions.values()) {
-            let number = match run {
-                Some((last, number)) if last == path => number,
-                _ => self.numbers.get(path).copied(),
-            };
-            run = Some((path, number));
-            let Some(number) = number else { continue };
-            let Ok(row) = u64::try_from(*position) else {
-                let path = self.paths[number];
-                return Err(DamagedDeletes(format!("it deletes row {position} of {path}")).into());
-            };
-            self.deleted[number].insert(row);
+        let (paths, positions, mut begin) = (paths, positions.values(), 0);
+        while begin < paths.len() {
+            let path = paths.value(begin);
+            let run = (begin..paths.len()).take_while(|row| paths.value(*row) == path).count();
+            self.add_run(path, &positions[begin..begin + run])?;
+            begin += run;
         }
         Ok(())
     }
 
-    /// Estimates the memory of the positions.
-    fn bytes(&self) -> usize {
-        2 * self.deleted.iter().map(RoaringTreemap::serialized_size).sum::<usize>()
+    /// Adds positions of one data file.
+    fn add_run(&mut self, path: &[u8], positions: &[i64]) -> Result<()> {
+        let path = std::str::from_utf8(path).ok().and_then(|path| self.wanted.get_key_value(path));
+        let Some((path, _)) = path else { return Ok(()) };
+        let number = *self.numbers.entry(Arc::clone(path)).or_insert_with(|| {
+            self.deleted.push((Arc::clone(path), RoaringTreemap::new()));
+            self.deleted.len() - 1
+        });
+        let rows = &mut self.deleted[number].1;
+        let before = bytes(rows);
+        for position in positions {
+            let Ok(row) = u64::try_from(*position) else {
+                return Err(DamagedDeletes(format!("it deletes row {position} of {path}")).into());
+            };
+            rows.insert(row);
+        }
+        self.memory.try_grow(bytes(rows).saturating_sub(before))
     }
 
     fn positions(self) -> Positions {
-        let each = self.paths.into_iter().zip(self.deleted).filter(|(_, deleted)| !deleted.is_empty());
-        each.map(|(path, deleted)| (path.clone(), Arc::new(deleted))).collect()
+        let Self { deleted, memory, .. } = self;
+        let each = deleted.into_iter().filter(|(_, rows)| !rows.is_empty());
+        each.map(|(path, rows)| {
+            let own = memory.split(bytes(&rows).min(memory.size()));
+            (path, Some(Arc::new(Deleted::new(rows, own))))
+        })
+        .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Reading of a scan's delete files, each once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{Debug, Formatter};
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
-use gust_protocol::{DeleteContent, DeleteFile, FragmentErrorKind, ObjectRef, UnitDeletes};
+use gust_protocol::{AccessId, DeleteContent, FragmentErrorKind, ObjectRef, UnitDeletes};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::errors::ParquetError;
-use roaring::RoaringTreemap;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
-use super::equality::Keys;
-use super::positions::{self, Positions};
+use super::equality::{KeyReader, Keys};
+use super::planned::DeletePlan;
+use super::positions::{self, Deleted, Positions};
+use super::shared::{Shared, Users};
 use super::{DamagedDeletes, vector};
 use crate::classify::{classify, find};
 use crate::fault::FileFault;
@@ -34,16 +35,21 @@ use crate::scan::{FileReader, open_alone};
 /// Most delete files that are read for one data file at a time.
 const READS_MAX: usize = 8;
 
-/// Reader of the delete files of one scan. Each is read when the first data file needs it, and kept until the scan is dropped.
+/// Reader of the delete files of one scan. Each is read when the first data file needs it. What it says is kept until the last of the
+/// files that were announced has had it.
 pub struct DeleteReader {
     /// Stores by [`gust_protocol::AccessId`].
     stores: Arc<[Arc<dyn ObjectStore>]>,
-    files: Arc<[DeleteFile]>,
-    /// Paths of the data files that name each vector and each file of positions.
-    wanted: BTreeMap<u32, BTreeSet<String>>,
-    /// Positions of each file that has any.
-    positions: Vec<OnceCell<Positions>>,
+    plan: DeletePlan,
+    /// Store of what the coordinator has written for this query.
+    exchange: Option<AccessId>,
+    /// Data files with a vector or files of positions, by their paths.
+    data: HashMap<Arc<str>, Users>,
+    /// Positions of each delete file that has any, where it is read.
+    positions: Vec<Mutex<Option<Positions>>>,
     groups: Vec<KeyGroup>,
+    /// Positions of the groups of each scope.
+    groups_of: HashMap<u32, Vec<usize>>,
     /// Columns of the table, of which keys are some.
     table: SchemaRef,
     /// Keeps nothing: each footer is read once.
@@ -57,12 +63,11 @@ pub struct DeleteReader {
 /// Files of keys with the same fields and the same scope.
 pub(super) struct KeyGroup {
     pub(super) ids: Vec<i32>,
-    scope: u32,
     /// Files by their positions.
-    pub(super) files: Vec<u32>,
+    files: Vec<u32>,
     /// Largest sequence number of them.
     newest: i64,
-    keys: OnceCell<Arc<Keys>>,
+    keys: Shared<Keys>,
 }
 
 impl DeleteReader {
@@ -70,40 +75,37 @@ impl DeleteReader {
     /// what is kept is counted in `pool`.
     pub fn new<'a>(
         stores: Arc<[Arc<dyn ObjectStore>]>,
-        files: Arc<[DeleteFile]>,
+        plan: DeletePlan,
         units: impl IntoIterator<Item = &'a UnitDeletes>,
         table: SchemaRef,
         pool: &Arc<dyn MemoryPool>,
     ) -> Self {
-        let mut wanted: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
-        for unit in units {
-            for file in unit.vector.iter().chain(&unit.positions) {
-                wanted.entry(*file).or_default().insert(unit.path.clone());
-            }
-        }
+        let has_positions = |unit: &&UnitDeletes| unit.vector.is_some() || !plan.set(unit).positions.is_empty();
+        let units = units.into_iter().filter(has_positions);
+        let data = units.map(|unit| (Arc::from(unit.path.as_str()), Users::default())).collect();
         let mut groups: BTreeMap<(u32, Vec<i32>), KeyGroup> = BTreeMap::new();
-        for (position, file) in (0..).zip(files.iter()) {
+        for (position, file) in (0..).zip(plan.files()) {
             let DeleteContent::Equality { ids, scope, sequence_number } = &file.content else { continue };
             let mut ids = ids.clone();
             ids.sort_unstable();
             ids.dedup();
-            let new = || KeyGroup {
-                ids: ids.clone(),
-                scope: *scope,
-                files: Vec::new(),
-                newest: i64::MIN,
-                keys: OnceCell::new(),
-            };
+            let new = || KeyGroup { ids: ids.clone(), files: Vec::new(), newest: i64::MIN, keys: Shared::default() };
             let group = groups.entry((*scope, ids.clone())).or_insert_with(new);
             group.files.push(position);
             group.newest = group.newest.max(*sequence_number);
         }
+        let mut groups_of: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (number, (scope, _)) in groups.keys().enumerate() {
+            groups_of.entry(*scope).or_default().push(number);
+        }
         Self {
             stores,
-            wanted,
-            positions: files.iter().map(|_| OnceCell::new()).collect(),
-            files,
+            exchange: None,
+            data,
+            positions: plan.files().iter().map(|_| Mutex::default()).collect(),
+            plan,
             groups: groups.into_values().collect(),
+            groups_of,
             table,
             footers: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0)),
             rows_held: MemoryConsumer::new("deleted rows").register(pool),
@@ -111,86 +113,104 @@ impl DeleteReader {
         }
     }
 
-    pub(super) fn files(&self) -> &Arc<[DeleteFile]> {
-        &self.files
+    /// Tells the store whose files the coordinator has written for this query: what is wrong with them is no damage of the table.
+    #[must_use]
+    pub(crate) fn with_exchange(self, exchange: AccessId) -> Self {
+        Self { exchange: Some(exchange), ..self }
+    }
+
+    pub(super) fn plan(&self) -> &DeletePlan {
+        &self.plan
     }
 
     /// Lists the groups of keys that may delete rows of a data file.
     pub(super) fn groups(&self, unit: &UnitDeletes) -> impl Iterator<Item = &KeyGroup> {
-        let (scopes, number) = (&unit.scopes, unit.sequence_number);
-        self.groups.iter().filter(move |group| scopes.contains(&group.scope) && group.newest > number)
+        let of_scope = |scope| self.groups_of.get(scope).map(Vec::as_slice).unwrap_or_default();
+        let groups = self.plan.set(unit).scopes.iter().flat_map(of_scope).filter_map(|group| self.groups.get(*group));
+        groups.filter(|group| group.newest > unit.sequence_number)
+    }
+
+    /// Announces that a unit will ask for its deletes once.
+    pub(super) fn announce(&self, unit: &UnitDeletes) {
+        if let Some(users) = self.data.get(unit.path.as_str()) {
+            users.announce();
+        }
+        self.groups(unit).for_each(|group| group.keys.announce());
     }
 
     /// Returns the positions of a data file's deleted rows. None where none is deleted.
     ///
     /// # Errors
     /// A [`FileFault`] that names the delete file, the store's errors, and the pool's.
-    pub(super) async fn deleted(&self, unit: &UnitDeletes) -> Result<Option<Arc<RoaringTreemap>>> {
-        let named: Vec<u32> = unit.vector.iter().chain(&unit.positions).copied().collect();
-        let reading = named.iter().map(|file| self.positions_of(*file, unit)).collect::<Vec<_>>();
-        let read: Vec<&Positions> = stream::iter(reading).buffered(READS_MAX).try_collect().await?;
-        let mut all: Option<Arc<RoaringTreemap>> = None;
-        for (file, positions) in named.iter().zip(read) {
-            let Some(own) = positions.get(&unit.path) else { continue };
-            if let Some(last) = own.max().filter(|last| *last >= unit.rows) {
-                let reason = format!("it deletes row {last} of {}, which has {}", unit.path, unit.rows);
-                return Err(FileFault::deletes(&self.file(*file)?.file.path, reason).into());
-            }
-            all = Some(match all {
-                Some(before) => Arc::new(before.as_ref() | own.as_ref()),
-                None => Arc::clone(own),
-            });
+    pub(super) async fn deleted(&self, unit: &UnitDeletes) -> Result<Option<Arc<Deleted>>> {
+        let named: Vec<u32> = unit.vector.iter().chain(&self.plan.set(unit).positions).copied().collect();
+        if named.is_empty() {
+            return Ok(None);
         }
-        Ok(all)
+        let Some((path, users)) = self.data.get_key_value(unit.path.as_str()) else {
+            return internal_err!("nobody has said that `{}` needs positions of its deleted rows", unit.path);
+        };
+        let reading = named.iter().map(|file| self.positions_in(*file, path, unit)).collect::<Vec<_>>();
+        let read: Vec<Option<Arc<Deleted>>> = stream::iter(reading).buffered(READS_MAX).try_collect().await?;
+        if users.is_last() {
+            for place in named.iter().filter_map(|file| self.positions.get(*file as usize)) {
+                place.lock().await.as_mut().and_then(|kept| kept.get_mut(path)).and_then(Option::take);
+            }
+        }
+        for (file, own) in named.iter().zip(&read) {
+            let last = own.as_ref().and_then(|own| own.rows.max()).filter(|last| *last >= unit.rows);
+            if let Some(last) = last {
+                let reason = format!("it deletes row {last} of {}, which has {}", unit.path, unit.rows);
+                return Err(self.fault(self.file(*file)?, reason));
+            }
+        }
+        Deleted::union(read.into_iter().flatten().collect(), &self.rows_held)
     }
 
-    /// Returns the positions of a delete file, which is read once.
-    async fn positions_of(&self, file: u32, unit: &UnitDeletes) -> Result<&Positions> {
-        let (Some(cell), own) = (self.positions.get(file as usize), self.file(file)?) else {
-            return internal_err!("no place for delete file {file}");
+    /// Returns the positions in a delete file of one data file's rows.
+    async fn positions_in(&self, number: u32, path: &Arc<str>, unit: &UnitDeletes) -> Result<Option<Arc<Deleted>>> {
+        let (Some(place), own) = (self.positions.get(number as usize), self.file(number)?) else {
+            return internal_err!("no place for delete file {number}");
         };
-        let wanted = self.wanted.get(&file);
-        let Some(wanted) = wanted.filter(|wanted| wanted.contains(&unit.path)) else {
-            return internal_err!("nobody has said that `{}` needs positions of delete file {file}", unit.path);
-        };
-        let positions = cell
-            .get_or_try_init(|| async {
-                let read = async {
-                    match own.content {
-                        DeleteContent::Positions => {
-                            positions::read(self.open(&own.file)?, wanted, &self.rows_held).await
-                        }
-                        DeleteContent::Vector { offset, bytes, cardinality } => {
-                            let read = self.vector(&own.file, offset, bytes).await?;
-                            let deleted = vector::decode(&read, unit.rows, cardinality).map_err(|reason| {
-                                DamagedDeletes(format!("the deletion vector at byte {offset}: {reason}"))
-                            })?;
-                            Ok(Positions::from([(unit.path.clone(), Arc::new(deleted))]))
-                        }
-                        DeleteContent::Equality { .. } => internal_err!("delete file {file} has keys, not positions"),
-                    }
-                };
-                caught(read).await.map_err(|error| named(&own.file, &unit.path, error))
-            })
-            .await?;
-        let is_vector = matches!(own.content, DeleteContent::Vector { .. });
-        if is_vector && !positions.contains_key(&unit.path) {
+        let mut place = place.lock().await;
+        // A plan that runs again finds that its positions were let go.
+        let is_kept = place.as_ref().is_some_and(|kept| kept.get(path).is_none_or(Option::is_some));
+        if !is_kept {
+            let read = self.read_positions(number, path, unit);
+            *place = Some(caught(read).await.map_err(|error| self.named(own, &unit.path, error))?);
+        }
+        let found = place.as_ref().and_then(|kept| kept.get(path));
+        let is_vector = self.plan.file(number).is_some_and(|file| matches!(file.content, DeleteContent::Vector { .. }));
+        if found.is_none() && is_vector {
             return internal_err!("the vector of another file is named by `{}`", unit.path);
         }
-        Ok(positions)
+        Ok(found.and_then(Option::clone))
     }
 
-    /// Reads the bytes of a vector.
-    async fn vector(&self, file: &ObjectRef, offset: u64, bytes: u64) -> Result<bytes::Bytes> {
+    async fn read_positions(&self, number: u32, path: &Arc<str>, unit: &UnitDeletes) -> Result<Positions> {
+        let own = self.file(number)?;
+        match self.plan.file(number).map(|file| &file.content) {
+            Some(DeleteContent::Positions) => positions::read(self.open(own)?, &self.data, &self.rows_held).await,
+            Some(DeleteContent::Vector { offset, bytes, cardinality }) => {
+                let (read, memory) = self.vector(own, *offset, *bytes).await?;
+                let rows = vector::decode(&read, unit.rows, *cardinality)
+                    .map_err(|reason| DamagedDeletes(format!("the deletion vector at byte {offset}: {reason}")))?;
+                Ok(Positions::from([(Arc::clone(path), Some(Arc::new(Deleted::new(rows, memory))))]))
+            }
+            _ => internal_err!("delete file {number} has no positions"),
+        }
+    }
+
+    /// Reads the bytes of a vector. The memory is for both its bytes and its positions.
+    async fn vector(&self, file: &ObjectRef, offset: u64, bytes: u64) -> Result<(bytes::Bytes, MemoryReservation)> {
         let end = offset.checked_add(bytes).filter(|end| *end <= file.size_bytes && bytes <= vector::VECTOR_BYTES_MAX);
         let Some(end) = end else {
             let reason = format!("the deletion vector at byte {offset}: it has {bytes} bytes of {}", file.size_bytes);
             return Err(DamagedDeletes(reason).into());
         };
-        let held = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2);
-        self.rows_held.try_grow(held)?;
+        let memory = self.reserve(usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2))?;
         let pinned = PinnedFile::new(Arc::clone(self.store(file)?), object(file)?);
-        Ok(pinned.range(offset..end).await?)
+        Ok((pinned.range(offset..end).await?, memory))
     }
 
     /// Returns the keys by which rows of a data file are deleted.
@@ -198,36 +218,31 @@ impl DeleteReader {
     /// # Errors
     /// Those of [`Self::deleted`], and keys that the table's columns do not have.
     pub(super) async fn keys(&self, unit: &UnitDeletes) -> Result<Vec<Arc<Keys>>> {
-        try_join_all(self.groups(unit).map(|group| async {
-            let read = group.keys.get_or_try_init(|| self.keys_of(group, unit)).await?;
-            Ok(Arc::clone(read))
-        }))
-        .await
+        try_join_all(self.groups(unit).map(|group| group.keys.get(self.keys_of(group, unit)))).await
     }
 
-    async fn keys_of(&self, group: &KeyGroup, unit: &UnitDeletes) -> Result<Arc<Keys>> {
-        let reading = group.files.iter().map(|file| self.keys_in(*file, group, unit)).collect::<Vec<_>>();
-        let mut reading = stream::iter(reading).buffer_unordered(READS_MAX);
-        let mut keys = Keys::new(&self.table, &group.ids)?;
-        while let Some(read) = reading.try_next().await? {
-            keys.merge(read);
-        }
-        Ok(Arc::new(keys))
+    /// Reads the keys of a group's files. A key that many files have is held once.
+    async fn keys_of(&self, group: &KeyGroup, unit: &UnitDeletes) -> Result<Keys> {
+        let keys = KeyReader::new(&self.table, &group.ids, self.keys_held.new_empty())?;
+        let reading = group.files.iter().map(|file| self.keys_in(*file, &keys, unit)).collect::<Vec<_>>();
+        stream::iter(reading).buffer_unordered(READS_MAX).try_collect::<()>().await?;
+        Ok(keys.finish())
     }
 
     /// Reads the keys of one file.
-    async fn keys_in(&self, file: u32, group: &KeyGroup, unit: &UnitDeletes) -> Result<Keys> {
-        let mut keys = Keys::new(&self.table, &group.ids)?;
-        let own = self.file(file)?;
-        let DeleteContent::Equality { sequence_number, .. } = own.content else { return Ok(keys) };
-        let read = async { keys.read(self.open(&own.file)?, sequence_number, &self.keys_held).await };
-        caught(read).await.map_err(|error| named(&own.file, &unit.path, error))?;
-        Ok(keys)
+    async fn keys_in(&self, number: u32, keys: &KeyReader, unit: &UnitDeletes) -> Result<()> {
+        let own = self.file(number)?;
+        let Some(DeleteContent::Equality { sequence_number, .. }) = self.plan.file(number).map(|file| &file.content)
+        else {
+            return internal_err!("delete file {number} has no keys");
+        };
+        let read = async { keys.read(self.open(own)?, *sequence_number).await };
+        caught(read).await.map_err(|error| self.named(own, &unit.path, error))
     }
 
-    fn file(&self, file: u32) -> Result<&DeleteFile> {
-        let own = self.files.get(file as usize);
-        own.ok_or_else(|| DataFusionError::Internal(format!("the scan has no delete file {file}")))
+    fn file(&self, number: u32) -> Result<&ObjectRef> {
+        let own = self.plan.file(number).map(|file| &file.file);
+        own.ok_or_else(|| DataFusionError::Internal(format!("the scan has no delete file {number}")))
     }
 
     fn store(&self, file: &ObjectRef) -> Result<&Arc<dyn ObjectStore>> {
@@ -241,7 +256,48 @@ impl DeleteReader {
         Ok(open_alone(Arc::clone(self.store(file)?), &planned, Arc::clone(&self.footers)))
     }
 
-    /// Reserves memory beside the kept positions, for what is made of them.
+    fn fault(&self, file: &ObjectRef, reason: impl ToString) -> DataFusionError {
+        match self.exchange == Some(file.access) {
+            true => FileFault::Exchange { object: file.path.clone(), reason: reason.to_string() }.into(),
+            false => FileFault::deletes(&file.path, &self.plan.table(), reason).into(),
+        }
+    }
+
+    /// Makes an error name the delete file and its table, where these are at fault. `of` is the path of the data file that asked.
+    fn named(&self, file: &ObjectRef, of: &str, error: DataFusionError) -> DataFusionError {
+        if let Some(DamagedDeletes(reason)) = find(&error) {
+            return self.fault(file, reason);
+        }
+        let is_of_exchange = self.exchange == Some(file.access);
+        match (find(&error), classify(&error).kind) {
+            (Some(FileFault::Corrupt { reason, .. }), _) => self.fault(file, reason),
+            (Some(FileFault::Unsupported { .. }), _) => error,
+            (_, FragmentErrorKind::FileMissing | FragmentErrorKind::FileChanged) if is_of_exchange => {
+                self.fault(file, error.strip_backtrace())
+            }
+            (_, FragmentErrorKind::FileMissing) => {
+                let reason = format!("it holds deleted rows of {of}, of table `{}`", self.plan.table());
+                FileFault::Missing { file: file.path.clone(), reason }.into()
+            }
+            (_, FragmentErrorKind::FileChanged) => {
+                let reason = match find(&error) {
+                    Some(object_store::Error::Precondition { source, .. }) => source.to_string(),
+                    _ => error.strip_backtrace(),
+                };
+                let reason = format!("{reason}; it holds deleted rows of table `{}`", self.plan.table());
+                FileFault::Changed { file: file.path.clone(), reason }.into()
+            }
+            (_, FragmentErrorKind::FileCorrupt | FragmentErrorKind::SchemaMismatch) => {
+                self.fault(file, error.strip_backtrace())
+            }
+            _ if find::<ParquetError>(&error).is_some() && find::<object_store::Error>(&error).is_none() => {
+                self.fault(file, error.strip_backtrace())
+            }
+            _ => error,
+        }
+    }
+
+    /// Reserves memory for positions, or for what is made of them.
     pub(super) fn reserve(&self, bytes: usize) -> Result<MemoryReservation> {
         let held = self.rows_held.new_empty();
         held.try_grow(bytes)?;
@@ -269,37 +325,8 @@ async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     .await
 }
 
-/// Makes an error name the delete file, where that is at fault. `of` is the path of the data file that asked.
-fn named(file: &ObjectRef, of: &str, error: DataFusionError) -> DataFusionError {
-    let file = &file.path;
-    if let Some(DamagedDeletes(reason)) = find(&error) {
-        return FileFault::deletes(file, reason).into();
-    }
-    match (find(&error), classify(&error).kind) {
-        (Some(FileFault::Corrupt { reason, .. }), _) => FileFault::deletes(file, reason).into(),
-        (Some(FileFault::Unsupported { .. }), _) => error,
-        (_, FragmentErrorKind::FileMissing) => {
-            FileFault::Missing { file: file.clone(), reason: format!("it holds deleted rows of {of}") }.into()
-        }
-        (_, FragmentErrorKind::FileChanged) => {
-            let reason = match find(&error) {
-                Some(object_store::Error::Precondition { source, .. }) => source.to_string(),
-                _ => error.strip_backtrace(),
-            };
-            FileFault::Changed { file: file.clone(), reason }.into()
-        }
-        (_, FragmentErrorKind::FileCorrupt | FragmentErrorKind::SchemaMismatch) => {
-            FileFault::deletes(file, error.strip_backtrace()).into()
-        }
-        _ if find::<ParquetError>(&error).is_some() && find::<object_store::Error>(&error).is_none() => {
-            FileFault::deletes(file, error.strip_backtrace()).into()
-        }
-        _ => error,
-    }
-}
-
 impl Debug for DeleteReader {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeleteReader").field("files", &self.files.len()).finish_non_exhaustive()
+        f.debug_struct("DeleteReader").field("files", &self.plan.files().len()).finish_non_exhaustive()
     }
 }

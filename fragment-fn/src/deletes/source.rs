@@ -1,34 +1,36 @@
 //! A file source around DataFusion's that lets no deleted row through.
 //!
-//! A scan with files of keys has a second source, whose projection has the key columns, too. It serves the files to which keys
-//! apply. It knows no limit, because rows are dropped after it, and it does not sort row groups by their statistics.
+//! Beside the scan's own source there are sources with columns behind those that the scan asks for ([`super::behind`]). They serve the
+//! files of which rows are dropped after the decoder. They know no limit, and do not sort row groups by their statistics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{and, filter_record_batch};
+use arrow::datatypes::Int64Type;
 use datafusion::common::{Result, internal_err, plan_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{
     FileGroup, FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
-use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::DisplayFormatType;
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
-use parquet::arrow::arrow_reader::RowSelector;
 
-use super::equality::{FileKeys, KeyColumn};
+use super::behind::{Behind, Places, Widened, WidenedFiles, with_keys};
+use super::equality::FileKeys;
+use super::positions::Deleted;
+use super::selection::{Runs, left, selection};
 use super::{DeletesApplied, FileDeletes};
 use crate::ahead::AheadAccount;
+use crate::forwarding::forwarding_to;
 
 /// Copies of a selection that DataFusion's opener makes, with the first.
 const SELECTION_COPIES: usize = 3;
@@ -36,7 +38,8 @@ const SELECTION_COPIES: usize = 3;
 /// Deletes of a scan's files.
 pub(crate) struct ScanDeletes {
     has_any: bool,
-    widened: Option<Widened>,
+    /// Sources for files of which rows are dropped after the decoder.
+    widened: BTreeMap<Behind, Widened>,
 }
 
 impl ScanDeletes {
@@ -45,11 +48,18 @@ impl ScanDeletes {
     /// # Errors
     /// A scan with [`FileDeletes`] whose files are not Parquet, and keys that the table's columns do not have.
     pub(crate) fn of(scan: &FileScanConfig) -> Result<Self> {
-        let Some(ids) = key_ids(scan) else { return Ok(Self { has_any: false, widened: None }) };
+        let Some(ids) = key_ids(scan) else { return Ok(Self { has_any: false, widened: BTreeMap::new() }) };
         let Some(parquet) = scan.file_source().downcast_ref::<ParquetSource>() else {
             return plan_err!("the scan is not of Parquet files");
         };
-        let widened = if ids.is_empty() { None } else { Some(Widened::new(parquet, &ids)?) };
+        let mut widened = BTreeMap::new();
+        for (keys, number) in [(false, true), (true, false), (true, true)] {
+            if keys && ids.is_empty() {
+                continue;
+            }
+            let ids = if keys { ids.clone() } else { BTreeSet::new() };
+            widened.insert(Behind { keys, number }, Widened::new(parquet, &ids, number)?);
+        }
         Ok(Self { has_any: true, widened })
     }
 
@@ -58,19 +68,32 @@ impl ScanDeletes {
         if !self.has_any {
             return scan;
         }
+        let files = scan.file_groups.iter().flat_map(FileGroup::iter);
+        files.filter_map(|file| file.extensions.get::<FileDeletes>()).for_each(FileDeletes::announce);
+        let mut widened = self.widened;
+        if is_decided_by_decoder(scan.file_source()) {
+            // It needs to know each deleted row.
+            widened.retain(|behind, _| !behind.number);
+        }
         let (plain, account) = (Arc::clone(scan.file_source()), Arc::clone(account));
-        let source = Arc::new(Deleting { plain, widened: self.widened, account });
+        let source = Arc::new(Deleting { plain, widened, account });
         FileScanConfigBuilder::from(scan).with_source(source).build()
     }
+}
+
+/// Returns true where the decoder may leave out rows by a predicate.
+fn is_decided_by_decoder(source: &Arc<dyn FileSource>) -> bool {
+    let parquet = source.downcast_ref::<ParquetSource>();
+    parquet.is_none_or(|parquet| parquet.table_parquet_options().global.pushdown_filters)
 }
 
 /// Returns what is read of files to which keys apply. None where keys apply to none.
 ///
 /// # Errors
 /// Keys that the table's columns do not have.
-pub(crate) fn with_keys(scan: &FileScanConfig, plain: &ParquetSource) -> Result<Option<ProjectionExprs>> {
+pub(crate) fn projection_with_keys(scan: &FileScanConfig, plain: &ParquetSource) -> Result<Option<ProjectionExprs>> {
     match key_ids(scan) {
-        Some(ids) if !ids.is_empty() => Ok(Some(widened(plain, &ids)?.0)),
+        Some(ids) if !ids.is_empty() => Ok(Some(ProjectionExprs::new(with_keys(plain, &ids)?.0))),
         _ => Ok(None),
     }
 }
@@ -85,61 +108,15 @@ fn key_ids(scan: &FileScanConfig) -> Option<BTreeSet<i32>> {
     ids
 }
 
-/// Puts the key columns behind the projection of a scan.
-fn widened(plain: &ParquetSource, ids: &BTreeSet<i32>) -> Result<(ProjectionExprs, Places)> {
-    let columns = plain.table_schema().table_schema();
-    let mut projection: Vec<ProjectionExpr> =
-        plain.projection().into_iter().flat_map(ProjectionExprs::iter).cloned().collect();
-    let outputs = projection.len();
-    let mut keys = BTreeMap::new();
-    for id in ids {
-        keys.insert(*id, projection.len());
-        let key = KeyColumn::of(columns, *id)?.expr(columns)?;
-        projection.push(ProjectionExpr::new(key, format!("\u{0}key {id}")));
-    }
-    Ok((ProjectionExprs::new(projection), Places { keys, outputs }))
-}
-
 struct Deleting {
     plain: Arc<dyn FileSource>,
-    /// Source for files to which keys apply.
-    widened: Option<Widened>,
+    widened: BTreeMap<Behind, Widened>,
     account: Arc<AheadAccount>,
 }
 
-/// Source whose batches have the key columns behind those that the scan asks for.
-struct Widened {
-    source: Arc<dyn FileSource>,
-    places: Arc<Places>,
-}
-
-/// Columns of a widened batch.
-#[derive(Debug)]
-struct Places {
-    /// Positions of the key columns, by their field ids.
-    keys: BTreeMap<i32, usize>,
-    /// Columns before them.
-    outputs: usize,
-}
-
-impl Widened {
-    fn new(plain: &ParquetSource, ids: &BTreeSet<i32>) -> Result<Self> {
-        let (projection, places) = widened(plain, ids)?;
-        let mut source = ParquetSource::new(plain.table_schema().clone())
-            .with_table_parquet_options(plain.table_parquet_options().clone());
-        if let Some(reader) = plain.parquet_file_reader_factory() {
-            source = source.with_parquet_file_reader_factory(Arc::clone(reader));
-        }
-        if let Some(predicate) = plain.filter() {
-            source = source.with_predicate(predicate);
-        }
-        let source = source.try_pushdown_projection(&projection)?;
-        let Some(source) = source else { return internal_err!("a scan does not take its keys") };
-        Ok(Self { source, places: Arc::new(places) })
-    }
-}
-
 impl FileSource for Deleting {
+    forwarding_to!(plain);
+
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
@@ -156,80 +133,35 @@ impl FileSource for Deleting {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let plain = self.plain.create_morselizer(Arc::clone(&store), scan, partition)?.into();
-        let widened = match &self.widened {
-            Some(Widened { source, places }) => {
-                let mut unlimited = scan.clone();
-                unlimited.limit = None;
-                let files = source.create_morselizer(store, &unlimited, partition)?.into();
-                Some(WidenedFiles { files, places: Arc::clone(places) })
-            }
-            None => None,
-        };
-        Ok(Box::new(DeletingFiles { plain, widened, account: Arc::clone(&self.account) }))
-    }
-
-    fn table_schema(&self) -> &TableSchema {
-        self.plain.table_schema()
+        let files =
+            |(behind, widened): (&Behind, &Widened)| Ok((*behind, widened.files(Arc::clone(&store), scan, partition)?));
+        let widened = self.widened.iter().map(files).collect::<Result<BTreeMap<_, _>>>()?;
+        Ok(Box::new(DeletingFiles { plain, widened: Arc::new(widened), account: Arc::clone(&self.account) }))
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        let widened = self.widened.as_ref().map(|Widened { source, places }| Widened {
-            source: source.with_batch_size(batch_size),
-            places: Arc::clone(places),
-        });
+        let sized = |(behind, widened): (&Behind, &Widened)| (*behind, widened.with_batch_size(batch_size));
+        let widened = self.widened.iter().map(sized).collect();
         let account = Arc::clone(&self.account);
         Arc::new(Self { plain: self.plain.with_batch_size(batch_size), widened, account })
     }
 
-    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        self.plain.filter()
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        self.plain.projection()
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        self.plain.metrics()
-    }
-
-    fn file_type(&self) -> &str {
-        self.plain.file_type()
-    }
-
     fn fmt_extra(&self, kind: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
         self.plain.fmt_extra(kind, f)
-    }
-
-    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
-        self.plain.reorder_files(files)
-    }
-
-    fn apply_expressions(
-        &self,
-        apply: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.plain.apply_expressions(apply)
     }
 }
 
 #[derive(Debug)]
 struct DeletingFiles {
     plain: Arc<dyn Morselizer>,
-    widened: Option<WidenedFiles>,
+    widened: Arc<BTreeMap<Behind, WidenedFiles>>,
     account: Arc<AheadAccount>,
-}
-
-#[derive(Debug, Clone)]
-struct WidenedFiles {
-    files: Arc<dyn Morselizer>,
-    places: Arc<Places>,
 }
 
 impl Morselizer for DeletingFiles {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
         let Some(deletes) = file.extensions.get_arc::<FileDeletes>() else { return self.plain.plan_file(file) };
-        let (plain, widened, account) = (Arc::clone(&self.plain), self.widened.clone(), Arc::clone(&self.account));
+        let (plain, widened, account) = (Arc::clone(&self.plain), Arc::clone(&self.widened), Arc::clone(&self.account));
         Ok(Box::new(Loading { deletes, file, plain, widened, account }))
     }
 }
@@ -240,7 +172,7 @@ struct Loading {
     deletes: Arc<FileDeletes>,
     file: PartitionedFile,
     plain: Arc<dyn Morselizer>,
-    widened: Option<WidenedFiles>,
+    widened: Arc<BTreeMap<Behind, WidenedFiles>>,
     account: Arc<AheadAccount>,
 }
 
@@ -254,38 +186,80 @@ impl Loading {
     /// Reads the file's deletes, and opens the file without the rows that they delete.
     async fn load(self: Box<Self>) -> Result<Box<dyn MorselPlanner>> {
         let Self { deletes, mut file, plain, widened, account } = *self;
-        let reading = async { futures::try_join!(deletes.selection(), deletes.keys()) };
-        let (selection, keys) = account.waited(reading).await?;
-        let mut memory = None;
-        if let Some(selection) = selection {
-            let runs = selection.iter().count() * size_of::<RowSelector>();
-            memory = Some(deletes.reserve(SELECTION_COPIES * runs)?);
-            // The opener takes it when it plans the file.
-            file.extensions.insert(ParquetRowSelection::new(selection));
+        let reading = async { futures::try_join!(deletes.deleted(), deletes.keys()) };
+        let (mut deleted, keys) = account.waited(reading).await?;
+        let (mut behind, mut memory) = (Behind { keys: !keys.is_empty(), number: false }, None);
+        if let Some(found) = &deleted {
+            let (runs, rows) = (Runs::of(&found.rows), deletes.unit().rows);
+            let numbered = Behind { number: true, ..behind };
+            if runs.are_scattered(rows) && widened.contains_key(&numbered) {
+                behind = numbered;
+            }
+            let skipped = runs.skipped(behind.number);
+            if skipped.is_any {
+                memory = Some(deletes.reserve(SELECTION_COPIES * skipped.bytes)?);
+                let selection = selection(&found.rows, rows, skipped.run_rows_min);
+                // The opener takes it when it plans the file.
+                file.extensions.insert(ParquetRowSelection::new(selection));
+            }
+        }
+        if !behind.number {
+            deleted = None;
         }
         file.extensions.insert(DeletesApplied);
-        let (inner, keys) = match (keys.is_empty(), widened) {
-            (true, _) => (plain.plan_file(file)?, None),
-            (false, Some(WidenedFiles { files, places })) => {
-                let number = deletes.unit().sequence_number;
-                let keys = FileKeys::new(keys, number, &places.keys, places.outputs)?;
-                (files.plan_file(file)?, Some(keys))
+        let (inner, dropping) = match widened.get(&behind) {
+            None if behind == Behind::default() => (plain.plan_file(file)?, None),
+            None => return internal_err!("the scan does not read the columns by which its rows are deleted"),
+            Some(WidenedFiles { files, places }) => {
+                let keys = FileKeys::new(keys, deletes.unit().sequence_number, &places.keys)?;
+                (files.plan_file(file)?, Some(Dropping { keys, deleted, places: Arc::clone(places) }))
             }
-            (false, None) => return internal_err!("the scan does not read the keys by which its rows are deleted"),
         };
-        Ok(Box::new(Step { applied: Arc::new(Applied { keys, _memory: memory }), inner }))
+        Ok(Box::new(Step { applied: Arc::new(Applied { dropping, _memory: memory }), inner }))
     }
 }
 
 /// Work on the rows of one file, and memory that is held meanwhile.
 struct Applied {
-    keys: Option<FileKeys>,
+    dropping: Option<Dropping>,
     _memory: Option<MemoryReservation>,
+}
+
+/// Deletes of one file that are applied to its decoded rows.
+struct Dropping {
+    keys: FileKeys,
+    deleted: Option<Arc<Deleted>>,
+    places: Arc<Places>,
+}
+
+impl Dropping {
+    /// Drops deleted rows of a batch, and the columns behind those that the scan asks for.
+    fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let by_number = self.left(batch)?;
+        let by_keys = self.keys.left(batch)?;
+        let outputs: Vec<usize> = (0..self.places.outputs).collect();
+        let outputs = batch.project(&outputs)?;
+        let left = match (by_number, by_keys) {
+            (None, None) => return Ok(outputs),
+            (Some(left), None) | (None, Some(left)) => left,
+            (Some(one), Some(other)) => and(&one, &other)?,
+        };
+        Ok(filter_record_batch(&outputs, &left)?)
+    }
+
+    /// Tells which rows have a number that is not deleted. None where all have.
+    fn left(&self, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let (Some(deleted), Some(number)) = (&self.deleted, self.places.number) else { return Ok(None) };
+        let Some(numbers) = batch.column(number).as_primitive_opt::<Int64Type>() else {
+            return internal_err!("the numbers of rows are no numbers");
+        };
+        Ok(left(&deleted.rows, numbers.values()))
+    }
 }
 
 impl Debug for Applied {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Applied").field("keys", &self.keys.is_some()).finish_non_exhaustive()
+        f.debug_struct("Applied").field("is_dropping", &self.dropping.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -320,10 +294,10 @@ impl Morsel for Step<Box<dyn Morsel>> {
     fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
         let Self { applied, inner } = *self;
         let rows = inner.into_stream();
-        let kept = rows.map(move |batch| match &applied.keys {
-            Some(keys) => keys.apply(&batch?),
+        let left = rows.map(move |batch| match &applied.dropping {
+            Some(dropping) => dropping.apply(&batch?),
             None => batch,
         });
-        kept.boxed()
+        left.boxed()
     }
 }

@@ -1,5 +1,7 @@
 //! Scans over files with deletes: the rows that are left, the requests, and the faults of delete files.
 
+use std::collections::BTreeSet;
+
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef};
 use datafusion::datasource::listing::PartitionedFile;
@@ -13,11 +15,12 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{DynamicFilterPhysicalExpr, binary, col, lit};
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use gust_protocol::{AheadBounds, ColumnMatching, DeleteContent, FieldIdRules, FragmentErrorKind, ObjectRef};
+use gust_protocol::{AheadBounds, ColumnMatching, DeleteFile, DeleteSet, FieldIdRules, FragmentErrorKind, ObjectRef};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
 use parquet::file::properties::WriterProperties;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -51,6 +54,33 @@ fn parquet(fields: Vec<Field>, columns: Vec<ArrayRef>) -> Vec<u8> {
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).expect("a writer");
     writer.write(&rows).expect("written");
     writer.into_inner().expect("a file")
+}
+
+/// Deletes of one data file, written out.
+#[derive(Clone)]
+struct Unit {
+    path: String,
+    rows: u64,
+    vector: Option<u32>,
+    positions: Vec<u32>,
+    scopes: Vec<u32>,
+    sequence_number: i64,
+}
+
+/// Names each set of deletes once.
+fn shared(units: &[Unit]) -> (Vec<DeleteSet>, Vec<UnitDeletes>) {
+    let mut sets: Vec<DeleteSet> = Vec::new();
+    let mut named = |unit: &Unit| {
+        let set = DeleteSet { positions: unit.positions.clone(), scopes: unit.scopes.clone() };
+        let place = sets.iter().position(|known| *known == set).unwrap_or_else(|| {
+            sets.push(set);
+            sets.len() - 1
+        });
+        let Unit { path, rows, vector, sequence_number, .. } = unit.clone();
+        UnitDeletes { path, rows, vector, set: Some(place as u32), sequence_number }
+    };
+    let units = units.iter().map(&mut named).collect();
+    (sets, units)
 }
 
 /// Table of the columns id (1), name (2) and gone (3). `gone` is only in the files.
@@ -144,16 +174,20 @@ impl Table {
     }
 
     /// Makes a scan of files, each a lane of its own.
-    fn scan(&self, files: &[(PartitionedFile, Option<UnitDeletes>)], projection: &[usize]) -> FileScanConfigBuilder {
+    fn scan(&self, files: &[(PartitionedFile, Option<Unit>)], projection: &[usize]) -> FileScanConfigBuilder {
         let counted: Arc<dyn ObjectStore> =
             Arc::new(CountingStore::new(Arc::clone(&self.store) as _, Arc::clone(&self.counters)));
-        let units = files.iter().filter_map(|(_, unit)| unit.as_ref());
+        let units: Vec<Unit> = files.iter().filter_map(|(_, unit)| unit.clone()).collect();
+        let (sets, units) = shared(&units);
         let (stores, table) = (Arc::from([counted]), Arc::clone(&self.schema));
-        let reader = Arc::new(DeleteReader::new(stores, self.deletes.clone().into(), units, table, &self.pool));
-        let group = |(file, unit): &(PartitionedFile, Option<UnitDeletes>)| {
+        let planned = DeletePlan::new("t".to_owned(), self.deletes.clone(), sets);
+        let reader = Arc::new(DeleteReader::new(stores, planned, &units, table, &self.pool));
+        let mut units = units.into_iter();
+        let group = |(file, unit): &(PartitionedFile, Option<Unit>)| {
             let mut file = file.clone();
-            if let Some(unit) = unit {
-                file.extensions.insert(FileDeletes::new(Arc::clone(&reader), unit.clone()).expect("known files"));
+            if unit.is_some() {
+                let unit = units.next().expect("as many as there are");
+                file.extensions.insert(FileDeletes::new(Arc::clone(&reader), unit).expect("known files"));
             }
             FileGroup::new(vec![file])
         };
@@ -193,7 +227,7 @@ impl Table {
     }
 
     /// Reads the ids that are left.
-    async fn ids(&self, files: &[(PartitionedFile, Option<UnitDeletes>)]) -> Result<Vec<i64>> {
+    async fn ids(&self, files: &[(PartitionedFile, Option<Unit>)]) -> Result<Vec<i64>> {
         let batches = self.run(self.scan(files, &[0]).build()).await?;
         let mut ids: Vec<i64> =
             batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
@@ -202,9 +236,9 @@ impl Table {
     }
 }
 
-fn unit(path: &str) -> UnitDeletes {
+fn unit(path: &str) -> Unit {
     let (positions, scopes) = (Vec::new(), Vec::new());
-    UnitDeletes { path: format!("s3://lake/{path}"), rows: ROWS, vector: None, positions, scopes, sequence_number: 1 }
+    Unit { path: format!("s3://lake/{path}"), rows: ROWS, vector: None, positions, scopes, sequence_number: 1 }
 }
 
 fn without(rows: impl IntoIterator<Item = i64>, deleted: &[i64]) -> Vec<i64> {
@@ -212,7 +246,7 @@ fn without(rows: impl IntoIterator<Item = i64>, deleted: &[i64]) -> Vec<i64> {
 }
 
 /// Cuts a file into its row groups.
-async fn groups(table: &Table, file: &PartitionedFile) -> Vec<PartitionedFile> {
+async fn groups_of(table: &Table, file: &PartitionedFile) -> Vec<PartitionedFile> {
     let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0));
     let pinned = PinnedFile::new(Arc::clone(&table.store) as _, file.object_meta.clone());
     let footer = read_footer(&pinned, None, footers.as_ref()).await.expect("a footer");
@@ -232,10 +266,10 @@ async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
     // At the edges of row groups, all of a page, and all of the last row group but one row.
     let deleted: Vec<i64> = [0, 5, 6, 7, 8, 9, 10].into_iter().chain(20..29).collect();
     let vector = table.vector("v.puffin", deleted.iter().map(|row| *row as u64)).await;
-    let deletes = UnitDeletes { vector: Some(vector), ..unit("a.parquet") };
+    let deletes = Unit { vector: Some(vector), ..unit("a.parquet") };
     let expect = without(0..30, &deleted);
     assert_eq!(table.ids(&[(file.clone(), Some(deletes.clone()))]).await.expect("rows"), expect);
-    let parts = groups(&table, &file).await;
+    let parts = groups_of(&table, &file).await;
     assert_eq!(parts.len(), 3);
     let parts: Vec<_> = parts.into_iter().map(|part| (part, Some(deletes.clone()))).collect();
     let before = table.counters.requests().get;
@@ -245,10 +279,10 @@ async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
     assert_eq!(table.ids(&parts[1..2]).await.expect("rows"), without(10..20, &deleted));
     // All rows, and none.
     let all = table.vector("all.puffin", 0..30).await;
-    let deletes = UnitDeletes { vector: Some(all), ..unit("a.parquet") };
+    let deletes = Unit { vector: Some(all), ..unit("a.parquet") };
     assert_eq!(table.ids(&[(file.clone(), Some(deletes))]).await.expect("rows"), Vec::<i64>::new());
     let none = table.vector("none.puffin", []).await;
-    let deletes = UnitDeletes { vector: Some(none), ..unit("a.parquet") };
+    let deletes = Unit { vector: Some(none), ..unit("a.parquet") };
     assert_eq!(table.ids(&[(file, Some(deletes))]).await.expect("rows").len(), 30);
 }
 
@@ -262,13 +296,13 @@ async fn a_file_of_positions_is_read_once_for_all_files_that_it_names() {
     // Not sorted, and one row twice.
     let second = [("s3://lake/b.parquet", 29), ("s3://lake/a.parquet", 29), ("s3://lake/b.parquet", 3)];
     let second = table.positions("p2.parquet", &second).await;
-    let deletes = |path: &str| UnitDeletes { positions: vec![first, second], ..unit(path) };
+    let deletes = |path: &str| Unit { positions: vec![first, second], ..unit(path) };
     let files = [(a.clone(), Some(deletes("a.parquet"))), (b.clone(), Some(deletes("b.parquet")))];
     let expect: Vec<i64> = (25..29).chain(without(100..130, &[103, 129])).collect();
     assert_eq!(table.ids(&files).await.expect("rows"), expect);
     assert_eq!(table.counters.requests().get, 4);
     // A data file that only the first names.
-    let files = [(b, Some(UnitDeletes { positions: vec![first], ..unit("b.parquet") })), (a, None)];
+    let files = [(b, Some(Unit { positions: vec![first], ..unit("b.parquet") })), (a, None)];
     let expect: Vec<i64> = (0..30).chain(without(100..130, &[103])).collect();
     assert_eq!(table.ids(&files).await.expect("rows"), expect);
 }
@@ -280,8 +314,8 @@ async fn filters_and_limits_count_rows_that_are_left() {
     let vector = table.vector("v.puffin", 0..12).await;
     let names = vec![(field(2, "name", DataType::Utf8), Arc::new(StringArray::from(vec!["n1"])) as ArrayRef)];
     table.keys("e.parquet", names, 0, 2).await;
-    let with_vector = UnitDeletes { vector: Some(vector), ..unit("a.parquet") };
-    let with_keys = UnitDeletes { scopes: vec![0], ..with_vector.clone() };
+    let with_vector = Unit { vector: Some(vector), ..unit("a.parquet") };
+    let with_keys = Unit { scopes: vec![0], ..with_vector.clone() };
     // n1 are 13, 17, 21, 25 and 29.
     for (deletes, left) in [(with_vector, (12..30).collect()), (with_keys, without(12..30, &[13, 17, 21, 25, 29]))] {
         let files = [(file.clone(), Some(deletes))];
@@ -314,8 +348,8 @@ async fn late_columns_are_of_rows_that_are_left() {
     let vector = table.vector("v.puffin", [1, 2, 11, 12, 13, 14, 15, 16]).await;
     let names = vec![(field(2, "name", DataType::Utf8), Arc::new(StringArray::from(vec!["n3", "n1"])) as ArrayRef)];
     table.keys("e.parquet", names, 0, 2).await;
-    let with_vector = UnitDeletes { vector: Some(vector), ..unit("a.parquet") };
-    let with_keys = UnitDeletes { scopes: vec![0], ..with_vector.clone() };
+    let with_vector = Unit { vector: Some(vector), ..unit("a.parquet") };
+    let with_keys = Unit { scopes: vec![0], ..with_vector.clone() };
     let left = without(0..30, &[1, 2, 11, 12, 13, 14, 15, 16]);
     let without_keys = left.iter().copied().filter(|id| id % 4 != 1).collect();
     // Columns are not late where keys are compared with them.
@@ -360,7 +394,7 @@ async fn keys_delete_rows_of_older_files_in_their_scopes() {
     // Promoted since: the key was an int.
     table.keys("e2.parquet", pair, 0, 2).await;
     let check = async |table: &Table, scopes: [&[u32]; 2], numbers: [i64; 2], deletes: &dyn Fn(usize, i64) -> bool| {
-        let unit = |file: usize| UnitDeletes {
+        let unit = |file: usize| Unit {
             scopes: scopes[file].to_vec(),
             sequence_number: numbers[file],
             ..unit(["a.parquet", "b.parquet"][file])
@@ -396,7 +430,7 @@ async fn keys_need_not_be_columns_that_are_asked_for() {
     // Added later: the file lacks it, so that it is NULL there.
     fields.push(field(4, "later", DataType::Utf8View));
     table.schema = Arc::new(Schema::new(fields));
-    let files = [(file, Some(UnitDeletes { scopes: vec![0, 1], ..unit("a.parquet") }))];
+    let files = [(file, Some(Unit { scopes: vec![0, 1], ..unit("a.parquet") }))];
     let left: Vec<i64> = (0..30).filter(|id| id % 5 > 1).collect();
     assert_eq!(table.ids(&files).await.expect("rows"), left);
     // No column at all: rows are only counted.
@@ -437,8 +471,37 @@ async fn a_key_may_be_a_field_of_a_struct() {
     let bytes = parquet(vec![field(5, "s", key)], vec![values]);
     let content = DeleteContent::Equality { ids: vec![7], scope: 0, sequence_number: 2 };
     table.delete_file("e.parquet", bytes, content).await;
-    let files = [(file, Some(UnitDeletes { scopes: vec![0], rows: 10, ..unit("a.parquet") }))];
+    let files = [(file, Some(Unit { scopes: vec![0], rows: 10, ..unit("a.parquet") }))];
     assert_eq!(table.ids(&files).await.expect("rows"), without(0..10, &[2, 9]));
+}
+
+/// Scattered rows are dropped by their numbers, which the Parquet reader takes from the row groups.
+#[tokio::test]
+async fn scattered_rows_are_dropped_however_row_groups_are_numbered() {
+    let mut table = Table::new();
+    let file = table.large("a.parquet", 0).await;
+    let bytes = table.store.get(&file.object_meta.location).await.expect("an object").bytes().await.expect("bytes");
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes).expect("a footer");
+    // Scattered rows, and a run that the decoder skips.
+    let deleted: BTreeSet<u64> = (0..LARGE_ROWS).step_by(7).chain(30_000..34_000).collect();
+    let vector = table.vector("v.puffin", deleted.iter().copied()).await;
+    let expect: Vec<i64> = (0..LARGE_ROWS).filter(|row| !deleted.contains(row)).map(|row| row as i64).collect();
+    for ordinals in [[0, 1, 2], [0, 0, 0], [2, 1, 0], [7, 8, 9]] {
+        let mut builder = footer.clone().into_builder();
+        let groups = builder.take_row_groups().into_iter().zip(ordinals);
+        let groups = groups.map(|(group, ordinal)| group.into_builder().set_ordinal(ordinal).build().expect("a group"));
+        let changed = builder.set_row_groups(groups.collect()).build();
+        let mut written = bytes.to_vec();
+        ParquetMetaDataWriter::new(&mut written, &changed).finish().expect("written");
+        let name = format!("{ordinals:?}.parquet");
+        let file = PartitionedFile::new(name.clone(), table.put(&name, written).await.size_bytes);
+        let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit(&name) };
+        let parts = [vec![file.clone()], groups_of(&table, &file).await];
+        for parts in parts {
+            let parts: Vec<_> = parts.into_iter().map(|part| (part, Some(unit.clone()))).collect();
+            assert_eq!(table.ids(&parts).await.expect("rows"), expect, "{ordinals:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -446,13 +509,13 @@ async fn deleted_pages_are_not_read() {
     let mut table = Table::new();
     let file = table.large("a.parquet", 0).await;
     let vector = table.vector("v.puffin", 5_000..55_000).await;
-    let read = async |deletes: Option<UnitDeletes>, rows: usize| {
+    let read = async |deletes: Option<Unit>, rows: usize| {
         let before = table.counters.bytes_read();
         assert_eq!(table.ids(&[(file.clone(), deletes)]).await.expect("rows").len(), rows);
         table.counters.bytes_read() - before
     };
     let all = read(None, LARGE_ROWS as usize).await;
-    let left = UnitDeletes { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+    let left = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
     let left = read(Some(left), 10_000).await;
     assert!(left * 2 < all, "{left} bytes of {all}");
 }
@@ -464,7 +527,7 @@ async fn a_digest_deletes_what_its_files_delete() {
     let rows: Vec<(&str, i64)> = [2, 3, 11, 29].map(|row| ("s3://lake/a.parquet", row)).to_vec();
     let first = table.positions("p1.parquet", &rows[..3]).await;
     let second = table.positions("p2.parquet", &rows[2..]).await;
-    let named = UnitDeletes { positions: vec![first, second], ..unit("a.parquet") };
+    let named = Unit { positions: vec![first, second], ..unit("a.parquet") };
     let deletes_of = |scan: FileScanConfig| {
         let file = scan.file_groups[0].iter().next().expect("a file").clone();
         file.extensions.get_arc::<FileDeletes>().expect("deletes")
@@ -474,16 +537,23 @@ async fn a_digest_deletes_what_its_files_delete() {
     assert_eq!(cardinality, 4);
     let content = DeleteContent::Vector { offset: 0, bytes: bytes.len() as u64, cardinality };
     let digest = table.delete_file("digest", bytes, content).await;
-    let files = [(file.clone(), Some(UnitDeletes { vector: Some(digest), ..unit("a.parquet") }))];
+    let files = [(file.clone(), Some(Unit { vector: Some(digest), ..unit("a.parquet") }))];
     assert_eq!(table.ids(&files).await.expect("rows"), without(0..30, &[2, 3, 11, 29]));
-    let none = UnitDeletes { positions: vec![first], ..unit("other.parquet") };
+    let none = Unit { positions: vec![first], ..unit("other.parquet") };
     let deletes = deletes_of(table.scan(&[(file, Some(none.clone()))], &[0]).build());
     assert_eq!(deletes.digest().await.expect("read"), None);
     // A reader that was not told of the data file would find none of its rows.
     let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&table.store) as Arc<dyn ObjectStore>]);
     let schema = Arc::clone(&table.schema);
-    let reader = Arc::new(DeleteReader::new(stores, table.deletes.clone().into(), [], schema, &table.pool));
-    let error = FileDeletes::new(reader, none).expect("a known file").digest().await.expect_err("unknown").to_string();
+    let (sets, units) = shared(&[none]);
+    let planned = DeletePlan::new("t".to_owned(), table.deletes.clone(), sets);
+    let reader = Arc::new(DeleteReader::new(stores, planned, [], schema, &table.pool));
+    let error = FileDeletes::new(reader, units[0].clone())
+        .expect("a known file")
+        .digest()
+        .await
+        .expect_err("unknown")
+        .to_string();
     assert!(error.contains("nobody has said that `s3://lake/other.parquet` needs positions"), "{error}");
 }
 
@@ -497,10 +567,10 @@ async fn reading_ahead_changes_no_row() {
     let few = table.vector("few.puffin", (0..LARGE_ROWS).step_by(100)).await;
     let keys = vec![(field(2, "name", DataType::Utf8), Arc::new(StringArray::from(vec!["n2"])) as ArrayRef)];
     table.keys("e.parquet", keys, 0, 2).await;
-    let large = |path: &str| UnitDeletes { rows: LARGE_ROWS, ..unit(path) };
+    let large = |path: &str| Unit { rows: LARGE_ROWS, ..unit(path) };
     let url = ObjectStoreUrl::parse("s3://lake").expect("a URL");
     let bounds = AheadBounds { requests_max: 16, bytes_max: 64 << 20 };
-    let read = async |files: &[(PartitionedFile, Option<UnitDeletes>)]| {
+    let read = async |files: &[(PartitionedFile, Option<Unit>)]| {
         let mut scan = table.scan(files, &[0]).build();
         scan.object_store_url = url.clone();
         let (budget, account) = (ReadBudget::new(bounds), Arc::<AheadAccount>::default());
@@ -513,12 +583,12 @@ async fn reading_ahead_changes_no_row() {
         (ids, account.usage())
     };
     // Each row group of the second file is read ahead, with its key column.
-    let second = UnitDeletes { vector: Some(few), scopes: vec![0], ..large("b.parquet") };
+    let second = Unit { vector: Some(few), scopes: vec![0], ..large("b.parquet") };
     let (ids, usage) = read(&[(files[1].clone(), Some(second))]).await;
     let rows = (0..LARGE_ROWS as i64).filter(|row| row % 100 != 0).map(|row| row + (1 << 20));
     assert_eq!(ids, rows.filter(|id| id % 4 != 2).collect::<Vec<_>>());
     assert!(usage.taken_bytes > 0 && usage.missed_bytes == 0 && usage.again_bytes == 0, "{usage:?}");
-    let first = UnitDeletes { vector: Some(most), ..large("a.parquet") };
+    let first = Unit { vector: Some(most), ..large("a.parquet") };
     let (ids, usage) = read(&[(files[0].clone(), Some(first))]).await;
     assert_eq!(ids, (0..LARGE_ROWS).filter(|row| !deleted.contains(row)).map(|row| row as i64).collect::<Vec<_>>());
     assert_eq!((usage.bytes, usage.taken_bytes), (0, 0), "{usage:?}");
@@ -571,7 +641,7 @@ async fn random_deletes_leave_the_right_rows() {
         let mut parts = Vec::new();
         for (file, unit) in files.iter().zip(units) {
             let whole = vec![file.clone()];
-            let own = if random.random_bool(0.5) { whole } else { groups(&table, file).await };
+            let own = if random.random_bool(0.5) { whole } else { groups_of(&table, file).await };
             parts.extend(own.into_iter().map(|part| (part, Some(unit.clone()))));
         }
         let expect: Vec<i64> = left.iter().map(|(file, row)| 100 * *file as i64 + row).collect();
@@ -584,7 +654,7 @@ async fn a_scan_whose_deletes_are_not_applied_reads_nothing() {
     let mut table = Table::new();
     let file = table.data("a.parquet", 0).await;
     let vector = table.vector("v.puffin", [1]).await;
-    let files = [(file, Some(UnitDeletes { vector: Some(vector), ..unit("a.parquet") }))];
+    let files = [(file, Some(Unit { vector: Some(vector), ..unit("a.parquet") }))];
     // Attached, but not by `attach` of a plan.
     let scan = table.reader().attach(table.scan(&files, &[0]).build()).expect("Parquet");
     let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
@@ -600,8 +670,8 @@ async fn what_is_kept_counts_in_the_pool() {
     let keys = vec![(field(1, "id", DataType::Int64), Arc::new(Int64Array::from_iter_values(0..1000)) as ArrayRef)];
     table.keys("e.parquet", keys, 0, 2).await;
     for (deletes, expect) in [
-        (UnitDeletes { vector: Some(vector), ..unit("a.parquet") }, "deleted rows"),
-        (UnitDeletes { scopes: vec![0], ..unit("a.parquet") }, "deleted keys"),
+        (Unit { vector: Some(vector), ..unit("a.parquet") }, "deleted rows"),
+        (Unit { scopes: vec![0], ..unit("a.parquet") }, "deleted keys"),
     ] {
         table.pool = Arc::new(GreedyMemoryPool::new(100));
         let files = [(file.clone(), Some(deletes))];
@@ -615,6 +685,55 @@ async fn what_is_kept_counts_in_the_pool() {
     }
 }
 
+/// What delete files say is let go when the last data file has had it, and a key that many files have is held once.
+#[tokio::test]
+async fn a_small_pool_serves_one_file_after_the_other() {
+    const FILES: u64 = 6;
+    let mut table = Table::new();
+    let deleted = || (0..LARGE_ROWS).step_by(20);
+    let mut vectors = Vec::new();
+    for number in 0..FILES {
+        let file = table.large(&format!("{number}.parquet"), (number * LARGE_ROWS) as i64).await;
+        let vector = table.vector(&format!("{number}.puffin"), deleted()).await;
+        let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit(&format!("{number}.parquet")) };
+        // Both halves of the last file need its vector.
+        let parts = if number + 1 < FILES { vec![file] } else { groups_of(&table, &file).await };
+        vectors.extend(parts.into_iter().map(|part| (part, Some(unit.clone()))));
+    }
+    let of_one = match &table.deletes[0].content {
+        DeleteContent::Vector { bytes, .. } => 2 * *bytes as usize,
+        _ => 0,
+    };
+    let gets = async |table: &Table, files: &[(PartitionedFile, Option<Unit>)], rows: u64| {
+        let before = table.counters.requests().get;
+        assert_eq!(table.ids(files).await.expect("enough memory for one").len() as u64, rows);
+        assert_eq!(table.pool.reserved(), 0);
+        table.counters.requests().get - before
+    };
+    let plain: Vec<_> = vectors.iter().map(|(file, _)| (file.clone(), None)).collect();
+    let of_data = gets(&table, &plain, FILES * LARGE_ROWS).await;
+    table.pool = Arc::new(GreedyMemoryPool::new(2 * of_one));
+    let all = gets(&table, &vectors, FILES * (LARGE_ROWS - deleted().count() as u64)).await;
+    assert_eq!(all, of_data + FILES, "each vector is read once");
+
+    // The same keys in five files of each scope.
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1_000).map(|key| key * 400)));
+    table.deletes.clear();
+    let mut keyed = Vec::new();
+    for (number, (file, _)) in vectors.iter().enumerate().take(FILES as usize) {
+        for copy in 0..5 {
+            let keys = vec![(field(1, "id", DataType::Int64), Arc::clone(&ids))];
+            table.keys(&format!("{number}-{copy}"), keys, number as u32, 2).await;
+        }
+        let unit = Unit { rows: LARGE_ROWS, scopes: vec![number as u32], ..unit(&format!("{number}.parquet")) };
+        keyed.push((file.clone(), Some(unit)));
+    }
+    // Keys are reserved before it is known that they are held already.
+    table.pool = Arc::new(GreedyMemoryPool::new(2 * 1_000 * 80));
+    table.ids(&keyed).await.expect("enough memory for one");
+    assert_eq!(table.pool.reserved(), 0);
+}
+
 /// Makes a table with one damaged delete file, reads its data file, and returns the error.
 async fn fault(damage: Damage) -> (FragmentErrorKind, String, Option<String>) {
     let mut table = Table::new();
@@ -626,7 +745,7 @@ async fn fault(damage: Damage) -> (FragmentErrorKind, String, Option<String>) {
     (told.kind, told.message, told.hint)
 }
 
-type Damage = for<'a> fn(&'a mut Table, &'a mut UnitDeletes) -> futures::future::BoxFuture<'a, ()>;
+type Damage = for<'a> fn(&'a mut Table, &'a mut Unit) -> futures::future::BoxFuture<'a, ()>;
 
 /// Changes the bytes of a delete file in its place.
 async fn change(table: &Table, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
@@ -647,51 +766,59 @@ async fn each_damage_is_named_with_its_file() {
     use futures::FutureExt;
     let corrupt = FragmentErrorKind::FileCorrupt;
     let cases: [(FragmentErrorKind, &str, Damage); 16] = [
-        (corrupt, "file `v`: the deletion vector at byte 4: it has 2 positions, its manifest says 3", |table, unit| {
-            async move {
-                unit.vector = Some(table.vector("v", [1, 2]).await);
-                set_cardinality(table, 3);
-            }
-            .boxed()
-        }),
-        (corrupt, "file `v`: the deletion vector at byte 4: its checksum is wrong", |table, unit| {
+        (
+            corrupt,
+            "file `v` of table `t`: the deletion vector at byte 4: it has 2 positions, its manifest says 3",
+            |table, unit| {
+                async move {
+                    unit.vector = Some(table.vector("v", [1, 2]).await);
+                    set_cardinality(table, 3);
+                }
+                .boxed()
+            },
+        ),
+        (corrupt, "file `v` of table `t`: the deletion vector at byte 4: its checksum is wrong", |table, unit| {
             async move {
                 unit.vector = Some(table.vector("v", [1, 2]).await);
                 change(table, "v", |bytes| bytes[20] ^= 1).await;
             }
             .boxed()
         }),
-        (corrupt, "file `v`: the deletion vector at byte 4: it does not begin as a vector", |table, unit| {
-            async move {
-                unit.vector = Some(table.vector("v", [1, 2]).await);
-                change(table, "v", |bytes| bytes[8] ^= 1).await;
-            }
-            .boxed()
-        }),
-        (corrupt, "file `v`: the deletion vector at byte 4: it has 1000 bytes of", |table, unit| {
+        (
+            corrupt,
+            "file `v` of table `t`: the deletion vector at byte 4: it does not begin as a vector",
+            |table, unit| {
+                async move {
+                    unit.vector = Some(table.vector("v", [1, 2]).await);
+                    change(table, "v", |bytes| bytes[8] ^= 1).await;
+                }
+                .boxed()
+            },
+        ),
+        (corrupt, "file `v` of table `t`: the deletion vector at byte 4: it has 1000 bytes of", |table, unit| {
             async move {
                 unit.vector = Some(table.vector("v", [1, 2]).await);
                 table.deletes[0].content = DeleteContent::Vector { offset: 4, bytes: 1000, cardinality: 2 };
             }
             .boxed()
         }),
-        (corrupt, "file `v`: it deletes row 30 of s3://lake/a.parquet, which has 30", |table, unit| {
+        (corrupt, "file `v` of table `t`: it deletes row 30 of s3://lake/a.parquet, which has 30", |table, unit| {
             async move { unit.vector = Some(table.vector("v", [1, 30]).await) }.boxed()
         }),
-        (corrupt, "file `p`: it deletes row 30 of s3://lake/a.parquet, which has 30", |table, unit| {
+        (corrupt, "file `p` of table `t`: it deletes row 30 of s3://lake/a.parquet, which has 30", |table, unit| {
             async move { unit.positions = vec![table.positions("p", &[("s3://lake/a.parquet", 30)]).await] }.boxed()
         }),
-        (corrupt, "file `p`: it deletes row -1 of s3://lake/a.parquet", |table, unit| {
+        (corrupt, "file `p` of table `t`: it deletes row -1 of s3://lake/a.parquet", |table, unit| {
             async move { unit.positions = vec![table.positions("p", &[("s3://lake/a.parquet", -1)]).await] }.boxed()
         }),
-        (corrupt, "file `p`: it has no column with field id 2147483546", |table, unit| {
+        (corrupt, "file `p` of table `t`: it has no column with field id 2147483546", |table, unit| {
             async move {
                 let bytes = parquet(vec![field(1, "id", DataType::Int64)], vec![Arc::new(Int64Array::from(vec![1]))]);
                 unit.positions = vec![table.delete_file("p", bytes, DeleteContent::Positions).await];
             }
             .boxed()
         }),
-        (corrupt, "file `p`: its column with field id 2147483545 is INT32, not INT64", |table, unit| {
+        (corrupt, "file `p` of table `t`: its column with field id 2147483545 is INT32, not INT64", |table, unit| {
             async move {
                 let fields =
                     vec![field(FILE_PATH, "file_path", DataType::Utf8), field(POSITION, "pos", DataType::Int32)];
@@ -702,7 +829,7 @@ async fn each_damage_is_named_with_its_file() {
             }
             .boxed()
         }),
-        (corrupt, "file `p`: one of its rows has no path or no position", |table, unit| {
+        (corrupt, "file `p` of table `t`: one of its rows has no path or no position", |table, unit| {
             async move {
                 let fields =
                     vec![field(FILE_PATH, "file_path", DataType::Utf8), field(POSITION, "pos", DataType::Int64)];
@@ -715,7 +842,7 @@ async fn each_damage_is_named_with_its_file() {
             }
             .boxed()
         }),
-        (corrupt, "file `p`: ", |table, unit| {
+        (corrupt, "file `p` of table `t`: ", |table, unit| {
             async move {
                 unit.positions = vec![table.positions("p", &[("s3://lake/a.parquet", 3)]).await];
                 change(table, "p", |bytes| {
@@ -726,7 +853,7 @@ async fn each_damage_is_named_with_its_file() {
             }
             .boxed()
         }),
-        (corrupt, "file `e`: it has no column with field id 2", |table, unit| {
+        (corrupt, "file `e` of table `t`: it has no column with field id 2", |table, unit| {
             async move {
                 let id = (field(1, "id", DataType::Int64), Arc::new(Int64Array::from(vec![1])) as ArrayRef);
                 table.keys("e", vec![id], 0, 2).await;
@@ -738,7 +865,7 @@ async fn each_damage_is_named_with_its_file() {
         }),
         (
             FragmentErrorKind::FileMissing,
-            "file `p` was not found: it holds deleted rows of s3://lake/a.parquet",
+            "file `p` was not found: it holds deleted rows of s3://lake/a.parquet, of table `t`",
             |table, unit| {
                 async move {
                     unit.positions = vec![table.positions("p", &[]).await];
@@ -779,6 +906,28 @@ async fn each_damage_is_named_with_its_file() {
         assert!(message.starts_with(expect), "`{expect}` is not in: {message}");
         let of_deletes = kind == corrupt && !expect.contains("a.parquet`");
         assert_eq!(hint.is_some(), of_deletes, "{message}: {hint:?}");
+    }
+}
+
+/// A vector that the coordinator has written is no file of the table's: it is asked for again.
+#[tokio::test]
+async fn damage_in_the_exchange_is_no_damage_of_the_table() {
+    for turn in 0..2 {
+        let mut table = Table::new();
+        let vector = table.vector("exchange/v", [1, 2]).await;
+        match turn {
+            0 => change(&table, "exchange/v", |bytes| bytes[20] ^= 1).await,
+            _ => table.store.delete(&Path::from("exchange/v")).await.expect("deleted"),
+        }
+        let (sets, units) = shared(&[Unit { vector: Some(vector), ..unit("a.parquet") }]);
+        let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&table.store) as Arc<dyn ObjectStore>]);
+        let planned = DeletePlan::new("t".to_owned(), table.deletes.clone(), sets);
+        let reader = DeleteReader::new(stores, planned, &units, Arc::clone(&table.schema), &table.pool);
+        let deletes = FileDeletes::new(Arc::new(reader.with_exchange(0)), units[0].clone()).expect("known files");
+        let told = classify(&deletes.digest().await.expect_err("damaged"));
+        assert_eq!(told.kind, FragmentErrorKind::Storage, "{told:?}");
+        assert!(told.kind.is_retryable() && told.hint.is_none(), "{told:?}");
+        assert!(told.message.starts_with("object `exchange/v` of the exchange: "), "{told:?}");
     }
 }
 

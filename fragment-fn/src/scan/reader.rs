@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::ahead::{AheadAccount, ScanAhead};
 use crate::columns::{FileConstants, with_constants};
-use crate::deletes::FileDeletes;
+use crate::deletes::{FileDeletes, with_ordinals};
 use crate::fault::FileFault;
 use crate::footer::{ShippedFooter, kept, read_footer};
 use crate::pages;
@@ -204,6 +204,7 @@ impl AsyncFileReader for FileReader {
                     "it has {rows} rows, its manifest says {planned}, so that positions of deleted rows mean nothing"
                 )));
             }
+            let footer = if self.rows.is_some() { with_ordinals(footer)? } else { footer };
             Ok(match &self.constants {
                 Some(constants) => with_constants(footer, constants),
                 None => footer,

@@ -177,16 +177,16 @@ fn judged(file: &File, deletes: &[Deleted]) -> BTreeSet<usize> {
 }
 
 /// Finds the deleted rows of a file as a reader does, from what the index says.
-fn read(file: &File, found: &FileDeletes, index: &DeleteIndex, used: &[u32], deletes: &[Deleted]) -> BTreeSet<usize> {
+fn read(file: &File, found: &FoundDeletes, index: &DeleteIndex, used: &[u32], deletes: &[Deleted]) -> BTreeSet<usize> {
     let mut rows = BTreeSet::new();
-    for number in found.vector.iter().chain(&found.positions) {
+    for number in found.vector.iter().chain(&found.set.positions) {
         let rows_of = deletes[*number as usize].rows.iter().filter(|(path, _)| *path == file.path);
         rows.extend(rows_of.map(|(_, row)| *row));
     }
     for number in used {
         let Deleted { delete, keys, .. } = &deletes[*number as usize];
         if matches!(delete.kind, DeleteKind::Equality { .. })
-            && found.equality.contains(&index.scope(delete))
+            && found.set.equality.contains(&index.scope(delete))
             && delete.sequence_number > file.sequence_number
         {
             rows.extend(file.rows.iter().enumerate().filter(|(_, key)| keys.contains(key)).map(|(row, _)| row));
@@ -212,8 +212,10 @@ fn random_histories_are_read_as_the_specification_says() {
                 partition: &partition,
                 columns: if rng.random_ratio(4, 5) { &columns } else { &[] },
             };
-            let mut used = Vec::new();
-            let found = index.of(of, |number| used.push(number)).unwrap();
+            // Deletes of other files are in use before this one's are found.
+            let mut marks: Vec<bool> = deletes.iter().map(|_| rng.random_ratio(1, 3)).collect();
+            let found = index.of(of, &mut marks).unwrap();
+            let used: Vec<u32> = (0..).zip(&marks).filter(|(_, used)| **used).map(|(number, _)| number).collect();
             let rows = read(file, &found, &index, &used, &deletes);
             assert_eq!(rows, judged(file, &deletes), "{file:#?} {found:?} {deletes:#?}");
             deleted += rows.len();
@@ -228,10 +230,11 @@ fn delete(kind: DeleteKind, sequence_number: i64, partition: &str) -> Delete {
     Delete { path: "d".to_owned(), manifest: "m".into(), sequence_number, partition, record_count: 1, kind }
 }
 
-fn found(deletes: Vec<Delete>, sequence_number: i64, columns: &[ColumnFacts]) -> Result<FileDeletes, String> {
+fn found(deletes: Vec<Delete>, sequence_number: i64, columns: &[ColumnFacts]) -> Result<FoundDeletes, String> {
+    let mut used = vec![false; deletes.len()];
     let index = DeleteIndex::new(deletes).map_err(|fault| fault.why)?;
     let of = DeletesOf { path: "f", record_count: 10, sequence_number, partition: b"p", columns };
-    index.of(of, |_| ()).map_err(|fault| fault.why)
+    index.of(of, &mut used).map_err(|fault| fault.why)
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn a_vector_replaces_positions_and_is_the_only_one() {
     let vector = |number| delete(DeleteKind::Vector { of: "f".to_owned() }, number, "p");
     let positions = |of: Option<&str>| DeleteKind::Positions { of: of.map(str::to_owned), paths: None };
     let both = vec![delete(positions(Some("f")), 9, "p"), vector(5), delete(positions(None), 9, "p")];
-    let expect = FileDeletes { vector: Some(1), ..FileDeletes::default() };
+    let expect = FoundDeletes { vector: Some(1), ..FoundDeletes::default() };
     assert_eq!(found(both, 5, &[]), Ok(expect));
     let error = found(vec![vector(1), vector(2)], 1, &[]).unwrap_err();
     assert_eq!(error, "file f has two deletion vectors, in d and in d");
@@ -251,7 +254,7 @@ fn a_vector_replaces_positions_and_is_the_only_one() {
     assert_eq!(error, "the deletion vector of f has 11 positions, the file has 10 rows");
     // A file that the snapshot does not have.
     let other = delete(DeleteKind::Vector { of: "gone".to_owned() }, 1, "p");
-    assert_eq!(found(vec![other], 5, &[]), Ok(FileDeletes::default()));
+    assert_eq!(found(vec![other], 5, &[]), Ok(FoundDeletes::default()));
 }
 
 #[test]
@@ -261,7 +264,7 @@ fn positions_go_by_number_partition_and_path() {
         let paths = bounds.map(|(lower, upper)| facts(PATH_FIELD_ID, text(lower), text(upper), None));
         let delete = delete(DeleteKind::Positions { of: of.map(str::to_owned), paths }, number, partition);
         let found = found(vec![delete], 5, &[]).unwrap();
-        assert_eq!(!found.positions.is_empty(), expect, "{of:?} {bounds:?} {number} {partition}");
+        assert_eq!(!found.set.positions.is_empty(), expect, "{of:?} {bounds:?} {number} {partition}");
     };
     check(None, None, 5, "p", true);
     check(None, None, 4, "p", false);
@@ -284,8 +287,8 @@ fn equality_goes_by_smaller_numbers_scope_and_keys() {
         let keys = vec![EqualityKey { id: 1, ty: Some(Type::Int), facts: keys }];
         let delete = delete(DeleteKind::Equality { keys, is_global }, number, partition);
         let found = found(vec![delete], 5, &[bounds(10, 20, Some(0))]).unwrap();
-        assert_eq!(!found.equality.is_empty(), expect, "{is_global} {number} {partition}");
-        assert!(found.equality.iter().all(|scope| (*scope == GLOBAL_SCOPE) == is_global));
+        assert_eq!(!found.set.equality.is_empty(), expect, "{is_global} {number} {partition}");
+        assert!(found.set.equality.iter().all(|scope| (*scope == GLOBAL_SCOPE) == is_global));
     };
     check(false, None, 6, "p", true);
     check(false, None, 5, "p", false);

@@ -18,7 +18,10 @@ use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
-use crate::scan::{DeleteContent, DeleteCounts, FileDeletes, FilePlan, IdentityValue, ScanFile, ScanRequest};
+use crate::scan::{
+    DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan, IdentityValue, ScanFile,
+    ScanRequest,
+};
 use crate::storage::CatalogStores;
 use crate::table::Table;
 
@@ -198,6 +201,68 @@ async fn a_partition_of_a_dropped_column_is_read() {
     lake.metadata["schemas"].as_array_mut().unwrap().push(older);
     let plan = lake.whole(bytes).await.unwrap();
     assert_eq!(plan.files[0].identity_values[..], [identity(2, Scalar::String("x".into()))]);
+}
+
+/// An imported file has a column of the partition's name, with other values and bounds. Its rows have the partition's value, so that
+/// these bounds keep no delete away.
+#[tokio::test]
+async fn a_delete_by_the_partition_reaches_an_imported_file_with_other_bounds() {
+    let spec = json!([{"source-id": 2, "field-id": 1000, "name": "p", "transform": "identity"}]);
+    let lake = Lake::new(2, json!([column(1, "id", "int"), column(2, "p", "int")]), spec.clone());
+    let bounds = |file: &mut Json, lower: i32, upper: i32, nulls: i32| {
+        file["null_value_counts"] = json!([{"key": 2, "value": nulls}]);
+        file["lower_bounds"] = json!([{"key": 2, "value": lower.to_le_bytes()}]);
+        file["upper_bounds"] = json!([{"key": 2, "value": upper.to_le_bytes()}]);
+    };
+    let mut imported = entry("f", json!({"p": 1}));
+    bounds(&mut imported["data_file"], 70, 90, 0);
+    let delete = delete("e", 2, "PARQUET", |file| {
+        file["partition"] = json!({"p": 1});
+        file["equality_ids"] = json!([2]);
+        bounds(file, 1, 1, 0);
+    });
+    let partition = [optional(1000, "p", "int")];
+    let (data, deletes) = (manifest(&partition, &spec, &[imported]), manifest(&partition, &spec, &[delete]));
+    lake.put("list", list(&[listed("s3://b/m", data.len(), 0, 1), listed("s3://b/d", deletes.len(), 1, 2)])).await;
+    lake.put("m", data).await;
+    lake.put("d", deletes).await;
+    let plan = lake.plan(&Predicate::AlwaysTrue, &[]).await.unwrap();
+    assert_eq!((plan.deletes.len(), plan.files[0].deletes.set), (1, Some(0)));
+}
+
+/// Keys of one struct that was dropped, two of which no schema has together, and one more field that is no key.
+#[tokio::test]
+async fn keys_of_a_dropped_struct_come_from_all_schemas() {
+    let mut lake = Lake::new(2, json!([column(1, "id", "int")]), json!([]));
+    let fields = |fields: Json| json!({"type": "struct", "fields": fields});
+    let versions = [
+        json!([
+            column(3, "y", "int"),
+            column(4, "other", "int"),
+            column(6, "s", fields(json!([column(7, "a", "int")])))
+        ]),
+        // Another field had this name before.
+        json!([column(5, "y", "string"), column(6, "s", fields(json!([column(8, "a", "long")])))]),
+    ];
+    for (version, number) in versions.into_iter().zip(1..) {
+        let columns = json!([column(1, "id", "int"), column(2, "s", fields(version))]);
+        let older = json!({"schema-id": number, "type": "struct", "fields": columns});
+        lake.metadata["schemas"].as_array_mut().unwrap().push(older);
+    }
+    let deletes = |ids: &[i32]| {
+        let path = FilePath { folder: "".into(), name: "".into() };
+        let content = DeleteContent::Equality { ids: ids.into(), scope: 0, sequence_number: 1 };
+        [DeleteFile { path, size_bytes: 1, record_count: 1, content }]
+    };
+    let table = lake.table();
+    let dropped = table.dropped_columns(&deletes(&[3, 5, 7, 8])).unwrap();
+    assert_eq!(dropped.len(), 1);
+    let mut all = Vec::new();
+    dropped[0].collect(&mut all);
+    let mut all: Vec<_> = all.iter().map(|field| (field.id, field.name.as_str())).collect();
+    all.sort_unstable();
+    assert_eq!(all, [(2, "s"), (3, "3"), (5, "5"), (6, "6"), (7, "7"), (8, "8")]);
+    assert!(table.dropped_columns(&deletes(&[1])).unwrap().is_empty());
 }
 
 /// F4, F6: a partition field has the name of a column, as a void field of version 1, and as ClickHouse writes it.
@@ -476,14 +541,15 @@ async fn deletes_come_with_the_files_that_they_apply_to() {
     let equality = DeleteContent::Equality { ids: [1].into(), scope: 0, sequence_number: 2 };
     let contents: Vec<_> = plan.deletes.iter().map(|file| &file.content).collect();
     assert_eq!(contents, [&DeleteContent::Positions, &equality]);
-    let expect = FileDeletes { vector: None, positions: [0].into(), equality: [0].into() };
-    assert_eq!(plan.files[0].deletes, expect);
+    assert_eq!(plan.files[0].deletes, FileDeletes { vector: None, set: Some(0) });
+    assert_eq!(plan.delete_sets, [DeleteSet { positions: [0].into(), equality: [0].into() }]);
     assert!(plan.files[0].columns.is_empty(), "bounds for the keys are not what was asked for");
     let DeleteCounts { vectors, positions, equality, .. } = plan.pruning.deletes;
     assert_eq!((vectors, positions, equality), (0, 1, 1));
 
     let plan =
         with_deletes(&[delete("v", 1, "PUFFIN", vector_of("f")), delete("p", 1, "PARQUET", |_| ())]).await.unwrap();
+    assert_eq!((plan.files[0].deletes.set, plan.delete_sets.len()), (None, 0));
     assert_eq!(plan.deletes[0].content, DeleteContent::Vector { offset: 4, bytes: 40 });
     assert_eq!((plan.deletes.len(), plan.files[0].deletes.vector), (1, Some(0)));
     assert_eq!(plan.pruning.deletes, DeleteCounts { vectors: 1, bytes: 40, ..DeleteCounts::default() });

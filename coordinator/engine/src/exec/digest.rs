@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
+use fragment_fn::classify;
 use gust_protocol::exchange::StageObject;
-use gust_protocol::{DeleteContent, DeleteFile, FragmentId, ObjectRef};
+use gust_protocol::{DeleteContent, DeleteFile, FragmentErrorKind, FragmentId, ObjectRef};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
@@ -30,7 +31,8 @@ impl DeletesPublisher {
         Self { stage, published: OnceCell::new() }
     }
 
-    /// Returns the vectors that functions read in place of files of positions. The first fragment to ask makes them.
+    /// Returns the vectors that functions read in place of files of positions. The first fragment to ask makes them. None where they
+    /// would not fit into memory: each function has less to hold.
     ///
     /// # Errors
     /// Those of the delete files, and of the exchange.
@@ -41,8 +43,14 @@ impl DeletesPublisher {
 
     async fn publish(&self, query: &QueryContext, id: &FragmentId) -> Result<Option<DigestedDeletes>> {
         let (mut bytes, mut places) = (Vec::new(), Vec::new());
-        for deletes in self.stage.worth_digesting() {
-            let place = deletes.digest().await?.map(|(vector, cardinality)| {
+        let worth = self.stage.worth_digesting();
+        worth.iter().for_each(|deletes| deletes.announce());
+        for deletes in worth {
+            let digest = match deletes.digest().await {
+                Err(error) if classify(&error).kind == FragmentErrorKind::OutOfMemory => return Ok(None),
+                digest => digest?,
+            };
+            let place = digest.map(|(vector, cardinality)| {
                 let place = (bytes.len() as u64, vector.len() as u64, cardinality);
                 bytes.extend(vector);
                 place

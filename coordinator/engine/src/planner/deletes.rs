@@ -3,10 +3,10 @@
 //! A file of positions that many fragments need may be read once, by the coordinator. Its positions then travel as vectors
 //! ([`DigestedDeletes`]), of which each fragment reads those of its data files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fragment_fn::FileDeletes;
-use gust_protocol::{DeleteContent, DeleteFile, UnitDeletes};
+use fragment_fn::{DeletePlan, FileDeletes};
+use gust_protocol::{DeleteContent, DeleteFile, DeleteSet, UnitDeletes};
 
 use super::passes::units::Unit;
 use crate::exchange::DATA_ACCESS_FIRST;
@@ -19,72 +19,142 @@ const REPEATED_BYTES_MAX: u64 = 32 << 20;
 /// Vectors in place of files of positions, by the paths of their data files. None for a file of which no row is deleted.
 pub type DigestedDeletes = BTreeMap<String, Option<DeleteFile>>;
 
-/// Delete files that the units of one fragment need.
+/// Delete files that the units of one fragment need, by their numbers in the scan. Units of one fragment mostly share their sets, so
+/// that its size goes by the delete files, not by them and the units.
 #[derive(Debug, Default)]
 pub(super) struct FragmentDeletes<'a> {
-    /// Files as a request names them.
-    files: Vec<DeleteFile>,
-    /// Places of the scan's files among them.
-    of_scan: BTreeMap<u32, u32>,
-    /// Places of vectors in place of files of positions, by the paths of their data files.
-    digested: BTreeMap<&'a str, Option<u32>>,
+    plan: Option<&'a DeletePlan>,
+    vectors: BTreeSet<u32>,
+    /// Files of positions, ascending.
+    positions: Vec<u32>,
+    /// Scopes of files of keys, with the least sequence number of their data files: older keys delete none of their rows.
+    scopes: BTreeMap<u32, i64>,
 }
 
 impl<'a> FragmentDeletes<'a> {
     pub(super) fn of(units: impl IntoIterator<Item = &'a Unit>) -> Self {
-        Self::with(units, None)
-    }
-
-    /// Does the same, with vectors where the coordinator has made them.
-    pub(super) fn with(units: impl IntoIterator<Item = &'a Unit>, digested: Option<&DigestedDeletes>) -> Self {
         let mut found = Self::default();
+        // Least sequence number of the units of each set.
+        let mut sets: BTreeMap<u32, i64> = BTreeMap::new();
         for deletes in units.into_iter().filter_map(|unit| unit.file.extensions.get::<FileDeletes>()) {
-            let path = deletes.unit().path.as_str();
-            let vector = digested.and_then(|digested| digested.get(path));
-            if let Some(vector) = vector.filter(|_| !found.digested.contains_key(path)) {
-                let place = vector.as_ref().map(|vector| found.add(vector.clone()));
-                found.digested.insert(path, place);
+            let UnitDeletes { vector, set, sequence_number: number, .. } = deletes.unit();
+            found.plan = Some(deletes.plan());
+            found.vectors.extend(vector);
+            if let Some(set) = set {
+                sets.entry(*set).and_modify(|oldest| *oldest = (*oldest).min(*number)).or_insert(*number);
             }
-            let is_of_positions = |number: &u32| deletes.unit().positions.contains(number);
-            for number in deletes.needed().filter(|number| vector.is_none() || !is_of_positions(number)) {
-                let Some(file) = deletes.files().get(number as usize) else { continue };
-                if !found.of_scan.contains_key(&number) {
-                    let mut file = file.clone();
-                    file.file.access += DATA_ACCESS_FIRST;
-                    let place = found.add(file);
-                    found.of_scan.insert(number, place);
-                }
+        }
+        let known = found.plan.map(DeletePlan::sets).unwrap_or_default();
+        for (set, number) in sets.iter().filter_map(|(set, number)| Some((known.get(*set as usize)?, *number))) {
+            found.positions.extend(&set.positions);
+            for scope in &set.scopes {
+                found.scopes.entry(*scope).and_modify(|oldest| *oldest = number.min(*oldest)).or_insert(number);
             }
+        }
+        if sets.len() > 1 {
+            found.positions.sort_unstable();
+            found.positions.dedup();
         }
         found
     }
 
-    fn add(&mut self, file: DeleteFile) -> u32 {
-        self.files.push(file);
-        self.files.len() as u32 - 1
+    /// Lists the delete files by their numbers in the scan, each once.
+    fn numbers(&self) -> impl Iterator<Item = u32> {
+        let newer = |(scope, number): (&u32, &i64)| self.plan.map(|plan| plan.newer(*scope, *number));
+        let of_keys = self.scopes.iter().filter_map(newer).flatten();
+        self.vectors.iter().chain(&self.positions).copied().chain(of_keys)
     }
 
-    pub(super) fn files(&self) -> &[DeleteFile] {
-        &self.files
-    }
-
-    pub(super) fn into_files(self) -> Vec<DeleteFile> {
-        self.files
+    /// Lists the delete files.
+    pub(super) fn files(&self) -> impl Iterator<Item = &'a DeleteFile> {
+        let plan = self.plan;
+        self.numbers().filter_map(move |number| plan?.file(number))
     }
 
     /// Sums up the bytes that are read of them.
     pub(super) fn bytes(&self) -> u64 {
-        self.files.iter().map(read_bytes).sum()
+        self.files().map(read_bytes).sum()
+    }
+}
+
+/// Delete files of one fragment as its request names them.
+#[derive(Debug, Default)]
+pub(super) struct RequestDeletes<'a> {
+    files: Vec<DeleteFile>,
+    sets: Vec<DeleteSet>,
+    /// Places of the scan's files among them.
+    of_scan: HashMap<u32, u32>,
+    /// Places of the scan's sets among them, as they are and without positions.
+    sets_of_scan: HashMap<(u32, bool), Option<u32>>,
+    /// Vectors in place of files of positions, by the paths of their data files.
+    digested: Option<&'a DigestedDeletes>,
+    /// Places of these vectors.
+    of_digested: HashMap<&'a str, u32>,
+}
+
+impl<'a> RequestDeletes<'a> {
+    /// Names the delete files of units. Those that are `digested` come in place of files of positions.
+    pub(super) fn of(units: &[&Unit], digested: Option<&'a DigestedDeletes>) -> Self {
+        let mut found = Self { digested, ..Self::default() };
+        let is_digested = |unit: &&&Unit| {
+            let path = unit.file.extensions.get::<FileDeletes>().map(|deletes| deletes.unit().path.as_str());
+            digested.zip(path).is_some_and(|(digested, path)| digested.contains_key(path))
+        };
+        let read = FragmentDeletes::of(units.iter().filter(|unit| !is_digested(unit)).copied());
+        // Keys of the others are read, too.
+        let all = FragmentDeletes::of(units.iter().copied());
+        let needed = FragmentDeletes { vectors: read.vectors, positions: read.positions, ..all };
+        for (number, file) in needed.numbers().zip(needed.files()) {
+            let mut file = file.clone();
+            file.file.access += DATA_ACCESS_FIRST;
+            found.of_scan.insert(number, found.files.len() as u32);
+            found.files.push(file);
+        }
+        found
     }
 
-    /// Returns a unit's deletes with the numbers that the files have in a request.
-    pub(super) fn unit(&self, own: &UnitDeletes) -> UnitDeletes {
-        let place = |number: &u32| self.of_scan.get(number).copied();
-        let (vector, positions) = match self.digested.get(own.path.as_str()) {
-            Some(digested) => (*digested, Vec::new()),
-            None => (own.vector.as_ref().and_then(place), own.positions.iter().filter_map(place).collect()),
+    /// Returns a unit's deletes with the numbers that files and sets have in the request.
+    pub(super) fn unit(&mut self, own: &FileDeletes) -> UnitDeletes {
+        let unit = own.unit();
+        let digested = self.digested.and_then(|digested| digested.get_key_value(unit.path.as_str()));
+        let vector = match digested {
+            Some((path, vector)) => vector.as_ref().map(|vector| self.vector(path, vector)),
+            None => unit.vector.and_then(|vector| self.of_scan.get(&vector).copied()),
         };
-        UnitDeletes { vector, positions, ..own.clone() }
+        let set = unit.set.and_then(|set| self.set(own, set, digested.is_some()));
+        UnitDeletes { vector, set, ..unit.clone() }
+    }
+
+    /// Returns the place of a vector that the coordinator has made. Units of one file share it.
+    fn vector(&mut self, path: &'a str, made: &DeleteFile) -> u32 {
+        let next = self.files.len() as u32;
+        let place = *self.of_digested.entry(path).or_insert(next);
+        if place == next {
+            self.files.push(made.clone());
+        }
+        place
+    }
+
+    /// Returns the place of a set. None for one that is empty without its positions.
+    fn set(&mut self, own: &FileDeletes, number: u32, is_digested: bool) -> Option<u32> {
+        if let Some(known) = self.sets_of_scan.get(&(number, is_digested)) {
+            return *known;
+        }
+        let DeleteSet { positions, scopes } = own.plan().set(own.unit());
+        let place = |number: &u32| self.of_scan.get(number).copied();
+        let positions = if is_digested { Vec::new() } else { positions.iter().filter_map(place).collect() };
+        let set = DeleteSet { positions, scopes: scopes.clone() };
+        let place = (set != DeleteSet::default()).then(|| {
+            self.sets.push(set);
+            self.sets.len() as u32 - 1
+        });
+        self.sets_of_scan.insert((number, is_digested), place);
+        place
+    }
+
+    /// Returns the files and the sets.
+    pub(super) fn into_parts(self) -> (Vec<DeleteFile>, Vec<DeleteSet>) {
+        (self.files, self.sets)
     }
 }
 
@@ -93,18 +163,22 @@ pub(super) fn worth_digesting<'a>(fragments: impl IntoIterator<Item = Vec<&'a Un
     let mut readers: BTreeMap<u32, usize> = BTreeMap::new();
     let mut files: BTreeMap<&str, &FileDeletes> = BTreeMap::new();
     for units in fragments {
-        let own = || units.iter().filter_map(|unit| unit.file.extensions.get::<FileDeletes>());
-        files.extend(own().map(|deletes| (deletes.unit().path.as_str(), deletes)));
-        let positions: BTreeSet<u32> = own().flat_map(|deletes| deletes.unit().positions.clone()).collect();
+        let own = units.iter().filter_map(|unit| unit.file.extensions.get::<FileDeletes>());
+        let with_positions = own.filter(|deletes| !deletes.plan().set(deletes.unit()).positions.is_empty());
+        files.extend(with_positions.map(|deletes| (deletes.unit().path.as_str(), deletes)));
+        let positions = FragmentDeletes::of(units.iter().copied()).positions;
         positions.into_iter().for_each(|file| *readers.entry(file).or_default() += 1);
     }
-    let is_read_too_often = |deletes: &FileDeletes, number: &u32| {
+    let Some(plan) = files.values().next().map(|deletes| deletes.plan()) else { return Vec::new() };
+    let is_read_too_often = |number: &u32| {
         let readers = readers.get(number).copied().unwrap_or_default();
-        let bytes = deletes.files().get(*number as usize).map_or(0, read_bytes);
+        let bytes = plan.file(*number).map_or(0, read_bytes);
         readers > READERS_MAX && bytes.saturating_mul(readers as u64 - 1) > REPEATED_BYTES_MAX
     };
-    files.retain(|_, deletes| deletes.unit().positions.iter().any(|number| is_read_too_often(deletes, number)));
-    files.into_values().collect()
+    let worth: Vec<bool> = plan.sets().iter().map(|set| set.positions.iter().any(is_read_too_often)).collect();
+    let is_worth =
+        |deletes: &&FileDeletes| deletes.unit().set.is_some_and(|set| worth.get(set as usize) == Some(&true));
+    files.into_values().filter(is_worth).collect()
 }
 
 /// Returns the bytes that a reader of a delete file asks for.
@@ -136,20 +210,24 @@ mod tests {
         DeleteContent::Vector { offset: 4, bytes: 10, cardinality: 1 }
     }
 
-    fn keys(scope: u32) -> DeleteContent {
-        DeleteContent::Equality { ids: vec![1], scope, sequence_number: 9 }
+    fn keys(scope: u32, sequence_number: i64) -> DeleteContent {
+        DeleteContent::Equality { ids: vec![1], scope, sequence_number }
     }
 
-    fn deletes(path: &str, vector: Option<u32>, positions: &[u32], scopes: &[u32]) -> UnitDeletes {
-        let (path, positions, scopes) = (path.to_owned(), positions.to_vec(), scopes.to_vec());
-        UnitDeletes { path, rows: 10, vector, positions, scopes, sequence_number: 1 }
+    fn deletes(path: &str, vector: Option<u32>, set: Option<u32>) -> UnitDeletes {
+        UnitDeletes { path: path.to_owned(), rows: 10, vector, set, sequence_number: 1 }
+    }
+
+    fn set(positions: &[u32], scopes: &[u32]) -> DeleteSet {
+        DeleteSet { positions: positions.to_vec(), scopes: scopes.to_vec() }
     }
 
     /// Makes a unit of each data file of a scan with these delete files.
-    fn units(files: Vec<DeleteFile>, own: &[UnitDeletes]) -> Vec<Unit> {
+    fn units(files: Vec<DeleteFile>, sets: Vec<DeleteSet>, own: &[UnitDeletes]) -> Vec<Unit> {
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let schema = Arc::new(Schema::empty());
-        let reader = Arc::new(DeleteReader::new(Arc::from([]), files.into(), own, schema, &pool));
+        let reader = DeleteReader::new(Arc::from([]), DeletePlan::new("t".to_owned(), files, sets), own, schema, &pool);
+        let reader = Arc::new(reader);
         let unit = |deletes: &UnitDeletes| {
             let mut file = PartitionedFile::new(deletes.path.clone(), 100);
             file.extensions.insert(FileDeletes::new(Arc::clone(&reader), deletes.clone()).expect("its files"));
@@ -158,33 +236,83 @@ mod tests {
         own.iter().map(unit).collect()
     }
 
+    /// Tells what a request says of its units' deletes, with the files' names.
+    fn told(units: &[&Unit], digested: Option<&DigestedDeletes>) -> Vec<String> {
+        let mut request = RequestDeletes::of(units, digested);
+        let own = units.iter().map(|unit| unit.file.extensions.get::<FileDeletes>().expect("deletes"));
+        let named: Vec<UnitDeletes> = own.map(|own| request.unit(own)).collect();
+        let (files, sets) = request.into_parts();
+        let name = |place: &u32| files[*place as usize].file.path.as_str();
+        let told = |unit: &UnitDeletes| {
+            let DeleteSet { positions, scopes } = unit.set.map(|set| sets[set as usize].clone()).unwrap_or_default();
+            let positions: Vec<&str> = positions.iter().map(name).collect();
+            format!("{} {:?} {positions:?} {scopes:?}", unit.path, unit.vector.as_ref().map(name))
+        };
+        let all: Vec<&str> = files.iter().map(|file| file.file.path.as_str()).collect();
+        assert!(files.iter().all(|file| file.file.access == 1 || file.file.path == "exchange"), "{files:?}");
+        [format!("{all:?}, {} sets", sets.len())].into_iter().chain(named.iter().map(told)).collect()
+    }
+
     #[test]
-    fn a_fragment_names_each_delete_file_that_it_needs_once() {
+    fn a_request_names_each_delete_file_and_each_set_once() {
         let files = vec![
             file("v", 0, 1000, vector()),
-            file("p", 1, 100, DeleteContent::Positions),
+            file("p", 0, 100, DeleteContent::Positions),
             file("q", 0, 200, DeleteContent::Positions),
-            file("k", 0, 50, keys(3)),
+            file("k", 0, 50, keys(3, 9)),
+            file("old", 0, 40, keys(3, 1)),
         ];
-        let own = [deletes("a", Some(0), &[], &[3]), deletes("b", None, &[1, 2], &[]), deletes("c", None, &[2], &[3])];
-        let units = units(files, &own);
+        let sets = vec![set(&[], &[3]), set(&[1, 2], &[]), set(&[2], &[3])];
+        let own = [
+            deletes("a", Some(0), Some(0)),
+            deletes("b", None, Some(1)),
+            deletes("c", None, Some(2)),
+            deletes("d", None, Some(2)),
+        ];
+        let units = units(files, sets, &own);
         let all = FragmentDeletes::of(&units);
-        assert_eq!((all.files().len(), all.bytes()), (4, 10 + 100 + 200 + 50));
-        let last = FragmentDeletes::of(&units[2..]);
-        let names: Vec<_> = last.files().iter().map(|file| (file.file.path.as_str(), file.file.access)).collect();
-        assert_eq!(names, [("q", 1), ("k", 1)]);
-        assert_eq!(last.unit(&own[2]), deletes("c", None, &[0], &[3]));
-        assert!(FragmentDeletes::of(&[]).files().is_empty());
+        assert_eq!((all.files().count(), all.bytes()), (4, 10 + 100 + 200 + 50), "old keys delete nothing");
+        let units: Vec<&Unit> = units.iter().collect();
+        let expect = [
+            r#"["v", "p", "q", "k"], 3 sets"#,
+            r#"a Some("v") [] [3]"#,
+            r#"b None ["p", "q"] []"#,
+            r#"c None ["q"] [3]"#,
+            r#"d None ["q"] [3]"#,
+        ];
+        assert_eq!(told(&units, None), expect);
+        assert_eq!(told(&units[2..], None), [r#"["q", "k"], 1 sets"#, expect[3], expect[4]]);
+        assert_eq!(told(&[], None), ["[], 0 sets"]);
 
         // The coordinator has read the positions of `b` and `c`.
         let made = file("exchange", 0, 77, vector());
-        let digested = DigestedDeletes::from([("b".to_owned(), Some(made.clone())), ("c".to_owned(), None)]);
-        let fragment = FragmentDeletes::with(&units, Some(&digested));
-        assert_eq!(fragment.unit(&own[0]), deletes("a", Some(0), &[], &[3]));
-        let of_b = fragment.unit(&own[1]);
-        assert_eq!(fragment.files()[of_b.vector.expect("a vector") as usize], made);
-        assert_eq!((of_b.positions.len(), fragment.files().len()), (0, 3));
-        assert_eq!(fragment.unit(&own[2]), deletes("c", None, &[], &[3]));
+        let digested = DigestedDeletes::from([("b".to_owned(), Some(made)), ("c".to_owned(), None)]);
+        let expect = [
+            r#"["v", "q", "k", "exchange"], 3 sets"#,
+            expect[1],
+            r#"b Some("exchange") [] []"#,
+            "c None [] [3]",
+            expect[4],
+        ];
+        assert_eq!(told(&units, Some(&digested)), expect);
+    }
+
+    /// As the issue has it: 10,000 data files, 2,000 files of keys and 500 of positions, all of which apply to all.
+    #[test]
+    fn a_request_of_many_files_is_small() {
+        let mut files: Vec<DeleteFile> = (0..500).map(|_| file("p", 0, 1, DeleteContent::Positions)).collect();
+        files.extend((0..2_000).map(|_| file("k", 0, 1, keys(0, 9))));
+        let sets = vec![set(&(0..500).collect::<Vec<_>>(), &[0])];
+        let own: Vec<_> = (0..10_000).map(|number| deletes(&number.to_string(), None, Some(0))).collect();
+        let units = units(files, sets, &own);
+        let units: Vec<&Unit> = units.iter().collect();
+        assert_eq!(FragmentDeletes::of(units.iter().copied()).files().count(), 2_500);
+        let mut request = RequestDeletes::of(&units, None);
+        let named: Vec<UnitDeletes> =
+            units.iter().map(|unit| request.unit(unit.file.extensions.get().expect("deletes"))).collect();
+        let (files, sets) = request.into_parts();
+        let bytes = serde_json::to_vec(&(named, files, sets)).expect("plain data").len();
+        assert!(bytes < 1_200_000, "{bytes} bytes");
     }
 
     #[test]
@@ -193,12 +321,12 @@ mod tests {
             let files = vec![
                 file("p", 0, size_bytes, DeleteContent::Positions),
                 file("q", 0, 10, DeleteContent::Positions),
-                file("k", 0, 1 << 30, keys(3)),
+                file("k", 0, 1 << 30, keys(3, 9)),
             ];
-            let own: Vec<_> = (0..fragments)
-                .map(|number| deletes(&format!("{number}"), None, &[number.min(1) as u32, 0], &[3]))
-                .collect();
-            let units = units(files, &own);
+            let sets = vec![set(&[0], &[3]), set(&[0, 1], &[3])];
+            let own: Vec<_> =
+                (0..fragments).map(|number| deletes(&format!("{number}"), None, Some(number.min(1) as u32))).collect();
+            let units = units(files, sets, &own);
             let mut found: Vec<_> = worth_digesting(units.iter().map(|unit| vec![unit]));
             found.truncate(2);
             let paths: Vec<_> = found.iter().map(|deletes| deletes.unit().path.as_str()).collect();

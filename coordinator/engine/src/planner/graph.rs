@@ -18,7 +18,7 @@ use gust_protocol::{
 };
 use object_store::ObjectMeta;
 
-use super::deletes::{DigestedDeletes, FragmentDeletes, worth_digesting};
+use super::deletes::{DigestedDeletes, FragmentDeletes, RequestDeletes, worth_digesting};
 use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
 use super::shipped;
@@ -98,7 +98,7 @@ impl Stage {
 
     /// Counts the delete files that one fragment reads.
     pub fn delete_files(&self, fragment: usize) -> usize {
-        FragmentDeletes::of(self.fragments[fragment].units().map(|unit| &self.units[unit])).files().len()
+        FragmentDeletes::of(self.fragments[fragment].units().map(|unit| &self.units[unit])).files().count()
     }
 
     /// Lists the deletes whose positions the coordinator had better read once for all fragments.
@@ -156,11 +156,44 @@ impl Stage {
             None => Vec::new(),
         }
         .into_iter();
-        let deletes = FragmentDeletes::with(units.iter().copied(), digested);
-        let mut unit = |unit: &usize| scan_unit(&self.units[*unit], &deletes, shipped.next().flatten());
+        let mut deletes = RequestDeletes::of(&units, digested);
+        let mut unit = |unit: &usize| self.scan_unit(&self.units[*unit], &mut deletes, shipped.next().flatten());
         let lane = |lane: &Lane| lane.units.iter().map(&mut unit).collect::<Result<_>>();
         let lanes = fragment.lanes.iter().map(lane).collect::<Result<_>>()?;
-        Ok(vec![(0, Input::Scan(Scan { lanes, deletes: deletes.into_files() }))])
+        let (deletes, delete_sets) = deletes.into_parts();
+        let table = units.iter().find_map(|unit| unit.file.extensions.get::<FileDeletes>());
+        let table = table.map(|deletes| deletes.plan().table().to_owned()).unwrap_or_default();
+        Ok(vec![(0, Input::Scan(Scan { lanes, deletes, delete_sets, table }))])
+    }
+
+    fn scan_unit(&self, unit: &Unit, deletes: &mut RequestDeletes<'_>, footer: Option<Base64>) -> Result<ScanUnit> {
+        let (meta, store) = (&unit.file.object_meta, store_of(&unit.file));
+        let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
+        let mut deletes = unit.file.extensions.get::<FileDeletes>().map(|own| deletes.unit(own));
+        let url = self.accesses.get(usize::from(store)).map_or("", |access| access.url.as_str());
+        if let Some(deletes) = deletes.as_mut().filter(|own| own.path.strip_prefix(url) == Some(meta.location.as_ref()))
+        {
+            deletes.path.clear();
+        }
+        Ok(ScanUnit {
+            file: ObjectRef {
+                access: DATA_ACCESS_FIRST + store,
+                path: meta.location.to_string(),
+                size_bytes: meta.size,
+                etag: meta.e_tag.clone(),
+                footer_bytes: unit.file.metadata_size_hint.map(|bytes| bytes as u64),
+            },
+            range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
+            partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
+            constants: unit
+                .file
+                .extensions
+                .get::<FileConstants>()
+                .map(|constants| constants.0.clone())
+                .unwrap_or_default(),
+            footer,
+            deletes,
+        })
     }
 }
 
@@ -173,25 +206,6 @@ pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
         workload.bytes += stage.weight_bytes();
     }
     workload
-}
-
-fn scan_unit(unit: &Unit, deletes: &FragmentDeletes<'_>, footer: Option<Base64>) -> Result<ScanUnit> {
-    let meta = &unit.file.object_meta;
-    let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
-    Ok(ScanUnit {
-        file: ObjectRef {
-            access: DATA_ACCESS_FIRST + store_of(&unit.file),
-            path: meta.location.to_string(),
-            size_bytes: meta.size,
-            etag: meta.e_tag.clone(),
-            footer_bytes: unit.file.metadata_size_hint.map(|bytes| bytes as u64),
-        },
-        range: unit.file.range.as_ref().map(|range| (unsigned(range.start), unsigned(range.end))),
-        partition_values: unit.file.partition_values.iter().map(travelling).collect::<Result<_>>()?,
-        constants: unit.file.extensions.get::<FileConstants>().map(|constants| constants.0.clone()).unwrap_or_default(),
-        footer,
-        deletes: unit.file.extensions.get::<FileDeletes>().map(|own| deletes.unit(own.unit())),
-    })
 }
 
 /// Encodes the values of the scalar subqueries of the fragment's scope, if its expressions refer to one.

@@ -29,7 +29,7 @@ pub(super) fn arrow_schema(table: &Table) -> Result<SchemaRef> {
 }
 
 /// Puts columns behind those of a table that only its deletes still know. No statement has their names.
-pub(super) fn with_dropped(table: &SchemaRef, dropped: &[&gust_catalog::Field]) -> SchemaRef {
+pub(super) fn with_dropped(table: &SchemaRef, dropped: &[gust_catalog::Field]) -> SchemaRef {
     if dropped.is_empty() {
         return Arc::clone(table);
     }

@@ -19,7 +19,7 @@ use parquet::basic::Type;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::schema::types::SchemaDescPtr;
 
-use super::super::spec::{ScanSpec, is_pending, pending_subqueries};
+use super::super::spec::{ScanSpec, is_keyed, is_pending, pending_subqueries};
 use super::columns::leaves;
 use crate::late;
 
@@ -40,6 +40,8 @@ struct FileShape {
     notes: Option<Vec<KeyValue>>,
     arrow: Option<SchemaRef>,
     literals: HashMap<String, ScalarValue>,
+    /// Keys of deleted rows apply to it.
+    is_keyed: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl Schemas {
             notes: footer.file_metadata().key_value_metadata().cloned(),
             arrow: file.arrow_schema.clone(),
             literals: literals(spec, file),
+            is_keyed: is_keyed(file),
         };
         let last = match self.last.take() {
             Some(last) if last.0 == shape => last,
@@ -114,7 +117,7 @@ impl FileMeaning {
             true => Ok(expr),
             false => replace_columns_with_literals(expr, &shape.literals),
         };
-        let mut projection = spec.projection.clone().try_map_exprs(literal)?;
+        let mut projection = spec.projection(shape.is_keyed).clone().try_map_exprs(literal)?;
         let predicate = spec.predicate.clone().map(|predicate| match spec.late_keys.is_empty() {
             true => predicate,
             false => late::pruned_by(&predicate, &spec.table),

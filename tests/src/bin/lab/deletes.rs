@@ -112,7 +112,7 @@ impl Data {
                 fs::rename(part, &path)?;
             }
             let size_bytes = fs::metadata(&path)?.len();
-            files.push(DataFile { path: path.display().to_string(), size_bytes, rows });
+            files.push(DataFile::new(path.display().to_string(), size_bytes, rows));
         }
         Ok(Self { folder: folder.display().to_string(), files })
     }
@@ -126,6 +126,7 @@ impl Data {
             fields: columns.map(column).to_vec().into(),
             data: self.files.clone(),
             deletes,
+            ..IcebergTable::default()
         };
         for (path, bytes) in table.metadata() {
             write(&path, bytes)?;
@@ -142,7 +143,7 @@ impl Data {
             let (offset, length) = (bytes.len() as u64, vector.len() as u64);
             bytes.extend(vector);
             let content = Deletes::Vector { of: file.path.clone(), offset, bytes: length };
-            deletes.push(DeleteFile { path: path.clone(), size_bytes: 0, count: rows.len() as u64, content });
+            deletes.push(DeleteFile::new(path.clone(), 0, rows.len() as u64, content));
         }
         deletes.iter_mut().for_each(|file| file.size_bytes = bytes.len() as u64);
         write(&path, bytes)?;
@@ -174,7 +175,7 @@ impl Data {
         let path = format!("{}/{name}/deletes.parquet", self.folder);
         let size_bytes = bytes.len() as u64;
         write(&path, bytes)?;
-        self.table(name, vec![DeleteFile { path, size_bytes, count: count as u64, content }])
+        self.table(name, vec![DeleteFile::new(path, size_bytes, count as u64, content)])
     }
 }
 

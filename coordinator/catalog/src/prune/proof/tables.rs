@@ -12,7 +12,7 @@ use super::*;
 use crate::avro::tests::file as avro_file;
 use crate::error::Error;
 use crate::manifests::tests::{Lake, column, list, listed, manifest_schema};
-use crate::scan::{DeleteContent, FilePlan};
+use crate::scan::{DeleteContent, DeleteSet, FilePlan};
 
 /// Tables of the test that always runs.
 const TABLES: u64 = 300;
@@ -239,19 +239,21 @@ impl History {
         for planned in &plan.files {
             let path = planned.path.to_string();
             let file = self.files.iter().find(|file| file.path == path).unwrap();
+            let none = DeleteSet::default();
+            let set = planned.deletes.set.map_or(&none, |set| &plan.delete_sets[set as usize]);
             let is_deleted = |position: usize, row: &Row| {
                 let by_vector = planned.deletes.vector.iter().any(|number| match contents(number) {
                     Deleted::Vector { of, positions } => *of == path && positions.contains(&position),
                     other => panic!("{other:?} is no vector"),
                 });
-                let by_positions = planned.deletes.positions.iter().any(|number| match contents(number) {
+                let by_positions = set.positions.iter().any(|number| match contents(number) {
                     Deleted::Positions { rows, .. } => rows.contains(&(path.clone(), position)),
                     other => panic!("{other:?} has no positions"),
                 });
                 let by_keys = (0..).zip(&plan.deletes).any(|(number, delete)| match &delete.content {
                     DeleteContent::Equality { scope, sequence_number, .. } => {
                         let Deleted::Keys(keys) = contents(&number) else { panic!("{delete:?} has no keys") };
-                        planned.deletes.equality.contains(scope)
+                        set.equality.contains(scope)
                             && *sequence_number > planned.sequence_number
                             && keys.contains(&row.1)
                     }

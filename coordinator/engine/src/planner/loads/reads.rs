@@ -80,7 +80,7 @@ impl<'a> ScannedFiles<'a> {
             }
             [] => Reads::default(),
         };
-        let of_deletes: Reads = FragmentDeletes::of(units).files().iter().map(deletes_read).sum();
+        let of_deletes: Reads = FragmentDeletes::of(units).files().map(deletes_read).sum();
         let reads = by_file.values().map(of_file).sum::<Reads>() + of_deletes;
         Reads { is_remote: self.is_remote, ..reads }
     }
@@ -310,8 +310,8 @@ mod tests {
     use datafusion::execution::cache::default_cache::DefaultCache;
     use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
     use datafusion::execution::object_store::ObjectStoreUrl;
-    use fragment_fn::{DeleteReader, FileDeletes};
-    use gust_protocol::{ColumnMatching, ObjectRef, UnitDeletes};
+    use fragment_fn::{DeletePlan, DeleteReader, FileDeletes};
+    use gust_protocol::{ColumnMatching, DeleteSet, ObjectRef, UnitDeletes};
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
     use crate::planner::shipped::{footers, needed_columns, tests as shipped};
@@ -398,18 +398,16 @@ mod tests {
         let object =
             |size_bytes| ObjectRef { access: 0, path: "d".to_owned(), size_bytes, etag: None, footer_bytes: None };
         let content = DeleteContent::Vector { offset: 4, bytes: 50, cardinality: 3 };
-        let deletes: Arc<[DeleteFile]> = Arc::from([
+        let deletes = vec![
             DeleteFile { file: object(9 * MIB), content },
             DeleteFile { file: object(1000), content: DeleteContent::Positions },
             DeleteFile { file: object(3 * MIB), content: DeleteContent::Positions },
-        ]);
-        let own = |vector, positions: &[u32]| UnitDeletes {
-            path: "t/a.parquet".to_owned(),
-            rows: 9,
-            vector,
-            positions: positions.to_vec(),
-            scopes: Vec::new(),
-            sequence_number: 1,
+        ];
+        let set = |positions: &[u32]| DeleteSet { positions: positions.to_vec(), scopes: Vec::new() };
+        let deletes = DeletePlan::new(String::new(), deletes, vec![set(&[1, 2]), set(&[2])]);
+        let own = |vector, set| {
+            let path = "t/a.parquet".to_owned();
+            UnitDeletes { path, rows: 9, vector, set, sequence_number: 1 }
         };
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let schema = Arc::new(Schema::empty());
@@ -421,10 +419,10 @@ mod tests {
         };
         let plain = Reads { footers: 1, footers_max: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
         let vector = Reads { runs: 1, runs_max: 1, bytes: 1050, ..plain };
-        check(COLD, &[0], vec![with(own(Some(0), &[])), with(own(Some(0), &[]))], vector);
+        check(COLD, &[0], vec![with(own(Some(0), None)), with(own(Some(0), None))], vector);
         let bytes = 2000 + 3 * MIB;
         let positions = Reads { footers: 3, footers_max: 4, row_groups: 1, runs: 1, runs_max: 3, bytes, ..plain };
-        check(Reader::Coordinator, &[0], vec![with(own(None, &[1, 2])), with(own(None, &[2]))], positions);
+        check(Reader::Coordinator, &[0], vec![with(own(None, Some(0))), with(own(None, Some(1)))], positions);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use fragment_fn::{BRIDGE_BYTES, DeleteReader, FileConstants, FileDeletes, InStore};
+use fragment_fn::{BRIDGE_BYTES, DeletePlan, DeleteReader, FileConstants, FileDeletes, InStore};
 use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, ScanFile, Table};
 use gust_protocol::plan::encode_scalar;
-use gust_protocol::{ObjectRef, UnitDeletes};
+use gust_protocol::{DeleteSet, ObjectRef, UnitDeletes};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use url::{Position, Url};
@@ -50,8 +50,13 @@ impl PlannedFiles {
         let stores: Arc<[_]> = roots.roots.iter().map(open).collect::<Result<Vec<_>>>()?.into();
         let reader = (!deletes.is_empty()).then(|| {
             let units: Vec<UnitDeletes> = plan.files.iter().filter_map(unit_deletes).collect();
+            let sets = plan
+                .delete_sets
+                .iter()
+                .map(|set| DeleteSet { positions: set.positions.to_vec(), scopes: set.equality.to_vec() });
+            let deletes = DeletePlan::new(table.name().to_owned(), deletes, sets.collect());
             let pool = &session.runtime_env().memory_pool;
-            Arc::new(DeleteReader::new(Arc::clone(&stores), deletes.into(), &units, Arc::clone(schema), pool))
+            Arc::new(DeleteReader::new(Arc::clone(&stores), deletes, &units, Arc::clone(schema), pool))
         });
         let url = match roots.roots.first() {
             Some(root) => ObjectStoreUrl::parse(&root[..Position::BeforePath])?,
@@ -136,8 +141,7 @@ fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
         path: file.path.to_string(),
         rows: file.record_count,
         vector: deletes.vector,
-        positions: deletes.positions.to_vec(),
-        scopes: deletes.equality.to_vec(),
+        set: deletes.set,
         sequence_number: file.sequence_number,
     })
 }

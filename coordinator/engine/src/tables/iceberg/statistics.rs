@@ -39,7 +39,7 @@ fn rows(plan: &FilePlan) -> Precision<usize> {
             Some(vector) if matches!(vector.content, DeleteContent::Vector { .. }) => vector.record_count,
             _ => 0,
         };
-        is_exact &= file.deletes.positions.is_empty() && file.deletes.equality.is_empty();
+        is_exact &= file.deletes.set.is_none();
         rows = rows.saturating_add(file.record_count.saturating_sub(deleted));
     }
     let rows = Precision::Exact(rows as usize);
