@@ -10,10 +10,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow_ipc::writer::StreamWriter;
 use datafusion::physical_plan::collect;
-use gust::cli::output::{OutputFormat, RowWriter};
 use gust_engine::config::Target;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
+use gust_output::{OutputFormat, RowWriter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -48,7 +48,7 @@ impl Place {
     }
 
     /// Lists the entries that are left in the temporary folder.
-    fn left(&self) -> Vec<PathBuf> {
+    pub(crate) fn left(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path("tmp")).expect("readable");
         entries.map(|entry| entry.expect("readable").path()).collect()
     }

@@ -8,8 +8,16 @@ use gust_tests::localstack;
 use toml::Table;
 
 /// Folder of each crate. Folders of other crates in it are not its own.
-const CRATES: [&str; 6] =
-    ["coordinator", "coordinator/engine", "coordinator/catalog", "fragment-fn", "fragment-fn/protocol", "tests"];
+const CRATES: [&str; 8] = [
+    "coordinator",
+    "coordinator/engine",
+    "coordinator/catalog",
+    "coordinator/output",
+    "coordinator/server",
+    "fragment-fn",
+    "fragment-fn/protocol",
+    "tests",
+];
 
 /// Crate that brings features for all others' tests. No code names it.
 const FEATURES: &str = "gust-features";

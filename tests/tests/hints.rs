@@ -5,10 +5,12 @@ use gust_tests::localstack;
 use crate::arrows::{Source, code, sources};
 
 /// Folders of the sources whose errors have hints.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 7] = [
     "coordinator/src",
     "coordinator/engine/src",
     "coordinator/catalog/src",
+    "coordinator/output/src",
+    "coordinator/server/src",
     "fragment-fn/src",
     "fragment-fn/protocol/src",
 ];

@@ -52,6 +52,20 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Returns the kind in one word, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sql => "sql",
+            Self::Data => "data",
+            Self::Resources => "resources",
+            Self::Functions => "functions",
+            Self::TimedOut => "timed-out",
+            Self::CapReached => "cap-reached",
+            Self::Interrupted => "interrupted",
+            Self::Setup => "setup",
+        }
+    }
+
     /// Returns PostgreSQL's code for errors of this kind, for errors without a more exact one.
     fn sqlstate(self) -> &'static str {
         match self {
@@ -63,6 +77,24 @@ impl ErrorKind {
             Self::CapReached => "53400",
             Self::Setup => "F0000",
         }
+    }
+}
+
+/// Place in a statement's text, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub line: u64,
+    /// Column in characters.
+    pub column: u64,
+}
+
+impl Position {
+    /// Reads the position that ends a message about a statement's text, or stands in it. The parser has it nowhere else.
+    fn in_message(message: &str) -> Option<Self> {
+        let (_, rest) = message.rsplit_once(" at Line: ")?;
+        let (line, rest) = rest.split_once(", Column: ")?;
+        let column = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some(Self { line: line.parse().ok()?, column: column.parse().ok()? })
     }
 }
 
@@ -153,6 +185,12 @@ impl QueryError {
         &self.message
     }
 
+    /// Returns the place in the statement's text that the error is about, if it is known.
+    pub fn position(&self) -> Option<Position> {
+        // Other errors may quote data, which may look like a position.
+        if self.kind == ErrorKind::Sql { Position::in_message(&self.message) } else { None }
+    }
+
     /// Returns the next step.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
@@ -201,6 +239,19 @@ mod tests {
     fn lines_after_the_first_are_indented() {
         assert_eq!(continued("one", 4), "one");
         assert_eq!(continued("one\ntwo\n\nthree\n", 2), "one\n  two\n  \n  three");
+    }
+
+    #[test]
+    fn a_position_is_read_from_an_error_about_sql() {
+        let check = |error: QueryError, expect: Option<(u64, u64)>| {
+            assert_eq!(error.position().map(|at| (at.line, at.column)), expect, "{error}");
+        };
+        check(QueryError::sql("Expected: end of statement, found: k at Line: 1, Column: 27"), Some((1, 27)));
+        check(QueryError::sql("no column `x` at Line: 20, Column: 3: there is y"), Some((20, 3)));
+        for none in ["at Line: 1, Column: 2", "x at Line: one, Column: 2", "x at Line: 1, Column: ", "x", ""] {
+            check(QueryError::sql(none), None);
+        }
+        check(QueryError::data("cannot cast 'a at Line: 1, Column: 2'"), None);
     }
 
     #[test]

@@ -12,19 +12,21 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use gust_engine::config::{FUNCTIONS_MAX, Label, Overrides, Prefer, Target};
 use gust_engine::money::Money;
+use gust_output::OutputFormat;
 
 mod examples;
+mod serve;
 mod values;
 
 use super::exit::Exit;
-use super::output::OutputFormat;
 use examples::{
     CALIBRATE_EXAMPLES, COST_EXAMPLES, DEMO_EXAMPLES, DOCTOR_EXAMPLES, EXPLAIN_EXAMPLES, GC_EXAMPLES, PRICES_EXAMPLES,
-    QUERY_EXAMPLES,
+    QUERY_EXAMPLES, SERVE_EXAMPLES,
 };
+pub use serve::ServeArgs;
 use values::{
-    parse_deadline, parse_dollars, parse_label, parse_label_key, parse_scale_factor, parse_since, parse_timeout,
-    preferences, targets,
+    formats, parse_deadline, parse_dollars, parse_label, parse_label_key, parse_scale_factor, parse_since,
+    parse_timeout, preferences, targets,
 };
 
 /// Longest text of statements, in bytes. A longer one is refused and not held in memory.
@@ -64,6 +66,9 @@ pub enum Command {
     /// Show the cost of the recorded queries, by day, user, label, table or outcome
     #[command(after_help = COST_EXAMPLES)]
     Cost(CostArgs),
+    /// Answer queries of many people over HTTP
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
     /// Look after the store in which functions leave large results
     #[command(subcommand)]
     Exchange(ExchangeCommand),
@@ -116,7 +121,7 @@ pub struct PricesArgs {
     /// Region [default: the one that reports are made with]
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    #[arg(long, value_parser = formats(), default_value = OutputFormat::Table.name(), value_name = "FORMAT")]
     pub format: OutputFormat,
     /// Configuration file, which may name a price book [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -134,7 +139,7 @@ pub struct CostArgs {
     /// Only queries that began since then: a time ago, e.g. 12h or 7d, or a day, e.g. 2026-11-01
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<StartedSince>,
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    #[arg(long, value_parser = formats(), default_value = OutputFormat::Table.name(), value_name = "FORMAT")]
     pub format: OutputFormat,
     /// Configuration file, which may name the history [default: gust.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -189,7 +194,7 @@ pub struct QueryArgs {
     ///
     /// Several statements follow each other: tables and CSV with an empty line between them, JSON as one array a line,
     /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    #[arg(long, value_parser = formats(), default_value = OutputFormat::Table.name(), value_name = "FORMAT")]
     pub format: OutputFormat,
     /// Say what each statement would cost instead of running it; statements that only change the session, such as SET and
     /// CREATE EXTERNAL TABLE, do run
@@ -312,8 +317,10 @@ impl Cli {
     pub fn log_filter(&self) -> &'static str {
         match self.verbose {
             0 => "error",
-            1 => "warn,gust=info,gust_engine=info,fragment_fn=info",
-            _ => "info,gust=debug,gust_engine=debug,gust_catalog=debug,gust_protocol=debug,fragment_fn=debug",
+            1 => "warn,gust=info,gust_engine=info,gust_server=info,fragment_fn=info",
+            _ => {
+                "info,gust=debug,gust_engine=debug,gust_server=debug,gust_catalog=debug,gust_protocol=debug,fragment_fn=debug"
+            }
         }
     }
 }
@@ -473,6 +480,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_listens_on_loopback_unless_told_otherwise() {
+        let serve = |line: &[&str]| match read(&[&["serve"], line].concat()).expect("valid arguments").command {
+            Command::Serve(serve) => serve,
+            other => panic!("not a server: {other:?}"),
+        };
+        let plain = serve(&[]);
+        assert_eq!(plain.listen.to_string(), "127.0.0.1:8123");
+        assert_eq!(plain.run.overrides(), Overrides::default());
+        let flags = serve(&["--listen", "[::1]:0", "--setup", "a.sql", "--catalog", "lake", "--max-cost", "0.05"]);
+        assert_eq!((flags.listen.to_string(), flags.catalog.as_deref()), ("[::1]:0".to_owned(), Some("lake")));
+        assert_eq!(flags.setup, [PathBuf::from("a.sql")]);
+    }
+
+    #[test]
     fn the_exchange_is_cleaned_with_care() {
         let gc = |line: &[&str]| match read(&[&["exchange", "gc"], line].concat()).expect("valid arguments").command {
             Command::Exchange(ExchangeCommand::Gc(gc)) => gc,
@@ -535,6 +556,8 @@ mod tests {
         check(&["cost", "--since", "2026-11-31"], "write a time such as 12h or 7d");
         check(&["cost", "--label-key", "a'b"], "expected a key of 1 to 64");
         check(&["cost", "--by", "user", "--label-key", "team"], "leave --by out");
+        check(&["serve", "--listen", "8123"], "invalid socket address syntax");
+        check(&["serve", "SELECT 1"], "unexpected argument 'SELECT 1'");
         check(&["exchange"], "Usage: gust exchange");
         check(&["exchange", "gc", "--older-than", "soon"], "'soon' for '--older-than <DURATION>'");
     }
@@ -548,6 +571,7 @@ mod tests {
             (vec!["doctor", "--help"], "gust doctor --on lambda"),
             (vec!["exchange", "gc", "--help"], "gust exchange gc --dry-run"),
             (vec!["cost", "--help"], "gust cost --by user --since 7d"),
+            (vec!["serve", "--help"], "curl http://127.0.0.1:8123/v1/query"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

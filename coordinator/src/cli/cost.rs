@@ -6,10 +6,10 @@ use chrono::{DateTime, NaiveTime, Utc};
 use gust_engine::config::{Overrides, Target};
 use gust_engine::history::{NO_PLACE, NO_PLACE_HINT};
 use gust_engine::session::Session;
+use gust_output::{OutputError, RowOutput, StreamError, write_statement};
 
 use super::args::{CostArgs, GroupBy, StartedSince};
-use super::output::{OutputError, RowOutput, StreamError};
-use super::{CommandError, configuration, write};
+use super::{CommandError, configuration};
 use crate::cli::say::say;
 
 /// Writes one row a group. Remarks that explain the rows go to stderr.
@@ -23,7 +23,7 @@ pub(super) async fn cost(args: CostArgs) -> Result<(), CommandError> {
     let session = Session::new(config)?;
     let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
     let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
-    let written = write(&mut running, &RowOutput::new(stdout(), args.format)).await;
+    let written = write_statement(&mut running, &RowOutput::new(stdout(), args.format)).await;
     running.finish().await;
     session.close().await;
     match written {

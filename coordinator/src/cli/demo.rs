@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use gust_engine::config::{CatalogConfig, CatalogKind};
 use gust_engine::error::QueryError;
 use gust_engine::session::Recorder;
+use gust_output::{OutputFormat, RowOutput};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{DemoArgs, ReportFormat};
-use super::output::{OutputFormat, RowOutput};
 use super::progress::Progress;
 use super::{CommandError, Reports, configuration, interrupted, only_session, statements};
 use crate::cli::exit::Exit;

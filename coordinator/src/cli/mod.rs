@@ -6,13 +6,12 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use futures::stream;
 use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::history::{Outcome, StatementEnd};
 use gust_engine::report::Report;
-use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, RunningStatement, Session, SessionOptions};
+use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, Session, SessionOptions};
 use gust_engine::storage::aws;
+use gust_output::{OutputError, RowOutput, StreamError, end_of, write_statement};
 use gust_protocol::with_hint_line;
 use tracing_subscriber::EnvFilter;
 
@@ -22,15 +21,14 @@ mod cost;
 mod demo;
 mod exchange;
 pub mod exit;
-pub mod output;
 mod prices;
 pub mod progress;
 mod say;
+mod serve;
 mod signals;
 
 use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError};
 use crate::cli::exit::Exit;
-use crate::cli::output::{OutputError, RowOutput, StreamError};
 use crate::cli::progress::Progress;
 use crate::cli::say::say;
 use crate::cli::signals::Signals;
@@ -115,7 +113,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return fail(&CommandError::usage(format!("GUST_LOG: {error}"))),
     }
     // A session has threads of its own. While they compute, this thread still hears signals and time-outs.
-    let control = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let control = match cli.command {
+        // Statements are read and dropped on the server's threads.
+        Command::Serve(_) => fragment_fn::stack::runtime(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    let control = match control {
         Ok(control) => control,
         Err(error) => return fail(&CommandError::usage(format!("cannot start: {error}"))),
     };
@@ -129,6 +132,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Calibrate(args) => Box::pin(calibrate::calibrate(args)).await,
             Command::Prices(args) => prices::prices(args).await,
             Command::Cost(args) => Box::pin(cost::cost(args)).await,
+            Command::Serve(args) => Box::pin(serve::serve(args)).await,
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args).await,
             Command::Bootstrap => unreachable!("it has threads of its own, above"),
         }
@@ -168,11 +172,15 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
 
 /// Opens a session as configured, in an engine of its own. `labels` override those of the configuration.
 async fn session(named: Option<&Path>, overrides: &Overrides, labels: &[Label]) -> Result<Session, CommandError> {
-    let mut config = configuration(named, overrides)?;
+    only_session(with_region(configuration(named, overrides)?).await, labels)
+}
+
+/// Fills the region from the places of AWS's own tools.
+async fn with_region(mut config: Config) -> Config {
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;
     }
-    only_session(config, labels)
+    config
 }
 
 /// Opens the session of the command line's one user.
@@ -189,11 +197,13 @@ async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, CommandE
         session.use_catalog(catalog).await?;
     }
     for path in &source.setup {
-        let sql = std::fs::read_to_string(path)
-            .map_err(|e| CommandError::usage(format!("--setup {}: {e}", path.display())))?;
-        session.set_up(&sql).await?;
+        session.set_up(&read_setup(path)?).await?;
     }
     Ok(session)
+}
+
+fn read_setup(path: &Path) -> Result<String, CommandError> {
+    std::fs::read_to_string(path).map_err(|e| CommandError::usage(format!("--setup {}: {e}", path.display())))
 }
 
 async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
@@ -280,9 +290,9 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
             }
         };
         let following = progress.follow(running.events().clone());
-        let written = write(&mut running, output).await;
+        let written = write_statement(&mut running, output).await;
         drop(following);
-        reports.write(&recorder.finish(running, &ended(&written)).await)?;
+        reports.write(&recorder.finish(running, &end_of(&written)).await)?;
         match written {
             Ok(_) => {}
             Err(StreamError::Output(OutputError::ReaderGone)) => return Ok(()),
@@ -297,38 +307,6 @@ fn warn(report: &Report) {
     if let Some(why) = &report.history_not_recorded {
         say!("warning: not recorded in the history: {why}");
     }
-}
-
-/// Returns the end of a statement from the writing of its rows.
-fn ended(written: &Result<u64, StreamError<QueryError>>) -> StatementEnd {
-    match written {
-        Ok(_) => StatementEnd { outcome: Outcome::Done, message: None },
-        Err(StreamError::Query(error)) => error.into(),
-        Err(StreamError::Output(error @ OutputError::ReaderGone)) => {
-            StatementEnd { outcome: Outcome::Cancelled, message: Some(error.to_string()) }
-        }
-        Err(StreamError::Output(error)) => StatementEnd { outcome: Outcome::Failed, message: Some(error.to_string()) },
-    }
-}
-
-async fn write<W: Write + std::fmt::Debug + Send + 'static>(
-    running: &mut RunningStatement,
-    output: &RowOutput<W>,
-) -> Result<u64, StreamError<QueryError>> {
-    let schema = running.schema().clone();
-    // Statements that only change the session have no rows.
-    if running.is_silent() {
-        while running.next().await.map_err(StreamError::Query)?.is_some() {}
-        return Ok(0);
-    }
-    let deadline = running.deadline();
-    let rows = stream::unfold(&mut *running, |running| async {
-        let next = running.next().await.transpose()?;
-        Some((next, running))
-    });
-    // A reader that has stopped reading must not outlive the statement's time-out either.
-    let written = tokio::time::timeout_at(deadline.into(), output.write_stream(schema, rows)).await;
-    written.unwrap_or_else(|_| Err(StreamError::Query(running.timed_out())))
 }
 
 /// Destination of reports.

@@ -8,9 +8,9 @@ use gust_engine::config::Overrides;
 use gust_engine::cost::PriceBook;
 use gust_engine::fleet;
 use gust_engine::storage::aws;
+use gust_output::{OutputError, RowWriter};
 
 use super::args::PricesArgs;
-use super::output::{OutputError, RowWriter};
 use super::{CommandError, configuration};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;

@@ -16,6 +16,7 @@ mod function_name;
 mod label;
 mod node;
 mod prefer;
+mod server;
 mod units;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,8 @@ pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
-pub use units::{CORES_MAX, FUNCTIONS_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
+pub use server::ServerConfig;
+pub use units::{CORES_MAX, FUNCTIONS_MAX, QUERIES_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -110,6 +112,7 @@ pub struct Config {
     pub cost: CostConfig,
     pub history: HistoryConfig,
     pub iceberg: IcebergConfig,
+    pub server: ServerConfig,
     /// File in which `gust calibrate` keeps its figures, and from which the time model reads them. None is
     /// `gust/time-model.toml` beside the history. Without the file, published figures count.
     #[serde(deserialize_with = "units::optional_path")]
@@ -142,6 +145,7 @@ impl Default for Config {
             cost: CostConfig::default(),
             history: HistoryConfig::default(),
             iceberg: IcebergConfig::default(),
+            server: ServerConfig::default(),
             time_model: None,
         }
     }

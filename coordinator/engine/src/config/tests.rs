@@ -75,6 +75,12 @@ fn a_file_sets_everything() {
         labels = { team = "ads", env = "prod" }
         [iceberg]
         trust_bounds = false
+        [server]
+        reach = ["s3://lake/open/", "open"]
+        hosts = ["gust.example"]
+        queries_max = 8
+        queued_max = 50
+        drain_seconds = "1m"
     "#;
     let lake = CatalogConfig {
         kind: CatalogKind::Sqlite,
@@ -133,6 +139,13 @@ fn a_file_sets_everything() {
             labels: [("team", "ads"), ("env", "prod")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         },
         iceberg: IcebergConfig { trust_bounds: false },
+        server: ServerConfig {
+            reach: ["s3://lake/open/", "lake/open"].map(str::to_owned).to_vec(),
+            hosts: vec!["gust.example".to_owned()],
+            queries_max: 8,
+            queued_max: 50,
+            drain: Duration::from_secs(60),
+        },
         time_model: Some("lake/model.toml".into()),
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);

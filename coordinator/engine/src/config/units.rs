@@ -16,6 +16,8 @@ pub const READ_AHEAD_REQUESTS_MAX: u32 = 1_024;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Upper bound of `server.queries_max` and `server.queued_max`.
+pub const QUERIES_MAX: u32 = 1_000;
 /// Upper bound of `history.retention_days`: ten years.
 pub const RETENTION_DAYS_MAX: u32 = 3_650;
 
@@ -66,6 +68,11 @@ pub(super) fn cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
 /// Reads a number of days.
 pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { min: 1, max: RETENTION_DAYS_MAX })
+}
+
+/// Reads a number of queries.
+pub(super) fn queries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { min: 1, max: QUERIES_MAX })
 }
 
 /// Reads a number of requests; 0 for none.
@@ -212,6 +219,18 @@ pub(super) fn location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Str
 
 pub(super) fn optional_location<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     location(deserializer).map(Some)
+}
+
+/// Reads several locations.
+pub(super) fn locations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Location(String);
+    impl<'de> Deserialize<'de> for Location {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            location(deserializer).map(Self)
+        }
+    }
+    let locations = Vec::<Location>::deserialize(deserializer)?;
+    Ok(locations.into_iter().map(|Location(place)| place).collect())
 }
 
 /// Visitor of a text that passes a test.

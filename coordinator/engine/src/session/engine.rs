@@ -129,7 +129,8 @@ impl Engine {
     /// [`crate::error::ErrorKind::Setup`] if a folder, file or store that the settings name cannot be used, or if
     /// threads cannot be started.
     pub fn open(config: Config, options: EngineOptions) -> Result<Self, QueryError> {
-        let workers = Workers::start().map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
+        let workers =
+            Workers::start(options.queries_max).map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
         let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);

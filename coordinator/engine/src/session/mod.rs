@@ -34,7 +34,7 @@ pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub use recorder::{Recorder, Refused, Script};
 pub use run::RunningStatement;
-pub use statement::{Statement, text_of};
+pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 
 use crate::config::{Config, Target};
 use crate::cost::{PriceError, Tariff};

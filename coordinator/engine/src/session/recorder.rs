@@ -29,6 +29,8 @@ struct OpenRecord {
 /// Statement that did not begin to run.
 #[derive(Debug)]
 pub struct Refused {
+    /// Id of the statement, as the history has it.
+    pub id: String,
     pub error: QueryError,
     pub report: Report,
 }
@@ -68,8 +70,9 @@ impl Recorder {
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
         let history = &self.session.config().history;
         let new = self.session.new_statement();
+        let id = new.id.clone();
         let meta = StatementMeta {
-            id: new.id.clone(),
+            id: id.clone(),
             started: Utc::now(),
             user: history.user.clone(),
             labels: history.labels.clone(),
@@ -81,7 +84,7 @@ impl Recorder {
             Ok(running) => Ok(running),
             Err(error) => {
                 let report = self.refused(&error).await;
-                Err(Box::new(Refused { error, report }))
+                Err(Box::new(Refused { id, error, report }))
             }
         }
     }

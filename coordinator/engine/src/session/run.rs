@@ -41,6 +41,7 @@ use replan::Replan;
 
 mod closing;
 mod create;
+mod interrupt;
 mod replan;
 mod stream;
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
+use datafusion::common::DataFusionError;
 use datafusion::sql::parser::Statement as EngineStatement;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::statement::{OWN_CATALOG, OWN_SCHEMA};
 use super::{Session, Statement};
 use crate::error::QueryError;
 
@@ -24,6 +26,23 @@ impl Session {
             let together = side_by_side(&statements);
             let running = statements.drain(..together).map(|statement| Box::pin(self.run_to_end(statement)));
             stream::iter(running).buffered(TABLES_AT_ONCE).try_collect::<()>().await?;
+        }
+        Ok(())
+    }
+
+    /// Shows the tables and views of another session of the engine in this one, under their names. What either of them
+    /// makes or drops from then on is its own.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Setup`] if a table cannot be shown.
+    pub async fn show_tables_of(&self, other: &Self) -> Result<(), QueryError> {
+        let schema = |session: &Self| session.catalogs.catalog(OWN_CATALOG).and_then(|own| own.schema(OWN_SCHEMA));
+        let (Some(from), Some(to)) = (schema(other), schema(self)) else { return Ok(()) };
+        let failed = |error: DataFusionError| QueryError::setup(error.strip_backtrace()).with_source(error);
+        for name in from.table_names() {
+            if let Some(table) = from.table(&name).await.map_err(failed)? {
+                to.register_table(name, table).map_err(failed)?;
+            }
         }
         Ok(())
     }
@@ -52,6 +71,26 @@ fn made_table(statement: &Statement) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::{Config, Target};
+    use crate::session::{Engine, EngineOptions, SessionOptions};
+
+    #[tokio::test]
+    async fn sessions_show_the_tables_of_one_and_keep_their_own() {
+        let config = Config { on: Target::Local, ..Config::default() };
+        let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
+        let session = || engine.session(SessionOptions::default()).expect("a session");
+        let base = session();
+        base.set_up("CREATE TABLE t AS SELECT 1 AS k; CREATE VIEW v AS SELECT k + 1 AS k FROM t")
+            .await
+            .expect("tables");
+        let (one, other) = (session(), session());
+        one.show_tables_of(&base).await.expect("tables");
+        other.show_tables_of(&base).await.expect("tables");
+        one.set_up("SELECT k FROM v; DROP TABLE t; CREATE TABLE own AS SELECT 2 AS k").await.expect("statements");
+        one.set_up("SELECT * FROM t").await.expect_err("it was dropped");
+        other.set_up("SELECT * FROM t; SELECT * FROM v").await.expect("it is still there");
+        other.set_up("SELECT * FROM own").await.expect_err("another's table");
+        engine.close().await;
+    }
 
     #[tokio::test]
     async fn tables_of_different_names_are_made_side_by_side() {

@@ -31,8 +31,8 @@ use crate::tables::folder::{check_format, is_path};
 const STATEMENTS_MAX: usize = 10_000;
 
 /// Catalog and schema of the tables that a session makes itself. They are DataFusion's defaults.
-const OWN_CATALOG: &str = "datafusion";
-const OWN_SCHEMA: &str = "public";
+pub const OWN_CATALOG: &str = "datafusion";
+pub const OWN_SCHEMA: &str = "public";
 
 /// Most tables that are searched for a near name.
 const NAMES_MAX: usize = 10_000;

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use fragment_fn::stack;
-use tokio::runtime::{Handle, Runtime};
+use fragment_fn::stack::{self, STACK_BYTES};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -23,9 +23,17 @@ struct WorkerRuntime {
     runtime: Option<Runtime>,
 }
 
+/// Most threads. Only the touched part of a stack takes memory.
+const THREADS_MAX: usize = 512;
+
 impl Workers {
-    pub(super) fn start() -> io::Result<Self> {
-        let runtime = stack::runtime()?;
+    /// Starts threads for this many queries at a time: each has as many as there are cores. A query whose operator computes for
+    /// minutes without a pause then leaves threads to the others, among which the system divides the cores.
+    pub(super) fn start(queries_max: usize) -> io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.saturating_mul(queries_max.max(1)).min(THREADS_MAX);
+        let runtime =
+            Builder::new_multi_thread().enable_all().worker_threads(threads).thread_stack_size(STACK_BYTES).build()?;
         Ok(Self(Arc::new(WorkerRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })))
     }
 

@@ -28,6 +28,16 @@ Examples:
   gust doctor --on lambda --config gust.toml
 
 It exits with 0 where all is well, else with 3.";
+pub(super) const SERVE_EXAMPLES: &str = "\
+Examples:
+  gust serve --catalog lake
+  gust serve --listen 127.0.0.1:0 --setup tables.sql --max-cost 0.05
+  curl http://127.0.0.1:8123/v1/query -H 'Content-Type: application/sql' --data-binary 'SELECT 6 * 7 AS answer'
+  curl http://127.0.0.1:8123/v1/query -H 'Content-Type: application/sql' -H 'Accept: text/csv' --data-binary @query.sql > rows.csv
+
+Queries read the warehouses of the catalogs, and the places that `reach` under [server] names. SIGTERM and Ctrl-C take no more
+connections and give running queries `drain_seconds`; a second signal stops them.";
+
 pub(super) const GC_EXAMPLES: &str = "\
 Examples:
   gust exchange gc --dry-run

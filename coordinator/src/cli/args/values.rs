@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use gust_engine::config::{Label, LabelError, Prefer, TIMEOUT_MAX, Target, is_label_key, is_timeout};
 use gust_engine::money::{Money, MoneyError};
+use gust_output::OutputFormat;
 use gust_protocol::with_hint_line;
 
 use super::StartedSince;
@@ -30,6 +31,17 @@ pub(super) fn preferences() -> impl TypedValueParser<Value = Prefer> {
         Prefer::Cost => "Dollars",
         Prefer::Latency => "Seconds",
         Prefer::Balanced => "Dollars times seconds",
+    })
+}
+
+/// Formats of rows, with their words in `--help`.
+pub(super) fn formats() -> impl TypedValueParser<Value = OutputFormat> {
+    named(OutputFormat::ALL, OutputFormat::name, |format| match format {
+        OutputFormat::Table => "A drawn table, for people; NULL is written as NULL",
+        OutputFormat::Csv => "RFC 4180 with a header; NULL is empty, nested values are JSON text",
+        OutputFormat::Json => "One array of objects",
+        OutputFormat::Ndjson => "One object a line",
+        OutputFormat::Arrow => "Arrow IPC stream",
     })
 }
 

@@ -13,6 +13,7 @@ use fragment_fn::panic_message;
 use futures::{FutureExt, StreamExt};
 use tracing::Instrument;
 
+use super::interrupt::Dropped;
 use crate::error::QueryError;
 use crate::memory::QueryPool;
 use crate::model::ahead_bounds_here;
@@ -34,7 +35,8 @@ pub(super) fn start(
     let options = context.session_config().options();
     let late = engine.config.late_columns();
     let plan = attach(plan, options, account, ahead.as_ref(), late, &mut |_, scan| readers.reader(scan));
-    let plan = plan.map_err(QueryError::from_engine)?;
+    let dropped = Dropped::default();
+    let plan = plan.and_then(|plan| dropped.watch(plan)).map_err(QueryError::from_engine)?;
     if let Some(ahead) = &ahead {
         ahead.start();
     }
@@ -59,7 +61,7 @@ pub(super) fn start(
         Ok(())
     };
     rows.spawn(running.in_current_span());
-    Ok(rows.build())
+    Ok(dropped.set_with(rows.build()))
 }
 
 /// Opens the reading ahead of a plan; None if it is turned off.

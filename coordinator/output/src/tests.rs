@@ -193,7 +193,7 @@ fn rows_of_other_columns_are_refused() {
     let announced = |data_type: DataType| Arc::new(Schema::new(vec![Field::new("n", data_type, true)]));
     let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
     let texts = batch(vec![("n", Arc::new(StringViewArray::from(vec!["a"])) as ArrayRef)]);
-    for format in FORMATS {
+    for format in OutputFormat::ALL {
         for (schema, came, words) in [
             (announced(DataType::Int32), numbers(1..2), "column `n` was announced as Int32, and rows of Int64 came"),
             (announced(DataType::Utf8), texts.clone(), "announced as Utf8, and rows of Utf8View came"),
@@ -217,7 +217,7 @@ fn labels_may_differ_from_what_was_announced() {
         let field = Field::new("l", lists.data_type().clone(), nullable);
         RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(lists)]).expect("a list")
     };
-    for format in FORMATS {
+    for format in OutputFormat::ALL {
         let mut writer = RowWriter::new(Vec::new(), format);
         let rows = writer.write_rows(&record(false, "a").schema(), [Ok(record(true, "b"))].into_iter());
         assert_eq!(rows.expect("equal values"), 1, "{format:?}");
@@ -280,12 +280,9 @@ impl Write for Closing {
     }
 }
 
-const FORMATS: [OutputFormat; 5] =
-    [OutputFormat::Table, OutputFormat::Csv, OutputFormat::Json, OutputFormat::Ndjson, OutputFormat::Arrow];
-
 #[test]
 fn a_reader_that_goes_is_no_failure_to_write() {
-    for format in FORMATS {
+    for format in OutputFormat::ALL {
         for bytes in [0, 1, 20] {
             let mut writer = RowWriter::new(Closing(bytes), format);
             let result = writer.write_rows(&plain().schema(), (0..10).map(|_| Ok(plain())));
@@ -307,7 +304,7 @@ fn an_output_that_fails_is_named() {
             Ok(())
         }
     }
-    for format in FORMATS {
+    for format in OutputFormat::ALL {
         let mut writer = RowWriter::new(Full, format);
         let error = writer.write_rows(&plain().schema(), [Ok(plain())].into_iter()).expect_err("a full disk");
         assert!(error.to_string().contains("no storage space"), "{format:?}: {error}");

@@ -1,7 +1,7 @@
-//! A statement's rows, written in the format that the user chose.
+//! A statement's rows, written in the format that the user chose, for the command line and the server alike.
 //!
 //! ```text
-//! query stream ─► bounded channel ─► blocking thread: RowWriter ─► stdout
+//! query stream ─► bounded channel ─► blocking thread: RowWriter ─► stdout, or the body of a response
 //! ```
 //!
 //! Rows are written as they come and none is ever left out. Memory is bounded whatever the size of the result. Several
@@ -12,8 +12,11 @@
 //!
 //! Non-goals: widths of terminals, colours and paging; `| less -S` does that.
 
+#![warn(clippy::unwrap_used)]
+
 mod announced;
 mod formats;
+mod statement;
 mod table;
 
 use std::fmt::Debug;
@@ -27,23 +30,39 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use announced::AnnouncedColumns;
+pub use statement::{end_of, write_statement};
 
 /// Batches between the query and the writing thread: one is being written, one is ready.
 const BATCHES_QUEUED_MAX: usize = 2;
 
 /// Format of the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// A drawn table, for people; NULL is written as NULL
+    /// A drawn table, for people. NULL is written as NULL.
     Table,
-    /// RFC 4180 with a header; NULL is empty, nested values are JSON text
+    /// RFC 4180 with a header. NULL is empty, nested values are JSON text.
     Csv,
-    /// One array of objects
+    /// One array of objects.
     Json,
-    /// One object a line
+    /// One object a line.
     Ndjson,
-    /// Arrow IPC stream
+    /// Arrow IPC stream.
     Arrow,
+}
+
+impl OutputFormat {
+    pub const ALL: [Self; 5] = [Self::Table, Self::Csv, Self::Json, Self::Ndjson, Self::Arrow];
+
+    /// Returns the name in flags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Csv => "csv",
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Arrow => "arrow",
+        }
+    }
 }
 
 /// Reason why rows could not be written.

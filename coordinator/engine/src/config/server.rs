@@ -1,0 +1,35 @@
+//! Settings of `gust serve`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::units;
+
+/// The server: the places that its queries read, and how many of them run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Folders and URLs that queries may read beside the catalogs' warehouses. Default none: a statement names no other place.
+    #[serde(deserialize_with = "units::locations")]
+    pub reach: Vec<String>,
+    /// Names by which clients may call the server, beside its address and, on loopback, `localhost`. A request for another
+    /// host is refused: a web page may have led a browser here under a name of its own.
+    pub hosts: Vec<String>,
+    /// Most queries that run at the same time, 1 to [`super::QUERIES_MAX`]. Default 4: each is sure of an eighth of
+    /// `memory_bytes_max`.
+    #[serde(deserialize_with = "units::queries")]
+    pub queries_max: u32,
+    /// Most queries that wait for their turn. One more is refused at once. Default 100.
+    #[serde(deserialize_with = "units::queries")]
+    pub queued_max: u32,
+    /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
+    #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
+    pub drain: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { reach: Vec::new(), hosts: Vec::new(), queries_max: 4, queued_max: 100, drain: Duration::from_secs(30) }
+    }
+}

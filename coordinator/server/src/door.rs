@@ -1,0 +1,136 @@
+//! The engine of the server, and the sessions that it opens for its users.
+
+use std::time::Duration;
+
+use gust_engine::config::{Config, Label, LabelError};
+use gust_engine::error::QueryError;
+use gust_engine::money::Money;
+use gust_engine::session::{
+    Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
+};
+use gust_engine::storage::Reach;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+
+/// Settings of DataFusion that SET may change. Those of the whole process, and sizes without a bound, are not among them.
+const SETTINGS: &[Allowed] = &[
+    Allowed { name: "datafusion.execution.time_zone", bounds: None },
+    Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) },
+];
+
+/// Longest wait for queries that were stopped to end.
+const STOPPING_MAX: Duration = Duration::from_secs(5);
+
+/// Engine, queue and tasks of a server.
+#[derive(Debug)]
+pub(crate) struct Door {
+    engine: Engine,
+    /// Session whose tables every session shows.
+    base: Session,
+    /// Catalog in which bare names are looked up.
+    catalog: Option<String>,
+    /// Names of all catalogs.
+    catalogs: Vec<String>,
+    cap: Option<Money>,
+    timeout: Duration,
+    pub(crate) admission: Admission,
+    /// Tasks of queries.
+    pub(crate) tasks: TaskTracker,
+    /// Token that stops all queries.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Wishes of a request for its session. They narrow the server's own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SessionWishes {
+    pub(crate) catalog: Option<String>,
+    pub(crate) schema: Option<String>,
+    pub(crate) cap: Option<Money>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) labels: Vec<Label>,
+}
+
+impl SessionWishes {
+    /// Reads labels.
+    ///
+    /// # Errors
+    /// [`LabelError`] for the first bad one.
+    pub(crate) fn with_labels(self, labels: impl IntoIterator<Item = (String, String)>) -> Result<Self, LabelError> {
+        let labels = labels.into_iter().map(|(key, value)| Label::new(&key, &value)).collect::<Result<_, _>>()?;
+        Ok(Self { labels, ..self })
+    }
+}
+
+impl Door {
+    /// Opens the engine, and runs the set-up statements.
+    pub(crate) async fn open(config: Config, catalog: Option<String>, setup: &[String]) -> Result<Self, QueryError> {
+        let server = &config.server;
+        let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
+        let warehouses = config.catalogs.values().map(|catalog| &catalog.warehouse);
+        let reach = Reach::of(warehouses.chain(&server.reach).map(String::as_str))?;
+        let options = EngineOptions { queries_max, settings: SettingsPolicy::Listed(SETTINGS), reach };
+        let catalogs = config.catalogs.keys().cloned().collect();
+        let (cap, timeout) = (config.cost.max, config.timeout);
+        let engine = Engine::open(config, options)?;
+        let base = engine.session(SessionOptions::default())?;
+        let door = Self {
+            engine,
+            base,
+            catalog,
+            catalogs,
+            cap,
+            timeout,
+            admission: Admission::new(queries_max, queued_max),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        door.show_catalogs(&door.base, None).await?;
+        for sql in setup {
+            door.base.set_up(sql).await?;
+        }
+        Ok(door)
+    }
+
+    /// Opens a session for one request.
+    pub(crate) async fn session(&self, wishes: SessionWishes) -> Result<Session, QueryError> {
+        let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
+        let options = SessionOptions {
+            labels,
+            cap: [cap, self.cap].into_iter().flatten().min(),
+            timeout: timeout.map(|timeout| timeout.min(self.timeout)),
+            ..SessionOptions::default()
+        };
+        let session = self.engine.session(options)?;
+        session.show_tables_of(&self.base).await?;
+        self.show_catalogs(&session, catalog.as_deref()).await?;
+        if let Some(schema) = schema {
+            session.use_schema(catalog.as_deref().or(self.catalog.as_deref()).unwrap_or(OWN_CATALOG), &schema);
+        }
+        Ok(session)
+    }
+
+    /// Shows all catalogs. Bare names are looked up in `first`, else in the server's own, else among the session's tables.
+    async fn show_catalogs(&self, session: &Session, first: Option<&str>) -> Result<(), QueryError> {
+        let first = first.or(self.catalog.as_deref());
+        for name in self.catalogs.iter().map(String::as_str).filter(|name| Some(*name) != first) {
+            session.use_catalog(name).await?;
+        }
+        session.use_schema(OWN_CATALOG, OWN_SCHEMA);
+        match first {
+            Some(first) => session.use_catalog(first).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops all queries, waits a little for their ends, and closes the engine.
+    pub(crate) async fn close(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOPPING_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some queries did not end in time");
+        }
+        self.engine.close().await;
+    }
+}

@@ -1,0 +1,44 @@
+//! The HTTP API: routes, and what holds for each of them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+
+use crate::door::Door;
+
+mod accept;
+mod guard;
+mod problem;
+mod query;
+mod request;
+
+pub(crate) use guard::Hosts;
+use problem::Problem;
+
+/// Makes the routes of the server.
+pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
+    Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/query", post(query::query))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(door)
+        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::guard))
+}
+
+async fn health() -> Response {
+    axum::Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })).into_response()
+}
+
+async fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path has another method")
+}

@@ -1,0 +1,127 @@
+//! `POST /v1/query`: statements in, rows out, in one response.
+//!
+//! The status is sent with the first bytes of the rows. An error before them has a status of its own. An error after them aborts
+//! the body, which no client takes for its end.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, TRAILER};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::{Stream, stream};
+use gust_engine::report::Report;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::sync::mpsc;
+
+use super::accept;
+use super::problem::{Problem, QUERY_ID};
+use super::request::read;
+use crate::door::Door;
+use crate::run::{Asked, End, Failure, Part, start};
+
+/// Header or trailer with the dollars that are known, in decimals.
+const COST: HeaderName = HeaderName::from_static("gust-cost-dollars");
+
+/// The same with the bounded amounts at their bounds.
+const COST_AT_MOST: HeaderName = HeaderName::from_static("gust-cost-dollars-at-most");
+
+/// User of a server without users.
+const NOBODY: &str = "";
+
+/// Runs the statements of a body, and returns the rows of the last one.
+pub(super) async fn query(State(door): State<Arc<Door>>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let accepted = head.headers.get_all(ACCEPT).iter().map(|value| value.to_str().unwrap_or("-/-"));
+    let format = accept::choose(accepted).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "format", "no format of this server is accepted")
+            .with_hint(format!("accept one of {}", accept::offered()))
+    })?;
+    let mut asked = read(&head.headers, body).await?;
+    let wishes = asked.wishes()?;
+    let permit = door.admission.enter(NOBODY).await?;
+    let asked = Asked { sql: asked.sql, format, dry_run: asked.dry_run, wishes };
+    let mut parts = start(&door, asked, permit);
+    let mut id = None;
+    loop {
+        match parts.recv().await {
+            Some(Part::Started { id: started }) => id = Some(started),
+            Some(Part::Chunk(first)) => {
+                let body = Body::new(StreamBody::new(rows(first, parts)));
+                let mut response = response(StatusCode::OK, id, accept::media_type(format), body);
+                let trailers = HeaderValue::from_static("gust-cost-dollars, gust-cost-dollars-at-most");
+                response.headers_mut().insert(TRAILER, trailers);
+                return Ok(response);
+            }
+            Some(Part::End(End { rest, is_silent, report })) => {
+                let status = if is_silent { StatusCode::NO_CONTENT } else { StatusCode::OK };
+                let mut response = response(status, id, accept::media_type(format), Body::from(rest));
+                response.headers_mut().extend(cost(&report));
+                return Ok(response);
+            }
+            Some(Part::Failed(failure)) => return Err(failure.into()),
+            None => {
+                let detail = "the statement ended without an answer";
+                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "fault", detail));
+            }
+        }
+    }
+}
+
+fn response(status: StatusCode, id: Option<String>, media_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if status != StatusCode::NO_CONTENT {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    if let Some(id) = id.and_then(|id| HeaderValue::try_from(id).ok()) {
+        headers.insert(QUERY_ID, id);
+    }
+    response
+}
+
+/// Returns the headers of a statement's cost; none if it is not priced.
+fn cost(report: &Report) -> HeaderMap {
+    let Some(cost) = &report.cost else { return HeaderMap::new() };
+    let decimals = |nano: u64| HeaderValue::try_from(format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000));
+    let amounts = [(COST, cost.known), (COST_AT_MOST, cost.at_most)];
+    amounts.into_iter().filter_map(|(name, money)| Some((name, decimals(money.nano_dollars()).ok()?))).collect()
+}
+
+/// Frames of a body that has begun.
+enum Rows {
+    First(Bytes, mpsc::Receiver<Part>),
+    Following(mpsc::Receiver<Part>),
+    Trailers(HeaderMap),
+    Done,
+}
+
+/// Reason why a body ends early. The connection is closed, so that only the log has it.
+#[derive(Debug, thiserror::Error)]
+#[error("the rows end early")]
+struct EndsEarly;
+
+fn rows(first: Bytes, parts: mpsc::Receiver<Part>) -> impl Stream<Item = Result<Frame<Bytes>, EndsEarly>> {
+    stream::unfold(Rows::First(first, parts), |rows| async {
+        match rows {
+            Rows::First(first, parts) => Some((Ok(Frame::data(first)), Rows::Following(parts))),
+            Rows::Following(mut parts) => match parts.recv().await {
+                Some(Part::Chunk(chunk)) => Some((Ok(Frame::data(chunk)), Rows::Following(parts))),
+                Some(Part::End(End { rest, report, .. })) => {
+                    Some((Ok(Frame::data(rest)), Rows::Trailers(cost(&report))))
+                }
+                Some(Part::Failed(Failure { id, error })) => {
+                    tracing::info!(id, %error, "a statement failed after its first rows were sent");
+                    Some((Err(EndsEarly), Rows::Done))
+                }
+                Some(Part::Started { .. }) | None => Some((Err(EndsEarly), Rows::Done)),
+            },
+            Rows::Trailers(trailers) => Some((Ok(Frame::trailers(trailers)), Rows::Done)),
+            Rows::Done => None,
+        }
+    })
+}

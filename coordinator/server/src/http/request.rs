@@ -1,0 +1,122 @@
+//! The body of a request, as SQL or as JSON, within its bounds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderMap};
+use gust_engine::config::is_timeout;
+use gust_engine::money::Money;
+use serde::Deserialize;
+
+use super::problem::Problem;
+use crate::door::SessionWishes;
+
+/// Most bytes of a body.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Longest time in which a body arrives.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A request for a statement's rows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QueryRequest {
+    pub(crate) sql: String,
+    catalog: Option<String>,
+    schema: Option<String>,
+    /// Dollars that each statement may cost, below the server's own cap.
+    max_cost: Option<Money>,
+    /// Seconds after which each statement is stopped, below the server's own.
+    timeout_seconds: Option<f64>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// True if the cost is wanted, and not the rows.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+}
+
+impl QueryRequest {
+    /// Takes the wishes for the session.
+    pub(crate) fn wishes(&mut self) -> Result<SessionWishes, Problem> {
+        let timeout = self.timeout_seconds.map(|seconds| {
+            let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| is_timeout(*timeout));
+            timeout.ok_or_else(|| Problem::malformed("timeout_seconds: expected seconds above zero, at most a day"))
+        });
+        let wishes = SessionWishes {
+            catalog: self.catalog.take(),
+            schema: self.schema.take(),
+            cap: self.max_cost,
+            timeout: timeout.transpose()?,
+            labels: Vec::new(),
+        };
+        let labels = std::mem::take(&mut self.labels);
+        wishes.with_labels(labels).map_err(|bad| Problem::malformed(format!("labels: expected {bad}")))
+    }
+}
+
+/// Content of a body. Others are refused, so that no form of a web page is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Sql,
+    Json,
+}
+
+impl Content {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let name = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        match name.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/sql" => Ok(Self::Sql),
+            "application/json" => Ok(Self::Json),
+            _ => {
+                let detail = format!("a body of `{name}` is not taken");
+                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", detail)
+                    .with_hint("send application/sql or application/json"))
+            }
+        }
+    }
+}
+
+/// Reads the body of a request for rows.
+pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<QueryRequest, Problem> {
+    let content = Content::of(headers)?;
+    let text = match tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => String::from_utf8(bytes.into()),
+        Ok(Err(error)) if is_too_long(&error) => {
+            let detail = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail));
+        }
+        Ok(Err(error)) => return Err(Problem::malformed(format!("the body does not arrive: {error}"))),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} seconds", BODY_TIME_MAX.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request", detail));
+        }
+    };
+    let text = text.map_err(|_| Problem::malformed("the body is not UTF-8"))?;
+    match content {
+        Content::Sql => Ok(QueryRequest {
+            sql: text,
+            catalog: None,
+            schema: None,
+            max_cost: None,
+            timeout_seconds: None,
+            labels: BTreeMap::new(),
+            dry_run: false,
+        }),
+        Content::Json => {
+            serde_json::from_str(&text).map_err(|error| Problem::malformed(format!("the body is no request: {error}")))
+        }
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

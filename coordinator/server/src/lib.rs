@@ -1,0 +1,20 @@
+//! The server: one engine that lives, and many people's queries over HTTP.
+//!
+//! ```text
+//!  request ─► http (guard, content, Accept) ─► admission ─► run (session, recorder, rows) ─► chunks ─► response
+//! ```
+//!
+//! A query runs in a task of its own. It ends with its client: a response that nobody reads any more cancels it. Rows are never
+//! gathered, and a response that ends early is aborted, so that no client takes a part for the whole.
+//!
+//! Non-goals: it has no arguments, no signals and no words on stderr; the command line has.
+
+#![warn(clippy::unwrap_used)]
+
+mod admission;
+mod door;
+mod http;
+mod listen;
+mod run;
+
+pub use listen::{Server, ServerOptions};
