@@ -123,9 +123,9 @@ impl ScanSpec {
         self.keyed.as_ref().filter(|_| is_keyed).unwrap_or(&self.projection)
     }
 
-    /// Returns the rows after which a file's reader ends. A limit counts rows that keys have left.
+    /// Returns the rows after which a file's reader ends. A limit counts rows that deletes have left.
     pub(super) fn limit(&self, file: &PartitionedFile) -> Option<usize> {
-        self.limit.filter(|_| !is_keyed(file))
+        self.limit.filter(|_| !file.extensions.contains::<FileDeletes>())
     }
 
     /// Returns the predicate that the decoder itself evaluates. Its columns are read, too.

@@ -21,6 +21,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::equality::KeyColumn;
+use crate::fault::mismatch_err;
 
 /// Name of the rows' numbers, which no column of a table has.
 const NUMBER: &str = "\u{0}row";
@@ -150,29 +151,38 @@ struct PassingNumbers(Arc<dyn PhysicalExprAdapterFactory>);
 
 impl PhysicalExprAdapterFactory for PassingNumbers {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
-        let Ok(number) = physical.index_of(NUMBER) else {
-            return internal_err!("a scan of numbered rows has no numbers");
-        };
-        let inner = self.0.create(without_number(&logical), without_number(&physical))?;
-        Ok(Arc::new(PassingNumber { inner, number }))
+        let ((logical, planned), (physical, number)) = (without_number(&logical)?, without_number(&physical)?);
+        if physical.index_of(NUMBER).is_ok() {
+            return mismatch_err!("a column of the file has the name of its rows' numbers");
+        }
+        Ok(Arc::new(PassingNumber { inner: self.0.create(logical, physical)?, planned, number }))
     }
 }
 
-fn without_number(schema: &Schema) -> SchemaRef {
-    let fields: Vec<FieldRef> = schema.fields().iter().filter(|field| field.name() != NUMBER).cloned().collect();
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+/// Takes the rows' numbers from the end of a schema, and returns their position there.
+fn without_number(schema: &Schema) -> Result<(SchemaRef, usize)> {
+    match schema.fields().split_last() {
+        Some((number, fields)) if number.has_valid_extension_type::<RowNumber>() => {
+            let columns = Schema::new_with_metadata(fields.to_vec(), schema.metadata().clone());
+            Ok((Arc::new(columns), fields.len()))
+        }
+        _ => internal_err!("a scan of numbered rows has no numbers"),
+    }
 }
 
 #[derive(Debug)]
 struct PassingNumber {
     inner: Arc<dyn PhysicalExprAdapter>,
+    /// Position of the rows' numbers behind the columns of the table.
+    planned: usize,
     /// Position of the rows' numbers behind the columns of the file.
     number: usize,
 }
 
 impl PhysicalExprAdapter for PassingNumber {
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
-        match expr.downcast_ref::<Column>().is_some_and(|column| column.name() == NUMBER) {
+        let column = expr.downcast_ref::<Column>();
+        match column.is_some_and(|column| column.name() == NUMBER && column.index() == self.planned) {
             true => Ok(Arc::new(Column::new(NUMBER, self.number))),
             false => self.inner.rewrite(expr),
         }

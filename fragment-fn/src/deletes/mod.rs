@@ -17,7 +17,8 @@
 //!   brings rows back.
 //!
 //! [`planned`] names delete files and their sets, [`source`] wraps a scan's file source, [`behind`] reads what rows are dropped by,
-//! [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]), and [`selection`] makes the selection of rows. Reading ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
+//! [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]), and [`selection`] makes the selection of rows. Reading
+//! ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
 //!
 //! Non-goals: which delete files apply to a data file (the catalog's planning), and deletes in Avro or ORC.
 
@@ -84,6 +85,11 @@ impl FileDeletes {
     /// Announces that the unit's deletes will be asked for once. What all units have had is let go.
     pub fn announce(&self) {
         self.reader.announce(&self.unit);
+    }
+
+    /// Lets go of all that was read for the scan, and of all that was announced.
+    pub async fn forget(&self) {
+        self.reader.forget().await;
     }
 
     /// Reads the positions of deleted rows, and encodes them as one vector, with its number of positions. None where there are none.

@@ -1,6 +1,6 @@
 //! Files of positions: Parquet rows of a data file's path and the position of a deleted row in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -53,6 +53,8 @@ impl Deleted {
         memory.try_grow(found.iter().chain([&first]).map(|each| bytes(&each.rows)).sum())?;
         let mut rows = first.rows.clone();
         found.iter().for_each(|each| rows |= &each.rows);
+        // Containers of another kind may take more than those of both.
+        memory.try_grow(bytes(&rows).saturating_sub(memory.size()))?;
         memory.shrink(memory.size().saturating_sub(bytes(&rows)));
         Ok(Some(Arc::new(Self::new(rows, memory))))
     }
@@ -67,7 +69,7 @@ fn bytes(rows: &RoaringTreemap) -> usize {
 ///
 /// # Errors
 /// A [`DamagedDeletes`] where the file makes no sense, the reader's own errors, and the pool's.
-pub(super) async fn read<R, T>(reader: R, wanted: &HashMap<Arc<str>, T>, pool: &MemoryReservation) -> Result<Positions>
+pub(super) async fn read<R>(reader: R, wanted: &HashSet<Arc<str>>, pool: &MemoryReservation) -> Result<Positions>
 where
     R: AsyncFileReader + Unpin + Send + 'static,
 {
@@ -121,12 +123,12 @@ fn leaf(schema: &SchemaDescriptor, id: i32, wanted: PhysicalType) -> Result<usiz
 }
 
 /// Returns true where a row group may name one of the paths. An upper bound may be cut without being rounded up.
-fn may_name<T>(statistics: Option<&Statistics>, wanted: &HashMap<Arc<str>, T>) -> bool {
+fn may_name(statistics: Option<&Statistics>, wanted: &HashSet<Arc<str>>) -> bool {
     let bounds = statistics.filter(|statistics| !statistics.is_min_max_deprecated());
     let bounds = bounds.and_then(|statistics| Some((statistics.min_bytes_opt()?, statistics.max_bytes_opt()?)));
     match bounds {
         Some((lower, upper)) if lower <= upper => wanted
-            .keys()
+            .iter()
             .map(|path| path.as_bytes())
             .any(|path| lower <= path && (path <= upper || path.starts_with(upper))),
         _ => true,
@@ -134,8 +136,8 @@ fn may_name<T>(statistics: Option<&Statistics>, wanted: &HashMap<Arc<str>, T>) -
 }
 
 /// Positions that were found so far.
-struct Found<'a, T> {
-    wanted: &'a HashMap<Arc<str>, T>,
+struct Found<'a> {
+    wanted: &'a HashSet<Arc<str>>,
     /// Places in `deleted` of the paths that were found.
     numbers: HashMap<Arc<str>, usize>,
     deleted: Vec<(Arc<str>, RoaringTreemap)>,
@@ -144,7 +146,7 @@ struct Found<'a, T> {
     memory: MemoryReservation,
 }
 
-impl<T> Found<'_, T> {
+impl Found<'_> {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let (path, position) = if self.path_first { (0, 1) } else { (1, 0) };
         // A path without the annotation of a text is read as bytes.
@@ -167,8 +169,8 @@ impl<T> Found<'_, T> {
 
     /// Adds positions of one data file.
     fn add_run(&mut self, path: &[u8], positions: &[i64]) -> Result<()> {
-        let path = std::str::from_utf8(path).ok().and_then(|path| self.wanted.get_key_value(path));
-        let Some((path, _)) = path else { return Ok(()) };
+        let path = std::str::from_utf8(path).ok().and_then(|path| self.wanted.get(path));
+        let Some(path) = path else { return Ok(()) };
         let number = *self.numbers.entry(Arc::clone(path)).or_insert_with(|| {
             self.deleted.push((Arc::clone(path), RoaringTreemap::new()));
             self.deleted.len() - 1

@@ -15,7 +15,7 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
-use gust_protocol::{AccessId, DeleteContent, FragmentErrorKind, ObjectRef, UnitDeletes};
+use gust_protocol::{AccessId, DeleteContent, DeleteSet, FragmentErrorKind, ObjectRef, UnitDeletes};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::errors::ParquetError;
@@ -44,7 +44,7 @@ pub struct DeleteReader {
     /// Store of what the coordinator has written for this query.
     exchange: Option<AccessId>,
     /// Data files with a vector or files of positions, by their paths.
-    data: HashMap<Arc<str>, Users>,
+    data: HashMap<Arc<str>, PositionedFile>,
     /// Positions of each delete file that has any, where it is read.
     positions: Vec<Mutex<Option<Positions>>>,
     groups: Vec<KeyGroup>,
@@ -58,6 +58,14 @@ pub struct DeleteReader {
     rows_held: MemoryReservation,
     /// Memory of the keys.
     keys_held: MemoryReservation,
+}
+
+/// Data file with a vector or files of positions.
+#[derive(Default)]
+struct PositionedFile {
+    users: Users,
+    /// Sets of its units, mostly one.
+    sets: Vec<u32>,
 }
 
 /// Files of keys with the same fields and the same scope.
@@ -81,8 +89,16 @@ impl DeleteReader {
         pool: &Arc<dyn MemoryPool>,
     ) -> Self {
         let has_positions = |unit: &&UnitDeletes| unit.vector.is_some() || !plan.set(unit).positions.is_empty();
-        let units = units.into_iter().filter(has_positions);
-        let data = units.map(|unit| (Arc::from(unit.path.as_str()), Users::default())).collect();
+        let mut data: HashMap<Arc<str>, PositionedFile> = HashMap::new();
+        for unit in units.into_iter().filter(has_positions) {
+            if !data.contains_key(unit.path.as_str()) {
+                data.insert(Arc::from(unit.path.as_str()), PositionedFile::default());
+            }
+            let file = data.get_mut(unit.path.as_str());
+            if let Some((file, set)) = file.zip(unit.set).filter(|(file, set)| !file.sets.contains(set)) {
+                file.sets.push(set);
+            }
+        }
         let mut groups: BTreeMap<(u32, Vec<i32>), KeyGroup> = BTreeMap::new();
         for (position, file) in (0..).zip(plan.files()) {
             let DeleteContent::Equality { ids, scope, sequence_number } = &file.content else { continue };
@@ -132,10 +148,21 @@ impl DeleteReader {
 
     /// Announces that a unit will ask for its deletes once.
     pub(super) fn announce(&self, unit: &UnitDeletes) {
-        if let Some(users) = self.data.get(unit.path.as_str()) {
-            users.announce();
+        if let Some(file) = self.data.get(unit.path.as_str()) {
+            file.users.announce();
         }
         self.groups(unit).for_each(|group| group.keys.announce());
+    }
+
+    /// Lets go of all that was read, and of all units that were announced.
+    pub(super) async fn forget(&self) {
+        self.data.values().for_each(|file| file.users.forget());
+        for place in &self.positions {
+            *place.lock().await = None;
+        }
+        for group in &self.groups {
+            group.keys.forget().await;
+        }
     }
 
     /// Returns the positions of a data file's deleted rows. None where none is deleted.
@@ -147,12 +174,12 @@ impl DeleteReader {
         if named.is_empty() {
             return Ok(None);
         }
-        let Some((path, users)) = self.data.get_key_value(unit.path.as_str()) else {
+        let Some((path, data)) = self.data.get_key_value(unit.path.as_str()) else {
             return internal_err!("nobody has said that `{}` needs positions of its deleted rows", unit.path);
         };
         let reading = named.iter().map(|file| self.positions_in(*file, path, unit)).collect::<Vec<_>>();
         let read: Vec<Option<Arc<Deleted>>> = stream::iter(reading).buffered(READS_MAX).try_collect().await?;
-        if users.is_last() {
+        if data.users.is_last() {
             for place in named.iter().filter_map(|file| self.positions.get(*file as usize)) {
                 place.lock().await.as_mut().and_then(|kept| kept.get_mut(path)).and_then(Option::take);
             }
@@ -190,7 +217,14 @@ impl DeleteReader {
     async fn read_positions(&self, number: u32, path: &Arc<str>, unit: &UnitDeletes) -> Result<Positions> {
         let own = self.file(number)?;
         match self.plan.file(number).map(|file| &file.content) {
-            Some(DeleteContent::Positions) => positions::read(self.open(own)?, &self.data, &self.rows_held).await,
+            Some(DeleteContent::Positions) => {
+                let is_named = |set: &DeleteSet| set.positions.contains(&number);
+                let named: Vec<bool> = self.plan.sets().iter().map(is_named).collect();
+                let is_named =
+                    |file: &PositionedFile| file.sets.iter().any(|set| named.get(*set as usize) == Some(&true));
+                let wanted = self.data.iter().filter(|(_, file)| is_named(file)).map(|(path, _)| Arc::clone(path));
+                positions::read(self.open(own)?, &wanted.collect(), &self.rows_held).await
+            }
             Some(DeleteContent::Vector { offset, bytes, cardinality }) => {
                 let (read, memory) = self.vector(own, *offset, *bytes).await?;
                 let rows = vector::decode(&read, unit.rows, *cardinality)

@@ -19,6 +19,11 @@ impl Users {
         self.left.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn forget(&self) {
+        self.announced.store(0, Ordering::Relaxed);
+        self.left.store(0, Ordering::Relaxed);
+    }
+
     /// Counts one who has come, and returns true for the last. A plan that runs again has as many once more.
     pub(super) fn is_last(&self) -> bool {
         let announced = self.announced.load(Ordering::Relaxed);
@@ -43,6 +48,12 @@ impl<T> Default for Shared<T> {
 impl<T> Shared<T> {
     pub(super) fn announce(&self) {
         self.users.announce();
+    }
+
+    /// Lets go of the value, and of the users that were announced.
+    pub(super) async fn forget(&self) {
+        self.users.forget();
+        *self.kept.lock().await = None;
     }
 
     /// Returns the value for one user. `read` makes it where it is not kept.

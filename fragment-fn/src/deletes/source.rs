@@ -54,7 +54,8 @@ impl ScanDeletes {
         };
         let mut widened = BTreeMap::new();
         for (keys, number) in [(false, true), (true, false), (true, true)] {
-            if keys && ids.is_empty() {
+            let has_partitions = !parquet.table_schema().table_partition_cols().is_empty();
+            if keys && ids.is_empty() || number && has_partitions {
                 continue;
             }
             let ids = if keys { ids.clone() } else { BTreeSet::new() };

@@ -909,6 +909,59 @@ async fn each_damage_is_named_with_its_file() {
     }
 }
 
+/// Where a digest is given up half-way, nothing of it is held.
+#[tokio::test]
+async fn what_was_announced_and_never_asked_for_is_forgotten() {
+    let mut table = Table::new();
+    table.pool = Arc::new(GreedyMemoryPool::new(1 << 20));
+    let rows = [("s3://lake/a.parquet", 1), ("s3://lake/b.parquet", 2), ("s3://lake/foreign.parquet", 2)];
+    let positions = vec![table.positions("p", &rows).await];
+    let units = ["a.parquet", "b.parquet"].map(|path| Unit { positions: positions.clone(), ..unit(path) });
+    // It has no set that names the file.
+    let foreign = Unit { vector: Some(0), ..unit("foreign.parquet") };
+    let (sets, units) = shared(&[units[0].clone(), units[1].clone(), foreign]);
+    let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&table.store) as Arc<dyn ObjectStore>]);
+    let planned = DeletePlan::new("t".to_owned(), table.deletes.clone(), sets);
+    let reader = Arc::new(DeleteReader::new(stores, planned, &units, Arc::clone(&table.schema), &table.pool));
+    let deletes = |unit: &UnitDeletes| FileDeletes::new(Arc::clone(&reader), unit.clone()).expect("known files");
+    let deletes: Vec<_> = units.iter().map(deletes).collect();
+    deletes[..2].iter().for_each(FileDeletes::announce);
+    assert!(deletes[0].digest().await.expect("read").is_some());
+    let of_b = table.pool.reserved();
+    assert!(of_b > 0, "the positions of the other file are kept");
+    deletes[0].forget().await;
+    assert_eq!(table.pool.reserved(), 0);
+    // What no unit names was never held.
+    deletes[..2].iter().for_each(FileDeletes::announce);
+    for deletes in &deletes[..2] {
+        assert!(deletes.digest().await.expect("read").is_some());
+    }
+    assert_eq!(table.pool.reserved(), 0);
+}
+
+/// Few deleted rows of a large file are skipped by the decoder, many are dropped after it, and runs are skipped in both cases.
+#[tokio::test]
+async fn few_and_many_deleted_rows_of_a_large_file() {
+    let mut table = Table::new();
+    let file = table.large("a.parquet", 0).await;
+    let parts = [vec![file.clone()], groups_of(&table, &file).await];
+    for (seed, count) in [0, 1, 5, 60, 117, 118, 500, 5_000, 40_000].into_iter().enumerate() {
+        let mut random = StdRng::seed_from_u64(seed as u64);
+        let mut deleted: BTreeSet<u64> = (0..count).map(|_| random.random_range(0..LARGE_ROWS)).collect();
+        if random.random() {
+            let start = random.random_range(0..LARGE_ROWS - 3_000);
+            deleted.extend(start..start + random.random_range(900..3_000));
+        }
+        let vector = table.vector(&format!("v{seed}"), deleted.iter().copied()).await;
+        let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+        let expect: Vec<i64> = (0..LARGE_ROWS).filter(|row| !deleted.contains(row)).map(|row| row as i64).collect();
+        for parts in &parts {
+            let parts: Vec<_> = parts.iter().map(|part| (part.clone(), Some(unit.clone()))).collect();
+            assert_eq!(table.ids(&parts).await.expect("rows"), expect, "{count} rows");
+        }
+    }
+}
+
 /// A vector that the coordinator has written is no file of the table's: it is asked for again.
 #[tokio::test]
 async fn damage_in_the_exchange_is_no_damage_of_the_table() {

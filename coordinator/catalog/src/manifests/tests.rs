@@ -203,6 +203,25 @@ async fn a_partition_of_a_dropped_column_is_read() {
     assert_eq!(plan.files[0].identity_values[..], [identity(2, Scalar::String("x".into()))]);
 }
 
+/// A plan grows by data files and by delete files, not by their product.
+#[tokio::test]
+async fn data_files_share_one_set_of_deletes() {
+    let lake = Lake::new(3, json!([column(1, "id", "int")]), json!([]));
+    let data: Vec<Json> = (0..40).map(|number| entry(&format!("f{number}"), json!({}))).collect();
+    let by_keys = |file: &mut Json| file["equality_ids"] = json!([1]);
+    let keys = (0..30).map(|number| delete(&format!("e{number}"), 2, "PARQUET", by_keys));
+    let positions = (0..20).map(|number| delete(&format!("p{number}"), 1, "PARQUET", |_| ()));
+    let deletes: Vec<Json> = keys.chain(positions).collect();
+    let (data, deletes) = (manifest(&[], &json!([]), &data), manifest(&[], &json!([]), &deletes));
+    lake.put("list", list(&[listed("s3://b/m", data.len(), 0, 1), listed("s3://b/d", deletes.len(), 1, 2)])).await;
+    lake.put("m", data).await;
+    lake.put("d", deletes).await;
+    let plan = lake.plan(&Predicate::AlwaysTrue, &[]).await.unwrap();
+    assert_eq!((plan.files.len(), plan.deletes.len(), plan.delete_sets.len()), (40, 50, 1));
+    assert_eq!((plan.delete_sets[0].positions.len(), plan.delete_sets[0].equality.len()), (20, 1));
+    assert!(plan.files.iter().all(|file| file.deletes.set == Some(0)));
+}
+
 /// An imported file has a column of the partition's name, with other values and bounds. Its rows have the partition's value, so that
 /// these bounds keep no delete away.
 #[tokio::test]

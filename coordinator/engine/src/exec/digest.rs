@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
-use fragment_fn::classify;
+use fragment_fn::{FileDeletes, classify};
 use gust_protocol::exchange::StageObject;
 use gust_protocol::{DeleteContent, DeleteFile, FragmentErrorKind, FragmentId, ObjectRef};
 use object_store::ObjectStoreExt;
@@ -42,27 +42,13 @@ impl DeletesPublisher {
     }
 
     async fn publish(&self, query: &QueryContext, id: &FragmentId) -> Result<Option<DigestedDeletes>> {
-        let (mut bytes, mut places) = (Vec::new(), Vec::new());
         let worth = self.stage.worth_digesting();
-        worth.iter().for_each(|deletes| deletes.announce());
-        for deletes in worth {
-            let digest = match deletes.digest().await {
-                Err(error) if classify(&error).kind == FragmentErrorKind::OutOfMemory => return Ok(None),
-                digest => digest?,
-            };
-            let place = digest.map(|(vector, cardinality)| {
-                let place = (bytes.len() as u64, vector.len() as u64, cardinality);
-                bytes.extend(vector);
-                place
-            });
-            if bytes.len() > DIGEST_BYTES_MAX {
-                return Ok(None);
-            }
-            places.push((deletes.unit().path.clone(), place));
-        }
-        if places.is_empty() {
-            return Ok(None);
-        }
+        let Some(first) = worth.first() else { return Ok(None) };
+        // An attempt before may have failed half-way.
+        first.forget().await;
+        let vectors = vectors(&worth).await;
+        first.forget().await;
+        let Some((bytes, places)) = vectors? else { return Ok(None) };
         let Exchange { prefix, store, .. } = &query.exchange;
         let path = StageObject::Deletes.path(prefix, &id.query, id.stage);
         let size_bytes = bytes.len() as u64;
@@ -80,4 +66,29 @@ impl DeletesPublisher {
         };
         Ok(Some(places.into_iter().map(|(path, place)| (path, place.map(file))).collect()))
     }
+}
+
+/// Bytes of vectors one after the other, and each data file's vector: its offset, its length and its number of positions.
+type Vectors = (Vec<u8>, Vec<(String, Option<(u64, u64, u64)>)>);
+
+/// Makes vectors of data files' deleted positions. None where there would be too many bytes, or too little memory.
+async fn vectors(worth: &[&FileDeletes]) -> Result<Option<Vectors>> {
+    worth.iter().for_each(|deletes| deletes.announce());
+    let (mut bytes, mut places) = (Vec::new(), Vec::new());
+    for deletes in worth {
+        let digest = match deletes.digest().await {
+            Err(error) if classify(&error).kind == FragmentErrorKind::OutOfMemory => return Ok(None),
+            digest => digest?,
+        };
+        let place = digest.map(|(vector, cardinality)| {
+            let place = (bytes.len() as u64, vector.len() as u64, cardinality);
+            bytes.extend(vector);
+            place
+        });
+        if bytes.len() > DIGEST_BYTES_MAX {
+            return Ok(None);
+        }
+        places.push((deletes.unit().path.clone(), place));
+    }
+    Ok(Some((bytes, places)))
 }

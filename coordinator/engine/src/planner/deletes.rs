@@ -113,8 +113,9 @@ impl<'a> RequestDeletes<'a> {
         found
     }
 
-    /// Returns a unit's deletes with the numbers that files and sets have in the request.
-    pub(super) fn unit(&mut self, own: &FileDeletes) -> UnitDeletes {
+    /// Returns a unit's deletes with the numbers that files and sets have in the request. None where the coordinator has found that
+    /// no row is deleted.
+    pub(super) fn unit(&mut self, own: &FileDeletes) -> Option<UnitDeletes> {
         let unit = own.unit();
         let digested = self.digested.and_then(|digested| digested.get_key_value(unit.path.as_str()));
         let vector = match digested {
@@ -122,7 +123,7 @@ impl<'a> RequestDeletes<'a> {
             None => unit.vector.and_then(|vector| self.of_scan.get(&vector).copied()),
         };
         let set = unit.set.and_then(|set| self.set(own, set, digested.is_some()));
-        UnitDeletes { vector, set, ..unit.clone() }
+        (vector.is_some() || set.is_some()).then(|| UnitDeletes { vector, set, ..unit.clone() })
     }
 
     /// Returns the place of a vector that the coordinator has made. Units of one file share it.
@@ -240,10 +241,11 @@ mod tests {
     fn told(units: &[&Unit], digested: Option<&DigestedDeletes>) -> Vec<String> {
         let mut request = RequestDeletes::of(units, digested);
         let own = units.iter().map(|unit| unit.file.extensions.get::<FileDeletes>().expect("deletes"));
-        let named: Vec<UnitDeletes> = own.map(|own| request.unit(own)).collect();
+        let named: Vec<Option<UnitDeletes>> = own.map(|own| request.unit(own)).collect();
         let (files, sets) = request.into_parts();
         let name = |place: &u32| files[*place as usize].file.path.as_str();
-        let told = |unit: &UnitDeletes| {
+        let told = |unit: &Option<UnitDeletes>| {
+            let Some(unit) = unit else { return "none".to_owned() };
             let DeleteSet { positions, scopes } = unit.set.map(|set| sets[set as usize].clone()).unwrap_or_default();
             let positions: Vec<&str> = positions.iter().map(name).collect();
             format!("{} {:?} {positions:?} {scopes:?}", unit.path, unit.vector.as_ref().map(name))
@@ -287,6 +289,9 @@ mod tests {
         // The coordinator has read the positions of `b` and `c`.
         let made = file("exchange", 0, 77, vector());
         let digested = DigestedDeletes::from([("b".to_owned(), Some(made)), ("c".to_owned(), None)]);
+        // No row of `b` is deleted, and nothing else is asked of its fragment.
+        let nothing = DigestedDeletes::from([("b".to_owned(), None)]);
+        assert_eq!(told(&units[1..2], Some(&nothing)), ["[], 0 sets", "none"]);
         let expect = [
             r#"["v", "q", "k", "exchange"], 3 sets"#,
             expect[1],
@@ -309,7 +314,7 @@ mod tests {
         assert_eq!(FragmentDeletes::of(units.iter().copied()).files().count(), 2_500);
         let mut request = RequestDeletes::of(&units, None);
         let named: Vec<UnitDeletes> =
-            units.iter().map(|unit| request.unit(unit.file.extensions.get().expect("deletes"))).collect();
+            units.iter().filter_map(|unit| request.unit(unit.file.extensions.get().expect("deletes"))).collect();
         let (files, sets) = request.into_parts();
         let bytes = serde_json::to_vec(&(named, files, sets)).expect("plain data").len();
         assert!(bytes < 1_200_000, "{bytes} bytes");

@@ -169,7 +169,7 @@ impl Stage {
     fn scan_unit(&self, unit: &Unit, deletes: &mut RequestDeletes<'_>, footer: Option<Base64>) -> Result<ScanUnit> {
         let (meta, store) = (&unit.file.object_meta, store_of(&unit.file));
         let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
-        let mut deletes = unit.file.extensions.get::<FileDeletes>().map(|own| deletes.unit(own));
+        let mut deletes = unit.file.extensions.get::<FileDeletes>().and_then(|own| deletes.unit(own));
         let url = self.accesses.get(usize::from(store)).map_or("", |access| access.url.as_str());
         if let Some(deletes) = deletes.as_mut().filter(|own| own.path.strip_prefix(url) == Some(meta.location.as_ref()))
         {
