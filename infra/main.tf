@@ -47,6 +47,7 @@ module "function" {
   timeout_seconds      = each.value.timeout_seconds
   package              = var.packages[each.value.arch]
   tables               = local.tables
+  table_buckets        = var.table_buckets
   exchange             = local.exchange
   vpc                  = var.vpc
   log_retention_days   = var.log_retention_days
@@ -64,5 +65,9 @@ module "coordinator" {
   tables     = local.tables
   exchange   = local.exchange
   principals = var.coordinator_principals
-  tags       = merge(var.tags, { gust = var.name, component = "coordinator" })
+
+  glue_databases = var.glue_databases
+  table_buckets  = var.table_buckets
+
+  tags = merge(var.tags, { gust = var.name, component = "coordinator" })
 }

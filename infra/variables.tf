@@ -101,6 +101,30 @@ variable "tables" {
   }
 }
 
+variable "glue_databases" {
+  description = "Databases of the account's Glue catalog that may be read by name. Their files are still named in tables."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for d in var.glue_databases : can(regex("^[^/:*?$]{1,255}$", d))])
+    error_message = "glue_databases: a database is one name, without wildcards."
+  }
+}
+
+variable "table_buckets" {
+  description = "Buckets of S3 Tables that may be read, by ARN."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for arn in var.table_buckets : can(regex("^arn:[^:]+:s3tables:[^:*?$]+:[0-9]{12}:bucket/[^*?$]+$", arn))])
+    error_message = "table_buckets: an ARN is arn:aws:s3tables:REGION:ACCOUNT:bucket/NAME."
+  }
+}
+
 variable "exchange_bucket_name" {
   description = "Name of the bucket that functions leave results in. It is created here and holds nothing else. Default: name, account and region."
   type        = string

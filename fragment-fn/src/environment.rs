@@ -10,10 +10,10 @@ use bytes::Bytes;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
 use gust_protocol::{AheadBounds, StoreAccess};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 use url::Url;
 
 use crate::ahead::ReadBudget;
@@ -167,7 +167,7 @@ pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>)
                     key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;
                 builder = builder.with_config(key, value);
             }
-            if let Some(credentials) = credentials {
+            if let Some(credentials) = credentials.or_else(|| own_keys(access)) {
                 builder = builder.with_credentials(credentials);
             }
             if url.path().len() > 1 {
@@ -185,6 +185,16 @@ pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>)
         scheme => return Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
     };
     Ok(StoreClient { store, hedger: Hedger::for_store(&access.url, pace) })
+}
+
+/// Returns the keys that the way to a store names. A token of the environment is not theirs.
+fn own_keys(access: &StoreAccess) -> Option<AwsCredentialProvider> {
+    let option = |key: &str| access.options.get(key).cloned();
+    Some(Arc::new(StaticCredentialProvider::new(AwsCredential {
+        key_id: option("aws_access_key_id")?,
+        secret_key: option("aws_secret_access_key")?,
+        token: option("aws_session_token"),
+    })))
 }
 
 /// Returns the URL before the keys of a store whose root has a path. The path ends with a slash, which stands before each key, too.
@@ -220,6 +230,21 @@ mod tests {
         check(None, true, "/t//", "https://b.s3.eu-central-1.amazonaws.com/t//data/x");
         check(Some("http://localhost:9000/"), false, "//", "http://localhost:9000/b//data/x");
         check(Some("http://b.localhost:9000"), true, "/t//u//", "http://b.localhost:9000/t//u//data/x");
+    }
+
+    #[test]
+    fn keys_of_a_store_come_with_their_own_token_or_none() {
+        let keys = |pairs: &[(&str, &str)]| {
+            let options = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let keys = own_keys(&StoreAccess { url: "s3://b/".to_owned(), options })?;
+            let keys = futures::executor::block_on(keys.get_credential()).expect("keys");
+            Some((keys.key_id.clone(), keys.token.clone()))
+        };
+        let (id, secret) = (("aws_access_key_id", "k"), ("aws_secret_access_key", "s"));
+        assert_eq!(keys(&[id, secret]), Some(("k".to_owned(), None)));
+        assert_eq!(keys(&[id, secret, ("aws_session_token", "t")]), Some(("k".to_owned(), Some("t".to_owned()))));
+        assert_eq!(keys(&[id]), None);
+        assert_eq!(keys(&[]), None);
     }
 
     #[test]

@@ -135,3 +135,57 @@ run "too_long_a_policy" {
 
   expect_failures = [aws_iam_policy.work, aws_iam_policy.list_tables]
 }
+
+run "catalogs" {
+  command = plan
+
+  module {
+    source = "./modules/coordinator"
+  }
+
+  variables {
+    glue_databases = ["sales", "web"]
+    table_buckets  = ["arn:aws:s3tables:eu-central-1:123456789012:bucket/lake"]
+  }
+
+  assert {
+    condition = { for s in jsondecode(aws_iam_policy.catalogs[0].policy).Statement : s.Sid => s.Action } == {
+      ReadGlue = ["glue:GetCatalog", "glue:GetDatabase", "glue:GetDatabases", "glue:GetTable", "glue:GetTables"]
+      ReadTableBuckets = [
+        "s3tables:GetNamespace", "s3tables:GetTable", "s3tables:GetTableBucket", "s3tables:GetTableData",
+        "s3tables:GetTableMetadataLocation", "s3tables:ListNamespaces", "s3tables:ListTables",
+      ]
+    }
+    error_message = "the actions are not the expected ones: ${aws_iam_policy.catalogs[0].policy}"
+  }
+
+  assert {
+    condition = { for s in jsondecode(aws_iam_policy.catalogs[0].policy).Statement : s.Sid => s.Resource } == {
+      ReadGlue = [
+        "arn:aws:glue:eu-central-1:123456789012:catalog",
+        "arn:aws:glue:eu-central-1:123456789012:database/sales",
+        "arn:aws:glue:eu-central-1:123456789012:database/web",
+        "arn:aws:glue:eu-central-1:123456789012:table/sales/*",
+        "arn:aws:glue:eu-central-1:123456789012:table/web/*",
+      ]
+      ReadTableBuckets = [
+        "arn:aws:s3tables:eu-central-1:123456789012:bucket/lake",
+        "arn:aws:s3tables:eu-central-1:123456789012:bucket/lake/table/*",
+      ]
+    }
+    error_message = "the resources are not the expected ones: ${aws_iam_policy.catalogs[0].policy}"
+  }
+}
+
+run "no_catalogs" {
+  command = plan
+
+  module {
+    source = "./modules/coordinator"
+  }
+
+  assert {
+    condition     = length(aws_iam_policy.catalogs) == 0
+    error_message = "without a catalog there is no policy on one"
+  }
+}

@@ -199,3 +199,20 @@ run "in_a_vpc" {
     error_message = "in a VPC it needs rights on network interfaces, and no others"
   }
 }
+
+run "table_buckets" {
+  command = plan
+
+  module {
+    source = "./modules/function"
+  }
+
+  variables {
+    table_buckets = ["arn:aws:s3tables:eu-central-1:123456789012:bucket/lake"]
+  }
+
+  assert {
+    condition     = [for s in jsondecode(aws_iam_role_policy.table_buckets[0].policy).Statement : [s.Action, s.Resource]] == [[["s3tables:GetTableData"], ["arn:aws:s3tables:eu-central-1:123456789012:bucket/lake/table/*"]]]
+    error_message = "a function may read the data of tables in these buckets: ${aws_iam_role_policy.table_buckets[0].policy}"
+  }
+}

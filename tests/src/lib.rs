@@ -17,6 +17,7 @@ pub mod peer;
 pub mod pressure;
 pub mod python;
 pub mod query;
+pub mod rest;
 pub mod rounds;
 pub mod s3;
 pub mod stats;

@@ -48,8 +48,11 @@ const fn right(action: &'static str, file: &'static str, call: &'static str) -> 
 
 const DEPLOYMENT: &str = "coordinator/engine/src/fleet/lambda/deployment.rs";
 
-/// Rights of the coordinator.
-const COORDINATOR: [Right; 9] = [
+const REST: &str = "coordinator/catalog/src/rest/mod.rs";
+const GRANTS: &str = "coordinator/engine/src/tables/catalogs.rs";
+
+/// Rights of the coordinator. Those on Glue and S3 Tables are those that AWS documents for their Iceberg REST endpoints.
+const COORDINATOR: [Right; 21] = [
     right("lambda:GetAlias", DEPLOYMENT, ".get_alias()"),
     right("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
     right("lambda:GetFunctionConfiguration", DEPLOYMENT, ".get_function_configuration()"),
@@ -59,12 +62,25 @@ const COORDINATOR: [Right; 9] = [
     right("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
     right("s3:PutObject", "coordinator/engine/src/exec/publish.rs", "store.put("),
     right("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
+    right("glue:GetCatalog", REST, "/v1/config"),
+    right("glue:GetDatabases", REST, "fnnamespaces_in("),
+    right("glue:GetDatabase", REST, "fnhas_namespace("),
+    right("glue:GetTables", REST, "fntables_in("),
+    right("glue:GetTable", REST, "fnload("),
+    right("s3tables:GetTableBucket", REST, "/v1/config"),
+    right("s3tables:ListNamespaces", REST, "fnnamespaces_in("),
+    right("s3tables:GetNamespace", REST, "fnhas_namespace("),
+    right("s3tables:ListTables", REST, "fntables_in("),
+    right("s3tables:GetTable", REST, "fnload("),
+    right("s3tables:GetTableMetadataLocation", REST, "fnload("),
+    right("s3tables:GetTableData", GRANTS, "S3_TABLES:&str"),
 ];
 /// Rights of the function.
-const FUNCTION_RIGHTS: [Right; 3] = [
+const FUNCTION_RIGHTS: [Right; 4] = [
     right("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
     right("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
     right("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
+    right("s3tables:GetTableData", "fragment-fn/src/environment.rs", "AmazonS3Builder::from_env()"),
 ];
 /// Rights that the Lambda service itself uses with the function's role, to write its log.
 const BY_LAMBDA: [&str; 2] = ["logs:CreateLogStream", "logs:PutLogEvents"];

@@ -8,7 +8,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Float64Type, UInt64Type};
 use gust::demo::queries;
 use gust::demo::tables::{CATALOG, DemoTables, ensure_tables};
-use gust_engine::config::{CatalogConfig, CatalogKind, Config, CostConfig, Prefer, Target};
+use gust_engine::config::{CatalogConfig, Config, CostConfig, Prefer, Target};
 use gust_engine::cost::PriceBook;
 use gust_engine::error::ErrorKind;
 use gust_engine::model::measured::{Measured, save};
@@ -51,7 +51,7 @@ async fn no_data_file_of_an_iceberg_table_is_read() {
     let DemoTables { database, warehouse, namespace } =
         ensure_tables(home.path(), 0.001, Arc::new(|_, _| {})).await.expect("the demo's tables");
     let mut config = config(3);
-    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse: warehouse.clone() };
+    let catalog = CatalogConfig::sqlite(database, warehouse.clone());
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = Session::new(config).expect("a session");
     session.use_catalog(CATALOG).await.expect("the catalog");

@@ -38,6 +38,7 @@ mod peer;
 mod plans;
 mod reach;
 mod refusals;
+mod rest;
 mod serve;
 mod session;
 mod shapes;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gust::demo::tables::{CATALOG, ensure_tables};
-use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::config::{CatalogConfig, Config, Target};
 use gust_engine::session::Session;
 use gust_tests::query::{plain, run};
 use gust_tests::tpch;
@@ -115,7 +115,7 @@ async fn a_plan_over_partition_folders_is_that_of_the_snapshot() {
 async fn a_plan_over_iceberg_is_that_of_the_snapshot() {
     let home = TempDir::new().expect("a temporary folder");
     let tables = ensure_tables(home.path(), 0.001, Arc::new(|_, _| {})).await.expect("the demo's tables");
-    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: tables.database, warehouse: tables.warehouse };
+    let catalog = CatalogConfig::sqlite(tables.database, tables.warehouse);
     let mut config = config();
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = session(config).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use gust_catalog::{Catalog, CatalogStores, DataFile, Field, Schema, Type};
-use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::config::{CatalogConfig, Config, Target};
 use gust_engine::error::ErrorKind;
 use gust_engine::session::{Engine, EngineOptions, Session, SessionOptions};
 use gust_engine::storage::Reach;
@@ -64,7 +64,7 @@ impl Lake {
         let config = Config { on, functions_max: 2, exchange, ..Config::default() };
         let mut config = cloud::config(&self.server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref());
         let (path, warehouse) = (self.folder.path().join("catalog.db"), self.server.url("lake/tables"));
-        config.catalogs.insert("lake".to_owned(), CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse });
+        config.catalogs.insert("lake".to_owned(), CatalogConfig::sqlite(path, warehouse));
         let reach = Reach::of([self.server.url("lake/").as_str()]).expect("a place");
         let options = EngineOptions { reach, ..EngineOptions::default() };
         let session = Engine::open(config, options).expect("an engine").session(SessionOptions::default());

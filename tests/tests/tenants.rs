@@ -8,7 +8,7 @@ use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use gust::demo::queries;
 use gust_catalog::{Catalog, DataFile, Field, Schema, Type};
-use gust_engine::config::{CatalogConfig, CatalogKind, Config, Target};
+use gust_engine::config::{CatalogConfig, Config, Target};
 use gust_engine::cost::Item;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::money::Money;
@@ -52,7 +52,7 @@ impl Bucket {
         let mut config = cloud::config(&self.server, config, bootstrap.as_ref());
         config.cost.region = Some("us-east-1".to_owned());
         let (path, warehouse) = (self.folder.path().join("catalog.db"), self.server.url("warehouse"));
-        let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse };
+        let catalog = CatalogConfig::sqlite(path, warehouse);
         config.catalogs.insert("lake".to_owned(), catalog);
         let options = EngineOptions { queries_max, ..EngineOptions::default() };
         Engine::open(config, options).expect("an engine")

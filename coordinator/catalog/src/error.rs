@@ -42,6 +42,30 @@ pub enum Error {
         source: Cause,
     },
 
+    /// A table has no such version, or has it no more.
+    #[error("table {table} has no {version}")]
+    NoVersion { table: String, version: String, hint: Option<String> },
+
+    /// A catalog's settings cannot be used.
+    #[error("catalog {catalog}: {why}")]
+    Setting { catalog: String, why: String },
+
+    /// A catalog does not accept the credentials, or no token can be had: correct them.
+    #[error("catalog {catalog} does not accept the credentials (401): {why}")]
+    Unauthorized { catalog: String, why: String },
+
+    /// A catalog knows who asks, and forbids it: ask for the right.
+    #[error("catalog {catalog} forbids to read {what} (403): {why}")]
+    Forbidden { catalog: String, what: String, why: String },
+
+    /// A catalog answers with something else than what was asked for.
+    #[error("{location} answers with status {status}: {why}")]
+    Refused { location: String, status: u16, why: String },
+
+    /// A catalog lends credentials for other files than the table's.
+    #[error("{}its catalog lends credentials for {}, not for {file}", of_table(table), prefixes.join(", "))]
+    NotLent { table: String, file: String, prefixes: Vec<String> },
+
     /// Another commit came first, and this one changed nothing: load the table again.
     #[error("table {table} was changed by another commit since it was loaded")]
     Conflict { table: String },
@@ -116,12 +140,20 @@ impl Error {
     /// Returns the next step. None where the message says enough.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Error::NotFound { hint, .. } | Error::Missing { hint, .. } => hint.as_deref(),
+            Error::NotFound { hint, .. } | Error::Missing { hint, .. } | Error::NoVersion { hint, .. } => {
+                hint.as_deref()
+            }
             Error::NotACatalog { .. } => Some("check the catalog's path in the configuration"),
             Error::Ambiguous { .. } => Some("pass the path of the right one"),
             Error::Unsupported { next, .. } => Some(next),
             Error::Corrupt { next, .. } => *next,
             Error::Unreachable { location, source } => unreachable_hint(location, source.as_ref()),
+            Error::Setting { .. } => Some("check the catalog's settings in the configuration"),
+            Error::Unauthorized { .. } => Some("check the catalog's token, its OAuth2 settings or the AWS credentials"),
+            Error::Forbidden { .. } => Some("ask the catalog's owner for the right to read it"),
+            Error::Refused { status: 429 | 503, .. } => Some("try again later"),
+            Error::Refused { .. } => Some("check the catalog's `uri` and `warehouse` in the configuration"),
+            Error::NotLent { .. } => Some("ask the catalog's owner to lend credentials for the table's whole location"),
             Error::Conflict { .. } => Some("load it again"),
             Error::CommitUnknown { .. } => Some("load it again before retrying"),
             Error::AlreadyExists { .. } | Error::Invalid(_) => None,
@@ -137,6 +169,10 @@ impl Error {
             Error::corrupt(file, error)
         }
     }
+}
+
+fn of_table(table: &str) -> String {
+    if table.is_empty() { String::new() } else { format!("table {table}: ") }
 }
 
 /// Returns the next step if a place did not answer, by the reason.

@@ -1,10 +1,10 @@
 //! Iceberg tables: their places, the files that a query has to read of them, and appends to them.
 //!
 //! ```text
-//! Catalog (SQLite) ─┐
-//!                   ├─▶ Table, pinned to a snapshot ── plan(&ScanRequest) ▶ FilePlan: data files,
-//! metadata file,   ─┘        ▲                                               and what was pruned
-//! table folder               └── append(&[DataFile]): one atomic commit
+//! Catalog: SQLite, REST ─┐
+//!                        ├─▶ Table, pinned to a snapshot ── plan(&ScanRequest) ▶ FilePlan: data files,
+//! metadata file,        ─┘        ▲                                               and what was pruned
+//! table folder                    └── append(&[DataFile]): one atomic commit
 //! ```
 //!
 //! Contract: `plan` never leaves out a file that may hold a matching row, nor a delete that applies to one. Contents that
@@ -19,9 +19,11 @@
 
 mod avro;
 mod cache;
+mod catalog;
 mod convert;
 mod deletes;
 mod error;
+mod inspect;
 mod location;
 mod manifests;
 mod metadata;
@@ -29,25 +31,30 @@ mod open;
 mod plan;
 mod predicate;
 mod prune;
+mod rest;
 mod scalar;
 mod scan;
 mod sql;
 mod storage;
 mod table;
 mod types;
+mod versions;
 mod write;
 
 pub use cache::MetadataCache;
+pub use catalog::Catalog;
 pub use error::{Cause, Error, Result};
+pub use inspect::{FileContent, FileInfo, HistoryEntry, ManifestFacts, ReferenceFacts, SnapshotFacts};
 pub use location::Location;
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
+pub use rest::{Grant, Grants, RestAuth, RestSettings, SecretText, StoreSettings};
 pub use scalar::Scalar;
 pub use scan::{
     ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan,
     IdentityValue, PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
 };
-pub use sql::Catalog;
 pub use storage::CatalogStores;
 pub use table::Table;
 pub use types::{Field, InitialDefault, MappedField, PartitionField, Schema, SortField, Transform, Type};
+pub use versions::Version;

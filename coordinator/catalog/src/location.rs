@@ -39,6 +39,9 @@ impl Location {
                     other => other,
                 };
                 let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+                if authority.contains('@') {
+                    return Err(invalid("a bucket's name has no `@`"));
+                }
                 let (root, path) = match path.rfind("//") {
                     Some(empty) => path.split_at(empty + 2),
                     None if path.starts_with('/') => path.split_at(1),
@@ -100,6 +103,7 @@ mod tests {
         check("s3://bucket/t//data/x", Some(("s3://bucket/t//", "data/x")));
         check("s3://bucket/t///a//x/y", Some(("s3://bucket/t///a//", "x/y")));
         check("s3://bucket/a b%20=//x", Some(("s3://bucket/a%20b%2520%3D//", "x")));
+        check("s3://id@bucket/a", None);
         check("s3://bucket//../a", None);
         check("s3://bucket/../b//a", None);
         check("/a/../b", None);

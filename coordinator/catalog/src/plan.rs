@@ -191,7 +191,7 @@ impl Table {
     }
 
     /// Lists the manifests of a snapshot, live or not.
-    async fn manifests(&self, snapshot: &Snapshot) -> Result<Arc<Manifests>> {
+    pub(crate) async fn manifests(&self, snapshot: &Snapshot) -> Result<Arc<Manifests>> {
         let location = match &snapshot.manifests {
             ManifestSource::Paths(paths) => {
                 let of = |path: &String| Arc::new(ManifestFile { path: path.clone(), ..ManifestFile::default() });

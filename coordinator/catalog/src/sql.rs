@@ -36,7 +36,7 @@ const CREATE_TABLES: [&str; 2] = [
 
 /// Tables under one catalog name of a database. Namespaces are dotted: `a.b`.
 #[derive(Debug, Clone)]
-pub struct Catalog {
+pub struct SqliteCatalog {
     name: String,
     warehouse: String,
     database: PathBuf,
@@ -46,23 +46,33 @@ pub struct Catalog {
     stores: CatalogStores,
 }
 
-impl Catalog {
+impl SqliteCatalog {
     /// Opens the catalog `name` in an existing database. New tables go below `warehouse`.
     ///
     /// # Errors
     /// Not found, unreachable (no database, or not readable), invalid (not a catalog).
-    pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: CatalogStores) -> Result<Catalog> {
+    pub(crate) async fn open(
+        database: &Path,
+        name: &str,
+        warehouse: &str,
+        stores: CatalogStores,
+    ) -> Result<SqliteCatalog> {
         if !database.exists() {
             let database = database.display();
             let hint = Some("check the catalog's path in the configuration".to_string());
             return Err(Error::NotFound { what: format!("catalog database {database}"), hint });
         }
-        Catalog::connect(database, name, warehouse, stores, false).await
+        SqliteCatalog::connect(database, name, warehouse, stores, false).await
     }
 
-    /// Opens the catalog as `sqlite` does, and creates the database and its tables where they are missing.
-    pub async fn create_sqlite(database: &Path, name: &str, warehouse: &str, stores: CatalogStores) -> Result<Catalog> {
-        Catalog::connect(database, name, warehouse, stores, true).await
+    /// Opens the catalog as `open` does, and creates the database and its tables where they are missing.
+    pub(crate) async fn create(
+        database: &Path,
+        name: &str,
+        warehouse: &str,
+        stores: CatalogStores,
+    ) -> Result<SqliteCatalog> {
+        SqliteCatalog::connect(database, name, warehouse, stores, true).await
     }
 
     async fn connect(
@@ -71,11 +81,11 @@ impl Catalog {
         warehouse: &str,
         stores: CatalogStores,
         create: bool,
-    ) -> Result<Catalog> {
+    ) -> Result<SqliteCatalog> {
         let options = SqliteConnectOptions::new().filename(database).create_if_missing(create).busy_timeout(LOCK_WAIT);
         let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX);
         let failed = |error| Error::unreachable(database.display().to_string(), error);
-        let mut catalog = Catalog {
+        let mut catalog = SqliteCatalog {
             name: name.to_string(),
             warehouse: warehouse.trim_end_matches('/').to_string(),
             database: database.to_path_buf(),
@@ -100,11 +110,11 @@ impl Catalog {
 
     /// Makes the same catalog, whose tables are read through other stores.
     #[must_use]
-    pub fn with_stores(&self, stores: CatalogStores) -> Catalog {
-        Catalog { stores, ..self.clone() }
+    pub(crate) fn with_stores(&self, stores: CatalogStores) -> SqliteCatalog {
+        SqliteCatalog { stores, ..self.clone() }
     }
 
-    pub async fn namespaces(&self) -> Result<Vec<String>> {
+    pub(crate) async fn namespaces(&self) -> Result<Vec<String>> {
         self.strings(
             "SELECT table_namespace FROM iceberg_tables WHERE catalog_name = ?
              UNION SELECT namespace FROM iceberg_namespace_properties WHERE catalog_name = ?
@@ -115,7 +125,7 @@ impl Catalog {
     }
 
     /// Lists the names of a namespace's tables. A namespace that does not exist has none.
-    pub async fn tables(&self, namespace: &str) -> Result<Vec<String>> {
+    pub(crate) async fn tables(&self, namespace: &str) -> Result<Vec<String>> {
         let statement = format!(
             "SELECT table_name FROM iceberg_tables
              WHERE catalog_name = ? AND table_namespace = ?{} ORDER BY 1",
@@ -129,7 +139,7 @@ impl Catalog {
     /// # Errors
     /// Not found (with the names of the catalogs in the database, if this one has none), and those of
     /// `Table::open`.
-    pub async fn load(&self, namespace: &str, name: &str) -> Result<Table> {
+    pub(crate) async fn load(&self, namespace: &str, name: &str) -> Result<Table> {
         let full_name = format!("{namespace}.{name}");
         match self.metadata_location(namespace, name).await? {
             Some(location) => {
@@ -144,7 +154,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Exists already.
-    pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
+    pub(crate) async fn create_namespace(&self, namespace: &str) -> Result<()> {
         if self.namespaces().await?.iter().any(|name| name == namespace) {
             let what = format!("namespace {namespace}");
             return Err(Error::AlreadyExists { what });

@@ -31,12 +31,22 @@ type Resolve = dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync
 pub struct CatalogStores {
     resolve: Arc<Resolve>,
     cache: Arc<MetadataCache>,
+    /// Prefixes for which a table's catalog has lent credentials. Empty where it lends none.
+    lent: Arc<[LentPrefix]>,
+}
+
+/// Credentials for the files whose locations begin with a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LentPrefix {
+    pub(crate) prefix: String,
+    /// Id of the grant.
+    pub(crate) id: String,
 }
 
 impl CatalogStores {
     /// Makes stores with a metadata cache of their own.
     pub fn new(resolve: impl Fn(&Url) -> Result<Arc<dyn ObjectStore>, Cause> + Send + Sync + 'static) -> Self {
-        CatalogStores { resolve: Arc::new(resolve), cache: Arc::default() }
+        CatalogStores { resolve: Arc::new(resolve), cache: Arc::default(), lent: Arc::new([]) }
     }
 
     /// Makes the same stores with a cache that others share.
@@ -49,8 +59,46 @@ impl CatalogStores {
         &self.cache
     }
 
+    /// Makes the same stores for a table whose catalog lends credentials.
+    pub(crate) fn lent(&self, lent: Vec<LentPrefix>) -> Self {
+        CatalogStores { lent: lent.into(), ..self.clone() }
+    }
+
+    pub(crate) fn lent_prefixes(&self) -> impl Iterator<Item = &str> {
+        self.lent.iter().map(|lent| lent.prefix.as_str())
+    }
+
+    /// Makes the same stores with the credentials that other stores were lent.
+    pub(crate) fn lent_as(self, other: &Self) -> Self {
+        CatalogStores { lent: Arc::clone(&other.lent), ..self }
+    }
+
+    /// Returns the place of a table's file. The longest prefix for which credentials were lent decides about them: the root of
+    /// the store has the grant's id as its user.
+    ///
+    /// # Errors
+    /// Those of `Location::parse`; not lent, where the table's catalog lends credentials for other files alone.
+    pub(crate) fn place(&self, table: &str, location: &str) -> Result<Location> {
+        let mut place = Location::parse(location)?;
+        if self.lent.is_empty() || place.store.scheme() != "s3" {
+            return Ok(place);
+        }
+        let wanted = as_s3(location);
+        let covers = |lent: &&LentPrefix| is_below(&wanted, &as_s3(&lent.prefix));
+        let found = self.lent.iter().filter(covers).max_by_key(|lent| lent.prefix.len());
+        let marked = found.is_some_and(|lent| place.store.set_username(&lent.id).is_ok());
+        match marked {
+            true => Ok(place),
+            false => Err(Error::NotLent {
+                table: table.to_owned(),
+                file: location.to_owned(),
+                prefixes: self.lent.iter().map(|lent| lent.prefix.clone()).collect(),
+            }),
+        }
+    }
+
     pub(crate) fn locate(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
-        let Location { store, path } = Location::parse(location)?;
+        let Location { store, path } = self.place("", location)?;
         match (self.resolve)(&store) {
             Ok(store) => Ok((store, path)),
             Err(source) => Err(Error::unreachable(location, source)),
@@ -65,6 +113,20 @@ impl CatalogStores {
 impl fmt::Debug for CatalogStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Stores")
+    }
+}
+
+/// Tells if a location is below a prefix, which ends where one of its names ends. `s3` is above everything.
+fn is_below(location: &str, prefix: &str) -> bool {
+    let rest = location.strip_prefix(prefix);
+    rest.is_some_and(|rest| prefix == "s3" || rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+}
+
+/// Writes the schemes s3a and s3n as s3.
+fn as_s3(location: &str) -> std::borrow::Cow<'_, str> {
+    match location.split_once("://") {
+        Some(("s3a" | "s3n", rest)) => format!("s3://{rest}").into(),
+        _ => location.into(),
     }
 }
 
@@ -86,7 +148,7 @@ impl CatalogStores {
 
     /// Reads a whole metadata file, once its store may be read so much. Others of the store wait until it is dropped.
     pub(crate) async fn read_held(&self, location: &str) -> Result<ReadFile> {
-        let Location { store: root, .. } = Location::parse(location)?;
+        let Location { store: root, .. } = self.place("", location)?;
         let (store, path) = self.locate(location)?;
         let failed = |error| Error::from_object_store(location, error);
         let object = store.get(&path).await.map_err(failed)?;

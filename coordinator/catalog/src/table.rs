@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::Key;
 use crate::error::{Error, MetadataFile, Result};
+use crate::location::Location;
 use crate::metadata::{MetadataFault, TableMetadata};
 use crate::scan::{COMPACT, DeleteFile};
 use crate::storage::CatalogStores;
@@ -34,9 +35,14 @@ pub(crate) struct CatalogName {
 }
 
 impl Table {
-    /// Makes the same snapshot, read through other stores.
+    /// Makes the same snapshot, read through other stores. Credentials that its catalog has lent stay its own.
     #[must_use]
     pub fn with_stores(&self, stores: CatalogStores) -> Table {
+        Table { stores: stores.lent_as(&self.stores), ..self.clone() }
+    }
+
+    /// Makes the same snapshot, read through stores with the credentials that were lent last.
+    pub(crate) fn with_lent(&self, stores: CatalogStores) -> Table {
         Table { stores, ..self.clone() }
     }
 
@@ -48,6 +54,20 @@ impl Table {
     /// Returns the table's folder. New data files belong under `data/` in it.
     pub fn location(&self) -> &str {
         &self.metadata.location
+    }
+
+    /// Lists the prefixes of the files for which its catalog has lent credentials.
+    pub fn lent_prefixes(&self) -> impl Iterator<Item = &str> {
+        self.stores.lent_prefixes()
+    }
+
+    /// Returns the place of one of its files: a data file, or a file of deletes. The root of the store tells whose credentials
+    /// open it.
+    ///
+    /// # Errors
+    /// Invalid: no absolute location. Not lent: see [`Error::NotLent`].
+    pub fn place(&self, file: &str) -> Result<Location> {
+        self.stores.place(&self.name, file)
     }
 
     pub fn metadata_location(&self) -> &str {
@@ -133,6 +153,11 @@ impl Table {
             versions.reduce(|newer, older| Field { ty: united(newer.ty, older.ty), ..newer })
         };
         Ok(keys.into_iter().filter_map(dropped).collect())
+    }
+
+    /// Makes the same table with other metadata of it.
+    pub(crate) fn with_metadata(&self, metadata: Arc<TableMetadata>) -> Table {
+        Table { metadata, ..self.clone() }
     }
 
     pub(crate) fn registered(&self) -> Option<&CatalogName> {

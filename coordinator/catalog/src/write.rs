@@ -17,18 +17,18 @@ use crate::convert;
 use crate::error::{Error, MetadataFile, Result};
 use crate::scalar::Scalar;
 use crate::scan::DataFile;
-use crate::sql::Catalog;
+use crate::sql::SqliteCatalog;
 use crate::table::{CatalogName, Table};
 use crate::types::{PartitionField, Schema, SortField};
 
-impl Catalog {
+impl SqliteCatalog {
     /// Creates an empty table in format version 2, below the warehouse. The namespace need not exist.
     /// Field ids need only be unique: the table assigns its own, found in its `schema()`.
     ///
     /// # Errors
     /// Exists already, invalid (a bad schema, an unknown column, a transform that does not take the
     /// column's type), unreachable.
-    pub async fn create_table(
+    pub(crate) async fn create_table(
         &self,
         namespace: &str,
         name: &str,
@@ -54,7 +54,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Conflict, commit unknown, invalid (a value that does not fit its column), unreachable.
-    pub async fn append(&self, table: &Table, files: &[DataFile]) -> Result<Table> {
+    pub(crate) async fn append(&self, table: &Table, files: &[DataFile]) -> Result<Table> {
         let Some(CatalogName { namespace, name }) = table.registered() else {
             return Err(Error::Invalid(format!(
                 "table {} was not loaded from a catalog, so nothing can be appended to it",
@@ -96,12 +96,12 @@ impl Catalog {
 }
 
 /// Makes the table that was written, as a reader finds it.
-fn table_of(name: &str, location: &str, metadata: &ice::TableMetadata, catalog: &Catalog) -> Result<Table> {
+fn table_of(name: &str, location: &str, metadata: &ice::TableMetadata, catalog: &SqliteCatalog) -> Result<Table> {
     let bytes = serde_json::to_vec(metadata).map_err(|error| Error::corrupt(location, error))?;
     Table::parse(name, location, &bytes, catalog.stores())
 }
 
-impl Catalog {
+impl SqliteCatalog {
     /// Tries to remove the metadata file of a commit that certainly did not happen. In a folder that is
     /// opened without a catalog it would pass for a version of the table.
     async fn discard_if_rejected(&self, commit: Result<()>, metadata_location: &str) -> Result<()> {
@@ -183,7 +183,11 @@ fn new_metadata(
     Ok(builder.build().map_err(invalid)?.metadata)
 }
 
-async fn write_metadata(metadata: &ice::TableMetadata, location: &MetadataLocation, catalog: &Catalog) -> Result<()> {
+async fn write_metadata(
+    metadata: &ice::TableMetadata,
+    location: &MetadataLocation,
+    catalog: &SqliteCatalog,
+) -> Result<()> {
     let written = metadata.write_to(&catalog.stores().file_io(), location).await;
     written.map_err(|error| Error::from_iceberg(&location.to_string(), error))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gust_engine::config::{Config, Label, LabelError};
+use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
 use gust_engine::error::QueryError;
 use gust_engine::money::Money;
 use gust_engine::session::{
@@ -31,8 +31,6 @@ pub(crate) struct Door {
     base: Session,
     /// Catalog in which bare names are looked up.
     catalog: Option<String>,
-    /// Names of all catalogs.
-    catalogs: Vec<String>,
     cap: Option<Money>,
     timeout: Duration,
     pub(crate) admission: Admission,
@@ -68,10 +66,9 @@ impl Door {
     pub(crate) async fn open(config: Config, catalog: Option<String>, setup: &[String]) -> Result<Self, QueryError> {
         let server = &config.server;
         let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
-        let warehouses = config.catalogs.values().map(|catalog| &catalog.warehouse);
-        let reach = Reach::of(warehouses.chain(&server.reach).map(String::as_str))?;
+        let warehouses = config.catalogs.values().filter_map(CatalogConfig::tables_in);
+        let reach = Reach::of(warehouses.chain(server.reach.iter().map(String::as_str)))?;
         let options = EngineOptions { queries_max, settings: SettingsPolicy::Listed(SETTINGS), reach };
-        let catalogs = config.catalogs.keys().cloned().collect();
         let (cap, timeout) = (config.cost.max, config.timeout);
         let engine = Engine::open(config, options)?;
         let base = engine.session(SessionOptions::default())?;
@@ -79,14 +76,13 @@ impl Door {
             engine,
             base,
             catalog,
-            catalogs,
             cap,
             timeout,
             admission: Admission::new(queries_max, queued_max),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
-        door.show_catalogs(&door.base, None).await?;
+        door.look_up_in(&door.base, None).await?;
         for sql in setup {
             door.base.set_up(sql).await?;
         }
@@ -104,21 +100,17 @@ impl Door {
         };
         let session = self.engine.session(options)?;
         session.show_tables_of(&self.base).await?;
-        self.show_catalogs(&session, catalog.as_deref()).await?;
+        self.look_up_in(&session, catalog.as_deref()).await?;
         if let Some(schema) = schema {
             session.use_schema(catalog.as_deref().or(self.catalog.as_deref()).unwrap_or(OWN_CATALOG), &schema);
         }
         Ok(session)
     }
 
-    /// Shows all catalogs. Bare names are looked up in `first`, else in the server's own, else among the session's tables.
-    async fn show_catalogs(&self, session: &Session, first: Option<&str>) -> Result<(), QueryError> {
-        let first = first.or(self.catalog.as_deref());
-        for name in self.catalogs.iter().map(String::as_str).filter(|name| Some(*name) != first) {
-            session.use_catalog(name).await?;
-        }
+    /// Looks bare names up in `first`, else in the server's own catalog, else among the session's tables. All catalogs are at hand.
+    async fn look_up_in(&self, session: &Session, first: Option<&str>) -> Result<(), QueryError> {
         session.use_schema(OWN_CATALOG, OWN_SCHEMA);
-        match first {
+        match first.or(self.catalog.as_deref()) {
             Some(first) => session.use_catalog(first).await,
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 use std::io::stdout;
 use std::sync::{Arc, Mutex};
 
-use gust_engine::config::{CatalogConfig, CatalogKind};
+use gust_engine::config::CatalogConfig;
 use gust_engine::error::QueryError;
 use gust_engine::session::Recorder;
 use gust_output::{OutputFormat, RowOutput};
@@ -23,7 +23,7 @@ pub(super) async fn demo(args: DemoArgs, progress: Progress) -> Result<(), Comma
     let mut config = configuration(None, &args.overrides())?;
     let tables = tables(&args).await?;
     let DemoTables { database, warehouse, namespace } = tables;
-    let catalog = CatalogConfig { kind: CatalogKind::Sqlite, path: database, warehouse };
+    let catalog = CatalogConfig::sqlite(database, warehouse);
     config.catalogs.insert(CATALOG.to_owned(), catalog);
     let session = only_session(config, &args.labels)?;
     let recorder = Recorder::new(session.clone());

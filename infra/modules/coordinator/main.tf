@@ -23,7 +23,10 @@ resource "aws_iam_role" "this" {
 }
 
 resource "aws_iam_role_policy_attachment" "this" {
-  for_each = { work = aws_iam_policy.work.arn, list_tables = aws_iam_policy.list_tables.arn }
+  for_each = merge(
+    { work = aws_iam_policy.work.arn, list_tables = aws_iam_policy.list_tables.arn },
+    { for policy in aws_iam_policy.catalogs : "catalogs" => policy.arn },
+  )
 
   role       = aws_iam_role.this.name
   policy_arn = each.value

@@ -5,13 +5,13 @@ output "role_arn" {
 }
 
 output "policy_arns" {
-  value = [aws_iam_policy.work.arn, aws_iam_policy.list_tables.arn]
+  value = concat([aws_iam_policy.work.arn, aws_iam_policy.list_tables.arn], aws_iam_policy.catalogs[*].arn)
 }
 
 # Wiring by the root module, for tests.
 
 output "policies" {
-  value = [aws_iam_policy.work.policy, aws_iam_policy.list_tables.policy]
+  value = concat([aws_iam_policy.work.policy, aws_iam_policy.list_tables.policy], aws_iam_policy.catalogs[*].policy)
 }
 
 output "assume_role_policy" {

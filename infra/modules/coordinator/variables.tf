@@ -20,6 +20,18 @@ variable "tables" {
   type        = list(object({ bucket = string, prefix = string }))
 }
 
+variable "glue_databases" {
+  description = "Databases of the account's Glue catalog that it may read."
+  type        = list(string)
+  default     = []
+}
+
+variable "table_buckets" {
+  description = "ARNs of buckets of S3 Tables that it may read."
+  type        = list(string)
+  default     = []
+}
+
 variable "exchange" {
   description = "Bucket and prefix of the functions' results; the prefix ends with a slash."
   type        = object({ bucket = string, prefix = string })

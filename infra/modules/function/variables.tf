@@ -43,6 +43,12 @@ variable "tables" {
   type        = list(object({ bucket = string, prefix = string }))
 }
 
+variable "table_buckets" {
+  description = "ARNs of buckets of S3 Tables that it may read."
+  type        = list(string)
+  default     = []
+}
+
 variable "exchange" {
   description = "Bucket and prefix of its results; the prefix ends with a slash."
   type        = object({ bucket = string, prefix = string })

@@ -15,6 +15,7 @@ use fragment_fn::metering::{Counters, CountingStore};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use gust_engine::cap::Cap;
+use gust_engine::config::S3Config;
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::events::{EventLog, StampedEvent};
@@ -27,7 +28,7 @@ use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::planner::{DistributedPlan, FunctionAccess};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
-use gust_engine::storage::StoreCredentials;
+use gust_engine::storage::{StoreCredentials, Stores};
 use gust_protocol::{AheadBounds, FragmentLimits, Requests, StoreAccess};
 use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
@@ -177,6 +178,7 @@ impl World {
             attempts: scheduler.query(events.clone(), clock, deadline, money),
             exchange,
             credentials: StoreCredentials::Own,
+            stores: Stores::new(S3Config::default()),
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,

@@ -36,11 +36,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+pub use identity::Lent;
 pub use requests::{Account, GONE, Operation, Repeated, Request, accounts, in_flight_max, repeated};
 pub use shape::{Shape, StorageFault};
 
 use connection::{Breaker, Connections};
-use identity::Identities;
+use identity::{Identities, LentOnly};
 use requests::{Arrived, RequestLog};
 use service::Service;
 use shape::Shaper;
@@ -69,6 +70,7 @@ pub struct S3Server {
     requests: Arc<RequestLog>,
     shape: CurrentShape,
     in_flight: InFlight,
+    lent: Lent,
     // It is dropped before the folder, whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
@@ -85,6 +87,8 @@ impl S3Server {
         let requests = Arc::new(RequestLog::new());
         let mut service = S3ServiceBuilder::new(Service::new(folder.path(), Arc::clone(&requests)));
         service.set_auth(Identities);
+        let lent = Lent::default();
+        service.set_access(LentOnly(lent.clone()));
         let service = service.build();
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
@@ -98,7 +102,7 @@ impl S3Server {
             .context("cannot start the server's threads")?;
         let (shape, in_flight) = (CurrentShape::default(), InFlight::default());
         runtime.spawn(serve(listener, service, Arc::clone(&shape), Arc::clone(&in_flight)));
-        Ok(Self { endpoint, requests, shape, in_flight, runtime: Some(runtime), _folder: folder })
+        Ok(Self { endpoint, requests, shape, in_flight, lent, runtime: Some(runtime), _folder: folder })
     }
 
     /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
@@ -116,6 +120,11 @@ impl S3Server {
     /// asked for where a body was cut or its reader went away.
     pub fn passed_bytes(&self) -> BTreeMap<String, u64> {
         current(&self.shape).map(|shaper| shaper.passed_bytes()).unwrap_or_default()
+    }
+
+    /// Returns the list of keys that are lent for some objects, for some time.
+    pub fn lent(&self) -> &Lent {
+        &self.lent
     }
 
     /// Returns `http://127.0.0.1:PORT`. Buckets are in the path.

@@ -1,13 +1,16 @@
 //! The keys of a metadata file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::metadata::{
-    ENCRYPTION_PROPERTY, ManifestSource, MetadataFault, Snapshot, Spec, TableMetadata, schema, spec,
+    ENCRYPTION_PROPERTY, LogEntry, ManifestSource, MetadataFault, Reference, Snapshot, Spec, TableMetadata, schema,
+    spec,
 };
 use crate::types::Schema;
 
@@ -38,6 +41,10 @@ struct MetadataJson {
     #[serde(default)]
     snapshots: Option<Vec<SnapshotJson>>,
     current_snapshot_id: Option<i64>,
+    #[serde(default)]
+    refs: Option<BTreeMap<String, ReferenceJson>>,
+    #[serde(default)]
+    snapshot_log: Option<Vec<LogJson>>,
     properties: Option<BTreeMap<String, Text>>,
     encryption_keys: Option<Vec<IgnoredAny>>,
 }
@@ -88,7 +95,9 @@ struct SnapshotJson {
     timestamp_ms: i64,
     manifest_list: Option<String>,
     manifests: Option<Vec<String>>,
-    summary: Option<SummaryJson>,
+    parent_snapshot_id: Option<i64>,
+    schema_id: Option<i64>,
+    summary: Option<Box<RawValue>>,
     key_id: Option<IgnoredAny>,
 }
 
@@ -96,6 +105,23 @@ struct SnapshotJson {
 #[serde(rename_all = "kebab-case")]
 struct SummaryJson {
     total_files_size: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ReferenceJson {
+    snapshot_id: i64,
+    r#type: String,
+    max_ref_age_ms: Option<i64>,
+    min_snapshots_to_keep: Option<i32>,
+    max_snapshot_age_ms: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct LogJson {
+    snapshot_id: i64,
+    timestamp_ms: i64,
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
@@ -115,7 +141,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
         });
     }
     let mut json = json.map_err(invalid)?;
-    let schemas = schemas(json.schemas.take(), json.schema.take(), json.current_schema_id)?;
+    let (schema_ids, schemas) = schemas(json.schemas.take(), json.schema.take(), json.current_schema_id)?;
     let location = json.location.take().ok_or_else(|| MetadataFault::corrupt("it has no location"))?;
     let specs = match (json.partition_specs.filter(|specs| !specs.is_empty()), &json.partition_spec) {
         (Some(specs), _) => {
@@ -128,29 +154,44 @@ pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
     };
     let properties = json.properties.unwrap_or_default().into_iter();
     let properties: BTreeMap<_, _> = properties.filter_map(|(name, value)| Some((name, value.text()?))).collect();
-    let current = json.snapshots.unwrap_or_default();
     let id = json.current_snapshot_id.filter(|id| *id != NO_SNAPSHOT);
-    let snapshot = match id {
-        Some(id) => {
-            let found = current.into_iter().find(|snapshot| snapshot.snapshot_id == id);
-            Some(
-                found
-                    .ok_or_else(|| MetadataFault::corrupt(format!("it has no snapshot {id}, which is its current")))?,
-            )
+    let mut snapshot = None;
+    let mut snapshots = Vec::new();
+    for listed in json.snapshots.unwrap_or_default() {
+        let is_current = id == Some(listed.snapshot_id);
+        match listed.parse() {
+            Ok(listed) => {
+                if is_current && snapshot.is_none() {
+                    snapshot = Some(listed.clone());
+                }
+                snapshots.push(listed);
+            }
+            Err(fault) if is_current => return Err(fault),
+            Err(_) => {}
         }
-        None => None,
-    };
+    }
+    if let (Some(id), None) = (id, &snapshot) {
+        return Err(MetadataFault::corrupt(format!("it has no snapshot {id}, which is its current")));
+    }
+    let references = json.refs.unwrap_or_default().into_iter().map(|(name, json)| (name, json.parse()));
+    let log = json.snapshot_log.unwrap_or_default();
+    let log = log.iter().map(|entry| LogEntry { timestamp_ms: entry.timestamp_ms, snapshot: entry.snapshot_id });
     let is_encrypted = json.encryption_keys.is_some_and(|keys| !keys.is_empty())
         || properties.contains_key(ENCRYPTION_PROPERTY)
-        || snapshot.as_ref().is_some_and(|snapshot| snapshot.key_id.is_some());
+        || snapshot.as_ref().is_some_and(|snapshot| snapshot.is_encrypted);
     let mut metadata = TableMetadata {
         format_version: format_version as u8,
         uuid: json.table_uuid,
         location,
         schemas,
+        schema_ids,
         default_spec_id: json.default_spec_id.unwrap_or(0),
         specs,
-        snapshot: snapshot.map(SnapshotJson::parse).transpose()?,
+        current_id: id,
+        snapshot,
+        snapshots: snapshots.into(),
+        references: Arc::new(references.collect()),
+        log: log.collect(),
         is_encrypted,
         held_bytes: 0,
         properties,
@@ -164,19 +205,24 @@ fn held_bytes(metadata: &TableMetadata) -> usize {
     let fields = metadata.all_fields().into_iter().map(|field| size_of_val(field) + field.name.len());
     let properties = metadata.properties.iter().map(|(name, value)| 64 + name.len() + value.len());
     let parts = metadata.specs.iter().flat_map(|spec| &spec.parts).map(|part| size_of_val(part) + part.name.len());
-    let manifests = match metadata.snapshot.as_ref().map(|snapshot| &snapshot.manifests) {
-        Some(ManifestSource::Paths(paths)) => paths.iter().map(|path| size_of_val(path) + path.len()).sum(),
-        _ => 0,
-    };
-    size_of::<TableMetadata>() + fields.chain(properties).chain(parts).sum::<usize>() + manifests
+    let snapshots = metadata.snapshots.iter().map(|snapshot| {
+        let manifests = match &snapshot.manifests {
+            ManifestSource::Paths(paths) => paths.iter().map(|path| size_of_val(path) + path.len()).sum(),
+            ManifestSource::List(list) => list.len(),
+        };
+        size_of_val(snapshot) + snapshot.summary.len() + manifests
+    });
+    let references = metadata.references.keys().map(|name| size_of::<Reference>() + name.len());
+    let history = snapshots.chain(references).sum::<usize>() + size_of_val(&*metadata.log);
+    size_of::<TableMetadata>() + fields.chain(properties).chain(parts).sum::<usize>() + history
 }
 
-/// Orders the schemas, the current one first. Older ones that cannot be read are left out.
+/// Orders the schemas with their ids, the current one first. Older ones that cannot be read are left out.
 fn schemas(
     all: Option<Vec<SchemaJson>>,
     only: Option<SchemaJson>,
     current: Option<i32>,
-) -> Result<Vec<Schema>, MetadataFault> {
+) -> Result<(Vec<i64>, Vec<Schema>), MetadataFault> {
     let missing = || MetadataFault::corrupt("it has no schema");
     let mut older = all.unwrap_or_default();
     let newest = match (current, only) {
@@ -189,9 +235,21 @@ fn schemas(
         (None, only) => only.ok_or_else(missing)?,
     };
     older.sort_by_key(|schema| std::cmp::Reverse(schema.id));
-    let mut schemas = vec![newest.schema?];
-    schemas.extend(older.into_iter().filter_map(|older| older.schema.ok()));
+    let mut schemas = (vec![newest.id], vec![newest.schema?]);
+    schemas.extend(older.into_iter().filter_map(|older| Some((older.id, older.schema.ok()?))));
     Ok(schemas)
+}
+
+impl ReferenceJson {
+    fn parse(self) -> Reference {
+        Reference {
+            snapshot: self.snapshot_id,
+            is_branch: self.r#type == "branch",
+            max_age_ms: self.max_ref_age_ms,
+            min_snapshots: self.min_snapshots_to_keep,
+            max_snapshot_age_ms: self.max_snapshot_age_ms,
+        }
+    }
 }
 
 impl SnapshotJson {
@@ -202,9 +260,15 @@ impl SnapshotJson {
             (None, Some(paths)) => ManifestSource::Paths(paths),
             (None, None) => return Err(MetadataFault::corrupt(format!("its snapshot {id} has no manifest list"))),
         };
-        let files_bytes = self.summary.and_then(|summary| summary.total_files_size?.text());
+        let parsed = self.summary.as_ref().map(|summary| serde_json::from_str::<SummaryJson>(summary.get()));
+        let parsed = parsed.transpose().map_err(|error| MetadataFault::corrupt(error.to_string()))?;
+        let files_bytes = parsed.and_then(|summary| summary.total_files_size?.text());
         Ok(Snapshot {
             id,
+            parent: self.parent_snapshot_id,
+            schema_id: self.schema_id,
+            summary: self.summary.map(|summary| summary.get().into()).unwrap_or_default(),
+            is_encrypted: self.key_id.is_some(),
             timestamp_ms: self.timestamp_ms,
             manifests,
             files_bytes: files_bytes.and_then(|bytes| bytes.parse().ok()),

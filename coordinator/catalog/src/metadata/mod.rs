@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 
@@ -44,7 +45,7 @@ impl MetadataFault {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TableMetadata {
     pub(crate) format_version: u8,
     /// Name that no other table has. Version 1 may leave it out.
@@ -53,19 +54,52 @@ pub(crate) struct TableMetadata {
     pub(crate) location: String,
     /// Schemas that can be read: the current one first, then from the newest to the oldest.
     pub(crate) schemas: Vec<Schema>,
+    /// Ids of the schemas, in the same order.
+    pub(crate) schema_ids: Vec<i64>,
     pub(crate) specs: Vec<Spec>,
     pub(crate) default_spec_id: i32,
-    /// The current snapshot. `None` for a table without data.
+    /// The pinned snapshot: the current one, unless a version was asked for. `None` for a table without data.
     pub(crate) snapshot: Option<Snapshot>,
+    /// Id of the table's current snapshot, also where another one is pinned.
+    pub(crate) current_id: Option<i64>,
+    /// Snapshots that have not expired, as the file lists them. Those without manifests are left out.
+    pub(crate) snapshots: Arc<[Snapshot]>,
+    /// Branches and tags by name.
+    pub(crate) references: Arc<BTreeMap<String, Reference>>,
+    /// Current snapshots of the past, the oldest first.
+    pub(crate) log: Arc<[LogEntry]>,
     pub(crate) is_encrypted: bool,
     /// Bytes that it holds, about.
     pub(crate) held_bytes: usize,
     properties: BTreeMap<String, String>,
 }
 
+/// Branch or tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reference {
+    pub(crate) snapshot: i64,
+    pub(crate) is_branch: bool,
+    pub(crate) max_age_ms: Option<i64>,
+    pub(crate) min_snapshots: Option<i32>,
+    pub(crate) max_snapshot_age_ms: Option<i64>,
+}
+
+/// Time at which a snapshot became the current one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogEntry {
+    pub(crate) timestamp_ms: i64,
+    pub(crate) snapshot: i64,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) id: i64,
+    pub(crate) parent: Option<i64>,
+    /// Schema that was the current one. Version 1 may leave it out.
+    pub(crate) schema_id: Option<i64>,
+    /// Summary of the commit, as JSON. Empty where there is none.
+    pub(crate) summary: Box<str>,
+    pub(crate) is_encrypted: bool,
     /// Time of the commit, in milliseconds since 1970.
     pub(crate) timestamp_ms: i64,
     pub(crate) manifests: ManifestSource,
@@ -133,6 +167,11 @@ impl TableMetadata {
     /// Returns the fields of the spec for new files. An unpartitioned table of version 1 may not list its spec.
     pub(crate) fn default_spec(&self) -> &[spec::SpecPart] {
         self.spec(self.default_spec_id).map_or(&[], |spec| &spec.parts)
+    }
+
+    /// Returns all properties of the table.
+    pub(crate) fn properties(&self) -> &BTreeMap<String, String> {
+        &self.properties
     }
 
     pub(crate) fn property(&self, name: &str) -> Option<&str> {

@@ -64,13 +64,17 @@ pub enum ConfigError {
     InvalidValue { setting: Box<Setting>, value: String, expected: String, hint: Option<String> },
     #[error("{setting} does not fit the other settings: {reason}")]
     Conflict { setting: Box<Setting>, reason: &'static str, hint: &'static str },
+    #[error("{setting} is a key of catalogs of type {owners}, and this one is of type {kind}")]
+    ForeignKey { setting: Box<Setting>, owners: String, kind: &'static str, hint: String },
 }
 
 impl ConfigError {
     /// Returns the next step.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::UnknownKey { hint, .. } | Self::UnknownVariable { hint, .. } => Some(hint),
+            Self::UnknownKey { hint, .. } | Self::UnknownVariable { hint, .. } | Self::ForeignKey { hint, .. } => {
+                Some(hint)
+            }
             Self::InvalidValue { hint, .. } => hint.as_deref(),
             Self::Conflict { hint, .. } => Some(hint),
             _ => None,

@@ -11,6 +11,7 @@
 //!
 //! Non-goals: this module does not check that a file, folder or store exists. The first user of the setting finds out.
 
+mod catalogs;
 mod error;
 mod function_name;
 mod label;
@@ -31,6 +32,7 @@ use crate::memory::machine;
 use crate::money::{Money, Price};
 use node::Node;
 
+pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
@@ -200,28 +202,6 @@ pub enum InvokerKind {
     #[default]
     Processes,
     Lambda,
-}
-
-/// An Iceberg catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CatalogConfig {
-    #[serde(rename = "type")]
-    pub kind: CatalogKind,
-    /// The SQLite file.
-    #[serde(deserialize_with = "units::path")]
-    pub path: PathBuf,
-    /// Folder or URL that holds the tables.
-    #[serde(deserialize_with = "units::location")]
-    pub warehouse: String,
-}
-
-/// Kind of a catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CatalogKind {
-    /// SQL catalog in a SQLite file.
-    Sqlite,
 }
 
 /// The S3 service. Without keys the `AWS_*` environment counts.
@@ -408,7 +388,11 @@ impl Config {
         };
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         tree.overlay(&environment);
+        catalogs::check_keys(&tree)?;
         let mut config = Self::deserialize(&tree).map_err(error::ConfigFault::into_error)?;
+        for (name, catalog) in &mut config.catalogs {
+            catalog.check(name, &tree)?;
+        }
         config.s3.check(&tree)?;
         config.lambda.check(config.s3.allow_http, &tree)?;
         config.history.check(&tree)?;

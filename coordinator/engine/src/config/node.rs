@@ -130,6 +130,31 @@ impl Node {
         }
     }
 
+    fn node_at(&self, keys: &[&str]) -> Option<&Self> {
+        match (&self.value, keys) {
+            (_, []) => Some(self),
+            (Value::Table(nodes), [first, rest @ ..]) => nodes.get(*first)?.node_at(rest),
+            _ => None,
+        }
+    }
+
+    /// Lists the keys of the table at `keys`. Empty where there is no table.
+    pub fn keys_at(&self, keys: &[&str]) -> impl Iterator<Item = &str> {
+        let nodes = self.node_at(keys).and_then(|node| match &node.value {
+            Value::Table(nodes) => Some(nodes),
+            _ => None,
+        });
+        nodes.into_iter().flatten().map(|(key, _)| key.as_str())
+    }
+
+    /// Returns the text at `keys`.
+    pub fn text_at(&self, keys: &[&str]) -> Option<&str> {
+        match &self.node_at(keys)?.value {
+            Value::String(text) | Value::Untyped(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Adds the place and the value of this node to a fault.
     fn locate<T>(&self, outcome: Result<T, ConfigFault>) -> Result<T, ConfigFault> {
         outcome.map_err(|fault| fault.at(&self.origin, || self.text()))

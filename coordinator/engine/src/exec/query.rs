@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use gust_protocol::FragmentLimits;
+use datafusion::common::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use gust_protocol::{AccessTable, FragmentLimits, StoreAccess};
 
 use crate::exchange::Exchange;
 use crate::model::load::fragment_limits;
 use crate::scheduler::QueryAttempts;
-use crate::storage::StoreCredentials;
+use crate::storage::{StoreCredentials, Stores};
 
 /// Context of a query. The session makes it, and plans carry it as a session extension.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct QueryContext {
     pub attempts: QueryAttempts,
     pub exchange: Exchange,
     pub credentials: StoreCredentials,
+    /// Stores of the query, which know the credentials that catalogs have lent.
+    pub stores: Stores,
     /// Limits of an attempt. A stage with many fragments lowers `inline_bytes_max`.
     pub limits: FragmentLimits,
     /// Session settings that a function must share.
@@ -23,6 +27,17 @@ pub struct QueryContext {
 }
 
 impl QueryContext {
+    /// Makes the access table of a stage's requests: the exchange, then these stores, as functions reach them now.
+    ///
+    /// # Errors
+    /// Those of a catalog that lends no credentials any more.
+    pub async fn access_table(&self, stores: &[StoreAccess]) -> Result<AccessTable> {
+        let all = std::iter::once(&self.exchange.access).chain(stores);
+        let accesses = all.map(|access| self.credentials.apply(access)).collect::<Vec<_>>();
+        let with_keys = stream::iter(accesses).then(|access| self.stores.with_lent_keys(access));
+        Ok(AccessTable(with_keys.try_collect().await?))
+    }
+
     /// Returns the limits of one of `fragments` fragments. Their results may wait in a quarter of the coordinator's
     /// memory, at most 256 MiB.
     pub fn fragment_limits(&self, fragments: usize, memory_bytes_max: u64) -> FragmentLimits {

@@ -14,8 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary,
-    exchange,
+    Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, exchange,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -151,8 +150,7 @@ impl StageFragments {
         let bytes = limits.inline_bytes_max + plan_bytes;
         let fragment = Fragment { id: id.clone(), inputs, limits };
         // The exchange is the first: see [`EXCHANGE_ACCESS`].
-        let stores = std::iter::once(&query.exchange.access).chain(&stage.accesses);
-        let access = AccessTable(stores.map(|access| query.credentials.apply(access)).collect());
+        let access = Box::pin(query.access_table(&stage.accesses)).await?;
         let request = move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),

@@ -44,6 +44,11 @@ impl QueryError {
     pub(super) fn of_catalog(kind: ErrorKind, error: &gust_catalog::Error) -> Self {
         let store = fragment_fn::causes(error).find_map(|cause| cause.downcast_ref::<Self>());
         let told = Self::new(kind, with_causes(error));
+        let told = match error {
+            gust_catalog::Error::Unauthorized { .. } => told.with_sqlstate("28000"),
+            gust_catalog::Error::Forbidden { .. } => told.with_sqlstate("42501"),
+            _ => told,
+        };
         // A refusal of the store is one of the table's, too.
         let told = store.iter().fold(told, |told, store| told.with_sqlstate(store.sqlstate()));
         told.with_default_hint(credentials_hint(error))
@@ -117,7 +122,13 @@ impl OwnError {
             return Some(Self::Described(QueryError::functions(refused.to_string())));
         }
         if let Some(table) = error.downcast_ref::<gust_catalog::Error>() {
-            return Some(Self::Described(QueryError::of_catalog(ErrorKind::Data, table)));
+            use gust_catalog::Error as Fault;
+            let kind = match table {
+                Fault::Unauthorized { .. } | Fault::Refused { .. } | Fault::Setting { .. } => ErrorKind::Setup,
+                Fault::NoVersion { .. } => ErrorKind::Sql,
+                _ => ErrorKind::Data,
+            };
+            return Some(Self::Described(QueryError::of_catalog(kind, table)));
         }
         if let Some(folder) = error.downcast_ref::<FolderError>() {
             return Some(Self::Described(QueryError::data(folder.to_string()).with_hint(folder.hint())));

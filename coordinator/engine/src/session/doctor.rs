@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arrow::datatypes::Schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
-use gust_catalog::Catalog;
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
@@ -23,15 +22,20 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::catalogs::in_catalog;
 use super::{Finding, Session};
 use crate::attempt::Invocation;
-use crate::config::{CatalogConfig, CatalogKind, Config};
-use crate::error::{ErrorKind, QueryError, with_causes};
+use crate::config::{CatalogConfig, Config};
+use crate::error::{QueryError, with_causes};
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
 use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
-use crate::tables::catalog::IcebergCatalog;
+
+/// Greatest difference of clocks: AWS refuses signatures that are older than 5 minutes.
+const SKEW_SECONDS_MAX: i64 = 240;
+/// Namespaces of a catalog that are searched for a table.
+const NAMESPACES_TRIED_MAX: usize = 3;
 
 /// Longest wait for one function, far above a cold start.
 const PROBE_MAX: Duration = Duration::from_secs(30);
@@ -66,7 +70,7 @@ impl Session {
         // The breaker knows the probes and all earlier queries of the engine.
         findings.push(Finding::new("breaker", breaker(&self.engine.fleet.breaker().health())));
         for (name, config) in &self.config.catalogs {
-            findings.push(Finding::new(format!("catalog {name}"), self.open_catalog(name, config).await));
+            findings.push(Finding::new(format!("catalog {name}"), Box::pin(self.open_catalog(name, config)).await));
         }
         findings
     }
@@ -188,13 +192,34 @@ impl Session {
         Ok(format!("answered in {} ms, protocol {PROTOCOL_VERSION}, {}", took.as_millis(), fingerprint()))
     }
 
+    /// Checks that a catalog answers, that its clock is right, and that a table of it can be read.
     async fn open_catalog(&self, name: &str, config: &CatalogConfig) -> Result<String, QueryError> {
-        let CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse } = config;
-        let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
-        let failed = |error: gust_catalog::Error| QueryError::of_catalog(ErrorKind::Setup, &error).with_source(error);
-        let listed = IcebergCatalog::list(&opened.map_err(failed)?).await.map_err(failed)?;
-        let namespaces = datafusion::catalog::CatalogProvider::schema_names(&listed).len();
-        Ok(format!("{namespaces} namespaces in {}", path.display()))
+        let failed = |error| in_catalog(name, error);
+        let catalog = self.engine.catalogs.open(name).await.map_err(failed)?;
+        let namespaces = catalog.first_namespaces().await.map_err(failed)?;
+        let skew = catalog.clock_skew_seconds().unwrap_or_default();
+        if skew.abs() > SKEW_SECONDS_MAX {
+            let why = format!("catalog `{name}`: its clock and this machine's differ by {} s", skew.abs());
+            return Err(ailing(why, "set the clock: signatures and lent credentials depend on it"));
+        }
+        let place = match config.file() {
+            Some(path) => format!("{} namespaces in {}", namespaces.len(), path.display()),
+            None => format!("{} namespaces at the top", namespaces.len()),
+        };
+        for namespace in namespaces.iter().take(NAMESPACES_TRIED_MAX) {
+            let tables = catalog.tables(namespace).await.map_err(failed)?;
+            let Some(first) = tables.first() else { continue };
+            let table = catalog.load(namespace, first).await.map_err(failed)?;
+            table.manifest_facts().await.map_err(failed)?;
+            let lent = table.lent_prefixes().collect::<Vec<_>>().join(", ");
+            let lent = match config.file() {
+                Some(_) => String::new(),
+                None if lent.is_empty() => ", lends no credentials".to_owned(),
+                None => format!(", lends credentials for {lent}"),
+            };
+            return Ok(format!("{place}, {namespace}.{first} can be read{lent}"));
+        }
+        Ok(format!("{place}, no table was found"))
     }
 }
 

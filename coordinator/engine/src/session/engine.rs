@@ -1,7 +1,7 @@
 //! Parts that all sessions of a process share: clients of stores, footers, functions, prices, memory, threads.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use fragment_fn::ahead::ReadBudget;
-use gust_catalog::Catalog;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
 use tempfile::TempDir;
@@ -23,7 +22,7 @@ use tempfile::TempDir;
 use super::options::{Options, SettingsPolicy};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
-use crate::config::{CatalogConfig, CatalogKind, Config};
+use crate::config::{CatalogConfig, Config};
 use crate::dialect;
 use crate::error::QueryError;
 use crate::exchange::Exchange;
@@ -31,11 +30,12 @@ use crate::fleet::Fleet;
 use crate::history;
 use crate::memory::ProcessMemory;
 use crate::model::measured;
-use crate::nearest::nearest;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::scheduler::Schedulers;
 use crate::storage::{Reach, Stores};
+use crate::tables::catalog::IcebergCatalog;
+use crate::tables::catalogs::Catalogs;
 use crate::tables::folder::FolderFactory;
 use crate::tables::iceberg::IcebergFactory;
 
@@ -104,8 +104,7 @@ pub struct Engine {
     pub(super) schedulers: Arc<Schedulers>,
     /// Threads on which queries are planned and run.
     pub(super) workers: Workers,
-    /// Opened catalogs by name.
-    catalogs: Arc<tokio::sync::Mutex<BTreeMap<String, Catalog>>>,
+    pub(super) catalogs: Catalogs,
     /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
     unsettled: Arc<Mutex<Vec<String>>>,
     /// Folder of spilled batches and of the private exchange. It is removed with the engine.
@@ -149,6 +148,7 @@ impl Engine {
         let runtime = runtime(&stores, &memory, folder.path());
         let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         let config = Arc::new(config);
+        let catalogs = Catalogs::new(&config, &stores);
         let fleet = Arc::new(Fleet::new(&config, &stores, folder.path(), measured.unwrap_or_default())?);
         Ok(Self {
             config,
@@ -160,7 +160,7 @@ impl Engine {
             fleet,
             schedulers: Arc::default(),
             workers: workers.clone(),
-            catalogs: Arc::default(),
+            catalogs,
             unsettled: Arc::default(),
             folder: Arc::new(folder),
         })
@@ -184,6 +184,7 @@ impl Engine {
             config: Arc::new(config),
             context,
             catalogs,
+            of_query: None,
             stores: self.stores.clone(),
             tables,
             prepared: Arc::default(),
@@ -214,26 +215,6 @@ impl Engine {
     /// Returns the exchange, in which functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
         self.fleet.exchange()
-    }
-
-    /// Returns a configured catalog, which is opened once.
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] if no catalog has the name, or it cannot be opened.
-    pub(super) async fn catalog(&self, name: &str) -> Result<Catalog, QueryError> {
-        let Some(CatalogConfig { kind: CatalogKind::Sqlite, path, warehouse }) = self.config.catalogs.get(name) else {
-            let near = nearest(name, self.config.catalogs.keys().map(String::as_str));
-            let hint = near
-                .map_or("add it to gust.toml under [catalogs]".to_owned(), |near| format!("did you mean `{near}`?"));
-            return Err(QueryError::setup(format!("there is no catalog `{name}` in the configuration")).with_hint(hint));
-        };
-        let mut catalogs = self.catalogs.lock().await;
-        if let Some(catalog) = catalogs.get(name) {
-            return Ok(catalog.clone());
-        }
-        let opened = Catalog::sqlite(path, name, warehouse, self.stores.for_catalog()).await;
-        let catalog = opened.map_err(|error| super::in_catalog(name, error))?;
-        Ok(catalogs.entry(name.to_owned()).or_insert(catalog).clone())
     }
 
     /// Ends all function processes and removes their objects and files. A program calls it before it ends.
@@ -305,6 +286,9 @@ impl Engine {
             .with_table_factories(formats())
             .build();
         let catalogs = Arc::clone(state.catalog_list());
+        for name in self.catalogs.names() {
+            catalogs.register_catalog(name.to_owned(), Arc::new(IcebergCatalog::new(&self.catalogs, name)));
+        }
         let context =
             with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs), self.stores.reach());
         let default = context.state().config_options().catalog.default_catalog.clone();
@@ -319,7 +303,8 @@ impl Engine {
 fn private_places<'a>(config: &'a Config, folder: &'a TempDir) -> impl Iterator<Item = &'a str> {
     let own = folder.path().to_str().into_iter().chain(config.exchange.as_deref());
     let history = config.history.path.iter();
-    own.chain(history.chain(config.catalogs.values().map(|catalog| &catalog.path)).filter_map(|path| path.to_str()))
+    let files = history.map(PathBuf::as_path).chain(config.catalogs.values().filter_map(CatalogConfig::file));
+    own.chain(files.filter_map(|path| path.to_str()))
 }
 
 fn memory_bytes(config: &Config) -> usize {

@@ -9,13 +9,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::catalog::{CatalogProvider, CatalogProviderList, DynamicFileCatalog, UrlTableFactory};
+use datafusion::catalog::{CatalogProviderList, UrlTableFactory};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
 mod cap;
+mod catalogs;
 mod classify;
 mod defaults;
 mod doctor;
@@ -26,9 +27,10 @@ mod recorder;
 mod run;
 mod setup;
 mod statement;
+mod versions;
 mod workers;
 
-use crate::error::{ErrorKind, QueryError, with_causes};
+use crate::error::QueryError;
 pub use crate::fleet::Finding;
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
@@ -41,13 +43,12 @@ use crate::cost::{PriceError, Tariff};
 use crate::exchange::Exchange;
 use crate::exec::RemoteFragmentExec;
 use crate::fleet::Asking;
-use crate::history;
 use crate::model::FunctionSize;
 use crate::planner::{Planner, PlannerSettings};
 use crate::storage::{Reach, Stores};
-use crate::tables::catalog::{IcebergCatalog, QueryCatalogs};
+use crate::tables::catalog::QueryCatalogs;
 use crate::tables::folder::{Listings, Paths};
-use engine::history_schema;
+use crate::tables::path_catalogs::PathCatalogs;
 use prepared::Prepared;
 
 /// Connection with its settings, tables and prepared statements. Clones share it.
@@ -59,6 +60,8 @@ pub struct Session {
     context: SessionContext,
     /// Catalogs in which names that are no paths are looked up.
     catalogs: Arc<dyn CatalogProviderList>,
+    /// The same as one query sees them. None in the session itself.
+    of_query: Option<Arc<QueryCatalogs>>,
     stores: Stores,
     /// Pool of the tables that the session keeps.
     tables: Arc<dyn MemoryPool>,
@@ -103,42 +106,6 @@ impl Session {
     /// Returns the exchange, in which functions leave results that are too large for their response.
     pub fn exchange(&self) -> &Exchange {
         self.engine.exchange()
-    }
-
-    /// Makes a configured catalog the one in which bare names are looked up.
-    ///
-    /// Its only namespace becomes the default schema, and `default` if it has several or none. Others are written
-    /// `namespace.table`.
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] if no catalog has the name, it cannot be opened or listed, or the history
-    /// cannot be shown.
-    pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
-        let catalog = self.engine.catalog(name).await?;
-        let listed = IcebergCatalog::list(&catalog).await.map_err(|error| in_catalog(name, error))?;
-        let default = match listed.schema_names().as_slice() {
-            [only] => only.clone(),
-            _ => "default".to_owned(),
-        };
-        let of_history = history_schema(&self.config, self.history_of.as_deref()).map_err(|error| {
-            QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_source(error)
-        })?;
-        let catalog = match of_history {
-            Some(history) => listed.with_schema(history::SCHEMA, history),
-            None => listed,
-        };
-        self.context.register_catalog(name, Arc::new(catalog));
-        self.use_schema(name, &default);
-        Ok(())
-    }
-
-    /// Looks bare names up in this schema from now on.
-    pub fn use_schema(&self, catalog: &str, schema: &str) {
-        let state = self.context.state_ref();
-        let mut state = state.write();
-        let options = state.config_mut().options_mut();
-        catalog.clone_into(&mut options.catalog.default_catalog);
-        schema.clone_into(&mut options.catalog.default_schema);
     }
 
     /// Returns the prices of functions and requests. Missing prices fail no query without a cap.
@@ -205,23 +172,17 @@ impl Session {
             memory_pool: self.engine.memory.for_query(),
             ..state.runtime_env().as_ref().clone()
         };
-        let catalogs = QueryCatalogs { of_session: Arc::clone(&self.catalogs), stores: stores.clone() };
+        let catalogs = Arc::new(QueryCatalogs::new(Arc::clone(&self.catalogs), stores.clone()));
         let builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
-        let context = with_paths(builder, Arc::new(catalogs), stores.reach());
-        Self { context, stores, ..self.clone() }
+        let context = with_paths(builder, Arc::clone(&catalogs) as _, stores.reach());
+        Self { context, stores, of_query: Some(catalogs), ..self.clone() }
     }
-}
-
-fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
-    let plain = QueryError::of_catalog(ErrorKind::Setup, &error);
-    let named = QueryError::setup(format!("catalog `{name}`: {}", plain.message()));
-    named.with_default_hint(plain.hint()).with_source(error)
 }
 
 /// Makes a context with these catalogs. A name that is no table's may be a path in it.
 fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>, reach: &Reach) -> SessionContext {
     let paths = Arc::new(Paths::new(reach));
-    let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&paths) as Arc<dyn UrlTableFactory>);
+    let catalogs = PathCatalogs { catalogs, paths: Arc::clone(&paths) as Arc<dyn UrlTableFactory> };
     let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();
     paths.serve(&context);
     context

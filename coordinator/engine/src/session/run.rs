@@ -16,7 +16,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{
+    CreateMemoryTable, DdlStatement, LogicalPlan, ResetVariable, Statement as PlanStatement,
+};
 use datafusion::prelude::SessionConfig;
 use fragment_fn::ahead::AheadAccount;
 use futures::{FutureExt, StreamExt};
@@ -24,6 +26,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Session;
+use super::catalogs::used;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::statement::Statement;
 use crate::cap::Cap;
@@ -130,7 +133,11 @@ impl Session {
     ) -> Result<RunningStatement, QueryError> {
         let NewStatement { id, events, query, .. } = new;
         let Statement { sql, mode } = statement;
-        let (logical, names) = query.logical_plan(*sql).await?;
+        let place = used(&sql).cloned();
+        let (logical, names) = match &place {
+            Some(_) => (change_of_session(), Names::default()),
+            None => query.logical_plan(*sql).await?,
+        };
         let logical = query.executed(logical)?;
         let mut running = RunningStatement {
             session: query.clone(),
@@ -151,6 +158,11 @@ impl Session {
             creating: None,
             ahead: Arc::default(),
         };
+        if let Some(place) = place {
+            mode.is_cost_of(&logical)?;
+            Box::pin(self.use_place(&place)).await?;
+            return Ok(running);
+        }
         if self.change_option(&logical)? || self.change_prepared(&logical)? {
             return Ok(running);
         }
@@ -240,9 +252,16 @@ impl Session {
             exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
             limits: size.limits,
             credentials: self.engine.fleet.credentials(&self.stores).await,
+            stores: self.stores.clone(),
             options: function_options(self.context.state().config()),
         })
     }
+}
+
+/// Makes a plan that stands for USE, which has none.
+fn change_of_session() -> LogicalPlan {
+    let variable = "datafusion.catalog.default_schema".to_owned();
+    LogicalPlan::Statement(PlanStatement::ResetVariable(ResetVariable { variable }))
 }
 
 /// Returns session settings that change the result of a function, if they differ from the defaults.

@@ -103,7 +103,7 @@ impl Statement {
 impl std::fmt::Display for Statement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let cost = if self.mode == StatementMode::Cost { "EXPLAIN COST " } else { "" };
-        write!(f, "{cost}{}", self.sql)
+        write!(f, "{cost}{}", sql::versions::shown(&self.sql.to_string()))
     }
 }
 
@@ -194,6 +194,11 @@ impl Session {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
         let name = |reference: TableReference| {
+            // A version is one of its table.
+            let reference = match reference.table().contains(char::is_control) {
+                true => with_table(&reference, sql::versions::table_of(reference.table())),
+                false => reference,
+            };
             if is_path(reference.table()) {
                 return reference.table().to_owned();
             }
@@ -215,7 +220,8 @@ impl Session {
         mut statement: EngineStatement,
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
-        let written = sql::prepare(&mut statement, &Known::of(&state))?;
+        let written = sql::prepare(&mut statement, &Known::of(&state).with_catalogs(self.catalog_names()))?;
+        self.pin_versions(&mut statement)?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.
@@ -223,6 +229,7 @@ impl Session {
             None => state.resolve_table_references(&statement),
         };
         let describes = describes(&statement);
+        Box::pin(self.list_names(&statement, references.as_deref().unwrap_or_default(), describes)).await?;
         let views = self.views(references.as_deref().unwrap_or_default()).await?;
         let weight = |name: &ObjectName| {
             let parts: Vec<_> =
@@ -313,7 +320,7 @@ impl Session {
                 }
                 // The name is a table function's.
                 Ok(None) if self.context.state().table_functions().contains_key(reference.table()) => {}
-                Ok(None) => return Some(self.not_found(reference)),
+                Ok(None) => return Some(self.not_found(reference).await),
                 Err(error) => return Some(QueryError::from_engine(error)),
             }
         }
@@ -346,16 +353,22 @@ impl Session {
         schema.table(&resolved.table).await
     }
 
-    fn not_found(&self, reference: &TableReference) -> QueryError {
+    async fn not_found(&self, reference: &TableReference) -> QueryError {
+        let named = with_table(reference, sql::versions::table_of(reference.table()));
+        let reference = &named;
         let name = reference.table();
         let known = match reference.schema() {
             Some(history::SCHEMA) if self.config.history.path.is_some() => history::table_names(),
             _ => self.table_names(),
         };
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let hint = match nearest(name, known.iter().copied()) {
+        let near = match nearest(name, known.iter().copied()) {
+            Some(near) => Some(near.to_owned()),
+            None => Box::pin(self.near_table(reference)).await,
+        };
+        let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() => {
+            None if known.is_empty() && self.config.catalogs.is_empty() => {
                 "no table is known; use --catalog, --setup, or a path: FROM 'data/*.parquet'".to_owned()
             }
             None => "SHOW TABLES lists what there is".to_owned(),
@@ -363,8 +376,14 @@ impl Session {
         QueryError::sql(format!("there is no table `{reference}`")).with_hint(hint).with_sqlstate(NO_TABLE)
     }
 
-    /// Lists the tables of all catalogs, at most [`NAMES_MAX`]. The names have no schema, and the history's tables are
-    /// left out.
+    /// Lists the names of all catalogs: the session's own and those of the configuration.
+    fn catalog_names(&self) -> Vec<String> {
+        let configured = self.engine.catalogs.names().map(str::to_owned);
+        std::iter::once(OWN_CATALOG.to_owned()).chain(configured).collect()
+    }
+
+    /// Lists the session's own tables and those that the statement has asked for, at most [`NAMES_MAX`]. The names have no schema,
+    /// and the history's tables are left out.
     fn table_names(&self) -> Vec<String> {
         let catalogs = self.context.catalog_names().into_iter().filter_map(|name| self.context.catalog(&name));
         let schemas = catalogs.flat_map(|catalog| {
@@ -372,6 +391,15 @@ impl Session {
             names.filter_map(move |name| catalog.schema(&name))
         });
         schemas.flat_map(|schema| schema.table_names()).take(NAMES_MAX).collect()
+    }
+}
+
+/// Returns a reference with another table's name.
+fn with_table(reference: &TableReference, table: &str) -> TableReference {
+    match (reference.catalog(), reference.schema()) {
+        (Some(catalog), Some(schema)) => TableReference::full(catalog, schema, table),
+        (_, Some(schema)) => TableReference::partial(schema, table),
+        _ => TableReference::bare(table),
     }
 }
 

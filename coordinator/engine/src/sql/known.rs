@@ -1,25 +1,38 @@
-//! Names of the functions that a session has.
+//! Names of the functions and catalogs that a session has.
 
 use std::collections::BTreeSet;
 
 use datafusion::execution::SessionState;
 
-/// Functions of a session, by name and alias.
-pub(crate) struct Known<'a>(&'a SessionState);
+/// Functions of a session, by name and alias, and its catalogs.
+pub(crate) struct Known<'a> {
+    state: &'a SessionState,
+    catalogs: Vec<String>,
+}
 
 impl<'a> Known<'a> {
     pub(crate) fn of(state: &'a SessionState) -> Self {
-        Self(state)
+        Self { state, catalogs: Vec::new() }
+    }
+
+    /// Adds the names of all catalogs.
+    pub(crate) fn with_catalogs(self, catalogs: Vec<String>) -> Self {
+        Self { catalogs, ..self }
+    }
+
+    /// Lists the names of all catalogs.
+    pub(super) fn catalogs(&self) -> &[String] {
+        &self.catalogs
     }
 
     /// Tells if a function is one of single rows, and not of many.
     pub(super) fn is_scalar(&self, name: &str) -> bool {
-        self.0.scalar_functions().contains_key(name)
+        self.state.scalar_functions().contains_key(name)
     }
 
     /// Returns the engine's own name of a function; `name` may be an alias of it.
     pub(super) fn own_name(&self, name: &str) -> Option<&'a str> {
-        let Self(state) = self;
+        let state = self.state;
         let scalar = state.scalar_functions().get(name).map(|function| function.name());
         let higher_order = || state.higher_order_functions().get(name).map(|function| function.name());
         let aggregate = || state.aggregate_functions().get(name).map(|function| function.name());
@@ -29,7 +42,7 @@ impl<'a> Known<'a> {
 
     /// Lists all names and aliases but those of the engine's own rewrites, in their order.
     pub(super) fn names(&self) -> BTreeSet<&'a str> {
-        let Self(state) = self;
+        let state = self.state;
         let scalar = state.scalar_functions().keys();
         let all = scalar.chain(state.higher_order_functions().keys());
         let all = all.chain(state.aggregate_functions().keys()).chain(state.window_functions().keys());

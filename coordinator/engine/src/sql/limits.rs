@@ -386,7 +386,7 @@ impl Visitor for Relations<'_> {
 }
 
 /// Returns a name as the planner compares it: in lower case, unless it is quoted.
-pub(super) fn folded_name(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
+pub(crate) fn folded_name(name: &datafusion::sql::sqlparser::ast::Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 

@@ -5,10 +5,10 @@
 //! ```
 //!
 //! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
-//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`]).
+//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`]), and versions of tables go into names ([`versions`]).
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
-//! 3. `prepare` keeps the texts of the result's columns ([`names`]). It writes other engines' statements, syntax and
+//! 3. `prepare` keeps the texts of the result's columns ([`names`]). It joins the levels of nested namespaces ([`relations`]). It writes other engines' statements, syntax and
 //!    functions as the engine's ([`statements`], [`syntax`], [`pivots`], [`json`], [`foreign`]). Then it looks for syntax that the engine parses and ignores. It refuses that by name ([`ignored`]),
 //!    or writes it as what it means ([`rewrites`], [`lengths`], [`quantified`], [`similar`], [`sample`]).
 //! 4. `unique` gives columns of one name aliases that differ, in a statement that was refused for its names
@@ -30,12 +30,14 @@ pub(crate) mod limits;
 mod names;
 mod pivots;
 mod quantified;
+mod relations;
 mod rewrites;
 mod sample;
 mod similar;
 mod statements;
 mod syntax;
 mod template;
+pub(crate) mod versions;
 mod walk;
 mod words;
 
@@ -49,7 +51,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub(crate) use known::Known;
-pub(crate) use limits::check_relations;
+pub(crate) use limits::{check_relations, folded_name};
 pub(crate) use names::{Names, UniquelyNamed, unique};
 pub(crate) use walk::walk_mut;
 
@@ -108,6 +110,7 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
     limits::check_text(text)?;
     let mut tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(ParserError::from)?;
     limits::check_tokens(&tokens)?;
+    versions::rewrite(&mut tokens)?;
     words::rewrite(&mut tokens)?;
     lambdas::mark(&mut tokens);
     Ok(tokens)
@@ -132,7 +135,8 @@ pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
 pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Result<Names, Refusal> {
     let names = Names::written(statement);
     let Some(statement) = inner_mut(statement) else { return Ok(names) };
-    statements::rewrite(statement)?;
+    relations::rewrite(statement, known.catalogs());
+    statements::rewrite(statement, known.catalogs())?;
     syntax::rewrite(statement)?;
     let is_larger = foreign::translate(statement, known)?;
     ignored::check(statement, &|name| known.is_scalar(name))?;

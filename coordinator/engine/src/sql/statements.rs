@@ -1,8 +1,9 @@
 //! Whole statements of other engines, as statements or queries of the engine.
 //!
 //! ```text
-//!  SHOW SCHEMAS, DATABASES, CATALOGS [IN c] [LIKE 'a%']   a query of information_schema
-//!  SHOW TABLES IN s, LIKE 'a%'                            a query of information_schema
+//!  SHOW CATALOGS [LIKE 'a%']                              a query of their names
+//!  SHOW SCHEMAS, DATABASES [IN c] [LIKE 'a%']             a query of information_schema
+//!  SHOW TABLES IN s, IN c.s, LIKE 'a%'                    a query of information_schema
 //!  SHOW FUNCTIONS [LIKE 'a%']                             a row for each name, those of other engines among them
 //!  SET TIME ZONE 'UTC'                                    SET datafusion.execution.time_zone = 'UTC'
 //!  CREATE TEMP VIEW, CREATE TEMP TABLE … AS               without TEMP: a session's views and tables end with it
@@ -25,12 +26,16 @@ use super::template::{filled, query, template};
 ///
 /// # Errors
 /// A refusal of a form that cannot be written, with what to write instead.
-pub(super) fn rewrite(statement: &mut Statement) -> Result<(), Refusal> {
+pub(super) fn rewrite(statement: &mut Statement, catalogs: &[String]) -> Result<(), Refusal> {
     let shown = match statement {
         Statement::ShowCatalogs { show_options, .. } => {
             let name = filter(show_options, "catalog_name LIKE $1", "catalog_name ILIKE $1")?;
             refuse_place(show_options)?;
-            query("SELECT DISTINCT catalog_name FROM information_schema.schemata WHERE $1 ORDER BY 1", &[name])
+            // No catalog is asked.
+            let rows = catalogs.iter().map(|name| format!("('{}')", name.replace('\'', "''"))).collect::<Vec<_>>();
+            let names =
+                format!("SELECT catalog_name FROM (VALUES {}) AS c(catalog_name) WHERE $1 ORDER BY 1", rows.join(", "));
+            query(&names, &[name])
         }
         Statement::ShowSchemas { show_options, .. } | Statement::ShowDatabases { show_options, .. } => {
             let name = filter(show_options, "schema_name LIKE $1", "schema_name ILIKE $1")?;
@@ -48,9 +53,11 @@ pub(super) fn rewrite(statement: &mut Statement) -> Result<(), Refusal> {
             let name = filter(show_options, "table_name LIKE $1", "table_name ILIKE $1")?;
             let (catalog, schema) = match place(show_options).as_slice() {
                 [] => (truth(), truth()),
-                [schema] => (truth(), equal("table_schema = $1", schema)),
-                [catalog, schema] => (equal("table_catalog = $1", catalog), equal("table_schema = $1", schema)),
-                _ => return Err(Refusal::new("SHOW TABLES in a table is not supported", "name a schema")),
+                [catalog] if catalogs.contains(catalog) => (equal("table_catalog = $1", catalog), truth()),
+                [catalog, levels @ ..] if catalogs.contains(catalog) => {
+                    (equal("table_catalog = $1", catalog), equal("table_schema = $1", &levels.join(".")))
+                }
+                levels => (truth(), equal("table_schema = $1", &levels.join("."))),
             };
             query(
                 "SELECT * FROM information_schema.tables WHERE $1 AND $2 AND $3 ORDER BY 1, 2, 3",

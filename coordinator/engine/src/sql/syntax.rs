@@ -228,7 +228,7 @@ mod tests {
 
     fn rewritten(text: &str) -> Result<String, Refusal> {
         let mut statement = parsed(text);
-        statements::rewrite(&mut statement)?;
+        statements::rewrite(&mut statement, &["c".to_owned()])?;
         rewrite(&mut statement)?;
         let written = statement.to_string();
         parsed(&written);
@@ -286,6 +286,18 @@ mod tests {
             (
                 "SHOW TABLES IN c.s LIKE 'p%'",
                 "SELECT * FROM information_schema.tables WHERE (table_name LIKE 'p%') AND (table_catalog = 'c') AND (table_schema = 's') ORDER BY 1, 2, 3",
+            ),
+            (
+                "SHOW TABLES IN a.b",
+                "SELECT * FROM information_schema.tables WHERE (true) AND (true) AND (table_schema = 'a.b') ORDER BY 1, 2, 3",
+            ),
+            (
+                "SHOW TABLES IN c",
+                "SELECT * FROM information_schema.tables WHERE (true) AND (table_catalog = 'c') AND (true) ORDER BY 1, 2, 3",
+            ),
+            (
+                "SHOW CATALOGS LIKE 'p%'",
+                "SELECT catalog_name FROM (VALUES ('c')) AS c (catalog_name) WHERE catalog_name LIKE 'p%' ORDER BY 1",
             ),
             ("SHOW TABLES", "SHOW TABLES"),
         ] {

@@ -1,7 +1,7 @@
 //! Words that the parser cannot read. They are written as words that it reads, or refused by name.
 //!
 //! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` …. A statement
-//! that begins with FROM and selects nothing selects all columns.
+//! that begins with FROM and selects nothing selects all columns. `USE CATALOG c` is `USE c`.
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
 
@@ -72,7 +72,6 @@ static HEADS: &[Head] = &[
     ),
     head(&["CREATE", "SEQUENCE"], "CREATE SEQUENCE is not supported", "number rows with row_number() OVER ()"),
     head(&["COMMENT"], "COMMENT is not supported", READS),
-    head(&["USE"], "USE is not supported", "name the schema: FROM schema.table; --catalog opens a catalog"),
     head(
         &["SHOW", "PARTITIONS"],
         "SHOW PARTITIONS is not supported",
@@ -117,17 +116,24 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             let hint = "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1";
             return Err(Refusal::new("ASOF JOIN is not supported", hint));
         }
+        let names_kind = ["CATALOG", "SCHEMA", "DATABASE"].iter().any(|kind| is(1, kind));
+        // The name tells which it is.
+        let kind = (is(0, "USE") && names_kind && places.len() > 2).then(|| places[1]);
         if is(0, "FROM") && !has_outer_select(statement) {
             from_first.push(this + places[0]);
         }
-        if is(0, "PREPARE") {
-            let from = is(2, "FROM").then(|| places[2]);
+        let prepares = is(0, "PREPARE");
+        let from = (prepares && is(2, "FROM")).then(|| places[2]);
+        if let Some(kind) = kind {
+            statement[kind].token = Token::Whitespace(Whitespace::Space);
+        }
+        if prepares {
             for (number, place) in marks.into_iter().enumerate() {
                 statement[place].token = Token::Placeholder(format!("${}", number + 1));
             }
-            if let Some(from) = from {
-                statement[from].token = Token::make_keyword("AS");
-            }
+        }
+        if let Some(from) = from {
+            statement[from].token = Token::make_keyword("AS");
         }
     }
     if !from_first.is_empty() {
@@ -164,7 +170,7 @@ fn has_outer_select(statement: &[TokenWithSpan]) -> bool {
 }
 
 /// Tells if a token is this word. A quoted word is a name.
-fn is_word(token: &Token, word: &str) -> bool {
+pub(super) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(given) if given.quote_style.is_none() && given.value.eq_ignore_ascii_case(word))
 }
 
@@ -186,6 +192,9 @@ mod tests {
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
             ),
             ("SELECT pragma FROM t", "SELECT pragma FROM t"),
+            ("USE CATALOG lake", "USE lake"),
+            ("USE SCHEMA lake.a", "USE lake.a"),
+            ("USE catalog", "USE catalog"),
             ("; FROM t WHERE a IN (SELECT 1) LIMIT 2", "SELECT * FROM t WHERE a IN (SELECT 1) LIMIT 2"),
             ("FROM t SELECT a", "FROM t SELECT a"),
         ] {

@@ -211,6 +211,8 @@ fn root_of(store: &str) -> Root {
     }
     let scheme = if matches!(scheme.as_str(), "s3a" | "s3n") { "s3".to_owned() } else { scheme };
     let (bucket, root) = rest.split_once('/').unwrap_or((rest, ""));
+    // The id of lent credentials is no part of the place.
+    let bucket = bucket.rsplit_once('@').map_or(bucket, |(_, bucket)| bucket);
     let decoded = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
     let mut names: Vec<String> = root.split('/').map(decoded).collect();
     // The key stands behind the last slash.
@@ -378,6 +380,8 @@ mod tests {
             ("s3://lake/", "warehouse/t/a.parquet", true),
             ("s3://lake/", "warehouse", true),
             ("s3a://lake/", "warehouse/t", true),
+            ("s3://id@lake/", "warehouse/t", true),
+            ("s3://id@lake/", "other/t", false),
             ("S3://lake", "warehouse/t", true),
             ("s3://open/", "", true),
             ("s3://open/", "any/thing", true),

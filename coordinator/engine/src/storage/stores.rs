@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
 use fragment_fn::{Pace, StoreClient, connect};
-use gust_catalog::MetadataCache;
+use gust_catalog::{Grant, Grants, MetadataCache};
 use gust_protocol::{StoreAccess, Usage};
-use object_store::ObjectStore;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
+use object_store::{ObjectStore, StaticCredentialProvider};
 use url::{Position, Url};
 
 use crate::config::S3Config;
@@ -47,6 +47,8 @@ struct StoreSettings {
     credentials: Arc<ChainCredentials>,
     /// Metadata of Iceberg tables, which all queries share.
     metadata: Arc<MetadataCache>,
+    /// Credentials that catalogs have lent for tables.
+    grants: Grants,
 }
 
 #[derive(Debug, Clone)]
@@ -81,7 +83,13 @@ impl Stores {
 
     /// Makes stores of which queries read these places alone.
     pub fn within(s3: S3Config, reach: Reach) -> Self {
-        let settings = Arc::new(StoreSettings { s3, reach, credentials: Arc::default(), metadata: Arc::default() });
+        let settings = Arc::new(StoreSettings {
+            s3,
+            reach,
+            credentials: Arc::default(),
+            metadata: Arc::default(),
+            grants: Grants::default(),
+        });
         Self(Arc::new(StoreView { settings, process: None, open: Mutex::default() }))
     }
 
@@ -136,13 +144,64 @@ impl Stores {
                 let bucket = url.host_str().ok_or_else(|| {
                     QueryError::sql(format!("`{url}` names no bucket")).with_hint("write s3://BUCKET/PREFIX")
                 })?;
+                let s3 = &self.0.settings.s3;
+                if url.username().is_empty() {
+                    return Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(s3) });
+                }
+                let lent = self.grant(url)?;
                 Ok(StoreAccess {
-                    url: format!("{}://{bucket}/", url.scheme()),
-                    options: s3_options(&self.0.settings.s3),
+                    url: format!("{}://{}@{bucket}/", url.scheme(), url.username()),
+                    options: s3_options(&lent_settings(s3, lent.settings())),
                 })
             }
             scheme => Err(QueryError::sql(format!("`{url}`: scheme `{scheme}` is not supported"))
                 .with_hint("use a local path, file:// or s3://")),
+        }
+    }
+
+    /// Returns the credentials that were lent for the store of `url`.
+    fn grant(&self, url: &Url) -> Result<Arc<Grant>, QueryError> {
+        self.0.settings.grants.get(url.username()).ok_or_else(|| {
+            let bucket = url.host_str().unwrap_or_default();
+            QueryError::sql(format!("nobody has lent credentials for a table in bucket `{bucket}`"))
+                .with_hint("run the statement again")
+        })
+    }
+
+    /// Returns a store as functions reach it: with the credentials that its table's catalog has lent, as they are now.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Sql`] if nothing is lent any more, and the catalog's if it lends nothing new.
+    pub async fn with_lent_keys(&self, access: StoreAccess) -> Result<StoreAccess, DataFusionError> {
+        let url = match Url::parse(&access.url) {
+            Ok(url) if !url.username().is_empty() => url,
+            _ => return Ok(access),
+        };
+        let keys = self.grant(&url)?.current().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let AwsCredential { key_id, secret_key, token } = &*keys;
+        let values = [Some(key_id), Some(secret_key), token.as_ref()];
+        let pairs = StoreCredentials::KEYS.into_iter().zip(values);
+        let pairs = pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.clone())));
+        let StoreAccess { url, mut options } = access;
+        options.extend(pairs);
+        Ok(StoreAccess { url, options })
+    }
+
+    /// Returns the place of the credentials that catalogs lend.
+    pub fn grants(&self) -> &Grants {
+        &self.0.settings.grants
+    }
+
+    /// Returns the source of the keys with which requests to AWS are signed: those of the configuration, else the environment's.
+    pub fn aws_keys(&self) -> AwsCredentialProvider {
+        let StoreSettings { s3, credentials, .. } = &*self.0.settings;
+        match (&s3.access_key_id, &s3.secret_access_key) {
+            (Some(key_id), Some(secret)) => Arc::new(StaticCredentialProvider::new(AwsCredential {
+                key_id: key_id.clone(),
+                secret_key: secret.reveal().to_owned(),
+                token: None,
+            })),
+            _ => Arc::clone(credentials) as AwsCredentialProvider,
         }
     }
 
@@ -212,7 +271,12 @@ impl Stores {
             None => {
                 let StoreSettings { s3, credentials, .. } = &*self.0.settings;
                 let is_own = s3.access_key_id.is_none();
-                let credentials = is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider);
+                let lent = Url::parse(&access.url).ok().filter(|url| !url.username().is_empty());
+                let lent = lent.map(|url| self.grant(&url)).transpose()?;
+                let credentials = match lent {
+                    Some(lent) => Some(lent as AwsCredentialProvider),
+                    None => is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider),
+                };
                 OpenStore::new(connect(access, credentials).map_err(QueryError::sql)?, Counters::default())
             }
         };
@@ -247,6 +311,18 @@ impl Stores {
         let stores = self.clone();
         let metadata = Arc::clone(&self.0.settings.metadata);
         gust_catalog::CatalogStores::new(move |root| stores.open_root(root).map_err(Into::into)).with_cache(metadata)
+    }
+}
+
+/// Returns the settings of a store whose place a catalog has told, without keys.
+fn lent_settings(s3: &S3Config, told: &gust_catalog::StoreSettings) -> S3Config {
+    S3Config {
+        endpoint: told.endpoint.clone().or_else(|| s3.endpoint.clone()),
+        region: told.region.clone().or_else(|| s3.region.clone()),
+        path_style: told.path_style.unwrap_or(s3.path_style),
+        allow_http: s3.allow_http,
+        access_key_id: None,
+        secret_access_key: None,
     }
 }
 

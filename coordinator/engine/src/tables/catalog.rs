@@ -1,71 +1,121 @@
 //! A configured Iceberg catalog as a catalog of the engine: its namespaces are schemas.
+//!
+//! A name is looked up by loading that table alone: nothing is listed for it. A statement that lists names has its catalogs
+//! listed before it is planned, because DataFusion asks for lists where nothing can be waited for. A listing loads no table.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
-use gust_catalog::Catalog;
+use futures::{StreamExt, TryStreamExt, stream};
+use gust_catalog::Error;
 
 use super::broken::BrokenTable;
+use super::catalogs::Catalogs;
 use super::iceberg::IcebergTable;
+use super::metadata_table::{Facts, MetadataTable};
 use crate::error::QueryError;
 use crate::storage::Stores;
 
-/// Tables of a catalog by namespace, as they were listed when it was opened. A table is loaded when it is used.
+/// Namespaces whose tables are asked for at once.
+const LISTINGS_AT_ONCE: usize = 16;
+
+/// Names of a catalog's tables by namespace.
+pub type Listing = BTreeMap<String, Arc<[String]>>;
+
+/// Lists a catalog's namespaces, and their tables where these are wanted. No table is loaded.
+///
+/// # Errors
+/// Those of opening and asking the catalog.
+pub async fn list(catalogs: &Catalogs, name: &str, with_tables: bool) -> gust_catalog::Result<Listing> {
+    let catalog = catalogs.open(name).await?;
+    let namespaces = catalog.namespaces().await?;
+    let catalog = &catalog;
+    let tables = |namespace: String| async move {
+        let tables = if with_tables { catalog.tables(&namespace).await? } else { Vec::new() };
+        Ok::<(String, Arc<[String]>), Error>((namespace, tables.into()))
+    };
+    stream::iter(namespaces).map(tables).buffer_unordered(LISTINGS_AT_ONCE).try_collect().await
+}
+
+/// Tables of a catalog by namespace. It is opened when a table is used.
 #[derive(Debug, Clone)]
 pub struct IcebergCatalog {
-    catalog: Catalog,
-    namespaces: Arc<BTreeMap<String, Arc<[String]>>>,
+    name: Arc<str>,
+    catalogs: Catalogs,
+    /// Stores of the query that asks. None are those of the process.
+    stores: Option<Stores>,
+    /// Names that the query has asked for. Empty unless it lists some.
+    listing: Arc<Listing>,
     /// Schemas that are not namespaces.
     others: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
 
 #[derive(Debug)]
 struct Namespace {
-    catalog: Catalog,
+    catalog: IcebergCatalog,
     name: String,
-    tables: Arc<[String]>,
 }
 
 impl IcebergCatalog {
-    pub async fn list(catalog: &Catalog) -> gust_catalog::Result<Self> {
-        let mut namespaces = BTreeMap::new();
-        for name in catalog.namespaces().await? {
-            let tables = catalog.tables(&name).await?;
-            namespaces.insert(name, tables.into());
+    pub fn new(catalogs: &Catalogs, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            catalogs: catalogs.clone(),
+            stores: None,
+            listing: Arc::default(),
+            others: BTreeMap::new(),
         }
-        Ok(Self { catalog: catalog.clone(), namespaces: Arc::new(namespaces), others: BTreeMap::new() })
     }
 
-    /// Adds a schema, unless a namespace has that name.
+    /// Adds a schema. A namespace of that name is not seen.
     pub fn with_schema(mut self, name: &str, schema: Arc<dyn SchemaProvider>) -> Self {
-        if !self.namespaces.contains_key(name) {
-            self.others.insert(name.to_owned(), schema);
-        }
+        self.others.insert(name.to_owned(), schema);
         self
     }
 }
 
 impl CatalogProvider for IcebergCatalog {
     fn schema_names(&self) -> Vec<String> {
-        self.namespaces.keys().chain(self.others.keys()).cloned().collect()
+        let listed = self.listing.keys().filter(|name| !self.others.contains_key(*name));
+        listed.chain(self.others.keys()).cloned().collect()
     }
 
+    /// Returns any schema: only its tables tell if there is such a namespace.
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        let Some(tables) = self.namespaces.get(name) else { return self.others.get(name).cloned() };
-        let catalog = self.catalog.clone();
-        Some(Arc::new(Namespace { catalog, name: name.to_owned(), tables: Arc::clone(tables) }))
+        match self.others.get(name) {
+            Some(schema) => Some(Arc::clone(schema)),
+            None => Some(Arc::new(Namespace { catalog: self.clone(), name: name.to_owned() })),
+        }
     }
 }
 
 /// Catalogs of a session for one of its queries: reads of table metadata are counted for that query.
 #[derive(Debug)]
 pub struct QueryCatalogs {
-    pub of_session: Arc<dyn CatalogProviderList>,
-    pub stores: Stores,
+    of_session: Arc<dyn CatalogProviderList>,
+    stores: Stores,
+    /// Names that the query has asked for, by catalog.
+    listings: Mutex<BTreeMap<String, Arc<Listing>>>,
+}
+
+impl QueryCatalogs {
+    pub fn new(of_session: Arc<dyn CatalogProviderList>, stores: Stores) -> Self {
+        Self { of_session, stores, listings: Mutex::default() }
+    }
+
+    /// Shows these names of a catalog from now on.
+    pub fn show(&self, catalog: &str, listing: Listing) {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner).insert(catalog.to_owned(), Arc::new(listing));
+    }
+
+    /// Returns the names of a catalog that the query has asked for.
+    pub fn listing(&self, catalog: &str) -> Option<Arc<Listing>> {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(catalog).cloned()
+    }
 }
 
 impl CatalogProviderList for QueryCatalogs {
@@ -73,31 +123,60 @@ impl CatalogProviderList for QueryCatalogs {
         self.of_session.register_catalog(name, catalog)
     }
 
+    /// Lists the session's own catalog, and those whose names the query has asked for.
     fn catalog_names(&self) -> Vec<String> {
-        self.of_session.catalog_names()
+        let is_iceberg = |name: &str| {
+            self.of_session.catalog(name).is_some_and(|found| found.downcast_ref::<IcebergCatalog>().is_some())
+        };
+        let mut names = self.of_session.catalog_names();
+        names.retain(|name| self.listing(name).is_some() || !is_iceberg(name));
+        names
     }
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
         let found = self.of_session.catalog(name)?;
         let Some(iceberg) = found.downcast_ref::<IcebergCatalog>() else { return Some(found) };
-        let catalog = iceberg.catalog.with_stores(self.stores.for_catalog());
-        Some(Arc::new(IcebergCatalog { catalog, ..iceberg.clone() }))
+        let listing = self.listing(name).unwrap_or_default();
+        Some(Arc::new(IcebergCatalog { stores: Some(self.stores.clone()), listing, ..iceberg.clone() }))
+    }
+}
+
+impl Namespace {
+    async fn load(&self, namespace: &str, name: &str) -> gust_catalog::Result<gust_catalog::Table> {
+        let IcebergCatalog { name: catalog, catalogs, stores, .. } = &self.catalog;
+        let opened = catalogs.open(catalog).await?;
+        match stores {
+            Some(stores) => opened.with_stores(stores.for_catalog()).load(namespace, name).await,
+            None => opened.load(namespace, name).await,
+        }
+    }
+
+    /// Returns the facts about a table that Spark's spelling `namespace.table.snapshots` asks for.
+    async fn facts(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some((facts, (namespace, table))) = Facts::named(name).zip(self.name.rsplit_once('.')) else {
+            return Ok(None);
+        };
+        match self.load(namespace, table).await {
+            Ok(table) => Ok(Some(Arc::new(MetadataTable::new(table, facts)?))),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Ok(Some(Arc::new(BrokenTable::new(DataFusionError::External(Box::new(error)))))),
+        }
     }
 }
 
 #[async_trait]
 impl SchemaProvider for Namespace {
     fn table_names(&self) -> Vec<String> {
-        self.tables.to_vec()
+        self.catalog.listing.get(&self.name).map(|tables| tables.to_vec()).unwrap_or_default()
     }
 
     /// Returns a [`BrokenTable`] for a table that cannot be loaded.
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        if !self.table_exist(name) {
-            return Ok(None);
-        }
-        let loaded = self.catalog.load(&self.name, name).await;
-        let loaded = loaded.map_err(|error| DataFusionError::External(Box::new(error)));
+        let loaded = match self.load(&self.name, name).await {
+            // The names of the database's other catalogs are worth telling.
+            Err(Error::NotFound { hint: None, .. }) => return self.facts(name).await,
+            loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
+        };
         Ok(Some(match loaded.and_then(IcebergTable::new) {
             Ok(table) => Arc::new(table),
             Err(error) => Arc::new(BrokenTable::new(error)),
@@ -110,7 +189,7 @@ impl SchemaProvider for Namespace {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.tables.iter().any(|table| table == name)
+        self.catalog.listing.get(&self.name).is_some_and(|tables| tables.iter().any(|table| table == name))
     }
 
     fn register_table(&self, name: String, _: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {

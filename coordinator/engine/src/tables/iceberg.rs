@@ -25,11 +25,12 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::logical_expr::{CreateExternalTable, Expr, LogicalPlan, TableProviderFilterPushDown, TableScan};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::ScanReader;
-use gust_catalog::{FilePlan, ScanRequest, Table};
+use gust_catalog::{FilePlan, ScanRequest, Table, Version};
 use object_store::path::Path;
 use url::Url;
 
 use super::facts::matching_of;
+use super::metadata_table::{Facts, MetadataTable};
 use super::predicate::predicate;
 use super::pruning::PruningNotes;
 use super::reading::FOOTERS_BYTES_MAX;
@@ -80,6 +81,22 @@ impl IcebergTable {
     /// Initial defaults that are no values.
     pub fn new(table: Table) -> Result<Self> {
         Ok(Self { schema: arrow_schema(&table)?, table, asked: Mutex::default() })
+    }
+
+    /// Returns the table as it was at a version.
+    ///
+    /// # Errors
+    /// Those of [`Table::at`].
+    pub fn at(&self, version: &Version) -> Result<Self> {
+        Self::new(self.table.at(version).map_err(external)?)
+    }
+
+    /// Returns a table of facts about this one.
+    ///
+    /// # Errors
+    /// Those of [`MetadataTable::new`].
+    pub fn facts(&self, facts: Facts) -> Result<MetadataTable> {
+        MetadataTable::new(self.table.clone(), facts)
     }
 
     /// Makes the scan of a plan. Its columns are the table's, and behind them those that only deletes still know.
@@ -173,7 +190,7 @@ impl TableProvider for IcebergTable {
 }
 
 /// Returns the stores of the query that plans. A table may be older than the query.
-fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
+pub(super) fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
     let stores = state.config().get_extension::<Stores>();
     stores.ok_or_else(|| internal_datafusion_err!("the session has no stores for Iceberg tables"))
 }

@@ -3,10 +3,13 @@
 
 pub mod broken;
 pub mod catalog;
+pub mod catalogs;
 pub mod facts;
 pub mod folder;
 pub mod iceberg;
 pub mod memory_table;
+mod metadata_table;
+pub mod path_catalogs;
 mod predicate;
 pub mod pruning;
 pub mod reading;

@@ -17,6 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, EnvironmentSettings, handler};
 use gust_engine::attempt::{Billing, Invocation};
+use gust_engine::config::S3Config;
 use gust_engine::events::EventLog;
 use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
@@ -26,7 +27,7 @@ use gust_engine::planner::FunctionAccess;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings, SpeculationPolicy};
-use gust_engine::storage::StoreCredentials;
+use gust_engine::storage::{StoreCredentials, Stores};
 use gust_protocol::exchange::{ResultTarget, ResultWriter};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
@@ -156,6 +157,7 @@ fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> Q
         attempts: scheduler.query(events, Clock::start(), deadline, None),
         exchange: Exchange { access, prefix: "lab".to_owned(), store: Arc::new(InMemory::new()) },
         credentials: StoreCredentials::Own,
+        stores: Stores::new(S3Config::default()),
         limits: FragmentLimits {
             memory_bytes_max: 1 << 30,
             temp_bytes_max: 1 << 30,

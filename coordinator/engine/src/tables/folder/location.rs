@@ -57,6 +57,9 @@ impl TableLocation {
         if host.is_empty() {
             return Err(refused("it names no bucket").into());
         }
+        if host.contains('@') {
+            return Err(refused("a bucket's name has no `@`, and credentials are set in the configuration").into());
+        }
         let store = ObjectStoreUrl::parse(format!("{scheme}://{host}"))?;
         let names = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let is_folder = is_folder || path.is_empty();
@@ -174,7 +177,7 @@ mod tests {
         let decoded = TableLocation::parse("s3://b/a%20b/").expect("a URL").decoded().expect("another reading");
         assert_eq!(decoded.pattern(), "a b/");
         assert_eq!(TableLocation::parse("/x/a%20b").expect("a path").decoded(), None);
-        for bad in ["", "s3:///t", "file://host/t"] {
+        for bad in ["", "s3:///t", "s3://id@b/t", "file://host/t"] {
             TableLocation::parse(bad).expect_err(bad);
         }
     }

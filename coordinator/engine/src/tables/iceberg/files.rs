@@ -92,7 +92,7 @@ struct Place {
 
 impl RootList<'_> {
     fn place(&mut self, table: &Table, path: &FilePath) -> Result<Place> {
-        let Location { store, path } = Location::parse(&path.to_string()).map_err(external)?;
+        let Location { store, path } = table.place(&path.to_string()).map_err(external)?;
         self.reach.check(store.as_str(), &path)?;
         let known = self.roots.iter().position(|known| *known == store);
         let number = known.unwrap_or(self.roots.len());

@@ -1,0 +1,263 @@
+//! Authorization of requests: none, a bearer token, OAuth2 client credentials with renewal, or AWS's signature.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, SignableBody, SignableRequest, SigningParams, SigningSettings, sign,
+};
+use aws_sigv4::sign::v4;
+use object_store::aws::AwsCredentialProvider;
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Client, Request};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use url::{Url, form_urlencoded};
+
+use super::answer::{body_of, excerpt};
+use crate::error::{Error, Result};
+
+/// Longest time before its end at which a token is renewed.
+const RENEW_BEFORE_MAX: Duration = Duration::from_secs(60);
+/// Most bytes of a token endpoint's answer.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Text that never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+impl SecretText {
+    pub fn new(text: impl Into<String>) -> Self {
+        SecretText(text.into())
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(hidden)")
+    }
+}
+
+/// Way in which requests to a catalog are authorized.
+#[derive(Debug, Clone)]
+pub enum RestAuth {
+    None,
+    /// Bearer token.
+    Token(SecretText),
+    /// OAuth2 client credentials. Without `uri` the catalog's own token endpoint is asked.
+    OAuth2 {
+        client_id: Option<String>,
+        client_secret: SecretText,
+        uri: Option<String>,
+        scope: Option<String>,
+    },
+    /// AWS's signature, for the service `name`.
+    SigV4 {
+        name: String,
+        region: String,
+        keys: AwsCredentialProvider,
+    },
+}
+
+impl RestAuth {
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, RestAuth::None)
+    }
+}
+
+/// Authorizes the requests of one catalog.
+#[derive(Debug)]
+pub(super) struct Authorizer {
+    catalog: String,
+    auth: RestAuth,
+    client: Client,
+    token_url: Option<Url>,
+    token: Mutex<Option<Token>>,
+}
+
+struct Token {
+    text: SecretText,
+    /// Count of the tokens before it.
+    number: u64,
+    renew_at: Option<Instant>,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", self.number)
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    expires_in: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct TokenRefusal {
+    error: String,
+    error_description: Option<String>,
+}
+
+impl Authorizer {
+    pub(super) fn new(catalog: &str, auth: RestAuth, client: Client, base: &str) -> Result<Self> {
+        let token_url = match &auth {
+            RestAuth::OAuth2 { uri, .. } => {
+                let text = uri.clone().unwrap_or_else(|| format!("{base}/v1/oauth/tokens"));
+                let url = Url::parse(&text);
+                Some(url.map_err(|error| Error::Setting {
+                    catalog: catalog.to_owned(),
+                    why: format!("token endpoint {text}: {error}"),
+                })?)
+            }
+            _ => None,
+        };
+        Ok(Authorizer { catalog: catalog.to_owned(), auth, client, token_url, token: Mutex::default() })
+    }
+
+    /// Tells if another token can be had in place of one that was refused.
+    pub(super) fn renews(&self) -> bool {
+        matches!(self.auth, RestAuth::OAuth2 { .. })
+    }
+
+    /// Puts the authorization into a request. Returns the number of the token, for [`Self::renew`].
+    pub(super) async fn authorize(&self, request: &mut Request) -> Result<u64> {
+        match &self.auth {
+            RestAuth::None => Ok(0),
+            RestAuth::Token(token) => self.bearer(request, token).map(|()| 0),
+            RestAuth::OAuth2 { .. } => {
+                let mut kept = self.token.lock().await;
+                let is_fresh = |token: &Token| token.renew_at.is_none_or(|at| Instant::now() < at);
+                if !kept.as_ref().is_some_and(is_fresh) {
+                    *kept = Some(self.fetch(kept.as_ref().map_or(0, |token| token.number + 1)).await?);
+                }
+                let token = kept.as_ref().map(|token| (token.text.clone(), token.number));
+                let (text, number) = token.unwrap_or_else(|| (SecretText::new(""), 0));
+                self.bearer(request, &text).map(|()| number)
+            }
+            RestAuth::SigV4 { name, region, keys } => {
+                self.sign(request, name, region, keys).await?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Fetches another token, unless the one with this number has been replaced already.
+    pub(super) async fn renew(&self, refused: u64) -> Result<()> {
+        let mut kept = self.token.lock().await;
+        if kept.as_ref().is_some_and(|token| token.number == refused) {
+            *kept = Some(self.fetch(refused + 1).await?);
+        }
+        Ok(())
+    }
+
+    /// Replaces secrets in a text that came from outside.
+    pub(super) async fn redacted(&self, text: String) -> String {
+        let token = self.token.lock().await.as_ref().map(|token| token.text.clone());
+        let own = match &self.auth {
+            RestAuth::Token(secret) | RestAuth::OAuth2 { client_secret: secret, .. } => vec![secret.clone()],
+            RestAuth::None => Vec::new(),
+            RestAuth::SigV4 { keys, .. } => {
+                let keys = keys.get_credential().await.ok();
+                let secrets = keys.iter().flat_map(|keys| [Some(&keys.secret_key), keys.token.as_ref()]);
+                secrets.flatten().map(SecretText::new).collect()
+            }
+        };
+        let secrets = token.into_iter().chain(own).filter(|secret| !secret.0.is_empty());
+        secrets.fold(text, |text, secret| text.replace(secret.reveal(), "(hidden)"))
+    }
+
+    fn unusable(&self, why: String) -> Error {
+        Error::Setting { catalog: self.catalog.clone(), why }
+    }
+
+    fn bearer(&self, request: &mut Request, token: &SecretText) -> Result<()> {
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()));
+        let mut value =
+            value.map_err(|_| self.unusable("the token has characters that no header may have".to_owned()))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(reqwest::header::AUTHORIZATION, value);
+        Ok(())
+    }
+
+    async fn fetch(&self, number: u64) -> Result<Token> {
+        let (RestAuth::OAuth2 { client_id, client_secret, scope, .. }, Some(url)) = (&self.auth, &self.token_url)
+        else {
+            return Err(self.unusable("it has no token endpoint".to_owned()));
+        };
+        let id = client_id.iter().map(|id| ("client_id", id.as_str()));
+        let pairs = id.chain([
+            ("grant_type", "client_credentials"),
+            ("client_secret", client_secret.reveal()),
+            ("scope", scope.as_deref().unwrap_or("catalog")),
+        ]);
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        let request = self.client.post(url.clone()).header("content-type", "application/x-www-form-urlencoded");
+        let failed = |error: reqwest::Error| Error::unreachable(url.as_str(), error.without_url());
+        let response = request.body(form).send().await.map_err(failed)?;
+        let status = response.status().as_u16();
+        let body = body_of(response, ANSWER_BYTES_MAX, url.as_str()).await?;
+        if status != 200 {
+            let refusal = serde_json::from_slice::<TokenRefusal>(&body).ok();
+            let why = refusal.map(|told| match told.error_description {
+                Some(more) => format!("{}: {more}", told.error),
+                None => told.error,
+            });
+            let why = why.unwrap_or_else(|| format!("status {status} of {url}: {}", String::from_utf8_lossy(&body)));
+            let why = excerpt(why.replace(client_secret.reveal(), "(hidden)").as_bytes());
+            return Err(match status {
+                400 | 401 | 403 => {
+                    Error::Unauthorized { catalog: self.catalog.clone(), why: format!("no token: {why}") }
+                }
+                _ => Error::Refused { location: url.to_string(), status, why },
+            });
+        }
+        let told = serde_json::from_slice::<TokenAnswer>(&body).map_err(|_| {
+            // The body may hold the token, so that it is not quoted.
+            Error::Refused { location: url.to_string(), status, why: "its answer has no access_token".to_owned() }
+        })?;
+        let life = told.expires_in.filter(|seconds| *seconds > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        let renew_at = life.map(|life| Instant::now() + life.saturating_sub(RENEW_BEFORE_MAX.min(life / 4)));
+        Ok(Token { text: SecretText::new(told.access_token), number, renew_at })
+    }
+
+    async fn sign(&self, request: &mut Request, name: &str, region: &str, keys: &AwsCredentialProvider) -> Result<()> {
+        let keys = keys.get_credential().await.map_err(|error| Error::unreachable(request.url().as_str(), error))?;
+        let unsigned = |why: String| self.unusable(format!("cannot sign: {why}"));
+        let identity = Credentials::new(&keys.key_id, &keys.secret_key, keys.token.clone(), None, "gust").into();
+        let mut settings = SigningSettings::default();
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(region)
+            .name(name)
+            .time(SystemTime::now())
+            .settings(settings)
+            .build()
+            .map_err(|error| unsigned(error.to_string()))?;
+        let parameters = SigningParams::V4(parameters);
+        let body = request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default();
+        let headers = request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let signable =
+            SignableRequest::new(request.method().as_str(), request.url().as_str(), headers, SignableBody::Bytes(body));
+        let signable = signable.map_err(|error| unsigned(error.to_string()))?;
+        let (signed, _) = sign(signable, &parameters).map_err(|error| unsigned(error.to_string()))?.into_parts();
+        let signed: Vec<(String, String)> =
+            signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        for (name, value) in signed {
+            let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
+            let (name, mut value) =
+                header.ok_or_else(|| unsigned("a header has characters that none may have".into()))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(name, value);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! Credentials that a catalog lends for the files of one table, and renews before they end.
+//!
+//! A grant is for the files whose locations begin with a prefix. Its id stands for it in the root of a store,
+//! `s3://ID@bucket/`, so that no other table's reads find its client. The id says nothing and opens nothing by itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use object_store::CredentialProvider;
+use object_store::aws::AwsCredential;
+use uuid::Uuid;
+
+use super::answer::StorageCredential;
+use super::{Service, setting};
+use crate::error::{Error, Result};
+use crate::storage::LentPrefix;
+
+const KEY_ID: &str = "s3.access-key-id";
+const SECRET: &str = "s3.secret-access-key";
+const TOKEN: &str = "s3.session-token";
+const EXPIRES: &str = "s3.session-token-expires-at-ms";
+/// Longest time before their end at which credentials are renewed: above a function's longest life.
+const RENEW_BEFORE_MAX: Duration = Duration::from_secs(16 * 60);
+/// Shortest time before their end at which credentials are still used where they cannot be renewed.
+const USE_BEFORE_MIN: Duration = Duration::from_secs(1);
+/// Grants that are kept. The oldest ones go first.
+const GRANTS_MAX: usize = 4096;
+
+/// Returns the credentials of a table's answer. Those of its settings are for all files.
+///
+/// # Errors
+/// Unsupported: a catalog that signs each request itself, and lends nothing.
+pub(super) fn credentials(
+    table: &str,
+    config: BTreeMap<String, String>,
+    lent: Option<Vec<StorageCredential>>,
+) -> Result<Vec<StorageCredential>> {
+    let mut all = lent.unwrap_or_default();
+    all.retain(|credential| credential.config.contains_key(KEY_ID));
+    // Settings of the store stand beside the credentials.
+    for credential in &mut all {
+        for (key, value) in &config {
+            credential.config.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    if all.is_empty() && config.contains_key(KEY_ID) {
+        all.push(StorageCredential { prefix: "s3".to_owned(), config: config.clone() });
+    }
+    let signs =
+        setting(&config, &["s3.remote-signing-enabled"]).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    match all.is_empty() && signs {
+        true => Err(Error::Unsupported {
+            table: table.to_owned(),
+            feature: "a catalog that signs each request to the store itself (remote signing)".to_owned(),
+            next: "let the catalog lend credentials (vended credentials) for the warehouse",
+        }),
+        false => Ok(all),
+    }
+}
+
+/// Table whose credentials can be asked for again.
+#[derive(Clone)]
+pub(super) struct Lender {
+    pub(super) service: Arc<Service>,
+    pub(super) levels: Vec<String>,
+    pub(super) name: String,
+}
+
+/// Credentials that catalogs have lent, by id. Clones share them.
+#[derive(Clone, Default)]
+pub struct Grants(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    grants: BTreeMap<String, Arc<Grant>>,
+    /// Ids by catalog, table and prefix, so that a table that is loaded again keeps its clients.
+    ids: BTreeMap<Place, String>,
+    /// Ids, the oldest first.
+    order: Vec<String>,
+}
+
+/// Files that a grant is for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    catalog: String,
+    levels: Vec<String>,
+    table: String,
+    prefix: String,
+    settings: StoreSettings,
+}
+
+impl fmt::Debug for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Grants(hidden)")
+    }
+}
+
+/// Place of a store, as the catalog says it. None leaves it to the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoreSettings {
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub path_style: Option<bool>,
+}
+
+/// Credentials for the files below a prefix, renewed when they are asked for shortly before their end.
+pub struct Grant {
+    id: String,
+    prefix: String,
+    settings: StoreSettings,
+    lender: Lender,
+    current: tokio::sync::Mutex<Keys>,
+}
+
+#[derive(Clone)]
+struct Keys {
+    credential: Arc<AwsCredential>,
+    renew_at: Option<SystemTime>,
+    expires: Option<SystemTime>,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Grants {
+    /// Returns the grant of a store's root.
+    pub fn get(&self, id: &str) -> Option<Arc<Grant>> {
+        self.lock().grants.get(id).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the credentials of a table. Returns the prefixes that they are for.
+    pub(super) fn grant(&self, lender: Lender, lent: &[StorageCredential]) -> Vec<LentPrefix> {
+        let mut kept = self.lock();
+        let mut prefixes = Vec::with_capacity(lent.len());
+        for credential in lent {
+            let settings = store_settings(&credential.config);
+            let place = Place {
+                catalog: lender.service.name.clone(),
+                levels: lender.levels.clone(),
+                table: lender.name.clone(),
+                prefix: credential.prefix.clone(),
+                settings: settings.clone(),
+            };
+            let known = kept.ids.get(&place).and_then(|id| kept.grants.get(id)).cloned();
+            let keys = Keys::of(&credential.config);
+            let id = match known {
+                Some(grant) => {
+                    // A question that renews them holds the lock, and has newer ones.
+                    if let Ok(mut current) = grant.current.try_lock() {
+                        current.replace_if_newer(keys);
+                    }
+                    grant.id.clone()
+                }
+                None => {
+                    let id = Uuid::new_v4().simple().to_string();
+                    let prefix = credential.prefix.clone();
+                    let current = tokio::sync::Mutex::new(keys);
+                    let grant = Grant { id: id.clone(), prefix, settings, lender: lender.clone(), current };
+                    kept.grants.insert(id.clone(), Arc::new(grant));
+                    kept.ids.insert(place, id.clone());
+                    kept.order.push(id.clone());
+                    id
+                }
+            };
+            prefixes.push(LentPrefix { prefix: credential.prefix.clone(), id });
+        }
+        let excess = kept.order.len().saturating_sub(GRANTS_MAX);
+        for id in kept.order.drain(..excess).collect::<Vec<_>>() {
+            kept.grants.remove(&id);
+            kept.ids.retain(|_, known| *known != id);
+        }
+        prefixes
+    }
+}
+
+fn store_settings(config: &BTreeMap<String, String>) -> StoreSettings {
+    StoreSettings {
+        endpoint: setting(config, &["s3.endpoint"]).map(str::to_owned),
+        region: setting(config, &["s3.region", "client.region"]).map(str::to_owned),
+        path_style: setting(config, &["s3.path-style-access"]).map(|value| value.eq_ignore_ascii_case("true")),
+    }
+}
+
+impl Keys {
+    fn of(config: &BTreeMap<String, String>) -> Self {
+        let text = |name: &str| config.get(name).cloned().unwrap_or_default();
+        let credential =
+            AwsCredential { key_id: text(KEY_ID), secret_key: text(SECRET), token: config.get(TOKEN).cloned() };
+        let expires =
+            config.get(EXPIRES).and_then(|ms| ms.parse().ok()).map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+        let renew_at = expires.map(|expires| {
+            let life = expires.duration_since(SystemTime::now()).unwrap_or_default();
+            expires - RENEW_BEFORE_MAX.min(life / 2)
+        });
+        Keys { credential: Arc::new(credential), renew_at, expires }
+    }
+
+    fn replace_if_newer(&mut self, other: Keys) {
+        if other.expires.is_none() || other.expires > self.expires {
+            *self = other;
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.expires.is_none_or(|expires| SystemTime::now() + USE_BEFORE_MIN < expires)
+    }
+}
+
+impl Grant {
+    /// Returns the place of the store, as the catalog says it.
+    pub fn settings(&self) -> &StoreSettings {
+        &self.settings
+    }
+
+    /// Returns credentials that are valid now, asked for anew where these end soon.
+    ///
+    /// # Errors
+    /// Those of asking the catalog, once the present ones have ended.
+    pub async fn current(&self) -> Result<Arc<AwsCredential>> {
+        let mut current = self.current.lock().await;
+        if current.renew_at.is_some_and(|at| at <= SystemTime::now()) {
+            match self.renewed().await {
+                Ok(keys) => *current = keys,
+                Err(error) if current.is_usable() => {
+                    tracing::warn!(table = self.lender.name, %error, "lent credentials could not be renewed yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Arc::clone(&current.credential))
+    }
+
+    async fn renewed(&self) -> Result<Keys> {
+        let Lender { service, levels, name } = &self.lender;
+        let lent = service.credentials(levels, name).await?;
+        let found = lent.iter().find(|credential| credential.prefix == self.prefix);
+        // A catalog may have changed its prefixes: the longest that covers this one is meant.
+        let covers =
+            || lent.iter().filter(|other| self.prefix.starts_with(&other.prefix)).max_by_key(|o| o.prefix.len());
+        match found.or_else(covers) {
+            Some(credential) => Ok(Keys::of(&credential.config)),
+            None => Err(Error::NotLent {
+                table: format!("{}.{name}", levels.join(".")),
+                file: self.prefix.clone(),
+                prefixes: lent.into_iter().map(|credential| credential.prefix).collect(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Grant {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let unauthenticated =
+            |error| object_store::Error::Unauthenticated { path: self.prefix.clone(), source: Box::new(error) };
+        self.current().await.map_err(unauthenticated)
+    }
+}

@@ -1,0 +1,446 @@
+//! Versions of tables in FROM, in the words of other engines, which the parser does not read or the planner ignores.
+//!
+//! ```text
+//!  t FOR VERSION AS OF 5, t FOR SYSTEM_VERSION AS OF 'tag'          Athena, Trino
+//!  t FOR TIMESTAMP AS OF e, t FOR SYSTEM_TIME AS OF e
+//!  t VERSION AS OF 5, t TIMESTAMP AS OF '2026-01-01'                 Spark
+//!  t AT (VERSION => 5), t AT (TIMESTAMP => e)                        DuckDB
+//! ```
+//!
+//! In the tokens, the version becomes a part of the table's name, behind a mark that no name has, and the table gets its own
+//! name as an alias. So it goes through the parser and the planner as any other table. [`pin`] replaces the text of the
+//! version by its value. [`shown`] writes the name as it was.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Query, Statement, VisitorMut};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
+use gust_catalog::Version;
+
+use super::limits::folded_name;
+use super::walk::walk_mut;
+use super::words::is_word;
+use super::{Refusal, inner_mut};
+use crate::error::QueryError;
+
+/// Mark between a table's name and its version.
+const MARK: char = '\u{1}';
+
+/// Words of a version, as they were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Version,
+    Timestamp,
+}
+
+impl Asked {
+    const ALL: [Self; 2] = [Self::Version, Self::Timestamp];
+
+    const fn letter(self) -> char {
+        match self {
+            Self::Version => 'v',
+            Self::Timestamp => 't',
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Version => "VERSION",
+            Self::Timestamp => "TIMESTAMP",
+        }
+    }
+
+    fn of(token: &Token) -> Option<Self> {
+        let is = |words: [&str; 2]| words.iter().any(|word| is_word(token, word));
+        if is(["VERSION", "SYSTEM_VERSION"]) {
+            return Some(Self::Version);
+        }
+        is(["TIMESTAMP", "SYSTEM_TIME"]).then_some(Self::Timestamp)
+    }
+}
+
+/// Version in the tokens of a statement.
+struct Found {
+    asked: Asked,
+    /// Place of the table's name.
+    name: usize,
+    /// Places of the expression's tokens.
+    first: usize,
+    end: usize,
+    /// Place behind the version.
+    after: usize,
+}
+
+/// Writes the versions of a statement into its tables' names.
+///
+/// # Errors
+/// A refusal of a version of something that is no table, and of a version that is no expression.
+pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
+    let mut place = 0;
+    while place < tokens.len() {
+        if let Some(found) = find(tokens, place)? {
+            place = replace(tokens, &found);
+        } else {
+            place += 1;
+        }
+    }
+    Ok(())
+}
+
+fn is_space(token: &Token) -> bool {
+    matches!(token, Token::Whitespace(_))
+}
+
+/// Returns the place of the next token from `place` on that is no space.
+fn next(tokens: &[TokenWithSpan], place: usize) -> Option<usize> {
+    (place..tokens.len()).find(|place| !is_space(&tokens[*place].token))
+}
+
+fn before(tokens: &[TokenWithSpan], place: usize) -> Option<usize> {
+    (0..place).rev().find(|place| !is_space(&tokens[*place].token))
+}
+
+/// Finds a version that begins at a place.
+fn find(tokens: &[TokenWithSpan], place: usize) -> Result<Option<Found>, Refusal> {
+    let token = |place: Option<usize>| place.map(|place| &tokens[place].token);
+    let is = |place: Option<usize>, word: &str| token(place).is_some_and(|token| is_word(token, word));
+    let Some(name) = before(tokens, place) else { return Ok(None) };
+    let follow = |place: Option<usize>| place.and_then(|place| next(tokens, place + 1));
+    if is(Some(place), "AT") {
+        let open = follow(Some(place));
+        let asked = follow(open);
+        let arrow = follow(asked);
+        let is_version = token(open) == Some(&Token::LParen) && token(arrow) == Some(&Token::RArrow);
+        let Some(asked) = token(asked).and_then(Asked::of).filter(|_| is_version) else { return Ok(None) };
+        let first = follow(arrow).ok_or_else(|| no_expression(asked))?;
+        let end = end_of_expression(tokens, first, asked)?;
+        let close = next(tokens, end).filter(|place| tokens[*place].token == Token::RParen);
+        let close = close.ok_or_else(|| no_expression(asked))?;
+        return at_name(tokens, Found { asked, name, first, end, after: close + 1 }).map(Some);
+    }
+    let has_for = is(Some(place), "FOR");
+    let words = if has_for { follow(Some(place)) } else { Some(place) };
+    let Some(asked) = token(words).and_then(Asked::of) else { return Ok(None) };
+    let as_word = follow(words);
+    let of_word = follow(as_word);
+    if !is(as_word, "AS") || !is(of_word, "OF") {
+        return Ok(None);
+    }
+    // `SELECT version AS of`, and `a.version AS of`.
+    let is_name = matches!(&tokens[name].token, Token::Word(word) if word.quote_style.is_some() || !["SELECT", "DISTINCT", "ALL"].iter().any(|other| word.value.eq_ignore_ascii_case(other)));
+    if !has_for && !is_name {
+        return Ok(None);
+    }
+    let Some(first) = follow(of_word) else { return Err(no_expression(asked)) };
+    let end = end_of_expression(tokens, first, asked)?;
+    at_name(tokens, Found { asked, name, first, end, after: end }).map(Some)
+}
+
+fn at_name(tokens: &[TokenWithSpan], found: Found) -> Result<Found, Refusal> {
+    match &tokens[found.name].token {
+        Token::Word(_) => Ok(found),
+        other => Err(Refusal::new(
+            format!("only a table has versions, and `{other}` is no table's name"),
+            "write the version right behind the table: FROM t FOR VERSION AS OF 5 AS x",
+        )),
+    }
+}
+
+fn no_expression(asked: Asked) -> Refusal {
+    let example = match asked {
+        Asked::Version => "FOR VERSION AS OF 5, or FOR VERSION AS OF 'tag'",
+        Asked::Timestamp => "FOR TIMESTAMP AS OF TIMESTAMP '2026-01-01 00:00:00'",
+    };
+    Refusal::new(format!("a version is not understood: {} AS OF has no value behind it", asked.words()), example)
+}
+
+fn end_of_expression(tokens: &[TokenWithSpan], first: usize, asked: Asked) -> Result<usize, Refusal> {
+    let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens[first..].to_vec());
+    parser.parse_expr().map_err(|_| no_expression(asked))?;
+    // The parser stands behind the expression's last token, and maybe behind spaces.
+    let end = first + parser.index();
+    let last = before(tokens, end.min(tokens.len())).unwrap_or(first);
+    Ok(last + 1)
+}
+
+/// Writes a version into its table's name. Returns the place behind it.
+fn replace(tokens: &mut Vec<TokenWithSpan>, found: &Found) -> usize {
+    let text: String = tokens[found.first..found.end].iter().map(|token| token.token.to_string()).collect();
+    let Token::Word(word) = tokens[found.name].token.clone() else { return found.after };
+    let span = tokens[found.name].span;
+    let folded = if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() };
+    let marked = format!("{folded}{MARK}{}{MARK}{text}", found.asked.letter());
+    let quoted = |value: String| Token::Word(Word { value, quote_style: Some('"'), keyword: Keyword::NoKeyword });
+    let mut written = vec![quoted(marked)];
+    if takes_alias(tokens, found) {
+        let space = || Token::Whitespace(Whitespace::Space);
+        written.extend([space(), Token::make_keyword("AS"), space(), quoted(folded)]);
+    }
+    let written: Vec<TokenWithSpan> = written.into_iter().map(|token| TokenWithSpan { token, span }).collect();
+    let length = written.len();
+    tokens.splice(found.name..found.after, written);
+    found.name + length
+}
+
+/// Tells if a table needs its own name as an alias: no alias follows, and the statement queries it.
+fn takes_alias(tokens: &[TokenWithSpan], found: &Found) -> bool {
+    let begin = tokens[..found.name].iter().rposition(|token| token.token == Token::SemiColon).map_or(0, |at| at + 1);
+    let first = next(tokens, begin).map(|place| &tokens[place].token);
+    if first.is_some_and(|first| ["DESCRIBE", "DESC", "SHOW"].iter().any(|word| is_word(first, word))) {
+        return false;
+    }
+    match next(tokens, found.after).map(|place| &tokens[place].token) {
+        Some(Token::Word(word)) => {
+            let is_alias = word.quote_style.is_some() || !RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword);
+            !(is_alias || word.value.eq_ignore_ascii_case("AS"))
+        }
+        _ => true,
+    }
+}
+
+/// Replaces the versions in a statement's names by their values.
+///
+/// # Errors
+/// Those of `value`, which gets the text of a version.
+pub(crate) fn pin(
+    statement: &mut EngineStatement,
+    value: &mut dyn FnMut(Asked, &str) -> Result<Version, QueryError>,
+) -> Result<(), QueryError> {
+    struct Pins<'a> {
+        value: &'a mut dyn FnMut(Asked, &str) -> Result<Version, QueryError>,
+        /// Names of the WITH clauses so far, which hide tables.
+        named: BTreeSet<String>,
+    }
+
+    impl VisitorMut for Pins<'_> {
+        type Break = QueryError;
+
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
+            for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+                let name = folded_name(&cte.alias.name);
+                if name.contains(MARK) {
+                    return ControlFlow::Break(has_none(&format!("the query `{}` of WITH", table_of(&name))));
+                }
+                self.named.insert(name);
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<QueryError> {
+            let is_bare = name.0.len() == 1;
+            let Some(ObjectNamePart::Identifier(last)) = name.0.last_mut() else { return ControlFlow::Continue(()) };
+            let asked = parted(&last.value).and_then(|(table, letter, text)| {
+                let asked = Asked::ALL.into_iter().find(|asked| asked.letter() == letter)?;
+                Some((table.to_owned(), asked, text.to_owned()))
+            });
+            if let Some((table, asked, text)) = asked {
+                if is_bare && self.named.contains(&table) {
+                    return ControlFlow::Break(has_none(&format!("the query `{table}` of WITH")));
+                }
+                match (self.value)(asked, &text) {
+                    Ok(version) => *last = Ident::with_quote('"', with_version(&table, &version)),
+                    Err(error) => return ControlFlow::Break(error),
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    if let EngineStatement::CreateExternalTable(create) = statement {
+        return refuse_made([&create.name]);
+    }
+    let Some(statement) = inner_mut(statement) else { return Ok(()) };
+    match statement {
+        Statement::CreateTable(create) => refuse_made([&create.name])?,
+        Statement::CreateView(create) => refuse_made([&create.name])?,
+        Statement::Drop { names, .. } => refuse_made(names.iter())?,
+        _ => {}
+    }
+    match walk_mut(statement, &mut Pins { value, named: BTreeSet::new() }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+fn has_none(what: &str) -> QueryError {
+    QueryError::sql(format!("only a table has versions, and {what} is none"))
+        .with_hint("write the version behind the table that it reads, with the table's namespace")
+}
+
+/// Refuses a version of a table that a statement makes or drops.
+fn refuse_made<'a>(names: impl IntoIterator<Item = &'a ObjectName>) -> Result<(), QueryError> {
+    let last = |name: &'a ObjectName| name.0.last().and_then(ObjectNamePart::as_ident);
+    let marked = names.into_iter().filter_map(last).find(|name| name.value.contains(MARK));
+    marked.map_or(Ok(()), |name| {
+        Err(QueryError::sql(format!("`{}`: a table that is made or dropped has no version", table_of(&name.value)))
+            .with_hint("leave the version out"))
+    })
+}
+
+fn parted(name: &str) -> Option<(&str, char, &str)> {
+    let mut parts = name.splitn(3, MARK);
+    let (table, letter, text) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((table, letter.chars().next()?, text))
+}
+
+/// Returns the name under which the catalogs of a session know a version of a table.
+fn with_version(table: &str, version: &Version) -> String {
+    match version {
+        Version::Snapshot(id) => format!("{table}{MARK}s{MARK}{id}"),
+        Version::Reference(name) => format!("{table}{MARK}r{MARK}{name}"),
+        Version::TimestampMs(ms) => format!("{table}{MARK}m{MARK}{ms}"),
+    }
+}
+
+/// Splits the name of a version of a table. None for any other name.
+pub(crate) fn version_of(name: &str) -> Option<(&str, Version)> {
+    let (table, letter, text) = parted(name)?;
+    let version = match letter {
+        's' => Version::Snapshot(text.parse().ok()?),
+        'r' => Version::Reference(text.to_owned()),
+        'm' => Version::TimestampMs(text.parse().ok()?),
+        _ => return None,
+    };
+    Some((table, version))
+}
+
+/// Returns the table of a name that may have a version.
+pub(crate) fn table_of(name: &str) -> &str {
+    name.split_once(MARK).map_or(name, |(table, _)| table)
+}
+
+/// Writes the versions in a text of SQL as they were.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    // A marked name stands in double quotes.
+    while let Some(mark) = rest.find(MARK) {
+        let start = rest[..mark].rfind('"').unwrap_or(mark);
+        let mut end = mark;
+        loop {
+            match rest[end..].find('"') {
+                Some(at) if rest[end + at + 1..].starts_with('"') => end += at + 2,
+                Some(at) => break end += at,
+                None => break end = rest.len(),
+            }
+        }
+        shown.push_str(&rest[..start]);
+        let name = rest[(start + 1).min(end)..end].replace("\"\"", "\"");
+        match parted(&name) {
+            Some((table, letter, text)) => {
+                let words = if letter == 't' { Asked::Timestamp.words() } else { Asked::Version.words() };
+                shown.push_str(&format!("\"{}\" FOR {words} AS OF {text}", table.replace('"', "\"\"")));
+            }
+            None => shown.push_str(&name.replace(MARK, " ")),
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{parsed, tokens};
+
+    #[test]
+    fn versions_become_parts_of_names() {
+        for (text, expect) in [
+            ("SELECT * FROM t FOR VERSION AS OF 5", "SELECT * FROM \"t\u{1}v\u{1}5\" AS \"t\""),
+            ("SELECT * FROM c.n.T for system_version as of -5 AS x", "SELECT * FROM c.n.\"t\u{1}v\u{1}-5\" AS x"),
+            ("SELECT * FROM \"T\" VERSION AS OF 'a b' x", "SELECT * FROM \"T\u{1}v\u{1}'a b'\" x"),
+            (
+                "SELECT * FROM t FOR TIMESTAMP AS OF (current_timestamp - interval '1' day) WHERE a = 1",
+                "SELECT * FROM \"t\u{1}t\u{1}(current_timestamp - interval '1' day)\" AS \"t\" WHERE a = 1",
+            ),
+            (
+                "SELECT * FROM t FOR SYSTEM_TIME AS OF TIMESTAMP '2026-01-01' JOIN u TIMESTAMP AS OF '2026-01-02' ON true",
+                "SELECT * FROM \"t\u{1}t\u{1}TIMESTAMP '2026-01-01'\" AS \"t\" JOIN \"u\u{1}t\u{1}'2026-01-02'\" AS \"u\" ON true",
+            ),
+            ("SELECT * FROM t AT (VERSION => 5), t", "SELECT * FROM \"t\u{1}v\u{1}5\" AS \"t\", t"),
+            ("SELECT * FROM t AT (TIMESTAMP => now()) y", "SELECT * FROM \"t\u{1}t\u{1}now()\" y"),
+            ("DESCRIBE t FOR VERSION AS OF 5", "DESCRIBE \"t\u{1}v\u{1}5\""),
+            // Other uses of the words.
+            ("SELECT version AS of FROM t", "SELECT version AS of FROM t"),
+            ("SELECT t.version AS of, timestamp AS of FROM t", "SELECT t.version AS of, timestamp AS of FROM t"),
+            ("SELECT a AT TIME ZONE 'UTC' FROM t", "SELECT a AT TIME ZONE 'UTC' FROM t"),
+            ("SELECT version FROM version", "SELECT version FROM version"),
+        ] {
+            let written = parsed(text).to_string();
+            assert_eq!(written, expect, "{text}");
+            let again = shown(&written);
+            assert!(!again.contains(MARK), "{again}");
+            assert_eq!(parsed(&again).to_string(), written, "what is shown means the same");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_understood_is_refused() {
+        for (text, message) in [
+            ("SELECT * FROM (SELECT 1) FOR VERSION AS OF 5", "only a table has versions, and `)` is no table's name"),
+            (
+                "SELECT * FROM 'a.parquet' FOR VERSION AS OF 5",
+                "only a table has versions, and `'a.parquet'` is no table's name",
+            ),
+            ("SELECT * FROM t FOR VERSION AS OF", "a version is not understood: VERSION AS OF has no value behind it"),
+            (
+                "SELECT * FROM t AT (TIMESTAMP => )",
+                "a version is not understood: TIMESTAMP AS OF has no value behind it",
+            ),
+            (
+                "SELECT * FROM t AT (VERSION => 5, 6)",
+                "a version is not understood: VERSION AS OF has no value behind it",
+            ),
+        ] {
+            let told = QueryError::from_engine(tokens(text).expect_err(text));
+            assert_eq!(told.message(), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_tables_that_are_read_have_versions() {
+        let pinned = |text: &str| {
+            let mut statement = EngineStatement::Statement(Box::new(parsed(text)));
+            pin(&mut statement, &mut |_, _| Ok(Version::Snapshot(5))).map(|()| statement.to_string())
+        };
+        for (text, message) in [
+            ("WITH t AS (SELECT 1) SELECT * FROM t FOR VERSION AS OF 5", "the query `t` of WITH is none"),
+            ("WITH t FOR VERSION AS OF 5 AS (SELECT 1) SELECT * FROM t", "the query `t` of WITH is none"),
+            ("CREATE TABLE t FOR VERSION AS OF 5 AS SELECT 1", "`t`: a table that is made or dropped has no version"),
+            ("CREATE VIEW t FOR VERSION AS OF 5 AS SELECT 1", "`t`: a table that is made or dropped has no version"),
+            ("DROP TABLE t FOR VERSION AS OF 5", "`t`: a table that is made or dropped has no version"),
+        ] {
+            // What the parser refuses is refused as well.
+            let Ok(mut parser) =
+                tokens(text).map(|tokens| Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens))
+            else {
+                continue;
+            };
+            if parser.parse_statement().is_err() {
+                continue;
+            }
+            let error = pinned(text).expect_err(text);
+            assert!(error.message().contains(message), "{text}: {error}");
+        }
+        let read = "WITH t AS (SELECT * FROM a.t FOR VERSION AS OF 7) SELECT * FROM t";
+        assert_eq!(
+            pinned(read).expect("a query"),
+            "WITH t AS (SELECT * FROM a.\"t\u{1}s\u{1}5\" AS \"t\") SELECT * FROM t"
+        );
+    }
+
+    #[test]
+    fn names_of_versions_are_told_from_others() {
+        for version in [Version::Snapshot(-5), Version::Reference("a\"b".to_owned()), Version::TimestampMs(7)] {
+            assert_eq!(version_of(&with_version("t", &version)), Some(("t", version)));
+        }
+        assert_eq!((version_of("t"), table_of("t"), table_of("t\u{1}s\u{1}5")), (None, "t", "t"));
+        assert_eq!(version_of("t\u{1}v\u{1}5"), None, "it has no value yet");
+    }
+}
