@@ -46,4 +46,5 @@ mod slt;
 mod statements;
 mod statistics;
 mod tenants;
+mod text_files;
 mod tpch;

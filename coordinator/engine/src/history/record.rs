@@ -43,6 +43,8 @@ pub enum Outcome {
     Done,
     Failed,
     TimedOut,
+    /// It would have cost more than its cap.
+    CapReached,
     /// The client was gone before the end.
     Cancelled,
 }
@@ -53,6 +55,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
+            Self::CapReached => "cap_reached",
             Self::Cancelled => "cancelled",
         }
     }

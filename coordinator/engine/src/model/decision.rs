@@ -61,6 +61,9 @@ pub enum Reason {
     Unavailable { message: String, hint: Option<String> },
     #[error("the plan has no Parquet scan")]
     NoScan,
+    /// Formats of the files, which no function reads.
+    #[error("functions read Parquet alone, and the files are {0}")]
+    NoParquet(String),
     #[error("the work is too small for the overhead of functions")]
     TooSmall,
     #[error("there are fewer scan units than it takes to use two functions")]

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::candidates::{Candidates, Distributed, LocalPlan};
 use super::choose::{EarlyFigures, fan_outs, reason_to_stay};
-use super::graph::{Placement, Stage, workload};
+use super::graph::{Placement, Stage, reason_without_parquet, workload};
 use super::loads::stages::{FunctionReaders, LocalReads, LocalScans, StageMaker};
 use super::passes::kept::keeps_some;
 use super::passes::stages::CutPlan;
@@ -107,7 +107,7 @@ impl Planner {
         let packed = PackedSize { packing: self.packing(&size, Some(size.functions_max)), size };
         let stages = self.stages(&on, &packed);
         let decision = match stages.is_empty() {
-            true => here(Reason::NoScan),
+            true => here(reason_without_parquet(&plan)),
             false => {
                 let local_seconds = seconds_here(&load, &self.fleet.coordinator_model());
                 let (loads, machines) = (loads(&stages), on.facts.machines(&packed.size));
@@ -125,7 +125,7 @@ impl Planner {
     /// Those of [`Planner::functions`].
     pub(super) async fn functions_for(&self, local: &LocalPlan) -> Result<Placement<FleetFacts>> {
         match local.reads.workload.scans {
-            0 => Ok(Placement::Here(Reason::NoScan)),
+            0 => Ok(Placement::Here(reason_without_parquet(&local.plan))),
             _ => self.functions().await,
         }
     }

@@ -1,6 +1,6 @@
 //! A distributed plan as data: stages, and the coordinator's plan that their results flow into.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use datafusion::logical_expr::physical_planning_context::SubqueryIndex;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use fragment_fn::{FileConstants, FileDeletes, NeededColumns};
-use gust_protocol::plan::encode_scalar;
+use gust_protocol::plan::{encode_scalar, file_scan};
 use gust_protocol::{
     Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan, StoreAccess,
 };
@@ -228,6 +228,24 @@ fn scalars(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Base64>> {
 
 fn travelling(value: &ScalarValue) -> Result<Base64> {
     encode_scalar(value).map_err(DataFusionError::Plan)
+}
+
+/// Returns the reason of a plan without a scan of Parquet to stay on the coordinator.
+pub fn reason_without_parquet(plan: &Arc<dyn ExecutionPlan>) -> Reason {
+    let formats = other_formats(plan);
+    if formats.is_empty() { Reason::NoScan } else { Reason::NoParquet(formats.join(" and ")) }
+}
+
+/// Lists the formats of a plan's scans that are not Parquet, each once.
+pub fn other_formats(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
+    let mut formats = BTreeSet::new();
+    let visited = plan.apply(|node| {
+        let others = file_scan(node).filter(|scan| !is_parquet(scan));
+        formats.extend(others.map(|scan| scan.file_source().file_type().to_uppercase()));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the visit never fails");
+    formats.into_iter().collect()
 }
 
 /// Returns true if a scan reads Parquet, the only format that fragments know.

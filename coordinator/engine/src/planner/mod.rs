@@ -159,7 +159,10 @@ impl PlannedQuery {
     ) -> Self {
         let fragments = stages.iter().map(|stage| stage.fragments.len()).sum();
         let at_once = packed.size.at_once(fragments);
-        let decision = decision.keeping(&kept);
+        // Without a stage the decision's own reason tells them.
+        let others = if stages.is_empty() { Vec::new() } else { graph::other_formats(&plan) };
+        let others = others.into_iter().map(|format| Reason::NoParquet(format).to_string());
+        let decision = decision.keeping(&kept.into_iter().chain(others).collect::<Vec<_>>());
         let functions = FunctionsPlan { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
         Self { state, plan, functions, decision, pruning: Vec::new() }

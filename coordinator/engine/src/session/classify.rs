@@ -13,6 +13,7 @@ use crate::history::{HistoryError, Outcome, StatementEnd};
 use crate::scheduler::{FailureCause, FragmentFailure};
 use crate::storage::aws::NoCredentials;
 use crate::tables::folder::FolderError;
+use crate::tables::text::TextFault;
 
 impl QueryError {
     /// Converts an engine's error. The outermost error of our own types in it comes first, for it knows most. Else the
@@ -133,6 +134,9 @@ impl OwnError {
         if let Some(folder) = error.downcast_ref::<FolderError>() {
             return Some(Self::Described(QueryError::data(folder.to_string()).with_hint(folder.hint())));
         }
+        if let Some(fault) = error.downcast_ref::<TextFault>() {
+            return Some(Self::Described(QueryError::data(fault.to_string()).with_hint(fault.hint())));
+        }
         let history = error.downcast_ref::<HistoryError>()?;
         let described = QueryError::data(format!("the history {history}")).with_default_hint(history.fault.hint());
         Some(Self::Described(described))
@@ -156,6 +160,7 @@ impl From<&QueryError> for StatementEnd {
         let outcome = match error.kind() {
             ErrorKind::TimedOut => Outcome::TimedOut,
             ErrorKind::Interrupted => Outcome::Cancelled,
+            ErrorKind::CapReached => Outcome::CapReached,
             _ => Outcome::Failed,
         };
         Self { outcome, message: Some(error.message().to_owned()) }

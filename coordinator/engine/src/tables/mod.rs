@@ -1,5 +1,5 @@
-//! Sources of tables: files without a list of their own (`folder`), and Iceberg through `gust-catalog`; and the readers of
-//! their scans (`reading`).
+//! Sources of tables: files without a list of their own (`folder`), CSV and JSON among them (`text`), and Iceberg through
+//! `gust-catalog`; and the readers of their scans (`reading`).
 
 pub mod broken;
 pub mod catalog;
@@ -14,3 +14,4 @@ mod predicate;
 pub mod pruning;
 pub mod reading;
 mod schema;
+pub mod text;

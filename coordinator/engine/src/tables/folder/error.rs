@@ -41,8 +41,12 @@ pub enum FolderError {
     SeveralStores { location: String, first: String, other: String },
     #[error("location `{location}` is given twice")]
     SameLocation { location: String },
-    #[error("file `{file}` is compressed; compressed CSV and JSON are not read")]
+    #[error("file `{file}` is packed in a way that is not read")]
     Compressed { file: String },
+    #[error("`{location}`: the name `{example}` does not say what the files are")]
+    NoKind { location: String, example: String },
+    #[error("`{example}` has no row that tells the columns")]
+    NoColumns { example: String },
 }
 
 fn left_out(count: usize, example: &str) -> String {
@@ -70,7 +74,9 @@ impl FolderError {
             Self::NoFormat { hint, .. } => (*hint).to_owned(),
             Self::SeveralStores { .. } => "make a table of each, and a view with UNION ALL".to_owned(),
             Self::SameLocation { .. } => "leave one out".to_owned(),
-            Self::Compressed { .. } => "unpack it, or write it as Parquet".to_owned(),
+            Self::Compressed { .. } => "pack it by gzip, zstd, bzip2 or xz, or write it as Parquet".to_owned(),
+            Self::NoKind { location, .. } => format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{location}' says so; JSON and PARQUET are others"),
+            Self::NoColumns { .. } => "declare the columns: CREATE EXTERNAL TABLE t (a INT) …".to_owned(),
         }
     }
 }

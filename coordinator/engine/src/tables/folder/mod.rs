@@ -20,6 +20,7 @@
 //! A statement asks for each listing once. Scans whose filters rule out different folders ask for different listings, at
 //! different times. The columns stay as they were when the table was made.
 
+mod as_read;
 mod error;
 mod filter;
 mod footers;
@@ -32,7 +33,6 @@ mod open;
 mod partitions;
 mod scan;
 mod schema;
-mod text;
 mod widen;
 
 use std::collections::HashMap;

@@ -5,6 +5,8 @@
 //! another kind, too: a table of Parquet does not read README.md. A file that is named in full is read, unless it has
 //! no byte.
 
+use crate::tables::text::Packing;
+
 /// A format that tables can be stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FileKind {
@@ -23,8 +25,6 @@ const OTHER: &[&str] = &[
 
 /// Extensions of text that may be CSV or JSON and is never Parquet.
 const TEXT: &[&str] = &["txt", "text", "log", "dat"];
-
-const COMPRESSED: &[&str] = &["gz", "gzip", "bz2", "xz", "zst", "zstd", "lz4", "snappy", "br"];
 
 impl FileKind {
     pub(super) const ALL: [Self; 4] = [Self::Parquet, Self::Csv, Self::Json, Self::Arrow];
@@ -66,26 +66,35 @@ impl FileKind {
     }
 }
 
-/// Tells if a file has to be unpacked before it is CSV or JSON.
-pub(super) fn is_compressed(file: &str) -> bool {
-    extension(file).is_compressed
+/// Returns the way in which a file is packed by its name; None for one that is not.
+pub(super) fn packing(file: &str) -> Option<Packing> {
+    extension(file).packing
 }
 
-/// A file's extension in lower case. That of a compressed file is the unpacked file's.
+/// Tells a file whose values are divided by tabs, by its name.
+pub(super) fn is_of_tabs(file: &str) -> bool {
+    extension(file).text == "tsv"
+}
+
+/// Tells a file whose name says neither what it is nor that it may be Parquet.
+pub(super) fn tells_nothing(file: &str) -> bool {
+    let Extension { text, packing } = extension(file);
+    packing.is_some() && text.is_empty() || TEXT.contains(&text.as_str())
+}
+
+/// A file's extension in lower case. That of a packed file is the unpacked file's.
 struct Extension {
     text: String,
-    is_compressed: bool,
+    packing: Option<Packing>,
 }
 
 fn extension(file: &str) -> Extension {
     let mut parts = file.rsplit('.').map(str::to_ascii_lowercase);
     let parts_count = file.split('.').count();
     let last = parts.next().filter(|_| parts_count > 1).unwrap_or_default();
-    if !COMPRESSED.contains(&last.as_str()) {
-        return Extension { text: last, is_compressed: false };
-    }
+    let Some(packing) = Packing::of_extension(&last) else { return Extension { text: last, packing: None } };
     let unpacked = parts.next().filter(|_| parts_count > 2).unwrap_or_default();
-    Extension { text: unpacked, is_compressed: true }
+    Extension { text: unpacked, packing: Some(packing) }
 }
 
 /// Tells if a name is left out unless a pattern asks for it. Returns the character that it begins with then.
@@ -104,6 +113,8 @@ pub(super) fn is_unfinished(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::common::parsers::CompressionTypeVariant;
+
     use super::*;
 
     #[test]
@@ -115,7 +126,12 @@ mod tests {
             assert!(!FileKind::Parquet.reads(name), "{name}");
         }
         assert!(FileKind::Csv.reads("a.txt") && FileKind::Csv.reads("a.csv.gz") && !FileKind::Csv.reads("a.parquet"));
-        assert!(is_compressed("a.csv.gz") && is_compressed("a.gz") && !is_compressed("gz"));
+        let gzip = Some(Packing::Known(CompressionTypeVariant::GZIP));
+        assert_eq!(["a.csv.gz", "a.GZ", "gz"].map(packing), [gzip, gzip, None]);
+        assert_eq!(["a.json.zst", "a.csv.lz4"].map(|name| packing(name).is_some()), [true, true]);
+        assert_eq!(FileKind::of_file("a.TSV.bz2"), Some(FileKind::Csv));
+        assert!(is_of_tabs("a.tsv.gz") && !is_of_tabs("a.csv"));
+        assert!(tells_nothing("a.gz") && tells_nothing("x.log") && !tells_nothing("a.csv.gz") && !tells_nothing("a"));
         assert_eq!(["_SUCCESS", "_x=1", ".hidden", "a_b"].map(hiding_character), [Some('_'), None, Some('.'), None]);
     }
 }

@@ -19,13 +19,14 @@ use object_store::ObjectStore;
 use super::error::FolderError;
 use super::listing::{File, ListFilter, find};
 use super::location::TableLocation;
-use super::names::FileKind;
+use super::names::{FileKind, is_of_tabs, tells_nothing};
 use super::scan::{is_read_as, refuse_compressed};
 use super::{Declared, FolderTable, partitions, schema};
 use crate::error::QueryError;
 use crate::sql::Refusal;
 use crate::storage::{Reach, Stores};
 use crate::tables::broken::BrokenTable;
+use crate::tables::text::TextFormat;
 
 /// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl TableProviderFactory for FolderFactory {
             true => {
                 let store = state.runtime_env().object_store(&locations[0].store)?;
                 let files = all_files(state, &store, &locations, Some(kind)).await?.files;
+                refuse_compressed(&format, &files)?;
                 let of_folders = if command.table_partition_cols.is_empty() {
                     let infers = state.config_options().execution.listing_table_factory_infer_partitions;
                     if infers { folders(&files) } else { Vec::new() }
@@ -206,16 +208,22 @@ async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>
     let store = state.runtime_env().object_store(&locations[0].store)?;
     let FoundFiles { kind, files } = all_files(state, &store, &locations, None).await?;
     let mut options = HashMap::new();
-    if files.iter().all(|file| file.name().to_ascii_lowercase().ends_with(".tsv")) {
+    if files.iter().all(|file| is_of_tabs(file.name())) {
         options.insert("format.delimiter".to_owned(), "\t".to_owned());
     }
     let format = format(state, kind, &options)?;
+    refuse_compressed(&format, &files)?;
     let of_files = schema::infer(state, &store, &format, kind, &files).await?;
     let columns = TableColumns { of_files, of_folders: folders(&files) };
     Ok(Arc::new(FolderTable::new(locations, kind, format, columns, Declared::default())))
 }
 
 fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+    match kind {
+        FileKind::Csv => return Ok(Arc::new(TextFormat::csv(state, options)?)),
+        FileKind::Json => return Ok(Arc::new(TextFormat::json(state, options)?)),
+        FileKind::Parquet | FileKind::Arrow => {}
+    }
     let session = state.as_any().downcast_ref::<SessionState>();
     let factory = session.and_then(|session| session.get_file_format_factory(kind.name()));
     factory.ok_or_else(|| plan_datafusion_err!("the session has no format {}", kind.name()))?.create(state, options)
@@ -280,19 +288,24 @@ async fn all_files(
         if files.is_empty() {
             return Err(found.with_other(&other).no_file_error(location).into());
         }
-        refuse_compressed(kind, &files)?;
         all.push(FoundFiles { kind, files });
     }
     let kind = all.first().map_or(FileKind::Parquet, |found| found.kind);
     Ok(FoundFiles { kind, files: all.into_iter().flat_map(|found| found.files).collect() })
 }
 
-/// Guesses the format of files: Parquet if any name says so, else the format that the names say. Names that say none
-/// are Parquet.
+/// Guesses the format of files: Parquet if any name says so, else the format that the names say. Names without an extension are Parquet's.
 fn guessed(location: &TableLocation, files: &[File]) -> std::result::Result<FileKind, FolderError> {
     let told: Vec<(FileKind, &File)> =
         files.iter().filter_map(|file| Some((FileKind::of_file(file.name())?, file))).collect();
-    let Some((first, file)) = told.iter().min_by_key(|(format, _)| *format) else { return Ok(FileKind::Parquet) };
+    let Some((first, file)) = told.iter().min_by_key(|(format, _)| *format) else {
+        return match files.first() {
+            Some(file) if files.iter().all(|file| tells_nothing(file.name())) => {
+                Err(FolderError::NoKind { location: location.text.clone(), example: file.name().to_owned() })
+            }
+            _ => Ok(FileKind::Parquet),
+        };
+    };
     match told.iter().find(|(format, _)| *first != FileKind::Parquet && format != first) {
         Some((_, other)) => Err(FolderError::SeveralFormats {
             location: location.text.clone(),

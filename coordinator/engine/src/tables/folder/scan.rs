@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::catalog::Session;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result, Statistics, project_schema};
-use datafusion::datasource::file_format::FileMeta;
+use datafusion::datasource::file_format::{FileFormat, FileMeta};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -25,8 +25,9 @@ use super::FolderTable;
 use super::error::FolderError;
 use super::filter::{PartitionFilter, is_decided_by};
 use super::listing::{File, ListFilter, find};
-use super::names::{FileKind, is_compressed};
-use super::{footers, partitions, text};
+use super::names::{FileKind, packing};
+use super::{as_read, footers, partitions};
+use crate::tables::text::{Packing, TextFormat};
 
 /// Plans a scan.
 ///
@@ -51,7 +52,7 @@ pub(super) async fn scan(
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(wanted)));
     }
-    let raw = text::as_read(table, state, &store, &files).await?;
+    let raw = as_read::as_read(table, state, &store, &files).await?;
     let (table, files) = match &raw {
         Some(raw) => (raw, with_statistics(raw, state, &store, files, None).await?.files),
         None => (table, files),
@@ -84,7 +85,7 @@ pub(super) async fn scan(
             .with_output_partitioning(partitioning)
             .build();
     let plan = plan(table, state, store, scan).await?;
-    if raw.is_some() { text::checked(plan, &wanted) } else { Ok(plan) }
+    if raw.is_some() { as_read::checked(plan, &wanted) } else { Ok(plan) }
 }
 
 /// Plans Parquet with [`ScanReader`], which reads as functions do. Other formats have their own readers.
@@ -125,7 +126,7 @@ async fn files(
     }
     found.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
     found.dedup_by(|a, b| a.meta.location == b.meta.location);
-    refuse_compressed(table.kind, &found)?;
+    refuse_compressed(&table.format, &found)?;
     found.into_iter().map(|file| partitioned(table, file)).collect()
 }
 
@@ -134,13 +135,13 @@ pub(super) fn is_read_as(kind: FileKind, file: &File) -> bool {
     file.is_named || kind.reads(file.name())
 }
 
-/// Refuses compressed files of a format without compression of its own.
+/// Refuses text that is packed in a way that is not read.
 ///
 /// # Errors
 /// [`FolderError`] with the first such file.
-pub(super) fn refuse_compressed(kind: FileKind, files: &[File]) -> std::result::Result<(), FolderError> {
-    let is_packed = |file: &&File| matches!(kind, FileKind::Csv | FileKind::Json) && is_compressed(file.name());
-    match files.iter().find(is_packed) {
+pub(super) fn refuse_compressed(format: &Arc<dyn FileFormat>, files: &[File]) -> std::result::Result<(), FolderError> {
+    let by_name = format.downcast_ref::<TextFormat>().is_some_and(|text| !text.knows_packing());
+    match files.iter().find(|file| by_name && packing(file.name()) == Some(Packing::Unknown)) {
         Some(file) => Err(FolderError::Compressed { file: file.meta.location.to_string() }),
         None => Ok(()),
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::file_format::FileFormat;
@@ -15,6 +15,7 @@ use super::footers;
 use super::listing::File;
 use super::names::FileKind;
 use super::widen::widen;
+use crate::tables::text::TextFormat;
 
 /// Columns of one file.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub(super) async fn infer(
     kind: FileKind,
     files: &[File],
 ) -> Result<SchemaRef> {
+    let text = format.downcast_ref::<TextFormat>().map(|text| text.clone().of_files(files.len()));
+    let format = &text.map_or_else(|| Arc::clone(format), |text| Arc::new(text) as Arc<dyn FileFormat>);
     let at_once = state.config_options().execution.meta_fetch_concurrency.get();
     let schemas = files.iter().map(|file| async move {
         let schema = match kind {
@@ -47,7 +50,13 @@ pub(super) async fn infer(
     if kind == FileKind::Csv {
         same_headers(&schemas)?;
     }
-    Ok(Arc::new(merge(kind, &schemas)?))
+    let merged = merge(kind, &schemas)?;
+    match (merged.fields().is_empty(), schemas.first()) {
+        (true, Some(FileSchema { file, .. })) if is_text(kind) => {
+            Err(FolderError::NoColumns { example: file.clone() }.into())
+        }
+        _ => Ok(Arc::new(merged)),
+    }
 }
 
 /// Infers a file's columns from its first rows, for formats without a footer.
@@ -63,6 +72,21 @@ async fn sampled(
     match repeated_name(&schema) {
         Some(column) => Err(FolderError::TwoColumns { file: name, column }.into()),
         None => Ok(schema),
+    }
+}
+
+fn is_text(kind: FileKind) -> bool {
+    matches!(kind, FileKind::Csv | FileKind::Json)
+}
+
+/// Returns a type in which what has no value yet is text.
+fn without_null(of: &DataType) -> DataType {
+    let field = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(without_null(field.data_type())));
+    match of {
+        DataType::Null => DataType::Utf8,
+        DataType::List(element) => DataType::List(field(element)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
+        other => other.clone(),
     }
 }
 
@@ -122,9 +146,8 @@ fn merge(kind: FileKind, files: &[FileSchema]) -> std::result::Result<Schema, Fo
     let fields = columns.into_iter().map(|column| {
         let is_everywhere = column.files == files.len();
         let nullable = column.field.is_nullable() || !is_everywhere;
-        // A column of CSV without any value is text.
-        let is_unknown = kind == FileKind::Csv && column.field.data_type().is_null();
-        let field = if is_unknown { column.field.with_data_type(DataType::Utf8) } else { column.field };
+        let of = if is_text(kind) { without_null(column.field.data_type()) } else { column.field.data_type().clone() };
+        let field = column.field.with_data_type(of);
         with_optional_fields(&Arc::new(field.with_nullable(nullable)))
     });
     Ok(Schema::new(fields.collect::<Vec<_>>()))
