@@ -42,6 +42,7 @@ pub fn config(server: &S3Server, config: Config, bootstrap: &Path) -> Config {
         path_style: true,
         access_key_id: Some(access_key(COORDINATOR)),
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+        ..S3Config::default()
     };
     config.process.program = Some(bootstrap.to_owned());
     config

@@ -113,6 +113,7 @@ impl LocalStack {
             path_style: true,
             access_key_id: Some("test".to_owned()),
             secret_access_key: Some(Secret::new("test")),
+            ..S3Config::default()
         }
     }
 

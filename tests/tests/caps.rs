@@ -137,6 +137,7 @@ async fn the_coordinators_requests_to_s3_count() {
         path_style: true,
         access_key_id: Some(ACCESS_KEY_ID.to_owned()),
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+        ..S3Config::default()
     };
     let session = Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session");
     let query = format!("SELECT sum(k) FROM '{}'", server.url("t/"));

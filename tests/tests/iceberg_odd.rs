@@ -338,6 +338,7 @@ async fn a_location_in_s3_says_why_it_cannot_be_opened() {
             path_style: true,
             access_key_id: Some(ACCESS_KEY_ID.to_owned()),
             secret_access_key: Some(Secret::new(secret)),
+            ..S3Config::default()
         };
         Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session")
     };

@@ -36,6 +36,7 @@ impl LakeOnS3 {
             path_style: true,
             access_key_id: Some(ACCESS_KEY_ID.to_owned()),
             secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+            ..S3Config::default()
         };
         let exchange = Some(server.url("exchange"));
         let mut config = Config { on: Target::Processes, functions_max: 4, exchange, s3, ..Config::default() };

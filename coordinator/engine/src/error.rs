@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use gust_protocol::with_hint_line;
+use serde::Serialize;
 
 /// Formats an error and all of its causes on one line. A hint of a cause is left out.
 pub fn with_causes(error: &dyn Error) -> String {
@@ -81,7 +82,7 @@ impl ErrorKind {
 }
 
 /// Place in a statement's text, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Position {
     pub line: u64,
     /// Column in characters.

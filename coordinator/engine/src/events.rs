@@ -78,8 +78,7 @@ pub enum QueryEvent {
         rows: u64,
     },
     Failed {
-        message: String,
-        hint: Option<String>,
+        error: Box<QueryError>,
     },
 }
 
@@ -89,7 +88,7 @@ impl QueryEvent {
     }
 
     pub fn failed(error: &QueryError) -> Self {
-        Self::Failed { message: error.message().to_owned(), hint: error.hint().map(str::to_owned) }
+        Self::Failed { error: Box::new(error.clone()) }
     }
 }
 

@@ -105,7 +105,7 @@ pub async fn calibrate(
         data.write(fragments, plain_bytes, lanes).await?;
         let calibration =
             CalibrationRun { data: &data, one: &one, many: &many, local: &local, fragments, plain_bytes, lanes, told };
-        Ok::<_, CalibrationError>((calibration.measure(size.kind).await?, lanes, shares_machine))
+        Ok::<_, CalibrationError>((Box::pin(calibration.measure(size.kind)).await?, lanes, shares_machine))
     };
     let measured = Box::pin(measured).await;
     data.remove().await;

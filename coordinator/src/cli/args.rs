@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use clap_complete::Shell;
 use gust_engine::config::{FUNCTIONS_MAX, Label, Overrides, Prefer, Target};
 use gust_engine::money::Money;
 use gust_output::OutputFormat;
@@ -20,8 +21,8 @@ mod values;
 
 use super::exit::Exit;
 use examples::{
-    CALIBRATE_EXAMPLES, COST_EXAMPLES, DEMO_EXAMPLES, DOCTOR_EXAMPLES, EXPLAIN_EXAMPLES, GC_EXAMPLES, PRICES_EXAMPLES,
-    QUERY_EXAMPLES, SERVE_EXAMPLES,
+    CALIBRATE_EXAMPLES, COMPLETIONS_EXAMPLES, COST_EXAMPLES, DEMO_EXAMPLES, DOCTOR_EXAMPLES, EXPLAIN_EXAMPLES,
+    GC_EXAMPLES, PRICES_EXAMPLES, QUERY_EXAMPLES, SERVE_EXAMPLES,
 };
 pub use serve::ServeArgs;
 use values::{
@@ -72,6 +73,9 @@ pub enum Command {
     /// Look after the store in which functions leave large results
     #[command(subcommand)]
     Exchange(ExchangeCommand),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
     /// Be a function: serve the Lambda Runtime API that the environment names
     #[command(hide = true)]
     Bootstrap,
@@ -82,6 +86,13 @@ pub enum ExchangeCommand {
     /// Remove objects of queries whose coordinator could not clean up after itself
     #[command(after_help = GC_EXAMPLES)]
     Gc(GcArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Shell to complete in
+    #[arg(value_enum)]
+    pub shell: Shell,
 }
 
 #[derive(Debug, Args)]
@@ -572,6 +583,7 @@ mod tests {
             (vec!["exchange", "gc", "--help"], "gust exchange gc --dry-run"),
             (vec!["cost", "--help"], "gust cost --by user --since 7d"),
             (vec!["serve", "--help"], "curl http://127.0.0.1:8123/v1/query"),
+            (vec!["completions", "--help"], "gust completions bash >"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

@@ -6,6 +6,8 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+use clap_complete::Shell;
 use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
@@ -27,7 +29,9 @@ mod say;
 mod serve;
 mod signals;
 
-use crate::cli::args::{Cli, Command, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError};
+use crate::cli::args::{
+    Cli, Command, CompletionsArgs, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError,
+};
 use crate::cli::exit::Exit;
 use crate::cli::progress::Progress;
 use crate::cli::say::say;
@@ -134,6 +138,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Cost(args) => Box::pin(cost::cost(args)).await,
             Command::Serve(args) => Box::pin(serve::serve(args)).await,
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args).await,
+            Command::Completions(CompletionsArgs { shell }) => completions(shell),
             Command::Bootstrap => unreachable!("it has threads of its own, above"),
         }
     });
@@ -167,7 +172,10 @@ fn configuration(named: Option<&Path>, overrides: &Overrides) -> Result<Config, 
     // Variables that are not Unicode cannot be our settings.
     let environment =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    Ok(Config::load(file.as_ref(), environment, overrides)?)
+    let mut config = Config::load(file.as_ref(), environment, overrides)?;
+    // Cron, containers and services often have no USER.
+    config.history.user = config.history.user.or_else(|| whoami::fallible::username().ok());
+    Ok(config)
 }
 
 /// Opens a session as configured, in an engine of its own. `labels` override those of the configuration.
@@ -228,6 +236,16 @@ async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
     }
 }
 
+/// Prints the script that completes this program's commands and flags in a shell.
+fn completions(shell: Shell) -> Result<(), CommandError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "gust", &mut script);
+    match stdout().write_all(&script) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::usage(error)),
+        _ => Ok(()),
+    }
+}
+
 async fn explain(source: SourceArgs) -> Result<(), CommandError> {
     let sql = source.read_sql(stdin(), stdin().is_terminal())?;
     let session = open(&source, &[]).await?;
@@ -278,14 +296,19 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     progress: &Progress,
     reports: &mut Reports,
 ) -> Result<(), CommandError> {
-    let mut script = recorder.script(sql, dry_run)?;
+    let mut script = match recorder.script(sql, dry_run) {
+        Ok(script) => script,
+        Err(error) => {
+            reports.write_refused(&Report::refused(&error))?;
+            return Err(error.into());
+        }
+    };
     loop {
         let mut running = match script.next().await {
             Ok(Some(running)) => running,
             Ok(None) => return Ok(()),
             Err(refused) => {
-                // No report was made, so that nothing else says this.
-                warn(&refused.report);
+                reports.write_refused(&refused.report)?;
                 return Err(refused.error.into());
             }
         };
@@ -321,6 +344,16 @@ impl Reports {
             File::create(path).map_err(|e| CommandError::usage(format!("--report-file {}: {e}", path.display())))
         };
         Ok(Self { format, file: path.map(create).transpose()? })
+    }
+
+    /// Writes the report on a statement that did not begin to run. People read its error alone, unless it has read something.
+    fn write_refused(&mut self, report: &Report) -> Result<(), CommandError> {
+        let has_read = report.coordinator.requests.total() > 0;
+        if self.format == ReportFormat::Text && self.file.is_none() && !has_read {
+            warn(report);
+            return Ok(());
+        }
+        self.write(report)
     }
 
     fn write(&mut self, report: &Report) -> Result<(), CommandError> {

@@ -140,6 +140,7 @@ fn s3() -> S3Config {
         path_style: true,
         access_key_id: variable("AWS_ACCESS_KEY_ID"),
         secret_access_key: variable("AWS_SECRET_ACCESS_KEY").map(Secret::new),
+        ..S3Config::default()
     }
 }
 

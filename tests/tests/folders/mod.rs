@@ -150,6 +150,7 @@ fn in_s3(server: &S3Server, on: Target) -> Config {
         path_style: true,
         access_key_id: Some(ACCESS_KEY_ID.to_owned()),
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+        ..S3Config::default()
     };
     Config { s3, ..on_disk(on) }
 }

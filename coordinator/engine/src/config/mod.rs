@@ -210,13 +210,20 @@ pub enum InvokerKind {
 pub struct S3Config {
     /// `http://` or `https://` URL of a service that is not AWS's own.
     pub endpoint: Option<String>,
+    /// Region of the buckets. None is that of the environment or the profile.
     pub region: Option<String>,
     /// Permission to send requests unencrypted. Default false.
     pub allow_http: bool,
     /// Place of the bucket's name: in the URL's path if true, in the host name if false. Default false.
     pub path_style: bool,
+    /// Id of the access key. None is that of the environment, the profile, SSO, the container or the instance.
     pub access_key_id: Option<String>,
+    /// Secret of the access key.
     pub secret_access_key: Option<Secret>,
+    /// Token of temporary keys.
+    pub session_token: Option<Secret>,
+    /// Buckets that are read without credentials, such as those of public data sets.
+    pub anonymous_buckets: Vec<String>,
 }
 
 /// Functions as child processes.
@@ -306,7 +313,7 @@ pub struct HistoryConfig {
     /// Bytes that the file may grow to. Default 1 GiB: half a million queries of ten fragments each, at about 2 KB.
     #[serde(deserialize_with = "units::bytes")]
     pub bytes_max: u64,
-    /// User in the record. None is the environment's USER, LOGNAME or USERNAME.
+    /// User in the record. None is the environment's USER, LOGNAME or USERNAME. The command line falls back to the name of the account.
     pub user: Option<String>,
     /// Labels of each query. `--label` adds to them and wins over them.
     pub labels: BTreeMap<String, String>,
@@ -448,6 +455,7 @@ impl S3Config {
         match (&self.access_key_id, &self.secret_access_key) {
             (Some(_), None) => Err(conflict("access_key_id", "no secret is set", hint)),
             (None, Some(_)) => Err(conflict("secret_access_key", "no key id is set", hint)),
+            (None, None) if self.session_token.is_some() => Err(conflict("session_token", "no key id is set", hint)),
             _ => Ok(()),
         }
     }

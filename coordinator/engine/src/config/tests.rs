@@ -51,6 +51,8 @@ fn a_file_sets_everything() {
         path_style = true
         access_key_id = "id"
         secret_access_key = "key"
+        session_token = "token"
+        anonymous_buckets = ["public"]
         [process]
         program = "bin/bootstrap"
         cores = 6
@@ -108,6 +110,8 @@ fn a_file_sets_everything() {
             path_style: true,
             access_key_id: Some("id".to_owned()),
             secret_access_key: Some(Secret::new("key")),
+            session_token: Some(Secret::new("token")),
+            anonymous_buckets: vec!["public".to_owned()],
         },
         process: ProcessConfig { program: Some("lake/bin/bootstrap".into()), cores: 6 },
         lambda: LambdaConfig {

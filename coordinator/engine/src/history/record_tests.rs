@@ -3,6 +3,7 @@ use gust_protocol::{AheadUsage, Requests};
 use super::*;
 use crate::attempt::InvokeErrorKind;
 use crate::cost::Item;
+use crate::error::QueryError;
 use crate::history::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue};
 use crate::model::{Amounts, Choice, Decision, Forecast, Place, Reason, Workload};
 
@@ -312,10 +313,8 @@ fn a_long_statement_is_cut_between_characters() {
 
 #[test]
 fn unknown_figures_are_null() {
-    let interrupted = [
-        QueryEvent::CoordinatorRead { usage: usage(2, 300, 0) },
-        QueryEvent::Failed { message: "interrupted".to_owned(), hint: None },
-    ];
+    let interrupted =
+        [QueryEvent::CoordinatorRead { usage: usage(2, 300, 0) }, QueryEvent::failed(&QueryError::interrupted())];
     let interrupted = interrupted.map(|event| StampedEvent { at: MS, event });
     let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };

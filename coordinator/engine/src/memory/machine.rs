@@ -25,6 +25,11 @@ pub fn memory_bytes() -> Option<u64> {
     memory_under(Path::new("/"))
 }
 
+/// Returns the most memory that this process has had in RAM until now; None if the system does not tell.
+pub fn process_peak_bytes() -> Option<u64> {
+    kilobytes(&read(Path::new("/proc/self/status"))?, "VmHWM:")
+}
+
 /// Returns the same for a system whose `proc` and `sys` are folders of `root`.
 fn memory_under(root: &Path) -> Option<u64> {
     let installed = read(&root.join("proc/meminfo")).and_then(|text| installed_bytes(&text));
@@ -41,8 +46,13 @@ fn read(path: &Path) -> Option<String> {
 
 /// Reads `MemTotal:       24680036 kB`.
 fn installed_bytes(meminfo: &str) -> Option<u64> {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
+    kilobytes(meminfo, "MemTotal:")
+}
+
+/// Finds the line of a name, and returns its kilobytes in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
 /// Returns the files with the limits of a control group and of all groups above it. The line is from
@@ -65,6 +75,15 @@ fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peak_of_this_process_is_known_on_linux() {
+        let peak = process_peak_bytes();
+        assert_eq!(peak.is_some(), cfg!(target_os = "linux"));
+        assert!(peak.is_none_or(|bytes| bytes > 1 << 20), "{peak:?}");
+        assert_eq!(kilobytes("Name:\tx\nVmHWM:\t    5 kB\n", "VmHWM:"), Some(5 << 10));
+        assert_eq!(kilobytes("VmHWM: much", "VmHWM:"), None);
+    }
 
     const MEMINFO: &str = "MemTotal:       1000 kB\nMemFree:        10 kB\n";
 

@@ -350,4 +350,15 @@ estimate   nothing was run (as if on Lambda, us-east-1 on 2026-11-01, x86_64)
         ),
         "{text}"
     );
+    let Amounts { dollars: at_most, .. } = quote.forecasts[quote.picked].upper;
+    let expected = quote.forecasts[quote.picked].expected.dollars;
+    for (nano_dollars, words) in [
+        (expected.nano_dollars() - 1, "           it would be stopped at its cap of $"),
+        (expected.nano_dollars(), "           at its upper amounts it would be stopped at its cap of $"),
+        (at_most.nano_dollars(), "           it keeps its cap of $"),
+    ] {
+        let text = quote.clone().under(Some(Money::from_nano_dollars(nano_dollars))).to_string();
+        assert!(text.lines().any(|line| line.starts_with(words)), "{nano_dollars}: {text}");
+    }
+    assert_eq!(quote.clone().under(None), quote);
 }

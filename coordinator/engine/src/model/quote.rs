@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::cost::Tariff;
 use crate::model::Forecast;
+use crate::money::Money;
 
 /// Candidates of one query, and the one that it runs as.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,6 +31,29 @@ pub struct Quote {
     pub as_if: bool,
     /// Files whose columns have unknown sizes: they count as equally large.
     pub guessed_files: u64,
+    /// Cap of the statement, and what becomes of it; None without a cap.
+    pub cap: Option<CapQuote>,
+    /// Words about a candidate that is expected to be cheaper and faster than the one that was asked for.
+    pub better: Option<String>,
+}
+
+/// A cap beside the amounts of the picked candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CapQuote {
+    #[serde(rename = "nano_dollars")]
+    pub limit: Money,
+    pub outlook: CapOutlook,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CapOutlook {
+    /// The upper amount is within the cap.
+    Keeps,
+    /// The expected amount is within the cap, and the upper one is not.
+    MayStop,
+    /// The expected amount is above the cap.
+    Stops,
 }
 
 impl Quote {
@@ -50,7 +74,22 @@ impl Quote {
             architecture: tariff.architecture.name(),
             as_if: tariff.as_if,
             guessed_files: 0,
+            cap: None,
+            better: None,
         }
+    }
+
+    /// Adds the statement's cap.
+    #[must_use]
+    pub fn under(self, limit: Option<Money>) -> Self {
+        let outlook = |limit: Money, picked: &Forecast| match () {
+            () if picked.expected.dollars > limit => CapOutlook::Stops,
+            () if picked.upper.dollars > limit => CapOutlook::MayStop,
+            () => CapOutlook::Keeps,
+        };
+        let picked = self.forecasts.get(self.picked);
+        let cap = limit.zip(picked).map(|(limit, picked)| CapQuote { limit, outlook: outlook(limit, picked) });
+        Self { cap, ..self }
     }
 }
 
@@ -65,6 +104,17 @@ impl std::fmt::Display for Quote {
             if !picked.not_included.is_empty() {
                 write!(f, "\n           not included: {}", picked.not_included.join(", "))?;
             }
+        }
+        if let Some(CapQuote { limit, outlook }) = self.cap {
+            let words = match outlook {
+                CapOutlook::Keeps => "it keeps its cap of",
+                CapOutlook::MayStop => "at its upper amounts it would be stopped at its cap of",
+                CapOutlook::Stops => "it would be stopped at its cap of",
+            };
+            write!(f, "\n           {words} {limit}")?;
+        }
+        if let Some(better) = &self.better {
+            write!(f, "\n           {better}")?;
         }
         for line in with_hint_line(self.missing.join("\n"), self.hint.as_ref()).lines() {
             write!(f, "\n           {line}")?;

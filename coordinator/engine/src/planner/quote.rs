@@ -14,6 +14,11 @@ use crate::config::Prefer;
 use crate::model::{Decision, Forecast, Place, Quote, Reason};
 use crate::tables::pruning::PruningNotes;
 
+/// Returns true if a candidate is expected to be cheaper and faster than another.
+fn beats(one: &Forecast, other: &Forecast) -> bool {
+    one.expected.dollars < other.expected.dollars && one.expected.seconds < other.expected.seconds
+}
+
 impl Planner {
     /// Forecasts a query where it would run, with the other candidates that matter.
     ///
@@ -31,7 +36,7 @@ impl Planner {
             return Err(unpriced(error));
         }
         let next = |picked: &Forecast| {
-            let others = self.allowed(&candidates).filter(|candidate| !candidate.is_like(picked));
+            let others = self.allowed(&candidates).filter(|other| !other.is_like(picked) && !beats(other, picked));
             others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned()
         };
         let local = candidates.all[0].forecast.clone();
@@ -77,6 +82,10 @@ impl Planner {
         let guessed_files = candidates.local.reads.load.reads.guessed_files;
         let stays = candidates.stays.as_ref().filter(|reason| **reason != decision.reason);
         let hint = stays.and_then(Reason::hint).map(str::to_owned);
-        Ok((decision, Quote { missing: candidates.missing, hint, guessed_files, ..quote }))
+        let better = self.allowed(&candidates).filter(|other| beats(other, &picked));
+        let better = better
+            .min_by(|a, b| compare(a, b, Prefer::Latency))
+            .map(|better| format!("--prefer latency picks what is expected to be cheaper and faster: {better}"));
+        Ok((decision, Quote { missing: candidates.missing, hint, guessed_files, better, ..quote }))
     }
 }

@@ -16,13 +16,18 @@ pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff
 pub use reading::StageReading;
 
 use crate::cost::{PriceError, Tariff};
-use crate::error::continued;
+use crate::error::{Position, QueryError, continued};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::{Decision, Quote};
 
-/// Report on one statement. Times are in seconds, sizes in bytes.
+/// Report on one statement. Times are in seconds, sizes in bytes. `docs/report.md` lists its fields for programs.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
+    /// Id of the statement, which the history and the functions' logs have, too. None where it did not get one, because its text is
+    /// no SQL.
+    pub id: Option<String>,
+    /// Version of the program.
+    pub version: Version,
     /// Decision on the place; None for statements without a plan, such as CREATE EXTERNAL TABLE.
     pub decision: Option<Decision>,
     /// Price that a statement would have. Only a statement that was not run has one.
@@ -37,6 +42,11 @@ pub struct Report {
     pub failed: Option<String>,
     /// Next step after that error.
     pub failed_hint: Option<String>,
+    pub failed_kind: Option<&'static str>,
+    /// PostgreSQL's code of that error.
+    pub failed_sqlstate: Option<&'static str>,
+    /// Place in the statement's text that the error is about, where it is known.
+    pub failed_at: Option<Position>,
     pub stages: usize,
     pub fragments: usize,
     /// Fragments whose rows came from a function and were used.
@@ -71,6 +81,8 @@ pub struct Report {
     pub rows: u64,
     pub memory_peak_bytes: u64,
     pub spilled_bytes: u64,
+    /// Most memory that this process has had until now; None where the system does not tell it.
+    pub process_memory_peak_bytes: Option<u64>,
     pub seconds: Phases,
     /// Cost in nano-dollars; None if it is not priced.
     pub cost: Option<CostReport>,
@@ -80,6 +92,17 @@ pub struct Report {
     pub cost_unknown_hint: Option<String>,
     /// Reason why the history has no record of the statement; None also if no record was wanted.
     pub history_not_recorded: Option<String>,
+}
+
+/// Version of this program, as its crate has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Version(&'static str);
+
+impl Default for Version {
+    fn default() -> Self {
+        Self(env!("CARGO_PKG_VERSION"))
+    }
 }
 
 /// Requests and bytes of storage that one side asked for, and its waits for them.
@@ -152,6 +175,13 @@ impl Report {
         }
     }
 
+    /// Makes the report on a text of which nothing ran.
+    pub fn refused(error: &QueryError) -> Self {
+        let mut report = Self::default();
+        report.fail(error);
+        report
+    }
+
     /// Folds a query's events.
     pub fn from_events(events: &[StampedEvent]) -> Self {
         let mut report = Self::default();
@@ -208,10 +238,16 @@ impl Report {
             QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
-            QueryEvent::Failed { message, hint } => {
-                (self.failed, self.failed_hint) = (Some(message.clone()), hint.clone());
-            }
+            QueryEvent::Failed { error } => self.fail(error),
         }
+    }
+
+    fn fail(&mut self, error: &QueryError) {
+        self.failed = Some(error.message().to_owned());
+        self.failed_hint = error.hint().map(str::to_owned);
+        self.failed_kind = Some(error.kind().name());
+        self.failed_sqlstate = Some(error.sqlstate());
+        self.failed_at = error.position();
     }
 
     fn end_attempt(&mut self, stage: u32, outcome: &AttemptOutcome) {
@@ -325,7 +361,7 @@ impl Display for Report {
             let StorageUse { requests, bytes_read, .. } = &self.functions;
             write!(f, "           read {} in {}", size(*bytes_read), requests_text(requests))?;
             write!(f, ", sent {} rows in {}", self.rows_from_functions, size(self.result_bytes))?;
-            write!(f, ", peak memory {}", size(self.memory_peak_bytes))?;
+            write!(f, ", pool peak {}", size(self.memory_peak_bytes))?;
             if self.spilled_bytes > 0 {
                 write!(f, ", spilled {}", size(self.spilled_bytes))?;
             }

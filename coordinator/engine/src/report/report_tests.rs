@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::error::QueryError;
 use crate::model::{Reason, Workload};
@@ -89,4 +91,61 @@ cost       not known: there is no price book for region `mars`, but
 history    not recorded: full
            to the brim";
     assert_eq!(report().to_string(), expect);
+}
+
+/// Collects the names of all fields in a report.
+fn names<'a>(value: &'a serde_json::Value, into: &mut BTreeSet<&'a str>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                into.insert(name);
+                names(value, into);
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| names(value, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_page_for_programs_has_every_field() {
+    let page = include_str!("../../../../docs/report.md");
+    let usage = Usage { requests: Requests { get: 1, ..Requests::default() }, bytes_read: 1, ..Usage::default() };
+    let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
+    let outcome = AttemptOutcome::Done { usage, cold: None };
+    let billing = crate::attempt::Billing::Metered { duration: Duration::from_secs(1), init: Duration::ZERO };
+    let events = [
+        QueryEvent::CoordinatorRead { usage },
+        QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First },
+        QueryEvent::AttemptEnded { id, attempt: 0, outcome, billing, wall: Duration::ZERO },
+    ];
+    let events = events.map(|event| StampedEvent { at: Duration::from_secs(1), event });
+    let priced = Report::priced(&events, Ok(&Tariff::of_tests()));
+    let position = Some(Position { line: 1, column: 2 });
+    let failed = Report { failed_at: position, cost: priced.cost, reading: priced.reading, ..report() };
+    let failed = serde_json::to_value(failed).expect("JSON");
+    let mut found = BTreeSet::new();
+    names(&failed, &mut found);
+    // The reason of a decision and the architecture have their own names.
+    let is_told = |name: &&str| page.contains(&format!("`{name}`")) || *name == "unavailable";
+    let missing: Vec<_> = found.into_iter().filter(|name| !is_told(name)).collect();
+    assert!(missing.is_empty(), "docs/report.md lacks {missing:?}");
+}
+
+#[test]
+fn an_error_has_its_kind_code_and_place() {
+    let error = QueryError::sql("no such word at Line: 2, Column: 7").with_sqlstate("42601");
+    let report = serde_json::to_value(Report::refused(&error)).expect("JSON");
+    let fields = ["failed", "failed_kind", "failed_sqlstate", "id", "version"].map(|field| report[field].clone());
+    assert_eq!(
+        fields,
+        [
+            "no such word at Line: 2, Column: 7".into(),
+            "sql".into(),
+            "42601".into(),
+            serde_json::Value::Null,
+            env!("CARGO_PKG_VERSION").into()
+        ]
+    );
+    assert_eq!(report["failed_at"], serde_json::json!({"line": 2, "column": 7}));
 }

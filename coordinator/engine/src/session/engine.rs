@@ -17,8 +17,8 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use fragment_fn::ahead::ReadBudget;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
-use tempfile::TempDir;
 
+use super::folder::EngineFolder;
 use super::options::{Options, SettingsPolicy};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
@@ -108,7 +108,7 @@ pub struct Engine {
     /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
     unsettled: Arc<Mutex<Vec<String>>>,
     /// Folder of spilled batches and of the private exchange. It is removed with the engine.
-    folder: Arc<TempDir>,
+    folder: Arc<EngineFolder>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -132,8 +132,7 @@ impl Engine {
             Workers::start(options.queries_max).map_err(|e| QueryError::setup(format!("cannot start threads: {e}")))?;
         let _inside = workers.handle().enter();
         let temp_folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = tempfile::Builder::new().prefix("gust-").tempdir_in(&temp_folder);
-        let folder = folder.map_err(|e| {
+        let folder = EngineFolder::make(&temp_folder).map_err(|e| {
             QueryError::setup(format!("temporary folder `{}`: {e}", temp_folder.display())).with_hint("set temp_folder")
         })?;
         let measured = config.time_model.as_deref().map(measured::load).transpose();
@@ -142,7 +141,7 @@ impl Engine {
             tracing::error!("{error}: estimates are made from published figures; `gust calibrate` measures anew");
             None
         });
-        let stores = Stores::within(config.s3.clone(), options.reach.without(private_places(&config, &folder))?);
+        let stores = Stores::within(config.s3.clone(), options.reach.without(private_places(&config, folder.path()))?);
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let reading = ReadBudget::new(config.read_ahead());
         let runtime = runtime(&stores, &memory, folder.path());
@@ -300,8 +299,8 @@ impl Engine {
 }
 
 /// Lists places that no query of a server reads.
-fn private_places<'a>(config: &'a Config, folder: &'a TempDir) -> impl Iterator<Item = &'a str> {
-    let own = folder.path().to_str().into_iter().chain(config.exchange.as_deref());
+fn private_places<'a>(config: &'a Config, folder: &'a Path) -> impl Iterator<Item = &'a str> {
+    let own = folder.to_str().into_iter().chain(config.exchange.as_deref());
     let history = config.history.path.iter();
     let files = history.map(PathBuf::as_path).chain(config.catalogs.values().filter_map(CatalogConfig::file));
     own.chain(files.filter_map(|path| path.to_str()))

@@ -21,6 +21,7 @@ mod classify;
 mod defaults;
 mod doctor;
 mod engine;
+mod folder;
 mod options;
 mod prepared;
 mod recorder;

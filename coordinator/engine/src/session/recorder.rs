@@ -10,6 +10,7 @@ use super::{RunningStatement, Session, Statement, text_of};
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
+use crate::memory::machine;
 use crate::report::Report;
 use crate::storage::Stores;
 
@@ -119,7 +120,9 @@ impl Recorder {
         let Some(OpenRecord { meta, events, .. }) = open else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
-        let mut report = Report::priced(&events, tariff.as_ref());
+        let priced = Report::priced(&events, tariff.as_ref());
+        let process_memory_peak_bytes = machine::process_peak_bytes();
+        let mut report = Report { id: Some(meta.id.clone()), process_memory_peak_bytes, ..priced };
         let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
         let written = history::write(&input, &self.session.config().history).await;
         report.history_not_recorded = written.err().map(|error| error.to_string());

@@ -175,6 +175,7 @@ impl Session {
                 let planner = query.planner();
                 let quoted = Box::pin(planner.quote(query.context.state(), &logical)).await;
                 let (decision, quote) = quoted.map_err(QueryError::from_engine)?;
+                let quote = quote.under(query.cap());
                 running.schema = explain::cost_schema();
                 running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
                 running.events.push(QueryEvent::Planned { decision });

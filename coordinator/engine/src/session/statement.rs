@@ -226,6 +226,7 @@ impl Session {
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.
             Some(query) => state.resolve_table_references(&query),
+            None if matches!(statement, EngineStatement::CreateExternalTable(_)) => Ok(Vec::new()),
             None => state.resolve_table_references(&statement),
         };
         let describes = describes(&statement);

@@ -52,7 +52,8 @@ pub async fn sdk_config(s3: &S3Config, region: Option<&str>, endpoint: Option<&s
         loader = loader.endpoint_url(endpoint);
     }
     if let (Some(key), Some(secret)) = (&s3.access_key_id, &s3.secret_access_key) {
-        loader = loader.credentials_provider(Credentials::new(key, secret.reveal(), None, None, "gust.toml"));
+        let token = s3.session_token.as_ref().map(|token| token.reveal().to_owned());
+        loader = loader.credentials_provider(Credentials::new(key, secret.reveal(), token, None, "gust.toml"));
     }
     loader.load().await
 }
@@ -72,8 +73,7 @@ pub struct NoCredentials(String);
 
 impl NoCredentials {
     /// Next step of the user.
-    pub const HINT: &str =
-        "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again (`aws sso login`)";
+    pub const HINT: &str = "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again (`aws sso login`); a public bucket is read without them if `s3.anonymous_buckets` in gust.toml names it";
 }
 
 impl From<&CredentialsError> for NoCredentials {

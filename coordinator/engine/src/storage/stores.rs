@@ -15,7 +15,7 @@ use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use object_store::{ObjectStore, StaticCredentialProvider};
 use url::{Position, Url};
 
-use crate::config::S3Config;
+use crate::config::{S3Config, Secret};
 use crate::error::QueryError;
 use crate::storage::aws::ChainCredentials;
 use crate::storage::{Reach, StoreCredentials};
@@ -146,12 +146,15 @@ impl Stores {
                 })?;
                 let s3 = &self.0.settings.s3;
                 if url.username().is_empty() {
-                    return Ok(StoreAccess { url: format!("{}://{bucket}/", url.scheme()), options: s3_options(s3) });
+                    return Ok(StoreAccess {
+                        url: format!("{}://{bucket}/", url.scheme()),
+                        options: s3_options(s3, bucket),
+                    });
                 }
                 let lent = self.grant(url)?;
                 Ok(StoreAccess {
                     url: format!("{}://{}@{bucket}/", url.scheme(), url.username()),
-                    options: s3_options(&lent_settings(s3, lent.settings())),
+                    options: s3_options(&lent_settings(s3, lent.settings()), bucket),
                 })
             }
             scheme => Err(QueryError::sql(format!("`{url}`: scheme `{scheme}` is not supported"))
@@ -323,10 +326,12 @@ fn lent_settings(s3: &S3Config, told: &gust_catalog::StoreSettings) -> S3Config 
         allow_http: s3.allow_http,
         access_key_id: None,
         secret_access_key: None,
+        session_token: None,
+        anonymous_buckets: Vec::new(),
     }
 }
 
-fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
+fn s3_options(s3: &S3Config, bucket: &str) -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     let mut set = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -337,8 +342,14 @@ fn s3_options(s3: &S3Config) -> BTreeMap<String, String> {
     set("aws_region", s3.region.clone());
     set("aws_allow_http", s3.allow_http.then(|| "true".to_owned()));
     set("aws_virtual_hosted_style_request", (!s3.path_style && s3.endpoint.is_none()).then(|| "true".to_owned()));
+    if s3.anonymous_buckets.iter().any(|anonymous| anonymous == bucket) {
+        set("aws_skip_signature", Some("true".to_owned()));
+        return options;
+    }
+    let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
     set("aws_access_key_id", s3.access_key_id.clone());
-    set("aws_secret_access_key", s3.secret_access_key.as_ref().map(|secret| secret.reveal().to_owned()));
+    set("aws_secret_access_key", secret(&s3.secret_access_key));
+    set("aws_session_token", secret(&s3.session_token));
     options
 }
 
@@ -378,6 +389,30 @@ mod tests {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));
         }
+    }
+
+    #[test]
+    fn keys_travel_to_all_buckets_but_anonymous_ones() {
+        let s3 = S3Config {
+            access_key_id: Some("id".to_owned()),
+            secret_access_key: Some(Secret::new("key")),
+            session_token: Some(Secret::new("token")),
+            anonymous_buckets: vec!["public".to_owned()],
+            ..S3Config::default()
+        };
+        let stores = Stores::new(s3);
+        let check = |url: &str, expect: &[(&str, &str)]| {
+            let access = stores.access(&Url::parse(url).expect("a URL")).expect("a store");
+            let is_key = |key: &&String| StoreCredentials::KEYS.contains(&key.as_str()) || *key == "aws_skip_signature";
+            let keys: Vec<_> = access.options.iter().filter(|(key, _)| is_key(key)).collect();
+            let keys: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            assert_eq!(keys, expect, "{url}");
+        };
+        check(
+            "s3://own/t/",
+            &[("aws_access_key_id", "id"), ("aws_secret_access_key", "key"), ("aws_session_token", "token")],
+        );
+        check("s3://public/t/", &[("aws_skip_signature", "true")]);
     }
 
     #[test]

@@ -48,6 +48,12 @@ Examples:
   gust calibrate --dry-run
   gust calibrate --on lambda --functions 100 --config gust.toml";
 
+pub(super) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  gust completions bash > ~/.local/share/bash-completion/completions/gust
+  gust completions zsh > ~/.zfunc/_gust
+  gust completions fish > ~/.config/fish/completions/gust.fish";
+
 pub(super) const PRICES_EXAMPLES: &str = "\
 Examples:
   gust prices

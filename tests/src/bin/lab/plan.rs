@@ -77,6 +77,7 @@ async fn inside(metadata: &str, endpoint: &str, runs: usize) -> anyhow::Result<P
         path_style: true,
         access_key_id: Some(access_key(COORDINATOR)),
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+        ..S3Config::default()
     };
     let session = Session::new(Config { s3, on: Target::Local, ..Config::default() })?;
     let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'");
