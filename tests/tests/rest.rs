@@ -11,7 +11,8 @@ use arrow::util::display::array_value_to_string;
 use gust_catalog::{Catalog, CatalogStores, DataFile, Field, Schema, Type};
 use gust_engine::config::{CatalogConfig, Config, ConfigFile, Overrides, Target};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::session::Session;
+use gust_engine::session::{Engine, EngineOptions, Session, SessionOptions};
+use gust_engine::storage::Reach;
 use gust_tests::cloud;
 use gust_tests::parquet_files;
 use gust_tests::python::{self, Run};
@@ -613,4 +614,26 @@ async fn pyiceberg_reads_and_writes_the_same_catalog() {
     }
     assert!(compared >= 40, "{answers}");
     session.close().await;
+}
+
+/// A catalog brings a table's metadata in its answer: no store is asked, and yet nothing of a table outside of the reach is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_about_a_table_outside_of_the_reach_are_not_told() {
+    let lake = Lake::new(Rules::default()).await;
+    let config = lake.session(Target::Local, "").config().clone();
+    let own = lake.metadata.split_once("/metadata/").expect("a table's folder").0;
+    let options = EngineOptions { reach: Reach::of([own]).expect("a place"), ..EngineOptions::default() };
+    let session = Engine::open(config, options).expect("an engine").session(SessionOptions::default());
+    let session = session.expect("a session");
+    assert_eq!(rows(&session, "SELECT count(*) FROM lake.sales.orders").await, ["300"]);
+    for sql in [
+        "DESCRIBE lake.sales.customers",
+        "SELECT * FROM lake.sales.\"customers$properties\"",
+        "SELECT * FROM lake.sales.\"customers$snapshots\"",
+        "SELECT * FROM lake.sales.customers.refs",
+        "SELECT count(*) FROM lake.sales.customers",
+    ] {
+        let error = failure(&session, sql).await;
+        assert_eq!(error.sqlstate(), "42501", "{sql}: {error}");
+    }
 }

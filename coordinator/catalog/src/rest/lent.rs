@@ -24,6 +24,10 @@ const TOKEN: &str = "s3.session-token";
 const EXPIRES: &str = "s3.session-token-expires-at-ms";
 /// Longest time before their end at which credentials are renewed: above a function's longest life.
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(16 * 60);
+/// Time after which credentials are renewed whose end the catalog does not tell. AWS's shortest session lives 15 minutes.
+const RENEW_UNTOLD_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Pause after a renewal that failed. Credentials that are still good are used meanwhile, so that a catalog that is down stops nobody.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// Shortest time before their end at which credentials are still used where they cannot be renewed.
 const USE_BEFORE_MIN: Duration = Duration::from_secs(1);
 /// Grants that are kept. The oldest ones go first.
@@ -59,6 +63,16 @@ pub(super) fn credentials(
         }),
         false => Ok(all),
     }
+}
+
+/// Returns true if the catalog told the end of all of these credentials.
+pub(super) fn ends_are_told(lent: &[StorageCredential]) -> bool {
+    lent.iter().all(|credential| end(&credential.config).is_some())
+}
+
+fn end(config: &BTreeMap<String, String>) -> Option<SystemTime> {
+    let ms = config.get(EXPIRES)?.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_millis(ms))
 }
 
 /// Table whose credentials can be asked for again.
@@ -118,7 +132,8 @@ pub struct Grant {
 #[derive(Clone)]
 struct Keys {
     credential: Arc<AwsCredential>,
-    renew_at: Option<SystemTime>,
+    renew_at: SystemTime,
+    /// None where the catalog does not tell it.
     expires: Option<SystemTime>,
 }
 
@@ -196,10 +211,9 @@ impl Keys {
         let text = |name: &str| config.get(name).cloned().unwrap_or_default();
         let credential =
             AwsCredential { key_id: text(KEY_ID), secret_key: text(SECRET), token: config.get(TOKEN).cloned() };
-        let expires =
-            config.get(EXPIRES).and_then(|ms| ms.parse().ok()).map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
-        let renew_at = expires.map(|expires| {
-            let life = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let (now, expires) = (SystemTime::now(), end(config));
+        let renew_at = expires.map_or(now + RENEW_UNTOLD_AFTER, |expires| {
+            let life = expires.duration_since(now).unwrap_or_default();
             expires - RENEW_BEFORE_MAX.min(life / 2)
         });
         Keys { credential: Arc::new(credential), renew_at, expires }
@@ -213,6 +227,12 @@ impl Keys {
 
     fn is_usable(&self) -> bool {
         self.expires.is_none_or(|expires| SystemTime::now() + USE_BEFORE_MIN < expires)
+    }
+
+    /// Goes on with the same credentials for a while.
+    fn go_on(&mut self) {
+        let later = SystemTime::now() + RENEW_AGAIN_AFTER;
+        self.renew_at = self.expires.map_or(later, |expires| later.min(expires - USE_BEFORE_MIN));
     }
 }
 
@@ -228,10 +248,11 @@ impl Grant {
     /// Those of asking the catalog, once the present ones have ended.
     pub async fn current(&self) -> Result<Arc<AwsCredential>> {
         let mut current = self.current.lock().await;
-        if current.renew_at.is_some_and(|at| at <= SystemTime::now()) {
+        if current.renew_at <= SystemTime::now() {
             match self.renewed().await {
                 Ok(keys) => *current = keys,
                 Err(error) if current.is_usable() => {
+                    current.go_on();
                     tracing::warn!(table = self.lender.name, %error, "lent credentials could not be renewed yet");
                 }
                 Err(error) => return Err(error),
@@ -245,8 +266,10 @@ impl Grant {
         let lent = service.credentials(levels, name).await?;
         let found = lent.iter().find(|credential| credential.prefix == self.prefix);
         // A catalog may have changed its prefixes: the longest that covers this one is meant.
-        let covers =
-            || lent.iter().filter(|other| self.prefix.starts_with(&other.prefix)).max_by_key(|o| o.prefix.len());
+        let is_of = |other: &&StorageCredential| {
+            self.prefix.starts_with(&other.prefix) || other.prefix.starts_with(&self.prefix)
+        };
+        let covers = || lent.iter().filter(is_of).max_by_key(|other| other.prefix.len());
         match found.or_else(covers) {
             Some(credential) => Ok(Keys::of(&credential.config)),
             None => Err(Error::NotLent {
@@ -266,5 +289,39 @@ impl CredentialProvider for Grant {
         let unauthenticated =
             |error| object_store::Error::Unauthenticated { path: self.prefix.clone(), source: Box::new(error) };
         self.current().await.map_err(unauthenticated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_renewed_before_their_end_and_where_it_is_not_told() {
+        let now = SystemTime::now();
+        let in_ms = |seconds: u64| {
+            let end = now + Duration::from_secs(seconds);
+            end.duration_since(UNIX_EPOCH).expect("after 1970").as_millis().to_string()
+        };
+        let keys = |end: Option<String>| {
+            let end = end.map(|end| (EXPIRES.to_owned(), end));
+            Keys::of(&[(KEY_ID.to_owned(), "k".to_owned())].into_iter().chain(end).collect())
+        };
+        // The end as the catalog tells it, and the seconds after which the keys are renewed.
+        for (end, expect) in [
+            (Some(in_ms(3600)), 3600 - 16 * 60),
+            (Some(in_ms(60)), 30),
+            (Some("soon".to_owned()), 600),
+            (None, 600),
+        ] {
+            let renewed_after = keys(end.clone()).renew_at.duration_since(now).expect("later").as_secs_f64();
+            assert!((renewed_after - f64::from(expect)).abs() < 5.0, "{end:?}: {renewed_after} s");
+        }
+        let mut short = keys(Some(in_ms(10)));
+        short.go_on();
+        assert!(short.is_usable() && short.renew_at < now + Duration::from_secs(10), "before their end");
+        let mut endless = keys(None);
+        endless.go_on();
+        assert!(endless.renew_at > now + Duration::from_secs(15));
     }
 }

@@ -366,7 +366,8 @@ impl Service {
         let table = table.register(namespace, name);
         let lent = lent::credentials(&full_name, config, storage_credentials)?.into();
         let loaded = Loaded { etag: answer.etag.unwrap_or_default(), table, lent };
-        if !loaded.etag.is_empty() {
+        // An answer that is not changed brings no new credentials.
+        if !loaded.etag.is_empty() && lent::ends_are_told(&loaded.lent) {
             let mut kept = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() >= LOADED_MAX {
                 kept.clear();
@@ -385,7 +386,10 @@ impl Service {
         match self.http.get(&asked, &[], &what).await {
             Ok(answer) if answer.status == 200 => {
                 let CredentialsAnswer { storage_credentials } = parsed(&asked, &answer)?;
-                return Ok(storage_credentials);
+                let lent = lent::credentials(&full_name, BTreeMap::new(), Some(storage_credentials))?;
+                if !lent.is_empty() {
+                    return Ok(lent);
+                }
             }
             Ok(_) | Err(Error::Refused { status: 400 | 405 | 406 | 501, .. }) => {}
             Err(error) => return Err(error),

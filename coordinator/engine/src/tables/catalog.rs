@@ -11,7 +11,7 @@ use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use futures::{StreamExt, TryStreamExt, stream};
-use gust_catalog::Error;
+use gust_catalog::{Error, Location};
 
 use super::broken::BrokenTable;
 use super::catalogs::Catalogs;
@@ -151,13 +151,23 @@ impl Namespace {
         }
     }
 
+    /// Checks that the query may read where a table is. A catalog may bring a table's metadata in its answer, so that no store is asked.
+    fn check(&self, table: &gust_catalog::Table) -> Result<()> {
+        let Some(stores) = &self.catalog.stores else { return Ok(()) };
+        let place = Location::parse(table.location()).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(stores.reach().check(place.store.as_str(), &place.path)?)
+    }
+
     /// Returns the facts about a table that Spark's spelling `namespace.table.snapshots` asks for.
     async fn facts(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some((facts, (namespace, table))) = Facts::named(name).zip(self.name.rsplit_once('.')) else {
             return Ok(None);
         };
         match self.load(namespace, table).await {
-            Ok(table) => Ok(Some(Arc::new(MetadataTable::new(table, facts)?))),
+            Ok(table) => Ok(Some(match self.check(&table) {
+                Ok(()) => Arc::new(MetadataTable::new(table, facts)?),
+                Err(error) => Arc::new(BrokenTable::new(error)),
+            })),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Ok(Some(Arc::new(BrokenTable::new(DataFusionError::External(Box::new(error)))))),
         }
@@ -177,7 +187,8 @@ impl SchemaProvider for Namespace {
             Err(Error::NotFound { hint: None, .. }) => return self.facts(name).await,
             loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
         };
-        Ok(Some(match loaded.and_then(IcebergTable::new) {
+        let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);
+        Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new) {
             Ok(table) => Arc::new(table),
             Err(error) => Arc::new(BrokenTable::new(error)),
         }))
