@@ -422,7 +422,7 @@ mod tests {
             else {
                 continue;
             };
-            if parser.parse_statement().is_err() {
+            if parser.parse_statements().is_err() {
                 continue;
             }
             let error = pinned(text).expect_err(text);
