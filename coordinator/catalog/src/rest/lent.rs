@@ -308,12 +308,9 @@ mod tests {
             Keys::of(&[(KEY_ID.to_owned(), "k".to_owned())].into_iter().chain(end).collect())
         };
         // The end as the catalog tells it, and the seconds after which the keys are renewed.
-        for (end, expect) in [
-            (Some(in_ms(3600)), 3600 - 16 * 60),
-            (Some(in_ms(60)), 30),
-            (Some("soon".to_owned()), 600),
-            (None, 600),
-        ] {
+        for (end, expect) in
+            [(Some(in_ms(3600)), 3600 - 16 * 60), (Some(in_ms(60)), 30), (Some("soon".to_owned()), 600), (None, 600)]
+        {
             let renewed_after = keys(end.clone()).renew_at.duration_since(now).expect("later").as_secs_f64();
             assert!((renewed_after - f64::from(expect)).abs() < 5.0, "{end:?}: {renewed_after} s");
         }

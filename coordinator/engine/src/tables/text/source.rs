@@ -271,17 +271,21 @@ impl Reading {
 fn with_line(error: ArrowError) -> ArrowError {
     static PLACE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"column (\d+) at line (\d+)").expect("a regular expression"));
-    let ArrowError::CsvError(said) = &error else { return error };
+    let (ArrowError::CsvError(said) | ArrowError::ParseError(said)) = &error else { return error };
     let counted = PLACE.replace(said, |place: &Captures<'_>| {
         let line = place[2].parse::<u64>().map_or_else(|_| place[2].to_owned(), |line| (line + 1).to_string());
         format!("column {} at line {line}", &place[1])
     });
-    ArrowError::CsvError(counted.chars().take(MESSAGE_CHARACTERS_MAX).collect())
+    let counted = counted.chars().take(MESSAGE_CHARACTERS_MAX).collect();
+    match error {
+        ArrowError::ParseError(_) => ArrowError::ParseError(counted),
+        _ => ArrowError::CsvError(counted),
+    }
 }
 
 /// Says from where a reader of a part has counted the lines that it names.
 fn after_byte(start: u64, error: DataFusionError) -> DataFusionError {
-    let Some(ArrowError::CsvError(said)) = find(&error) else { return error };
+    let Some(ArrowError::CsvError(said) | ArrowError::ParseError(said)) = find(&error) else { return error };
     ArrowError::CsvError(format!("{said}, counted from byte {start}")).into()
 }
 
