@@ -154,7 +154,7 @@ async fn files_that_are_no_data_are_passed_over() {
         case(
             vec![("a.csv.gz", Content::Bytes("x"))],
             "",
-            vec![("SELECT * FROM '$T/a.csv.gz'", Error(&["a.csv.gz` is compressed"]))],
+            vec![("SELECT * FROM '$T/a.csv.gz'", Error(&["a.csv.gz` cannot be unpacked as gzip"]))],
         ),
         // The list of these tables' files is not the folder.
         case(
