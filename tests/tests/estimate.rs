@@ -408,7 +408,7 @@ async fn a_dry_run_prints_candidates_and_runs_nothing() {
     let output = dry("json", "processes", &sql);
     let as_if = format!("estimate   nothing was run (as if on Lambda, us-east-1 on {}", book.date);
     // What is cheaper and faster is no runner-up: it is named with the way to it.
-    let better = "--prefer latency picks what is expected to be cheaper and faster: 1 function";
+    let better = "--prefer latency picks what is expected to be cheaper and faster: ";
     check(&output, 0, &[&as_if, "picked 2 functions of 2048 MB: $", "not included: data transfer, logs", better]);
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one array");
     let rows = rows.as_array().expect("an array");
