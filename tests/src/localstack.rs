@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{Environment, EphemeralStorage, FunctionCode, LastUpdateStatus, Runtime, State};
@@ -160,7 +161,10 @@ impl LocalStack {
     /// Deploys a zip as a function of the test's own, published behind the alias `live`. Returns `NAME:live`.
     pub async fn deploy(&self, name: &str, zip: Vec<u8>, setup: Setup) -> String {
         let name = unique(name);
-        let client = Client::new(&self.sdk().await);
+        // A zip of 90 MB takes long on a busy machine.
+        let patient = TimeoutConfig::builder().operation_timeout(Duration::from_secs(180)).build();
+        let config = aws_sdk_lambda::config::Builder::from(&self.sdk().await).timeout_config(patient);
+        let client = Client::from_conf(config.build());
         let create =
             client.create_function().function_name(&name).handler("bootstrap").runtime(Runtime::Providedal2023);
         let create = create.role("arn:aws:iam::000000000000:role/gust-test").memory_size(setup.memory_mb);
