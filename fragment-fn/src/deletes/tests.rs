@@ -685,7 +685,7 @@ async fn what_is_kept_counts_in_the_pool() {
     }
 }
 
-/// What delete files say is let go when the last data file has had it, and a key that many files have is held once.
+/// Deletes that were read are let go when the last data file has had it, and a key that many files have is held once.
 #[tokio::test]
 async fn a_small_pool_serves_one_file_after_the_other() {
     const FILES: u64 = 6;
@@ -909,7 +909,7 @@ async fn each_damage_is_named_with_its_file() {
     }
 }
 
-/// Where a digest is given up half-way, nothing of it is held.
+/// Nothing is held of a digest that is given up half-way.
 #[tokio::test]
 async fn what_was_announced_and_never_asked_for_is_forgotten() {
     let mut table = Table::new();

@@ -139,7 +139,7 @@ impl Http {
             Some(model) if !model.message.is_empty() => model.message.clone(),
             _ => String::from_utf8_lossy(&body).into_owned(),
         };
-        // What is cut first could keep a part of a secret.
+        // A text that is cut first could keep a part of a secret.
         let mut why = excerpt(self.authorizer.redacted(why).await.as_bytes());
         if why.is_empty() {
             why = "it gives no reason".to_owned();

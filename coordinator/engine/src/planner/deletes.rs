@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(told(&units, Some(&digested)), expect);
     }
 
-    /// As the issue has it: 10,000 data files, 2,000 files of keys and 500 of positions, all of which apply to all.
+    /// 10,000 data files, 2,000 files of keys and 500 of positions, all of which apply to all.
     #[test]
     fn a_request_of_many_files_is_small() {
         let mut files: Vec<DeleteFile> = (0..500).map(|_| file("p", 0, 1, DeleteContent::Positions)).collect();

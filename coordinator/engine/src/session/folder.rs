@@ -80,7 +80,7 @@ mod tests {
         let dead = EngineFolder::make(temp.path()).expect("a folder");
         let left = dead.path().to_owned();
         fs::write(left.join("spilled"), "rows").expect("written");
-        // As after a kill, the folder stays and the lock is free.
+        // After a kill, too, the folder stays and the lock is free.
         let EngineFolder { folder, _owned } = dead;
         let _ = folder.keep();
         drop(_owned);

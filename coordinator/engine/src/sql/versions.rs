@@ -416,7 +416,7 @@ mod tests {
             ("CREATE VIEW t FOR VERSION AS OF 5 AS SELECT 1", "`t`: a table that is made or dropped has no version"),
             ("DROP TABLE t FOR VERSION AS OF 5", "`t`: a table that is made or dropped has no version"),
         ] {
-            // What the parser refuses is refused as well.
+            // A statement that the parser refuses has no version either.
             let Ok(mut parser) =
                 tokens(text).map(|tokens| Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens))
             else {
