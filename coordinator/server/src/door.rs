@@ -1,5 +1,7 @@
 //! The engine of the server, and the sessions that it opens for its users.
 
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::tokens::{Principal, Tokens};
 
 /// Settings of DataFusion that SET may change. Those of the whole process, and sizes without a bound, are not among them.
 const SETTINGS: &[Allowed] = &[
@@ -33,6 +36,9 @@ pub(crate) struct Door {
     catalog: Option<String>,
     cap: Option<Money>,
     timeout: Duration,
+    /// File of the tokens; None for a server without users.
+    tokens_path: Option<PathBuf>,
+    tokens: RwLock<Option<Arc<Tokens>>>,
     pub(crate) admission: Admission,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
@@ -70,6 +76,8 @@ impl Door {
         let reach = Reach::of(warehouses.chain(server.reach.iter().map(String::as_str)))?;
         let options = EngineOptions { queries_max, settings: SettingsPolicy::Listed(SETTINGS), reach };
         let (cap, timeout) = (config.cost.max, config.timeout);
+        let tokens_path = server.tokens.clone();
+        let tokens = tokens_path.as_deref().map(Tokens::read).transpose()?.map(Arc::new);
         let engine = Engine::open(config, options)?;
         let base = engine.session(SessionOptions::default())?;
         let door = Self {
@@ -78,6 +86,8 @@ impl Door {
             catalog,
             cap,
             timeout,
+            tokens_path,
+            tokens: RwLock::new(tokens),
             admission: Admission::new(queries_max, queued_max),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -89,10 +99,28 @@ impl Door {
         Ok(door)
     }
 
-    /// Opens a session for one request.
-    pub(crate) async fn session(&self, wishes: SessionWishes) -> Result<Session, QueryError> {
+    /// Returns the tokens; None for a server without users.
+    pub(crate) fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the tokens anew. After an error the earlier ones hold.
+    ///
+    /// # Errors
+    /// Those of [`Tokens::read`].
+    pub(crate) fn reload(&self) -> Result<(), QueryError> {
+        let Some(path) = &self.tokens_path else { return Ok(()) };
+        let tokens = Arc::new(Tokens::read(path)?);
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Some(tokens);
+        Ok(())
+    }
+
+    /// Opens a session of a user for one request. Its history has the user's own statements.
+    pub(crate) async fn session(&self, principal: &Principal, wishes: SessionWishes) -> Result<Session, QueryError> {
         let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
         let options = SessionOptions {
+            principal: principal.user.clone(),
+            own_history: principal.user.is_some(),
             labels,
             cap: [cap, self.cap].into_iter().flatten().min(),
             timeout: timeout.map(|timeout| timeout.min(self.timeout)),

@@ -1,7 +1,7 @@
 //! The server: one engine that lives, and many people's queries over HTTP.
 //!
 //! ```text
-//!  request ─► http (guard, content, Accept) ─► admission ─► run (session, recorder, rows) ─► chunks ─► response
+//!  request ─► http (host, user, content, Accept) ─► admission ─► run (session, recorder, rows) ─► chunks ─► response
 //! ```
 //!
 //! A query runs in a task of its own. It ends with its client: a response that nobody reads any more cancels it. Rows are never
@@ -16,5 +16,8 @@ mod door;
 mod http;
 mod listen;
 mod run;
+mod tls;
+mod tokens;
 
 pub use listen::{Server, ServerOptions};
+pub use tokens::NewToken;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::Handle;
-use gust_engine::config::Config;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use gust_engine::config::{Config, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
 use tokio::task::JoinHandle;
 
 use crate::door::Door;
 use crate::http::{Hosts, routes};
+use crate::tls;
 
 /// Longest time in which the head of a request arrives.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -27,6 +29,8 @@ const STREAMS_MAX: u32 = 100;
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     pub listen: SocketAddr,
+    /// True if a proxy before the server ends TLS.
+    pub is_behind_tls_proxy: bool,
     /// Catalog in which bare names are looked up.
     pub catalog: Option<String>,
     /// Texts of statements whose tables every session shows.
@@ -39,22 +43,31 @@ pub struct Server {
     door: Arc<Door>,
     address: SocketAddr,
     drain: Duration,
+    tls: Option<Tls>,
     handle: Handle<SocketAddr>,
     serving: JoinHandle<io::Result<()>>,
+}
+
+/// Certificate and key in use, and their files.
+#[derive(Debug)]
+struct Tls {
+    files: TlsConfig,
+    used: RustlsConfig,
 }
 
 impl Server {
     /// Opens the engine, runs the set-up statements, and listens.
     ///
     /// # Errors
-    /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, or is one that others can reach; and the errors of
-    /// the engine and of the set-up statements.
+    /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, others can reach it and it is not protected, or the
+    /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
     pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
-        let ServerOptions { listen, catalog, setup } = options;
-        if !listen.ip().is_loopback() {
-            let message = format!("{listen} can be reached from other machines, and the server has no users yet");
-            return Err(QueryError::setup(message).with_hint("listen at 127.0.0.1 or [::1]"));
-        }
+        let ServerOptions { listen, is_behind_tls_proxy, catalog, setup } = options;
+        is_protected(listen, &config, is_behind_tls_proxy)?;
+        let tls = match &config.server.tls {
+            Some(files) => Some(Tls { files: files.clone(), used: RustlsConfig::from_config(tls::read(files)?) }),
+            None => None,
+        };
         let failed = |error: io::Error| {
             QueryError::setup(format!("cannot listen at {listen}: {error}")).with_hint("choose another with --listen")
         };
@@ -65,21 +78,35 @@ impl Server {
         let drain = config.server.drain;
         let door = Arc::new(Door::open(config, catalog, &setup).await?);
         let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
-        let builder = server.http_builder();
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .max_concurrent_streams(STREAMS_MAX);
-        let serving = tokio::spawn(server.serve(routes(Arc::clone(&door), hosts).into_make_service()));
-        Ok(Self { door, address, drain, handle, serving })
+        let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
+        let routes = routes(Arc::clone(&door), hosts).into_make_service();
+        let serving = match &tls {
+            Some(Tls { used, .. }) => {
+                let used = used.clone();
+                tokio::spawn(server.map(|plain| RustlsAcceptor::new(used).acceptor(plain)).serve(routes))
+            }
+            None => tokio::spawn(server.serve(routes)),
+        };
+        Ok(Self { door, address, drain, tls, handle, serving })
     }
 
-    /// Returns the address at which it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Reads tokens, certificate and key anew. After an error the earlier ones hold.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] if one of the files cannot be used.
+    pub fn reload(&self) -> Result<(), QueryError> {
+        let read = self.tls.as_ref().map(|tls| tls::read(&tls.files)).transpose()?;
+        self.door.reload()?;
+        if let (Some(Tls { used, .. }), Some(read)) = (&self.tls, read) {
+            used.reload_from_config(read);
+        }
+        Ok(())
+    }
+
+    /// Returns the URL at which it listens.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Takes no more connections, and gives running queries the configured time.
@@ -108,4 +135,32 @@ impl Server {
     pub async fn close(self) {
         self.door.close().await;
     }
+}
+
+/// Refuses an address that others can reach, unless there are tokens and TLS.
+fn is_protected(listen: SocketAddr, config: &Config, is_behind_tls_proxy: bool) -> Result<(), QueryError> {
+    let (has_users, has_tls) = (config.server.tokens.is_some(), config.server.tls.is_some() || is_behind_tls_proxy);
+    let (what, hint) = match (listen.ip().is_loopback(), has_users, has_tls) {
+        (true, ..) | (false, true, true) => return Ok(()),
+        (false, false, _) => {
+            ("users", "set `tokens` under [server], with tokens of `gust token new`; or listen at 127.0.0.1")
+        }
+        (false, true, false) => {
+            ("TLS", "set `certificate` and `key` under [server.tls], or give --behind-tls-proxy where a proxy ends it")
+        }
+    };
+    let message = format!("{listen} can be reached from other machines, and the server has no {what}");
+    Err(QueryError::setup(message).with_hint(hint))
+}
+
+/// Bounds the heads of requests, and the time in which they arrive.
+fn bounded(mut server: axum_server::Server<SocketAddr>) -> axum_server::Server<SocketAddr> {
+    let builder = server.http_builder();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX);
+    server
 }

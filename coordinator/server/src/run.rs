@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::Permit;
 use crate::door::{Door, SessionWishes};
+use crate::tokens::Principal;
 
 /// Bytes that are collected before they are sent.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -28,6 +29,7 @@ const FAULT: &str = "XX000";
 /// Work of one request.
 #[derive(Debug)]
 pub(crate) struct Asked {
+    pub(crate) principal: Principal,
     pub(crate) sql: String,
     pub(crate) format: OutputFormat,
     /// True if statements are estimated instead of run.
@@ -88,9 +90,9 @@ pub(crate) fn start(door: &Arc<Door>, asked: Asked, permit: Permit) -> mpsc::Rec
 }
 
 async fn run(door: &Door, asked: Asked, parts: &mpsc::Sender<Part>) -> Result<End, Failure> {
-    let Asked { sql, format, dry_run, wishes } = asked;
+    let Asked { principal, sql, format, dry_run, wishes } = asked;
     let session = tokio::select! {
-        session = Box::pin(door.session(wishes)) => session?,
+        session = Box::pin(door.session(&principal, wishes)) => session?,
         gone = gone(door, parts) => return Err(gone.into()),
     };
     let parsing = session.clone();

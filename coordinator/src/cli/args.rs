@@ -24,7 +24,7 @@ use examples::{
     CALIBRATE_EXAMPLES, COMPLETIONS_EXAMPLES, COST_EXAMPLES, DEMO_EXAMPLES, DOCTOR_EXAMPLES, EXPLAIN_EXAMPLES,
     GC_EXAMPLES, PRICES_EXAMPLES, QUERY_EXAMPLES, SERVE_EXAMPLES,
 };
-pub use serve::ServeArgs;
+pub use serve::{ServeArgs, TokenArgs, TokenCommand};
 use values::{
     formats, parse_deadline, parse_dollars, parse_label, parse_label_key, parse_scale_factor, parse_since,
     parse_timeout, preferences, targets,
@@ -70,6 +70,9 @@ pub enum Command {
     /// Answer queries of many people over HTTP
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Make tokens of a server's users
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Look after the store in which functions leave large results
     #[command(subcommand)]
     Exchange(ExchangeCommand),
@@ -568,6 +571,9 @@ mod tests {
         check(&["cost", "--label-key", "a'b"], "expected a key of 1 to 64");
         check(&["cost", "--by", "user", "--label-key", "team"], "leave --by out");
         check(&["serve", "--listen", "8123"], "invalid socket address syntax");
+        check(&["token", "new"], "--user <NAME>");
+        check(&["token", "new", "--user", ""], "a name has 1 to 128 bytes");
+        check(&["token", "new", "--user", "a", "--expires", "soon"], "'soon' for '--expires <DURATION>'");
         check(&["serve", "SELECT 1"], "unexpected argument 'SELECT 1'");
         check(&["exchange"], "Usage: gust exchange");
         check(&["exchange", "gc", "--older-than", "soon"], "'soon' for '--older-than <DURATION>'");
@@ -584,6 +590,7 @@ mod tests {
             (vec!["cost", "--help"], "gust cost --by user --since 7d"),
             (vec!["serve", "--help"], "curl http://127.0.0.1:8123/v1/query"),
             (vec!["completions", "--help"], "gust completions bash >"),
+            (vec!["token", "new", "--help"], "gust token new --user ada --expires 90d"),
             (vec!["--help"], "124  the time-out passed"),
         ] {
             let help = read(&line).expect_err("help is an error of clap's");

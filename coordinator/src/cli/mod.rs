@@ -28,9 +28,11 @@ pub mod progress;
 mod say;
 mod serve;
 mod signals;
+mod token;
 
 use crate::cli::args::{
     Cli, Command, CompletionsArgs, DoctorArgs, ExchangeCommand, QueryArgs, ReportFormat, SourceArgs, SqlError,
+    TokenCommand,
 };
 use crate::cli::exit::Exit;
 use crate::cli::progress::Progress;
@@ -137,6 +139,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Command::Prices(args) => prices::prices(args).await,
             Command::Cost(args) => Box::pin(cost::cost(args)).await,
             Command::Serve(args) => Box::pin(serve::serve(args)).await,
+            Command::Token(TokenCommand::New(args)) => token::new(args),
             Command::Exchange(ExchangeCommand::Gc(args)) => exchange::gc(args).await,
             Command::Completions(CompletionsArgs { shell }) => completions(shell),
             Command::Bootstrap => unreachable!("it has threads of its own, above"),

@@ -8,6 +8,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::CommandError;
 use super::exit::Exit;
 
+/// A signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Interrupt,
+    Terminate,
+    HangUp,
+}
+
 /// Ctrl-C, SIGTERM and SIGHUP, from the moment on when this is made.
 pub(super) struct Signals {
     interrupt: Signal,
@@ -29,8 +37,8 @@ impl Signals {
         listen().map_err(|error| CommandError::usage(format!("signals cannot be heard: {error}")))
     }
 
-    /// Waits for a signal, and returns the end of the program that it means.
-    pub(super) async fn ended(&mut self) -> CommandError {
+    /// Waits for a signal.
+    pub(super) async fn heard(&mut self) -> Heard {
         let Self { interrupt, terminate, hang_up } = self;
         let hung_up = async {
             match hang_up {
@@ -39,9 +47,18 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = interrupt.recv() => QueryError::interrupted().into(),
-            _ = terminate.recv() => CommandError::new(Exit::Terminated, "terminated"),
-            _ = hung_up => CommandError::new(Exit::HungUp, "hung up"),
+            _ = interrupt.recv() => Heard::Interrupt,
+            _ = terminate.recv() => Heard::Terminate,
+            _ = hung_up => Heard::HangUp,
+        }
+    }
+
+    /// Waits for a signal, and returns the end of the program that it means.
+    pub(super) async fn ended(&mut self) -> CommandError {
+        match self.heard().await {
+            Heard::Interrupt => QueryError::interrupted().into(),
+            Heard::Terminate => CommandError::new(Exit::Terminated, "terminated"),
+            Heard::HangUp => CommandError::new(Exit::HungUp, "hung up"),
         }
     }
 }

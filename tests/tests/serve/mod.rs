@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 mod bad_requests;
+mod identity;
 
 /// Waits, as curl does: these tests block their threads.
 pub(crate) fn pause(time: Duration) {
@@ -348,7 +349,7 @@ fn it_does_not_start_where_it_must_not() {
     let place = Place::new("");
     let serve = |listen: &'static str| ["serve", "--listen", listen];
     for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8123"] {
-        fails(&place, &serve(listen), 2, &["can be reached from other machines", "hint: listen at 127.0.0.1"]);
+        fails(&place, &serve(listen), 2, &["can be reached from other machines", "or listen at 127.0.0.1"]);
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("an address").to_string();

@@ -37,7 +37,7 @@ pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
-pub use server::ServerConfig;
+pub use server::{ServerConfig, TlsConfig};
 pub use units::{CORES_MAX, FUNCTIONS_MAX, QUERIES_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.

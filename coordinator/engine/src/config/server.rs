@@ -1,5 +1,6 @@
 //! Settings of `gust serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,6 +17,11 @@ pub struct ServerConfig {
     /// Names by which clients may call the server, beside its address and, on loopback, `localhost`. A request for another
     /// host is refused: a web page may have led a browser here under a name of its own.
     pub hosts: Vec<String>,
+    /// File of tokens, which `gust token new` makes. With it, each request needs one. None is a server without users.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub tokens: Option<PathBuf>,
+    /// Certificate and key, in PEM. None is a server without TLS.
+    pub tls: Option<TlsConfig>,
     /// Most queries that run at the same time, 1 to [`super::QUERIES_MAX`]. Default 4: each is sure of an eighth of
     /// `memory_bytes_max`.
     #[serde(deserialize_with = "units::queries")]
@@ -28,8 +34,27 @@ pub struct ServerConfig {
     pub drain: Duration,
 }
 
+/// Files of the server's TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificate, and those that lead from it to the authority.
+    #[serde(deserialize_with = "units::path")]
+    pub certificate: PathBuf,
+    #[serde(deserialize_with = "units::path")]
+    pub key: PathBuf,
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { reach: Vec::new(), hosts: Vec::new(), queries_max: 4, queued_max: 100, drain: Duration::from_secs(30) }
+        Self {
+            reach: Vec::new(),
+            hosts: Vec::new(),
+            tokens: None,
+            tls: None,
+            queries_max: 4,
+            queued_max: 100,
+            drain: Duration::from_secs(30),
+        }
     }
 }

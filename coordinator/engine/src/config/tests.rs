@@ -83,6 +83,8 @@ fn a_file_sets_everything() {
         queries_max = 8
         queued_max = 50
         drain_seconds = "1m"
+        tokens = "tokens.toml"
+        tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
     "#;
     let lake = CatalogConfig::sqlite("/data/catalog.db", "lake/warehouse");
     let expect = Config {
@@ -142,6 +144,8 @@ fn a_file_sets_everything() {
         server: ServerConfig {
             reach: ["s3://lake/open/", "lake/open"].map(str::to_owned).to_vec(),
             hosts: vec!["gust.example".to_owned()],
+            tokens: Some("lake/tokens.toml".into()),
+            tls: Some(TlsConfig { certificate: "lake/cert.pem".into(), key: "/etc/gust/key.pem".into() }),
             queries_max: 8,
             queued_max: 50,
             drain: Duration::from_secs(60),

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::door::Door;
 
 mod accept;
+mod auth;
 mod guard;
 mod problem;
 mod query;
@@ -20,19 +21,23 @@ mod request;
 pub(crate) use guard::Hosts;
 use problem::Problem;
 
+/// Path that everybody may ask.
+const HEALTH: &str = "/v1/health";
+
 /// Makes the routes of the server.
 pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
     Router::new()
-        .route("/v1/health", get(health))
+        .route(HEALTH, get(health))
         .route("/v1/query", post(query::query))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&door), auth::authenticate))
         .with_state(door)
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::guard))
 }
 
 async fn health() -> Response {
-    axum::Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })).into_response()
+    axum::Json(json!({ "status": "ok" })).into_response()
 }
 
 async fn unknown() -> Problem {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, TRAILER};
@@ -22,6 +23,7 @@ use super::problem::{Problem, QUERY_ID};
 use super::request::read;
 use crate::door::Door;
 use crate::run::{Asked, End, Failure, Part, start};
+use crate::tokens::Principal;
 
 /// Header or trailer with the dollars that are known, in decimals.
 const COST: HeaderName = HeaderName::from_static("gust-cost-dollars");
@@ -29,11 +31,12 @@ const COST: HeaderName = HeaderName::from_static("gust-cost-dollars");
 /// The same with the bounded amounts at their bounds.
 const COST_AT_MOST: HeaderName = HeaderName::from_static("gust-cost-dollars-at-most");
 
-/// User of a server without users.
-const NOBODY: &str = "";
-
 /// Runs the statements of a body, and returns the rows of the last one.
-pub(super) async fn query(State(door): State<Arc<Door>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn query(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let accepted = head.headers.get_all(ACCEPT).iter().map(|value| value.to_str().unwrap_or("-/-"));
     let format = accept::choose(accepted).ok_or_else(|| {
@@ -42,8 +45,8 @@ pub(super) async fn query(State(door): State<Arc<Door>>, request: Request) -> Re
     })?;
     let mut asked = read(&head.headers, body).await?;
     let wishes = asked.wishes()?;
-    let permit = door.admission.enter(NOBODY).await?;
-    let asked = Asked { sql: asked.sql, format, dry_run: asked.dry_run, wishes };
+    let permit = door.admission.enter(principal.user.as_deref().unwrap_or_default()).await?;
+    let asked = Asked { principal, sql: asked.sql, format, dry_run: asked.dry_run, wishes };
     let mut parts = start(&door, asked, permit);
     let mut id = None;
     loop {

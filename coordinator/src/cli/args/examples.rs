@@ -38,6 +38,13 @@ Examples:
 Queries read the warehouses of the catalogs, and the places that `reach` under [server] names. SIGTERM and Ctrl-C take no more
 connections and give running queries `drain_seconds`; a second signal stops them.";
 
+pub(super) const TOKEN_EXAMPLES: &str = "\
+Examples:
+  gust token new --user ada --expires 90d
+  gust token new --user bi --groups analysts,finance 2> token.secret >> tokens.toml
+
+The secret goes to stderr, and the lines for the file that `tokens` under [server] names to stdout.";
+
 pub(super) const GC_EXAMPLES: &str = "\
 Examples:
   gust exchange gc --dry-run

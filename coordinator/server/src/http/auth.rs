@@ -1,0 +1,100 @@
+//! Identity of each request, found before any route is.
+//!
+//! A secret comes as `Authorization: Bearer`, or as the password of `Basic` for clients that know no other way. Only the
+//! health of the server is told to everybody.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use chrono::Utc;
+
+use super::HEALTH;
+use super::problem::Problem;
+use crate::door::Door;
+use crate::tokens::{NoUser, Principal, Tokens};
+
+/// Base64 of which some clients leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Returns the secret of a request.
+fn secret(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, given) = value.to_str().ok()?.split_once(' ')?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => Some(given.trim().to_owned()),
+        "basic" => {
+            let decoded = String::from_utf8(BASE64.decode(given.trim()).ok()?).ok()?;
+            decoded.split_once(':').map(|(_, password)| password.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Returns the user of a request.
+fn principal(tokens: Option<&Tokens>, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let Some(tokens) = tokens else { return Ok(Principal::default()) };
+    let refused = |detail: String| {
+        Problem::new(StatusCode::UNAUTHORIZED, "token", detail).with_hint("send `Authorization: Bearer TOKEN`")
+    };
+    let Some(secret) = secret(headers) else { return Err(refused("the request has no token".to_owned())) };
+    tokens.principal(&secret, Utc::now()).map_err(|why: NoUser| refused(why.to_string()))
+}
+
+/// Gives each request its user, or refuses it.
+pub(super) async fn authenticate(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    if request.uri().path() == HEALTH {
+        return next.run(request).await;
+    }
+    match principal(door.tokens().as_deref(), request.headers()) {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(problem) => {
+            let mut response = problem.into_response();
+            let challenge = HeaderValue::from_static("Bearer realm=\"gust\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_as_a_bearer_or_as_a_password() {
+        for (values, expect) in [
+            (vec!["Bearer gust_abc"], Some("gust_abc")),
+            (vec!["bearer  gust_abc "], Some("gust_abc")),
+            (vec!["Basic YWRhOmd1c3RfYWJj"], Some("gust_abc")),
+            (vec!["Basic YWRhOmd1c3RfYWI="], Some("gust_ab")),
+            (vec!["Basic YWRhOmd1c3RfYWI"], Some("gust_ab")),
+            (vec!["Basic YWRh"], None),
+            (vec!["Basic !!!"], None),
+            (vec!["Basic"], None),
+            (vec!["gust_abc"], None),
+            (vec!["Digest gust_abc"], None),
+            (vec!["Bearer a", "Bearer b"], None),
+            (vec![], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in &values {
+                headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            assert_eq!(secret(&headers).as_deref(), expect, "{values:?}");
+        }
+    }
+}

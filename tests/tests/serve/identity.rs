@@ -1,0 +1,162 @@
+//! Users and TLS: tokens from a file, what each user sees, and files that are read anew.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{Served, pause};
+use crate::bad_input::{Place, check, fails, wait_until};
+
+/// Makes a token. Returns its secret and its lines.
+fn token(place: &Place, flags: &[&str]) -> (String, String) {
+    let output = place.gust(&[&["token", "new", "--user"], flags].concat()).output().expect("it starts");
+    check(&output, 0, &["gust_"]);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (text(output.stderr).trim().to_owned(), text(output.stdout))
+}
+
+fn write_private(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+}
+
+fn bearer(secret: &str) -> String {
+    format!("Authorization: Bearer {secret}")
+}
+
+fn flags<'a>(authorization: &'a str, sql: &'a str) -> [&'a str; 6] {
+    ["-H", "Content-Type: application/sql", "-H", authorization, "--data-binary", sql]
+}
+
+#[test]
+fn a_request_needs_a_token_and_sees_its_users_own() {
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\n");
+    let (ada, ada_lines) = token(&place, &["ada", "--groups", "analysts"]);
+    let (bob, bob_lines) = token(&place, &["bob", "--expires", "1h"]);
+    let (old, old_lines) = token(&place, &["eve", "--expires", "1ms"]);
+    write_private(&place.path("tokens.toml"), &format!("{ada_lines}\n{bob_lines}\n{old_lines}"));
+    let server = Served::start(&place, &[]);
+    let ask = |authorization: &str, sql: &str| server.curl("/v1/query", &flags(authorization, sql));
+    let own = "SELECT statement, user_name FROM gust.queries WHERE statement LIKE '%AS mark'";
+    for (secret, name) in [(&ada, "ada"), (&bob, "bob")] {
+        let sql = format!("SELECT '{name}' AS mark");
+        assert_eq!(ask(&bearer(secret), &sql).json(), json!([{ "mark": name }]));
+        let seen = json!([{ "statement": sql, "user_name": name }]);
+        assert_eq!(ask(&bearer(secret), own).json(), seen, "{name} sees the statements of others");
+    }
+    // As the password of a client that knows no other way.
+    let basic =
+        ["-u", &format!("anybody:{ada}"), "-H", "Content-Type: application/sql", "--data-binary", "SELECT 1 AS one"];
+    assert_eq!(server.curl("/v1/query", &basic).json(), json!([{ "one": 1 }]));
+    let long = bearer(&"x".repeat(30_000));
+    for (authorization, words) in [
+        ("X-Nothing: 1", "no token"),
+        ("Authorization: Bearer ", "no token"),
+        ("Authorization: Bearer gust_wrong", "not known"),
+        (&bearer(&ada[..ada.len() - 1]), "not known"),
+        (&bearer(&old), "expired"),
+        (&long, "not known"),
+        ("Authorization: Basic !!!", "no token"),
+    ] {
+        for path in ["/v1/query", "/v1/nothing", "/"] {
+            let answer = server.curl(path, &flags(authorization, "SELECT 1"));
+            assert_eq!((answer.status, &answer.json()["kind"]), (401, &json!("token")), "{authorization}: {answer:?}");
+            assert!(answer.text().contains(words), "{words}: {answer:?}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"gust\""));
+            assert!(!answer.text().contains("gust_"), "the secret shows: {answer:?}");
+        }
+    }
+    assert_eq!(server.curl("/v1/health", &[]).json(), json!({ "status": "ok" }));
+
+    // A token that is taken out of the file is refused after SIGHUP. A broken file changes nothing.
+    write_private(&place.path("tokens.toml"), "broken");
+    server.signal("HUP");
+    pause(std::time::Duration::from_millis(300));
+    assert_eq!(ask(&bearer(&ada), "SELECT 1").status, 200);
+    write_private(&place.path("tokens.toml"), &bob_lines);
+    server.signal("HUP");
+    wait_until("the tokens were read anew", || ask(&bearer(&ada), "SELECT 1").status == 401);
+    assert_eq!(ask(&bearer(&bob), "SELECT 1").status, 200);
+}
+
+/// Makes a certificate for localhost with OpenSSL. Returns false where it is not there.
+fn certificate(place: &Place, name: &str) -> bool {
+    let (key, certificate) = (place.path(&format!("{name}.key")), place.path(&format!("{name}.pem")));
+    let subject = format!("/CN={name}");
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", &subject, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    let is_made = made.is_ok_and(|output| output.status.success());
+    assert!(is_made || std::env::var("CI").is_err(), "CI does not skip: openssl is missing");
+    if is_made {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+    is_made
+}
+
+#[test]
+fn tls_comes_from_files_that_are_read_anew() {
+    let settings =
+        "on = 'local'\n[server]\ntokens = 'tokens.toml'\ntls = { certificate = 'tls.pem', key = 'tls.key' }\n";
+    let place = Place::new(settings);
+    let (secret, lines) = token(&place, &["ada"]);
+    write_private(&place.path("tokens.toml"), &lines);
+    if !certificate(&place, "tls") || !certificate(&place, "second") {
+        eprintln!("skipped: openssl is missing");
+        return;
+    }
+    // With tokens and TLS it may be reached from other machines.
+    let serve = ["serve", "--listen", "0.0.0.0:0"];
+    let server = Served::start(&place, &["--listen", "127.0.0.1:0"]);
+    assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
+    let authority = |name: &str| place.path(&format!("{name}.pem")).display().to_string();
+    let ask = |name: &str, version: &str| {
+        let (authorization, authority) = (bearer(&secret), authority(name));
+        let flags = [&["--cacert", &authority, version][..], &flags(&authorization, "SELECT 1 AS one")].concat();
+        server.curl("/v1/query", &flags)
+    };
+    for version in ["--http1.1", "--http2"] {
+        assert_eq!(ask("tls", version).json(), json!([{ "one": 1 }]), "{version}");
+        assert_eq!(ask("second", version).code, 60, "it is not that certificate");
+    }
+    for kind in ["key", "pem"] {
+        std::fs::rename(place.path(&format!("tls.{kind}")), place.path(&format!("first.{kind}"))).expect("moved");
+        std::fs::copy(place.path(&format!("second.{kind}")), place.path(&format!("tls.{kind}"))).expect("copied");
+    }
+    server.signal("HUP");
+    wait_until("the certificate was read anew", || ask("second", "--http2").code == 0);
+    drop(server);
+
+    // A key of another certificate, one that everybody can read, and a file that is none.
+    std::fs::copy(place.path("first.key"), place.path("tls.key")).expect("copied");
+    fails(&place, &serve, 2, &["tls.pem: it does not go with", "tls.key"]);
+    std::fs::set_permissions(place.path("tls.key"), std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    fails(&place, &serve, 2, &["tls.key: everybody on this machine can read it", "hint: chmod o="]);
+    write_private(&place.path("tls.key"), "none");
+    fails(&place, &serve, 2, &["tls.key: no private key in PEM"]);
+    write_private(&place.path("tls.pem"), "none");
+    fails(&place, &serve, 2, &["tls.pem: it has no certificate in PEM"]);
+}
+
+#[test]
+fn other_machines_are_let_in_with_tokens_and_tls_only() {
+    let serve = |more: &[&'static str]| [&["serve", "--listen", "0.0.0.0:0"], more].concat();
+    let place = Place::new("on = 'local'\n");
+    fails(&place, &serve(&[]), 2, &["can be reached from other machines", "no users", "gust token new"]);
+    fails(&place, &serve(&["--behind-tls-proxy"]), 2, &["no users"]);
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\n");
+    fails(&place, &serve(&[]), 2, &["no TLS", "--behind-tls-proxy"]);
+    fails(&place, &serve(&["--behind-tls-proxy"]), 2, &["tokens.toml"]);
+    let (secret, lines) = token(&place, &["ada"]);
+    write_private(&place.path("tokens.toml"), &lines);
+    let server = Served::start(&place, &["--behind-tls-proxy"]);
+    assert_eq!(server.curl("/v1/query", &flags(&bearer(&secret), "SELECT 1 AS one")).json(), json!([{ "one": 1 }]));
+    std::fs::set_permissions(place.path("tokens.toml"), std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    fails(&place, &serve(&["--behind-tls-proxy"]), 2, &["everybody on this machine can read it"]);
+}
