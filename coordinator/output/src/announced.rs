@@ -14,19 +14,19 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::OutputError;
 
 /// Columns of a statement's rows.
-pub(super) struct AnnouncedColumns {
+pub struct AnnouncedColumns {
     schema: SchemaRef,
 }
 
 impl AnnouncedColumns {
-    pub(super) fn new(announced: &Schema) -> Self {
+    pub fn new(announced: &Schema) -> Self {
         // Any column may hold NULL. A reader loses nothing, and rows may break a promise that nobody needs.
         let fields = announced.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), announced.metadata().clone());
         Self { schema: Arc::new(schema) }
     }
 
-    pub(super) fn schema(&self) -> SchemaRef {
+    pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
@@ -34,7 +34,7 @@ impl AnnouncedColumns {
     ///
     /// # Errors
     /// [`OutputError::Undeclared`] where it has other columns.
-    pub(super) fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch, OutputError> {
+    pub fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch, OutputError> {
         if batch.num_columns() != self.schema.fields().len() {
             return Err(OutputError::Undeclared(format!(
                 "{} columns were announced, and rows of {} came",

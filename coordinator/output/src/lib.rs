@@ -29,7 +29,7 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use announced::AnnouncedColumns;
+pub use announced::AnnouncedColumns;
 pub use statement::{end_of, write_statement};
 
 /// Batches between the query and the writing thread: one is being written, one is ready.

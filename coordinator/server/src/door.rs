@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
+use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::money::Money;
 use gust_engine::session::{
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::statements::Statements;
 use crate::tokens::{Principal, Tokens};
 
 /// Settings of DataFusion that SET may change. Those of the whole process, and sizes without a bound, are not among them.
@@ -40,6 +42,7 @@ pub(crate) struct Door {
     tokens_path: Option<PathBuf>,
     tokens: RwLock<Option<Arc<Tokens>>>,
     pub(crate) admission: Admission,
+    pub(crate) statements: Statements,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
     /// Token that stops all queries.
@@ -69,7 +72,12 @@ impl SessionWishes {
 
 impl Door {
     /// Opens the engine, and runs the set-up statements.
-    pub(crate) async fn open(config: Config, catalog: Option<String>, setup: &[String]) -> Result<Self, QueryError> {
+    pub(crate) async fn open(
+        config: Config,
+        tokens: Option<Tokens>,
+        catalog: Option<String>,
+        setup: &[String],
+    ) -> Result<Self, QueryError> {
         let server = &config.server;
         let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
         let warehouses = config.catalogs.values().filter_map(CatalogConfig::tables_in);
@@ -77,7 +85,8 @@ impl Door {
         let options = EngineOptions { queries_max, settings: SettingsPolicy::Listed(SETTINGS), reach };
         let (cap, timeout) = (config.cost.max, config.timeout);
         let tokens_path = server.tokens.clone();
-        let tokens = tokens_path.as_deref().map(Tokens::read).transpose()?.map(Arc::new);
+        let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
+        let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
         let engine = Engine::open(config, options)?;
         let base = engine.session(SessionOptions::default())?;
         let door = Self {
@@ -87,8 +96,9 @@ impl Door {
             cap,
             timeout,
             tokens_path,
-            tokens: RwLock::new(tokens),
+            tokens: RwLock::new(tokens.map(Arc::new)),
             admission: Admission::new(queries_max, queued_max),
+            statements,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
@@ -113,6 +123,11 @@ impl Door {
         let tokens = Arc::new(Tokens::read(path)?);
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Some(tokens);
         Ok(())
+    }
+
+    /// Returns the prices by which the cost of a running statement is told.
+    pub(crate) async fn tariff(&self) -> Result<Tariff, PriceError> {
+        self.base.tariff().await
     }
 
     /// Opens a session of a user for one request. Its history has the user's own statements.

@@ -12,10 +12,13 @@
 #![warn(clippy::unwrap_used)]
 
 mod admission;
+mod chunks;
 mod door;
 mod http;
 mod listen;
 mod run;
+mod spool;
+mod statements;
 mod tls;
 mod tokens;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use gust_engine::config::{Config, TlsConfig};
+use gust_engine::config::{Config, ServerConfig, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
 use tokio::task::JoinHandle;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::door::Door;
 use crate::http::{Hosts, routes};
 use crate::tls;
+use crate::tokens::Tokens;
 
 /// Longest time in which the head of a request arrives.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -63,7 +64,9 @@ impl Server {
     /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
     pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
         let ServerOptions { listen, is_behind_tls_proxy, catalog, setup } = options;
-        is_protected(listen, &config, is_behind_tls_proxy)?;
+        is_protected(listen, &config.server, is_behind_tls_proxy)?;
+        // Files are read before others can reach anything.
+        let tokens = config.server.tokens.as_deref().map(Tokens::read).transpose()?;
         let tls = match &config.server.tls {
             Some(files) => Some(Tls { files: files.clone(), used: RustlsConfig::from_config(tls::read(files)?) }),
             None => None,
@@ -76,7 +79,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let drain = config.server.drain;
-        let door = Arc::new(Door::open(config, catalog, &setup).await?);
+        let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
         let handle = Handle::new();
         let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
         let routes = routes(Arc::clone(&door), hosts).into_make_service();
@@ -138,8 +141,8 @@ impl Server {
 }
 
 /// Refuses an address that others can reach, unless there are tokens and TLS.
-fn is_protected(listen: SocketAddr, config: &Config, is_behind_tls_proxy: bool) -> Result<(), QueryError> {
-    let (has_users, has_tls) = (config.server.tokens.is_some(), config.server.tls.is_some() || is_behind_tls_proxy);
+fn is_protected(listen: SocketAddr, server: &ServerConfig, is_behind_tls_proxy: bool) -> Result<(), QueryError> {
+    let (has_users, has_tls) = (server.tokens.is_some(), server.tls.is_some() || is_behind_tls_proxy);
     let (what, hint) = match (listen.ip().is_loopback(), has_users, has_tls) {
         (true, ..) | (false, true, true) => return Ok(()),
         (false, false, _) => {
@@ -163,4 +166,33 @@ fn bounded(mut server: axum_server::Server<SocketAddr>) -> axum_server::Server<S
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX);
     server
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_reach_needs_users_and_tls() {
+        let tls = || TlsConfig { certificate: "c.pem".into(), key: "k.pem".into() };
+        for (listen, has_users, has_tls, is_behind_tls_proxy, missing) in [
+            ("127.0.0.1:8123", false, false, false, None),
+            ("[::1]:8123", false, false, false, None),
+            ("0.0.0.0:8123", false, true, true, Some("users")),
+            ("[::]:8123", false, false, false, Some("users")),
+            ("192.0.2.1:8123", true, false, false, Some("TLS")),
+            ("192.0.2.1:8123", true, true, false, None),
+            ("0.0.0.0:8123", true, false, true, None),
+        ] {
+            let server = ServerConfig {
+                tokens: has_users.then(|| "tokens.toml".into()),
+                tls: has_tls.then(tls),
+                ..ServerConfig::default()
+            };
+            let refused = is_protected(listen.parse().expect("an address"), &server, is_behind_tls_proxy).err();
+            let expect = missing
+                .map(|what| format!("{listen} can be reached from other machines, and the server has no {what}"));
+            assert_eq!(refused.map(|error| error.message().to_owned()), expect, "{listen} {has_users} {has_tls}");
+        }
+    }
 }

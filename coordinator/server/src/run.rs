@@ -1,66 +1,44 @@
-//! One request's statements on their way: their rows go out in chunks as they come.
+//! One request's statements on their way to a sink of rows.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
+use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::StatementEnd;
 use gust_engine::report::Report;
-use gust_engine::session::{Recorder, Statement};
-use gust_output::{OutputError, OutputFormat, RowOutput, StreamError, end_of, write_statement};
-use tokio::sync::mpsc;
+use gust_engine::session::{Recorder, RunningStatement, Statement};
+use gust_output::{OutputError, StreamError, end_of};
 
-use crate::admission::Permit;
 use crate::door::{Door, SessionWishes};
 use crate::tokens::Principal;
-
-/// Bytes that are collected before they are sent.
-const CHUNK_BYTES: usize = 64 << 10;
-
-/// Chunks between the writer and the client. A client that reads slowly holds the query up.
-const CHUNKS_QUEUED_MAX: usize = 4;
 
 /// SQLSTATE codes of PostgreSQL.
 const NOT_IN_THIS_FORMAT: &str = "0A000";
 const SHUTTING_DOWN: &str = "57P01";
-const FAULT: &str = "XX000";
+pub(crate) const FAULT: &str = "XX000";
 
-/// Work of one request.
+/// Statements of one request.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) principal: Principal,
     pub(crate) sql: String,
-    pub(crate) format: OutputFormat,
     /// True if statements are estimated instead of run.
     pub(crate) dry_run: bool,
     pub(crate) wishes: SessionWishes,
 }
 
-/// Part of an answer. The last one is an end or a failure.
-#[derive(Debug)]
-pub(crate) enum Part {
-    /// The statement with the rows has started.
-    Started {
-        id: String,
-    },
-    Chunk(Bytes),
-    End(End),
-    Failed(Failure),
-}
-
 /// End of a request whose statements all succeeded.
-#[derive(Debug)]
-pub(crate) struct End {
-    /// Last bytes of the rows.
-    pub(crate) rest: Bytes,
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    /// Id of the last statement.
+    pub(crate) id: String,
     /// True if the last statement has no rows to show.
     pub(crate) is_silent: bool,
     pub(crate) report: Box<Report>,
 }
 
 /// Failure of a statement.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// Id of the statement, if it has one.
     pub(crate) id: Option<String>,
@@ -73,27 +51,24 @@ impl From<QueryError> for Failure {
     }
 }
 
-/// Starts a request's statements in a task of their own. They are cancelled when the receiver is dropped.
-pub(crate) fn start(door: &Arc<Door>, asked: Asked, permit: Permit) -> mpsc::Receiver<Part> {
-    let (parts, receiver) = mpsc::channel(CHUNKS_QUEUED_MAX);
-    let door_of_task = Arc::clone(door);
-    let run = async move {
-        let ended = run(&door_of_task, asked, &parts).await;
-        // The next query may begin before this client has read its last rows.
-        drop(permit);
-        let last = ended.map_or_else(Part::Failed, Part::End);
-        // Nobody reads it where the client has gone.
-        drop(parts.send(last).await);
-    };
-    drop(door.tasks.spawn(run));
-    receiver
+/// Taker of the rows of a request's last statement.
+pub(crate) trait Sink: Send + Sync {
+    /// Takes the rows, and returns their number.
+    fn take(
+        &mut self,
+        running: &mut RunningStatement,
+    ) -> impl Future<Output = Result<u64, StreamError<QueryError>>> + Send;
+
+    /// Waits until nobody wants the rows any more.
+    fn unwanted(&self) -> BoxFuture<'static, ()>;
 }
 
-async fn run(door: &Door, asked: Asked, parts: &mpsc::Sender<Part>) -> Result<End, Failure> {
-    let Asked { principal, sql, format, dry_run, wishes } = asked;
+/// Runs the statements of a request, until one fails or nobody wants the rows any more. Each is recorded.
+pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Result<Done, Failure> {
+    let Asked { principal, sql, dry_run, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
-        gone = gone(door, parts) => return Err(gone.into()),
+        gone = gone(door, sink.unwanted()) => return Err(gone.into()),
     };
     let parsing = session.clone();
     // Parsing computes, and cannot be interrupted.
@@ -103,70 +78,88 @@ async fn run(door: &Door, asked: Asked, parts: &mpsc::Sender<Part>) -> Result<En
         statements = statements.into_iter().map(Statement::as_dry_run).collect();
     }
     let recorder = Recorder::new(session);
-    let last = statements.pop();
+    let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
     for statement in statements {
-        one(door, &recorder, statement, format, parts, false).await?;
+        let running = start(door, &recorder, statement, sink).await?;
+        silently(door, &recorder, running, sink).await?;
     }
-    let last = last.ok_or_else(|| QueryError::sql("there is no statement"))?;
-    one(door, &recorder, last, format, parts, true).await
-}
-
-/// Runs one statement. Only the last one of a request may have rows.
-async fn one(
-    door: &Door,
-    recorder: &Recorder,
-    statement: Statement,
-    format: OutputFormat,
-    parts: &mpsc::Sender<Part>,
-    is_last: bool,
-) -> Result<End, Failure> {
-    let running = tokio::select! {
-        running = Box::pin(recorder.run(statement)) => running,
-        gone = gone(door, parts) => {
-            recorder.interrupt().await;
-            return Err(gone.into());
-        }
-    };
-    let mut running = running.map_err(|refused| Failure { id: Some(refused.id), error: refused.error })?;
-    let id = running.id().to_owned();
-    let is_silent = running.is_silent();
-    if !is_last && !is_silent {
-        let error = QueryError::sql("a statement before the last one has rows, and a request has one result")
-            .with_hint("send each query by itself");
-        recorder.finish(running, &StatementEnd::from(&error)).await;
-        return Err(Failure { id: Some(id), error });
-    }
-    if is_last {
-        drop(parts.send(Part::Started { id: id.clone() }).await);
-    }
-    let chunks = Chunks { parts: parts.clone(), pending: Arc::default() };
-    let output = RowOutput::new(chunks.clone(), format);
+    let mut running = start(door, &recorder, last, sink).await?;
+    let (id, is_silent) = (running.id().to_owned(), running.is_silent());
+    let unwanted = sink.unwanted();
     let written = tokio::select! {
-        written = Box::pin(write_statement(&mut running, &output)) => written,
-        gone = gone(door, parts) => Err(StreamError::Query(gone)),
+        written = Box::pin(sink.take(&mut running)) => written,
+        gone = gone(door, unwanted) => Err(StreamError::Query(gone)),
     };
-    let report = recorder.finish(running, &end_of(&written)).await;
+    let report = Box::new(recorder.finish(running, &end_of(&written)).await);
     if let Some(why) = &report.history_not_recorded {
         tracing::warn!(id, "not recorded in the history: {why}");
     }
     match written {
-        Ok(_) => Ok(End { rest: chunks.take(), is_silent, report: Box::new(report) }),
+        Ok(_) => Ok(Done { id, is_silent, report }),
         Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error }),
         Err(StreamError::Output(error)) => Err(Failure { id: Some(id), error: of_output(error) }),
     }
 }
 
-/// Waits until nobody wants the rows any more, and returns the error of their statement.
-async fn gone(door: &Door, parts: &mpsc::Sender<Part>) -> QueryError {
+async fn start(
+    door: &Door,
+    recorder: &Recorder,
+    statement: Statement,
+    sink: &impl Sink,
+) -> Result<RunningStatement, Failure> {
     tokio::select! {
-        () = parts.closed() => QueryError::interrupted(),
+        running = Box::pin(recorder.run(statement)) => {
+            running.map_err(|refused| Failure { id: Some(refused.id), error: refused.error })
+        }
+        gone = gone(door, sink.unwanted()) => {
+            recorder.interrupt().await;
+            Err(gone.into())
+        }
+    }
+}
+
+/// Ends a statement before the last one, which has no rows.
+async fn silently(
+    door: &Door,
+    recorder: &Recorder,
+    mut running: RunningStatement,
+    sink: &impl Sink,
+) -> Result<(), Failure> {
+    let id = Some(running.id().to_owned());
+    let ended = if running.is_silent() {
+        tokio::select! {
+            ended = drained(&mut running) => ended,
+            gone = gone(door, sink.unwanted()) => Err(gone),
+        }
+    } else {
+        Err(QueryError::sql("a statement before the last one has rows, and a request has one result")
+            .with_hint("send each query by itself"))
+    };
+    let end = match &ended {
+        Ok(()) => end_of(&Ok(0)),
+        Err(error) => StatementEnd::from(error),
+    };
+    recorder.finish(running, &end).await;
+    ended.map_err(|error| Failure { id, error })
+}
+
+async fn drained(running: &mut RunningStatement) -> Result<(), QueryError> {
+    while running.next().await?.is_some() {}
+    Ok(())
+}
+
+/// Waits until nobody wants the rows any more, and returns the error of their statement.
+async fn gone(door: &Door, unwanted: BoxFuture<'static, ()>) -> QueryError {
+    tokio::select! {
+        () = unwanted => QueryError::interrupted(),
         () = door.stopping.cancelled() => {
             QueryError::new(ErrorKind::Interrupted, "the server shuts down").with_sqlstate(SHUTTING_DOWN)
         }
     }
 }
 
-fn of_output(error: OutputError) -> QueryError {
+/// Makes the error of rows that could not be written.
+pub(crate) fn of_output(error: OutputError) -> QueryError {
     let (hint, is_of_format) = (error.hint(), matches!(error, OutputError::Encode(_)));
     let told = QueryError::data(error.to_string()).with_source(error);
     match hint {
@@ -178,35 +171,7 @@ fn of_output(error: OutputError) -> QueryError {
     }
 }
 
-/// Output of rows that sends them in chunks. It blocks while the client reads more slowly than the query runs.
-#[derive(Debug, Clone)]
-struct Chunks {
-    parts: mpsc::Sender<Part>,
-    pending: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Chunks {
-    fn pending(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Bytes {
-        std::mem::take(&mut *self.pending()).into()
-    }
-}
-
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pending().extend_from_slice(bytes);
-        if self.pending().len() >= CHUNK_BYTES {
-            let chunk = Part::Chunk(self.take());
-            self.parts.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        }
-        Ok(bytes.len())
-    }
-
-    /// Keeps the bytes: the last ones go out with the end of the statement, whose cost is then known.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Work of a request in a task of its own, which the door waits for at its end.
+pub(crate) fn spawn(door: &Arc<Door>, work: impl Future<Output = ()> + Send + 'static) {
+    drop(door.tasks.spawn(work));
 }

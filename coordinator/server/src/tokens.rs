@@ -31,7 +31,7 @@ const SECRET_TEXT_BYTES_MAX: usize = 256;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Person or program that sends requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Principal {
     /// Name of the user; None on a server without users.
     pub(crate) user: Option<String>,

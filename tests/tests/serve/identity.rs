@@ -46,6 +46,19 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
         let seen = json!([{ "statement": sql, "user_name": name }]);
         assert_eq!(ask(&bearer(secret), own).json(), seen, "{name} sees the statements of others");
     }
+    // A statement of another's does not exist.
+    let submitted = |secret: &str, path: &str, more: &[&str]| {
+        let authorization = bearer(secret);
+        server.curl(path, &[&["-H", authorization.as_str()][..], more].concat())
+    };
+    let submit = ["-H", "Content-Type: application/sql", "--data-binary", "SELECT 1 AS one"];
+    let hers = submitted(&ada, "/v1/statements", &submit).json()["href"].as_str().expect("a place").to_owned();
+    for path in [hers.clone(), format!("{hers}/result"), format!("{hers}/events")] {
+        assert_eq!(submitted(&ada, &path, &[]).status, 200, "{path}");
+        assert_eq!(submitted(&bob, &path, &[]).status, 404, "{path}");
+    }
+    assert_eq!(submitted(&bob, &hers, &["-X", "DELETE"]).status, 404);
+    assert_eq!(submitted(&bob, "/v1/statements", &[]).json(), json!({ "statements": [] }));
     // As the password of a client that knows no other way.
     let basic =
         ["-u", &format!("anybody:{ada}"), "-H", "Content-Type: application/sql", "--data-binary", "SELECT 1 AS one"];
@@ -111,9 +124,7 @@ fn tls_comes_from_files_that_are_read_anew() {
         eprintln!("skipped: openssl is missing");
         return;
     }
-    // With tokens and TLS it may be reached from other machines.
-    let serve = ["serve", "--listen", "0.0.0.0:0"];
-    let server = Served::start(&place, &["--listen", "127.0.0.1:0"]);
+    let mut server = Served::start(&place, &[]);
     assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
     let authority = |name: &str| place.path(&format!("{name}.pem")).display().to_string();
     let ask = |name: &str, version: &str| {
@@ -131,9 +142,11 @@ fn tls_comes_from_files_that_are_read_anew() {
     }
     server.signal("HUP");
     wait_until("the certificate was read anew", || ask("second", "--http2").code == 0);
-    drop(server);
+    server.signal("TERM");
+    assert_eq!(server.ended(), Some(0));
 
     // A key of another certificate, one that everybody can read, and a file that is none.
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
     std::fs::copy(place.path("first.key"), place.path("tls.key")).expect("copied");
     fails(&place, &serve, 2, &["tls.pem: it does not go with", "tls.key"]);
     std::fs::set_permissions(place.path("tls.key"), std::fs::Permissions::from_mode(0o644)).expect("a mode");
@@ -155,8 +168,10 @@ fn other_machines_are_let_in_with_tokens_and_tls_only() {
     fails(&place, &serve(&["--behind-tls-proxy"]), 2, &["tokens.toml"]);
     let (secret, lines) = token(&place, &["ada"]);
     write_private(&place.path("tokens.toml"), &lines);
-    let server = Served::start(&place, &["--behind-tls-proxy"]);
+    let mut server = Served::start(&place, &["--behind-tls-proxy"]);
     assert_eq!(server.curl("/v1/query", &flags(&bearer(&secret), "SELECT 1 AS one")).json(), json!([{ "one": 1 }]));
+    server.signal("TERM");
+    assert_eq!(server.ended(), Some(0));
     std::fs::set_permissions(place.path("tokens.toml"), std::fs::Permissions::from_mode(0o644)).expect("a mode");
     fails(&place, &serve(&["--behind-tls-proxy"]), 2, &["everybody on this machine can read it"]);
 }

@@ -29,6 +29,15 @@ pub struct ServerConfig {
     /// Most queries that wait for their turn. One more is refused at once. Default 100.
     #[serde(deserialize_with = "units::queries")]
     pub queued_max: u32,
+    /// Most submitted statements that are under way or kept. One more makes the oldest that has ended go. Default 1,000.
+    #[serde(deserialize_with = "units::statements")]
+    pub statements_max: u32,
+    /// Time for which an ended statement and its rows are kept (`keep_seconds`). Default 3,600.
+    #[serde(rename = "keep_seconds", deserialize_with = "units::seconds")]
+    pub keep: Duration,
+    /// Bytes of disk that the kept rows of all statements take, in `temp_folder`. Default 4 GiB.
+    #[serde(deserialize_with = "units::bytes")]
+    pub results_bytes_max: u64,
     /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
@@ -54,6 +63,9 @@ impl Default for ServerConfig {
             tls: None,
             queries_max: 4,
             queued_max: 100,
+            statements_max: 1_000,
+            keep: Duration::from_secs(3_600),
+            results_bytes_max: 4 << 30,
             drain: Duration::from_secs(30),
         }
     }

@@ -83,6 +83,9 @@ fn a_file_sets_everything() {
         queries_max = 8
         queued_max = 50
         drain_seconds = "1m"
+        statements_max = 20
+        keep_seconds = 60
+        results_bytes_max = "1GiB"
         tokens = "tokens.toml"
         tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
     "#;
@@ -149,6 +152,9 @@ fn a_file_sets_everything() {
             queries_max: 8,
             queued_max: 50,
             drain: Duration::from_secs(60),
+            statements_max: 20,
+            keep: Duration::from_secs(60),
+            results_bytes_max: 1 << 30,
         },
         time_model: Some("lake/model.toml".into()),
     };

@@ -18,6 +18,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Upper bound of `server.queries_max` and `server.queued_max`.
 pub const QUERIES_MAX: u32 = 1_000;
+/// Upper bound of `server.statements_max`.
+pub const STATEMENTS_MAX: u32 = 100_000;
 /// Upper bound of `history.retention_days`: ten years.
 pub const RETENTION_DAYS_MAX: u32 = 3_650;
 
@@ -73,6 +75,11 @@ pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
 /// Reads a number of queries.
 pub(super) fn queries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { min: 1, max: QUERIES_MAX })
+}
+
+/// Reads a number of kept statements.
+pub(super) fn statements<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { min: 1, max: STATEMENTS_MAX })
 }
 
 /// Reads a number of requests; 0 for none.

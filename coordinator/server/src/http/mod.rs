@@ -13,10 +13,12 @@ use crate::door::Door;
 
 mod accept;
 mod auth;
+mod events;
 mod guard;
 mod problem;
 mod query;
 mod request;
+mod statements;
 
 pub(crate) use guard::Hosts;
 use problem::Problem;
@@ -29,6 +31,10 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
     Router::new()
         .route(HEALTH, get(health))
         .route("/v1/query", post(query::query))
+        .route("/v1/statements", post(statements::submit).get(statements::list))
+        .route("/v1/statements/{id}", get(statements::status).delete(statements::cancel))
+        .route("/v1/statements/{id}/events", get(statements::events))
+        .route("/v1/statements/{id}/result", get(statements::rows))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&door), auth::authenticate))

@@ -5,6 +5,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use gust_engine::error::{ErrorKind, Position, QueryError};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::admission::Full;
 use crate::run::Failure;
@@ -66,6 +67,12 @@ impl Problem {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Makes the answer where no more is taken for now.
+    pub(crate) fn busy(detail: String) -> Self {
+        let busy = Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail);
+        Self { code: Some(TOO_MANY), ..busy.with_hint("ask again later") }
+    }
+
     /// Makes the answer to a request that is not as the API has it.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "request", detail)
@@ -104,13 +111,13 @@ impl From<Failure> for Problem {
 
 impl From<Full> for Problem {
     fn from(full: Full) -> Self {
-        let busy = Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", full.to_string());
-        Self { code: Some(TOO_MANY), ..busy.with_hint("ask again later") }
+        Self::busy(full.to_string())
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// Returns the problem as JSON. It has texts and numbers alone.
+    pub(crate) fn body(&self) -> Value {
         let body = Body {
             r#type: format!("urn:gust:error:{}", self.kind),
             title: self.status.canonical_reason().unwrap_or("error"),
@@ -122,8 +129,13 @@ impl IntoResponse for Problem {
             position: self.position.map(|Position { line, column }| Place { line, column }),
             query_id: self.query_id.as_deref(),
         };
-        // It has texts and numbers alone.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        serde_json::to_value(&body).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = self.body().to_string();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

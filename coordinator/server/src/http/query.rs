@@ -14,15 +14,18 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use gust_engine::report::Report;
+use gust_output::OutputFormat;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 
 use super::accept;
+use super::events::decimals;
 use super::problem::{Problem, QUERY_ID};
 use super::request::read;
+use crate::chunks::{Part, start};
 use crate::door::Door;
-use crate::run::{Asked, End, Failure, Part, start};
+use crate::run::{Asked, Failure};
 use crate::tokens::Principal;
 
 /// Header or trailer with the dollars that are known, in decimals.
@@ -38,16 +41,26 @@ pub(super) async fn query(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    let accepted = head.headers.get_all(ACCEPT).iter().map(|value| value.to_str().unwrap_or("-/-"));
-    let format = accept::choose(accepted).ok_or_else(|| {
+    let format = negotiated(&head.headers)?;
+    let mut asked = read(&head.headers, body).await?;
+    asked.is_one_shot()?;
+    let wishes = asked.wishes()?;
+    let permit = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn().await;
+    let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
+    stream_of(start(&door, asked, format, permit), format).await
+}
+
+/// Returns the format that the client accepts.
+pub(super) fn negotiated(headers: &HeaderMap) -> Result<OutputFormat, Problem> {
+    let accepted = headers.get_all(ACCEPT).iter().map(|value| value.to_str().unwrap_or("-/-"));
+    accept::choose(accepted).ok_or_else(|| {
         Problem::new(StatusCode::NOT_ACCEPTABLE, "format", "no format of this server is accepted")
             .with_hint(format!("accept one of {}", accept::offered()))
-    })?;
-    let mut asked = read(&head.headers, body).await?;
-    let wishes = asked.wishes()?;
-    let permit = door.admission.enter(principal.user.as_deref().unwrap_or_default()).await?;
-    let asked = Asked { principal, sql: asked.sql, format, dry_run: asked.dry_run, wishes };
-    let mut parts = start(&door, asked, permit);
+    })
+}
+
+/// Makes the response of rows that are on their way. Its status is that of the first part.
+pub(super) async fn stream_of(mut parts: mpsc::Receiver<Part>, format: OutputFormat) -> Result<Response, Problem> {
     let mut id = None;
     loop {
         match parts.recv().await {
@@ -59,10 +72,10 @@ pub(super) async fn query(
                 response.headers_mut().insert(TRAILER, trailers);
                 return Ok(response);
             }
-            Some(Part::End(End { rest, is_silent, report })) => {
-                let status = if is_silent { StatusCode::NO_CONTENT } else { StatusCode::OK };
+            Some(Part::End { done, rest }) => {
+                let status = if done.is_silent { StatusCode::NO_CONTENT } else { StatusCode::OK };
                 let mut response = response(status, id, accept::media_type(format), Body::from(rest));
-                response.headers_mut().extend(cost(&report));
+                response.headers_mut().extend(cost(&done.report));
                 return Ok(response);
             }
             Some(Part::Failed(failure)) => return Err(failure.into()),
@@ -90,9 +103,8 @@ fn response(status: StatusCode, id: Option<String>, media_type: &'static str, bo
 /// Returns the headers of a statement's cost; none if it is not priced.
 fn cost(report: &Report) -> HeaderMap {
     let Some(cost) = &report.cost else { return HeaderMap::new() };
-    let decimals = |nano: u64| HeaderValue::try_from(format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000));
     let amounts = [(COST, cost.known), (COST_AT_MOST, cost.at_most)];
-    amounts.into_iter().filter_map(|(name, money)| Some((name, decimals(money.nano_dollars()).ok()?))).collect()
+    amounts.into_iter().filter_map(|(name, money)| Some((name, HeaderValue::try_from(decimals(money)).ok()?))).collect()
 }
 
 /// Frames of a body that has begun.
@@ -114,9 +126,7 @@ fn rows(first: Bytes, parts: mpsc::Receiver<Part>) -> impl Stream<Item = Result<
             Rows::First(first, parts) => Some((Ok(Frame::data(first)), Rows::Following(parts))),
             Rows::Following(mut parts) => match parts.recv().await {
                 Some(Part::Chunk(chunk)) => Some((Ok(Frame::data(chunk)), Rows::Following(parts))),
-                Some(Part::End(End { rest, report, .. })) => {
-                    Some((Ok(Frame::data(rest)), Rows::Trailers(cost(&report))))
-                }
+                Some(Part::End { done, rest }) => Some((Ok(Frame::data(rest)), Rows::Trailers(cost(&done.report)))),
                 Some(Part::Failed(Failure { id, error })) => {
                     tracing::info!(id, %error, "a statement failed after its first rows were sent");
                     Some((Err(EndsEarly), Rows::Done))

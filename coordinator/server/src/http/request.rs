@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use gust_engine::config::is_timeout;
 use gust_engine::money::Money;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use crate::door::SessionWishes;
@@ -20,7 +20,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A request for a statement's rows.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QueryRequest {
     pub(crate) sql: String,
@@ -35,9 +35,38 @@ pub(crate) struct QueryRequest {
     /// True if the cost is wanted, and not the rows.
     #[serde(default)]
     pub(crate) dry_run: bool,
+    /// Seconds for which a submission waits for its end.
+    pub(crate) wait_seconds: Option<u64>,
+    /// What becomes of the statement after that wait.
+    on_wait: Option<OnWait>,
+}
+
+/// What becomes of a submitted statement that has not ended after the wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OnWait {
+    Continue,
+    Cancel,
 }
 
 impl QueryRequest {
+    /// Refuses what only a submission has.
+    pub(crate) fn is_one_shot(&self) -> Result<(), Problem> {
+        match (self.wait_seconds, self.on_wait) {
+            (None, None) => Ok(()),
+            _ => Err(Problem::malformed("wait_seconds and on_wait belong to POST /v1/statements")),
+        }
+    }
+
+    pub(crate) fn cancels_on_wait(&self) -> bool {
+        self.on_wait == Some(OnWait::Cancel)
+    }
+
+    /// Returns a text that is equal for equal requests.
+    pub(crate) fn fingerprint(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// Takes the wishes for the session.
     pub(crate) fn wishes(&mut self) -> Result<SessionWishes, Problem> {
         let timeout = self.timeout_seconds.map(|seconds| {
@@ -95,15 +124,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<QueryRequest
     };
     let text = text.map_err(|_| Problem::malformed("the body is not UTF-8"))?;
     match content {
-        Content::Sql => Ok(QueryRequest {
-            sql: text,
-            catalog: None,
-            schema: None,
-            max_cost: None,
-            timeout_seconds: None,
-            labels: BTreeMap::new(),
-            dry_run: false,
-        }),
+        Content::Sql => Ok(QueryRequest { sql: text, ..QueryRequest::default() }),
         Content::Json => {
             serde_json::from_str(&text).map_err(|error| Problem::malformed(format!("the body is no request: {error}")))
         }

@@ -1,0 +1,119 @@
+//! A query's events, its progress and its dollars as JSON. Names and texts of this file are the API's, whatever the engine calls them.
+
+use std::collections::BTreeMap;
+
+use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
+use gust_engine::money::Money;
+use gust_engine::report::Report;
+use gust_protocol::FragmentId;
+use serde_json::{Value, json};
+
+/// Writes an amount of dollars in decimals, exactly.
+pub(super) fn decimals(money: Money) -> String {
+    let nano = money.nano_dollars();
+    format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000)
+}
+
+/// Returns the dollars of a report: those that are known, and with the bounded amounts at their bounds.
+pub(super) fn dollars(report: &Report) -> Value {
+    match &report.cost {
+        Some(cost) => json!({
+            "dollars": decimals(cost.known),
+            "dollars_at_most": decimals(cost.at_most),
+            "is_complete": cost.is_complete,
+            "as_if": cost.as_if,
+        }),
+        None => json!({ "unknown": report.cost_unknown }),
+    }
+}
+
+/// Returns the place, and for each stage its fragments, its attempts and the adopted ones.
+pub(super) fn progress(events: &[StampedEvent]) -> Value {
+    #[derive(Default)]
+    struct Stage {
+        fragments: u32,
+        attempts: u32,
+        running: u32,
+        adopted: u32,
+        rows: u64,
+    }
+    let mut stages = BTreeMap::<u32, Stage>::new();
+    let mut place = Value::Null;
+    for StampedEvent { event, .. } in events {
+        match event {
+            QueryEvent::Planned { decision } => place = serde_json::to_value(decision).unwrap_or_default(),
+            QueryEvent::StageStarted { stage, fragments, .. } => {
+                stages.entry(*stage).or_default().fragments = *fragments;
+            }
+            QueryEvent::AttemptStarted { id, .. } => {
+                let stage = stages.entry(id.stage).or_default();
+                stage.attempts += 1;
+                stage.running += 1;
+            }
+            QueryEvent::AttemptEnded { id, .. } => {
+                let stage = stages.entry(id.stage).or_default();
+                stage.running = stage.running.saturating_sub(1);
+            }
+            QueryEvent::FragmentAdopted { id, rows, .. } => {
+                let stage = stages.entry(id.stage).or_default();
+                stage.adopted += 1;
+                stage.rows += rows;
+            }
+            _ => {}
+        }
+    }
+    let stages = stages.into_iter().map(|(stage, Stage { fragments, attempts, running, adopted, rows })| {
+        json!({ "stage": stage, "fragments": fragments, "attempts": attempts, "running": running, "adopted": adopted, "rows": rows })
+    });
+    json!({ "decision": place, "stages": stages.collect::<Vec<_>>() })
+}
+
+/// Returns an event with its number and its seconds from the query's start.
+pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) -> Value {
+    let attempt =
+        |id: &FragmentId, attempt: &u32| json!({ "stage": id.stage, "fragment": id.index, "attempt": attempt });
+    let (name, about) = match event {
+        QueryEvent::Planned { decision } => ("planned", serde_json::to_value(decision).unwrap_or_default()),
+        QueryEvent::Quoted { .. } => ("quoted", Value::Null),
+        QueryEvent::StageStarted { stage, fragments, bytes_planned } => {
+            ("stage-started", json!({ "stage": stage, "fragments": fragments, "bytes_planned": bytes_planned }))
+        }
+        QueryEvent::PlanPublished { stage, bytes } => ("plan-published", json!({ "stage": stage, "bytes": bytes })),
+        QueryEvent::DeletesPublished { stage, bytes } => {
+            ("deletes-published", json!({ "stage": stage, "bytes": bytes }))
+        }
+        QueryEvent::AttemptStarted { id, attempt: number, cause } => {
+            let mut about = attempt(id, number);
+            about["cause"] = match cause {
+                AttemptCause::First => "first",
+                AttemptCause::Retry => "retry",
+                AttemptCause::Speculative => "speculative",
+            }
+            .into();
+            ("attempt-started", about)
+        }
+        QueryEvent::AttemptEnded { id, attempt: number, outcome, wall, .. } => {
+            let mut about = attempt(id, number);
+            about["seconds"] = wall.as_secs_f64().into();
+            about["outcome"] = match outcome {
+                AttemptOutcome::Done { .. } => "done",
+                AttemptOutcome::FragmentFailed { .. } | AttemptOutcome::InvokeFailed { .. } => "failed",
+                AttemptOutcome::Cancelled => "cancelled",
+            }
+            .into();
+            ("attempt-ended", about)
+        }
+        QueryEvent::FragmentAdopted { id, attempt: number, rows, result_bytes, .. } => {
+            let mut about = attempt(id, number);
+            about["rows"] = (*rows).into();
+            about["result_bytes"] = (*result_bytes).into();
+            ("fragment-adopted", about)
+        }
+        QueryEvent::FellBack { reason, hint } => ("fell-back", json!({ "reason": reason, "hint": hint })),
+        QueryEvent::Replanned { reason } => ("planned-again", json!({ "reason": reason })),
+        QueryEvent::CoordinatorRead { usage } => ("coordinator-read", json!({ "bytes_read": usage.bytes_read })),
+        QueryEvent::Finished { rows } => ("finished", json!({ "rows": rows })),
+        QueryEvent::Failed { error } => ("failed", json!({ "message": error.message(), "hint": error.hint() })),
+    };
+    json!({ "number": number, "seconds": at.as_secs_f64(), "event": name, "about": about })
+}

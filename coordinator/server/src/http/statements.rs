@@ -1,0 +1,355 @@
+//! `/v1/statements`: submit and wait, poll, follow, fetch, cancel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, stream};
+use gust_engine::events::StampedEvent;
+use gust_engine::report::Report;
+use gust_output::{OutputFormat, RowWriter};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::events::{dollars, event, progress};
+use super::problem::Problem;
+use super::query::{negotiated, stream_of};
+use super::request::read;
+use crate::chunks::Chunks;
+use crate::door::Door;
+use crate::run::{Asked, of_output, spawn};
+use crate::spool::Spool;
+use crate::statements::{Entry, Key, NotTaken, State as Progress};
+use crate::tokens::Principal;
+
+/// Longest wait of a request, in seconds.
+const WAIT_SECONDS_MAX: u64 = 50;
+
+/// Wait of a submission that names none, in seconds.
+const WAIT_SECONDS: u64 = 10;
+
+/// Header by which a client submits once, however often it sends.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Longest key.
+const KEY_BYTES_MAX: usize = 255;
+
+/// Most events of one answer.
+const EVENTS_MAX: usize = 1_000;
+
+/// Pause between looks at the events of a statement that somebody follows.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
+
+/// Header with the number of the page after this one.
+const NEXT_PAGE: HeaderName = HeaderName::from_static("gust-next-page");
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    wait_seconds: Option<u64>,
+}
+
+impl Wait {
+    fn duration(&self, default: u64) -> Result<Duration, Problem> {
+        match self.wait_seconds.unwrap_or(default) {
+            seconds if seconds <= WAIT_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
+            _ => Err(Problem::malformed(format!("wait_seconds: expected 0 to {WAIT_SECONDS_MAX}"))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Since {
+    #[serde(default)]
+    since: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageOf {
+    page: Option<usize>,
+}
+
+fn of_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    query.map(|Query(query)| query).map_err(|refused| Problem::malformed(refused.body_text()))
+}
+
+impl From<NotTaken> for Problem {
+    fn from(refused: NotTaken) -> Self {
+        match refused {
+            NotTaken::Full(full) => full.into(),
+            NotTaken::TooMany(_) => Self::busy(refused.to_string()),
+            NotTaken::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency", refused.to_string()),
+        }
+    }
+}
+
+/// Takes a statement, and waits for its end for a while.
+pub(super) async fn submit(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let mut asked = read(&head.headers, body).await?;
+    let wait = Wait { wait_seconds: asked.wait_seconds }.duration(WAIT_SECONDS)?;
+    let cancels = asked.cancels_on_wait();
+    let key = key(&head.headers, asked.fingerprint())?;
+    let wishes = asked.wishes()?;
+    let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
+    let entry = door.statements.submit(&door, asked, key)?;
+    let mut state = entry.wait(wait).await;
+    if !state.is_ended() && cancels {
+        entry.cancel();
+        state = entry.wait(wait).await;
+    }
+    let status = if state.is_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = (status, axum::Json(described(&door, &entry, &state).await)).into_response();
+    if let Ok(place) = HeaderValue::try_from(href(&entry)) {
+        response.headers_mut().insert(LOCATION, place);
+    }
+    Ok(response)
+}
+
+fn key(headers: &HeaderMap, fingerprint: String) -> Result<Option<Key>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
+    let key =
+        key.ok_or_else(|| Problem::malformed(format!("idempotency-key: expected 1 to {KEY_BYTES_MAX} characters")))?;
+    Ok(Some(Key { key: key.to_owned(), hash: Sha256::digest(fingerprint.as_bytes()).into() }))
+}
+
+fn href(entry: &Entry) -> String {
+    format!("/v1/statements/{}", entry.id)
+}
+
+fn find(door: &Door, principal: &Principal, id: &str) -> Result<Arc<Entry>, Problem> {
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such statement");
+    door.statements.get(principal, id).ok_or_else(missing)
+}
+
+/// Lists the user's statements.
+pub(super) async fn list(State(door): State<Arc<Door>>, Extension(principal): Extension<Principal>) -> Response {
+    let entries = door.statements.list(&principal);
+    let listed = entries.iter().map(|entry| {
+        json!({ "id": entry.id, "state": entry.state().name(), "submitted": entry.submitted.to_rfc3339(), "href": href(entry) })
+    });
+    axum::Json(json!({ "statements": listed.collect::<Vec<_>>() })).into_response()
+}
+
+/// Describes a statement, after a wait for its end.
+pub(super) async fn status(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let wait = of_query(wait)?;
+    let entry = find(&door, &principal, &id)?;
+    let state = entry.wait(wait.duration(0)?).await;
+    Ok(axum::Json(described(&door, &entry, &state).await).into_response())
+}
+
+/// Cancels a statement. One that has ended is forgotten, with its rows.
+pub(super) async fn cancel(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let entry = find(&door, &principal, &id)?;
+    if entry.state().is_ended() {
+        door.statements.forget(&entry);
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    entry.cancel();
+    let state = entry.wait(Duration::from_secs(WAIT_SECONDS)).await;
+    Ok(axum::Json(described(&door, &entry, &state).await).into_response())
+}
+
+/// Describes a statement: its state, its progress, its dollars, and at its end its report and the place of its rows.
+async fn described(door: &Door, entry: &Entry, state: &Progress) -> Value {
+    let mut told = json!({
+        "id": entry.id,
+        "state": state.name(),
+        "submitted": entry.submitted.to_rfc3339(),
+        "href": href(entry),
+    });
+    if let Some(position) = door.admission.position(entry.ticket) {
+        told["position"] = position.into();
+    }
+    if let Some(query) = state.query() {
+        told["query_id"] = query.id.as_str().into();
+        if !state.is_ended() {
+            let events = query.events.snapshot();
+            told["progress"] = progress(&events);
+            let tariff = door.tariff().await;
+            told["cost"] = dollars(&Report::priced(&events, tariff.as_ref()));
+        }
+    }
+    let Progress::Ended(ended) = state else { return told };
+    match &ended.result {
+        Ok((done, spool)) => {
+            told["query_id"] = done.id.as_str().into();
+            told["cost"] = dollars(&done.report);
+            told["report"] = serde_json::to_value(&done.report).unwrap_or_default();
+            told["result"] = spool.as_ref().map_or(Value::Null, |spool| result(entry, spool));
+        }
+        Err(failure) => told["error"] = Problem::from(failure.clone()).body(),
+    }
+    told
+}
+
+fn result(entry: &Entry, spool: &Spool) -> Value {
+    let columns = spool.schema().fields().iter();
+    let columns: Vec<Value> =
+        columns.map(|field| json!({ "name": field.name(), "type": field.data_type().to_string() })).collect();
+    json!({ "columns": columns, "rows": spool.rows(), "pages": spool.pages(), "href": format!("{}/result", href(entry)) })
+}
+
+/// Returns all rows, or one page of them, in the format that the client accepts.
+pub(super) async fn rows(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+    page: Result<Query<PageOf>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let PageOf { page } = of_query(page)?;
+    let entry = find(&door, &principal, &id)?;
+    let format = negotiated(&headers)?;
+    let state = entry.state();
+    let Progress::Ended(ended) = &state else {
+        let detail = format!("the statement is {}: it has no rows yet", state.name());
+        return Err(
+            Problem::new(StatusCode::CONFLICT, "not-ended", detail).with_hint("wait for it with ?wait_seconds=")
+        );
+    };
+    let (done, spool) = match &ended.result {
+        Ok((done, spool)) => (done, spool),
+        Err(failure) => return Err(failure.clone().into()),
+    };
+    let Some(spool) = spool else { return Ok(StatusCode::NO_CONTENT.into_response()) };
+    match page {
+        Some(page) => one_page(&entry, spool, page, format).await,
+        None => {
+            let (chunks, parts) = Chunks::new(format);
+            spawn(&door, chunks.write_all(spool.clone(), done.clone()));
+            stream_of(parts, format).await
+        }
+    }
+}
+
+/// Returns one page. As JSON it says whether it is the last one.
+async fn one_page(entry: &Entry, spool: &Spool, page: usize, format: OutputFormat) -> Result<Response, Problem> {
+    let pages = spool.pages();
+    if page >= pages {
+        let detail = format!("there are {pages} pages, which begin with 0");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
+    }
+    let spool = spool.clone();
+    let schema = Arc::clone(spool.schema());
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let written = RowWriter::new(&mut bytes, format).write_rows(&schema, spool.page_batches(page));
+        written.map(|_| bytes)
+    });
+    let fault = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "fault", why);
+    let bytes = writing.await.map_err(|error| fault(error.to_string()))?;
+    let bytes = bytes.map_err(|error| Problem::from(crate::run::Failure::from(of_output(error))))?;
+    let next = (page + 1 < pages).then_some(page + 1);
+    let mut response = match format {
+        OutputFormat::Json => {
+            let rows = String::from_utf8(bytes).ok().and_then(|text| RawValue::from_string(text).ok());
+            let rows = rows.ok_or_else(|| fault("the rows are no JSON".to_owned()))?;
+            let href = next.map(|next| format!("{}/result?page={next}", href(entry)));
+            axum::Json(PageBody { page, pages, rows, is_last: next.is_none(), next: href }).into_response()
+        }
+        _ => ([(CONTENT_TYPE, super::accept::media_type(format))], Body::from(bytes)).into_response(),
+    };
+    if let Some(next) = next {
+        response.headers_mut().insert(NEXT_PAGE, next.into());
+    }
+    Ok(response)
+}
+
+#[derive(serde::Serialize)]
+struct PageBody {
+    page: usize,
+    pages: usize,
+    rows: Box<RawValue>,
+    is_last: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Returns the events from a position on, or all as they come where the client accepts a stream of events.
+pub(super) async fn events(
+    State(door): State<Arc<Door>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+    since: Result<Query<Since>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Since { since } = of_query(since)?;
+    let entry = find(&door, &principal, &id)?;
+    let accepts = headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    if accepts {
+        let followed = Sse::new(followed(entry, since)).keep_alive(KeepAlive::default());
+        return Ok(followed.into_response());
+    }
+    let state = entry.state();
+    let events: Vec<Value> =
+        since_of(&state, since).iter().zip(since..).map(|(stamped, id)| event(id, stamped)).collect();
+    let next = since + events.len();
+    Ok(axum::Json(json!({ "events": events, "next": next, "state": state.name() })).into_response())
+}
+
+/// Returns at most [`EVENTS_MAX`] events from a position on.
+fn since_of(state: &Progress, since: usize) -> Vec<StampedEvent> {
+    let mut events = state.query().map_or_else(Vec::new, |query| query.events.since(since));
+    events.truncate(EVENTS_MAX);
+    events
+}
+
+/// Follows a statement to its end: its events, and then its state.
+fn followed(entry: Arc<Entry>, since: usize) -> impl Stream<Item = Result<Event, axum::Error>> {
+    let begin = (entry, since, Vec::<Result<Event, axum::Error>>::new(), false);
+    stream::unfold(begin, |(entry, mut since, mut ready, mut has_ended)| async move {
+        loop {
+            if let Some(next) = ready.pop() {
+                return Some((next, (entry, since, ready, has_ended)));
+            }
+            if has_ended {
+                return None;
+            }
+            let state = entry.state();
+            let events = since_of(&state, since);
+            if events.is_empty() && state.is_ended() {
+                has_ended = true;
+                let end = json!({ "state": state.name(), "href": href(&entry) });
+                ready.push(Event::default().event("end").json_data(end));
+                continue;
+            }
+            let sent = events.iter().zip(since..).map(|(stamped, id)| {
+                let event = event(id, stamped);
+                Event::default().id(id.to_string()).json_data(event)
+            });
+            // They are taken from the end.
+            ready = sent.collect::<Vec<_>>().into_iter().rev().collect();
+            since += ready.len();
+            if ready.is_empty() {
+                entry.wait(FOLLOW_PAUSE).await;
+            }
+        }
+    })
+}

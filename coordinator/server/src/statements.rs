@@ -1,0 +1,303 @@
+//! Statements that outlive the request that submitted them, by their ids.
+//!
+//! ```text
+//!  submitted ─► QUEUED ─► RUNNING ─► SUCCEEDED (rows in a spool) | FAILED | CANCELLED ─► forgotten after a while
+//! ```
+//!
+//! Each belongs to its user: for others its id does not exist. Statements, their rows and their time are bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::events::EventLog;
+use gust_engine::session::RunningStatement;
+use gust_output::StreamError;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::admission::{Full, Ticket, Waiting};
+use crate::door::Door;
+use crate::run::{Asked, Done, FAULT, Failure, Sink, run, spawn};
+use crate::spool::{Space, Spool, SpoolWriter};
+use crate::tokens::Principal;
+
+/// Statements of a server. The oldest is first.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    entries: Mutex<Entries>,
+    statements_max: usize,
+    keep: Duration,
+    space: Arc<Space>,
+    folder: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Ids begin with the time, so that their order is that of submission.
+    by_id: BTreeMap<String, Arc<Entry>>,
+    /// Ids by the user and the key that he gave.
+    by_key: HashMap<(Principal, String), String>,
+}
+
+/// A submitted statement.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    principal: Principal,
+    /// Key of the user's, and the hash of what he submitted with it.
+    key: Option<(String, [u8; 32])>,
+    pub(crate) submitted: DateTime<Utc>,
+    pub(crate) ticket: Ticket,
+    cancel: CancellationToken,
+    state: watch::Sender<State>,
+}
+
+/// State of a statement. Clones are cheap.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    Queued,
+    Running { query: Option<Query> },
+    Ended(Arc<Ended>),
+}
+
+/// Last statement of a text on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) id: String,
+    pub(crate) events: EventLog,
+}
+
+/// End of a statement.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) query: Option<Query>,
+    /// Rows of a statement that succeeded; no spool for one without rows.
+    pub(crate) result: Result<(Done, Option<Spool>), Failure>,
+    at: Instant,
+}
+
+impl State {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "QUEUED",
+            Self::Running { .. } => "RUNNING",
+            Self::Ended(ended) => match &ended.result {
+                Ok(_) => "SUCCEEDED",
+                Err(failure) if failure.error.kind() == ErrorKind::Interrupted => "CANCELLED",
+                Err(_) => "FAILED",
+            },
+        }
+    }
+
+    pub(crate) fn query(&self) -> Option<&Query> {
+        match self {
+            Self::Queued => None,
+            Self::Running { query } => query.as_ref(),
+            Self::Ended(ended) => ended.query.as_ref(),
+        }
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}
+
+/// Reason why a statement is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("{0} statements are under way; no more are taken")]
+    TooMany(usize),
+    /// The key belongs to another text.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+}
+
+/// Wish to submit a statement once, however often it is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    pub(crate) key: String,
+    /// Hash of the request.
+    pub(crate) hash: [u8; 32],
+}
+
+impl Statements {
+    pub(crate) fn new(statements_max: usize, keep: Duration, results_bytes_max: u64, folder: PathBuf) -> Self {
+        let space = Arc::new(Space::new(results_bytes_max));
+        Self { entries: Mutex::default(), statements_max, keep, space, folder }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().expect("no holder panics")
+    }
+
+    /// Takes a statement, and starts it when its turn has come. A key that was used finds its first statement.
+    pub(crate) fn submit(&self, door: &Arc<Door>, asked: Asked, key: Option<Key>) -> Result<Arc<Entry>, NotTaken> {
+        let mut entries = self.entries();
+        entries.forget(Instant::now(), self.keep);
+        if let Some(Key { key, hash }) = &key
+            && let Some(id) = entries.by_key.get(&(asked.principal.clone(), key.clone()))
+            && let Some(entry) = entries.by_id.get(id)
+        {
+            let is_same = entry.key.as_ref().is_some_and(|(_, of)| of == hash);
+            return if is_same { Ok(Arc::clone(entry)) } else { Err(NotTaken::KeyReused) };
+        }
+        if entries.by_id.len() >= self.statements_max && !entries.forget_oldest() {
+            return Err(NotTaken::TooMany(entries.by_id.len()));
+        }
+        let waiting = door.admission.queue(asked.principal.user.as_deref().unwrap_or_default())?;
+        let entry = Arc::new(Entry {
+            id: Uuid::now_v7().simple().to_string(),
+            principal: asked.principal.clone(),
+            key: key.map(|Key { key, hash }| (key, hash)),
+            submitted: Utc::now(),
+            ticket: waiting.ticket(),
+            cancel: CancellationToken::new(),
+            state: watch::Sender::new(State::Queued),
+        });
+        entries.insert(&entry);
+        drop(entries);
+        let spooling = Spooling {
+            entry: Arc::clone(&entry),
+            folder: self.folder.clone(),
+            space: Arc::clone(&self.space),
+            spool: None,
+        };
+        spawn(door, carry_out(Arc::clone(door), asked, waiting, spooling));
+        Ok(entry)
+    }
+
+    /// Returns a statement of a user.
+    pub(crate) fn get(&self, principal: &Principal, id: &str) -> Option<Arc<Entry>> {
+        let mut entries = self.entries();
+        entries.forget(Instant::now(), self.keep);
+        entries.by_id.get(id).filter(|entry| entry.principal == *principal).cloned()
+    }
+
+    /// Lists the statements of a user, the newest first.
+    pub(crate) fn list(&self, principal: &Principal) -> Vec<Arc<Entry>> {
+        let mut entries = self.entries();
+        entries.forget(Instant::now(), self.keep);
+        entries.by_id.values().rev().filter(|entry| entry.principal == *principal).cloned().collect()
+    }
+
+    /// Forgets a statement that has ended, with its rows.
+    pub(crate) fn forget(&self, entry: &Entry) {
+        self.entries().remove(&entry.id);
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, entry: &Arc<Entry>) {
+        if let Some((key, _)) = &entry.key {
+            self.by_key.insert((entry.principal.clone(), key.clone()), entry.id.clone());
+        }
+        self.by_id.insert(entry.id.clone(), Arc::clone(entry));
+    }
+
+    fn remove(&mut self, id: &str) {
+        let Some(entry) = self.by_id.remove(id) else { return };
+        if let Some((key, _)) = &entry.key {
+            self.by_key.remove(&(entry.principal.clone(), key.clone()));
+        }
+    }
+
+    /// Forgets statements that ended longer ago than they are kept.
+    fn forget(&mut self, now: Instant, keep: Duration) {
+        let is_old = |entry: &&Arc<Entry>| match &*entry.state.borrow() {
+            State::Ended(ended) => ended.at + keep <= now,
+            _ => false,
+        };
+        let old: Vec<String> = self.by_id.values().filter(is_old).map(|entry| entry.id.clone()).collect();
+        old.iter().for_each(|id| self.remove(id));
+    }
+
+    /// Forgets the oldest statement that has ended. Returns false if there is none.
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.by_id.values().find(|entry| entry.state().is_ended()).map(|entry| entry.id.clone());
+        oldest.inspect(|id| self.remove(id)).is_some()
+    }
+}
+
+impl Entry {
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until the statement has ended, for this long at most. Returns its state.
+    pub(crate) async fn wait(&self, time: Duration) -> State {
+        let mut states = self.state.subscribe();
+        let ended = tokio::time::timeout(time, states.wait_for(State::is_ended)).await;
+        drop(ended);
+        self.state()
+    }
+
+    /// Ends the statement, if it has not ended.
+    pub(crate) fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling: Spooling) {
+    let entry = Arc::clone(&spooling.entry);
+    let permit = tokio::select! {
+        permit = waiting.turn() => Some(permit),
+        () = entry.cancel.cancelled() => None,
+        () = door.stopping.cancelled() => None,
+    };
+    let ended = match &permit {
+        Some(_) => {
+            entry.state.send_replace(State::Running { query: None });
+            // After a panic its client would wait for an end that never comes.
+            let ran = AssertUnwindSafe(Box::pin(run(&door, asked, &mut spooling))).catch_unwind().await;
+            ran.unwrap_or_else(|_| Err(QueryError::sql("the statement panicked").with_sqlstate(FAULT).into()))
+        }
+        None => Err(QueryError::interrupted().into()),
+    };
+    drop(permit);
+    let query = entry.state().query().cloned();
+    let result = ended.map(|done| (done, spooling.spool.take()));
+    entry.state.send_replace(State::Ended(Arc::new(Ended { query, result, at: Instant::now() })));
+}
+
+/// Rows of a statement on their way into its spool.
+struct Spooling {
+    entry: Arc<Entry>,
+    folder: PathBuf,
+    space: Arc<Space>,
+    spool: Option<Spool>,
+}
+
+impl Sink for Spooling {
+    async fn take(&mut self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
+        let query = Some(Query { id: running.id().to_owned(), events: running.events().clone() });
+        self.entry.state.send_replace(State::Running { query });
+        if running.is_silent() {
+            while running.next().await.map_err(StreamError::Query)?.is_some() {}
+            return Ok(0);
+        }
+        let spool = async {
+            let mut writer = SpoolWriter::new(&self.folder, running.schema(), Arc::clone(&self.space))?;
+            while let Some(batch) = running.next().await? {
+                tokio::task::block_in_place(|| writer.push(&batch))?;
+            }
+            writer.finish()
+        };
+        let spool = spool.await.map_err(StreamError::Query)?;
+        Ok(self.spool.insert(spool).rows())
+    }
+
+    fn unwanted(&self) -> BoxFuture<'static, ()> {
+        self.entry.cancel.clone().cancelled_owned().boxed()
+    }
+}
