@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  query ─► try_grant ─┬─► slot: one request, until its body has come ───────┐
-//!                      └─► share: its bytes, until a reader has taken them ──┴─► given back ─► refused queries look again
+//!                      └─► share: its bytes, until they are decoded ──────────┴─► given back ─► refused queries look again
 //! ```
 //!
 //! A grant is given at once or not at all. No task waits for one, so that nothing can block and an abort leaves nothing
@@ -169,7 +169,7 @@ impl Drop for Member {
 pub(super) struct Grant {
     /// The request. It is given back when the body has come.
     pub(super) slot: Part,
-    /// Its bytes. They are given back when they were taken or dropped.
+    /// Its bytes. They are given back when they were taken or dropped; a reader that took them counts its own.
     pub(super) share: Part,
 }
 

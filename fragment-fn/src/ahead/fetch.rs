@@ -201,7 +201,10 @@ impl ScanAhead {
             self.lock().units.missed(failed_bytes);
         }
         let mut again = account.waited(self.demand(file, &failed)).await?.into_iter();
-        let read = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
+        let read: Vec<Bytes> = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
+        let in_decoder = Arc::new(self.query.member.over(0, read.iter().map(|bytes| bytes.len() as u64).sum()));
+        let counted = |bytes| Bytes::from_owner(Counted { bytes, _part: Arc::clone(&in_decoder) });
+        let read = read.into_iter().map(counted).collect();
         drop(released);
         self.query.pump();
         Ok(read)
@@ -217,6 +220,18 @@ impl ScanAhead {
         let read = file.pinned.ranges(ranges).await?;
         self.query.account.note_gaps(read.gap_bytes);
         Ok(read.bytes)
+    }
+}
+
+/// Bytes of a row group in a decoder. The budget counts them until the decoder lets all of them go.
+struct Counted {
+    bytes: Bytes,
+    _part: Arc<Part>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

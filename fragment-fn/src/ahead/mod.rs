@@ -21,6 +21,7 @@
 //! 6. A wrong prediction changes no row. Bytes that were not predicted are counted as missed.
 //! 7. Requests are aborted with the stream that would have read them, and nothing of them is left.
 //! 8. Memory is reserved before a request is sent. It is given back when an operator needs it, and fails no query.
+//!    What a decoder holds is part of the budget, so that less is read ahead beside large row groups. It is in no pool.
 //! 9. Local files are not read ahead.
 //!
 //! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share.

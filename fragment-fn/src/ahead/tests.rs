@@ -582,6 +582,36 @@ async fn queries_that_read_nothing_take_no_part_of_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_group_in_a_decoder_leaves_less_to_read_ahead() {
+    // Row groups have pages' headers as well.
+    let units = |bytes: u64| bytes as f64 / UNIT_BYTES as f64;
+    for (bytes_max, ahead_max) in [(BOUNDS.bytes_max, f64::MAX), (9 * UNIT_BYTES / 2, 2.1)] {
+        let pool = Arc::new(UnboundedMemoryPool::default());
+        let table = Table::new(AheadBounds { bytes_max, ..BOUNDS }, pool, true).await;
+        table.open();
+        let Reading { mut rows, ahead: reading } = table.read(None);
+        let first = rows.next().await.expect("a batch").expect("rows");
+        let ahead = || table.pool.reserved() as u64;
+        let in_decoders = || units(table.budget.held().bytes_max.saturating_sub(ahead()));
+        // Each stream soon waits in a row group until somebody wants more batches.
+        let all_wait = || table.under_way() == 0 && (in_decoders() - STREAMS as f64).abs() < 0.1;
+        for _ in 0..200 {
+            if all_wait() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(all_wait(), "{} row groups in decoders", in_decoders());
+        let ahead = units(ahead());
+        assert!(ahead > 0.0 && ahead <= ahead_max, "{ahead} row groups ahead");
+        let mut all = collected(Reading { rows, ahead: reading }).await.expect("rows");
+        all.push(first);
+        assert_eq!(sums(&all), expected());
+        table.is_clean("after the rows").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_budget_holds_nobody_up() {
     for bytes_max in [1, 64 << 10, UNIT_BYTES + UNIT_BYTES / 2] {
         for requests_max in [1, 2] {
