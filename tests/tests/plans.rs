@@ -28,6 +28,10 @@ const TPCH: &[(&str, &str)] = &[
     ),
     ("window", "SELECT o_orderkey, rank() OVER (PARTITION BY o_custkey ORDER BY o_totalprice) FROM orders"),
     ("union", "SELECT n_nationkey FROM nation UNION ALL SELECT s_suppkey FROM supplier WHERE s_acctbal > 0"),
+    (
+        "union_aggregate",
+        "SELECT k % 2, count(*) FROM (SELECT n_nationkey AS k FROM nation UNION ALL SELECT s_suppkey FROM supplier) GROUP BY 1",
+    ),
     ("scalar_subquery", "SELECT count(*) FROM orders WHERE o_totalprice > (SELECT avg(o_totalprice) FROM orders)"),
     ("no_scan", "SELECT 1 + 1"),
     ("from_statistics", "SELECT count(*) FROM lineitem"),

@@ -6,7 +6,8 @@
 //!    functions at their best. A plan with a scan that does not travel is compared in full.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
-//! 5. [`passes::cut`] finds each scan's maximal partition-local subtree; [`passes::stages`] encodes it once.
+//! 5. [`passes::unions`] moves partition-local operators into the branches of unions. [`passes::cut`] finds each scan's maximal
+//!    partition-local subtree, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.

@@ -1,4 +1,4 @@
-//! Pass 2: a plan is cut into the part that functions run and the part that the coordinator finishes.
+//! Pass 3: a plan is cut into the part that functions run and the part that the coordinator finishes.
 //!
 //! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
 //! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
@@ -46,7 +46,7 @@ pub fn cut(
 }
 
 /// Returns true if the whole tree under `plan` is one scan with partition-local operators above it.
-fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
+pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
     }
@@ -57,7 +57,7 @@ fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// Returns true if an operator computes each partition without the others.
 ///
 /// A partial sort does, too, but DataFusion 55.2 cannot encode it. It is left to the coordinator, over sorted stages.
-fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
+pub(super) fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         return *aggregate.mode() == AggregateMode::Partial;
     }

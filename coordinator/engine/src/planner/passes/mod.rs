@@ -5,6 +5,7 @@ pub mod kept;
 pub mod pack;
 pub mod spread;
 pub mod stages;
+pub mod unions;
 pub mod units;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Pass 4: scan units are packed into fragments, and a fragment's into lanes. Pure.
+//! Pass 6: scan units are packed into fragments, and a fragment's into lanes. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,4 +1,4 @@
-//! Pass 3: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
+//! Pass 4: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
 //!
 //! ```text
 //!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► weighed files ─► units, pack ─► Stage
@@ -20,6 +20,7 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 use super::cut::{cut, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, pack};
 use super::spread::keeps_groups;
+use super::unions::into_branches;
 use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
@@ -74,8 +75,9 @@ impl CutPlan {
         plan: &Arc<dyn ExecutionPlan>,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Placement<Self>> {
+        let plan = into_branches(plan)?;
         let (mut templates, mut unreachable) = (Vec::new(), None);
-        cut(plan, &mut |subtree| {
+        cut(&plan, &mut |subtree| {
             let merged = merged(&subtree);
             match encode_checked(&merged) {
                 Err(obstacle) => templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle })),
@@ -94,7 +96,7 @@ impl CutPlan {
         {
             return Ok(Placement::Here(Reason::NothingTravels(obstacle.clone())));
         }
-        Ok(Placement::Functions(Self { plan: Arc::clone(plan), templates }))
+        Ok(Placement::Functions(Self { plan, templates }))
     }
 
     /// Lists the subtrees that stay in the coordinator's plan.
