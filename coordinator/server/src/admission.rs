@@ -112,6 +112,13 @@ impl Admission {
         Ok(Waiting { ticket, turn: Turned::Later(receiver) })
     }
 
+    /// Returns the numbers of queries that run and wait.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let mut state = lock(&self.0);
+        state.forget_the_gone();
+        (state.running, state.waiting)
+    }
+
     /// Returns the number of queries that run before a waiting one, if no more come; None if it does not wait.
     pub(crate) fn position(&self, ticket: Ticket) -> Option<usize> {
         let state = lock(&self.0);

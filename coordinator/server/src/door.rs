@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::metrics::{Metrics, Moment};
 use crate::statements::Statements;
 use crate::tokens::{Principal, Tokens};
 
@@ -43,6 +44,7 @@ pub(crate) struct Door {
     tokens: RwLock<Option<Arc<Tokens>>>,
     pub(crate) admission: Admission,
     pub(crate) statements: Statements,
+    pub(crate) metrics: Metrics,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
     /// Token that stops all queries.
@@ -99,6 +101,7 @@ impl Door {
             tokens: RwLock::new(tokens.map(Arc::new)),
             admission: Admission::new(queries_max, queued_max),
             statements,
+            metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
@@ -123,6 +126,12 @@ impl Door {
         let tokens = Arc::new(Tokens::read(path)?);
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Some(tokens);
         Ok(())
+    }
+
+    /// Returns the metrics of the server as text.
+    pub(crate) fn metrics_text(&self) -> String {
+        let (running, waiting) = self.admission.counts();
+        self.metrics.text(Moment { running, waiting, kept: self.statements.kept() })
     }
 
     /// Returns the prices by which the cost of a running statement is told.

@@ -16,6 +16,7 @@ mod chunks;
 mod door;
 mod http;
 mod listen;
+mod metrics;
 mod run;
 mod spool;
 mod statements;

@@ -81,7 +81,7 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
     let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
     for statement in statements {
         let running = start(door, &recorder, statement, sink).await?;
-        silently(door, &recorder, running, sink).await?;
+        Box::pin(silently(door, &recorder, running, sink)).await?;
     }
     let mut running = start(door, &recorder, last, sink).await?;
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
@@ -90,10 +90,7 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
         written = Box::pin(sink.take(&mut running)) => written,
         gone = gone(door, unwanted) => Err(StreamError::Query(gone)),
     };
-    let report = Box::new(recorder.finish(running, &end_of(&written)).await);
-    if let Some(why) = &report.history_not_recorded {
-        tracing::warn!(id, "not recorded in the history: {why}");
-    }
+    let report = Box::new(finish(door, &recorder, running, &end_of(&written)).await);
     match written {
         Ok(_) => Ok(Done { id, is_silent, report }),
         Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error }),
@@ -109,10 +106,15 @@ async fn start(
 ) -> Result<RunningStatement, Failure> {
     tokio::select! {
         running = Box::pin(recorder.run(statement)) => {
-            running.map_err(|refused| Failure { id: Some(refused.id), error: refused.error })
+            running.map_err(|refused| {
+                door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
+                Failure { id: Some(refused.id), error: refused.error }
+            })
         }
         gone = gone(door, sink.unwanted()) => {
-            recorder.interrupt().await;
+            if let Some(report) = recorder.interrupt().await {
+                door.metrics.count(&report, &StatementEnd::from(&gone));
+            }
             Err(gone.into())
         }
     }
@@ -139,8 +141,19 @@ async fn silently(
         Ok(()) => end_of(&Ok(0)),
         Err(error) => StatementEnd::from(error),
     };
-    recorder.finish(running, &end).await;
+    finish(door, recorder, running, &end).await;
     ended.map_err(|error| Failure { id, error })
+}
+
+/// Ends a statement, records it and counts it.
+async fn finish(door: &Door, recorder: &Recorder, running: RunningStatement, end: &StatementEnd) -> Report {
+    let id = running.id().to_owned();
+    let report = recorder.finish(running, end).await;
+    door.metrics.count(&report, end);
+    if let Some(why) = &report.history_not_recorded {
+        tracing::warn!(id, "not recorded in the history: {why}");
+    }
+    report
 }
 
 async fn drained(running: &mut RunningStatement) -> Result<(), QueryError> {

@@ -191,6 +191,13 @@ impl Statements {
         entries.by_id.values().rev().filter(|entry| entry.principal == *principal).cloned().collect()
     }
 
+    /// Returns the number of statements that are under way or kept.
+    pub(crate) fn kept(&self) -> usize {
+        let mut entries = self.entries();
+        entries.forget(Instant::now(), self.keep);
+        entries.by_id.len()
+    }
+
     /// Forgets a statement that has ended, with its rows.
     pub(crate) fn forget(&self, entry: &Entry) {
         self.entries().remove(&entry.id);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -30,6 +32,7 @@ const HEALTH: &str = "/v1/health";
 pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
     Router::new()
         .route(HEALTH, get(health))
+        .route("/metrics", get(metrics))
         .route("/v1/query", post(query::query))
         .route("/v1/statements", post(statements::submit).get(statements::list))
         .route("/v1/statements/{id}", get(statements::status).delete(statements::cancel))
@@ -44,6 +47,10 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
 
 async fn health() -> Response {
     axum::Json(json!({ "status": "ok" })).into_response()
+}
+
+async fn metrics(State(door): State<Arc<Door>>) -> Response {
+    ([(CONTENT_TYPE, crate::metrics::MEDIA_TYPE)], door.metrics_text()).into_response()
 }
 
 async fn unknown() -> Problem {

@@ -1,0 +1,158 @@
+//! Metrics for Prometheus, folded from the reports of statements, as the history is: they cannot disagree.
+//!
+//! No label has an id or a user, so that the number of series is bounded.
+
+use std::sync::atomic::AtomicU64;
+
+use gust_engine::history::StatementEnd;
+use gust_engine::report::Report;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::prometheus_text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Media type of the text.
+pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of the classes of a statement's seconds.
+const SECONDS: [f64; 12] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+
+type Dollars = Counter<f64, AtomicU64>;
+
+/// All metrics of a server.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    statements: Family<OutcomeLabel, Counter>,
+    errors: Family<KindLabel, Counter>,
+    unpriced: Counter,
+    seconds: Histogram,
+    dollars: Dollars,
+    dollars_wasted: Dollars,
+    rows: Counter,
+    fragments: Counter,
+    attempts: Counter,
+    attempts_wasted: Counter,
+    cold_starts: Counter,
+    bytes_read: Family<SideLabel, Counter>,
+    requests: Family<SideLabel, Counter>,
+    running: Gauge,
+    waiting: Gauge,
+    kept: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    /// Outcome, as the history names it.
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    /// Kind of error, as reports name it.
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideLabel {
+    /// Reader of a store.
+    side: &'static str,
+}
+
+/// Figures of the moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) kept: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("gust");
+        let metrics = Self {
+            statements: Family::default(),
+            errors: Family::default(),
+            unpriced: Counter::default(),
+            seconds: Histogram::new(SECONDS),
+            dollars: Dollars::default(),
+            dollars_wasted: Dollars::default(),
+            rows: Counter::default(),
+            fragments: Counter::default(),
+            attempts: Counter::default(),
+            attempts_wasted: Counter::default(),
+            cold_starts: Counter::default(),
+            bytes_read: Family::default(),
+            requests: Family::default(),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            kept: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let dollars = Unit::Other("dollars".to_owned());
+        registry.register("statements", "Statements that have ended", metrics.statements.clone());
+        registry.register("errors", "Statements that failed, by the kind of error", metrics.errors.clone());
+        registry.register("statements_unpriced", "Statements whose cost is not known", metrics.unpriced.clone());
+        registry.register_with_unit("statement", "Time of statements", Unit::Seconds, metrics.seconds.clone());
+        registry.register_with_unit("cost", "Known cost of statements", dollars.clone(), metrics.dollars.clone());
+        registry.register_with_unit("waste", "Cost that brought no row", dollars, metrics.dollars_wasted.clone());
+        registry.register("rows", "Rows of results", metrics.rows.clone());
+        registry.register("fragments", "Fragments that statements were cut into", metrics.fragments.clone());
+        registry.register("attempts", "Attempts of functions", metrics.attempts.clone());
+        registry.register("attempts_wasted", "Attempts whose result was not used", metrics.attempts_wasted.clone());
+        registry.register("cold_starts", "Attempts on functions that had to start", metrics.cold_starts.clone());
+        registry.register_with_unit("read", "Bytes read from stores", Unit::Bytes, metrics.bytes_read.clone());
+        registry.register("store_requests", "Requests to stores", metrics.requests.clone());
+        registry.register("queries_running", "Queries that run", metrics.running.clone());
+        registry.register("queries_waiting", "Queries that wait for their turn", metrics.waiting.clone());
+        registry.register("statements_kept", "Submitted statements under way or kept", metrics.kept.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Counts a statement that has ended, as the history records it.
+    pub(crate) fn count(&self, report: &Report, ended: &StatementEnd) {
+        self.statements.get_or_create(&OutcomeLabel { outcome: ended.outcome.name() }).inc();
+        if let Some(kind) = report.failed_kind {
+            self.errors.get_or_create(&KindLabel { kind }).inc();
+        }
+        self.seconds.observe(report.seconds.total);
+        match &report.cost {
+            Some(cost) => {
+                self.dollars.inc_by(cost.known.nano_dollars() as f64 / 1e9);
+                self.dollars_wasted.inc_by(cost.waste.total.nano_dollars() as f64 / 1e9);
+            }
+            None => {
+                self.unpriced.inc();
+            }
+        }
+        self.rows.inc_by(report.rows);
+        self.fragments.inc_by(report.fragments as u64);
+        self.attempts.inc_by(report.attempts as u64);
+        self.attempts_wasted.inc_by(report.attempts_wasted as u64);
+        self.cold_starts.inc_by(report.cold_starts as u64);
+        for (side, usage) in [("coordinator", &report.coordinator), ("functions", &report.functions)] {
+            let label = SideLabel { side };
+            self.bytes_read.get_or_create(&label).inc_by(usage.bytes_read);
+            self.requests.get_or_create(&label).inc_by(usage.requests.total());
+        }
+    }
+
+    /// Writes all metrics in Prometheus' format of text.
+    pub(crate) fn text(&self, Moment { running, waiting, kept }: Moment) -> String {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.running.set(number(running));
+        self.waiting.set(number(waiting));
+        self.kept.set(number(kept));
+        let mut text = String::new();
+        // A text takes whatever is written to it.
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "the metrics cannot be written");
+        }
+        text
+    }
+}
