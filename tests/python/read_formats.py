@@ -3,8 +3,8 @@
     read_formats.py MANIFEST
 
 MANIFEST is a JSON list; each entry has `what`, `query`, `reference` (an Arrow IPC stream of the rows as the engine alone makes them,
-in any order), `expected` (the same of the rows that were written), and `arrow`, `csv`, `json`, `ndjson`, `table`: the files that
-were written. Types have to be equal in the Arrow stream and values in all formats but the table, of which only the number of
+in any order), `expected` (the same of the rows that were written), and `arrow`, `csv`, `json`, `ndjson`, `parquet`, `table`: the files
+that were written. Types have to be equal in the Arrow stream and values in all formats but the table, of which only the number of
 lines is read. Prints the number of entries; the first difference ends with status 1.
 """
 
@@ -18,6 +18,7 @@ import pathlib
 import sys
 
 import pyarrow
+import pyarrow.parquet
 import pyarrow.types as types
 
 csv.field_size_limit(sys.maxsize)
@@ -31,6 +32,26 @@ def check_arrow(expected: pyarrow.Table, path: str) -> None:
     kinds = [(field.name, field.type) for field in expected.schema], [(field.name, field.type) for field in actual.schema]
     assert kinds[0] == kinds[1], f"types: {kinds}"
     assert rows_of(actual) == rows_of(expected), f"rows: {rows_of(expected)} became {rows_of(actual)}"
+
+
+def check_parquet(expected: pyarrow.Table, path: str) -> None:
+    """Parquet has fewer types: points of time are finer, and what it does not know is text."""
+    actual = pyarrow.parquet.read_table(path)
+    actual.validate(full=True)
+    assert actual.num_columns == expected.num_columns and actual.num_rows == expected.num_rows, f"{actual.schema}"
+    assert len(set(actual.column_names)) == actual.num_columns, f"{actual.column_names}"
+    for written, read in zip(expected.columns, actual.columns):
+        if is_text(read.type) and not is_text(written.type) and not types.is_dictionary(written.type):
+            assert read.is_valid().equals(written.is_valid()), f"NULLs of {written.type}"
+            continue
+        if read.type != written.type:
+            written = written.cast(read.type)
+        rows = [rows_of(pyarrow.table({"c": column})) for column in (read, written)]
+        assert rows[0] == rows[1], f"{written.type}: {rows[1]} became {rows[0]}"
+
+
+def is_text(kind: pyarrow.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def rows_of(table: pyarrow.Table) -> list:
@@ -189,6 +210,8 @@ def check(entry: dict) -> None:
     check_objects(expected, json.loads(pathlib.Path(entry["json"]).read_text(), parse_float=decimal.Decimal))
     lines = pathlib.Path(entry["ndjson"]).read_text().split("\n")[:-1]
     check_objects(expected, [json.loads(line, parse_float=decimal.Decimal) for line in lines])
+    if expected.num_columns > 0:
+        check_parquet(expected, entry["parquet"])
     drawn = pathlib.Path(entry["table"]).read_text()
     assert drawn.count("\n") >= expected.num_rows + 4, f"{drawn}"
 

@@ -101,7 +101,7 @@ async fn statements_write_their_rows_and_nothing_else() {
 async fn every_format_is_silent_where_nothing_is_to_show() {
     let place = place().await;
     let silent = "CREATE VIEW v AS SELECT * FROM t; CREATE TABLE c AS SELECT 1 AS a; SET datafusion.execution.batch_size = 10; PREPARE p AS SELECT 1; DEALLOCATE p; DROP TABLE c; DROP VIEW v";
-    for format in ["table", "csv", "json", "ndjson", "arrow"] {
+    for format in ["table", "csv", "json", "ndjson", "arrow", "parquet"] {
         let output = query(&place, "local", format, silent);
         check(&output, 0, &[]);
         assert_eq!(output.stdout, b"", "{format}");

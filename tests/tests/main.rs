@@ -9,6 +9,7 @@ mod calibrate;
 mod caps;
 mod cases;
 mod cloud;
+mod copy;
 mod deletes;
 mod deletes_random;
 mod dependencies;

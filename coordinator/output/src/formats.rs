@@ -95,14 +95,18 @@ pub(super) fn write_arrow(
 }
 
 /// Changes of a result's columns that fit them to a format.
-struct ColumnChanges {
-    schema: SchemaRef,
+pub(super) struct ColumnChanges {
+    pub(super) schema: SchemaRef,
     /// True for each column that is turned into text.
     is_text: Vec<bool>,
 }
 
 impl ColumnChanges {
-    fn new(schema: &Schema, is_text: impl Fn(&FieldRef) -> bool, mut name: impl FnMut(&str) -> String) -> Self {
+    pub(super) fn new(
+        schema: &Schema,
+        is_text: impl Fn(&FieldRef) -> bool,
+        mut name: impl FnMut(&str) -> String,
+    ) -> Self {
         let is_text: Vec<bool> = schema.fields().iter().map(is_text).collect();
         let fields = schema.fields().iter().zip(&is_text).map(|(field, is_text)| {
             let data_type = if *is_text { DataType::Utf8 } else { field.data_type().clone() };
@@ -113,7 +117,7 @@ impl ColumnChanges {
         Self { schema, is_text }
     }
 
-    fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let columns = batch.schema_ref().fields().iter().zip(batch.columns()).zip(&self.is_text);
         let columns = columns.map(|((field, column), is_text)| match is_text {
             true => to_text(field, column),
@@ -128,10 +132,12 @@ fn is_json(field: &FieldRef) -> bool {
     make_encoder(field, &new_empty_array(field.data_type()), &EncoderOptions::default()).is_ok()
 }
 
-/// Writes a value as JSON where JSON can hold it, else as the text of a table.
+/// Writes a nested value as JSON where JSON can hold it, and any other as the text of a table.
 fn to_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = EncoderOptions::default().with_explicit_nulls(true);
-    if let Ok(mut encoder) = make_encoder(field, column, &options) {
+    if field.data_type().is_nested()
+        && let Ok(mut encoder) = make_encoder(field, column, &options)
+    {
         let texts = (0..column.len()).map(|row| {
             let mut text = Vec::new();
             (!encoder.is_null(row)).then(|| encoder.encode(row, &mut text));
@@ -146,7 +152,7 @@ fn to_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> 
 }
 
 /// Makes a name that was seen before unique by the first free number, from 2.
-fn unique_names() -> impl FnMut(&str) -> String {
+pub(super) fn unique_names() -> impl FnMut(&str) -> String {
     let mut seen = HashSet::new();
     move |name| {
         let numbered = (2..).map(|number| format!("{name}_{number}"));

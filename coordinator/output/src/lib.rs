@@ -6,7 +6,8 @@
 //!
 //! Rows are written as they come and none is ever left out. Memory is bounded whatever the size of the result. Several
 //! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a line,
-//! newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A query without columns still has rows.
+//! newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A Parquet file has the rows of one
+//! statement ([`parquet_file`]). Files are there whole or not at all ([`file`]). A query without columns still has rows.
 //! Statements that only change the session never come here. Each batch is compared with the columns that its statement
 //! announced ([`announced`]), so that the rows fit their header or schema.
 //!
@@ -15,12 +16,15 @@
 #![warn(clippy::unwrap_used)]
 
 mod announced;
+mod file;
 mod formats;
+mod parquet_file;
 mod statement;
 mod table;
 
 use std::fmt::Debug;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
@@ -30,6 +34,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 pub use announced::AnnouncedColumns;
+pub use file::NewFile;
 pub use statement::{end_of, write_statement};
 
 /// Batches between the query and the writing thread: one is being written, one is ready.
@@ -48,10 +53,12 @@ pub enum OutputFormat {
     Ndjson,
     /// Arrow IPC stream.
     Arrow,
+    /// One Parquet file of one statement, compressed with zstd.
+    Parquet,
 }
 
 impl OutputFormat {
-    pub const ALL: [Self; 5] = [Self::Table, Self::Csv, Self::Json, Self::Ndjson, Self::Arrow];
+    pub const ALL: [Self; 6] = [Self::Table, Self::Csv, Self::Json, Self::Ndjson, Self::Arrow, Self::Parquet];
 
     /// Returns the name in flags.
     pub const fn name(self) -> &'static str {
@@ -61,6 +68,7 @@ impl OutputFormat {
             Self::Json => "json",
             Self::Ndjson => "ndjson",
             Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -73,6 +81,12 @@ pub enum OutputError {
     ReaderGone,
     #[error("cannot write the rows: {0}")]
     Write(io::Error),
+    /// The file of the rows cannot be made, and is not there.
+    #[error("file `{}` cannot be written: {}", path.display(), told(error))]
+    File { path: PathBuf, error: io::Error },
+    /// A Parquet file has the rows of another statement.
+    #[error("a Parquet file has the rows of one statement, and a second one has rows")]
+    SecondStatement,
     /// The format cannot express the rows: choose another.
     #[error("cannot write the rows in this format: {0}")]
     Encode(ArrowError),
@@ -89,8 +103,24 @@ impl OutputError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Undeclared(_) => Some("this is a fault of gust's, not of the data; please report the statement"),
+            Self::File { error, .. } if error.kind() == io::ErrorKind::AlreadyExists => {
+                Some("remove it first, or name another")
+            }
+            Self::File { .. } => Some("look at its folder, the permissions and the space on the disk"),
+            Self::SecondStatement => {
+                Some("run the statements one by one, or write each with COPY (SELECT ...) TO 'rows.parquet'")
+            }
             Self::ReaderGone | Self::Write(_) | Self::Encode(_) | Self::Incomplete => None,
         }
+    }
+}
+
+/// Returns an error in words for people.
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "the file exists".to_owned(),
+        io::ErrorKind::NotFound => "its folder does not exist".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -188,7 +218,7 @@ pub struct RowWriter<W> {
     is_first: bool,
 }
 
-impl<W: Write> RowWriter<W> {
+impl<W: Write + Send> RowWriter<W> {
     pub fn new(out: W, format: OutputFormat) -> Self {
         Self { out: PipeWatch { out, is_reader_gone: false }, format, is_first: true }
     }
@@ -227,6 +257,9 @@ impl<W: Write> RowWriter<W> {
             OutputFormat::Json => formats::write_json(&mut self.out, schema, batches)?,
             OutputFormat::Ndjson => formats::write_ndjson(&mut self.out, schema, batches)?,
             OutputFormat::Arrow => formats::write_arrow(&mut self.out, schema, batches)?,
+            // Readers find the last footer alone.
+            OutputFormat::Parquet if !is_first => return Err(OutputError::SecondStatement),
+            OutputFormat::Parquet => parquet_file::write(&mut self.out, schema, batches)?,
         }
         Ok(self.out.flush()?)
     }

@@ -6,11 +6,12 @@ use std::io::Write;
 use futures::stream;
 use gust_engine::error::QueryError;
 use gust_engine::history::{Outcome, StatementEnd};
-use gust_engine::session::RunningStatement;
+use gust_engine::session::{CopyFormat, CopyTarget, RunningStatement};
 
-use crate::{OutputError, RowOutput, StreamError};
+use crate::{NewFile, OutputError, OutputFormat, RowOutput, StreamError};
 
-/// Writes all rows of a statement, until its time-out at most. Returns their number.
+/// Writes all rows of a statement, until its time-out at most. Returns their number. The rows of a COPY go into its file, and
+/// none to the output.
 ///
 /// The caller finishes the statement, also after an error.
 ///
@@ -20,12 +21,51 @@ pub async fn write_statement<W: Write + Debug + Send + 'static>(
     running: &mut RunningStatement,
     output: &RowOutput<W>,
 ) -> Result<u64, StreamError<QueryError>> {
-    let schema = running.schema().clone();
+    let written = match running.take_copy_target() {
+        Some(target) => copy(running, target).await,
+        None => shown(running, output).await,
+    };
+    if let Err(StreamError::Output(error)) = &written
+        && !matches!(error, OutputError::ReaderGone)
+    {
+        running.not_written(error);
+    }
+    written
+}
+
+async fn shown<W: Write + Debug + Send + 'static>(
+    running: &mut RunningStatement,
+    output: &RowOutput<W>,
+) -> Result<u64, StreamError<QueryError>> {
     // Statements that only change the session have no rows.
     if running.is_silent() {
         while running.next().await.map_err(StreamError::Query)?.is_some() {}
         return Ok(0);
     }
+    write_rows(running, output).await
+}
+
+/// Writes the rows of a COPY into its file.
+async fn copy(running: &mut RunningStatement, target: CopyTarget) -> Result<u64, StreamError<QueryError>> {
+    let format = match target.format {
+        CopyFormat::Csv => OutputFormat::Csv,
+        CopyFormat::Ndjson => OutputFormat::Ndjson,
+        CopyFormat::Parquet => OutputFormat::Parquet,
+    };
+    let file = NewFile::create(&target.path)?;
+    let rows = write_rows(running, &RowOutput::new(file.writer()?, format)).await.map_err(|error| match error {
+        StreamError::Output(OutputError::Write(error)) => OutputError::File { path: target.path, error }.into(),
+        other => other,
+    })?;
+    file.keep().await?;
+    Ok(rows)
+}
+
+async fn write_rows<W: Write + Debug + Send + 'static>(
+    running: &mut RunningStatement,
+    output: &RowOutput<W>,
+) -> Result<u64, StreamError<QueryError>> {
+    let schema = running.schema().clone();
     let deadline = running.deadline();
     let rows = stream::unfold(&mut *running, |running| async {
         let next = running.next().await.transpose()?;

@@ -1,12 +1,15 @@
 use std::sync::mpsc as std_mpsc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListArray, MapBuilder,
-    MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, IntervalMonthDayNanoArray,
+    ListArray, MapBuilder, MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray,
+    TimestampMicrosecondArray,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, IntervalMonthDayNanoType, Schema};
 use arrow_ipc::reader::StreamReader;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 
@@ -371,4 +374,76 @@ async fn an_endless_query_ends_with_its_reader() {
 fn no_value_is_obeyed_by_a_terminal() {
     let shown = table::without_controls("a\u{1b}[31m\u{7f}\u{85}\n\té".to_owned());
     assert_eq!(shown, "a\u{241b}[31m\u{2421}\u{fffd}\n\té");
+}
+
+fn parquet(schema: &SchemaRef, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Parquet);
+    writer.write_rows(schema, batches.into_iter().map(Ok)).expect("a valid result");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(writer.out.out)).expect("a file");
+    let empty = RecordBatch::new_empty(reader.schema().clone());
+    let read = reader.build().expect("rows").collect::<Result<Vec<_>, _>>().expect("rows");
+    if read.is_empty() { vec![empty] } else { read }
+}
+
+#[test]
+fn parquet_files_are_read_back() {
+    for rows in [plain(), nested(), RecordBatch::new_empty(plain().schema())] {
+        let read = parquet(&rows.schema(), vec![rows.clone()]);
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].columns(), rows.columns());
+    }
+    let read = parquet(&numbers(0..0).schema(), (0..10).map(|n| numbers(n..n + 1)).collect());
+    assert_eq!(read, [numbers(0..10)]);
+}
+
+#[test]
+fn parquet_has_unique_names_and_no_strange_types() {
+    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let interval = IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNanoType::make_value(1, 2, 0)]);
+    let twice = batch(vec![("id", column(1)), ("id", column(2)), ("i", Arc::new(interval))]);
+    let read = parquet(&twice.schema(), vec![twice.clone()]).remove(0);
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["1 mons 2 days"]));
+    assert_eq!(read, batch(vec![("id", column(1)), ("id_2", column(2)), ("i", text)]));
+}
+
+#[test]
+fn a_parquet_file_has_one_statement_and_its_end() {
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Parquet);
+    writer.write_rows(&numbers(0..1).schema(), [Ok(numbers(0..1))].into_iter()).expect("a valid result");
+    let second = writer.write_rows(&numbers(0..1).schema(), [Ok(numbers(0..1))].into_iter());
+    assert!(matches!(second, Err(OutputError::SecondStatement)), "{second:?}");
+    let mut cut = RowWriter::new(Vec::new(), OutputFormat::Parquet);
+    let batches = [Ok(numbers(0..1)), Err(OutputError::Incomplete)];
+    cut.write_rows(&numbers(0..1).schema(), batches.into_iter()).expect_err("it ends early");
+    assert!(cut.out.out.starts_with(b"PAR1"), "it began");
+    ParquetRecordBatchReaderBuilder::try_new(Bytes::from(cut.out.out))
+        .expect_err("no reader takes it for a whole file");
+    let none = Arc::new(Schema::empty());
+    let refused = RowWriter::new(Vec::new(), OutputFormat::Parquet).write_rows(&none, std::iter::empty());
+    assert!(refused.expect_err("no columns").to_string().contains("at least one column"));
+}
+
+#[tokio::test]
+async fn a_file_has_its_name_when_it_is_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rows.csv");
+    let names = || std::fs::read_dir(folder.path()).expect("readable").count();
+    let dropped = NewFile::create(&path).expect("a file");
+    let mut late = dropped.writer().expect("a writer");
+    assert_eq!(names(), 1);
+    drop(dropped);
+    assert_eq!(names(), 0, "nothing is left");
+    late.write_all(b"a thread that still writes").and_then(|()| late.flush()).expect("it harms nobody");
+    let (first, second) = (NewFile::create(&path).expect("a file"), NewFile::create(&path).expect("another"));
+    first.writer().expect("a writer").write_all(b"first").expect("written");
+    assert!(!path.exists());
+    first.keep().await.expect("the name is free");
+    let taken = second.keep().await.expect_err("the name is taken");
+    assert!(taken.to_string().contains("the file exists") && taken.hint().is_some(), "{taken}");
+    assert_eq!(std::fs::read_to_string(&path).expect("a file"), "first");
+    assert_eq!(names(), 1, "nothing else is left");
+    let exists = NewFile::create(&path).expect_err("it is there");
+    assert!(exists.to_string().contains("the file exists"), "{exists}");
+    let nowhere = NewFile::create(&folder.path().join("no/rows.csv")).expect_err("no folder");
+    assert!(nowhere.to_string().contains("folder does not exist"), "{nowhere}");
 }

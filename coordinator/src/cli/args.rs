@@ -207,9 +207,13 @@ pub struct QueryArgs {
     /// Format of the rows on stdout
     ///
     /// Several statements follow each other: tables and CSV with an empty line between them, JSON as one array a line,
-    /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header.
+    /// Arrow as one stream each. A table of more than 10,000 rows comes in several blocks, each with its header. A Parquet file has the
+    /// rows of one statement, and is never written to a terminal.
     #[arg(long, value_parser = formats(), default_value = OutputFormat::Table.name(), value_name = "FORMAT")]
     pub format: OutputFormat,
+    /// Write the rows to this new file instead of stdout: it has the rows of all statements, or is not there
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
     /// Say what each statement would cost instead of running it; statements that only change the session, such as SET and
     /// CREATE EXTERNAL TABLE, do run
     #[arg(long)]
@@ -454,7 +458,7 @@ mod tests {
     #[test]
     fn a_query_takes_every_flag() {
         let line = "- --setup a.sql --setup b.sql --catalog lake --on in-process --allow-fallback --functions 8 \
-                    --timeout 1min30s --max-cost 0.05 --prefer cost --deadline 10s --dry-run --format ndjson --report json \
+                    --timeout 1min30s --max-cost 0.05 --prefer cost --deadline 10s --dry-run --format ndjson --output rows.ndjson --report json \
                     --report-file report.json --config lake.toml -vv \
                     --label team=ads --label job=1";
         let query = query(&line.split(' ').collect::<Vec<_>>());
@@ -465,6 +469,7 @@ mod tests {
         assert_eq!(query.format, OutputFormat::Ndjson);
         assert_eq!(query.report, ReportFormat::Json);
         assert_eq!(query.report_file, Some("report.json".into()));
+        assert_eq!(query.output, Some("rows.ndjson".into()));
         assert_eq!(query.labels, [("team", "ads"), ("job", "1")].map(|(k, v)| Label::new(k, v).expect("a label")));
         let overrides = Overrides {
             on: Some(Target::InProcess),

@@ -9,11 +9,12 @@ use gust_engine::session::Session;
 use gust_output::{OutputError, RowOutput, StreamError, write_statement};
 
 use super::args::{CostArgs, GroupBy, StartedSince};
-use super::{CommandError, configuration};
+use super::{CommandError, check_terminal, configuration};
 use crate::cli::say::say;
 
 /// Writes one row a group. Remarks that explain the rows go to stderr.
 pub(super) async fn cost(args: CostArgs) -> Result<(), CommandError> {
+    check_terminal(args.format)?;
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {

@@ -13,7 +13,7 @@ use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
 use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, Session, SessionOptions};
 use gust_engine::storage::aws;
-use gust_output::{OutputError, RowOutput, StreamError, end_of, write_statement};
+use gust_output::{NewFile, OutputError, OutputFormat, RowOutput, StreamError, end_of, write_statement};
 use gust_protocol::with_hint_line;
 use tracing_subscriber::EnvFilter;
 
@@ -264,6 +264,10 @@ async fn explain(source: SourceArgs) -> Result<(), CommandError> {
 
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
+    let file = match &args.output {
+        Some(path) => Some(NewFile::create(path).map_err(|error| usage_of_output(&error))?),
+        None => check_terminal(args.format).map(|()| None)?,
+    };
     let mut reports = Reports::open(args.report, args.report_file.as_deref())?;
     let mut signals = Signals::listen()?;
     let session = tokio::select! {
@@ -271,9 +275,21 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
         ended = signals.ended() => return Err(ended),
     };
     let recorder = Recorder::new(session.clone());
-    let output = RowOutput::new(progress.clear_before_writing(stdout()), args.format);
+    let running = async {
+        match file {
+            None => {
+                let output = RowOutput::new(progress.clear_before_writing(stdout()), args.format);
+                statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports).await
+            }
+            Some(file) => {
+                let output = RowOutput::new(file.writer()?, args.format);
+                statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports).await?;
+                Ok(file.keep().await?)
+            }
+        }
+    };
     let ended = tokio::select! {
-        ended = Box::pin(statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports)) => ended,
+        ended = Box::pin(running) => ended,
         ended = signals.ended() => Err(ended),
     };
     session.close().await;
@@ -281,6 +297,19 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
         reports.write(&report)?;
     }
     ended
+}
+
+fn usage_of_output(error: &OutputError) -> CommandError {
+    CommandError::usage(format!("--output: {error}")).with_hint(error.hint())
+}
+
+/// Refuses rows that would confuse a terminal.
+fn check_terminal(format: OutputFormat) -> Result<(), CommandError> {
+    match format == OutputFormat::Parquet && stdout().is_terminal() {
+        true => Err(CommandError::usage("--format parquet: a Parquet file is not written to a terminal")
+            .with_hint(Some("name its file with --output rows.parquet"))),
+        false => Ok(()),
+    }
 }
 
 /// Records a statement that was interrupted.

@@ -11,12 +11,13 @@ use gust_engine::storage::aws;
 use gust_output::{OutputError, RowWriter};
 
 use super::args::PricesArgs;
-use super::{CommandError, configuration};
+use super::{CommandError, check_terminal, configuration};
 use crate::cli::exit::Exit;
 use crate::cli::say::say;
 
 /// Writes one row a price. The source of the prices goes to stderr.
 pub(super) async fn prices(args: PricesArgs) -> Result<(), CommandError> {
+    check_terminal(args.format)?;
     let mut config = configuration(args.config.as_deref(), &Overrides::default())?;
     if config.s3.region.is_none() {
         config.s3.region = aws::default_region().await;

@@ -163,12 +163,13 @@ impl Drop for Served<'_> {
 }
 
 /// Media types, and the formats of the command line that they have.
-const FORMATS: [(&str, &str); 5] = [
+const FORMATS: [(&str, &str); 6] = [
     ("application/json", "json"),
     ("application/x-ndjson", "ndjson"),
     ("text/csv", "csv"),
     ("application/vnd.apache.arrow.stream", "arrow"),
     ("text/plain", "table"),
+    ("application/vnd.apache.parquet", "parquet"),
 ];
 
 async fn numbers() -> Place {
@@ -248,7 +249,8 @@ async fn a_stream_that_is_cut_is_no_success() {
     let place = numbers().await;
     let server = Served::start(&place, &[]);
     let sql = "SELECT 1 / (value - 3000000) AS q FROM generate_series(1, 3000000)";
-    for (accept, _) in FORMATS {
+    // These rows are so small in Parquet that none is sent before the query fails.
+    for (accept, _) in FORMATS.into_iter().filter(|(_, format)| *format != "parquet") {
         for (version, cut) in [("--http1.1", 18), ("--http2-prior-knowledge", 92)] {
             let accept = format!("Accept: {accept}");
             let flags = [version, "-H", "Content-Type: application/sql", "-H", &accept, "--data-binary", sql];

@@ -56,7 +56,8 @@ async fn rows_are_fetched_as_a_whole_or_in_pages() {
         check(&output, 0, &[]);
         let answer = server.curl(&result, &["-H", &format!("Accept: {accept}")]);
         assert_eq!((answer.code, answer.status), (0, 200), "{accept}: {answer:?}");
-        assert!(format == "arrow" || output.stdout == answer.body, "{accept}: {}", answer.text());
+        let depends_on_batches = ["arrow", "parquet"].contains(&format);
+        assert!(depends_on_batches || output.stdout == answer.body, "{accept}: {}", answer.text());
     }
     let (status, silent) = submit(&server, &json!({ "sql": "CREATE VIEW v AS SELECT 1" }), &[]);
     assert_eq!((status, &silent["state"], &silent["result"]), (200, &json!("SUCCEEDED"), &Value::Null), "{silent}");

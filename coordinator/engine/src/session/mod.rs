@@ -18,6 +18,7 @@ use datafusion::prelude::SessionContext;
 mod cap;
 mod catalogs;
 mod classify;
+mod copy;
 mod defaults;
 mod doctor;
 mod engine;
@@ -33,6 +34,7 @@ mod workers;
 
 use crate::error::QueryError;
 pub use crate::fleet::Finding;
+pub use copy::{CopyFormat, CopyTarget};
 pub use engine::{Engine, EngineOptions};
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub use recorder::{Recorder, Refused, Script};

@@ -73,6 +73,19 @@ pub struct Allowed {
 const OF_THE_PROCESS: &str = "datafusion.runtime.";
 
 impl SettingsPolicy {
+    /// Checks if a session may write files of this machine.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Sql`] if it may not.
+    pub(super) fn check_copy(&self) -> Result<(), QueryError> {
+        match self {
+            Self::OwnSession => Ok(()),
+            Self::Listed(_) => Err(QueryError::sql("COPY ... TO writes files of the server, and is not allowed")
+                .with_hint("take the rows of the query, and write them on your side")
+                .with_sqlstate("42501")),
+        }
+    }
+
     /// Checks if a session may set `name` to `value`; None resets it.
     ///
     /// # Errors

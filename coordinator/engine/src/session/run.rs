@@ -1,14 +1,12 @@
 //! Runs a statement and follows it to its end.
 //!
 //! ```text
-//!  plan ──► execute ([`stream`]) ──► rows ──► [`closing`]
-//!    ▲          │ functions fail, no row was seen: once more, locally
-//!    └──────────┤ memory is full, no row was seen: once more, with joins that spill ([`replan`])
-//!               └ CREATE TABLE AS: the rows are a table's ([`create`])
+//!  plan ([`start`]) ──► execute ([`stream`]) ──► rows ──► [`closing`]
+//!    ▲                    │ functions fail, no row was seen: once more, locally
+//!    └────────────────────┤ memory is full, no row was seen: once more, with joins that spill ([`replan`])
+//!                         └ CREATE TABLE AS: the rows are a table's ([`create`])
 //! ```
 
-use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,36 +14,31 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{
-    CreateMemoryTable, DdlStatement, LogicalPlan, ResetVariable, Statement as PlanStatement,
-};
-use datafusion::prelude::SessionConfig;
+use datafusion::logical_expr::{CreateMemoryTable, LogicalPlan};
 use fragment_fn::ahead::AheadAccount;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use tracing::Instrument;
-use uuid::Uuid;
 
 use super::Session;
-use super::catalogs::used;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
-use super::statement::Statement;
+use super::copy::CopyTarget;
 use crate::cap::Cap;
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
-use crate::model::{Decision, FunctionSize, Reason, Workload, ahead_bounds_here};
-use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery, explain};
-use crate::scheduler::{Clock, QueryAttempts};
+use crate::model::{Decision, Reason, Workload};
+use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery};
+use crate::scheduler::QueryAttempts;
 use crate::sql::Names;
-use crate::storage::Stores;
-use crate::tables::folder::{Listings, tables_only};
+use crate::tables::folder::Listings;
 use replan::Replan;
 
 mod closing;
 mod create;
 mod interrupt;
 mod replan;
+mod start;
 mod stream;
 
 /// Statement on its way, with its rows and its events so far.
@@ -73,205 +66,10 @@ pub struct RunningStatement {
     cap: Option<Arc<Cap>>,
     /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
+    /// File that the rows are for, if it is COPY … TO and nobody has taken it on.
+    copying: Option<CopyTarget>,
     /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
-}
-
-/// Statement before it is planned.
-pub(super) struct NewStatement {
-    pub id: String,
-    pub events: EventLog,
-    /// Session as the statement sees it, with stores and memory of its own.
-    query: Session,
-    session: Session,
-}
-
-impl NewStatement {
-    /// Returns the stores that count the statement's reads.
-    pub fn stores(&self) -> &Stores {
-        &self.query.stores
-    }
-
-    pub async fn run(self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        let session = self.session.clone();
-        let deadline = Instant::now() + session.timeout();
-        let (span, timeout) = (self.events.span().clone(), session.timeout());
-        let workers = session.engine.workers.clone();
-        let starting = async move {
-            let started = Box::pin(session.start(statement, self, deadline));
-            let started = AssertUnwindSafe(started).catch_unwind().await;
-            started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
-        };
-        let starting = workers.run(starting.instrument(span));
-        let started = tokio::time::timeout_at(deadline.into(), starting).await;
-        started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
-    }
-}
-
-impl Session {
-    /// Plans a statement and starts it. A statement that only changes the session has an empty result.
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::TimedOut`] if the start takes longer than the time-out, and the error of a statement
-    /// that cannot be planned or started.
-    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        self.new_statement().run(statement).await
-    }
-
-    /// Opens the log of a statement, and the session's view that counts its reads.
-    pub(super) fn new_statement(&self) -> NewStatement {
-        let id = Uuid::now_v7().simple().to_string();
-        let span = tracing::info_span!("query", id);
-        NewStatement { id, events: span.in_scope(EventLog::start), query: self.for_query(), session: self.clone() }
-    }
-
-    async fn start(
-        &self,
-        statement: Statement,
-        new: NewStatement,
-        deadline: Instant,
-    ) -> Result<RunningStatement, QueryError> {
-        let NewStatement { id, events, query, .. } = new;
-        let Statement { sql, mode } = statement;
-        let place = used(&sql).cloned();
-        let (logical, names) = match &place {
-            Some(_) => (change_of_session(), Names::default()),
-            None => query.logical_plan(*sql).await?,
-        };
-        let logical = query.executed(logical)?;
-        let mut running = RunningStatement {
-            session: query.clone(),
-            id,
-            schema: Arc::new(Schema::empty()),
-            names,
-            stream: None,
-            events,
-            deadline,
-            rows: 0,
-            is_silent: matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
-            fallback: None,
-            replan: None,
-            sort_merge_joins: false,
-            functions: None,
-            attempts: None,
-            cap: None,
-            creating: None,
-            ahead: Arc::default(),
-        };
-        if let Some(place) = place {
-            mode.is_cost_of(&logical)?;
-            Box::pin(self.use_place(&place)).await?;
-            return Ok(running);
-        }
-        if self.change_option(&logical)? || self.change_prepared(&logical)? {
-            return Ok(running);
-        }
-        match logical {
-            logical if mode.is_cost_of(&logical)? => {
-                let logical = match logical {
-                    LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
-                    logical => logical,
-                };
-                let planner = query.planner();
-                let quoted = Box::pin(planner.quote(query.context.state(), &logical)).await;
-                let (decision, quote) = quoted.map_err(QueryError::from_engine)?;
-                let quote = quote.under(query.cap());
-                running.schema = explain::cost_schema();
-                running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
-                running.events.push(QueryEvent::Planned { decision });
-                running.events.push(QueryEvent::Quoted { quote: Box::new(quote) });
-            }
-            LogicalPlan::Explain(explain) => {
-                let text = query.explain_plan(&explain.plan).await?;
-                running.schema = Arc::new(explain.schema.as_arrow().clone());
-                running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
-            }
-            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
-                if query.is_to_create(&create).await? {
-                    Box::pin(running.begin(create.input.as_ref().clone())).await?;
-                    running.creating = Some(create);
-                }
-            }
-            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                // Settings belong to the session. The query's context reads the files of a new table, so that its
-                // stores count them.
-                let context = if matches!(logical, LogicalPlan::Ddl(_)) { &query.context } else { &self.context };
-                let done = tables_only(context.execute_logical_plan(logical)).await;
-                let done = done.map_err(QueryError::from_engine)?;
-                // The stream has no rows. It fails for a statement that DataFusion parses and does not run.
-                running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
-            }
-            query => Box::pin(running.begin(query)).await?,
-        }
-        Ok(running)
-    }
-
-    /// Describes in words how a statement would run.
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::Sql`] for a statement that changes the session, and the error of a statement that
-    /// cannot be planned.
-    pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
-        let session = self.for_query();
-        let explaining = async move {
-            let (logical, _) = session.logical_plan(*statement.sql).await?;
-            let logical = match session.executed(logical)? {
-                LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
-                logical => logical,
-            };
-            session.explain_plan(&logical).await
-        };
-        self.engine.workers.run(explaining).await
-    }
-
-    async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
-        let query = match logical {
-            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => &create.input,
-            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-                let message = "EXPLAIN: this statement changes the session and has no plan";
-                return Err(QueryError::sql(message).with_hint("explain a query"));
-            }
-            query => query,
-        };
-        let planned = self.planner().plan(self.context.state(), query).await;
-        let ahead = ahead_bounds_here(self.config.read_ahead(), self.memory_bytes_max());
-        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config, ahead))
-    }
-
-    async fn query_context(
-        &self,
-        id: &str,
-        size: &FunctionSize,
-        events: &EventLog,
-        deadline: Instant,
-        cap: Option<Arc<Cap>>,
-    ) -> Result<QueryContext, QueryError> {
-        let scheduler = self.engine.schedulers.for_size(&self.engine.fleet, size).await?;
-        Ok(QueryContext {
-            id: id.to_owned(),
-            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), cap),
-            exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
-            limits: size.limits,
-            credentials: self.engine.fleet.credentials(&self.stores).await,
-            stores: self.stores.clone(),
-            options: function_options(self.context.state().config()),
-        })
-    }
-}
-
-/// Makes a plan that stands for USE, which has none.
-fn change_of_session() -> LogicalPlan {
-    let variable = "datafusion.catalog.default_schema".to_owned();
-    LogicalPlan::Statement(PlanStatement::ResetVariable(ResetVariable { variable }))
-}
-
-/// Returns session settings that change the result of a function, if they differ from the defaults.
-fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
-    let defaults = SessionConfig::new();
-    let default = |key: &str| defaults.options().entries().into_iter().find(|e| e.key == key).and_then(|e| e.value);
-    let relevant = ["datafusion.execution.batch_size", "datafusion.execution.time_zone"];
-    let entries = config.options().entries().into_iter().filter(|entry| relevant.contains(&entry.key.as_str()));
-    entries.filter(|e| e.value != default(&e.key)).filter_map(|entry| Some((entry.key, entry.value?))).collect()
 }
 
 impl RunningStatement {
@@ -286,8 +84,13 @@ impl RunningStatement {
         &self.schema
     }
 
-    /// Returns true for a statement that only changes the session and has no rows to show. A query has rows to show,
-    /// even without columns.
+    /// Returns the file that the rows of a COPY are for, once. The caller writes it; nobody reads the rows before.
+    pub fn take_copy_target(&mut self) -> Option<CopyTarget> {
+        self.copying.take()
+    }
+
+    /// Returns true for a statement that has no rows to show: it only changes the session, or writes a file. A query has
+    /// rows to show, even without columns.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -312,6 +115,12 @@ impl RunningStatement {
         self.failed(QueryError::timed_out(self.session.timeout()))
     }
 
+    /// Ends the statement because its rows could not be written, for the reason that its report gives.
+    pub fn not_written(&mut self, reason: &dyn std::fmt::Display) {
+        self.stream = None;
+        self.failed(QueryError::data(reason.to_string()));
+    }
+
     /// Returns the next rows; None at the end.
     ///
     /// # Errors
@@ -319,6 +128,11 @@ impl RunningStatement {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let span = self.events.span().clone();
         let next = async {
+            if let Some(target) = self.copying.take() {
+                self.stream = None;
+                let message = format!("COPY TO `{}`: no file is written here", target.path.display());
+                return Err(self.failed(QueryError::sql(message).with_hint("run it as a statement of its own")));
+            }
             match self.creating.take() {
                 Some(create) => Box::pin(self.create(create)).await.map(|()| None),
                 None => self.next_batch().await,

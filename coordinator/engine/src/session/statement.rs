@@ -103,7 +103,14 @@ impl Statement {
 impl std::fmt::Display for Statement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let cost = if self.mode == StatementMode::Cost { "EXPLAIN COST " } else { "" };
-        write!(f, "{cost}{}", sql::versions::shown(&self.sql.to_string()))
+        let text = match &*self.sql {
+            // The engine writes the file's name without its quotes.
+            EngineStatement::CopyTo(copy) => {
+                CopyToStatement { target: format!("'{}'", copy.target.replace('\'', "''")), ..copy.clone() }.to_string()
+            }
+            other => other.to_string(),
+        };
+        write!(f, "{cost}{}", sql::versions::shown(&text))
     }
 }
 

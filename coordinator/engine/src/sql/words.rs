@@ -1,9 +1,10 @@
 //! Words that the parser cannot read. They are written as words that it reads, or refused by name.
 //!
 //! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` …. A statement
-//! that begins with FROM and selects nothing selects all columns. `USE CATALOG c` is `USE c`.
+//! that begins with FROM and selects nothing selects all columns. `USE CATALOG c` is `USE c`. `COPY … TO 'x' (FORMAT f)` is
+//! `COPY … TO 'x' STORED AS f`.
 
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
 
 use super::Refusal;
 
@@ -40,11 +41,7 @@ static HEADS: &[Head] = &[
     head(&["INSTALL"], "INSTALL is not supported", "nothing has to be installed; leave it out"),
     head(&["PRAGMA"], "PRAGMA is not supported", "SHOW ALL lists the settings; SET name = value changes one"),
     head(&["EXECUTE", "IMMEDIATE"], "EXECUTE IMMEDIATE is not supported", "give the statement itself, or PREPARE it"),
-    head(
-        &["UNLOAD"],
-        "UNLOAD is not supported",
-        "give its query alone, with --format and the program's output in a file",
-    ),
+    head(&["UNLOAD"], "UNLOAD is not supported", "COPY (SELECT ...) TO 'rows.parquet' writes one file of this machine"),
     head(&["MSCK"], PARTITIONS, LISTED),
     Head { words: &["ALTER", "TABLE"], later: "PARTITION", message: PARTITIONS, hint: LISTED },
     head(&["ANALYZE"], "ANALYZE is not supported", "statistics are those of the files; leave it out"),
@@ -116,6 +113,7 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             let hint = "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1";
             return Err(Refusal::new("ASOF JOIN is not supported", hint));
         }
+        let format = if is(0, "COPY") { format_of_copy(statement, &places)? } else { None };
         let names_kind = ["CATALOG", "SCHEMA", "DATABASE"].iter().any(|kind| is(1, kind));
         // The name tells which it is.
         let kind = (is(0, "USE") && names_kind && places.len() > 2).then(|| places[1]);
@@ -126,6 +124,11 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
         let from = (prepares && is(2, "FROM")).then(|| places[2]);
         if let Some(kind) = kind {
             statement[kind].token = Token::Whitespace(Whitespace::Space);
+        }
+        if let Some(CopyFormatWords { open, format, name, close }) = format {
+            let words = [(open, "STORED"), (format, "AS"), (name.0, name.1.as_str())];
+            words.into_iter().for_each(|(place, word)| statement[place].token = Token::make_keyword(word));
+            statement[close].token = Token::Whitespace(Whitespace::Space);
         }
         if prepares {
             for (number, place) in marks.into_iter().enumerate() {
@@ -140,6 +143,58 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
         select_all(tokens, from_first);
     }
     Ok(())
+}
+
+/// Places of the words `(FORMAT name)`, and the name.
+struct CopyFormatWords {
+    open: usize,
+    format: usize,
+    name: (usize, String),
+    close: usize,
+}
+
+/// Finds the format in the options of a COPY that has them in brackets. `places` are those of its words.
+///
+/// # Errors
+/// A refusal of other options, and of COPY FROM.
+fn format_of_copy(statement: &[TokenWithSpan], places: &[usize]) -> Result<Option<CopyFormatWords>, Refusal> {
+    let token = |at: usize| places.get(at).map(|place| &statement[*place].token);
+    let is = |at: usize, word: &str| token(at).is_some_and(|token| is_word(token, word));
+    let mut depth = 0_usize;
+    let outside = (0..places.len()).filter(|at| {
+        match token(*at) {
+            Some(Token::LParen) => depth += 1,
+            Some(Token::RParen) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    });
+    match outside.into_iter().find(|at| is(*at, "TO") || is(*at, "FROM")) {
+        Some(from) if is(from, "FROM") => {
+            Err(Refusal::new("COPY FROM is not supported", "gust reads files where they are: SELECT * FROM 'rows.csv'"))
+        }
+        Some(to) => {
+            // After TO and the file's name.
+            let open = to + 2 + usize::from(is(to + 2, "WITH"));
+            match (token(open), token(open + 2), token(open + 3), token(open + 4)) {
+                (
+                    Some(Token::LParen),
+                    Some(Token::Word(Word { value: name, .. }) | Token::SingleQuotedString(name)),
+                    Some(Token::RParen),
+                    None,
+                ) if is(open + 1, "FORMAT") && open == to + 2 => {
+                    let [format, name_at, close] = [1, 2, 3].map(|more| places[open + more]);
+                    Ok(Some(CopyFormatWords { open: places[open], format, name: (name_at, name.clone()), close }))
+                }
+                (Some(Token::LParen), ..) => Err(Refusal::new(
+                    "COPY: options in brackets are not supported, but FORMAT alone is",
+                    "COPY (SELECT ...) TO 'rows.parquet' (FORMAT PARQUET); the query chooses and changes the columns",
+                )),
+                _ => Ok(None),
+            }
+        }
+        None => Ok(None),
+    }
 }
 
 /// Writes `SELECT *` at these places.
@@ -176,6 +231,8 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::parser::DFParserBuilder;
+
     use crate::sql::{parsed, tokens};
 
     #[test]
@@ -203,6 +260,18 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_in_brackets_is_read() {
+        for (text, expect) in [
+            ("COPY t TO 'x' (FORMAT parquet)", "COPY t TO x STORED AS PARQUET"),
+            ("copy (SELECT a FROM t) to 'x'(format 'csv')", "COPY (SELECT a FROM t) TO x STORED AS CSV"),
+            ("COPY (SELECT (a) FROM t) TO 'x.csv'", "COPY (SELECT (a) FROM t) TO x.csv"),
+        ] {
+            let mut parser = DFParserBuilder::new(tokens(text).expect("words")).build().expect("a parser");
+            assert_eq!(parser.parse_statement().expect(text).to_string(), expect);
+        }
+    }
+
+    #[test]
     fn statements_of_other_engines_are_refused_with_what_to_write() {
         for (text, message, hint) in [
             ("SUMMARIZE t", "SUMMARIZE is not supported", "DESCRIBE"),
@@ -216,6 +285,17 @@ mod tests {
             ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE is not supported", "PREPARE"),
             ("SELECT 1 FROM t ASOF JOIN u ON t.a >= u.a", "ASOF JOIN is not supported", "QUALIFY"),
             ("SHOW PARTITIONS t", "SHOW PARTITIONS is not supported", "SELECT DISTINCT"),
+            ("COPY t FROM 'rows.csv'", "COPY FROM is not supported", "SELECT * FROM"),
+            (
+                "COPY (SELECT a FROM t) TO 'x.csv' (HEADER, DELIMITER ';')",
+                "COPY: options in brackets are not supported, but FORMAT alone is",
+                "FORMAT PARQUET",
+            ),
+            (
+                "COPY t TO 'x.csv' WITH (FORMAT csv)",
+                "COPY: options in brackets are not supported, but FORMAT alone is",
+                "FORMAT PARQUET",
+            ),
         ] {
             let told = crate::error::QueryError::from_engine(tokens(text).expect_err(text));
             assert_eq!(told.message(), message, "{text}");

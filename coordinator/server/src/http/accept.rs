@@ -3,7 +3,7 @@
 use gust_output::OutputFormat;
 
 /// Media types of the formats, the default first.
-const MEDIA_TYPES: [(&str, OutputFormat); 7] = [
+const MEDIA_TYPES: [(&str, OutputFormat); 8] = [
     ("application/json", OutputFormat::Json),
     ("application/x-ndjson", OutputFormat::Ndjson),
     ("application/ndjson", OutputFormat::Ndjson),
@@ -11,6 +11,7 @@ const MEDIA_TYPES: [(&str, OutputFormat); 7] = [
     ("text/csv", OutputFormat::Csv),
     ("application/vnd.apache.arrow.stream", OutputFormat::Arrow),
     ("text/plain", OutputFormat::Table),
+    ("application/vnd.apache.parquet", OutputFormat::Parquet),
 ];
 
 /// Most media ranges that are looked at.
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_client_chooses() {
-        use OutputFormat::{Arrow, Csv, Json, Ndjson, Table};
+        use OutputFormat::{Arrow, Csv, Json, Ndjson, Parquet, Table};
         for (accept, expect) in [
             (vec![], Some(Json)),
             (vec![""], Some(Json)),
@@ -80,6 +81,7 @@ mod tests {
             (vec!["TEXT/CSV"], Some(Csv)),
             (vec!["text/*"], Some(Csv)),
             (vec!["text/plain"], Some(Table)),
+            (vec!["application/vnd.apache.parquet"], Some(Parquet)),
             (vec!["text/html, application/xhtml+xml, */*;q=0.8"], Some(Json)),
             (vec!["application/json;q=0.5, application/vnd.apache.arrow.stream"], Some(Arrow)),
             (vec!["application/json;q=0.5", "application/x-ndjson;q=0.6"], Some(Ndjson)),

@@ -5,6 +5,8 @@ Examples:
   gust query \"SELECT count(*) FROM 'data/*.parquet'\"
   gust query --setup tables.sql --on processes --functions 4 \"SELECT * FROM orders LIMIT 10\"
   gust query --catalog lake --format csv --report none < query.sql > rows.csv
+  gust query --format parquet --output rows.parquet \"SELECT * FROM 's3://lake/t/'\"
+  gust query \"COPY (SELECT k, v FROM 's3://lake/t/') TO 'rows.csv'\"
   gust query --dry-run --setup tables.sql \"SELECT max(price) FROM orders\"
   gust query --prefer cost --deadline 10s --setup tables.sql \"SELECT max(price) FROM orders\"
   gust query --timeout 30s --report json --report-file report.json - < query.sql

@@ -42,6 +42,7 @@ pub(super) fn formats() -> impl TypedValueParser<Value = OutputFormat> {
         OutputFormat::Json => "One array of objects",
         OutputFormat::Ndjson => "One object a line",
         OutputFormat::Arrow => "Arrow IPC stream",
+        OutputFormat::Parquet => "One Parquet file, compressed with zstd",
     })
 }
 

@@ -1,0 +1,229 @@
+//! Plans a statement and starts it, or describes it.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::datatypes::Schema;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, ResetVariable, Statement as PlanStatement};
+use datafusion::prelude::SessionConfig;
+use futures::FutureExt;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{RunningStatement, stream};
+use crate::cap::Cap;
+use crate::error::QueryError;
+use crate::events::{EventLog, QueryEvent};
+use crate::exec::QueryContext;
+use crate::model::{FunctionSize, ahead_bounds_here};
+use crate::planner::explain;
+use crate::scheduler::Clock;
+use crate::session::catalogs::used;
+use crate::session::{Session, Statement};
+use crate::sql::Names;
+use crate::storage::Stores;
+use crate::tables::folder::tables_only;
+
+/// Statement before it is planned.
+pub(in crate::session) struct NewStatement {
+    pub id: String,
+    pub events: EventLog,
+    /// Session as the statement sees it, with stores and memory of its own.
+    query: Session,
+    session: Session,
+}
+
+impl NewStatement {
+    /// Returns the stores that count the statement's reads.
+    pub fn stores(&self) -> &Stores {
+        &self.query.stores
+    }
+
+    pub async fn run(self, statement: Statement) -> Result<RunningStatement, QueryError> {
+        let session = self.session.clone();
+        let deadline = Instant::now() + session.timeout();
+        let (span, timeout) = (self.events.span().clone(), session.timeout());
+        let workers = session.engine.workers.clone();
+        let starting = async move {
+            let started = Box::pin(session.start(statement, self, deadline));
+            let started = AssertUnwindSafe(started).catch_unwind().await;
+            started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
+        };
+        let starting = workers.run(starting.instrument(span));
+        let started = tokio::time::timeout_at(deadline.into(), starting).await;
+        started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+    }
+}
+
+impl Session {
+    /// Plans a statement and starts it. A statement that only changes the session has an empty result.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::TimedOut`] if the start takes longer than the time-out, and the error of a statement
+    /// that cannot be planned or started.
+    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
+        self.new_statement().run(statement).await
+    }
+
+    /// Opens the log of a statement, and the session's view that counts its reads.
+    pub(in crate::session) fn new_statement(&self) -> NewStatement {
+        let id = Uuid::now_v7().simple().to_string();
+        let span = tracing::info_span!("query", id);
+        NewStatement { id, events: span.in_scope(EventLog::start), query: self.for_query(), session: self.clone() }
+    }
+
+    async fn start(
+        &self,
+        statement: Statement,
+        new: NewStatement,
+        deadline: Instant,
+    ) -> Result<RunningStatement, QueryError> {
+        let NewStatement { id, events, query, .. } = new;
+        let (mode, place) = (statement.mode, used(&statement.sql).cloned());
+        if statement.is_copy() {
+            self.engine.settings.check_copy()?;
+        }
+        let (sql, copying) = statement.without_copy()?;
+        let (logical, names) = match &place {
+            Some(_) => (change_of_session(), Names::default()),
+            None => query.logical_plan(sql).await?,
+        };
+        let logical = query.executed(logical)?;
+        let mut running = RunningStatement {
+            session: query.clone(),
+            id,
+            schema: Arc::new(Schema::empty()),
+            names,
+            stream: None,
+            events,
+            deadline,
+            rows: 0,
+            is_silent: copying.is_some() || matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
+            fallback: None,
+            replan: None,
+            sort_merge_joins: false,
+            functions: None,
+            attempts: None,
+            cap: None,
+            creating: None,
+            copying,
+            ahead: Arc::default(),
+        };
+        if let Some(place) = place {
+            mode.is_cost_of(&logical)?;
+            Box::pin(self.use_place(&place)).await?;
+            return Ok(running);
+        }
+        if self.change_option(&logical)? || self.change_prepared(&logical)? {
+            return Ok(running);
+        }
+        match logical {
+            logical if mode.is_cost_of(&logical)? => {
+                let logical = match logical {
+                    LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
+                    logical => logical,
+                };
+                let planner = query.planner();
+                let quoted = Box::pin(planner.quote(query.context.state(), &logical)).await;
+                let (decision, quote) = quoted.map_err(QueryError::from_engine)?;
+                let quote = quote.under(query.cap());
+                running.schema = explain::cost_schema();
+                running.stream = Some(explain::cost_rows(&quote).map_err(QueryError::from_engine)?);
+                running.events.push(QueryEvent::Planned { decision });
+                running.events.push(QueryEvent::Quoted { quote: Box::new(quote) });
+            }
+            LogicalPlan::Explain(explain) => {
+                let text = query.explain_plan(&explain.plan).await?;
+                running.schema = Arc::new(explain.schema.as_arrow().clone());
+                running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
+            }
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
+                if query.is_to_create(&create).await? {
+                    Box::pin(running.begin(create.input.as_ref().clone())).await?;
+                    running.creating = Some(create);
+                }
+            }
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
+                // Settings belong to the session. The query's context reads the files of a new table, so that its
+                // stores count them.
+                let context = if matches!(logical, LogicalPlan::Ddl(_)) { &query.context } else { &self.context };
+                let done = tables_only(context.execute_logical_plan(logical)).await;
+                let done = done.map_err(QueryError::from_engine)?;
+                // The stream has no rows. It fails for a statement that DataFusion parses and does not run.
+                running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
+            }
+            query => Box::pin(running.begin(query)).await?,
+        }
+        Ok(running)
+    }
+
+    /// Describes in words how a statement would run.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Sql`] for a statement that changes the session, and the error of a statement that
+    /// cannot be planned.
+    pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
+        let session = self.for_query();
+        let explaining = async move {
+            let (sql, _) = statement.without_copy()?;
+            let (logical, _) = session.logical_plan(sql).await?;
+            let logical = match session.executed(logical)? {
+                LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
+                logical => logical,
+            };
+            session.explain_plan(&logical).await
+        };
+        self.engine.workers.run(explaining).await
+    }
+
+    async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
+        let query = match logical {
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => &create.input,
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
+                let message = "EXPLAIN: this statement changes the session and has no plan";
+                return Err(QueryError::sql(message).with_hint("explain a query"));
+            }
+            query => query,
+        };
+        let planned = self.planner().plan(self.context.state(), query).await;
+        let ahead = ahead_bounds_here(self.config.read_ahead(), self.memory_bytes_max());
+        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config, ahead))
+    }
+
+    pub(super) async fn query_context(
+        &self,
+        id: &str,
+        size: &FunctionSize,
+        events: &EventLog,
+        deadline: Instant,
+        cap: Option<Arc<Cap>>,
+    ) -> Result<QueryContext, QueryError> {
+        let scheduler = self.engine.schedulers.for_size(&self.engine.fleet, size).await?;
+        Ok(QueryContext {
+            id: id.to_owned(),
+            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), cap),
+            exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
+            limits: size.limits,
+            credentials: self.engine.fleet.credentials(&self.stores).await,
+            stores: self.stores.clone(),
+            options: function_options(self.context.state().config()),
+        })
+    }
+}
+
+/// Makes a plan that stands for USE, which has none.
+fn change_of_session() -> LogicalPlan {
+    let variable = "datafusion.catalog.default_schema".to_owned();
+    LogicalPlan::Statement(PlanStatement::ResetVariable(ResetVariable { variable }))
+}
+
+/// Returns session settings that change the result of a function, if they differ from the defaults.
+fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
+    let defaults = SessionConfig::new();
+    let default = |key: &str| defaults.options().entries().into_iter().find(|e| e.key == key).and_then(|e| e.value);
+    let relevant = ["datafusion.execution.batch_size", "datafusion.execution.time_zone"];
+    let entries = config.options().entries().into_iter().filter(|entry| relevant.contains(&entry.key.as_str()));
+    entries.filter(|e| e.value != default(&e.key)).filter_map(|entry| Some((entry.key, entry.value?))).collect()
+}
