@@ -190,3 +190,7 @@ fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>
     paths.serve(&context);
     context
 }
+
+#[cfg(test)]
+#[path = "reference_tests.rs"]
+mod reference_tests;
