@@ -270,6 +270,27 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// A shell's script knows all commands and their flags, and bash can read its own.
+#[test]
+fn shells_complete_commands_and_flags() {
+    let place = Place::new("");
+    let words = ["query", "explain", "doctor", "calibrate", "completions", "serve", "max-cost", "output", "ndjson"];
+    for shell in ["bash", "zsh", "fish"] {
+        let output = place.gust(&["completions", shell]).output().expect("it starts");
+        check(&output, 0, &[]);
+        let script = String::from_utf8(output.stdout).expect("text");
+        let missing: Vec<_> = words.iter().filter(|word| !script.contains(**word)).collect();
+        assert!(missing.is_empty(), "{shell}: {missing:?}");
+        assert!(!script.contains("bootstrap"), "{shell}: a hidden command");
+        std::fs::write(place.path(shell), script).expect("written");
+    }
+    // The script's own function answers for `gust query --max-<TAB>`.
+    let asked = "source ./bash && COMP_WORDS=(gust query --max-) && COMP_CWORD=2 && _gust gust --max- query && echo ${COMPREPLY[@]}";
+    let answer = Command::new("bash").args(["-c", asked]).current_dir(place.path("")).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "--max-cost", "{answer:?}");
+    fails(&place, &["completions", "tcsh"], 2, &["tcsh"]);
+}
+
 /// Rows go to stdout and words to stderr, in every format, also when the rows come from functions.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_go_to_stdout_and_words_to_stderr_in_every_format() {

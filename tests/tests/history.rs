@@ -240,6 +240,25 @@ fn an_interrupted_query_is_recorded() {
 }
 
 #[test]
+fn the_user_is_the_account_where_no_variable_names_one() {
+    let place = Place::new("");
+    let names = ["USER", "LOGNAME", "GUST_HISTORY__USER"];
+    let run = |mut command: Command, named: Option<&str>| {
+        for name in names {
+            command.env_remove(name);
+        }
+        command.envs(named.map(|name| ("USER", name)));
+        check(&command.output().expect("it starts"), 0, &[]);
+    };
+    run(place.gust(&["query", "SELECT 'account'"]), None);
+    run(place.gust(&["query", "SELECT 'variable'"]), Some("grace"));
+    let account = Command::new("id").arg("-un").output().expect("id");
+    let account = String::from_utf8(account.stdout).expect("a name");
+    let rows = ask(&place, "SELECT user_name FROM gust.queries ORDER BY started");
+    assert_eq!(rows, [json!({"user_name": account.trim()}), json!({"user_name": "grace"})]);
+}
+
+#[test]
 fn a_disabled_history_keeps_nothing() {
     let place = Place::new("[history]\nenabled = false\n");
     let output = place.gust(&["query", "SELECT 1"]).output().expect("it starts");

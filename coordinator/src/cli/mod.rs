@@ -241,8 +241,11 @@ async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
 
 /// Prints the script that completes this program's commands and flags in a shell.
 fn completions(shell: Shell) -> Result<(), CommandError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "gust", &mut script);
+    let (all, mut script) = (Cli::command(), Vec::new());
+    // The generator would offer hidden commands, too.
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut shown = clap::Command::new("gust").args(all.get_arguments().cloned()).subcommands(shown);
+    clap_complete::generate(shell, &mut shown, "gust", &mut script);
     match stdout().write_all(&script) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::usage(error)),
         _ => Ok(()),
