@@ -64,7 +64,7 @@ const EXCEPTIONS_MAX: usize = 200;
 const GROUPING_SETS_MAX: u64 = 4_096;
 
 /// Tables and views of a plan, each as often as the plan holds it after WITH clauses and views are written out.
-const RELATIONS_MAX: u64 = 4_096;
+pub(super) const RELATIONS_MAX: u64 = 4_096;
 
 fn past_limit<N: std::fmt::Display>(count: impl std::fmt::Display, what: &str, max: N, hint: &str) -> Refusal {
     Refusal::new(format!("the statement has {count} {what}; at most {max} are planned"), hint)
