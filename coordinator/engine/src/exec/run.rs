@@ -10,7 +10,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
@@ -30,7 +30,8 @@ use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
 use crate::scheduler::{
-    AttemptNumbers, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds, StageAttempts,
+    AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
+    StageAttempts,
 };
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
@@ -149,20 +150,27 @@ impl StageFragments {
         };
         let bytes = limits.inline_bytes_max + plan_bytes;
         let fragment = Fragment { id: id.clone(), inputs, limits };
-        // The exchange is the first: see [`EXCHANGE_ACCESS`].
-        let access = Box::pin(query.access_table(&stage.accesses)).await?;
-        let request = move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
+        let access = {
+            let (query, stage) = (Arc::clone(query), Arc::clone(stage));
+            move || {
+                let (query, stage) = (Arc::clone(&query), Arc::clone(&stage));
+                // The exchange is the first: see [`EXCHANGE_ACCESS`].
+                async move { query.access_table(&stage.accesses).await }.boxed()
+            }
+        };
+        let request = move |AttemptStamp { attempt, deadline_unix_ms }, access| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
             fragment: fragment.clone(),
             attempt,
             deadline_unix_ms,
-            access: access.clone(),
+            access,
             stage: StagePlan::clone(&plan),
         };
         let reads = stage.fragments[index].units().count() + stage.delete_files(index);
         let work = AttemptWork::of_fragment(reads, stage.fragment_weight_bytes(index), bytes);
-        let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, request);
+        let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
+        let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
         let adopted = attempts.result().await.map_err(failed)?;
         let inline = memory.hold(inline_bytes(&adopted.result))?;
         Ok(FragmentAnswer { adopted, attempts, inline })

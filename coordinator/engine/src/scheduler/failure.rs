@@ -37,6 +37,9 @@ pub enum FailureCause {
     /// No attempt could be made.
     #[error(transparent)]
     Preparation(PreparationError),
+    /// An attempt had its slot, and no credentials for its stores.
+    #[error(transparent)]
+    Access(Arc<DataFusionError>),
     #[error(transparent)]
     Invoke(InvokeError),
     /// The attempt succeeded, but its result was torn, swapped or gone.
@@ -71,7 +74,7 @@ impl FailureCause {
     pub fn fragment_error(&self) -> Option<&FragmentError> {
         match self {
             Self::Fragment(error) | Self::Preparation(PreparationError { error, .. }) => Some(error),
-            Self::Invoke(_) | Self::Result(_) | Self::Cap(_) => None,
+            Self::Access(_) | Self::Invoke(_) | Self::Result(_) | Self::Cap(_) => None,
         }
     }
 }

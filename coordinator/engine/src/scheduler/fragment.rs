@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
+use datafusion::common::DataFusionError;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use gust_protocol::{FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
+use gust_protocol::{AccessTable, FragmentId, FragmentResponse, FragmentResult, InvokeRequest};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::failure::{FailureCause, FragmentFailure};
@@ -34,7 +35,16 @@ pub struct AttemptStamp {
     pub deadline_unix_ms: u64,
 }
 
-type MakeRequest = Box<dyn Fn(AttemptStamp) -> InvokeRequest + Send + Sync>;
+type MakeAccess = Box<dyn Fn() -> BoxFuture<'static, Result<AccessTable, DataFusionError>> + Send + Sync>;
+type MakeRequest = Box<dyn Fn(AttemptStamp, AccessTable) -> InvokeRequest + Send + Sync>;
+
+/// Makers of the requests of a fragment's attempts.
+pub struct AttemptRequests {
+    /// Makes the access table of an attempt that has its slot, and begins at once. Credentials that are lent may end while a fragment
+    /// stands in line.
+    pub access: MakeAccess,
+    pub request: MakeRequest,
+}
 
 /// Bounds of each attempt at a fragment.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +66,7 @@ pub struct FragmentAttempts {
     stage: StageAttempts,
     id: FragmentId,
     needs: FragmentNeeds,
-    request: MakeRequest,
+    requests: Arc<AttemptRequests>,
     numbers: AttemptNumbers,
     /// Start of the fragment, before its first attempt.
     since: Instant,
@@ -122,6 +132,8 @@ enum Admission {
     TooLate,
     /// The query's money does not suffice.
     OverCap(OverCap),
+    /// There are no credentials for its stores.
+    NoAccess(DataFusionError),
 }
 
 impl FragmentAttempts {
@@ -130,14 +142,14 @@ impl FragmentAttempts {
         id: FragmentId,
         numbers: AttemptNumbers,
         needs: FragmentNeeds,
-        request: MakeRequest,
+        requests: AttemptRequests,
         seed: u64,
     ) -> Self {
         Self {
             stage,
             id,
             needs,
-            request,
+            requests: Arc::new(requests),
             numbers,
             since: Instant::now(),
             launched: 0,
@@ -224,6 +236,12 @@ impl FragmentAttempts {
                             running.push(self.launch(number, admitted, cause));
                         }
                         Admission::OverCap(over) => return Err(self.over_cap(over)),
+                        Admission::NoAccess(error) => {
+                            self.last_failure = Some(AttemptFailure::new(FailureCause::Access(Arc::new(error))));
+                            if running.is_empty() {
+                                return Err(self.failure(GaveUp::NothingHelps));
+                            }
+                        }
                         Admission::TooLate if running.is_empty() => return Err(self.failure(GaveUp::NothingHelps)),
                         Admission::TooLate => {}
                     }
@@ -253,10 +271,10 @@ impl FragmentAttempts {
         &self.stage.query
     }
 
-    /// Stands in line after a pause: for money if that is limited, and then for a slot. Returns None for a speculative
+    /// Stands in line after a pause: for money if that is limited, then for a slot, and then for credentials. Returns None for a speculative
     /// attempt that cannot be paid for at once.
     fn wait(&self, cause: AttemptCause, pause: Duration) -> Option<PendingAttempt> {
-        let query = Arc::clone(self.query());
+        let (query, requests) = (Arc::clone(self.query()), Arc::clone(&self.requests));
         let slot =
             SlotRequest { query: query.number, bytes: self.needs.bytes, is_urgent: cause != AttemptCause::First };
         let money = self.request_for_money();
@@ -275,7 +293,10 @@ impl FragmentAttempts {
                     (_, paid) => paid,
                 };
                 let slot = query.scheduler.limiter.acquire(slot).await;
-                Admission::Granted(Admitted { slot, reservation })
+                match (requests.access)().await {
+                    Ok(access) => Admission::Granted(Admitted { slot, reservation, access }),
+                    Err(error) => Admission::NoAccess(error),
+                }
             };
             timeout_at(query.deadline, admission).await.unwrap_or(Admission::TooLate)
         };

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gust_protocol::{FragmentId, InvokeRequest};
+use gust_protocol::FragmentId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ mod speculate;
 
 pub use clock::Clock;
 pub use failure::{FailureCause, FragmentFailure, PreparationError};
-pub use fragment::{AttemptResult, AttemptStamp, FragmentAttempts, FragmentNeeds};
+pub use fragment::{AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentNeeds};
 pub use limiter::SchedulerLimits;
 pub use retry::RetryPolicy;
 pub use schedulers::Schedulers;
@@ -191,16 +191,16 @@ impl StageAttempts {
     /// Opens one of the stage's fragments, before any attempt.
     ///
     /// `id.index` is its place among the stage's expected times. `numbers` are those of the stage, so that attempts of
-    /// different runs never share a number, and so never a result object. `request` builds the request of an attempt.
+    /// different runs never share a number, and so never a result object.
     pub fn fragment(
         &self,
         id: FragmentId,
         numbers: AttemptNumbers,
         needs: FragmentNeeds,
-        request: impl Fn(AttemptStamp) -> InvokeRequest + Send + Sync + 'static,
+        requests: AttemptRequests,
     ) -> FragmentAttempts {
         let seed = self.query.scheduler.random.lock().expect("no holder panics").random();
-        FragmentAttempts::new(self.clone(), id, numbers, needs, Box::new(request), seed)
+        FragmentAttempts::new(self.clone(), id, numbers, needs, requests, seed)
     }
 }
 

@@ -65,6 +65,7 @@ impl Remedy {
             FailureCause::Invoke(_)
             | FailureCause::Fragment(_)
             | FailureCause::Preparation(_)
+            | FailureCause::Access(_)
             | FailureCause::Cap(_) => Self::None,
         }
     }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU32;
 
 use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, AheadBounds, Base64, Fragment, FragmentError, FragmentErrorKind, FragmentLimits, FragmentResponse,
-    FragmentResult, Output, PlanRef, StagePlan, StreamSummary, Usage,
+    FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, Usage,
 };
 
 use super::*;
@@ -122,18 +125,26 @@ impl Query {
 }
 
 fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
+    fragment_with(stage, index, || async { Ok(AccessTable::default()) }.boxed())
+}
+
+fn fragment_with(
+    stage: &StageAttempts,
+    index: u32,
+    access: impl Fn() -> BoxFuture<'static, Result<AccessTable, DataFusionError>> + Send + Sync + 'static,
+) -> FragmentAttempts {
     let id = FragmentId { query: "q".to_owned(), stage: 0, index };
     let limits =
         FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1, ahead: AheadBounds::default() };
     let request = {
         let id = id.clone();
-        move |AttemptStamp { attempt, deadline_unix_ms }| InvokeRequest {
+        move |AttemptStamp { attempt, deadline_unix_ms }, access| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
             fragment: Fragment { id: id.clone(), inputs: Vec::new(), limits },
             attempt,
             deadline_unix_ms,
-            access: AccessTable::default(),
+            access,
             stage: StagePlan {
                 plan: PlanRef::Inline(Base64::default()),
                 leaves: Vec::new(),
@@ -147,7 +158,7 @@ fn fragment(stage: &StageAttempts, index: u32) -> FragmentAttempts {
         id,
         AttemptNumbers::new(index as usize + 1),
         FragmentNeeds { bytes: 1, work: AttemptWork::default() },
-        request,
+        AttemptRequests { access: Box::new(access), request: Box::new(request) },
     )
 }
 
@@ -171,6 +182,39 @@ async fn a_retryable_failure_is_tried_four_times() {
     assert!(elapsed == failure.elapsed && (12 * SECOND..13 * SECOND).contains(&elapsed), "{elapsed:?}");
     let told = format!("fragment q/0/0 failed after 4 attempts in {:.1} s: StorageThrottled", elapsed.as_secs_f64());
     assert_eq!(failure.to_string(), told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_asks_for_credentials_once_it_has_its_slot() {
+    let query = Query::new(1, 60 * SECOND, |_, attempt| match attempt {
+        0 => (SECOND, ScriptedOutcome::Invoke(InvokeErrorKind::Crashed)),
+        _ => (SECOND, Done),
+    });
+    let stage = query.attempts.stage(vec![SECOND; 2]);
+    let (started, asked) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let runs = (0..2).map(|index| {
+        let asked = Arc::clone(&asked);
+        let mut fragment = fragment_with(&stage, index, move || {
+            asked.lock().expect("no panic").push((index, started.elapsed().as_secs()));
+            async { Ok(AccessTable::default()) }.boxed()
+        });
+        async move { fragment.result().await.map(|adopted| adopted.attempt) }
+    });
+    let ended = futures::future::join_all(runs).await;
+    assert!(ended.iter().all(|attempt| attempt.as_ref().is_ok_and(|attempt| *attempt == 1)), "{ended:?}");
+    // One slot: the other fragment asks when it is free, not when it stood in line.
+    let mut asked = asked.lock().expect("no panic").clone();
+    asked.sort_by_key(|(_, second)| *second);
+    assert_eq!(asked.iter().map(|(_, second)| *second).collect::<Vec<_>>(), [0, 1, 2, 3], "{asked:?}");
+
+    let query = Query::new(1, 60 * SECOND, |_, _| (SECOND, Done));
+    let stage = query.attempts.stage(vec![SECOND]);
+    let mut refused = fragment_with(&stage, 0, || {
+        async { Err(DataFusionError::External("the catalog lends nothing".into())) }.boxed()
+    });
+    let failure = refused.result().await.expect_err("no credentials");
+    assert_eq!((failure.attempts, query.causes().len()), (0, 0), "no attempt is booked");
+    assert!(failure.to_string().contains("before its first attempt: External error: the catalog lends nothing"));
 }
 
 #[tokio::test(start_paused = true)]

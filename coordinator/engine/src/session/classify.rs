@@ -1,6 +1,7 @@
 //! Kinds and hints of errors from the parts below a session.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use gust_protocol::FragmentErrorKind;
@@ -60,6 +61,9 @@ impl QueryError {
     fn from_fragment(failure: &FragmentFailure) -> Self {
         if let FailureCause::Cap(over) = &failure.cause {
             return Self::over_cap(over.clone());
+        }
+        if let FailureCause::Access(error) = &failure.cause {
+            return Self::from_engine(DataFusionError::Shared(Arc::clone(error)));
         }
         // `hint` says more about a version mismatch than the function's own hint.
         let is_of_versions =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use gust_protocol::{FragmentErrorKind, FragmentId, FragmentResponse, InvokeRequest};
+use gust_protocol::{AccessTable, FragmentErrorKind, FragmentId, FragmentResponse, InvokeRequest};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
@@ -26,6 +26,7 @@ pub(super) struct Admitted {
     pub(super) slot: Slot,
     /// Money for the attempt, if the query has a cap.
     pub(super) reservation: Option<Reservation>,
+    pub(super) access: AccessTable,
 }
 
 /// An attempt that has ended.
@@ -42,7 +43,7 @@ impl FragmentAttempts {
     pub(super) fn launch(
         &mut self,
         number: u32,
-        Admitted { slot, reservation }: Admitted,
+        Admitted { slot, reservation, access }: Admitted,
         cause: AttemptCause,
     ) -> BoxFuture<'static, EndedAttempt> {
         let (query, id) = (Arc::clone(self.query()), self.id.clone());
@@ -53,13 +54,13 @@ impl FragmentAttempts {
         let deadline = time.map_or(query.deadline, |time| query.deadline.min(started + time));
         let cut_short = deadline < query.deadline;
         let stamp = AttemptStamp { attempt: number, deadline_unix_ms: query.clock.unix_ms(deadline) };
-        let request = (self.request)(stamp);
+        let request = (self.requests.request)(stamp, access);
         query.ledger.open(&id, number, cause, deadline);
-        let admitted = Admitted { slot, reservation: reservation.map(Reservation::begun) };
+        let reservation = reservation.map(Reservation::begun);
         query.scheduler.breaker.started();
         let (reply, answer) = oneshot::channel();
         let span = tracing::debug_span!("attempt", fragment = %id, number);
-        let attempt = run(Arc::clone(&query), admitted, id.clone(), number, request, reply);
+        let attempt = run(Arc::clone(&query), slot, reservation, id.clone(), number, request, reply);
         query.running.spawn(attempt.instrument(span));
         async move {
             let invocation = match timeout_at(deadline + ANSWER_LATE_MAX, answer).await {
@@ -80,7 +81,8 @@ impl FragmentAttempts {
 /// Runs the attempt itself. It goes on even if nothing waits for it.
 async fn run(
     query: Arc<Query>,
-    admitted: Admitted,
+    slot: Slot,
+    reservation: Option<Reservation>,
     id: FragmentId,
     number: u32,
     request: InvokeRequest,
@@ -98,10 +100,10 @@ async fn run(
     }
     scheduler.breaker.note(&invocation);
     query.ledger.close(&id, number, &invocation);
-    if let Some(reservation) = admitted.reservation {
+    if let Some(reservation) = reservation {
         reservation.settle(&invocation);
     }
-    drop(admitted.slot);
+    drop(slot);
     // The receiver is gone if another attempt was faster or the query is over.
     let _ = reply.send(invocation);
 }
