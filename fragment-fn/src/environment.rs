@@ -11,6 +11,7 @@ use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileM
 use datafusion::execution::cache::default_cache::DefaultCache;
 use gust_protocol::{AheadBounds, StoreAccess};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
@@ -18,7 +19,7 @@ use url::Url;
 
 use crate::ahead::ReadBudget;
 use crate::hedging::Hedger;
-use crate::pace::{Pace, WatchedConnector};
+use crate::pace::{Pace, watched};
 
 /// Sizes and places of an environment's state.
 #[derive(Debug, Clone)]
@@ -44,6 +45,7 @@ pub struct Environment {
     /// Budget of what attempts read ahead.
     pub(crate) reading: ReadBudget,
     clients: Mutex<BTreeMap<StoreAccess, StoreClient>>,
+    connections: Connections,
     /// Last plan that came through the exchange, as attempts of one stage follow each other.
     plan: Mutex<Option<CachedPlan>>,
     used: AtomicBool,
@@ -76,8 +78,49 @@ impl StoreClient {
     }
 }
 
-/// Store clients kept at once, each with a connection pool. Beyond it the cache starts anew.
+/// Store clients kept at once. Beyond it the cache starts anew.
 const CLIENTS_MAX: usize = 64;
+
+/// Pools of connections by the settings of their stores, without keys and buckets: keys that were lent come and go, and their
+/// connections stay. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<Mutex<BTreeMap<BTreeMap<String, String>, HttpClient>>>);
+
+/// Settings that are credentials.
+const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
+/// Pools kept at once. Beyond it the cache starts anew.
+const POOLS_MAX: usize = 64;
+
+impl Connections {
+    /// Returns the connections for stores with these settings.
+    fn of(&self, access: &StoreAccess, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let mut settings = access.options.clone();
+        settings.retain(|key, _| !KEYS.contains(&key.as_str()));
+        let mut pools = self.0.lock().expect("no holder panics");
+        if let Some(pool) = pools.get(&settings) {
+            return Ok(pool.clone());
+        }
+        if pools.len() >= POOLS_MAX {
+            pools.clear();
+        }
+        let pool = ReqwestConnector::default().connect(options)?;
+        Ok(pools.entry(settings).or_insert(pool).clone())
+    }
+}
+
+/// Connector of one store.
+#[derive(Debug)]
+struct StoreConnector {
+    connections: Connections,
+    access: StoreAccess,
+    pace: Arc<Pace>,
+}
+
+impl HttpConnector for StoreConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(watched(self.connections.of(&self.access, options)?, Arc::clone(&self.pace)))
+    }
+}
 
 impl Environment {
     pub fn new(settings: EnvironmentSettings) -> Self {
@@ -90,6 +133,7 @@ impl Environment {
             footers,
             reading,
             clients: Mutex::default(),
+            connections: Connections::default(),
             plan: Mutex::default(),
             used: AtomicBool::new(false),
         }
@@ -116,7 +160,7 @@ impl Environment {
         if let Some(client) = clients.get(access) {
             return Ok(client.clone());
         }
-        let client = connect(access, None)?;
+        let client = connect_over(&self.connections, access, None)?;
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
@@ -144,6 +188,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A message that names the store and the wrong setting.
 pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>) -> Result<StoreClient, String> {
+    connect_over(&Connections::default(), access, credentials)
+}
+
+/// Opens a store as [`connect`] does, over connections that other stores use, too.
+///
+/// # Errors
+/// Those of [`connect`].
+pub fn connect_over(
+    connections: &Connections,
+    access: &StoreAccess,
+    credentials: Option<AwsCredentialProvider>,
+) -> Result<StoreClient, String> {
     let pace = Arc::<Pace>::default();
     let invalid = |reason: String| format!("store `{}`: {reason}", access.url);
     let url = Url::parse(&access.url).map_err(|e| invalid(e.to_string()))?;
@@ -160,7 +216,11 @@ pub fn connect(access: &StoreAccess, credentials: Option<AwsCredentialProvider>)
             let mut builder = AmazonS3Builder::from_env()
                 .with_bucket_name(bucket)
                 .with_client_options(client)
-                .with_http_connector(WatchedConnector { pace: Arc::clone(&pace) })
+                .with_http_connector(StoreConnector {
+                    connections: connections.clone(),
+                    access: access.clone(),
+                    pace: Arc::clone(&pace),
+                })
                 .with_retry(retry);
             for (key, value) in &access.options {
                 let key: AmazonS3ConfigKey =
@@ -245,6 +305,21 @@ mod tests {
         assert_eq!(keys(&[id, secret, ("aws_session_token", "t")]), Some(("k".to_owned(), Some("t".to_owned()))));
         assert_eq!(keys(&[id]), None);
         assert_eq!(keys(&[]), None);
+    }
+
+    #[test]
+    fn stores_that_differ_in_their_keys_share_connections() {
+        let connections = Connections::default();
+        let pools_after = |options: &[(&str, &str)]| {
+            let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let access = StoreAccess { url: "s3://id@b/".to_owned(), options };
+            connect_over(&connections, &access, None).expect("a store");
+            connections.0.lock().expect("no panic").len()
+        };
+        let (region, plain) = (("aws_region", "eu-central-1"), ("aws_allow_http", "true"));
+        assert_eq!(pools_after(&[region, ("aws_access_key_id", "a"), ("aws_secret_access_key", "s")]), 1);
+        assert_eq!(pools_after(&[region, ("aws_access_key_id", "b"), ("aws_secret_access_key", "t")]), 1);
+        assert_eq!(pools_after(&[region, plain]), 2, "a pool that allows plain HTTP is another");
     }
 
     #[test]

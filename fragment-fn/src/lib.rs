@@ -47,7 +47,7 @@ pub use by_name::repeated_name;
 pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use deletes::{DeletePlan, DeleteReader, FileDeletes};
-pub use environment::{Environment, EnvironmentSettings, StoreClient, connect};
+pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over};
 pub use fault::FileFault;
 pub use footer::{NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, project, read_footer, read_shipped};
 pub use pace::Pace;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 mod http;
 
-pub(crate) use http::WatchedConnector;
+pub(crate) use http::watched;
 
 /// Time to the first byte before one was seen: the median published for S3 (arXiv 2501.07771).
 const FIRST_BYTE: Duration = Duration::from_millis(27);

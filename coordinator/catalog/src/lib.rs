@@ -48,7 +48,7 @@ pub use inspect::{FileContent, FileInfo, HistoryEntry, ManifestFacts, ReferenceF
 pub use location::Location;
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
-pub use rest::{Grant, Grants, RestAuth, RestSettings, SecretText, StoreSettings};
+pub use rest::{Grant, Grants, RestAuth, RestSettings, SecretPlace, SecretText, StoreSettings};
 pub use scalar::Scalar;
 pub use scan::{
     ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan,

@@ -51,6 +51,10 @@ impl Table {
         &self.name
     }
 
+    pub fn format_version(&self) -> u8 {
+        self.metadata.format_version
+    }
+
     /// Returns the table's folder. New data files belong under `data/` in it.
     pub fn location(&self) -> &str {
         &self.metadata.location
@@ -108,6 +112,21 @@ impl Table {
                 transform: part.transform,
             })
             .collect()
+    }
+
+    /// Returns the counts of distinct values by field id, of the nearest snapshot, of the pinned one and those before it, for which
+    /// somebody has counted them. Empty where nobody has.
+    pub fn distinct_counts(&self) -> BTreeMap<i32, u64> {
+        let TableMetadata { snapshot, snapshots, distinct, .. } = &*self.metadata;
+        if distinct.is_empty() {
+            return BTreeMap::new();
+        }
+        let parents: BTreeMap<i64, Option<i64>> =
+            snapshots.iter().map(|snapshot| (snapshot.id, snapshot.parent)).collect();
+        let before = |id: &i64| parents.get(id).copied().flatten();
+        // A bad writer may have made a circle of parents.
+        let line = std::iter::successors(snapshot.as_ref().map(|snapshot| snapshot.id), before).take(snapshots.len());
+        line.filter_map(|id| distinct.get(&id)).next().cloned().unwrap_or_default()
     }
 
     /// Returns the names of the table's fields in files without field ids. `None`: no such file can be read.
@@ -172,6 +191,11 @@ impl Table {
     /// Returns a name of the table that no other table has, for what is kept of its files.
     pub(crate) fn identity(&self) -> &str {
         self.metadata.uuid.as_deref().unwrap_or(&self.metadata_location)
+    }
+
+    /// Returns the bytes that its metadata holds, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.metadata.held_bytes
     }
 
     pub(crate) fn metadata(&self) -> &TableMetadata {

@@ -3,27 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use object_store::ClientOptions;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-};
+use object_store::client::{HttpClient, HttpError, HttpRequest, HttpResponse, HttpService};
 
 use super::Pace;
 
 /// Statuses that ask for fewer requests: S3's SlowDown, and Too Many Requests of stores like it.
 const SLOW_DOWN: [u16; 2] = [503, 429];
 
-/// Maker of HTTP clients that note refusals in a pace.
-#[derive(Debug)]
-pub(crate) struct WatchedConnector {
-    pub(crate) pace: Arc<Pace>,
-}
-
-impl HttpConnector for WatchedConnector {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(WatchedHttp { client, pace: Arc::clone(&self.pace) }))
-    }
+/// Returns a client that notes refusals in a pace.
+pub(crate) fn watched(client: HttpClient, pace: Arc<Pace>) -> HttpClient {
+    HttpClient::new(WatchedHttp { client, pace })
 }
 
 #[derive(Debug)]

@@ -70,6 +70,7 @@ pub struct Fault {
     pub path_part: String,
     pub status: u16,
     pub retry_after: Option<u64>,
+    /// Text of the answer. `{authorization}` in it is what the request was authorized with, as careless servers quote it.
     pub body: String,
     /// Requests that it befalls still.
     pub times: u32,

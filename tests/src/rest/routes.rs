@@ -56,7 +56,10 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Body>) -> Respons
         if let Some(seconds) = fault.retry_after {
             response = response.header("retry-after", seconds);
         }
-        return response.body(Body::from(fault.body)).expect("an answer");
+        let authorization =
+            parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let body = fault.body.replace("{authorization}", authorization);
+        return response.body(Body::from(body)).expect("an answer");
     }
     let arrived = Arrived { method: &parts.method, uri: &parts.uri, headers: &parts.headers, body: &body };
     let reply = match parts.uri.path() == "/v1/oauth/tokens" {

@@ -17,6 +17,8 @@ use crate::types::Schema;
 const FORMAT_VERSION_MAX: u64 = 3;
 /// Id of "no snapshot" in old files.
 const NO_SNAPSHOT: i64 = -1;
+/// Property of a blob of statistics: its count of distinct values.
+const DISTINCT_PROPERTY: &str = "ndv";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +48,8 @@ struct MetadataJson {
     #[serde(default)]
     snapshot_log: Option<Vec<LogJson>>,
     properties: Option<BTreeMap<String, Text>>,
+    /// List of which those are left out that cannot be read.
+    statistics: Option<Json>,
     encryption_keys: Option<Vec<IgnoredAny>>,
 }
 
@@ -124,6 +128,33 @@ struct LogJson {
     timestamp_ms: i64,
 }
 
+/// Puffin file of statistics. What a sketch in it has counted stands beside its place.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct StatisticsJson {
+    snapshot_id: i64,
+    #[serde(default)]
+    blob_metadata: Vec<BlobJson>,
+}
+
+#[derive(Deserialize)]
+struct BlobJson {
+    #[serde(default)]
+    fields: Vec<i32>,
+    #[serde(default)]
+    properties: BTreeMap<String, Text>,
+}
+
+impl StatisticsJson {
+    fn distinct(self) -> BTreeMap<i32, u64> {
+        let of_blob = |mut blob: BlobJson| {
+            let [field] = blob.fields[..] else { return None };
+            Some((field, blob.properties.remove(DISTINCT_PROPERTY)?.text()?.parse().ok()?))
+        };
+        self.blob_metadata.into_iter().filter_map(of_blob).collect()
+    }
+}
+
 pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
     let invalid = |error: serde_json::Error| MetadataFault::corrupt(error.to_string());
     let (format_version, json) = match serde_json::from_slice::<MetadataJson>(bytes) {
@@ -176,6 +207,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
     let references = json.refs.unwrap_or_default().into_iter().map(|(name, json)| (name, json.parse()));
     let log = json.snapshot_log.unwrap_or_default();
     let log = log.iter().map(|entry| LogEntry { timestamp_ms: entry.timestamp_ms, snapshot: entry.snapshot_id });
+    let statistics = json.statistics.as_mut().and_then(Json::as_array_mut).map(std::mem::take).unwrap_or_default();
+    let statistics = statistics.into_iter().filter_map(|json| serde_json::from_value::<StatisticsJson>(json).ok());
+    let distinct = statistics.map(|file| (file.snapshot_id, file.distinct()));
     let is_encrypted = json.encryption_keys.is_some_and(|keys| !keys.is_empty())
         || properties.contains_key(ENCRYPTION_PROPERTY)
         || snapshot.as_ref().is_some_and(|snapshot| snapshot.is_encrypted);
@@ -192,6 +226,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<TableMetadata, MetadataFault> {
         snapshots: snapshots.into(),
         references: Arc::new(references.collect()),
         log: log.collect(),
+        distinct: Arc::new(distinct.filter(|(_, counts)| !counts.is_empty()).collect()),
         is_encrypted,
         held_bytes: 0,
         properties,
@@ -213,7 +248,8 @@ fn held_bytes(metadata: &TableMetadata) -> usize {
         size_of_val(snapshot) + snapshot.summary.len() + manifests
     });
     let references = metadata.references.keys().map(|name| size_of::<Reference>() + name.len());
-    let history = snapshots.chain(references).sum::<usize>() + size_of_val(&*metadata.log);
+    let distinct = metadata.distinct.values().map(|counts| 64 + 32 * counts.len());
+    let history = snapshots.chain(references).chain(distinct).sum::<usize>() + size_of_val(&*metadata.log);
     size_of::<TableMetadata>() + fields.chain(properties).chain(parts).sum::<usize>() + history
 }
 

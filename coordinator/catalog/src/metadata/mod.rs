@@ -68,6 +68,8 @@ pub(crate) struct TableMetadata {
     pub(crate) references: Arc<BTreeMap<String, Reference>>,
     /// Current snapshots of the past, the oldest first.
     pub(crate) log: Arc<[LogEntry]>,
+    /// Counts of distinct values by field id, of each snapshot for which somebody has counted them.
+    pub(crate) distinct: Arc<BTreeMap<i64, BTreeMap<i32, u64>>>,
     pub(crate) is_encrypted: bool,
     /// Bytes that it holds, about.
     pub(crate) held_bytes: usize,

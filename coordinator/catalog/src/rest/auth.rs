@@ -1,6 +1,8 @@
 //! Authorization of requests: none, a bearer token, OAuth2 client credentials with renewal, or AWS's signature.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -12,17 +14,24 @@ use object_store::aws::AwsCredentialProvider;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Client, Request};
 use serde::Deserialize;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
 use super::answer::{body_of, excerpt};
+use super::http::Tries;
+use super::renewed::{Ends, Renewed};
 use crate::error::{Error, Result};
 
 /// Longest time before its end at which a token is renewed.
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(60);
 /// Most bytes of a token endpoint's answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of a file that holds a secret.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Age at which a token's file is read again: whoever runs the catalog replaces it before its token ends.
+const FILE_READ_AFTER: Duration = Duration::from_secs(30);
+/// Pause after a renewal that failed, while the token is still good.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
 /// Text that never shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,16 +53,46 @@ impl fmt::Debug for SecretText {
     }
 }
 
+/// Place of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretPlace {
+    Text(SecretText),
+    /// File that has nothing else. It is read again from time to time, for it may be replaced.
+    File(PathBuf),
+}
+
+impl SecretPlace {
+    async fn read(&self, catalog: &str) -> Result<SecretText> {
+        let path = match self {
+            SecretPlace::Text(text) => return Ok(text.clone()),
+            SecretPlace::File(path) => path,
+        };
+        let invalid = |why: String| {
+            let why = format!("secret file {}: {why}", path.display());
+            Error::Setting { catalog: catalog.to_owned(), why }
+        };
+        let length = tokio::fs::metadata(path).await.map_err(|error| invalid(error.to_string()))?.len();
+        if length > SECRET_BYTES_MAX {
+            return Err(invalid(format!("it has more than {SECRET_BYTES_MAX} bytes")));
+        }
+        let text = tokio::fs::read_to_string(path).await.map_err(|error| invalid(error.to_string()))?;
+        match text.trim() {
+            "" => Err(invalid("it is empty".to_owned())),
+            text => Ok(SecretText::new(text)),
+        }
+    }
+}
+
 /// Way in which requests to a catalog are authorized.
 #[derive(Debug, Clone)]
 pub enum RestAuth {
     None,
     /// Bearer token.
-    Token(SecretText),
+    Token(SecretPlace),
     /// OAuth2 client credentials. Without `uri` the catalog's own token endpoint is asked.
     OAuth2 {
         client_id: Option<String>,
-        client_secret: SecretText,
+        client_secret: SecretPlace,
         uri: Option<String>,
         scope: Option<String>,
     },
@@ -72,25 +111,43 @@ impl RestAuth {
 }
 
 /// Authorizes the requests of one catalog.
-#[derive(Debug)]
 pub(super) struct Authorizer {
     catalog: String,
     auth: RestAuth,
     client: Client,
     token_url: Option<Url>,
-    token: Mutex<Option<Token>>,
+    token: Renewed<Token>,
+    /// Secret that was read from a file last.
+    read: Mutex<Option<SecretText>>,
 }
 
+#[derive(Clone)]
 struct Token {
     text: SecretText,
     /// Count of the tokens before it.
     number: u64,
     renew_at: Option<Instant>,
+    ends_at: Option<Instant>,
 }
 
-impl fmt::Debug for Token {
+impl Ends for Token {
+    fn is_due(&self) -> bool {
+        self.renew_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn is_usable(&self) -> bool {
+        self.ends_at.is_none_or(|at| Instant::now() < at)
+    }
+
+    fn go_on(&mut self) {
+        let later = Instant::now() + RENEW_AGAIN_AFTER;
+        self.renew_at = Some(self.ends_at.map_or(later, |end| later.min(end)));
+    }
+}
+
+impl fmt::Debug for Authorizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({})", self.number)
+        f.debug_struct("Authorizer").field("catalog", &self.catalog).field("auth", &self.auth).finish_non_exhaustive()
     }
 }
 
@@ -119,27 +176,30 @@ impl Authorizer {
             }
             _ => None,
         };
-        Ok(Authorizer { catalog: catalog.to_owned(), auth, client, token_url, token: Mutex::default() })
+        Ok(Authorizer {
+            catalog: catalog.to_owned(),
+            auth,
+            client,
+            token_url,
+            token: Renewed::new(None),
+            read: Mutex::default(),
+        })
     }
 
     /// Tells if another token can be had in place of one that was refused.
     pub(super) fn renews(&self) -> bool {
-        matches!(self.auth, RestAuth::OAuth2 { .. })
+        matches!(self.auth, RestAuth::OAuth2 { .. } | RestAuth::Token(SecretPlace::File(_)))
     }
 
     /// Puts the authorization into a request. Returns the number of the token, for [`Self::renew`].
     pub(super) async fn authorize(&self, request: &mut Request) -> Result<u64> {
         match &self.auth {
             RestAuth::None => Ok(0),
-            RestAuth::Token(token) => self.bearer(request, token).map(|()| 0),
-            RestAuth::OAuth2 { .. } => {
-                let mut kept = self.token.lock().await;
-                let is_fresh = |token: &Token| token.renew_at.is_none_or(|at| Instant::now() < at);
-                if !kept.as_ref().is_some_and(is_fresh) {
-                    *kept = Some(self.fetch(kept.as_ref().map_or(0, |token| token.number + 1)).await?);
-                }
-                let token = kept.as_ref().map(|token| (token.text.clone(), token.number));
-                let (text, number) = token.unwrap_or_else(|| (SecretText::new(""), 0));
+            RestAuth::Token(SecretPlace::Text(token)) => self.bearer(request, token).map(|()| 0),
+            RestAuth::Token(SecretPlace::File(_)) | RestAuth::OAuth2 { .. } => {
+                let failed =
+                    |error: &Error| tracing::warn!(catalog = self.catalog, %error, "a token could not be renewed yet");
+                let Token { text, number, .. } = self.token.get(|before| self.next_token(before), failed).await?;
                 self.bearer(request, &text).map(|()| number)
             }
             RestAuth::SigV4 { name, region, keys } => {
@@ -151,26 +211,44 @@ impl Authorizer {
 
     /// Fetches another token, unless the one with this number has been replaced already.
     pub(super) async fn renew(&self, refused: u64) -> Result<()> {
-        let mut kept = self.token.lock().await;
-        if kept.as_ref().is_some_and(|token| token.number == refused) {
-            *kept = Some(self.fetch(refused + 1).await?);
+        self.token.renew_if(|token| token.number == refused, |before| self.next_token(before)).await
+    }
+
+    async fn next_token(&self, before: Option<Token>) -> Result<Token> {
+        let number = before.map_or(0, |token| token.number + 1);
+        match &self.auth {
+            RestAuth::Token(place) => {
+                let text = self.secret(place).await?;
+                Ok(Token { text, number, renew_at: Some(Instant::now() + FILE_READ_AFTER), ends_at: None })
+            }
+            _ => self.fetch(number).await,
         }
-        Ok(())
+    }
+
+    /// Reads a secret.
+    async fn secret(&self, place: &SecretPlace) -> Result<SecretText> {
+        let text = place.read(&self.catalog).await?;
+        if let SecretPlace::File(_) = place {
+            *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
+        }
+        Ok(text)
     }
 
     /// Replaces secrets in a text that came from outside.
     pub(super) async fn redacted(&self, text: String) -> String {
-        let token = self.token.lock().await.as_ref().map(|token| token.text.clone());
+        let token = self.token.present().map(|token| token.text);
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = match &self.auth {
-            RestAuth::Token(secret) | RestAuth::OAuth2 { client_secret: secret, .. } => vec![secret.clone()],
-            RestAuth::None => Vec::new(),
+            RestAuth::Token(SecretPlace::Text(secret))
+            | RestAuth::OAuth2 { client_secret: SecretPlace::Text(secret), .. } => vec![secret.clone()],
+            RestAuth::Token(SecretPlace::File(_)) | RestAuth::OAuth2 { .. } | RestAuth::None => Vec::new(),
             RestAuth::SigV4 { keys, .. } => {
                 let keys = keys.get_credential().await.ok();
                 let secrets = keys.iter().flat_map(|keys| [Some(&keys.secret_key), keys.token.as_ref()]);
                 secrets.flatten().map(SecretText::new).collect()
             }
         };
-        let secrets = token.into_iter().chain(own).filter(|secret| !secret.0.is_empty());
+        let secrets = token.into_iter().chain(read).chain(own).filter(|secret| !secret.0.is_empty());
         secrets.fold(text, |text, secret| text.replace(secret.reveal(), "(hidden)"))
     }
 
@@ -192,6 +270,7 @@ impl Authorizer {
         else {
             return Err(self.unusable("it has no token endpoint".to_owned()));
         };
+        let client_secret = self.secret(client_secret).await?;
         let id = client_id.iter().map(|id| ("client_id", id.as_str()));
         let pairs = id.chain([
             ("grant_type", "client_credentials"),
@@ -199,9 +278,16 @@ impl Authorizer {
             ("scope", scope.as_deref().unwrap_or("catalog")),
         ]);
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        let request = self.client.post(url.clone()).header("content-type", "application/x-www-form-urlencoded");
-        let failed = |error: reqwest::Error| Error::unreachable(url.as_str(), error.without_url());
-        let response = request.body(form).send().await.map_err(failed)?;
+        let mut tries = Tries::begin();
+        let response = loop {
+            let request = self.client.post(url.clone()).header("content-type", "application/x-www-form-urlencoded");
+            let answer = request.body(form.clone()).send().await;
+            match (tries.pause(answer.as_ref().ok()), answer) {
+                (Some(pause), _) => tokio::time::sleep(pause).await,
+                (None, Ok(response)) => break response,
+                (None, Err(error)) => return Err(Error::unreachable(url.as_str(), error.without_url())),
+            }
+        };
         let status = response.status().as_u16();
         let body = body_of(response, ANSWER_BYTES_MAX, url.as_str()).await?;
         if status != 200 {
@@ -224,8 +310,10 @@ impl Authorizer {
             Error::Refused { location: url.to_string(), status, why: "its answer has no access_token".to_owned() }
         })?;
         let life = told.expires_in.filter(|seconds| *seconds > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
-        let renew_at = life.map(|life| Instant::now() + life.saturating_sub(RENEW_BEFORE_MAX.min(life / 4)));
-        Ok(Token { text: SecretText::new(told.access_token), number, renew_at })
+        let now = Instant::now();
+        let renew_at = life.map(|life| now + life.saturating_sub(RENEW_BEFORE_MAX.min(life / 4)));
+        let ends_at = life.map(|life| now + life);
+        Ok(Token { text: SecretText::new(told.access_token), number, renew_at, ends_at })
     }
 
     async fn sign(&self, request: &mut Request, name: &str, region: &str, keys: &AwsCredentialProvider) -> Result<()> {

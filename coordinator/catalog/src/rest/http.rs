@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests that are sent again, beside those with a new token.
 const RETRIES_MAX: u32 = 4;
+/// Answers after which a request is sent again.
+const BUSY: [u16; 5] = [429, 500, 502, 503, 504];
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause that a catalog may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -25,6 +27,29 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 const NO_SKEW: i64 = i64::MIN;
 /// Most bytes of an answer: metadata of a table is in it.
 const BODY_BYTES_MAX: usize = 256 << 20;
+
+/// Tries of one call, which are bounded in number and time.
+pub(super) struct Tries {
+    started: Instant,
+    again: u32,
+}
+
+impl Tries {
+    pub(super) fn begin() -> Self {
+        Tries { started: Instant::now(), again: 0 }
+    }
+
+    /// Returns the pause before the next try, after an answer or after none. None if the call is not tried again.
+    pub(super) fn pause(&mut self, answer: Option<&reqwest::Response>) -> Option<Duration> {
+        let asked = answer.and_then(|answer| asked_pause(answer.headers()));
+        let may_help = answer.is_none_or(|answer| BUSY.contains(&answer.status().as_u16()));
+        let is_in_time = self.again < RETRIES_MAX && self.started.elapsed() < CALL_MAX;
+        let pause = asked.unwrap_or(PAUSE_MIN * 2_u32.pow(self.again));
+        let may_try = may_help && is_in_time && pause <= PAUSE_MAX;
+        self.again += u32::from(may_try);
+        may_try.then_some(pause)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Http {
@@ -61,8 +86,7 @@ impl Http {
     /// # Errors
     /// Unauthorized (401), forbidden (403), refused, unreachable, corrupt (too long).
     pub(super) async fn get(&self, url: &str, headers: &[(&'static str, &str)], what: &str) -> Result<Answer> {
-        let started = Instant::now();
-        let (mut retries, mut renewed) = (0, false);
+        let (mut tries, mut renewed) = (Tries::begin(), false);
         loop {
             let mut request = self.client.get(url).header("accept", "application/json");
             for (name, value) in headers {
@@ -70,17 +94,16 @@ impl Http {
             }
             let mut request = request.build().map_err(|error| self.unusable(format!("cannot ask {url}: {error}")))?;
             let token = self.authorizer.authorize(&mut request).await?;
-            let may_retry = retries < RETRIES_MAX && started.elapsed() < CALL_MAX;
-            let pause = PAUSE_MIN * 2_u32.pow(retries);
             let response = match self.client.execute(request).await {
                 Ok(response) => response,
-                Err(error) if may_retry && !error.is_builder() => {
-                    tracing::debug!(catalog = self.catalog, %error, "a request to the catalog failed and is sent again");
-                    retries += 1;
-                    tokio::time::sleep(pause).await;
-                    continue;
-                }
-                Err(error) => return Err(Error::unreachable(url, error.without_url())),
+                Err(error) => match tries.pause(None).filter(|_| !error.is_builder()) {
+                    Some(pause) => {
+                        tracing::debug!(catalog = self.catalog, %error, "a request to the catalog failed and is sent again");
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                    None => return Err(Error::unreachable(url, error.without_url())),
+                },
             };
             let status = response.status().as_u16();
             self.note_clock(response.headers());
@@ -94,14 +117,10 @@ impl Http {
                     renewed = true;
                     self.authorizer.renew(token).await?;
                 }
-                429 | 500 | 502 | 503 | 504
-                    if may_retry && asked_pause(response.headers()).is_none_or(|asked| asked <= PAUSE_MAX) =>
-                {
-                    let pause = asked_pause(response.headers()).unwrap_or(pause);
-                    retries += 1;
-                    tokio::time::sleep(pause).await;
-                }
-                _ => return Err(self.refusal(status, url, what, response).await),
+                _ => match tries.pause(Some(&response)) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(self.refusal(status, url, what, response).await),
+                },
             }
         }
     }

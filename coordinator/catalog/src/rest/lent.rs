@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use lru::LruCache;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use uuid::Uuid;
 
 use super::answer::StorageCredential;
+use super::renewed::{Ends, Renewed};
 use super::{Service, setting};
 use crate::error::{Error, Result};
 use crate::storage::LentPrefix;
@@ -30,7 +32,7 @@ const RENEW_UNTOLD_AFTER: Duration = Duration::from_secs(10 * 60);
 const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// Shortest time before their end at which credentials are still used where they cannot be renewed.
 const USE_BEFORE_MIN: Duration = Duration::from_secs(1);
-/// Grants that are kept. The oldest ones go first.
+/// Grants that are kept. Those that were not asked for the longest go first.
 const GRANTS_MAX: usize = 4096;
 
 /// Returns the credentials of a table's answer. Those of its settings are for all files.
@@ -87,13 +89,16 @@ pub(super) struct Lender {
 #[derive(Clone, Default)]
 pub struct Grants(Arc<Mutex<Kept>>);
 
-#[derive(Default)]
 struct Kept {
-    grants: BTreeMap<String, Arc<Grant>>,
+    grants: LruCache<String, Arc<Grant>>,
     /// Ids by catalog, table and prefix, so that a table that is loaded again keeps its clients.
     ids: BTreeMap<Place, String>,
-    /// Ids, the oldest first.
-    order: Vec<String>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept { grants: LruCache::unbounded(), ids: BTreeMap::new() }
+    }
 }
 
 /// Files that a grant is for.
@@ -123,10 +128,9 @@ pub struct StoreSettings {
 /// Credentials for the files below a prefix, renewed when they are asked for shortly before their end.
 pub struct Grant {
     id: String,
-    prefix: String,
-    settings: StoreSettings,
+    place: Place,
     lender: Lender,
-    current: tokio::sync::Mutex<Keys>,
+    keys: Renewed<Keys>,
 }
 
 #[derive(Clone)]
@@ -139,7 +143,7 @@ struct Keys {
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grant").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Grant").field("prefix", &self.place.prefix).finish_non_exhaustive()
     }
 }
 
@@ -147,6 +151,11 @@ impl Grants {
     /// Returns the grant of a store's root.
     pub fn get(&self, id: &str) -> Option<Arc<Grant>> {
         self.lock().grants.get(id).cloned()
+    }
+
+    /// Tells if there is such a grant. That is no use of it.
+    pub fn has(&self, id: &str) -> bool {
+        self.lock().grants.contains(id)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -158,41 +167,37 @@ impl Grants {
         let mut kept = self.lock();
         let mut prefixes = Vec::with_capacity(lent.len());
         for credential in lent {
-            let settings = store_settings(&credential.config);
             let place = Place {
                 catalog: lender.service.name.clone(),
                 levels: lender.levels.clone(),
                 table: lender.name.clone(),
                 prefix: credential.prefix.clone(),
-                settings: settings.clone(),
+                settings: store_settings(&credential.config),
             };
-            let known = kept.ids.get(&place).and_then(|id| kept.grants.get(id)).cloned();
+            let Kept { grants, ids } = &mut *kept;
+            let known = ids.get(&place).and_then(|id| grants.get(id)).cloned();
             let keys = Keys::of(&credential.config);
             let id = match known {
                 Some(grant) => {
-                    // A question that renews them holds the lock, and has newer ones.
-                    if let Ok(mut current) = grant.current.try_lock() {
-                        current.replace_if_newer(keys);
-                    }
+                    let expires = keys.expires;
+                    grant.keys.replace_if(keys, |present| expires.is_none() || expires > present.expires);
                     grant.id.clone()
                 }
                 None => {
                     let id = Uuid::new_v4().simple().to_string();
-                    let prefix = credential.prefix.clone();
-                    let current = tokio::sync::Mutex::new(keys);
-                    let grant = Grant { id: id.clone(), prefix, settings, lender: lender.clone(), current };
-                    kept.grants.insert(id.clone(), Arc::new(grant));
+                    let (place_of, keys) = (place.clone(), Renewed::new(Some(keys)));
+                    let grant = Grant { id: id.clone(), place: place_of, lender: lender.clone(), keys };
+                    kept.grants.push(id.clone(), Arc::new(grant));
                     kept.ids.insert(place, id.clone());
-                    kept.order.push(id.clone());
                     id
                 }
             };
             prefixes.push(LentPrefix { prefix: credential.prefix.clone(), id });
         }
-        let excess = kept.order.len().saturating_sub(GRANTS_MAX);
-        for id in kept.order.drain(..excess).collect::<Vec<_>>() {
-            kept.grants.remove(&id);
-            kept.ids.retain(|_, known| *known != id);
+        while kept.grants.len() > GRANTS_MAX
+            && let Some((_, grant)) = kept.grants.pop_lru()
+        {
+            kept.ids.remove(&grant.place);
         }
         prefixes
     }
@@ -218,18 +223,17 @@ impl Keys {
         });
         Keys { credential: Arc::new(credential), renew_at, expires }
     }
+}
 
-    fn replace_if_newer(&mut self, other: Keys) {
-        if other.expires.is_none() || other.expires > self.expires {
-            *self = other;
-        }
+impl Ends for Keys {
+    fn is_due(&self) -> bool {
+        self.renew_at <= SystemTime::now()
     }
 
     fn is_usable(&self) -> bool {
         self.expires.is_none_or(|expires| SystemTime::now() + USE_BEFORE_MIN < expires)
     }
 
-    /// Goes on with the same credentials for a while.
     fn go_on(&mut self) {
         let later = SystemTime::now() + RENEW_AGAIN_AFTER;
         self.renew_at = self.expires.map_or(later, |expires| later.min(expires - USE_BEFORE_MIN));
@@ -239,7 +243,7 @@ impl Keys {
 impl Grant {
     /// Returns the place of the store, as the catalog says it.
     pub fn settings(&self) -> &StoreSettings {
-        &self.settings
+        &self.place.settings
     }
 
     /// Returns credentials that are valid now, asked for anew where these end soon.
@@ -247,34 +251,24 @@ impl Grant {
     /// # Errors
     /// Those of asking the catalog, once the present ones have ended.
     pub async fn current(&self) -> Result<Arc<AwsCredential>> {
-        let mut current = self.current.lock().await;
-        if current.renew_at <= SystemTime::now() {
-            match self.renewed().await {
-                Ok(keys) => *current = keys,
-                Err(error) if current.is_usable() => {
-                    current.go_on();
-                    tracing::warn!(table = self.lender.name, %error, "lent credentials could not be renewed yet");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Arc::clone(&current.credential))
+        let failed = |error: &Error| tracing::warn!(table = self.lender.name, %error, "lent credentials could not be renewed yet");
+        Ok(self.keys.get(|_| self.renewed(), failed).await?.credential)
     }
 
     async fn renewed(&self) -> Result<Keys> {
         let Lender { service, levels, name } = &self.lender;
         let lent = service.credentials(levels, name).await?;
-        let found = lent.iter().find(|credential| credential.prefix == self.prefix);
+        let own = &self.place.prefix;
+        let found = lent.iter().find(|credential| credential.prefix == *own);
         // A catalog may have changed its prefixes: the longest that covers this one is meant.
-        let is_of = |other: &&StorageCredential| {
-            self.prefix.starts_with(&other.prefix) || other.prefix.starts_with(&self.prefix)
-        };
+        let is_of =
+            |other: &&StorageCredential| own.starts_with(&other.prefix) || other.prefix.starts_with(own.as_str());
         let covers = || lent.iter().filter(is_of).max_by_key(|other| other.prefix.len());
         match found.or_else(covers) {
             Some(credential) => Ok(Keys::of(&credential.config)),
             None => Err(Error::NotLent {
                 table: format!("{}.{name}", levels.join(".")),
-                file: self.prefix.clone(),
+                file: own.clone(),
                 prefixes: lent.into_iter().map(|credential| credential.prefix).collect(),
             }),
         }
@@ -287,7 +281,7 @@ impl CredentialProvider for Grant {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let unauthenticated =
-            |error| object_store::Error::Unauthenticated { path: self.prefix.clone(), source: Box::new(error) };
+            |error| object_store::Error::Unauthenticated { path: self.place.prefix.clone(), source: Box::new(error) };
         self.current().await.map_err(unauthenticated)
     }
 }

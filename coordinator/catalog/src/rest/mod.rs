@@ -14,12 +14,14 @@ mod answer;
 mod auth;
 mod http;
 mod lent;
+mod loaded;
+mod renewed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -28,10 +30,11 @@ use tokio::sync::OnceCell;
 use answer::{
     ConfigAnswer, CredentialsAnswer, ErrorModel, NamespacesAnswer, StorageCredential, TableAnswer, TablesAnswer,
 };
-pub use auth::{RestAuth, SecretText};
+pub use auth::{RestAuth, SecretPlace, SecretText};
 use http::{Answer, Http, not_iceberg};
 use lent::Lender;
 pub use lent::{Grant, Grants, StoreSettings};
+use loaded::{Loaded, LoadedTables};
 
 use crate::error::{Error, Result};
 use crate::storage::CatalogStores;
@@ -49,8 +52,6 @@ const NAMES_MAX: usize = 1_000_000;
 const LISTINGS_AT_ONCE: usize = 16;
 /// Separator of a namespace's levels in a path, unless the catalog says another.
 const SEPARATOR: &str = "\u{1f}";
-/// Tables whose last answers are kept.
-const LOADED_MAX: usize = 256;
 
 /// Settings of a REST catalog.
 #[derive(Debug, Clone)]
@@ -89,8 +90,7 @@ struct Service {
     http: Http,
     served: OnceCell<Served>,
     grants: Grants,
-    /// Last answers by namespace and name, with their ETags.
-    loaded: Mutex<HashMap<(Vec<String>, String), Loaded>>,
+    loaded: LoadedTables,
     /// Stores of the process, which hold no query.
     stores: CatalogStores,
 }
@@ -102,16 +102,6 @@ struct Served {
     prefix: String,
     separator: String,
 }
-
-#[derive(Clone)]
-struct Loaded {
-    etag: String,
-    table: Table,
-    lent: Lent,
-}
-
-/// Credentials in the answer of a table.
-type Lent = Arc<[StorageCredential]>;
 
 impl RestCatalog {
     /// # Errors
@@ -147,7 +137,7 @@ impl RestCatalog {
             http,
             served: OnceCell::new(),
             grants,
-            loaded: Mutex::default(),
+            loaded: LoadedTables::default(),
             stores: stores.clone(),
         };
         Ok(RestCatalog { service: Arc::new(service), stores })
@@ -338,7 +328,7 @@ impl Service {
     async fn load(&self, levels: &[String], namespace: &str, name: &str) -> Result<Option<Loaded>> {
         let url = self.table_url(levels, name).await?;
         let key = (levels.to_vec(), name.to_owned());
-        let kept = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let kept = self.loaded.get(&key);
         let mut headers = Vec::new();
         if self.may_lend {
             headers.push(("x-iceberg-access-delegation", "vended-credentials"));
@@ -360,19 +350,21 @@ impl Service {
             }
             _ => {}
         }
-        let TableAnswer { metadata_location, metadata, config, storage_credentials } = parsed(&url, &answer)?;
-        let location = metadata_location.unwrap_or_else(|| url.clone());
-        let table = Table::parse(&full_name, &location, metadata.get().as_bytes(), &self.stores)?;
-        let table = table.register(namespace, name);
-        let lent = lent::credentials(&full_name, config, storage_credentials)?.into();
-        let loaded = Loaded { etag: answer.etag.unwrap_or_default(), table, lent };
+        let etag = answer.etag.clone().unwrap_or_default();
+        let parse = {
+            let (url, full_name, stores) = (url.clone(), full_name.clone(), self.stores.clone());
+            move || {
+                let TableAnswer { metadata_location, metadata, config, storage_credentials } = parsed(&url, &answer)?;
+                let location = metadata_location.unwrap_or_else(|| url.clone());
+                let table = Table::parse(&full_name, &location, metadata.get().as_bytes(), &stores)?;
+                Ok((table, lent::credentials(&full_name, config, storage_credentials)?))
+            }
+        };
+        let (table, lent) = self.stores.cache().decoding(&url, parse).await?;
+        let loaded = Loaded { etag, table: table.register(namespace, name), lent: lent.into() };
         // An answer that is not changed brings no new credentials.
         if !loaded.etag.is_empty() && lent::ends_are_told(&loaded.lent) {
-            let mut kept = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() >= LOADED_MAX {
-                kept.clear();
-            }
-            kept.insert(key, loaded.clone());
+            self.loaded.keep(key, loaded.clone());
         }
         Ok(Some(loaded))
     }

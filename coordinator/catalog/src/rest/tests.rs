@@ -26,7 +26,7 @@ fn a_dotted_name_may_be_nested_or_one_name_with_dots() {
 
 #[test]
 fn credentials_travel_unencrypted_only_where_that_is_allowed() {
-    let secret = || SecretText::new("hunter2");
+    let secret = || SecretPlace::Text(SecretText::new("hunter2"));
     let oauth2 = |uri: Option<&str>| RestAuth::OAuth2 {
         client_id: None,
         client_secret: secret(),
@@ -54,7 +54,7 @@ fn credentials_travel_unencrypted_only_where_that_is_allowed() {
 fn nothing_of_a_secret_shows() {
     let auth = RestAuth::OAuth2 {
         client_id: Some("me".to_owned()),
-        client_secret: SecretText::new("hunter2"),
+        client_secret: SecretPlace::Text(SecretText::new("hunter2")),
         uri: None,
         scope: None,
     };

@@ -8,7 +8,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
-use fragment_fn::{Pace, StoreClient, connect};
+use fragment_fn::{Connections, Pace, StoreClient, connect, connect_over};
 use gust_catalog::{Grant, Grants, MetadataCache};
 use gust_protocol::{StoreAccess, Usage};
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
@@ -35,6 +35,8 @@ struct StoreView {
     /// Stores of the process; None if these are the process's own.
     process: Option<Stores>,
     open: Mutex<BTreeMap<String, OpenStore>>,
+    /// Usage of stores that are closed, all of S3.
+    closed: Mutex<Usage>,
 }
 
 /// Settings and credentials for reaching stores, and what is known of their contents.
@@ -49,6 +51,8 @@ struct StoreSettings {
     metadata: Arc<MetadataCache>,
     /// Credentials that catalogs have lent for tables.
     grants: Grants,
+    /// Connections of the stores that these credentials open.
+    lent_connections: Connections,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +71,12 @@ impl OpenStore {
         let counted = Arc::new(CountingStore::new(Arc::clone(&client.store), Arc::clone(&counters)));
         let store = HedgedStore::wrap(counted, client.hedger.clone(), &counters);
         Self { client, counters, store }
+    }
+
+    fn add_to(&self, usage: &mut Usage) {
+        usage.requests += self.counters.requests();
+        usage.bytes_read += self.counters.bytes_read();
+        usage.bytes_written += self.counters.bytes_written();
     }
 
     /// Returns the same client with counters of its own, which also add to these.
@@ -89,8 +99,9 @@ impl Stores {
             credentials: Arc::default(),
             metadata: Arc::default(),
             grants: Grants::default(),
+            lent_connections: Connections::default(),
         });
-        Self(Arc::new(StoreView { settings, process: None, open: Mutex::default() }))
+        Self(Arc::new(StoreView { settings, process: None, open: Mutex::default(), closed: Mutex::default() }))
     }
 
     /// Returns a query's view of the stores, counted from zero. The process's counters include the view's.
@@ -101,6 +112,7 @@ impl Stores {
             settings: Arc::clone(&self.0.settings),
             process: Some(process),
             open: Mutex::default(),
+            closed: Mutex::default(),
         }))
     }
 
@@ -115,12 +127,9 @@ impl Stores {
     }
 
     fn usage_of(&self, counts: impl Fn(&str) -> bool) -> Usage {
-        let mut usage = Usage::default();
-        for (_, OpenStore { counters, .. }) in self.lock().iter().filter(|(url, _)| counts(url)) {
-            usage.requests += counters.requests();
-            usage.bytes_read += counters.bytes_read();
-            usage.bytes_written += counters.bytes_written();
-        }
+        let closed = self.0.closed.lock().expect("no holder panics");
+        let mut usage = *closed;
+        self.lock().iter().filter(|(url, _)| counts(url)).for_each(|(_, store)| store.add_to(&mut usage));
         usage
     }
 
@@ -273,18 +282,36 @@ impl Stores {
             Some(process) => process.opened(access)?.counted_apart(),
             None => {
                 let StoreSettings { s3, credentials, .. } = &*self.0.settings;
-                let is_own = s3.access_key_id.is_none();
                 let lent = Url::parse(&access.url).ok().filter(|url| !url.username().is_empty());
-                let lent = lent.map(|url| self.grant(&url)).transpose()?;
-                let credentials = match lent {
-                    Some(lent) => Some(lent as AwsCredentialProvider),
-                    None => is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider),
+                let client = match lent {
+                    Some(url) => {
+                        self.close_unlent();
+                        connect_over(&self.0.settings.lent_connections, access, Some(self.grant(&url)?))
+                    }
+                    None => {
+                        let is_own = s3.access_key_id.is_none();
+                        connect(access, is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider))
+                    }
                 };
-                OpenStore::new(connect(access, credentials).map_err(QueryError::sql)?, Counters::default())
+                OpenStore::new(client.map_err(QueryError::sql)?, Counters::default())
             }
         };
         // A task that opened the same store meanwhile has counted already.
         Ok(self.lock().entry(access.url.clone()).or_insert(opened).clone())
+    }
+
+    /// Closes the stores whose credentials are kept no longer. Their requests stay counted.
+    fn close_unlent(&self) {
+        let grants = &self.0.settings.grants;
+        let mut closed = self.0.closed.lock().expect("no holder panics");
+        self.lock().retain(|url, store| {
+            let id = Url::parse(url).ok().map(|url| url.username().to_owned()).filter(|id| !id.is_empty());
+            let is_kept = id.is_none_or(|id| grants.has(&id));
+            if !is_kept {
+                store.add_to(&mut closed);
+            }
+            is_kept
+        });
     }
 
     /// Returns the current credentials as object_store's settings, for functions on this machine. The map is empty if

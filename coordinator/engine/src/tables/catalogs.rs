@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gust_catalog::{Catalog, Error, RestAuth, RestSettings, SecretText};
+use gust_catalog::{Catalog, Error, RestAuth, RestSettings, SecretPlace, SecretText};
 use object_store::aws::AwsCredentialProvider;
 use tokio::sync::Mutex;
 
@@ -15,8 +15,6 @@ use crate::storage::Stores;
 /// Names by which AWS's services are signed for.
 const GLUE: &str = "glue";
 const S3_TABLES: &str = "s3tables";
-/// Most bytes of a file that holds a secret.
-const SECRET_BYTES_MAX: usize = 64 << 10;
 
 /// Catalogs of a process. Clones share those that are open.
 #[derive(Debug, Clone)]
@@ -72,10 +70,10 @@ impl Catalogs {
             CatalogConfig::Rest(RestConfig { uri, warehouse, allow_http, access }) => {
                 let auth = match access {
                     RestAccess::None => RestAuth::None,
-                    RestAccess::Token(token) => RestAuth::Token(secret(name, token).await?),
+                    RestAccess::Token(token) => RestAuth::Token(secret(token)),
                     RestAccess::OAuth2 { client_id, client_secret, uri, scope } => RestAuth::OAuth2 {
                         client_id: client_id.clone(),
-                        client_secret: secret(name, client_secret).await?,
+                        client_secret: secret(client_secret),
                         uri: uri.clone(),
                         scope: scope.clone(),
                     },
@@ -100,19 +98,9 @@ impl Catalogs {
     }
 }
 
-async fn secret(catalog: &str, source: &SecretSource) -> gust_catalog::Result<SecretText> {
-    let path = match source {
-        SecretSource::Value(value) => return Ok(SecretText::new(value.reveal())),
-        SecretSource::File(path) => path,
-    };
-    let invalid = |why: String| {
-        let why = format!("secret file {}: {why}", path.display());
-        Error::Setting { catalog: catalog.to_owned(), why }
-    };
-    let text = tokio::fs::read_to_string(path).await.map_err(|error| invalid(error.to_string()))?;
-    match text.trim() {
-        "" => Err(invalid("it is empty".to_owned())),
-        text if text.len() > SECRET_BYTES_MAX => Err(invalid(format!("it has more than {SECRET_BYTES_MAX} bytes"))),
-        text => Ok(SecretText::new(text)),
+fn secret(source: &SecretSource) -> SecretPlace {
+    match source {
+        SecretSource::Value(value) => SecretPlace::Text(SecretText::new(value.reveal())),
+        SecretSource::File(path) => SecretPlace::File(path.clone()),
     }
 }
