@@ -8,7 +8,9 @@ use std::time::Duration;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Statement as SqlStatement, Use};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, ObjectName, ObjectNamePart, SetExpr, Statement as SqlStatement, TableFactor, Use, Value,
+};
 use futures::{StreamExt, stream};
 
 use super::Session;
@@ -17,8 +19,8 @@ use super::statement::OWN_CATALOG;
 use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::history;
 use crate::nearest::nearest;
-use crate::sql::folded_name;
-use crate::tables::catalog::{IcebergCatalog, Listing, list};
+use crate::sql::{folded_name, quoted};
+use crate::tables::catalog::{IcebergCatalog, Listing, list, list_one};
 
 /// Longest search for a name that is near a wrong one.
 const SEARCH_MAX: Duration = Duration::from_secs(3);
@@ -156,8 +158,13 @@ impl Session {
         });
         let wanted: BTreeSet<String> = named.map(str::to_owned).collect();
         let with_tables = of_schema.iter().any(|reference| reference.table() != "schemata");
+        let namespace = only_namespace(statement).filter(|_| with_tables && references.len() == 1);
+        let namespace = namespace.as_deref();
         let listings = stream::iter(wanted).map(|name| async move {
-            let listing = list(&self.engine.catalogs, &name, with_tables).await;
+            let listing = match namespace {
+                Some(namespace) => list_one(&self.engine.catalogs, &name, namespace).await,
+                None => list(&self.engine.catalogs, &name, with_tables).await,
+            };
             listing.map_err(|error| in_catalog(&name, error)).map(|listing| (name, listing))
         });
         let listings: Vec<_> = listings.buffered(CATALOGS_AT_ONCE).collect().await;
@@ -210,18 +217,45 @@ fn spelled(wrong: &TableReference, near: &str) -> String {
     before.chain([near]).map(quoted).collect::<Vec<_>>().join(".")
 }
 
-/// Puts a name into quotes where it needs them.
-fn quoted(name: &str) -> String {
-    let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && name.starts_with(|c: char| !c.is_ascii_digit());
-    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
-}
-
 /// Tells if a text has a name as a word of its own.
 fn mentions(text: &str, name: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(name)
         .any(|(start, _)| !text[..start].ends_with(is_word) && !text[start + name.len()..].starts_with(is_word))
+}
+
+/// Returns the namespace in which alone a statement looks for tables: it reads one table, with a condition
+/// `table_schema = 'NAMESPACE'`. SHOW TABLES IN and the completion of editors do so.
+fn only_namespace(statement: &EngineStatement) -> Option<String> {
+    let EngineStatement::Statement(statement) = statement else { return None };
+    let SqlStatement::Query(query) = &**statement else { return None };
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    // A subquery may look elsewhere.
+    let reads_once = select.from.len() == 1
+        && select.from.iter().all(|from| from.joins.is_empty() && matches!(from.relation, TableFactor::Table { .. }))
+        && statement.to_string().to_lowercase().matches(INFORMATION_SCHEMA).count() == 1;
+    let mut conditions = vec![select.selection.as_ref().filter(|_| reads_once)?];
+    while let Some(condition) = conditions.pop() {
+        match condition {
+            Expr::Nested(inner) => conditions.push(inner),
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => conditions.extend([&**left, &**right]),
+            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                let column = match &**left {
+                    Expr::Identifier(column) => column,
+                    Expr::CompoundIdentifier(parts) => parts.last()?,
+                    _ => continue,
+                };
+                if let Expr::Value(value) = &**right
+                    && let Value::SingleQuotedString(namespace) = &value.value
+                    && folded_name(column) == "table_schema"
+                {
+                    return Some(namespace.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Returns the name behind USE.
@@ -267,6 +301,26 @@ pub(super) fn in_catalog(name: &str, error: gust_catalog::Error) -> QueryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_that_looks_in_one_namespace_names_it() {
+        for (condition, expect) in [
+            ("table_schema = 'a.b'", Some("a.b")),
+            ("(table_name LIKE 'x%') AND (true) AND (t.TABLE_SCHEMA = 'a')", Some("a")),
+            ("table_schema = 'a' OR true", None),
+            ("NOT (table_schema = 'a')", None),
+            ("table_schema <> 'a'", None),
+            ("table_schema = table_name", None),
+            ("table_schema = 'a' AND table_name IN (SELECT table_name FROM information_schema.tables)", None),
+        ] {
+            let text = format!("SELECT * FROM information_schema.tables t WHERE {condition}");
+            let statement = datafusion::sql::parser::DFParser::parse_sql(&text).expect("SQL").remove(0).expect("one");
+            assert_eq!(only_namespace(&statement).as_deref(), expect, "{condition}");
+        }
+        let joined = "SELECT * FROM information_schema.tables, x WHERE table_schema = 'a'";
+        let joined = datafusion::sql::parser::DFParser::parse_sql(joined).expect("SQL").remove(0).expect("one");
+        assert_eq!(only_namespace(&joined), None);
+    }
 
     #[test]
     fn a_name_is_mentioned_as_a_word() {

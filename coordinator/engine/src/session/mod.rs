@@ -185,7 +185,10 @@ impl Session {
 /// Makes a context with these catalogs. A name that is no table's may be a path in it.
 fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>, reach: &Reach) -> SessionContext {
     let paths = Arc::new(Paths::new(reach));
-    let catalogs = PathCatalogs { catalogs, paths: Arc::clone(&paths) as Arc<dyn UrlTableFactory> };
+    let mut state = state;
+    let defaults = state.config().get_or_insert_default().options().catalog.clone();
+    let default = (defaults.default_catalog, defaults.default_schema);
+    let catalogs = PathCatalogs { catalogs, default, paths: Arc::clone(&paths) as Arc<dyn UrlTableFactory> };
     let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();
     paths.serve(&context);
     context

@@ -100,6 +100,13 @@ impl From<Refusal> for DataFusionError {
     }
 }
 
+/// Puts a name into quotes where it needs them.
+pub(crate) fn quoted(name: &str) -> String {
+    let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name.starts_with(|c: char| !c.is_ascii_digit());
+    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
 /// Cuts a text into tokens, without a byte order mark.
 ///
 /// # Errors

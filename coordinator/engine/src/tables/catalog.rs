@@ -16,7 +16,6 @@ use gust_catalog::{Error, Location};
 use super::broken::BrokenTable;
 use super::catalogs::Catalogs;
 use super::iceberg::IcebergTable;
-use super::metadata_table::{Facts, MetadataTable};
 use crate::error::QueryError;
 use crate::storage::Stores;
 
@@ -39,6 +38,15 @@ pub async fn list(catalogs: &Catalogs, name: &str, with_tables: bool) -> gust_ca
         Ok::<(String, Arc<[String]>), Error>((namespace, tables.into()))
     };
     stream::iter(namespaces).map(tables).buffer_unordered(LISTINGS_AT_ONCE).try_collect().await
+}
+
+/// Lists the tables of one namespace, which is empty where it does not exist. No table is loaded.
+///
+/// # Errors
+/// Those of opening and asking the catalog.
+pub async fn list_one(catalogs: &Catalogs, name: &str, namespace: &str) -> gust_catalog::Result<Listing> {
+    let tables = catalogs.open(name).await?.tables(namespace).await?;
+    Ok(if tables.is_empty() { Listing::new() } else { Listing::from([(namespace.to_owned(), tables.into())]) })
 }
 
 /// Tables of a catalog by namespace. It is opened when a table is used.
@@ -142,12 +150,12 @@ impl CatalogProviderList for QueryCatalogs {
 }
 
 impl Namespace {
-    async fn load(&self, namespace: &str, name: &str) -> gust_catalog::Result<gust_catalog::Table> {
+    async fn load(&self, name: &str) -> gust_catalog::Result<gust_catalog::Table> {
         let IcebergCatalog { name: catalog, catalogs, stores, .. } = &self.catalog;
         let opened = catalogs.open(catalog).await?;
         match stores {
-            Some(stores) => opened.with_stores(stores.for_catalog()).load(namespace, name).await,
-            None => opened.load(namespace, name).await,
+            Some(stores) => opened.with_stores(stores.for_catalog()).load(&self.name, name).await,
+            None => opened.load(&self.name, name).await,
         }
     }
 
@@ -156,21 +164,6 @@ impl Namespace {
         let Some(stores) = &self.catalog.stores else { return Ok(()) };
         let place = Location::parse(table.location()).map_err(|error| DataFusionError::External(Box::new(error)))?;
         Ok(stores.reach().check(place.store.as_str(), &place.path)?)
-    }
-
-    /// Returns the facts about a table that Spark's spelling `namespace.table.snapshots` asks for.
-    async fn facts(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some((facts, (namespace, table))) = Facts::named(name).zip(self.name.rsplit_once('.')) else {
-            return Ok(None);
-        };
-        match self.load(namespace, table).await {
-            Ok(table) => Ok(Some(match self.check(&table) {
-                Ok(()) => Arc::new(MetadataTable::new(table, facts)?),
-                Err(error) => Arc::new(BrokenTable::new(error)),
-            })),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Ok(Some(Arc::new(BrokenTable::new(DataFusionError::External(Box::new(error)))))),
-        }
     }
 }
 
@@ -182,14 +175,15 @@ impl SchemaProvider for Namespace {
 
     /// Returns a [`BrokenTable`] for a table that cannot be loaded.
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let loaded = match self.load(&self.name, name).await {
+        let loaded = match self.load(name).await {
             // The names of the database's other catalogs are worth telling.
-            Err(Error::NotFound { hint: None, .. }) => return self.facts(name).await,
+            Err(Error::NotFound { hint: None, .. }) => return Ok(None),
             loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
         };
         let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);
+        let full_name = [&*self.catalog.name, &self.name, name].map(str::to_owned);
         Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new) {
-            Ok(table) => Arc::new(table),
+            Ok(table) => Arc::new(table.named(full_name)),
             Err(error) => Arc::new(BrokenTable::new(error)),
         }))
     }

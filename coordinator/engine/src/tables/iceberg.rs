@@ -5,11 +5,12 @@
 //!
 //! [`files`] makes DataFusion's files of the plan's, with their deletes, and [`mod@statistics`] what the planner may believe.
 
+mod definition;
 mod files;
 mod statistics;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -45,6 +46,10 @@ use statistics::statistics;
 pub struct IcebergTable {
     table: Table,
     schema: SchemaRef,
+    /// Catalog, namespace and name, where it has some.
+    full_name: Option<[String; 3]>,
+    /// Statement that would make the table.
+    definition: OnceLock<String>,
     /// Ids of the columns that the scans of the latest statement read.
     asked: Mutex<BTreeSet<i32>>,
 }
@@ -80,7 +85,13 @@ impl IcebergTable {
     /// # Errors
     /// Initial defaults that are no values.
     pub fn new(table: Table) -> Result<Self> {
-        Ok(Self { schema: arrow_schema(&table)?, table, asked: Mutex::default() })
+        let schema = arrow_schema(&table)?;
+        Ok(Self { table, schema, full_name: None, definition: OnceLock::new(), asked: Mutex::default() })
+    }
+
+    /// Makes the same table, with its name in its catalog.
+    pub fn named(self, full_name: [String; 3]) -> Self {
+        Self { full_name: Some(full_name), ..self }
     }
 
     /// Returns the table as it was at a version.
@@ -88,7 +99,8 @@ impl IcebergTable {
     /// # Errors
     /// Those of [`Table::at`].
     pub fn at(&self, version: &Version) -> Result<Self> {
-        Self::new(self.table.at(version).map_err(external)?)
+        let table = Self::new(self.table.at(version).map_err(external)?)?;
+        Ok(Self { full_name: self.full_name.clone(), ..table })
     }
 
     /// Returns a table of facts about this one.
@@ -126,7 +138,7 @@ impl IcebergTable {
         let source = ParquetSource::new(Arc::clone(&schema)).with_table_parquet_options(options);
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
-            .with_statistics(statistics(self.table.schema(), &schema, plan, trusts_bounds));
+            .with_statistics(statistics(&self.table, &schema, plan, trusts_bounds));
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
         let reader = ScanReader::of_stores(stores, footers, matching_of(&schema)?);
         Ok(PlannedScan { config, reader })
@@ -158,6 +170,12 @@ impl TableProvider for IcebergTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    /// Returns the statement of SHOW CREATE TABLE. None for a table without a name of its own.
+    fn get_table_definition(&self) -> Option<&str> {
+        let name = self.full_name.as_ref()?;
+        Some(self.definition.get_or_init(|| definition::definition(name, &self.table)))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

@@ -4,7 +4,11 @@
 //! |---|---|---|---|
 //! | rows | exact | exact: a vector has no position twice | at most |
 //! | NULLs | exact, where counts can be right | at most | at most |
+//! | distinct values | a hint, where somebody has counted them | a hint | a hint |
 //! | least and greatest value | exact for whole numbers, decimals and times, if bounds are trusted; else hints | hints | hints |
+//!
+//! Counts of distinct values are those of a Puffin file (`ANALYZE` of Trino and Spark), of this snapshot or one before it. The
+//! table's metadata has them, so that the file is not read.
 //!
 //! The specification lets bounds be loose, but no writer cuts those of these types. `iceberg.trust_bounds` turns trust off.
 
@@ -13,19 +17,27 @@ use std::cmp::Ordering;
 use arrow::datatypes::{DataType, Schema as ArrowSchema};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
-use gust_catalog::{DeleteContent, Field, FilePlan, Scalar, ScanFile, Schema, Type};
+use gust_catalog::{DeleteContent, Field, FilePlan, Scalar, ScanFile, Table, Type};
 
 use crate::tables::schema::engine_scalar;
 
 /// Sums the statistics of a plan's files. `schema` may have more columns than the table, of which nothing is known.
-pub(super) fn statistics(table: &Schema, schema: &ArrowSchema, plan: &FilePlan, trusts_bounds: bool) -> Statistics {
+pub(super) fn statistics(table: &Table, schema: &ArrowSchema, plan: &FilePlan, trusts_bounds: bool) -> Statistics {
+    let fields = &table.schema().fields;
     let is_exact = plan.files.iter().all(|file| file.deletes.is_empty());
-    let columns = table.fields.iter().zip(schema.fields());
-    let columns = columns.map(|(field, arrow)| column_statistics(field, arrow.data_type(), &plan.files, trusts_bounds));
-    let columns = columns.map(|column| if is_exact { column } else { column.to_inexact() });
-    let dropped = schema.fields().len().saturating_sub(table.fields.len());
+    let num_rows = rows(plan);
+    let distinct = table.distinct_counts();
+    let columns = fields.iter().zip(schema.fields()).map(|(field, arrow)| {
+        let column = column_statistics(field, arrow.data_type(), &plan.files, trusts_bounds);
+        let column = if is_exact { column } else { column.to_inexact() };
+        let counted = distinct.get(&field.id).map(|count| usize::try_from(*count).unwrap_or(usize::MAX));
+        // Files that are left out leave fewer values.
+        let counted = counted.map(|count| num_rows.get_value().map_or(count, |rows| count.min(*rows)));
+        ColumnStatistics { distinct_count: counted.map_or(Precision::Absent, Precision::Inexact), ..column }
+    });
+    let dropped = schema.fields().len().saturating_sub(fields.len());
     Statistics {
-        num_rows: rows(plan),
+        num_rows,
         total_byte_size: Precision::Inexact(plan.files.iter().map(|file| file.size_bytes as usize).sum()),
         column_statistics: columns.chain((0..dropped).map(|_| ColumnStatistics::new_unknown())).collect(),
     }
