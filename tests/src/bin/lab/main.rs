@@ -31,6 +31,7 @@ mod local;
 mod memory;
 mod metering;
 mod model;
+mod names;
 mod odd_values;
 mod operators;
 mod plan;
@@ -86,6 +87,8 @@ enum Measurement {
     Metering,
     /// Codecs for results on the wire
     Compression,
+    /// Names of a REST catalog of 10,000 tables: listing, completion and one query, beside pyiceberg
+    Names,
     /// Random queries under random faults, in virtual time or with real processes
     Faults {
         /// Number of histories
@@ -283,6 +286,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
             concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
         }
         Measurement::Metering => metering::measure(&workload.metering, cache).await,
+        Measurement::Names => names::measure(&workload.names, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,
     }
 }

@@ -1,5 +1,6 @@
 //! The workload file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ pub struct Workload {
     pub latency: Latency,
     pub plan: PlanOfFiles,
     pub planning: Planning,
+    pub names: Names,
     pub odd_values: OddValues,
     pub deletes: DeleteCosts,
     pub metering: Metering,
@@ -75,6 +77,17 @@ pub struct Planning {
     pub pairs: usize,
     pub aim_ms: f64,
     pub worst_ms: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    pub namespaces: usize,
+    /// Tables of each namespace.
+    pub tables: usize,
+    pub runs: usize,
+    /// Seconds over those of pyiceberg, by statement.
+    pub shares: BTreeMap<String, Limits>,
 }
 
 #[derive(Deserialize)]
