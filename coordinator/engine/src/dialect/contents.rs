@@ -13,8 +13,8 @@ use gust_protocol::functions::{self, MergedKey, has_floats};
 pub(super) struct Contents {
     /// Functions that have the name of one of ours.
     pub(super) other_functions: bool,
-    /// Texts that are joined by functions.
-    pub(super) concatenations: bool,
+    /// Calls of scalar functions.
+    pub(super) calls: bool,
     /// Joins by USING, and marks of their keys.
     pub(super) merged_keys: bool,
     pub(super) unions: bool,
@@ -76,7 +76,7 @@ impl Contents {
             Expr::ScalarFunction(call) => {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
-                self.concatenations |= matches!(call.name(), "concat" | "concat_ws");
+                self.calls = true;
                 // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
                 (self.floats, self.decimals, self.times) = (true, true, true);
             }

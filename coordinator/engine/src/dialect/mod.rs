@@ -5,8 +5,8 @@
 //! ```
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
-//!    `lateral_unnest`: `CROSS JOIN UNNEST(t.list)` has the elements of each row's list. `joined_lists`: a list inside
-//!    a joined text is refused.
+//!    `lateral_unnest`: `CROSS JOIN UNNEST(t.list)` has the elements of each row's list. `lists_as_texts`: a list
+//!    that a function would read as a text is refused.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`: Iceberg's nested columns go into a UNION with others. `copies`: INTERSECT ALL and EXCEPT ALL count
 //!    equal rows. `dates`: a date and hours are a point in time. `doubles`: DOUBLE and DECIMAL meet as DOUBLE.
@@ -48,8 +48,8 @@ mod in_lists;
 mod in_projection;
 mod in_subquery;
 mod integers;
-mod joined_lists;
 mod lateral_unnest;
+mod lists_as_texts;
 mod merged_keys;
 mod own_functions;
 mod partitions;
@@ -70,7 +70,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         rules: vec![
             NeededRule::new(|plan| plan.other_functions, own_functions::OwnFunctions),
             NeededRule::new(|plan| plan.unnests, lateral_unnest::LateralUnnest),
-            NeededRule::new(|plan| plan.concatenations, joined_lists::JoinedLists),
+            NeededRule::new(|plan| plan.calls, lists_as_texts::ListsAsTexts),
             NeededRule::new(|plan| plan.merged_keys, merged_keys::MergedKeys),
             NeededRule::new(|plan| plan.unions, unions::UnmarkedUnions),
             NeededRule::new(|plan| plan.set_joins, copies::CountedCopies),

@@ -36,28 +36,79 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<(), Refusal> {
             *key_slot = filled(template(call), &[take(of_slot), take(key_slot)], None, at);
             *of_slot = key;
             *expr = of;
+            compared(expr)
         }
+        Expr::BinaryOp { .. } | Expr::InList { .. } => compared(expr),
         Expr::Cast {
             kind: CastKind::Cast | CastKind::TryCast | CastKind::DoubleColon, expr: of, data_type, ..
-        } => scalar(of, data_type)?,
+        } => scalar(of, data_type),
         Expr::TypedString(TypedString { data_type: DataType::JSON, value, .. }) => {
             let text = Expr::Value(value.clone());
             *expr = filled(template("json_parse($1)"), &[text], None, expr.span());
+            Ok(())
         }
-        _ => {}
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a comparison of JSON with a text that is no JSON: they are never equal. Texts have their quotes in JSON.
+fn compared(expr: &Expr) -> Result<(), Refusal> {
+    use BinaryOperator::{Eq, NotEq};
+    let mut pairs = match expr {
+        Expr::BinaryOp { op: Eq | NotEq, left, right } => vec![(left, right.as_ref()), (right, left.as_ref())],
+        Expr::InList { expr, list, .. } => list.iter().map(|value| (expr, value)).collect(),
+        _ => return Ok(()),
+    };
+    pairs.retain(|(json, _)| is_json(json));
+    for (_, value) in pairs {
+        let Expr::Value(value) = value else { continue };
+        let Value::SingleQuotedString(text) = &value.value else { continue };
+        if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+            let cut: String = text.chars().take(40).collect();
+            let what = format!("JSON is compared with '{cut}', which is no JSON");
+            let hint = "json_extract_scalar(x, '$.path') and x ->> 'key' are the text without quotes";
+            return Err(Refusal::new(what, hint));
+        }
     }
     Ok(())
+}
+
+/// Tells a call whose result is JSON.
+fn is_json(expr: &Expr) -> bool {
+    match expr {
+        Expr::Nested(of) => is_json(of),
+        Expr::Function(Function { name, .. }) => match name.0.as_slice() {
+            [part] => part
+                .as_ident()
+                .is_some_and(|name| ["json_extract", "json_get", "json_parse"].contains(&folded_name(name).as_str())),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 fn take(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::Value(Value::Null.into()))
 }
 
-/// Tells an operator that is neither a comparison nor `||`.
+/// Tells an operator that is neither a comparison, one of patterns among them, nor `||`.
 fn is_other_operator(expr: &Expr) -> bool {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq, Spaceship, StringConcat};
+    use BinaryOperator::{PGILikeMatch, PGLikeMatch, PGNotILikeMatch, PGNotLikeMatch};
+    use BinaryOperator::{PGRegexIMatch, PGRegexMatch, PGRegexNotIMatch, PGRegexNotMatch};
     let Expr::BinaryOp { op, .. } = expr else { return false };
-    !matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | Spaceship | StringConcat)
+    let is_of_pattern = matches!(
+        op,
+        PGRegexMatch
+            | PGRegexIMatch
+            | PGRegexNotMatch
+            | PGRegexNotIMatch
+            | PGLikeMatch
+            | PGILikeMatch
+            | PGNotLikeMatch
+            | PGNotILikeMatch
+    );
+    !is_of_pattern && !matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | Spaceship | StringConcat)
 }
 
 /// Returns the first operand of comparisons without brackets.
@@ -66,7 +117,8 @@ fn first(expr: &mut Expr) -> &mut Expr {
         return expr;
     }
     match expr {
-        Expr::BinaryOp { left, .. } => first(left),
+        Expr::BinaryOp { left, .. } | Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => first(left),
+        Expr::IsUnknown(of) | Expr::IsNotUnknown(of) | Expr::Collate { expr: of, .. } => first(of),
         Expr::IsNull(of) | Expr::IsNotNull(of) | Expr::IsTrue(of) | Expr::IsFalse(of) => first(of),
         Expr::IsNotTrue(of) | Expr::IsNotFalse(of) | Expr::IsDistinctFrom(of, _) | Expr::IsNotDistinctFrom(of, _) => {
             first(of)
@@ -161,6 +213,12 @@ mod tests {
             ("a ->> 'b' IS NULL", "json_get_text(a, 'b') IS NULL"),
             ("a ->> 'b' IN ('x', 'y')", "json_get_text(a, 'b') IN ('x', 'y')"),
             ("a ->> 'b' LIKE 'x%' AND c > 1", "json_get_text(a, 'b') LIKE 'x%' AND c > 1"),
+            ("a ->> 'b' = ANY(ARRAY['x', c])", "json_get_text(a, 'b') = ANY(ARRAY['x', c])"),
+            ("a ->> 'b' <> ALL(c) AND d", "json_get_text(a, 'b') <> ALL(c) AND d"),
+            ("a ->> 'b' ~ '^x'", "json_get_text(a, 'b') ~ '^x'"),
+            ("a -> 'b' ->> 'c' !~* 'x'", "json_get_text(json_get(a, 'b'), 'c') !~* 'x'"),
+            ("'x' ~ a ->> 'b'", "'x' ~ json_get_text(a, 'b')"),
+            ("a ->> 'b' = 'x' IS UNKNOWN", "json_get_text(a, 'b') = 'x' IS UNKNOWN"),
             ("NOT a ->> 'b' = 'x'", "NOT json_get_text(a, 'b') = 'x'"),
             ("(a ->> 'b') = 'x'", "(json_get_text(a, 'b')) = 'x'"),
             ("a ->> ('b' || 'c')", "json_get_text(a, ('b' || 'c'))"),
@@ -177,5 +235,18 @@ mod tests {
         let mut cast = parsed("SELECT CAST(json_extract(a, '$.b') AS VARCHAR[])");
         let refusal = crate::sql::syntax::rewrite(&mut cast).expect_err("a list");
         assert!(refusal.message.contains("CAST of JSON to VARCHAR[]"), "{refusal:?}");
+        for (text, is_refused) in [
+            ("json_extract(a, '$.b') = 'ann'", true),
+            ("'ann' <> (json_extract(a, '$.b'))", true),
+            ("a -> 'b' = 'ann'", true),
+            ("json_extract(a, '$.b') IN ('1', 'ann')", true),
+            ("json_extract(a, '$.b') = '\"ann\"'", false),
+            ("json_extract(a, '$.b') = '[1,2]'", false),
+            ("a -> 'b' IN ('1', 'true', 'null')", false),
+            ("a ->> 'b' = 'ann'", false),
+        ] {
+            let mut statement = parsed(&format!("SELECT {text} FROM t"));
+            assert_eq!(crate::sql::syntax::rewrite(&mut statement).is_err(), is_refused, "{text}");
+        }
     }
 }

@@ -16,13 +16,12 @@
 //!
 //! Take this out when the rows of `quantified` in `tests/cases/meaning.toml` are right without it.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
 
 use super::Refusal;
 use super::balance::paired;
 use super::copies::{Copied, CopiedBytes};
+use super::template::{composed, filled};
 
 /// Elements of an array that are compared one by one. A longer array is compared as a list.
 const WRITTEN_OUT_MAX: usize = 100;
@@ -75,14 +74,14 @@ pub(super) fn written_out(expr: Expr, copies: &mut CopiedBytes) -> Result<Expr, 
 /// Writes a comparison with a list whose values are known only in a row.
 fn compared_with_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bool) -> Result<Expr, Refusal> {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
-    let (least, most) = ("array_min(list.l)", "array_max(list.l)");
+    let (least, most) = ("array_min($2)", "array_max($2)");
     let certain = match (op, is_any) {
-        (Eq, true) => "array_has(list.l, value.v)".to_owned(),
-        (NotEq, false) => "NOT array_has(list.l, value.v)".to_owned(),
-        (NotEq, true) => format!("(value.v <> {least} OR value.v <> {most})"),
-        (Eq, false) => format!("(value.v = {least} AND value.v = {most})"),
-        (Lt | LtEq, true) | (Gt | GtEq, false) => format!("value.v {op} {most}"),
-        (Gt | GtEq, true) | (Lt | LtEq, false) => format!("value.v {op} {least}"),
+        (Eq, true) => "array_has($2, $1)".to_owned(),
+        (NotEq, false) => "NOT array_has($2, $1)".to_owned(),
+        (NotEq, true) => format!("($1 <> {least} OR $1 <> {most})"),
+        (Eq, false) => format!("($1 = {least} AND $1 = {most})"),
+        (Lt | LtEq, true) | (Gt | GtEq, false) => format!("$1 {op} {most}"),
+        (Gt | GtEq, true) | (Lt | LtEq, false) => format!("$1 {op} {least}"),
         _ => {
             let what = format!("{op} with ANY or ALL is not supported");
             return Err(Refusal::new(what, "compare by =, <>, <, <=, > or >="));
@@ -91,13 +90,9 @@ fn compared_with_list(value: &Expr, op: &BinaryOperator, list: &Expr, is_any: bo
     // One element that compares true settles ANY, and one that compares false settles ALL.
     let (certain, found) = if is_any { (certain, true) } else { (format!("NOT ({certain})"), false) };
     let text = format!(
-        "(CASE WHEN {certain} THEN {found} WHEN list.l IS NULL OR cardinality(list.l) > 0 AND \
-         (value.v IS NULL OR array_position(list.l, NULL) IS NOT NULL) THEN NULL ELSE {} END)",
+        "(CASE WHEN {certain} THEN {found} WHEN $2 IS NULL OR cardinality($2) > 0 AND \
+         ($1 IS NULL OR array_position($2, NULL) IS NOT NULL) THEN NULL ELSE {} END)",
         !found
-    )
-    .replace("value.v", &format!("({value})"))
-    .replace("list.l", &format!("({list})"));
-    let parsed =
-        Parser::new(&GenericDialect {}).with_recursion_limit(super::limits::PARSER_DEPTH_MAX).try_with_sql(&text);
-    Ok(parsed.and_then(|mut parser| parser.parse_expr())?)
+    );
+    Ok(filled(composed(&text), &[value.clone(), list.clone()], None, value.span()))
 }

@@ -329,7 +329,7 @@ mod tests {
             ("SELECT 1 WHERE a <= ALL(ARRAY[1, b])", "SELECT 1 WHERE ((a) <= (1) AND (a) <= (b))"),
             (
                 "SELECT a > ANY(l) FROM t",
-                "SELECT (CASE WHEN (a) > array_min((l)) THEN true WHEN (l) IS NULL OR cardinality((l)) > 0 AND ((a) IS NULL OR array_position((l), NULL) IS NOT NULL) THEN NULL ELSE false END) AS \"a > ANY(l)\" FROM t",
+                "SELECT (CASE WHEN a > array_min(l) THEN true WHEN l IS NULL OR cardinality(l) > 0 AND (a IS NULL OR array_position(l, NULL) IS NOT NULL) THEN NULL ELSE false END) AS \"a > ANY(l)\" FROM t",
             ),
         ] {
             let mut statement = parsed(text);

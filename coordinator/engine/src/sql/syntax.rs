@@ -7,7 +7,7 @@
 //!  SELECT a, b FROM t ORDER BY ALL    … ORDER BY 1, 2
 //!  t SEMI JOIN u, t ANTI JOIN u       t LEFT SEMI JOIN u, t LEFT ANTI JOIN u
 //!  FROM read_parquet('a/*.parquet')   FROM "a/*.parquet" AS read_parquet
-//!  UNNEST(a) WITH ORDINALITY          UNNEST(a, generate_series(1, cardinality(a)))
+//!  UNNEST(a) WITH ORDINALITY          UNNEST(a, generate_series(1, array_length(a)))
 //!  t PIVOT (…), t UNPIVOT (…)         see `pivots`
 //!  a -> b, CAST(json_extract(…) AS …) see `json`
 //! ```
@@ -184,8 +184,9 @@ fn ordinality(factor: &mut TableFactor) -> Result<(), Refusal> {
         let hint = "number the elements of one list: UNNEST(a) WITH ORDINALITY AS u(x, n)";
         return Err(Refusal::new("WITH ORDINALITY of several lists is not supported", hint));
     };
+    // The elements of lists in the list do not count.
     let numbers =
-        filled(template("generate_series(1, cardinality($1))"), std::slice::from_ref(list), None, list.span());
+        filled(template("generate_series(1, array_length($1))"), std::slice::from_ref(list), None, list.span());
     array_exprs.push(numbers);
     *with_ordinality = false;
     Ok(())
@@ -255,7 +256,7 @@ mod tests {
             ("SELECT a FROM read_parquet('d/*.parquet')", "SELECT a FROM \"d/*.parquet\" AS read_parquet"),
             (
                 "SELECT * FROM t CROSS JOIN UNNEST(t.a) WITH ORDINALITY AS u(x, n)",
-                "SELECT * FROM t CROSS JOIN UNNEST(t.a, generate_series(1, cardinality(t.a))) AS u (x, n)",
+                "SELECT * FROM t CROSS JOIN UNNEST(t.a, generate_series(1, array_length(t.a))) AS u (x, n)",
             ),
             ("SELECT a FROM read_csv('d.csv') c", "SELECT a FROM \"d.csv\" c"),
             (

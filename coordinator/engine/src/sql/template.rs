@@ -20,11 +20,13 @@ use super::walk::{walk, walk_mut};
 pub(super) fn template(text: &'static str) -> Expr {
     static PARSED: LazyLock<Mutex<HashMap<&'static str, Expr>>> = LazyLock::new(Mutex::default);
     let mut parsed = PARSED.lock().expect("no holder panics");
-    let parse = || {
-        let parser = Parser::new(&GenericDialect {}).try_with_sql(text);
-        parser.and_then(|mut parser| parser.parse_expr()).expect("a template is SQL")
-    };
-    parsed.entry(text).or_insert_with(parse).clone()
+    parsed.entry(text).or_insert_with(|| composed(text)).clone()
+}
+
+/// Returns the tree of a template that is composed of parts.
+pub(super) fn composed(text: &str) -> Expr {
+    let parser = Parser::new(&GenericDialect {}).try_with_sql(text);
+    parser.and_then(|mut parser| parser.parse_expr()).expect("a template is SQL")
 }
 
 /// Returns the tree of a query's template with its arguments.
