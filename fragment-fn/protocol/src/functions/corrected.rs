@@ -4,6 +4,9 @@
 //! Before: functions that compare their arguments compare the bits of floats, as DataFusion does everywhere (see `float_key`).
 //! They are given keys. Take that out together with `dialect::float_keys`.
 //!
+//! Before: a NULL in a list is no element that another list has (`array_has_any`), and a dollar in the replacement of
+//! `regexp_replace` is one, as in PostgreSQL and DuckDB. DataFusion has the syntax of the crate `regex` there.
+//!
 //! Around: array functions promise the list type of their argument, where Parquet calls a list's values `element`. Some
 //! return a list that calls them `item`, and later operators refuse the batch (apache/datafusion#16349, 55.2). Others build
 //! a list from parts of both names and fail. Here lists go in under DataFusion's name for their values and come out under
@@ -28,7 +31,7 @@ use datafusion::logical_expr::{
 
 use super::bounds::{self, ResultGrowth};
 use super::float_key::{self, has_floats};
-use super::scalar_named;
+use super::{own, scalar_named};
 
 /// Puts ours in place of DataFusion's where there is something to correct.
 pub(super) fn correct(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
@@ -41,9 +44,9 @@ pub(super) fn correct(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     }
 }
 
-/// Aliases of DataFusion's that are functions of ours: `to_char` has the letters of strftime, and `map_extract` a list. A
-/// session that is built from another one takes names in any order, so that one name must not be two functions.
-const TAKEN: [&str; 2] = ["date_format", "element_at"];
+/// Aliases of DataFusion's that are functions of ours: `to_char` has the letters of strftime, `map_extract` a list, and
+/// `array_has_any` knows no NULL. A session that is built from another one takes names in any order, so that one name must not be two functions.
+const TAKEN: [&str; 3] = ["date_format", "element_at", "arrays_overlap"];
 
 /// Returns true for functions that make a list from a list.
 fn is_of_lists(name: &str) -> bool {
@@ -167,6 +170,12 @@ impl ScalarUDFImpl for Corrected {
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         if let Some(growth) = self.growth {
             bounds::check(self.name(), growth, &args)?;
+        }
+        if self.name() == "array_has_any" {
+            args.args = own::known_elements(args.args)?;
+        }
+        if self.name() == "regexp_replace" {
+            args.args = own::with_plain_dollars(args.args)?;
         }
         if self.compares {
             args.args = args.args.into_iter().map(float_key::key).collect::<Result<_>>()?;

@@ -10,9 +10,10 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Date32Array, Int64Array, PrimitiveArray, TimestampMicrosecondArray, make_array,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Date32Type, Int64Type, IntervalMonthDayNano, TimeUnit};
 use chrono::{
-    DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeDelta, TimeZone, Weekday,
+    DateTime, Datelike, Days, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeDelta, TimeZone,
+    Weekday,
 };
 use datafusion::common::{DataFusionError, Result};
 
@@ -32,6 +33,14 @@ const fn row(
 
 pub(super) static TABLE: &[Row] = &[
     row("date_add", &[("unit", Text), ("n", Integer), ("time", Time)], Returns::Argument(2), add),
+    Row {
+        name: "last_day_of_month",
+        aliases: &["last_day"],
+        arguments: &[("time", Time)],
+        optional: 0,
+        returns: Returns::Date,
+        body: last_day,
+    },
     row("date_diff", &[("unit", Text), ("from", Time), ("to", Time)], Returns::Integer, diff),
     row("date_format", &[("time", Time), ("format", Text)], Returns::Text, |cells| write(cells, Form::mysql)),
     row("format_datetime", &[("time", Time), ("format", Text)], Returns::Text, |cells| write(cells, Form::joda)),
@@ -83,15 +92,18 @@ fn beyond(what: &str) -> DataFusionError {
     Advised::new(format!("{what} is beyond what the type holds"), "check the number of units").into()
 }
 
+/// Longest stretch that clocks skip, and more.
+const SKIPPED_MAX: TimeDelta = TimeDelta::hours(25);
+
 /// Type and zone of times.
-struct Clock {
+pub(super) struct Clock {
     of: DataType,
     /// None where days are those of UTC.
     zone: Option<Tz>,
 }
 
 impl Clock {
-    fn of(times: &DataType) -> Result<Self> {
+    pub(super) fn of(times: &DataType) -> Result<Self> {
         let zone = match times {
             DataType::Timestamp(_, Some(zone)) if !matches!(zone.as_ref(), "UTC" | UTC | "Z") => {
                 Some(Tz::from_str(zone)?)
@@ -101,28 +113,38 @@ impl Clock {
         Ok(Self { of: times.clone(), zone })
     }
 
-    /// Returns the local time of a value.
-    fn local(&self, value: i64) -> Option<NaiveDateTime> {
+    /// Returns the time of a value in UTC.
+    fn utc(&self, value: i64) -> Option<NaiveDateTime> {
         let DataType::Timestamp(unit, _) = self.of else {
             return DateTime::from_timestamp(value.checked_mul(86_400)?, 0).map(|time| time.naive_utc());
         };
         let unit = nanos(unit);
         let per_second = 1_000_000_000 / unit;
         let (seconds, rest) = (value.div_euclid(per_second), value.rem_euclid(per_second));
-        let time = DateTime::from_timestamp(seconds, u32::try_from(rest * unit).ok()?)?.naive_utc();
-        match self.zone {
-            Some(zone) => zone.from_utc_datetime(&time).naive_local().into(),
-            None => Some(time),
-        }
+        Some(DateTime::from_timestamp(seconds, u32::try_from(rest * unit).ok()?)?.naive_utc())
     }
 
-    /// Returns the value of a local time.
-    fn value(&self, local: NaiveDateTime) -> Option<i64> {
+    /// Returns the local time of a value.
+    fn local(&self, value: i64) -> Option<NaiveDateTime> {
+        let time = self.utc(value)?;
+        Some(self.zone.map_or(time, |zone| zone.from_utc_datetime(&time).naive_local()))
+    }
+
+    /// Returns the value of a local time that was moved from the value `from`. Of a time that clocks show twice it is the one
+    /// with the offset that `from` had. A time that they skip is as long after their jump.
+    fn value(&self, local: NaiveDateTime, from: i64) -> Option<i64> {
         let time = match self.zone {
-            // A time that clocks skip is as long after their jump.
-            Some(zone) => {
-                to_utc(local, zone).or_else(|| to_utc(local.checked_add_signed(TimeDelta::hours(1))?, zone))?
-            }
+            Some(zone) => match zone.from_local_datetime(&local) {
+                LocalResult::Single(time) => time.naive_utc(),
+                LocalResult::Ambiguous(first, second) => {
+                    let is_second = second.offset().fix().local_minus_utc() == self.offset(from)?;
+                    if is_second { second.naive_utc() } else { first.naive_utc() }
+                }
+                LocalResult::None => {
+                    let before = zone.from_local_datetime(&local.checked_sub_signed(SKIPPED_MAX)?).earliest()?;
+                    local.checked_sub_signed(TimeDelta::seconds(before.offset().fix().local_minus_utc().into()))?
+                }
+            },
             None => local,
         }
         .and_utc();
@@ -135,15 +157,16 @@ impl Clock {
         }
     }
 
-    /// Returns the name of the zone, and its offset at a local time.
-    fn offset(&self, local: NaiveDateTime) -> i32 {
-        let zone = self.zone.map(|zone| zone.offset_from_local_datetime(&local).earliest());
-        zone.flatten().map_or(0, |offset| offset.fix().local_minus_utc())
+    /// Returns the zone's offset from UTC at a value, in seconds.
+    fn offset(&self, value: i64) -> Option<i32> {
+        let offset = |zone: Tz, utc| zone.offset_from_utc_datetime(&utc).fix().local_minus_utc();
+        let utc = self.utc(value)?;
+        Some(self.zone.map_or(0, |zone| offset(zone, utc)))
     }
 }
 
 /// Returns the values of times as 64 bits: days, or units of the timestamps.
-fn values(times: &ArrayRef) -> Result<PrimitiveArray<Int64Type>> {
+pub(super) fn values(times: &ArrayRef) -> Result<PrimitiveArray<Int64Type>> {
     let integers = match times.data_type() {
         DataType::Date32 => cast(&cast(times, &DataType::Int32)?, &DataType::Int64)?,
         _ => cast(times, &DataType::Int64)?,
@@ -164,15 +187,25 @@ fn added(clock: &Clock, unit: Unit, n: i64, value: i64) -> Option<i64> {
                 Ok(days) => local()?.checked_add_days(Days::new(days)),
                 Err(_) => local()?.checked_sub_days(Days::new(days.unsigned_abs())),
             };
-            clock.value(moved?)
+            clock.value(moved?, value)
         }
         (Unit::Months(months), _) => {
             let months = n.checked_mul(months)?;
             let count = Months::new(u32::try_from(months.unsigned_abs()).ok()?);
             let moved =
                 if months < 0 { local()?.checked_sub_months(count) } else { local()?.checked_add_months(count) };
-            clock.value(moved?)
+            clock.value(moved?, value)
         }
+    }
+}
+
+/// Returns `n` months and days and nanoseconds after a value, each of them added once.
+pub(super) fn stepped(clock: &Clock, value: i64, n: i64, step: IntervalMonthDayNano) -> Option<i64> {
+    let value = added(clock, Unit::Months(step.months.into()), n, value)?;
+    let value = added(clock, Unit::Days(step.days.into()), n, value)?;
+    match &clock.of {
+        DataType::Timestamp(unit, _) => value.checked_add(n.checked_mul(step.nanoseconds)? / nanos(*unit)),
+        _ => Some(value),
     }
 }
 
@@ -229,6 +262,19 @@ fn whole_months(from: NaiveDateTime, to: NaiveDateTime) -> i64 {
     months(&to) - months(&from) - i64::from((to.day(), to.time()) < (day, from.time()))
 }
 
+fn last_day(cells: &Cells) -> Result<ArrayRef> {
+    let times = cells.spread(0)?;
+    let (clock, values) = (Clock::of(times.data_type())?, values(&times)?);
+    let last = |value: i64| {
+        let day = clock.local(value)?.date();
+        let last = day.with_day(1)?.checked_add_months(Months::new(1))?.pred_opt()?;
+        i32::try_from(last.signed_duration_since(NaiveDate::default()).num_days()).ok()
+    };
+    let days: Date32Array =
+        cells.each(|row| last(values.value(row)).map(Some).ok_or_else(|| beyond("the last day of a month")))?;
+    Ok(Arc::new(days))
+}
+
 fn diff(cells: &Cells) -> Result<ArrayRef> {
     let unit = cells.text(0);
     let (from, to) = (cells.spread(1)?, cells.spread(2)?);
@@ -253,8 +299,11 @@ fn write(cells: &Cells, form: fn(&str) -> Result<Form>) -> Result<ArrayRef> {
     let mut forms = Last::new();
     cells.texts(|row| {
         let form = forms.get(text.at(row), form)?;
-        let local = clock.local(values.value(row)).ok_or_else(|| beyond("a time's year"))?;
-        Ok(Some(form.write(local, (&zone, clock.offset(local)))))
+        let value = values.value(row);
+        let (Some(local), Some(offset)) = (clock.local(value), clock.offset(value)) else {
+            return Err(beyond("a time's year"));
+        };
+        form.write(local, (&zone, offset)).map(Some)
     })
 }
 
@@ -276,7 +325,7 @@ fn parse_datetime(cells: &Cells) -> Result<ArrayRef> {
     let (text, form) = (cells.text(0), cells.text(1));
     let mut forms = Last::new();
     let times: TimestampMicrosecondArray = cells.each(|row| {
-        let (time, zone) = forms.get(form.at(row), Form::joda)?.read(text.at(row))?;
+        let (time, zone) = forms.get(form.at(row), Form::joda_to_read)?.read(text.at(row))?;
         let time = zone.map_or(Some(time), |zone| to_utc(time, zone));
         Ok(Some(time.ok_or_else(|| beyond("a time that clocks skip"))?.and_utc().timestamp_micros()))
     })?;
@@ -366,7 +415,7 @@ mod tests {
     }
 
     fn at(text: &str) -> i64 {
-        clock().value(iso_timestamp(text).expect(text)).expect(text)
+        clock().value(iso_timestamp(text).expect(text), 0).expect(text)
     }
 
     #[test]
@@ -404,7 +453,26 @@ mod tests {
             counted(&berlin, Unit::Millis(3_600_000), at("2024-03-30T12:00:00"), at("2024-03-31T11:00:00")),
             Some(23)
         );
-        assert_eq!(berlin.offset(berlin.local(at("2024-07-01")).expect("a time")), 7200);
+        assert_eq!(berlin.offset(at("2024-07-01")), Some(7200));
+        // They are turned back in the night to 27 October 2024, and show 02:30 at 00:30 and at 01:30 in UTC.
+        assert_eq!(berlin.offset(at("2024-10-27T00:30:00")), Some(7200));
+        assert_eq!(berlin.offset(at("2024-10-27T01:30:00")), Some(3600));
+        for hour in ["00", "01"] {
+            let twice = at(&format!("2024-10-27T{hour}:30:00"));
+            assert_eq!(added(&berlin, Unit::Days(1), 0, twice), Some(twice));
+        }
+        // Moved from a day in summer it is the first of the two, and from one in winter the second.
+        assert_eq!(added(&berlin, Unit::Days(1), 1, at("2024-10-26T00:30:00")), Some(at("2024-10-27T00:30:00")));
+        assert_eq!(added(&berlin, Unit::Days(1), -1, at("2024-10-28T01:30:00")), Some(at("2024-10-27T01:30:00")));
+        // 02:30 is skipped.
+        assert_eq!(added(&berlin, Unit::Days(1), 1, at("2024-03-30T01:30:00")), Some(at("2024-03-31T01:30:00")));
+        // Clocks of this island skip half an hour in the night to 6 October 2024.
+        let zone = Tz::from_str("Australia/Lord_Howe").expect("a zone");
+        let howe = Clock {
+            of: DataType::Timestamp(TimeUnit::Microsecond, Some("Australia/Lord_Howe".into())),
+            zone: Some(zone),
+        };
+        assert_eq!(added(&howe, Unit::Days(1), 1, at("2024-10-04T15:45:00")), Some(at("2024-10-05T15:45:00")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, MapArray, St
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::{Result, ScalarValue, not_impl_err};
+use datafusion::common::{Result, ScalarValue, not_impl_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, ColumnarValue, Signature, Volatility};
@@ -34,14 +34,30 @@ enum Of {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Keyed {
     of: Of,
+    /// Number of arguments.
+    arguments: usize,
     signature: Signature,
 }
 
 pub(super) fn all() -> impl Iterator<Item = Keyed> {
     [Of::Histogram, Of::Map, Of::Multimap, Of::Mode].into_iter().map(|of| {
         let arguments = if matches!(of, Of::Map | Of::Multimap) { 2 } else { 1 };
-        Keyed { of, signature: Signature::any(arguments, Volatility::Immutable) }
+        Keyed { of, arguments, signature: Signature::user_defined(Volatility::Immutable) }
     })
+}
+
+/// Returns a type without dictionaries. Bytes of a key are turned back into its values, and not into a dictionary.
+fn without_dictionaries(of: &DataType) -> DataType {
+    let plain =
+        |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(without_dictionaries(field.data_type())));
+    match of {
+        DataType::Dictionary(_, values) => without_dictionaries(values),
+        DataType::List(item) => DataType::List(plain(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(plain(item), *length),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
+        other => other.clone(),
+    }
 }
 
 fn list_of(of: &DataType) -> DataType {
@@ -75,6 +91,16 @@ impl AggregateUDFImpl for Keyed {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        if arg_types.len() != self.arguments {
+            let noun = if self.arguments == 1 { "argument" } else { "arguments" };
+            return plan_err!("{} takes {} {noun}, and {} are given", self.name(), self.arguments, arg_types.len());
+        }
+        // The second argument's values are kept as they are.
+        let values = arg_types[1..].iter().cloned();
+        Ok(std::iter::once(without_dictionaries(&arg_types[0])).chain(values).collect())
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {

@@ -5,7 +5,9 @@
 //!  json       JSON in texts: paths, values, parts
 //!  dates      parts of time added and counted, texts of MySQL's, Joda's and ISO's forms
 //!  texts      split, regular expressions, URLs
-//!  typed.rs   functions that are another one for each type: element_at, contains, sequence, typeof
+//!  typed.rs   functions that are another one for each type: element_at, contains, typeof
+//!   lists.rs   parts of lists: slice, arrays_overlap
+//!   sequence   integers and times from one to another
 //!  keyed.rs   aggregates of keys: histogram, map_agg, multimap_agg, mode
 //! ```
 //!
@@ -14,15 +16,22 @@
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF};
 
 mod dates;
 mod json;
 mod keyed;
+mod lists;
 mod rows;
+mod sequence;
 mod texts;
 mod time_format;
 mod typed;
+mod widened;
 
 /// Lists the scalar functions. They follow DataFusion's, whose aliases they may take.
 pub(super) fn scalar() -> impl Iterator<Item = Arc<ScalarUDF>> {
@@ -40,6 +49,42 @@ pub(super) fn aggregate() -> impl Iterator<Item = Arc<AggregateUDF>> {
 pub(super) fn widened(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match stock.name() {
         "contains" => Arc::new(ScalarUDF::from(typed::Contains::new(stock))),
-        _ => stock,
+        name => match widened::Other::of(name) {
+            Some(other) => Arc::new(ScalarUDF::from(widened::Widened::new(stock, other))),
+            None => stock,
+        },
     }
+}
+
+/// Leaves the NULLs out of the first of two lists: a NULL is no element that both have.
+pub(super) fn known_elements(mut lists: Vec<ColumnarValue>) -> Result<Vec<ColumnarValue>> {
+    let Some(first) = lists.first_mut().filter(|list| typed::is_list(&list.data_type())) else { return Ok(lists) };
+    *first = match &*first {
+        ColumnarValue::Array(array) => ColumnarValue::Array(lists::without_nulls(array)?),
+        ColumnarValue::Scalar(scalar) => {
+            let array = lists::without_nulls(&scalar.to_array()?)?;
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)
+        }
+    };
+    Ok(lists)
+}
+
+/// Doubles the dollars of a replacement, so that each stands for itself.
+pub(super) fn with_plain_dollars(mut args: Vec<ColumnarValue>) -> Result<Vec<ColumnarValue>> {
+    let Some(replacement) = args.get_mut(2) else { return Ok(args) };
+    let doubled = |array: &ArrayRef| {
+        let texts = cast(array, &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>().iter().map(|text| text.map(|text| text.replace('$', "$$")));
+        Ok::<ArrayRef, DataFusionError>(cast(&texts.collect::<StringArray>(), array.data_type())?)
+    };
+    *replacement = match &*replacement {
+        ColumnarValue::Scalar(scalar) => match scalar.try_as_str() {
+            Some(Some(text)) if text.contains('$') => {
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&doubled(&scalar.to_array()?)?, 0)?)
+            }
+            _ => return Ok(args),
+        },
+        ColumnarValue::Array(array) => ColumnarValue::Array(doubled(array)?),
+    };
+    Ok(args)
 }

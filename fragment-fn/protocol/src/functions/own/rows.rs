@@ -233,6 +233,7 @@ impl Kind {
             },
             Self::Scalar => match of {
                 DataType::Boolean => Some(DataType::Boolean),
+                _ if of.is_integer() && *of != DataType::UInt64 => Some(DataType::Int64),
                 _ if of.is_numeric() => Some(DataType::Float64),
                 _ => Self::Text.coerced(of),
             },
@@ -308,13 +309,16 @@ impl ScalarUDFImpl for RowFunction {
     }
 }
 
-/// Returns a type that both times are cast to.
+/// Returns a type that both times are cast to. Nanoseconds do not reach the year 9999, which others may have.
 fn of_both(left: &DataType, right: &DataType) -> DataType {
     match (left, right) {
         (DataType::Timestamp(unit, zone), DataType::Timestamp(other, of)) => {
-            DataType::Timestamp(*unit.max(other), zone.clone().or_else(|| of.clone()))
+            let unit = if unit == other { *unit } else { TimeUnit::Microsecond };
+            DataType::Timestamp(unit, zone.clone().or_else(|| of.clone()))
         }
-        (of @ DataType::Timestamp(..), _) | (_, of @ DataType::Timestamp(..)) => of.clone(),
+        (DataType::Timestamp(_, zone), _) | (_, DataType::Timestamp(_, zone)) => {
+            DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+        }
         (of, _) => of.clone(),
     }
 }

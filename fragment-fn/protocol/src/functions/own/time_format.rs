@@ -71,8 +71,10 @@ enum Item {
     Offset {
         has_colon: bool,
     },
-    /// Name of a zone.
+    /// Id of a zone.
     Zone,
+    /// Name of a zone. It is written for UTC and for an offset.
+    ZoneName,
 }
 
 /// Form of times as text.
@@ -144,7 +146,7 @@ impl Form {
                     return Err(unknown(
                         text,
                         &format!("%{letter}"),
-                        "it is not supported; docs/dialect.md lists the letters",
+                        "it is not supported; letters are %Y %y %m %c %b %M %d %e %j %H %k %h %I %l %p %i %s %f %a %W %x %v %T %r",
                     ));
                 }
                 other => literal(&mut items, other),
@@ -205,7 +207,8 @@ impl Form {
                 's' => number(Second, 2),
                 'S' => Item::Fraction(count),
                 'Z' if count < 3 => Item::Offset { has_colon: count == 2 },
-                'Z' | 'z' => Item::Zone,
+                'Z' => Item::Zone,
+                'z' => Item::ZoneName,
                 other => {
                     return Err(unknown(
                         text,
@@ -224,8 +227,24 @@ impl Form {
         Ok(Self { text: text.to_owned(), items })
     }
 
+    /// Reads a form in Joda's letters by which texts are read.
+    ///
+    /// # Errors
+    /// Those of [`Form::joda`], and a year of two digits: Joda's century goes with the year in which it runs.
+    pub(super) fn joda_to_read(text: &str) -> Result<Self> {
+        let form = Self::joda(text)?;
+        if form.items.iter().any(|item| matches!(item, Item::Number(Part::YearOfCentury, ..))) {
+            let hint = "write yyyy; date_parse(x, '%d/%m/%y') reads the years from 1970 to 2069";
+            return Err(Advised::new(format!("`yy` in the format '{text}' has no century of its own"), hint).into());
+        }
+        Ok(form)
+    }
+
     /// Writes a local time. `zone` has its name, and its offset from UTC in seconds.
-    pub(super) fn write(&self, time: NaiveDateTime, zone: (&str, i32)) -> String {
+    ///
+    /// # Errors
+    /// The name of a zone that has a name in each half of the year.
+    pub(super) fn write(&self, time: NaiveDateTime, zone: (&str, i32)) -> Result<String> {
         let mut text = String::new();
         let (is_afternoon, of_half) = time.hour12();
         for item in &self.items {
@@ -273,11 +292,16 @@ impl Form {
                     let colon = if *has_colon { ":" } else { "" };
                     write!(text, "{sign}{:02}{colon}{:02}", minutes / 60, minutes % 60)
                 }
-                Item::Zone => write!(text, "{}", zone.0),
+                Item::ZoneName if zone.0 != "UTC" && zone.0.starts_with(|sign: char| sign.is_alphabetic()) => {
+                    let hint = "ZZZ is the zone's id, ZZ its offset";
+                    let message = format!("`z` in the format '{}' has no name of {}", self.text, zone.0);
+                    return Err(Advised::new(message, hint).into());
+                }
+                Item::Zone | Item::ZoneName => write!(text, "{}", zone.0),
             };
             debug_assert!(written.is_ok(), "a String has room");
         }
-        text
+        Ok(text)
     }
 
     /// Reads a local time, with its zone where the text has one.
@@ -306,13 +330,14 @@ impl Form {
                     parts.set(*part, number)?;
                     rest
                 }
-                Item::Month { is_short } => {
-                    let (month, rest) = name(rest, &MONTHS, *is_short)?;
+                // Joda reads long and short names by either letter.
+                Item::Month { .. } => {
+                    let (month, rest) = name(rest, &MONTHS, true)?;
                     parts.month = Some(month + 1);
                     rest
                 }
-                Item::Weekday { is_short } => {
-                    let (day, rest) = name(rest, &WEEKDAYS, *is_short)?;
+                Item::Weekday { .. } => {
+                    let (day, rest) = name(rest, &WEEKDAYS, true)?;
                     parts.day_of_week = Some(day + 1);
                     rest
                 }
@@ -331,7 +356,7 @@ impl Form {
                     parts.zone = Some(zone);
                     rest
                 }
-                Item::Zone => {
+                Item::Zone | Item::ZoneName => {
                     let is_of_name =
                         |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '/' | '_' | '+' | '-' | ':');
                     let end = rest.find(|sign| !is_of_name(sign)).unwrap_or(rest.len());
@@ -379,7 +404,7 @@ impl Parts {
     /// Returns the time. What the text does not say is that of 1970-01-01T00:00:00, but the year of a month or a day is
     /// 2000, as Joda has it.
     fn time(&self) -> Option<NaiveDateTime> {
-        let is_of_year = self.month.is_some() || self.day.is_some();
+        let is_of_year = self.month.is_some() || self.day.is_some() || self.day_of_year.is_some();
         let year = self.year.unwrap_or(if is_of_year { 2000 } else { 1970 });
         let weekday = match self.day_of_week {
             Some(day) => Some(Weekday::try_from(u8::try_from(day.checked_sub(1)?).ok()?).ok()?),
@@ -498,7 +523,8 @@ mod tests {
             ("%k %l %I %p %f", "13 1 01 PM 123456"),
             ("%x-W%v %% q", "2024-W01 % q"),
         ] {
-            assert_eq!(Form::mysql(form).expect(form).write(at, ("UTC", 0)), expect, "{form}");
+            let written = Form::mysql(form).expect(form).write(at, ("UTC", 0)).expect(form);
+            assert_eq!(written, expect, "{form}");
         }
         for form in ["%D", "%U", "%w", "%X", "%"] {
             assert!(Form::mysql(form).is_err(), "{form}");
@@ -516,10 +542,17 @@ mod tests {
             ("SSS S SSSSSS", "123 1 123000"),
             ("xxxx-'W'ww", "2024-W01"),
             ("'o''clock' ''D''", "o'clock '5'"),
-            ("Z ZZ z", "+0130 +01:30 Zone/Name"),
+            ("Z ZZ ZZZ", "+0130 +01:30 Zone/Name"),
         ] {
-            assert_eq!(Form::joda(form).expect(form).write(at, ("Zone/Name", 5400)), expect, "{form}");
+            let written = Form::joda(form).expect(form).write(at, ("Zone/Name", 5400)).expect(form);
+            assert_eq!(written, expect, "{form}");
         }
+        let name = |zone: &str| Form::joda("HH z").expect("a form").write(at, (zone, 0));
+        assert_eq!(name("UTC").expect("a name"), "00 UTC");
+        assert_eq!(name("+00:00").expect("a name"), "00 +00:00");
+        assert!(name("Europe/Berlin").expect_err("CET or CEST").to_string().contains("has no name of Europe/Berlin"));
+        assert!(Form::joda_to_read("dd/MM/yy").is_err(), "which century");
+        assert!(Form::joda_to_read("dd/MM/yyyy").is_ok());
         for form in ["yyyy-MM-dd'T", "yyyyb", "Q"] {
             assert!(Form::joda(form).is_err(), "{form}");
         }
@@ -540,6 +573,10 @@ mod tests {
             ("%W, %d %b %Y", "Friday, 05 January 2024", "2024-01-05T00:00:00"),
             ("%H:%i:%s.%f", "13:05:09.5", "1970-01-01T13:05:09.5"),
             ("%m-%d", "02-29", "2000-02-29T00:00:00"),
+            ("%j", "060", "2000-02-29T00:00:00"),
+            ("%j", "366", "2000-12-31T00:00:00"),
+            ("%d %M %Y", "05 Feb 2024", "2024-02-05T00:00:00"),
+            ("%W, %d %b %Y", "Fri, 05 January 2024", "2024-01-05T00:00:00"),
             ("%Y %j", "2024 366", "2024-12-31T00:00:00"),
             ("%x-W%v", "2020-W53", "2020-12-28T00:00:00"),
         ] {

@@ -1,12 +1,12 @@
-//! Functions that are another one for each type of their arguments: `element_at`, `contains`, `sequence` and `typeof`.
+//! Functions that are another one for each type of their arguments: `element_at`, `contains` and `typeof`.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, IntervalMonthDayNano, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
 use datafusion::common::utils::take_function_args;
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_datafusion_err, plan_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
@@ -16,19 +16,23 @@ use datafusion::logical_expr::{
 };
 
 use super::super::scalar_named;
+use super::lists::{ArraysOverlap, Slice};
+use super::sequence::Sequence;
 use crate::Advised;
 
 pub(super) fn all() -> impl Iterator<Item = ScalarUDF> {
     let signature = || Signature::user_defined(Volatility::Immutable);
     [
         ScalarUDF::from(ElementAt { signature: signature() }),
-        ScalarUDF::from(Sequence { signature: signature() }),
+        ScalarUDF::from(Sequence::new()),
+        ScalarUDF::from(Slice::new()),
+        ScalarUDF::from(ArraysOverlap::new()),
         ScalarUDF::from(TypeOf { signature: signature() }),
     ]
     .into_iter()
 }
 
-fn stock(name: &str) -> Result<&'static Arc<ScalarUDF>> {
+pub(super) fn stock(name: &str) -> Result<&'static Arc<ScalarUDF>> {
     scalar_named(name).ok_or_else(|| exec_datafusion_err!("there is no function {name}"))
 }
 
@@ -37,14 +41,14 @@ fn fields(types: &[DataType]) -> Vec<FieldRef> {
 }
 
 /// Returns the type of a call of another function.
-fn type_of(function: &ScalarUDF, types: &[DataType]) -> Result<DataType> {
+pub(super) fn type_of(function: &ScalarUDF, types: &[DataType]) -> Result<DataType> {
     let scalars = vec![None; types.len()];
     let args = ReturnFieldArgs { arg_fields: &fields(types), scalar_arguments: &scalars };
     Ok(function.return_field_from_args(args)?.data_type().clone())
 }
 
 /// Calls another function in the place of `of`.
-fn call(function: &ScalarUDF, args: Vec<ColumnarValue>, of: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+pub(super) fn call(function: &ScalarUDF, args: Vec<ColumnarValue>, of: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let types: Vec<DataType> = args.iter().map(ColumnarValue::data_type).collect();
     let return_field = Arc::new(Field::new("", type_of(function, &types)?, true));
     function.invoke_with_args(ScalarFunctionArgs {
@@ -57,7 +61,7 @@ fn call(function: &ScalarUDF, args: Vec<ColumnarValue>, of: &ScalarFunctionArgs)
 }
 
 /// Returns the types that another function casts its arguments to.
-fn coerced(function: &ScalarUDF, types: &[DataType]) -> Result<Vec<DataType>> {
+pub(super) fn coerced(function: &ScalarUDF, types: &[DataType]) -> Result<Vec<DataType>> {
     let coerced = fields_with_udf(&fields(types), function)?;
     Ok(coerced.iter().map(|field| field.data_type().clone()).collect())
 }
@@ -89,7 +93,16 @@ impl ScalarUDFImpl for ElementAt {
             }
             DataType::List(_) | DataType::LargeList(_) => Ok(vec![of.clone(), DataType::Int64]),
             DataType::FixedSizeList(field, _) => Ok(vec![DataType::List(Arc::clone(field)), DataType::Int64]),
-            DataType::Map(..) => coerced(stock("map_extract")?, arg_types),
+            DataType::Map(..) => {
+                let types = coerced(stock("map_extract")?, arg_types)?;
+                // 1.5 would find the key 1.
+                match types.as_slice() {
+                    [_, key] if key.is_integer() && !place.is_integer() && !place.is_null() => {
+                        plan_err!("element_at(map, key): the keys are {key}, and {place} is given")
+                    }
+                    _ => Ok(types),
+                }
+            }
             DataType::Null => Ok(arg_types.to_vec()),
             other => plan_err!("element_at takes an array or a map, and {other} is given"),
         }
@@ -114,19 +127,15 @@ impl ScalarUDFImpl for ElementAt {
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let [of, place] = args.as_slice() else { return Ok(ExprSimplifyResult::Original(args)) };
         let call = |name: &str, args: Vec<Expr>| {
-            Ok::<_, datafusion::common::DataFusionError>(Expr::ScalarFunction(ScalarFunction::new_udf(
-                Arc::clone(stock(name)?),
-                args,
-            )))
+            Ok::<_, DataFusionError>(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(stock(name)?), args)))
         };
         let element = match info.get_data_type(of)? {
-            DataType::List(_) | DataType::LargeList(_) => {
-                if matches!(place, Expr::Literal(ScalarValue::Int64(Some(0)), _)) {
-                    let hint = "a[1] is the first element, a[-1] the last";
-                    return Err(Advised::new("an array has no element 0", hint).into());
-                }
-                call("array_element", args)?
-            }
+            DataType::List(_) | DataType::LargeList(_) => match place {
+                Expr::Literal(ScalarValue::Int64(Some(0)), _) => return Err(no_element_0()),
+                Expr::Literal(..) => call("array_element", args)?,
+                // Any row may ask for element 0.
+                _ => return Ok(ExprSimplifyResult::Original(args)),
+            },
             DataType::Map(..) => call("array_element", vec![call("map_extract", args)?, lit(1i64)])?,
             _ => return Ok(ExprSimplifyResult::Original(args)),
         };
@@ -141,9 +150,19 @@ impl ScalarUDFImpl for ElementAt {
                 let found = call(stock("map_extract")?, args.args.clone(), &args)?;
                 call(element, vec![found, ColumnarValue::Scalar(ScalarValue::Int64(Some(1)))], &args)
             }
-            _ => call(element, args.args.clone(), &args),
+            _ => {
+                let places = cast(&args.args[1].to_array(args.number_rows)?, &DataType::Int64)?;
+                if places.as_primitive::<Int64Type>().iter().flatten().any(|place| place == 0) {
+                    return Err(no_element_0());
+                }
+                call(element, args.args.clone(), &args)
+            }
         }
     }
+}
+
+fn no_element_0() -> DataFusionError {
+    Advised::new("an array has no element 0", "a[1] is the first element, a[-1] the last").into()
 }
 
 /// `contains(text, part)`, and `contains(array, value)`: NULL where the value may be a NULL of the array.
@@ -159,7 +178,7 @@ impl Contains {
     }
 }
 
-fn is_list(of: &DataType) -> bool {
+pub(super) fn is_list(of: &DataType) -> bool {
     matches!(of, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
 }
 
@@ -222,103 +241,13 @@ impl ScalarUDFImpl for Contains {
     }
 }
 
-fn has_null(list: &ArrayRef, row: usize) -> bool {
+pub(super) fn has_null(list: &ArrayRef, row: usize) -> bool {
     let elements = match list.data_type() {
         DataType::List(_) => list.as_list::<i32>().value(row),
         DataType::LargeList(_) => list.as_list::<i64>().value(row),
         _ => list.as_fixed_size_list().value(row),
     };
     elements.logical_null_count() > 0
-}
-
-/// `sequence(first, last[, step])`: all values from the first to the last. It falls where the last is less.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Sequence {
-    signature: Signature,
-}
-
-const SEQUENCE: &str = "sequence(first, last[, step])";
-
-impl ScalarUDFImpl for Sequence {
-    fn name(&self) -> &str {
-        "sequence"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let [first, last, step @ ..] = arg_types else { return plan_err!("{SEQUENCE} takes two or three arguments") };
-        let interval = DataType::Interval(arrow::datatypes::IntervalUnit::MonthDayNano);
-        let (of, by) = match (first, last) {
-            (DataType::Timestamp(_, zone), _) | (_, DataType::Timestamp(_, zone)) => {
-                (DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()), interval)
-            }
-            (DataType::Date32 | DataType::Date64, _) | (_, DataType::Date32 | DataType::Date64) => {
-                (DataType::Date32, interval)
-            }
-            (first, last) if [first, last].iter().all(|of| of.is_integer() || of.is_null()) => {
-                (DataType::Int64, DataType::Int64)
-            }
-            (first, _) => return plan_err!("{SEQUENCE} is of integers, dates or timestamps, and {first} is given"),
-        };
-        match step {
-            [] if matches!(of, DataType::Timestamp(..)) => {
-                plan_err!("{SEQUENCE} of timestamps has a step, such as INTERVAL '1' HOUR")
-            }
-            [] => Ok(vec![of.clone(), of]),
-            [step] if by == DataType::Int64 && !step.is_integer() && !step.is_null() => {
-                plan_err!("{SEQUENCE} of integers has a step that is an integer, and {step} is given")
-            }
-            [_] => Ok(vec![of.clone(), of, by]),
-            _ => plan_err!("{SEQUENCE} takes two or three arguments"),
-        }
-    }
-
-    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        let of = arg_types.first().cloned().unwrap_or(DataType::Null);
-        Ok(DataType::List(Arc::new(Field::new_list_field(of, true))))
-    }
-
-    fn is_strict(&self) -> bool {
-        true
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let mut given = args.args.clone();
-        if let [first, last] = given.as_slice() {
-            let step = default_step(first, last, args.number_rows)?;
-            given.push(step);
-        }
-        call(stock("generate_series")?, given, &args)
-    }
-}
-
-/// Returns 1, or −1 where the last value is less.
-fn default_step(first: &ColumnarValue, last: &ColumnarValue, rows: usize) -> Result<ColumnarValue> {
-    let is_constant = matches!((first, last), (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)));
-    let rows = if is_constant { 1 } else { rows };
-    let is_date = first.data_type() == DataType::Date32;
-    let integers = |of: &ColumnarValue| {
-        let array = of.to_array(rows)?;
-        let array = if is_date { cast(&array, &DataType::Int32)? } else { array };
-        Ok::<_, datafusion::common::DataFusionError>(
-            cast(&array, &DataType::Int64)?.as_primitive::<Int64Type>().clone(),
-        )
-    };
-    let (first, last) = (integers(first)?, integers(last)?);
-    let steps = (0..rows).map(|row| if last.value(row) < first.value(row) { -1 } else { 1 });
-    let steps: ArrayRef = if is_date {
-        let steps = steps.map(|days| Some(IntervalMonthDayNano::new(0, days, 0)));
-        Arc::new(steps.collect::<arrow::array::IntervalMonthDayNanoArray>())
-    } else {
-        Arc::new(steps.map(|step| Some(i64::from(step))).collect::<Int64Array>())
-    };
-    Ok(match is_constant {
-        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&steps, 0)?),
-        false => ColumnarValue::Array(steps),
-    })
 }
 
 /// `typeof(x)`: the name of a type, in Trino's words.

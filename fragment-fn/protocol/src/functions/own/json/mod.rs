@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListBuilder, StringBuilder};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::common::{Result, exec_err};
 
 use self::path::{Path, Step};
@@ -88,7 +88,9 @@ fn at_key(cells: &Cells, of: impl for<'a> Fn(&'a str) -> Option<Cow<'a, str>>) -
     let mut keys = Last::new();
     cells.texts(|row| {
         let steps = keys.get(key.at(row), |key| {
-            if key.starts_with('$') { Path::parsed(key) } else { Ok(Path(vec![Step::key(key)])) }
+            // A key such as `$oid` is none.
+            let is_path = key == "$" || key.starts_with("$.") || key.starts_with("$[");
+            if is_path { Path::parsed(key) } else { Ok(Path(vec![Step::key(key)])) }
         })?;
         Ok(found(row, &steps.0))
     })
@@ -130,7 +132,11 @@ fn array_contains(cells: &Cells) -> Result<ArrayRef> {
     let wanted = cells.spread(1)?;
     let is_wanted = |row: usize, element: &str| match wanted.data_type() {
         DataType::Boolean => element == if wanted.as_boolean().value(row) { "true" } else { "false" },
-        DataType::Float64 => element.parse() == Ok(wanted.as_primitive::<Float64Type>().value(row)),
+        DataType::Int64 => element.parse() == Ok(wanted.as_primitive::<Int64Type>().value(row)),
+        // As in Trino, an integer is no double.
+        DataType::Float64 => {
+            element.contains(['.', 'e', 'E']) && element.parse() == Ok(wanted.as_primitive::<Float64Type>().value(row))
+        }
         _ => element.starts_with('"') && unescaped(element).as_deref() == Some(wanted.as_string_view().value(row)),
     };
     let found: BooleanArray = cells.each(|row| {

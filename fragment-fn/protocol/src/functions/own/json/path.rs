@@ -64,13 +64,14 @@ fn name(signs: &mut Peekable<Chars<'_>>, is_of_name: impl Fn(char) -> bool) -> O
     while let Some(sign) = signs.next_if(|sign| is_of_name(*sign)) {
         name.push(sign);
     }
-    let is_plain = !name.is_empty() && !name.contains(['*', '?', '(', ')', '@', ':', '\'', '"', ']', ' ']);
+    let is_plain = !name.is_empty() && !name.contains(['*', '?', '(', ')', '@', '\'', '"', ']', ' ']);
     is_plain.then_some(name)
 }
 
 fn in_brackets(signs: &mut Peekable<Chars<'_>>) -> Option<String> {
     let step = match signs.next_if(|sign| matches!(sign, '\'' | '"')) {
-        None => name(signs, |sign| sign != ']')?,
+        // `[1:2]` would be several elements.
+        None => name(signs, |sign| sign != ']').filter(|name| !name.contains(':'))?,
         Some(quote) => {
             let mut name = String::new();
             loop {
