@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 /// Names of the files with statements.
-const FILES: [&str; 4] = ["athena", "trino", "duckdb", "spark"];
+const FILES: [&str; 5] = ["athena", "trino", "duckdb", "spark", "functions"];
 
 /// Characters of the longest message.
 const MESSAGE_MAX: usize = 400;

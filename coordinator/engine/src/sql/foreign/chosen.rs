@@ -1,15 +1,18 @@
 //! Calls whose meaning depends on their arguments.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CastKind, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LambdaFunction, ListAggOnOverflow,
-    ObjectName, UnaryOperator, Value, ValueWithSpan,
+    ObjectName, UnaryOperator, Value, ValueWithSpan, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::sql::Refusal;
 use crate::sql::balance::paired;
 use crate::sql::template::{filled, in_brackets, template};
+use crate::sql::walk::walk;
 
 /// Call of a function.
 pub(super) struct Call<'a> {
@@ -46,7 +49,12 @@ impl Call<'_> {
             None => Ok(()),
             Some(clause) => {
                 let what = format!("{clause} of {} is not supported", self.name);
-                Err(Refusal::new(what, format!("leave it out: {} is written as an expression here", self.name)))
+                let hint = match clause {
+                    "FILTER" => format!("give {} CASE WHEN condition THEN x END", self.name),
+                    "DISTINCT" => format!("{} over SELECT DISTINCT in an inner query", self.name),
+                    _ => format!("{} is written as an expression here, which has no {clause}", self.name),
+                };
+                Err(Refusal::new(what, hint))
             }
         }
     }
@@ -86,26 +94,103 @@ fn number(expr: &Expr) -> Option<f64> {
     }
 }
 
-/// `try(CAST(x AS t))` is TRY_CAST. Other errors cannot be caught: a division by zero is no error for DOUBLE, whose types
-/// are not known here.
+/// Functions that are NULL where an argument is, and fail for none.
+const NEVER_FAIL: [&str; 20] = [
+    "btrim",
+    "concat",
+    "json_extract",
+    "json_extract_scalar",
+    "json_get",
+    "json_get_text",
+    "left",
+    "lower",
+    "ltrim",
+    "regexp_extract",
+    "regexp_replace",
+    "replace",
+    "reverse",
+    "right",
+    "rtrim",
+    "split_part",
+    "substr",
+    "substring",
+    "trim",
+    "upper",
+];
+
+/// `try(CAST(x AS t))` is TRY_CAST, and `try(CAST(CAST(x AS t) AS u))` two of them. Other errors cannot be caught: a division by
+/// zero is no error for DOUBLE, whose types are not known here.
 pub(super) fn try_cast(call: &Call<'_>) -> Result<Choice, Refusal> {
     call.without_clauses()?;
-    match bare(&call.arguments[0]) {
-        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, array, format } => {
-            Ok(Choice::tree(Expr::Cast {
-                kind: CastKind::TryCast,
-                expr: expr.clone(),
-                data_type: data_type.clone(),
-                array: *array,
-                format: format.clone(),
-            }))
-        }
-        Expr::Cast { .. } => Ok(Choice::tree(call.arguments[0].clone())),
-        _ => Err(call.refused(
-            "of anything but a CAST",
-            "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0",
-        )),
+    let hint = "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0";
+    let mut tried = bare(&call.arguments[0]).clone();
+    if !matches!(tried, Expr::Cast { .. }) {
+        return Err(call.refused("of anything but a CAST", hint));
     }
+    let mut inside = &mut tried;
+    loop {
+        inside = match inside {
+            Expr::Nested(inner) => inner.as_mut(),
+            Expr::Cast { kind, expr, .. } => {
+                if matches!(kind, CastKind::Cast | CastKind::DoubleColon) {
+                    *kind = CastKind::TryCast;
+                }
+                expr.as_mut()
+            }
+            _ => break,
+        };
+    }
+    match walk(&*inside, &mut MayFail) {
+        ControlFlow::Continue(()) => Ok(Choice::tree(tried)),
+        ControlFlow::Break(what) => Err(call.refused(&format!("of a CAST with {what} in it"), hint)),
+    }
+}
+
+/// Finds what may fail otherwise than by the cast that is tried.
+struct MayFail;
+
+impl Visitor for MayFail {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
+        use BinaryOperator::{Divide, Minus, Modulo, Multiply, Plus};
+        match expr {
+            Expr::BinaryOp { op: op @ (Plus | Minus | Multiply | Divide | Modulo), .. } => {
+                ControlFlow::Break(op.to_string())
+            }
+            Expr::Cast { .. } => ControlFlow::Break("a CAST deeper".to_owned()),
+            Expr::Function(function) => {
+                let name = function.name.to_string().to_lowercase();
+                if NEVER_FAIL.contains(&name.as_str()) { ControlFlow::Continue(()) } else { ControlFlow::Break(name) }
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// Refuses a replacement that is a group in Trino, and text in PostgreSQL and DuckDB. A dollar with a backslash is text in
+/// both.
+pub(super) fn regexp_replace(call: &Call<'_>) -> Result<Choice, Refusal> {
+    let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(replacement), .. }) = bare(&call.arguments[2])
+    else {
+        return Ok(Choice::Itself);
+    };
+    let written = replacement.replace("\\$", "");
+    let is_group = |behind: &str| behind.starts_with(|sign: char| sign.is_ascii_digit() || sign == '{');
+    if written.split('$').skip(1).any(is_group) {
+        return Err(call.refused(
+            "with a replacement like $1",
+            "\\1 is the first group, \\$ is a dollar; a fourth argument 'g' replaces all matches, as Trino does",
+        ));
+    }
+    if !replacement.contains("\\$") {
+        return Ok(Choice::Itself);
+    }
+    call.without_clauses()?;
+    let mut arguments = call.arguments.to_vec();
+    arguments[2] = text(&replacement.replace("\\$", "$"));
+    let list = FunctionArgumentList { args: positional(arguments), ..call.list.clone() };
+    Ok(Choice::tree(Expr::Function(call.renamed(call.name, list))))
 }
 
 /// Writes a unit that has no quotes, as Redshift and MySQL have it, with quotes.
@@ -175,24 +260,6 @@ pub(super) fn datediff(call: &Call<'_>) -> Result<Choice, Refusal> {
         }
     };
     Ok(Choice::Template(template, call.arguments[1..].to_vec()))
-}
-
-/// Writes `slice(a, start, length)` by its bounds. Past the end of an array counted from the end, the two would differ.
-pub(super) fn slice(call: &Call<'_>) -> Result<Choice, Refusal> {
-    call.without_clauses()?;
-    let bounds = (number(&call.arguments[1]), number(&call.arguments[2]));
-    let (Some(start), Some(length)) = bounds else {
-        return Err(call.refused("by numbers that are computed", "write its bounds: a[start:end]"));
-    };
-    let end = start + length - 1.0;
-    if start.fract() != 0.0 || length.fract() != 0.0 || start == 0.0 || length < 0.0 || (start < 0.0 && end >= 0.0) {
-        return Err(call.refused("by these numbers", "write its bounds: a[start:end]"));
-    }
-    if length == 0.0 {
-        // The bounds 1 and 0 have nothing between them.
-        return Ok(Choice::Template("array_slice($1, 1, 0)", vec![call.arguments[0].clone()]));
-    }
-    Ok(Choice::Template("array_slice($1, $2, $2 + $3 - 1)", call.arguments.to_vec()))
 }
 
 /// Writes `approx_percentile(x, ARRAY[p, q])` as an array of one call each.
