@@ -50,6 +50,7 @@ pub struct TlsConfig {
     /// Certificate, and those that lead from it to the authority.
     #[serde(deserialize_with = "units::path")]
     pub certificate: PathBuf,
+    /// Private key of the certificate.
     #[serde(deserialize_with = "units::path")]
     pub key: PathBuf,
 }
