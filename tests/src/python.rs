@@ -21,6 +21,8 @@ pub const TESTS: &str = "requirements.txt";
 pub const PEERS: &str = "requirements-peers.txt";
 /// Requirements of the judges of the Iceberg matrix, and of its writers.
 pub const JUDGES: &str = "judges.txt";
+/// Requirements of the clients of the server.
+pub const CLIENTS: &str = "clients.txt";
 
 /// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());
@@ -44,7 +46,20 @@ pub fn scripts() -> PathBuf {
 /// # Errors
 /// When the script fails (the message ends with its stderr), and with `CI=true` where the run would be skipped.
 pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
-    let python = match environment(cache, TESTS)? {
+    run_with(cache, TESTS, script, arguments)
+}
+
+/// Does the same with the packages of other requirements.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_with<A: AsRef<OsStr>>(
+    cache: &Path,
+    requirements: &str,
+    script: &str,
+    arguments: &[A],
+) -> anyhow::Result<Run> {
+    let python = match environment(cache, requirements)? {
         PythonEnvironment::Ready(python) => python,
         PythonEnvironment::Missing(reason) => {
             return skip(script, reason, env::var("CI").is_ok_and(|value| value == "true"));

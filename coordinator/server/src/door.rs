@@ -112,6 +112,11 @@ impl Door {
         Ok(door)
     }
 
+    /// Returns the catalog in which bare names are looked up; None for the session's own tables.
+    pub(crate) fn catalog(&self) -> Option<&str> {
+        self.catalog.as_deref()
+    }
+
     /// Returns the tokens; None for a server without users.
     pub(crate) fn tokens(&self) -> Option<Arc<Tokens>> {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,7 +1,8 @@
-//! The server: one engine that lives, and many people's queries over HTTP.
+//! The server: one engine that lives, and many people's queries over HTTP and PostgreSQL's protocol.
 //!
 //! ```text
 //!  request ─► http (host, user, content, Accept) ─► admission ─► run (session, recorder, rows) ─► chunks ─► response
+//!  message ─► postgres (user, session, portals) ─────► admission ─► run ──────────────────────────────► batches ─► message
 //! ```
 //!
 //! A query runs in a task of its own. It ends with its client: a response that nobody reads any more cancels it. Rows are never
@@ -17,6 +18,7 @@ mod door;
 mod http;
 mod listen;
 mod metrics;
+mod postgres;
 mod run;
 mod spool;
 mod statements;

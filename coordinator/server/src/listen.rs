@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::door::Door;
 use crate::http::{Hosts, routes};
+use crate::postgres::Postgres;
 use crate::tls;
 use crate::tokens::Tokens;
 
@@ -30,6 +31,8 @@ const STREAMS_MAX: u32 = 100;
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     pub listen: SocketAddr,
+    /// Address for clients of PostgreSQL; None for none.
+    pub postgres: Option<SocketAddr>,
     /// True if a proxy before the server ends TLS.
     pub is_behind_tls_proxy: bool,
     /// Catalog in which bare names are looked up.
@@ -47,6 +50,7 @@ pub struct Server {
     tls: Option<Tls>,
     handle: Handle<SocketAddr>,
     serving: JoinHandle<io::Result<()>>,
+    postgres: Option<Postgres>,
 }
 
 /// Certificate and key in use, and their files.
@@ -63,19 +67,22 @@ impl Server {
     /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, others can reach it and it is not protected, or the
     /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
     pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
-        let ServerOptions { listen, is_behind_tls_proxy, catalog, setup } = options;
-        is_protected(listen, &config.server, is_behind_tls_proxy)?;
+        let ServerOptions { listen, postgres, is_behind_tls_proxy, catalog, setup } = options;
+        for address in [Some(listen), postgres].into_iter().flatten() {
+            is_protected(address, &config.server, is_behind_tls_proxy)?;
+        }
         // Files are read before others can reach anything.
         let tokens = config.server.tokens.as_deref().map(Tokens::read).transpose()?;
         let tls = match &config.server.tls {
             Some(files) => Some(Tls { files: files.clone(), used: RustlsConfig::from_config(tls::read(files)?) }),
             None => None,
         };
-        let failed = |error: io::Error| {
-            QueryError::setup(format!("cannot listen at {listen}: {error}")).with_hint("choose another with --listen")
+        let failed = |error: io::Error| refused(listen, "--listen", &error);
+        let listener = bind(listen).map_err(failed)?;
+        let for_postgres = match postgres {
+            Some(at) => Some(bind(at).map_err(|error| refused(at, "--postgres", &error))?),
+            None => None,
         };
-        let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let drain = config.server.drain;
@@ -90,7 +97,9 @@ impl Server {
             }
             None => tokio::spawn(server.serve(routes)),
         };
-        Ok(Self { door, address, drain, tls, handle, serving })
+        let used = || tls.as_ref().map(|tls| tls.used.clone());
+        let postgres = for_postgres.map(|listener| Postgres::start(listener, Arc::clone(&door), used())).transpose()?;
+        Ok(Self { door, address, drain, tls, handle, serving, postgres })
     }
 
     /// Reads tokens, certificate and key anew. After an error the earlier ones hold.
@@ -112,13 +121,24 @@ impl Server {
         format!("{scheme}://{}", self.address)
     }
 
+    /// Returns the address for clients of PostgreSQL; None if there is none.
+    pub fn postgres_address(&self) -> Option<SocketAddr> {
+        self.postgres.as_ref().map(Postgres::address)
+    }
+
     /// Takes no more connections, and gives running queries the configured time.
     pub fn drain(&self) {
+        if let Some(postgres) = &self.postgres {
+            postgres.drain(self.drain);
+        }
         self.handle.graceful_shutdown(Some(self.drain));
     }
 
     /// Ends all connections. Their queries are cancelled.
     pub fn stop(&self) {
+        if let Some(postgres) = &self.postgres {
+            postgres.stop();
+        }
         self.handle.shutdown();
     }
 
@@ -127,17 +147,34 @@ impl Server {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if no more connections could be taken.
     pub async fn ended(&mut self) -> Result<(), QueryError> {
-        match (&mut self.serving).await {
+        let ended = match (&mut self.serving).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(QueryError::setup(format!("cannot serve: {error}"))),
             Err(error) => Err(QueryError::setup(format!("cannot serve: {error}"))),
+        };
+        if let Some(postgres) = &self.postgres {
+            if ended.is_err() {
+                postgres.stop();
+            }
+            postgres.ended().await;
         }
+        ended
     }
 
     /// Stops what still runs, and closes the engine.
     pub async fn close(self) {
         self.door.close().await;
     }
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn refused(at: SocketAddr, flag: &str, error: &io::Error) -> QueryError {
+    QueryError::setup(format!("cannot listen at {at}: {error}")).with_hint(format!("choose another with {flag}"))
 }
 
 /// Refuses an address that others can reach, unless there are tokens and TLS.

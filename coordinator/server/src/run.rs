@@ -83,14 +83,24 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
         let running = start(door, &recorder, statement, sink).await?;
         Box::pin(silently(door, &recorder, running, sink)).await?;
     }
-    let mut running = start(door, &recorder, last, sink).await?;
+    carry_out(door, &recorder, last, sink).await
+}
+
+/// Runs one statement, until it fails or nobody wants the rows any more. It is recorded.
+pub(crate) async fn carry_out(
+    door: &Door,
+    recorder: &Recorder,
+    statement: Statement,
+    sink: &mut impl Sink,
+) -> Result<Done, Failure> {
+    let mut running = start(door, recorder, statement, sink).await?;
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
         written = Box::pin(sink.take(&mut running)) => written,
         gone = gone(door, unwanted) => Err(StreamError::Query(gone)),
     };
-    let report = Box::new(finish(door, &recorder, running, &end_of(&written)).await);
+    let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
     match written {
         Ok(_) => Ok(Done { id, is_silent, report }),
         Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error }),

@@ -13,13 +13,22 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
     let setup = args.setup.iter().map(|path| read_setup(path)).collect::<Result<_, _>>()?;
     let drain = humantime::format_duration(config.server.drain);
     let is_behind_tls_proxy = args.behind_tls_proxy;
-    let options = ServerOptions { listen: args.listen, is_behind_tls_proxy, catalog: args.catalog, setup };
+    let options = ServerOptions {
+        listen: args.listen,
+        postgres: args.postgres,
+        is_behind_tls_proxy,
+        catalog: args.catalog,
+        setup,
+    };
     let mut signals = Signals::listen()?;
     let mut server = tokio::select! {
         server = Box::pin(Server::start(config, options)) => server?,
         ended = signals.ended() => return Err(ended),
     };
     say!("listening at {}", server.url());
+    if let Some(address) = server.postgres_address() {
+        say!("listening at {address} for clients of PostgreSQL");
+    }
     let ended = loop {
         tokio::select! {
             ended = server.ended() => break ended,

@@ -10,14 +10,14 @@ use super::{Served, pause};
 use crate::bad_input::{Place, check, fails, wait_until};
 
 /// Makes a token. Returns its secret and its lines.
-fn token(place: &Place, flags: &[&str]) -> (String, String) {
+pub(super) fn token(place: &Place, flags: &[&str]) -> (String, String) {
     let output = place.gust(&[&["token", "new", "--user"], flags].concat()).output().expect("it starts");
     check(&output, 0, &["gust_"]);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (text(output.stderr).trim().to_owned(), text(output.stdout))
 }
 
-fn write_private(path: &Path, text: &str) {
+pub(super) fn write_private(path: &Path, text: &str) {
     std::fs::write(path, text).expect("written");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a mode");
 }
@@ -95,7 +95,7 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
 }
 
 /// Makes a certificate for localhost with OpenSSL. Returns false where it is not there.
-fn certificate(place: &Place, name: &str) -> bool {
+pub(super) fn certificate(place: &Place, name: &str) -> bool {
     let (key, certificate) = (place.path(&format!("{name}.key")), place.path(&format!("{name}.pem")));
     let subject = format!("/CN={name}");
     let made = Command::new("openssl")

@@ -11,6 +11,7 @@ use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 mod bad_requests;
 mod identity;
 mod metrics;
+mod postgres;
 mod statements;
 
 /// Waits, as curl does: these tests block their threads.
@@ -25,6 +26,8 @@ pub(crate) struct Served<'a> {
     child: Child,
     /// Address with its scheme.
     url: String,
+    /// Port for clients of PostgreSQL; None without `--postgres`.
+    postgres: Option<u16>,
 }
 
 /// Answer to a request, as curl has written it down.
@@ -62,7 +65,7 @@ impl<'a> Served<'a> {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let mut words = BufReader::new(child.stderr.take().expect("its words"));
         let mut said = String::new();
-        let url = loop {
+        let mut listening = || loop {
             let mut line = String::new();
             let read = words.read_line(&mut line).expect("words");
             assert!(read > 0, "it ended: {said}");
@@ -71,13 +74,19 @@ impl<'a> Served<'a> {
             }
             said += &line;
         };
+        let url = listening();
+        let postgres = flags.contains(&"--postgres").then(|| {
+            let line = listening();
+            let address = line.strip_suffix(" for clients of PostgreSQL").expect("an address");
+            address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+        });
         // A server whose words nobody reads would be held up by them.
         std::thread::spawn(move || {
             for line in words.lines().map_while(Result::ok) {
                 eprintln!("server: {line}");
             }
         });
-        Self { place, child, url }
+        Self { place, child, url, postgres }
     }
 
     /// Makes a request of a path with curl.

@@ -129,7 +129,7 @@ impl Session {
 }
 
 /// Returns the number of parameters of a plan: the highest of their numbers, which begin with $1.
-fn parameters(plan: &LogicalPlan) -> Result<usize, QueryError> {
+pub(super) fn parameters(plan: &LogicalPlan) -> Result<usize, QueryError> {
     let names = plan.get_parameter_names().map_err(QueryError::from_engine)?;
     let mut highest = 0;
     for name in &names {

@@ -282,7 +282,7 @@ impl RunningStatement {
 }
 
 /// Returns the columns that a physical plan makes, under the names that the statement gives them.
-fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
+pub(super) fn shown(made: &Schema, logical: &LogicalPlan, names: &Names) -> SchemaRef {
     let named = logical.schema().fields().iter().map(|field| Some(field.name()));
     let columns = made.fields().len();
     let fields =

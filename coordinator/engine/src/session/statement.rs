@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
-use datafusion::common::{DataFusionError, ResolvedTableReference, SchemaError, TableReference};
+use datafusion::common::{DataFusionError, ResolvedTableReference, ScalarValue, SchemaError, TableReference};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{
@@ -50,6 +50,8 @@ fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
 pub struct Statement {
     pub(super) sql: Box<EngineStatement>,
     pub(super) mode: StatementMode,
+    /// Values of its parameters: the first is that of $1.
+    pub(super) parameters: Vec<ScalarValue>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +133,7 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
             parser.parser.next_token();
         }
         let mode = if explains_cost { StatementMode::Cost } else { StatementMode::Rows };
-        statements.push(Statement { sql: Box::new(parser.parse_statement()?), mode });
+        statements.push(Statement { sql: Box::new(parser.parse_statement()?), mode, parameters: Vec::new() });
         let next = parser.parser.peek_token();
         if ![Token::SemiColon, Token::EOF].contains(&next.token) {
             return parser.parser.expected("end of statement", next).map_err(Into::into);
@@ -413,7 +415,10 @@ fn with_table(reference: &TableReference, table: &str) -> TableReference {
 
 /// Returns a statement as the parser writes it, without options, which may hold secrets.
 pub fn text_of(statement: &Statement) -> String {
-    on_big_stack(|| Statement { sql: Box::new(without_options(&statement.sql)), ..*statement }.to_string())
+    on_big_stack(|| {
+        Statement { sql: Box::new(without_options(&statement.sql)), mode: statement.mode, parameters: Vec::new() }
+            .to_string()
+    })
 }
 
 fn without_options(statement: &EngineStatement) -> EngineStatement {

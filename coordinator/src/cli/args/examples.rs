@@ -34,6 +34,8 @@ pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:
   gust serve --catalog lake
   gust serve --listen 127.0.0.1:0 --setup tables.sql --max-cost 0.05
+  gust serve --postgres 127.0.0.1:5432
+  psql -h 127.0.0.1 -d gust -c 'SELECT 6 * 7 AS answer'
   curl http://127.0.0.1:8123/v1/query -H 'Content-Type: application/sql' --data-binary 'SELECT 6 * 7 AS answer'
   curl http://127.0.0.1:8123/v1/query -H 'Content-Type: application/sql' -H 'Accept: text/csv' --data-binary @query.sql > rows.csv
 

@@ -16,6 +16,9 @@ pub struct ServeArgs {
     /// Address and port of the server; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
     pub listen: SocketAddr,
+    /// Address and port for clients of PostgreSQL, such as psql; port 0 takes a free one [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub postgres: Option<SocketAddr>,
     /// Take requests without TLS from other machines, because a proxy before the server ends it
     #[arg(long)]
     pub behind_tls_proxy: bool,

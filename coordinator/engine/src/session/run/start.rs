@@ -21,6 +21,7 @@ use crate::model::{FunctionSize, ahead_bounds_here};
 use crate::planner::explain;
 use crate::scheduler::Clock;
 use crate::session::catalogs::used;
+use crate::session::parameters::bound;
 use crate::session::{Session, Statement};
 use crate::sql::Names;
 use crate::storage::Stores;
@@ -76,7 +77,7 @@ impl Session {
 
     async fn start(
         &self,
-        statement: Statement,
+        mut statement: Statement,
         new: NewStatement,
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
@@ -85,12 +86,13 @@ impl Session {
         if statement.is_copy() {
             self.engine.settings.check_copy()?;
         }
+        let parameters = std::mem::take(&mut statement.parameters);
         let (sql, copying) = statement.without_copy()?;
         let (logical, names) = match &place {
             Some(_) => (change_of_session(), Names::default()),
             None => query.logical_plan(sql).await?,
         };
-        let logical = query.executed(logical)?;
+        let logical = bound(query.executed(logical)?, parameters)?;
         let mut running = RunningStatement {
             session: query.clone(),
             id,

@@ -1,0 +1,66 @@
+//! Functions of PostgreSQL that clients call about the connection and its tables.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::prelude::SessionContext;
+use datafusion_pg_catalog::pg_catalog as pg;
+
+/// Functions without a meaning here, which have no value, by the types of their arguments.
+const WITHOUT_VALUE: &[(&str, &[DataType])] = &[
+    ("col_description", &[DataType::Int32, DataType::Int32]),
+    ("obj_description", &[DataType::Int32, DataType::Utf8]),
+    ("shobj_description", &[DataType::Int32, DataType::Utf8]),
+    ("pg_get_function_result", &[DataType::Int32]),
+    ("pg_get_function_arguments", &[DataType::Int32]),
+    ("pg_get_indexdef", &[DataType::Int32]),
+    ("pg_get_viewdef", &[DataType::Int32]),
+];
+
+/// Registers the functions in a connection's session.
+pub(super) fn install(context: &SessionContext, database: &str) {
+    let privileges = ["table", "schema", "database", "any_column", "column", "function"];
+    let privileges =
+        privileges.map(|of| pg::has_privilege_udf::create_has_privilege_udf(&format!("has_{of}_privilege")));
+    let functions = [
+        pg::create_current_database_udf(database),
+        pg::create_current_schema_udf(),
+        pg::create_current_schemas_udf(),
+        pg::create_pg_get_userbyid_udf(),
+        pg::create_pg_table_is_visible(),
+        visible("pg_function_is_visible"),
+        visible("pg_type_is_visible"),
+        pg::format_type::create_format_type_udf(),
+        pg::create_session_user_udf(),
+        pg::pg_get_expr_udf::create_pg_get_expr_udf(),
+        pg::create_pg_get_partkeydef_udf(),
+        pg::create_pg_relation_is_publishable_udf(),
+        pg::create_pg_get_statisticsobjdef_columns_udf(),
+        pg::create_pg_encoding_to_char_udf(),
+        pg::create_pg_backend_pid_udf(),
+        pg::create_pg_relation_size_udf(),
+        pg::create_pg_total_relation_size_udf(),
+        pg::create_pg_get_constraintdef(),
+        pg::create_pg_get_partition_ancestors_udf(),
+        pg::quote_ident_udf::create_quote_ident_udf(),
+        pg::quote_ident_udf::create_parse_ident_udf(),
+        pg::array_bounds_udf::create_array_upper_udf(),
+        pg::array_bounds_udf::create_array_lower_udf(),
+    ];
+    let without = WITHOUT_VALUE.iter().map(|(name, arguments)| constant(name, arguments, ScalarValue::Utf8(None)));
+    for function in functions.into_iter().chain(privileges).chain(without) {
+        context.register_udf(function);
+    }
+}
+
+fn visible(name: &str) -> ScalarUDF {
+    constant(name, &[DataType::Int32], ScalarValue::from(true))
+}
+
+fn constant(name: &str, arguments: &[DataType], value: ScalarValue) -> ScalarUDF {
+    let data_type = value.data_type();
+    let returned = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone()));
+    create_udf(name, arguments.to_vec(), data_type, Volatility::Stable, Arc::new(returned))
+}

@@ -1,0 +1,233 @@
+//! `pg_catalog`, in which clients look for tables and columns.
+//!
+//! A statement that mentions it is written as the engine's, and before it runs the names of the connection's catalog are listed. A
+//! listing loads no table. Columns are loaded of the tables that the statement names, by number or by name, and kept for a while.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int32Type, SchemaRef};
+use datafusion::common::DataFusionError;
+use datafusion::datasource::TableType;
+use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
+use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStaticTables};
+use gust_engine::error::QueryError;
+use gust_engine::session::{OWN_CATALOG, Piece, Session};
+use tokio::time::Instant;
+
+mod functions;
+mod names;
+mod rewrite;
+
+use names::{Listed, Listing, Relation};
+pub(super) use rewrite::mentions;
+
+/// Name of the schema.
+const PG_CATALOG: &str = "pg_catalog";
+
+/// Name of the session's own tables as a database.
+pub(super) const OWN_DATABASE: &str = "gust";
+
+/// Most names that are listed, and most tables whose columns one statement is shown.
+const NAMES_MAX: usize = 100_000;
+const LOADED_MAX: usize = 1_000;
+
+/// Columns that are kept, for all connections, and the time for which they are.
+const KEPT_MAX: usize = 10_000;
+const KEPT_TIME: Duration = Duration::from_secs(60);
+
+/// Tables that never change, from PostgreSQL.
+static STATIC: LazyLock<Result<Arc<PgCatalogStaticTables>, String>> =
+    LazyLock::new(|| PgCatalogStaticTables::try_new().map(Arc::new).map_err(|error| error.to_string()));
+
+/// Columns of tables of the configured catalogs, kept for all connections. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeptColumns(Arc<Mutex<BTreeMap<[String; 3], Kept>>>);
+
+#[derive(Debug)]
+struct Kept {
+    since: Instant,
+    columns: SchemaRef,
+}
+
+impl KeptColumns {
+    fn get(&self, names: [&str; 3]) -> Option<SchemaRef> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = names.map(str::to_owned);
+        let found = kept.get(&key)?;
+        if found.since.elapsed() < KEPT_TIME {
+            return Some(Arc::clone(&found.columns));
+        }
+        kept.remove(&key);
+        None
+    }
+
+    fn keep(&self, names: [&str; 3], columns: &SchemaRef) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT_MAX {
+            kept.retain(|_, kept| kept.since.elapsed() < KEPT_TIME);
+        }
+        if kept.len() < KEPT_MAX {
+            kept.insert(names.map(str::to_owned), Kept { since: Instant::now(), columns: Arc::clone(columns) });
+        }
+    }
+}
+
+/// `pg_catalog` of one connection.
+#[derive(Debug)]
+pub(super) struct PgCatalog {
+    /// Catalog whose tables are shown; None for the session's own.
+    catalog: Option<String>,
+    listing: Listing,
+    kept: KeptColumns,
+    is_installed: bool,
+}
+
+/// Statement in the engine's words.
+#[derive(Debug)]
+pub(super) struct Rewritten {
+    pub(super) text: String,
+    /// True if there are more tables than those whose columns are shown.
+    pub(super) is_partial: bool,
+}
+
+impl PgCatalog {
+    pub(super) fn new(catalog: Option<String>, kept: KeptColumns) -> Self {
+        Self { catalog, listing: Listing::default(), kept, is_installed: false }
+    }
+
+    /// Writes a statement as the engine's, and makes what it mentions ready.
+    ///
+    /// # Errors
+    /// The names cannot be listed, or a table's columns cannot be had.
+    pub(super) async fn prepare(&mut self, session: &Session, piece: &Piece) -> Result<Rewritten, QueryError> {
+        if !self.is_installed {
+            self.install(session).map_err(QueryError::from_engine)?;
+            self.is_installed = true;
+        }
+        let text = rewrite::rewritten(&piece.text).unwrap_or_else(|| piece.text.clone());
+        let mut is_partial = false;
+        if rewrite::mentions_relations(piece) {
+            self.list(session).await?;
+            if rewrite::mentions_columns(piece) {
+                is_partial = self.load(session, piece).await?;
+            }
+        }
+        Ok(Rewritten { text, is_partial })
+    }
+
+    fn install(&self, session: &Session) -> Result<(), DataFusionError> {
+        let tables = STATIC.clone().map_err(DataFusionError::Internal)?;
+        let provider = PgCatalogSchemaProvider::try_new(self.listing.clone(), tables, EmptyContextProvider)?;
+        let context = session.context();
+        if let Some(own) = context.catalog(OWN_CATALOG) {
+            own.register_schema(PG_CATALOG, Arc::new(provider))?;
+        }
+        functions::install(context, self.catalog.as_deref().unwrap_or(OWN_DATABASE));
+        Ok(())
+    }
+
+    /// Lists the names of the connection's catalog.
+    async fn list(&self, session: &Session) -> Result<(), QueryError> {
+        let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
+        let sql = format!(
+            "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_catalog = '{}' LIMIT {NAMES_MAX}",
+            catalog.replace('\'', "''")
+        );
+        let mut schemas: BTreeMap<String, BTreeMap<String, Relation>> = BTreeMap::new();
+        for batch in rows(session, &sql).await? {
+            let [schema, table, kind] = [0, 1, 2].map(|column| texts(&batch, column));
+            for ((schema, table), kind) in schema.into_iter().zip(table).zip(kind) {
+                if schema == PG_CATALOG {
+                    continue;
+                }
+                let kind = if kind == "VIEW" { TableType::View } else { TableType::Base };
+                schemas.entry(schema).or_default().insert(table, Relation { kind, columns: None });
+            }
+        }
+        // They are there without a table, too.
+        for always in [PG_CATALOG, "information_schema", "public"] {
+            schemas.entry(always.to_owned()).or_default();
+        }
+        let current = self.catalog.clone().unwrap_or_else(|| OWN_DATABASE.to_owned());
+        let mut databases: Vec<String> = session.config().catalogs.keys().cloned().collect();
+        databases.push(OWN_DATABASE.to_owned());
+        self.listing.set(Listed { databases, current, schemas });
+        Ok(())
+    }
+
+    /// Loads the columns of the tables that a statement names, else of all, up to a bound. Returns true if there are more.
+    async fn load(&self, session: &Session, piece: &Piece) -> Result<bool, QueryError> {
+        let all = self.listing.names();
+        let numbers = rewrite::numbers(piece);
+        let mut wanted: Vec<(String, String)> = Vec::new();
+        if !numbers.is_empty() {
+            let sql = format!(
+                "SELECT n.nspname, c.relname, c.oid FROM {OWN_CATALOG}.{PG_CATALOG}.pg_class c \
+                 JOIN {OWN_CATALOG}.{PG_CATALOG}.pg_namespace n ON n.oid = c.relnamespace"
+            );
+            for batch in rows(session, &sql).await? {
+                let oids = batch.column(2).as_primitive::<Int32Type>().values().iter();
+                let names = texts(&batch, 0).into_iter().zip(texts(&batch, 1));
+                let named = names.zip(oids).filter(|(_, oid)| numbers.contains(&i64::from(**oid)));
+                wanted.extend(named.map(|(name, _)| name));
+            }
+        }
+        if wanted.is_empty() {
+            let texts = rewrite::texts(piece);
+            wanted.extend(all.iter().filter(|(_, table)| texts.contains(table.as_str())).cloned());
+        }
+        let is_partial = wanted.is_empty() && all.len() > LOADED_MAX;
+        if wanted.is_empty() {
+            wanted = all;
+        }
+        for (schema, table) in wanted.into_iter().take(LOADED_MAX) {
+            // A table that cannot be read has no columns to show.
+            if let Ok(columns) = self.columns(session, &schema, &table).await {
+                self.listing.set_columns(&schema, &table, columns);
+            }
+        }
+        Ok(is_partial)
+    }
+
+    async fn columns(&self, session: &Session, schema: &str, table: &str) -> Result<SchemaRef, QueryError> {
+        if let Some(catalog) = &self.catalog
+            && let Some(columns) = self.kept.get([catalog, schema, table])
+        {
+            return Ok(columns);
+        }
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
+        let sql = format!("SELECT * FROM {}.{}.{}", quoted(catalog), quoted(schema), quoted(table));
+        let statement = session.parse(&sql)?.remove(0);
+        let columns = session.describe(statement, &[]).await?.schema;
+        let columns = columns.ok_or_else(|| QueryError::sql(format!("`{table}` has no columns")))?;
+        if let Some(catalog) = &self.catalog {
+            self.kept.keep([catalog, schema, table], &columns);
+        }
+        Ok(columns)
+    }
+}
+
+/// Returns the rows of a statement of our own, which the history does not have.
+async fn rows(session: &Session, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    let mut running = session.run(session.parse(sql)?.remove(0)).await?;
+    let mut batches = Vec::new();
+    let ended = loop {
+        match running.next().await {
+            Ok(Some(batch)) => batches.push(batch),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    running.finish().await;
+    ended.map(|()| batches)
+}
+
+/// Returns the texts of a column.
+fn texts(batch: &RecordBatch, column: usize) -> Vec<String> {
+    let Ok(texts) = arrow::compute::cast(batch.column(column), &DataType::Utf8) else { return Vec::new() };
+    texts.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()).collect()
+}

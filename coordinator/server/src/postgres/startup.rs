@@ -1,0 +1,192 @@
+//! The beginning of a connection: TLS, the user, and the parameters that clients want to know.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum_server::tls_rustls::RustlsConfig;
+use bytes::Bytes;
+use chrono::Utc;
+use pgwire::messages::PgWireBackendMessage as Answer;
+use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::answers::{Answers, Told};
+use super::messages::{FIRST_BYTES_MAX, First, Message, ReadError, read_body, read_first, read_head};
+use crate::door::Door;
+use crate::tokens::Principal;
+
+/// Requests for encryption that a client may make before it begins.
+const NEGOTIATIONS_MAX: usize = 4;
+
+/// Name by which TLS clients ask for this protocol.
+const ALPN: &[u8] = b"postgresql";
+
+/// Version of PostgreSQL whose clients' ways are known. They ask for it and send what it understands.
+pub(super) const SERVER_VERSION: &str = "16.6";
+
+/// Socket with or without TLS.
+pub(super) enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! through {
+    ($self:ident, $method:ident($($argument:expr),*)) => {
+        match $self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).$method($($argument),*),
+            Self::Tls(socket) => Pin::new(socket).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        through!(self, poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        through!(self, poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        through!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        through!(self, poll_shutdown(cx))
+    }
+}
+
+/// First message of a client after the negotiation of TLS.
+pub(super) enum Begun {
+    Client { socket: Socket, startup: Startup },
+    Cancel { pid: i32, secret: Bytes },
+}
+
+/// Wishes of a client for its connection.
+#[derive(Debug)]
+pub(super) struct Startup {
+    /// Minor version of the protocol that the client speaks.
+    minor: u16,
+    pub(super) parameters: Vec<(String, String)>,
+}
+
+impl Startup {
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Failure of a beginning. The client is told it where it can hear it.
+pub(super) struct NotBegun {
+    pub(super) socket: Option<Socket>,
+    pub(super) told: Told,
+}
+
+/// Negotiates TLS, and reads the first message.
+pub(super) async fn begin(mut tcp: TcpStream, tls: Option<&RustlsConfig>) -> Result<Begun, Option<NotBegun>> {
+    for _ in 0..NEGOTIATIONS_MAX {
+        let answer = match read_first(&mut tcp).await {
+            Ok(First::Ssl) if let Some(tls) = tls => {
+                tcp.write_all(b"S").await.map_err(|_| None)?;
+                return begin_tls(tcp, tls).await;
+            }
+            Ok(First::Ssl | First::Gss) => tcp.write_all(b"N").await,
+            Ok(First::Cancel { pid, secret }) => return Ok(Begun::Cancel { pid, secret }),
+            Ok(First::Startup { minor, parameters }) => {
+                let socket = Socket::Plain(tcp);
+                if tls.is_some() {
+                    let told = Told::new("28000", "this server takes connections with TLS only")
+                        .with_hint("connect with sslmode=require");
+                    return Err(Some(NotBegun { socket: Some(socket), told }));
+                }
+                return Ok(Begun::Client { socket, startup: Startup { minor, parameters } });
+            }
+            Err(error) => return Err(not_begun(Socket::Plain(tcp), error)),
+        };
+        answer.map_err(|_| None)?;
+    }
+    let told = Told::new("08P01", "too many requests for encryption");
+    Err(Some(NotBegun { socket: Some(Socket::Plain(tcp)), told }))
+}
+
+async fn begin_tls(tcp: TcpStream, tls: &RustlsConfig) -> Result<Begun, Option<NotBegun>> {
+    // The port of HTTP has other names.
+    let mut config = tls.get_inner().as_ref().clone();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    let accepted = TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map_err(|_| None)?;
+    let mut socket = Socket::Tls(Box::new(accepted));
+    match read_first(&mut socket).await {
+        Ok(First::Startup { minor, parameters }) => {
+            Ok(Begun::Client { socket, startup: Startup { minor, parameters } })
+        }
+        Ok(First::Cancel { pid, secret }) => Ok(Begun::Cancel { pid, secret }),
+        Ok(First::Ssl | First::Gss) => {
+            let told = Told::new("08P01", "the connection is encrypted already");
+            Err(Some(NotBegun { socket: Some(socket), told }))
+        }
+        Err(error) => Err(not_begun(socket, error)),
+    }
+}
+
+fn not_begun(socket: Socket, error: ReadError) -> Option<NotBegun> {
+    match error {
+        ReadError::Malformed(why) => {
+            Some(NotBegun { socket: Some(socket), told: Told::new(why.sqlstate, why.message) })
+        }
+        ReadError::Gone(_) => None,
+    }
+}
+
+/// Finds out who the client is. On a server with tokens the password is one, and the name its user's.
+pub(super) async fn authenticate(
+    door: &Door,
+    startup: &Startup,
+    reader: &mut (impl AsyncRead + Unpin),
+    answers: &mut Answers<impl AsyncWrite + Unpin>,
+) -> io::Result<Result<Principal, Told>> {
+    if startup.minor > 0 {
+        let negotiated = NegotiateProtocolVersion::new(3 << 16, Vec::new());
+        answers.push(Answer::NegotiateProtocolVersion(negotiated)).await?;
+    }
+    let Some(user) = startup.parameter("user").filter(|user| !user.is_empty()) else {
+        return Ok(Err(Told::new("28000", "the client gives no user")));
+    };
+    let Some(tokens) = door.tokens() else { return Ok(Ok(Principal::default())) };
+    answers.push(Answer::Authentication(Authentication::CleartextPassword)).await?;
+    answers.flush().await?;
+    let refused = |why: String| Told::new("28P01", why).with_hint("the password is a token of `gust token new`");
+    let password = match read_head(reader, FIRST_BYTES_MAX).await {
+        Ok(Some((kind, length))) => read_body(reader, kind, length).await,
+        Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error),
+    };
+    let secret = match password {
+        Ok(Message::Password(secret)) => secret,
+        Ok(_) => return Ok(Err(Told::new("08P01", "a password is expected"))),
+        Err(ReadError::Malformed(why)) => return Ok(Err(Told::new(why.sqlstate, why.message))),
+        Err(ReadError::Gone(gone)) => return Err(gone),
+    };
+    Ok(match tokens.principal(&secret, Utc::now()) {
+        Ok(principal) if principal.user.as_deref() == Some(user) => Ok(principal),
+        Ok(_) => Err(refused(format!("the token is not one of user `{user}`"))),
+        Err(why) => Err(refused(why.to_string())),
+    })
+}
+
+/// Reads what a client that was refused still sends, so that it hears the reason: a socket that is closed over unread bytes
+/// is reset.
+pub(super) async fn linger(socket: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 1024];
+    let mut left = 64;
+    while left > 0 && socket.read(&mut rest).await.is_ok_and(|read| read > 0) {
+        left -= 1;
+    }
+}

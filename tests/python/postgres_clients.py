@@ -1,0 +1,222 @@
+"""Speaks with a server of Gust as PostgreSQL's clients do: psycopg 3 and asyncpg.
+
+Usage: postgres_clients.py PORT. It ends with status 0 if every answer is the expected one.
+"""
+
+import asyncio
+import datetime
+import decimal
+import sys
+import threading
+import time
+import uuid
+
+import asyncpg
+import psycopg
+
+ENDLESS = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value = -1"
+ROWS = 1_000_003
+
+# Values by their type in SQL, and what comes back.
+VALUES = [
+    ("boolean", True),
+    ("smallint", -7),
+    ("integer", 2**31 - 1),
+    ("bigint", -(2**62)),
+    ("real", 0.5),
+    ("double precision", 1.25e-300),
+    ("numeric(20, 4)", decimal.Decimal("12345678901.2500")),
+    ("text", "ä'\n\\"),
+    ("bytea", b"\x00\xff"),
+    ("date", datetime.date(1969, 12, 31)),
+    ("time", datetime.time(23, 59, 59, 123456)),
+    ("timestamp", datetime.datetime(1999, 12, 31, 23, 59, 59, 123456)),
+    ("timestamptz", datetime.datetime(2024, 2, 29, 12, 0, tzinfo=datetime.timezone.utc)),
+]
+
+
+def same(seen, expected, what):
+    assert seen == expected and type(seen) is type(expected), f"{what}: {seen!r} is not {expected!r}"
+
+
+def connect(port, **more):
+    return psycopg.connect(host="127.0.0.1", port=port, user="ada", dbname="gust", **more)
+
+
+def values_of_every_type(port):
+    with connect(port, autocommit=True) as connection:
+        for binary in (False, True):
+            for name, value in VALUES:
+                for given in (value, None):
+                    cursor = connection.execute(f"SELECT %s::{name} AS v", [given], binary=binary)
+                    same(cursor.fetchone()[0], given, f"{name}, binary {binary}")
+        # Their types come from what they are compared with.
+        row = connection.execute(
+            "SELECT count(*) FROM t WHERE k < %s AND name <> %s AND k <> %s", [10, "n3", None]
+        ).fetchone()
+        same(row, (0,), "NULL is never different")
+        row = connection.execute("SELECT count(*), max(name) FROM t WHERE k < %s AND name <> %s", [10, "n3"]).fetchone()
+        same(row, (8, "n9"), "values from Python")
+        row = connection.execute("SELECT k FROM t ORDER BY k LIMIT %s OFFSET %s", [1, 4]).fetchone()
+        same(row, (5,), "LIMIT and OFFSET")
+        row = connection.execute("SELECT ARRAY[1, 2, NULL]").fetchone()
+        same(row, ([1, 2, None],), "an array")
+        row = connection.execute("SELECT '123456789012345678901234567890.12345678'::decimal(38, 8), 18446744073709551615::bigint unsigned").fetchone()
+        same(row, (decimal.Decimal("123456789012345678901234567890.12345678"), decimal.Decimal(2**64 - 1)), "large numbers")
+        # The same statement many times is prepared by the client.
+        for number in range(20):
+            same(connection.execute("SELECT %s + 1", [number], prepare=True).fetchone(), (number + 1,), "prepared")
+
+
+def errors_have_codes(port):
+    with connect(port, autocommit=True) as connection:
+        for sql, code, position, words in [
+            ("SELECT * FROM ordres", "42P01", None, "ordres"),
+            ("SELECT 1 FORM t", "42601", None, ""),
+            ("SELECT 1;\nSELEC 2", "42601", "11", "SELEC"),
+            ("SELECT 1 / (k - 1) FROM t", "22000", None, "ivide by zero"),
+            ("INSERT INTO t VALUES (1, 'x')", "42000", None, "gust reads"),
+            ("FETCH 1 FROM nothing", "34000", None, "nothing"),
+            ("SET client_encoding = 'LATIN1'", "22023", None, "UTF8"),
+            ("SELECT * FROM '/etc/passwd'", "42501", None, "outside of what this server reads"),
+        ]:
+            try:
+                connection.execute(sql)
+                raise AssertionError(f"{sql} succeeded")
+            except psycopg.Error as error:
+                assert error.sqlstate == code, f"{sql}: {error.sqlstate} {error}"
+                assert words in str(error), f"{sql}: {error}"
+                if position:
+                    assert error.diag.statement_position == position, f"{sql}: {error.diag.statement_position}"
+            same(connection.execute("SELECT 1").fetchone(), (1,), f"after {sql}")
+        try:
+            connection.execute("SELECT %s::integer", ["x"])
+            raise AssertionError("`x` is no number")
+        except psycopg.Error as error:
+            assert "x" in str(error), error
+
+
+def transactions_have_states(port):
+    status = psycopg.pq.TransactionStatus
+    with connect(port) as connection:
+        assert connection.info.transaction_status == status.IDLE
+        connection.execute("SELECT 1")
+        assert connection.info.transaction_status == status.INTRANS
+        try:
+            connection.execute("SELECT * FROM nothing")
+        except psycopg.Error:
+            pass
+        assert connection.info.transaction_status == status.INERROR
+        try:
+            connection.execute("SELECT 1")
+            raise AssertionError("the transaction has failed")
+        except psycopg.errors.InFailedSqlTransaction:
+            pass
+        connection.rollback()
+        same(connection.execute("SELECT 2").fetchone(), (2,), "after the rollback")
+        connection.commit()
+        assert connection.info.transaction_status == status.IDLE
+        assert connection.info.parameter_status("server_encoding") == "UTF8"
+        connection.execute("SET application_name = 'test'")
+        assert connection.info.parameter_status("application_name") == "test"
+        same(connection.execute("SHOW application_name").fetchone(), ("test",), "SHOW")
+
+
+def a_server_side_cursor_has_every_row(port):
+    with connect(port) as connection:
+        for binary in (False, True):
+            with connection.cursor(name="rows", binary=binary) as cursor:
+                cursor.itersize = 1_000
+                cursor.execute(f"SELECT value AS v FROM generate_series(1, {ROWS}) WHERE value > %s", [0])
+                assert [column.name for column in cursor.description] == ["v"]
+                count = total = 0
+                for (value,) in cursor:
+                    count, total = count + 1, total + value
+                same((count, total), (ROWS, ROWS * (ROWS + 1) // 2), "rows of the cursor")
+        # Two cursors at once, which end early.
+        with connection.cursor(name="one") as one, connection.cursor(name="two") as two:
+            one.execute("SELECT value FROM generate_series(1, 10000000)")
+            two.execute("SELECT value FROM generate_series(1, 10000000)")
+            for start in (1, 4):
+                for cursor in (one, two):
+                    same([value for (value,) in cursor.fetchmany(3)], list(range(start, start + 3)), "in turns")
+        same(connection.execute("SELECT 1").fetchone(), (1,), "after the cursors")
+
+
+def a_notice_tells_the_cost(port):
+    with connect(port, autocommit=True) as connection:
+        notices = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        connection.execute("SELECT count(*) FROM t")
+        assert notices == [], notices
+        connection.execute("SET gust.notice_cost = on")
+        connection.execute("SELECT count(*) FROM t")
+        assert len(notices) == 1 and " cost $" in notices[0], notices
+
+
+def a_cancelled_statement_ends_alone(port):
+    with connect(port, autocommit=True) as one, connect(port, autocommit=True) as two:
+        neighbour = []
+        slow = "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 10000) b WHERE a.value * b.value = -1"
+        beside = threading.Thread(target=lambda: neighbour.append(two.execute(slow).fetchone()))
+        beside.start()
+        threading.Timer(0.5, one.cancel_safe).start()
+        started = time.monotonic()
+        try:
+            one.execute(ENDLESS)
+            raise AssertionError("it is endless")
+        except psycopg.errors.QueryCanceled as error:
+            assert "cancelled" in str(error), error
+        assert time.monotonic() - started < 5, "it was not cancelled at once"
+        same(one.execute("SELECT 1").fetchone(), (1,), "after the cancellation")
+        beside.join(60)
+        same(neighbour, [(0,)], "the neighbour's statement")
+        one.execute("SET statement_timeout = '300ms'")
+        try:
+            one.execute(ENDLESS)
+            raise AssertionError("it is endless")
+        except psycopg.errors.QueryCanceled as error:
+            assert "300 ms" in str(error), error
+
+
+async def asyncpg_speaks(port):
+    connection = await asyncpg.connect(host="127.0.0.1", port=port, user="ada", database="gust")
+    rows = await connection.fetch("SELECT k, name FROM t WHERE k < $1 ORDER BY k", 3)
+    same([tuple(row) for row in rows], [(1, "n1"), (2, "n2")], "rows of asyncpg")
+    async with connection.transaction():
+        count = total = 0
+        async for row in connection.cursor(f"SELECT value AS v FROM generate_series(1, {ROWS}) WHERE value > $1", 0, prefetch=1_000):
+            count, total = count + 1, total + row["v"]
+    same((count, total), (ROWS, ROWS * (ROWS + 1) // 2), "rows of asyncpg's cursor")
+    try:
+        await connection.fetch("SELECT nothing FROM t")
+        raise AssertionError("there is no such column")
+    except asyncpg.PostgresError as error:
+        assert error.sqlstate == "42703", error
+    try:
+        await asyncio.wait_for(connection.fetch(ENDLESS), timeout=0.5)
+        raise AssertionError("it is endless")
+    except asyncio.TimeoutError:
+        pass
+    same(await connection.fetchval("SELECT 1::bigint"), 1, "after the cancellation")
+    await connection.close()
+
+
+def main():
+    port = int(sys.argv[1])
+    for check in [
+        values_of_every_type,
+        errors_have_codes,
+        transactions_have_states,
+        a_notice_tells_the_cost,
+        a_cancelled_statement_ends_alone,
+        a_server_side_cursor_has_every_row,
+    ]:
+        check(port)
+        print(f"{check.__name__}: as expected", flush=True)
+    asyncio.run(asyncpg_speaks(port))
+    print("asyncpg_speaks: as expected")
+
+
+if __name__ == "__main__":
+    main()
