@@ -181,6 +181,10 @@ def a_cancelled_statement_ends_alone(port):
 
 async def asyncpg_speaks(port):
     connection = await asyncpg.connect(host="127.0.0.1", port=port, user="ada", database="gust")
+    for name, value in VALUES:
+        for given in (value, None):
+            seen = await connection.fetchval(f"SELECT $1::{name} AS v", given)
+            same(seen, given, f"asyncpg, {name}")
     rows = await connection.fetch("SELECT k, name FROM t WHERE k < $1 ORDER BY k", 3)
     same([tuple(row) for row in rows], [(1, "n1"), (2, "n2")], "rows of asyncpg")
     async with connection.transaction():

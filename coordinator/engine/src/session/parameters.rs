@@ -1,8 +1,12 @@
 //! Parameters of statements, `$1` and so on: their types before there are values, and their values in the plan.
 
+use std::collections::HashMap;
+
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::logical_expr::{LogicalPlan, Statement as PlanStatement};
+use datafusion::logical_expr::expr::Placeholder;
+use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Statement as PlanStatement};
 
 use super::Session;
 use super::catalogs::used;
@@ -79,14 +83,31 @@ fn types(plan: &LogicalPlan, declared: &[Option<DataType>]) -> Result<Vec<DataTy
         return Ok(Vec::new());
     }
     let count = parameters(plan)?.max(declared.len());
+    let mut suggested = cast_to(plan);
     // The engine refuses to suggest anything where a parameter has two surroundings that differ.
-    let mut suggested = plan.get_parameter_types().unwrap_or_default();
+    let known = plan.get_parameter_types().unwrap_or_default();
+    suggested.extend(known.into_iter().filter(|(_, data_type)| data_type.is_some()));
     let mut type_of = |index: usize| {
         let declared = declared.get(index).cloned().flatten();
         let suggested = suggested.remove(&format!("${}", index + 1)).flatten();
         declared.or(suggested).filter(|known| !known.is_null()).unwrap_or(DataType::Utf8)
     };
     Ok((0..count).map(&mut type_of).collect())
+}
+
+/// Returns the types that parameters are cast to, by their names.
+fn cast_to(plan: &LogicalPlan) -> HashMap<String, Option<DataType>> {
+    let mut types = HashMap::new();
+    let mut look = |expr: &Expr| {
+        if let Expr::Cast(Cast { expr, field }) = expr
+            && let Expr::Placeholder(Placeholder { id, .. }) = expr.as_ref()
+        {
+            types.insert(id.clone(), Some(field.data_type().clone()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    let looked = plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(&mut look)));
+    looked.map_or_else(|_| HashMap::new(), |_| types)
 }
 
 /// Puts values in the place of a plan's parameters.
@@ -122,6 +143,7 @@ mod tests {
                 assert_eq!(seen, columns, "{sql}");
             };
         check("SELECT k AS a FROM t WHERE d > $1", &[], &[DataType::Date32], &[("a", DataType::Int64)]).await;
+        check("SELECT $1::int AS a", &[], &[DataType::Int32], &[("a", DataType::Int32)]).await;
         check("SELECT $1 AS a", &[], &[DataType::Utf8], &[("a", DataType::Utf8)]).await;
         check("SELECT $1 AS a", &[Some(DataType::Int16)], &[DataType::Int16], &[("a", DataType::Int16)]).await;
         check(
