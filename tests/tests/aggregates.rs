@@ -13,7 +13,11 @@ use tempfile::TempDir;
 const FILES: usize = 9;
 
 /// Aggregates that have one result, in whatever order their rows come.
-const AGGREGATES: [&str; 22] = [
+const AGGREGATES: [&str; 26] = [
+    "checksum(s)",
+    "checksum(f)",
+    "checksum(id)",
+    "checksum(d)",
     "histogram(s)",
     "histogram(f)",
     "map_agg(id, s)",

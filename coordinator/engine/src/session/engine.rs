@@ -278,6 +278,7 @@ impl Engine {
             .with_default_features()
             .with_scalar_functions(sql_functions::scalar())
             .with_aggregate_functions(sql_functions::aggregate())
+            .with_higher_order_functions(sql_functions::higher_order())
             .with_analyzer_rules(dialect::analyzer_rules())
             .with_type_planner(Arc::new(dialect::Types))
             .with_optimizer_rules(dialect::optimizer_rules())

@@ -16,7 +16,7 @@ use super::limits::folded_name;
 use super::walk::walk_mut;
 
 /// Functions that take lambdas, here or in other engines.
-const TAKERS: [&str; 24] = [
+const TAKERS: [&str; 25] = [
     "aggregate",
     "all_match",
     "any_match",
@@ -40,6 +40,7 @@ const TAKERS: [&str; 24] = [
     "reduce",
     "transform",
     "transform_keys",
+    "transform_values",
     "zip_with",
 ];
 

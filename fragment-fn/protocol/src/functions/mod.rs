@@ -37,7 +37,7 @@ pub use merged_key::MergedKey;
 pub use row_key::RowKey;
 
 /// Version of our functions' results. It is raised whenever one of ours computes something else under the same name.
-pub const SET_VERSION: u32 = 4;
+pub const SET_VERSION: u32 = 5;
 
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
@@ -55,8 +55,9 @@ pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     SET.clone()
 }
 
+/// Lists all functions of lambdas. Each name stands once.
 pub fn higher_order() -> Vec<Arc<HigherOrderUDF>> {
-    SessionStateDefaults::default_higher_order_functions()
+    SessionStateDefaults::default_higher_order_functions().into_iter().chain(own::higher_order()).collect()
 }
 
 /// Lists all aggregate functions. Each name stands once.
@@ -81,7 +82,9 @@ pub fn window() -> Vec<Arc<WindowUDF>> {
 /// Lists the names of the functions that DataFusion does not have.
 pub fn added() -> Vec<String> {
     let scalars = own::scalar().map(|function| function.name().to_owned());
-    scalars.chain(own::aggregate().map(|function| function.name().to_owned())).collect()
+    let aggregates = own::aggregate().map(|function| function.name().to_owned());
+    let of_lambdas = own::higher_order().map(|function| function.name().to_owned());
+    scalars.chain(aggregates).chain(of_lambdas).collect()
 }
 
 /// Returns this set's scalar function of a name or alias.

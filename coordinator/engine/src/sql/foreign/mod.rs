@@ -266,7 +266,9 @@ mod tests {
 
     fn state() -> SessionState {
         let functions = gust_protocol::functions::scalar();
-        SessionStateBuilder::new().with_default_features().with_scalar_functions(functions).build()
+        let of_lambdas = gust_protocol::functions::higher_order();
+        let state = SessionStateBuilder::new().with_default_features().with_scalar_functions(functions);
+        state.with_higher_order_functions(of_lambdas).build()
     }
 
     fn translated(text: &str) -> Result<String, Refusal> {

@@ -9,6 +9,9 @@
 //!   lists.rs   parts of lists: slice, arrays_overlap
 //!   sequence   integers and times from one to another
 //!  keyed.rs   aggregates of keys: histogram, map_agg, multimap_agg, mode
+//!  unixtime   from_unixtime of a fraction
+//!  checksum   an aggregate that compares tables
+//!  lambdas    functions of lambdas: reduce, zip_with, map_filter, transform_values
 //! ```
 //!
 //! NULL goes in and NULL comes out, unless a function says otherwise. Non-goals: names that only stand for another function.
@@ -20,17 +23,20 @@ use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
-use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ColumnarValue, HigherOrderUDF, ScalarUDF};
 
+mod checksum;
 mod dates;
 mod json;
 mod keyed;
+mod lambdas;
 mod lists;
 mod rows;
 mod sequence;
 mod texts;
 mod time_format;
 mod typed;
+mod unixtime;
 mod widened;
 
 /// Lists the scalar functions. They follow DataFusion's, whose aliases they may take.
@@ -42,12 +48,19 @@ pub(super) fn scalar() -> impl Iterator<Item = Arc<ScalarUDF>> {
 
 /// Lists the aggregate functions.
 pub(super) fn aggregate() -> impl Iterator<Item = Arc<AggregateUDF>> {
-    keyed::all().map(|function| Arc::new(AggregateUDF::from(function)))
+    let keyed = keyed::all().map(AggregateUDF::from);
+    keyed.chain([AggregateUDF::from(checksum::Checksum::default())]).map(Arc::new)
+}
+
+/// Lists the functions of lambdas.
+pub(super) fn higher_order() -> impl Iterator<Item = Arc<HigherOrderUDF>> {
+    lambdas::all().map(Arc::new)
 }
 
 /// Returns ours in place of a function of DataFusion's that knows fewer types.
 pub(super) fn widened(stock: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match stock.name() {
+        "from_unixtime" => Arc::new(ScalarUDF::from(unixtime::FromUnixtime::new(stock))),
         "contains" => Arc::new(ScalarUDF::from(typed::Contains::new(stock))),
         name => match widened::Other::of(name) {
             Some(other) => Arc::new(ScalarUDF::from(widened::Widened::new(stock, other))),

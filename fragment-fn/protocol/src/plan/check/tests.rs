@@ -14,12 +14,13 @@ use arrow::datatypes::{
     DataType, Field, Int32Type, IntervalDayTime, IntervalMonthDayNano, IntervalUnit, Schema, SchemaRef, TimeUnit,
     UnionFields, i256,
 };
-use datafusion::common::UnnestOptions;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DFSchema, UnnestOptions};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::expr::HigherOrderFunction;
+use datafusion::logical_expr::{Expr, ScalarUDF, ident, lambda, lambda_var, lit as literal};
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{col, lit};
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
@@ -32,6 +33,7 @@ use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::unnest::ListUnnest;
+use datafusion::prelude::SessionContext;
 
 use super::*;
 use crate::plan::decode;
@@ -261,7 +263,49 @@ fn every_scalar_function_arrives() {
     assert!(sent > 500, "only {sent} calls were made");
     assert_eq!(kept, Vec::<String>::new(), "of {sent}");
     let aggregates: BTreeSet<String> = functions::aggregate().iter().map(|f| f.name().to_owned()).collect();
+    let of_lambdas: BTreeSet<String> = functions::higher_order().iter().map(|f| f.name().to_owned()).collect();
+    added.retain(|name| !of_lambdas.contains(name));
     assert!(added.is_subset(&aggregates), "no call was made of {added:?}");
+}
+
+#[test]
+fn every_function_of_lambdas_arrives() {
+    let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
+    let entries = vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Int64, true)];
+    let map = DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries.into()), false)), false);
+    let schema = schema(&[list, DataType::Int64, map]);
+    let named = DFSchema::try_from(Arc::clone(&schema)).expect("columns");
+    let (list, number, map, var) = (|| ident("c0"), || ident("c1"), || ident("c2"), lambda_var);
+    let calls = [
+        ("array_any_match", vec![list(), lambda(["x"], var("x").gt(number()))]),
+        ("array_filter", vec![list(), lambda(["x"], var("x").gt(number()))]),
+        ("array_first", vec![list(), lambda(["x"], var("x").gt(number()))]),
+        ("array_transform", vec![list(), lambda(["x"], var("x") + number())]),
+        ("map_filter", vec![map(), lambda(["k", "v"], var("v").gt(number()))]),
+        (
+            "reduce",
+            vec![
+                list(),
+                literal(0i64),
+                lambda(["s", "x"], var("s") + var("x") * number()),
+                lambda(["s"], var("s") - number()),
+            ],
+        ),
+        ("transform_values", vec![map(), lambda(["k", "v"], var("v") + number())]),
+        ("zip_with", vec![list(), list(), lambda(["a", "b"], var("a") + var("b"))]),
+    ];
+    let functions = functions::higher_order();
+    let names: BTreeSet<&str> = functions.iter().map(|function| function.name()).collect();
+    assert_eq!(calls.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(), names, "a function has no call");
+    for (name, arguments) in calls {
+        let function = functions.iter().find(|function| function.name() == name).expect(name);
+        let call = Expr::HigherOrderFunction(HigherOrderFunction::new(Arc::clone(function), arguments));
+        let call = call.resolve_lambda_variables(&named).expect(name).data;
+        let call = SessionContext::new().create_physical_expr(call, &named).expect(name);
+        let plan = project(call, &schema);
+        let bytes = encode_checked(&plan).unwrap_or_else(|obstacle| panic!("{name}: {obstacle}"));
+        assert_eq!(received(&bytes, &plan).to_string(), expressions(&plan)[0].to_string(), "{name}");
+    }
 }
 
 /// Finds types that a function of ours takes as they are.
@@ -327,7 +371,10 @@ fn every_aggregate_function_arrives() {
     }
     assert_eq!(kept, Vec::<String>::new(), "of {sent:?}");
     assert!(sent.len() > 30, "only {sent:?}");
-    assert!(["histogram", "map_agg", "multimap_agg", "mode"].iter().all(|name| sent.contains(*name)), "only {sent:?}");
+    assert!(
+        ["checksum", "histogram", "map_agg", "multimap_agg", "mode"].iter().all(|name| sent.contains(*name)),
+        "only {sent:?}"
+    );
 }
 
 /// Sends each operator that the planner lets into fragments, with the options that it alone has.
