@@ -30,6 +30,7 @@ pub(crate) mod limits;
 mod names;
 mod pivots;
 mod quantified;
+mod readers;
 mod relations;
 mod rewrites;
 mod sample;

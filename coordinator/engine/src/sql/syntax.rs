@@ -17,27 +17,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    DateTimeField, Expr, FunctionArg, FunctionArgExpr, Ident, JoinOperator, LimitClause, ObjectName, OrderByExpr,
-    OrderByKind, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableAlias, TableFactor, Top, TopQuantity,
-    UnaryOperator, Value, ValueWithSpan, VisitorMut,
+    DateTimeField, Expr, JoinOperator, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem, SetExpr,
+    Spanned, Statement, TableFactor, Top, TopQuantity, UnaryOperator, Value, VisitorMut,
 };
 
 use super::limits::folded_name;
 use super::template::{filled, template};
 use super::walk::walk_mut;
-use super::{Refusal, json, pivots};
-
-/// Functions of DuckDB that are a path's table.
-const READERS: [&str; 8] = [
-    "read_parquet",
-    "parquet_scan",
-    "read_csv",
-    "read_csv_auto",
-    "read_json",
-    "read_json_auto",
-    "read_ndjson",
-    "read_ndjson_auto",
-];
+use super::{Refusal, json, pivots, readers};
 
 /// Rewrites a statement's syntax.
 ///
@@ -76,7 +63,7 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Refusal> {
-        into_flow(path_of_reader(factor).and_then(|()| ordinality(factor)).and_then(|()| pivots::rewrite(factor)))
+        into_flow(readers::as_path(factor).and_then(|()| ordinality(factor)).and_then(|()| pivots::rewrite(factor)))
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refusal> {
@@ -192,36 +179,6 @@ fn ordinality(factor: &mut TableFactor) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Writes a call of DuckDB's readers as the path's table.
-fn path_of_reader(factor: &mut TableFactor) -> Result<(), Refusal> {
-    let TableFactor::Table { name, alias, args: given @ Some(_), .. } = factor else { return Ok(()) };
-    let [part] = name.0.as_slice() else { return Ok(()) };
-    let Some(reader) = part.as_ident().map(folded_name).filter(|reader| READERS.contains(&reader.as_str())) else {
-        return Ok(());
-    };
-    let path = match given.as_ref().map(|given| given.args.as_slice()) {
-        Some(
-            [
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(ValueWithSpan {
-                    value: Value::SingleQuotedString(path),
-                    ..
-                }))),
-            ],
-        ) => Some(path.clone()),
-        _ => None,
-    };
-    let Some(path) = path else {
-        return Err(Refusal::new(
-            format!("{reader} with options or several paths is not supported"),
-            "FROM 'data/*.csv' reads all that match; CREATE EXTERNAL TABLE declares columns and OPTIONS",
-        ));
-    };
-    *name = ObjectName::from(Ident::with_quote('"', path));
-    *given = None;
-    alias.get_or_insert_with(|| TableAlias { explicit: true, name: Ident::new(reader), columns: Vec::new(), at: None });
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +214,10 @@ mod tests {
             (
                 "SELECT * FROM t CROSS JOIN UNNEST(t.a) WITH ORDINALITY AS u(x, n)",
                 "SELECT * FROM t CROSS JOIN UNNEST(t.a, generate_series(1, array_length(t.a))) AS u (x, n)",
+            ),
+            (
+                "SELECT a FROM read_csv('d.csv', header = true, delim => ',', AUTO_DETECT := TRUE) c",
+                "SELECT a FROM \"d.csv\" c",
             ),
             ("SELECT a FROM read_csv('d.csv') c", "SELECT a FROM \"d.csv\" c"),
             (
@@ -317,8 +278,23 @@ mod tests {
             ("SELECT TOP 1 a FROM t UNION SELECT 2", "TOP in a part of a UNION is not supported", "LIMIT"),
             ("SELECT * FROM t ORDER BY ALL", "ORDER BY ALL with * is not supported", "ORDER BY a, b"),
             (
-                "SELECT * FROM read_csv('a.csv', header = true)",
-                "read_csv with options or several paths is not supported",
+                "SELECT * FROM read_csv('a.csv', header = false, delim = ';', quote := '\"')",
+                "read_csv: option `header` is not supported",
+                "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'a.csv' OPTIONS ('format.has_header' 'false', 'format.delimiter' ';')",
+            ),
+            (
+                "SELECT * FROM read_csv('a.csv', skip => 2)",
+                "read_csv: option `skip` is not supported",
+                "CREATE EXTERNAL TABLE",
+            ),
+            (
+                "SELECT * FROM read_csv(['a.csv', 'b.csv'])",
+                "read_csv of anything but one path is not supported",
+                "UNION ALL",
+            ),
+            (
+                "SELECT * FROM read_csv('a.csv', header)",
+                "read_csv: `header` is no option with a value",
                 "CREATE EXTERNAL TABLE",
             ),
             (
