@@ -32,6 +32,8 @@ use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
 
+mod places;
+
 /// Greatest difference of clocks: AWS refuses signatures that are older than 5 minutes.
 const SKEW_SECONDS_MAX: i64 = 240;
 /// Namespaces of a catalog that are searched for a table.
@@ -72,6 +74,7 @@ impl Session {
         for (name, config) in &self.config.catalogs {
             findings.push(Finding::new(format!("catalog {name}"), Box::pin(self.open_catalog(name, config)).await));
         }
+        findings.extend(Box::pin(self.examine_places()).await);
         findings
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Keys are compared name by name, as object_store has parsed them: it takes neither `..` nor an empty name. Files are compared after
 //! their links were followed, at each call. Whoever may write into an allowed folder could change a link between that and the reading;
-//! SQL writes no files.
+//! a server's SQL writes no files.
 
 use std::fmt::{Display, Formatter};
 use std::ops::Range;
