@@ -6,10 +6,12 @@ use gust_engine::cap::OverCap;
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::money::Money;
 use gust_engine::session::Session;
+use gust_tests::asks::lines;
 use gust_tests::query::{plain, run};
-use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
+use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, Request, S3Server, SECRET_ACCESS_KEY};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::bad_input::{ENDLESS, Place, check, fails};
@@ -118,8 +120,8 @@ fn the_coordinators_machine_counts() {
     fails(&place, &query, 4, &["stopped at the cap of $0.5000: $0.5", " spent\nhint: allow more"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_coordinators_requests_to_s3_count() {
+/// Starts a server with a table of eight files.
+async fn served() -> S3Server {
     let folder = TempDir::new().expect("a temporary folder");
     let server = S3Server::start().expect("a server");
     let store = server.store().expect("a client");
@@ -130,6 +132,10 @@ async fn the_coordinators_requests_to_s3_count() {
         let bytes = std::fs::read(&path).expect("readable");
         store.put(&Key::from(format!("t/{file}.parquet")), bytes.into()).await.expect("put");
     }
+    server
+}
+
+fn local(server: &S3Server) -> Session {
     let s3 = S3Config {
         endpoint: Some(server.endpoint().to_owned()),
         region: Some(REGION.to_owned()),
@@ -139,17 +145,89 @@ async fn the_coordinators_requests_to_s3_count() {
         secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
         ..S3Config::default()
     };
-    let session = Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session");
+    Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session")
+}
+
+/// Price of requests to S3 by AWS's list, in nano-dollars.
+fn price(asked: &[Request]) -> Money {
+    let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
+    Money::from_nano_dollars((count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_for_a_new_table_count() {
+    let server = served().await;
+    let session = local(&server);
+    let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+    let error = run(&session, &format!("SET gust.max_cost = 0; {create}")).await.map(drop).expect_err("it is not free");
+    let over = error.source().and_then(|source| source.downcast_ref::<OverCap>());
+    let Some(OverCap::WhileRunning(stopped)) = over else { panic!("{error:?}") };
+    let most = Money::from_nano_dollars(5_000 + 8 * 400);
+    assert!(stopped.spent > Money::ZERO && stopped.spent <= most, "a listing, and at most eight footers: {stopped}");
+    run(&session, "SELECT * FROM t").await.map(drop).expect_err("there is no such table");
+    let (_, report) = run(&session, &format!("SET gust.max_cost = 0.01; {create}")).await.expect("a cent is enough");
+    assert!(report.coordinator.requests.total() >= 9, "a listing, and eight footers: {report:?}");
+    let (rows, _) = run(&session, "SELECT count(*) FROM t").await.expect("rows");
+    assert_eq!(lines(&rows, "NULL"), ["8000"]);
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_of_a_setup_file_are_reported_and_recorded() {
+    let server = served().await;
+    let settings = format!(
+        "[s3]\nendpoint = \"{}\"\nallow_http = true\npath_style = true\nregion = \"{REGION}\"\n\
+         access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key = \"{SECRET_ACCESS_KEY}\"\n",
+        server.endpoint()
+    );
+    let place = Place::new(&settings);
+    place.parquet("here/a.parquet", "SELECT 1 AS k").await;
+    let there = format!("CREATE EXTERNAL TABLE there STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+    let here = "CREATE EXTERNAL TABLE here STORED AS PARQUET LOCATION 'here/'";
+    std::fs::write(place.path("setup.sql"), format!("SET datafusion.execution.batch_size = 100; {there}; {here}"))
+        .expect("written");
+    let query = |flags: &[&str]| {
+        let arguments = [&["query", "--on", "local", "--setup", "setup.sql"], flags].concat();
+        place.gust(&arguments).output().expect("it starts")
+    };
+    let output = query(&["--report", "json", "SELECT 1"]);
+    check(&output, 0, &[]);
+    let reports = String::from_utf8_lossy(&output.stderr).into_owned();
+    let reports: Vec<Value> = reports.lines().map(|line| serde_json::from_str(line).expect("a report")).collect();
+    assert_eq!(reports.len(), 2, "of the table that was paid for, and of the query");
+    let requests = &reports[0]["coordinator"]["requests"];
+    assert!(requests["list"].as_u64() >= Some(1) && requests["get"].as_u64() >= Some(8), "{requests}");
+    let output = query(&["--report", "text", "SELECT 1"]);
+    check(&output, 0, &["of a statement of --setup:"]);
+    check(&query(&["--max-cost", "0.000001", "SELECT 1"]), 4, &["stopped at the cap of $0.000001000"]);
+    let mut rows = place.gust(&[
+        "query", "--format", "csv", "--report", "none",
+        "SELECT left(statement, 27) AS begins, outcome, coalesce(dollars > 0, false) AS paid FROM gust.queries ORDER BY started",
+    ]);
+    let rows = String::from_utf8(rows.output().expect("it starts").stdout).expect("text");
+    let expect = [
+        "begins,outcome,paid",
+        "CREATE EXTERNAL TABLE there,done,true",
+        "SELECT 1,done,false",
+        "CREATE EXTERNAL TABLE there,done,true",
+        "SELECT 1,done,false",
+        "CREATE EXTERNAL TABLE there,cap_reached,true",
+    ];
+    assert_eq!(rows.lines().collect::<Vec<_>>(), expect);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinators_requests_to_s3_count() {
+    let server = served().await;
+    let session = local(&server);
     let query = format!("SELECT sum(k) FROM '{}'", server.url("t/"));
     run(&session, &format!("SET gust.max_cost = 0; {query}")).await.map(drop).expect_err("a listing is not free");
     server.take_requests();
     let error = run(&session, &query).await.map(drop).expect_err("a listing is not free");
     let asked = server.take_requests();
-    let count = |operation| asked.iter().filter(|request| request.operation == operation).count() as u64;
-    let spent = (count(Operation::Get) + count(Operation::Head)) * 400 + count(Operation::List) * 5_000;
     let over = error.source().and_then(|source| source.downcast_ref::<OverCap>());
     let Some(OverCap::BeforeRun { at_least, .. }) = over else { panic!("{error:?}") };
-    assert_eq!(*at_least, Money::from_nano_dollars(spent), "what planning asked the server for: {asked:?}");
+    assert_eq!(*at_least, price(&asked), "what planning asked the server for: {asked:?}");
     run(&session, &format!("SET gust.max_cost = 0.01; {query}")).await.map(drop).expect("a cent is enough");
     session.close().await;
 }

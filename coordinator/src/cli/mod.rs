@@ -201,14 +201,14 @@ pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, Com
     Ok(Engine::open(config, EngineOptions::default())?.session(options)?)
 }
 
-/// Opens a session and runs the statements of the setup files.
-async fn open(source: &SourceArgs, labels: &[Label]) -> Result<Session, CommandError> {
+/// Opens a session and runs the statements of the setup files. `paid` gets the reports of those that paid for reads.
+async fn open(source: &SourceArgs, labels: &[Label], paid: &mut Vec<Report>) -> Result<Session, CommandError> {
     let session = session(source.config.as_deref(), &source.run.overrides(), labels).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
     for path in &source.setup {
-        session.set_up(&read_setup(path)?).await?;
+        session.set_up_reported(&read_setup(path)?, paid).await?;
     }
     Ok(session)
 }
@@ -254,7 +254,7 @@ fn completions(shell: Shell) -> Result<(), CommandError> {
 
 async fn explain(source: SourceArgs) -> Result<(), CommandError> {
     let sql = source.read_sql(stdin(), stdin().is_terminal())?;
-    let session = open(&source, &[]).await?;
+    let session = open(&source, &[], &mut Vec::new()).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
@@ -273,10 +273,15 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
     };
     let mut reports = Reports::open(args.report, args.report_file.as_deref())?;
     let mut signals = Signals::listen()?;
+    let mut paid = Vec::new();
     let session = tokio::select! {
-        session = Box::pin(open(&args.source, &args.labels)) => session?,
+        session = Box::pin(open(&args.source, &args.labels, &mut paid)) => session,
         ended = signals.ended() => return Err(ended),
     };
+    for report in &paid {
+        reports.write_setup(report)?;
+    }
+    let session = session?;
     let recorder = Recorder::new(session.clone());
     let running = async {
         match file {
@@ -387,6 +392,14 @@ impl Reports {
         if self.format == ReportFormat::Text && self.file.is_none() && !has_read {
             warn(report);
             return Ok(());
+        }
+        self.write(report)
+    }
+
+    /// Writes the report on a statement of a setup file.
+    fn write_setup(&mut self, report: &Report) -> Result<(), CommandError> {
+        if self.format == ReportFormat::Text && self.file.is_none() {
+            say!("of a statement of --setup:");
         }
         self.write(report)
     }

@@ -44,14 +44,25 @@ impl Session {
         let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
         let certain = certain_work(planned);
         let at_least = lower_bound(certain.fragments, certain.files, &tariff);
-        let (stores, prices) = (self.stores.clone(), tariff.clone());
-        let own = move |result_bytes| {
-            let Usage { requests, bytes_read, .. } = stores.billed_usage();
-            own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
-        };
-        let cap = Cap::new(limit, tariff, fragments, own);
+        let cap = self.cap_with(limit, tariff, fragments, events);
         cap.allow(at_least).map_err(QueryError::over_cap)?;
         Ok(cap)
+    }
+
+    /// Opens the cap of a statement that reads files here, without a plan.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Setup`] if there are no prices.
+    pub(super) async fn cap_of_own(&self, limit: Money, events: EventLog) -> Result<Arc<Cap>, QueryError> {
+        Ok(self.cap_with(limit, self.tariff_for_cap().await?, 0, events))
+    }
+
+    fn cap_with(&self, limit: Money, tariff: Tariff, fragments: u64, events: EventLog) -> Arc<Cap> {
+        let (stores, prices) = (self.stores.clone(), tariff.clone());
+        Cap::new(limit, tariff, fragments, move |result_bytes| {
+            let Usage { requests, bytes_read, .. } = stores.billed_usage();
+            own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
+        })
     }
 }
 

@@ -6,10 +6,11 @@ use std::vec;
 
 use chrono::Utc;
 
+use super::run::NewStatement;
 use super::{RunningStatement, Session, Statement, text_of};
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
-use crate::history::{self, RecordInput, StatementEnd, StatementMeta};
+use crate::history::{self, Outcome, RecordInput, StatementEnd, StatementMeta};
 use crate::memory::machine;
 use crate::report::Report;
 use crate::storage::Stores;
@@ -69,18 +70,8 @@ impl Recorder {
     /// # Errors
     /// [`Refused`] if the statement does not begin to run. It is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
-        let history = &self.session.config().history;
-        let new = self.session.new_statement();
+        let new = self.begin(&statement);
         let id = new.id.clone();
-        let meta = StatementMeta {
-            id: id.clone(),
-            started: Utc::now(),
-            user: history.user.clone(),
-            labels: history.labels.clone(),
-            statement: text_of(&statement),
-            tables: self.session.tables_of(&statement),
-        };
-        *self.open() = Some(OpenRecord { meta, events: new.events.clone(), stores: new.stores().clone() });
         match new.run(statement).await {
             Ok(running) => Ok(running),
             Err(error) => {
@@ -88,6 +79,47 @@ impl Recorder {
                 Err(Box::new(Refused { id, error, report }))
             }
         }
+    }
+
+    /// Runs a statement to its end and drops its rows. If it paid for reads, it is recorded and has a report.
+    pub(super) async fn run_unshown(self, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
+        let new = self.begin(&statement);
+        let stores = new.stores().clone();
+        let is_paid = || stores.billed_usage().requests.total() > 0;
+        let mut running = match new.run(statement).await {
+            Ok(running) => running,
+            Err(error) if is_paid() => return (Some(self.refused(&error).await), Err(error)),
+            Err(error) => return (None, Err(error)),
+        };
+        let ended = loop {
+            match running.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        running.finish().await;
+        let end = match &ended {
+            Ok(()) => StatementEnd { outcome: Outcome::Done, message: None },
+            Err(error) => error.into(),
+        };
+        if is_paid() { (Some(self.end(&end).await), ended) } else { (None, ended) }
+    }
+
+    /// Opens the record of a statement.
+    fn begin(&self, statement: &Statement) -> NewStatement {
+        let history = &self.session.config().history;
+        let new = self.session.new_statement();
+        let meta = StatementMeta {
+            id: new.id.clone(),
+            started: Utc::now(),
+            user: history.user.clone(),
+            labels: history.labels.clone(),
+            statement: text_of(statement),
+            tables: self.session.tables_of(statement),
+        };
+        *self.open() = Some(OpenRecord { meta, events: new.events.clone(), stores: new.stores().clone() });
+        new
     }
 
     /// Ends a statement and records it. Returns its report, which gives the reason if nothing could be recorded.

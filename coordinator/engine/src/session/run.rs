@@ -33,6 +33,7 @@ use crate::scheduler::QueryAttempts;
 use crate::sql::Names;
 use crate::tables::folder::Listings;
 use replan::Replan;
+pub(super) use start::NewStatement;
 
 mod closing;
 mod create;

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::Statement as EngineStatement;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::statement::{OWN_CATALOG, OWN_SCHEMA};
-use super::{Session, Statement};
+use super::{Recorder, Session, Statement};
 use crate::error::QueryError;
+use crate::report::Report;
 
 /// Tables that are made at the same time. Each waits for a listing, and then for its footers.
 const TABLES_AT_ONCE: usize = 32;
@@ -16,16 +17,30 @@ const TABLES_AT_ONCE: usize = 32;
 impl Session {
     /// Runs the statements of a text in their order, and drops their rows.
     ///
-    /// CREATE EXTERNAL TABLEs that follow one another are run side by side, because they mostly wait for their stores.
+    /// CREATE EXTERNAL TABLEs that follow one another are run side by side, because they mostly wait for their stores. The history
+    /// has those that paid for reads.
     ///
     /// # Errors
     /// The error of the first statement that fails. Tables that are made side by side with it may be there.
     pub async fn set_up(&self, sql: &str) -> Result<(), QueryError> {
+        self.set_up_reported(sql, &mut Vec::new()).await
+    }
+
+    /// Does the same, and adds the reports of the statements that paid for reads, also of those before an error.
+    ///
+    /// # Errors
+    /// Those of [`Session::set_up`].
+    pub async fn set_up_reported(&self, sql: &str, paid: &mut Vec<Report>) -> Result<(), QueryError> {
         let mut statements = self.parse(sql)?;
         while !statements.is_empty() {
             let together = side_by_side(&statements);
-            let running = statements.drain(..together).map(|statement| Box::pin(self.run_to_end(statement)));
-            stream::iter(running).buffered(TABLES_AT_ONCE).try_collect::<()>().await?;
+            let running = statements.drain(..together);
+            let running = running.map(|statement| Box::pin(Recorder::new(self.clone()).run_unshown(statement)));
+            let mut running = stream::iter(running).buffered(TABLES_AT_ONCE);
+            while let Some((report, ended)) = running.next().await {
+                paid.extend(report);
+                ended?;
+            }
         }
         Ok(())
     }
@@ -44,13 +59,6 @@ impl Session {
                 to.register_table(name, table).map_err(failed)?;
             }
         }
-        Ok(())
-    }
-
-    async fn run_to_end(&self, statement: Statement) -> Result<(), QueryError> {
-        let mut running = self.run(statement).await?;
-        while running.next().await?.is_some() {}
-        running.finish().await;
         Ok(())
     }
 }

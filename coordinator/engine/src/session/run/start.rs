@@ -151,7 +151,29 @@ impl Session {
                 // Settings belong to the session. The query's context reads the files of a new table, so that its
                 // stores count them.
                 let context = if matches!(logical, LogicalPlan::Ddl(_)) { &query.context } else { &self.context };
-                let done = tables_only(context.execute_logical_plan(logical)).await;
+                let made = match &logical {
+                    LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) => Some(create.name.clone()),
+                    _ => None,
+                };
+                let done = tables_only(context.execute_logical_plan(logical));
+                let done = match (query.cap(), made) {
+                    // The footers of a table's files are read now, and are paid for.
+                    (Some(limit), Some(name)) => {
+                        let cap = query.cap_of_own(limit, running.events.clone()).await?;
+                        let done = tokio::select! {
+                            biased;
+                            over = cap.passed() => return Err(QueryError::over_cap(over)),
+                            done = done => done,
+                        };
+                        // A table that took more money than it may is not there.
+                        if let Some(over) = cap.passed().now_or_never() {
+                            context.deregister_table(name).map_err(QueryError::from_engine)?;
+                            return Err(QueryError::over_cap(over));
+                        }
+                        done
+                    }
+                    _ => done.await,
+                };
                 let done = done.map_err(QueryError::from_engine)?;
                 // The stream has no rows. It fails for a statement that DataFusion parses and does not run.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
