@@ -101,6 +101,11 @@ impl Admission {
         if state.waiting >= state.waiting_max {
             return Err(Full { waiting: state.waiting });
         }
+        // Others have a place to wait, too.
+        let of_user = state.turns.iter().find(|turn| turn.user == user).map_or(0, |turn| turn.queries.len());
+        if !user.is_empty() && of_user >= state.waiting_max.div_ceil(2) {
+            return Err(Full { waiting: of_user });
+        }
         let (sender, receiver) = oneshot::channel();
         state.next_ticket += 1;
         state.waiting += 1;
@@ -201,6 +206,17 @@ mod tests {
         drop(running);
         futures::future::join_all(queries).await;
         assert_eq!(*order.lock().expect("no holder panics"), ["ada 1", "bob 1", "eve 1", "ada 2", "bob 2", "ada 3"]);
+    }
+
+    #[test]
+    fn one_user_leaves_places_to_wait_for_others() {
+        let admission = Admission::new(1, 4);
+        let queue = |user: &str| admission.queue(user);
+        let held: Vec<_> = (0..3).map(|_| queue("ada").expect("one runs, and two wait")).collect();
+        assert_eq!(queue("ada").err(), Some(Full { waiting: 2 }));
+        let bobs: Vec<_> = (0..2).map(|_| queue("bob").expect("room for others")).collect();
+        assert_eq!(queue("eve").err(), Some(Full { waiting: 4 }));
+        drop((held, bobs));
     }
 
     #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::QueryError;
 use gust_engine::session::RunningStatement;
-use gust_output::{OutputFormat, RowOutput, RowWriter, StreamError, write_statement};
+use gust_output::{OutputError, OutputFormat, RowOutput, RowWriter, StreamError, write_statement};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::admission::Permit;
@@ -21,6 +23,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// Chunks between the writer and the client. A client that reads slowly holds the query up.
 const CHUNKS_QUEUED_MAX: usize = 4;
+
+/// Longest time in which a client reads nothing, before its response is cut.
+const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Part of an answer. The last one is an end or a failure.
 #[derive(Debug)]
@@ -62,13 +67,14 @@ pub(crate) struct Chunks {
     parts: mpsc::Sender<Part>,
     format: OutputFormat,
     pending: Arc<Mutex<Vec<u8>>>,
+    runtime: Handle,
 }
 
 impl Chunks {
     /// Makes an output whose chunks come out of the receiver.
     pub(crate) fn new(format: OutputFormat) -> (Self, mpsc::Receiver<Part>) {
         let (parts, receiver) = mpsc::channel(CHUNKS_QUEUED_MAX);
-        (Self { parts, format, pending: Arc::default() }, receiver)
+        (Self { parts, format, pending: Arc::default(), runtime: Handle::current() }, receiver)
     }
 
     /// Writes all rows of a statement that has ended.
@@ -78,6 +84,8 @@ impl Chunks {
         let writing = move || writer.write_rows(spool.schema(), spool.batches());
         let last = match tokio::task::spawn_blocking(writing).await {
             Ok(Ok(_)) => Part::End { done, rest: self.take_pending() },
+            // It would wait for a reader that has stopped.
+            Ok(Err(OutputError::ReaderGone)) => return,
             Ok(Err(error)) => Part::Failed(of_output(error).into()),
             Err(error) => Part::Failed(QueryError::data(error.to_string()).into()),
         };
@@ -111,7 +119,10 @@ impl Write for Chunks {
         self.pending().extend_from_slice(bytes);
         if self.pending().len() >= CHUNK_BYTES {
             let chunk = Part::Chunk(self.take_pending());
-            self.parts.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            // A writer has a thread of its own, which a client must not hold for ever.
+            let sent = self.runtime.block_on(tokio::time::timeout(STALLED_MAX, self.parts.send(chunk)));
+            let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+            sent.map_err(|_| gone())?.map_err(|_| gone())?;
         }
         Ok(bytes.len())
     }

@@ -26,6 +26,9 @@ const SETTINGS: &[Allowed] = &[
     Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) },
 ];
 
+/// Pause between looks at what may be forgotten.
+const TIDY_PAUSE: Duration = Duration::from_secs(10);
+
 /// Longest wait for queries that were stopped to end.
 const STOPPING_MAX: Duration = Duration::from_secs(5);
 
@@ -170,6 +173,22 @@ impl Door {
         match first.or(self.catalog.as_deref()) {
             Some(first) => session.use_catalog(first).await,
             None => Ok(()),
+        }
+    }
+
+    /// Waits until no task of a query is left. No connection brings more of them.
+    pub(crate) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Forgets what is kept for longer than its time, until the server stops.
+    pub(crate) async fn tidy(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TIDY_PAUSE) => self.statements.tidy().await,
+                () = self.stopping.cancelled() => return,
+            }
         }
     }
 

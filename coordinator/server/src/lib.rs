@@ -18,6 +18,7 @@ mod door;
 mod http;
 mod listen;
 mod metrics;
+mod plain;
 mod postgres;
 mod run;
 mod spool;

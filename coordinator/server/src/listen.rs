@@ -1,9 +1,10 @@
 //! The listening socket: its connections, their bounds, and their ends.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
@@ -20,6 +21,9 @@ use crate::tokens::Tokens;
 
 /// Longest time in which the head of a request arrives.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Pause after which a client of HTTP/2 is asked if it is still there, and its time to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -51,6 +55,8 @@ pub struct Server {
     handle: Handle<SocketAddr>,
     serving: JoinHandle<io::Result<()>>,
     postgres: Option<Postgres>,
+    /// End of the time that running queries have; None while connections are taken.
+    drained: Option<Instant>,
 }
 
 /// Certificate and key in use, and their files.
@@ -87,6 +93,7 @@ impl Server {
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let drain = config.server.drain;
         let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
+        tokio::spawn(Arc::clone(&door).tidy());
         let handle = Handle::new();
         let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
         let routes = routes(Arc::clone(&door), hosts).into_make_service();
@@ -99,20 +106,20 @@ impl Server {
         };
         let used = || tls.as_ref().map(|tls| tls.used.clone());
         let postgres = for_postgres.map(|listener| Postgres::start(listener, Arc::clone(&door), used())).transpose()?;
-        Ok(Self { door, address, drain, tls, handle, serving, postgres })
+        Ok(Self { door, address, drain, tls, handle, serving, postgres, drained: None })
     }
 
-    /// Reads tokens, certificate and key anew. After an error the earlier ones hold.
+    /// Reads tokens, certificate and key anew. After an error the earlier ones hold. A broken certificate does not hold up
+    /// tokens, whose revocation may be urgent.
     ///
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if one of the files cannot be used.
     pub fn reload(&self) -> Result<(), QueryError> {
-        let read = self.tls.as_ref().map(|tls| tls::read(&tls.files)).transpose()?;
-        self.door.reload()?;
-        if let (Some(Tls { used, .. }), Some(read)) = (&self.tls, read) {
-            used.reload_from_config(read);
+        let tokens = self.door.reload();
+        if let Some(Tls { files, used }) = &self.tls {
+            used.reload_from_config(tls::read(files)?);
         }
-        Ok(())
+        tokens
     }
 
     /// Returns the URL at which it listens.
@@ -127,7 +134,8 @@ impl Server {
     }
 
     /// Takes no more connections, and gives running queries the configured time.
-    pub fn drain(&self) {
+    pub fn drain(&mut self) {
+        self.drained = Some(Instant::now() + self.drain);
         if let Some(postgres) = &self.postgres {
             postgres.drain(self.drain);
         }
@@ -142,21 +150,26 @@ impl Server {
         self.handle.shutdown();
     }
 
-    /// Waits until all connections have ended.
+    /// Waits until all connections have ended, and in a drain also the statements that go on without one.
     ///
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if no more connections could be taken.
     pub async fn ended(&mut self) -> Result<(), QueryError> {
+        let cannot_serve = |error: &dyn Display| QueryError::setup(format!("cannot serve: {error}"));
         let ended = match (&mut self.serving).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(QueryError::setup(format!("cannot serve: {error}"))),
-            Err(error) => Err(QueryError::setup(format!("cannot serve: {error}"))),
+            Ok(Err(error)) => Err(cannot_serve(&error)),
+            Err(error) => Err(cannot_serve(&error)),
         };
         if let Some(postgres) = &self.postgres {
             if ended.is_err() {
                 postgres.stop();
             }
             postgres.ended().await;
+        }
+        if let Some(drained) = self.drained {
+            // What is left then is cancelled.
+            drop(tokio::time::timeout_at(drained.into(), self.door.ended()).await);
         }
         ended
     }
@@ -201,6 +214,8 @@ fn bounded(mut server: axum_server::Server<SocketAddr>) -> axum_server::Server<S
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
         .max_concurrent_streams(STREAMS_MAX);
     server
 }

@@ -17,6 +17,9 @@ const NOT_IN_THIS_FORMAT: &str = "0A000";
 const SHUTTING_DOWN: &str = "57P01";
 pub(crate) const FAULT: &str = "XX000";
 
+/// Most statements of one request. Each has the whole time-out and the whole cap.
+const STATEMENTS_MAX: usize = 100;
+
 /// Statements of one request.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -43,11 +46,13 @@ pub(crate) struct Failure {
     /// Id of the statement, if it has one.
     pub(crate) id: Option<String>,
     pub(crate) error: QueryError,
+    /// Report of a statement that was recorded. What failed has its cost, too.
+    pub(crate) report: Option<Box<Report>>,
 }
 
 impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
-        Self { id: None, error }
+        Self { id: None, error, report: None }
     }
 }
 
@@ -77,6 +82,9 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
     if dry_run {
         statements = statements.into_iter().map(Statement::as_dry_run).collect();
     }
+    if statements.len() > STATEMENTS_MAX {
+        return Err(QueryError::sql(format!("a request has at most {STATEMENTS_MAX} statements")).into());
+    }
     let recorder = Recorder::new(session);
     let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
     for statement in statements {
@@ -103,8 +111,8 @@ pub(crate) async fn carry_out(
     let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
     match written {
         Ok(_) => Ok(Done { id, is_silent, report }),
-        Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error }),
-        Err(StreamError::Output(error)) => Err(Failure { id: Some(id), error: of_output(error) }),
+        Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error, report: Some(report) }),
+        Err(StreamError::Output(error)) => Err(Failure { id: Some(id), error: of_output(error), report: Some(report) }),
     }
 }
 
@@ -118,14 +126,16 @@ async fn start(
         running = Box::pin(recorder.run(statement)) => {
             running.map_err(|refused| {
                 door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
-                Failure { id: Some(refused.id), error: refused.error }
+                Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
             })
         }
         gone = gone(door, sink.unwanted()) => {
-            if let Some(report) = recorder.interrupt().await {
-                door.metrics.count(&report, &StatementEnd::from(&gone));
+            let report = recorder.interrupt().await.map(Box::new);
+            if let Some(report) = &report {
+                door.metrics.count(report, &StatementEnd::from(&gone));
             }
-            Err(gone.into())
+            let id = report.as_ref().and_then(|report| report.id.clone());
+            Err(Failure { id, error: gone, report })
         }
     }
 }
@@ -151,8 +161,8 @@ async fn silently(
         Ok(()) => end_of(&Ok(0)),
         Err(error) => StatementEnd::from(error),
     };
-    finish(door, recorder, running, &end).await;
-    ended.map_err(|error| Failure { id, error })
+    let report = finish(door, recorder, running, &end).await;
+    ended.map_err(|error| Failure { id, error, report: Some(Box::new(report)) })
 }
 
 /// Ends a statement, records it and counts it.

@@ -18,7 +18,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_output::{AnnouncedColumns, OutputError};
+use gust_output::OutputError;
+
+use crate::plain::PlainColumns;
 
 /// Rows after which a page ends.
 const PAGE_ROWS: usize = 10_000;
@@ -64,9 +66,11 @@ impl Drop for SpoolFile {
 /// Rows that are being written.
 pub(crate) struct SpoolWriter {
     file: SpoolFile,
-    columns: AnnouncedColumns,
+    columns: PlainColumns,
     pages: Vec<Page>,
     pending: Vec<RecordBatch>,
+    pending_rows: usize,
+    pending_bytes: usize,
 }
 
 /// Place of a page in the file.
@@ -95,8 +99,8 @@ impl SpoolWriter {
     /// Opens a file in a folder for rows of these columns.
     pub(crate) fn new(folder: &Path, announced: &Schema, space: Arc<Space>) -> Result<Self, QueryError> {
         let file = SpoolFile { file: tempfile::tempfile_in(folder).map_err(failed)?, bytes: 0, space };
-        let columns = AnnouncedColumns::new(announced);
-        Ok(Self { file, columns, pages: Vec::new(), pending: Vec::new() })
+        let columns = PlainColumns::new(announced);
+        Ok(Self { file, columns, pages: Vec::new(), pending: Vec::new(), pending_rows: 0, pending_bytes: 0 })
     }
 
     /// Adds rows. It blocks while a page is written.
@@ -108,14 +112,17 @@ impl SpoolWriter {
             let hint = error.hint();
             QueryError::data(error.to_string()).with_default_hint(hint).with_sqlstate("XX000")
         })?;
+        let row_bytes = sliced_bytes(&batch) / batch.num_rows().max(1);
         let mut start = 0;
         while start < batch.num_rows() {
-            let held: usize = self.pending.iter().map(RecordBatch::num_rows).sum();
-            let rows = (PAGE_ROWS - held).min(batch.num_rows() - start);
+            let room = PAGE_BYTES.saturating_sub(self.pending_bytes) / row_bytes.max(1);
+            let rows = room.max(1).min(PAGE_ROWS - self.pending_rows).min(batch.num_rows() - start);
             self.pending.push(batch.slice(start, rows));
             start += rows;
-            let bytes: usize = self.pending.iter().map(sliced_bytes).sum();
-            if held + rows >= PAGE_ROWS || bytes >= PAGE_BYTES {
+            self.pending_rows += rows;
+            self.pending_bytes += rows * row_bytes;
+            // A page ends where another row does not fit.
+            if self.pending_rows >= PAGE_ROWS || self.pending_bytes + row_bytes > PAGE_BYTES {
                 self.write_page()?;
             }
         }
@@ -132,6 +139,7 @@ impl SpoolWriter {
         }
         writer.finish().map_err(failed)?;
         drop(writer);
+        (self.pending_rows, self.pending_bytes) = (0, 0);
         let size = bytes.len() as u64;
         if !self.file.space.take(size) {
             let message = format!("the kept rows of all statements take more than {} bytes", self.file.space.bytes_max);
@@ -205,7 +213,7 @@ impl Spool {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringArray};
+    use arrow::array::{Array, Int64Array, StringArray, StringViewArray};
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
@@ -254,12 +262,34 @@ mod tests {
         let column = StringArray::from(vec![text.as_str(); 8]);
         let batch = RecordBatch::try_new(schema, vec![Arc::new(column)]).expect("rows");
         let one_by_one: Vec<RecordBatch> = (0..8).map(|row| batch.slice(row, 1)).collect();
+        let whole = spool(&[batch], &Arc::new(Space::new(12 << 20))).expect("kept");
+        assert_eq!(whole.pages(), 3, "a batch is cut where its page is full");
         let space = Arc::new(Space::new(12 << 20));
         let first = spool(&one_by_one, &space).expect("kept");
-        assert_eq!(first.pages(), 2);
+        assert_eq!(first.pages(), 3);
         let error = spool(&one_by_one, &space).expect_err("too many");
         assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Resources, OVER_LIMIT));
         drop(first);
         spool(&one_by_one, &space).expect("there is room again");
+    }
+
+    /// A sort makes such batches: each refers to the texts of all.
+    #[test]
+    fn a_view_does_not_drag_the_texts_of_others_along() {
+        let texts: Vec<String> = (0..1_000).map(|row| format!("{row:0>200}")).collect();
+        let views = StringViewArray::from_iter_values(&texts);
+        let schema = Arc::new(Schema::new(vec![Field::new("t", DataType::Utf8View, false)]));
+        let batch = RecordBatch::try_new(schema, vec![Arc::new(views)]).expect("rows");
+        let sorted: Vec<RecordBatch> = (0..100).map(|of| batch.slice(of * 10, 10)).collect();
+        let space = Arc::new(Space::new(1 << 20));
+        let spool = spool(&sorted, &space).expect("kept");
+        let bytes = space.bytes.load(Ordering::Relaxed);
+        assert!(bytes < 2 * 1_000 * 200, "{bytes} bytes");
+        let rows = spool.batches().flat_map(|batch| {
+            let batch = batch.expect("rows");
+            let column = batch.column(0).as_any().downcast_ref::<StringArray>().expect("plain texts").clone();
+            (0..column.len()).map(|row| column.value(row).to_owned()).collect::<Vec<_>>()
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), texts);
     }
 }

@@ -21,7 +21,7 @@ use gust_engine::session::RunningStatement;
 use gust_output::StreamError;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::admission::{Full, Ticket, Waiting};
@@ -144,7 +144,7 @@ impl Statements {
     /// Takes a statement, and starts it when its turn has come. A key that was used finds its first statement.
     pub(crate) fn submit(&self, door: &Arc<Door>, asked: Asked, key: Option<Key>) -> Result<Arc<Entry>, NotTaken> {
         let mut entries = self.entries();
-        entries.forget(Instant::now(), self.keep);
+        drop(entries.forget(Instant::now(), self.keep));
         if let Some(Key { key, hash }) = &key
             && let Some(id) = entries.by_key.get(&(asked.principal.clone(), key.clone()))
             && let Some(entry) = entries.by_id.get(id)
@@ -152,7 +152,7 @@ impl Statements {
             let is_same = entry.key.as_ref().is_some_and(|(_, of)| of == hash);
             return if is_same { Ok(Arc::clone(entry)) } else { Err(NotTaken::KeyReused) };
         }
-        if entries.by_id.len() >= self.statements_max && !entries.forget_oldest() {
+        if entries.by_id.len() >= self.statements_max && !entries.forget_oldest(&asked.principal) {
             return Err(NotTaken::TooMany(entries.by_id.len()));
         }
         let waiting = door.admission.queue(asked.principal.user.as_deref().unwrap_or_default())?;
@@ -180,27 +180,34 @@ impl Statements {
     /// Returns a statement of a user.
     pub(crate) fn get(&self, principal: &Principal, id: &str) -> Option<Arc<Entry>> {
         let mut entries = self.entries();
-        entries.forget(Instant::now(), self.keep);
+        drop(entries.forget(Instant::now(), self.keep));
         entries.by_id.get(id).filter(|entry| entry.principal == *principal).cloned()
     }
 
     /// Lists the statements of a user, the newest first.
     pub(crate) fn list(&self, principal: &Principal) -> Vec<Arc<Entry>> {
         let mut entries = self.entries();
-        entries.forget(Instant::now(), self.keep);
+        drop(entries.forget(Instant::now(), self.keep));
         entries.by_id.values().rev().filter(|entry| entry.principal == *principal).cloned().collect()
     }
 
     /// Returns the number of statements that are under way or kept.
     pub(crate) fn kept(&self) -> usize {
         let mut entries = self.entries();
-        entries.forget(Instant::now(), self.keep);
+        drop(entries.forget(Instant::now(), self.keep));
         entries.by_id.len()
+    }
+
+    /// Forgets statements that ended longer ago than they are kept, with their files.
+    pub(crate) async fn tidy(&self) {
+        let old = self.entries().forget(Instant::now(), self.keep);
+        // The end of a large file takes its time.
+        drop(tokio::task::spawn_blocking(move || drop(old)).await);
     }
 
     /// Forgets a statement that has ended, with its rows.
     pub(crate) fn forget(&self, entry: &Entry) {
-        self.entries().remove(&entry.id);
+        drop(self.entries().remove(&entry.id));
     }
 }
 
@@ -212,27 +219,34 @@ impl Entries {
         self.by_id.insert(entry.id.clone(), Arc::clone(entry));
     }
 
-    fn remove(&mut self, id: &str) {
-        let Some(entry) = self.by_id.remove(id) else { return };
+    fn remove(&mut self, id: &str) -> Option<Arc<Entry>> {
+        let entry = self.by_id.remove(id)?;
         if let Some((key, _)) = &entry.key {
             self.by_key.remove(&(entry.principal.clone(), key.clone()));
         }
+        Some(entry)
     }
 
-    /// Forgets statements that ended longer ago than they are kept.
-    fn forget(&mut self, now: Instant, keep: Duration) {
+    /// Takes statements out that ended longer ago than they are kept.
+    fn forget(&mut self, now: Instant, keep: Duration) -> Vec<Arc<Entry>> {
         let is_old = |entry: &&Arc<Entry>| match &*entry.state.borrow() {
             State::Ended(ended) => ended.at + keep <= now,
             _ => false,
         };
         let old: Vec<String> = self.by_id.values().filter(is_old).map(|entry| entry.id.clone()).collect();
-        old.iter().for_each(|id| self.remove(id));
+        old.iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Forgets the oldest statement that has ended. Returns false if there is none.
-    fn forget_oldest(&mut self) -> bool {
-        let oldest = self.by_id.values().find(|entry| entry.state().is_ended()).map(|entry| entry.id.clone());
-        oldest.inspect(|id| self.remove(id)).is_some()
+    /// Forgets the oldest ended statement of the user who has most of them. Returns false if none has ended. The newcomer counts
+    /// for its user, so that nobody makes others' results go while he has as many.
+    fn forget_oldest(&mut self, newcomer: &Principal) -> bool {
+        let mut ended = HashMap::<&Principal, (usize, &str)>::new();
+        for entry in self.by_id.values().filter(|entry| entry.state().is_ended()) {
+            let own = usize::from(entry.principal == *newcomer);
+            ended.entry(&entry.principal).or_insert((own, entry.id.as_str())).0 += 1;
+        }
+        let oldest = ended.values().max_by_key(|(count, _)| *count).map(|(_, id)| (*id).to_owned());
+        oldest.and_then(|id| self.remove(&id)).is_some()
     }
 }
 
@@ -252,6 +266,11 @@ impl Entry {
     /// Ends the statement, if it has not ended.
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    /// Returns a guard that ends the statement when it is dropped.
+    pub(crate) fn cancel_on_drop(&self) -> DropGuard {
+        self.cancel.clone().drop_guard()
     }
 }
 

@@ -110,6 +110,10 @@ impl Tokens {
         if tokens.tokens.is_empty() {
             return Err(failed("it has no token".to_owned()).with_hint("make one with `gust token new`"));
         }
+        let is_name = |name: &str| !name.trim().is_empty() && !name.contains(char::is_control);
+        if let Some(at) = tokens.tokens.iter().position(|token| !is_name(&token.user)) {
+            return Err(failed(format!("the user of token {} has no name, or one with control characters", at + 1)));
+        }
         Ok(tokens)
     }
 
@@ -228,6 +232,7 @@ mod tests {
             ("[[token]]\nuser = 'a'\nsecret = 'secret'", 0o600, "unknown field"),
             ("[[tokens]]\nuser = 'a'", 0o600, "unknown field"),
             ("secret", 0o600, "expected"),
+            (&format!("[[token]]\nuser = ' '\nsha256 = '{}'", "0".repeat(64)), 0o600, "token 1 has no name"),
             ("", 0o604, "everybody on this machine can read it"),
             ("", 0o602, "everybody on this machine can read it"),
         ] {

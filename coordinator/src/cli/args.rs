@@ -334,6 +334,8 @@ impl Cli {
     /// Returns the filter of the log on stderr where GUST_LOG sets none.
     pub fn log_filter(&self) -> &'static str {
         match self.verbose {
+            // A server's reasons for cut responses are told nowhere else.
+            0 if matches!(self.command, Command::Serve(_)) => "warn",
             0 => "error",
             1 => "warn,gust=info,gust_engine=info,gust_server=info,fragment_fn=info",
             _ => {

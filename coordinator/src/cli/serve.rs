@@ -23,7 +23,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
     let mut signals = Signals::listen()?;
     let mut server = tokio::select! {
         server = Box::pin(Server::start(config, options)) => server?,
-        ended = signals.ended() => return Err(ended),
+        ended = signals.server_ended() => return Err(ended),
     };
     say!("listening at {}", server.url());
     if let Some(address) = server.postgres_address() {
@@ -39,7 +39,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
                     server.drain();
                     break tokio::select! {
                         ended = server.ended() => ended,
-                        _ = signals.ended() => {
+                        _ = signals.server_ended() => {
                             server.stop();
                             Ok(())
                         }

@@ -53,6 +53,17 @@ impl Signals {
         }
     }
 
+    /// Waits for the end that a signal means to a server, which SIGHUP does not end.
+    pub(super) async fn server_ended(&mut self) -> CommandError {
+        loop {
+            match self.heard().await {
+                Heard::HangUp => {}
+                Heard::Interrupt => return QueryError::interrupted().into(),
+                Heard::Terminate => return CommandError::new(Exit::Terminated, "terminated"),
+            }
+        }
+    }
+
     /// Waits for a signal, and returns the end of the program that it means.
     pub(super) async fn ended(&mut self) -> CommandError {
         match self.heard().await {

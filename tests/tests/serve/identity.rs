@@ -94,6 +94,27 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
     assert_eq!(ask(&bearer(&bob), "SELECT 1").status, 200);
 }
 
+/// The folder that everybody may read has the files as well.
+#[test]
+fn no_query_reads_the_servers_own_files() {
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\nreach = ['.']\n");
+    let (secret, lines) = token(&place, &["ada"]);
+    write_private(&place.path("tokens.toml"), &lines);
+    std::fs::write(place.path("open.csv"), "word\nopen\n").expect("written");
+    let server = Served::start(&place, &[]);
+    let read = |file: &str| {
+        let place = place.path(file).display().to_string();
+        let sql = format!("CREATE EXTERNAL TABLE f STORED AS CSV LOCATION '{place}'; SELECT * FROM f");
+        server.curl("/v1/query", &flags(&bearer(&secret), &sql))
+    };
+    assert_eq!(read("open.csv").json(), json!([{ "word": "open" }]));
+    for file in ["tokens.toml", "gust.toml"] {
+        let answer = read(file);
+        assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("42501")), "{file}: {answer:?}");
+        assert!(!answer.text().contains("sha256"), "{answer:?}");
+    }
+}
+
 /// Makes a certificate for localhost with OpenSSL. Returns false where it is not there.
 pub(super) fn certificate(place: &Place, name: &str) -> bool {
     let (key, certificate) = (place.path(&format!("{name}.key")), place.path(&format!("{name}.pem")));

@@ -268,6 +268,14 @@ async fn a_stream_that_is_cut_is_no_success() {
             assert_eq!(answer.code, cut, "{accept} {version}: curl takes {} bytes for a whole", answer.body.len());
         }
     }
+    let old = ["--http1.0", "-H", "Content-Type: application/sql", "--data-binary", sql];
+    let refused = server.curl("/v1/query", &old);
+    assert_eq!(
+        (refused.status, &refused.json()["kind"]),
+        (505, &"version".into()),
+        "its client sees no cut: {refused:?}"
+    );
+    assert_eq!(server.curl("/v1/health", &["--http1.0"]).status, 200);
     server.is_well();
 }
 

@@ -140,6 +140,30 @@ async fn progress_has_the_fragments_of_functions() {
         "{events}"
     );
     assert_eq!(server.curl(&format!("{}/result", href(&told)), &[]).json(), json!([{ "s": 1_501_500 }]));
+    // What failed has cost something, too.
+    let failing = "SELECT 1 / (k - 1) AS q FROM 'data/'";
+    let (_, failed) = submit(&server, &json!({ "sql": failing, "wait_seconds": 40 }), &[]);
+    let dollars = |text: &Value| text.as_str().and_then(|text| text.parse::<f64>().ok());
+    assert!(failed["state"] == "FAILED" && dollars(&failed["cost"]["dollars"]) > Some(0.0), "{failed}");
+    assert_eq!(failed["report"]["failed_kind"], "data", "{failed}");
+    let problem = server.query("*/*", failing);
+    let told = problem.header("gust-cost-dollars").map(Value::from);
+    assert!(problem.status == 422 && told.is_some_and(|text| dollars(&text) > Some(0.0)), "{problem:?}");
+}
+
+#[test]
+fn a_drain_waits_for_statements_whose_clients_have_gone() {
+    let place = Place::new("on = 'local'\n[server]\ndrain_seconds = 50\n");
+    let slow = "SELECT count(*) AS n FROM generate_series(1, 100000) a, generate_series(1, 3000) b WHERE a.value * b.value = -1";
+    let mut server = Served::start(&place, &[]);
+    let (status, told) = submit(&server, &json!({ "sql": slow, "wait_seconds": 0 }), &[]);
+    assert_eq!((status, told["state"] == "SUCCEEDED"), (202, false), "it is under way: {told}");
+    server.signal("TERM");
+    assert_eq!(server.ended(), Some(0));
+    let sql = "SELECT outcome FROM gust.queries WHERE statement LIKE '%a.value * b.value%'";
+    let output = place.gust(&["query", "--report", "none", "--format", "csv", sql]).output().expect("it starts");
+    check(&output, 0, &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "outcome\ndone\n");
 }
 
 #[test]
@@ -150,7 +174,8 @@ fn a_key_submits_once_and_bad_requests_are_refused() {
     let key = ["-H", "Idempotency-Key: once"];
     let (_, first) = submit(&server, &request, &key);
     let (_, again) = submit(&server, &request, &key);
-    assert_eq!(first["id"], again["id"]);
+    let (_, impatient) = submit(&server, &json!({ "sql": "SELECT 1 AS one", "wait_seconds": 0 }), &key);
+    assert_eq!((&first["id"], &first["id"]), (&again["id"], &impatient["id"]));
     let (status, other) = submit(&server, &json!({ "sql": "SELECT 2" }), &key);
     assert_eq!((status, &other["kind"]), (422, &json!("idempotency")), "{other}");
     let (_, without) = submit(&server, &request, &[]);

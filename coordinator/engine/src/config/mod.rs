@@ -119,6 +119,9 @@ pub struct Config {
     /// `gust/time-model.toml` beside the history. Without the file, published figures count.
     #[serde(deserialize_with = "units::optional_path")]
     pub time_model: Option<PathBuf>,
+    /// File of these settings; None without one. It may hold secrets, which no query of a server reads.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -149,6 +152,7 @@ impl Default for Config {
             iceberg: IcebergConfig::default(),
             server: ServerConfig::default(),
             time_model: None,
+            file: None,
         }
     }
 }
@@ -405,6 +409,7 @@ impl Config {
         config.history.check(&tree)?;
         config.history.fill_from_environment(&environment);
         config.time_model = config.time_model.or_else(|| Some(state_folder(&environment)?.join("time-model.toml")));
+        config.file = file.map(|file| file.path.clone());
         config.apply(overrides);
         Ok(config)
     }

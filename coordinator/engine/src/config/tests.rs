@@ -17,7 +17,8 @@ fn without_settings_defaults_hold() {
     let none = Config::load(None, [], &Overrides::default()).expect("defaults");
     assert_eq!(none, Config::default());
     let unrelated = [("PATH", "/bin"), ("GUST_LOG", "debug"), ("GUSTO", "1"), ("GUST_ON", "")];
-    assert_eq!(load("", &unrelated).expect("nothing is set"), Config::default());
+    let unset = Config { file: Some("lake/gust.toml".into()), ..Config::default() };
+    assert_eq!(load("", &unrelated).expect("nothing is set"), unset);
 }
 
 #[test]
@@ -157,6 +158,7 @@ fn a_file_sets_everything() {
             results_bytes_max: 1 << 30,
         },
         time_model: Some("lake/model.toml".into()),
+        file: Some("lake/gust.toml".into()),
     };
     assert_eq!(load(file, &[]).expect("a valid file"), expect);
     assert!(!format!("{expect:?}").contains("\"key\""), "the secret shows");

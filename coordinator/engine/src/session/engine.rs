@@ -141,7 +141,10 @@ impl Engine {
             tracing::error!("{error}: estimates are made from published figures; `gust calibrate` measures anew");
             None
         });
-        let stores = Stores::within(config.s3.clone(), options.reach.without(private_places(&config, folder.path()))?);
+        let stores = Stores::within(
+            config.s3.clone(),
+            options.reach.without(private_places(&config, folder.path()).iter().map(String::as_str))?,
+        );
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let reading = ReadBudget::new(config.read_ahead());
         let runtime = runtime(&stores, &memory, folder.path());
@@ -299,12 +302,17 @@ impl Engine {
     }
 }
 
-/// Lists places that no query of a server reads.
-fn private_places<'a>(config: &'a Config, folder: &'a Path) -> impl Iterator<Item = &'a str> {
-    let own = folder.to_str().into_iter().chain(config.exchange.as_deref());
-    let history = config.history.path.iter();
-    let files = history.map(PathBuf::as_path).chain(config.catalogs.values().filter_map(CatalogConfig::file));
-    own.chain(files.filter_map(|path| path.to_str()))
+/// Lists places that no query of a server reads: what the process writes, and files with secrets.
+fn private_places(config: &Config, folder: &Path) -> Vec<String> {
+    let own = folder.to_str().into_iter().chain(config.exchange.as_deref()).map(str::to_owned);
+    let databases = config.history.path.iter().map(PathBuf::as_path);
+    let databases = databases.chain(config.catalogs.values().filter_map(CatalogConfig::file)).filter_map(Path::to_str);
+    // SQLite writes pages into files beside its own.
+    let beside = databases.flat_map(|path| ["", "-journal", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}")));
+    let keys = config.server.tls.iter().map(|tls| &tls.key);
+    let secrets = config.server.tokens.iter().chain(keys).chain(config.file.iter());
+    let secrets = secrets.filter_map(|path| path.to_str().map(str::to_owned));
+    own.chain(beside).chain(secrets).collect()
 }
 
 fn memory_bytes(config: &Config) -> usize {

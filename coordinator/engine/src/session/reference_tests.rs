@@ -61,16 +61,20 @@ fn keys() -> String {
         let _ = write!(text, "\n### {place}\n\n| key | value | meaning |\n|---|---|---|\n");
         let (_, body) = CONFIG.split_once(&format!("pub struct {of} {{\n")).expect("the struct");
         let (body, _) = body.split_once("\n}\n").expect("its end");
-        let (mut doc, mut renamed) = (String::new(), None);
+        let (mut doc, mut renamed, mut is_key) = (String::new(), None, true);
         for line in body.lines().map(str::trim) {
             if let Some(more) = line.strip_prefix("///") {
                 doc = format!("{doc} {}", more.trim());
             } else if let Some(attribute) = line.strip_prefix("#[serde(") {
                 let name = attribute.split_once("rename = \"").and_then(|(_, rest)| rest.split_once('"'));
                 renamed = name.map(|(name, _)| name.to_owned()).or(renamed);
+                is_key &= attribute != "skip)]";
             } else if let Some((name, of)) = line.strip_prefix("pub ").and_then(|field| field.split_once(": ")) {
                 let name = renamed.take().unwrap_or_else(|| name.to_owned());
                 let doc = plain(std::mem::take(&mut doc).trim());
+                if !std::mem::replace(&mut is_key, true) {
+                    continue;
+                }
                 let Some(kind) = kind(of.trim_end_matches(',')) else {
                     assert!(
                         of.contains("CatalogConfig") || TABLES[1..].iter().any(|(_, known)| of.contains(known)),

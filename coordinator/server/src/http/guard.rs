@@ -9,10 +9,11 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::header::{HOST, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::HEALTH;
 use super::problem::Problem;
 
 /// Hosts by which the server may be called, in small letters.
@@ -78,9 +79,20 @@ fn is_same(origin: &HeaderValue, host: &Authority) -> bool {
     origin.is_some_and(|(scheme, of)| ["http", "https"].contains(&scheme) && of.eq_ignore_ascii_case(host.as_str()))
 }
 
+/// Refuses HTTP/1.0 where rows are answered: its bodies end with the connection, so that a cut result looks like a whole one.
+fn tells_cut_bodies(request: &Request) -> Result<(), Problem> {
+    if request.version() >= Version::HTTP_11 || request.uri().path() == HEALTH {
+        return Ok(());
+    }
+    let detail = "a client of HTTP/1.0 cannot tell a cut result from a whole one";
+    Err(Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "version", detail)
+        .with_hint("send HTTP/1.1 or HTTP/2; in nginx: proxy_http_version 1.1"))
+}
+
 /// Lets a request through that passes the checks.
 pub(super) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
-    let mut response = match hosts.check(request.uri(), request.headers()) {
+    let checked = hosts.check(request.uri(), request.headers());
+    let mut response = match checked.and_then(|()| tells_cut_bodies(&request)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };

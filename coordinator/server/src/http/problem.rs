@@ -1,12 +1,13 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use gust_engine::error::{ErrorKind, Position, QueryError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::query::cost;
 use crate::admission::Full;
 use crate::run::Failure;
 
@@ -25,12 +26,14 @@ pub(crate) struct Problem {
     status: StatusCode,
     /// Kind in one word, which a program compares.
     kind: &'static str,
-    detail: String,
+    detail: Box<str>,
     hint: Option<Box<str>>,
     /// SQLSTATE, for errors of statements.
     code: Option<&'static str>,
     position: Option<Position>,
     query_id: Option<Box<str>>,
+    /// Headers of what the statement has cost.
+    cost: Option<Box<HeaderMap>>,
 }
 
 /// The members of RFC 9457, and our own.
@@ -59,8 +62,8 @@ struct Place {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { status, kind, detail, hint: None, code: None, position: None, query_id: None }
+        let detail = detail.into().into_boxed_str();
+        Self { status, kind, detail, hint: None, code: None, position: None, query_id: None, cost: None }
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<Box<str>>) -> Self {
@@ -98,12 +101,13 @@ fn status(error: &QueryError) -> StatusCode {
 }
 
 impl From<Failure> for Problem {
-    fn from(Failure { id, error }: Failure) -> Self {
+    fn from(Failure { id, error, report }: Failure) -> Self {
         Self {
             hint: error.hint().map(Box::from),
             code: Some(error.sqlstate()),
             position: error.position(),
             query_id: id.map(String::into_boxed_str),
+            cost: report.map(|report| Box::new(cost(&report))),
             ..Self::new(status(&error), error.kind().name(), error.message())
         }
     }
@@ -145,6 +149,7 @@ impl IntoResponse for Problem {
         if let Some(id) = self.query_id.and_then(|id| HeaderValue::from_str(&id).ok()) {
             headers.insert(QUERY_ID, id);
         }
+        headers.extend(self.cost.map(|cost| *cost).unwrap_or_default());
         response
     }
 }

@@ -101,7 +101,7 @@ fn response(status: StatusCode, id: Option<String>, media_type: &'static str, bo
 }
 
 /// Returns the headers of a statement's cost; none if it is not priced.
-fn cost(report: &Report) -> HeaderMap {
+pub(super) fn cost(report: &Report) -> HeaderMap {
     let Some(cost) = &report.cost else { return HeaderMap::new() };
     let amounts = [(COST, cost.known), (COST_AT_MOST, cost.at_most)];
     amounts.into_iter().filter_map(|(name, money)| Some((name, HeaderValue::try_from(decimals(money)).ok()?))).collect()
@@ -127,8 +127,8 @@ fn rows(first: Bytes, parts: mpsc::Receiver<Part>) -> impl Stream<Item = Result<
             Rows::Following(mut parts) => match parts.recv().await {
                 Some(Part::Chunk(chunk)) => Some((Ok(Frame::data(chunk)), Rows::Following(parts))),
                 Some(Part::End { done, rest }) => Some((Ok(Frame::data(rest)), Rows::Trailers(cost(&done.report)))),
-                Some(Part::Failed(Failure { id, error })) => {
-                    tracing::info!(id, %error, "a statement failed after its first rows were sent");
+                Some(Part::Failed(Failure { id, error, .. })) => {
+                    tracing::warn!(id, why = ?error.message(), "a statement failed after its first rows were sent");
                     Some((Err(EndsEarly), Rows::Done))
                 }
                 Some(Part::Started { .. }) | None => Some((Err(EndsEarly), Rows::Done)),

@@ -62,9 +62,13 @@ impl QueryRequest {
         self.on_wait == Some(OnWait::Cancel)
     }
 
-    /// Returns a text that is equal for equal requests.
+    /// Returns a text that is equal for equal requests. How long a client waits is no part of what it asks for.
     pub(crate) fn fingerprint(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let mut request = serde_json::to_value(self).unwrap_or_default();
+        if let Some(members) = request.as_object_mut() {
+            members.retain(|name, _| !["wait_seconds", "on_wait"].contains(&name.as_str()));
+        }
+        request.to_string()
     }
 
     /// Takes the wishes for the session.

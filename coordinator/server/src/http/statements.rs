@@ -108,10 +108,14 @@ pub(super) async fn submit(
     let wishes = asked.wishes()?;
     let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
     let entry = door.statements.submit(&door, asked, key)?;
+    // A client that vanishes during the wait wants what it said.
+    let canceling = cancels.then(|| entry.cancel_on_drop());
     let mut state = entry.wait(wait).await;
-    if !state.is_ended() && cancels {
-        entry.cancel();
-        state = entry.wait(wait).await;
+    if let Some(guard) = canceling
+        && !state.is_ended()
+    {
+        drop(guard);
+        state = entry.wait(Duration::from_secs(WAIT_SECONDS)).await;
     }
     let status = if state.is_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = (status, axum::Json(described(&door, &entry, &state).await)).into_response();
@@ -184,7 +188,9 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> Value {
         "submitted": entry.submitted.to_rfc3339(),
         "href": href(entry),
     });
-    if let Some(position) = door.admission.position(entry.ticket) {
+    if matches!(state, Progress::Queued)
+        && let Some(position) = door.admission.position(entry.ticket)
+    {
         told["position"] = position.into();
     }
     if let Some(query) = state.query() {
@@ -204,7 +210,13 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> Value {
             told["report"] = serde_json::to_value(&done.report).unwrap_or_default();
             told["result"] = spool.as_ref().map_or(Value::Null, |spool| result(entry, spool));
         }
-        Err(failure) => told["error"] = Problem::from(failure.clone()).body(),
+        Err(failure) => {
+            if let Some(report) = &failure.report {
+                told["cost"] = dollars(report);
+                told["report"] = serde_json::to_value(report).unwrap_or_default();
+            }
+            told["error"] = Problem::from(failure.clone()).body();
+        }
     }
     told
 }
