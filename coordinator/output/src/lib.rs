@@ -7,7 +7,7 @@
 //! Rows are written as they come and none is ever left out. Memory is bounded whatever the size of the result. Several
 //! statements follow each other in one output: tables and CSV with an empty line between them, JSON as one array a line,
 //! newline-delimited JSON without any mark, Arrow as one complete IPC stream each. A Parquet file has the rows of one
-//! statement ([`parquet_file`]). Files are there whole or not at all ([`file`]). A query without columns still has rows.
+//! statement ([`parquet_file`]). Files are there whole or not at all ([`mod@file`]). A query without columns still has rows.
 //! Statements that only change the session never come here. Each batch is compared with the columns that its statement
 //! announced ([`announced`]), so that the rows fit their header or schema.
 //!
